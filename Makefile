@@ -56,8 +56,10 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install  ## trainings beside TRL and LLaMA-Factory, after `make demo`; needs a package index
+bench: install  ## beside TRL, LLaMA-Factory, bare scripts and datasets.map, after `make demo`; needs a package index
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/chains.py
+	$(BIN)/python benchmarks/preparation.py
 
 gpu-pack: install  ## loads for a machine with a GPU and no network; benchmarks/gpu/README.md
 	$(BIN)/python benchmarks/gpu/pack.py $(GPU_PACK)

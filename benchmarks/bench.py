@@ -1,6 +1,6 @@
 """How long does a training take here, and how long by TRL and LLaMA-Factory? Tables and plots, side by side.
 
-    make bench                                             # the same as the next line
+    make bench                                             # the next line, then chains.py and preparation.py
     .venv/bin/python benchmarks/bench.py                   # three rounds of every case, after `make demo`
     .venv/bin/python benchmarks/bench.py --only one --rounds 5
     .venv/bin/python benchmarks/bench.py --quick           # toy size: does everything still run?
@@ -88,7 +88,8 @@ SCALED = {OURS_WARM: ONE[OURS_WARM], TRL_BEST: ONE[TRL_BEST]}
 @dataclass(frozen=True)
 class Case:
     """`sizes`: (variants, tokens of each); `across`: which of the two grows, None where there is one size;
-    `judged`: what was trained is judged too, and nothing stands before the first of them.
+    `judged`: what was trained is judged too, and nothing stands before the first of them; `peers_most`:
+    variants up to which a peer is run, which takes one after another.
     """
 
     title: str
@@ -96,6 +97,10 @@ class Case:
     sizes: tuple[tuple[int, int], ...]
     across: str | None = None
     judged: bool = False
+    peers_most: int = 16
+
+    def holds(self, how: Contender, variants: int) -> bool:
+        return how.peer is None or variants <= self.peers_most
 
 
 CASES = {
@@ -104,7 +109,7 @@ CASES = {
     "tokens": Case("Tokens of a training", SCALED, tuple((1, n) for n in (2000, 8000, 32000)), "tokens"),
     "many": Case(
         "Trainings of 1,000 tokens", {TOGETHER: MANY[TOGETHER], TRL_BEST: ONE[TRL_BEST]},
-        tuple((n, 1000) for n in (1, 2, 4, 8, 16, 32, 64)), "variants",
+        tuple((n, 1000) for n in (1, 4, 16, 64)), "variants",
     ),
 }  # fmt: skip
 QUICK = {
@@ -133,7 +138,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One contender at one size, in one round. A peer takes one training after another, each a part."""
+    """One contender at one size, in one round. A peer takes one training after another, each a part that is
+    the same at every number of variants; `alone`: the key of its first.
+    """
 
     name: str
     how: Contender
@@ -141,13 +148,14 @@ class Cell:
     tokens: int
     judged: bool
     key: str
+    alone: str
 
     @property
     def parts(self) -> list[Part]:
         if self.how.peer is None:
             return [Part(self.key, list(range(self.variants)))]
-        base = [Part(f"{self.key}-base", [])] if self.judged else []
-        return [*base, *(Part(f"{self.key}-{seed}", [seed]) for seed in range(self.variants))]
+        base = [Part(f"{self.alone}-base", [])] if self.judged else []
+        return [*base, *(Part(f"{self.alone}-{seed}", [seed]) for seed in range(self.variants))]
 
 
 @dataclass(frozen=True)
@@ -167,13 +175,15 @@ class Bench:
         parts = [self._kept(cell, part) or self._now(cell, part) for part in cell.parts]
         return parts[0] if cell.how.peer is None else together(parts)
 
-    def expected_seconds(self, cell: Cell) -> float:
+    def expected_seconds(self, cells: Sequence[Cell]) -> float:
         """About how long the parts take that are not kept, by what other calls took on two cores."""
-        start, each_thousand = EXPECTED[cell.name]
-        training, judging = start + each_thousand * cell.tokens / 1000, JUDGED_SECONDS * cell.judged
-        count = cell.variants / len(cell.parts) if cell.how.peer is None else 1
-        left = [part for part in cell.parts if self._kept(cell, part) is None]
-        return sum(count * (training * bool(part.seeds) + judging) for part in left)
+        left = {part.key: (cell, part) for cell in cells for part in cell.parts if not self._kept(cell, part)}
+        seconds = 0.0
+        for cell, part in left.values():
+            start, each_thousand = EXPECTED[cell.name]
+            training, count = start + each_thousand * cell.tokens / 1000, max(1, len(part.seeds))
+            seconds += count * (training * bool(part.seeds) + JUDGED_SECONDS * cell.judged)
+        return seconds
 
     def _asked(self, cell: Cell, part: Part) -> Any:
         asked = {
@@ -226,14 +236,15 @@ class Bench:
 
     def _job(self, contender: Contender, tokens: int, seed: int, scratch: Path) -> dict[str, Any]:
         rows = jobs.write_rows(self.model, self.data, tokens, seed, scratch / f"rows-{seed}.json")
-        a_step = 1 if contender.packing else jobs.rows_a_step(rows, jobs.MAX_LENGTH)
-        output = scratch / f"output-{seed}"
-        return {
-            "model": str(self.model), "rows": str(rows), "output": str(output), "adapter": str(output),
-            "lora": jobs.LORA, "learning_rate": jobs.LEARNING_RATE, "max_length": jobs.MAX_LENGTH,
-            "rows_a_step": a_step, "packing": contender.packing, "bf16": has_bf16(), "seed": seed,
-            "gradient_checkpointing": contender.gradient_checkpointing,
-        }  # fmt: skip
+        checkpointing = contender.gradient_checkpointing
+        return jobs.job_of(
+            self.model,
+            rows,
+            scratch / f"output-{seed}",
+            seed,
+            packing=contender.packing,
+            gradient_checkpointing=checkpointing,
+        )
 
     def _here(
         self, how: Contender, given: list[dict[str, Any]], scratch: Path, judged: bool
@@ -320,24 +331,24 @@ def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def has_bf16() -> bool:
-    """Whether this processor multiplies bf16."""
-    return "bf16" in Path("/proc/cpuinfo").read_text()
-
-
 Found = dict[tuple[str, tuple[int, int]], list[dict[str, Any]]]
 
 
 def cells_of(name: str, case: Case, rounds: int) -> list[Cell]:
     """In the order in which they are measured: round after round."""
+
+    def key(contender: str, variants: int, tokens: int, number: int) -> str:
+        return f"{name}-{contender}-{variants}x{tokens}-{number}".replace(" ", "_").replace(",", "")
+
     return [
         Cell(
-            contender, how, *size, case.judged,
-            f"{name}-{contender}-{size[0]}x{size[1]}-{number}".replace(" ", "_").replace(",", ""),
+            contender, how, variants, tokens, case.judged, key(contender, variants, tokens, number),
+            key(contender, 1, tokens, number),
         )
         for number in range(rounds)
-        for size in case.sizes
+        for variants, tokens in case.sizes
         for contender, how in case.contenders.items()
+        if case.holds(how, variants)
     ]  # fmt: skip
 
 
@@ -348,7 +359,7 @@ def run_case(
     found: Found = {}
     missing: dict[str, str] = {}
     cells = cells_of(name, case, rounds)
-    left = sum(map(bench.expected_seconds, cells))
+    left = bench.expected_seconds(cells)
     say(f"{name}: about {left / 60:.0f} minutes at this size on two quiet cores, less what is kept")
     for cell in cells:
         if cell.name in missing:

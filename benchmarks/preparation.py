@@ -1,6 +1,6 @@
 """How fast are rows prepared, beside the tokenizer alone and `datasets.map`? Markdown tables on stdout.
 
-    .venv/bin/python benchmarks/preparation.py [--rows 1000 10000 100000] [--cores 1] [--model FOLDER]
+    .venv/bin/python benchmarks/preparation.py [--rows 1000 10000 100000] [--cores 1] [--variants 2]
 
 Makes instructions of some 190 tokens from Python's own manual, 2% of them twice, and prepares them in four
 programs, each in a fresh process: `tokenizer`, the base's fast tokenizer called on batches of rendered
@@ -13,7 +13,9 @@ machine meanwhile.
 "Of the tokenizer's rate" compares the time for the same rows. The two stages prepare the test split's tenth
 as well, and do not tokenize it; tokens are those of the mixture. Peak memory is VmHWM of /proc/self/status,
 and by how much it is above that of the start. Python is one thread, the tokenizer one a core: `--cores 1`
-says what a core does, and more of them what one variant alone gets.
+says what a core does, and more of them what one variant alone gets. With `--variants 2` two are prepared side
+by side, each of so many rows, beside one tokenizer alone: time counts from the first one's start to the last
+one's end, and memory is that of both.
 
 The second table is where the CPU time of the two stages went: of each sample of the main thread, the
 innermost function of a known part. Needs the demo's tokenizer, or a model folder with a fast one that has a
@@ -40,6 +42,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import tables
 from project import DEMO
 
 if TYPE_CHECKING:
@@ -49,7 +52,8 @@ SEED, BATCH, QUESTIONS = 7, 1000, 1000
 TWICE = 50  # every so many rows one is a copy of an earlier one
 TENANT = "bench"
 Figures = dict[str, Any]
-PROGRAMS = ("tokenizer", "datasets.map", "task_dataset", "training_mixture")
+STAGES = ("task_dataset", "training_mixture")
+PROGRAMS = ("tokenizer", "datasets.map", *STAGES)
 EVERY = 0.005  # CPU seconds between two samples
 PARTS = {  # file of the package -> what it does; a function of it goes before
     "render.py:_encode": "tokenizing",
@@ -124,8 +128,8 @@ def questions() -> Iterator[dict[str, Any]]:
         yield {"question": f"{asked}?", "choices": choices, "answer": number % 4}
 
 
-def write_project(folder: Path, model: Path, counts: Iterable[int], times: int) -> None:
-    """A variant for each number of rows and each time that it is measured."""
+def write_project(folder: Path, model: Path, counts: Iterable[int], times: int, variants: int) -> None:
+    """For each number of rows, and each time that it is measured, so many variants."""
     settings = {"sources": {"bases": [str(model)]}, "host": {"cpu_slots": 1}}
     policy = {"evaluation": {"questions": 1, "general": "none"}}
     files = {"ft_dagster.yaml": json.dumps(settings), "policy.yaml": json.dumps(policy)}
@@ -135,10 +139,14 @@ def write_project(folder: Path, model: Path, counts: Iterable[int], times: int) 
     write_lines(folder / "tasks" / "quiz.jsonl", questions())
     for count in counts:
         write_lines(folder / "data" / f"rows-{count}.jsonl", rows(count))
-        for time_ in range(times):
-            declaration = folder / "tenants" / TENANT / f"r{count}-{time_}.yaml"
+        for name in (name for time_ in range(times) for name in names_of(count, time_, variants)):
+            declaration = folder / "tenants" / TENANT / f"{name}.yaml"
             declaration.parent.mkdir(parents=True, exist_ok=True)
             declaration.write_text(DECLARATION.format(model=json.dumps(str(model)), rows=count), "utf-8")
+
+
+def names_of(count: int, time_: int, variants: int) -> list[str]:
+    return [f"r{count}-{time_}-{number}" for number in range(variants)]
 
 
 def write_lines(file: Path, lines: Iterable[dict[str, Any]]) -> None:
@@ -154,16 +162,21 @@ def conversations(file: Path) -> Iterator[list[Any]]:
 
 
 class Clock:
-    """Seconds and CPU seconds of what runs inside of it."""
+    """Seconds and CPU seconds of what runs inside of it; `began` and `ended` by the clock that all processes
+    of the machine share.
+    """
 
     def __init__(self) -> None:
-        self.wall = self.cpu = 0.0
+        self.wall = self.cpu = self.ended = 0.0
+        self.began = time.monotonic()
 
     def __enter__(self) -> None:
-        self._began = time.perf_counter(), time.process_time()
+        self._began = time.monotonic(), time.process_time()
+        self.began = self._began[0] if self.wall == 0 else self.began
 
     def __exit__(self, *error: object) -> None:
-        self.wall += time.perf_counter() - self._began[0]
+        self.ended = time.monotonic()
+        self.wall += self.ended - self._began[0]
         self.cpu += time.process_time() - self._began[1]
 
 
@@ -278,39 +291,55 @@ def measure(program: str, folder: Path, model: Path, count: int, variant: str) -
         tokens, parts = make_stage(program, folder, variant, clock)
     peak = peak_process_bytes()
     figures = {"tokens": tokens, "wall": clock.wall, "cpu": clock.cpu, "parts": parts}
+    figures |= {"began": clock.began, "ended": clock.ended}
     return {**figures, "peak": peak / 1e6, "above": (peak - start) / 1e6}
 
 
-def in_a_process(program: str, given: argparse.Namespace, folder: Path, count: int, variant: str) -> Figures:
+def in_processes(
+    program: str, given: argparse.Namespace, folder: Path, count: int, variants: list[str]
+) -> Figures:
+    """Figures of one program for each of the variants, all started at once."""
     command = [sys.executable, __file__, "--model", str(given.model), "--folder", str(folder)]
-    command += ["--program", program, "--rows", str(count), "--cores", str(given.cores), "--variant", variant]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    found: Figures = json.loads(done.stdout.splitlines()[-1])
-    return found
+    command += ["--program", program, "--rows", str(count), "--cores", str(given.cores), "--variant"]
+    started = [subprocess.Popen([*command, name], stdout=subprocess.PIPE) for name in variants]
+    said = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise SystemExit(f"{program} failed")
+    found: list[Figures] = [json.loads(out.splitlines()[-1]) for out in said]
+    parts = sum((Counter[str](each["parts"]) for each in found), Counter[str]())
+    wall = max(each["ended"] for each in found) - min(each["began"] for each in found)
+    return {
+        **{name: sum(each[name] for each in found) for name in ("tokens", "cpu", "peak", "above")},
+        "wall": wall if len(found) > 1 else found[0]["wall"],
+        "parts": parts,
+        "rows": count * len(found),
+    }
 
 
 def measured(given: argparse.Namespace, folder: Path, count: int) -> dict[str, Figures]:
     """Each program's figures of the time that took least CPU: others may use the machine meanwhile."""
     found: dict[str, list[Figures]] = {name: [] for name in PROGRAMS}
     for time_ in range(given.times):
-        variant = f"r{count}-{time_}"
-        make_before(folder, variant)
+        variants = names_of(count, time_, given.variants)
+        for variant in variants:
+            make_before(folder, variant)
         for name in PROGRAMS:
-            found[name].append(in_a_process(name, given, folder, count, variant))
+            asked = variants if name in STAGES else variants[:1]
+            found[name].append(in_processes(name, given, folder, count, asked))
     return {name: min(each, key=lambda figures: figures["cpu"]) for name, each in found.items()}
 
 
 def lines_of(count: int, found: dict[str, Figures]) -> Iterator[str]:
     """Those of the first table for one number of rows; `prepared` is both stages together."""
-    stages = [found[name] for name in ("task_dataset", "training_mixture")]
+    stages = [found[name] for name in STAGES]
     prepared = {name: sum(stage[name] for stage in stages) for name in ("tokens", "wall", "cpu")}
     alone = found["tokenizer"]
-    highest = {name: max(stage[name] for stage in stages) for name in ("peak", "above")}
+    highest = {name: max(stage[name] for stage in stages) for name in ("peak", "above", "rows")}
     for name, took in {**found, "prepared": {**prepared, **highest}}.items():
-        tokens = took["tokens"] or prepared["tokens"]
-        of_raw = [alone[unit] / took[unit] for unit in ("wall", "cpu")]
+        rows_, tokens = took["rows"], took["tokens"] or prepared["tokens"]
+        of_raw = [alone[unit] / alone["rows"] / (took[unit] / rows_) for unit in ("wall", "cpu")]
         yield (
-            f"| {count:,} | {name} | {count / took['wall']:,.0f} | {tokens / took['wall']:,.0f} "
+            f"| {count:,} | {name} | {rows_ / took['wall']:,.0f} | {tokens / took['wall']:,.0f} "
             f"| {took['cpu']:.2f} | {of_raw[0]:.0%} | {of_raw[1]:.0%} "
             f"| {took['peak']:.0f} | {took['above']:.0f} |"
         )
@@ -318,9 +347,9 @@ def lines_of(count: int, found: dict[str, Figures]) -> Iterator[str]:
 
 def parts_of(count: int, found: dict[str, Figures]) -> Iterator[str]:
     """Those of the second: microseconds a row of each part."""
-    for name in ("task_dataset", "training_mixture"):
+    for name in STAGES:
         for part, seconds in sorted(found[name]["parts"].items(), key=lambda item: -item[1]):
-            yield f"| {count:,} | {name} | {part} | {seconds / count * 1e6:.0f} |"
+            yield f"| {count:,} | {name} | {part} | {seconds / found[name]['rows'] * 1e6:.0f} |"
 
 
 def main() -> None:
@@ -329,6 +358,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--times", type=int, default=3, help="of each; the one of least CPU time counts")
+    parser.add_argument("--variants", type=int, default=1, help="that are prepared side by side")
     parser.add_argument("--cores", type=int, default=0, help="how many to use; 0: all there are")
     parser.add_argument("--model", type=Path, default=DEMO / "models/smollm2-135m")
     parser.add_argument("--folder", type=Path, help="an empty folder for the project, which is kept")
@@ -342,7 +372,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
-        write_project(folder, given.model.resolve(), given.rows, given.times)
+        write_project(folder, given.model.resolve(), given.rows, given.times, given.variants)
+        print(f"{tables.machine()}, {tables.today()}. {tables.versions('tokenizers', 'pyarrow')}\n")
         print("| rows | program | rows/s | tokens/s | CPU s | of the tokenizer's rate | by CPU time "
               "| peak, MB | above its start, MB |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
         parts = []

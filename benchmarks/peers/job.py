@@ -56,6 +56,29 @@ def _rendered(row: dict[str, str], tokenizer: Any) -> dict[str, Any]:
     return {**row, **made}
 
 
+def job_of(
+    model: Path,
+    rows: Path,
+    output: Path,
+    seed: int,
+    *,
+    packing: bool,
+    gradient_checkpointing: bool | None = None,
+) -> dict[str, Any]:
+    """JOB.json, and where the adapter will be."""
+    return {
+        "model": str(model), "rows": str(rows), "output": str(output), "adapter": str(output),
+        "lora": LORA, "learning_rate": LEARNING_RATE, "max_length": MAX_LENGTH,
+        "rows_a_step": 1 if packing else rows_a_step(rows, MAX_LENGTH), "packing": packing,
+        "bf16": has_bf16(), "seed": seed, "gradient_checkpointing": gradient_checkpointing,
+    }  # fmt: skip
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies bf16."""
+    return "bf16" in Path("/proc/cpuinfo").read_text()
+
+
 def rows_of(job: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Those of a job: `train` and `held_out`."""
     found: dict[str, list[dict[str, Any]]] = json.loads(Path(job["rows"]).read_text())

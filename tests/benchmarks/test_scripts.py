@@ -24,9 +24,10 @@ def test_the_step_is_measured_before_and_after(tiny_model_folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_preparation_is_measured_beside_the_tokenizer(tiny_model_folder: Path) -> None:
+@pytest.mark.parametrize("variants", ["1", "2"])
+def test_preparation_is_measured_beside_the_tokenizer(tiny_model_folder: Path, variants: str) -> None:
     command = [sys.executable, BENCHMARKS / "preparation.py", "--model", tiny_model_folder]
-    command += ["--rows", "200", "--times", "1"]
+    command += ["--rows", "200", "--times", "1", "--variants", variants]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     programs = [line.split("|")[2].strip() for line in done.stdout.splitlines() if line.startswith("| 200 |")]
