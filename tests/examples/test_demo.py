@@ -191,7 +191,7 @@ def test_an_unpacked_package_is_not_fetched_again(prepare: ModuleType, unpacked:
 def test_a_half_unpacked_package_is_fetched_again(
     prepare: ModuleType, unpacked: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / ".partial-simple_icd_10_cm" / "litter").mkdir(parents=True)
+    (tmp_path / ".partial" / "litter").mkdir(parents=True)
     (tmp_path / "simple_icd_10_cm").mkdir()
     assert prepare.install(*prepare.PACKAGES[0], tmp_path, print).state == "made"
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in unpacked.iterdir())
