@@ -112,19 +112,20 @@ def _declaration(
     weights = rebuilt[MODEL]
     parts = [audit.artifact(part) for part in rebuilt.values()]
     sources = audit.artifact(rebuilt[DATASET]).inputs.get("sources")
-    found = [
-        (each, content)
-        for each, content in _declarations(audit, weights)
-        if sha256_json(content["sources"]) == sources
-        and all(_is_within(part.spec.get("spec", {}), content["spec"]) for part in parts)
-    ]
-    if not found:
+    own = [part for part in taken if part.place.prefix == weights.place.prefix or part.place.stage == TEXTS]
+    said = [audit.artifact(part).spec for part in own]
+    newest = None
+    for each, content in _declarations(audit, weights):
+        if sha256_json(content["sources"]) == sources and all(
+            _is_within(part.spec.get("spec", {}), content["spec"]) for part in parts
+        ):
+            if all(_agrees(spec, content) for spec in said):
+                return each, content
+            newest = newest or (each, content)
+    if newest is None:
         problem = "no declaration in the store is the one that it was made by"
         raise UserError(problem, value=weights.digest[:12], fix="Restore it from a backup")
-    own = [part for part in taken if part.place.prefix == weights.place.prefix or part.place.stage == TEXTS]
-    said = [audit.artifact(part) for part in own]
-    agreeing = (each for each in found if all(_agrees(part.spec, each[1]) for part in said))
-    return next(agreeing, found[0])
+    return newest
 
 
 def _agrees(spec: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
