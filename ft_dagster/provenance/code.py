@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import tarfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.digest import FileDigest, hash_folder, payload_digest
+from ft_dagster.provenance.digest import FileDigest, files_below, payload_digest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 COMPRESSION = 6  # of gzip's 9, which takes twice as long for a hundredth less
@@ -18,11 +20,7 @@ COMPRESSION = 6  # of gzip's 9, which takes twice as long for a hundredth less
 @cache
 def source_digest() -> str:
     """Digest of every file of the installed package but compiled ones."""
-    return payload_digest(_files())
-
-
-def _files() -> list[FileDigest]:
-    return [file for file in hash_folder(PACKAGE) if "__pycache__" not in file.path]
+    return _digest(_contents())
 
 
 @cache
@@ -32,14 +30,28 @@ def source_archive() -> bytes:
     Made once a process, which may write to several stores. Raises UserError where the package changed since
     this process took its digest: what it runs is then not what would be kept.
     """
-    raw, files = io.BytesIO(), _files()
-    if payload_digest(files) != source_digest():
+    raw, contents = io.BytesIO(), _contents()
+    if _digest(contents) != source_digest():
         fix = "Run it again"
         raise UserError("the code of ft_dagster changed while this process ran", file=PACKAGE, fix=fix)
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for file in files:
-            entry = tarfile.TarInfo(f"ft_dagster/{file.path}")
-            entry.size = file.size
-            with (PACKAGE / file.path).open("rb") as content:
-                tar.addfile(entry, content)
+        for path, content in contents.items():
+            entry = tarfile.TarInfo(f"ft_dagster/{path}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
     return gzip.compress(raw.getvalue(), COMPRESSION, mtime=0)
+
+
+def _contents() -> dict[str, bytes]:
+    """Of the package's files by their path in it, in order."""
+    return {path: (PACKAGE / path).read_bytes() for path in files_below(PACKAGE) if "__pycache__" not in path}
+
+
+def _digest(contents: Mapping[str, bytes]) -> str:
+    """As of a payload of these files."""
+    return payload_digest(
+        [
+            FileDigest(path, len(content), hashlib.sha256(content).hexdigest())
+            for path, content in contents.items()
+        ]
+    )
