@@ -54,7 +54,7 @@ def context_without_base(desk: Desk, spec: VariantSpec, folder: Path, hardware: 
 
 
 def variants_on_base(project: Path, key: VariantKey, spec: VariantSpec) -> list[VariantKey]:
-    """The declared variants on this one's base, itself among them; a broken declaration counts for none."""
+    """The declared variants on this one's base, itself first; a broken declaration counts for none."""
     found = [key]
     declarations = Declarations(project)
     for other in declarations:

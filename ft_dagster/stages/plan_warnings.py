@@ -19,6 +19,8 @@ from ft_dagster.store import Artifact, read_head
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import ABOUT_RANK
 
+ASKED = 8  # variants that are asked how long a question takes: a fleet has thousands
+
 
 def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate) -> list[str]:
     """One line each. Where an evaluation measured how answers differ, it says how many questions would
@@ -43,12 +45,11 @@ def rank_of_before(trained: TrainingFigures, method: str) -> list[str]:
 
 
 def _seconds_per_question(workspace: Workspace, variants: list[VariantKey]) -> float | None:
-    """Of one model, in the newest evaluation of this variant, else of one of its tenant's on this base; None
-    before the first.
+    """Of one model, in the newest evaluation of this variant, else of one of its tenant's; None where few of
+    them have none. `variants`: those on its base, itself first.
     """
-    own = workspace.key
-    keys = (own, *(key for key in variants if key.tenant == own.tenant and key != own))
-    for key in keys:
+    same_tenant = [key for key in variants if key.tenant == workspace.key.tenant]
+    for key in same_tenant[:ASKED]:
         with suppress(UserError):  # said to who asks for that variant
             judged = read_head(workspace.store, key.prefix, "evaluation")
             if judged is not None and judged.figures.get("questions"):

@@ -69,7 +69,7 @@ def test_nor_does_a_spectrum_take_less_where_the_objective_has_a_rank_of_its_own
 ) -> None:
     found = chosen(learning(EACH), before(rank, "collapsed"), objective="domain_knowledge")
     assert (found.value, found.origin) == (value, "measured")
-    assert ("the objective takes 64 or more" in found.reason) == floor
+    assert ("no step down goes below the objective's 64" in found.reason) == floor
 
 
 def test_no_more_than_is_usual_is_taken_and_what_would_suffice_is_said() -> None:

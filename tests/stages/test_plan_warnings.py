@@ -82,5 +82,8 @@ def test_how_long_a_question_takes_is_known_from_the_tenants_other_variants_on_t
     workspace: Any = SimpleNamespace(key=keys[0], store=None)
     assert plan_warnings._seconds_per_question(workspace, keys) == 0.5
     assert plan_warnings._seconds_per_question(workspace, [keys[0], keys[3]]) is None
+    many = [VariantKey("acme", f"v{number}") for number in range(plan_warnings.ASKED)]
+    took |= {f"tenants/acme/{key.variant}": None for key in many}
+    assert plan_warnings._seconds_per_question(workspace, [*many, keys[2]]) is None
     took["tenants/acme/a"] = 2.0
     assert plan_warnings._seconds_per_question(workspace, keys) == 2.0

@@ -44,7 +44,7 @@ def chosen_rank(
 
 
 def _by_spectrum(rank: int, spectrum: str, least: int, most: int) -> Reason:
-    """One step: twice the rank, half of it, or the same; none down below `least`."""
+    """One step: twice the rank, half of it, or the same; a step down ends at `least`."""
     said = f"measured: the version before, of rank {rank},"
     if spectrum == "flat":
         value = max(rank, min(2 * rank, most))
@@ -52,7 +52,7 @@ def _by_spectrum(rank: int, spectrum: str, least: int, most: int) -> Reason:
         return Reason(FIELD, value, "measured", f"{said} used all of it alike (flat spectrum){at_most}")
     if spectrum == "collapsed":
         value = min(rank, max(least, rank // 2))
-        at_least = "" if value == max(1, rank // 2) else f"; the objective takes {least} or more"
+        at_least = "" if value == max(1, rank // 2) else f"; no step down goes below the objective's {least}"
         return Reason(
             FIELD, value, "measured", f"{said} used a quarter of it at most (rank collapse){at_least}"
         )
