@@ -372,7 +372,12 @@ def run_case(
         found.setdefault((cell.name, (cell.variants, cell.tokens)), []).append(figures)
         judging = f", judging {figures['judging_seconds']:.1f} s" if cell.judged else ""
         say(f"{cell.key}: {figures['whole_seconds']:.1f} s, steps {figures['steps_seconds']:.1f} s{judging}")
-    return found, [f"{contender}: {why}" for contender, why in missing.items()]
+    left_out = [
+        f"{contender}: up to {case.peers_most} variants, one after another."
+        for contender, how in case.contenders.items()
+        if not all(case.holds(how, variants) for variants, _ in case.sizes)
+    ]
+    return found, [*left_out, *(f"{contender}: {why}" for contender, why in missing.items())]
 
 
 def table(found: Found) -> str:

@@ -45,8 +45,8 @@ MODEL, DATA = DEMO / "models" / "smollm2-135m", DEMO / "data" / "zaragoza" / "bu
 FT_DAGSTER, LM_EVAL = (Path(sys.executable).with_name(name) for name in ("ft-dagster", "lm_eval"))
 TASKS, QUESTIONS = ("arc_easy_local.yaml", "sciq_local.yaml"), "40"
 PAUSED = 75  # the exit code of a call that another is to go on from
-HELD_OUT, SHARE = 0.16 + 0.12, 0.08  # of the rows, as declared below; general text, of the tokens trained on
-TRAINED = (1 - HELD_OUT) / (1 - SHARE)  # tokens trained on here, of those that are declared
+VALIDATION, TEST, SHARE = 0.16, 0.12, 0.08  # of the rows, and general text of the tokens trained on
+TRAINED = (1 - VALIDATION - TEST) / (1 - SHARE)  # tokens trained on here, of those that are declared
 CORPUS = """\
 description: general text of the demo
 sources:
@@ -60,8 +60,8 @@ owners: [bench@example.com]
 base_model: {model}
 data:
   sources: [{{path: rows-{seed}.jsonl, licence: CC-BY-4.0}}]
-  splits: {{validation: 0.16, test: 0.12}} # of some hundred rows, eight or more in each
-  general: {{corpus: general, share: 0.08}}
+  splits: {{validation: {validation}, test: {test}}} # of some hundred rows, eight or more in each
+  general: {{corpus: general, share: {share}}}
 method: {{name: lora, rank: 16, dropout: 0.0}}
 training: {{num_train_epochs: 1, learning_rate: 2.0e-4, max_length: 512, evaluations: 2, seed: {seed}}}
 evaluation: {{general: [{tasks}], limit: {questions}}}
@@ -84,7 +84,10 @@ def write(folder: Path, given: argparse.Namespace, slots: int) -> None:
         rows = json.loads(file.read_text())
         said = [{name: row[name] for name in ("instruction", "output")} for row in rows["train"]]
         files[f"rows-{seed}.jsonl"] = "".join(json.dumps(row) + "\n" for row in said)
-        declared = DECLARATION.format(seed=seed, model=model, tasks=tasks, questions=QUESTIONS, slots=slots)
+        declared = DECLARATION.format(
+            seed=seed, model=model, tasks=tasks, questions=QUESTIONS, slots=slots,
+            validation=VALIDATION, test=TEST, share=SHARE,
+        )  # fmt: skip
         files[f"tenants/bench/v{seed}.yaml"] = declared
     make_project(folder, files, fresh=False)
     (folder / "policy.yaml").write_text(POLICY, "utf-8")
