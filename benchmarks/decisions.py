@@ -54,7 +54,7 @@ PROBES: dict[str, dict[str, Any]] = {  # on, and whole trainings for so many tim
     "probe: on": {},
     **{f"share: {share:g}": {"share": share} for share in (3.5, 5.5, 8, 10)},
 }
-GENERAL = {"": "share: 0.1, share_of: processed"}  # what a variant's name goes on with -> its general text
+GENERAL = {"": "share: 0.1"}  # what a variant's name goes on with -> its general text
 UNSEEN = "-unseen"  # what the name of a variant of nothing but unseen rows ends with
 HALVES = (CHOSEN_ON, SCORED_ON)
 BY_EXAMPLE = (VALIDATION, SCORED_ON)  # parts of which the loss of each row is kept

@@ -32,7 +32,7 @@ from benchmarks.tables import markdown
 from ft_dagster.program import write_json
 
 SOURCES = {"corpus": "{corpus: general, %s}", "base": "{corpus: null, from: base, %s}"}
-SHARE = "share: 0.1, share_of: processed"
+SHARE = "share: 0.1"
 RULES = ("test_split_task", "arc_easy_local", "sciq_local")
 GENERAL_LOSS = "general_loss"
 PIECES, TOKENS = 60, 256  # of the corpus's held-out text

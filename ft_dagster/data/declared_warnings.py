@@ -17,9 +17,9 @@ def declared_warnings(spec: VariantSpec, general_share: float) -> list[str]:
     """
     lines, (low, high), general = [], USUAL_SHARE, spec.data.general
     if spec.method.name == "full" and not low <= general_share <= high:
-        tokens = "trained" if general is None else general.share_of
+        tokens = "tokens" if general is None else f"{general.share_of} tokens"
         lines.append(
-            f"general text is {general_share:.1%} of the {tokens} tokens; "
+            f"general text is {general_share:.1%} of the {tokens}; "
             f"{low:.0%} to {high:.0%} is usual for full fine-tuning"
         )
     if objective_of(spec.objective).judged_by == "questions" and not spec.evaluation.task:

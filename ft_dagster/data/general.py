@@ -59,7 +59,7 @@ class GeneralText:
         seed: int,
         grams: EvaluationGrams | None = None,
         *,
-        share_of: ShareOf = "trained",
+        share_of: ShareOf,
     ) -> None:
         self.overlaps: dict[str, list[int]] = {}
         chunks = _train_chunks(corpus, tokenizer, max_length, seed)

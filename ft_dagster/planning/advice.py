@@ -85,7 +85,7 @@ def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
     if name == "full" and share < low - ROUNDING:
         return (
             f"full fine-tuning with {share:.1%} general data: it moves every weight; "
-            "at least 5% of the trained tokens should hold it to what it knew"
+            "at least 5% of the tokens should hold it to what it knew"
         )
     if spec.data.general is None:
         return (

@@ -40,8 +40,8 @@ owners: [you@example.com]
 base_model: {base_model}
 data:
   sources: [{data}]
-  # general: {{corpus: general, share: 0.08, share_of: processed}}   # needs corpora/general.yaml
-  # general: {{from: base, share: 0.08, share_of: processed}}        # or what the base itself writes
+  # general: {{corpus: general, share: 0.08}}   # needs corpora/general.yaml
+  # general: {{from: base, share: 0.08}}        # or what the base itself writes
 method: auto
 export: adapter
 """

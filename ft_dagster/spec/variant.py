@@ -234,8 +234,8 @@ class GeneralSpec(SpecModel):
         "what the version before forgot",
     )
     share_of: Literal["trained", "processed"] = Field(
-        "trained",
-        description="Of which tokens: those with a label, or all that are read, prompts among them",
+        "processed",
+        description="Of which tokens: all that are read, prompts among them, or those with a label alone",
     )
 
     @model_validator(mode="after")

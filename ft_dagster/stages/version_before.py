@@ -101,7 +101,7 @@ def _of_share(desk: Desk, spec: VariantSpec) -> dict[str, Any]:
     if judged is None or spec.data.general is None or "verdict" not in judged.figures:
         return {}
     mixture = _above(desk, "training_mixture", _above(desk, "fine_tuned_model", judged))
-    if mixture is None or _but_share(_then(mixture, "data.general")) != _but_share(shown(spec.data.general)):
+    if mixture is None or _text_of(mixture) != _but_share(shown(spec.data.general)):
         return {}
     share = MixtureFigures.of(mixture).general_share.asked
     for rule in Verdict.from_json(judged.figures["verdict"]).rules:
@@ -123,6 +123,14 @@ def _then(artifact: Artifact, field: str) -> Any:
     for name in field.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+def _text_of(mixture: Artifact) -> Any:
+    """General text as the key of a mixture has it, but for the share; up to version 3 `share_of` was
+    `trained` by default.
+    """
+    first = {"share_of": "trained"} if mixture.predicate["stage_version"] <= 3 else {}
+    return first | _but_share(_then(mixture, "data.general"))
 
 
 def _but_share(general: Any) -> Any:

@@ -113,7 +113,8 @@ def test_every_row_is_there_with_its_number(tmp_path: Path, faq: None, mix: Any,
 def test_the_share_of_trained_tokens_is_right_to_one_token(
     faq: None, mix: Any, corpus: Any, share: float
 ) -> None:
-    figures = mix(corpus(200, words=120), general={"corpus": "general", "share": share})
+    declared = {"corpus": "general", "share": share, "share_of": "trained"}
+    figures = mix(corpus(200, words=120), general=declared)
     train = figures.splits["train"]
     general = train.by_source["general:general"].trained_tokens
     assert abs(general - share * train.trained_tokens) <= 1
@@ -125,7 +126,7 @@ def test_the_share_of_processed_tokens_is_right_to_one_token(
     tmp_path: Path, faq: None, mix: Any, corpus: Any, share: float
 ) -> None:
     payload = corpus(200, words=120)
-    figures = mix(payload, general={"corpus": "general", "share": share, "share_of": "processed"})
+    figures = mix(payload, general={"corpus": "general", "share": share})
     train = figures.splits["train"]
     general = train.by_source["general:general"].tokens
     assert abs(general - share * train.tokens) <= 1
@@ -377,13 +378,13 @@ def test_a_share_outside_the_usual_is_warned_about_for_full_fine_tuning(
     faq: None, mix: Any, corpus: Any, variant: Any
 ) -> None:
     high = {"corpus": "general", "share": 0.3}
-    payload = corpus(100)
+    payload = corpus(200)
     share = mix(payload, general=high).general_share.realized
     [warning] = declared_warnings(variant({"method": "full", "export": "merged"}), share)
-    assert "30.0% of the trained tokens" in warning
-    whole = {**high, "share_of": "processed"}
-    of_all = variant({"method": "full", "export": "merged"}, general=whole)
-    assert "30.0% of the processed tokens" in declared_warnings(of_all, share)[0]
+    assert "30.0% of the tokens" in warning
+    for share_of in ("trained", "processed"):
+        declared = variant({"method": "full", "export": "merged"}, general={**high, "share_of": share_of})
+        assert f"30.0% of the {share_of} tokens" in declared_warnings(declared, share)[0]
     assert declared_warnings(variant({"method": "lora"}), share) == []
 
 

@@ -47,10 +47,10 @@ def test_a_field_that_keys_did_not_cover_at_first_enters_them_once_it_is_declare
     general = {"corpus": "general", "share": 0.1}
     plain, other = (
         VariantSpec.model_validate({**CONTENT, "data": {"sources": ["s"], "general": {**general, **more}}})
-        for more in ({"share_of": "trained"}, {"share_of": "processed"})
+        for more in ({"share_of": "processed"}, {"share_of": "trained"})
     )
     assert shown(narrowed(plain, ["data.general"])) == {"data": {"general": general}}
-    changed = {**general, "share_of": "processed"}
+    changed = {**general, "share_of": "trained"}
     assert shown(narrowed(other, ["data.general"])) == {"data": {"general": changed}}
 
 

@@ -48,7 +48,7 @@ FIELDS: dict[str, Any] = {
     "data.splits.test": 0.2,
     "data.decontaminate.ngram": 8,
     "data.general.share": 0.1,
-    "data.general.share_of": "processed",
+    "data.general.share_of": "trained",
     "data.general": None,
     "data.train_on": "assistant_turns",
     "method.rank": 8,

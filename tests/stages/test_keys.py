@@ -70,7 +70,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "data.decontaminate.enabled": (False, {ROWS, MIX}),
     "data.decontaminate.ngram": (8, {ROWS, MIX}),
     "data.general.share": (0.1, {MIX, EXPORT}),
-    "data.general.share_of": ("processed", {MIX, EXPORT}),
+    "data.general.share_of": ("trained", {MIX, EXPORT}),
     "data.general": (None, {MIX, EXPORT}),
     "data.train_on": ("assistant_turns", {MIX, *ASKED}),
     "data.on_too_long": ("drop", {MIX}),

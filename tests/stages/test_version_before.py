@@ -185,7 +185,7 @@ def test_an_experiment_goes_by_the_variants_own_version(project: Path, first: Ra
         assert trial.head("fine_tuned_model") is None
         return trial.make(version_before.STAGE)
 
-    same, anew = taken_of("method.dropout", 0.1), taken_of("data.general.share_of", "processed")
+    same, anew = taken_of("method.dropout", 0.1), taken_of("data.general.share_of", "trained")
     assert same.place == workspace.make(version_before.STAGE).place
     taken = present(version_before.read_before(workspace, anew))
     assert taken.rank == first.made["training_plan"].figures["method"]["rank"]
