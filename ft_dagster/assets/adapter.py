@@ -28,6 +28,9 @@ DATA_VERSION = "dagster/data_version"  # tag of a materialization
 RUN = "run"  # metadata: the run that made the artifact, whichever run shows it
 BEFORE = 20  # materializations of a partition among which that run is looked for
 READS = {stage.name: stage.reads for stage in CHAIN} | {"release": ("model_export",)}
+# Of steps that could both be next a run takes the training first: its base may be judged just now for another
+# variant, which would be waited for while devices idle.
+FIRST = {"fine_tuned_model": {"dagster/priority": "1"}}
 
 
 def stage_asset(
@@ -81,6 +84,7 @@ def variant_asset(
         check_specs=_check_specs(graph, name, checks or {}),
         code_version=str(STAGE_VERSIONS[name]),
         metadata={PROJECT: graph.project} if graph.project else None,
+        op_tags=FIRST.get(name),
         required_resource_keys={graph.name(TENANTS), graph.name(LAUNCHER)},
         hooks={run_again_where_unreported},
     )

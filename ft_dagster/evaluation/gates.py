@@ -200,8 +200,17 @@ def check_metrics(samples: Iterable[Sample], gates: GatesSpec, declared_in: obje
     for sample in samples:
         for name in names_of(sample.role, sample.task):
             offered.setdefault(name, {})[sample.metric] = None
-    for task, metric in gates.metrics.items():
-        if metric in offered.get(task, {}):
+    refuse_unmeasured(offered, gates.metrics, declared_in)
+
+
+def refuse_unmeasured(
+    offered: Mapping[str, Collection[str]], metrics: Mapping[str, str], declared_in: object = None
+) -> None:
+    """Raises UserError for a metric that its task does not have, of those `offered`, or a task that is not
+    there.
+    """
+    for task, metric in metrics.items():
+        if metric in offered.get(task, ()):
             continue
         known = task in offered
         raise UserError(

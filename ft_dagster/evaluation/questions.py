@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from ft_dagster.data.content import identity_of, normal_text, question_ids, words_of
 from ft_dagster.data.decontaminate import AskedItem
 
+EXACT = "exact_match"  # which of an answer gives one score, of its own name
+# Metrics that lm-eval gives as (log-likelihood, count) per document: stored as nats per counted unit.
+PER_UNIT = {"word_perplexity": "word_loss", "byte_perplexity": "byte_loss"}
 LEAST_DOCUMENTS = 8  # of fewer, what all begin with may be what they say, and no template
 
 
@@ -36,6 +39,16 @@ def asked_of(task: Any, doc: Any) -> RenderedQuestion:
 def questions_of(task: Any) -> list[str]:
     """The id of each document of a task, in order: of its content alone, wherever it stands."""
     return question_ids([_identity(asked_of(task, doc)) for doc in task.eval_docs])
+
+
+def metrics_of(task: Any) -> list[str] | None:
+    """The metrics of a task, as its scores are called; None where a function says what they are."""
+    metrics = list(task.aggregation())
+    if callable(task.config.process_results) or (task.OUTPUT_TYPE == "generate_until" and metrics != [EXACT]):
+        return None
+    filters = [each["name"] for each in task.config.filter_list or [{"name": "none"}]]
+    names = [PER_UNIT.get(metric, metric) for metric in metrics]
+    return [name if by == "none" else f"{name},{by}" for by in filters for name in names]
 
 
 def bare_items(task: Any, name: str) -> Iterator[AskedItem]:

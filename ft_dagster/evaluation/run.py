@@ -19,6 +19,7 @@ from ft_dagster.evaluation.looks import IN_BATCHES, Order, batches
 from ft_dagster.evaluation.power import GENERAL_TEXTS
 from ft_dagster.evaluation.progress import EvaluationProgress
 from ft_dagster.evaluation.prompts import PROMPTS
+from ft_dagster.evaluation.questions import PER_UNIT
 from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.samples import (
     LABELS,
@@ -36,9 +37,6 @@ from ft_dagster.evaluation.sampling import draw_questions, order_of_asking
 from ft_dagster.evaluation.tasks import TaskEntry
 from ft_dagster.program import write_json
 from ft_dagster.provenance.held import FOLDER
-
-# Metrics that lm-eval gives as (log-likelihood, count) per document: stored as nats per counted unit.
-_PER_UNIT = {"word_perplexity": "word_loss", "byte_perplexity": "byte_loss"}
 
 
 @dataclass(frozen=True)
@@ -384,8 +382,8 @@ def _samples(asked: AskedTask, name: str, part: Any, row: dict[str, Any]) -> lis
     scored: list[Sample] = []
     for metric in row["metrics"]:
         value, weight, said = row[metric], 1.0, metric
-        if metric in _PER_UNIT:
-            value, weight, said = -row[metric][0] / row[metric][1], float(row[metric][1]), _PER_UNIT[metric]
+        if metric in PER_UNIT:
+            value, weight, said = -row[metric][0] / row[metric][1], float(row[metric][1]), PER_UNIT[metric]
         elif metric in ("completion_loss", "general_loss"):
             weight = float(row["doc"]["tokens"])
         elif isinstance(value, tuple | list | dict | str):

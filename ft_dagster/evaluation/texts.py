@@ -26,17 +26,20 @@ def main(run_dir: Path) -> int:
 
 
 def write_texts(request: TextsRequest) -> dict[str, Any]:
-    """Write the questions of the asked tasks; returns how many of each task. Raises UserError."""
+    """Write the questions of the asked tasks; returns how many of each task, and the metrics of those that
+    say so. Raises UserError.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from ft_dagster.data.decontaminate import ITEMS_SCHEMA
     from ft_dagster.evaluation.load import TABLES, load_task, prepare_environment
-    from ft_dagster.evaluation.questions import bare_items
+    from ft_dagster.evaluation.questions import bare_items, metrics_of
 
     entries = resolve_tasks(request.tasks, request.project, roots=request.roots)
     prepare_environment(entries)
     counts: dict[str, int] = {}
+    metrics: dict[str, list[str]] = {}
     file, folder = request.output / "payload" / "texts.parquet", request.output / FOLDER
     with (
         held_files(folder) as held,
@@ -50,8 +53,11 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
                 items = [item._asdict() for part in parts for item in bare_items(part, entry.name)]
             writer.write_table(pa.Table.from_pylist(items, schema=ITEMS_SCHEMA))
             counts[entry.name] = len(items)
+            offered = [metrics_of(part) for part in loaded.parts.values()]
+            if None not in offered:
+                metrics[entry.name] = sorted({name for names in offered for name in names or ()})
             print(f"evaluation texts: {entry.name}: {len(items)} questions", flush=True)
-    return {"questions": sum(counts.values()), "by_task": counts}
+    return {"questions": sum(counts.values()), "by_task": counts, "metrics": metrics}
 
 
 if __name__ == "__main__":

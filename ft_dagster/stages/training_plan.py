@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.gates import refuse_unmeasured
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
@@ -24,7 +25,7 @@ from ft_dagster.report.recommendation import memory_line, refusal_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.stages import prior, probe, version_before
+from ft_dagster.stages import evaluation_texts, prior, probe, version_before
 from ft_dagster.stages.engine import refuse_absent
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
@@ -35,7 +36,7 @@ from ft_dagster.stages.policy import refuse_few_questions, refuse_method
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, named_in
-from ft_dagster.store import Artifact, Attempt
+from ft_dagster.store import Artifact, Attempt, find_artifact
 from ft_dagster.training.contract import PLAN_FILE
 
 ESTIMATE = "estimate.json"
@@ -104,11 +105,12 @@ def refuse(workspace: Workspace) -> None:
 
 
 def after(workspace: Workspace, artifact: Artifact) -> None:
-    """Before anything is trained: what `auto` chose may not be allowed, or not have the declared export, and
-    what comes of it may be too large to be judged here.
+    """Before anything is trained: what `auto` chose may not be allowed, or not have the declared export, what
+    comes of it may be too large to be judged here, and a gate may be on a metric that its task has not.
     """
     declared, method = workspace.spec.export.format, artifact.figures["method"]["name"]
     refuse_method(workspace, method)
+    _refuse_other_metrics(workspace)
     _refuse_unheld(workspace, method, declared)
     problem = export_problem(method, declared)
     if problem:
@@ -119,6 +121,17 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
             value=declared,
             fix="Or name the method, see the reasons of training_plan",
         )
+
+
+def _refuse_other_metrics(workspace: Workspace) -> None:
+    """Of tasks whose texts were read and whose metrics are known; all are once the base was asked."""
+    metrics = workspace.spec.gates.metrics
+    if not metrics or not any(workspace.frozen["tasks"].values()):
+        return
+    texts = find_artifact(workspace.store, workspace.recipe(evaluation_texts.STAGE)[0].place)
+    offered = {} if texts is None else texts.figures.get("metrics", {})
+    known = {task: metric for task, metric in metrics.items() if task in offered}
+    refuse_unmeasured(offered, known, workspace.declared_in)
 
 
 def _refuse_unheld(workspace: Workspace, method: str, format: str) -> None:

@@ -94,6 +94,12 @@ def test_each_asset_explains_itself(workshop: Workshop) -> None:
         assert "ml@acme.example" in metadata(workshop.first, name)["owners"].value
 
 
+def test_a_run_trains_before_its_base_is_judged(workshop: Workshop) -> None:
+    """Which may be going on for another variant, and would be waited for."""
+    begun = [event.step_key for event in workshop.first.all_events if event.is_step_start]
+    assert begun.index("fine_tuned_model") < begun.index("base_evaluation")
+
+
 def test_no_row_of_the_tenant_reaches_the_event_log(workshop: Workshop) -> None:
     text = "".join(str(event) for event in workshop.first.all_events)
     assert "Where is the permit" not in text

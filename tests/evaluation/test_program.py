@@ -14,8 +14,10 @@ import pytest
 from ft_dagster.evaluation import texts
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.gates import judge
+from ft_dagster.evaluation.load import load_task
+from ft_dagster.evaluation.questions import metrics_of
 from ft_dagster.evaluation.samples import read_answers, read_samples
-from ft_dagster.evaluation.tasks import tasks_digest
+from ft_dagster.evaluation.tasks import resolve_tasks, tasks_digest
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.payloads import make_payload
 from tests.evaluation.questions import CHOICES, row, write_rows, write_run, write_task, write_texts
@@ -308,3 +310,42 @@ def test_the_texts_of_all_documents_are_written(project: Path, tmp_path: Path) -
     bare = "which documents must i bring to open account 19"
     assert f"question 19 {bare}" in rows[19]["questions"]
     assert rows[1]["answers"] == ["a passport and the form"]
+    figures = json.loads((tmp_path / "out" / "result.json").read_text())["figures"]
+    assert figures == {"questions": 20, "by_task": {"exam": 20}, "metrics": {"exam": ["acc", "acc_norm"]}}
+
+
+ANSWERED = {"output_type": "generate_until", "generation_kwargs": {"until": ["\n"]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "metrics"),
+    [
+        ({}, ["acc", "acc_norm"]),
+        (
+            {"output_type": "loglikelihood_rolling", "metric_list": [{"metric": "byte_perplexity"}]},
+            ["byte_loss"],
+        ),
+        ({**ANSWERED, "metric_list": [{"metric": "exact_match"}]}, ["exact_match"]),
+        (
+            {
+                **ANSWERED,
+                "metric_list": [{"metric": "exact_match"}],
+                "filter_list": [
+                    {"name": name, "filter": [{"function": "take_first"}]} for name in ("first", "none")
+                ],
+            },
+            ["exact_match,first", "exact_match"],
+        ),
+        ({**ANSWERED, "metric_list": [{"metric": "chrf"}]}, None),
+    ],
+    ids=["choices", "a loss", "an answer", "filters", "what a function gives"],
+)
+def test_the_metrics_of_a_task_are_known_unless_a_function_says_them(
+    tmp_path: Path, changes: dict[str, Any], metrics: list[str] | None
+) -> None:
+    write_task(tmp_path, "exam", 4, **changes)
+    [entry] = resolve_tasks(["exam.yaml"], tmp_path)
+    [part] = load_task(entry, tmp_path / "tables").parts.values()
+    assert metrics_of(part) == metrics
+    part.config.process_results = lambda doc, answers: {"mine": 1.0}
+    assert metrics_of(part) is None

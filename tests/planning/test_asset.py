@@ -107,6 +107,28 @@ def test_full_chosen_by_the_plan_needs_the_export_it_can_have(workshop: Workshop
     assert "by its plan, method full trains the whole model" in workshop.failure(result)
 
 
+def test_a_gate_on_a_metric_that_its_task_has_not_is_refused_before_anything_is_trained(
+    workshop: Workshop,
+) -> None:
+    file = workshop.folder / "tenants" / "globex" / "places.yaml"
+    asked = {
+        "objective": "instruction",
+        "method": "lora",
+        "data": {"sources": ["data/rows.jsonl"]},
+        "evaluation": {"task": ["tasks/sea_quiz.yaml"], "general": [], "limit": 12},
+        "export": "adapter",
+    }
+    edit(file, lambda declared: declared.update(asked))
+    edit(file, lambda declared: declared["gates"].update(metrics={"sea_quiz": "exact_match"}))
+    result = workshop.materialize("globex.places", *UP_TO_PLAN, raises=False)
+    assert not result.success
+    said = workshop.failure(result)
+    assert "gates.metrics.sea_quiz" in said
+    assert "It has: acc, acc_norm" in said
+    edit(file, lambda declared: declared["gates"].update(metrics={"sea_quiz": "acc"}))
+    assert workshop.materialize("globex.places", *UP_TO_PLAN).success
+
+
 def test_a_setting_that_the_base_cannot_have_names_the_declaration(workshop: Workshop) -> None:
     edit(
         workshop.folder / "tenants" / "globex" / "places.yaml",
