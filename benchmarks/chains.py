@@ -45,7 +45,7 @@ MODEL, DATA = DEMO / "models" / "smollm2-135m", DEMO / "data" / "zaragoza" / "bu
 FT_DAGSTER, LM_EVAL = (Path(sys.executable).with_name(name) for name in ("ft-dagster", "lm_eval"))
 TASKS, QUESTIONS = ("arc_easy_local.yaml", "sciq_local.yaml"), "40"
 PAUSED = 75  # the exit code of a call that another is to go on from
-VALIDATION, TEST, SHARE = 0.16, 0.12, 0.08  # of the rows, and general text of the tokens trained on
+VALIDATION, TEST, SHARE = 0.16, 0.12, 0.08  # of the rows, and general text of all tokens
 TRAINED = (1 - VALIDATION - TEST) / (1 - SHARE)  # tokens trained on here, of those that are declared
 CORPUS = """\
 description: general text of the demo

@@ -15,7 +15,8 @@ import numpy as np
 
 from benchmarks.tables import dots, markdown
 from ft_dagster.planning.paired_losses import difference
-from ft_dagster.planning.probe import LONGER, Arm, ProbePlan, TriedArm, conclude, finalists
+from ft_dagster.planning.probe import LONGER, ProbePlan
+from ft_dagster.planning.trials import Arm, TriedArm, conclude, finalists
 from ft_dagster.training.watch.rate import Verdict, judged, looked_at
 
 NARROW = ("task_specific", "domain_knowledge")

@@ -24,12 +24,13 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import decisions
+from benchmarks.decision_cell import HALVES
 from benchmarks.decision_regret import BASE, Cell, Question
 from benchmarks.decision_tasks import TASKS
 from benchmarks.decisions import Bench
 from benchmarks.project import HERE, arguments
 from benchmarks.tables import markdown
-from ft_dagster.planning.probe import Arm
+from ft_dagster.planning.trials import Arm
 
 
 class Mix(NamedTuple):
@@ -76,7 +77,7 @@ def measured(bench: Bench, task: str, mix: Mix, seed: int) -> Found | None:
     found, base = bench.known(question, as_planned(question)), bench.known(plain, BASE)
     if found is None or base is None or found.failed:
         return None
-    before, loss = (fmean(each.losses[part][0] for part in decisions.HALVES) for each in (base, found))
+    before, loss = (fmean(each.losses[part][0] for part in HALVES) for each in (base, found))
     rise = found.losses["general"][0] - base.losses["general"][0]
     return Found(general_tokens(question), found.steps, before, loss, rise)
 

@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import decisions
+from benchmarks.decision_cell import HALVES
 from benchmarks.decision_regret import BASE, Cell, Question
 from benchmarks.decision_tasks import TASKS
 from benchmarks.decisions import Bench
 from benchmarks.project import HERE, arguments
 from benchmarks.tables import markdown
-from ft_dagster.planning.probe import Arm
+from ft_dagster.planning.trials import Arm
 
 RANKS, RATES, USUAL_RATE = (4, 64), (6e-4, 2e-4), 4e-4
 SCALINGS = ("alpha = 2r", "alpha = 32", "alpha/sqrt(r), alpha = 8")
@@ -81,7 +82,7 @@ def measured(bench: Bench, question: Question, tried: Tried) -> tuple[float, flo
     found, base = bench.known(*asked(question, tried)), bench.known(question, BASE)
     if found is None or base is None or found.failed:
         return None
-    loss = fmean(found.losses[part][0] for part in decisions.HALVES)
+    loss = fmean(found.losses[part][0] for part in HALVES)
     return loss, found.losses["general"][0] - base.losses["general"][0]
 
 

@@ -184,7 +184,7 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
     warnings = [*figures.warnings, *declared_warnings(spec, share)]
     entries = {
         "warnings": lines(warnings),
-        "sources": table([*(name.replace("_", " ") for name in ("source", *COUNTS)), "share"], rows),
+        "sources": table([*(name.replace("_", " ") for name in ("source", *COUNTS)), "of those"], rows),
         "packing": table(["what", "tokens or rows"], _packing(figures)),
         "dagster/row_count": train.examples,
         "trained_tokens": train.trained_tokens,

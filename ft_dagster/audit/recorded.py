@@ -27,6 +27,7 @@ from ft_dagster.roots import is_address
 from ft_dagster.settings import FILE, Settings
 from ft_dagster.spec.policy import POLICY_FILE
 from ft_dagster.stages import declaration, evaluation
+from ft_dagster.stages.versions import usual_share_of
 from ft_dagster.store import Artifact, Store, write_head
 from ft_dagster.store.artifacts import Removed
 
@@ -116,8 +117,10 @@ def _declaration(
     said = [audit.artifact(part).spec for part in own]
     newest = None
     for each, content in _declarations(audit, weights):
-        if sha256_json(content["sources"]) == sources and all(
-            _is_within(part.spec.get("spec", {}), content["spec"]) for part in parts
+        if (
+            sha256_json(content["sources"]) == sources
+            and all(_is_within(part.spec.get("spec", {}), content["spec"]) for part in parts)
+            and _is_mixed_alike(audit.artifact(rebuilt[MIXTURE]), content)
         ):
             if all(_agrees(spec, content) for spec in said):
                 return each, content
@@ -126,6 +129,19 @@ def _declaration(
         problem = "no declaration in the store is the one that it was made by"
         raise UserError(problem, value=weights.digest[:12], fix="Restore it from a backup")
     return newest
+
+
+def _is_mixed_alike(mixture: Artifact, content: Mapping[str, Any]) -> bool:
+    """Whether general text is counted as a mixture's key says, which leaves out what was usual then; up to
+    the first declarations that say it `trained` was.
+    """
+    then, now = (
+        mixture.spec.get("spec", {}).get("data", {}).get("general"),
+        content["spec"]["data"]["general"],
+    )
+    if not then or not now:
+        return True  # said by what is within
+    return bool(then.get("share_of", usual_share_of(mixture)) == now.get("share_of", "trained"))
 
 
 def _agrees(spec: Mapping[str, Any], content: Mapping[str, Any]) -> bool:

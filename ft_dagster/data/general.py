@@ -7,16 +7,16 @@ import heapq
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.data.content import identity_of, normal_text, words_of
 from ft_dagster.data.render import encode_texts
 from ft_dagster.objectives import Rendered
+from ft_dagster.spec.variant import ShareOf
 
 if TYPE_CHECKING:
     from ft_dagster.data.decontaminate import EvaluationGrams
 
-ShareOf = Literal["trained", "processed"]
 HELD_OUT = 200  # chunks that a gate is judged on: as many as decide a margin of 0.1 nats
 WATCHED = 32  # the first of them: measured again and again while a model is trained
 HELD_OUT_TOKENS = 256

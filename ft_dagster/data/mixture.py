@@ -300,14 +300,17 @@ class _Build:
             return
         most = general.given / (general.given + counted)
         text = f"corpus {declared.corpus}" if declared.corpus else "the text sampled from the base"
-        more = f"add text to corpora/{declared.corpus}.yaml" if declared.corpus else "name a corpus"
+        sampled = "let the base write more (data.general.texts), name a corpus"
+        more = f"add text to corpora/{declared.corpus}.yaml" if declared.corpus else sampled
+        if declared.share_of == "processed":
+            more += ", or count trained tokens alone (data.general.share_of: trained)"
         raise UserError(
             f"{text} is too small: it has {general.given} {declared.share_of} tokens, "
             f"the share needs {needed}",
             file=self._declared_in,
             field="data.general.share",
             value=self._share,
-            fix=f"Lower the share to {int(most * 1e4) / 1e4}, or {more}",
+            fix=f"Lower the share to {int(most * 1e4) / 1e4}, {more}",
         )
 
     def _marked(self, example: Rendered) -> str:

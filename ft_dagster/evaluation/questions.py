@@ -43,8 +43,9 @@ def questions_of(task: Any) -> list[str]:
 
 def metrics_of(task: Any) -> list[str] | None:
     """The metrics of a task, as its scores are called; None where a function says what they are."""
-    metrics = list(task.aggregation())
-    if callable(task.config.process_results) or (task.OUTPUT_TYPE == "generate_until" and metrics != [EXACT]):
+    metrics, listed = list(task.aggregation()), [each["metric"] for each in task.config.metric_list or ()]
+    by_function = callable(task.config.process_results) or any(map(callable, listed))
+    if by_function or not metrics or (task.OUTPUT_TYPE == "generate_until" and metrics != [EXACT]):
         return None
     filters = [each["name"] for each in task.config.filter_list or [{"name": "none"}]]
     names = [PER_UNIT.get(metric, metric) for metric in metrics]

@@ -22,7 +22,9 @@ from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.questions import PER_UNIT
 from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.samples import (
+    GENERAL_TEXT,
     LABELS,
+    TEST_SPLIT_TASK,
     Answer,
     Role,
     Sample,
@@ -249,12 +251,7 @@ def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
     """The variant's own test split and the held-out general texts, where they are asked for."""
     if request.test_split_task is None and request.general_holdout is None:
         return []
-    from ft_dagster.evaluation.test_split_task import (
-        GENERAL_TEXT,
-        TEST_SPLIT_TASK,
-        general_text_task,
-        test_split_tasks,
-    )
+    from ft_dagster.evaluation.test_split_task import general_text_task, test_split_tasks
 
     tokenizer, limit, seed = lm.tokenizer, request.most, request.seed
     asked: list[AskedTask] = []

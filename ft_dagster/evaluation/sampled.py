@@ -26,7 +26,7 @@ from ft_dagster.provenance.held import FOLDER, held_files
 
 SOURCE = "sampled from the base"
 BATCH = 64
-HOLDOUT = 0.25  # of the texts: 128 of 512, by which a gate sees a rise of 0.1 nats
+HELD_OUT = 128  # of the texts: a quarter of 512, by which a gate sees a rise of 0.1 nats
 LEAST_DISTINCT, MOST_REPEATED, MOST_RANDOM = 0.5, 0.5, 0.75
 
 
@@ -71,7 +71,7 @@ def _work(request: SampledRequest) -> dict[str, Any]:
         )
     texts, figures = keep(drawn, tokenizer, surprisal, len(tokenizer))
     refuse_garbage(figures, request.base.folder)
-    write_parts(texts, request.output / "payload")
+    write_parts(texts, request.output / "payload", request.documents)
     write_json(request.output / "payload" / "sampled.json", {"schema_version": 1, **asdict(figures)})
     return {**asdict(figures), "seconds": round(time.monotonic() - began, 3)}
 
@@ -159,15 +159,18 @@ def refuse_garbage(figures: SampledFigures, base: Path) -> None:
     )
 
 
-def write_parts(texts: Sequence[str], folder: Path) -> None:
-    """train.parquet and holdout.parquet; which of them takes a text depends on the text alone."""
+def write_parts(texts: Sequence[str], folder: Path, documents: int) -> None:
+    """train.parquet and holdout.parquet; which of them takes a text depends on the text, and on how many were
+    drawn.
+    """
     from ft_dagster.data.corpus import PARTS, SCHEMA
     from ft_dagster.data.splits import position_of
     from ft_dagster.data.tables import TableWriter
 
     rows: dict[str, list[str]] = {part: [] for part in PARTS}
+    share = HELD_OUT / max(documents, 4 * HELD_OUT)
     for text in texts:
-        rows["holdout" if position_of(text) < HOLDOUT else "train"].append(text)
+        rows["holdout" if position_of(text) < share else "train"].append(text)
     for part, chosen in rows.items():
         with TableWriter(folder / f"{part}.parquet", SCHEMA, rows=256, nbytes=500_000) as table:
             for text in chosen:

@@ -16,6 +16,7 @@ from ft_dagster.strict_json import dumps
 Role = Literal["task", "test_split_task", "general", "general_loss", "general_prompts", "regurgitation"]
 SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.parquet", "labels.json"
 AGGREGATES = ("macro_f1", "micro_f1")
+TEST_SPLIT_TASK, GENERAL_TEXT = "test_split_task", "general_holdout"  # tasks beside the declared ones
 FORMER = {"own_task": "test_split_task"}  # the role, and its task, as older stores call them
 SCHEMA_VERSION = 1
 

@@ -33,9 +33,9 @@ from ft_dagster.evaluation.answer_scores import (
     run_query,
     token_f1,
 )
+from ft_dagster.evaluation.samples import GENERAL_TEXT, TEST_SPLIT_TASK
 from ft_dagster.evaluation.sampling import draw_rows
 
-TEST_SPLIT_TASK, GENERAL_TEXT = "test_split_task", "general_holdout"
 # The loss on a piece of a text tells as much as that on all of a book, and costs a bounded time.
 TEXT_TOKENS = 512
 ANSWER_METRICS: dict[Kind, tuple[str, ...]] = {

@@ -51,9 +51,9 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
             with loaded.reading():
                 parts = loaded.parts.values()
                 items = [item._asdict() for part in parts for item in bare_items(part, entry.name)]
+                offered = [metrics_of(part) for part in parts]
             writer.write_table(pa.Table.from_pylist(items, schema=ITEMS_SCHEMA))
             counts[entry.name] = len(items)
-            offered = [metrics_of(part) for part in loaded.parts.values()]
             if None not in offered:
                 metrics[entry.name] = sorted({name for names in offered for name in names or ()})
             print(f"evaluation texts: {entry.name}: {len(items)} questions", flush=True)

@@ -31,9 +31,9 @@ def training_warnings(
         _knowledge(spec, method.name),
         _general(spec, facts, method.name),
         _scaling(method) if isinstance(method, LoraSettings) else None,
-        _capacity(facts, method) if isinstance(method, LoraSettings) else None,
+        _capacity(spec, facts, method) if isinstance(method, LoraSettings) else None,
         _rate(facts, method.name, spec.objective, training.learning_rate),
-        _batch(facts, method.name, training),
+        _batch(spec, facts, method.name, training),
         *_host(spec, facts, method.name, training),
     ]
     return [line for line in said if line]
@@ -98,7 +98,7 @@ def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
             f"general text is {share:.1%} of the trained tokens and {of_read:.1%} of all that are read: so "
             "little took nothing off what was forgotten; `data.general.share_of: processed` counts the latter"
         )
-    if not low - ROUNDING <= share <= high + ROUNDING:
+    if spec.data.general.share != "auto" and not low - ROUNDING <= share <= high + ROUNDING:
         return f"general share {share:.1%} is outside the usual 5-10%"
     return None
 
@@ -116,7 +116,7 @@ def _scaling(method: LoraSettings) -> str | None:
     )
 
 
-def _capacity(facts: Facts, method: LoraSettings) -> str | None:
+def _capacity(spec: VariantSpec, facts: Facts, method: LoraSettings) -> str | None:
     """LoRA does as well as full fine-tuning while it has a parameter for each trained token to learn."""
     held, tokens = trainable_parameters(method, facts), facts.trained_tokens
     if held >= tokens:
@@ -124,19 +124,24 @@ def _capacity(facts: Facts, method: LoraSettings) -> str | None:
     rank = rank_for(tokens, held / method.rank)
     enough = rank <= smallest_dimension(facts.linear_shapes, method.target_modules)
     wanted = f"rank {rank} would have as many" if enough else "no rank has as many: full would"
+    if enough and spec.method.rank is None:
+        wanted += ", which `method.rank: auto` looks at"
     return (
         f"rank {method.rank} trains {held:,} parameters and an epoch has {tokens:,} trained tokens: LoRA "
         f"with fewer parameters than tokens is known to fall behind full fine-tuning; {wanted}"
     )
 
 
-def _batch(facts: Facts, name: str, training: TrainingSettings) -> str | None:
+def _batch(spec: VariantSpec, facts: Facts, name: str, training: TrainingSettings) -> str | None:
     rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * facts.ranks
     if name == "full" or rows <= LARGE_BATCH_ROWS:
         return None
+    usual = defaults.learning_rate(name, facts.hidden_size, spec.objective).value
+    few = defaults.LARGEST_BATCH_ROWS
     return (
         f"{rows:,} rows a step: large batches cost an adapter more than full fine-tuning, at any rank; "
-        f"up to {LARGE_BATCH_ROWS} are usual"
+        f"up to {LARGE_BATCH_ROWS} are usual. By Adam's square root of the batch (arXiv 2205.10287) the "
+        f"usual rate of {usual:g}, for {few} rows, would be {usual * math.sqrt(rows / few):.1g}"
     )
 
 

@@ -20,7 +20,7 @@ from ft_dagster.store import Artifact
 
 class Counts(NamedTuple):
     """Of one epoch of the training split. `general_share`: of the tokens that `share_of` names;
-    `chosen_share`: why, where the declaration leaves it open. `validated`: whether there are validation rows.
+    `chosen_share`: why, where the declaration leaves it open. `validation`: examples of that split.
     """
 
     examples: int
@@ -29,7 +29,7 @@ class Counts(NamedTuple):
     general_share: float
     max_length: int
     chosen_share: Reason | None = None
-    validated: bool = True
+    validation: int = 64
 
 
 def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardware:
@@ -89,5 +89,5 @@ def counts_of(mixture: Artifact) -> Counts:
     train, share, why = figures.train, figures.general_share, figures.share_reason
     chosen = None if why is None else Reason(SHARE, share.asked, why.origin, why.reason)
     counted = train.examples, train.tokens, train.trained_tokens
-    validated = figures.splits["validation"].examples > 0
-    return Counts(*counted, share.realized, figures.max_length, chosen, validated)
+    validation = figures.splits["validation"].examples
+    return Counts(*counted, share.realized, figures.max_length, chosen, validation)

@@ -48,4 +48,4 @@ class Facts(BaseFacts):
     device_memory: int | None  # bytes of one device, None where unknown
     bf16: bool  # the hardware computes in bf16
     chosen_share: Reason | None = None  # of general text, where the declaration leaves it open
-    validated: bool = True  # there are validation rows
+    validation: int = 64  # examples to choose by

@@ -23,9 +23,10 @@ from ft_dagster.planning.methods.cautions import limits
 from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.prior import Prior, leaves_method_open
-from ft_dagster.planning.probe import ProbeResult, leaves_open, plan_probe
+from ft_dagster.planning.probe import leaves_open, plan_probe
 from ft_dagster.planning.probe_advice import advised_probe
 from ft_dagster.planning.survey import PlanContext, PlannedMethod, Survey, lora_settings, survey
+from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import Plan, TrainingDevice
 

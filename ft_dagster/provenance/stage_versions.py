@@ -13,7 +13,7 @@ STAGE_VERSIONS = {
     "evaluation_texts": 2,
     "base_text": 1,
     "task_dataset": 3,
-    "version_before": 2,
+    "version_before": 1,
     "training_mixture": 4,
     "probe": 4,
     "prior": 1,

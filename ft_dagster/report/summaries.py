@@ -54,7 +54,7 @@ def mixture_summary(figures: MixtureFigures, warnings: Sequence[str]) -> Summary
     what = (
         f"{counted(train.examples, 'example')}, {counted(train.tokens, 'token')}, "
         f"{count(train.trained_tokens)} of them trained on; "
-        f"general text {percent(share.realized)} of these, {percent(share.asked)} asked"
+        f"general text {percent(share.realized)}, {percent(share.asked)} asked"
     )
     if figures.share_reason is not None:
         what += f" ({figures.share_reason.reason})"

@@ -97,9 +97,16 @@ class Policy(SpecModel):
         (), description="Who alone may put a version into production; release.approvers names some of them"
     )
 
+    share_probes: Literal["tenant", "platform"] = Field(
+        "tenant",
+        description="platform: what a probe of the tenant found (method, rate, losses) may be a prior for "
+        "other tenants of which the same is said, and theirs for it; no name goes with it",
+    )
+
     @property
     def digest(self) -> str:
-        return sha256_json(self.model_dump(mode="json"))
+        """Of the floors: who is told figures judges nothing."""
+        return sha256_json(self.model_dump(mode="json", exclude={"share_probes"}))
 
     def approvers_of(self, spec: VariantSpec) -> tuple[str, ...]:
         """Who may put a version of this declaration into production; none: anyone."""

@@ -218,11 +218,14 @@ class DecontaminateSpec(SpecModel):
     ngram: int = Field(13, ge=3, le=50, description="Words in a row that make an overlap")
 
 
+ShareOf = Literal["trained", "processed"]
+
+
 class GeneralSpec(SpecModel):
     """General text mixed in against forgetting: of a corpus, or of what the base writes by itself."""
 
     model_config = ConfigDict(populate_by_name=True)
-    added = ("share_of", "sampled_from")
+    added = ("share_of", "sampled_from", "texts")
 
     corpus: str | None = Field(None, description="Name of corpora/<name>.yaml")
     sampled_from: Literal["base"] | None = Field(
@@ -230,18 +233,23 @@ class GeneralSpec(SpecModel):
     )
     share: Annotated[float, Field(ge=0.0, le=0.5)] | Literal["auto"] = Field(
         0.08,
-        description="Share of the tokens of the final mix, 0 to 0.5; auto: 0.08, then 0.05, 0.08 or 0.1 by "
-        "what the version before forgot",
+        description="Share of the tokens of the final mix, 0 to 0.5; auto: 0.08, then 0.05, 0.08, 0.1 or "
+        "0.25 by what the version before forgot",
     )
-    share_of: Literal["trained", "processed"] = Field(
+    share_of: ShareOf = Field(
         "processed",
         description="Of which tokens: all that are read, prompts among them, or those with a label alone",
+    )
+    texts: int = Field(
+        512, ge=64, le=100_000, description="How many texts of up to 128 tokens the base writes"
     )
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> GeneralSpec:
         if (self.corpus is None) == (self.sampled_from is None):
             raise ValueError("name either a corpus or `from: base`")
+        if self.corpus is not None and self.texts != type(self).model_fields["texts"].default:
+            raise ValueError("texts goes with `from: base`, not with a corpus")
         return self
 
     @property
@@ -355,8 +363,13 @@ class PlanSpec(SpecModel):
     )
 
 
+PastLimit = Literal["stop", "go_on"]
+
+
 class WatchSpec(SpecModel):
-    """What is measured while it trains; past a limit of forgetting the training stops."""
+    """What is measured while it trains; of what is past a limit of forgetting nothing is exported."""
+
+    added = ("past_limit",)
 
     budget: Annotated[float, Field(gt=0, le=1)] | None = Field(
         0.1, description="Largest share of the training's FLOPs for measuring; null: all, at every evaluation"
@@ -371,10 +384,18 @@ class WatchSpec(SpecModel):
         None, gt=0, le=1, description="Largest fall of the mean accuracy on those questions"
     )
 
+    past_limit: PastLimit = Field(
+        "stop",
+        description="Past a limit the training stops, or goes on: the best checkpoint within the limits is "
+        "exported either way",
+    )
+
     @model_validator(mode="after")
     def _limit_has_questions(self) -> WatchSpec:
         if self.benchmark_limit is not None and not self.questions:
             raise ValueError("benchmark_limit needs questions")
+        if self.past_limit != "stop" and self.general_loss_limit is None and self.benchmark_limit is None:
+            raise ValueError("past_limit needs general_loss_limit or benchmark_limit")
         return self
 
 

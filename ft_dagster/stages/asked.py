@@ -31,6 +31,7 @@ from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import File, key_parts
 from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
@@ -83,6 +84,13 @@ def own_task(view: View) -> OwnTask:
         File.of(rows / "train.parquet") if probes else None,
         None if database is None else File.of(_database(view, database)),
     )
+
+
+def refuse_no_database(workspace: Workspace) -> None:
+    """Raises UserError where the answers are to be run on a database that is not there."""
+    asked = workspace.spec.evaluation
+    if asked.database is not None and not asked.task:
+        find_database(asked.database, workspace.project, workspace.declared_in, workspace.roots)
 
 
 def _database(view: View, path: str) -> Path:

@@ -8,13 +8,14 @@ from typing import Any
 from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.request import SampledRequest
+from ft_dagster.spec.variant import GeneralSpec
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.stage import Owner, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.store import SHARED, Artifact, Attempt
 
-DOCUMENTS, TOKENS, SEED = 512, 128, 0  # texts, and tokens of each at most
+TOKENS, SEED = 128, 0  # tokens of each text at most
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class BaseTextInputs:
 
 
 def inputs(view: View) -> BaseTextInputs:
-    return BaseTextInputs(view.upstream("base_model"), DOCUMENTS, TOKENS, SEED, view.device, view.dtype)
+    texts = (view.spec.data.general or GeneralSpec(sampled_from="base")).texts
+    return BaseTextInputs(view.upstream("base_model"), texts, TOKENS, SEED, view.device, view.dtype)
 
 
 def build(inputs: BaseTextInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def owner(inputs: BaseTextInputs) -> Owner:
 STAGE = Stage(
     "base_text",
     reads=("base_model",),
-    fields=(),
+    fields=("data.general.texts",),
     inputs=inputs,
     build=build,
     owner=owner,

@@ -30,6 +30,7 @@ from ft_dagster.stages.declaration import content_of
 from ft_dagster.stages.made_from import VersionArtifacts
 from ft_dagster.stages.made_of import frozen_declarations
 from ft_dagster.stages.planned import RANKED, ranked_by
+from ft_dagster.stages.versions import is_of_now
 from ft_dagster.store import Artifact, Store
 
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
@@ -82,13 +83,9 @@ def _breached(breach: Breach) -> StaleCause:
     return StaleCause("policy", breach.rule, f"the policy demands {breach.allowed} ({breach.field})")
 
 
-def _is_of_now(artifact: Artifact) -> bool:
-    return bool(artifact.predicate["stage_version"] == STAGE_VERSIONS[artifact.place.stage])
-
-
 def _raised(made: Iterable[Artifact]) -> Iterator[StaleCause]:
     for artifact in made:
-        if not _is_of_now(artifact):
+        if not is_of_now(artifact):
             stage = artifact.place.stage
             yield stage_raised(stage, int(artifact.predicate["stage_version"]), STAGE_VERSIONS[stage])
 
@@ -98,7 +95,7 @@ def _fields(settings: Settings, declared: Declared, version: VersionArtifacts) -
     themselves there.
     """
     spec, made, named = declared.spec, version.artifacts, set[str]()
-    for artifact in filter(_is_of_now, made.values()):
+    for artifact in filter(is_of_now, made.values()):
         for part in PARTS:
             if isinstance(artifact.spec.get(part), dict):
                 named |= set(_differences(artifact.spec[part], spec))
@@ -111,7 +108,7 @@ def _fields(settings: Settings, declared: Declared, version: VersionArtifacts) -
 
 def _then(made: Mapping[str, Artifact], field: str) -> Any:
     """The value of a field as a key of the version has it; None where none has."""
-    parts = (artifact.spec.get(part) for artifact in filter(_is_of_now, made.values()) for part in PARTS)
+    parts = (artifact.spec.get(part) for artifact in filter(is_of_now, made.values()) for part in PARTS)
     return next((value for part in parts if (value := _at(part, field)) is not None), None)
 
 
@@ -139,15 +136,23 @@ def _planned(plan: Artifact, spec: VariantSpec, version: VersionArtifacts, named
     if tried != leaves_open(spec):
         yield "plan.probe"
     then, now = plan.inputs.get("ranked_by"), ranked_by(spec)
-    if then is not None and now is not None and then != now and not named & set(RANKED):
-        yield from _ranked(version.heads["declaration"], spec)
+    if then is not None and now is not None and then != now and not any(map(_is_ranked, named)):
+        yield from _ranked(version, spec)
 
 
-def _ranked(newest: Artifact | None, spec: VariantSpec) -> Iterator[str]:
-    """Of what `method: auto` chooses by: what changed since the newest run, or all of it."""
+def _is_ranked(field: str) -> bool:
+    return any(field == each or field.startswith(f"{each}.") for each in RANKED)
+
+
+def _ranked(version: VersionArtifacts, spec: VariantSpec) -> Iterator[str]:
+    """Of what `method: auto` chooses by: what changed since the newest run, or all of it; none where it is a
+    default that changed with the version of the mixture, which is said by itself.
+    """
+    newest, mixture = version.heads["declaration"], version.artifacts.get("training_mixture")
     then = {} if newest is None else content_of(newest)["spec"]
     changed = [field for field in RANKED if _at(then, field) != _at(_content_of(spec), field)]
-    yield from changed or RANKED
+    if changed or mixture is None or is_of_now(mixture):
+        yield from changed or RANKED
 
 
 def _content_of(spec: VariantSpec) -> dict[str, Any]:
@@ -171,7 +176,7 @@ def _database(settings: Settings, declared: Declared, evaluation: Artifact) -> b
 
 def _of_base(base: Artifact | None, spec: VariantSpec) -> Iterator[str]:
     """The fields of `base_model` that the record of a base is other by."""
-    if base is None or not _is_of_now(base):
+    if base is None or not is_of_now(base):
         return
     declared, parent = spec.base_model, base.figures.get("parent") or {}
     if tuple(base.spec.get("new_tokens") or ()) != declared.new_tokens:
@@ -204,7 +209,7 @@ def _tasks(
     then = dict[str, str]()
     for stage in ("evaluation_texts", "general_scores", "base_evaluation", "evaluation"):
         artifact = made.get(stage)
-        if artifact is not None and _is_of_now(artifact):
+        if artifact is not None and is_of_now(artifact):
             then |= artifact.spec.get("tasks", {})
             for part in TASK_PARTS.values():
                 then |= artifact.spec.get(part, {})

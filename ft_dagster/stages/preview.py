@@ -31,7 +31,8 @@ from ft_dagster.planning.methods.share import chosen_share
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.prior import Prior
 from ft_dagster.planning.prior import leaves_open as is_open
-from ft_dagster.planning.probe import ProbeResult, leaves_open
+from ft_dagster.planning.probe import leaves_open
+from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
@@ -43,6 +44,7 @@ from ft_dagster.stages.plan_context import context_of, context_without_base
 from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.planned import ranked_by
 from ft_dagster.stages.policy import refuse_declared
+from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact, find_artifact
 
@@ -139,6 +141,7 @@ def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None
     same = all(then[part] == now[part] for part in ("sources", "tasks"))
     same = same and _alike(workspace.spec, declared.spec, task_dataset.STAGE.fields)
     mixed = same and _alike(workspace.spec, declared.spec, training_mixture.STAGE.fields)
+    mixed = mixed and mixture is not None and is_of_now(mixture)
     return base, mixture if mixed else None, same
 
 
@@ -227,7 +230,7 @@ def sample(
         read, rows_in_all = read + len(rows), rows_in_all + whole
     kept = 1 - spec.data.splits.validation - spec.data.splits.test
     mixed = spec.data.general
-    chosen = chosen_share(before) if mixed is not None and mixed.share == "auto" else None
+    chosen = chosen_share(before, mixed.share_of) if mixed is not None and mixed.share == "auto" else None
     share = asked_share(mixed, None if chosen is None else chosen.value)
     processed = mixed is not None and mixed.share_of == "processed"
     general = kept * (tokens if processed else trained) * share / (1 - share)  # text: every token is trained
@@ -238,7 +241,7 @@ def sample(
         share,
         max_length,
         chosen,
-        spec.data.splits.validation > 0,
+        round(examples * spec.data.splits.validation),
     )
     basis = f"an estimate from {read:,} of {rows_in_all:,} rows of the sources; duplicates are not looked for"
     return Counted(counts, basis)

@@ -1,6 +1,7 @@
 """What a probe of another variant found, for a variant that leaves method or rate open and tries nothing.
 
-Of the same tenant, base, objective and kind of answer. Taken once for a mixture: what stands under the key is
+Of the same base, objective and kind of answer, and of the same tenant unless the policy lets both tell their
+figures (`share_probes`). Taken once for a mixture: what stands under the key is
 kept, and where a plan of the mixture stands without any, it stays so. No plan is made anew because another
 variant tried.
 """
@@ -20,6 +21,7 @@ from ft_dagster.planning.survey import same_family
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.spec import Declarations, VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.spec.policy import load_policies
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts, recorded
 from ft_dagster.stages.stage import Stage
@@ -29,6 +31,7 @@ from ft_dagster.store import Artifact, Attempt, Place, find_artifact, read_head
 from ft_dagster.store.committed import all_committed
 
 FILE, NAME, PLAN, PROBE = "prior.json", "prior", "training_plan", "probe"
+UNNAMED = "a variant of another tenant"  # which is not named
 KEYED = ("objective", "method.name", "evaluation.kind")
 
 
@@ -84,13 +87,13 @@ def read_prior(hands: Hands | Workspace, artifact: Artifact | None) -> Prior | N
 
 
 def prior_of(desk: Desk, spec: VariantSpec, base: Artifact) -> Prior | None:
-    """What the newest probe found, of those by which the newest plans of the tenant's other variants were
-    made; of two of one second the first by name.
+    """What the newest probe found, of those by which the newest plans of other variants were made, the
+    tenant's own before others'; of two of one second the first by name.
     """
     found = [each for each in _probes(desk, spec.evaluation.kind) if _is_about(each[1], spec, base)]
     if not found:
         return None
-    variant, probe = max(found, key=lambda each: str(each[1].predicate["created"]))
+    variant, probe = max(found, key=lambda each: (each[0] != UNNAMED, str(each[1].predicate["created"])))
     figures = probe.figures
     return Prior(variant, probe.digest, figures["method"], figures["learning_rate"], figures["sentence"])
 
@@ -99,9 +102,10 @@ def _probes(desk: Desk, kind: str | None) -> Iterator[tuple[str, Artifact]]:
     """(variant, what its newest plan was made by), of those that declare a probe and answers of this kind:
     what is best for labels is not for SQL. One whose declaration or part of the store is damaged has none.
     """
-    declarations = Declarations(desk.project)
+    declarations, tenant, policies = Declarations(desk.project), desk.key.tenant, load_policies(desk.project)
     for key in declarations:
-        if key.tenant != desk.key.tenant or key == desk.key:
+        shared = {policies.of(each).share_probes for each in (tenant, key.tenant)} == {"platform"}
+        if key == desk.key or not (key.tenant == tenant or shared):
             continue
         with suppress(UserError):  # said to who asks for that variant
             other = declarations.declared(key).spec
@@ -111,7 +115,7 @@ def _probes(desk: Desk, kind: str | None) -> Iterator[tuple[str, Artifact]]:
             digest = None if plan is None else plan.inputs.get(PROBE)
             found = None if digest is None else find_digest(desk.store, (key.prefix,), PROBE, digest)
             if found is not None:
-                yield str(key), found
+                yield str(key) if key.tenant == tenant else UNNAMED, found
 
 
 def _is_about(probe: Artifact, spec: VariantSpec, base: Artifact) -> bool:

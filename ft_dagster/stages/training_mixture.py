@@ -81,7 +81,8 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
 
     corpus, texts = inputs.general_corpus, inputs.evaluation_texts
     before = version_before.read_before(hands, inputs.version_before)
-    chosen = None if before is None else chosen_share(before)
+    general = inputs.spec.data.general
+    chosen = None if before is None or general is None else chosen_share(before, general.share_of)
     parts = MixtureParts(
         dataset=hands.payload(inputs.task_dataset),
         base=hands.base_folder(inputs.base_model),

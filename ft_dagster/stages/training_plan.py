@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS
 from ft_dagster.evaluation.gates import refuse_unmeasured
+from ft_dagster.evaluation.samples import FORMER, GENERAL_TEXT, TEST_SPLIT_TASK
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
@@ -26,6 +28,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import evaluation_texts, prior, probe, version_before
+from ft_dagster.stages.asked import refuse_no_database
 from ft_dagster.stages.engine import refuse_absent
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
@@ -40,6 +43,12 @@ from ft_dagster.store import Artifact, Attempt, find_artifact
 from ft_dagster.training.contract import PLAN_FILE
 
 ESTIMATE = "estimate.json"
+OWN_NAMES = (
+    TEST_SPLIT_TASK,
+    *FORMER,
+    GENERAL_TEXT,
+    GENERAL_PROMPTS,
+)  # of what is asked beside declared tasks
 FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "predicted", "on")
 
 
@@ -111,6 +120,7 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
     declared, method = workspace.spec.export.format, artifact.figures["method"]["name"]
     refuse_method(workspace, method)
     _refuse_other_metrics(workspace)
+    refuse_no_database(workspace)
     _refuse_unheld(workspace, method, declared)
     problem = export_problem(method, declared)
     if problem:
@@ -125,12 +135,15 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
 
 def _refuse_other_metrics(workspace: Workspace) -> None:
     """Of tasks whose texts were read and whose metrics are known; all are once the base was asked."""
-    metrics = workspace.spec.gates.metrics
-    if not metrics or not any(workspace.frozen["tasks"].values()):
+    metrics, offered = workspace.spec.gates.metrics, dict.fromkeys(OWN_NAMES, ())
+    if not metrics:
         return
-    texts = find_artifact(workspace.store, workspace.recipe(evaluation_texts.STAGE)[0].place)
-    offered = {} if texts is None else texts.figures.get("metrics", {})
-    known = {task: metric for task, metric in metrics.items() if task in offered}
+    if any(workspace.frozen["tasks"].values()):
+        texts = find_artifact(workspace.store, workspace.recipe(evaluation_texts.STAGE)[0].place)
+        if texts is None:
+            return
+        offered |= dict.fromkeys(texts.figures["by_task"], ()) | texts.figures.get("metrics", {})
+    known = {task: metric for task, metric in metrics.items() if offered.get(task) or task not in offered}
     refuse_unmeasured(offered, known, workspace.declared_in)
 
 

@@ -19,9 +19,11 @@ from ft_dagster.planning.before import Spectrum, VersionBefore
 from ft_dagster.planning.load import LORA_LIKE
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
+from ft_dagster.spec.variant import ShareOf
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.versions import usual_share_of
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import Artifact, Attempt, read_head
@@ -34,16 +36,20 @@ LEFT_OPEN = ("objective", "data.general")  # which the key of every mixture has 
 
 @dataclass(frozen=True)
 class BeforeInputs:
+    """`share_of`: of which tokens a share is that is left open."""
+
     spec: VariantSpec
     task_dataset: Artifact
     base_model: Artifact
+    share_of: ShareOf | None
     before: VersionBefore = recorded()
 
 
 def inputs(view: View) -> BeforeInputs:
-    spec, base = view.spec, view.upstream("base_model")
+    spec, base, general = view.spec, view.upstream("base_model"), view.spec.data.general
     before = version_before(view, spec, base)
-    return BeforeInputs(narrowed(spec, LEFT_OPEN), view.upstream("task_dataset"), base, before)
+    share_of = general.share_of if general is not None and general.share == "auto" else None
+    return BeforeInputs(narrowed(spec, LEFT_OPEN), view.upstream("task_dataset"), base, share_of, before)
 
 
 def build(inputs: BeforeInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -101,7 +107,8 @@ def _of_share(desk: Desk, spec: VariantSpec) -> dict[str, Any]:
     if judged is None or spec.data.general is None or "verdict" not in judged.figures:
         return {}
     mixture = _above(desk, "training_mixture", _above(desk, "fine_tuned_model", judged))
-    if mixture is None or _text_of(mixture) != _but_share(shown(spec.data.general)):
+    now = {"share_of": spec.data.general.share_of, **shown(spec.data.general)}
+    if mixture is None or _but_share(_general_of(mixture)) != _but_share(now):
         return {}
     share = MixtureFigures.of(mixture).general_share.asked
     for rule in Verdict.from_json(judged.figures["verdict"]).rules:
@@ -125,12 +132,9 @@ def _then(artifact: Artifact, field: str) -> Any:
     return value
 
 
-def _text_of(mixture: Artifact) -> Any:
-    """General text as the key of a mixture has it, but for the share; up to version 3 `share_of` was
-    `trained` by default.
-    """
-    first = {"share_of": "trained"} if mixture.predicate["stage_version"] <= 3 else {}
-    return first | _but_share(_then(mixture, "data.general"))
+def _general_of(mixture: Artifact) -> dict[str, Any]:
+    """General text as the key of a mixture has it, `share_of` as it was meant."""
+    return {"share_of": usual_share_of(mixture), **(_then(mixture, "data.general") or {})}
 
 
 def _but_share(general: Any) -> Any:

@@ -58,23 +58,26 @@ class Deepspeed(Strict):
     bucket_bytes: int = Field(500_000_000, ge=1)
 
 
+def _but(content: dict[str, Any], **usual: Any) -> dict[str, Any]:
+    """Without what is as usual."""
+    return {name: value for name, value in content.items() if name not in usual or value != usual[name]}
+
+
 class WatchSettings(Strict):
-    """Forgetting: questions of each benchmark, and the limits that end a training. `budget`: of all that is
-    measured while it trains, a share of its FLOPs; None: everything, at every evaluation.
+    """Forgetting: questions of each benchmark, and the limits past which nothing is exported. `budget`: of
+    all that is measured while it trains, a share of its FLOPs; None: everything, at every evaluation.
     """
 
     budget: float | None = Field(BUDGET, gt=0, le=1)
     questions: int = Field(0, ge=0)
     general_loss_limit: float | None = Field(None, gt=0, description="Rise of the held-out loss, nats")
     benchmark_limit: float | None = Field(None, gt=0, le=1, description="Fall of the mean accuracy")
+    past_limit: Literal["stop", "go_on"] = Field("stop", description="Whether a training ends past a limit")
 
     @model_serializer(mode="wrap")
-    def _as_before_there_was_a_budget(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the usual budget, so that a plan that says nothing of it keeps its digest."""
-        content: dict[str, Any] = handler(self)
-        if self.budget == BUDGET:
-            content.pop("budget", None)
-        return content
+    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """So that a plan that says nothing of what was added later keeps its digest."""
+        return _but(handler(self), budget=BUDGET, past_limit="stop")
 
 
 class TrainingSettings(Strict):
@@ -110,11 +113,7 @@ class TrainingSettings(Strict):
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """So that a plan that says nothing of what was added later keeps its digest."""
-        content: dict[str, Any] = handler(self)
-        for name, usual in (("deterministic", True), ("on_bad_rate", "stop")):
-            if content.get(name) == usual:
-                del content[name]
-        return content
+        return _but(handler(self), deterministic=True, on_bad_rate="stop")
 
 
 class FullSettings(Strict):

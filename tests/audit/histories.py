@@ -91,7 +91,7 @@ class History:
         """Text that a base wrote, in place of a corpus."""
 
         def build(attempt: Attempt) -> dict[str, Any]:
-            write_parts([f"The base wrote text {n}." for n in range(40)], attempt.payload)
+            write_parts([f"The base wrote text {n}." for n in range(40)], attempt.payload, 40)
             write_written_origins(attempt.payload, attempt.evidence)
             return {"texts": 40, **self._tree(attempt, SHARED_OWNER)}
 

@@ -64,6 +64,28 @@ def test_what_another_variant_made_is_held_against_none(monkeypatch: pytest.Monk
     assert chosen(monkeypatch, [parents], declared(None), declared("label")) == 0
 
 
+@pytest.mark.parametrize(
+    ("version", "key", "declaration", "same"),
+    [
+        (3, None, None, True),  # then trained was usual, and declarations did not say it
+        (3, None, "trained", True),
+        (3, None, "processed", False),
+        (3, "processed", "processed", True),
+        (4, None, "processed", True),
+        (4, None, "trained", False),
+        (4, "trained", "trained", True),
+    ],
+)
+def test_a_share_is_counted_as_was_usual_when_the_mixture_was_made(
+    version: int, key: str | None, declaration: str | None, same: bool
+) -> None:
+    then, now = ({"share": 0.08, **({"share_of": of} if of else {})} for of in (key, declaration))
+    mixture: Any = SimpleNamespace(
+        spec={"spec": {"data": {"general": then}}}, predicate={"stage_version": version}
+    )
+    assert recorded._is_mixed_alike(mixture, {"spec": {"data": {"general": now}}}) is same
+
+
 def test_a_model_of_which_no_declaration_is_left_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="no declaration in the store"):
         chosen(monkeypatch, [])

@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import t
 
 from benchmarks import decisions
+from benchmarks.decision_cell import train_cell
 from benchmarks.decision_regret import (
     Cell,
     Known,
@@ -27,7 +28,8 @@ from benchmarks.decision_regret import (
     worst_task,
 )
 from benchmarks.decision_tasks import TASKS, TOKENS, UNSEEN_LEAST, Task, drawn
-from ft_dagster.planning.probe import Arm, ProbePlan
+from ft_dagster.planning.probe import ProbePlan
+from ft_dagster.planning.trials import Arm
 from ft_dagster.program import write_json
 from tests.present import present
 from tests.training.runs import LORA, TRAINING, write_mixture
@@ -327,7 +329,7 @@ def test_a_cell_is_trained_in_a_process_of_its_own_and_named_by_what_it_is_made_
 
 def trained(bench: decisions.Bench, asked: Question, cell: Cell, scratch: Path) -> Measured:
     arguments = (asked, cell, bench.file(asked, cell), scratch)
-    process = decisions.forks().Process(target=decisions.train_cell, args=arguments)
+    process = decisions.forks().Process(target=train_cell, args=arguments)
     process.start()
     process.join()
     found = bench.known(asked, cell)

@@ -347,5 +347,7 @@ def test_the_metrics_of_a_task_are_known_unless_a_function_says_them(
     [entry] = resolve_tasks(["exam.yaml"], tmp_path)
     [part] = load_task(entry, tmp_path / "tables").parts.values()
     assert metrics_of(part) == metrics
-    part.config.process_results = lambda doc, answers: {"mine": 1.0}
+    part.config.metric_list = [{"metric": len}]
+    assert metrics_of(part) is None
+    part.config.metric_list, part.config.process_results = None, lambda doc, answers: {"mine": 1.0}
     assert metrics_of(part) is None

@@ -117,10 +117,10 @@ def fine_with(change: dict[str, float]) -> SampledFigures:
     return SampledFigures(**{**vars(FINE), **change})
 
 
-def test_which_part_takes_a_text_depends_on_the_text_alone(tmp_path: Path) -> None:
+def test_which_part_takes_a_text_depends_on_no_other_text(tmp_path: Path) -> None:
     texts = [f"Text {n} of the town." for n in range(200)]
-    write_parts(texts, tmp_path / "one")
-    write_parts(texts[::-1], tmp_path / "other")
+    write_parts(texts, tmp_path / "one", 200)
+    write_parts(texts[::-1], tmp_path / "other", 200)
     one, other = (
         {part: set(pq.read_table(tmp_path / name / f"{part}.parquet").column("text").to_pylist())
          for part in ("train", "holdout")}
@@ -128,3 +128,8 @@ def test_which_part_takes_a_text_depends_on_the_text_alone(tmp_path: Path) -> No
     )  # fmt: skip
     assert one == other
     assert 25 < len(one["holdout"]) < 80
+
+
+def test_of_many_texts_no_more_are_held_out_than_a_gate_needs(tmp_path: Path) -> None:
+    write_parts([f"Text {n} of the town." for n in range(4000)], tmp_path, 4000)
+    assert 90 < pq.read_metadata(tmp_path / "holdout.parquet").num_rows < 170

@@ -154,6 +154,9 @@ def test_an_adapter_with_fewer_parameters_than_trained_tokens_is_told_which_rank
     assert not about(plan("lora", gpus(8, trained_tokens=held)), "trained tokens")
     (line,) = about(plan("lora", gpus(8, trained_tokens=3 * held, tokens=6 * held)), "trained tokens")
     assert line.startswith(f"rank 16 trains {held:,} parameters")
+    assert line.endswith("rank 64 would have as many, which `method.rank: auto` looks at")
+    declared = {"name": "lora", "rank": 16}
+    (line,) = about(plan(declared, gpus(8, trained_tokens=3 * held, tokens=6 * held)), "trained tokens")
     assert line.endswith("rank 64 would have as many")
     (line,) = about(
         plan("lora", gpus(8, trained_tokens=10_000 * held, tokens=20_000 * held)), "trained tokens"
@@ -164,4 +167,6 @@ def test_an_adapter_with_fewer_parameters_than_trained_tokens_is_told_which_rank
 @pytest.mark.parametrize(("method", "rows", "said"), [("lora", 32, 0), ("lora", 33, 1), ("full", 64, 0)])
 def test_a_large_batch_is_said_of_adapters_alone(method: str, rows: int, said: int) -> None:
     training = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": rows}
-    assert len(about(plan(method, gpus(1), training=training), "rows a step")) == said
+    lines = about(plan(method, gpus(1), training=training), "rows a step")
+    assert len(lines) == said
+    assert all(line.endswith("the usual rate of 0.0002, for 16 rows, would be 0.0003") for line in lines)

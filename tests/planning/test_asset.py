@@ -125,8 +125,23 @@ def test_a_gate_on_a_metric_that_its_task_has_not_is_refused_before_anything_is_
     said = workshop.failure(result)
     assert "gates.metrics.sea_quiz" in said
     assert "It has: acc, acc_norm" in said
+    edit(file, lambda declared: declared["gates"].update(metrics={"sea_quis": "acc"}))
+    said = workshop.failure(workshop.materialize("globex.places", *UP_TO_PLAN, raises=False))
+    assert "gates.metrics.sea_quis: no such task is asked" in said
     edit(file, lambda declared: declared["gates"].update(metrics={"sea_quiz": "acc"}))
     assert workshop.materialize("globex.places", *UP_TO_PLAN).success
+
+
+def test_a_database_that_is_not_there_is_refused_before_anything_is_trained(workshop: Workshop) -> None:
+    file = workshop.folder / "tenants" / "globex" / "places.yaml"
+    before = file.read_text("utf-8")
+    sql = {"general": [], "kind": "sql", "database": "data/gone.sqlite"}
+    edit(file, lambda declared: declared.update(objective="task_specific", evaluation=sql))
+    edit(file, lambda declared: declared["gates"].update(metrics={}))
+    result = workshop.materialize("globex.places", *UP_TO_PLAN, raises=False)
+    file.write_text(before, "utf-8")
+    assert not result.success
+    assert "evaluation.database" in workshop.failure(result)
 
 
 def test_a_setting_that_the_base_cannot_have_names_the_declaration(workshop: Workshop) -> None:

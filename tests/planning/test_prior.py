@@ -15,8 +15,8 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
 from ft_dagster.planning.prior import Prior, leaves_open
-from ft_dagster.planning.probe import ProbeResult
 from ft_dagster.planning.survey import PlanContext
+from ft_dagster.planning.trials import ProbeResult
 from tests.planning.llama import SMALL_LLAMA, spec
 
 PRIOR = Prior("acme.other", "d" * 64, "full", 6e-5, "tried for 40 steps: full at 6e-05 1.000 on 32 examples")

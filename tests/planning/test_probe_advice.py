@@ -48,7 +48,7 @@ def test_it_is_not_where_nothing_was_measured_or_little_is_open(
 
 
 def test_it_is_not_where_there_is_nothing_to_compare_on(small: PlanContext) -> None:
-    without = replace(given(small, 400), validated=False)
+    without = replace(given(small, 400), validation=0)
     assert ADVICE not in "; ".join(make_plan(spec(**NARROW), without, small).estimate.notes)
     asked = make_plan(spec(**NARROW, plan={"probe": {"share": SHARE}}), without, small)
     assert any("there is no validation split to compare on" in line for line in asked.estimate.warnings)

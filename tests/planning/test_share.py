@@ -11,7 +11,7 @@ from ft_dagster.spec.variant import GeneralSpec
 
 @pytest.mark.parametrize("known", [None, VersionBefore(), VersionBefore(share=0.05)])
 def test_without_a_version_that_was_judged_it_is_what_is_not_declared(known: VersionBefore | None) -> None:
-    found = chosen_share(known)
+    found = chosen_share(known, "processed")
     assert found.value == PRIOR == GeneralSpec(corpus="general").share
     assert found.origin == "built-in"
     assert found.reason.startswith("rule: ")
@@ -22,8 +22,9 @@ def test_without_a_version_that_was_judged_it_is_what_is_not_declared(known: Ver
     [
         (0.05, 0.11, 0.08, "+0.110, past its margin of 0.1"),
         (0.08, 0.5, 0.10, "+0.500, past its margin of 0.1"),
-        (0.10, 0.5, 0.10, "no more helps, a lower training.learning_rate does"),
-        (0.25, 0.5, 0.10, "no more helps"),
+        (0.10, 0.5, 0.25, "past its margin"),
+        (0.25, 0.5, 0.25, "no more helps, a lower training.learning_rate does"),
+        (0.25, -0.2, 0.10, "nothing was forgotten"),
         (0.0, 0.5, 0.05, "past its margin"),
         (0.08, 0.1, 0.08, "+0.100, within its margin of 0.1"),
         (0.08, 0.02, 0.08, "within its margin"),
@@ -36,7 +37,13 @@ def test_without_a_version_that_was_judged_it_is_what_is_not_declared(known: Ver
 def test_it_goes_one_step_up_past_the_margin_and_one_down_where_nothing_was_forgotten(
     share: float, rise: float, value: float, said: str
 ) -> None:
-    found = chosen_share(VersionBefore(share=share, general_rise=rise, general_margin=0.1))
+    found = chosen_share(VersionBefore(share=share, general_rise=rise, general_margin=0.1), "processed")
     assert (found.value, found.origin) == (value, "measured")
     assert found.reason.startswith(f"measured: with {share:.1%} the version before")
     assert said in found.reason
+
+
+def test_of_the_trained_tokens_no_more_than_a_tenth_helps() -> None:
+    found = chosen_share(VersionBefore(share=0.1, general_rise=0.5, general_margin=0.1), "trained")
+    assert found.value == 0.1
+    assert "no more helps" in found.reason

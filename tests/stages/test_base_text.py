@@ -69,8 +69,13 @@ def test_two_tenants_are_mixed_with_the_same_text_of_their_base(
     head, folder = present(TreeHead.of(text.figures)), mixtures[0][0].evidence(text)
     check_tree(folder, head, keys_of(mixtures[0][0].settings.keys_folder, SHARED_OWNER).current)
     assert head.size == text.figures["texts"]
-    _, inputs = mixtures[0][0].recipe(STAGE)
+    recipe, inputs = mixtures[0][0].recipe(STAGE)
     assert (inputs.documents, inputs.tokens) == (512, 128)
+    more = {"from": "base", "share": 0.08, "texts": 600}
+    edit(folder / "tenants/acme/places.yaml", lambda declared: declared["data"].update(general=more))
+    asked, inputs = Workspace(load_settings(folder), KEYS[0]).recipe(STAGE)
+    assert inputs.documents == 600
+    assert asked.place != recipe.place
 
 
 @pytest.mark.slow
@@ -82,9 +87,18 @@ def test_a_base_that_samples_garbage_ends_the_run_before_anything_is_trained(
         mixed(folder, KEYS[0], [])
 
 
-@pytest.mark.parametrize("general", [{}, {"corpus": "general", "from": "base"}, {"from": "elsewhere"}])
-def test_general_text_has_one_origin(general: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"name either a corpus or `from: base`|Input should be 'base'"):
+@pytest.mark.parametrize(
+    ("general", "said"),
+    [
+        ({}, "name either a corpus or `from: base`"),
+        ({"corpus": "general", "from": "base"}, "name either a corpus or `from: base`"),
+        ({"from": "elsewhere"}, "Input should be 'base'"),
+        ({"corpus": "general", "texts": 600}, "texts goes with `from: base`"),
+        ({"from": "base", "texts": 63}, "greater than or equal to 64"),
+    ],
+)
+def test_general_text_has_one_origin(general: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         VariantSpec.model_validate({**PLAIN, "data": {"sources": ["s"], "general": general}})
 
 

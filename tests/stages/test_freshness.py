@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,10 +28,13 @@ from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.provenance import stage_versions
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec.variant import VariantSpec
+from ft_dagster.stages import outdated
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.general_corpus import corpora_stand
-from ft_dagster.stages.made_from import version_artifacts
+from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
+from ft_dagster.stages.planned import RANKED
 from ft_dagster.stages.policy import problems
 from ft_dagster.stages.workspace import Workspace
 from tests.e2e.project import edit
@@ -246,3 +250,19 @@ def test_without_any_tick_a_few_variants_are_told_by_what_lies_there_now(
     assert told() == ("fresh", "")
     add_line("data/rows.jsonl")(project)
     assert told() == ("stale", "data/rows.jsonl changed")
+
+
+PLAIN = {"description": "d", "owners": ["o"], "base_model": "b"}
+NOW = stage_versions.STAGE_VERSIONS["training_mixture"]
+
+
+@pytest.mark.parametrize(("version", "said"), [(3, ()), (NOW, RANKED)])
+def test_a_default_that_changed_with_the_mixtures_version_is_said_by_that_alone(
+    version: int, said: tuple[str, ...]
+) -> None:
+    spec = VariantSpec.model_validate({**PLAIN, "data": {"sources": ["s"]}})
+    declaration: Any = SimpleNamespace(spec={"content": {"spec": spec.model_dump(mode="json")}})
+    place = SimpleNamespace(stage="training_mixture")
+    mixture: Any = SimpleNamespace(place=place, predicate={"stage_version": version})
+    standing = VersionArtifacts({"training_mixture": mixture}, {"declaration": declaration}, ())
+    assert tuple(outdated._ranked(standing, spec)) == said

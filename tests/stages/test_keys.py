@@ -175,10 +175,12 @@ ELSEWHERE = {  # fields of the table's rest, and why no row of their own
     "base_model.variant": "tests/e2e/test_parents.py: the parent's release is in base_model's key",
     "method.num_virtual_tokens": "of prompt and prefix tuning; with the rest of `method` in the plan's key",
     "data.general.sampled_from": "needs a base that writes words: tests/stages/test_base_text.py",
+    "data.general.texts": "goes with sampled_from",
     "data.general.corpus": "a row of its own would need a second corpus; with the rest of data.general",
     "training.deepspeed.offload": "is a part of ZeRO on GPUs; with the rest of `training` in the plan's key",
     "training.deepspeed.nvme_path": "goes with offload",
     "training.watch.benchmark_limit": "needs questions; with the rest of `training` in the plan's key",
+    "training.watch.past_limit": "needs a limit; with the rest of `training` in the plan's key",
     "evaluation.database": "needs kind: sql; by digest in the keys of what is asked",
     "plan.probe": "tests/stages/test_probe.py: what was tried is in the plan's key",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
 from tests.e2e.project import write_project
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 KEY = VariantKey("acme", "places")
@@ -67,6 +69,15 @@ def found_in(workspace: Workspace, made: dict[str, Artifact]) -> tuple[Artifact,
     return tried, json.loads((workspace.payload(tried) / "probe.json").read_text())
 
 
+def spent_of(tried: Artifact) -> tuple[int, int]:
+    """What it took and what was announced, in percent of the training's FLOPs."""
+    said = re.search(
+        r"took (\d+)% of the training's FLOPs, where (\d+)% were announced", tried.figures["sentence"]
+    )
+    took, announced = present(said).groups()
+    return int(took), int(announced)
+
+
 def test_the_plan_has_what_was_best_when_it_was_tried(
     first: tuple[Workspace, list[str], dict[str, Artifact]],
 ) -> None:
@@ -85,7 +96,8 @@ def test_the_plan_has_what_was_best_when_it_was_tried(
     assert (tried.figures["seconds"] > 0, tried.figures["devices"]) == (True, 1)
     assert len({json.dumps([tokens for _, tokens in arm["examples"]]) for arm in (*arms, *last)}) == 1
     assert "nats a token (95% interval " in tried.figures["sentence"]
-    assert "% of the training's FLOPs, where " in tried.figures["sentence"]
+    took, announced = spent_of(tried)
+    assert 0 < took <= announced
     files = {file.name for file in workspace.folder(tried).rglob("*") if file.is_file()}
     assert "log.jsonl" in files
     assert not [name for name in files if name.endswith(".safetensors")]  # no model is left
@@ -238,6 +250,8 @@ def test_a_share_that_pays_for_them_is_spent_on_whole_trainings_of_which_the_bes
     assert made["training_plan"].figures["training"]["learning_rate"] == best["learning_rate"]
     assert tried.figures["sentence"].startswith("trained wholly, in ")
     assert any(line.startswith("probe: 3 whole trainings of ") for line in lines)
+    took, announced = spent_of(tried)
+    assert 0 < took <= announced <= 500
 
 
 @pytest.mark.long
@@ -323,6 +337,32 @@ def test_nothing_is_taken_of_another_tenant_base_objective_kind_or_family(
     reasons = training_plan.estimate_of(other, plans["training_plan"]).plan.reasons
     assert {r.origin for r in reasons if r.field == "training.learning_rate"} == {"built-in"}
     (probed / "tenants" / tenant / "else.yaml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("sharing", "taken"), [(("acme", "globex"), True), (("acme",), False), (("globex",), False)]
+)
+def test_figures_cross_tenants_where_the_policy_lets_both_tell_theirs_and_no_name_does(
+    probed: Path,
+    first: tuple[Workspace, list[str], dict[str, Artifact]],
+    sharing: tuple[str, ...],
+    taken: bool,
+) -> None:
+    policy, before = probed / "policy.yaml", (probed / "policy.yaml").read_text("utf-8")
+    content = yaml.safe_load(before)
+    content["per_tenant"] = {tenant: {"share_probes": "platform"} for tenant in sharing}
+    policy.write_text(yaml.safe_dump(content))
+    key = beside(probed, "globex", f"told-by-{len(sharing)}-{sharing[0]}")
+    other, _, plans = planned(probed, key)
+    policy.write_text(before)
+    (probed / "tenants" / "globex" / f"{key.variant}.yaml").unlink()
+    reasons = training_plan.estimate_of(other, plans["training_plan"]).plan.reasons
+    (reason,) = (r for r in reasons if r.field == "training.learning_rate")
+    assert ("prior" in plans["training_plan"].inputs, reason.origin == "prior") == (taken, taken)
+    if taken:
+        assert reason.reason.startswith("a variant of another tenant, on this base for this objective: ")
+        kept = (other.payload(other.make(prior.STAGE)) / "prior.json").read_text("utf-8")
+        assert "acme" not in kept
 
 
 def test_a_plan_that_stands_for_its_rows_is_not_made_anew_because_another_variant_tried(

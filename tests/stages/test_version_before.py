@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,6 +190,20 @@ def test_an_experiment_goes_by_the_variants_own_version(project: Path, first: Ra
     assert same.place == workspace.make(version_before.STAGE).place
     taken = present(version_before.read_before(workspace, anew))
     assert taken.rank == first.made["training_plan"].figures["method"]["rank"]
+
+
+@pytest.mark.parametrize(
+    ("version", "key", "share_of"),
+    [(3, {}, "trained"), (3, {"share_of": "processed"}, "processed"), (4, {}, "processed")],
+)
+def test_a_share_of_an_older_mixture_is_of_what_was_usual_then(
+    version: int, key: dict[str, str], share_of: str
+) -> None:
+    general = {"corpus": "general", "share": 0.08, **key}
+    mixture: Any = SimpleNamespace(
+        spec={"spec": {"data": {"general": general}}}, predicate={"stage_version": version}
+    )
+    assert version_before._general_of(mixture) == {**general, "share_of": share_of}
 
 
 @pytest.mark.parametrize(

@@ -6,38 +6,18 @@ import json
 import resource
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from ft_dagster.training.contract import TrainingSettings, read_run
 from ft_dagster.training.halving import halved, in_force, wants_halving
-from ft_dagster.training.packing import epoch_order
 from tests.programs import RunningProgram
-from tests.training.runs import (
-    TRAINING,
-    Runs,
-    losses,
-    made_rows,
-    result_of,
-    wait_for_step,
-    write_mixture,
-    write_shard,
-)
+from tests.training.runs import TRAINING, Runs, losses, result_of, wait_for_step
+from tests.training.wide_row import STEPS, WIDE, widening_mixture
 
-Start = Callable[..., RunningProgram]
-LONGEST = 1_500  # tokens of the last row; none of the others has more than 24
 NO_DROPOUT = {"dropout": 0.0}
-WIDE: dict[str, Any] = {
-    "per_device_train_batch_size": 16,
-    "gradient_accumulation_steps": 1,
-    "num_train_epochs": 1.0,
-    "max_length": LONGEST,
-    "packing": False,
-    "evaluations": 2,
-}
-STEPS = 100
+Start = Callable[..., RunningProgram]
 
 
 @pytest.mark.parametrize(
@@ -70,14 +50,7 @@ def test_a_member_that_is_not_halved_is_trained_as_planned(runs: Runs) -> None:
 
 @pytest.fixture
 def widening(runs: Runs) -> str:
-    """A mixture whose last micro-batch alone is wide, by its last row."""
-    count = WIDE["per_device_train_batch_size"] * STEPS
-    last = int(epoch_order([count], 0, 0)[-1])
-    folder = write_mixture(runs.folder / "widening", count, shards=1)
-    rows = made_rows(count, 1)
-    rows[last] = ([10 + n % 400 for n in range(LONGEST)], [1, LONGEST])
-    write_shard(folder / "train/shard-00000.parquet", "train", 0, rows)
-    return str(folder)
+    return widening_mixture(runs)
 
 
 def starve(process: RunningProgram, run_folder: Path) -> None:

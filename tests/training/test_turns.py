@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 from collections.abc import Callable
 from mmap import mmap
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -16,11 +18,14 @@ from ft_dagster.training.methods import base
 from ft_dagster.training.methods.shared import SharedBase
 from tests.programs import RunningProgram
 from tests.training.runs import LORA, Runs, payload_bytes, result_of, train, wait_for_step
+from tests.training.wide_row import STEPS, widening_mixture
+from tests.training.wide_row import WIDE as WIDE_ROW
 
 pytestmark = pytest.mark.slow
 
 WIDE = {**LORA, "rank": 8, "target_modules": ["q_proj", "v_proj"], "dropout": 0.2}
 DORA = {**LORA, "use_dora": True}
+SPARE = 1 << 28  # bytes of address space: more than a small step takes, less than that of a wide row
 PREFIX = {"name": "prefix_tuning", "num_virtual_tokens": 4}
 LAST = {"learning_rate": 1e-3, "gradient_checkpointing": True}
 Member = tuple[str, dict[str, Any], dict[str, Any]]  # variant, method, what differs of the training
@@ -168,6 +173,27 @@ def test_a_member_that_was_ended_goes_on_as_alone_and_one_that_was_done_is_kept(
     assert result_of(together)["figures"]["resumed_from"]
     for folder, (variant, *_) in zip(alone, members, strict=True):
         assert payload_bytes(together, variant) == payload_bytes(folder, variant)
+
+
+def test_a_member_whose_memory_runs_out_fails_alone(runs: Runs, start: Callable[..., RunningProgram]) -> None:
+    wide = {name: value for name, value in WIDE_ROW.items() if name != "evaluations"}
+    members: list[Member] = [("acme.support", LORA, wide), ("acme.one", LORA, {}), ("acme.after", LORA, {})]
+    alone, together = prepared(runs, *members)
+    content = json.loads((together / "run.json").read_text())
+    content["members"][0]["mixture"] = widening_mixture(runs)
+    (together / "run.json").write_text(json.dumps(content))
+    process = start(together)
+    wait_for_step(process, together, STEPS // 2)
+    held = psutil.Process(process.pid).memory_info().vms
+    psutil.Process(process.pid).rlimit(resource.RLIMIT_AS, (held + SPARE, held + SPARE))
+    _, complained = process.communicate()
+    assert process.returncode == 75, complained
+    statuses = [result_of(together, variant)["status"] for variant, *_ in members]
+    assert statuses == ["failed", "done", "done"]
+    assert result_of(together)["reason"] == "out_of_memory"
+    for number in (1, 2):
+        assert train(alone[number]) == 0
+        assert_as_alone(alone[number], together, members[number][0])
 
 
 def test_the_peak_of_a_member_is_its_own(runs: Runs) -> None:

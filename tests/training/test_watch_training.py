@@ -194,6 +194,13 @@ def test_the_last_checkpoint_within_a_limit_is_kept_though_a_later_one_is_better
     assert train(folder) == 0, result_of(folder)
     figures = result_of(folder)["figures"]
     assert (figures["stopped"], figures["best_step"], figures["steps"]) == ("forgetting", 3, 6)
+    going_on = {"watch": {**watch, "past_limit": "go_on"}}
+    folder = runs.prepare("going-on", mixture=str(forgetful), training={**settings, **going_on})
+    assert train(folder) == 0, result_of(folder)
+    figures = result_of(folder)["figures"]
+    within = [look for look in range(1, 5) if general[look] - general[0] <= limit]
+    best = min(within, key=lambda look: task[look])
+    assert (figures["stopped"], figures["best_step"], figures["steps"]) == (None, 3 * best, 12)
 
 
 def test_a_fall_of_the_benchmark_stops_too(runs: Runs) -> None:

@@ -6,7 +6,7 @@ from ft_dagster.planning.load import LORA_LIKE, QUANTIZED
 from ft_dagster.planning.methods.question import Figures, Question
 
 TIGHT = 0.95  # of a device's memory
-GENERAL = 0.05  # of the trained tokens
+GENERAL = 0.05  # of the tokens
 
 
 def cautions(question: Question, figures: Figures) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def _general(question: Question, figures: Figures) -> str | None:
     name, share = figures.candidate.method, question.general_share
     if name == "full" and (share is None or share < GENERAL):
         has = "full fine-tuning" if share is None else f"full fine-tuning with {share:.1%} general data"
-        return f"{has}: at least 5% of the trained tokens should be general, or it forgets"
+        return f"{has}: at least 5% of the tokens should be general, or it forgets"
     if share == 0 and name != "full":
         return (
             "no general data: frozen weights are not frozen behaviour (measured elsewhere: LoRA of rank 32 "

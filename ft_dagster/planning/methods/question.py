@@ -41,7 +41,7 @@ class Question:
     base_bytes: int | None = None  # of the base as stored; None: 2 a parameter
     variants: int = 1  # on this base, this one among them
     new_tokens: int = 0  # added to the vocabulary
-    general_share: float | None = None  # of the trained tokens; None: not known yet
+    general_share: float | None = None  # of the tokens; None: not known yet
     general_matters: bool | None = None  # whether general ability must be kept; None: nobody said
     budget_usd: float | None = None  # for one training and its evaluation
     deadline_hours: float | None = None  # by the clock, for one training and its evaluation

@@ -176,6 +176,8 @@ def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
     watch = declared.watch.model_dump()
     for field, value in watch.items():
         given = value != type(declared.watch).model_fields[field].default
+        if field == "past_limit" and not given:
+            continue  # said where it is not what is usual, to stop
         origin: Origin = "declaration" if given else "built-in"
         why = AS_DECLARED if given else BUDGETED if field == "budget" else "not watched"
         reasons.put(f"training.watch.{field}", value, origin, why)

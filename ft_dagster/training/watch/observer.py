@@ -238,8 +238,9 @@ class Observer:
         return found
 
     def _judged(self, step: int) -> tuple[Kind, str] | None:
-        forgot = self._forgot(step)
-        if forgot:
+        watch, general = self.member.plan.training.watch, self._journal.evaluations.get("general_holdout", {})
+        forgot = forgetting.passed(watch, general, self._journal.observations, step)
+        if forgot and watch.past_limit == "stop":
             return "forgetting", forgot
         number = self._numbers.get(step)
         if number is None:
@@ -259,10 +260,6 @@ class Observer:
             return self._journal.loss_at("validation", step)
         losses: Mapping[str, float] = self.last(VALIDATION_ON, step) or {}
         return losses.get(str(on))
-
-    def _forgot(self, step: int) -> str | None:
-        general = self._journal.evaluations.get("general_holdout", {})
-        return forgetting.passed(self.member.plan.training.watch, general, self._journal.observations, step)
 
 
 def _mark(exported: bool) -> dict[str, bool]:

@@ -1,0 +1,282 @@
+"""What was tried in a probe, and what it came to. Pure functions over what the trainings measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.paired_losses import ByExample, difference
+from ft_dagster.planning.survey import with_method
+from ft_dagster.schema_version import refuse_newer
+from ft_dagster.spec import VariantSpec
+from ft_dagster.training.training_figures import TrainingFigures
+
+SCHEMA_VERSION = 3
+FINALISTS = 2  # arms that are tried once more, for longer
+RANK_MATTERS = 0.02  # of the loss: by less, the usual rank holds, since tuned LoRAs differ by 1 to 2%
+FORGETTING_UNKNOWN = "what is forgotten was not measured: there is no general text"
+LATER = ("rank", "examples", "whole")  # fields that were stored from some version on
+
+
+class Arm(NamedTuple):
+    """One thing that is tried. `rank`: of a LoRA, where the declaration leaves it open."""
+
+    method: str
+    learning_rate: float
+    rank: int | None = None
+
+    @property
+    def name(self) -> str:
+        ranked = "" if self.rank is None else f"-r{self.rank}"
+        return f"{self.method}-{self.learning_rate:.0e}{ranked}"
+
+    def __str__(self) -> str:
+        ranked = "" if self.rank is None else f" and rank {self.rank}"
+        return f"{self.method} at {self.learning_rate:g}{ranked}"
+
+
+@dataclass(frozen=True)
+class TriedArm:
+    """What a short training of an arm measured, losses in nats a token.
+
+    `validation`: number of examples -> the loss on the first so many. `general_rise`: of the loss on held-out
+    general text, None without any. `flops`: of its steps and of what was measured. `failed`: why it came to
+    nothing, a diverged loss among that. `whole`: steps of the training that it stands for, of whose limit it
+    has a part; None: it has all of it.
+    """
+
+    method: str
+    learning_rate: float
+    steps: int
+    validation: Mapping[str, float]
+    general_rise: float | None = None
+    flops: float | None = None
+    failed: str | None = None
+    rank: int | None = None
+    examples: ByExample = ()
+    whole: int | None = None
+
+    @property
+    def arm(self) -> Arm:
+        return Arm(self.method, self.learning_rate, self.rank)
+
+    def forgets_past(self, limit: float | None) -> bool:
+        """By its part of the whole training's steps: what is forgotten grows about as they do."""
+        part = 1.0 if self.whole is None else min(1.0, self.steps / self.whole)
+        return limit is not None and (self.general_rise or 0.0) > limit * part
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What was tried, by round, and what it came to; without a `method` the usual values hold. `sentence`:
+    of the plan's reasons. `rank`: None where no two were tried.
+    """
+
+    method: str | None
+    learning_rate: float | None
+    sentence: str
+    rounds: tuple[tuple[TriedArm, ...], ...] = ()
+    rank: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what says nothing, as it was written before there was any."""
+        rounds = [[_without_empty(asdict(each)) for each in tried] for tried in self.rounds]
+        return _without_empty({"schema_version": SCHEMA_VERSION, **asdict(self), "rounds": rounds})
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> ProbeResult:
+        """Raises UserError for one of a newer version."""
+        refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
+        rounds = tuple(tuple(map(_stored_arm, tried)) for tried in content["rounds"])
+        method, rate, sentence = (content[name] for name in ("method", "learning_rate", "sentence"))
+        return cls(method, rate, sentence, rounds, content.get("rank"))
+
+    def applied(self, spec: VariantSpec) -> VariantSpec:
+        """The declaration with what was found by trial in place of what it leaves open."""
+        if self.method is None:
+            return spec
+        named = spec if spec.method.name == self.method else with_method(spec, self.method)
+        training = named.training.model_copy(update={"learning_rate": self.learning_rate})
+        return with_rank(named.model_copy(update={"training": training}), self.rank)
+
+
+def with_rank(spec: VariantSpec, rank: int | None) -> VariantSpec:
+    """The declaration with that rank in place of the one that it leaves open."""
+    if rank is None:
+        return spec
+    return spec.model_copy(update={"method": spec.method.model_copy(update={"rank": rank})})
+
+
+def tried_arm(arm: Arm, steps: int, figures: TrainingFigures, whole: int | None = None) -> TriedArm:
+    """What the figures of a short training say; losses that are not finite count as not measured. Where the
+    one on general text is not, the arm has failed.
+    """
+    before, after = figures.general_holdout_loss_first, figures.general_holdout_loss_last
+    rise = None if before is None or after is None else after - before
+    known = figures.validation_loss_on.items()
+    losses = {size: loss for size, loss in known if size.isdigit() and loss is not None}
+    flops = None if figures.flops is None else figures.flops + (figures.measuring_flops or 0.0)
+    failed = None if losses else "no finite validation loss came of it"
+    if failed is None and before is not None and after is None:
+        failed = "no finite loss on general text came of it"
+    apart = figures.validation_by_example[: max(map(int, losses), default=0)]
+    examples = tuple((loss, tokens) for loss, tokens in apart)
+    method, rate, rank = arm
+    return TriedArm(method, rate, steps, losses, rise, flops, failed, rank, examples, whole)
+
+
+def finalists(tried: Sequence[TriedArm], limit: float | None, ranks: Sequence[int] = ()) -> list[Arm]:
+    """The arms that are tried for longer, the better LoRA of them at other `ranks` too: none where there is
+    nothing left to choose.
+    """
+    good = [each.arm for each in _ranked(tried, limit)[:FINALISTS]]
+    best = next((arm for arm in good if arm.rank is not None), None)
+    others = [] if best is None else [best._replace(rank=rank) for rank in ranks]
+    enough = len(tried) > FINALISTS and len(good) > 1
+    return [*good, *others] if enough or others else []
+
+
+def conclude(
+    rounds: Sequence[Sequence[TriedArm]], limit: float | None, *, wholly: bool = False
+) -> ProbeResult:
+    """The best of the last round in which anything forgot no more than its part of `limit`, the largest rise
+    of general loss in a whole training; else of the last in which anything was measured. What is usual holds
+    unless that is shown to be better, or all were trained `wholly`.
+    """
+    everything = tuple(tuple(each) for each in rounds)
+    ranked, later = _deciding(everything, limit)
+    if not ranked:
+        raise UserError(
+            f"every method and rate that was tried failed, the first for this: {everything[0][0].failed}",
+            field="plan.probe",
+            value=", ".join(str(each.arm) for each in everything[0]),
+            fix="Look at the rows, or declare method and training.learning_rate",
+        )
+    best = ranked[0]
+    free = wholly or best.forgets_past(limit)
+    taken, why = (best, []) if free else _or_usual(best, everything, limit)
+    failed = [str(each.arm) for each in everything[0] if each.failed]
+    over = [str(each.arm) for each in ranked if each.whole and each.forgets_past(limit)]
+    shorter = [] if taken in ranked else [f"{_words(taken, _common([taken]))} after {taken.steps}"]
+    said = [
+        *_compared(ranked, why),
+        *shorter,
+        *([f"{', '.join(failed)} diverged or failed"] if failed else []),
+        *([f"{', '.join(map(str, later))} forgot too much or failed when tried for longer"] if later else []),
+        *([f"{', '.join(over)} forgot more than its part, by steps, of {limit:g} nats"] if over else []),
+        *([] if any(each.general_rise is not None for each in ranked) else [FORGETTING_UNKNOWN]),
+        *why,
+    ]
+    ranks = {each.rank for tried in everything for each in tried if each.method == taken.method}
+    rank = taken.rank if len(ranks) > 1 else None
+    tried = "trained wholly, in" if wholly else "tried for"
+    sentence = f"{tried} {span_of([each.steps for each in ranked])} steps: {'; '.join(said)}"
+    return ProbeResult(taken.method, taken.learning_rate, sentence, everything, rank)
+
+
+def _deciding(
+    rounds: Sequence[Sequence[TriedArm]], limit: float | None
+) -> tuple[list[TriedArm], tuple[Arm, ...]]:
+    """The arms of the round that decides, the best first; and those that it leaves out, since for longer they
+    forgot too much or failed.
+    """
+    later: dict[Arm, None] = {}
+    for tried in reversed(rounds):
+        ranked = _ranked([each for each in tried if each.arm not in later], limit)
+        if ranked and not ranked[0].forgets_past(limit):
+            return ranked, tuple(later)
+        later.update(dict.fromkeys(each.arm for each in tried))
+    for place in reversed(range(len(rounds))):
+        failed = {each.arm: None for tried in rounds[place + 1 :] for each in tried if each.failed}
+        ranked = _ranked([each for each in rounds[place] if each.arm not in failed], limit)
+        if ranked:
+            return ranked, tuple(failed)
+    return _ranked(rounds[0], limit), tuple(later)
+
+
+def _or_usual(
+    best: TriedArm, rounds: Sequence[Sequence[TriedArm]], limit: float | None
+) -> tuple[TriedArm, list[str]]:
+    """The best, or its like at the usual rank, or the arm that is usual; and why."""
+    usual_rank = next((each.rank for each in rounds[0] if each.rank is not None), None)
+    ranked_as_usual = best.arm if best.rank is None else best.arm._replace(rank=usual_rank)
+    taken, why = best, list[str]()
+    for usual in dict.fromkeys((ranked_as_usual, rounds[0][0].arm)):
+        sides = (taken.arm, ranked_as_usual)  # a rank of the last round alone never stood beside all others
+        both = [_of(tried, one, usual) for tried in reversed(rounds) for one in sides]
+        pair = next((each for each in both if each), None)
+        known = [each for tried in rounds for each in tried if each.arm == usual]
+        if pair is None or any(each.failed or each.forgets_past(limit) for each in known):
+            continue
+        reason = _why_usual(*pair)
+        if reason is not None:
+            taken, why = pair[1], [*why, reason]
+    return taken, why
+
+
+def _of(tried: Sequence[TriedArm], one: Arm, other: Arm) -> tuple[TriedArm, TriedArm] | None:
+    """Two arms as one round measured them; None where it did not."""
+    found = {each.arm: each for each in tried if each.validation and each.failed is None}
+    return (found[one], found[other]) if one != other and {one, other} <= found.keys() else None
+
+
+def _why_usual(best: TriedArm, usual: TriedArm) -> str | None:
+    """Why the second holds though the first is better; None where it does not."""
+    on = _common((best, usual))
+    alike = best.arm._replace(rank=usual.rank) == usual.arm
+    if alike and usual.validation[on] <= (1 + RANK_MATTERS) * best.validation[on]:
+        return f"by less than {RANK_MATTERS:.0%} the usual rank holds"
+    found = difference(best.examples, usual.examples, int(on))
+    if found is None or found.high < 0:
+        return None
+    return f"{usual.arm}, which is usual, holds: {best.arm} less it is {found}"
+
+
+def _compared(ranked: Sequence[TriedArm], why: Sequence[str]) -> list[str]:
+    """Each arm in words; then the best beside the next, where `why` does not say so."""
+    on = _common(ranked)
+    words = [_words(each, on) for each in ranked]
+    if len(ranked) < 2:
+        return words
+    best, second = ranked[:2]
+    found = difference(best.examples, second.examples, int(on))
+    said = found is None or any(str(found) in each for each in why)
+    return words if said else [*words, f"{best.arm} less {second.arm} is {found}"]
+
+
+def _stored_arm(content: Mapping[str, Any]) -> TriedArm:
+    examples = tuple((loss, tokens) for loss, tokens in content.get("examples", ()))
+    return TriedArm(**{**content, "examples": examples})
+
+
+def _without_empty(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name not in LATER or value not in (None, ())}
+
+
+def _ranked(tried: Sequence[TriedArm], limit: float | None) -> list[TriedArm]:
+    """By validation loss on the examples that all measured; those that forget too much last."""
+    done = [each for each in tried if each.failed is None and each.validation]
+    if not done:
+        return []
+    on = _common(done)
+
+    def order(each: TriedArm) -> tuple[bool, float]:
+        over = each.forgets_past(limit)
+        return over, (each.general_rise or 0.0) if over else each.validation[on]
+
+    return sorted(done, key=order)
+
+
+def _common(tried: Sequence[TriedArm]) -> str:
+    return max(set.intersection(*(set(each.validation) for each in tried)), key=int)
+
+
+def _words(each: TriedArm, on: str) -> str:
+    general = "" if each.general_rise is None else f", general text {each.general_rise:+.3f}"
+    return f"{each.arm} {each.validation[on]:.3f} on {on} examples{general}"
+
+
+def span_of(steps: Sequence[int]) -> str:
+    return " to ".join(map(str, sorted({min(steps), max(steps)})))
