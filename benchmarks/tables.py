@@ -57,6 +57,9 @@ def lines(file: Path, title: str, across: str, seconds: Mapping[str, Mapping[int
         axes.plot(list(points), list(points.values()), marker="o", label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
+    axes.set_xticks(sorted({each for points in seconds.values() for each in points}))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(across)
     axes.set_ylabel("seconds")
     _save(axes, file)
