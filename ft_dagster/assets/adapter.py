@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.failures import failures, run_again_where_unreported, saying
+from ft_dagster.assets.giving_way import give_way
 from ft_dagster.assets.lineage import lineage, tell_above
 from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link
 from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
@@ -21,7 +22,7 @@ from ft_dagster.resources.tenants import Tenants
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.workspace import RunOf, Workspace
-from ft_dagster.store import Artifact
+from ft_dagster.store import Artifact, find_artifact
 
 Describe = Callable[[Workspace, Artifact], Page]
 DATA_VERSION = "dagster/data_version"  # tag of a materialization
@@ -39,6 +40,8 @@ def stage_asset(
     """The asset of a stage; its checks block what comes after. `describe`: what its page shows."""
 
     def run(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
+        if stage.name in FIRST and find_artifact(workspace.store, workspace.recipe(stage)[0].place) is None:
+            give_way(context)
         artifact = workspace.make(stage)
         made_by = maker(context, artifact.digest, artifact.reused)
         page = describe(workspace, artifact).metadata(links(context, stage.name, made_by))
