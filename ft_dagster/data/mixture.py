@@ -146,6 +146,7 @@ class _Build:
         self._cut = 0
         self._with_control_tokens = 0
         self._ending_in_space = 0
+        self._small: str | None = None  # why there is less general text than was asked for
         self.dropped = Counter[str]()
         self.overlaps: Mapping[str, Sequence[int]] = {}
         self.longest = 0
@@ -197,7 +198,7 @@ class _Build:
 
     def warnings(self) -> list[str]:
         """What a person should know of the rows before training on them, one line each."""
-        lines = []
+        lines = [] if self._small is None else [self._small]
         lost = self._cut + sum(self.dropped.values())
         if lost > MANY_CUT * self._rows:
             dropped = ", ".join(f"{n} dropped: {reason}" for reason, n in sorted(self.dropped.items()))
@@ -300,17 +301,22 @@ class _Build:
             return
         most = general.given / (general.given + counted)
         text = f"corpus {declared.corpus}" if declared.corpus else "the text sampled from the base"
-        sampled = "let the base write more (data.general.texts), name a corpus"
-        more = f"add text to corpora/{declared.corpus}.yaml" if declared.corpus else sampled
-        if declared.share_of == "processed":
-            more += ", or count trained tokens alone (data.general.share_of: trained)"
+        small = f"it has {general.given} {declared.share_of} tokens, the share needs {needed}"
+        if declared.share == "auto":  # what is left open asks for no more than there is
+            self._small = f"{text} is used up: {small}, and {most:.1%} of the tokens are general text"
+            return
+        ways = [
+            f"Lower the share to {int(most * 1e4) / 1e4}",
+            f"add text to corpora/{declared.corpus}.yaml" if declared.corpus else "name a corpus",
+            *([] if declared.corpus else ["let the base write more (data.general.texts)"]),
+            *(["count trained tokens alone (share_of: trained)"] if declared.share_of == "processed" else []),
+        ]
         raise UserError(
-            f"{text} is too small: it has {general.given} {declared.share_of} tokens, "
-            f"the share needs {needed}",
+            f"{text} is too small: {small}",
             file=self._declared_in,
             field="data.general.share",
             value=self._share,
-            fix=f"Lower the share to {int(most * 1e4) / 1e4}, {more}",
+            fix=f"{', '.join(ways[:-1])}, or {ways[-1]}",
         )
 
     def _marked(self, example: Rendered) -> str:

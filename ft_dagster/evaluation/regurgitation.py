@@ -19,10 +19,10 @@ from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.render import render_turn
 from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.samples import CANARIES, ROWS
 from ft_dagster.evaluation.sampling import in_drawn_order
 from ft_dagster.evaluation.test_split_task import Doc, Encoded, abouts, config_of, text_doc, turn_doc
 
-ROWS, CANARIES = "training_rows", "canaries"
 REPEATED = "regurgitated"
 CONTINUED = 32  # tokens of a row that must come out
 TRIED = 8  # rows looked at for one that is long enough

@@ -16,7 +16,9 @@ from ft_dagster.strict_json import dumps
 Role = Literal["task", "test_split_task", "general", "general_loss", "general_prompts", "regurgitation"]
 SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.parquet", "labels.json"
 AGGREGATES = ("macro_f1", "micro_f1")
-TEST_SPLIT_TASK, GENERAL_TEXT = "test_split_task", "general_holdout"  # tasks beside the declared ones
+# What is asked beside declared tasks: by the variant's rows, by general text, and what is probed.
+TEST_SPLIT_TASK, GENERAL_TEXT = "test_split_task", "general_holdout"
+ROWS, CANARIES = "training_rows", "canaries"
 FORMER = {"own_task": "test_split_task"}  # the role, and its task, as older stores call them
 SCHEMA_VERSION = 1
 

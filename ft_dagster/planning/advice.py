@@ -12,7 +12,7 @@ from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import StorageBytes
 from ft_dagster.planning.methods import defaults
-from ft_dagster.planning.methods.rank import rank_for
+from ft_dagster.planning.methods.rank import LARGEST, rank_for
 from ft_dagster.planning.shapes import smallest_dimension, trainable_parameters
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingSettings
@@ -124,8 +124,8 @@ def _capacity(spec: VariantSpec, facts: Facts, method: LoraSettings) -> str | No
     rank = rank_for(tokens, held / method.rank)
     enough = rank <= smallest_dimension(facts.linear_shapes, method.target_modules)
     wanted = f"rank {rank} would have as many" if enough else "no rank has as many: full would"
-    if enough and spec.method.rank is None:
-        wanted += ", which `method.rank: auto` looks at"
+    if enough and spec.method.rank is None and rank <= LARGEST:
+        wanted += ", as `method.rank: auto` takes it"
     return (
         f"rank {method.rank} trains {held:,} parameters and an epoch has {tokens:,} trained tokens: LoRA "
         f"with fewer parameters than tokens is known to fall behind full fine-tuning; {wanted}"
@@ -140,7 +140,7 @@ def _batch(spec: VariantSpec, facts: Facts, name: str, training: TrainingSetting
     few = defaults.LARGEST_BATCH_ROWS
     return (
         f"{rows:,} rows a step: large batches cost an adapter more than full fine-tuning, at any rank; "
-        f"up to {LARGE_BATCH_ROWS} are usual. By Adam's square root of the batch (arXiv 2205.10287) the "
+        f"up to {LARGE_BATCH_ROWS} are usual. By the square-root rule for Adam (arXiv 2205.10287) the "
         f"usual rate of {usual:g}, for {few} rows, would be {usual * math.sqrt(rows / few):.1g}"
     )
 

@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 @dataclass(frozen=True)
 class Prior:
     """`variant`: whose, of the same base and objective, not by name where it is another tenant's. `probe`:
-    digest of what it found; `sentence`: what was measured there.
+    digest of what it found, then empty; `sentence`: what was measured there.
     """
 
     variant: str

@@ -96,8 +96,8 @@ def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSp
         costs = sorted(_whole_costs(arms, facts, found))
         again = costs[-FINALISTS:] * (len(arms) > FINALISTS or bool(ranks)) + costs[-1:] * len(ranks)
         one = (1 + MEASURING) * (sum(costs) + LONGER * sum(again)) / fewest
-        tried = min(max(settings.steps, int(settings.share / one + 1e-9)), fewest // LONGER)
-        look = _look(arms, facts, found)
+        look = _look(arms, spec, facts, found)
+        tried = min(max(settings.steps, int((settings.share - look) / one + 1e-9)), fewest // LONGER)
         spent = [
             tried * times * cost / fewest for times, some in ((1, costs), (LONGER, again)) for cost in some
         ]
@@ -122,8 +122,9 @@ def _whole_trainings(spec: VariantSpec, facts: Facts, found: Survey, settings: P
     ranked = [arm for arm in arms if arm.rank is not None][:1]
     ranks = _other_ranks(spec, facts, found)
     arms += tuple(arm._replace(rank=rank) for arm in ranked for rank in ranks)
-    look = _look(arms, facts, found)
+    look = _look(arms, spec, facts, found)
     costs = [cost + max(MEASURING * cost, look) for cost in _whole_costs(arms, facts, found)]
+    costs[0] += look  # the base's own
     count = sum(spent <= settings.share for spent in accumulate(costs))
     if count < 2:
         return None
@@ -135,8 +136,8 @@ def _whole_trainings(spec: VariantSpec, facts: Facts, found: Survey, settings: P
 def _with_words(planned: ProbePlan, facts: Facts, found: Survey) -> ProbePlan:
     spent = f"about {planned.share:.0%} of the training's FLOPs"
     priced = _priced(found, planned.share * planned.flops)
-    few = f"; by {facts.validation} validation rows alone, which may choose by chance"
-    said = few if facts.validation < FEW else ""
+    rows = f"{facts.validation} validation row{'s' * (facts.validation > 1)}"
+    said = f"; by {rows} alone, which may choose by chance" if facts.validation < FEW else ""
     return replace(planned, why=f"{_planned_words(planned)}: {spent}{priced}{said}")
 
 
@@ -265,13 +266,14 @@ def _flops(planned: PlannedMethod, facts: Facts) -> float:
     return steps_of(planned.resolved.training, facts) * _step_cost(planned, facts)
 
 
-def _look(arms: Sequence[Arm], facts: Facts, found: Survey) -> float:
+def _look(arms: Sequence[Arm], spec: VariantSpec, facts: Facts, found: Survey) -> float:
     """The least that is measured of an arm, over the FLOPs of the chosen training: of the dearest."""
+    texts = 0 if spec.data.general is None else FEWEST
     rows = min(FEWEST, facts.validation) * facts.tokens / max(1, facts.examples)
 
     def flops(planned: PlannedMethod) -> float:
         training = planned.resolved.training
-        general = FEWEST * min(HELD_OUT_TOKENS, training.max_length)
+        general = texts * min(HELD_OUT_TOKENS, training.max_length)
         checkpointing = training.gradient_checkpointing
         forward = forward_share(planned.resolved.method, gradient_checkpointing=checkpointing)
         return forward * planned.candidate.flops_per_token * (rows + general)

@@ -99,8 +99,9 @@ class Policy(SpecModel):
 
     share_probes: Literal["tenant", "platform"] = Field(
         "tenant",
-        description="platform: what a probe of the tenant found (method, rate, losses) may be a prior for "
-        "other tenants of which the same is said, and theirs for it; no name goes with it",
+        description="platform: what a probe of the tenant found (methods, rates, losses, how many steps and "
+        "rows) may be a prior for other tenants of which the same is said, and theirs for it; no name goes "
+        "with it, and what was taken stays",
     )
 
     @property

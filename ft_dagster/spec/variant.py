@@ -241,15 +241,13 @@ class GeneralSpec(SpecModel):
         description="Of which tokens: all that are read, prompts among them, or those with a label alone",
     )
     texts: int = Field(
-        512, ge=64, le=100_000, description="How many texts of up to 128 tokens the base writes"
+        512, ge=64, le=100_000, description="With `from: base`, how many texts of up to 128 tokens"
     )
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> GeneralSpec:
         if (self.corpus is None) == (self.sampled_from is None):
             raise ValueError("name either a corpus or `from: base`")
-        if self.corpus is not None and self.texts != type(self).model_fields["texts"].default:
-            raise ValueError("texts goes with `from: base`, not with a corpus")
         return self
 
     @property
@@ -394,8 +392,6 @@ class WatchSpec(SpecModel):
     def _limit_has_questions(self) -> WatchSpec:
         if self.benchmark_limit is not None and not self.questions:
             raise ValueError("benchmark_limit needs questions")
-        if self.past_limit != "stop" and self.general_loss_limit is None and self.benchmark_limit is None:
-            raise ValueError("past_limit needs general_loss_limit or benchmark_limit")
         return self
 
 

@@ -9,10 +9,11 @@ those that a declaration moves are compared one by one. What lies at sources and
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.evaluation.answer_scores import find_database
@@ -140,6 +141,13 @@ def _planned(plan: Artifact, spec: VariantSpec, version: VersionArtifacts, named
         yield from _ranked(version, spec)
 
 
+def _with_later_fields(declared: dict[str, Any]) -> dict[str, Any]:
+    """A frozen declaration with the defaults of what could not be declared then, where it is still valid."""
+    with suppress(ValidationError):
+        return _content_of(VariantSpec.model_validate(declared))
+    return declared
+
+
 def _is_ranked(field: str) -> bool:
     return any(field == each or field.startswith(f"{each}.") for each in RANKED)
 
@@ -149,7 +157,7 @@ def _ranked(version: VersionArtifacts, spec: VariantSpec) -> Iterator[str]:
     default that changed with the version of the mixture, which is said by itself.
     """
     newest, mixture = version.heads["declaration"], version.artifacts.get("training_mixture")
-    then = {} if newest is None else content_of(newest)["spec"]
+    then = {} if newest is None else _with_later_fields(content_of(newest)["spec"])
     changed = [field for field in RANKED if _at(then, field) != _at(_content_of(spec), field)]
     if changed or mixture is None or is_of_now(mixture):
         yield from changed or RANKED

@@ -7,6 +7,7 @@ which it drops, are not looked for.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -241,7 +242,7 @@ def sample(
         share,
         max_length,
         chosen,
-        round(examples * spec.data.splits.validation),
+        math.ceil(examples * spec.data.splits.validation),
     )
     basis = f"an estimate from {read:,} of {rows_in_all:,} rows of the sources; duplicates are not looked for"
     return Counted(counts, basis)

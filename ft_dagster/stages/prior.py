@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ft_dagster.errors import UserError
@@ -32,6 +33,7 @@ from ft_dagster.store.committed import all_committed
 
 FILE, NAME, PLAN, PROBE = "prior.json", "prior", "training_plan", "probe"
 UNNAMED = "a variant of another tenant"  # which is not named
+SHARED = {"platform"}
 KEYED = ("objective", "method.name", "evaluation.kind")
 
 
@@ -94,28 +96,32 @@ def prior_of(desk: Desk, spec: VariantSpec, base: Artifact) -> Prior | None:
     if not found:
         return None
     variant, probe = max(found, key=lambda each: (each[0] != UNNAMED, str(each[1].predicate["created"])))
-    figures = probe.figures
-    return Prior(variant, probe.digest, figures["method"], figures["learning_rate"], figures["sentence"])
+    figures, digest = probe.figures, "" if variant == UNNAMED else probe.digest
+    return Prior(variant, digest, figures["method"], figures["learning_rate"], figures["sentence"])
 
 
 def _probes(desk: Desk, kind: str | None) -> Iterator[tuple[str, Artifact]]:
     """(variant, what its newest plan was made by), of those that declare a probe and answers of this kind:
-    what is best for labels is not for SQL. One whose declaration or part of the store is damaged has none.
+    what is best for labels is not for SQL. One whose declaration or part of the store is damaged has none,
+    nor has another tenant's that this one may not read, or whose method it may not train.
     """
-    declarations, tenant, policies = Declarations(desk.project), desk.key.tenant, load_policies(desk.project)
+    declarations, policies = Declarations(desk.project), cache(load_policies(desk.project).of)
+    own = policies(desk.key.tenant)
     for key in declarations:
-        shared = {policies.of(each).share_probes for each in (tenant, key.tenant)} == {"platform"}
-        if key == desk.key or not (key.tenant == tenant or shared):
+        theirs = key.tenant != desk.key.tenant
+        if key == desk.key or (theirs and {own.share_probes, policies(key.tenant).share_probes} != SHARED):
             continue
-        with suppress(UserError):  # said to who asks for that variant
+        away = (UserError, PermissionError) if theirs else (UserError,)
+        with suppress(*away):  # said to who asks for that variant
             other = declarations.declared(key).spec
             if other.plan.probe is None or other.evaluation.kind != kind:
                 continue
             plan = read_head(desk.store, key.prefix, PLAN)
             digest = None if plan is None else plan.inputs.get(PROBE)
             found = None if digest is None else find_digest(desk.store, (key.prefix,), PROBE, digest)
-            if found is not None:
-                yield str(key) if key.tenant == tenant else UNNAMED, found
+            if found is None or (theirs and own.methods and found.figures["method"] not in own.methods):
+                continue
+            yield UNNAMED if theirs else str(key), found
 
 
 def _is_about(probe: Artifact, spec: VariantSpec, base: Artifact) -> bool:

@@ -7,6 +7,7 @@ day it was planned: recorded in the estimate beside the plan, and in no key.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS
 from ft_dagster.evaluation.gates import refuse_unmeasured
-from ft_dagster.evaluation.samples import FORMER, GENERAL_TEXT, TEST_SPLIT_TASK
+from ft_dagster.evaluation.samples import CANARIES, FORMER, GENERAL_TEXT, ROWS, TEST_SPLIT_TASK
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
@@ -43,12 +44,8 @@ from ft_dagster.store import Artifact, Attempt, find_artifact
 from ft_dagster.training.contract import PLAN_FILE
 
 ESTIMATE = "estimate.json"
-OWN_NAMES = (
-    TEST_SPLIT_TASK,
-    *FORMER,
-    GENERAL_TEXT,
-    GENERAL_PROMPTS,
-)  # of what is asked beside declared tasks
+# What may be asked beside declared tasks, as check_metrics knows it once it was.
+OWN_NAMES = {TEST_SPLIT_TASK, *FORMER, GENERAL_TEXT, GENERAL_PROMPTS, ROWS, CANARIES}
 FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "predicted", "on")
 
 
@@ -135,7 +132,7 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
 
 def _refuse_other_metrics(workspace: Workspace) -> None:
     """Of tasks whose texts were read and whose metrics are known; all are once the base was asked."""
-    metrics, offered = workspace.spec.gates.metrics, dict.fromkeys(OWN_NAMES, ())
+    metrics, offered = workspace.spec.gates.metrics, dict[str, Sequence[str]]()
     if not metrics:
         return
     if any(workspace.frozen["tasks"].values()):
@@ -143,7 +140,10 @@ def _refuse_other_metrics(workspace: Workspace) -> None:
         if texts is None:
             return
         offered |= dict.fromkeys(texts.figures["by_task"], ()) | texts.figures.get("metrics", {})
-    known = {task: metric for task, metric in metrics.items() if offered.get(task) or task not in offered}
+    unknown = OWN_NAMES | {task for task, names in offered.items() if not names}
+    known = {task: metric for task, metric in metrics.items() if task not in unknown}
+    if not workspace.spec.evaluation.task:
+        offered[TEST_SPLIT_TASK] = ()
     refuse_unmeasured(offered, known, workspace.declared_in)
 
 

@@ -138,7 +138,7 @@ def _general_of(mixture: Artifact) -> dict[str, Any]:
 
 
 def _but_share(general: Any) -> Any:
-    return {name: value for name, value in (general or {}).items() if name != "share"}
+    return {name: value for name, value in (general or {}).items() if name not in ("share", "texts")}
 
 
 STAGE = Stage(

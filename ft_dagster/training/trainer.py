@@ -466,7 +466,7 @@ def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
         )
     raise UserError(
         "no checkpoint is within the limits of forgetting"
-        + (f": {observer.stopped[1]}" if observer.stopped else ""),
+        + (f": {said}" if (said := observer.stopped[1] if observer.stopped else observer.past) else ""),
         field="training.watch",
         fix="Lower the learning rate, mix in more general data, or raise the limit",
     )

@@ -93,7 +93,6 @@ def test_a_base_that_samples_garbage_ends_the_run_before_anything_is_trained(
         ({}, "name either a corpus or `from: base`"),
         ({"corpus": "general", "from": "base"}, "name either a corpus or `from: base`"),
         ({"from": "elsewhere"}, "Input should be 'base'"),
-        ({"corpus": "general", "texts": 600}, "texts goes with `from: base`"),
         ({"from": "base", "texts": 63}, "greater than or equal to 64"),
     ],
 )

@@ -260,8 +260,10 @@ NOW = stage_versions.STAGE_VERSIONS["training_mixture"]
 def test_a_default_that_changed_with_the_mixtures_version_is_said_by_that_alone(
     version: int, said: tuple[str, ...]
 ) -> None:
-    spec = VariantSpec.model_validate({**PLAIN, "data": {"sources": ["s"]}})
-    declaration: Any = SimpleNamespace(spec={"content": {"spec": spec.model_dump(mode="json")}})
+    spec = VariantSpec.model_validate({**PLAIN, "data": {"sources": ["s"], "general": {"corpus": "c"}}})
+    then = spec.model_dump(mode="json")
+    del then["data"]["general"]["texts"]  # as it was frozen before there was such a field
+    declaration: Any = SimpleNamespace(spec={"content": {"spec": then}})
     place = SimpleNamespace(stage="training_mixture")
     mixture: Any = SimpleNamespace(place=place, predicate={"stage_version": version})
     standing = VersionArtifacts({"training_mixture": mixture}, {"declaration": declaration}, ())

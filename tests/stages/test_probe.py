@@ -23,7 +23,7 @@ from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.workspace import RunOf, Workspace
-from ft_dagster.store import Artifact
+from ft_dagster.store import Artifact, Store, read_head
 from tests.e2e.project import write_project
 from tests.present import present
 
@@ -363,6 +363,30 @@ def test_figures_cross_tenants_where_the_policy_lets_both_tell_theirs_and_no_nam
         assert reason.reason.startswith("a variant of another tenant, on this base for this objective: ")
         kept = (other.payload(other.make(prior.STAGE)) / "prior.json").read_text("utf-8")
         assert "acme" not in kept
+        assert json.loads(kept)["probe"] == ""
+
+
+def test_a_tenant_whose_part_of_the_store_may_not_be_read_tells_nothing(
+    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, before = probed / "policy.yaml", (probed / "policy.yaml").read_text("utf-8")
+    policy.write_text(yaml.safe_dump({**yaml.safe_load(before), "share_probes": "platform"}))
+    key = beside(probed, "globex", "not-told")
+    workspace = Workspace(load_settings(probed), key, RunOf("test", "test", lambda line: None))
+    run_chain(workspace, up_to("training_mixture"))
+    base = workspace.upstream("base_model")
+    found = prior.prior_of(workspace, workspace.spec, base)
+    assert found is not None
+
+    def refusing(store: Store, prefix: str, stage: str) -> Artifact | None:
+        if prefix.startswith("tenants/acme"):
+            raise PermissionError("Forbidden")
+        return read_head(store, prefix, stage)
+
+    monkeypatch.setattr(prior, "read_head", refusing)
+    assert prior.prior_of(workspace, workspace.spec, base) is None
+    policy.write_text(before)
+    (probed / "tenants" / "globex" / "not-told.yaml").unlink()
 
 
 def test_a_plan_that_stands_for_its_rows_is_not_made_anew_because_another_variant_tried(

@@ -203,7 +203,10 @@ def test_a_share_of_an_older_mixture_is_of_what_was_usual_then(
     mixture: Any = SimpleNamespace(
         spec={"spec": {"data": {"general": general}}}, predicate={"stage_version": version}
     )
-    assert version_before._general_of(mixture) == {**general, "share_of": share_of}
+    found = version_before._general_of(mixture)
+    assert found == {**general, "share_of": share_of}
+    more = {**found, "share": 0.1, "texts": 2000}  # of the same kind, and enough of it
+    assert version_before._but_share(more) == version_before._but_share(found)
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_a_training_that_forgets_too_much_is_stopped_and_an_earlier_checkpoint_e
 
 
 def test_the_last_checkpoint_within_a_limit_is_kept_though_a_later_one_is_better_on_the_task(
-    runs: Runs, tmp_path: Path
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One best and one last are kept; the task is learned on, and general text forgotten, at every look."""
     forgetful = write_mixture(habit(tmp_path / "forgetful"), train=0, validation=0)
@@ -201,6 +201,12 @@ def test_the_last_checkpoint_within_a_limit_is_kept_though_a_later_one_is_better
     within = [look for look in range(1, 5) if general[look] - general[0] <= limit]
     best = min(within, key=lambda look: task[look])
     assert (figures["stopped"], figures["best_step"], figures["steps"]) == (None, 3 * best, 12)
+    assert capsys.readouterr().out.count("it goes on, as declared") == 1
+    never = {"watch": {**watch, "past_limit": "go_on", "general_loss_limit": 1e-9}}
+    folder = runs.prepare("never", mixture=str(forgetful), training={**settings, **never})
+    assert train(folder) == 2
+    said = result_of(folder)["error"]["problem"]
+    assert "no checkpoint is within the limits of forgetting: the loss on held-out general text rose" in said
 
 
 def test_a_fall_of_the_benchmark_stops_too(runs: Runs) -> None:

@@ -40,7 +40,8 @@ class Observer:
     """One training, watched. Every rank has one; the first looks, and all keep what it saw.
 
     `stopped`: why the training is to end before its last step: it forgot too much (export the best checkpoint
-    within the limits), or it was given up, its validation loss being above `stop_above`.
+    within the limits), or it was given up, its validation loss being above `stop_above`. `past`: by what it
+    first passed a limit and went on.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Observer:
         self.reports = Reports(member.report_to if ranks.is_first() else (), member.evidence, member.variant)
         self.reports.attach(trainer)
         self._tokenizer = load_tokenizer(run.base.folder)  # apart from the training's
+        self.past: str | None = None
         self.stopped: tuple[Kind, str] | None = self._judged(journal.steps) if journal.steps else None
 
     def observe(self, step: int) -> None:
@@ -242,6 +244,9 @@ class Observer:
         forgot = forgetting.passed(watch, general, self._journal.observations, step)
         if forgot and watch.past_limit == "stop":
             return "forgetting", forgot
+        if forgot and self.past is None:
+            self._progress.warn(f"past a limit at step {step}: {forgot}; it goes on, as declared")
+            self.past = forgot
         number = self._numbers.get(step)
         if number is None:
             return None
