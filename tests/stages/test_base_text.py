@@ -72,8 +72,11 @@ def test_two_tenants_are_mixed_with_the_same_text_of_their_base(
     recipe, inputs = mixtures[0][0].recipe(STAGE)
     assert (inputs.documents, inputs.tokens) == (512, 128)
     more = {"from": "base", "share": 0.08, "texts": 600}
-    edit(folder / "tenants/acme/places.yaml", lambda declared: declared["data"].update(general=more))
-    asked, inputs = Workspace(load_settings(folder), KEYS[0]).recipe(STAGE)
+    project = mixtures[0][0].project
+    edit(project / "tenants/acme/places.yaml", lambda declared: declared["data"].update(general=more))
+    again = Workspace(load_settings(project), KEYS[0], RunOf("test", "test", said.append))
+    again.make(declaration.STAGE)
+    asked, inputs = again.recipe(STAGE)
     assert inputs.documents == 600
     assert asked.place != recipe.place
 
