@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.tags import PRIORITY_TAG
 
 from ft_dagster.assets.failures import failures, run_again_where_unreported, saying
 from ft_dagster.assets.giving_way import give_way
@@ -31,7 +32,7 @@ BEFORE = 20  # materializations of a partition among which that run is looked fo
 READS = {stage.name: stage.reads for stage in CHAIN} | {"release": ("model_export",)}
 # Of steps that could both be next a run takes the training first: its base may be judged just now for another
 # variant, which would be waited for while devices idle.
-FIRST = {"fine_tuned_model": {"dagster/priority": "1"}}
+FIRST = {"fine_tuned_model": {PRIORITY_TAG: "1"}}
 
 
 def stage_asset(
@@ -41,7 +42,7 @@ def stage_asset(
 
     def run(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
         if stage.name in FIRST and find_artifact(workspace.store, workspace.recipe(stage)[0].place) is None:
-            give_way(context)
+            give_way(context, saying(context))
         artifact = workspace.make(stage)
         made_by = maker(context, artifact.digest, artifact.reused)
         page = describe(workspace, artifact).metadata(links(context, stage.name, made_by))
