@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.before import Spectrum, VersionBefore
@@ -31,6 +31,7 @@ from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import COLLAPSE, FLAT
 
 FILE = "version_before.json"
+ROUNDING = 0.01  # a share comes out in whole examples
 LEFT_OPEN = ("objective", "data.general")  # which the key of every mixture has too
 
 
@@ -110,11 +111,16 @@ def _of_share(desk: Desk, spec: VariantSpec) -> dict[str, Any]:
     now = {"share_of": spec.data.general.share_of, **shown(spec.data.general)}
     if mixture is None or _but_share(_general_of(mixture)) != _but_share(now):
         return {}
-    share = MixtureFigures.of(mixture).general_share.asked
+    share = _learned_with(MixtureFigures.of(mixture).general_share)
     for rule in Verdict.from_json(judged.figures["verdict"]).rules:
         if rule.rule == "general_loss" and math.isfinite(rule.difference):
             return {"share": share, "general_rise": rule.difference, "general_margin": rule.margin}
     return {}
+
+
+def _learned_with(share: GeneralShare) -> float:
+    """What was asked; what came out where the text ran out."""
+    return share.asked if share.realized >= share.asked - ROUNDING else share.realized
 
 
 def _above(desk: Desk, stage: str, child: Artifact | None) -> Artifact | None:

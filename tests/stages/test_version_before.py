@@ -14,6 +14,7 @@ from ft_dagster.audit.answers import EXACT
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.replay import replay
 from ft_dagster.audit.replay_judged import SAME
+from ft_dagster.data.mixture_figures import GeneralShare
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.before import VersionBefore
 from ft_dagster.settings import load_settings
@@ -25,7 +26,7 @@ from ft_dagster.stages.version_before import spectrum_of
 from ft_dagster.stages.workspace import RunOf, Trial, Workspace
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
-from tests.e2e.project import edit, rows, write_lines, write_project
+from tests.e2e.project import GENERAL, edit, rows, write_lines, write_project
 from tests.present import present
 from tests.stored_figures import stored_training
 
@@ -190,6 +191,39 @@ def test_an_experiment_goes_by_the_variants_own_version(project: Path, first: Ra
     assert same.place == workspace.make(version_before.STAGE).place
     taken = present(version_before.read_before(workspace, anew))
     assert taken.rank == first.made["training_plan"].figures["method"]["rank"]
+
+
+@pytest.mark.slow
+def test_an_open_share_passes_its_check_with_all_the_text_there_is(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    folder = write_project(tmp_path / "project", tiny_model_folder)
+    write_lines(folder / "data" / "rows.jsonl", rows(800))
+    write_lines(folder / "data" / "general.jsonl", [{"text": text} for text in GENERAL[:20]])
+    file = folder / "tenants" / "acme" / "places.yaml"
+    edit(file, lambda content: content["data"].update(deduplicate="off"))
+
+    def judged(share: Any) -> tuple[Any, dict[str, Any]]:
+        edit(file, lambda content: content["data"]["general"].update(share=share))
+        workspace = Workspace(load_settings(folder), KEY, RunOf("test", "test", lambda line: None))
+        outcome = run_chain(workspace, up_to("training_mixture"))
+        return outcome.error, outcome.made
+
+    error, made = judged("auto")
+    assert error is None
+    figures = made["training_mixture"].figures
+    assert figures["general_share"]["asked"] == 0.08
+    assert figures["general_share"]["realized"] < 0.06
+    assert "corpus general is used up" in figures["warnings"][0]
+    error, _ = judged(0.08)
+    assert "corpus general is too small" in str(error)
+
+
+@pytest.mark.parametrize(("realized", "learned"), [(0.1, 0.1), (0.095, 0.1), (0.02, 0.02)])
+def test_it_is_learned_from_the_share_that_came_out_where_the_text_ran_out(
+    realized: float, learned: float
+) -> None:
+    assert version_before._learned_with(GeneralShare(0.1, realized)) == learned
 
 
 @pytest.mark.parametrize(
