@@ -132,13 +132,11 @@ def _declaration(
 
 
 def _is_mixed_alike(mixture: Artifact, content: Mapping[str, Any]) -> bool:
-    """Whether general text is counted as a mixture's key says, which leaves out what was usual then; up to
-    the first declarations that say it `trained` was.
+    """Whether a declaration counts general text as the key of a mixture does. The key leaves out what was
+    usual when it was made; a declaration without the field is from when there was nothing but `trained`.
     """
-    then, now = (
-        mixture.spec.get("spec", {}).get("data", {}).get("general"),
-        content["spec"]["data"]["general"],
-    )
+    then = mixture.spec.get("spec", {}).get("data", {}).get("general")
+    now = content["spec"]["data"]["general"]
     if not then or not now:
         return True  # said by what is within
     return bool(then.get("share_of", usual_share_of(mixture)) == now.get("share_of", "trained"))

@@ -93,15 +93,14 @@ def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSp
 
     def of(arms: tuple[Arm, ...], ranks: tuple[int, ...] = ()) -> ProbePlan:
         whole = _whole(arms, facts, found)
-        costs = sorted(_whole_costs(arms, facts, found))
-        again = costs[-FINALISTS:] * (len(arms) > FINALISTS or bool(ranks)) + costs[-1:] * len(ranks)
-        one = (1 + MEASURING) * (sum(costs) + LONGER * sum(again)) / fewest
+        first = sorted(_whole_costs(arms, facts, found))
+        dearest = first[-FINALISTS:] if len(arms) > FINALISTS or ranks else []
+        longer = [LONGER * cost for cost in (*dearest, *(first[-1:] * len(ranks)))]
+        a_step = [cost / fewest for cost in (*first, *longer)]
         look = _look(arms, spec, facts, found)
-        tried = min(max(settings.steps, int((settings.share - look) / one + 1e-9)), fewest // LONGER)
-        spent = [
-            tried * times * cost / fewest for times, some in ((1, costs), (LONGER, again)) for cost in some
-        ]
-        share = look + sum(each + max(MEASURING * each, look) for each in spent)
+        affordable = (settings.share - look) / ((1 + MEASURING) * sum(a_step))
+        tried = min(max(settings.steps, int(affordable + 1e-9)), fewest // LONGER)
+        share = look + sum(tried * each + max(MEASURING * tried * each, look) for each in a_step)
         return _with_words(ProbePlan(arms, tried, share, "", ranks, flops, whole), facts, found)
 
     planned = of(arms, ranks)

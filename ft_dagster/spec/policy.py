@@ -96,7 +96,6 @@ class Policy(SpecModel):
     approvers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="Who alone may put a version into production; release.approvers names some of them"
     )
-
     share_probes: Literal["tenant", "platform"] = Field(
         "tenant",
         description="platform: what a probe of the tenant found (methods, rates, losses, how many steps and "

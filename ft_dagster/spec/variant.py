@@ -361,9 +361,6 @@ class PlanSpec(SpecModel):
     )
 
 
-PastLimit = Literal["stop", "go_on"]
-
-
 class WatchSpec(SpecModel):
     """What is measured while it trains; of what is past a limit of forgetting nothing is exported."""
 
@@ -381,8 +378,7 @@ class WatchSpec(SpecModel):
     benchmark_limit: float | None = Field(
         None, gt=0, le=1, description="Largest fall of the mean accuracy on those questions"
     )
-
-    past_limit: PastLimit = Field(
+    past_limit: Literal["stop", "go_on"] = Field(
         "stop",
         description="Past a limit the training stops, or goes on: the best checkpoint within the limits is "
         "exported either way",

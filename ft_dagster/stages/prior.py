@@ -33,7 +33,6 @@ from ft_dagster.store.committed import all_committed
 
 FILE, NAME, PLAN, PROBE = "prior.json", "prior", "training_plan", "probe"
 UNNAMED = "a variant of another tenant"  # which is not named
-SHARED = {"platform"}
 KEYED = ("objective", "method.name", "evaluation.kind")
 
 
@@ -109,7 +108,8 @@ def _probes(desk: Desk, kind: str | None) -> Iterator[tuple[str, Artifact]]:
     own = policies(desk.key.tenant)
     for key in declarations:
         theirs = key.tenant != desk.key.tenant
-        if key == desk.key or (theirs and {own.share_probes, policies(key.tenant).share_probes} != SHARED):
+        shared = own.share_probes == policies(key.tenant).share_probes == "platform"
+        if key == desk.key or (theirs and not shared):
             continue
         away = (UserError, PermissionError) if theirs else (UserError,)
         with suppress(*away):  # said to who asks for that variant

@@ -141,9 +141,11 @@ def _refuse_other_metrics(workspace: Workspace) -> None:
             return
         offered |= dict.fromkeys(texts.figures["by_task"], ()) | texts.figures.get("metrics", {})
     unknown = OWN_NAMES | {task for task, names in offered.items() if not names}
-    known = {task: metric for task, metric in metrics.items() if task not in unknown}
-    if not workspace.spec.evaluation.task:
+    if workspace.spec.evaluation.task:  # in place of the test split
+        unknown -= {TEST_SPLIT_TASK, *FORMER}
+    else:
         offered[TEST_SPLIT_TASK] = ()
+    known = {task: metric for task, metric in metrics.items() if task not in unknown}
     refuse_unmeasured(offered, known, workspace.declared_in)
 
 

@@ -249,7 +249,9 @@ class Member(Strict):
         None, ge=1, description="That loss is of the first so many examples of the sample; None: of all of it"
     )
     by_example: bool = Field(
-        False, description="Keep what each validation example lost, of each evaluation, in the figures"
+        False,
+        description="Of a probe, which compares losses: keep what each validation example lost, of each "
+        "evaluation, in the figures, and let no general prompt be answered",
     )
     micro_batch_halved: bool = Field(
         False, description="Memory ran out before: half the micro-batch, twice the accumulation"

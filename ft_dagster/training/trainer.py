@@ -464,9 +464,9 @@ def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
             file=work.member.checkpoints,
             fix="Check the disk, then run it again: it goes on from the newest that does",
         )
+    passed = observer.stopped[1] if observer.stopped else observer.past
     raise UserError(
-        "no checkpoint is within the limits of forgetting"
-        + (f": {said}" if (said := observer.stopped[1] if observer.stopped else observer.past) else ""),
+        "no checkpoint is within the limits of forgetting" + (f": {passed}" if passed else ""),
         field="training.watch",
         fix="Lower the learning rate, mix in more general data, or raise the limit",
     )

@@ -128,6 +128,9 @@ def test_a_gate_on_a_metric_that_its_task_has_not_is_refused_before_anything_is_
     edit(file, lambda declared: declared["gates"].update(metrics={"sea_quis": "acc"}))
     said = workshop.failure(workshop.materialize("globex.places", *UP_TO_PLAN, raises=False))
     assert "gates.metrics.sea_quis: no such task is asked" in said
+    edit(file, lambda declared: declared["gates"].update(metrics={"own_task": "exact_match"}))
+    said = workshop.failure(workshop.materialize("globex.places", *UP_TO_PLAN, raises=False))
+    assert "gates.metrics.own_task: no such task is asked" in said  # a declared one is, in its place
     edit(file, lambda declared: declared["gates"].update(metrics={"sea_quiz": "acc"}))
     assert workshop.materialize("globex.places", *UP_TO_PLAN).success
 

@@ -132,8 +132,8 @@ def plan_measuring(
     can_generate = settings.deepspeed.stage != 3  # else no rank alone has the weights
     benchmark = forgetting.benchmark_of(run, member) if can_generate and ranks.is_first() else None
     questions = ranks.agree(lambda: ForwardWork(0, 0, 0) if benchmark is None else benchmark.work)
-    trial = member.by_example  # of a probe, which compares losses alone
-    prompts = degeneration.work(tokenizer) if can_generate and not trial else None
+    answers = can_generate and not member.by_example
+    prompts = degeneration.work(tokenizer) if answers else None
 
     def sampled(split: Split, looks: int) -> list[tuple[HeldOutBlock, float]]:
         if split not in held_out:
