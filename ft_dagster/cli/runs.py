@@ -151,7 +151,7 @@ def try_(
     Prompts are rendered as the rows were in training: as a chat turn after the declared system message, or
     as plain text for prompt and completion rows.
     """
-    from ft_dagster.evaluation.answers import answer
+    from ft_dagster.evaluation.answers import Asked, answer
     from ft_dagster.report.answers import answers_table
     from ft_dagster.spec.load import read_yaml
     from ft_dagster.stages.newest_model import newest_model
@@ -159,22 +159,18 @@ def try_(
     quiet()
     settings = load_settings(context.obj)
     asked = _asked(settings, variants, prompt, read_yaml(prompts) if prompts else {}, prompts)
-    printed: list[dict[str, Any]] = []
+    questions = []
     for key, texts in asked.items():
         model = newest_model(settings, key)
         declared = load_variant(settings.project, key)
         system = next((source.system for source in declared.spec.data.sources if source.system), None)
-        answers = answer(
-            model.base, model.tuned, texts, chat=model.chat, system=system, max_new_tokens=max_new_tokens
-        )
-        printed.append(
-            {
-                "variant": str(key),
-                "answers": [{"prompt": a.prompt, "base": a.base, "tuned": a.tuned} for a in answers],
-            }
-        )
+        questions.append(Asked(model.base, model.tuned, texts, chat=model.chat, system=system))
+    printed: list[dict[str, Any]] = []
+    for key, answers in zip(asked, answer(questions, max_new_tokens=max_new_tokens), strict=True):
+        rows = [{"prompt": each.prompt, "base": each.base, "tuned": each.tuned} for each in answers]
+        printed.append({"variant": str(key), "answers": rows})
         if not as_json:
-            out.print(answers_table(str(key), printed[-1]["answers"]))
+            out.print(answers_table(str(key), rows))
     if as_json:
         print_json(printed)
 

@@ -1,22 +1,32 @@
-"""Greedy answers of a base and of its tuned model to the same prompts, side by side."""
+"""Greedy answers of bases and of their tuned models to the same prompts, side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
-from ft_dagster.evaluation.arithmetic import judging_dtype
-from ft_dagster.evaluation.weights import (
-    inner_model,
-    kind_of,
-    let_go,
-    load_base,
-    load_tuned,
-    tokenizer_folder,
-)
+from ft_dagster.evaluation.arithmetic import GENERATION_TOKENS, judging_dtype
+from ft_dagster.evaluation.weights import let_go, load_base, load_tuned, tokenizer_folder
+
+if TYPE_CHECKING:
+    from ft_dagster.evaluation.greedy import PromptRow
+
+
+class Asked(NamedTuple):
+    """Prompts to a base and to what a training made of it (`tuned`: a payload folder of any kind).
+
+    With `chat` a prompt is a user's turn after `system`, in the template that training used; else it is
+    continued as plain text. It must be what the model was trained on.
+    """
+
+    base: Path
+    tuned: Path
+    prompts: list[str]
+    chat: bool = True
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -26,53 +36,61 @@ class AnswerPair:
     tuned: str
 
 
-def answer(
-    base: Path,
-    tuned: Path,
-    prompts: list[str],
-    *,
-    chat: bool = True,
-    system: str | None = None,
-    max_new_tokens: int = 64,
-) -> list[AnswerPair]:
-    """Let a base and what a training made of it (a payload folder of any kind) answer each prompt.
+class _Rendered(NamedTuple):
+    tokenizer: Any
+    rows: list[PromptRow]
 
-    With `chat` a prompt is a user's turn after `system`, in the template that training used; else it is
-    continued as plain text. It must be what the model was trained on. The base answers as it is stored, also
-    where it was quantized for training. Raises UserError.
+
+def answer(asked: Sequence[Asked], *, max_new_tokens: int = 64) -> Iterator[list[AnswerPair]]:
+    """The answers to each of `asked`, in turn.
+
+    A base is loaded once and answers all that it is asked together, as it is stored, also where it was
+    quantized for training. Raises UserError.
     """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = load_tokenizer(tokenizer_folder(base, tuned))
-    texts = [_render(tokenizer, prompt, system) for prompt in prompts] if chat else prompts
-
-    def ask(model: Any) -> list[str]:
-        return _generate(model, tokenizer, texts, chat, max_new_tokens)
-
     dtype = judging_dtype(device)
-    model = load_tuned(base, tuned, dtype=dtype, device=device)
-    said = ask(model)
-    if kind_of(tuned) == "adapter" and quantization_of(tuned) is None:
-        with model.disable_adapter():
-            plain = ask(inner_model(model))
-    else:
+    rendered = [_render(each, max_new_tokens) for each in asked]
+    plain: dict[int, list[str]] = {}
+    for place, each in enumerate(asked):
+        if place not in plain:
+            same = [n for n, other in enumerate(asked) if other.base == each.base]
+            model = load_base(each.base, dtype=dtype, device=device)
+            plain.update(zip(same, _write(model, [rendered[n] for n in same], device), strict=True))
+            let_go(model)
+        model = load_tuned(each.base, each.tuned, dtype=dtype, device=device)
+        (tuned,) = _write(model, [rendered[place]], device)
         let_go(model)
-        plain = ask(load_base(base, dtype=dtype, device=device))
-    return [AnswerPair(*row) for row in zip(prompts, plain, said, strict=True)]
+        yield [AnswerPair(*row) for row in zip(each.prompts, plain[place], tuned, strict=True)]
 
 
-def _render(tokenizer: Any, prompt: str, system: str | None) -> str:
-    before = [{"role": "system", "content": system}] if system else []
-    turns = [*before, {"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+def _render(asked: Asked, max_new_tokens: int) -> _Rendered:
+    from ft_dagster.evaluation.greedy import rows_of
 
-
-def _generate(model: Any, tokenizer: Any, texts: list[str], chat: bool, max_new_tokens: int) -> list[str]:
-    from ft_dagster.evaluation.greedy import rows_of, write
-
-    ids = [tokenizer(text, add_special_tokens=not chat)["input_ids"] for text in texts]
+    tokenizer = load_tokenizer(tokenizer_folder(asked.base, asked.tuned))
+    before = [{"role": "system", "content": asked.system}] if asked.system else []
+    texts = asked.prompts
+    if asked.chat:
+        turns = [[*before, {"role": "user", "content": prompt}] for prompt in texts]
+        texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids = [tokenizer(text, add_special_tokens=not asked.chat)["input_ids"] for text in texts]
     ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-    rows = rows_of(ids, new_tokens=max_new_tokens, ends=ends)
-    written = [each.tokens for each in write(model, rows)]
-    return [str(text).strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+    return _Rendered(tokenizer, rows_of(ids, new_tokens=max_new_tokens, ends=ends))
+
+
+def _write(model: Any, rendered: Sequence[_Rendered], device: str) -> list[list[str]]:
+    """The answers to each one's prompts, all of them written together, as many at a time as memory holds."""
+    from ft_dagster.evaluation.greedy import batches_of, write
+
+    rows = [row for each in rendered for row in each.rows]
+    written: dict[int, list[int]] = {}
+    for places in batches_of(rows, GENERATION_TOKENS[device]):
+        answers = write(model, [rows[place] for place in places])
+        written.update((place, each.tokens) for place, each in zip(places, answers, strict=True))
+    tokens = iter([written[place] for place in range(len(rows))])
+    return [[_text(each.tokenizer, next(tokens)) for _ in each.rows] for each in rendered]
+
+
+def _text(tokenizer: Any, tokens: list[int]) -> str:
+    return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()

@@ -9,7 +9,7 @@ import torch
 
 from ft_dagster.data.quantize import Quantization
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.answers import answer
+from ft_dagster.evaluation.answers import Asked, answer
 from ft_dagster.evaluation.model import TokenBatchedLM, load_judged, load_model
 from ft_dagster.evaluation.weights import kind_of, load_base, load_dequantized, virtual_tokens
 from tests.evaluation.payloads import KINDS, PROMPTS, load_plainly, make_payload, write_greedily
@@ -119,11 +119,10 @@ def test_what_training_changed_is_the_largest_change_of_a_logit(
 def test_prompts_are_answered_together_as_alone_and_the_base_beside_them(
     kind: str, payload: Path, tiny_model_folder: Path
 ) -> None:
-    together = answer(tiny_model_folder, payload, PROMPTS, chat=False, max_new_tokens=8)
-    alone = [
-        answer(tiny_model_folder, payload, [prompt], chat=False, max_new_tokens=8)[0] for prompt in PROMPTS
-    ]
-    assert together == alone
+    asked = Asked(tiny_model_folder, payload, PROMPTS, chat=False)
+    each = [asked._replace(prompts=[prompt]) for prompt in PROMPTS]
+    together, *alone = answer([asked, *each], max_new_tokens=8)
+    assert together == [answers[0] for answers in alone]
     if kind != "prompt":  # of these a tiny model takes too little notice
         assert any(a.base != a.tuned for a in together)
     if kind not in ("nf4", "int8"):

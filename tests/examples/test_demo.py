@@ -176,14 +176,14 @@ def test_a_changed_file_is_replaced_whole(prepare: ModuleType, tmp_path: Path) -
 def unpacked(prepare: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest of the demo's packages, from the package index."""
     folder: Path = tmp_path_factory.mktemp("packages")
-    assert prepare.install(*prepare.PACKAGES[0], folder, print).state == "made"
+    assert prepare.install(*prepare.DATA_PACKAGES[0], folder, print).state == "made"
     return folder
 
 
 @pytest.mark.slow
 def test_an_unpacked_package_is_not_fetched_again(prepare: ModuleType, unpacked: Path) -> None:
     before = sorted(path.name for path in unpacked.iterdir())
-    assert prepare.install(*prepare.PACKAGES[0], unpacked, print).state == "kept"
+    assert prepare.install(*prepare.DATA_PACKAGES[0], unpacked, print).state == "kept"
     assert sorted(path.name for path in unpacked.iterdir()) == before
 
 
@@ -193,7 +193,7 @@ def test_a_half_unpacked_package_is_fetched_again(
 ) -> None:
     (tmp_path / ".partial" / "litter").mkdir(parents=True)
     (tmp_path / "simple_icd_10_cm").mkdir()
-    assert prepare.install(*prepare.PACKAGES[0], tmp_path, print).state == "made"
+    assert prepare.install(*prepare.DATA_PACKAGES[0], tmp_path, print).state == "made"
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in unpacked.iterdir())
 
 
