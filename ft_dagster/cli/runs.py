@@ -28,6 +28,7 @@ from ft_dagster.cli.common import (
     quiet,
     show,
 )
+from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ft_dagster.automation.daemon import Daemon
     from ft_dagster.automation.instance import Launched
 
+PROMPTS = "`variant: [a prompt, ...]`, each of them a text"
 POLL_SECONDS, LONGEST_SECONDS = 1.0, 10.0  # between two looks at runs
 
 
@@ -183,14 +185,31 @@ def _asked(
     file: Path | None,
 ) -> dict[VariantKey, list[str]]:
     declarations = Declarations(settings.project)
+    if prompt and not all(text.strip() for text in prompt):
+        raise UserError("an empty prompt", field="--prompt", value=prompt, fix="Give a text")
     if not filed:
         keys = keys_of(declarations, variants, every=False)
         texts = prompt or [typer.prompt("prompt")]
         return dict.fromkeys(keys, texts)
-    asked = {VariantKey.parse(name, file=file): texts for name, texts in filed.items()}
+    asked = {
+        VariantKey.parse(str(name), file=file): _prompts(name, texts, file) for name, texts in filed.items()
+    }
     if not variants:
         return asked
-    return {key: asked.get(key, prompt or []) for key in keys_of(declarations, variants, every=False)}
+    keys = keys_of(declarations, variants, every=False)
+    for key in keys:
+        if key not in asked and not prompt:
+            raise UserError(
+                "has no prompts for this variant", file=file, value=str(key), fix=f"Add {PROMPTS}"
+            )
+    return {key: asked.get(key, prompt or []) for key in keys}
+
+
+def _prompts(name: object, texts: object, file: Path | None) -> list[str]:
+    """Raises UserError."""
+    if isinstance(texts, list) and texts and all(isinstance(text, str) and text.strip() for text in texts):
+        return texts
+    raise UserError("not a list of prompts", file=file, field=str(name), value=texts, fix=f"Write {PROMPTS}")
 
 
 @app.command(rich_help_panel=RUNNING)

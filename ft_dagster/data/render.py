@@ -170,14 +170,17 @@ def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool 
             "or declare prompt_completion rows",
         )
     try:
-        return _rendered(messages, tokenizer, prompt)
+        return render_chat(messages, tokenizer, prompt=prompt)
     except (TemplateError, TypeError, ValueError) as error:
         fix = "Change the row, or use a base whose template takes it"
         raise _row_error(row, f"the chat template refuses the row: {str(error).rstrip('.')}", fix) from None
 
 
-def _rendered(messages: tuple[Message, ...], tokenizer: Any, prompt: bool) -> str:
-    """A conversation through apply_chat_template's own renderer, without its checks for tools and images."""
+def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False) -> str:
+    """A conversation through apply_chat_template's own renderer, without its checks for tools and images.
+
+    `prompt`: up to where the next answer begins. Raises what the template raises.
+    """
     from transformers.utils.chat_template_utils import render_jinja_template
 
     texts: list[str]

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.quantize import quantization_of
+from ft_dagster.data.render import load_tokenizer, render_chat
+from ft_dagster.data.rows import Message
 from ft_dagster.evaluation.arithmetic import GENERATION_TOKENS, judging_dtype
-from ft_dagster.evaluation.weights import let_go, load_base, load_tuned, tokenizer_folder
+from ft_dagster.evaluation.weights import (
+    inner_model,
+    kind_of,
+    let_go,
+    load_base,
+    load_tuned,
+    tokenizer_folder,
+)
 
 if TYPE_CHECKING:
     from ft_dagster.evaluation.greedy import PromptRow
@@ -19,7 +28,7 @@ class Asked(NamedTuple):
     """Prompts to a base and to what a training made of it (`tuned`: a payload folder of any kind).
 
     With `chat` a prompt is a user's turn after `system`, in the template that training used; else it is
-    continued as plain text. It must be what the model was trained on.
+    continued as plain text. `chat` is as in training.
     """
 
     base: Path
@@ -44,52 +53,58 @@ class _Rendered(NamedTuple):
 def answer(asked: Sequence[Asked], *, max_new_tokens: int = 64) -> Iterator[list[AnswerPair]]:
     """The answers to each of `asked`, in turn.
 
-    A base is loaded once and answers all that it is asked together, as it is stored, also where it was
-    quantized for training. Raises UserError.
+    A base answers all that it is asked together, as it is stored, also where it was quantized for training.
+    Raises UserError.
     """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = judging_dtype(device)
     rendered = [_render(each, max_new_tokens) for each in asked]
     plain: dict[int, list[str]] = {}
     for place, each in enumerate(asked):
+        model = load_tuned(each.base, each.tuned, dtype=judging_dtype(device), device=device)
+        (tuned,) = _write(model, [rendered[place]], device)
         if place not in plain:
             same = [n for n, other in enumerate(asked) if other.base == each.base]
-            model = load_base(each.base, dtype=dtype, device=device)
-            plain.update(zip(same, _write(model, [rendered[n] for n in same], device), strict=True))
-            let_go(model)
-        model = load_tuned(each.base, each.tuned, dtype=dtype, device=device)
-        (tuned,) = _write(model, [rendered[place]], device)
+            answers = _base_answers(model, each, [rendered[n] for n in same], device)
+            plain.update(zip(same, answers, strict=True))
         let_go(model)
         yield [AnswerPair(*row) for row in zip(each.prompts, plain[place], tuned, strict=True)]
+
+
+def _base_answers(model: Any, of: Asked, rendered: Sequence[_Rendered], device: str) -> list[list[str]]:
+    """By the base below `model`, the tuned one; where that is not the base as it is stored, in its place."""
+    if kind_of(of.tuned) == "adapter" and quantization_of(of.tuned) is None:
+        with model.disable_adapter():
+            return _write(inner_model(model), rendered, device)
+    let_go(model)
+    base = load_base(of.base, dtype=judging_dtype(device), device=device)
+    answers = _write(base, rendered, device)
+    let_go(base)
+    return answers
 
 
 def _render(asked: Asked, max_new_tokens: int) -> _Rendered:
     from ft_dagster.evaluation.greedy import rows_of
 
     tokenizer = load_tokenizer(tokenizer_folder(asked.base, asked.tuned))
-    before = [{"role": "system", "content": asked.system}] if asked.system else []
     texts = asked.prompts
     if asked.chat:
-        turns = [[*before, {"role": "user", "content": prompt}] for prompt in texts]
-        texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        before = [Message("system", asked.system)] if asked.system else []
+        turns = [[*before, Message("user", prompt)] for prompt in texts]
+        texts = [render_chat(each, tokenizer, prompt=True) for each in turns]
     ids = [tokenizer(text, add_special_tokens=not asked.chat)["input_ids"] for text in texts]
     ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
     return _Rendered(tokenizer, rows_of(ids, new_tokens=max_new_tokens, ends=ends))
 
 
 def _write(model: Any, rendered: Sequence[_Rendered], device: str) -> list[list[str]]:
-    """The answers to each one's prompts, all of them written together, as many at a time as memory holds."""
-    from ft_dagster.evaluation.greedy import batches_of, write
+    """The answers to each one's prompts, all of them written together."""
+    from ft_dagster.evaluation.greedy import write_all
 
     rows = [row for each in rendered for row in each.rows]
-    written: dict[int, list[int]] = {}
-    for places in batches_of(rows, GENERATION_TOKENS[device]):
-        answers = write(model, [rows[place] for place in places])
-        written.update((place, each.tokens) for place, each in zip(places, answers, strict=True))
-    tokens = iter([written[place] for place in range(len(rows))])
-    return [[_text(each.tokenizer, next(tokens)) for _ in each.rows] for each in rendered]
+    written = iter(write_all(model, rows, GENERATION_TOKENS[device]))
+    return [[_text(each.tokenizer, next(written).tokens) for _ in each.rows] for each in rendered]
 
 
 def _text(tokenizer: Any, tokens: list[int]) -> str:

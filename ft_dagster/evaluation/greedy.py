@@ -129,6 +129,20 @@ def write(model: Any, rows: Sequence[PromptRow], *, logits: int = 0) -> list[Gre
         return _generate(model, rows, logits) if layers is None else _write(model, layers, rows, logits)
 
 
+def write_all(
+    model: Any,
+    rows: Sequence[PromptRow],
+    tokens: int,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> list[Greedy]:
+    """The answers to all rows, in batches of `tokens`; `on_progress` hears the share that is done."""
+    found: dict[int, Greedy] = {}
+    for some in batches_of(rows, tokens):
+        found.update(zip(some, write(model, [rows[place] for place in some]), strict=True))
+        on_progress(len(found) / len(rows))
+    return [found[place] for place in range(len(rows))]
+
+
 def last_logits(model: Any, ids: Sequence[int], count: int) -> Tensor:
     """Logits of the last `count` positions of one text, [positions, vocabulary], float32 on the CPU."""
     kept = {"logits_to_keep": count} if "logits_to_keep" in _takes(model) else {}

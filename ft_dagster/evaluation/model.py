@@ -17,7 +17,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import BATCH_TOKENS, GENERATION_TOKENS
 from ft_dagster.evaluation.attention import attend_in_blocks
-from ft_dagster.evaluation.greedy import Greedy, PromptRow, batches_of, write
+from ft_dagster.evaluation.greedy import Greedy, PromptRow, write_all
 from ft_dagster.evaluation.lora_layers import plain_lora_layers
 from ft_dagster.evaluation.packed import pack
 from ft_dagster.evaluation.scoring import ContinuationScore, ScoringRow, arrange_rows, batches, score
@@ -235,11 +235,7 @@ class TokenBatchedLM(HFLM):
 
     def write(self, rows: Sequence[PromptRow]) -> list[Greedy]:
         """The answers to rows, in as few batches as the memory allows."""
-        found: dict[int, Greedy] = {}
-        for some in batches_of(rows, GENERATION_TOKENS[self._on]):
-            found.update(zip(some, write(self.model, [rows[place] for place in some]), strict=True))
-            self.on_progress(len(found) / len(rows))
-        return [found[place] for place in range(len(rows))]
+        return write_all(self.model, rows, GENERATION_TOKENS[self._on], self.on_progress)
 
     def _stops(self, until: list[str]) -> list[str]:
         """The words that end an answer, which leaves them out."""

@@ -1,5 +1,6 @@
 """Answers of base and tuned model to the same prompts."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_dagster.evaluation.answers import AnswerPair, Asked, answer
+from ft_dagster.evaluation.greedy import rows_of, write_all
 from ft_dagster.evaluation.weights import load_base
-from tests.evaluation.payloads import make_payload
+from tests.evaluation.payloads import make_payload, write_greedily
 
 pytestmark = pytest.mark.slow
 
@@ -59,40 +61,43 @@ def test_the_base_of_a_quantized_training_answers_as_it_is_stored(
     model.save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(tmp_path / "base")
     prompts = ["Which documents must I bring?", "The whale rose slowly beside the ship and"]
-    stored, quantized = answer(
-        [
-            Asked(tmp_path / "base", make_payload(kind, tmp_path / "base", tmp_path / kind), prompts)
-            for kind in ("lora", "nf4")
-        ]
+    stored, quantized = (
+        answered(Asked(tmp_path / "base", make_payload(kind, tmp_path / "base", tmp_path / kind), prompts))
+        for kind in ("lora", "nf4")
     )
     assert [a.base for a in quantized] == [a.base for a in stored]
     assert [a.tuned for a in quantized] != [a.base for a in quantized]
 
 
-def test_each_variant_of_a_base_is_answered_as_alone_and_the_base_is_loaded_once(
+def test_variants_are_answered_together_as_each_alone_and_a_base_writes_once(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    other = shutil.copytree(tiny_model_folder, tmp_path / "other")
     asked = [
-        Asked(
-            tiny_model_folder,
-            make_payload("lora", tiny_model_folder, tmp_path / "lora"),
-            ["The whale"],
-            False,
-        ),
-        Asked(
-            tiny_model_folder, make_payload("nf4", tiny_model_folder, tmp_path / "nf4"), ["Who are", "a b"]
-        ),
-        Asked(
-            tiny_model_folder, make_payload("full", tiny_model_folder, tmp_path / "full"), ["Who are you?"]
-        ),
+        Asked(base, make_payload(kind, base, tmp_path / kind), prompts, chat=chat)
+        for kind, base, prompts, chat in (
+            ("nf4", tiny_model_folder, ["Who are", "a b"], True),
+            ("prompt", other, ["Where is the ship?"], False),
+            ("lora", tiny_model_folder, ["The whale"], False),
+            ("full", tiny_model_folder, ["Who are you?"], True),
+        )
     ]
     alone = [answered(each) for each in asked]
-    loaded: list[Path] = []
+    written: list[int] = []
 
-    def load(base: Path, **options: Any) -> Any:
-        loaded.append(base)
-        return load_base(base, **options)
+    def write_some(model: Any, rows: Any, *options: Any) -> Any:
+        written.append(len(rows))
+        return write_all(model, rows, *options)
 
-    monkeypatch.setattr("ft_dagster.evaluation.answers.load_base", load)
+    monkeypatch.setattr("ft_dagster.evaluation.greedy.write_all", write_some)
     assert list(answer(asked, max_new_tokens=8)) == alone
-    assert loaded == [tiny_model_folder]
+    assert written == [2, 4, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 1000])
+def test_batches_give_each_row_its_own_answer(tiny_model_folder: Path, tokens: int) -> None:
+    model = load_base(tiny_model_folder, dtype="float32")
+    rows = rows_of([[5, 6], [7], [8, 9, 10, 11], [12, 13]], new_tokens=4, ends=())
+    assert [each.tokens for each in write_all(model, rows, tokens)] == [
+        write_greedily(model, list(row.prompt), 4, end=-1) for row in rows
+    ]

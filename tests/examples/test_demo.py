@@ -6,8 +6,12 @@ import csv
 import importlib.util
 import io
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from scipy.stats import binom
@@ -176,14 +180,20 @@ def test_a_changed_file_is_replaced_whole(prepare: ModuleType, tmp_path: Path) -
 def unpacked(prepare: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest of the demo's packages, from the package index."""
     folder: Path = tmp_path_factory.mktemp("packages")
-    assert prepare.install(*prepare.DATA_PACKAGES[0], folder, print).state == "made"
+    assert fetched(prepare, folder) == ["made"]
     return folder
+
+
+def fetched(prepare: ModuleType, folder: Path, version: str | None = None) -> list[str]:
+    package = prepare.DATA_PACKAGES[0]
+    with prepare.Fetch([package._replace(version=version or package.version)], folder, print) as fetch:
+        return [step.state for step in fetch.unpacked()]
 
 
 @pytest.mark.slow
 def test_an_unpacked_package_is_not_fetched_again(prepare: ModuleType, unpacked: Path) -> None:
     before = sorted(path.name for path in unpacked.iterdir())
-    assert prepare.install(*prepare.DATA_PACKAGES[0], unpacked, print).state == "kept"
+    assert fetched(prepare, unpacked) == ["kept"]
     assert sorted(path.name for path in unpacked.iterdir()) == before
 
 
@@ -193,7 +203,7 @@ def test_a_half_unpacked_package_is_fetched_again(
 ) -> None:
     (tmp_path / ".partial" / "litter").mkdir(parents=True)
     (tmp_path / "simple_icd_10_cm").mkdir()
-    assert prepare.install(*prepare.DATA_PACKAGES[0], tmp_path, print).state == "made"
+    assert fetched(prepare, tmp_path) == ["made"]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in unpacked.iterdir())
 
 
@@ -239,6 +249,92 @@ def test_every_code_that_is_asked_exists(prepare: ModuleType, unpacked: Path) ->
 
 @pytest.mark.slow
 def test_a_package_that_pip_does_not_find_is_one_clear_error(prepare: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"pip could not install it.*simple-icd-10-cm==0\.0\.0") as raised:
-        prepare.install("simple-icd-10-cm", "0.0.0", "simple_icd_10_cm", tmp_path, print)
+    with pytest.raises(UserError, match=r"pip could not install.*simple-icd-10-cm==0\.0\.0") as raised:
+        fetched(prepare, tmp_path, "0.0.0")
     assert "run this again" in raised.value.fix
+
+
+PIP = """#!{python}
+import json, pathlib, sys, time
+
+folder, *pins = sys.argv[sys.argv.index("--target") + 1 :]
+names = json.loads({names!r})
+if len(pins) > 1:
+    deadline = time.monotonic() + 60
+    while not pathlib.Path({converting!r}).exists():
+        if time.monotonic() > deadline:
+            sys.exit("nothing was converted beside it")
+        time.sleep(0.05)
+    if pathlib.Path({refused!r}).exists():
+        sys.exit("no such package")
+for pin in pins:
+    for name in names[pin]:
+        (pathlib.Path(folder) / name).mkdir()
+"""
+
+
+@pytest.fixture
+def demo(prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose pip waits with the data until the model is being converted."""
+    packages = (prepare.MODEL_PACKAGE, *prepare.DATA_PACKAGES)
+    pip = tmp_path / "python"
+    said = PIP.format(
+        python=sys.executable,
+        names=json.dumps({each.pin: [each.module, each.info] for each in packages}),
+        converting=str(tmp_path / "converting"),
+        refused=str(tmp_path / "refused"),
+    )
+    pip.write_text(said)
+    pip.chmod(0o755)
+
+    def convert(*given: Any) -> Any:
+        (tmp_path / "converting").touch()
+        return prepare.Step("model", "made", "")
+
+    monkeypatch.setattr(prepare.sys, "executable", str(pip))
+    monkeypatch.setattr(prepare, "convert_model", convert)
+    monkeypatch.setattr(prepare, "asked_prompts", lambda file: {})
+    monkeypatch.setattr(prepare, "data_files", lambda *given: iter([("data/a.jsonl", "{}\n")]))
+    return tmp_path / "demo"
+
+
+def test_the_model_is_converted_while_pip_fetches_the_data(prepare: ModuleType, demo: Path) -> None:
+    heard: list[str] = []
+    made = list(prepare.prepare(demo, heard.append))
+    packages = [f"package {each}" for each in (prepare.MODEL_PACKAGE, *prepare.DATA_PACKAGES)]
+    assert [step.name for step in made] == [packages[0], "model", *packages[1:], "data/a.jsonl"]
+    assert {step.state for step in made} == {"made"}
+    assert len(heard) == 2
+    assert not (demo / "packages" / ".partial").exists()
+    again = list(prepare.prepare(demo, heard.append))
+    assert {step.state for step in again if step.name.startswith("package")} == {"kept"}
+    assert len(heard) == 2
+
+
+def test_data_that_pip_does_not_find_leave_the_model(prepare: ModuleType, demo: Path) -> None:
+    (demo.parent / "refused").touch()
+    made = []
+    with pytest.raises(UserError, match="no such package"):
+        made.extend(prepare.prepare(demo, print))
+    (demo.parent / "refused").unlink()
+    assert next(iter(prepare.prepare(demo, print))).state == "kept"
+
+
+def test_pip_ends_with_what_it_works_beside(
+    prepare: ModuleType, demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    popen = subprocess.Popen
+
+    def start(*given: Any, **options: Any) -> Any:
+        started.append(popen(*given, **options))
+        return started[-1]
+
+    def interrupted(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare.subprocess, "Popen", start)
+    monkeypatch.setattr(prepare, "convert_model", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(prepare.prepare(demo, print))
+    assert [process.returncode for process in started] == [0, -signal.SIGKILL]
