@@ -40,6 +40,16 @@ def finite(content: Any) -> Any:
     return None if _lost(content) is not None else content
 
 
+def restored(content: Any) -> Any:
+    """What `finite` made of content, with each number that it named in its place again."""
+    if isinstance(content, dict):
+        lost = content.get(NOT_FINITE, {})
+        return {
+            name: _put_back(value, lost.get(name)) for name, value in content.items() if name != NOT_FINITE
+        }
+    return [restored(value) for value in content] if isinstance(content, list) else content
+
+
 def tagged(content: Any) -> Any:
     """A model's configuration with such numbers as transformers itself writes and reads them."""
     if isinstance(content, dict):
@@ -57,3 +67,12 @@ def _lost(value: Any) -> Any:
         found = {str(at): lost for at, one in enumerate(value) if (lost := _lost(one)) is not None}
         return found or None
     return None
+
+
+def _put_back(value: Any, lost: Any) -> Any:
+    """The inverse of `_lost`: `value` with the numbers that `lost` names."""
+    if isinstance(lost, str):
+        return float(lost)
+    if isinstance(lost, dict):
+        return [_put_back(one, lost.get(str(at))) for at, one in enumerate(value)]
+    return restored(value)

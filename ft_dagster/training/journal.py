@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.program import SCHEMA_VERSION, write_json
-from ft_dagster.strict_json import NOT_FINITE, dumps
+from ft_dagster.strict_json import dumps, restored
 from ft_dagster.training.packing import Bin
 
 FILE = "journal.json"
@@ -97,16 +96,12 @@ class Journal:
 
     @classmethod
     def load(cls, folder: Path) -> Journal:
-        content = json.loads((folder / FILE).read_text("utf-8"))
+        """As it was saved, a loss that is no finite number too: a resume decides nothing otherwise."""
+        content = restored(json.loads((folder / FILE).read_text("utf-8")))
         content["evaluations"] = {
-            split: {
-                int(step): math.inf if loss is None else loss
-                for step, loss in losses.items()
-                if step != NOT_FINITE
-            }
+            split: {int(step): loss for step, loss in losses.items()}
             for split, losses in content["evaluations"].items()
         }
-        content.pop(NOT_FINITE, None)
         return cls(**content)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.training.contract import Benchmarks, WatchSettings
+from ft_dagster.training.journal import Journal
 from ft_dagster.training.watch.degeneration import degeneration
 from ft_dagster.training.watch.forgetting import Benchmark, benchmark_fall, passed
 from tests.evaluation.questions import write_task
@@ -191,3 +193,25 @@ def test_a_limit_that_is_passed_is_said(limits: dict[str, Any], step: int, said:
 def test_a_fall_needs_a_benchmark_at_step_0() -> None:
     assert benchmark_fall([{"step": 10, "benchmark": {"mean": 0.4}}], 10) is None
     assert passed(WatchSettings(general_loss_limit=0.1), {10: 5.0}, [], 10) is None
+
+
+@pytest.mark.parametrize("base", [3.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("now", "within"), [(3.05, True), (3.2, False), (math.nan, False), (math.inf, False)]
+)
+def test_a_resume_decides_nothing_about_a_limit_and_what_is_no_number_is_within_none(
+    tmp_path: Path, base: float, now: float, within: bool
+) -> None:
+    means = [{"step": at, "benchmark": {"mean": mean}} for at, mean in ((0, -base), (10, -now))]
+    in_one_go = Journal([1], evaluations={"general_holdout": {0: base, 10: now}}, observations=means)
+    in_one_go.save(tmp_path)
+
+    def said(journal: Journal, limit: str) -> str | None:
+        general = journal.evaluations["general_holdout"]
+        return passed(WatchSettings(**{limit: 0.1}), general, journal.observations, 10)
+
+    for limit in ("general_loss_limit", "benchmark_limit"):
+        found = said(in_one_go, limit)
+        assert found == said(Journal.load(tmp_path), limit)
+        if base == 3.0:
+            assert (found is None) is within

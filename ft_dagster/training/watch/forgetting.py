@@ -126,13 +126,15 @@ def benchmark_fall(observations: Sequence[Mapping[str, Any]], step: int) -> floa
 def passed(
     watch: WatchSettings, general: Mapping[int, float], observations: Sequence[Mapping[str, Any]], step: int
 ) -> str | None:
-    """Which limit the model of `step` is beyond, in words; None within them, or where it was not measured."""
+    """Which limit the model of `step` is beyond, in words; None within them, or where it was not measured.
+    What is not finite is beyond each.
+    """
     rise, fall = general_rise(general, step), benchmark_fall(observations, step)
     limit = watch.general_loss_limit
-    if limit is not None and rise is not None and rise > limit:
+    if limit is not None and rise is not None and not rise <= limit:
         return f"the loss on held-out general text rose by {rise:.3f} nats a token (limit {limit:g})"
     limit = watch.benchmark_limit
-    if limit is not None and fall is not None and fall > limit:
+    if limit is not None and fall is not None and not fall <= limit:
         return f"the accuracy on the general benchmark fell by {fall:.1%} points (limit {limit:.1%})"
     return None
 
