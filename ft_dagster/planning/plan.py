@@ -72,6 +72,7 @@ def make_plan(
     elif spec.method.name == "auto":
         _say_why(found, spec)
     resolved = chosen.resolved
+    refuse_unasked(resolved.training.watch.benchmark_limit, resolved.training.deepspeed.stage)
     if facts.chosen_share is not None:
         resolved.reasons.add(facts.chosen_share)
     count = facts.ranks if facts.device_kind == "cuda" else 1
@@ -86,6 +87,17 @@ def make_plan(
     if prior is None:
         found = _with_advice(found, advised_probe(spec, facts, found))
     return PlanAndEstimate(content, _estimate(spec, facts, context, found, warnings))
+
+
+def refuse_unasked(benchmark_limit: float | None, zero_stage: int) -> None:
+    """Raises UserError where a limit is on questions that the layout lets nobody ask."""
+    if benchmark_limit is not None and zero_stage == 3:
+        raise UserError(
+            "a limit that could not act: the plan shards the weights by ZeRO-3, where no questions are asked",
+            field="training.watch.benchmark_limit",
+            value=benchmark_limit,
+            fix="Declare training.deepspeed: 0 or 2, or in place of it training.watch.general_loss_limit",
+        )
 
 
 def _estimate(

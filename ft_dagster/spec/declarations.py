@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -263,7 +263,7 @@ class Declarations:
         except UserError as error:
             return ReadDeclaration(None, {}, all_of(error), merged.content, said)
         origins = merged.origins(spec.model_dump(mode="json"), file.name, f"tenants/{DEFAULTS}")
-        return ReadDeclaration(spec, origins, tuple(_unfit(spec, file_of)), merged.content, said)
+        return ReadDeclaration(spec, origins, tuple(unfit(spec, file_of)), merged.content, said)
 
     @cached_property
     def _defaults(self) -> dict[str, Any] | UserError:
@@ -328,8 +328,10 @@ class Declarations:
             return None
 
 
-def _unfit(spec: VariantSpec, file_of: Any) -> Iterator[UserError]:
-    """What a declaration asks for though every field by itself is valid."""
+def unfit(spec: VariantSpec, file_of: Callable[[str], Path]) -> Iterator[UserError]:
+    """What a declaration asks for though every field by itself is valid. Of what is declared now: a frozen
+    one from before a rule stays readable.
+    """
     if not spec.data.splits.test and not spec.evaluation.task:
         yield UserError(
             "no question is left for the task: there is no test split, and no task is declared",
@@ -338,6 +340,26 @@ def _unfit(spec: VariantSpec, file_of: Any) -> Iterator[UserError]:
             value=spec.data.splits.test,
             fix="Give it a share of the rows, or declare evaluation.task",
         )
+    yield from _idle_limits(spec, file_of)
+
+
+def _idle_limits(spec: VariantSpec, file_of: Callable[[str], Path]) -> Iterator[UserError]:
+    """Limits of forgetting that nothing would be measured for."""
+    watch, needed = spec.training.watch, dict[str, str]()
+    if spec.data.general is None:
+        needed["general_loss_limit"] = "data.general, on whose held-out text that loss is measured"
+    if not spec.evaluation.general:
+        needed["benchmark_limit"] = "a benchmark in evaluation.general, to ask questions of"
+    for name, needs in needed.items():
+        field, limit = f"training.watch.{name}", getattr(watch, name)
+        if limit is not None:
+            yield UserError(
+                "a limit that could not act: nothing is measured that it limits",
+                file=file_of(field),
+                field=field,
+                value=limit,
+                fix=f"Declare {needs}, or set this to null in the variant",
+            )
 
 
 def _unreadable(error: UserError, file: Path) -> ReadDeclaration:

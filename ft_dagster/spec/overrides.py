@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ft_dagster.errors import UserError
+from ft_dagster.spec.declarations import unfit
 from ft_dagster.spec.load import SHORTHANDS, Declared
 from ft_dagster.spec.variant import VariantSpec
 
@@ -53,6 +54,8 @@ def with_overrides(declared: Declared, overrides: Mapping[str, Any]) -> Declared
             value=first["input"] if blamed in overrides else json.dumps(dict(overrides)),
             fix="See `ft-dagster schema` for what the field takes",
         ) from None
+    for error in unfit(spec, lambda field: declared.file):
+        raise error
     origins = {
         leaf: ORIGIN
         if any(leaf == field or leaf.startswith(f"{field}.") for field in overrides)

@@ -373,10 +373,13 @@ class WatchSpec(SpecModel):
         0, ge=0, le=1000, description="Questions of each general benchmark asked while it trains; 0: none"
     )
     general_loss_limit: float | None = Field(
-        None, gt=0, le=100, description="Largest rise of the loss on held-out general text, nats a token"
+        None,
+        gt=0,
+        le=100,
+        description="Largest rise of the loss on held-out text of data.general, nats a token",
     )
     benchmark_limit: float | None = Field(
-        None, gt=0, le=1, description="Largest fall of the mean accuracy on those questions"
+        None, gt=0, le=1, description="Largest fall of the mean accuracy on those questions; not under ZeRO-3"
     )
     past_limit: Literal["stop", "go_on"] = Field(
         "stop",

@@ -20,7 +20,7 @@ from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.judging import foresee_all
-from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.plan import make_plan, refuse_unasked
 from ft_dagster.planning.prior import leaves_open as is_open
 from ft_dagster.planning.probe import leaves_open
 from ft_dagster.planning.survey import PlanContext
@@ -111,11 +111,15 @@ def refuse(workspace: Workspace) -> None:
 
 
 def after(workspace: Workspace, artifact: Artifact) -> None:
-    """Before anything is trained: what `auto` chose may not be allowed, or not have the declared export, what
-    comes of it may be too large to be judged here, and a gate may be on a metric that its task has not.
+    """Before anything is trained: what `auto` chose may not be allowed, or not have the declared export, a
+    limit may be on questions that nobody will ask, what comes of it may be too large to be judged here, and a
+    gate may be on a metric that its task has not.
     """
     declared, method = workspace.spec.export.format, artifact.figures["method"]["name"]
     refuse_method(workspace, method)
+    training = artifact.figures["training"]
+    with named_in(workspace.declared_in):
+        refuse_unasked(training["watch"]["benchmark_limit"], training["deepspeed"]["stage"])
     _refuse_other_metrics(workspace)
     refuse_no_database(workspace)
     _refuse_unheld(workspace, method, declared)

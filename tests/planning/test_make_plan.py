@@ -154,6 +154,21 @@ def test_a_variant_that_does_not_fit_names_changes_and_the_first_makes_it_fit(fo
     assert planned(folder, spec(**declared), count=count, memory=TIGHT).fits
 
 
+@pytest.mark.parametrize("asked", [3, "auto"])
+def test_a_limit_on_questions_that_zero_3_lets_nobody_ask_is_refused(folder: Path, asked: int | str) -> None:
+    def declared(stage: int | str, **limit: float) -> VariantSpec:
+        training = {"deepspeed": stage, "watch": {"questions": 20, **limit}}
+        return spec(method="full", training=training)
+
+    unknown: dict[str, Any] = {"count": 2, "memory": None}  # memory of a device: full is sharded whole
+    with pytest.raises(UserError, match="no questions are asked") as caught:
+        planned(folder, declared(asked, benchmark_limit=0.05), **unknown)
+    assert (caught.value.field, caught.value.value) == ("training.watch.benchmark_limit", 0.05)
+    assert "training.deepspeed: 0 or 2" in caught.value.fix
+    for taken in (declared(2, benchmark_limit=0.05), declared(3, general_loss_limit=0.05)):
+        assert planned(folder, taken, **unknown).content.training.watch.questions == 20
+
+
 def test_an_unknown_device_memory_refuses_nothing(folder: Path) -> None:
     assert planned(folder, spec(method="full"), memory=None).fits
 

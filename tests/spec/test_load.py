@@ -232,6 +232,45 @@ def test_a_task_without_any_question_is_refused(project: Path) -> None:
     assert load_variant(project, KEY).spec.evaluation.task
 
 
+NO_BENCHMARK = "evaluation: {general: []}\n"
+
+
+def limited(field: str, value: object = 0.05) -> str:
+    return f"training: {{watch: {{{field}: {'null' if value is None else value}, questions: 20}}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "more", "needed"),
+    [("general_loss_limit", "", "data.general"), ("benchmark_limit", NO_BENCHMARK, "evaluation.general")],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_limit_of_forgetting_that_nothing_is_measured_for_is_refused_where_it_is_declared(
+    project: Path, field: str, more: str, needed: str, shared: bool
+) -> None:
+    file = declare(project, MINIMAL + more + ("" if shared else limited(field)))
+    said_in = declare(project, limited(field), "defaults.yaml") if shared else file
+    error = refusal(project)
+    assert (error.file, error.field, error.value) == (str(said_in), f"training.watch.{field}", 0.05)
+    assert needed in error.fix
+    declare(project, MINIMAL + more + limited(field, None))
+    assert getattr(load_variant(project, KEY).spec.training.watch, field) is None
+
+
+def test_a_limit_of_forgetting_that_something_is_measured_for_is_taken(project: Path) -> None:
+    declare(project, MINIMAL + limited("benchmark_limit"))
+    assert load_variant(project, KEY).spec.training.watch.benchmark_limit == 0.05
+    general = MINIMAL.replace("]}", "], general: {from: base}}")
+    declare(project, general + limited("general_loss_limit") + NO_BENCHMARK)
+    assert load_variant(project, KEY).spec.training.watch.general_loss_limit == 0.05
+
+
+def test_a_frozen_declaration_of_before_a_limit_was_refused_is_read(project: Path) -> None:
+    declare(project, MINIMAL)
+    frozen = load_variant(project, KEY).spec.model_dump(mode="json")
+    frozen["training"]["watch"] |= {"general_loss_limit": 0.05}
+    assert VariantSpec.model_validate(frozen).training.watch.general_loss_limit == 0.05
+
+
 @pytest.mark.parametrize(
     ("resources", "field"),
     [("{gpu_kind: '(a+)+$'}", "resources.gpu_kind"), ("{sharing: mostly}", "resources.sharing")],

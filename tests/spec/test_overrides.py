@@ -58,6 +58,7 @@ def test_no_override_is_the_declaration_itself(declared: Declared) -> None:
         ({"method.name": "full", "method.rank": 8}, "method.rank", "not a setting of full"),
         ({"data.general.share": 0.1}, "data.general", "name either a corpus or `from: base`"),
         ({"objective": "task_specific"}, "objective", "evaluation.kind"),
+        ({"training.watch.general_loss_limit": 0.1}, "training.watch.general_loss_limit", "could not act"),
     ],
 )
 def test_what_the_declaration_does_not_take_is_refused_with_its_field(

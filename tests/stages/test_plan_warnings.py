@@ -10,8 +10,9 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages import plan_warnings
+from ft_dagster.stages import plan_warnings, training_plan
 from ft_dagster.stages.plan_warnings import rank_of_before, still_undecided
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import Layer, advice, summary
 from tests.stored_figures import stored_training
@@ -87,3 +88,18 @@ def test_how_long_a_question_takes_is_known_from_the_tenants_other_variants_on_t
     assert plan_warnings._seconds_per_question(workspace, [*many, keys[2]]) is None
     took["tenants/acme/a"] = 2.0
     assert plan_warnings._seconds_per_question(workspace, keys) == 2.0
+
+
+@pytest.mark.slow
+def test_a_kept_plan_whose_limit_would_not_act_is_not_trained_by(chained: Workspace) -> None:
+    figures = chained.upstream("training_plan").figures
+    training_plan.after(chained, chained.upstream("training_plan"))
+    sharded = {
+        **figures["training"],
+        "watch": {**figures["training"]["watch"], "benchmark_limit": 0.05},
+        "deepspeed": {**figures["training"]["deepspeed"], "stage": 3},
+    }
+    kept: Any = SimpleNamespace(figures={**figures, "training": sharded})
+    with pytest.raises(UserError, match="no questions are asked") as caught:
+        training_plan.after(chained, kept)
+    assert caught.value.file == str(chained.declared_in)
