@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -137,9 +138,10 @@ class Declarations:
         return _text(self._stamp(self.folder / DEFAULTS))
 
     def edited(self, key: VariantKey) -> datetime:
-        """When one of these files changed last, in UTC."""
-        stamps = (self._stamp(self.file(key)), self._stamp(self.folder / DEFAULTS))
-        newest = max(stamp.newest_ns for stamp in stamps if stamp is not None)
+        """When one of these files changed last, in UTC; long ago, where both went since they were listed."""
+        file = self.files.get(key) or self.file(key)
+        stamps = (self._stamp(file), self._stamp(self.folder / DEFAULTS))
+        newest = max((stamp.newest_ns for stamp in stamps if stamp is not None), default=0)
         return datetime.fromtimestamp(newest / 1e9, UTC)
 
     def declared(self, key: VariantKey) -> Declared:
@@ -228,8 +230,11 @@ class Declarations:
             judged = _REMEMBERED.get(file, stamps)
             if judged is None:
                 twice = other if other != file and stamps[1] not in (None, UNREADABLE) else None
-                judged = self._judge_anew(key, file, twice)
-                _REMEMBERED.put(file, stamps, judged)
+                try:
+                    judged = self._judge_anew(key, file, twice)
+                    _REMEMBERED.put(file, stamps, judged)
+                except Exception as error:  # nobody foresaw it: still it is of this declaration alone
+                    judged = _unreadable(_unforeseen(error, file), file)
             self._judged[key] = judged
         return self._judged[key]
 
@@ -364,6 +369,13 @@ def _idle_limits(spec: VariantSpec, file_of: Callable[[str], Path]) -> Iterator[
 
 def _unreadable(error: UserError, file: Path) -> ReadDeclaration:
     return ReadDeclaration(None, {}, all_of(error), {}, file)
+
+
+def _unforeseen(error: Exception, file: Path) -> UserError:
+    raised = traceback.extract_tb(error.__traceback__)[-1]
+    at = f"{Path(raised.filename).name}:{raised.lineno}"
+    problem = f"reading it failed with {type(error).__name__}: {error} (at {at})"
+    return UserError(problem, file=file, fix="Report this as a bug of ft_dagster, with the file")
 
 
 def _text(stamp: Stamp | None) -> str:

@@ -9,6 +9,6 @@ def known_zone(name: str) -> str:
     """The name, where it is one. Raises ValueError."""
     try:
         ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones, or too long for a file's name
         raise ValueError("not an IANA time zone") from None
     return name

@@ -202,6 +202,18 @@ def test_a_broken_declaration_does_not_stop_the_others(project: Path, instance: 
     assert instance.get_dynamic_partitions(PARTITIONS) == ["acme.daily"]
 
 
+@pytest.mark.parametrize("zone", ["America", "a" * 300])
+def test_a_zone_that_is_a_folder_or_no_name_stops_no_other_tenant(
+    project: Path, instance: dg.DagsterInstance, zone: str
+) -> None:
+    declare(project, "globex.daily", "0 12 * * *")
+    declare(project, "acme.zone", retrain={"timezone": zone})
+    noticed = ticked(project, instance, NOON - HOUR).noticed
+    assert noticed.valid == ("globex.daily",)
+    assert "retrain.timezone: not an IANA time zone" in noticed.broken["acme.zone"]
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["globex.daily"]
+
+
 def test_a_new_declaration_becomes_a_partition_and_a_removed_one_is_retired_not_deleted(
     project: Path, instance: dg.DagsterInstance
 ) -> None:

@@ -86,6 +86,9 @@ def test_yaml_that_no_program_can_take_is_one_error(file: Path, text: str, words
         ("method: {target_modules: [1]}", "method.target_modules.0", "string"),
         ("training: null", "training", "dictionary"),
         ("retrain: {timezone: ../../etc/passwd}", "retrain.timezone", "time zone"),
+        ("retrain: {timezone: America}", "retrain.timezone", "time zone"),
+        ("retrain: {timezone: Europe}", "retrain.timezone", "time zone"),
+        ("retrain: {timezone: " + "a" * 300 + "}", "retrain.timezone", "time zone"),
     ],
 )
 def test_a_value_of_another_kind_or_beyond_all_bounds_is_refused_by_field(

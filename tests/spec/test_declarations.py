@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 from ft_dagster.spec import declarations as module
 from ft_dagster.spec.yaml_files import read_yaml
+from tests.present import present
 
 NOBODY = 65534
 KEY = VariantKey("acme", "support")
@@ -112,6 +113,41 @@ def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path: Pat
         assert words in view.broken[file].problem
         assert view.broken[file].file == str(file)
     assert view.declared(KEY).file == tmp_path / "tenants/acme/support.yaml"
+
+
+def test_what_nobody_foresaw_of_one_file_is_its_own_error_and_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a validator may raise that asks the system something; once it does no more, nothing is wrong."""
+    for name in ("acme/support.yaml", "globex/faq.yaml"):
+        declare(tmp_path, name)
+    judge = module.validate
+
+    def fails(model: Any, content: dict[str, Any], file_of: Callable[[str], Path]) -> Any:
+        if file_of("owners").parent.name == "acme":
+            raise OSError(36, "File name too long")
+        return judge(model, content, file_of)
+
+    monkeypatch.setattr(module, "validate", fails)
+    view = Declarations(tmp_path)
+    error = present(view.wrong(KEY))
+    assert error.file == str(tmp_path / "tenants/acme/support.yaml")
+    assert "failed with OSError: [Errno 36] File name too long (at test_declarations.py:" in str(error)
+    assert view.wrong(VariantKey("globex", "faq")) is None
+    monkeypatch.setattr(module, "validate", judge)
+    assert Declarations(tmp_path).wrong(KEY) is None
+
+
+def test_a_file_that_went_since_it_was_listed_stops_no_other(tmp_path: Path) -> None:
+    gone = declare(tmp_path, "acme/support.yaml")
+    declare(tmp_path, "globex/faq.yaml")
+    view = Declarations(tmp_path)
+    assert len(view.files) == 2
+    gone.unlink()
+    assert view.edited(KEY).year == 1970
+    with pytest.raises(UserError, match="no such variant"):
+        view.declared(KEY)
+    assert view.wrong(VariantKey("globex", "faq")) is None
 
 
 @pytest.fixture
