@@ -97,7 +97,7 @@ class Roots(BaseModel):
         return max(hidden, above + 2 if len(inside) > 1 and self._is_another(inside[1]) else 0)
 
     def _is_another(self, name: str) -> bool:
-        return name != self.tenant and (self.project / "tenants" / name).is_dir()
+        return name != self.tenant and os.path.isdir(self.project / "tenants" / name)
 
 
 def outside(value: str, *, file: object = None, field: str | None = None, base: bool = False) -> UserError:

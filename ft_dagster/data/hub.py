@@ -34,9 +34,9 @@ def pin_revision(
 
 @contextmanager
 def hub_errors(repo: str, kind: str, *, file: object = None, field: str | None = None) -> Iterator[None]:
-    """Turn a hub that lacks the repository, or does not answer, into a UserError."""
+    """Turn a hub that lacks the repository, or does not answer, and a name that none has, into a UserError."""
     with of_train():
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     # Which HTTP library the client uses changed between its versions; its error is this one's base.
     transport = HfHubHTTPError.__bases__[0]
@@ -46,6 +46,9 @@ def hub_errors(repo: str, kind: str, *, file: object = None, field: str | None =
     except HfHubHTTPError as error:
         refused = error.response is not None and error.response.status_code in (401, 403, 404)
         problem = f"the hub has no such {kind} or revision" if refused else "the hub answers with an error"
+        raise UserError(problem, file=file, field=field, value=repo, fix=fix) from None
+    except HFValidationError:
+        problem = f"no name that a {kind} of the hub can have"
         raise UserError(problem, file=file, field=field, value=repo, fix=fix) from None
     except (LocalEntryNotFoundError, ConnectionError, TimeoutError, transport):
         problem = f"cannot reach the hub for this {kind}"

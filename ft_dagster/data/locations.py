@@ -105,7 +105,7 @@ def is_hub(source: SourceSpec, project: Path) -> bool:
     is declared; so is a name that ends like a data file.
     """
     path = source.path
-    if is_s3(path) or not HUB_ID.fullmatch(path) or file_type(path) or (project / path).exists():
+    if is_s3(path) or not HUB_ID.fullmatch(path) or file_type(path) or os.path.exists(project / path):
         return False
     return source.revision is not None or not (project / path.split("/")[0]).is_dir()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -118,7 +119,7 @@ def is_here(place: WatchedPlace, project: Path) -> bool:
         return True
     if place.kind == "data":
         return not is_hub(place.source, project)
-    return (project / expanded(place.path)).is_dir()
+    return os.path.isdir(project / expanded(place.path))
 
 
 def listing_digest(files: Sequence[ListedFile]) -> str:

@@ -248,6 +248,15 @@ def test_a_hub_data_set_that_cannot_be_reached_is_refused(project: Path) -> None
     assert (error.field, error.value) == ("data.sources[0].path", "some-org/some-data")
 
 
+@pytest.mark.parametrize("name", ["a/" + "b" * 300, "a/b.git", "a--b/c"])
+def test_a_name_that_no_hub_data_set_can_have_is_refused_before_the_hub_is_asked(
+    project: Path, name: str
+) -> None:
+    error = refusal(project, name)
+    assert error.field == "data.sources[0].path"
+    assert "no name that a data" in error.problem
+
+
 def test_a_local_path_wins_over_a_hub_id(project: Path, write: Any) -> None:
     write("some-org/some-data/rows.jsonl", ROWS)
     assert read(project, "some-org/some-data") == ROWS

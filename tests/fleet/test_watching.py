@@ -304,6 +304,16 @@ def test_nothing_is_looked_at_that_its_tenant_may_not_read(fleet: Fleet, tmp_pat
     assert places_of(spec, fleet.project, fleet.settings.roots("acme")) == []
 
 
+@pytest.mark.parametrize("path", ["data/" + "b" * 300, "b" * 300, "b/" * 3000])
+def test_a_name_too_long_for_a_file_is_a_place_as_any(fleet: Fleet, path: str) -> None:
+    declare(fleet.project, "acme.often", 5, path)
+    file = fleet.project / "tenants/acme/often.yaml"
+    file.write_text(file.read_text().replace("models/x", path))
+    spec = Declarations(fleet.project).declared(VariantKey("acme", "often")).spec
+    data = [place for place in places_of(spec, fleet.project, fleet.settings.roots("acme"))]
+    assert [place.path for place in data if place.kind == "data"] == [path]
+
+
 def test_a_look_that_is_killed_before_it_told_all_is_made_again(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
