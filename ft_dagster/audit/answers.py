@@ -82,19 +82,38 @@ class Checked:
 
 
 @dataclass(frozen=True)
+class Transformed:
+    """A source whose rows are known as a function returned them, not as they stand in its files."""
+
+    variant: str
+    source: str
+    function: str
+
+    def __str__(self) -> str:
+        return (
+            f"rows of {self.source} ({self.variant}) were transformed by {self.function}: "
+            "give what it returns"
+        )
+
+
+@dataclass(frozen=True)
 class RecordAnswer:
-    """Where a record is. Nothing `found`, see `seen`."""
+    """Where a record is. Nothing `found`, see `seen`. `transformed`: in which sources it may be known as
+    another: not of an identity, nor where it was found. `no_row`: why JSON was looked for as a text alone.
+    """
 
     identities: tuple[str, ...]
     found: tuple[RecordIn, ...]
     models: tuple[ModelThatHas, ...]
     checked: Checked
     note: str = BASE_UNKNOWN
+    transformed: tuple[Transformed, ...] = ()
+    no_row: str = ""
 
     @property
     def seen(self) -> bool | None:
-        """None: not found, and not all could be read."""
-        return True if self.found else (None if self.checked.unread else False)
+        """None: not found, and not all could be read, or rows were transformed before they were known."""
+        return True if self.found else (None if self.checked.unread or self.transformed else False)
 
 
 @dataclass(frozen=True)

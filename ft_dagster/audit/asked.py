@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,18 @@ from ft_dagster.strict_json import loads
 MOST_BYTES = 16_000_000  # of a file that is asked for
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 PLAIN: Mapping[str, Any] = {}
-READ_BY = ("format", "fields", "system")  # what of a declared source shapes the content of its rows
+READ_BY = ("format", "fields", "system")  # what of a declared source says how a row of it is read
+TRANSFORM = "transform"  # of a declared source: its function, which no way of reading stands for
+WHOLE: Mapping[str, Any] = {"as": "text"}  # a row as JSON, read as a document that is this very text
 
 
 @dataclass(frozen=True)
 class AskedRecord:
-    """`identities`: what it would be known by, most often one; a row that sources read differently has one
-    for each way. `said`: how it was given, in words without the text. `readings`: by which way of reading a
-    row an identity came; PLAIN of one that is not there. `words`: in normal form, as each way reads them;
-    empty for an identity. `questions`: the names by which a question is found that is the record, or a text
-    of it.
+    """`identities`: what it would be known by: one of a text, of a row as JSON one for each way that sources
+    read it, and last that of the text that it is. `said`: how it was given, in words without the text.
+    `readings`: by which way of reading a row an identity came; PLAIN of one that is not there. `words`: in
+    normal form, as each way reads them; empty for an identity. `questions`: the names by which a question is
+    found that is the record, or a text of it. `no_row`: why JSON is no row to any source; empty of all else.
     """
 
     identities: tuple[bytes, ...]
@@ -41,6 +43,7 @@ class AskedRecord:
     readings: Mapping[bytes, Mapping[str, Any]] = field(default_factory=dict)
     words: tuple[tuple[str, ...], ...] = ()
     questions: tuple[bytes, ...] = ()
+    no_row: str = ""
 
     def reading(self, identity: bytes) -> Mapping[str, Any]:
         return self.readings.get(identity, PLAIN)
@@ -88,26 +91,52 @@ def _text_of(file: Path) -> str:
 def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
     fields = _row(text)
     if fields is None:
-        _refuse_surrogates(text)
-        normal = normal_text(text)
-        identity, told = identity_of("text", [("text", normal)]), tuple(words_of(normal))
-        names = (name_of(identity), name_of_words(told))
-        return AskedRecord((identity,), said, words=(told,), questions=names)
+        return _as_text(text, said, PLAIN)
+    row = _as_row(fields, f"{said}, a row", readings)
+    try:
+        whole = _as_text(text, said, WHOLE)
+    except UserError:
+        if row.no_row:
+            raise
+        return row
+    return replace(whole, no_row=row.no_row) if row.no_row else _both(row, whole)
+
+
+def _as_text(text: str, said: str, reading: Mapping[str, Any]) -> AskedRecord:
+    """Raises UserError for what is not valid Unicode."""
+    _refuse_surrogates(text)
+    normal = normal_text(text)
+    identity, told = identity_of("text", [("text", normal)]), tuple(words_of(normal))
+    names = (name_of(identity), name_of_words(told))
+    return AskedRecord((identity,), said, {identity: reading}, (told,), names)
+
+
+def _as_row(fields: dict[str, Any], said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
+    """Without identities, and with `no_row`, where no way of reading makes a row of it."""
     found: dict[bytes, Mapping[str, Any]] = {}
     words: dict[tuple[str, ...], None] = {}
-    wrong: UserError | None = None
+    wrong: list[UserError] = []
     for reading in (PLAIN, *readings):
         try:
             row = _read(fields, reading)
             found.setdefault(row.identity, reading)
             words[tuple(row.words)] = None
         except UserError as error:
-            wrong = wrong or error
-    if not found:
-        assert wrong is not None
-        raise UserError(f"not a row: {wrong.problem}", fix=wrong.fix)
+            wrong.append(error)
     asked = dict.fromkeys([*map(name_of, found), *map(name_of_words, _texts_in(fields))])
-    return AskedRecord(tuple(found), f"{said}, a row", found, tuple(words), tuple(asked))
+    no_row = "" if found else wrong[0].problem
+    return AskedRecord(tuple(found), said, found, tuple(words), tuple(asked), no_row)
+
+
+def _both(row: AskedRecord, whole: AskedRecord) -> AskedRecord:
+    """A row that may be a document too."""
+    return replace(
+        row,
+        identities=(*row.identities, *whole.identities),
+        readings={**row.readings, **whole.readings},
+        words=(*row.words, *whole.words),
+        questions=tuple(dict.fromkeys((*row.questions, *whole.questions))),
+    )
 
 
 def _texts_in(tree: Any) -> Iterator[list[str]]:

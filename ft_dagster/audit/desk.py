@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.audit.answers import Inclusion, ReleasedAs
-from ft_dagster.audit.asked import reading_of
+from ft_dagster.audit.answers import Inclusion, ReleasedAs, Transformed
+from ft_dagster.audit.asked import TRANSFORM, reading_of
 from ft_dagster.audit.follow import LOCK, Followed, Follower
 from ft_dagster.audit.index import Index, Indexed, remove_index, tenant_of
 from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL, Shelf, said_by
@@ -134,16 +134,25 @@ class Audit:
         return leaves
 
     def readings(self, model: Indexed | None = None) -> list[Mapping[str, Any]]:
-        """How the sources of data sets read their rows, each way once: of all data sets, or of those that a
-        model and the ones that it starts from were trained on.
+        """How sources read their rows, each way once: those of all data sets and corpora, or of what a model
+        and the ones that it starts from were trained on.
         """
-        found: dict[str, None] = {}
-        datasets = self.index.of_stage(DATASET) if model is None else self._datasets(model)
-        for dataset in self.allowed(datasets):
-            with suppress(UserError):  # `verify` tells of a manifest that cannot be read
-                for source in declared_sources(self.artifact(dataset)):
-                    found[reading_of(source)] = None
+        found = dict.fromkeys(reading_of(source) for _, source in self._sources(model))
         return [json.loads(each) for each in found]
+
+    @cached_property
+    def transformed(self) -> tuple[Transformed, ...]:
+        """The sources of all data sets whose rows were transformed."""
+        return self.transformed_for(None)
+
+    def transformed_for(self, model: Indexed | None) -> tuple[Transformed, ...]:
+        """As `transformed`; of a model those of its own data set, and of the ones that it starts from."""
+        found = (
+            Transformed(dataset.variant or "", source["path"], source[TRANSFORM])
+            for dataset, source in self._sources(model)
+            if source.get(TRANSFORM)
+        )
+        return tuple(dict.fromkeys(found))
 
     def above(self, model: Indexed) -> Iterator[tuple[Indexed, list[Indexed]]]:
         """(model, what leads to it) of each that a model starts from, the nearest first."""
@@ -159,11 +168,19 @@ class Audit:
             through.append(parent)
             model = parent
 
-    def _datasets(self, model: Indexed) -> list[Indexed]:
-        models = [model, *(parent for parent, _ in self.above(model))]
-        mixtures = [self.index.parent(each, MIXTURE) for each in models]
-        found = [None if each is None else self.index.parent(each, DATASET) for each in mixtures]
-        return [each for each in found if each is not None]
+    def _sources(self, model: Indexed | None) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
+        """(data set or corpus, each of its sources as it was read); see `readings`."""
+        stages = (DATASET, CORPUS)
+        if model is None:
+            holders = [each for stage in stages for each in self.index.of_stage(stage)]
+        else:
+            models = [model, *(parent for parent, _ in self.above(model))]
+            mixtures = [self.index.parent(each, MIXTURE) for each in models]
+            above = [self.index.parent(each, stage) for each in mixtures if each for stage in stages]
+            holders = [each for each in above if each is not None]
+        for holder in self.allowed(holders):
+            with suppress(UserError):  # `verify` tells of a manifest that cannot be read
+                yield from ((holder, source) for source in read_sources(self.artifact(holder)))
 
     @cached_property
     def counts(self) -> list[tuple[str, str, int, int]]:
@@ -274,6 +291,21 @@ def declared_sources(dataset: Artifact) -> list[dict[str, Any]]:
     now = dataset.spec.get("spec", {}).get("data", {}).get("sources")
     sources: list[dict[str, Any]] = dataset.spec.get("data.sources", []) if now is None else now
     return sources
+
+
+def read_sources(holder: Artifact) -> list[dict[str, Any]]:
+    """The sources of a data set or corpus, with the format that their rows were read in; none of what a base
+    wrote.
+    """
+    if holder.place.stage != DATASET:
+        declared = holder.spec.get("corpus", {}).get("sources", [])
+        return [{**source, "format": "text"} for source in declared]
+    said = holder.figures.get("formats")
+    formats = said if isinstance(said, dict) else {}
+    return [
+        {**source, "format": formats.get(source["path"], source.get("format"))}
+        for source in declared_sources(holder)
+    ]
 
 
 def index_folder(settings: Settings) -> Path:

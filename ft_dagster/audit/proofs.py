@@ -5,8 +5,9 @@ manifest of the model, which names the mixture's by its sha256. Whoever knows th
 means (the release log, a signature) then knows that the record was in its mixture. A proof of absence carries
 the two leaves between which the record would be, and shows that to who has the tenant's key.
 
-A row has another identity where a source names its columns, format or system prompt: the file says by which
-reading it got an identity. Of a row that is absent it shows that by each reading of the model's sources.
+A row has another identity where a source names its columns, format or system prompt, and as a document that
+is JSON: the file says by which reading it got an identity. Of a row that is absent it shows that by each
+reading of the model's sources, and as a document. Where a source transforms its rows nothing shows absence.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.audit.asked import PLAIN, READ_BY, AskedRecord
+from ft_dagster.audit.asked import PLAIN, READ_BY, WHOLE, AskedRecord
 from ft_dagster.audit.desk import BASE, EXPORT, Audit
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import MIXTURE, MODEL, STATES, times_of
@@ -32,7 +33,7 @@ from ft_dagster.report.tables import counted
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.strict_json import dumps, loads
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: absence of a row was not shown as a document
 PRESENCE, ABSENCE = "presence", "absence"
 MOST_BYTES = 16_000_000
 
@@ -58,8 +59,8 @@ def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
     """The proof that a record is in what a model was trained on, or that it is not. Of a model that starts
     from the release of one that was trained on it, the proof of that one, with the manifests that lead there.
 
-    Raises UserError for a model whose mixture is gone or is older than record trees, and where a parent was
-    trained on the record and no proof can be made of that.
+    Raises UserError for a model whose mixture is gone or is older than record trees, where a parent was
+    trained on the record and no proof can be made of that, and where rows were transformed and none is it.
     """
     own = _proof(audit, asked, weights)
     if own.get("times"):
@@ -69,6 +70,10 @@ def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
     for parent, through in above:
         if parent.digest in learned:
             return _inherited(audit, asked, parent, through)
+    transformed = audit.transformed_for(weights) if own["kind"] == ABSENCE else ()
+    if transformed:
+        problem = f"nothing proves that it is absent: {transformed[0]}"
+        raise UserError(problem, fix="`ft-dagster audit record` says where that is")
     return own
 
 
@@ -262,13 +267,24 @@ def _check_identity(reading: _Reading, asked: AskedRecord) -> None:
     """The record that was given is the one of the proof; where it is absent, however it may be read."""
     shown = {bytes.fromhex(one["identity"]) for one in _shown(reading.proof)}
     absent = reading.proof["kind"] == ABSENCE
-    same = shown >= set(asked.identities) if absent else reading.identity in asked.identities
+    wanted = _wanted(reading, asked)
+    same = shown >= wanted if absent else reading.identity in asked.identities
     reading.need(same, "it is of another record")
     for identity in asked.identities:
-        if absent or identity == reading.identity:
+        if identity in shown:
             how = asked.reading(identity)
             read = f", read as {dumps(how, ensure_ascii=False)}," if how else ""
             reading.steps.append(f"the record you gave{read} has the identity of the proof")
+
+
+def _wanted(reading: _Reading, asked: AskedRecord) -> set[bytes]:
+    """What a proof of absence is to show: of a row, before version 2, not that it is no document."""
+    rows = {one for one in asked.identities if asked.reading(one) != WHOLE}
+    if reading.proof["schema_version"] >= 2 or not rows:
+        return set(asked.identities)
+    if len(rows) < len(asked.identities):
+        reading.unchecked.append("that no document is this very text: proofs of before version 2 do not say")
+    return rows
 
 
 def _check_paths(reading: _Reading) -> None:
@@ -323,7 +339,8 @@ def _note_absence(reading: _Reading, key: RecordKey | None) -> None:
     else:
         said = "by the key it would be between the leaves, which are side by side: it is not there"
         reading.steps.append(said)
-    reading.unchecked.append("that the sources of the model's data read a row in no further way")
+    said = "that the sources of the model's data read a row in no further way, and transform none"
+    reading.unchecked.append(said)
     reading.unchecked.append("what the base that the model starts from was trained on")
 
 

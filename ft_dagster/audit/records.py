@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 
-from ft_dagster.audit.answers import Checked, ModelThatHas, RecordAnswer, RecordIn
+from ft_dagster.audit.answers import Checked, ModelThatHas, RecordAnswer, RecordIn, Transformed
 from ft_dagster.audit.asked import AskedRecord
 from ft_dagster.audit.desk import BASE, EXPORT, Audit, inclusion
 from ft_dagster.audit.index import Hit, Indexed
@@ -54,7 +54,20 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
             weights = audit.index.parent(artifact, MODEL)
             models += [] if weights is None else [described(audit, weights, JUDGED, 0)]
     identities = tuple(identity.hex() for identity in asked.identities)
-    return RecordAnswer(identities, tuple(found), _once(models), checked(audit))
+    return RecordAnswer(
+        identities,
+        tuple(found),
+        _once(models),
+        checked(audit),
+        transformed=_otherwise(audit, found) if asked.words else (),
+        no_row=asked.no_row,
+    )
+
+
+def _otherwise(audit: Audit, found: Iterable[RecordIn]) -> tuple[Transformed, ...]:
+    """The sources in which a record may stand otherwise than it was looked for."""
+    places = {(one.variant, one.facts.get("path")) for one in found}
+    return tuple(one for one in audit.transformed if (one.variant, one.source) not in places)
 
 
 def checked(audit: Audit) -> Checked:
@@ -199,17 +212,26 @@ def _once(models: Iterable[ModelThatHas]) -> tuple[ModelThatHas, ...]:
 def sought(answer: RecordAnswer) -> str:
     """In one sentence."""
     if not answer.seen:
-        held = answer.checked
-        unread = (
-            "never seen" if answer.seen is False else f"not found, and {len(held.unread)} could not be read"
-        )
-        questions = f"the questions of {counted(held.evaluations, 'evaluation')}, "
-        return (
-            f"{unread}: held against {counted(held.records, 'record')} of {held.artifacts:,} data sets, "
-            f"corpora and mixtures, {questions if held.evaluations else ''}and "
-            f"{counted(held.models, 'model')}; {answer.note}"
-        )
+        return _not_found(answer)
     learned = {model.weights for model in answer.models if model.how in (TRAINED, INHERITED)}
-    unread = f"; {len(answer.checked.unread)} could not be read" if answer.checked.unread else ""
     found = counted(len(answer.found), "artifact")
-    return f"in {found}; {counted(len(learned), 'model')} learned from it{unread}"
+    return "; ".join((f"in {found}", f"{counted(len(learned), 'model')} learned from it", *_unsure(answer)))
+
+
+def _not_found(answer: RecordAnswer) -> str:
+    held = answer.checked
+    said = ", and ".join(("not found", *_unsure(answer))) if answer.seen is None else "never seen"
+    questions = f"the questions of {counted(held.evaluations, 'evaluation')}, " if held.evaluations else ""
+    as_text = f", as a text alone (it is no row: {answer.no_row})," if answer.no_row else ""
+    return (
+        f"{said}: held{as_text} against {counted(held.records, 'record')} of {held.artifacts:,} data sets, "
+        f"corpora and mixtures, {questions}and {counted(held.models, 'model')}; {answer.note}"
+    )
+
+
+def _unsure(answer: RecordAnswer) -> Iterator[str]:
+    """Why more may have it than was found."""
+    if answer.checked.unread:
+        yield f"{len(answer.checked.unread)} could not be read"
+    if answer.transformed:
+        yield f"the rows of {counted(len(answer.transformed), 'source')} were transformed"

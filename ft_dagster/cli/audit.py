@@ -100,7 +100,8 @@ def record(
         more = {"held_against": held and asdict(held), "near": alike and asdict(alike)}
         print_json({**asdict(found), "seen": found.seen, **more})
         return
-    out.print(escape(records.sought(found)), highlight=False, soft_wrap=True)
+    for line in (records.sought(found), *map(str, found.transformed)):
+        out.print(escape(line), highlight=False, soft_wrap=True)
     if held is not None:
         print_held(held)
     if found.seen:

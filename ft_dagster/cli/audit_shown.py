@@ -14,7 +14,7 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import counted
 
 if TYPE_CHECKING:
-    from ft_dagster.audit.answers import Compute, HeldAgainst, ModelAnswer, ModelThatHas, NearAnswer
+    from ft_dagster.audit.answers import Absence, Compute, HeldAgainst, ModelAnswer, ModelThatHas, NearAnswer
 
 SHOWN = 20  # of what a record that nobody saw was held against
 
@@ -22,15 +22,18 @@ SHOWN = 20  # of what a record that nobody saw was held against
 def print_held(held: HeldAgainst) -> None:
     """What a record that nobody saw was held against; the first SHOWN of it."""
     table = Table("not in", "variant", "digest", "records", "between leaves", "root", box=SIMPLE_HEAD)
-    for one in held.absences[:SHOWN]:
-        beside = " and ".join(f"{leaf['index']:,}" for leaf in one.leaves) or "none"
-        shown = (one.unproved, "") if one.unproved else (beside, one.root[:12])
+    holders: dict[tuple[str, str, str, str], list[Absence]] = {}
+    for one in held.absences:
         named = (one.stage, one.variant or "shared", one.digest[:12], f"{one.records:,}")
+        holders.setdefault(named, []).append(one)
+    for named, absences in list(holders.items())[:SHOWN]:
+        first, beside = absences[0], "; ".join(map(_between, absences))
+        shown = (first.unproved, "") if first.unproved else (beside, first.root[:12])
         table.add_row(*named, *map(escape, shown))
-    if held.absences:
+    if holders:
         show(table)
     names = sorted({model.variant for model in held.models})
-    more = [f"{len(each) - SHOWN:,} more" for each in (held.absences, names) if len(each) > SHOWN]
+    more = [f"{len(each) - SHOWN:,} more" for each in (holders, names) if len(each) > SHOWN]
     if names:
         out.print(escape(f"models: {', '.join(names[:SHOWN])}"), highlight=False, soft_wrap=True)
     if more:
@@ -38,6 +41,10 @@ def print_held(held: HeldAgainst) -> None:
     if any(not one.unproved for one in held.absences):
         said = "that nothing is between two leaves shows to who has the tenant's key; --json has their paths,"
         out.print(f"{said} `audit prove RECORD MODEL` a file", highlight=False, soft_wrap=True)
+
+
+def _between(absence: Absence) -> str:
+    return " and ".join(f"{leaf['index']:,}" for leaf in absence.leaves) or "none"
 
 
 def print_near(found: NearAnswer) -> None:

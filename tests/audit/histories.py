@@ -73,9 +73,13 @@ class History:
     def base(self, name: str = "models/x", revision: str | None = None) -> Artifact:
         return self._put("base_model", "shared", {"base.json": {"reference": name, "revision": revision}}, {})
 
-    def corpus(self, texts: Sequence[str], name: str = "general") -> Artifact:
-        self._write(f"{name}.jsonl", [{"text": text} for text in texts])
-        spec = CorpusSpec.model_validate({"description": "x", "sources": [f"{name}.jsonl"], "holdout": 0.2})
+    def corpus(
+        self, texts: Sequence[str | Mapping[str, Any]], name: str = "general", **source: Any
+    ) -> Artifact:
+        """Of texts, or of rows that `source` says how to read."""
+        self._write(f"{name}.jsonl", [{"text": text} if isinstance(text, str) else text for text in texts])
+        declared = {"path": f"{name}.jsonl", **source}
+        spec = CorpusSpec.model_validate({"description": "x", "sources": [declared], "holdout": 0.2})
         prints: list[Any] = [[{"path": f"{name}.jsonl", "size": 1, "sha256": "c" * 64}]]
 
         def build(attempt: Attempt) -> dict[str, Any]:

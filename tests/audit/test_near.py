@@ -41,7 +41,7 @@ def test_rows_and_documents_are_found_by_their_exact_similarity(history: History
     asked = asked_record(json.dumps(written(LONG.replace("that year", "this year"))))
     found = near_records(audit, asked, 0.5)
     nearest, *documents = found.records
-    [before], [after] = asked.words, asked_record(json.dumps(written(LONG))).words
+    before, after = asked.words[0], asked_record(json.dumps(written(LONG))).words[0]
     then, now = word_grams(before), word_grams(after)
     assert nearest.similarity == len(then & now) / len(then | now) > 0.8
     assert [(one.variant, one.how, one.times) for one in nearest.models] == [("acme.one", TRAINED, 2)]

@@ -10,20 +10,22 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.audit.answers import Compute, ModelAnswer
+from ft_dagster.audit.answers import Compute, ModelAnswer, Transformed
 from ft_dagster.audit.asked import AskedRecord, asked_record
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.models import at, diff, model, training_records
-from ft_dagster.audit.proofs import PRESENCE, prove
-from ft_dagster.audit.records import TRAINED, record
+from ft_dagster.audit.proofs import ABSENCE, PRESENCE, check, proof_readings, prove
+from ft_dagster.audit.records import TRAINED, record, sought
 from ft_dagster.audit.traces import source, tenant
 from ft_dagster.audit.verify import verify
 from ft_dagster.cli.audit_shown import print_model
 from ft_dagster.cli.common import out
 from ft_dagster.data.content import identity_of, normal_text
 from ft_dagster.errors import UserError
+from ft_dagster.provenance.record_keys import keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.stages.made_of import made_of
+from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
 
 pytestmark = pytest.mark.slow
@@ -297,16 +299,13 @@ def wrong_file(kind: str, folder: Path) -> Path:
     elif kind == "two rows":
         file = folder / "asked.jsonl"
         file.write_text('{"text": "a"}\n{"text": "b"}\n')
-    elif kind == "too large":
+    else:
         with file.open("wb") as out:
             out.truncate(17_000_000)
-    else:
-        file.write_text(kind)
     return file
 
 
 WRONG = ["a folder", "a FIFO", "binary", "invalid UTF-8", "two rows", "too large"]
-WRONG += ['{"nothing": "known"}', '{"text": 5}']
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -328,7 +327,15 @@ def test_a_strange_text_is_a_text(history: History, given: str) -> None:
     assert not record(history.audit(), asked_record(given)).seen
 
 
-@pytest.mark.parametrize("given", ["\ud800", "", " \n"])
+@pytest.mark.parametrize("given", ['{"nothing": "known"}', '{"text": 5}'])
+def test_json_that_is_no_row_is_looked_for_as_a_text(history: History, given: str) -> None:
+    found = record(history.audit(), asked_record(given))
+    assert found.seen is False
+    assert f"held, as a text alone (it is no row: {found.no_row}), against" in sought(found)
+    assert found.no_row
+
+
+@pytest.mark.parametrize("given", ["\ud800", "", " \n", '{"nothing": "\ud800"}'])
 def test_what_is_no_text_is_refused(given: str) -> None:
     with pytest.raises(UserError, match=r"Unicode|no record"):
         asked_record(given)
@@ -369,3 +376,104 @@ def test_a_row_is_found_as_its_source_read_it(history: History) -> None:
     audit = history.audit()
     asked = asked_record(json.dumps(rows[4]), audit.readings())
     assert {one.digest for one in record(audit, asked).found} == {made.digest}
+
+
+def learned(history: History, rows: list[str]) -> str:
+    """The first of these that the one model was trained on; empty where it was on none."""
+    audit = history.audit()
+    asked = ((row, record(audit, asked_record(row, audit.readings()))) for row in rows)
+    return next((row for row, found in asked if any(one.how == TRAINED for one in found.models)), "")
+
+
+def proof(history: History, given: str) -> dict[str, Any]:
+    """Of the one model, checked by itself with the record."""
+    audit = history.audit()
+    [weights] = audit.index.of_stage("fine_tuned_model")
+    asked, file = asked_record(given, audit.readings(weights)), history.folder / "proof.json"
+    made = prove(audit, asked, weights)
+    file.write_text(dumps(made), "utf-8")
+    key = keys_of(history.settings.keys_folder, "acme").current
+    assert check(file, asked_record(given, proof_readings(file)), key).kind == made["kind"]
+    return made
+
+
+def test_a_row_of_general_text_is_found_as_its_corpus_read_it(tmp_path: Path) -> None:
+    """With the text in a column of another name, beside one that is called text."""
+    made = History(tmp_path / "project")
+    rows = [{"text": f"Teaser {n}.", "body": f"The body of {n} tells of the town."} for n in range(40)]
+    corpus = made.corpus(rows, fields={"text": "body"})
+    dataset = made.dataset("acme.one", [question(n) for n in range(20)])
+    made.model("acme.one", made.mixture("acme.one", dataset, corpus, general=20), made.base(), times=2)
+    row = learned(made, [dumps(one) for one in rows])
+    assert (proof(made, row)["kind"], proof(made, row)["times"]) == (PRESENCE, 2)
+    bare = dumps({"body": json.loads(row)["body"]})
+    assert learned(made, [bare]) == bare
+    assert (proof(made, bare)["kind"], proof(made, dumps(rows[0] | {"body": "?"}))["kind"]) == (
+        PRESENCE, ABSENCE,
+    )  # fmt: skip
+
+
+def test_a_row_is_read_in_the_format_of_its_sources_first_row(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    rows = [question(0), *(question(n, messages=None) for n in range(1, 20))]
+    made.dataset("acme.one", rows)
+    audit = made.audit()
+    assert record(audit, asked_record(json.dumps(rows[7]), audit.readings())).found
+
+
+def test_nothing_shows_that_a_row_of_a_source_with_a_transformation_is_absent(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    (made.folder / "hooks.py").write_text(
+        "def cut(row):\n    return {**row, 'completion': row['completion'][:4]}\n", "utf-8"
+    )
+    rows, source = [question(n) for n in range(20)], {"path": "rows.jsonl", "transform": "hooks.py:cut"}
+    dataset = made.dataset("acme.one", rows, sources=[source])
+    made.model("acme.one", made.mixture("acme.one", dataset), made.base(), times=2)
+    audit = made.audit()
+    source_of = Transformed("acme.one", "rows.jsonl", "hooks.py:cut")
+    said = "rows of rows.jsonl (acme.one) were transformed by hooks.py:cut: give what it returns"
+    assert str(source_of) == said
+    made.dataset("acme.plain", [question(40)], splits={"validation": 0, "test": 0, "minimum": 1})
+    for given in (dumps(rows[3]), "no row of it"):
+        found = record(audit, asked_record(given, audit.readings()))
+        assert (found.seen, found.transformed) == (None, (source_of,))
+        assert sought(found).startswith("not found, and the rows of 1 source were transformed: held against")
+        with pytest.raises(UserError, match="nothing proves that it is absent: rows of rows"):
+            proof(made, given)
+    returned = learned(made, [dumps(row | {"completion": row["completion"][:4]}) for row in rows])
+    assert proof(made, returned)["times"] == 2
+    assert record(audit, asked_record(returned)).transformed == ()
+    elsewhere = record(made.audit(), asked_record(dumps(question(40))))
+    assert (elsewhere.seen, elsewhere.transformed) == (True, (source_of,))
+    assert sought(elsewhere) == (
+        "in 1 artifact; 0 models learned from it; the rows of 1 source were transformed"
+    )
+    assert record(made.audit(tenant="globex"), asked_record("no row of it")).seen is False
+    assert record(audit, asked_record("0" * 64)).seen is False
+
+
+def test_a_document_that_is_json_is_found_as_the_text_that_it_is(tmp_path: Path) -> None:
+    """Whether it could be a row too or not."""
+    made = History(tmp_path / "project")
+    documents = [dumps({"name": f"package {n}", **({"text": "read me"} if n % 2 else {})}) for n in range(80)]
+    dataset = made.dataset("acme.one", [question(n) for n in range(20)])
+    mixture = made.mixture("acme.one", dataset, made.corpus(documents), general=40)
+    made.model("acme.one", mixture, made.base(), times=2)
+    for several in (documents[::2], documents[1::2]):
+        proved = proof(made, learned(made, several))
+        assert (proved["kind"], proved["times"], proved["reading"]) == (PRESENCE, 2, {"as": "text"})
+    never = dumps({"name": "no package", "text": "read me"})
+    absent = proof(made, never)
+    assert [absent["reading"], *(one["reading"] for one in absent["read_otherwise"])] == [{}, {"as": "text"}]
+
+
+def test_an_older_proof_of_absence_still_holds(history: History, tmp_path: Path) -> None:
+    """It says nothing of a document that is the row, and what checks it says so."""
+    audit, file = history.audit(), tmp_path / "proof.json"
+    asked = asked_record(dumps(question(999)))
+    made = prove(audit, asked, audit.model("acme.one"))
+    file.write_text(dumps({**made, "schema_version": 1, "read_otherwise": []}), "utf-8")
+    assert "that no document is this very text" in " ".join(check(file, asked).unchecked)
+    file.write_text(dumps({**made, "read_otherwise": []}), "utf-8")
+    with pytest.raises(UserError, match="another record"):
+        check(file, asked)
