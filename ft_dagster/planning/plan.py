@@ -31,6 +31,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import Plan, TrainingDevice
 
 FAR = 0.20  # of the rule of thumb, from which the difference is explained
+OBEYED = "is declared and obeyed"  # of a decision's note on a declared method
 BEYOND_RULE = ("activations", "temporaries", "communication", "slack", "context", "correction")
 
 
@@ -64,6 +65,8 @@ def make_plan(
         prior = None
     else:
         found = survey(by_prior, facts, context)
+    if leaves_method_open(spec):
+        found = _without_obeyed(found)
     chosen = found.chosen
     if tried is not None and decided:
         _say_what_was_tried(found, spec, tried)
@@ -143,13 +146,11 @@ def _warnings(
 ) -> list[str]:
     """Of a probe, of the settings, of the limits, and what obeying the declaration costs."""
     resolved = found.chosen.resolved
-    obeyed = [note for note in found.decision.notes if "is declared and obeyed" in note]
-    chosen_here = spec.method.name == "auto" and (tried is not None or prior is not None)
     return [
         *_probing(spec, facts, found, tried, prior),
         *training_warnings(spec, facts, resolved.method, resolved.training),
         *limits(found.question, found.decision.row(resolved.name).figures),
-        *(() if chosen_here else obeyed),
+        *(note for note in found.decision.notes if OBEYED in note),
     ]
 
 
@@ -167,6 +168,12 @@ def _probing(
     return (f"probe, before this plan is final: {plan_probe(spec, facts, found, spec.plan.probe).why}",)
 
 
+def _without_obeyed(found: Survey) -> Survey:
+    """A method that was found by trial was surveyed as a declared one, which it is not."""
+    notes = tuple(note for note in found.decision.notes if OBEYED not in note)
+    return replace(found, decision=replace(found.decision, notes=notes))
+
+
 def _with_advice(found: Survey, advice: str | None) -> Survey:
     if advice is None:
         return found
@@ -176,8 +183,10 @@ def _with_advice(found: Survey, advice: str | None) -> Survey:
 def _say_what_was_tried(found: Survey, spec: VariantSpec, tried: ProbeResult) -> None:
     """In the reasons, for the values that the declaration leaves open."""
     reasons = found.chosen.resolved.reasons
-    if spec.method.name == "auto":
+    if leaves_method_open(spec):
         reasons.explain("method.name", "measured", tried.sentence)
+    elif spec.method.name == "auto":
+        _say_why(found, spec)
     if spec.training.learning_rate is None:
         reasons.explain("training.learning_rate", "measured", tried.sentence)
     if tried.rank is not None:

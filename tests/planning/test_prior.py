@@ -17,6 +17,7 @@ from ft_dagster.planning.plan import PlanAndEstimate, make_plan
 from ft_dagster.planning.prior import Prior, leaves_open
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.planning.trials import ProbeResult
+from ft_dagster.report.recommendation import reasons_lines
 from tests.planning.llama import SMALL_LLAMA, spec
 
 PRIOR = Prior("acme.other", "d" * 64, "full", 6e-5, "tried for 40 steps: full at 6e-05 1.000 on 32 examples")
@@ -66,7 +67,10 @@ def test_method_and_rate_are_taken_with_where_they_were_measured(small: PlanCont
     said = f"acme.other, on this base for this objective: {PRIOR.sentence}"
     assert reasons_of(made)["method.name"] == ("full", "prior", said)
     assert reasons_of(made)["training.learning_rate"] == (6e-5, "prior", said)
-    assert not [line for line in made.estimate.warnings if "obeyed" in line]
+    assert not [line for line in (*made.estimate.warnings, *made.estimate.notes) if "obeyed" in line]
+    assert not [line for line in reasons_lines(made.estimate) if "obeyed" in line]
+    declared = make_plan(spec(method="full", **MERGED), known, small)
+    assert [line for line in declared.estimate.notes if "full is declared and obeyed" in line]
 
 
 @pytest.mark.slow

@@ -274,9 +274,27 @@ def test_a_plan_by_trial_says_so_and_a_declared_value_stands(small: PlanContext,
         assert reasons[field].origin == "measured"
         assert "full at 6e-05 1.000 on 32 examples" in reasons[field].reason
     assert not [each for each in made.estimate.warnings if "obeyed" in each or "probe" in each]
+    assert not [each for each in made.estimate.notes if "obeyed" in each]
     nothing = make_plan(declared, known, small, ProbeResult(None, None, "nothing is tried: why"))
     assert nothing.content.to_json() == before.content.to_json()
     assert "probe: nothing is tried: why; the usual values hold" in nothing.estimate.warnings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["instruction", "domain_knowledge"])
+def test_a_method_that_settings_of_lora_name_was_not_found_by_the_probe_of_its_rates(
+    small: PlanContext, objective: str
+) -> None:
+    declared, known = spec(method={"rank": 8}, objective=objective, **ON), given(small, 400_000)
+    without = make_plan(declared, known, small)
+    made = make_plan(declared, known, small, conclude([[tried("lora", 6e-4, 1.0)]], None))
+    then, now = ({each.field: each for each in plan.estimate.plan.reasons} for plan in (without, made))
+    assert now["method.name"] == then["method.name"]
+    assert now["method.name"].origin == "built-in"
+    assert (now["training.learning_rate"].value, now["training.learning_rate"].origin) == (6e-4, "measured")
+    assert [each for each in made.estimate.notes if "obeyed" in each] == [
+        each for each in without.estimate.notes if "obeyed" in each
+    ]
 
 
 @pytest.mark.slow
