@@ -233,8 +233,8 @@ class GeneralSpec(SpecModel):
     )
     share: Annotated[float, Field(ge=0.0, le=0.5)] | Literal["auto"] = Field(
         0.08,
-        description="Share of the tokens of the final mix, 0 to 0.5; auto: 0.08, then 0.05, 0.08, 0.1 or "
-        "0.25 by what the version before forgot",
+        description="Share of the tokens of the final mix, 0 to 0.5; auto: 0.08, then that of the "
+        "version before, or a step of 0.05, 0.08, 0.1 and 0.25 beside it, by what that forgot",
     )
     share_of: ShareOf = Field(
         "processed",
