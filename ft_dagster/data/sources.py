@@ -8,6 +8,7 @@ from pathlib import Path
 from ft_dagster.data.formats import detect_format
 from ft_dagster.data.hub import hub_errors, pin_revision
 from ft_dagster.data.locations import DeclaredAt, data_files, is_hub, s3_errors
+from ft_dagster.data.plain_sets import foreign_files, media_columns
 from ft_dagster.data.readers import RawRow, read_file
 from ft_dagster.data.rows import Row, normalize_text, rename
 from ft_dagster.data.transform import transformed
@@ -51,9 +52,12 @@ def read_raw(source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE) -> 
 
 
 def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow]:
-    """The rows of a split of a hub data set, streamed at a pinned commit."""
+    """The rows of a split of a hub data set, streamed at a pinned commit.
+
+    Raises UserError for one that the hub does not have, and for other than plain rows of its own files.
+    """
     with of_train():
-        from datasets import load_dataset
+        from datasets import load_dataset_builder
         from datasets.exceptions import DatasetNotFoundError
 
     asked.check_hub(source.path)
@@ -61,7 +65,11 @@ def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow
     commit = pin_revision(source.path, source.revision, "dataset", file=asked.file, field=field)
     with hub_errors(source.path, "data set", file=asked.file, field=field):
         try:
-            rows = load_dataset(source.path, split=source.split, revision=commit, streaming=True)
+            builder = load_dataset_builder(source.path, revision=commit)
+            wrong = foreign_files(builder, named=False, commit=commit)
+            if wrong is not None:
+                raise asked.error(wrong, source.path, "Name a data set of plain files of rows")
+            rows = builder.as_streaming_dataset(split=source.split)
         except DatasetNotFoundError:
             fix = "Check the name, the revision and HF_TOKEN"
             raise asked.error("the hub has no such data set", source.path, fix) from None
@@ -69,6 +77,10 @@ def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow
             raise asked.error(
                 str(error).splitlines()[0], source.split, "Name one of its splits", "split"
             ) from None
+        media = media_columns(rows.features)
+        if media:
+            fix = f"Name a data set without {', '.join(media)}, or with them as text"
+            raise asked.error("columns that are no plain values", source.path, fix)
         number = 0
         for number, fields in enumerate(rows, 1):
             yield RawRow(dict(fields), f"{source.path}@{commit[:12]}", number)

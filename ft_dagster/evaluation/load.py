@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.data.plain_sets import extract_nothing, foreign_files, media_columns
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.questions import questions_of
-from ft_dagster.evaluation.task_files import runnable_config
+from ft_dagster.evaluation.task_files import is_of_hub, runnable_config
 from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network
 from ft_dagster.launch.warm import forked
 
-TABLES = "tables"  # a folder of a run: what is made of local files
+TABLES = "tables"  # a folder of a run: what is made of a task's files
+_OF_LOADING = ("keep_in_memory", "trust_remote_code", "verification_mode")  # no settings of a builder
 
 
 @dataclass(frozen=True)
@@ -86,23 +88,25 @@ def prepare_environment(entries: Iterable[TaskEntry]) -> None:
 def load_task(entry: TaskEntry, cache: Path) -> LoadedTask:
     """Read the task's documents. Raises UserError where lm-eval cannot, or may not.
 
-    Of a YAML of the project lm-eval gets what we read: it imports nothing by itself, and templates run in
-    jinja's sandbox. `cache`: a folder of this run for what is made of local files, to stand as long as the
-    documents are used. The library's own cache knows a file by name and time: it would answer with what
-    another had there.
+    Of a YAML of the project lm-eval gets what we read: it imports nothing by itself, its data set is read by
+    `_documents`, and templates run in a sandbox. Nothing is unpacked. `cache`: a folder of this run for what
+    is fetched and made of files, to stand as long as the documents are used. The library's own cache knows a
+    file by name and time: it would answer with what another had there.
     """
     from lm_eval.tasks import TaskManager
 
     _sandbox_templates()
+    extract_nothing()
     if entry.file is None:
         return LoadedTask(entry, _load_builtin(entry))
     manager = TaskManager(include_defaults=False)
     try:
         # what its functions open counts from the task's folder
-        with contextlib.chdir(entry.file.parent), _tables_in(None if needs_network(entry) else cache):
+        with contextlib.chdir(entry.file.parent):
             config = runnable_config(entry.file, entry.roots)
             _check_metrics(config, entry.file)
-            parts = manager.load([config])["tasks"]
+            with _tables_in(None if is_of_hub(config) else cache):
+                parts = manager.load([_with_documents(config, entry.file)])["tasks"]
     except UserError:
         raise
     except IndexError:
@@ -118,25 +122,66 @@ def load_task(entry: TaskEntry, cache: Path) -> LoadedTask:
 
 @contextlib.contextmanager
 def _tables_in(cache: Path | None) -> Iterator[None]:
-    """Let the datasets library keep what it makes of files in `cache`; None: where it always does."""
+    """Let the datasets library keep what it fetches and makes in `cache`; None: where it always does."""
     from datasets import config
 
-    before = config.HF_DATASETS_CACHE
-    config.HF_DATASETS_CACHE = cache or before
+    places = ("HF_DATASETS_CACHE", "DOWNLOADED_DATASETS_PATH", "EXTRACTED_DATASETS_PATH")
+    before = {name: getattr(config, name) for name in places}
+    for name in places if cache is not None else ():
+        setattr(config, name, cache)
     try:
         yield
     finally:
-        config.HF_DATASETS_CACHE = before
+        for name, place in before.items():
+            setattr(config, name, place)
+
+
+def _with_documents(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The same for lm-eval, which then asks us for the data set; one that a function makes stays with it."""
+    if not config.get("dataset_path") or callable(config.get("custom_dataset")):
+        return config
+    return {**config, "custom_dataset": _documents(config, file), "dataset_kwargs": None}
+
+
+def _documents(config: dict[str, Any], file: Path) -> Callable[..., Any]:
+    """Reads the data set as lm-eval would. Raises UserError for other than plain rows of its own files."""
+
+    def read(**metadata: Any) -> Any:
+        from datasets import load_dataset_builder
+
+        given = dict(config.get("dataset_kwargs") or {})
+        reading = {name: given.pop(name, None) for name in _OF_LOADING}
+        path, named = config["dataset_path"], "data_files" in given
+        builder = load_dataset_builder(path, config.get("dataset_name"), **given)
+        commit = given.get("revision") if is_of_hub(config) else None
+        wrong = foreign_files(builder, named=named, commit=commit)
+        if wrong is not None:
+            raise _not_plain(wrong, path, file, "Name plain files of rows")
+        mode = given.get("download_mode")
+        builder.download_and_prepare(download_mode=mode, verification_mode=reading["verification_mode"])
+        splits = builder.as_dataset(in_memory=bool(reading["keep_in_memory"]))
+        media = sorted({name for split in splits.values() for name in media_columns(split.features)})
+        if media:
+            fix = f"Leave out {', '.join(media)}, or write it as text"
+            raise _not_plain("columns that are no plain values", path, file, fix)
+        return splits
+
+    return read
+
+
+def _not_plain(problem: str, path: object, file: Path, fix: str) -> UserError:
+    return UserError(problem, file=file, field="dataset_path", value=path, fix=fix)
 
 
 def _sandbox_templates() -> None:
     """A template of a task could reach all of Python through its objects' attributes."""
-    from jinja2.sandbox import SandboxedEnvironment
     from lm_eval import utils
 
-    if not isinstance(utils.env, SandboxedEnvironment):
+    from ft_dagster.evaluation.row_sandbox import RowSandbox
+
+    if not isinstance(utils.env, RowSandbox):
         plain = utils.env
-        utils.env = SandboxedEnvironment(undefined=plain.undefined, keep_trailing_newline=True)
+        utils.env = RowSandbox(undefined=plain.undefined, keep_trailing_newline=True)
         utils.env.filters.update(plain.filters)
 
 

@@ -17,16 +17,16 @@ from typing import Any
 import fsspec
 
 from ft_dagster.data.locations import COMMIT, HUB_ID, HUB_LIST
+from ft_dagster.data.plain_sets import FILE_BUILDERS
 from ft_dagster.data.python_files import sources_of
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.packed_files import refuse_packed
 from ft_dagster.evaluation.task_functions import Function, functions_in, imported, source_of
 from ft_dagster.files import expanded, what_is_there
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.roots import Roots, is_address, outside
 from ft_dagster.spec.yaml_files import SafeLoader, load_yaml
 
-# Builders of the datasets library that read plain files: such a task needs no network.
-FILE_BUILDERS = {"arrow", "csv", "json", "parquet", "text", "xml"}
 _KINDS = (
     ("dataset_path", str, "a name or a path"),
     ("dataset_kwargs", dict, "a mapping of arguments"),
@@ -34,7 +34,10 @@ _KINDS = (
 )
 # They read a prompt's file, fetch code, write outside the work folder, or carry credentials.
 _REFUSED = ("use_prompt",)
-_REFUSED_KWARGS = ("cache_dir", "download_config", "num_proc", "storage_options", "token")
+_REFUSED_KWARGS = (
+    *("base_path", "cache_dir", "config_id", "download_config", "num_proc"),
+    *("repo_id", "storage_options", "token"),
+)
 SEE_GUIDE = "See lm-eval's task guide for its fields"
 # Of tasks and filters: they stand in the sentences of a verdict, and in the ids of questions.
 NAME = re.compile(r"[\w.+-]{1,100}")
@@ -115,6 +118,12 @@ def data_files(config: dict[str, Any]) -> list[tuple[str, str]]:
         for split, value in by_split.items()
         for path in (value if isinstance(value, list) else [value])
     ]
+
+
+def is_of_hub(config: dict[str, Any]) -> bool:
+    """Whether a task's data set is one of the hub, or whatever a function of the task makes."""
+    path = config.get("dataset_path")
+    return not Path(str(path or "")).is_absolute() and path not in FILE_BUILDERS
 
 
 def _fetched(address: str, task: Path) -> str:
@@ -237,10 +246,16 @@ def _check_folder(folder: Path, file: Path, field: str, roots: Roots) -> None:
     for each in folder.rglob("*"):
         if (each.is_dir() and each.is_symlink()) or not roots.may_read(each):
             raise outside(str(each), file=file, field=field)
-    card = folder / "README.md"
-    if (folder / ".huggingface.yaml").exists() or (card.is_file() and card.read_bytes()[:3] == b"---"):
+        if each.is_file():
+            refuse_packed(each, task=file, field=field)
+    if (folder / ".huggingface.yaml").exists() or _has_settings(folder / "README.md"):
         fix = "Remove the settings, or name the files with dataset_kwargs.data_files"
         raise UserError("a data set with settings of its own", file=folder, fix=fix)
+
+
+def _has_settings(card: Path) -> bool:
+    """Whether a card begins with YAML, as the hub's library reads it: blank lines may stand before it."""
+    return card.is_file() and card.read_text("utf-8", errors="replace").lstrip().startswith("---")
 
 
 def _check_hub(repo: str, revision: object, file: Path, roots: Roots) -> None:
@@ -276,7 +291,7 @@ def _data_references(config: dict[str, Any], task: Path) -> Iterator[Reference]:
 
 
 def _files(path: str, task: Path) -> list[Path]:
-    """What a path of `data_files` stands for. Raises UserError where that is nothing."""
+    """What a path of `data_files` stands for. Raises UserError where that is nothing, or an archive."""
     files = _matching(path)
     if not files:
         raise UserError(
@@ -286,6 +301,8 @@ def _files(path: str, task: Path) -> list[Path]:
             value=path,
             fix="Mend the path; it counts from the folder of the YAML that is declared",
         )
+    for file in files:
+        refuse_packed(file, task=task, field="dataset_kwargs.data_files")
     return files
 
 

@@ -21,9 +21,9 @@ import yaml
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.task_files import (
-    FILE_BUILDERS,
     check_name,
     data_files,
+    is_of_hub,
     local_config,
     task_parts,
     task_references,
@@ -132,8 +132,7 @@ def needs_network(task: TaskEntry) -> bool:
     config = local_config(task.file, task.roots)
     if Path(str(config.get("dataset_path") or "")).is_absolute():
         return False
-    given = data_files(config)
-    return config.get("dataset_path") not in FILE_BUILDERS or any(is_address(path) for _, path in given)
+    return is_of_hub(config) or any(is_address(path) for _, path in data_files(config))
 
 
 def builtin_names() -> list[str]:
