@@ -38,6 +38,7 @@ _REFUSED_KWARGS = (
     *("base_path", "cache_dir", "config_id", "download_config", "num_proc"),
     *("repo_id", "storage_options", "token"),
 )
+MOST_INCLUDES = 64  # files that a task may include, and these in turn
 SEE_GUIDE = "See lm-eval's task guide for its fields"
 # Of tasks and filters: they stand in the sentences of a verdict, and in the ids of questions.
 NAME = re.compile(r"[\w.+-]{1,100}")
@@ -142,22 +143,41 @@ def _fetched(address: str, task: Path) -> str:
         ) from None
 
 
-def _with_includes(file: Path, roots: Roots | None, seen: tuple[Path, ...] = ()) -> list[Path]:
-    """`file` after everything it includes, so that a later one's fields win. Raises UserError on a cycle."""
-    file = Path(os.path.realpath(file))
-    if file in seen:
+def _with_includes(file: Path, roots: Roots | None) -> list[Path]:
+    """`file` after everything it includes, each file once, so that a later one's fields win.
+
+    Raises UserError on a cycle, and for more than MOST_INCLUDES files.
+    """
+    parts: dict[Path, None] = {}  # the last first: of a file that is included twice the later place counts
+    _include(Path(os.path.realpath(file)), roots, parts, ())
+    return list(reversed(parts))
+
+
+def _include(file: Path, roots: Roots | None, parts: dict[Path, None], above: tuple[Path, ...]) -> None:
+    if file in above:
         raise UserError("the file includes itself", file=file, field="include", fix="Remove the cycle")
+    if file in parts:
+        return
+    if len(parts) > MOST_INCLUDES:
+        problem = f"the task is made of more than {MOST_INCLUDES} included files"
+        raise UserError(problem, file=above[-1], field="include", fix="Write some of them into one file")
+    parts[file] = None
+    for included in reversed(_included(file, roots)):
+        _include(Path(os.path.realpath(included)), roots, parts, (*above, file))
+
+
+def _included(file: Path, roots: Roots | None) -> list[Path]:
+    """The files that `file` names. Raises UserError for one that is not there, or not to be read."""
     said = _read(file, roots).get("include") or []
-    parts: list[Path] = []
-    for name in said if isinstance(said, list) else [said]:
-        included = file.parent / str(name)
+    names = [str(name) for name in (said if isinstance(said, list) else [said])]
+    for name in names:
+        included = file.parent / name
         if roots is not None:
             roots.check_read(included, file=file, field="include")
         if not included.is_file():
             problem = what_is_there(included, "file")
-            raise UserError(problem, file=file, field="include", value=str(name), fix="Mend the path")
-        parts += _with_includes(included, roots, (*seen, file))
-    return [*parts, file]
+            raise UserError(problem, file=file, field="include", value=name, fix="Mend the path")
+    return [file.parent / name for name in names]
 
 
 def _read(file: Path, roots: Roots | None) -> dict[str, Any]:

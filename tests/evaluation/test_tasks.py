@@ -1,12 +1,16 @@
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation import task_files
 from ft_dagster.evaluation.tasks import builtin_names, needs_network, resolve_tasks, tasks_digest
+from ft_dagster.spec.yaml_files import load_yaml
 from tests.evaluation.questions import write_task
 
 
@@ -72,6 +76,63 @@ def test_the_digest_changes_when_an_included_file_changes(tmp_path: Path) -> Non
     before = tasks_digest(["forms.yaml"], tmp_path)
     (tmp_path / "shared.yaml").write_text("description: Answer well.\n")
     assert tasks_digest(["forms.yaml"], tmp_path) != before
+
+
+def chain(folder: Path, length: int) -> None:
+    """forms.yaml, which includes 1.yaml twice, which includes 2.yaml twice, and so on."""
+    write_task(folder, include=["1.yaml", "1.yaml"])
+    for number in range(1, length + 1):
+        following = f"include: [{number + 1}.yaml, {number + 1}.yaml]\n" if number < length else ""
+        (folder / f"{number}.yaml").write_text(following or "description: deepest\n")
+
+
+def test_each_included_file_is_read_a_few_times_however_often_it_is_included(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = list[Path]()
+
+    def counted(file: Path, loader: Any) -> Any:
+        reads.append(file)
+        assert len(reads) < 1000
+        return load_yaml(file, loader)
+
+    monkeypatch.setattr("ft_dagster.evaluation.task_files.load_yaml", counted)
+    chain(tmp_path, 40)
+    started = time.process_time()
+    assert task_files.local_config(tmp_path / "forms.yaml")["description"] == "deepest"
+    assert time.process_time() - started < 1.0
+    assert len(reads) == 2 * 41
+
+
+def test_a_task_of_very_many_included_files_is_refused(tmp_path: Path) -> None:
+    chain(tmp_path, task_files.MOST_INCLUDES)
+    assert len(task_files.task_references(tmp_path / "forms.yaml")) == task_files.MOST_INCLUDES + 2
+    chain(tmp_path, task_files.MOST_INCLUDES + 1)
+    with pytest.raises(UserError, match="more than 64 included files") as caught:
+        resolve_tasks(["forms.yaml"], tmp_path)
+    assert (caught.value.file, caught.value.field) == (str(tmp_path / "64.yaml"), "include")
+    assert caught.value.fix
+
+
+def test_of_files_that_are_included_the_later_one_wins(tmp_path: Path) -> None:
+    """Of one that both others include, the later place counts: as lm-eval reads it."""
+    write_task(tmp_path, include=["first.yaml", "second.yaml"])
+    (tmp_path / "shared.yaml").write_text("description: shared\ntarget_delimiter: shared\n")
+    (tmp_path / "first.yaml").write_text(
+        "include: shared.yaml\ndescription: first\nfewshot_delimiter: first\n"
+    )
+    (tmp_path / "second.yaml").write_text("include: [shared.yaml]\ntarget_delimiter: second\n")
+    config = task_files.local_config(tmp_path / "forms.yaml")
+    said = [config[name] for name in ("description", "fewshot_delimiter", "target_delimiter")]
+    assert said == ["shared", "first", "second"]
+
+
+def test_a_cycle_behind_other_files_is_refused(tmp_path: Path) -> None:
+    chain(tmp_path, 5)
+    (tmp_path / "5.yaml").write_text("include: [3.yaml]\n")
+    with pytest.raises(UserError, match="includes itself") as caught:
+        resolve_tasks(["forms.yaml"], tmp_path)
+    assert caught.value.file == str(tmp_path / "3.yaml")
 
 
 def test_the_digest_changes_when_a_function_of_the_task_changes(tmp_path: Path) -> None:
