@@ -34,7 +34,7 @@ from ft_dagster.planning.methods.layout_search import fastest_that_fits, search_
 from ft_dagster.planning.methods.method_settings import resolve_method
 from ft_dagster.planning.methods.question import METHODS, Candidate, Question, fewest_gpus
 from ft_dagster.planning.methods.sharding import SHARDED
-from ft_dagster.planning.methods.training_settings import precision_of, resolve_training
+from ft_dagster.planning.methods.training_settings import epochs_of, precision_of, resolve_training
 from ft_dagster.planning.parallel import map_parallel
 from ft_dagster.planning.reasons import Reasons
 from ft_dagster.planning.shapes import trainable_parameters
@@ -405,7 +405,7 @@ def _candidate(resolved: Resolved, layout: Layout, held: _Memory) -> Candidate:
         layout.gpus if memory is None else fewest_gpus(_on(layout, held, memory), memory, most=MOST_GPUS),
         held.flops_per_token(layout, resolved.method),
         layout=_in_words(layout),
-        epochs=resolved.training.num_train_epochs,
+        epochs=epochs_of(resolved.training, held.facts),
         frozen_bytes=frozen_bytes(load) or None,
     )
 

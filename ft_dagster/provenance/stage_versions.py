@@ -17,7 +17,7 @@ STAGE_VERSIONS = {
     "training_mixture": 4,
     "probe": 4,
     "prior": 1,
-    "training_plan": 9,
+    "training_plan": 10,
     "fine_tuned_model": 3,
     "general_scores": 5,
     "base_evaluation": 7,

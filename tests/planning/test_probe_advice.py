@@ -57,6 +57,8 @@ def test_it_is_not_where_there_is_nothing_to_compare_on(small: PlanContext) -> N
 def test_it_is_not_where_it_takes_hours(small: PlanContext) -> None:
     slow = replace(small, hardware=Hardware("cpu", 1, "CPU", 8 * 10**9, 1e9, True, 0.1))
     assert ADVICE not in planned(slow, **NARROW)
+    assert ADVICE in planned(small, **NARROW, training={"max_steps": 100})
+    assert ADVICE not in planned(small, **NARROW, training={"max_steps": 100_000})
 
 
 def test_it_is_not_where_another_variant_has_tried(small: PlanContext) -> None:

@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 # when rates came to depend on a base's width.
 STORED = json.loads(Path(__file__).with_name("stored_plans.json").read_text("utf-8"))
 # Written before an estimate was typed, renewed when its hours came to hold what measuring may take, when it
-# came to warn of an adapter's capacity, and when the logits of a frozen head came to be kept in the type of
-# the product; its bytes of a device are those of the pinned libraries.
+# came to warn of an adapter's capacity, when the logits of a frozen head came to be kept in the type of the
+# product, and when hours came to go by max_steps; its bytes of a device are those of the pinned libraries.
 ESTIMATES = json.loads(Path(__file__).with_name("stored_estimates.json").read_text("utf-8"))
 
 

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.cautions import cautions
-from ft_dagster.planning.methods.question import METHODS, Candidate, Figures, Question, figures_of
+from ft_dagster.planning.methods.question import (
+    METHODS,
+    Candidate,
+    Figures,
+    Question,
+    figures_of,
+    shown_epochs,
+)
 from ft_dagster.planning.methods.rules import FULL_WINS, MATCHES_FULL, Verdict, Vote, votes
 
 
@@ -146,7 +153,7 @@ def _notes(
     notes += _limits(ranking, recommended)
     if shared := _shared_base(question, ranking):
         notes.append(shared)
-    epochs = ", ".join(f"{row.method} {row.figures.epochs:g}" for row in ranking)
+    epochs = ", ".join(f"{row.method} {shown_epochs(row.figures.epochs)}" for row in ranking)
     notes.append(
         f"time and cost are of each method's own epochs ({epochs}); compare quality at equal FLOPs or equal "
         "time, not at equal epochs"

@@ -184,6 +184,11 @@ def fewest_gpus(
     return next((n for n in range(start, most + 1) if bytes_on(n) <= device_bytes), None)
 
 
+def shown_epochs(epochs: float, digits: int = 3) -> str:
+    """To so many digits, never as a power of ten: `max_steps` may come to any number."""
+    return f"{float(f'{epochs:.{digits}g}'):,.12g}"
+
+
 def _served(question: Question, method: str) -> Manner:
     if method == "full":
         return "copies"

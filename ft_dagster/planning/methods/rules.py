@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS
-from ft_dagster.planning.methods.question import Figures, Question
+from ft_dagster.planning.methods.question import Figures, Question, shown_epochs
 
 Verdict = Literal["for", "against", "neither"]
 MATCHES_FULL, FULL_WINS = 1_000_000, 10_000_000  # examples
@@ -157,7 +157,8 @@ def _within(limit: _Limit, question: Question, figures: Figures) -> Vote:
     kept = epochs * (limit.most - limit.judging) / limit.training
     if kept < min(1.0, epochs):
         return Vote(limit.name, 1, "against", f"{beyond}, and one epoch is beyond it too")
-    return Vote(limit.name, 0, "against", f"{beyond}; {kept:.2g} of its {epochs:g} epochs keep within it")
+    part = f"{shown_epochs(kept, 2)} of its {shown_epochs(epochs)} epochs"
+    return Vote(limit.name, 0, "against", f"{beyond}; {part} keep within it")
 
 
 def serving(question: Question, figures: Figures) -> Vote | None:

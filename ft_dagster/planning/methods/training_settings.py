@@ -84,8 +84,8 @@ def _say_the_rates_batch(name: str, training: TrainingSettings, facts: Facts, re
     large = facts.device_kind == "cuda" and facts.parameters >= defaults.LARGE
     if name != "full" or not large or known.origin != "built-in":
         return
-    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * facts.ranks
-    said = defaults.rate_at(training.learning_rate, rows * training.max_length)
+    tokens = _rows_a_step(training, facts) * training.max_length
+    said = defaults.rate_at(training.learning_rate, tokens)
     reasons.explain(known.field, known.origin, f"{known.reason}; {said}")
 
 
@@ -94,8 +94,14 @@ def steps_of(training: TrainingSettings, facts: Facts) -> int:
     if training.max_steps:
         return training.max_steps
     rows = _rows(training.packing, facts) * training.num_train_epochs
-    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    return max(1, math.ceil(rows / (batch * facts.ranks)))
+    return max(1, math.ceil(rows / _rows_a_step(training, facts)))
+
+
+def epochs_of(training: TrainingSettings, facts: Facts) -> float:
+    """Passes over the mixture, those that `max_steps` comes to where it decides; see `steps_of`."""
+    if training.max_steps is None:
+        return training.num_train_epochs
+    return training.max_steps * _rows_a_step(training, facts) / _rows(training.packing, facts)
 
 
 def _standing(field: str, declared: TrainingSpec, why: str, reasons: Reasons) -> Any:
@@ -187,6 +193,10 @@ def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
 def _rows(packing: bool, facts: Facts) -> int:
     """Rows of one epoch: packed ones hold about max_length tokens each."""
     return math.ceil(facts.tokens / facts.max_length) if packing else facts.examples
+
+
+def _rows_a_step(training: TrainingSettings, facts: Facts) -> int:
+    return training.per_device_train_batch_size * training.gradient_accumulation_steps * facts.ranks
 
 
 def _accumulation(name: str, packing: bool, micro: int, epochs: float, facts: Facts) -> Default:
