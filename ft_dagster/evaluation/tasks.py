@@ -55,6 +55,11 @@ class TaskEntry:
     roots: Roots | None = None
 
 
+def is_file_entry(entry: str) -> bool:
+    """Whether a declaration's entry is the path of a task YAML, not a name of lm-eval's."""
+    return entry.endswith(_YAML)
+
+
 def resolve_tasks(
     entries: Iterable[str],
     project: Path,
@@ -70,7 +75,7 @@ def resolve_tasks(
     """
     found = [
         _resolve_file(entry, project, field, asked_by, roots)
-        if entry.endswith(_YAML)
+        if is_file_entry(entry)
         else _resolve_builtin(entry, field, asked_by)
         for entry in entries
     ]

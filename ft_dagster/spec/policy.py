@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -167,11 +167,17 @@ def load_policies(project: Path) -> Policies:
     return Policies(said, tenants)
 
 
-def breaches(policy: Policy, spec: VariantSpec, tenant: str = "") -> list[Breach]:
-    """Where a declaration of `tenant` passes below the floors, or asks for what is not allowed."""
+def breaches(
+    policy: Policy, spec: VariantSpec, tenant: str = "", names: Mapping[str, str] | None = None
+) -> list[Breach]:
+    """Where a declaration of `tenant` passes below the floors, or asks for what is not allowed.
+
+    `names`: what the YAML files of `policy.evaluation.general` call their tasks, by entry.
+    """
     return [
         *_of_gates(policy.gates, spec),
         *_of_questions(policy.evaluation, spec, tenant),
+        *_of_metrics(policy.evaluation, spec, names or {}),
         *_of_training_rows(policy.evaluation, spec),
         *_of_means(policy, spec),
     ]
@@ -213,9 +219,15 @@ def _of_questions(floors: EvaluationFloors, spec: VariantSpec, tenant: str) -> I
         missing = [name for name in floors.general if name not in asked.general]
         if missing:
             yield Breach(field, list(asked.general), rule, f"a list with {', '.join(missing)}")
-        for name in floors.general:
-            if name in spec.gates.metrics:
-                yield Breach(f"gates.metrics.{name}", spec.gates.metrics[name], rule, "its main metric")
+
+
+def _of_metrics(floors: EvaluationFloors, spec: VariantSpec, names: Mapping[str, str]) -> Iterator[Breach]:
+    """A benchmark of the platform's list by another metric than its main one, by either of its names."""
+    listed = () if isinstance(floors.general, str) else floors.general
+    for name in dict.fromkeys(name for entry in listed for name in (entry, names.get(entry, entry))):
+        metric = spec.gates.metrics.get(name)
+        if metric is not None:
+            yield Breach(f"gates.metrics.{name}", metric, "evaluation.general", "its main metric")
 
 
 def _is_own(entry: str, tenant: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ft_dagster.data.mixture_io import held_out_documents
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.power import hopeless_gates
+from ft_dagster.evaluation.tasks import is_file_entry, resolve_tasks
 from ft_dagster.lineage.release import production
 from ft_dagster.objectives import OBJECTIVES
 from ft_dagster.settings import FILE as SETTINGS_FILE
@@ -27,7 +28,7 @@ FileOf = Callable[[str], Path]
 def problems(settings: Settings, declared: Declared) -> list[UserError]:
     """All that a run of this declaration would be refused for by the platform, or by its own gate."""
     spec, tenant, file_of = declared.spec, declared.key.tenant, _file_of(settings, declared)
-    found = _beyond(settings.policies(), tenant, spec, file_of)
+    found = _beyond(settings, tenant, spec, file_of)
     return [*found, *_offload(settings, tenant, spec, file_of), *_hopeless(spec, file_of)]
 
 
@@ -63,9 +64,9 @@ def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Poli
     """Today's policy. Raises UserError where the declaration, as it was frozen, passes below its floors;
     `spec`: another than that.
     """
-    policies, tenant = workspace.settings.policies(), workspace.key.tenant
-    _raise(_beyond(policies, tenant, spec or workspace.spec, lambda field: workspace.declared_in))
-    return policies.of(tenant)
+    settings, tenant = workspace.settings, workspace.key.tenant
+    _raise(_beyond(settings, tenant, spec or workspace.spec, lambda field: workspace.declared_in))
+    return settings.policies().of(tenant)
 
 
 def refuse_few_questions(workspace: Workspace) -> None:
@@ -100,13 +101,34 @@ def refuse_made(workspace: Workspace, method: str, base: str | None, format: str
         "base_model": spec.base_model.model_copy(update={"source": base}),
         "export": spec.export.model_copy(update={"format": format}),
     }
-    policies, tenant = workspace.settings.policies(), workspace.key.tenant
-    _raise(_beyond(policies, tenant, spec.model_copy(update=parts), lambda field: workspace.declared_in))
+    settings, tenant = workspace.settings, workspace.key.tenant
+    _raise(_beyond(settings, tenant, spec.model_copy(update=parts), lambda field: workspace.declared_in))
 
 
-def _beyond(policies: Policies, tenant: str, spec: VariantSpec, file_of: FileOf) -> list[UserError]:
-    found = breaches(policies.of(tenant), spec, tenant)
-    return [_as_error(breach, policies, tenant, file_of(breach.field)) for breach in found]
+def _beyond(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf) -> list[UserError]:
+    policies, unread = settings.policies(), list[UserError]()
+    policy, names = policies.of(tenant), dict[str, str]()
+    try:
+        names = _names(settings, tenant, policy, spec, file_of)
+    except UserError as error:  # whatever it calls itself, nothing is judged by it
+        unread.append(error)
+    found = breaches(policy, spec, tenant, names)
+    return [*unread, *(_as_error(breach, policies, tenant, file_of(breach.field)) for breach in found)]
+
+
+def _names(
+    settings: Settings, tenant: str, policy: Policy, spec: VariantSpec, file_of: FileOf
+) -> dict[str, str]:
+    """What the YAML files that policy and declaration name as general benchmarks call their tasks; nothing
+    where no gate names a metric.
+    """
+    listed, field = policy.evaluation.general, "evaluation.general"
+    if isinstance(listed, str) or not spec.gates.metrics:
+        return {}
+    files = [entry for entry in listed if entry in spec.evaluation.general and is_file_entry(entry)]
+    roots = settings.roots(tenant)
+    found = resolve_tasks(files, settings.project, field=field, asked_by=file_of(field), roots=roots)
+    return {task.entry: task.name for task in found}
 
 
 def _as_error(breach: Breach, policies: Policies, tenant: str, file: Path) -> UserError:

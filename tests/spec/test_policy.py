@@ -136,6 +136,18 @@ def test_what_a_platform_may_demand(
     assert [each for each, _ in broken(policies(tmp_path, policy).of("acme"), **declared)] == [field]
 
 
+@pytest.mark.parametrize("name", ["quiz", "tasks/quiz.yaml"])
+def test_a_benchmark_of_the_platforms_own_is_judged_by_its_main_metric(name: str) -> None:
+    general = {"evaluation": {"general": ["tasks/quiz.yaml"]}}
+    spec = VariantSpec.model_validate(
+        {**SPEC, **general, "gates": {"metrics": {name: "weak", "mine": "acc"}}}
+    )
+    found = breaches(Policy.model_validate(general), spec, "acme", {"tasks/quiz.yaml": "quiz"})
+    assert [(each.field, each.value, each.rule) for each in found] == [
+        (f"gates.metrics.{name}", "weak", "evaluation.general")
+    ]
+
+
 def test_a_benchmark_of_the_tenants_own_is_no_general_one() -> None:
     def found(*entries: str, **data: Any) -> list[str]:
         declared = {**SPEC, "data": {**SPEC["data"], **data}, "evaluation": {"general": entries}}

@@ -16,13 +16,14 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
 from ft_dagster.spec.policy import Policy
 from ft_dagster.stages import declaration, evaluation, model_export
-from ft_dagster.stages.policy import problems, unknown_targets
+from ft_dagster.stages.policy import problems, refuse_frozen, unknown_targets
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import Workspace
 from tests.e2e.project import POLICY, write_yaml
-from tests.security.projects import KEY, declare, mistakes, two_tenants
+from tests.security.projects import KEY, QUIZ, declare, mistakes, two_tenants
 
+DECLARED = "tenants/acme/support.yaml"
 FLOOR = "not as the policy demands"
 
 
@@ -64,6 +65,39 @@ def test_a_value_of_the_defaults_is_blamed_on_them(project: Path) -> None:
     write_yaml(project / "tenants/defaults.yaml", {"gates": {"undecided": "measured"}})
     (error,) = mistakes(project)
     assert error.file == str(project / "tenants/defaults.yaml")
+
+
+LISTED = {"general": ["tasks/quiz.yaml"], "task": []}
+
+
+def test_a_benchmark_of_the_platforms_own_is_judged_by_its_main_metric(project: Path) -> None:
+    """`gates.metrics` names it as its YAML does, the policy by the file."""
+    declare(project, evaluation=LISTED, gates={"metrics": {"quiz": "acc_norm"}})
+    settings = load_settings(project)
+    assert mistakes(project) == []
+    before = Workspace(settings, KEY)
+    frozen = before.declared().spec
+    write_yaml(project / "policy.yaml", {"evaluation": {"general": ["tasks/quiz.yaml"]}})
+    (error,) = mistakes(project)
+    assert (error.field, error.value) == ("gates.metrics.quiz", "acc_norm")
+    assert error.problem == f"{FLOOR}: its main metric (policy.yaml: evaluation.general)"
+    for refused in (
+        lambda: Workspace(settings, KEY).make(declaration.STAGE),
+        lambda: refuse_frozen(Workspace(settings, KEY), frozen),
+    ):
+        with pytest.raises(UserError, match="its main metric"):
+            refused()
+    declare(project, evaluation={**LISTED, "task": ["tasks/mine.yaml"]}, gates={"metrics": {"mine": "acc"}})
+    write_yaml(project / "tasks/mine.yaml", {**QUIZ, "task": "mine"})
+    assert mistakes(project) == []
+
+
+def test_a_benchmark_that_cannot_be_read_is_said_once_beside_what_else_is_wrong(project: Path) -> None:
+    write_yaml(project / "policy.yaml", {"evaluation": {"general": ["tasks/quiz.yaml"]}})
+    declare(project, evaluation=LISTED, gates={"alpha": 0.499, "metrics": {"quiz": "acc_norm"}})
+    write_yaml(project / "tasks/quiz.yaml", {"group": "quiz"})
+    found = [(error.file, error.field) for error in mistakes(project)]
+    assert found == [(str(project / "tasks/quiz.yaml"), None), (str(project / DECLARED), "gates.alpha")]
 
 
 @pytest.mark.parametrize(
