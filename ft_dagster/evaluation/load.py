@@ -187,20 +187,21 @@ def _sandbox_templates() -> None:
 
 def _check_metrics(config: dict[str, Any], file: Path) -> None:
     """Raises UserError for a metric that lm-eval does not have: it would run a program of that name. And for
-    one of which the task says that less of it is better where more is: what lost all would have won.
+    one of which the task says that less of it is better where more is: what lost all would have won. A
+    function has metrics of its own; lm-eval heeds no other `process_results`.
     """
     import lm_eval.api.metrics  # noqa: F401  # fills the registries
     from lm_eval.api.registry import higher_is_better_registry, metric_registry
 
-    listed = [] if config.get("process_results") else config.get("metric_list") or []
+    listed = [] if callable(config.get("process_results")) else config.get("metric_list") or []
     for metric in listed:
         name = metric.get("metric") if isinstance(metric, dict) else metric
         if not callable(name) and name not in metric_registry:
             fix = "Name one of lm-eval's own: `metric: acc`"
             raise UserError("no such metric", file=file, field="metric_list", value=name, fix=fix)
         known = higher_is_better_registry.get(name, None) if isinstance(name, str) else None
-        said = metric.get("higher_is_better") if isinstance(metric, dict) else None
-        if None not in (known, said) and bool(said) is not known:
+        said = metric.get("higher_is_better", known) if isinstance(metric, dict) else known
+        if known is not None and bool(said) is not known:  # nothing counts as false
             fix = f"Declare `higher_is_better: {str(known).lower()}`, or leave it out"
             raise UserError(
                 f"the wrong way round for {name}",

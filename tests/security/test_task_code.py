@@ -141,6 +141,12 @@ FETCHES: list[tuple[str, dict[str, Any]]] = [
     ("no such metric", {"metric_list": [{"metric": "./metrics/evil"}]}),
     ("not a metric", {"metric_list": ["evil"]}),
     ("the wrong way round for acc", {"metric_list": [{"metric": "acc", "higher_is_better": False}]}),
+    ("the wrong way round for acc", {"metric_list": [{"metric": "acc", "higher_is_better": None}]}),
+    (
+        "the wrong way round for acc",
+        {"metric_list": [{"metric": "acc", "higher_is_better": False}], "process_results": "as usual"},
+    ),
+    ("no such metric", {"metric_list": [{"metric": "./metrics/evil"}], "process_results": "as usual"}),
     ("not for a task of the project", {"use_prompt": "promptsource:*"}),
     ("no data set that a task may name", {"dataset_path": "pandas"}),
     ("without its commit", {"dataset_path": "org/rows"}),
