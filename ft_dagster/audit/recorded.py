@@ -35,7 +35,7 @@ REBUILT = (DATASET, MIXTURE, PLAN, MODEL)  # in their order
 JUDGED = (EVALUATION, EXPORT)  # what is made of the weights, in its order
 # As the store has them.
 TEXTS = "evaluation_texts"
-TAKEN = (BASE, CORPUS, BASE_TEXT, TEXTS, "version_before", "probe", "prior")
+TAKEN = (BASE, CORPUS, BASE_TEXT, TEXTS, "unsaid_tokens", "version_before", "probe", "prior")
 RUN = "replay"
 
 

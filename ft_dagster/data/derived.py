@@ -9,6 +9,7 @@ under the same digest, whatever its number.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -167,6 +168,28 @@ def new_token_ids_of(store: Store, base: Artifact, cache: Path) -> list[int]:
     record = json.loads((base.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
     ids: list[int] = (record.get("derived") or {}).get("new_token_ids", [])
     return ids
+
+
+def bases_beneath(store: Store, base: Artifact) -> Iterator[Artifact]:
+    """A base_model artifact, and the bases of the releases that it starts from, one after the other down to
+    that of a named source. Raises UserError where one is gone.
+    """
+    yield base
+    while base.figures.get("parent"):
+        base = parent_artifact(store, base, BASE)
+        yield base
+
+
+def added_tokens(store: Store, base: Artifact) -> list[str]:
+    """What was added to a base's vocabulary, for its variant or for those whose releases it starts from."""
+    added = (each.spec.get("new_tokens") or () for each in bases_beneath(store, base))
+    return list(dict.fromkeys(token for tokens in added for token in tokens))
+
+
+def added_token_ids(store: Store, base: Artifact, cache: Path) -> list[int]:
+    """Their rows: a vocabulary only grows."""
+    extended = [each for each in bases_beneath(store, base) if each.spec.get("new_tokens")]
+    return [id_ for each in extended for id_ in new_token_ids_of(store, each, cache)]
 
 
 def parent_artifact(store: Store, base: Artifact, stage: str) -> Artifact:

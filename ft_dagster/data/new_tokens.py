@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
 
 FIELD = "base_model.new_tokens"
+WAY_OUT = "Leave it out, or add a token that ordinary text does not have, such as <|name|>"
 SENTENCE = "The permit for a small building, no. 12, is given within thirty days.\n"
 
 
@@ -24,10 +26,11 @@ def check_tokens(tokens: Sequence[str], *, file: object = None) -> None:
 def pieces_of(tokens: Sequence[str], tokenizer: Any, *, file: object = None) -> list[list[int]]:
     """The ids into which `tokenizer`, not yet extended, splits each token: at least two.
 
-    Raises UserError for a token that its vocabulary has already, and those of `check_tokens`.
+    Raises UserError for a token that its vocabulary has already, or that stands in an ordinary sentence or in
+    the chat template, and those of `check_tokens`.
     """
     check_tokens(tokens, file=file)
-    vocabulary = tokenizer.get_vocab()
+    vocabulary, ordinary = tokenizer.get_vocab(), f"{SENTENCE}{_chat(SENTENCE, tokenizer)}"
     pieces = []
     for token in tokens:
         ids: list[int] = tokenizer(token, add_special_tokens=False)["input_ids"]
@@ -36,6 +39,9 @@ def pieces_of(tokens: Sequence[str], tokenizer: Any, *, file: object = None) -> 
             raise _refused("the token is in the base's vocabulary already", token, file, fix)
         if not ids:
             raise _refused("the base's tokenizer sees nothing in it", token, file, "Write it otherwise")
+        if token in ordinary:
+            problem = "the token stands in an ordinary sentence, or in the base's chat template"
+            raise _refused(problem, token, file, WAY_OUT)
         pieces.append(ids)
     return pieces
 
@@ -43,7 +49,8 @@ def pieces_of(tokens: Sequence[str], tokenizer: Any, *, file: object = None) -> 
 def extend_tokenizer(source: Path, tokens: Sequence[str], target: Path, *, file: object = None) -> list[int]:
     """Write the tokenizer of folder `source`, with `tokens` as ordinary ones, to `target`; returns their ids.
 
-    What was written is loaded again and tried. Raises UserError where a token is not read as one.
+    `tokens` are those that `pieces_of` takes. What was written is loaded again and tried. Raises UserError
+    where one is not read as one token, or other text not as before.
     """
     from tokenizers import AddedToken
 
@@ -58,7 +65,7 @@ def extend_tokenizer(source: Path, tokens: Sequence[str], target: Path, *, file:
         if not _is_one(token, id_, after):
             fix = "Choose a token without the characters that this tokenizer changes (accents, odd spaces)"
             raise _refused("the base's tokenizer does not read it as one token", token, file, fix)
-    texts = [text for text in (SENTENCE, _chat(SENTENCE, before)) if not any(t in text for t in tokens)]
+    texts = (SENTENCE, _chat(SENTENCE, before))
     if any(before(text)["input_ids"] != after(text)["input_ids"] for text in texts):
         raise UserError(
             "the tokenizer reads other text differently once tokens are added",
@@ -67,6 +74,23 @@ def extend_tokenizer(source: Path, tokens: Sequence[str], target: Path, *, file:
             fix="Save the base's tokenizer once as a fast one with this transformers, and name that folder",
         )
     return ids
+
+
+def refuse_said(tokens: Sequence[str], texts: Iterable[str], named: str, file: object = None) -> None:
+    """Raises UserError where a token stands in any of the texts, which are called `named`: as characters, by
+    which a tokenizer finds it. The base would read these otherwise than it learned to, so that nobody saw
+    what a model forgets of them.
+    """
+    counted, looked_at = Counter[str](), 0
+    for text in texts:
+        counted.update(token for token in tokens if token in text)
+        looked_at += 1
+    if not counted:
+        return
+    [(token, found), *others] = counted.most_common()
+    more = f", and {len(others)} more of the tokens in others" if others else ""
+    problem = f"the token stands in {found} of {looked_at} {named}{more}: the base would read them otherwise"
+    raise _refused(problem, token, file, WAY_OUT)
 
 
 def _is_one(token: str, id_: int, tokenizer: Any) -> bool:

@@ -21,6 +21,7 @@ DEGENERATE = "degenerate"  # the metric that the gate judges
 NEW_TOKENS = 96  # so that a loop of up to half of them is seen
 WATCHED, WATCHED_TOKENS = PROMPTS[:4], 32  # while it trains
 GRAM = 4
+PLAIN = "Question: {}\nAnswer:"  # how a model without a chat template is asked
 
 
 class Written(NamedTuple):
@@ -105,7 +106,7 @@ def repeated_share(tokens: Sequence[int]) -> float:
 
 def _asked(prompt: str, tokenizer: Any) -> str:
     if not tokenizer.chat_template:
-        return f"Question: {prompt}\nAnswer:"
+        return PLAIN.format(prompt)
     asked: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
     )

@@ -64,6 +64,16 @@ def load_model(base: Path, tuned: Path | None, *, device: str, dtype: str) -> tu
     return model, tokenizer
 
 
+def withhold(model: Any, tokens: Sequence[int]) -> None:
+    """Let a model choose among its vocabulary without these rows, as if it had none of them."""
+    if tokens:
+        rows = torch.tensor(tokens, device=model.device)
+        head = inner_model(model).get_output_embeddings()
+        head.register_forward_hook(
+            lambda _, given, made: made.index_fill(-1, rows.to(made.device), -math.inf)
+        )
+
+
 def load_judged(base: Path, tuned: Path | None, *, device: str, dtype: str) -> tuple[Any, Any, float | None]:
     """(model, tokenizer, what training changed) of the model to be judged; see `tuned_logit_difference`."""
     before = None

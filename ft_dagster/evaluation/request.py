@@ -88,8 +88,9 @@ class EvaluationRequest(_EvaluationPart):
     """One evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`; `digests`
     has the digest of each, as frozen with the declaration.
 
-    `vllm`: the Python of an environment whose vLLM answers; null: transformers do. `limit`: questions drawn
-    per task by `seed`; null: all; auto: batch after batch (`looks`), until `until` ends a task.
+    `vllm`: the Python of an environment whose vLLM answers; null: transformers do. `withheld`: rows of the
+    vocabulary among which the model does not choose. `limit`: questions drawn per task by `seed`; null: all;
+    auto: batch after batch (`looks`), until `until` ends a task.
     `general_holdout`: a parquet of held-out texts. `general_prompts`: whether to look for degeneration.
     `declared_in`: the variant's file, for errors. `roots`: what the tasks' files may reach; null: all.
     """
@@ -99,6 +100,7 @@ class EvaluationRequest(_EvaluationPart):
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     vllm: Path | None = None
+    withheld: tuple[int, ...] = ()
     task: tuple[str, ...] = ()
     general: tuple[str, ...] = ()
     digests: dict[str, Sha256] = {}
@@ -131,6 +133,13 @@ class TextsRequest(_EvaluationPart):
     project: Path = Path("/")
     roots: Roots | None = None
     output: Path
+
+
+class UnsaidRequest(TextsRequest):
+    """In whose texts new tokens must not stand. `declared_in`: the file that errors name."""
+
+    tokens: tuple[str, ...] = Field(min_length=1)
+    declared_in: Path | None = None
 
 
 class SampledRequest(_EvaluationPart):

@@ -97,11 +97,12 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
     if not declared and not _asks_the_model(request):
         _write(request, [], [], [])
         return {"questions": 0, "seconds": 0.0}
-    from ft_dagster.evaluation.model import load_judged
+    from ft_dagster.evaluation.model import load_judged, withhold
 
     base, tuned = request.model.base.folder, request.model.tuned
     weights = None if tuned is None else tuned.folder
     model, tokenizer, difference = load_judged(base, weights, device=request.device, dtype=request.dtype)
+    withhold(model, request.withheld)
     with _answering(request, model, tokenizer) as (lm, engine):
         loaded = time.monotonic()
         questions = _ask_everything(request, lm, declared)

@@ -129,7 +129,9 @@ class Decides:
 
 @dataclass(frozen=True)
 class ModelQuestions:
-    """One evaluation to be run: of what, on what. `decides`: when enough was asked; None: all is asked."""
+    """One evaluation to be run: of what, on what. `decides`: when enough was asked; None: all is asked.
+    `withheld`: rows of the vocabulary that the model is not to choose among.
+    """
 
     base: BaseFiles
     tuned: TunedWeights | None
@@ -139,6 +141,7 @@ class ModelQuestions:
     task: OwnTask | None = None
     general: General | None = None
     decides: Decides | None = None
+    withheld: tuple[int, ...] = ()
 
     def ask(self, hands: Hands, attempt: Attempt, *, into: Path | None = None) -> dict[str, Any]:
         """Run the evaluation program into the attempt, or into the folder `into`; returns its figures.
@@ -163,6 +166,7 @@ class ModelQuestions:
                 "device": self.device,
                 "dtype": self.dtype,
                 "vllm": self.engine.python,
+                "withheld": self.withheld,
                 "digests": {
                     **({} if task is None else task.tasks), **({} if general is None else general.tasks)
                 },

@@ -17,6 +17,7 @@ from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.stage import Owner, Stage
+from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import SHARED, Artifact, Attempt
@@ -24,24 +25,31 @@ from ft_dagster.store import SHARED, Artifact, Attempt
 
 @dataclass(frozen=True)
 class GeneralScoresInputs:
-    """`device`, `dtype`, `engine`: what the model is asked on, in and by."""
+    """`device`, `dtype`, `engine`: what the model is asked on, in and by. `withheld`: rows of tokens that
+    were added to the base, among which it does not choose here: its scores are those of the base without
+    them, since no question has one.
+    """
 
     base_model: Artifact
     general: asked.General
     device: str
     dtype: Dtype
     engine: Engine
+    withheld: list[int] | None = None
 
 
 def general_inputs(view: View) -> GeneralScoresInputs:
-    return GeneralScoresInputs(
-        view.upstream("base_model"), asked.general(view), view.device, view.dtype, view.engine
-    )
+    base = view.upstream("base_model")
+    added = [] if base.place.prefix == SHARED else view.added_token_ids(base)
+    return GeneralScoresInputs(base, asked.general(view), view.device, view.dtype, view.engine, added or None)
 
 
 def build_general(inputs: GeneralScoresInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     base = base_of(inputs.base_model, hands)
-    question = ModelQuestions(base, None, inputs.device, inputs.dtype, inputs.engine, general=inputs.general)
+    question = ModelQuestions(
+        base, None, inputs.device, inputs.dtype, inputs.engine, general=inputs.general,
+        withheld=tuple(inputs.withheld or ()),
+    )  # fmt: skip
     figures = question.ask(hands, attempt)
     return {**figures, "scores": scores_in(attempt.payload)}
 
@@ -79,6 +87,11 @@ def build(inputs: BaseEvaluationInputs, hands: Hands, attempt: Attempt) -> dict[
     return {**figures, "scores": scores_in(payload)}
 
 
+def refuse(workspace: Workspace) -> None:
+    """Raises UserError where a token that was added to the base stands in a general question or text."""
+    refuse_said_tokens(workspace, workspace.upstream("training_mixture"))
+
+
 def after(workspace: Workspace, artifact: Artifact) -> None:
     """Raises UserError where the declared gates name metrics that nothing measures."""
     samples = read_samples(workspace.payload(artifact))
@@ -101,6 +114,7 @@ STAGE = Stage(
     fields=asked.FIELDS,
     inputs=inputs,
     build=build,
+    refuse=refuse,
     after=after,
     programs=("evaluation",),
 )

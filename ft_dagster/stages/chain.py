@@ -29,6 +29,7 @@ from ft_dagster.stages import (
     task_dataset,
     training_mixture,
     training_plan,
+    unsaid_tokens,
     version_before,
 )
 from ft_dagster.stages.stage import Check, Stage
@@ -49,6 +50,7 @@ CHAIN: tuple[Stage[Any], ...] = (
 ON_DEMAND: tuple[Stage[Any], ...] = (
     base_model.SOURCE,
     evaluation_texts.STAGE,
+    unsaid_tokens.STAGE,
     version_before.STAGE,
     probe.STAGE,
     prior.STAGE,

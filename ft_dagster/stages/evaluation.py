@@ -28,6 +28,7 @@ from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.models import base_of, weights_of
 from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
+from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
@@ -133,11 +134,13 @@ def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
 
 def refuse_evaluation(workspace: Workspace) -> None:
     """Raises UserError where the frozen declaration passes below the floors of today's policy, where the
-    weights may have been trained on what is asked, and where the base was asked otherwise than is declared:
-    fewer examples before each question, say, and any tuned model would look better.
+    weights may have been trained on what is asked, where new tokens stand in what is general of it, and where
+    the base was asked otherwise than is declared: fewer examples before each question, say, and any tuned
+    model would look better.
     """
     refuse_frozen(workspace)
     refuse_trained_on(workspace)
+    refuse_said_tokens(workspace, workspace.upstream("training_mixture"))
     before = workspace.upstream("base_evaluation")
     if workspace.recipe(base_evaluation.STAGE)[0].place != before.place:
         raise UserError(

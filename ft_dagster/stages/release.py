@@ -27,6 +27,7 @@ from ft_dagster.stages import evaluation as evaluation_stage
 from ft_dagster.stages.held_out import refuse_trained_on
 from ft_dagster.stages.policy import refuse_frozen, refuse_made
 from ft_dagster.stages.today import today
+from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact
@@ -60,6 +61,7 @@ def release(workspace: Workspace) -> Released:
     export, tuned = desk.upstream("model_export"), desk.upstream("fine_tuned_model")
     evaluation = desk.find(evaluation_stage.STAGE)
     refuse_trained_on(desk)
+    refuse_said_tokens(desk, desk.upstream("training_mixture"))
     desk.verify(export)
     verdict = rejudge(desk, tuned, evaluation)
     check_base(desk, export)

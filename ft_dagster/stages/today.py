@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.lineage.reachable import PRODUCTION
-from ft_dagster.stages import base_evaluation, evaluation
+from ft_dagster.stages import base_evaluation, evaluation, unsaid_tokens
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.stage import Stage
@@ -28,8 +28,9 @@ _EVALUATION, _BEFORE = evaluation.STAGE.name, base_evaluation.STAGE.name
 
 @dataclass(frozen=True)
 class Today(Workspace):
-    """It makes what a release is held against production by; any other artifact that is demanded has to be
-    in the store. Device, arithmetic and engine are those of the newest evaluation, wherever it ran.
+    """It makes what a release is held against production by, and looks through today's tasks for new tokens;
+    any other artifact that is demanded has to be in the store. Device, arithmetic and engine are those of the
+    newest evaluation, wherever it ran.
     """
 
     @cached_property
@@ -59,7 +60,7 @@ class Today(Workspace):
         return self.find(base_evaluation.STAGE) if stage == _BEFORE else super().upstream(stage)
 
     def make(self, stage: Stage[I]) -> Artifact:
-        return super().make(stage) if stage.name in PRODUCTION else self.find(stage)
+        return super().make(stage) if stage.name in (*PRODUCTION, unsaid_tokens.NAME) else self.find(stage)
 
     def find(self, stage: Stage[Any]) -> Artifact:
         """The artifact that is demanded now. Raises UserError, naming what is other than it was."""

@@ -19,9 +19,10 @@ from ft_dagster.roots import is_address
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import GeneralSpec
-from ft_dagster.stages import base_text, evaluation_texts, version_before
+from ft_dagster.stages import base_text, evaluation_texts, unsaid_tokens, version_before
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Check, Stage
+from ft_dagster.stages.unsaid_tokens import refuse_said_tokens, tokens_of
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
@@ -43,7 +44,8 @@ GUARDED = (*RENDERED, "data.decontaminate")  # where general text must not overl
 class MixtureInputs:
     """`max_length`: of an example, in tokens, as resolved. `general_corpus`: a corpus, or the text that the
     base wrote. `evaluation_texts`: what general text must not overlap; None where there is no general text,
-    nothing is asked, or it may. `version_before`: what a share that is left open goes by.
+    nothing is asked, or it may. `version_before`: what a share that is left open goes by. `unsaid_tokens`:
+    that new tokens of the base stand in no general task; None where there are none of either.
     """
 
     spec: VariantSpec
@@ -53,6 +55,7 @@ class MixtureInputs:
     evaluation_texts: Artifact | None
     version_before: Artifact | None
     max_length: int
+    unsaid_tokens: Artifact | None
 
 
 def inputs(view: View) -> MixtureInputs:
@@ -69,6 +72,7 @@ def inputs(view: View) -> MixtureInputs:
         view.made(evaluation_texts.STAGE) if guarded else None,
         view.made(version_before.STAGE) if general is not None and general.share == "auto" else None,
         longest,
+        view.made(unsaid_tokens.STAGE) if tasks["general"] and tokens_of(view, base) else None,
     )
 
 
@@ -176,7 +180,7 @@ STAGE = Stage(
     "training_mixture",
     reads=(
         *("declaration", "base_model", "task_dataset", "general_corpus"),
-        *("evaluation_texts", "base_text", "version_before"),
+        *("evaluation_texts", "unsaid_tokens", "base_text", "version_before"),
     ),
     fields=(*GUARDED, "training.max_length"),
     inputs=inputs,
@@ -187,5 +191,6 @@ STAGE = Stage(
         "own_records": "No record is another tenant's, but for sources that the platform shares",
     },
     judge=judge,
+    after=refuse_said_tokens,
     seed=lambda inputs: inputs.spec.training.seed,
 )

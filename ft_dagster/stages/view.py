@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.derived import new_token_ids_of
+from ft_dagster.data.derived import added_token_ids, new_token_ids_of
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.planning.judging import Judges
@@ -149,6 +149,10 @@ class View:
     def new_token_ids(self, base: Artifact) -> list[int]:
         """Rows of the base's vocabulary that were added for this variant, and are to be trained."""
         return new_token_ids_of(self.store, base, self.cache)
+
+    def added_token_ids(self, base: Artifact) -> list[int]:
+        """The same, and those that were added for the variants whose releases it starts from."""
+        return added_token_ids(self.store, base, self.cache)
 
     def _listed(self, stage: str) -> None:
         if stage not in self.stage.reads:

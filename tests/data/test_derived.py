@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ft_dagster.data.derived import check_adapter, newer_parent, parent_artifact, released_parent
+from ft_dagster.data.derived import (
+    added_tokens,
+    check_adapter,
+    newer_parent,
+    parent_artifact,
+    released_parent,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
@@ -96,6 +103,20 @@ def test_an_adapter_that_can_passes(store: Store, tmp_path: Path, config: dict[s
     release(store, "acme.medical", adapter(1, **config))
     parent = starting(store, parent_adapter=mode)
     check_adapter(parent, parent.export.folder(store, tmp_path) / "payload")
+
+
+def test_what_was_added_for_a_parent_counts_among_the_new_tokens_of_its_child(store: Store) -> None:
+    def derived(prefix: str, tokens: list[str], parent: Any = None) -> Artifact:
+        inputs, figures = ({}, None) if parent is None else (parent.inputs, parent.figures)
+        recipe = Recipe("base_model", prefix, inputs, {"new_tokens": tokens, "at": prefix})
+        return make_artifact(store, Path(store.root) / "work", recipe, lambda attempt: {"parent": figures})
+
+    release(store, "acme.medical", adapter(1))
+    parent = replace(starting(store), base=derived("tenants/acme/medical", ["<sku>", "<drug>"]))
+    child = derived("tenants/acme/support", ["<dose>"], parent)
+    assert added_tokens(store, child) == ["<dose>", "<sku>", "<drug>"]
+    assert added_tokens(store, parent.base) == ["<sku>", "<drug>"]
+    assert added_tokens(store, starting(store).base) == []
 
 
 def test_another_release_of_the_parent_is_newer_the_same_bytes_are_not(store: Store) -> None:

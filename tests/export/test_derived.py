@@ -204,6 +204,8 @@ def test_an_adapter_of_another_base_is_not_summed_in(
         ([""], "", "an empty token"),
         ([" \n"], " \n", "an empty token"),
         (["Zyrtexal", "<sku>", "Zyrtexal"], "Zyrtexal", "given twice"),
+        (["Zyrtexal", "s gi"], "s gi", "stands in an ordinary sentence"),
+        (["user\n"], "user\n", "or in the base's chat template"),
     ],
 )
 def test_tokens_that_cannot_be_added_are_refused_by_the_program(

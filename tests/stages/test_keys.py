@@ -37,8 +37,9 @@ BASE, ROWS, MIX, PLAN, TUNED = (
     "training_plan",
     "fine_tuned_model",
 )
-TEXTS, SCORES, BASE_EVAL, EVAL, PRODUCTION, CANDIDATE, EXPORT = (
+TEXTS, UNSAID, SCORES, BASE_EVAL, EVAL, PRODUCTION, CANDIDATE, EXPORT = (
     "evaluation_texts",
+    "unsaid_tokens",
     "general_scores",
     "base_evaluation",
     "evaluation",
@@ -111,7 +112,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "evaluation.task": (["tasks/sea_quiz.yaml"], ASKED),  # its texts are kept out of the rows already
     "evaluation.general": (
         [],
-        {TEXTS, ROWS, MIX, SCORES, *ASKED},
+        {TEXTS, UNSAID, ROWS, MIX, SCORES, *ASKED},
     ),  # made on demand: texts, and the base's scores
     "evaluation.limit": (10, {SCORES, *ASKED}),
     "evaluation.max_new_tokens": (8, ASKED),

@@ -1,0 +1,68 @@
+"""`python -m ft_dagster.evaluation.unsaid RUN_DIR`: whether new tokens stand in what tasks ask.
+
+All documents are looked at, not the drawn ones, each as a model reads it: with the words of the task's
+template, and with every choice. result.json's figures say how many there are of each task. Exit: 0 where none
+has any, 2 where one does, or for bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.data.new_tokens import refuse_said
+from ft_dagster.evaluation.questions import asked_of
+from ft_dagster.evaluation.request import UnsaidRequest, read_request
+from ft_dagster.evaluation.tasks import frozen_tasks, resolve_tasks
+from ft_dagster.program import leave, run_program
+from ft_dagster.provenance.held import FOLDER, held_files
+
+BETWEEN = "\0"  # parts of a text that no model reads in a row
+
+
+def main(run_dir: Path) -> int:
+    @cache
+    def request() -> UnsaidRequest:
+        return read_request(run_dir, UnsaidRequest)
+
+    return run_program(lambda: request().output, lambda: look_through(request()))
+
+
+def look_through(request: UnsaidRequest) -> dict[str, Any]:
+    """How many questions each task has. Raises UserError where a token stands in one."""
+    from ft_dagster.evaluation.load import TABLES, load_task, prepare_environment
+
+    entries = resolve_tasks(request.tasks, request.project, roots=request.roots)
+    prepare_environment(entries)
+    counts: dict[str, int] = {}
+    folder = request.output / FOLDER
+    with held_files(folder) as held, frozen_tasks(entries, request.tasks, held):
+        for entry in entries:
+            loaded = load_task(entry, folder / TABLES)
+            with loaded.reading():
+                texts = [text for part in loaded.parts.values() for text in read_texts(part)]
+            named = f"questions of {entry.entry}"
+            refuse_said(request.tokens, texts, named, request.declared_in)
+            counts[entry.name] = len(texts)
+    return {"questions": sum(counts.values()), "by_task": counts}
+
+
+def read_texts(task: Any) -> Iterator[str]:
+    """Each document as a model reads it: every request that it makes, and its answers in an example."""
+    around, before = str(task.config.fewshot_delimiter), str(task.config.target_delimiter)
+    for doc in task.eval_docs:
+        context = task.fewshot_context(doc, 0, gen_prefix=task.doc_to_prefix(doc))
+        made = task.construct_requests(doc, context, metadata=(task.config.task, 0, 1))
+        asked = [request.args for request in (made if isinstance(made, list) else [made])]
+        texts = ["".join(part for part in parts if isinstance(part, str)) for parts in asked]
+        texts += [f"{before}{answer}" for answer in asked_of(task, doc).answers]
+        yield BETWEEN.join(f"{around}{text}{around}" for text in texts)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m ft_dagster.evaluation.unsaid RUN_DIR")
+    leave(main(Path(sys.argv[1])))

@@ -1,0 +1,86 @@
+"""Tokens that were added to a base stand in nothing general that it is asked.
+
+The base with its new tokens is what a model is judged against. What it reads otherwise than it learned to, it
+answers worse, and what the model forgot of it would not be seen.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ft_dagster.data.derived import added_tokens
+from ft_dagster.data.mixture_io import HOLDOUT
+from ft_dagster.data.new_tokens import refuse_said
+from ft_dagster.data.parquet import rows_of
+from ft_dagster.evaluation.degeneration import PLAIN
+from ft_dagster.evaluation.prompts import PROMPTS
+from ft_dagster.evaluation.request import UnsaidRequest
+from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Desk, Workspace
+from ft_dagster.store import SHARED, Artifact, Attempt
+
+NAME = "unsaid_tokens"
+
+
+@dataclass(frozen=True)
+class UnsaidInputs:
+    """`tokens`: that were added. `general`: the digest of each general task."""
+
+    tokens: list[str]
+    general: dict[str, str]
+
+
+def inputs(view: View) -> UnsaidInputs:
+    return UnsaidInputs(tokens_of(view, view.upstream("base_model")), view.frozen("tasks")["general"])
+
+
+def build(inputs: UnsaidInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    figures = hands.run(
+        "evaluation.unsaid",
+        attempt,
+        lambda output: UnsaidRequest(
+            tokens=tuple(inputs.tokens), tasks=inputs.general, project=hands.project, roots=hands.roots,
+            declared_in=hands.declared_in, output=output,
+        ),
+        leased=False,
+    )  # fmt: skip
+    content = {"schema_version": 1, "tokens": inputs.tokens, "tasks": inputs.general, **figures}
+    (attempt.payload / "tokens.json").write_text(json.dumps(content, indent=1, sort_keys=True), "utf-8")
+    return figures
+
+
+def tokens_of(desk: Desk, base: Artifact) -> list[str]:
+    """What was added to the base of a variant, for it or for a parent: nothing to one that all share."""
+    return [] if base.place.prefix == SHARED else added_tokens(desk.store, base)
+
+
+def refuse_said_tokens(workspace: Workspace, mixture: Artifact) -> None:
+    """Raises UserError where a token that was added to the base stands in the held-out general text of a
+    mixture, in a general prompt, or in what a general task asks.
+    """
+    tokens, file = tokens_of(workspace, workspace.upstream("base_model")), workspace.declared_in
+    if not tokens:
+        return
+    held_out = workspace.payload(mixture) / HOLDOUT / "texts.parquet"
+    if held_out.exists():
+        texts = (text for batch in rows_of(held_out, "text") for (text,) in batch)
+        refuse_said(tokens, texts, "held-out general texts", file)
+    if workspace.spec.gates.degeneration_margin is not None:
+        refuse_said(tokens, map(PLAIN.format, PROMPTS), "general prompts", file)
+    if workspace.frozen["tasks"]["general"]:
+        workspace.make(STAGE)
+
+
+STAGE = Stage(
+    NAME,
+    reads=("declaration", "base_model"),
+    fields=(),
+    inputs=inputs,
+    build=build,
+    on_demand=True,
+    programs=("evaluation.unsaid",),
+)
