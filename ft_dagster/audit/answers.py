@@ -55,7 +55,8 @@ class ModelThatHas:
     """A model that a record is part of. `how`: see `records`; `parent trained on` where the model started
     from the release of one that was. `times`: examples of it that were trained on before the exported
     checkpoint, of a child in its parent; None where the ledger cannot be read. `through`: the parent's
-    weights.
+    weights. `measured`: "8 of 35", where the loss on some examples of the validation split alone chose the
+    checkpoint, and nothing says on which.
     """
 
     variant: str
@@ -66,6 +67,7 @@ class ModelThatHas:
     exports: tuple[str, ...]
     releases: tuple[ReleasedAs, ...]
     through: str | None = None
+    measured: str = ""
 
 
 @dataclass(frozen=True)

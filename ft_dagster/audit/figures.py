@@ -110,6 +110,7 @@ class _Model(_Figures):
     steps: int
     flops: float | None = None
     flops_estimate: float | None = None
+    measured_on: dict[str, str] = {}
 
 
 class _Score(_Figures):

@@ -1,8 +1,9 @@
 """The questions that models were judged with, as records: rows, texts, benchmarks, probes and canaries.
 
 An evaluation keeps of each question an id with the first half of its content's identity, and of most what the
-model was asked. So a row or a text is found by its identity; a question of a benchmark, which stands within
-its task's template, by the words of a line of what was asked, the label before it (`Question:`) left out.
+model was asked. So a row or a text is found by its identity, a document that was asked in pieces by that of
+all of it; a question of a benchmark, which stands within its task's template, by the words of a line of what
+was asked, the label before it (`Question:`) left out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.audit.members import CANARY, PROBE, QUESTION, STATES, Shelf
 from ft_dagster.data.content import ID_LENGTH, identity_of, normal_text, words_of
-from ft_dagster.data.parquet import dicts_of
+from ft_dagster.data.parquet import column_names, dicts_of
 from ft_dagster.evaluation.samples import ANSWERS, FORMER, SAMPLES
 from ft_dagster.store import Artifact
 
@@ -22,9 +23,11 @@ PROBES = {"training_rows": PROBE, "canaries": CANARY}  # by the task that asks t
 IN_TEMPLATES = ("task", "general", "general_prompts")  # roles whose questions are found by their lines
 LEAST = 3  # words of a line that is a question
 NAME = ID_LENGTH // 2  # bytes of a question's name
+BY_CONTENT = 4  # version of the stage since which ids are of content, and pieces name their document
 _LABEL = re.compile(r"^\s*\w[\w ]{0,30}:\s+")
 _MARKS = re.compile(r"<[^<>\s]{1,30}>")  # of a chat template
 _ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
+_IDENTITY = re.compile(r"[0-9a-f]{64}")
 
 
 class JudgedQuestion(NamedTuple):
@@ -55,12 +58,16 @@ def judged_questions(shelf: Shelf, evaluation: Artifact) -> Iterator[JudgedQuest
     answers = _left(shelf, evaluation, f"evidence/{ANSWERS}")
     texts = () if answers is None else dicts_of(answers, "question", "asked")
     asked = {one["question"]: one["asked"] for one in texts}
-    known = dict.fromkeys(
-        (one["role"], one["task"], one["question"]) for one in dicts_of(samples, "role", "task", "question")
-    )
-    for number, (role, task, id) in enumerate(known):
+    columns = ("role", "task", "question", *({"group"} & set(column_names(samples))))
+    known: dict[tuple[str, str, str], str] = {}
+    for one in dicts_of(samples, *columns):
+        known.setdefault((one["role"], one["task"], one["question"]), one.get("group") or "")
+    documents = set[str]()  # each is named once, by the first of its pieces
+    for number, ((role, task, id), group) in enumerate(known.items()):
         lines = asked.get(id, "") if role in IN_TEMPLATES else ""
-        named = dict.fromkeys((*_by_identity(id), *_by_lines(lines)))
+        document = group if role == "general_loss" and group not in documents else ""
+        documents.add(document)
+        named = dict.fromkeys((*_by_identity(id), *_by_document(document), *_by_lines(lines)))
         said = FORMER.get(role, role)
         state = STATES.index(PROBES.get(task, QUESTION) if role == "regurgitation" else QUESTION)
         yield JudgedQuestion(number, state, said, task, id, tuple(named))
@@ -80,6 +87,11 @@ def _by_identity(id: str) -> Iterator[bytes]:
     found = id.rpartition(":")[2]
     if _ID.fullmatch(found):
         yield bytes.fromhex(found)
+
+
+def _by_document(identity: str) -> Iterator[bytes]:
+    if _IDENTITY.fullmatch(identity):
+        yield name_of(bytes.fromhex(identity))
 
 
 def _by_lines(asked: str) -> Iterator[bytes]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 
 from ft_dagster.audit.answers import Checked, ModelThatHas, RecordAnswer, RecordIn, Transformed
 from ft_dagster.audit.asked import AskedRecord
 from ft_dagster.audit.desk import BASE, EXPORT, Audit, inclusion
+from ft_dagster.audit.figures import read
 from ft_dagster.audit.index import Hit, Indexed
-from ft_dagster.audit.judged import judged_questions
+from ft_dagster.audit.judged import BY_CONTENT, judged_questions
 from ft_dagster.audit.members import (
     DATASET,
     EVALUATION,
@@ -30,16 +32,19 @@ from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 
 TRAINED, VALIDATED, JUDGED, INHERITED = "trained on", "validated on", "judged with", "parent trained on"
+VALIDATION = "held out for validation"  # some examples of the split were measured, perhaps not this
+HELD_OUT, PERHAPS = "held out, and not judged with", "held out, perhaps judged with"
 BY_INDEX = "removed by retention, told by the index alone"
 LOOK = "Run `ft-dagster audit verify` to see what was altered"
 UNREACHED = "in its mixture, and not reached before the exported checkpoint"
-_HOW = {"train": TRAINED, "validation": VALIDATED, "test": JUDGED, "holdout": JUDGED, HOLDOUT: JUDGED}
+_MEASURED = re.compile(r"on (\d+) of (\d+)\b")
 
 
 def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
     """Where a record is. Each hit of the index is held against the evidence. Raises UserError for damage."""
     found: list[RecordIn] = []
-    models: list[ModelThatHas] = []
+    hits: list[tuple[Indexed, Hit]] = []
+    judged: dict[int, Indexed] = {}
     for name, (owner, _) in audit.owners().items():
         for identity in asked.identities:
             lookup = audit.keys(name).current.lookup(identity)
@@ -48,11 +53,13 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
                 held = _held(audit, artifact, hit, identity)
                 if held is not None:
                     found.append(held)
-                    models += _models(audit, artifact, hit)
+                    hits.append((artifact, hit))
         for artifact, question in _questions(audit, name, owner, asked):
             found.append(question)
             weights = audit.index.parent(artifact, MODEL)
-            models += [] if weights is None else [described(audit, weights, JUDGED, 0)]
+            judged |= {} if weights is None else {weights.id: weights}
+    models = [model for holder, hit in hits for model in _models(audit, holder, hit, judged)]
+    models += [described(audit, weights, JUDGED, 0) for weights in judged.values()]
     identities = tuple(identity.hex() for identity in asked.identities)
     return RecordAnswer(
         identities,
@@ -150,26 +157,55 @@ def _question_facts(audit: Audit, indexed: Indexed, hit: Hit, wanted: bytes) -> 
     return None if found is None or wanted not in found.names else found.facts
 
 
-def _models(audit: Audit, holder: Indexed, hit: Hit) -> Iterator[ModelThatHas]:
-    """The models that have a record by one of the artifacts that it is in."""
-    how = _HOW.get(STATES[hit.state])
-    if holder.place.stage == MIXTURE and how is not None:
-        for model in audit.allowed(audit.index.made_of(holder, MODEL)):
+def _models(audit: Audit, holder: Indexed, hit: Hit, judged: Container[int]) -> Iterator[ModelThatHas]:
+    """The models that have a record by one of the artifacts that it is in. `judged`: those that a question
+    asked it of, by their numbers; it was not only held out for these.
+    """
+    state, held_out = STATES[hit.state], list[Indexed]()
+    if holder.place.stage == MIXTURE:
+        models = audit.allowed(audit.index.made_of(holder, MODEL))
+        for model in models if state == "train" else ():
             times = None if model.problem else audit.index.times(model.id, hit.number)
-            yield from with_children(audit, model, how, times if how == TRAINED else 0)
-    if holder.place.stage == DATASET and how == JUDGED:
+            yield from _with_children(audit, model, times)
+        for model in models if state == "validation" else ():
+            yield _validated(audit, model)
+        held_out = models if state == HOLDOUT else []
+    elif holder.place.stage == DATASET and state == "test":
         for mixture in audit.index.made_of(holder, MIXTURE):
-            for model in audit.allowed(audit.index.made_of(mixture, MODEL)):
-                yield described(audit, model, JUDGED, 0)
+            held_out += audit.allowed(audit.index.made_of(mixture, MODEL))
+    for model in held_out:
+        if model.id not in judged:
+            yield described(audit, model, HELD_OUT if _tells(audit, model) else PERHAPS, 0)
 
 
-def with_children(audit: Audit, model: Indexed, how: str, times: int | None) -> Iterator[ModelThatHas]:
-    """A model, and where it was trained on the record all that start from its releases, however far."""
-    reached = how == TRAINED and times != 0
-    yield described(audit, model, how if reached or how != TRAINED else UNREACHED, times)
-    if not reached:
-        return
-    for child, parent in descendants(audit, model):
+def _validated(audit: Audit, model: Indexed) -> ModelThatHas:
+    """By the whole validation split, or by some of it."""
+    said = read(audit, model).figures.get("measured_on", {}).get("validation loss", "")
+    found = _MEASURED.match(said)
+    if found is None or found[1] == found[2]:
+        return described(audit, model, VALIDATED, 0)
+    return replace(described(audit, model, VALIDATION, 0), measured=f"{found[1]} of {found[2]}")
+
+
+def _tells(audit: Audit, model: Indexed) -> bool:
+    """Whether all questions of a model's evaluations are known, by what rows and documents are known by:
+    those that retention removed are not, once the index is made again.
+    """
+    for each in audit.index.made_of(model, EVALUATION):
+        if each.problem or not each.records:
+            return False
+        if int(audit.artifact(each).predicate["stage_version"]) < BY_CONTENT:
+            return False
+    return True
+
+
+def _with_children(audit: Audit, model: Indexed, times: int | None) -> Iterator[ModelThatHas]:
+    """A model by whose mixture a record was trained on so many times, and then all that start from its
+    releases, however far.
+    """
+    reached = times != 0
+    yield described(audit, model, TRAINED if reached else UNREACHED, times)
+    for child, parent in descendants(audit, model) if reached else ():
         yield replace(described(audit, child, INHERITED, times), through=parent.digest)
 
 

@@ -75,11 +75,12 @@ def print_models(models: tuple[ModelThatHas, ...]) -> None:
         return
     table = Table("model", "weights", "how", "times", "exports", "released as", box=SIMPLE_HEAD)
     for one in models:
-        through = f" ({one.through[:12]})" if one.through else ""
+        said = one.through[:12] if one.through else one.measured and f"{one.measured} were measured"
+        more = f" ({said})" if said else ""
         times = "" if one.times is None else str(one.times)
         exports = ", ".join(digest[:12] for digest in one.exports)
         as_versions = ", ".join(map(released, one.releases)) or "not released"
-        table.add_row(one.variant, one.weights[:12], one.how + through, times, exports, escape(as_versions))
+        table.add_row(one.variant, one.weights[:12], one.how + more, times, exports, escape(as_versions))
     show(table)
 
 

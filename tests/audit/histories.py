@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 from pyarrow import parquet
 
 from ft_dagster.audit.desk import Audit, open_audit
@@ -23,6 +24,7 @@ from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_io import GENERAL
 from ft_dagster.data.mixture_records import write_mixture_records
 from ft_dagster.data.record_tree import FIGURES
+from ft_dagster.data.rows import Row
 from ft_dagster.data.shards import SplitWriter
 from ft_dagster.data.tree_growth import grow_tree
 from ft_dagster.evaluation.sampled import write_parts
@@ -120,13 +122,25 @@ class History:
         return self._make(Recipe("task_dataset", _prefix(variant), {"sources": "5" * 64}, parts), build)
 
     def mixture(
-        self, variant: str, dataset: Artifact, corpus: Artifact | None = None, general: int = 5
+        self,
+        variant: str,
+        dataset: Artifact,
+        corpus: Artifact | None = None,
+        general: int = 5,
+        held: Sequence[Row] = (),
     ) -> Artifact:
-        """Every row of the data set's splits, and the first documents of the corpus."""
+        """Every row of the data set's splits, and the first documents of the corpus. `held`: documents that
+        it has for the gate, each in `pieces`.
+        """
         inputs = {"task_dataset": dataset, **({"general_corpus": corpus} if corpus else {})}
 
         def build(attempt: Attempt) -> dict[str, Any]:
             figures = _write_mixture(self._payload(dataset), attempt.payload, general if corpus else 0)
+            texts = [{"text": text, "group": row.identity.hex()} for row in held for text in pieces(row)]
+            if texts:
+                (attempt.payload / "general_holdout").mkdir(exist_ok=True)
+                file = attempt.payload / "general_holdout" / "texts.parquet"
+                parquet.write_table(pa.Table.from_pylist(texts), file)
             if self.kept != "trees":
                 return figures.to_json()
             evidence = [None if each is None else self._evidence(each) for each in (dataset, corpus)]
@@ -134,7 +148,8 @@ class History:
             assert write_mixture_records(attempt.payload, attempt.evidence, evidence[0], evidence[1])
             return {**figures.to_json(), **self._tree(attempt, variant.split(".", maxsplit=1)[0])}
 
-        return self._make(self._recipe("training_mixture", variant, inputs, {"general": general}), build)
+        spec = {"general": general, "held": len(held)}
+        return self._make(self._recipe("training_mixture", variant, inputs, spec), build)
 
     def model(
         self,
@@ -147,8 +162,11 @@ class History:
         reached: int | None = None,
         ledger: Callable[[dict[str, Any]], str] = json.dumps,
         plan: Artifact | None = None,
+        measured: str = "",
     ) -> Artifact:
-        """Trained `times` times on each of the first `reached` examples (None: all)."""
+        """Trained `times` times on each of the first `reached` examples (None: all). `measured`: on what the
+        validation loss was.
+        """
         inputs = {"training_mixture": mixture, "base_model": base}
         inputs |= {} if plan is None else {"training_plan": plan}
         named = ledger_names(self._payload(mixture))
@@ -160,7 +178,8 @@ class History:
             )
             said = {"mixture_digest": mixture.digest, "records": named, "times_exported": counts}
             (attempt.evidence / "ledger.json").write_text(ledger({**said, "schema_version": 1}), "utf-8")
-            return {"steps": 1, "flops": 10}
+            figures = {"measured_on": {"validation loss": measured}} if measured else {}
+            return {"steps": 1, "flops": 10, **figures}
 
         return self._make(
             self._recipe("fine_tuned_model", variant, inputs, {"seed": seed, "times": counts}), build
@@ -211,17 +230,24 @@ class History:
     def release(self, variant: str, weights: Artifact, base: Artifact) -> tuple[Artifact, ReleaseEntry]:
         """The export, and the entry of the log."""
         tuned = {"fine_tuned_model": weights}
-        verdict = {"verdict": {"passed": True}}
-        prefix, scores = _prefix(variant), {"scores.json": weights.digest}
-        evaluation = self._put("evaluation", prefix, scores, tuned, verdict, gates=GATES)
+        asked = [Sample("general", "sea", "acc", f"sea:0:{'5' * 32}", 1.0, 1.0, higher_is_better=True)]
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            write_samples(asked, attempt.payload)
+            (attempt.payload / "scores.json").write_text(json.dumps(weights.digest), "utf-8")
+            return {"questions": 1, "verdict": {"passed": True}}
+
+        made_of = {"fine_tuned_model": weights.digest, "gates": GATES}
+        manifests = {"fine_tuned_model": weights.manifest}
+        evaluation = self._make(Recipe("evaluation", _prefix(variant), made_of, manifests=manifests), build)
         inputs = {**tuned, "evaluation": evaluation, "base_model": base}
         export = self._put(
             "model_export", _prefix(variant), {"model.json": f"export of {weights.digest}"}, inputs
         )
         speaks = certificate(export.digest, weights.digest)
         candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, speaks)
-        asked = ReleaseRequest("test", "ann")
-        entry = record_release(self.store, _prefix(variant), candidate, asked, variant=variant, run_id=None)
+        wish = ReleaseRequest("test", "ann")
+        entry = record_release(self.store, _prefix(variant), candidate, wish, variant=variant, run_id=None)
         return export, entry
 
     def derived_base(
@@ -307,6 +333,12 @@ class History:
 
     def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         (self.folder / name).write_text("".join(dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def pieces(document: Row) -> tuple[str, str]:
+    """Both halves of its words."""
+    words = document.text.split()
+    return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
 
 
 def ledger_names(mixture: Path) -> list[str]:

@@ -10,12 +10,30 @@ import pytest
 
 from ft_dagster.audit.answers import RecordAnswer
 from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import index_folder
-from ft_dagster.audit.members import CANARY, EVALUATION, PROBE, QUESTION, STATES
-from ft_dagster.audit.records import BY_INDEX, JUDGED, TRAINED, record, sought
+from ft_dagster.audit.desk import index_folder, open_audit
+from ft_dagster.audit.members import CANARY, DATASET, EVALUATION, PROBE, QUESTION, STATES, members_of
+from ft_dagster.audit.models import documents
+from ft_dagster.audit.records import (
+    BY_INDEX,
+    HELD_OUT,
+    JUDGED,
+    PERHAPS,
+    TRAINED,
+    VALIDATED,
+    VALIDATION,
+    record,
+    sought,
+)
 from ft_dagster.audit.verify import verify
+from ft_dagster.cli.audit_shown import print_models
+from ft_dagster.cli.common import out
+from ft_dagster.data.dataset_io import read_split
+from ft_dagster.data.rows import Row
 from ft_dagster.evaluation.samples import Answer, Role, Sample
-from tests.audit.histories import History, question
+from ft_dagster.provenance.record_keys import rotate
+from ft_dagster.settings import Settings
+from ft_dagster.store import Artifact
+from tests.audit.histories import History, pieces, question
 from tests.audit.index_rows import edit_members
 
 pytestmark = pytest.mark.slow
@@ -28,8 +46,8 @@ def digits(given: str) -> str:
     return asked_record(given).identities[0].hex()[:32]
 
 
-def sample(role: Role, task: str, name: str) -> Sample:
-    return Sample(role, task, "acc", name, 1.0, 1.0, True)
+def sample(role: Role, task: str, name: str, group: str | None = None) -> Sample:
+    return Sample(role, task, "acc", name, 1.0, 1.0, True, group)
 
 
 @pytest.fixture
@@ -136,3 +154,88 @@ def test_the_index_has_no_text_of_a_question(judged: History) -> None:
     content = b"".join(file.read_bytes() for file in Path(index_folder(judged.settings)).iterdir())
     assert b"organ pumps" not in content
     assert b"quince" not in content
+
+
+def rows_of(history: History, dataset: Artifact, split: str) -> list[Row]:
+    payload = dataset.folder(history.store, history.settings.cache_folder) / "payload"
+    return list(read_split(payload / f"{split}.parquet"))
+
+
+def hows(history: History, row: Row) -> set[tuple[str, str]]:
+    """(weights, how) of each model that has a row."""
+    return {(one.weights, one.how) for one in ask(history, row.identity.hex()).models}
+
+
+def test_judged_with_is_what_an_evaluation_asked_alone(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    dataset, base = made.dataset("acme.one", [question(n) for n in range(60)]), made.base()
+    mixture = made.mixture("acme.one", dataset)
+    model, other = (made.model("acme.one", mixture, base, seed=seed).digest for seed in (1, 2))
+    rows = rows_of(made, dataset, "test")
+    asked, left = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    samples = [
+        sample("test_split_task", "test_split_task", f"test_split_task:0:{row.identity.hex()[:32]}")
+        for row in asked
+    ]
+    audit = made.audit()
+    made.evaluated("acme.one", audit.artifact(audit.model(model)), samples, [])
+    assert min(len(asked), len(left)) > 2
+    assert all(hows(made, row) == {(model, JUDGED), (other, HELD_OUT)} for row in asked)
+    assert all(hows(made, row) == {(model, HELD_OUT), (other, HELD_OUT)} for row in left)
+    made.remove(EVALUATION)
+    assert hows(made, asked[0]) == {(model, JUDGED), (other, HELD_OUT)}
+    rotate(made.settings.keys_folder, "acme")  # the index, made again, has no questions of it
+    assert hows(made, asked[0]) == hows(made, left[0]) == {(model, PERHAPS), (other, HELD_OUT)}
+    assert verify(made.audit()).problems == ()
+
+
+def test_a_document_that_was_asked_in_pieces_was_judged_with(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    corpus = made.corpus([f"Document {n} tells of the town and of the harbour." for n in range(40)])
+    payload = corpus.folder(made.store, made.settings.cache_folder) / "payload"
+    held = list(documents(payload / "general" / "holdout.parquet"))[:3]
+    dataset = made.dataset("acme.one", [question(n) for n in range(20)])
+    mixture = made.mixture("acme.one", dataset, corpus, held=held[:2])
+    model = made.model("acme.one", mixture, made.base())
+    samples = [
+        sample("general_loss", "general_holdout", f"general_holdout:0:{digits(text)}", held[0].identity.hex())
+        for text in pieces(held[0])
+    ]
+    made.evaluated("acme.one", model, samples, [])
+    assert [hows(made, one) for one in held] == [
+        {(model.digest, JUDGED)}, {(model.digest, HELD_OUT)}, set(),
+    ]  # fmt: skip
+    stages = [one.stage for one in ask(made, held[0].text).found]
+    assert stages.count(EVALUATION) == 1
+    assert verify(made.audit()).problems == ()
+
+
+def test_what_version_0_1_asked_of_its_rows_is_not_known(old: Settings) -> None:
+    audit = open_audit(old)
+    [dataset, *_] = [one for one in audit.index.of_stage(DATASET) if one.variant == "acme.places"]
+    rows = (row for batch in members_of(audit.shelf, audit.artifact(dataset)) for row in batch)
+    identity = next(row.identity for row in rows if STATES[row.state] == "test")
+    found = record(audit, asked_record(identity.hex())).models
+    assert {one.how for one in found if one.variant == "acme.places"} == {PERHAPS}
+
+
+@pytest.mark.parametrize(
+    ("measured", "how", "said"),
+    [
+        ("", VALIDATED, ""),
+        ("on 7 of 7 examples", VALIDATED, ""),
+        ("on 3 of 17 examples", VALIDATION, "3 of 17"),
+    ],
+)
+def test_a_split_of_which_some_was_measured_says_how_much(
+    tmp_path: Path, measured: str, how: str, said: str
+) -> None:
+    made = History(tmp_path / "project")
+    dataset = made.dataset("acme.one", [question(n) for n in range(40)])
+    made.model("acme.one", made.mixture("acme.one", dataset), made.base(), measured=measured)
+    for row in rows_of(made, dataset, "validation"):
+        [model] = ask(made, row.identity.hex()).models
+        assert (model.how, model.measured, model.times) == (how, said, 0)
+        with out.capture() as captured:
+            print_models((model,))
+        assert (f"{said} were measured" in " ".join(captured.get().split())) == bool(said)

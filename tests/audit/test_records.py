@@ -20,10 +20,20 @@ from ft_dagster.audit.desk import Audit, index_folder
 from ft_dagster.audit.index import FILE, SCHEMA_VERSION
 from ft_dagster.audit.members import CORPUS, DATASET, MIXTURE, MODEL
 from ft_dagster.audit.proofs import ABSENCE, PRESENCE, check, prove
-from ft_dagster.audit.records import INHERITED, JUDGED, TRAINED, UNREACHED, VALIDATED, record
+from ft_dagster.audit.records import (
+    HELD_OUT,
+    INHERITED,
+    JUDGED,
+    PERHAPS,
+    TRAINED,
+    UNREACHED,
+    VALIDATED,
+    record,
+)
 from ft_dagster.audit.verify import verify
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.samples import Sample
 from ft_dagster.provenance.record_keys import keys_of, rotate
 from ft_dagster.store import Artifact, Store
 from ft_dagster.store.contents import contents_of
@@ -66,9 +76,10 @@ def pairs_of(audit: Audit, row: dict[str, Any]) -> dict[Pair, int | None]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kept", ["trees", "rows", "none"])
 def test_index_and_brute_force_agree_on_every_record_and_model(tmp_path: Path, seed: int, kept: Any) -> None:
-    draw, history = random.Random(seed), History(tmp_path / "project", kept)
+    draw, asking, history = random.Random(seed), random.Random(-1 - seed), History(tmp_path / "project", kept)
     expected: dict[int, dict[Pair, int]] = {number: {} for number in range(40)}
     released: list[tuple[str, Artifact, Artifact]] = []
+    evaluated = set[str]()
     base = history.base()
     identities = {identity_of(question(number)): number for number in range(40)}
     for step in range(6):
@@ -83,7 +94,9 @@ def test_index_and_brute_force_agree_on_every_record_and_model(tmp_path: Path, s
         )
         reached = draw.choice([None, 3])
         model = history.model(variant, mixture, start, seed=step, times=draw.randint(1, 3), reached=reached)
-        expect(history, expected, identities, (variant, model, dataset, reached))
+        asked = some_asked(asking, history, variant, model, dataset) if asking.random() < 0.6 else set()
+        evaluated |= {variant} if asked else set()
+        expect(history, expected, identities, (variant, model, dataset, reached), asked)
         if parent is not None:
             inherit(expected, variant, model, parent[1].digest)
         if draw.random() < 0.7:
@@ -91,7 +104,7 @@ def test_index_and_brute_force_agree_on_every_record_and_model(tmp_path: Path, s
             released.append((variant, model, export))
         if draw.random() < 0.5:
             history.audit().index.close()  # the index follows in parts
-        if kept == "trees" and draw.random() < 0.3:
+        if kept == "trees" and draw.random() < 0.3 and variant not in evaluated:
             assert history.retire(variant)
             released = [each for each in released if each[0] != variant]
     followed, anew = every(history, 40), every(history, 40, again=True)
@@ -121,11 +134,31 @@ def proofs_agree(history: History, expected: dict[int, dict[Pair, int]], file: P
 
 
 def every(history: History, count: int, **options: Any) -> list[dict[Pair, int | None]]:
-    """`pairs` of the first questions, asked of one audit."""
+    """`pairs` of the first questions, asked of one audit; whether retention took an evaluation's questions
+    from the index is not told.
+    """
     audit = history.audit(**options)
     found = [pairs_of(audit, question(number)) for number in range(count)]
     audit.index.close()
-    return found
+    return [
+        {(variant, model, HELD_OUT if how == PERHAPS else how): n for (variant, model, how), n in one.items()}
+        for one in found
+    ]
+
+
+def some_asked(
+    draw: random.Random, history: History, variant: str, model: Artifact, dataset: Artifact
+) -> set[bytes]:
+    """The test rows that an evaluation of the model then asks: about half of them."""
+    rows = [identity for identity, split in splits_of(history, dataset).items() if split == "test"]
+    asked = [identity for identity in rows if draw.random() < 0.5]
+    names = (f"test_split_task:0:{identity.hex()[:32]}" for identity in asked)
+    samples = [
+        Sample("test_split_task", "test_split_task", "completion_loss", name, 1.0, 1.0, False)
+        for name in names
+    ]
+    history.evaluated(variant, model, samples, [])
+    return set(asked)
 
 
 def expect(
@@ -133,11 +166,13 @@ def expect(
     expected: dict[int, dict[Pair, int]],
     identities: dict[bytes, int],
     trained: tuple[str, Artifact, Artifact, int | None],
+    asked: set[bytes],
 ) -> None:
     variant, model, dataset, reached = trained
     train = 0
     for identity, split in splits_of(history, dataset).items():
-        how = {"train": TRAINED, "validation": VALIDATED, "test": JUDGED}[split]
+        held = JUDGED if identity in asked else HELD_OUT
+        how = {"train": TRAINED, "validation": VALIDATED, "test": held}[split]
         if split == "train":
             how = TRAINED if reached is None or train < reached else UNREACHED
             train += 1
