@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.assets.adapter import described, links, maker, stage_asset, variant_asset
+from ft_dagster.assets.adapter import DATA_VERSION, described, links, maker, stage_asset, variant_asset
 from ft_dagster.assets.lineage import tell_above
 from ft_dagster.assets.page import DIGITS, SUMMARY, Page, asset_link, run_link, table
 from ft_dagster.assets.partitions import GRAPH, Graph
@@ -13,7 +13,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.export.served import command_of
 from ft_dagster.lineage.certificate import Certificate
-from ft_dagster.lineage.entry import ROLLBACK, ReleaseEntry
+from ft_dagster.lineage.entry import RELEASE, ROLLBACK, ReleaseEntry
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.made_of import MADE_OF, made_rows
@@ -39,6 +39,7 @@ from ft_dagster.store import Artifact
 
 GROUP = "release"
 LOG = ("version", "what", "when (UTC)", "by", "reason")
+LOG_ENTRIES = "log_entries"  # metadata: how many entries the log had when it was shown
 
 
 def _model_export(workspace: Workspace, artifact: Artifact) -> Page:
@@ -93,6 +94,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         "certificate": _certificate(certificate_of(workspace, done.export)),
         "served_by": serve or "transformers and PEFT: see the card of model_export",
         "history": table(LOG, _log(done.history)),
+        LOG_ENTRIES: len(done.history),
         "outcome": verdict_word(verdict),
         "version": entry.version,
         "production": production or "none yet",
@@ -116,6 +118,19 @@ def _asked(key: VariantKey, version: int) -> str:
     return f"its report: `ft-dagster report {key} --version {version}`; its rows: {rows}"
 
 
+def release_event(
+    key: VariantKey, entry: ReleaseEntry, page: dict[str, Any], graph: Graph
+) -> dg.AssetMaterialization:
+    """What shows an entry of the log that no run shows."""
+    return dg.AssetMaterialization(
+        graph.key(release_step.NAME),
+        partition=str(key),
+        description=f"{entry.action} by {entry.by}: {entry.reason or 'no reason given'}",
+        metadata=page,
+        tags={DATA_VERSION: entry.export},
+    )
+
+
 def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry) -> dict[str, Any]:
     """What the page shows of a version that a person promoted or went back to, which no run did. That stands
     in the log already, whatever else of the store cannot be read, or reached: who is told of an error would
@@ -131,21 +146,44 @@ def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry)
 
 def _served(shelf: VersionShelf, done: ReleaseEntry) -> dict[str, Any]:
     verdict, made_by = shelf.verdict, None if shelf.entry is None else shelf.entry.run_id
-    how = "went back to it from version" if done.action == ROLLBACK else "put it there"
-    from_version = f" {done.from_version}" if done.action == ROLLBACK else ""
-    what = f"Version {done.version} is in production: {done.by} {how}{from_version}"
     following = "Nothing to do; `ft-dagster catalogue` says how it is served"
     entries = {
         "made_of": table(MADE_OF, made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)),
         "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
         "history": table(LOG, _log(shelf.past)),
         "outcome": verdict_word(verdict),
+        LOG_ENTRIES: len(shelf.past),
     }
     picture = fitting(intervals, measured(verdict.rules), "changes with their intervals")
     export = asset_link(GRAPH.key(export_stage.STAGE.name), str(shelf.key))
     made = f"Made from {export}" if made_by is None else f"Made by {run_link(made_by)} from {export}"
-    page = Page(Summary(what, verdict_sentence(verdict), following), entries, picture)
+    page = Page(Summary(_became(done), verdict_sentence(verdict), following), entries, picture)
     return page.metadata(f"{made}; {_asked(shelf.key, done.version)}")
+
+
+def page_of_entry(key: VariantKey, past: Sequence[ReleaseEntry]) -> dict[str, Any]:
+    """What the page shows of a log's newest entry that nobody showed when it was written; of the store only
+    the log is read for it.
+    """
+    newest = past[-1]
+    told = f"Dagster was not told of it when it was written ({moment(newest.at)} UTC)"
+    entries = {
+        "history": table(LOG, _log(past)),
+        "version": newest.version,
+        "production": newest.production or "none yet",
+        LOG_ENTRIES: len(past),
+    }
+    page = Page(Summary(_became(newest), told, f"`ft-dagster report {key}` says more of it"), entries)
+    return page.metadata(_asked(key, newest.version))
+
+
+def _became(done: ReleaseEntry) -> str:
+    """What became of a version by an entry of the log."""
+    if done.action == RELEASE:
+        served = done.production == done.version
+        return f"Version {done.version} {'is in production' if served else 'waits for approval'}"
+    how = f"went back to it from version {done.from_version}" if done.action == ROLLBACK else "put it there"
+    return f"Version {done.version} is in production: {done.by} {how}"
 
 
 def release_assets(graph: Graph) -> list[dg.AssetsDefinition]:

@@ -22,6 +22,7 @@ from ft_dagster.automation.fleet_table import empty_fleet, open_fleet, refuse_lo
 from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.past_runs import charged, charges_tag, past_runs
+from ft_dagster.automation.shown_releases import show_unshown
 from ft_dagster.automation.tags import CHARGES, DUE, PARTITION, VARIANT, variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import PaidFor
@@ -344,9 +345,11 @@ def learn(
     now: datetime,
     graph: Graph = GRAPH,
 ) -> tuple[FleetRow, list[WatchedPlace]]:
-    """The row with what runs and store say, and the places to be looked at for it. Raises UserError for a
-    store that cannot be read."""
+    """The row with what runs and store say, and the places to be looked at for it; what its log says and
+    Dagster does not show is reported. Raises UserError for a store that cannot be read."""
     settings, key = world.settings, row.state.key
+    before = 0 if row.version is None else row.version.shown
+    shown = show_unshown(instance, settings, key, now, graph=graph, known=before)
     if row.state.retired:
         return replace(row, learnt=True), []
     wrong = declarations.wrong(key)
@@ -355,7 +358,10 @@ def learn(
     runs = history(past_runs(instance, key, graph), row.edited)
     declared = declarations.declared(key)
     places = places_of(declared.spec, settings.project, settings.roots(key.tenant))
-    known = replace(row.known(broken=None), version=known_version(world, row, declared))
+    version = known_version(world, row, declared)
+    if version is not None:
+        version = replace(version, shown=shown)
+    known = replace(row.known(broken=None), version=version)
     return learnt(known, runs, settings, others, now), places
 
 

@@ -24,12 +24,12 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
 
-from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.assets.release import put_into_production
+from ft_dagster.assets.partitions import GRAPH, PARTITIONS
+from ft_dagster.assets.release import put_into_production, release_event
 from ft_dagster.automation import unfinished as unfinished_runs
 from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
-from ft_dagster.automation.tags import DATA_VERSION, PARTITION, TENANT, VARIANT, variant_tags
+from ft_dagster.automation.tags import PARTITION, TENANT, VARIANT, variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
@@ -140,15 +140,8 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
 def show_release(settings: Settings, key: VariantKey, entry: ReleaseEntry) -> None:
     """Show in Dagster what the command line promoted or rolled back; the log in the store is the truth."""
     with open_instance(settings) as instance:
-        instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                "release",
-                partition=str(key),
-                description=f"{entry.action} by {entry.by}: {entry.reason or 'no reason given'}",
-                metadata=put_into_production(settings, key, entry),
-                tags={DATA_VERSION: entry.export},
-            )
-        )
+        page = put_into_production(settings, key, entry)
+        instance.report_runless_asset_event(release_event(key, entry, page, GRAPH))
 
 
 class LocationHere(WorkspaceLoadTarget):

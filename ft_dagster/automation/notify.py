@@ -17,6 +17,7 @@ from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.due import OVERLAP, TIE
 from ft_dagster.automation.fleet_table import fleet_home, fleet_url, open_fleet, refuse_lost
 from ft_dagster.automation.jobs import JOB
+from ft_dagster.automation.shown_releases import entries_shown, newest_event
 from ft_dagster.automation.tags import PARTITION
 from ft_dagster.automation.unfinished import is_retried
 from ft_dagster.errors import UserError
@@ -28,6 +29,7 @@ from ft_dagster.fleet.outbox import Outbox
 from ft_dagster.fleet.table import FleetTable
 from ft_dagster.fleet.table_rows import VARIANTS, FleetRow
 from ft_dagster.launch.locks import locked
+from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
@@ -81,7 +83,7 @@ def tell(
     released, releases, whole = _released(instance, seen, since, graph)
     new = outbox.unknown([
         *(event for record in records for event in _of_run(instance, settings, record, graph)),
-        *(event for key in sorted(released) for event in _of_log(settings, key, since)),
+        *_of_logs(instance, settings, released, since, graph),
         *_of_table(table, settings, declarations, now),
     ])  # fmt: skip
     outbox.put(new, {event.id: _targets(settings, declarations, event) for event in new}, now)
@@ -194,9 +196,9 @@ def why_failed(instance: dg.DagsterInstance, run_id: str, graph: Graph) -> tuple
 
 def _released(
     instance: dg.DagsterInstance, seen: InstanceCursor, since: datetime, graph: Graph
-) -> tuple[set[str], int, bool]:
-    """Variants of which something was released, promoted or rolled back since, the new cursor, and whether
-    no release is left to be read.
+) -> tuple[dict[str, int], int, bool]:
+    """Variants of which something was released, promoted or rolled back since, each with the id of the first
+    event that says so; the new cursor; and whether no release is left to be read.
     """
     filters = dg.AssetRecordsFilter(
         graph.key("release"),
@@ -205,21 +207,43 @@ def _released(
     )
     events = instance.fetch_materializations(filters, MOST_RELEASES, ascending=True).records
     newest = max((event.storage_id for event in events), default=seen.releases)
-    keys = {event.partition_key for event in events if event.partition_key is not None}
-    return set(filter(_is_key, keys)), newest, len(events) < MOST_RELEASES
+    firsts = dict[str, int]()
+    for event in events:
+        if event.partition_key is not None and _is_key(event.partition_key):
+            firsts.setdefault(event.partition_key, event.storage_id)
+    return firsts, newest, len(events) < MOST_RELEASES
 
 
-def _of_log(settings: Settings, key: str, since: datetime) -> Iterator[FleetEvent]:
-    """Of a log that holds; of one that does not `status` and `audit verify` tell. Raises what says that the
+def _of_logs(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    released: Mapping[str, int],
+    since: datetime,
+    graph: Graph,
+) -> Iterator[FleetEvent]:
+    """Of the entries that no event before those of `released` shows, however old they are, and of those that
+    were written since.
+    """
+    for key, first in sorted(released.items()):
+        past = _log(settings, key)
+        before = newest_event(instance, key, graph, before=first)
+        told = len(past) if before is None else entries_shown(before, past)
+        new = [
+            entry for at, entry in enumerate(past) if at >= told or datetime.fromisoformat(entry.at) >= since
+        ]
+        yield from released_events(new, settings.notifications.ui)
+
+
+def _log(settings: Settings, key: str) -> list[ReleaseEntry]:
+    """A log that holds; of one that does not `status` and `audit verify` tell. Raises what says that the
     store cannot be reached now: the tick is made again.
     """
     try:
-        entries = history(settings.open_store(), VariantKey.parse(key).prefix)
+        return history(settings.open_store(), VariantKey.parse(key).prefix)
     except (UserError, *DAMAGE) as error:
         if unreachable(error):
             raise
-        return
-    yield from released_events(entries, since, settings.notifications.ui)
+        return []
 
 
 def _of_table(

@@ -59,19 +59,18 @@ class FleetEvent:
         return dumps(self.to_json(), sort_keys=True).encode()
 
 
-def released_events(entries: Sequence[ReleaseEntry], since: datetime, ui: str | None) -> Iterator[FleetEvent]:
-    """Of the entries of a release log that were written since then."""
+def released_events(entries: Sequence[ReleaseEntry], ui: str | None) -> Iterator[FleetEvent]:
+    """Of entries of a release log."""
     for entry in entries:
-        if datetime.fromisoformat(entry.at) >= since:
-            yield FleetEvent(
-                kind=_kind(entry),
-                variant=entry.variant,
-                at=entry.at,
-                happened=entry.entry or sha256_json(entry.to_json()),
-                sentence=_sentence(entry),
-                version=entry.version,
-                link=run_link(ui, entry.run_id),
-            )
+        yield FleetEvent(
+            kind=_kind(entry),
+            variant=entry.variant,
+            at=entry.at,
+            happened=entry.entry or sha256_json(entry.to_json()),
+            sentence=_sentence(entry),
+            version=entry.version,
+            link=run_link(ui, entry.run_id),
+        )
 
 
 def _kind(entry: ReleaseEntry) -> EventKind:

@@ -33,7 +33,8 @@ class KnownVersion:
     export. `gate`: the word of the newest verdict, `verdict`: its sentence. `gain`: of the newest evaluation
     over the base; `over_production`: of the newest version over the one that was served before it, each on
     its own questions. `causes`: why what stands is out of date. `unread`: why the store could not be read,
-    where it could not: nothing else is known then. `unseen`: a source or base that nobody looks at.
+    where it could not: nothing else is known then. `unseen`: a source or base that nobody looks at. `shown`:
+    so many entries of its release log Dagster shows, as a tick found.
 
     `spent`: of all trainings, preparations, evaluations and exports that are or were in the store;
     `retrain_hours`: by the clock, of the newest training and what was made for it; `counted`: digest of their
@@ -55,6 +56,7 @@ class KnownVersion:
     counted: str = ""
     taken_back: int | None = None
     verdict: str | None = None
+    shown: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "made": None if self.made is None else self.made.timestamp()}

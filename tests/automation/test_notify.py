@@ -25,6 +25,7 @@ from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.store import Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import declare, ticked
+from tests.automation.ticks import DAY, HOUR, report_release
 from tests.fleet.tables import row_of
 from tests.instances import new_instance
 from tests.present import present
@@ -54,10 +55,12 @@ def settings(project: Path, **targets: Any) -> None:
     (project / "ft_dagster.yaml").write_text(json.dumps(content))
 
 
-def told(project: Path, instance: dg.DagsterInstance, cursor: str | None = None) -> str:
+def told(
+    project: Path, instance: dg.DagsterInstance, cursor: str | None = None, now: datetime | None = None
+) -> str:
     """A tick; its cursor."""
-    loaded, now = load_settings(project), datetime.now(UTC)
-    return str(tell(instance, loaded, Declarations(project), cursor, now).seen)
+    loaded, at = load_settings(project), now or datetime.now(UTC)
+    return str(tell(instance, loaded, Declarations(project), cursor, at).seen)
 
 
 def lines(project: Path, name: str = "events") -> list[dict[str, Any]]:
@@ -198,11 +201,6 @@ def test_a_release_log_that_does_not_hold_stops_no_other(project: Path, instance
     assert [said["variant"] for said in lines(project)] == ["acme.support"]
 
 
-def report_release(instance: dg.DagsterInstance, key: str) -> None:
-    """As a run does that released, and the command line."""
-    instance.report_runless_asset_event(dg.AssetMaterialization("release", partition=key))
-
-
 def test_what_becomes_of_versions_is_told(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.support", notify=["log", "other"])
     store, prefix = load_settings(project).open_store(), "tenants/acme/support"
@@ -225,12 +223,49 @@ def test_what_becomes_of_versions_is_told(project: Path, instance: dg.DagsterIns
     assert {each["id"] for each in lines(project, "other")} == {each["id"] for each in lines(project)}
 
 
+def test_a_rollback_that_nobody_showed_is_told_once_however_late(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    """Its command was killed after it wrote the log, or Dagster's database was away."""
+    declare(project, "acme.support", notify=["log"])
+    store, now = load_settings(project).open_store(), datetime.now(UTC)
+    release(store, "acme.support", adapter(1), "a" * 64)
+    release(store, "acme.support", adapter(2), "c" * 64)
+    report_release(instance, "acme.support", entries=2)
+    ticked(project, instance, now)
+    cursor = told(project, instance)
+    rollback(store, "tenants/acme/support", ReleaseRequest("worse", "ann"))
+    for later in (HOUR, 3 * DAY, 3 * DAY + HOUR, 10 * DAY):  # the first two while no daemon learns of it
+        if later > 3 * DAY:
+            ticked(project, instance, now + later)
+        cursor = told(project, instance, cursor, now + later)
+    said = [each["sentence"] for each in lines(project) if each["kind"] == "rolled_back"]
+    assert said == ["version 1 is in production again, in place of version 2"]
+    assert len(lines(project)) == 3
+
+
+def test_the_next_release_tells_what_nobody_showed_before_it(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.support", notify=["log"])
+    store, now = load_settings(project).open_store(), datetime.now(UTC)
+    release(store, "acme.support", adapter(1), "a" * 64)
+    release(store, "acme.support", adapter(2), "c" * 64)
+    report_release(instance, "acme.support", entries=2)
+    cursor = told(project, instance)
+    rollback(store, "tenants/acme/support", ReleaseRequest("worse", "ann"))
+    cursor = told(project, instance, cursor, now + 2 * DAY)
+    report_release(instance, "acme.support", entries=3)
+    told(project, instance, cursor, now + 2 * DAY + HOUR)
+    assert sorted(each["kind"] for each in lines(project)) == ["released", "released", "rolled_back"]
+
+
 def test_a_version_that_waits_for_approval_is_told(project: Path, instance: dg.DagsterInstance) -> None:
     store = load_settings(project).open_store()
     release(store, "acme.support", adapter(1), "a" * 64)
     (entry,) = history(store, "tenants/acme/support")
     waits = replace(entry, production=None)
-    (event,) = released_events([waits], datetime.now(UTC) - timedelta(hours=1), None)
+    (event,) = released_events([waits], None)
     assert event.kind == "approval_waiting"
     assert event.sentence == "version 1 passed its gate and waits for approval; none is in production"
 

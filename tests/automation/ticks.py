@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from ft_dagster.assets.release import LOG_ENTRIES
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.settings import load_settings
@@ -64,6 +65,7 @@ def _variant_chain() -> dg.JobDefinition:
     return variant_chain
 
 
-def report_release(instance: dg.DagsterInstance, key: str) -> None:
-    """As a run does that released, and the command line."""
-    instance.report_runless_asset_event(dg.AssetMaterialization("release", partition=key))
+def report_release(instance: dg.DagsterInstance, key: str, entries: int | None = None) -> None:
+    """As a run does that released, and the command line. `entries`: of the log; None: as older versions."""
+    said = {} if entries is None else {LOG_ENTRIES: entries}
+    instance.report_runless_asset_event(dg.AssetMaterialization("release", partition=key, metadata=said))
