@@ -25,6 +25,7 @@ from ft_dagster.audit.members import (
     MODEL,
     TRAIN,
     HeldRecord,
+    Times,
     members_of,
     times_of,
 )
@@ -61,8 +62,9 @@ _ORDER = (
 
 
 class TrainedRecord(NamedTuple):
-    """A record as a model was trained on it. `times`: examples of it. `facts`: of its row; empty of an older
-    mixture. `content`: the row or document itself, as JSON has it; None where retention removed it.
+    """A record as a model was trained on it. `times`: examples of it. `facts`: of its row, the first of those
+    that were trained on; empty of an older mixture. `content`: the row or document itself, as JSON has it;
+    None where retention removed it.
     """
 
     identity: str
@@ -149,17 +151,17 @@ def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
     mixture = _needed(audit, weights, MIXTURE)
     tuned, mixed = audit.artifact(weights), audit.artifact(mixture)
     times = times_of(audit.shelf, tuned, mixed)
+    left: dict[bytes, int] = {}
+    for member in _trained(audit, mixed, times):
+        left[member.identity] = left.get(member.identity, 0) + int(times[member.number])
     contents = _contents(audit, mixture)
     facts = _facts(audit, mixed)
-    for batch in members_of(audit.shelf, mixed):
-        for member in batch:
-            if member.state == TRAIN and times[member.number]:
-                said = next(facts, {})
-                place = (str(said.get("source", "")).startswith(GENERAL), said.get("row"))
-                content = contents.get(place, contents.get(member.identity))
-                yield TrainedRecord(member.identity.hex(), int(times[member.number]), said, content)
-            elif member.state == TRAIN:
-                next(facts, None)
+    for member in (one for batch in members_of(audit.shelf, mixed) for one in batch if one.state == TRAIN):
+        said = next(facts, {})
+        if times[member.number] and member.identity in left:
+            place = (str(said.get("source", "")).startswith(GENERAL), said.get("row"))
+            content = contents.get(place, contents.get(member.identity))
+            yield TrainedRecord(member.identity.hex(), left.pop(member.identity), said, content)
 
 
 def at(audit: Audit, variant: str, date: str) -> AtAnswer:
@@ -187,14 +189,14 @@ def at(audit: Audit, variant: str, date: str) -> AtAnswer:
         raise UserError(
             f"the weights of version {serving} of {variant} are gone", value=entry.weights, fix=fix
         )
-    records = sum(1 for _ in _trained(audit, weights))
+    records = len(_identities(audit, weights))
     return AtAnswer(variant, moment, entry.to_json(), model_answer(audit, weights), records)
 
 
 def diff(audit: Audit, a: str, b: str) -> DiffAnswer:
     """What explains that model `b` behaves otherwise than `a`. Raises UserError."""
     one, other = audit.model(a), audit.model(b)
-    before, after = ({m.identity for m in _trained(audit, each)} for each in (one, other))
+    before, after = (_identities(audit, each) for each in (one, other))
     first, second = (_flat(_settings(audit, each)) for each in (one, other))
     names = sorted({*first, *second})
     examples = {
@@ -207,10 +209,15 @@ def diff(audit: Audit, a: str, b: str) -> DiffAnswer:
     )  # fmt: skip
 
 
-def _trained(audit: Audit, weights: Indexed) -> Iterator[HeldRecord]:
-    """The records that a model was trained on."""
+def _identities(audit: Audit, weights: Indexed) -> set[bytes]:
+    """Of the records that a model was trained on."""
     mixture = audit.artifact(_needed(audit, weights, MIXTURE))
     times = times_of(audit.shelf, audit.artifact(weights), mixture)
+    return {one.identity for one in _trained(audit, mixture, times)}
+
+
+def _trained(audit: Audit, mixture: Artifact, times: Times) -> Iterator[HeldRecord]:
+    """The rows of a mixture that were trained on."""
     for batch in members_of(audit.shelf, mixture):
         yield from (one for one in batch if one.state == TRAIN and times[one.number])
 

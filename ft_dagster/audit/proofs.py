@@ -8,6 +8,9 @@ the two leaves between which the record would be, and shows that to who has the 
 A row has another identity where a source names its columns, format or system prompt, and as a document that
 is JSON: the file says by which reading it got an identity. Of a row that is absent it shows that by each
 reading of the model's sources, and as a document. Where a source transforms its rows nothing shows absence.
+
+A record may stand in several rows of a mixture: `also` has those that were trained on beside the first, with
+the leaf of each.
 """
 
 from __future__ import annotations
@@ -33,9 +36,10 @@ from ft_dagster.report.tables import counted
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.strict_json import dumps, loads
 
-SCHEMA_VERSION = 2  # 1: absence of a row was not shown as a document
+SCHEMA_VERSION = 2  # 1: of one row of several; absence of a row was not shown as a document
 PRESENCE, ABSENCE = "presence", "absence"
 MOST_BYTES = 16_000_000
+MOST_ROWS = 1000  # of one record that a proof shows and counts, at some 2 kB each
 
 
 @dataclass(frozen=True)
@@ -172,26 +176,37 @@ def proof_readings(file: Path) -> list[Mapping[str, Any]]:
 
 
 def _shown(proof: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What a proof shows of each identity: itself of the first, `read_otherwise` of the others."""
-    return [proof, *proof.get("read_otherwise", [])]
+    """What a proof shows of each identity or row: itself of the first, then of the others."""
+    return [proof, *proof.get("read_otherwise", []), *proof.get("also", [])]
 
 
 def _presence(
     tree: RecordTree, places: Mapping[int, bytes], times: list[int], asked: AskedRecord
 ) -> dict[str, Any]:
-    """Of the leaf whose row was trained on, where one was. `places`: leaf -> identity."""
+    """Of the leaves whose rows were trained on, the most often first; of one that was not, where none was.
+    `places`: leaf -> identity.
+    """
     states = {at: tree.row(at)[1]["split"] for at in places}
-    at = min(places, key=lambda at: STATES.index(states[at]))
-    row, _ = tree.row(at)
-    number, identity = int(tree.rows[at]), places[at]
-    trained = states[at] == "train"
+    trained = {at: times[int(tree.rows[at])] for at, state in states.items() if state == "train"}
+    several = sorted((at for at in trained if trained[at]), key=lambda at: (-trained[at], at))
+    first, *others = several[:MOST_ROWS] or [min(places, key=lambda at: STATES.index(states[at]))]
     return {
         "kind": PRESENCE,
+        **_row(tree, first, places[first], asked),
+        "times": sum(trained.get(at, 0) for at in (first, *others)),
+        "rows": max(1, len(several)),
+        "also": [_row(tree, at, places[at], asked) for at in others],
+    }
+
+
+def _row(tree: RecordTree, at: int, identity: bytes, asked: AskedRecord) -> dict[str, Any]:
+    """What a leaf is made of."""
+    row, _ = tree.row(at)
+    return {
         "identity": identity.hex(),
         "reading": asked.reading(identity),
         "salt": row.salt.hex(),
         "facts": row.facts,
-        "times": times[number] if trained else 0,
         "leaves": [_leaf(tree, at)],
     }
 
@@ -266,10 +281,14 @@ def _checked(
 def _check_identity(reading: _Reading, asked: AskedRecord) -> None:
     """The record that was given is the one of the proof; where it is absent, however it may be read."""
     shown = {bytes.fromhex(one["identity"]) for one in _shown(reading.proof)}
-    absent = reading.proof["kind"] == ABSENCE
-    wanted = _wanted(reading, asked)
-    same = shown >= wanted if absent else reading.identity in asked.identities
-    reading.need(same, "it is of another record")
+    if reading.proof["kind"] == ABSENCE:
+        reading.need(shown >= _wanted(reading, asked), "it is of another record")
+    else:
+        otherwise = shown - set(asked.identities)
+        reading.need(len(otherwise) < len(shown), "it is of another record")
+        reading.need(not otherwise or not asked.words, "it is of another record")
+        if otherwise:
+            reading.unchecked.append("that rows of other identities are the record, read otherwise: give it")
     for identity in asked.identities:
         if identity in shown:
             how = asked.reading(identity)
@@ -297,20 +316,34 @@ def _check_paths(reading: _Reading) -> None:
 
 
 def _check_presence(reading: _Reading) -> Mapping[str, Any]:
-    """The facts of the record."""
-    proof = reading.proof
-    [leaf] = proof["leaves"]
-    salt = bytes.fromhex(proof["salt"])
-    record = hashlib.sha256(salt + reading.identity).hexdigest()
-    reading.need(record == leaf["record"], "the leaf is of another record")
-    said = hashlib.sha256(salt + proof["facts"].encode()).hexdigest()
-    reading.need(said == leaf["facts_sha256"], "the facts are not those of the leaf")
-    facts: Mapping[str, Any] = loads(proof["facts"])
-    reading.steps.append("the record and its salt make the leaf, and the facts are the leaf's")
+    """The facts of the record, of the first of its rows."""
+    proof, rows = reading.proof, _shown(reading.proof)
+    facts, *others = [_check_row(reading, row) for row in rows]
+    places = {row["leaves"][0]["index"] for row in rows}
+    reading.need(len(places) == len(rows), "it shows one leaf twice")
+    splits = {other["split"] for other in (facts, *others)}
+    reading.need(not others or splits == {"train"}, "a row was not trained on")
+    of = f", of each of {len(rows):,} rows" if others else ""
+    reading.steps.append(f"the record and its salt make the leaf, and the facts are the leaf's{of}")
+    left = proof.get("rows", len(rows)) - len(rows)
+    if left > 0:
+        reading.unchecked.append(f"what it was trained on in {counted(left, 'further row')}")
     if facts["split"] == "train":
         times = counted(proof["times"], "time")
         said = f"that it was trained on {times}: the ledger beside the model says so"
         reading.unchecked.append(said)
+    return facts
+
+
+def _check_row(reading: _Reading, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Its facts."""
+    [leaf] = row["leaves"]
+    salt, identity = (bytes.fromhex(row[name]) for name in ("salt", "identity"))
+    record = hashlib.sha256(salt + identity).hexdigest()
+    reading.need(record == leaf["record"], "the leaf is of another record")
+    said = hashlib.sha256(salt + row["facts"].encode()).hexdigest()
+    reading.need(said == leaf["facts_sha256"], "the facts are not those of the leaf")
+    facts: Mapping[str, Any] = loads(row["facts"])
     return facts
 
 

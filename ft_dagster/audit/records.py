@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -43,7 +44,7 @@ _MEASURED = re.compile(r"on (\d+) of (\d+)\b")
 def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
     """Where a record is. Each hit of the index is held against the evidence. Raises UserError for damage."""
     found: list[RecordIn] = []
-    hits: list[tuple[Indexed, Hit]] = []
+    hits = defaultdict[Indexed, list[Hit]](list)
     judged: dict[int, Indexed] = {}
     for name, (owner, _) in audit.owners().items():
         for identity in asked.identities:
@@ -53,12 +54,12 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
                 held = _held(audit, artifact, hit, identity)
                 if held is not None:
                     found.append(held)
-                    hits.append((artifact, hit))
+                    hits[artifact].append(hit)
         for artifact, question in _questions(audit, name, owner, asked):
             found.append(question)
             weights = audit.index.parent(artifact, MODEL)
             judged |= {} if weights is None else {weights.id: weights}
-    models = [model for holder, hit in hits for model in _models(audit, holder, hit, judged)]
+    models = [one for holder, rows in hits.items() for one in _models(audit, holder, rows, judged)]
     models += [described(audit, weights, JUDGED, 0) for weights in judged.values()]
     identities = tuple(identity.hex() for identity in asked.identities)
     return RecordAnswer(
@@ -157,25 +158,34 @@ def _question_facts(audit: Audit, indexed: Indexed, hit: Hit, wanted: bytes) -> 
     return None if found is None or wanted not in found.names else found.facts
 
 
-def _models(audit: Audit, holder: Indexed, hit: Hit, judged: Container[int]) -> Iterator[ModelThatHas]:
-    """The models that have a record by one of the artifacts that it is in. `judged`: those that a question
-    asked it of, by their numbers; it was not only held out for these.
+def _models(
+    audit: Audit, holder: Indexed, hits: Iterable[Hit], judged: Container[int]
+) -> Iterator[ModelThatHas]:
+    """The models that have a record by one of the artifacts that it is in. `hits`: its rows there. `judged`:
+    those that a question asked it of, by their numbers; it was not only held out for these.
     """
-    state, held_out = STATES[hit.state], list[Indexed]()
+    rows = defaultdict[str, list[int]](list)
+    for hit in hits:
+        rows[STATES[hit.state]].append(hit.number)
+    held_out = list[Indexed]()
     if holder.place.stage == MIXTURE:
         models = audit.allowed(audit.index.made_of(holder, MODEL))
-        for model in models if state == "train" else ():
-            times = None if model.problem else audit.index.times(model.id, hit.number)
-            yield from _with_children(audit, model, times)
-        for model in models if state == "validation" else ():
+        for model in models if "train" in rows else ():
+            yield from _with_children(audit, model, _times(audit, model, rows["train"]))
+        for model in models if "validation" in rows else ():
             yield _validated(audit, model)
-        held_out = models if state == HOLDOUT else []
-    elif holder.place.stage == DATASET and state == "test":
+        held_out = models if HOLDOUT in rows else []
+    elif holder.place.stage == DATASET and "test" in rows:
         for mixture in audit.index.made_of(holder, MIXTURE):
             held_out += audit.allowed(audit.index.made_of(mixture, MODEL))
     for model in held_out:
         if model.id not in judged:
             yield described(audit, model, HELD_OUT if _tells(audit, model) else PERHAPS, 0)
+
+
+def _times(audit: Audit, model: Indexed, rows: Iterable[int]) -> int | None:
+    """How often a model was trained on a record that stands in these rows of its mixture."""
+    return None if model.problem else sum(audit.index.times(model.id, row) for row in rows)
 
 
 def _validated(audit: Audit, model: Indexed) -> ModelThatHas:

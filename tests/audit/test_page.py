@@ -53,6 +53,24 @@ def test_the_program_for_a_stranger_checks_a_proof(history: History, tmp_path: P
     assert "another mixture" in forged.stderr
 
 
+def test_the_program_for_a_stranger_checks_each_row_of_a_record(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    rows, whole = [question(n) for n in (1, 2, 1)], {"validation": 0, "test": 0, "minimum": 1}
+    dataset = made.dataset("acme.one", rows, deduplicate="off", splits=whole)
+    made.model("acme.one", made.mixture("acme.one", dataset), made.base())
+    audit, file = made.audit(), tmp_path / "proof.json"
+    proof = prove(audit, asked_record(json.dumps(rows[0])), audit.model("acme.one"))
+    content = ["prompt_completion", [[name, rows[0][name]] for name in ("prompt", "completion")]]
+    file.write_text(dumps(proof), "utf-8")
+    assert [f'"line":{line},' in ran(file, content).stdout for line in (1, 2, 3)] == [True, False, True]
+    file.write_text(dumps({**proof, "also": [{**proof["also"][0], "salt": "0" * 32}]}), "utf-8")
+    assert "not in the mixture" in ran(file, content).stderr
+    file.write_text(dumps({**proof, "also": [{name: proof[name] for name in proof["also"][0]}]}), "utf-8")
+    assert "shown twice" in ran(file, content).stderr
+    file.write_text(dumps({**proof, "also": [{**proof["also"][0], "identity": "0" * 64}]}), "utf-8")
+    assert "not checked: 1 rows that were read otherwise" in ran(file, content).stdout
+
+
 def test_every_question_takes_a_tenant_and_what_is_the_platforms_takes_none() -> None:
     """As the page says."""
     from ft_dagster.cli.audit import audit

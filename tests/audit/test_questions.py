@@ -14,7 +14,7 @@ from ft_dagster.audit.answers import Compute, ModelAnswer, Transformed
 from ft_dagster.audit.asked import AskedRecord, asked_record
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.models import at, diff, model, training_records
-from ft_dagster.audit.proofs import ABSENCE, PRESENCE, check, proof_readings, prove
+from ft_dagster.audit.proofs import ABSENCE, PRESENCE, check, prove
 from ft_dagster.audit.records import TRAINED, record, sought
 from ft_dagster.audit.traces import source, tenant
 from ft_dagster.audit.verify import verify
@@ -22,11 +22,11 @@ from ft_dagster.cli.audit_shown import print_model
 from ft_dagster.cli.common import out
 from ft_dagster.data.content import identity_of, normal_text
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.record_keys import keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.stages.made_of import made_of
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
+from tests.audit.proved import proof
 
 pytestmark = pytest.mark.slow
 
@@ -383,18 +383,6 @@ def learned(history: History, rows: list[str]) -> str:
     audit = history.audit()
     asked = ((row, record(audit, asked_record(row, audit.readings()))) for row in rows)
     return next((row for row, found in asked if any(one.how == TRAINED for one in found.models)), "")
-
-
-def proof(history: History, given: str) -> dict[str, Any]:
-    """Of the one model, checked by itself with the record."""
-    audit = history.audit()
-    [weights] = audit.index.of_stage("fine_tuned_model")
-    asked, file = asked_record(given, audit.readings(weights)), history.folder / "proof.json"
-    made = prove(audit, asked, weights)
-    file.write_text(dumps(made), "utf-8")
-    key = keys_of(history.settings.keys_folder, "acme").current
-    assert check(file, asked_record(given, proof_readings(file)), key).kind == made["kind"]
-    return made
 
 
 def test_a_row_of_general_text_is_found_as_its_corpus_read_it(tmp_path: Path) -> None:
