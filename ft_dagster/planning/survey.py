@@ -16,6 +16,7 @@ from ft_dagster.objectives import objective_of
 from ft_dagster.planning.before import VersionBefore
 from ft_dagster.planning.collector import uncollected
 from ft_dagster.planning.cost.learned import Correction, Finished, memory_correction, utilizations
+from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
 from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.dryrun import footprint as dryrun
 from ft_dagster.planning.dryrun import occupancy as spread
@@ -52,7 +53,7 @@ class PlanContext:
     """What a survey needs beside the declaration and the facts.
 
     `architecture`: a folder with config.json; `base`: digest of the base model; `finished`: its trainings;
-    `before`: what `auto` goes by of the variant's own. `judges`: the GPUs that may judge.
+    `before`: what `auto` goes by of the variant's own. `judges`: GPUs that may judge; `questions`: on what.
     """
 
     architecture: Path
@@ -67,6 +68,7 @@ class PlanContext:
     finished: tuple[Finished, ...] = ()
     before: VersionBefore | None = None
     judges: Judges | None = None
+    questions: QuestionsThere = NOT_COUNTED
 
     @property
     def device_memory(self) -> int | None:
@@ -179,8 +181,7 @@ def survey(spec: VariantSpec, facts: Facts, context: PlanContext) -> Survey:
             refused[name] = found.problem
     question = _question(spec, facts, context, declared)
     decision = decide(question, [each.candidate for each in planned.values()])
-    wanted = _changes(spec, facts, context, planned, decision)
-    return Survey(question, decision, planned, refused, wanted)
+    return Survey(question, decision, planned, refused, _changes(spec, facts, context, planned, decision))
 
 
 def with_method(spec: VariantSpec, name: str) -> VariantSpec:
@@ -451,7 +452,7 @@ def _question(spec: VariantSpec, facts: Facts, context: PlanContext, declared: s
         deadline_hours=context.deadline_hours,
         serving=context.serving,
         method=declared,
-        questions=(spec.evaluation.most or 0) * (1 + len(spec.evaluation.general)),
+        questions=context.questions.asked(spec.evaluation),
         learned_utilization=utilizations(context.finished, context.hardware.name),
         measuring=spec.training.watch.budget or 0.0,
     )

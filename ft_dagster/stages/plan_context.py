@@ -11,13 +11,15 @@ from pathlib import Path
 from ft_dagster.data.derived import new_token_ids_of, parent_artifact
 from ft_dagster.data.weights import CONFIG
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.planning.cost.learned import Finished, finished_training
+from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
 from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.stages.workspace import Desk
-from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.store import SHARED, Artifact, Store, read_head
 from ft_dagster.training.contract import ParentAdapter
 from ft_dagster.training.training_figures import TrainingFigures
 
@@ -36,6 +38,7 @@ def context_of(desk: Desk, spec: VariantSpec, base: Artifact, hardware: Hardware
         serving=_manner(spec),
         base=base.digest,
         finished=_finished(desk.store, neighbours),
+        questions=_questions_there(desk),
     )
 
 
@@ -79,6 +82,24 @@ def _parent(desk: Desk, base: Artifact) -> ParentAdapter | None:
         return None
     adapter = parent_artifact(desk.store, base, "model_export")
     return ParentAdapter(adapter=desk.payload(adapter), digest=adapter.digest)
+
+
+def _questions_there(desk: Desk) -> QuestionsThere:
+    """As the data set of the newest mixture has them, and the texts that it was looked through for."""
+    with suppress(UserError):
+        rows = _made_from(desk.store, desk.key.prefix, "task_dataset", desk.upstream("training_mixture"))
+        texts = None if rows is None else _made_from(desk.store, SHARED, "evaluation_texts", rows)
+        return QuestionsThere(
+            None if rows is None else rows.figures["rows"]["test"],
+            None if texts is None else tuple(texts.figures["by_task"].values()),
+        )
+    return NOT_COUNTED
+
+
+def _made_from(store: Store, prefix: str, stage: str, artifact: Artifact) -> Artifact | None:
+    """The artifact of a stage that another one was made from; None where there was none, or it is gone."""
+    digest = artifact.inputs.get(stage)
+    return None if digest is None else find_digest(store, (prefix,), stage, digest)
 
 
 def _finished(store: Store, keys: list[VariantKey]) -> tuple[Finished, ...]:

@@ -25,6 +25,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.before import VersionBefore
 from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_in_key, hardware_of
+from ft_dagster.planning.cost.questions import NOT_COUNTED
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
@@ -116,7 +117,8 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
         parameters, stored, _ = measure_weights(folder, weight_files(folder))
         context = context_without_base(workspace, spec, folder, hardware)
     before = None if base is None else _before(workspace, declared, base, same_rows)
-    context = replace(context, before=before, judges=judges)
+    counted = context.questions if mixture else NOT_COUNTED
+    context = replace(context, before=before, judges=judges, questions=counted)
     data = _counted(mixture) if mixture else sample(declared, project, folder, workspace.roots, before)
     tried = None if mixture is None else _tried(workspace, spec, hardware)
     known = None if base is None else _prior(workspace, spec, base, mixture, tried)

@@ -200,7 +200,8 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "prior": {"found": "taken once for these data: what stands under the key is kept"},
     "training_plan": {
         "whole": "the fields by which methods are ranked: in the key where the plan chooses",
-        "context": "prices, neighbours, finished trainings as known that day: a key's first plan stands",
+        "context": "prices, neighbours, finished trainings, questions there are, as known that day: a key's "
+        "first plan stands",
     },
     "probe": {
         "whole": "as of training_plan, with what a short training sets by itself",

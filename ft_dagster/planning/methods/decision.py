@@ -153,6 +153,11 @@ def _notes(
     notes += _limits(ranking, recommended)
     if shared := _shared_base(question, ranking):
         notes.append(shared)
+    if question.questions is None:
+        notes.append(
+            "time and cost are not known: evaluation.limit is null, and nobody counted yet how many "
+            "questions there are"
+        )
     epochs = ", ".join(f"{row.method} {shown_epochs(row.figures.epochs)}" for row in ranking)
     notes.append(
         f"time and cost are of each method's own epochs ({epochs}); compare quality at equal FLOPs or equal "

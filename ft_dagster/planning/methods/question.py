@@ -47,7 +47,7 @@ class Question:
     deadline_hours: float | None = None  # by the clock, for one training and its evaluation
     serving: Manner | None = None  # how the variants will be served; None: nobody said
     method: str | None = None  # as declared; None: auto
-    questions: int = 0  # asked in one evaluation, all tasks together
+    questions: int | None = 0  # asked in one evaluation, all tasks together; None: nobody counted them
     tokens_per_question: float = 200.0
     measuring: float = 0.0  # FLOPs of what is measured while it trains, at most, a share of the training's
     learned_utilization: Mapping[str, float] = field(default_factory=dict)  # by method
@@ -98,12 +98,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a candidate costs. Time and money None where a peak, a price or a layout is unknown."""
+    """What a candidate costs. Time and money None where a peak, a price, a layout or the number of questions
+    is unknown.
+    """
 
     candidate: Candidate
     epochs: float
     training: Spent | None  # None: no number of these devices holds it
-    evaluation: Spent
+    evaluation: Spent | None  # None: nobody counted the questions
     storage: Storage
     serving: Serving
     experiments: Experiments | None
@@ -111,12 +113,14 @@ class Figures:
     @property
     def hours(self) -> float | None:
         """Of one training and its evaluation, by the clock."""
-        return _sum(self.training.hours if self.training else None, self.evaluation.hours)
+        judging = self.evaluation.hours if self.evaluation else None
+        return _sum(self.training.hours if self.training else None, judging)
 
     @property
     def usd(self) -> float | None:
         """Of one training and its evaluation."""
-        return _sum(self.training.usd if self.training else None, self.evaluation.usd)
+        judging = self.evaluation.usd if self.evaluation else None
+        return _sum(self.training.usd if self.training else None, judging)
 
 
 def figures_of(question: Question, candidate: Candidate) -> Figures:
@@ -137,13 +141,7 @@ def figures_of(question: Question, candidate: Candidate) -> Figures:
             usd_per_hour=hardware.usd_per_hour,
             utilization=utilization_of(name, question.learned_utilization),
         )
-    evaluation = evaluation_cost(
-        question.questions,
-        question.tokens_per_question,
-        question.parameters,
-        peak_flops=hardware.peak_flops,
-        usd_per_hour=hardware.usd_per_hour,
-    )
+    evaluation = _judging(question)
     return Figures(
         candidate,
         epochs,
@@ -157,7 +155,19 @@ def figures_of(question: Question, candidate: Candidate) -> Figures:
             merged=_served(question, name) == "copies",
         ),
         serving_of(question, candidate),
-        None if training is None else experiments(training, evaluation),
+        None if training is None or evaluation is None else experiments(training, evaluation),
+    )
+
+
+def _judging(question: Question) -> Spent | None:
+    if question.questions is None:
+        return None
+    return evaluation_cost(
+        question.questions,
+        question.tokens_per_question,
+        question.parameters,
+        peak_flops=question.hardware.peak_flops,
+        usd_per_hour=question.hardware.usd_per_hour,
     )
 
 

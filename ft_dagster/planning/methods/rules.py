@@ -115,7 +115,8 @@ def budget(question: Question, figures: Figures) -> Vote | None:
     if question.budget_usd is None:
         return None
     training = figures.training.usd if figures.training else None
-    limit = _Limit("budget", question.budget_usd, "${:,.2f}", training, figures.evaluation.usd)
+    judging = figures.evaluation.usd if figures.evaluation else None
+    limit = _Limit("budget", question.budget_usd, "${:,.2f}", training, judging)
     return _within(limit, question, figures)
 
 
@@ -123,7 +124,8 @@ def deadline(question: Question, figures: Figures) -> Vote | None:
     if question.deadline_hours is None:
         return None
     training = figures.training.hours if figures.training else None
-    limit = _Limit("deadline", question.deadline_hours, "{:,.1f} h", training, figures.evaluation.hours)
+    judging = figures.evaluation.hours if figures.evaluation else None
+    limit = _Limit("deadline", question.deadline_hours, "{:,.1f} h", training, judging)
     return _within(limit, question, figures)
 
 
@@ -220,5 +222,7 @@ def votes(question: Question, figures: Figures) -> tuple[Vote, ...]:
 def _unknown(question: Question, figures: Figures) -> str:
     if figures.training is None:
         return "a training that no number of these devices holds"
+    if figures.evaluation is None:
+        return "all the questions that there are (evaluation.limit: null), which nobody counted yet"
     missing = "peak" if question.hardware.peak_flops is None else "price"
     return f"hardware of unknown {missing} ({question.hardware.name})"
