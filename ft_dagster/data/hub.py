@@ -34,7 +34,7 @@ def pin_revision(
 
 @contextmanager
 def hub_errors(repo: str, kind: str, *, file: object = None, field: str | None = None) -> Iterator[None]:
-    """Turn a hub that lacks the repository, or does not answer, and a name that none has, into a UserError."""
+    """Turn a hub that lacks the repository or does not answer, and a name that none has, into a UserError."""
     with of_train():
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import heapq
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from ft_dagster.data.globs import NoGlob, globbed
 from ft_dagster.data.upstream import SHA256, asset_of, is_asset, newest_snapshot, snapshot_file
 from ft_dagster.errors import UserError
 from ft_dagster.files import expanded, special_kind
@@ -40,6 +42,7 @@ TYPES = {
 GZIPPED = ("jsonl", "json", "csv", "tsv")
 SUPPORTED = ".jsonl, .json, .csv, .tsv (each also .gz), .parquet or .arrow"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+MOST_COMPARED = 200  # names of a folder with one that is missing: to compare two long ones takes 5 ms
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_LIST = "Name one that sources.hub in ft_dagster.yaml allows, or let the platform add it"
 
@@ -120,7 +123,7 @@ def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[Dat
     path = source.path[5:] if remote else _absolute(source.path, project)
     asked.check_place(source.path, source.path if remote else path)
     fs = s3() if remote else fsspec.filesystem("file")
-    with s3_errors(source.path, asked):
+    with s3_errors(source.path, asked), listing_errors(source.path, asked):
         matches = _matches(fs, path)
         if not matches:
             raise _missing(fs, source, path, asked)
@@ -189,6 +192,18 @@ def s3_errors(path: str, asked: DeclaredAt) -> Iterator[None]:
         raise asked.error(f"cannot read from S3: {error}", path, fix) from None
 
 
+@contextmanager
+def listing_errors(path: str, asked: DeclaredAt) -> Iterator[None]:
+    """Turn a glob that says nothing, and folders too deep to be gone through, into UserErrors."""
+    try:
+        yield
+    except NoGlob as error:
+        raise asked.error(str(error), path, "Write another glob, or name a folder") from None
+    except RecursionError:
+        fix = "Name the files themselves, or lay them less deep"
+        raise asked.error("folders nested too deep to be listed", path, fix) from None
+
+
 def _absolute(path: str, project: Path) -> str:
     return os.path.normpath(project.absolute() / expanded(path))
 
@@ -197,7 +212,7 @@ def _matches(fs: Any, path: str) -> list[str]:
     """The path itself if it exists, else what it matches as a glob."""
     if fs.exists(path):
         return [path.rstrip("/")]
-    return sorted(fs.glob(path)) if glob.has_magic(path) else []
+    return sorted(globbed(fs, path)) if glob.has_magic(path) else []
 
 
 def _expand(
@@ -252,7 +267,8 @@ def _missing(fs: Any, source: SourceSpec, path: str, asked: DeclaredAt) -> UserE
     wanted = PurePosixPath(path).relative_to(parent).parts[0]
     if wanted in names and os.path.islink(path):
         return asked.error("a link to nothing", source.path, "Restore what it names")
-    close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    alike = heapq.nsmallest(MOST_COMPARED, names, key=lambda name: abs(len(name) - len(wanted)))
+    close = difflib.get_close_matches(wanted, alike, n=1, cutoff=0.5)
     if close:
         fix = f"Did you mean {close[0]} (in {parent})?"
     else:

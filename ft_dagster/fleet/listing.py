@@ -14,8 +14,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.fingerprint import FUNCTION
+from ft_dagster.data.globs import globbed
 from ft_dagster.data.hub import pin_revision
-from ft_dagster.data.locations import DeclaredAt, data_files, file_type, is_hub, is_s3, s3, s3_errors
+from ft_dagster.data.locations import (
+    DeclaredAt,
+    data_files,
+    file_type,
+    is_hub,
+    is_s3,
+    listing_errors,
+    s3,
+    s3_errors,
+)
 from ft_dagster.data.upstream import asset_of, is_asset, newest_snapshot
 from ft_dagster.errors import UserError
 from ft_dagster.files import expanded
@@ -94,6 +104,11 @@ def may_list(place: WatchedPlace, project: Path, roots: Roots) -> bool:
 
 def listing(place: WatchedPlace, project: Path) -> list[ListedFile]:
     """Raises UserError for a place that cannot be listed."""
+    with s3_errors(place.path, DeclaredAt()), listing_errors(place.path, DeclaredAt()):
+        return _listed(place, project)
+
+
+def _listed(place: WatchedPlace, project: Path) -> list[ListedFile]:
     if is_s3(place.path):
         return _of_s3(place, project)
     if is_asset(place.path):
@@ -167,11 +182,10 @@ def _local(file: Path, name: str) -> ListedFile:
 def _of_s3(place: WatchedPlace, project: Path) -> list[ListedFile]:
     """A page of the listing for each thousand objects, and no request for each."""
     bare, asked, fs = place.path[5:], DeclaredAt(), s3()
-    with s3_errors(place.path, asked):
-        found = fs.glob(bare, detail=True) if glob.has_magic(bare) else fs.find(bare, detail=True)
-        names = {PurePosixPath(path).name for path in found}
-        if place.kind == "data" and names & SAVED:
-            found = {file.path: fs.info(file.path) for file in data_files(place.source, project, asked)}
+    found = globbed(fs, bare) if glob.has_magic(bare) else fs.find(bare, detail=True)
+    names = {PurePosixPath(path).name for path in found}
+    if place.kind == "data" and names & SAVED:
+        found = {file.path: fs.info(file.path) for file in data_files(place.source, project, asked)}
     if not found:
         raise UserError("no such object or bucket", value=place.path, fix="Check the address")
     files = []

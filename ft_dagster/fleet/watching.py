@@ -73,8 +73,8 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
         table.put_off(text, again[text])  # before: a listing that hangs is not the first again
         try:
             found[text] = listing_digest(listings.of(place))
-        except (UserError, OSError, ValueError) as error:
-            found[text], errors[place.path] = None, str(error)
+        except Exception as error:  # also what nobody foresaw is of this place alone
+            found[text], errors[place.path] = None, _said(error)
     unseen = {text: set(table.unseen(text, mark)) for text, mark in found.items() if mark is not None}
     changed, failed, left = list[str](), list[str](), set[str]()
     end = time.monotonic() + COMPARE_SECONDS
@@ -96,6 +96,10 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
             if left & unseen[text]:
                 table.put_off(text, now)
     return Looked(len(found), tuple(changed), errors)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 class Listings:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,17 @@ def test_a_missing_file_names_the_field_and_the_nearest_name(project: Path, writ
         "data/suport.jsonl",  # codespell:ignore
     )
     assert "support.jsonl" in error.fix
+
+
+def test_a_missing_file_among_many_long_names_is_said_in_time(project: Path, write: Any) -> None:
+    dice = random.Random(0)
+    for _ in range(2_000):
+        write(f"data/{''.join(dice.choices('ab', k=193))}.jsonl", "")
+    write("data/support.jsonl", ROWS)
+    before = time.process_time()
+    refusal(project, f"data/{''.join(dice.choices('ab', k=193))}.jsonl")
+    assert time.process_time() - before < 5
+    assert "Did you mean support.jsonl" in refusal(project, "data/suport.jsonl").fix  # codespell:ignore
 
 
 def test_a_glob_that_matches_nothing_is_refused(project: Path, write: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -231,6 +232,51 @@ def test_a_place_whose_listing_never_ends_is_not_the_first_again(
     assert sorted(listed) == ["data", "elsewhere"]
 
 
+def test_a_glob_that_tries_all_ways_to_fit_holds_up_no_other(fleet: Fleet) -> None:
+    fleet.ran("globex.one")
+    declare(fleet.project, "acme.often", 5, "elsewhere/a*.jsonl")
+    old(fleet.project / "elsewhere" / "a.jsonl", '{"text": "x"}\n')
+    fleet.ran("acme.often")
+    declare(fleet.project, "acme.often", 5, f"elsewhere/{'*a' * 6}*b.jsonl")
+    spec = Declarations(fleet.project).declared(VariantKey("acme", "often")).spec
+    (place,) = places_of(spec, fleet.project, fleet.settings.roots("acme"))[:1]
+    fleet.table.put([row_of(fleet.table, "acme.often")], {"acme.often": Watched([str(place)], 5)})
+    old(fleet.project / "elsewhere" / f"{'a' * 60}.jsonl", '{"text": "x"}\n')
+    (fleet.project / "data" / "a.jsonl").unlink()
+    before = time.process_time()
+    assert list(fleet.look()) == [place.path]
+    assert time.process_time() - before < 1
+    assert present(fleet.news("globex.one")).words == "data/a.jsonl changed"
+
+
+def test_a_place_of_which_nobody_foresaw_what_it_raises_holds_up_no_other(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(fleet.project, "acme.often", 5, "elsewhere")
+    old(fleet.project / "elsewhere" / "x.jsonl", '{"text": "x"}\n')
+    fleet.ran("acme.often", "globex.one")
+    (fleet.project / "data" / "a.jsonl").unlink()
+
+    def fails(place: WatchedPlace, project: Path) -> list[ListedFile]:
+        if place.path == "elsewhere":
+            raise RecursionError("maximum recursion depth exceeded")
+        return listing(place, project)
+
+    monkeypatch.setattr("ft_dagster.fleet.watching.listing", fails)
+    assert fleet.look() == {"elsewhere": "RecursionError: maximum recursion depth exceeded"}
+    assert present(fleet.news("globex.one")).words == "data/a.jsonl changed"
+
+
+def test_a_base_nested_too_deep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(folder: Path, pattern: str) -> list[Path]:
+        raise RecursionError
+
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(Path, "rglob", fails)
+    with pytest.raises(UserError, match="nested too deep"):
+        listing(WatchedPlace("base", "models"), tmp_path)
+
+
 def test_a_tick_and_a_look_at_once_lose_no_news(fleet: Fleet) -> None:
     fleet.ran("acme.often")
     fleet.look()
@@ -310,8 +356,8 @@ def test_a_name_too_long_for_a_file_is_a_place_as_any(fleet: Fleet, path: str) -
     file = fleet.project / "tenants/acme/often.yaml"
     file.write_text(file.read_text().replace("models/x", path))
     spec = Declarations(fleet.project).declared(VariantKey("acme", "often")).spec
-    data = [place for place in places_of(spec, fleet.project, fleet.settings.roots("acme"))]
-    assert [place.path for place in data if place.kind == "data"] == [path]
+    places = places_of(spec, fleet.project, fleet.settings.roots("acme"))
+    assert [place.path for place in places if place.kind == "data"] == [path]
 
 
 def test_a_look_that_is_killed_before_it_told_all_is_made_again(
