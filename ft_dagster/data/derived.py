@@ -180,6 +180,12 @@ def bases_beneath(store: Store, base: Artifact) -> Iterator[Artifact]:
         yield base
 
 
+def named_source(store: Store, base: Artifact) -> str:
+    """The source of a base as it was declared, by its variant or by the first of those it starts from."""
+    *_, first = bases_beneath(store, base)
+    return str(first.spec["base"]["reference"])
+
+
 def added_tokens(store: Store, base: Artifact) -> list[str]:
     """What was added to a base's vocabulary, for its variant or for those whose releases it starts from."""
     added = (each.spec.get("new_tokens") or () for each in bases_beneath(store, base))

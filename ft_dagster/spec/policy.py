@@ -88,7 +88,9 @@ class Policy(SpecModel):
     gates: GateFloors = GateFloors()
     evaluation: EvaluationFloors = EvaluationFloors()
     methods: tuple[MethodName, ...] = Field((), description="Methods that may be trained")
-    bases: tuple[str, ...] = Field((), description="Patterns that base_model.source must match")
+    bases: tuple[str, ...] = Field(
+        (), description="Patterns that base_model.source must match, a parent's too"
+    )
     exports: tuple[Literal["adapter", "merged"], ...] = Field((), description="Formats to export")
     budget_usd: float | None = Field(
         None, gt=0, le=1e9, description="Largest resources.budget_usd, which must then be declared"
@@ -170,7 +172,8 @@ def load_policies(project: Path) -> Policies:
 def breaches(
     policy: Policy, spec: VariantSpec, tenant: str = "", names: Mapping[str, str] | None = None
 ) -> list[Breach]:
-    """Where a declaration of `tenant` passes below the floors, or asks for what is not allowed.
+    """Where a declaration of `tenant` passes below the floors, or asks for what is not allowed. One that
+    starts from a release has the source of that beside its `base_model.variant`, where it is known.
 
     `names`: what the YAML files of `policy.evaluation.general` call their tasks, by entry.
     """
@@ -248,11 +251,12 @@ def _of_training_rows(floors: EvaluationFloors, spec: VariantSpec) -> Iterator[B
 
 def _of_means(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
     """Methods, bases, formats, money, approvers."""
-    method, source = spec.method.name, spec.base_model.source
+    method, (source, parent) = spec.method.name, (spec.base_model.source, spec.base_model.variant)
     if policy.methods and method not in ("auto", *policy.methods):
         yield Breach("method.name", method, "methods", f"{', '.join(policy.methods)} or auto")
     if policy.bases and source and not any(_is_base(source, pattern) for pattern in policy.bases):
-        yield Breach("base_model.source", source, "bases", f"what matches {', '.join(policy.bases)}")
+        field, made = ("base_model.variant", "a release made of ") if parent else ("base_model.source", "")
+        yield Breach(field, source, "bases", f"{made}what matches {', '.join(policy.bases)}")
     if policy.exports and spec.export.format not in policy.exports:
         yield Breach("export.format", spec.export.format, "exports", ", ".join(policy.exports))
     budget, most = spec.resources.budget_usd, policy.budget_usd

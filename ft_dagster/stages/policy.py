@@ -6,8 +6,10 @@ A gate that cannot hold whatever is trained is said at the same place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from ft_dagster.data.derived import named_source, released_parent
 from ft_dagster.data.mixture_io import held_out_documents
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.power import hopeless_gates
@@ -21,6 +23,7 @@ from ft_dagster.spec.declarations import DEFAULTS
 from ft_dagster.spec.policy import POLICY_FILE, Breach, Policies, Policy, breaches
 from ft_dagster.spec.validation import nearest
 from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import Artifact
 
 FileOf = Callable[[str], Path]
 
@@ -28,7 +31,7 @@ FileOf = Callable[[str], Path]
 def problems(settings: Settings, declared: Declared) -> list[UserError]:
     """All that a run of this declaration would be refused for by the platform, or by its own gate."""
     spec, tenant, file_of = declared.spec, declared.key.tenant, _file_of(settings, declared)
-    found = _beyond(settings, tenant, spec, file_of)
+    found = _beyond(settings, tenant, _on(spec, _source_of_parent(settings, declared)), file_of)
     return [*found, *_offload(settings, tenant, spec, file_of), *_hopeless(spec, file_of)]
 
 
@@ -61,12 +64,15 @@ def refuse_declared(workspace: Workspace) -> None:
 
 
 def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Policy:
-    """Today's policy. Raises UserError where the declaration, as it was frozen, passes below its floors;
-    `spec`: another than that.
+    """Today's policy. Raises UserError where the declaration, as it was frozen, passes below its floors, or
+    starts from a release on a base that they do not allow; `spec`: another than that.
     """
-    settings, tenant = workspace.settings, workspace.key.tenant
-    _raise(_beyond(settings, tenant, spec or workspace.spec, lambda field: workspace.declared_in))
-    return settings.policies().of(tenant)
+    settings, tenant, spec = workspace.settings, workspace.key.tenant, spec or workspace.spec
+    policy, base = settings.policies().of(tenant), workspace.head("base_model")
+    if spec.base_model.variant is not None and base is not None and policy.bases:
+        spec = _on(spec, named_source(workspace.store, base))
+    _raise(_beyond(settings, tenant, spec, lambda field: workspace.declared_in))
+    return policy
 
 
 def refuse_few_questions(workspace: Workspace) -> None:
@@ -91,18 +97,39 @@ def refuse_method(workspace: Workspace, method: str) -> None:
         raise _as_error(breach, policies, tenant, workspace.declared_in)
 
 
-def refuse_made(workspace: Workspace, method: str, base: str | None, format: str) -> None:
+def refuse_made(workspace: Workspace, method: str, base: Artifact, format: str) -> None:
     """Raises UserError where weights and export, as they were made, are none that today's policy allows:
-    whatever is declared by now. `base`: as it was declared; None: another variant's release.
+    whatever is declared by now, and however many releases lie between `base` and its source.
     """
-    spec = workspace.spec
+    settings, tenant, spec = workspace.settings, workspace.key.tenant, workspace.spec
     parts = {
         "method": spec.method.model_copy(update={"name": method}),
-        "base_model": spec.base_model.model_copy(update={"source": base}),
         "export": spec.export.model_copy(update={"format": format}),
     }
-    settings, tenant = workspace.settings, workspace.key.tenant
-    _raise(_beyond(settings, tenant, spec.model_copy(update=parts), lambda field: workspace.declared_in))
+    spec = spec.model_copy(update=parts)
+    if settings.policies().of(tenant).bases:
+        spec = _on(spec, named_source(workspace.store, base))
+    _raise(_beyond(settings, tenant, spec, lambda field: workspace.declared_in))
+
+
+def _source_of_parent(settings: Settings, declared: Declared) -> str | None:
+    """What the release that a declaration starts from was made of, where the policy asks; None where there is
+    none yet, which is said where the base is made.
+    """
+    key, base = declared.key, declared.spec.base_model
+    if base.variant is None or not settings.policies().of(key.tenant).bases:
+        return None
+    store = settings.open_store(key.tenant)
+    with suppress(UserError):
+        return named_source(store, released_parent(store, key, base).base)
+    return None
+
+
+def _on(spec: VariantSpec, source: str | None) -> VariantSpec:
+    """The declaration with a source for its base, where one is given."""
+    if source is None:
+        return spec
+    return spec.model_copy(update={"base_model": spec.base_model.model_copy(update={"source": source})})
 
 
 def _beyond(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf) -> list[UserError]:

@@ -66,7 +66,7 @@ def release(workspace: Workspace) -> Released:
     verdict = rejudge(desk, tuned, evaluation)
     check_base(desk, export)
     certificate = certificate_of(desk, export)
-    refuse_made(desk, _method(desk, tuned), _declared_base(desk), certificate.format)
+    refuse_made(desk, _method(desk, tuned), desk.upstream("base_model"), certificate.format)
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
     verdict = replace(with_rules(verdict, held.rules, spec.gates), policy=policy.digest)
     record = standing_release if desk.looking else record_release
@@ -115,12 +115,6 @@ def _method(workspace: Workspace, tuned: Artifact) -> str:
         raise UserError(gone, fix="Restore it from a backup, or run the variant again")
     content = json.loads((workspace.payload(plan) / PLAN_FILE).read_text("utf-8"))
     return str(content["method"]["name"])
-
-
-def _declared_base(workspace: Workspace) -> str | None:
-    """The source of the base, as it was declared; None: it starts from another variant's release."""
-    base = workspace.upstream("base_model")
-    return None if "model_export" in base.inputs else str(base.spec["base"]["reference"])
 
 
 def _next(

@@ -12,6 +12,7 @@ import pytest
 from ft_dagster.data.derived import (
     added_tokens,
     check_adapter,
+    named_source,
     newer_parent,
     parent_artifact,
     released_parent,
@@ -117,6 +118,19 @@ def test_what_was_added_for_a_parent_counts_among_the_new_tokens_of_its_child(st
     assert added_tokens(store, child) == ["<dose>", "<sku>", "<drug>"]
     assert added_tokens(store, parent.base) == ["<sku>", "<drug>"]
     assert added_tokens(store, starting(store).base) == []
+
+
+def test_the_source_of_a_base_is_that_of_the_first_of_its_parents(store: Store) -> None:
+    def base(prefix: str, reference: str, parent: Any = None) -> Artifact:
+        inputs, figures = ({}, None) if parent is None else (parent.inputs, parent.figures)
+        recipe = Recipe("base_model", prefix, inputs, {"base": {"reference": reference}})
+        return make_artifact(store, Path(store.root) / "work", recipe, lambda attempt: {"parent": figures})
+
+    release(store, "acme.medical", adapter(1))
+    first = replace(starting(store), base=base("shared", "theirs/base"))
+    second = replace(first, base=base("tenants/acme/medical", "acme.first", first))
+    child = base("tenants/acme/support", "acme.medical", second)
+    assert {named_source(store, each) for each in (child, second.base, first.base)} == {"theirs/base"}
 
 
 def test_another_release_of_the_parent_is_newer_the_same_bytes_are_not(store: Store) -> None:

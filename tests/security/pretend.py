@@ -165,6 +165,6 @@ def _samples(request: EvaluationRequest, share: float) -> list[Sample]:
     return found
 
 
-def desk(project: Path, pretend: Pretend) -> Workspace:
+def desk(project: Path, pretend: Pretend, key: VariantKey = KEY) -> Workspace:
     """The variant's desk, whose programs are pretended."""
-    return Workspace(load_settings(project), KEY, RunOf("test", "test", lambda line: None), launcher=pretend)
+    return Workspace(load_settings(project), key, RunOf("test", "test", lambda line: None), launcher=pretend)

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.data.derived import named_source
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import ReleaseRequest, candidate, history, production, promote
 from ft_dagster.lineage.tries import record_try, tries, try_of
+from ft_dagster.spec import VariantKey
 from ft_dagster.stages import (
     base_evaluation,
     declaration,
@@ -23,6 +25,8 @@ from ft_dagster.stages import (
     training_mixture,
 )
 from ft_dagster.stages.chain import CHAIN, run_chain
+from ft_dagster.stages.check import check_variant
+from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.release import release
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import Workspace
@@ -387,3 +391,47 @@ def test_what_the_policy_forbids_is_not_released_under_another_declaration(proje
         release(workspace)
     assert refused.value.field == field
     assert history(workspace.store, PREFIX) == []
+
+
+CHILD = VariantKey("acme", "child")
+
+
+def child_of_a_release(project: Path) -> Workspace:
+    """acme.child on the release of acme.places, gone through the chain under the policy of the project."""
+    release(desk(project, Pretend()))
+    shutil.copyfile(project / FILE, project / "tenants" / CHILD.tenant / f"{CHILD.variant}.yaml")
+    edit(
+        project / "tenants" / CHILD.tenant / f"{CHILD.variant}.yaml",
+        lambda content: content.update(base_model={"variant": str(KEY), "parent_adapter": "stack"}),
+    )
+    workspace = desk(project, Pretend(), CHILD)
+    outcome = run_chain(workspace, CHAIN)
+    assert outcome.error is None, outcome.error
+    return workspace
+
+
+def test_a_release_on_a_base_that_is_forbidden_since_is_no_parent(project: Path) -> None:
+    """Neither of what is declared anew, nor of what was trained before: it says no source itself."""
+    made = child_of_a_release(project)
+    write_yaml(project / "policy.yaml", {**POLICY, "bases": ["allowed/*"]})
+    workspace = desk(project, Pretend(), CHILD)
+    for ask in (
+        lambda: workspace.make(declaration.STAGE),
+        lambda: check_variant(workspace.settings, CHILD),
+        lambda: plan_variant(workspace.settings, CHILD),
+        lambda: workspace.make(evaluation.STAGE),
+        lambda: workspace.make(model_export.STAGE),
+        lambda: release(workspace),
+    ):
+        with pytest.raises(UserError, match="not as the policy demands: a release made of") as refused:
+            ask()
+        assert refused.value.field == "base_model.variant"
+        assert refused.value.value == named_source(made.store, made.upstream("base_model"))
+    edit(
+        project / "tenants" / CHILD.tenant / f"{CHILD.variant}.yaml",
+        lambda content: content.update(base_model="allowed/model"),
+    )
+    with pytest.raises(UserError, match="not as the policy demands") as refused:
+        release(desk(project, Pretend(), CHILD))
+    assert refused.value.field == "base_model.source"
+    assert history(made.store, CHILD.prefix) == []
