@@ -198,8 +198,8 @@ class Audit:
         them.
         """
         found: dict[str, list[dict[str, Any]]] = {}
-        for prefix, _, text in self.index.releases():
-            found.setdefault(prefix, []).append(json.loads(text))
+        for each in self.index.releases():
+            found.setdefault(each.prefix, []).append(json.loads(each.entry))
         return found
 
     def releases_of(self, export: Indexed) -> tuple[ReleasedAs, ...]:
@@ -310,6 +310,11 @@ def read_sources(holder: Artifact) -> list[dict[str, Any]]:
 
 def index_folder(settings: Settings) -> Path:
     return settings.work_folder / "audit"
+
+
+def index_error(audit: Audit, problem: str) -> UserError:
+    fix = "Run `ft-dagster audit index --again`: it is made from the store"
+    return UserError(problem, file=index_folder(audit.settings), fix=fix)
 
 
 def open_audit(

@@ -6,7 +6,9 @@ is kept as a problem of its artifact, stops nothing, and is read again each time
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ft_dagster.audit.index import MEMBER, Index, Members, as_members, short, tenant_of
+from ft_dagster.audit.index import MEMBER, Index, LogEntry, Members, as_members, short, tenant_of
 from ft_dagster.audit.judged import judged_questions
 from ft_dagster.audit.members import (
     EVALUATION,
@@ -30,14 +32,14 @@ from ft_dagster.audit.members import (
 from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import RecordTree, TreeHead
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.log import read_log
+from ft_dagster.lineage.log import CHAINED, ReleaseLog, entry_path, folder_of, read_log
 from ft_dagster.provenance.merkle import SIZE
 from ft_dagster.provenance.record_keys import OwnerKeys, keys_of
 from ft_dagster.store import SHARED, Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed, stated
 from ft_dagster.store.blobs import unreachable
 from ft_dagster.store.make import host_lock
-from ft_dagster.strict_json import dumps
+from ft_dagster.strict_json import dumps, loads
 
 LOCK = "the index of the audit"
 AT_ONCE = 64  # manifests read together, and what is committed together
@@ -106,9 +108,9 @@ class Follower:
     def follow(self) -> Followed:
         """Add what is new, and read again what could not be read. Raises UserError for keys that are none.
 
-        It costs the names of each stage's keys, the reading of what is new, and to see what was made again
-        under a known key: of a folder a look for one file a key, of a remote store one listing of all names,
-        a request for each thousand of them.
+        It costs the names of each stage's keys, the reading of what is new, of each release log its names and
+        its newest entry, and to see what was made again under a known key: of a folder a look for one file a
+        key, of a remote store one listing of all names, a request for each thousand of them.
         """
         with host_lock(self.work, LOCK):
             lost = self._drop_if_rotated()
@@ -203,20 +205,57 @@ class Follower:
         self.index.add_times(id, times_of(self.shelf, model, mixture))
 
     def _add_releases(self, problems: list[Unread]) -> None:
-        known: dict[str, int] = {}
-        for prefix, number, _ in self.index.releases():
-            known[prefix] = max(number, known.get(prefix, 0))
-        for prefix in tenant_prefixes(self.store):
-            there = [name for name in self.store.names(f"{prefix}/releases") if name[:6].isdigit()]
-            if len(there) == known.get(prefix, 0):
-                continue
+        """The release logs as they are now."""
+        known = defaultdict[str, list[LogEntry]](list)
+        for each in self.index.releases():
+            known[each.prefix].append(each)
+        prefixes = tenant_prefixes(self.store)
+        for prefix in known.keys() - set(prefixes):
+            self.index.set_releases(prefix, [])
+        for prefix in list(self._moved_logs(prefixes, known)):
             try:
-                entries = read_log(self.store, prefix).entries
+                entries = log_entries(prefix, read_log(self.store, prefix))
             except UserError as error:
                 problems.append(Unread(prefix, str(error)))
                 continue
-            texts = [(number, dumps(entry.to_json())) for number, entry in enumerate(entries, 1)]
-            self.index.add_releases(prefix, texts)
+            if entries != known[prefix]:
+                self.index.set_releases(prefix, entries)
+
+    def _moved_logs(self, prefixes: Sequence[str], known: Mapping[str, list[LogEntry]]) -> Iterator[str]:
+        """Whose release log may be another than the index knows: it has more or fewer entries, or another
+        newest one, which names those before it (one of an old schema does not: such a log is read whole).
+        """
+        alike: list[LogEntry] = []
+        for prefix in prefixes:
+            there = [name for name in self.store.names(folder_of(prefix)) if name[:6].isdigit()]
+            if len(there) != len(known.get(prefix, ())):
+                yield prefix
+            elif there:
+                alike.append(known[prefix][-1])
+        for first in range(0, len(alike), AT_ONCE):
+            batch = alike[first : first + AT_ONCE]
+            contents = self.store.read_each([entry_path(each.prefix, each.number) for each in batch])
+            for newest, content in zip(batch, contents, strict=True):
+                if content is None or not _stands_for_all(newest, content):
+                    yield newest.prefix
+
+
+def _stands_for_all(newest: LogEntry, content: bytes) -> bool:
+    """Whether a file is the entry that the index knows, and names those before it."""
+    if hashlib.sha256(content).hexdigest() != newest.sha256:
+        return False
+    try:
+        return bool(loads(content)["schema_version"] >= CHAINED)
+    except MALFORMED:
+        return False
+
+
+def log_entries(prefix: str, log: ReleaseLog) -> list[LogEntry]:
+    """A release log as the index has it."""
+    known = zip(log.entries, log.hashes, strict=True)
+    return [
+        LogEntry(prefix, at, dumps(entry.to_json()), sha256) for at, (entry, sha256) in enumerate(known, 1)
+    ]
 
 
 def indexed_members(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Members:

@@ -47,7 +47,10 @@ CREATE TABLE inputs (artifact INTEGER, name TEXT, digest TEXT, manifest TEXT, PR
 CREATE INDEX by_input ON inputs (digest);
 CREATE TABLE members (place INTEGER PRIMARY KEY, records BLOB);
 CREATE TABLE times (model INTEGER, chunk INTEGER, counts BLOB, PRIMARY KEY (model, chunk)) WITHOUT ROWID;
-CREATE TABLE releases (prefix TEXT, number INTEGER, entry TEXT, PRIMARY KEY (prefix, number)) WITHOUT ROWID;
+CREATE TABLE releases (prefix TEXT, number INTEGER, entry TEXT, sha256 TEXT, PRIMARY KEY (prefix, number))
+  WITHOUT ROWID;
+CREATE TABLE gone_releases (prefix TEXT, number INTEGER, entry TEXT, sha256 TEXT,
+  PRIMARY KEY (prefix, number, sha256)) WITHOUT ROWID;
 """
 MEMBER = np.dtype([("lookup", "<u8"), ("number", "<u4"), ("state", "u1")])  # of a record, see `Hit`
 Members = NDArray[np.void]  # of MEMBER, in order of the lookups
@@ -61,6 +64,17 @@ class Hit(NamedTuple):
     artifact: int
     state: int
     number: int
+
+
+class LogEntry(NamedTuple):
+    """An entry of the release log of a part of the store, as the index has it. `number`: from 1. `entry`: its
+    JSON. `sha256`: of its file.
+    """
+
+    prefix: str
+    number: int
+    entry: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,17 @@ def _framed(place: int, records: bytes) -> bytes:
     return f"{place} {len(records)} ".encode() + records
 
 
+def made_from(artifact: Artifact) -> dict[str, tuple[str, str | None]]:
+    """Of each input by its name: digest, and sha256 of its manifest where that was recorded."""
+    manifests = artifact.predicate.get("input_manifests") or {}
+    return {name: (digest, manifests.get(name)) for name, digest in artifact.inputs.items()}
+
+
+def created(artifact: Artifact) -> str:
+    """When it was made, ISO 8601; empty where its manifest does not say."""
+    return str(artifact.predicate.get("created", ""))
+
+
 def tenant_of(prefix: str) -> str:
     """Whose part of a store a prefix is; empty for what is shared."""
     owner, *names = prefix.split("/")
@@ -169,10 +194,10 @@ class Index:
             yield
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all but release logs, which no key orders."""
         self._known.clear()
         with self._db:
-            for table in ("owners", "artifacts", "inputs", "members", "times", "releases"):
+            for table in ("owners", "artifacts", "inputs", "members", "times"):
                 self._db.execute(f"DELETE FROM {table}")
 
     # What it is told
@@ -209,12 +234,11 @@ class Index:
                 artifact.digest,
                 owner,
                 artifact.manifest,
-                str(artifact.predicate.get("created", "")),
+                created(artifact),
             ),
         )
         id = int(found.lastrowid or 0)
-        manifests = artifact.predicate.get("input_manifests") or {}
-        rows = [(id, name, digest, manifests.get(name)) for name, digest in artifact.inputs.items()]
+        rows = [(id, name, *made) for name, made in made_from(artifact).items()]
         self._db.executemany("INSERT INTO inputs VALUES (?, ?, ?, ?)", rows)
         return id
 
@@ -242,11 +266,18 @@ class Index:
         rows = [(model, at // CHUNK, times[at : at + CHUNK].astype("<u4").tobytes()) for at in chunks]
         self._db.executemany("INSERT INTO times VALUES (?, ?, ?)", rows)
 
-    def add_releases(self, prefix: str, entries: Sequence[tuple[int, str]]) -> None:
-        """Add entries of a release log: (number, JSON)."""
+    def set_releases(self, prefix: str, entries: Sequence[LogEntry]) -> None:
+        """All entries of a release log as it is now. What it had before and has no more is kept apart, see
+        `gone_releases`.
+        """
+        self._db.execute(
+            "INSERT OR IGNORE INTO gone_releases SELECT * FROM releases WHERE prefix = ?", (prefix,)
+        )
+        self._db.execute("DELETE FROM releases WHERE prefix = ?", (prefix,))
+        self._db.executemany("INSERT INTO releases VALUES (?, ?, ?, ?)", entries)
         self._db.executemany(
-            "INSERT OR REPLACE INTO releases VALUES (?, ?, ?)",
-            [(prefix, number, text) for number, text in entries],
+            "DELETE FROM gone_releases WHERE prefix = ? AND number = ? AND sha256 = ?",
+            [(prefix, each.number, each.sha256) for each in entries],
         )
 
     # What it answers
@@ -350,11 +381,13 @@ class Index:
         rows = self._db.execute("SELECT counts FROM times WHERE model = ? ORDER BY chunk", (model,))
         return b"".join(row[0] for row in rows)
 
-    def releases(self, prefix: str | None = None) -> list[tuple[str, int, str]]:
-        """(prefix, number, JSON) of the entries of release logs, in order."""
-        within, values = ("", ()) if prefix is None else ("WHERE prefix = ?", (prefix,))
-        found = self._db.execute(f"SELECT prefix, number, entry FROM releases {within} ORDER BY 1, 2", values)
-        return [(str(one), int(number), str(entry)) for one, number, entry in found]
+    def releases(self) -> list[LogEntry]:
+        """The entries of all release logs, in order."""
+        return self._entries("releases")
+
+    def gone_releases(self) -> list[LogEntry]:
+        """The entries that release logs had when they were looked at, and have no more."""
+        return self._entries("gone_releases")
 
     def digests(self) -> dict[int, str]:
         """Of each artifact with records, `digest_of` them. Reads all of the index."""
@@ -372,6 +405,10 @@ class Index:
         except sqlite3.DatabaseError as error:
             return str(error)
         return None if said == "ok" else str(said)
+
+    def _entries(self, table: str) -> list[LogEntry]:
+        found = self._db.execute(f"SELECT prefix, number, entry, sha256 FROM {table} ORDER BY 1, 2")
+        return [LogEntry(str(one), int(number), str(text), str(hash)) for one, number, text, hash in found]
 
     def _is_parent(self, above: Indexed, child: Indexed, manifest: str | None) -> bool:
         if manifest:

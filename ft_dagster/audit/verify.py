@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.audit.around import RESTORE, problems_around
-from ft_dagster.audit.desk import Audit, index_folder
+from ft_dagster.audit.desk import Audit, index_error, index_folder
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.follow import MALFORMED, indexed_members, problem_of
-from ft_dagster.audit.index import Indexed, digest_of
+from ft_dagster.audit.index import Indexed, created, digest_of, made_from, tenant_of
 from ft_dagster.audit.members import (
     CORPUS,
     DATASET,
@@ -87,7 +87,7 @@ def verify(
         problems += [line for line in unread if line not in indexed and line not in problems]
     damage = audit.index.damage()
     if damage is not None:
-        problems.append(str(_index_error(audit, f"the index is damaged: {damage}")))
+        problems.append(str(index_error(audit, f"the index is damaged: {damage}")))
     hashed = removed = 0
     for number, each in enumerate(todo, 1):
         found = _artifact_found(audit, each)
@@ -169,7 +169,7 @@ def _artifact_found(audit: Audit, indexed: Indexed) -> _FoundAt:
     artifact = said.artifact if isinstance(said, Removed) else said
     checks: list[Callable[[Audit, Indexed, Artifact], None]] = [
         *((_check_removal, _check_left) if removed else (_check_bytes,)),
-        _check_figures, _check_tree, _check_ledger, _check_inputs, _check_index,
+        _check_figures, _check_tree, _check_ledger, _check_inputs, _check_row, _check_index,
     ]  # fmt: skip
     problems = _unread(audit, indexed)
     for check in checks:
@@ -244,7 +244,7 @@ def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     """Every artifact that it was made from is there, with the manifest that it had then."""
-    for name, (digest, manifest) in audit.index.inputs(indexed.id).items():
+    for name, (digest, manifest) in made_from(artifact).items():
         if manifest is None:
             continue
         same = audit.index.with_digest(digest)
@@ -256,6 +256,13 @@ def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
                 value=digest[:12],
                 fix=RESTORE,
             )
+
+
+def _check_row(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
+    """The index says of it, and of what it was made from, what its manifest says."""
+    row = (indexed.digest, indexed.created, indexed.tenant, audit.index.inputs(indexed.id))
+    if row != (artifact.digest, created(artifact), tenant_of(artifact.place.prefix), made_from(artifact)):
+        raise index_error(audit, f"the index says otherwise of {artifact.place.path} than its manifest")
 
 
 def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
@@ -276,7 +283,7 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
         there = digest_of(owner, indexed.id, members)
         same = there == audit.digests.get(indexed.id, NO_RECORDS) and len(members) == indexed.records
     if not same:
-        raise _index_error(audit, f"the index says otherwise of {artifact.place.path} than its evidence")
+        raise index_error(audit, f"the index says otherwise of {artifact.place.path} than its evidence")
 
 
 def _rows_stand(audit: Audit, indexed: Indexed) -> bool:
@@ -295,8 +302,3 @@ def _nothing(audit: Audit) -> UserError:
     of = "" if audit.tenant is None else f" of {audit.tenant}"
     fix = "Look at --project, and at `store` of ft_dagster.yaml; `ft-dagster store du` says what there is"
     return UserError(f"nothing{of} is stored there, so nothing was verified", file=audit.store.url, fix=fix)
-
-
-def _index_error(audit: Audit, problem: str) -> UserError:
-    fix = "Run `ft-dagster audit index --again`: it is made from the store"
-    return UserError(problem, file=index_folder(audit.settings), fix=fix)

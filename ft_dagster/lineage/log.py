@@ -47,9 +47,12 @@ class _Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class ReleaseLog:
-    """All entries, oldest first, and what the next one is to name as `previous`."""
+    """All entries, oldest first, the sha256 of the file of each, and what the next one is to name as
+    `previous`.
+    """
 
     entries: list[ReleaseEntry]
+    hashes: list[str]
     link: str | None
 
 
@@ -100,17 +103,17 @@ def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]
             read[path] = content
     if head.entries and hashes[head.entries - 1] != head.sha256:
         changed = f"this entry of a release log is not the one that {HEAD} was written after"
-        raise UserError(changed, file=store.uri(_path(prefix, head.entries)), fix=RESTORE)
+        raise UserError(changed, file=store.uri(entry_path(prefix, head.entries)), fix=RESTORE)
     if head.entries and entries[head.entries - 1].schema_version >= CHAINED:
         store.remember(read)
-    return ReleaseLog(entries, _link(entries, hashes))
+    return ReleaseLog(entries, hashes, _link(entries, hashes))
 
 
 def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> ReleaseEntry | None:
     """Write `entry` after `log`; as it was written, or None where another writer was faster."""
     linked, number = replace(entry, previous=log.link), len(log.entries) + 1
     content = as_stored(linked.to_json())
-    if not store.create_exclusively(_path(prefix, number), content):
+    if not store.create_exclusively(entry_path(prefix, number), content):
         return None
     mark_newest(store, prefix, number, content)
     return linked
@@ -138,6 +141,10 @@ def _head(store: Store, prefix: str) -> _Head:
 
 def folder_of(prefix: str) -> str:
     return f"{prefix}/releases"
+
+
+def entry_path(prefix: str, number: int) -> str:
+    return f"{folder_of(prefix)}/{number:06d}.json"
 
 
 def _link(entries: Sequence[ReleaseEntry], hashes: Sequence[str]) -> str | None:
@@ -170,10 +177,6 @@ def _check_versions(entry: ReleaseEntry, before: Sequence[ReleaseEntry], file: s
         raise UserError("an entry about a version that it cannot be about", file=file, fix=RESTORE)
 
 
-def _path(prefix: str, number: int) -> str:
-    return f"{folder_of(prefix)}/{number:06d}.json"
-
-
 def _numbers(store: Store, prefix: str) -> list[int]:
     """Of the entries that are listed, in order; files without a number are not entries."""
     names = [name.removesuffix(".json") for name in store.names(folder_of(prefix)) if name.endswith(".json")]
@@ -183,7 +186,7 @@ def _numbers(store: Store, prefix: str) -> list[int]:
 def _contents(store: Store, prefix: str, count: int, *, recalled: bool = False) -> Iterator[_Stored]:
     """The entries 1 to `count`, in order; `recalled`: those that this host remembers from there."""
     for first in range(1, count + 1, AT_ONCE):
-        paths = [_path(prefix, number) for number in range(first, min(count + 1, first + AT_ONCE))]
+        paths = [entry_path(prefix, number) for number in range(first, min(count + 1, first + AT_ONCE))]
         known = store.recall(paths) if recalled else {}
         absent = [path for path in paths if path not in known]
         read = dict(zip(absent, store.read_each(absent), strict=True))
@@ -195,7 +198,7 @@ def _contents(store: Store, prefix: str, count: int, *, recalled: bool = False) 
 def _after(store: Store, prefix: str, held: int) -> Iterator[_Stored]:
     """The entries that the log's head does not know of yet."""
     for number in count(held + 1):
-        path = _path(prefix, number)
+        path = entry_path(prefix, number)
         (content,) = store.read_each([path])
         if content is None:
             return

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.settings import Settings, load_settings
+from ft_dagster.store import write_head
 from tests.audit.histories import History, question
 
 OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
@@ -16,7 +17,9 @@ OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 
 @pytest.fixture(scope="session")
 def _kept_history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """acme.one on 30 rows and a corpus, released; acme.child on top of it; globex.two on 20 of these rows."""
+    """acme.one on 30 rows and a corpus, released; acme.child on top of it; globex.two on 20 of these rows.
+    Heads of the corpus, and of what an experiment of acme.one trained.
+    """
     made = History(tmp_path_factory.mktemp("history") / "project")
     base, corpus = made.base(), made.corpus([f"Document {n} of the town." for n in range(40)])
     dataset = made.dataset("acme.one", [question(number) for number in range(30)])
@@ -28,6 +31,8 @@ def _kept_history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.release("acme.child", child, derived)
     other = made.dataset("globex.two", [question(number) for number in range(20)])
     made.model("globex.two", made.mixture("globex.two", other), base)
+    write_head(made.store, corpus.place.prefix, corpus, None)
+    write_head(made.store, f"{model.place.prefix}/experiments/tried/lora", model, None)
     return made.folder
 
 

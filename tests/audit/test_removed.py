@@ -50,6 +50,15 @@ def made_again(history: History) -> tuple[Artifact, Artifact]:
     return dataset, weights
 
 
+def test_a_head_of_what_was_removed_holds_and_one_of_another_digest_does_not(history: History) -> None:
+    history.remove(*WITH_RECORDS)
+    assert verify(history.audit()).problems == ()
+    head = history.folder / ".ft_dagster/store/shared/corpora/general/heads/general_corpus.json"
+    head.write_text(json.dumps({**json.loads(head.read_text()), "digest": "0" * 64}))
+    [line] = verify(history.audit()).problems
+    assert "heads/general_corpus.json: nothing stands where it points" in line
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_what_was_made_again_is_known_beside_what_was_removed(history: History, again: bool) -> None:
     row = trained_row(history, "globex.two")

@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from ft_dagster.audit.desk import Audit, index_folder, open_audit
 from ft_dagster.audit.records import record, sought
 from ft_dagster.audit.verify import Verified, kept_state, verify
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.log import entry_path, mark_newest, read_log
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.settings import Settings
+from ft_dagster.store.blobs import as_stored
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from tests.audit.histories import History, question
@@ -103,8 +106,19 @@ def whole_entry_removed(folder: Path) -> None:
         (log / name).unlink()
 
 
+def newest_entry_replaced(folder: Path) -> None:
+    """By one that could stand there, and the head made to fit."""
+    store, prefix = History(folder).store, "tenants/acme/one"
+    entries = read_log(store, prefix).entries
+    content = as_stored(replace(entries[-1], by="eve").to_json())
+    store.write(entry_path(prefix, len(entries)), content)
+    mark_newest(store, prefix, len(entries), content)
+
+
 DATASET, WEIGHTS = "tenants/acme/one/task_dataset/*", "tenants/acme/one/fine_tuned_model/*"
 LOG = "tenants/acme/one/releases/000001.json"
+CORPUS_HEAD = "shared/corpora/general/heads/general_corpus.json"
+TRIED_HEAD = "tenants/acme/one/experiments/tried/lora/heads/fine_tuned_model.json"
 Forge = Callable[[Path], object]
 
 
@@ -119,6 +133,16 @@ def edited(**fields: Any) -> Forge:
 
 def written(pattern: str, content: str) -> Forge:
     return lambda folder: only(folder, pattern).write_text(content)
+
+
+def repointed(**fields: str) -> Forge:
+    """A field of the corpus' head."""
+
+    def forge(folder: Path) -> None:
+        head = only(folder, CORPUS_HEAD)
+        head.write_text(json.dumps({**json.loads(head.read_text()), **fields}))
+
+    return forge
 
 
 def removed(pattern: str) -> Forge:
@@ -144,8 +168,13 @@ FORGED: dict[str, tuple[Forge, str]] = {
     "a ledger of another run": (other_ledger, "another than it was"),
     "a ledger that says less": (seen_less_often, "another than it was"),
     "the newest entry of a log and its head": (whole_entry_removed, "taken out of this release log"),
+    "the newest entry replaced, head fitting": (newest_entry_replaced, r"000001\.json.*another than it was"),
     "an entry of a log": (removed(LOG), "entry of a release log is missing"),
     "a byte of an entry of a log": (flipped(LOG), "releases"),
+    "the head of a corpus": (written(CORPUS_HEAD, "garbage"), r"corpora/general/heads.*not a head"),
+    "the digest of a head of a corpus": (repointed(digest="0" * 64), "corpora/general/heads.*points at 0000"),
+    "the key of a head of a corpus": (repointed(key="0" * 64), "corpora/general/heads.*nothing stands"),
+    "the head of an experiment": (written(TRIED_HEAD, "garbage"), "tried/lora/heads.*not a head"),
 }
 # What a forger who also removes the index leaves to be noticed.
 WITHOUT_INDEX = {
@@ -157,6 +186,7 @@ WITHOUT_INDEX = {
     "a ledger of another run": "the ledger is of mixture",
     "a ledger that says less": "has another manifest than when it was used",
     "an entry of a log": "entry of a release log is missing",
+    "the head of a corpus": "not a head",
 }
 
 
@@ -211,6 +241,12 @@ SQL = {
     "times changed": "UPDATE times SET counts = zeroblob(length(counts))",
     "a record given to another": "UPDATE members SET place = place + (100 << 40)",
     "a record put where nobody looks": "UPDATE members SET place = -place",
+    "an edge taken out": "DELETE FROM inputs WHERE name = 'training_mixture'",
+    "an edge moved": "UPDATE inputs SET digest = upper(digest) WHERE name = 'base_model'",
+    "a release edited": "UPDATE releases SET entry = replace(entry, 'release', 'promote')",
+    "a digest edited": "UPDATE artifacts SET digest = upper(digest) WHERE stage = 'base_model'",
+    "a date edited": "UPDATE artifacts SET created = '2020' WHERE stage = 'model_export'",
+    "an owner edited": "UPDATE artifacts SET owner = owner + 1 WHERE stage = 'model_export'",
 }
 
 

@@ -1,0 +1,108 @@
+"""A release log that is another than it was is answered as it is, and a check goes on to say so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.audit import follow
+from ft_dagster.audit.asked import asked_record
+from ft_dagster.audit.desk import open_audit
+from ft_dagster.audit.models import at
+from ft_dagster.audit.records import record
+from ft_dagster.audit.verify import verify
+from ft_dagster.lineage.log import entry_path, read_log
+from ft_dagster.provenance.record_keys import rotate
+from ft_dagster.settings import Settings
+from ft_dagster.store import Artifact
+from tests.audit.histories import History, question
+
+pytestmark = pytest.mark.slow
+PREFIX, LATER = "tenants/acme/one", "2099-01-01"
+RELEASES = f".ft_dagster/store/{PREFIX}/releases"
+
+
+@pytest.fixture
+def models(history: History) -> list[Artifact]:
+    """Two more models of acme.one, which are not released."""
+    dataset = history.dataset("acme.one", [question(number) for number in range(30)])
+    mixture = history.mixture("acme.one", dataset)
+    return [history.model("acme.one", mixture, history.base(), seed=seed) for seed in (1, 2)]
+
+
+def in_production(history: History) -> set[str]:
+    """The weights that acme.one serves, by each question that tells."""
+    audit = history.audit()
+    answers = [record(audit, asked_record(json.dumps(question(number)))) for number in range(30)]
+    models = [each for answer in answers for each in answer.models if each.variant == "acme.one"]
+    served = {each.weights for each in models if any(one.production for one in each.releases)}
+    named = {audit.model("acme.one").digest, audit.model("acme.one@2").digest}
+    found = served | named | {at(audit, "acme.one", LATER).model.weights}
+    audit.index.close()
+    return found
+
+
+def problems(history: History, **options: object) -> tuple[str, ...]:
+    audit = history.audit(**options)
+    found = verify(audit).problems
+    audit.index.close()
+    return found
+
+
+def test_a_log_that_was_restored_and_went_on_is_answered_as_it_is(
+    history: History, models: list[Artifact], tmp_path: Path
+) -> None:
+    """By a check it is named until the index is made again."""
+    log, backup, base = history.folder / RELEASES, tmp_path / "backup", history.base()
+    shutil.copytree(log, backup)
+    history.release("acme.one", models[0], base)
+    assert in_production(history) == {models[0].digest}
+    shutil.rmtree(log)
+    shutil.copytree(backup, log)
+    assert any("000002.json: this entry was taken out" in line for line in problems(history))
+    history.release("acme.one", models[1], base)
+    assert in_production(history) == {models[1].digest}
+    for _ in range(2):
+        [line] = problems(history)
+        assert "000002.json: this entry of a release log is another than it was" in line
+        assert "`ft-dagster audit index --again`" in line
+    assert problems(history, tenant="globex") == ()
+    rotate(history.settings.keys_folder, "acme")
+    assert len(problems(history)) == 1
+    assert problems(history, again=True) == problems(history) == ()
+
+
+@pytest.mark.parametrize("gone", [RELEASES, f".ft_dagster/store/{PREFIX}"])
+def test_a_log_that_is_gone_is_named_until_it_is_back(history: History, tmp_path: Path, gone: str) -> None:
+    assert problems(history) == ()
+    shutil.move(history.folder / gone, tmp_path / "away")
+    assert any("000001.json: this entry was taken out" in line for line in problems(history))
+    shutil.move(tmp_path / "away", history.folder / gone)
+    assert problems(history) == ()
+
+
+def test_a_log_that_names_nothing_before_its_entries_is_held_whole(old: Settings) -> None:
+    """As entries were before schema 3."""
+    assert verify(open_audit(old)).problems == ()
+    store, prefix = old.open_store(), "tenants/acme/places"
+    first = read_log(store, prefix).entries[0]
+    store.write_json(entry_path(prefix, 1), replace(first, by="eve").to_json())
+    audit = open_audit(old)
+    assert audit.log[prefix][0]["by"] == "eve"
+    [line] = verify(audit).problems
+    assert "000001.json: this entry of a release log is another than it was" in line
+
+
+def test_a_log_that_did_not_move_is_not_read_again(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To follow it takes its names and its newest entry."""
+    before = history.audit().log
+
+    def read(*_: object) -> None:
+        raise AssertionError("a log was read")
+
+    monkeypatch.setattr(follow, "read_log", read)
+    assert history.audit().log == before
