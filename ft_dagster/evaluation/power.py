@@ -191,10 +191,9 @@ def _declared_rules(
     limit = evaluation.most
     loss = evaluation.kind == "text" and not evaluation.task and "test_split_task" not in gates.metrics
     own = LOSS_BOUND if loss else 1.0
-    texts = None if limit is None else max(limit, GENERAL_TEXTS)
     rules: list[tuple[str, str, float, float, int | None]] = [
         ("task", "task_margin", gates.task_margin, own, limit),
-        ("general_loss", "general_loss_margin", gates.general_loss_margin, LOSS_BOUND, texts),
+        ("general_loss", "general_loss_margin", gates.general_loss_margin, LOSS_BOUND, GENERAL_TEXTS),
     ]
     if evaluation.general:
         rules.append(("general_benchmark", "general_margin", gates.general_margin, 1.0, limit))
@@ -213,7 +212,9 @@ def _words(rule: str, margin: float, asked: int, least: int) -> tuple[str, str]:
     said = f"{first} whatever is trained: of {asked:,} questions {even} would stay undecided"
     fix = {
         "degeneration": "Allow more",
-        "general_loss": f"Give the corpus {least:,} held-out texts, or allow more",
+        "general_loss": "Allow more"
+        if least > GENERAL_TEXTS
+        else f"Give the corpus {least:,} held-out texts, or allow more",
         **dict.fromkeys(
             ("task", "regression"),
             f"Ask {least:,} questions (evaluation.limit, data.splits.test), or allow more",

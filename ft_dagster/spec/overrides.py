@@ -54,8 +54,8 @@ def with_overrides(declared: Declared, overrides: Mapping[str, Any]) -> Declared
             value=first["input"] if blamed in overrides else json.dumps(dict(overrides)),
             fix="See `ft-dagster schema` for what the field takes",
         ) from None
-    for error in unfit(spec, lambda field: declared.file):
-        raise error
+    for problem in unfit(spec, lambda field: declared.file):
+        raise problem
     origins = {
         leaf: ORIGIN
         if any(leaf == field or leaf.startswith(f"{field}.") for field in overrides)

@@ -114,6 +114,17 @@ def test_a_second_version_that_could_never_be_held_against_the_first_is_said_too
         assert (one.field, one.least) == ("gates.regression_margin", 72)
 
 
+@pytest.mark.parametrize("limit", [100, 400, "auto", None])
+def test_a_margin_that_no_held_out_text_can_show_is_hopeless_whatever_the_limit(limit: Any) -> None:
+    one = hopeless({"general_loss_margin": 0.02}, limit=limit)["gates.general_loss_margin"]
+    assert (one.asked, one.least) == (200, 368)
+    assert one.fix == "Allow more"
+    one = hopeless({"general_loss_margin": 0.02}, {"general_loss": 90}, limit=limit)[
+        "gates.general_loss_margin"
+    ]
+    assert (one.asked, one.fix) == (90, "Allow more")
+
+
 def test_what_is_known_of_the_data_counts_where_it_is_less() -> None:
     found = hopeless(known={"general_loss": 20, "task": 3})
     assert {field: one.asked for field, one in found.items()} == {

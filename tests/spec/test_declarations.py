@@ -11,6 +11,7 @@ import pytest
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 from ft_dagster.spec import declarations as module
+from ft_dagster.spec.validation import validate
 from ft_dagster.spec.yaml_files import read_yaml
 from tests.present import present
 
@@ -121,7 +122,7 @@ def test_what_nobody_foresaw_of_one_file_is_its_own_error_and_stops_no_other(
     """As a validator may raise that asks the system something; once it does no more, nothing is wrong."""
     for name in ("acme/support.yaml", "globex/faq.yaml"):
         declare(tmp_path, name)
-    judge = module.validate
+    judge = validate
 
     def fails(model: Any, content: dict[str, Any], file_of: Callable[[str], Path]) -> Any:
         if file_of("owners").parent.name == "acme":

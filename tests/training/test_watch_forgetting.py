@@ -208,7 +208,7 @@ def test_a_resume_decides_nothing_about_a_limit_and_what_is_no_number_is_within_
 
     def said(journal: Journal, limit: str) -> str | None:
         general = journal.evaluations["general_holdout"]
-        return passed(WatchSettings(**{limit: 0.1}), general, journal.observations, 10)
+        return passed(WatchSettings.model_validate({limit: 0.1}), general, journal.observations, 10)
 
     for limit in ("general_loss_limit", "benchmark_limit"):
         found = said(in_one_go, limit)
