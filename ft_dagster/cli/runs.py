@@ -153,7 +153,7 @@ def try_(
     Prompts are rendered as the rows were in training: as a chat turn after the declared system message, or
     as plain text for prompt and completion rows.
     """
-    from ft_dagster.evaluation.answers import Asked, answer
+    from ft_dagster.evaluation.answers import AskedPrompts, answer
     from ft_dagster.report.answers import answers_table
     from ft_dagster.spec.load import read_yaml
     from ft_dagster.stages.newest_model import newest_model
@@ -166,7 +166,7 @@ def try_(
         model = newest_model(settings, key)
         declared = load_variant(settings.project, key)
         system = next((source.system for source in declared.spec.data.sources if source.system), None)
-        questions.append(Asked(model.base, model.tuned, texts, chat=model.chat, system=system))
+        questions.append(AskedPrompts(model.base, model.tuned, texts, chat=model.chat, system=system))
     printed: list[dict[str, Any]] = []
     for key, answers in zip(asked, answer(questions, max_new_tokens=max_new_tokens), strict=True):
         rows = [{"prompt": each.prompt, "base": each.base, "tuned": each.tuned} for each in answers]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ft_dagster.evaluation.greedy import PromptRow
 
 
-class Asked(NamedTuple):
+class AskedPrompts(NamedTuple):
     """Prompts to a base and to what a training made of it (`tuned`: a payload folder of any kind).
 
     With `chat` a prompt is a user's turn after `system`, in the template that training used; else it is
@@ -50,7 +50,7 @@ class _Rendered(NamedTuple):
     rows: list[PromptRow]
 
 
-def answer(asked: Sequence[Asked], *, max_new_tokens: int = 64) -> Iterator[list[AnswerPair]]:
+def answer(asked: Sequence[AskedPrompts], *, max_new_tokens: int = 64) -> Iterator[list[AnswerPair]]:
     """The answers to each of `asked`, in turn.
 
     A base answers all that it is asked together, as it is stored, also where it was quantized for training.
@@ -72,7 +72,9 @@ def answer(asked: Sequence[Asked], *, max_new_tokens: int = 64) -> Iterator[list
         yield [AnswerPair(*row) for row in zip(each.prompts, plain[place], tuned, strict=True)]
 
 
-def _base_answers(model: Any, of: Asked, rendered: Sequence[_Rendered], device: str) -> list[list[str]]:
+def _base_answers(
+    model: Any, of: AskedPrompts, rendered: Sequence[_Rendered], device: str
+) -> list[list[str]]:
     """By the base below `model`, the tuned one; where that is not the base as it is stored, in its place."""
     if kind_of(of.tuned) == "adapter" and quantization_of(of.tuned) is None:
         with model.disable_adapter():
@@ -84,7 +86,7 @@ def _base_answers(model: Any, of: Asked, rendered: Sequence[_Rendered], device: 
     return answers
 
 
-def _render(asked: Asked, max_new_tokens: int) -> _Rendered:
+def _render(asked: AskedPrompts, max_new_tokens: int) -> _Rendered:
     from ft_dagster.evaluation.greedy import rows_of
 
     tokenizer = load_tokenizer(tokenizer_folder(asked.base, asked.tuned))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.answers import AnswerPair, Asked
+from ft_dagster.evaluation.answers import AnswerPair, AskedPrompts
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.newest_model import NewestModel
 from tests.automation.declarations import declare
@@ -21,16 +21,16 @@ KEYS = ("acme.chat", "acme.plain", "globex.new")
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[AskedPrompts]:
     """What the models were asked; globex.new has none yet."""
-    heard: list[Asked] = []
+    heard: list[AskedPrompts] = []
 
     def newest(settings: Any, key: VariantKey) -> NewestModel:
         if key.tenant == "globex":
             raise UserError(f"{key} has no trained model yet", fix="Run it first")
         return NewestModel(tmp_path / "base", tmp_path / key.variant, chat=key.variant == "chat")
 
-    def answer(questions: list[Asked], *, max_new_tokens: int) -> Iterator[list[AnswerPair]]:
+    def answer(questions: list[AskedPrompts], *, max_new_tokens: int) -> Iterator[list[AnswerPair]]:
         heard.extend(questions)
         return ([AnswerPair(text, "plain", "tuned") for text in each.prompts] for each in questions)
 
@@ -45,7 +45,7 @@ def tried(project: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["--project", str(project), "try", *arguments])
 
 
-def test_each_variant_of_a_file_is_asked_its_own_prompts(asked: list[Asked], tmp_path: Path) -> None:
+def test_each_variant_of_a_file_is_asked_its_own_prompts(asked: list[AskedPrompts], tmp_path: Path) -> None:
     file = tmp_path / "prompts.yaml"
     file.write_text("acme.plain: [one]\nacme.chat: [two, three]\n")
     said = json.loads(tried(tmp_path, "--prompts", str(file), "--json").stdout)
@@ -53,7 +53,9 @@ def test_each_variant_of_a_file_is_asked_its_own_prompts(asked: list[Asked], tmp
     assert [(each.prompts, each.chat) for each in asked] == [(["one"], False), (["two", "three"], True)]
 
 
-def test_a_variant_without_a_model_is_said_before_any_is_asked(asked: list[Asked], tmp_path: Path) -> None:
+def test_a_variant_without_a_model_is_said_before_any_is_asked(
+    asked: list[AskedPrompts], tmp_path: Path
+) -> None:
     result = tried(tmp_path, "acme.chat", "globex.new", "--prompt", "one")
     assert isinstance(result.exception, UserError)
     assert "globex.new has no trained model yet" in str(result.exception)
@@ -71,7 +73,7 @@ def test_a_variant_without_a_model_is_said_before_any_is_asked(asked: list[Asked
     ],
 )
 def test_what_is_no_list_of_prompts_is_named(
-    asked: list[Asked], tmp_path: Path, prompts: str, field: str
+    asked: list[AskedPrompts], tmp_path: Path, prompts: str, field: str
 ) -> None:
     file = tmp_path / "prompts.yaml"
     file.write_text(prompts)
@@ -81,7 +83,9 @@ def test_what_is_no_list_of_prompts_is_named(
     assert not asked
 
 
-def test_a_named_variant_that_the_file_leaves_out_needs_a_prompt(asked: list[Asked], tmp_path: Path) -> None:
+def test_a_named_variant_that_the_file_leaves_out_needs_a_prompt(
+    asked: list[AskedPrompts], tmp_path: Path
+) -> None:
     file = tmp_path / "prompts.yaml"
     file.write_text("acme.chat: [one]")
     names = ("acme.chat", "acme.plain", "--prompts", str(file))
@@ -92,7 +96,7 @@ def test_a_named_variant_that_the_file_leaves_out_needs_a_prompt(asked: list[Ask
     assert [each.prompts for each in asked] == [["one"], ["two"]]
 
 
-def test_an_empty_prompt_is_refused(asked: list[Asked], tmp_path: Path) -> None:
+def test_an_empty_prompt_is_refused(asked: list[AskedPrompts], tmp_path: Path) -> None:
     result = tried(tmp_path, "acme.plain", "--prompt", " ")
     assert isinstance(result.exception, UserError)
     assert result.exception.field == "--prompt"
