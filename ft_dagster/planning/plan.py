@@ -196,11 +196,11 @@ def _say_what_was_tried(found: Survey, spec: VariantSpec, tried: ProbeResult) ->
 def _say_what_is_known(found: Survey, spec: VariantSpec, prior: Prior) -> None:
     """The same, of what another variant tried."""
     reasons = found.chosen.resolved.reasons
-    if leaves_method_open(spec):
+    if prior.method_tried and leaves_method_open(spec):
         reasons.explain("method.name", "prior", prior.said)
     elif spec.method.name == "auto":
         _say_why(found, spec)
-    if spec.training.learning_rate is None:
+    if prior.learning_rate is not None and spec.training.learning_rate is None:
         reasons.explain("training.learning_rate", "prior", prior.said)
 
 

@@ -11,23 +11,31 @@ from ft_dagster.schema_version import refuse_newer
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Prior:
     """`variant`: whose, of the same base and objective, not by name where it is another tenant's. `probe`:
-    digest of what it found, then empty; `sentence`: what was measured there.
+    digest of what it found, then empty; `sentence`: what was measured there. `learning_rate`: None where one
+    alone was tried, `method_tried`: whether more than one method was; what was not tried may be what the
+    other's declaration said, and is nobody else's.
     """
 
     variant: str
     probe: str
     method: str
-    learning_rate: float
+    learning_rate: float | None
     sentence: str
+    method_tried: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        """What was found whole as version 1 wrote it."""
+        content = asdict(self)
+        if self.method_tried and self.learning_rate is not None:
+            del content["method_tried"]
+            return {"schema_version": 1, **content}
+        return {"schema_version": SCHEMA_VERSION, **content}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> Prior:
@@ -44,12 +52,15 @@ class Prior:
         """The declaration with it in place of what is left open; as it is where that cannot be had. `found`:
         without it.
         """
-        open_method, method = leaves_method_open(spec), found.chosen.resolved.name
-        if open_method and self._can_be_had(spec, found):
-            method = self.method
-        elif open_method or spec.training.learning_rate is not None or not same_family(method, self.method):
+        chosen, declared = found.chosen.resolved.name, spec.training.learning_rate
+        if self.method_tried and leaves_method_open(spec):
+            if not self._can_be_had(spec, found):
+                return spec
+            named = with_method(spec, self.method)
+        elif declared is not None or self.learning_rate is None or not same_family(chosen, self.method):
             return spec
-        named, declared = with_method(spec, method), spec.training.learning_rate
+        else:
+            named = spec if leaves_method_open(spec) else with_method(spec, chosen)
         rate = {"learning_rate": self.learning_rate if declared is None else declared}
         return named.model_copy(update={"training": named.training.model_copy(update=rate)})
 

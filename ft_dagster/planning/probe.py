@@ -178,6 +178,13 @@ def arms_of(
     return (first, *(first._replace(rank=rank) for rank in _around(first, spec, facts, found)))
 
 
+def span_of_rates(name: str, width: int, objective: str) -> tuple[float, float]:
+    """The lowest and the highest rate that a probe may try by a method, on a base of that hidden size."""
+    usual, family = defaults.learning_rate(name, width, objective).value, _family(name)
+    times = [factor for factor, of in (*RATES_TRIED, *WHOLLY_TRIED) if of in (None, family)]
+    return _rounded(min(times) * usual), _rounded(max(times) * usual)
+
+
 def settings_of(arm: Arm, spec: VariantSpec, facts: Facts, found: Survey) -> MethodSettings:
     """The settings of an arm's method, as the trainer takes them."""
     if arm.rank is None:

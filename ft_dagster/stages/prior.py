@@ -18,7 +18,11 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.planning.prior import Prior
+from ft_dagster.planning.probe import FILE as FOUND
+from ft_dagster.planning.probe import span_of_rates
+from ft_dagster.planning.shapes import dimensions
 from ft_dagster.planning.survey import same_family
+from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.spec import Declarations, VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -89,20 +93,20 @@ def read_prior(hands: Hands | Workspace, artifact: Artifact | None) -> Prior | N
 
 def prior_of(desk: Desk, spec: VariantSpec, base: Artifact) -> Prior | None:
     """What the newest probe found, of those by which the newest plans of other variants were made, the
-    tenant's own before others'; of two of one second the first by name.
+    tenant's own before others'; of two of one second the first by name. One that tried nothing which may be
+    open here is passed over.
     """
-    found = [each for each in _probes(desk, spec.evaluation.kind) if _is_about(each[1], spec, base)]
+    found = list(_priors(desk, spec, base))
     if not found:
         return None
-    variant, probe = max(found, key=lambda each: (each[0] != UNNAMED, str(each[1].predicate["created"])))
-    figures, digest = probe.figures, "" if variant == UNNAMED else probe.digest
-    return Prior(variant, digest, figures["method"], figures["learning_rate"], figures["sentence"])
+    _, prior = max(found, key=lambda each: (each[1].variant != UNNAMED, each[0]))
+    return prior
 
 
-def _probes(desk: Desk, kind: str | None) -> Iterator[tuple[str, Artifact]]:
-    """(variant, what its newest plan was made by), of those that declare a probe and answers of this kind:
-    what is best for labels is not for SQL. One whose declaration or part of the store is damaged has none,
-    nor has another tenant's that this one may not read, or whose method it may not train.
+def _priors(desk: Desk, spec: VariantSpec, base: Artifact) -> Iterator[tuple[str, Prior]]:
+    """(when, what) was found, of variants that declare a probe and answers of the same kind: what is best for
+    labels is not for SQL. One whose declaration or part of the store is damaged has none, nor has another
+    tenant's that this one may not read, or whose method it may not train.
     """
     declarations, policies = Declarations(desk.project), cache(load_policies(desk.project).of)
     own = policies(desk.key.tenant)
@@ -114,14 +118,36 @@ def _probes(desk: Desk, kind: str | None) -> Iterator[tuple[str, Artifact]]:
         away = (UserError, PermissionError) if theirs else (UserError,)
         with suppress(*away):  # said to who asks for that variant
             other = declarations.declared(key).spec
-            if other.plan.probe is None or other.evaluation.kind != kind:
+            if other.plan.probe is None or other.evaluation.kind != spec.evaluation.kind:
                 continue
             plan = read_head(desk.store, key.prefix, PLAN)
             digest = None if plan is None else plan.inputs.get(PROBE)
             found = None if digest is None else find_digest(desk.store, (key.prefix,), PROBE, digest)
-            if found is None or (theirs and own.methods and found.figures["method"] not in own.methods):
+            if found is None or not _is_about(found, spec, base):
                 continue
-            yield UNNAMED if theirs else str(key), found
+            prior = _found_by(desk, found, None if theirs else str(key), base)
+            allowed = not (theirs and own.methods) or prior.method in own.methods
+            by_method = prior.method_tried and spec.method.name == "auto"
+            if allowed and (by_method or prior.learning_rate is not None):
+                yield str(found.predicate["created"]), prior
+
+
+def _found_by(desk: Desk, probe: Artifact, variant: str | None, base: Artifact) -> Prior:
+    """By its arms, whatever was declared: what is the same in all of them was not found. The rate that
+    another tenant found (`variant`: None) is held to what a probe may try.
+    """
+    file = desk.payload(probe) / FOUND
+    result = ProbeResult.from_json(json.loads(file.read_text("utf-8")), file=file)
+    arms = [each for tried in result.rounds for each in tried]
+    method, rate = str(result.method), result.learning_rate
+    if len({arm.learning_rate for arm in arms if arm.method == method}) < 2:
+        rate = None
+    if variant is None and rate is not None:
+        width = dimensions(desk.base_folder(base)).hidden_size
+        low, high = span_of_rates(method, width, probe.spec["spec"]["objective"])
+        rate = min(max(rate, low), high)
+    several, digest = len({arm.method for arm in arms}) > 1, "" if variant is None else probe.digest
+    return Prior(variant or UNNAMED, digest, method, rate, result.sentence, several)
 
 
 def _is_about(probe: Artifact, spec: VariantSpec, base: Artifact) -> bool:

@@ -56,6 +56,9 @@ def test_there_is_something_to_take_where_method_or_rate_is_open() -> None:
 
 def test_one_of_a_newer_version_is_refused_and_its_own_read() -> None:
     assert Prior.from_json(json.loads(json.dumps(PRIOR.to_json()))) == PRIOR
+    assert "method_tried" not in PRIOR.to_json()  # as version 1 has it
+    for part in (replace(PRIOR, learning_rate=None), replace(PRIOR, method_tried=False)):
+        assert Prior.from_json(json.loads(json.dumps(part.to_json()))) == part
     with pytest.raises(UserError, match="newer"):
         Prior.from_json({**PRIOR.to_json(), "schema_version": 99})
 
@@ -86,9 +89,32 @@ def test_a_declared_value_stands(small: PlanContext, known: Facts) -> None:
 
 
 @pytest.mark.slow
+def test_a_method_without_a_rate_is_taken_at_its_own_usual_rate(small: PlanContext, known: Facts) -> None:
+    made = make_plan(spec(**MERGED), known, small, prior=replace(PRIOR, learning_rate=None))
+    usual = make_plan(spec(method="full", **MERGED), known, small)
+    assert (made.content.method, made.content.training) == (usual.content.method, usual.content.training)
+    reasons = reasons_of(made)
+    assert (reasons["method.name"][1], reasons["training.learning_rate"][1]) == ("prior", "built-in")
+
+
+@pytest.mark.slow
+def test_a_rate_without_a_method_is_taken_where_that_family_is_chosen_anyway(
+    small: PlanContext, known: Facts
+) -> None:
+    rated = make_plan(spec(), known, small, prior=replace(LORA, method="qlora", method_tried=False))
+    plain = make_plan(spec(), known, small)
+    assert (rated.content.method, rated.content.training.learning_rate) == (plain.content.method, 2e-3)
+    reasons, without = reasons_of(rated), reasons_of(plain)
+    assert (reasons["method.name"], reasons["training.learning_rate"][1]) == (without["method.name"], "prior")
+    other = make_plan(spec(), known, small, prior=replace(PRIOR, method_tried=False))
+    assert other.content == plain.content
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("declared", "prior"),
     [
+        ({"method": "lora"}, replace(LORA, learning_rate=None)),
         ({"method": "prompt_tuning"}, LORA),  # its rates are no LoRA's
         ({}, PRIOR),  # which has no adapter to export
         ({"method": "lora", "training": {"learning_rate": 1e-4}}, LORA),
