@@ -28,7 +28,7 @@ def exact_rows(
 ) -> list[FleetRow]:
     """Of these variants and of those that they descend from. `known`: what the table knows."""
     world, before = World(settings), {row.key: row for row in known}
-    listings = Listings(settings.project)
+    listings = Listings(settings)
     rows, due = dict[str, FleetRow](), [*keys]
     while due:
         key = due.pop()

@@ -27,10 +27,11 @@ from ft_dagster.data.locations import (
     s3_errors,
 )
 from ft_dagster.data.upstream import asset_of, is_asset, newest_snapshot
+from ft_dagster.data.weights import TEMPLATES
 from ft_dagster.errors import UserError
 from ft_dagster.files import expanded
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.roots import Roots
+from ft_dagster.roots import Roots, outside
 from ft_dagster.spec.variant import SourceSpec, VariantSpec
 
 SAVED = {"state.json", "dataset_dict.json"}  # of a folder that `datasets` saved: the files are named in it
@@ -102,15 +103,33 @@ def may_list(place: WatchedPlace, project: Path, roots: Roots) -> bool:
     return roots.may_ask_hub(place.path)
 
 
-def listing(place: WatchedPlace, project: Path) -> list[ListedFile]:
-    """Raises UserError for a place that cannot be listed."""
-    with s3_errors(place.path, DeclaredAt()), listing_errors(place.path, DeclaredAt()):
-        return _listed(place, project)
+def listing(place: WatchedPlace, project: Path, roots: Roots | None) -> list[ListedFile]:
+    """What a tenant with these roots may have listed there; None: the platform asks. Raises UserError for a
+    place that cannot be listed, and for one that is outside of the roots, or holds a file that is."""
+    if roots is not None and not may_list(place, project, roots):
+        raise outside(place.path)
+    asked = DeclaredAt(roots=roots)
+    with s3_errors(place.path, asked), listing_errors(place.path, asked):
+        files = _listed(place, project, asked)
+    if roots is not None and not may_see(files, place, project, roots):
+        raise outside(place.path)
+    return files
 
 
-def _listed(place: WatchedPlace, project: Path) -> list[ListedFile]:
+def may_see(files: Sequence[ListedFile], place: WatchedPlace, project: Path, roots: Roots) -> bool:
+    """Whether a tenant that may list a place may also read each file that was listed there."""
+    base = place.kind == "base"
     if is_s3(place.path):
-        return _of_s3(place, project)
+        return base or all(roots.may_fetch(file.path) for file in files)
+    if is_asset(place.path) or not is_here(place, project):
+        return True
+    folder = project / expanded(place.path) if base else project
+    return all(roots.may_read(folder / file.path, base=base) for file in files)
+
+
+def _listed(place: WatchedPlace, project: Path, asked: DeclaredAt) -> list[ListedFile]:
+    if is_s3(place.path):
+        return _of_s3(place, project, asked)
     if is_asset(place.path):
         taken = newest_snapshot(project, asset_of(place.path))
         return [ListedFile(place.path, taken.size, taken.sha256, None)]
@@ -118,12 +137,10 @@ def _listed(place: WatchedPlace, project: Path) -> list[ListedFile]:
         kind: Literal["dataset", "model"] = "dataset" if place.kind == "data" else "model"
         return [ListedFile(place.path, 0, pin_revision(place.path, place.revision, kind), None)]
     if place.kind == "data":
-        return [
-            _local(Path(file.path), file.name) for file in data_files(place.source, project, DeclaredAt())
-        ]
+        return [_local(Path(file.path), file.name) for file in data_files(place.source, project, asked)]
     folder = project / expanded(place.path)
-    below = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    return [_local(file, file.relative_to(folder).as_posix()) for file in below]
+    found = sorted((*folder.iterdir(), *(folder / TEMPLATES).rglob("*")))
+    return [_local(file, file.relative_to(folder).as_posix()) for file in found if file.is_file()]
 
 
 def is_here(place: WatchedPlace, project: Path) -> bool:
@@ -179,9 +196,9 @@ def _local(file: Path, name: str) -> ListedFile:
     return ListedFile(name, found.st_size, None, datetime.fromtimestamp(newest, UTC))
 
 
-def _of_s3(place: WatchedPlace, project: Path) -> list[ListedFile]:
+def _of_s3(place: WatchedPlace, project: Path, asked: DeclaredAt) -> list[ListedFile]:
     """A page of the listing for each thousand objects, and no request for each."""
-    bare, asked, fs = place.path[5:], DeclaredAt(), s3()
+    bare, fs = place.path[5:], s3()
     found = globbed(fs, bare) if glob.has_magic(bare) else fs.find(bare, detail=True)
     names = {PurePosixPath(path).name for path in found}
     if place.kind == "data" and names & SAVED:

@@ -210,6 +210,13 @@ class FleetTable:
         with self._database.reading() as connection:
             return {row.place: row.minutes for row in connection.execute(due)}
 
+    def tenants(self, place: str) -> list[str]:
+        """Those of whose variants any asks for a place."""
+        asked = sa.select(PLACES.c.key).where(PLACES.c.id == _place_id(place))
+        with self._database.reading() as connection:
+            keys = connection.execute(asked).scalars().all()
+        return sorted({key.partition(".")[0] for key in keys})
+
     def unseen(self, place: str, found: str) -> list[str]:
         """The variants that have not seen a place as it is now (a digest)."""
         differs = sa.or_(PLACES.c.found.is_(None), PLACES.c.found != found)

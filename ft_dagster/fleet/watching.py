@@ -17,6 +17,7 @@ from ft_dagster.fleet.listing import (
     listing,
     listing_digest,
     may_list,
+    may_see,
     named_places,
     unasked_places,
 )
@@ -25,7 +26,7 @@ from ft_dagster.fleet.table import FleetTable
 from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.roots import Roots
+from ft_dagster.roots import OUTSIDE, Roots, outside
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stages.declaration import FILE
@@ -62,7 +63,7 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
     A place that cannot be listed, or whose listing never ends, is tried again at its next turn, and holds up
     no other; what was known of it stands. Variants that there is no time to compare are the next look's.
     """
-    listings, errors = Listings(settings.project), dict[str, str]()
+    listings, errors = Listings(settings), dict[str, str]()
     end, found = time.monotonic() + LOOK_SECONDS, dict[str, str | None]()
     due = table.places_due(now, MOST_PLACES)
     again = {text: now + timedelta(minutes=minutes) for text, minutes in due.items()}
@@ -72,7 +73,7 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
         place = WatchedPlace.parse(text)
         table.put_off(text, again[text])  # before: a listing that hangs is not the first again
         try:
-            found[text] = listing_digest(listings.of(place))
+            found[text] = listing_digest(listings.of_any(place, table.tenants(text)))
         except Exception as error:  # also what nobody foresaw is of this place alone
             found[text], errors[place.path] = None, _said(error)
     unseen = {text: set(table.unseen(text, mark)) for text, mark in found.items() if mark is not None}
@@ -103,16 +104,49 @@ def _said(error: Exception) -> str:
 
 
 class Listings:
-    """Each place's, listed once."""
+    """Each place's, listed once for all tenants who may read what lies there; what a tenant may is asked
+    anew, since it may have become a link since it was learnt."""
 
-    def __init__(self, project: Path) -> None:
-        self.project = project
-        self._known: dict[WatchedPlace, list[ListedFile]] = {}
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._roots: dict[str, Roots] = {}
+        self._shared: dict[WatchedPlace, list[ListedFile]] = {}
+        self._known: dict[tuple[WatchedPlace, str], list[ListedFile] | Exception] = {}
 
-    def of(self, place: WatchedPlace) -> list[ListedFile]:
-        if place not in self._known:
-            self._known[place] = listing(place, self.project)
-        return self._known[place]
+    def of(self, place: WatchedPlace, tenant: str) -> list[ListedFile]:
+        """Raises UserError, OSError, ValueError, and what it raised again when it is asked again."""
+        if (place, tenant) not in self._known:
+            try:
+                self._known[place, tenant] = self._listed(place, tenant)
+            except Exception as error:
+                self._known[place, tenant] = error
+        known = self._known[place, tenant]
+        if isinstance(known, Exception):
+            raise known
+        return known
+
+    def of_any(self, place: WatchedPlace, tenants: Sequence[str]) -> list[ListedFile]:
+        """The same for the first of them who may."""
+        refused = outside(place.path)
+        for tenant in tenants:
+            try:
+                return self.of(place, tenant)
+            except UserError as error:
+                if error.problem != OUTSIDE:
+                    raise
+                refused = error
+        raise refused
+
+    def _listed(self, place: WatchedPlace, tenant: str) -> list[ListedFile]:
+        project = self.settings.project
+        if tenant not in self._roots:
+            self._roots[tenant] = self.settings.roots(tenant)
+        roots, shared = self._roots[tenant], self._shared.get(place)
+        if shared is not None and may_list(place, project, roots) and may_see(shared, place, project, roots):
+            return shared
+        files = listing(place, project, roots)
+        self._shared.setdefault(place, files)
+        return files
 
 
 def news_of(
@@ -130,7 +164,7 @@ def news_of(
         then = frozen(store, settings.cache_folder, row.state.key) if of_kind else None
         if then is None:
             continue
-        files = [file for place in of_kind for file in listings.of(place)]
+        files = [file for place in of_kind for file in listings.of(place, row.state.key.tenant)]
         if kind == "base":  # beside the files that are loaded lie others
             named = {str(entry.get("path", entry.get("repo"))) for entry in then[0]}
             files = [file for file in files if file.path in named]

@@ -119,7 +119,7 @@ class World:
             if at is None or not is_here(place, self.settings.project):
                 continue
             try:
-                other = difference(then, listing(place, self.settings.project), at)
+                other = difference(then, listing(place, self.settings.project, None), at)
             except UserError as error:
                 found.append(str(error))
                 continue

@@ -16,7 +16,7 @@ STAGE_VERSIONS = {
     "task_dataset": 3,
     "version_before": 1,
     "training_mixture": 4,
-    "probe": 4,
+    "probe": 5,
     "prior": 1,
     "training_plan": 10,
     "fine_tuned_model": 3,

@@ -8,9 +8,10 @@ those that a declaration moves are compared one by one. What lies at sources and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -99,7 +100,7 @@ def _fields(settings: Settings, declared: Declared, version: VersionArtifacts) -
     for artifact in filter(is_of_now, made.values()):
         for part in PARTS:
             if isinstance(artifact.spec.get(part), dict):
-                named |= set(_differences(artifact.spec[part], spec))
+                named |= set(_differences(artifact.spec[part], spec, partial(_then, made)))
         if artifact.place.stage == "training_plan":
             named |= set(_planned(artifact, spec, version, named))
         if artifact.place.stage == "evaluation" and _database(settings, declared, artifact):
@@ -113,8 +114,10 @@ def _then(made: Mapping[str, Artifact], field: str) -> Any:
     return next((value for part in parts if (value := _at(part, field)) is not None), None)
 
 
-def _differences(then: Any, now: Any, path: str = "") -> Iterator[str]:
-    """The fields below `path` that a key has otherwise; what it does not have is in another part."""
+def _differences(then: Any, now: Any, said: Callable[[str], Any], path: str = "") -> Iterator[str]:
+    """The fields below `path` that a key has otherwise; what it does not have is in another part. `said`: the
+    value of a field in any key, None where it is in none.
+    """
     if not (isinstance(then, dict) and isinstance(now, BaseModel)):
         if shown_value(now) != then:
             yield path
@@ -124,8 +127,8 @@ def _differences(then: Any, now: Any, path: str = "") -> Iterator[str]:
         value, below = getattr(now, name), f"{path}.{name}".removeprefix(".")
         later = name in getattr(kind, "added", ())
         if name in then:
-            yield from _differences(then[name], value, below)
-        elif later and value != field.default:
+            yield from _differences(then[name], value, said, below)
+        elif later and value != field.default and said(below) is None:
             yield below
 
 

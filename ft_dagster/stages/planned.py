@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ft_dagster.planning.prior import leaves_method_open
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
@@ -33,5 +34,5 @@ NEIGHBOURS = ("base_model",)  # variants on the same base are counted: recorded
 
 
 def ranked_by(spec: VariantSpec) -> Digest | None:
-    """What `auto` chooses by; None where the method is declared."""
-    return Digest(sha256_json(shown(narrowed(spec, RANKED)))) if spec.method.name == "auto" else None
+    """What `auto` chooses by; None where the method is declared, or settings of LoRA name it."""
+    return Digest(sha256_json(shown(narrowed(spec, RANKED)))) if leaves_method_open(spec) else None

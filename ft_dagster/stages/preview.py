@@ -165,7 +165,8 @@ def _before(
 def _tried(workspace: Workspace, spec: VariantSpec, hardware: Hardware) -> ProbeResult | None:
     """What a probe of this mixture found, if it is that of the declaration as it is now, on this hardware."""
     then = workspace.spec
-    if not leaves_open(spec) or not _alike(then, spec, probe.KEYED) or ranked_by(then) != ranked_by(spec):
+    same_key = shown(probe.keyed(then)) == shown(probe.keyed(spec)) and ranked_by(then) == ranked_by(spec)
+    if not leaves_open(spec) or not same_key:
         return None
     try:
         recipe, made_from = replace(workspace, looking=True).recipe(probe.STAGE)

@@ -35,10 +35,14 @@ from ft_dagster.training.contract import Base, Launch, Member, Plan, TrainingDev
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.first_look import FIRST_LOOKS
 
-TRIED = ("plan.probe", "gates.general_loss_margin")
-# A short training has its own of these.
-OWN = tuple(f"training.{name}" for name in ("evaluations", "keep_best", "keep_last", "on_bad_rate"))
-KEYED = (*(field for field in PLANNED if field not in OWN), *TRIED)
+MARGIN = "gates.general_loss_margin"
+TRIED = ("plan.probe", MARGIN)
+# A short training has its own of these; of what is watched, the limit ranks arms and the budget methods.
+OWN = tuple(f"training.{name}" for name in ("evaluations", "keep_best", "keep_last", "on_bad_rate", "watch"))
+KEYED = (
+    *(field for field in PLANNED if field not in OWN),
+    *("training.watch.general_loss_limit", "training.watch.budget", "plan.probe"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def inputs(view: View) -> ProbeInputs:
     base, spec = view.upstream("base_model"), view.spec
     hardware = hardware_of(spec, view.trains_on, view.project)
     return ProbeInputs(
-        narrowed(spec, KEYED),
+        keyed(spec),
         view.upstream("training_mixture"),
         base,
         hardware_in_key(hardware),
@@ -72,6 +76,12 @@ def inputs(view: View) -> ProbeInputs:
         trained_base(view, base, spec.method.name),
         spec.resources.nodes,
     )
+
+
+def keyed(spec: VariantSpec) -> VariantSpec:
+    """What of a declaration can change a probe: the gate's margin stands in for a limit alone."""
+    limited = spec.training.watch.general_loss_limit is not None
+    return narrowed(spec, KEYED if limited else (*KEYED, MARGIN))
 
 
 def build(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:

@@ -34,6 +34,7 @@ READERS = {  # file of the package -> test that reads samples, the oldest schema
         "compat/test_old_store.py::test_what_a_failed_gate_said_is_read",
         LOOKS,
     ],
+    "planning/prior.py": ["planning/test_prior.py::test_one_of_the_first_schema_is_read"],
     "planning/trials.py": [
         "planning/test_trials.py::test_a_probe_of_the_first_schema_is_read",
         "planning/test_trials.py::test_a_probe_of_the_second_schema_is_read",

@@ -85,7 +85,7 @@ def test_a_listing_of_files_does_not_miss_the_function(project: Path) -> None:
     from datetime import UTC, datetime, timedelta
 
     frozen = fingerprint(SOURCE, project, asked(project, NAMED))
-    listed = listing(WatchedPlace("data", "rows.jsonl"), project)
+    listed = listing(WatchedPlace("data", "rows.jsonl"), project, None)
     assert difference(frozen, listed, datetime.now(UTC) + timedelta(minutes=1)) is None
 
 

@@ -19,6 +19,7 @@ from ft_dagster.fleet.reasons import News
 from ft_dagster.fleet.table import FleetTable
 from ft_dagster.fleet.table_rows import Watched
 from ft_dagster.fleet.watching import look, places_of
+from ft_dagster.roots import OUTSIDE, Roots
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.store import Attempt, write_head
@@ -124,9 +125,9 @@ def test_a_changed_file_is_news_for_all_who_name_its_folder_by_one_listing(
     (fleet.project / "data" / "b.jsonl").write_text('{"text": "y"}\n' * 30)
     listed: list[WatchedPlace] = []
 
-    def counts(place: WatchedPlace, project: Path) -> list[ListedFile]:
+    def counts(place: WatchedPlace, project: Path, roots: Roots | None) -> list[ListedFile]:
         listed.append(place)
-        return listing(place, project)
+        return listing(place, project, roots)
 
     monkeypatch.setattr("ft_dagster.fleet.watching.listing", counts)
     fleet.look(minutes=4)
@@ -221,7 +222,7 @@ def test_a_place_whose_listing_never_ends_is_not_the_first_again(
     fleet.ran("acme.often", "globex.one")
     listed: list[str] = []
 
-    def hangs(place: WatchedPlace, project: Path) -> list[ListedFile]:
+    def hangs(place: WatchedPlace, project: Path, roots: Roots | None) -> list[ListedFile]:
         listed.append(place.path)
         raise KeyboardInterrupt  # as the daemon ends it
 
@@ -257,10 +258,10 @@ def test_a_place_of_which_nobody_foresaw_what_it_raises_holds_up_no_other(
     fleet.ran("acme.often", "globex.one")
     (fleet.project / "data" / "a.jsonl").unlink()
 
-    def fails(place: WatchedPlace, project: Path) -> list[ListedFile]:
+    def fails(place: WatchedPlace, project: Path, roots: Roots | None) -> list[ListedFile]:
         if place.path == "elsewhere":
             raise RecursionError("maximum recursion depth exceeded")
-        return listing(place, project)
+        return listing(place, project, roots)
 
     monkeypatch.setattr("ft_dagster.fleet.watching.listing", fails)
     assert fleet.look() == {"elsewhere": "RecursionError: maximum recursion depth exceeded"}
@@ -274,7 +275,7 @@ def test_a_base_nested_too_deep_is_refused(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "models").mkdir()
     monkeypatch.setattr(Path, "rglob", fails)
     with pytest.raises(UserError, match="nested too deep"):
-        listing(WatchedPlace("base", "models"), tmp_path)
+        listing(WatchedPlace("base", "models"), tmp_path, None)
 
 
 def test_a_tick_and_a_look_at_once_lose_no_news(fleet: Fleet) -> None:
@@ -360,6 +361,54 @@ def test_a_name_too_long_for_a_file_is_a_place_as_any(fleet: Fleet, path: str) -
     assert [place.path for place in places if place.kind == "data"] == [path]
 
 
+@pytest.mark.parametrize("kind", ["a link", "a folder with a link in it"])
+def test_a_place_that_leads_to_another_tenants_since_it_was_learnt_is_listed_by_nobody(
+    fleet: Fleet, kind: str
+) -> None:
+    box, secret = fleet.project / "data/acme/box", fleet.project / "data/globex/merger-with-initech.jsonl"
+    old(box / "rows.jsonl", '{"text": "x"}\n')
+    old(secret, '{"text": "x"}\n')
+    path = "data/acme/box/rows.jsonl" if kind == "a link" else "data/acme/box"
+    declare(fleet.project, "acme.often", 5, path)
+    fleet.ran("acme.often")
+    (box / "rows.jsonl").unlink()
+    if kind == "a link":
+        box.rmdir()
+        box.symlink_to("../globex")
+    else:
+        (box / "rows.jsonl").symlink_to(secret)
+    (error,) = fleet.look().values()
+    assert OUTSIDE in error
+    assert "initech" not in error
+    assert fleet.news("acme.often") is None
+
+
+def test_what_one_tenant_may_list_is_not_told_to_another_who_may_not(fleet: Fleet) -> None:
+    shared = fleet.project / "shared"
+    old(shared / "rows.jsonl", '{"text": "x"}\n')
+    for key in ("acme.often", "globex.one"):
+        declare(fleet.project, key, 5, "shared")
+    fleet.ran("acme.often", "globex.one")
+    (shared / "more.jsonl").symlink_to("../data/globex/rows.jsonl")
+    old(fleet.project / "data/globex/rows.jsonl", '{"text": "y"}\n')
+    errors = fleet.look()
+    assert list(errors) == ["acme.often"]
+    assert OUTSIDE in errors["acme.often"]
+    assert present(fleet.news("globex.one")).words == "shared/more.jsonl changed"
+    assert fleet.news("acme.often") is None
+
+
+def test_a_base_that_leads_elsewhere_since_it_was_learnt_is_listed_by_nobody(tmp_path: Path) -> None:
+    (tmp_path / "tenants/globex").mkdir(parents=True)
+    old(tmp_path / "models/x/config.json", "{}")
+    old(tmp_path / "data/globex/secret.json", "{}")
+    place, roots = WatchedPlace("base", "models/x"), load_settings(tmp_path).roots("acme")
+    assert [file.path for file in listing(place, tmp_path, roots)] == ["config.json"]
+    (tmp_path / "models/x/tokenizer.json").symlink_to(tmp_path / "data/globex/secret.json")
+    with pytest.raises(UserError, match=OUTSIDE):
+        listing(place, tmp_path, roots)
+
+
 def test_a_look_that_is_killed_before_it_told_all_is_made_again(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,12 +441,12 @@ def test_a_bucket_is_told_by_its_etags(
     place = WatchedPlace("data", f"s3://{s3_server.bucket}/watched")
     frozen = fingerprint_sources([place.source], tmp_path)[0]
     at = datetime.now(UTC)
-    assert difference(frozen, listing(place, tmp_path), at) is None
+    assert difference(frozen, listing(place, tmp_path, None), at) is None
     bucket.pipe_file(f"{s3_server.bucket}/watched/b.jsonl", b'{"text": "z"}\n')
-    found = present(difference(frozen, listing(place, tmp_path), at))
+    found = present(difference(frozen, listing(place, tmp_path, None), at))
     assert (found.first, found.share) == (f"s3://{s3_server.bucket}/watched/b.jsonl", 0.5)
     with pytest.raises(UserError, match="no such object"):
-        listing(WatchedPlace("data", f"s3://{s3_server.bucket}/nothing"), tmp_path)
+        listing(WatchedPlace("data", f"s3://{s3_server.bucket}/nothing"), tmp_path, None)
 
 
 def test_a_hub_repository_is_told_by_its_commit() -> None:
@@ -412,6 +461,6 @@ def test_a_base_is_told_by_its_files(tmp_path: Path) -> None:
     at = datetime.now(UTC)
     place = WatchedPlace("base", "models/x")
     frozen = [{"path": "config.json", "size": 2, "sha256": "0" * 64}]
-    assert difference(frozen, listing(place, tmp_path), at) is None
+    assert difference(frozen, listing(place, tmp_path, None), at) is None
     (tmp_path / "models" / "x" / "config.json").write_text("{ }")
-    assert present(difference(frozen, listing(place, tmp_path), at)).first == "config.json"
+    assert present(difference(frozen, listing(place, tmp_path, None), at)).first == "config.json"

@@ -21,6 +21,8 @@ from ft_dagster.report.recommendation import reasons_lines
 from tests.planning.llama import SMALL_LLAMA, spec
 
 PRIOR = Prior("acme.other", "d" * 64, "full", 6e-5, "tried for 40 steps: full at 6e-05 1.000 on 32 examples")
+FIRST_SCHEMA = """{"schema_version": 1, "variant": "acme.other", "probe": "d0d0", "method": "full",
+"learning_rate": 6e-05, "sentence": "tried for 40 steps"}"""
 LORA = replace(PRIOR, method="lora", learning_rate=2e-3)
 MERGED = {"export": "merged"}
 
@@ -52,6 +54,11 @@ def test_there_is_something_to_take_where_method_or_rate_is_open() -> None:
     assert leaves_open(spec(training={"learning_rate": 1e-4}))
     assert not leaves_open(spec(method="lora", training={"learning_rate": 1e-4}))
     assert not leaves_open(spec(method={"rank": 8}, training={"learning_rate": 1e-4}))
+
+
+def test_one_of_the_first_schema_is_read() -> None:
+    stored = json.loads(FIRST_SCHEMA)
+    assert Prior.from_json(stored).to_json() == stored
 
 
 def test_one_of_a_newer_version_is_refused_and_its_own_read() -> None:

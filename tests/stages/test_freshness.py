@@ -27,14 +27,15 @@ from ft_dagster.fleet.world import World
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.provenance import stage_versions
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec import Declarations, Declared, VariantKey
+from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.spec.variant import VariantSpec
-from ft_dagster.stages import outdated
+from ft_dagster.stages import outdated, probe, training_mixture
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.general_corpus import corpora_stand
 from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
-from ft_dagster.stages.planned import RANKED
+from ft_dagster.stages.planned import PLANNED, RANKED
 from ft_dagster.stages.policy import problems
 from ft_dagster.stages.workspace import Workspace
 from tests.e2e.project import edit
@@ -268,3 +269,41 @@ def test_a_default_that_changed_with_the_mixtures_version_is_said_by_that_alone(
     mixture: Any = SimpleNamespace(place=place, predicate={"stage_version": version})
     standing = VersionArtifacts({"training_mixture": mixture}, {"declaration": declaration}, ())
     assert tuple(outdated._ranked(standing, spec)) == said
+
+
+def test_what_keys_took_up_later_is_in_some_of_them_and_those_without_it_name_no_change(
+    settled: Path,
+) -> None:
+    watched: dict[str, Any] = {"general_loss_limit": 0.1, "past_limit": "go_on"}
+
+    def declared(**training: Any) -> VariantSpec:
+        data = {"sources": ["r.jsonl"], "general": {"from": "base"}}
+        plain = {
+            "description": "d",
+            "owners": ["o"],
+            "base_model": "b",
+            "data": data,
+            "plan": {"probe": "on"},
+        }
+        return VariantSpec.model_validate({**plain, "training": {"watch": watched, **training}})
+
+    def made(stage: str, part: VariantSpec) -> Any:
+        predicate = {"stage_version": stage_versions.STAGE_VERSIONS[stage]}
+        of, inputs = SimpleNamespace(stage=stage), {"probe": "d" * 64}
+        return SimpleNamespace(place=of, predicate=predicate, inputs=inputs, spec={"spec": shown(part)})
+
+    then = declared(on_bad_rate="lower")
+    keys = {
+        "probe": made("probe", probe.keyed(then)),
+        "training_mixture": made("training_mixture", narrowed(then, training_mixture.RENDERED)),
+        "training_plan": made("training_plan", narrowed(then, PLANNED)),
+    }
+
+    def named(now: VariantSpec) -> list[str]:
+        version, settings = VersionArtifacts(keys, {}, ()), load_settings(settled)
+        return list(outdated._fields(settings, Declared(KEY, Path(FILE), now, {}), version))
+
+    assert named(then) == []
+    assert named(declared()) == ["training.on_bad_rate"]
+    watched["past_limit"] = "stop"
+    assert named(declared(on_bad_rate="lower")) == ["training.watch.past_limit"]

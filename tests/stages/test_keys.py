@@ -170,6 +170,46 @@ AUTO: dict[str, Any] = {
     "resources.budget_usd": 5.0,
     "resources.deadline_hours": 5.0,
 }
+# Where a method is open and tried: whether a field moves the key of the probe, over what else is declared.
+OPEN: dict[str, Any] = {"method.name": "auto", "method.rank": None, "plan.probe": {"share": 0.1, "steps": 20}}
+LIMITED: dict[str, Any] = {**OPEN, "training.watch.general_loss_limit": 0.2}
+ASKED_WHILE: dict[str, Any] = {**OPEN, "training.watch.questions": 4}
+LORA: dict[str, Any] = {**OPEN, "method.rank": 8}  # whatever ranks methods
+PROBED: list[tuple[str, Any, dict[str, Any], bool]] = [
+    ("description", "another", OPEN, False),
+    ("training.evaluations", 3, OPEN, False),
+    ("training.keep_best", 2, OPEN, False),
+    ("training.keep_last", 1, OPEN, False),
+    ("training.on_bad_rate", "lower", OPEN, False),
+    ("training.report_to", ["tensorboard"], OPEN, False),
+    ("training.checkpoint_minutes", 1.0, OPEN, False),
+    ("training.watch.questions", 20, OPEN, False),
+    ("training.watch.past_limit", "go_on", OPEN, False),
+    ("training.watch.benchmark_limit", 0.05, ASKED_WHILE, False),
+    ("gates.general_loss_margin", 0.5, LIMITED, False),
+    ("gates.general_margin", 0.5, OPEN, False),
+    *((field, value, LORA, False) for field, value in AUTO.items()),
+    *((field, value, OPEN, True) for field, value in AUTO.items()),
+    ("gates.general_loss_margin", 0.5, OPEN, True),
+    ("training.watch.general_loss_limit", 0.2, OPEN, True),
+    ("training.watch.general_loss_limit", 0.3, LIMITED, True),
+    ("training.watch.budget", 0.2, OPEN, True),
+    ("plan.probe.share", 0.2, OPEN, True),
+    ("plan.probe.steps", 30, OPEN, True),
+    ("method.name", "lora", OPEN, True),
+    ("method.rank", 8, OPEN, True),
+    ("method.rank", 16, LORA, True),
+    ("objective", "domain_knowledge", OPEN, True),
+    *(
+        (field, TABLE[field][0], OPEN, True)
+        for field in TABLE
+        if PLAN in TABLE[field][1]
+        and field.startswith(("training.", "resources."))
+        and not field.startswith(
+            ("training.evaluations", "training.keep", "training.on_bad", "training.watch")
+        )
+    ),
+]
 ELSEWHERE = {  # fields of the table's rest, and why no row of their own
     "schema_version": "has one value",
     "base_model.source": "what lies there is in base_model's key, by digest",
@@ -276,6 +316,19 @@ def test_a_changed_field_moves_the_keys_of_the_table(keys: Keys, field: str) -> 
 def test_what_auto_chooses_by_moves_the_key_of_the_plan(keys: Keys, field: str) -> None:
     auto = {"method.name": "auto", "method.rank": None}
     assert PLAN in moved(keys(auto), keys({**auto, field: AUTO[field]}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("field", "value", "over", "moves"), PROBED)
+def test_a_probe_is_made_again_for_what_can_change_it_alone(
+    chained: Workspace, field: str, value: Any, over: dict[str, Any], moves: bool
+) -> None:
+    context = {**over, **WITH.get(field, {})}
+    before, after = (
+        key_of(changed(chained, declared), probe.STAGE) for declared in (context, {**context, field: value})
+    )
+    assert "refused" not in before + after
+    assert (before != after) is moves
 
 
 @pytest.mark.slow

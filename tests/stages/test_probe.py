@@ -16,6 +16,7 @@ from ft_dagster.audit.replay import replay
 from ft_dagster.audit.replay_judged import SAME
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import prior, probe, training_plan
@@ -313,6 +314,22 @@ def test_what_another_variant_of_the_tenant_found_is_taken_where_nothing_is_trie
     assert plans["training_plan"].inputs["prior"] == taken.digest
     assert plan_variant(other.settings, key).estimate.plan.reasons == estimate.reasons
     (probed / "tenants" / "acme" / "other.yaml").unlink()
+
+
+def test_what_a_probe_of_a_former_version_found_is_still_taken(
+    probed: Path,
+    first: tuple[Workspace, list[str], dict[str, Artifact]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workspace, _, made = first
+    tried, content = found_in(workspace, made)
+    monkeypatch.setitem(STAGE_VERSIONS, "probe", STAGE_VERSIONS["probe"] + 1)
+    key = beside(probed, "acme", "after-an-upgrade")
+    other, lines, plans = planned(probed, key)
+    (probed / "tenants" / "acme" / f"{key.variant}.yaml").unlink()
+    assert not [line for line in lines if "leased" in line]
+    assert other.make(prior.STAGE).figures["probe"] == tried.digest
+    assert plans["training_plan"].figures["training"]["learning_rate"] == content["learning_rate"]
 
 
 @pytest.mark.parametrize(
