@@ -21,6 +21,7 @@ from ft_dagster.audit.models import DECLARATION
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.task_files import task_references
 from ft_dagster.files import expanded
+from ft_dagster.launch.launcher import RUN_FILE
 from ft_dagster.planning.hardware.catalogue import FILE as CARDS
 from ft_dagster.provenance.digest import sha256_file, sha256_json
 from ft_dagster.roots import is_address
@@ -36,7 +37,7 @@ JUDGED = (EVALUATION, EXPORT)  # what is made of the weights, in its order
 # As the store has them.
 TEXTS = "evaluation_texts"
 TAKEN = (BASE, CORPUS, BASE_TEXT, TEXTS, "unsaid_tokens", "version_before", "probe", "prior")
-RUN = "replay"
+RUN, WORK = "replay", "work"
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,14 @@ class CleanProject:
             self.store.write(name, audit.store.read(name))
         return said
 
+    def ran_out_of_memory(self, weights: Indexed) -> None:
+        """Let the training of these weights find what one left that ran out of memory: the code of its day
+        then takes half the micro-batch.
+        """
+        run = self.folder / WORK / "runs" / str(weights.variant) / f"{MODEL}-{weights.place.key[:16]}"
+        run.mkdir(parents=True)
+        (run / RUN_FILE).write_text(json.dumps({"members": [{"micro_batch_halved": True}]}), "utf-8")
+
     def take_tries(self, audit: Audit, weights: Indexed) -> None:
         """Copy the record of the questions that weights were put to: theirs keep their ordinal by it."""
         folder = f"{weights.place.prefix}/tries/{weights.digest}"
@@ -249,6 +258,8 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
         if part.place.stage in (DECLARATION, CORPUS) or part is own_base:
             project.point_at(audit.artifact(part))
     _link_bases(audit, recorded, folder)
+    if audit.artifact(recorded.model).figures.get("micro_batch_halved"):
+        project.ran_out_of_memory(recorded.model)
     if why:
         project.point_at(project.take(audit, recorded.rebuilt[DATASET]))
     return project
@@ -274,7 +285,7 @@ def _settings(settings: Settings, engine: dict[str, str]) -> dict[str, Any]:
     named = said.pop("evaluation", {}).items()
     evaluation = {name: value for name, value in named if name not in ("engine", "vllm")} | engine
     asked = {"evaluation": evaluation} if evaluation else {}
-    return {"store": "store", "work": "work", "keys": "keys", **said, **asked, "host": host}
+    return {"store": "store", "work": WORK, "keys": "keys", **said, **asked, "host": host}
 
 
 def _write_policy(audit: Audit, weights: Indexed, folder: Path) -> None:
@@ -326,8 +337,8 @@ def _link_bases(audit: Audit, recorded: Recorded, folder: Path) -> None:
     for name in ("hub", "bases"):
         downloads = audit.settings.cache_folder / name
         if downloads.is_dir():
-            (folder / "work" / "cache").mkdir(parents=True, exist_ok=True)
-            (folder / "work" / "cache" / name).symlink_to(downloads, target_is_directory=True)
+            (folder / WORK / "cache").mkdir(parents=True, exist_ok=True)
+            (folder / WORK / "cache" / name).symlink_to(downloads, target_is_directory=True)
     for part in recorded.taken:
         if part.place.stage != BASE:
             continue

@@ -11,6 +11,10 @@ that made it the first time. What comes out is
                  behaves as the weights that were judged
     DIVERGED     otherwise: with the first stage, and of the training the first step, that differs
 
+A training that ran out of memory is made again with half the micro-batch from its first step. Where it went
+on so from a checkpoint, the steps before were laid out otherwise: of these the examples are held to the
+ledger together, and it is EQUIVALENT at best.
+
 A plan depends on what was known on its day (prices, finished trainings) and on the host. Where it comes out
 otherwise that is said, and the training goes by the recorded plan.
 """
@@ -26,7 +30,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ft_dagster.audit import rebuild_stage
 from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
@@ -56,6 +60,7 @@ TAKEN = "taken from the store"
 PATIENCE = 10.0  # seconds, until what a stage started has ended with it
 PLANNED = "planned otherwise; the training goes by the recorded plan"
 Say = Callable[[str], None]
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -231,19 +236,45 @@ def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
     if last != MODEL:
         return replace(answer, verdict=DIVERGED, said=f"{last} came out as another", first=last)
     answer = replace(answer, figures=_figures(audit, recorded, rebuilt))
-    step = _first_difference(audit, recorded, rebuilt, LEDGER, _batches)
-    if step is not None:
-        said = f"step {step} had another batch than the ledger says"
-        return replace(answer, verdict=DIVERGED, said=said, first=MODEL, step=step)
-    if rebuilt.made.digest == recorded.model.digest:
+    ledgers = _both(audit, recorded, rebuilt, LEDGER, _ledger)
+    step = None if ledgers is None else _first_difference(*(ledger["batches"] for ledger in ledgers))
+    had = "each step had the recorded batch"
+    if ledgers is not None and step is not None:
+        whole = whole_steps(*ledgers, training_figures(audit, recorded.model))
+        if not whole:
+            said = f"step {step} had another batch than the ledger says"
+            return replace(answer, verdict=DIVERGED, said=said, first=MODEL, step=step)
+        had = otherwise_before(whole)
+        micro_batch = {f"micro-batch of the first {counted(whole, 'step')}": ("whole", "half")}
+        answer = replace(answer, differs={**answer.differs, **micro_batch})
+    elif rebuilt.made.digest == recorded.model.digest:
         return answer
-    step = _first_difference(audit, recorded, rebuilt, STEP_LOG, _losses)
+    losses = _both(audit, recorded, rebuilt, STEP_LOG, _losses)
+    step = None if losses is None else _first_difference(*losses)
     since = f"; losses differ from step {step} on" if step else ""
     if answer.differs and all(is_near(*pair) for name, pair in answer.figures.items() if name in LOSSES):
-        said = f"each step had the recorded batch, and no loss differs by more than {CLOSE:.0%}{since}"
+        said = f"{had}, and no loss differs by more than {CLOSE:.0%}{since}"
         return replace(answer, verdict=EQUIVALENT, said=said, step=step)
-    said = f"each step had the recorded batch, and the weights are others{since}"
+    said = f"{had}, and the weights are others{since}"
     return replace(answer, verdict=DIVERGED, said=said, first=MODEL, step=step)
+
+
+def whole_steps(then: Mapping[str, Any], now: Mapping[str, Any], recorded: TrainingFigures) -> int:
+    """How many steps a training made before it ran out of memory and went on from the checkpoint of the last
+    of them with half the micro-batch, by its ledger and by that of one which had half of it all along. 0:
+    more differs than how those steps were laid out.
+    """
+    pairs = list(zip_longest(then["batches"], now["batches"]))
+    last = max((step for step, (one, other) in enumerate(pairs, 1) if one != other), default=0)
+    resumed = [step for step in recorded.resumed_from if step >= last]
+    same = all(then.get(name) == now.get(name) for name in ("records", "times"))
+    return min(resumed) if recorded.micro_batch_halved and resumed and same else 0
+
+
+def otherwise_before(whole: int) -> str:
+    """What had the recorded batch of a training that had whole micro-batches for so many steps."""
+    laid_out = f"its first {counted(whole, 'step')} were laid out otherwise, before memory ran out"
+    return f"{laid_out}, and had the recorded examples together; each step after had the recorded batch"
 
 
 def _differences(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
@@ -269,23 +300,25 @@ def _figures(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tu
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
 
 
-def _first_difference(
-    audit: Audit, recorded: Recorded, rebuilt: Rebuilt, name: str, read: Callable[[Path], Sequence[Any]]
-) -> int | None:
-    """The first step (from 1) of which a file of the recorded training's evidence says something else than
-    the rebuilt one's; None: none, or retention removed the recorded one.
-    """
+def _both(
+    audit: Audit, recorded: Recorded, rebuilt: Rebuilt, name: str, read: Callable[[Path], Content]
+) -> tuple[Content, Content] | None:
+    """What a file of the training's evidence holds, recorded and rebuilt; None where retention removed it."""
     then = audit.shelf.left(audit.artifact(recorded.model), name)
     if then is None:
         return None
-    now = rebuilt.project.folder / "store" / rebuilt.made.path / name
-    pairs = enumerate(zip_longest(read(then), read(now)), 1)
+    return read(then), read(rebuilt.project.folder / "store" / rebuilt.made.path / name)
+
+
+def _first_difference(then: Sequence[Any], now: Sequence[Any]) -> int | None:
+    """The first step (from 1) of which two trainings say something else."""
+    pairs = enumerate(zip_longest(then, now), 1)
     return next((step for step, (one, other) in pairs if one != other), None)
 
 
-def _batches(ledger: Path) -> list[str]:
-    batches: list[str] = json.loads(ledger.read_text("utf-8"))["batches"]
-    return batches
+def _ledger(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return content
 
 
 def _losses(log: Path) -> list[float]:

@@ -24,17 +24,23 @@ import pytest
 from ft_dagster.audit import rebuild_stage, recorded
 from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
 from ft_dagster.audit.recorded import lay_out, recorded_of
-from ft_dagster.audit.replay import replay
+from ft_dagster.audit.replay import otherwise_before, replay, whole_steps
 from ft_dagster.audit.replay_folder import PREFIX, replay_folder
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.launch import processes
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.settings import EvaluationSettings, Settings, load_settings
-from ft_dagster.store import Store, verify_artifact
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.store import Attempt, Store, verify_artifact
+from ft_dagster.training.halving import wants_halving
+from ft_dagster.training.training_figures import TrainingFigures
 from tests.audit.histories import History, question
 from tests.s3_server import S3Server
+from tests.stored_figures import stored_training
 
 
 @pytest.fixture
@@ -222,6 +228,51 @@ def test_a_task_may_call_in_the_clean_project_what_it_may_in_this_one(
     roots = load_settings(clean).roots("acme")
     assert roots.functions == (str(clean / "scoring.py"), "json")
     assert roots.bases == (Path("/models"),)
+
+
+@pytest.mark.parametrize("ran_out", [True, False])
+def test_a_training_that_ran_out_of_memory_is_made_again_with_half_the_micro_batch(
+    declared: History, tmp_path: Path, ran_out: bool
+) -> None:
+    audit = declared.audit()
+    recorded = recorded_of(audit, audit.model("acme.one"))
+    said = audit.artifact(recorded.model)
+    said.figures["micro_batch_halved"] = ran_out
+    clean = load_settings(lay_out(audit, recorded, tmp_path / "clean").folder)
+    workspace = Workspace(clean, VariantKey.parse("acme.one"), RunOf("replay", "replay"))
+    run_folder = workspace.run_dir(Attempt(said.place, "one", tmp_path / "attempt", in_store=False))
+    assert wants_halving(run_folder, run_folder / OUTPUT / RESULT_FILE) == ran_out
+
+
+LEDGER = {"records": ["a", "b"], "times": [2, 2], "batches": ["1", "2", "3", "4"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "resumed", "whole"),
+    [
+        ({"batches": ["x", "y", "3", "4"]}, (2,), 2),
+        ({"batches": ["x", "2", "3", "4"]}, (2,), 2),  # of a step with one row there is no half
+        ({"batches": ["x", "y", "3", "4"]}, (2, 3), 2),
+        ({"batches": ["x", "y", "z", "4"]}, (2,), 0),
+        ({"batches": ["1", "2", "3", "x"]}, (2,), 0),
+        ({"batches": ["x", "y", "3", "4"], "times": [1, 3]}, (2,), 0),
+        ({"batches": ["x", "y", "3", "4"]}, (), 0),
+    ],
+)
+def test_steps_before_memory_ran_out_are_told_from_another_batch(
+    change: dict[str, Any], resumed: tuple[int, ...], whole: int
+) -> None:
+    figures = stored_training(micro_batch_halved=True, resumed_from=list(resumed))
+    assert whole_steps({**LEDGER, **change}, LEDGER, TrainingFigures.from_json(figures)) == whole
+    figures.pop("micro_batch_halved")
+    assert not whole_steps({**LEDGER, **change}, LEDGER, TrainingFigures.from_json(figures))
+
+
+def test_what_was_laid_out_otherwise_is_said_as_that() -> None:
+    assert otherwise_before(2) == (
+        "its first 2 steps were laid out otherwise, before memory ran out, and had the recorded examples "
+        "together; each step after had the recorded batch"
+    )
 
 
 def put(file: Path, text: str) -> None:
