@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 from torch.nn.functional import linear
 
@@ -35,11 +36,12 @@ def pack(model: nn.Module, most: int) -> bool:
     In bf16 plain weights stay beside the copies, as they may be a file's pages that programs share, and
     nothing is done where the copies take more than `most` bytes. In float32 a plain weight goes, unless
     another layer has it too, and NaNs that take no memory stand for it: what is measured must not depend
-    on the memory that is free. The model is asked without gradients and changes no more. On a GPU, and in
-    another type, nothing is done.
+    on the memory that is free. A layer in float32 whose weight an adapter reads stays plain. The model is
+    asked without gradients and changes no more. On a GPU, and in another type, nothing is done.
     """
     adapters = {part for each in model.modules() if isinstance(each, nn.ModuleDict) for part in each.values()}
-    layers = [layer for layer in model.modules() if layer not in adapters and _can_be(layer)]
+    plain = adapters | _read_by_adapters(model)
+    layers = [layer for layer in model.modules() if layer not in plain and _can_be(layer)]
     copied = sum(layer.weight.nbytes for layer in layers if layer.weight.dtype == torch.bfloat16)
     if not layers or copied > most or not _give_the_same(layers):
         return False
@@ -57,6 +59,15 @@ def _can_be(layer: Any) -> bool:
     if type(layer) is not nn.Linear or layer.weight.dtype not in ALIKE:
         return False
     return layer.weight.device.type == "cpu" and type(layer.weight.data) is torch.Tensor
+
+
+def _read_by_adapters(model: nn.Module) -> set[Any]:
+    """Layers in float32 whose weight an adapter reads: DoRA's norms, a head with trained rows of tokens."""
+    adapted = [
+        layer for layer in model.modules() if isinstance(getattr(layer, "base_layer", None), nn.Linear)
+    ]
+    more = [layer for layer in adapted if not isinstance(layer, LoraLinear) or layer.lora_variant]
+    return {layer.base_layer for layer in more if layer.base_layer.weight.dtype == torch.float32}
 
 
 def _shared(model: nn.Module) -> set[int]:

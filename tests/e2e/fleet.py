@@ -65,7 +65,7 @@ class TinyFleet:
         content["data"]["sources"] = [str(self.rows(key).relative_to(self.folder))]
         content["training"].update(num_train_epochs=1, evaluations=1)
         content["evaluation"]["limit"] = 4
-        content["gates"]["task_margin"] = 1.0
+        content["gates"].update(task_margin=1.0, regression_loss_margin=1.0)  # of one seed to the next
         content["retrain"] = retrain or {}
         write_yaml(self.folder / "tenants" / tenant / f"{name}.yaml", content)
 

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.functional import linear
+from transformers import AutoModelForCausalLM
 
 from ft_dagster.evaluation import packed
 from ft_dagster.evaluation.greedy import rows_of, write
@@ -78,6 +79,30 @@ def test_an_adapter_stays_plain() -> None:
         assert pack(model, 10**9)
         torch.testing.assert_close(model(x), plain)
     assert count(model) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_that_an_adapter_computes_with_is_kept(dtype: torch.dtype) -> None:
+    model = get_peft_model(
+        layers(dtype),
+        LoraConfig(target_modules=["0"], r=4, use_dora=True, init_lora_weights=False),
+    ).eval()
+    with torch.inference_mode():
+        x = torch.randn(5, 64, dtype=dtype)
+        plain = model(x)
+        assert pack(model, 10**9) is (dtype == torch.float32 or BF16)
+        torch.testing.assert_close(model(x), plain)
+
+
+def test_a_head_with_trained_tokens_keeps_its_weight(tiny_model_folder: Path) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model_folder, tie_word_embeddings=False)
+    config = LoraConfig(r=4, trainable_token_indices={"embed_tokens": [5], "lm_head": [5]})
+    model = get_peft_model(plain, config).eval()
+    with torch.inference_mode():
+        ids = torch.tensor([[5, 6, 7]])
+        before = model(ids).logits
+        assert pack(model, 10**9)
+        torch.testing.assert_close(model(ids).logits, before)
 
 
 def test_weights_of_another_type_stay_plain() -> None:
