@@ -23,6 +23,10 @@ from ft_dagster.provenance.digest import hash_folder, payload_digest
 GRACE, KILL_AFTER = 30.0, 1.0
 
 
+class MissedMoment(AssertionError):
+    """A program ended before it was seen at a moment."""
+
+
 class Cancelled(Exception):
     """What a cancel raises in the process that waits for the program."""
 
@@ -106,7 +110,8 @@ class DisturbedRun:
     def wait_for(self, moment: Callable[[], object], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not moment():
-            assert self.running, f"it ended before that moment:\n{self.said}"
+            if not self.running:
+                raise MissedMoment(f"it ended before that moment:\n{self.said}")
             assert time.monotonic() < deadline, f"that moment did not come:\n{self.said}"
             time.sleep(0.0003)
 

@@ -29,7 +29,7 @@ from tests.fleet.tables import row_of
 from tests.present import present
 from tests.s3_server import S3Server
 
-NOW = datetime.now(UTC) + timedelta(hours=1)
+NOW = datetime.now(UTC) + timedelta(days=1)  # after all that these tests write, however late they run
 MINUTE = timedelta(minutes=1)
 LONG_AGO = 1_700_000_000
 
