@@ -36,9 +36,10 @@ class UserError(Exception):
         """Where and what, without the way out."""
         place = ""
         if self.file:
-            place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+            file = in_one_line(self.file)
+            place = f"{file}:{self.line}: " if self.line else f"{file}: "
         if self.field:
-            place += f"{self.field}: "
+            place += f"{in_one_line(self.field)}: "
         shown = "" if self.value is None else f" (got {_short(self.value)})"
         return f"{place}{self.problem}{shown}"
 
@@ -105,6 +106,11 @@ class UserErrors(UserError):
 def all_of(error: UserError) -> tuple[UserError, ...]:
     """The mistakes that an error stands for, in order."""
     return error.errors if isinstance(error, UserErrors) else (error,)
+
+
+def in_one_line(text: str) -> str:
+    """With what would break a line, move a cursor or has no encoding by its number: names are the users'."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class _Shown(str):

@@ -29,6 +29,7 @@ from ft_dagster.cli.common import (
     out,
     print_json,
     show,
+    tell,
 )
 from ft_dagster.errors import UserError
 from ft_dagster.provenance import record_keys
@@ -101,7 +102,7 @@ def record(
         print_json({**asdict(found), "seen": found.seen, **more})
         return
     for line in (records.sought(found), *map(str, found.transformed)):
-        out.print(escape(line), highlight=False, soft_wrap=True)
+        tell(line)
     if held is not None:
         print_held(held)
     if found.seen:
@@ -138,7 +139,7 @@ def model(
         print_json({**asdict(found), "records_in": where, "without_content": without})
         return
     if to is not None:
-        out.print(escape(written_sentence(records, without, to)), highlight=False, soft_wrap=True)
+        tell(written_sentence(records, without, to))
     print_model(found)
 
 
@@ -165,8 +166,8 @@ def at(
         return
     entry = found.entry
     said = f"{variant} at {found.at}: version {entry['version']}, released {entry['at']} by {entry['by']}"
-    out.print(escape(said), highlight=False, soft_wrap=True)
-    out.print(escape(written_sentence(found.records, without, to)), highlight=False, soft_wrap=True)
+    tell(said)
+    tell(written_sentence(found.records, without, to))
     print_model(found.model)
 
 
@@ -212,7 +213,7 @@ def tenant(
     out.print(f"{found.tenant}: {counted(found.records, 'record')} in data sets", highlight=False)
     for variant, stages in found.owns.items():
         made = ", ".join(f"{stage} {count}" for stage, count in stages.items())
-        out.print(escape(f"{variant}: {made}"), highlight=False, soft_wrap=True)
+        tell(f"{variant}: {made}")
     for part in found.given:
         out.print(escape(f"was given: {part.stage} {part.digest[:12]}"), highlight=False)
     for one in found.releases:
@@ -302,7 +303,7 @@ def prove(
     if as_json:
         print_json({"kind": proof["kind"], "file": str(to), "bytes": to.stat().st_size})
         return
-    out.print(escape(f"{proof['kind']}: {to}, {to.stat().st_size:,} bytes"), highlight=False, soft_wrap=True)
+    tell(f"{proof['kind']}: {to}, {to.stat().st_size:,} bytes")
 
 
 @audit.command("check")
@@ -325,11 +326,11 @@ def check_proof(
     out.print(f"{found.kind} holds: {found.variant}, weights {found.model}", highlight=False, soft_wrap=True)
     for name, value in found.facts.items():
         if value is not None:
-            out.print(escape(f"  {name}: {value}"), highlight=False, soft_wrap=True)
+            tell(f"  {name}: {value}")
     for step in found.steps:
-        out.print(escape(f"checked: {step}"), highlight=False, soft_wrap=True)
+        tell(f"checked: {step}")
     for step in found.unchecked:
-        out.print(escape(f"not checked: {step}"), highlight=False, soft_wrap=True)
+        tell(f"not checked: {step}")
     out.print(f"sha256 of the model's manifest: {found.manifest}", highlight=False, soft_wrap=True)
 
 

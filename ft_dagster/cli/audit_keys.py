@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ft_dagster.cli.audit import audit
-from ft_dagster.cli.common import Json, declaring_tenants, escape, out, print_json
+from ft_dagster.cli.common import Json, declaring_tenants, escape, out, print_json, tell
 from ft_dagster.errors import UserError
 from ft_dagster.provenance import record_keys
 from ft_dagster.report.tables import counted
@@ -31,7 +31,7 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
         return
     for owner, keys in found.items():
         ids = ", ".join(f"{one.id} ({one.made})" for one in keys)
-        out.print(escape(f"{owner or 'shared'}: {ids}"), highlight=False, soft_wrap=True)
+        tell(f"{owner or 'shared'}: {ids}")
     out.print(
         escape(f"in {folder}; back them up: ft-dagster audit key backup FILE"),
         highlight=False,

@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ft_dagster.cli.audit import NOT_WHOLE, ForTenant, Model, ask, audit, progress
-from ft_dagster.cli.common import Json, escape, out, print_json, show
+from ft_dagster.cli.common import Json, escape, print_json, show, tell
 
 if TYPE_CHECKING:
     from ft_dagster.audit.answers import ReplayAnswer
@@ -61,7 +61,7 @@ def replay(
 
 
 def _print(found: ReplayAnswer, said: str) -> None:
-    out.print(escape(said), highlight=False, soft_wrap=True)
+    tell(said)
     table = Table("stage", "recorded", "made again", "code", "", box=SIMPLE_HEAD)
     for one in found.stages:
         row = (one.stage, one.recorded[:12], one.rebuilt[:12], one.code[:12], one.said)
@@ -71,6 +71,6 @@ def _print(found: ReplayAnswer, said: str) -> None:
         for name, pair in values.items():
             recorded, here = (json.dumps(value, ensure_ascii=False) for value in pair)
             line = f"{what} {name}: recorded {recorded}, here {here}"
-            out.print(escape(line), highlight=False, soft_wrap=True)
+            tell(line)
     if found.folder:
-        out.print(escape(f"made in {found.folder}"), highlight=False, soft_wrap=True)
+        tell(f"made in {found.folder}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ft_dagster.cli.common import escape, out, show
+from ft_dagster.cli.common import escape, out, show, tell
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import counted
@@ -35,7 +35,7 @@ def print_held(held: HeldAgainst) -> None:
     names = sorted({model.variant for model in held.models})
     more = [f"{len(each) - SHOWN:,} more" for each in (holders, names) if len(each) > SHOWN]
     if names:
-        out.print(escape(f"models: {', '.join(names[:SHOWN])}"), highlight=False, soft_wrap=True)
+        tell(f"models: {', '.join(names[:SHOWN])}")
     if more:
         out.print(f"and {' and '.join(more)}: --json shows all", highlight=False)
     if any(not one.unproved for one in held.absences):
@@ -55,7 +55,7 @@ def print_near(found: NearAnswer) -> None:
     of = f"{counted(found.rows, 'row')} of {holders}"
     said = f"near it, from a similarity of {found.threshold:g}: {counted(found.near, 'record')} of {of}"
     gone = f"; of {found.removed:,} more retention removed the text" if found.removed else ""
-    out.print(escape(f"{said}, read in {found.seconds:.1f} s{gone}"), highlight=False, soft_wrap=True)
+    tell(f"{said}, read in {found.seconds:.1f} s{gone}")
     if not found.records:
         return
     table = Table("similarity", "identity", "first of", "models that learned from it", box=SIMPLE_HEAD)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from ft_dagster.errors import UserError
+from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
 from ft_dagster.extras import left_out
 from ft_dagster.settings import load_settings
@@ -180,5 +180,9 @@ def escape(text: str) -> str:
     """For the terminal: no markup, and what would move its cursor, or has no encoding, by its number."""
     from rich.markup import escape
 
-    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
-    return escape("".join(shown))
+    return escape("\n".join(map(in_one_line, text.split("\n"))))
+
+
+def tell(text: str) -> None:
+    """Plain text on the terminal, its lines in one piece."""
+    out.print(escape(text), highlight=False, soft_wrap=True)

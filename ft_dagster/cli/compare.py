@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
-from ft_dagster.cli.common import JUDGING, Json, SomeKeys, app, escape, keys_of, out, print_json, show
+from ft_dagster.cli.common import JUDGING, Json, SomeKeys, app, escape, keys_of, print_json, show, tell
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations
 
@@ -38,7 +38,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
             show(_side_by_side(judged[first : first + ABREAST]))
     for row in rows:
         said = row.sentence or "not evaluated yet"
-        out.print(f"{row.variant}: {said}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"{row.variant}: {said}")
 
 
 def _rules_table(row: VariantRow) -> Table:

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ft_dagster.cli.common import RUNNING, Json, app, escape, out, print_json, show
+from ft_dagster.cli.common import RUNNING, Json, app, escape, out, print_json, show, tell
 from ft_dagster.cli.picture import table_of_store
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.costs import CostBy
@@ -201,7 +201,7 @@ def upgrade(
     _show_upgrade(planned)
     if share is not None:
         said = "nothing is left for an order" if order is None else as_yaml(order)
-        out.print(said, markup=False, highlight=False, soft_wrap=True)
+        tell(said)
 
 
 def _show_upgrade(planned: UpgradePlan) -> None:
@@ -215,6 +215,6 @@ def _show_upgrade(planned: UpgradePlan) -> None:
         table.add_row(escape(row.tenant), row.effect, *cells)
     show(table)
     for line in (*planned.said, *planned.libraries):
-        out.print(escape(line), highlight=False, soft_wrap=True)
+        tell(line)
     for line in planned.damaged:
         out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_dagster.cli.common import JUDGING, Json, Key, app, escape, out, print_json, show
+from ft_dagster.cli.common import JUDGING, Json, Key, app, escape, out, print_json, show, tell
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey, load_variant
 
@@ -147,6 +147,6 @@ def _say_failures(runs: list[dict[str, Any]], log: Path) -> None:
     for run in runs:
         if run["error"]:
             out.print(f"[red]{escape(run['name'])} {run['status']}[/]", end=": ")
-            out.print(run["error"], markup=False, highlight=False, soft_wrap=True)
+            tell(run["error"])
     if any(run["status"] == "failed" for run in runs):
         out.print(f"What the programs printed: {log}", highlight=False, soft_wrap=True)

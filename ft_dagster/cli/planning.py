@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ft_dagster.cli.common import PLANNING, Json, Key, app, out, print_json, quiet, show
+from ft_dagster.cli.common import PLANNING, Json, Key, app, out, print_json, quiet, show, tell
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import DEFAULT, known
 from ft_dagster.settings import load_settings
@@ -59,13 +59,13 @@ def plan(
         )
         _show(document)
         for name, value in cost_rows(document):
-            out.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+            tell(f"{name}: {value}")
         for row in document.plan.reasons:
             if row.origin != "declaration":
                 said = f"  {row.field}: {row.value} - {row.reason}"
-                out.print(said, markup=False, highlight=False, soft_wrap=True)
+                tell(said)
         for line in preview.warnings:
-            out.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
+            tell(f"! {line}")
     if not document.fits:
         raise typer.Exit(1)
 
@@ -90,7 +90,7 @@ def _show(document: SurveyDocument) -> None:
     chosen = document.method or f"nothing fits; {document.plan.name}"
     out.print(f"[bold]{chosen}[/]: {memory_line(document)}", highlight=False, soft_wrap=True)
     for line in reasons_lines(document):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(line)
 
 
 @app.command(rich_help_panel=PLANNING)

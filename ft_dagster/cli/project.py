@@ -10,21 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ft_dagster.cli.common import (
-    DECLARING,
-    Json,
-    Key,
-    Keys,
-    app,
-    escape,
-    keys_of,
-    out,
-    print_json,
-)
+from ft_dagster.cli.common import DECLARING, Json, Key, Keys, app, escape, keys_of, out, print_json, tell
 from ft_dagster.cli.common import (
     show as show_table,
 )
-from ft_dagster.errors import UserError, UserErrors, all_of
+from ft_dagster.errors import UserError, UserErrors, all_of, in_one_line
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import CorpusSpec, Declarations, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.policy import PolicyFile
@@ -55,7 +45,7 @@ def init(
     for path in started.made:
         out.print(f"made {path}")
     for line in started.said:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(line)
     out.print(f"Next: [bold]ft-dagster --project {folder} check[/] and [bold]run {variant}[/]")
 
 
@@ -103,10 +93,10 @@ def _print_checked(found: list[dict[str, Any]]) -> None:
         mark = "[green]ok[/]" if one["ok"] else "[red]wrong[/]"
         name = one["variant"] or Path(one["error"]["file"]).name
         said = [one["summary"]] if one["ok"] else [error["message"] for error in one["errors"]]
-        out.print(f"{mark} {escape(name)}", end="  " if len(said) == 1 else "\n")
-        for line in said:
+        out.print(f"{mark} {escape(in_one_line(name))}", end="  " if len(said) == 1 else "\n")
+        for line in map(in_one_line, said):
             shown = line if len(said) == 1 else f"  {line}"
-            out.print(shown, markup=False, highlight=False, soft_wrap=True)
+            tell(shown)
 
 
 @app.command(rich_help_panel=DECLARING)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_dagster.cli.common import RELEASING, Json, Key, Keys, app, keys_of, out, print_json
+from ft_dagster.cli.common import RELEASING, Json, Key, Keys, app, keys_of, print_json, tell
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import FAILED
 from ft_dagster.settings import load_settings
@@ -42,7 +42,7 @@ def publish(
         print_json({"variant": str(key), **done._asdict()})
         return
     said = f"{key}: version {done.version} ({done.digest[:12]}) is at {done.where}"
-    out.print(said, markup=False, highlight=False, soft_wrap=True)
+    tell(said)
 
 
 @app.command(rich_help_panel=RELEASING)
@@ -73,7 +73,7 @@ def register(
             said = done.said
             answers.append({"variant": str(key), **done._asdict()})
         if not as_json:
-            out.print(f"{key}: {said}", markup=False, highlight=False, soft_wrap=True)
+            tell(f"{key}: {said}")
     if as_json:
         print_json({"variants": answers})
     if failed:

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show
+from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show, tell
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declared, VariantKey, load_variant
@@ -183,7 +183,7 @@ def catalogue(
     if not found.bases and not found.models:
         out.print("no variant is in production")
     elif folder is not None:
-        out.print(f"written: {folder}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"written: {folder}")
 
 
 def _say_base(base: ServedBase, arguments: str) -> None:
@@ -196,14 +196,14 @@ def _say_base(base: ServedBase, arguments: str) -> None:
         _say(said, adapter.verdict, indent="  ")
     if arguments:
         command = f"  vllm serve {shlex.quote(base.reference)} {arguments.rstrip()}"
-        out.print(command, markup=False, highlight=False, soft_wrap=True)
+        tell(command)
 
 
 def _say(line: str, verdict: str, indent: str = "") -> None:
     """What is served, and below it what it was released by."""
     for said in (line, f"{indent}  {verdict}" if verdict else ""):
         if said:
-            out.print(said, markup=False, highlight=False, soft_wrap=True)
+            tell(said)
 
 
 def _catalogue_json(found: Served, files: dict[str, dict[str, str]], folder: Path | None) -> dict[str, Any]:

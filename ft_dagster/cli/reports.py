@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ft_dagster.cli.common import RELEASING, Json, MaybeKey, app, out, print_json
+from ft_dagster.cli.common import RELEASING, Json, MaybeKey, app, print_json, tell
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -51,7 +51,7 @@ def report(
     if as_json:
         print_json({"variant": variant, "against": against, "file": str(file)})
     else:
-        out.print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"written: {file}")
 
 
 def _of_version(

@@ -27,6 +27,7 @@ from ft_dagster.cli.common import (
     print_json,
     quiet,
     show,
+    tell,
 )
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
@@ -84,7 +85,7 @@ def _say_submitted(runs: Sequence[Launched], as_json: bool) -> None:
         print_json([{"variant": str(run.key), "run_id": run.run_id} for run in runs])
         return
     for run in runs:
-        out.print(f"{run.key}: run {run.run_id} is submitted", markup=False, highlight=False, soft_wrap=True)
+        tell(f"{run.key}: run {run.run_id} is submitted")
 
 
 def _standing(instance: DagsterInstance, settings: Settings, keys: list[VariantKey]) -> list[Launched]:
@@ -353,7 +354,7 @@ def _conclude(
         for row, end in zip(rows, ended, strict=True):
             if "failure" in end:
                 out.print(f"[red]{row.variant} {end['run_status'].lower()}[/]", end=": ")
-                out.print(end["failure"], markup=False, highlight=False, soft_wrap=True)
+                tell(end["failure"])
             elif not end["started"]:
                 since = f"nothing changed since run {end['run_id'][:8]}, none was started"
                 out.print(f"{row.variant}: {since} (--rerun starts one)", highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ft_dagster.cli.common import RUNNING, Json, Keys, app, escape, keys_of, out, print_json, show
+from ft_dagster.cli.common import RUNNING, Json, Keys, app, escape, keys_of, out, print_json, show, tell
 from ft_dagster.cli.picture import picture
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.status import COLUMNS, FAILING, PAIRS, SortedBy, StatusRow, arranged
@@ -136,7 +136,7 @@ def _print_more(row: StatusRow, verdict: str | None) -> None:
     """Of one that was named: its verdict, and all why it is out of date."""
     causes = [f"{row.variant} is out of date: {cause.said(row.variant)}" for cause in row.causes]
     for line in [*([f"{row.variant}: {verdict}"] if verdict else []), *causes]:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(line)
 
 
 def _on_one_line(text: str) -> str:

@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json, show
+from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json, show, tell
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.collect import Outcome, collect
 from ft_dagster.lineage.copying import copy_store
@@ -86,7 +86,7 @@ def du(
     out.print(f"{size(total)} in all{said}", highlight=False)
     for those in filter(None, _by_name(kept).values()):
         beside = f"{size(sum(one.bytes for one in those))} beside it: {_named(those)}"
-        out.print(escape(beside), highlight=False, soft_wrap=True)
+        tell(beside)
     for line in damaged:
         out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)
 

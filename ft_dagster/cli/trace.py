@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ft_dagster.cli.audit import ask, write_records, written_sentence
-from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show
+from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, print_json, show, tell
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 
@@ -54,6 +54,6 @@ def trace(
     for row in rows:
         table.add_row(*map(escape, row))
     show(table)
-    out.print(escape(f"verdict: {sentence}"), highlight=False, soft_wrap=True)
+    tell(f"verdict: {sentence}")
     if to is not None:
-        out.print(escape(written_sentence(records, without, to)), highlight=False, soft_wrap=True)
+        tell(written_sentence(records, without, to))

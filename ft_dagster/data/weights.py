@@ -52,7 +52,7 @@ def used_files(names: list[str]) -> list[str]:
         for name in names
         if name in TOKENIZER
         or name in SETTINGS
-        or (name.startswith(f"{TEMPLATES}/") and name.endswith(".jinja"))
+        or (name.endswith(".jinja") and name.rpartition("/")[0] == TEMPLATES)
     )
 
 
@@ -201,7 +201,8 @@ def has_chat_template(folder: Path) -> bool:
 
 def tokenizer_files(folder: Path) -> list[str]:
     """Names of the tokenizer's files, its chat templates among them. Raises UserError where it has none."""
-    inside = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    files = (*folder.iterdir(), *(folder / TEMPLATES).glob("*"))
+    inside = [path.relative_to(folder).as_posix() for path in files if path.is_file()]
     names = [name for name in used_files(inside) if name not in SETTINGS]
     if not any(name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt") for name in names):
         raise UserError(

@@ -263,7 +263,7 @@ def _check_folder(folder: Path, file: Path, field: str, roots: Roots) -> None:
     roots.check_read(folder, file=file, field=field)
     if "::" in str(folder):  # the datasets library would take it for a chain of file systems
         raise outside(str(folder), file=file, field=field)
-    for each in folder.rglob("*"):
+    for each in _below(folder, file, field):
         if (each.is_dir() and each.is_symlink()) or not roots.may_read(each):
             raise outside(str(each), file=file, field=field)
         if each.is_file():
@@ -271,6 +271,14 @@ def _check_folder(folder: Path, file: Path, field: str, roots: Roots) -> None:
     if (folder / ".huggingface.yaml").exists() or _has_settings(folder / "README.md"):
         fix = "Remove the settings, or name the files with dataset_kwargs.data_files"
         raise UserError("a data set with settings of its own", file=folder, fix=fix)
+
+
+def _below(folder: Path, file: Path, field: str) -> list[Path]:
+    try:
+        return list(folder.rglob("*"))
+    except RecursionError:
+        problem, fix = "folders nested too deep to be gone through", "Lay its files less deep"
+        raise UserError(problem, file=file, field=field, value=str(folder), fix=fix) from None
 
 
 def _has_settings(card: Path) -> bool:

@@ -47,7 +47,8 @@ COUNTED = tuple(sorted(STAGES))
 MadeOf = Mapping[str, Sequence[Artifact]]  # by stage
 
 UNREACHED = "the storage cannot be reached"
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a store's damaged file may raise
+# What a damaged file of a store may raise, or folders nested without end.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def said_of(error: Exception) -> str:

@@ -139,7 +139,7 @@ def _listed(place: WatchedPlace, project: Path, asked: DeclaredAt) -> list[Liste
     if place.kind == "data":
         return [_local(Path(file.path), file.name) for file in data_files(place.source, project, asked)]
     folder = project / expanded(place.path)
-    found = sorted((*folder.iterdir(), *(folder / TEMPLATES).rglob("*")))
+    found = sorted((*folder.iterdir(), *(folder / TEMPLATES).glob("*")))
     return [_local(file, file.relative_to(folder).as_posix()) for file in found if file.is_file()]
 
 

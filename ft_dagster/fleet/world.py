@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +14,12 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, Declared, load_corpus
-from ft_dagster.spec.policy import Breach, Policies, breaches
+from ft_dagster.spec.policy import Breach, Policies, Policy, breaches
 from ft_dagster.stages.corpora import NAME as CORPUS
 from ft_dagster.stages.corpora import prefix_of_corpus
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.stages.outdated import CorpusNow, FoundNow
+from ft_dagster.stages.policy import task_names
 from ft_dagster.store import Artifact, read_head
 from ft_dagster.store.heads import head_time
 
@@ -39,7 +41,7 @@ class World:
             wrong.append(StaleCause("policy", str(self._policies.file), str(self._policies)))
         else:
             policy = self._policies.of(declared.key.tenant)
-            breached = breaches(policy, declared.spec, declared.key.tenant)
+            breached = breaches(policy, declared.spec, declared.key.tenant, self._names(policy, declared))
         if isinstance(tasks, UserError):
             wrong.append(StaleCause("task", str(tasks.file), str(tasks)))
         general = declared.spec.data.general
@@ -77,6 +79,14 @@ class World:
             return self.settings.policies()
         except UserError as error:
             return error
+
+    def _names(self, policy: Policy, declared: Declared) -> dict[str, str]:
+        """Of benchmarks; none where a file cannot be read, which is said of the task."""
+        with suppress(UserError):
+            return task_names(
+                self.settings, declared.key.tenant, policy, declared.spec, lambda field: declared.file
+            )
+        return {}
 
     def _tasks_of(self, declared: Declared) -> Tasks | UserError:
         asked = declared.spec.evaluation

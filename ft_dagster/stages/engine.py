@@ -61,11 +61,14 @@ def refuse_absent(settings: Settings, device: str) -> None:
 
 
 def not_by_vllm(method: Mapping[str, Any], *, new_tokens: bool) -> str | None:
-    """Why vLLM does not answer for what is trained by this method of a plan; None: it does."""
+    """Why vLLM does not answer for what is trained by this method of a plan; None: it does. `new_tokens`:
+    some were added to its base, or to one beneath that.
+    """
     if method["name"] in QUANTIZED:
         return "the adapter stands on a quantized base"
-    config = {**method, "r": method.get("rank"), "trainable_token_indices": new_tokens}
-    reasons = not_loaded(config) if method["name"] != "full" else []
+    if new_tokens:
+        return "tokens were added to the base, and vLLM cannot have it answer as if it had none"
+    reasons = not_loaded({**method, "r": method.get("rank")}) if method["name"] != "full" else []
     return f"vLLM does not load the adapter: it {', '.join(reasons)}" if reasons else None
 
 

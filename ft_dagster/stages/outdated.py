@@ -134,14 +134,24 @@ def _differences(then: Any, now: Any, said: Callable[[str], Any], path: str = ""
 
 def _planned(plan: Artifact, spec: VariantSpec, version: VersionArtifacts, named: set[str]) -> Iterator[str]:
     """Fields that a plan's key has by what follows from them."""
-    hardware, tried = plan.spec.get("hardware", {}), "probe" in plan.inputs
-    if hardware.get("kind") == "cpu" and hardware.get("ranks") != spec.resources.cpu_ranks:
-        yield "resources.cpu_ranks"
-    if tried != leaves_open(spec):
+    if (ranks := _other_ranks(plan, spec, version.artifacts)) is not None:
+        yield ranks
+    if ("probe" in plan.inputs) != leaves_open(spec):
         yield "plan.probe"
     then, now = plan.inputs.get("ranked_by"), ranked_by(spec)
     if then is not None and now is not None and then != now and not any(map(_is_ranked, named)):
         yield from _ranked(version, spec)
+
+
+def _other_ranks(plan: Artifact, spec: VariantSpec, made: Mapping[str, Artifact]) -> str | None:
+    """The field by which a node has other ranks than it had; the number of nodes is in a training's key."""
+    resources, planned = spec.resources, plan.spec.get("hardware", {})
+    own = {"cpu": ("resources.cpu_ranks", resources.cpu_ranks), "cuda": ("resources.gpus", resources.gpus)}
+    if planned.get("kind") not in own:
+        return None
+    field, ranks = own[planned["kind"]]
+    nodes = _then(made, "resources.nodes") or (1 if "fine_tuned_model" in made else resources.nodes)
+    return None if planned["ranks"] == ranks * nodes else field
 
 
 def _with_later_fields(declared: dict[str, Any]) -> dict[str, Any]:

@@ -136,18 +136,18 @@ def _beyond(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf)
     policies, unread = settings.policies(), list[UserError]()
     policy, names = policies.of(tenant), dict[str, str]()
     try:
-        names = _names(settings, tenant, policy, spec, file_of)
+        names = task_names(settings, tenant, policy, spec, file_of)
     except UserError as error:  # whatever it calls itself, nothing is judged by it
         unread.append(error)
     found = breaches(policy, spec, tenant, names)
     return [*unread, *(_as_error(breach, policies, tenant, file_of(breach.field)) for breach in found)]
 
 
-def _names(
+def task_names(
     settings: Settings, tenant: str, policy: Policy, spec: VariantSpec, file_of: FileOf
 ) -> dict[str, str]:
     """What the YAML files that policy and declaration name as general benchmarks call their tasks; nothing
-    where no gate names a metric.
+    where no gate names a metric. Raises UserError where one cannot be read.
     """
     listed, field = policy.evaluation.general, "evaluation.general"
     if isinstance(listed, str) or not spec.gates.metrics:

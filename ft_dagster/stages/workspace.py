@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from ft_dagster.data.derived import base_files, base_folder, new_token_ids_of
+from ft_dagster.data.derived import added_tokens, base_files, base_folder
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype, judging_dtype
 from ft_dagster.launch.choice import LOCAL, TRAINING, ask_of, inventory_to_train_on, launcher_of
@@ -279,7 +279,7 @@ class Workspace:
         if self.spec.resources.sharing == "shared":
             return "the device is shared, and vLLM takes what is free of it"
         base, method = self.upstream("base_model"), self.upstream("training_plan").figures["method"]
-        new_tokens = bool(new_token_ids_of(self.store, base, self.cache))
+        new_tokens = base.place.prefix != SHARED and bool(added_tokens(self.store, base))
         devices = [d.memory_bytes for d in self.leases.inventory.devices if d.memory_bytes is not None]
         room = without_room(base.figures["parameters"], self.dtype, min(devices, default=None))
         return not_by_vllm(method, new_tokens=new_tokens) or room

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app, common
 from ft_dagster.cli.common import EXIT_CODES, main, show
+from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, TRANSIENT
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.variant_row import VariantRow
@@ -141,3 +143,20 @@ def test_a_storage_out_of_reach_is_said_in_one_line(
     assert ended.value.code == TRANSIENT
     assert "the storage could not be reached: Could not connect" in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_file_whose_name_breaks_the_line_or_clears_the_screen_forges_nothing(tmp_path: Path) -> None:
+    tenant, rows = tmp_path / "tenants/acme", tmp_path / "rows"
+    tenant.mkdir(parents=True)
+    rows.mkdir()
+    (tenant / "x\nok acme.forged \x1b[2J.yaml").write_text("description: d\n")
+    (rows / "a\nok acme.forged  \x1b[2J.jsonl").write_text("no row\n")
+    declared = {"description": "d", "owners": ["o"], "base_model": "b", "data": {"sources": ["rows"]}}
+    (tenant / "honest.yaml").write_text(json.dumps(declared))
+    done = CliRunner().invoke(app, ["--project", str(tmp_path), "check"])
+    assert done.exit_code == BAD_INPUT
+    assert "\\nok acme.forged" in done.output
+    assert not [line for line in done.output.splitlines() if line.startswith(("ok", " ok"))]
+    assert "\x1b[2J" not in done.output
+    shown = str(UserError("is not one", file="a\nok b", field="c\nd", fix="Take it out"))
+    assert shown == "a\\nok b: c\\nd: is not one. Take it out"

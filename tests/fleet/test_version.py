@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.costs import cost_row, read_costs
@@ -21,11 +22,12 @@ from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import VariantSpec
+from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.store import Attempt, read_head, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.store.removal import claim_removal, finish_removal
 from tests.certificates import certificate
+from tests.e2e.project import TASK
 from tests.fleet.fleets import NOON, costing, variant
 from tests.present import present
 from tests.releases import GATES, adapter, put
@@ -199,3 +201,25 @@ def test_what_lies_elsewhere_is_looked_at_only_where_it_is_asked_for(tmp_path: P
     asked = {"on_new_data": True, "on_new_base": True}
     spec = VariantSpec.model_validate({**plain, "data": sources, "retrain": asked})
     assert unasked_places(spec, tmp_path) == []
+
+
+def test_a_metric_is_held_against_the_policy_by_the_name_that_a_yaml_calls_its_task(
+    settings: Settings,
+) -> None:
+    """As a run does: what the policy lists is a file, what a gate names is the task that it declares."""
+    project = settings.project
+    (project / "tasks").mkdir()
+    (project / "tasks/sea.yaml").write_text(
+        yaml.safe_dump({**TASK, "dataset_kwargs": {"data_files": {"test": "q.jsonl"}}})
+    )
+    (project / "tasks/q.jsonl").write_text('{"question": "q", "choices": ["a", "b", "c"], "answer": 0}\n')
+    (project / "policy.yaml").write_text("evaluation: {general: [tasks/sea.yaml]}\n")
+    declared = {
+        "description": "d", "owners": ["o"], "base_model": "b", "data": {"sources": ["rows.jsonl"]},
+        "evaluation": {"general": ["tasks/sea.yaml"]}, "gates": {"metrics": {"sea_quiz": "acc"}},
+    }  # fmt: skip
+    spec = VariantSpec.model_validate(declared)
+    found = World(load_settings(project)).of(
+        Declared(VariantKey("acme", "support"), project / "x.yaml", spec, {})
+    )
+    assert [breach.field for breach in found.breaches] == ["gates.metrics.sea_quiz"]

@@ -268,14 +268,14 @@ def test_a_place_of_which_nobody_foresaw_what_it_raises_holds_up_no_other(
     assert present(fleet.news("globex.one")).words == "data/a.jsonl changed"
 
 
-def test_a_base_nested_too_deep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(folder: Path, pattern: str) -> list[Path]:
-        raise RecursionError
-
-    (tmp_path / "models").mkdir()
-    monkeypatch.setattr(Path, "rglob", fails)
-    with pytest.raises(UserError, match="nested too deep"):
-        listing(WatchedPlace("base", "models"), tmp_path, None)
+def test_of_a_base_nothing_is_listed_that_loading_it_does_not_read(tmp_path: Path) -> None:
+    for name in ("models/config.json", "models/additional_chat_templates/tool.jinja", "theirs.jinja"):
+        old(tmp_path / name, "{}")
+    deeper = tmp_path / "models/additional_chat_templates/deeper"
+    deeper.mkdir()
+    (deeper / "theirs.jinja").symlink_to(tmp_path / "theirs.jinja")
+    found = listing(WatchedPlace("base", "models"), tmp_path, None)
+    assert [file.path for file in found] == ["additional_chat_templates/tool.jinja", "config.json"]
 
 
 def test_a_tick_and_a_look_at_once_lose_no_news(fleet: Fleet) -> None:

@@ -394,6 +394,19 @@ def test_a_row_opens_no_file_that_it_names(project: Path, words: dict[str, Any])
         assert "im" in str(caught.value.fix)
 
 
+def test_a_folder_nested_too_deep_is_the_tasks_mistake(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: Path, pattern: str) -> list[Path]:
+        raise RecursionError
+
+    (project / "tasks/folder").mkdir()
+    roots = own(project, dataset_path="folder", dataset_kwargs={})
+    monkeypatch.setattr(Path, "rglob", fails)
+    with pytest.raises(UserError, match="nested too deep"):
+        load(project, roots)
+
+
 def test_a_folder_is_of_plain_files(project: Path) -> None:
     from PIL import Image
 

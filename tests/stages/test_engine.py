@@ -79,10 +79,11 @@ def test_it_is_refused_before_anything_is_trained(chained: Workspace) -> None:
 @pytest.mark.parametrize(
     ("method", "new_tokens", "why"),
     [
-        (FullSettings().model_dump(), True, None),
+        (FullSettings().model_dump(), False, None),
+        (FullSettings().model_dump(), True, "tokens were added"),
         (LORA, False, None),
         ({**LORA, "use_rslora": True}, False, None),
-        (LORA, True, "rows of the vocabulary"),
+        (LORA, True, "tokens were added"),
         ({**LORA, "use_dora": True}, False, "DoRA"),
         ({**LORA, "rank": 1024}, False, "rank 1024"),
         ({**LORA, "name": "qlora"}, False, "quantized base"),

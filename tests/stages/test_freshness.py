@@ -307,3 +307,38 @@ def test_what_keys_took_up_later_is_in_some_of_them_and_those_without_it_name_no
     assert named(declared()) == ["training.on_bad_rate"]
     watched["past_limit"] = "stop"
     assert named(declared(on_bad_rate="lower")) == ["training.watch.past_limit"]
+
+
+@pytest.mark.parametrize(("kind", "field"), [("cpu", "resources.cpu_ranks"), ("cuda", "resources.gpus")])
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_training_over_nodes_is_fresh_until_their_number_or_a_nodes_ranks_change(
+    settled: Path, kind: str, field: str, nodes: int
+) -> None:
+    name = field.split(".")[1]
+
+    def declared(**resources: Any) -> VariantSpec:
+        return VariantSpec.model_validate({**PLAIN, "data": {"sources": ["s"]}, "resources": resources})
+
+    then = declared(nodes=nodes, **{name: 2})
+    hardware = {"kind": kind, "ranks": 2 * nodes}
+    parts: dict[str, dict[str, Any]] = {
+        "training_plan": {"spec": shown(narrowed(then, PLANNED)), "hardware": hardware},
+        "fine_tuned_model": {"spec": shown(narrowed(then, ("resources.nodes",)))},
+    }
+    keys: dict[str, Any] = {
+        stage: SimpleNamespace(
+            place=SimpleNamespace(stage=stage),
+            predicate={"stage_version": stage_versions.STAGE_VERSIONS[stage]},
+            inputs={},
+            spec=spec,
+        )
+        for stage, spec in parts.items()
+    }
+
+    def named(**resources: Any) -> list[str]:
+        version, now = VersionArtifacts(keys, {}, ()), declared(**resources)
+        return list(outdated._fields(load_settings(settled), Declared(KEY, Path(FILE), now, {}), version))
+
+    assert named(nodes=nodes, **{name: 2}) == []
+    assert named(nodes=2, **{name: 2}) == ["resources.nodes"]
+    assert named(nodes=nodes, **{name: 3}) == [field]
