@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, PREEMPTED
@@ -69,8 +69,20 @@ def write_json(file: Path, content: Any) -> None:
     draft.replace(file)
 
 
-def run_program(output: Callable[[], Path], work: Callable[[], dict[str, Any]]) -> int:
-    """Do `work`, leave result.json with its figures in `output()`, and return the exit code.
+class ProgramRequest(BaseModel):
+    """What RUN_DIR/run.json asks of a program. `output`: the folder that it fills."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: Path
+
+
+R = TypeVar("R", bound=ProgramRequest)
+
+
+def run_program(run_dir: Path, kind: type[R], work: Callable[[R], dict[str, Any]]) -> int:
+    """Do the `work` that RUN_DIR/run.json asks for, leave result.json with its figures in the output folder
+    that this names, and return the exit code.
 
     0 done; 2 a user's mistake, said in one line on stderr and in result.json; 75 on SIGTERM, 130 on
     SIGINT. Anything else is a defect: it ends in a traceback and leaves no result file.
@@ -78,20 +90,21 @@ def run_program(output: Callable[[], Path], work: Callable[[], dict[str, Any]]) 
     handlers = {signal.SIGTERM: PREEMPTED, signal.SIGINT: CANCELLED}
     before = {number: signal.signal(number, _exit_with(code)) for number, code in handlers.items()}
     try:
-        return _run(output, work)
+        return _run(run_dir, kind, work)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _run(output: Callable[[], Path], work: Callable[[], dict[str, Any]]) -> int:
+def _run(run_dir: Path, kind: type[R], work: Callable[[R], dict[str, Any]]) -> int:
     folder: Path | None = None
     try:
-        folder = output()
+        request = read_json_as(run_dir / "run.json", kind)
+        folder = request.output
         for part in ("payload", "evidence"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         (folder / "result.json").unlink(missing_ok=True)
-        figures = work()
+        figures = work(request)
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         if folder is not None:
@@ -119,6 +132,13 @@ def keep_freed_memory() -> None:
     # Before 2.35 it takes 32 MiB at most. To set either ends its adapting of both, so never the second alone.
     if mallopt is not None and any(mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def start_program(module: str, main: Callable[[Path], int]) -> NoReturn:
+    """`python -m <module> RUN_DIR`."""
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python -m {module} RUN_DIR")
+    leave(main(Path(sys.argv[1])))
 
 
 def leave(code: object) -> NoReturn:

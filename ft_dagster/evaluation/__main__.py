@@ -9,26 +9,20 @@ bytes that it hashed; where they changed before the end, nothing counts. Exit: 0
 from __future__ import annotations
 
 import os
-import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.evaluation.measured import FILE as MEASURED
 from ft_dagster.evaluation.measured import hold
-from ft_dagster.evaluation.request import EvaluationRequest, read_request
+from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.samples import Role
 from ft_dagster.evaluation.tasks import TaskEntry, frozen_tasks, resolve_tasks
-from ft_dagster.program import keep_freed_memory, leave, run_program, write_json
+from ft_dagster.program import keep_freed_memory, run_program, start_program, write_json
 from ft_dagster.provenance.held import FOLDER, held_files
 
 
 def main(run_dir: Path) -> int:
-    @cache
-    def request() -> EvaluationRequest:
-        return read_request(run_dir, EvaluationRequest)
-
-    return run_program(lambda: request().output, lambda: _work(request()))
+    return run_program(run_dir, EvaluationRequest, _work)
 
 
 def _work(request: EvaluationRequest) -> dict[str, Any]:
@@ -61,7 +55,5 @@ def _work(request: EvaluationRequest) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m ft_dagster.evaluation RUN_DIR")
     keep_freed_memory()
-    leave(main(Path(sys.argv[1])))
+    start_program("ft_dagster.evaluation", main)

@@ -17,7 +17,7 @@ from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 ALPHA = 0.05  # one-sided level of each rule, over all tries
 POWER = 0.80
 LOSS_BOUND = 2.0  # nats a token: what the change of one text counts at most
-GENERAL_TEXTS = 200  # held-out general texts that are read even where evaluation.limit is lower
+GENERAL_TEXTS = 200  # all that are held out are read (data.general.HELD_OUT), whatever evaluation.limit is
 DISCORDANT = 0.10  # share of the answers that differ between base and tuned model, before any is known
 
 

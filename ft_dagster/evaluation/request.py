@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ft_dagster.program import read_json_as
+from ft_dagster.program import ProgramRequest
 from ft_dagster.roots import Roots
 from ft_dagster.spec.variant import MOST_QUESTIONS, GatesSpec
-
-T = TypeVar("T", bound=BaseModel)
 
 
 class _EvaluationPart(BaseModel):
@@ -84,7 +82,7 @@ class Until(_EvaluationPart):
     production: bool = False
 
 
-class EvaluationRequest(_EvaluationPart):
+class EvaluationRequest(ProgramRequest):
     """One evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`; `digests`
     has the digest of each, as frozen with the declaration.
 
@@ -103,7 +101,7 @@ class EvaluationRequest(_EvaluationPart):
     withheld: tuple[int, ...] = ()
     task: tuple[str, ...] = ()
     general: tuple[str, ...] = ()
-    digests: dict[str, Sha256] = {}
+    digests: dict[str, Sha256] = Field({})
     test_split_task: SplitTask | None = None
     general_holdout: QuestionsFile | None = None
     general_prompts: bool = False
@@ -115,7 +113,6 @@ class EvaluationRequest(_EvaluationPart):
     project: Path = Path("/")
     roots: Roots | None = None
     declared_in: Path | None = None
-    output: Path
 
     @property
     def most(self) -> int | None:
@@ -123,7 +120,7 @@ class EvaluationRequest(_EvaluationPart):
         return MOST_QUESTIONS if self.limit == "auto" else self.limit
 
 
-class TextsRequest(_EvaluationPart):
+class TextsRequest(ProgramRequest):
     """Whose texts to write out: lm-eval names or YAML files, relative to `project` and within `roots`, each
     with its digest.
     """
@@ -132,7 +129,6 @@ class TextsRequest(_EvaluationPart):
     tasks: dict[str, Sha256]
     project: Path = Path("/")
     roots: Roots | None = None
-    output: Path
 
 
 class UnsaidRequest(TextsRequest):
@@ -142,7 +138,7 @@ class UnsaidRequest(TextsRequest):
     declared_in: Path | None = None
 
 
-class SampledRequest(_EvaluationPart):
+class SampledRequest(ProgramRequest):
     """What a base is to write: so many texts of at most so many tokens each."""
 
     schema_version: Literal[1] = 1
@@ -152,9 +148,3 @@ class SampledRequest(_EvaluationPart):
     seed: int = Field(0, ge=0)
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    output: Path
-
-
-def read_request(run_dir: Path, kind: type[T]) -> T:
-    """The request in `run_dir`/run.json. Raises UserError naming the field that is wrong."""
-    return read_json_as(run_dir / "run.json", kind)

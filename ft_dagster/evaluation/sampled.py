@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured import hold_base
-from ft_dagster.evaluation.request import SampledRequest, read_request
-from ft_dagster.program import leave, run_program, write_json
+from ft_dagster.evaluation.request import SampledRequest
+from ft_dagster.program import run_program, start_program, write_json
 from ft_dagster.provenance.held import FOLDER, held_files
 
 SOURCE = "sampled from the base"
@@ -46,11 +44,7 @@ class SampledFigures:
 
 
 def main(run_dir: Path) -> int:
-    @cache
-    def request() -> SampledRequest:
-        return read_request(run_dir, SampledRequest)
-
-    return run_program(lambda: request().output, lambda: _work(request()))
+    return run_program(run_dir, SampledRequest, _work)
 
 
 def _work(request: SampledRequest) -> dict[str, Any]:
@@ -178,6 +172,4 @@ def write_parts(texts: Sequence[str], folder: Path, documents: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m ft_dagster.evaluation.sampled RUN_DIR")
-    leave(main(Path(sys.argv[1])))
+    start_program("ft_dagster.evaluation.sampled", main)

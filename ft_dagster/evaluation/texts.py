@@ -6,23 +6,17 @@ written, not the drawn ones: `<output>/payload/texts.parquet` (task, questions, 
 
 from __future__ import annotations
 
-import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.evaluation.request import TextsRequest, read_request
+from ft_dagster.evaluation.request import TextsRequest
 from ft_dagster.evaluation.tasks import frozen_tasks, resolve_tasks
-from ft_dagster.program import leave, run_program
+from ft_dagster.program import run_program, start_program
 from ft_dagster.provenance.held import FOLDER, held_files
 
 
 def main(run_dir: Path) -> int:
-    @cache
-    def request() -> TextsRequest:
-        return read_request(run_dir, TextsRequest)
-
-    return run_program(lambda: request().output, lambda: write_texts(request()))
+    return run_program(run_dir, TextsRequest, write_texts)
 
 
 def write_texts(request: TextsRequest) -> dict[str, Any]:
@@ -61,6 +55,4 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m ft_dagster.evaluation.texts RUN_DIR")
-    leave(main(Path(sys.argv[1])))
+    start_program("ft_dagster.evaluation.texts", main)

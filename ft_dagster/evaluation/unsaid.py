@@ -7,28 +7,22 @@ has any, 2 where one does, or for bad input.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.new_tokens import refuse_said
 from ft_dagster.evaluation.questions import asked_of
-from ft_dagster.evaluation.request import UnsaidRequest, read_request
+from ft_dagster.evaluation.request import UnsaidRequest
 from ft_dagster.evaluation.tasks import frozen_tasks, resolve_tasks
-from ft_dagster.program import leave, run_program
+from ft_dagster.program import run_program, start_program
 from ft_dagster.provenance.held import FOLDER, held_files
 
 BETWEEN = "\0"  # parts of a text that no model reads in a row
 
 
 def main(run_dir: Path) -> int:
-    @cache
-    def request() -> UnsaidRequest:
-        return read_request(run_dir, UnsaidRequest)
-
-    return run_program(lambda: request().output, lambda: look_through(request()))
+    return run_program(run_dir, UnsaidRequest, look_through)
 
 
 def look_through(request: UnsaidRequest) -> dict[str, Any]:
@@ -63,6 +57,4 @@ def read_texts(task: Any) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m ft_dagster.evaluation.unsaid RUN_DIR")
-    leave(main(Path(sys.argv[1])))
+    start_program("ft_dagster.evaluation.unsaid", main)

@@ -7,25 +7,16 @@ the model card, and certificate.json) and result.json. Exit: 0 done, 2 bad input
 
 from __future__ import annotations
 
-import sys
-from functools import cache
 from pathlib import Path
 
-from ft_dagster.evaluation.request import read_request
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.run import export
-from ft_dagster.program import leave, run_program
+from ft_dagster.program import run_program, start_program
 
 
 def main(run_dir: Path) -> int:
-    @cache
-    def request() -> ExportRequest:
-        return read_request(run_dir, ExportRequest)
-
-    return run_program(lambda: request().output, lambda: export(request()))
+    return run_program(run_dir, ExportRequest, export)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m ft_dagster.export RUN_DIR")
-    leave(main(Path(sys.argv[1])))
+    start_program("ft_dagster.export", main)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from ft_dagster.evaluation.request import BaseFiles, TunedWeights
+from ft_dagster.program import ProgramRequest
 
 
-class DerivationRequest(BaseModel):
+class DerivationRequest(ProgramRequest):
     """One base to make. `adapter`: the payload of a parent's export; `base_digest`: how it names its base;
     `declared_in`: for errors to name.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1]
     base: BaseFiles
@@ -23,4 +19,3 @@ class DerivationRequest(BaseModel):
     adapter: TunedWeights | None = None
     new_tokens: tuple[str, ...] = ()
     declared_in: str | None = None
-    output: Path

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +18,8 @@ from ft_dagster.data.new_tokens import extend_tokenizer, pieces_of
 from ft_dagster.data.weights import CONFIG, INDEX, WEIGHTS, read_json, weight_files
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured import hold_weights
-from ft_dagster.evaluation.request import read_request
 from ft_dagster.export.derivation_request import DerivationRequest
-from ft_dagster.program import leave, run_program, write_json
+from ft_dagster.program import run_program, start_program, write_json
 from ft_dagster.provenance.held import FOLDER, held_files
 from ft_dagster.strict_json import tagged
 
@@ -34,11 +31,7 @@ MODEL = "model"  # the folder of the payload that holds the base
 
 
 def main(run_dir: Path) -> int:
-    @cache
-    def request() -> DerivationRequest:
-        return read_request(run_dir, DerivationRequest)
-
-    return run_program(lambda: request().output, lambda: derive(request()))
+    return run_program(run_dir, DerivationRequest, derive)
 
 
 def derive(request: DerivationRequest) -> dict[str, Any]:
@@ -221,6 +214,4 @@ def _quiet() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m ft_dagster.export.derived RUN_DIR")
-    leave(main(Path(sys.argv[1])))
+    start_program("ft_dagster.export.derived", main)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ft_dagster.evaluation.request import BaseFiles, Sha256
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.program import ProgramRequest
 from ft_dagster.training.training_figures import TrainingFigures
 
 
@@ -80,7 +81,7 @@ class Card(_ExportPart):
         return TrainingFigures.from_json(given) if isinstance(given, dict) else given
 
 
-class ExportRequest(_ExportPart):
+class ExportRequest(ProgramRequest):
     """One export. `weights`: payload folder of what training made; `weights_digest`: what was judged.
 
     `probes`: prompts, rendered with the chat template, on which the certificate compares.
@@ -94,7 +95,6 @@ class ExportRequest(_ExportPart):
     card: Card
     probes: tuple[str, ...] = Field(min_length=1)
     device: Literal["cpu", "cuda"] = "cpu"
-    output: Path
 
     @property
     def payload(self) -> Path:

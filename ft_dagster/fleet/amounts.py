@@ -87,10 +87,8 @@ def expected_cost(
     known = mine or theirs
     if plan is None or plan.hours <= 0:
         hours = median(paid.real for paid in known) if known else UNKNOWN_HOURS
-        said = (
-            f"no plan yet: as {len(known)} finished trainings took" if known else "no plan yet: taken as 1 h"
-        )
-        return RetrainCost(Amount(hours), hours, said)
+        taken = f"as {len(known)} finished trainings took" if known else "taken as 1 h"
+        return RetrainCost(Amount(hours), hours, f"no hours are planned: {taken}")
     ratio = median(paid.ratio for paid in known) if known else 1.0
     whose = "its own" if mine else "the platform's"
     said = "as planned"

@@ -355,7 +355,7 @@ def test_the_commands_make_the_table_again_also_of_a_newer_version_and_say_what_
     piped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     (plain,) = (line.split() for line in piped.splitlines() if "acme.often" in line)
     assert plain[:3] == ["acme.often", "due", "schedule"]
-    assert (due[0]["hours"], due[0]["cost"]) == (1.0, "no plan yet: taken as 1 h")
+    assert (due[0]["hours"], due[0]["cost"]) == (1.0, "no hours are planned: taken as 1 h")
     assert "objectiv" in due[1]["why"]
 
 

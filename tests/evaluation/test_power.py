@@ -4,10 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ft_dagster.data.general import HELD_OUT
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.bounded import mean_p
 from ft_dagster.evaluation.power import (
     ALPHA,
+    GENERAL_TEXTS,
     LOSS_BOUND,
     POWER,
     HopelessGate,
@@ -123,6 +125,10 @@ def test_a_margin_that_no_held_out_text_can_show_is_hopeless_whatever_the_limit(
         "gates.general_loss_margin"
     ]
     assert (one.asked, one.fix) == (90, "Allow more")
+
+
+def test_all_texts_that_are_held_out_are_read() -> None:
+    assert GENERAL_TEXTS == HELD_OUT
 
 
 def test_what_is_known_of_the_data_counts_where_it_is_less() -> None:
