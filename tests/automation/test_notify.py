@@ -223,15 +223,21 @@ def test_what_becomes_of_versions_is_told(project: Path, instance: dg.DagsterIns
     assert {each["id"] for each in lines(project, "other")} == {each["id"] for each in lines(project)}
 
 
+def two_versions(project: Path, instance: dg.DagsterInstance) -> Store:
+    """Released by runs, and shown."""
+    declare(project, "acme.support", notify=["log"])
+    store = load_settings(project).open_store()
+    release(store, "acme.support", adapter(1), "a" * 64)
+    release(store, "acme.support", adapter(2), "c" * 64)
+    report_release(instance, "acme.support", entries=2)
+    return store
+
+
 def test_a_rollback_that_nobody_showed_is_told_once_however_late(
     project: Path, instance: dg.DagsterInstance
 ) -> None:
     """Its command was killed after it wrote the log, or Dagster's database was away."""
-    declare(project, "acme.support", notify=["log"])
-    store, now = load_settings(project).open_store(), datetime.now(UTC)
-    release(store, "acme.support", adapter(1), "a" * 64)
-    release(store, "acme.support", adapter(2), "c" * 64)
-    report_release(instance, "acme.support", entries=2)
+    store, now = two_versions(project, instance), datetime.now(UTC)
     ticked(project, instance, now)
     cursor = told(project, instance)
     rollback(store, "tenants/acme/support", ReleaseRequest("worse", "ann"))
@@ -247,11 +253,7 @@ def test_a_rollback_that_nobody_showed_is_told_once_however_late(
 def test_the_next_release_tells_what_nobody_showed_before_it(
     project: Path, instance: dg.DagsterInstance
 ) -> None:
-    declare(project, "acme.support", notify=["log"])
-    store, now = load_settings(project).open_store(), datetime.now(UTC)
-    release(store, "acme.support", adapter(1), "a" * 64)
-    release(store, "acme.support", adapter(2), "c" * 64)
-    report_release(instance, "acme.support", entries=2)
+    store, now = two_versions(project, instance), datetime.now(UTC)
     cursor = told(project, instance)
     rollback(store, "tenants/acme/support", ReleaseRequest("worse", "ann"))
     cursor = told(project, instance, cursor, now + 2 * DAY)
