@@ -93,7 +93,10 @@ class Policy(SpecModel):
     )
     exports: tuple[Literal["adapter", "merged"], ...] = Field((), description="Formats to export")
     budget_usd: float | None = Field(
-        None, gt=0, le=1e9, description="Largest resources.budget_usd, which must then be declared"
+        None,
+        gt=0,
+        le=1e9,
+        description="Largest resources.budget_usd, which must then be declared, and cost of a plan",
     )
     approvers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="Who alone may put a version into production; release.approvers names some of them"

@@ -97,6 +97,24 @@ def refuse_method(workspace: Workspace, method: str) -> None:
         raise _as_error(breach, policies, tenant, workspace.declared_in)
 
 
+def too_dear(workspace: Workspace, usd: float | None) -> UserError | None:
+    """Where a plan foretells more USD than the policy lets a training and its evaluation cost. `usd`: None
+    where no price is known, and nothing can be held against it.
+    """
+    policies, tenant = workspace.settings.policies(), workspace.key.tenant
+    most = policies.of(tenant).budget_usd
+    if most is None or usd is None or usd <= most:
+        return None
+    return UserError(
+        f"by its plan it costs ${usd:,.2f}, and the policy allows ${most:,.2f} "
+        f"({policies.set_by(tenant, 'budget_usd')})",
+        file=workspace.declared_in,
+        field="resources.budget_usd",
+        fix="Train less (training.num_train_epochs, training.max_steps) or by a cheaper method, see the "
+        f"reasons of training_plan, or let the platform raise budget_usd in {POLICY_FILE}",
+    )
+
+
 def refuse_made(workspace: Workspace, method: str, base: Artifact, format: str) -> None:
     """Raises UserError where weights and export, as they were made, are none that today's policy allows:
     whatever is declared by now, and however many releases lie between `base` and its source.

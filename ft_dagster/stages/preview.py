@@ -45,7 +45,7 @@ from ft_dagster.stages.judged_on import judges_among, refuse_unheld
 from ft_dagster.stages.plan_context import context_of, context_without_base
 from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.planned import ranked_by
-from ft_dagster.stages.policy import refuse_declared
+from ft_dagster.stages.policy import refuse_declared, too_dear
 from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact, find_artifact
@@ -125,7 +125,9 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context, tried, known)
     if named is None:
         refuse_unheld(plan.estimate.judged_on, declared.file)
-    warnings = tuple(plan_warnings(workspace, spec, plan.estimate))
+    dear = too_dear(workspace, plan.estimate.planned_row.cost_usd)
+    refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
+    warnings = (*refused, *plan_warnings(workspace, spec, plan.estimate))
     counts = data.counts
     return Preview(str(declared.key), data.basis, counts.examples, counts.tokens, plan.estimate, warnings)
 

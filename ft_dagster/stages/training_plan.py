@@ -36,7 +36,7 @@ from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.judged_on import refuse_unheld
 from ft_dagster.stages.plan_context import context_of
 from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
-from ft_dagster.stages.policy import refuse_few_questions, refuse_method
+from ft_dagster.stages.policy import refuse_few_questions, refuse_method, too_dear
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, named_in
@@ -111,12 +111,14 @@ def refuse(workspace: Workspace) -> None:
 
 
 def after(workspace: Workspace, artifact: Artifact) -> None:
-    """Before anything is trained: what `auto` chose may not be allowed, or not have the declared export, a
-    limit may be on questions that nobody will ask, what comes of it may be too large to be judged here, and a
-    gate may be on a metric that its task has not.
+    """Before anything is trained: what `auto` chose may not be allowed, not have the declared export or cost
+    more than the policy allows, a limit may be on questions that nobody will ask, what comes of it may be too
+    large to be judged here, and a gate may be on a metric that its task has not.
     """
     declared, method = workspace.spec.export.format, artifact.figures["method"]["name"]
     refuse_method(workspace, method)
+    if dear := too_dear(workspace, estimate_of(workspace, artifact).planned_row.cost_usd):
+        raise dear
     training = artifact.figures["training"]
     with named_in(workspace.declared_in):
         refuse_unasked(training["watch"]["benchmark_limit"], training["deepspeed"]["stage"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
 from ft_dagster.spec.policy import Policy
-from ft_dagster.stages import declaration, evaluation, model_export
-from ft_dagster.stages.policy import problems, refuse_frozen, unknown_targets
+from ft_dagster.stages import declaration, evaluation, model_export, training_plan
+from ft_dagster.stages.policy import problems, refuse_frozen, too_dear, unknown_targets
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import Workspace
@@ -181,3 +182,28 @@ def test_a_target_that_the_platform_does_not_know_is_said_by_check_and_refuses_n
     write_yaml(project / "tenants/defaults.yaml", {"notify": ["nobody"]})
     (error,) = mistakes(project)
     assert (error.file, error.fix) == (str(project / "tenants/defaults.yaml"), "Known: log, ops")
+
+
+def test_a_training_that_costs_more_than_the_policy_allows_does_not_begin(
+    chained: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is declared: the number in the declaration is the tenant's, the plan's is not."""
+    plan = chained.make(training_plan.STAGE)
+    estimate = training_plan.estimate_of(chained, plan)
+    costs = {row.method: 12.5 if row.method == estimate.plan.name else 0.1 for row in estimate.ranking}
+    ranking = tuple(replace(row, cost_usd=costs[row.method]) for row in estimate.ranking)
+    monkeypatch.setattr(training_plan, "estimate_of", lambda *_: replace(estimate, ranking=ranking))
+    file = chained.project / "policy.yaml"
+    try:
+        for budget, allowed in ((12.0, False), (13.0, True)):
+            write_yaml(file, {**POLICY, "per_tenant": {"acme": {"budget_usd": budget}}})
+            run = Workspace(chained.settings, chained.key, chained.run)
+            if allowed:
+                training_plan.after(run, plan)
+                continue
+            with pytest.raises(UserError, match=r"costs \$12.50, and the policy allows \$12.00") as caught:
+                training_plan.after(run, plan)
+            assert "per_tenant.acme.budget_usd" in caught.value.problem
+    finally:
+        write_yaml(file, POLICY)
+    assert too_dear(chained, None) is None
