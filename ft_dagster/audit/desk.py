@@ -141,14 +141,14 @@ class Audit:
         return [json.loads(each) for each in found]
 
     @cached_property
-    def transformed(self) -> tuple[Transformed, ...]:
-        """The sources of all data sets whose rows were transformed."""
+    def transformed(self) -> tuple[tuple[str, Transformed], ...]:
+        """(digest of the data set, the source) of all whose rows were transformed."""
         return self.transformed_for(None)
 
-    def transformed_for(self, model: Indexed | None) -> tuple[Transformed, ...]:
+    def transformed_for(self, model: Indexed | None) -> tuple[tuple[str, Transformed], ...]:
         """As `transformed`; of a model those of its own data set, and of the ones that it starts from."""
         found = (
-            Transformed(dataset.variant or "", source["path"], source[TRANSFORM])
+            (dataset.digest, Transformed(dataset.variant or "", source["path"], source[TRANSFORM]))
             for dataset, source in self._sources(model)
             if source.get(TRANSFORM)
         )

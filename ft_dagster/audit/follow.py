@@ -19,7 +19,7 @@ import numpy as np
 from ft_dagster.audit.index import MEMBER, Index, LogEntry, Members, as_members, short, tenant_of
 from ft_dagster.audit.judged import judged_questions
 from ft_dagster.audit.members import (
-    EVALUATION,
+    ASKED,
     HAVE_RECORDS,
     MIXTURE,
     MODEL,
@@ -183,7 +183,7 @@ class Follower:
         id = self.index.add_artifact(artifact, owner)
         records = 0
         try:
-            if artifact.place.stage in (*HAVE_RECORDS, EVALUATION):
+            if artifact.place.stage in (*HAVE_RECORDS, *ASKED):
                 members = indexed_members(self.shelf, artifact, keys)
                 self.index.add_members(owner, id, members)
                 records = len(members)
@@ -263,7 +263,7 @@ def indexed_members(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Member
     has the lookups already; else they are computed from the identities.
     """
     head = TreeHead.of(artifact.figures, file=shelf.store.uri(artifact.manifest_path))
-    if artifact.place.stage != EVALUATION and head is not None and head.key == keys.current.id:
+    if artifact.place.stage not in ASKED and head is not None and head.key == keys.current.id:
         return _of_tree(shelf, artifact)
     lookup = keys.current.lookup
     found = ((short(lookup(name)), number, state) for name, number, state in _named_rows(shelf, artifact))
@@ -281,7 +281,7 @@ def _of_tree(shelf: Shelf, artifact: Artifact) -> Members:
 
 def _named_rows(shelf: Shelf, artifact: Artifact) -> Iterator[tuple[bytes, int, int]]:
     """(identity, number, state) of each record; of each question, by each of its names."""
-    if artifact.place.stage == EVALUATION:
+    if artifact.place.stage in ASKED:
         for question in judged_questions(shelf, artifact):
             yield from ((name, question.number, question.state) for name in question.names)
     for members in members_of(shelf, artifact):

@@ -31,7 +31,7 @@ from ft_dagster.provenance.private_file import make_private
 from ft_dagster.provenance.record_keys import SHARED_OWNER
 from ft_dagster.store import Artifact, Place
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 FILE = "index.sqlite"
 CHUNK = 4096  # counts of a model that are read together
 TABLES = """

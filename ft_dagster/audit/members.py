@@ -25,6 +25,7 @@ from ft_dagster.data.parquet import arrays_of, column_names, dicts_of, rows_of
 from ft_dagster.data.record_tree import TREE
 from ft_dagster.errors import UserError
 from ft_dagster.files import read_text
+from ft_dagster.lineage.reachable import PRODUCTION
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.provenance.memory import SETTLED_SECONDS
 from ft_dagster.provenance.stamp import Stamp
@@ -36,7 +37,8 @@ from ft_dagster.store.transfer import OTHER_BYTES, Transfer, fetch_all
 from ft_dagster.strict_json import loads
 
 DATASET, CORPUS, MIXTURE, MODEL = "task_dataset", "general_corpus", "training_mixture", "fine_tuned_model"
-EVALUATION = "evaluation"  # has questions, see `judged`
+EVALUATION = "evaluation"
+ASKED = (EVALUATION, *PRODUCTION)  # have questions, see `judged`
 BASE_TEXT = "base_text"  # a mixture has it in place of a corpus, under that name
 HAVE_RECORDS = (DATASET, CORPUS, BASE_TEXT, MIXTURE)
 LEDGER, LEDGER_VERSION, MOST_TIMES = "evidence/ledger.json", 1, 2**32 - 1

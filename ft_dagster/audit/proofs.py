@@ -74,9 +74,9 @@ def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
     for parent, through in above:
         if parent.digest in learned:
             return _inherited(audit, asked, parent, through)
-    transformed = audit.transformed_for(weights) if own["kind"] == ABSENCE else ()
+    transformed = audit.transformed_for(weights) if asked.words and own["kind"] == ABSENCE else ()
     if transformed:
-        problem = f"nothing proves that it is absent: {transformed[0]}"
+        problem = f"nothing proves that it is absent: {transformed[0][1]}"
         raise UserError(problem, fix="`ft-dagster audit record` says where that is")
     return own
 

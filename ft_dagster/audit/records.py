@@ -15,6 +15,7 @@ from ft_dagster.audit.figures import read
 from ft_dagster.audit.index import Hit, Indexed
 from ft_dagster.audit.judged import BY_CONTENT, judged_questions
 from ft_dagster.audit.members import (
+    ASKED,
     DATASET,
     EVALUATION,
     HAVE_RECORDS,
@@ -27,6 +28,7 @@ from ft_dagster.data.dataset_io import DROPPED, ORIGINS
 from ft_dagster.data.mixture_io import HOLDOUT
 from ft_dagster.data.record_tree import TREE, TreeHead, record_row
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.samples import OWN, SAMPLES
 from ft_dagster.provenance.record_keys import RecordKey
 from ft_dagster.report.tables import counted
 from ft_dagster.store import Artifact
@@ -73,9 +75,12 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
 
 
 def _otherwise(audit: Audit, found: Iterable[RecordIn]) -> tuple[Transformed, ...]:
-    """The sources in which a record may stand otherwise than it was looked for."""
-    places = {(one.variant, one.facts.get("path")) for one in found}
-    return tuple(one for one in audit.transformed if (one.variant, one.source) not in places)
+    """The sources in which a record may stand otherwise than it was looked for: those of data sets that have
+    it from elsewhere, or not at all.
+    """
+    places = {(one.digest, one.facts.get("path")) for one in found}
+    there = (source for dataset, source in audit.transformed if (dataset, source.source) not in places)
+    return tuple(dict.fromkeys(there))
 
 
 def checked(audit: Audit) -> Checked:
@@ -83,7 +88,7 @@ def checked(audit: Audit) -> Checked:
     counts = [row for row in audit.counts if audit.tenant in (None, row[0]) or not row[0]]
     holders = [(number, records) for _, stage, number, records in counts if stage in HAVE_RECORDS]
     models, judged = (
-        sum(number for _, stage, number, _ in counts if stage == name) for name in (MODEL, EVALUATION)
+        sum(number for _, stage, number, _ in counts if stage in names) for names in ((MODEL,), ASKED)
     )
     unread = tuple(str(each.problem) for each in audit.allowed(audit.index.unread()))
     records = sum(records for _, records in holders)
@@ -140,12 +145,12 @@ def _questions(audit: Audit, name: str, owner: int, asked: AskedRecord) -> Itera
     for wanted in asked.questions:
         for hit in audit.index.hits(owner, audit.keys(name).current.lookup(wanted)):
             indexed = audit.index.artifact(hit.artifact)
-            if hit in seen or indexed.place.stage != EVALUATION:
+            if hit in seen or indexed.place.stage not in ASKED:
                 continue
             seen.add(hit)
             facts = _question_facts(audit, indexed, hit, wanted)
             if facts is not None:
-                place = (indexed.variant, EVALUATION, indexed.digest, indexed.place.key)
+                place = (indexed.variant, indexed.place.stage, indexed.digest, indexed.place.key)
                 yield indexed, RecordIn(wanted.hex(), *place, STATES[hit.state], facts, None)
 
 
@@ -199,14 +204,16 @@ def _validated(audit: Audit, model: Indexed) -> ModelThatHas:
 
 def _tells(audit: Audit, model: Indexed) -> bool:
     """Whether all questions of a model's evaluations are known, by what rows and documents are known by:
-    those that retention removed are not, once the index is made again.
+    those that retention removed are not, once the index is made again, nor those that an export was asked.
     """
-    for each in audit.index.made_of(model, EVALUATION):
+    for each in (one for stage in ASKED for one in audit.index.made_of(model, stage)):
         if each.problem or not each.records:
             return False
-        if int(audit.artifact(each).predicate["stage_version"]) < BY_CONTENT:
+        older = int(audit.artifact(each).predicate["stage_version"]) < BY_CONTENT
+        if older and each.place.stage == EVALUATION:
             return False
-    return True
+    exports = map(audit.artifact, audit.index.made_of(model, EXPORT))
+    return not any(audit.shelf.has(export, f"evidence/{OWN}/payload/{SAMPLES}") for export in exports)
 
 
 def _with_children(audit: Audit, model: Indexed, times: int | None) -> Iterator[ModelThatHas]:

@@ -21,9 +21,9 @@ from ft_dagster.audit.figures import read
 from ft_dagster.audit.follow import MALFORMED, indexed_members, problem_of
 from ft_dagster.audit.index import Indexed, created, digest_of, made_from, tenant_of
 from ft_dagster.audit.members import (
+    ASKED,
     CORPUS,
     DATASET,
-    EVALUATION,
     HAVE_RECORDS,
     MIXTURE,
     MODEL,
@@ -267,7 +267,7 @@ def _check_row(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     """The index says of its records what the evidence says."""
-    if indexed.problem or indexed.place.stage not in (*HAVE_RECORDS, EVALUATION, MODEL):
+    if indexed.problem or indexed.place.stage not in (*HAVE_RECORDS, *ASKED, MODEL):
         return
     if not _rows_stand(audit, indexed):
         return

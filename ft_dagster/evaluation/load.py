@@ -238,3 +238,9 @@ def _load_builtin(entry: TaskEntry) -> dict[str, Any]:
 def _said(error: Exception) -> str:
     first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return first if len(first) <= 200 else first[:197] + "..."
+
+
+def shots_of(task: Any, asked: int | None) -> int:
+    """Few-shot examples of a task, as lm-eval's own command sets them: one that says 0 keeps it."""
+    said = task.get_config("num_fewshot")
+    return int(said or 0) if asked is None or said == 0 else asked

@@ -132,9 +132,12 @@ class TextsRequest(ProgramRequest):
 
 
 class UnsaidRequest(TextsRequest):
-    """In whose texts new tokens must not stand. `declared_in`: the file that errors name."""
+    """In whose texts new tokens must not stand, nor in the examples before them. `num_fewshot`: see
+    `evaluation.num_fewshot`. `declared_in`: the file that errors name.
+    """
 
     tokens: tuple[str, ...] = Field(min_length=1)
+    num_fewshot: int | None = Field(None, ge=0)
     declared_in: Path | None = None
 
 

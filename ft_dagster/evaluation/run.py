@@ -14,7 +14,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import label_scores
 from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, answered, as_samples, rows_to_ask
 from ft_dagster.evaluation.gates import Referee
-from ft_dagster.evaluation.load import TABLES, LoadedTask, load_task
+from ft_dagster.evaluation.load import TABLES, LoadedTask, load_task, shots_of
 from ft_dagster.evaluation.looks import IN_BATCHES, Order, batches
 from ft_dagster.evaluation.power import GENERAL_TEXTS
 from ft_dagster.evaluation.progress import EvaluationProgress
@@ -232,7 +232,6 @@ def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationReq
 
 
 def _configure(loaded: LoadedTask, request: EvaluationRequest) -> None:
-    """Few-shot examples as lm-eval's own command sets them: a task that says 0 keeps it."""
     for part in loaded.parts.values():
         if getattr(part, "UNSAFE_CODE", False) or part.get_config("unsafe_code"):
             raise UserError(
@@ -240,11 +239,7 @@ def _configure(loaded: LoadedTask, request: EvaluationRequest) -> None:
                 value=loaded.entry.entry,
                 fix="Declare another task",
             )
-        said = part.get_config("num_fewshot")
-        if request.num_fewshot is not None and said != 0:
-            part.set_config("num_fewshot", request.num_fewshot)
-        elif said is None:
-            part.set_config("num_fewshot", 0)
+        part.set_config("num_fewshot", shots_of(part, request.num_fewshot))
         part.set_fewshot_seed(seed=request.seed)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ft_dagster.data.new_tokens import refuse_said
@@ -27,7 +28,7 @@ def main(run_dir: Path) -> int:
 
 def look_through(request: UnsaidRequest) -> dict[str, Any]:
     """How many questions each task has. Raises UserError where a token stands in one."""
-    from ft_dagster.evaluation.load import TABLES, load_task, prepare_environment
+    from ft_dagster.evaluation.load import TABLES, load_task, prepare_environment, shots_of
 
     entries = resolve_tasks(request.tasks, request.project, roots=request.roots)
     prepare_environment(entries)
@@ -38,6 +39,13 @@ def look_through(request: UnsaidRequest) -> dict[str, Any]:
             loaded = load_task(entry, folder / TABLES)
             with loaded.reading():
                 texts = [text for part in loaded.parts.values() for text in read_texts(part)]
+                drawn = [
+                    text
+                    for part in loaded.parts.values()
+                    if shots_of(part, request.num_fewshot)
+                    for text in read_examples(part)
+                ]
+            refuse_said(request.tokens, drawn, f"examples of {entry.entry}", request.declared_in)
             named = f"questions of {entry.entry}"
             refuse_said(request.tokens, texts, named, request.declared_in)
             counts[entry.name] = len(texts)
@@ -54,6 +62,17 @@ def read_texts(task: Any) -> Iterator[str]:
         texts = ["".join(part for part in parts if isinstance(part, str)) for parts in asked]
         texts += [f"{before}{answer}" for answer in asked_of(task, doc).answers]
         yield BETWEEN.join(f"{around}{text}{around}" for text in texts)
+
+
+def read_examples(task: Any) -> Iterator[str]:
+    """Each document that may be drawn as an example, as it stands before a question."""
+    doc, sampler = task.eval_docs[0], task.sampler
+    try:
+        for example in sampler.fewshot_docs():
+            task.sampler = SimpleNamespace(sample=lambda n, eval_doc=None, drawn=example: [drawn])
+            yield str(task.fewshot_context(doc, 1, gen_prefix=task.doc_to_prefix(doc)))
+    finally:
+        task.sampler = sampler
 
 
 if __name__ == "__main__":

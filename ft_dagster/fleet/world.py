@@ -19,7 +19,7 @@ from ft_dagster.stages.corpora import NAME as CORPUS
 from ft_dagster.stages.corpora import prefix_of_corpus
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.stages.outdated import CorpusNow, FoundNow
-from ft_dagster.stages.policy import task_names
+from ft_dagster.stages.policy import task_names, with_source
 from ft_dagster.store import Artifact, read_head
 from ft_dagster.store.heads import head_time
 
@@ -41,7 +41,8 @@ class World:
             wrong.append(StaleCause("policy", str(self._policies.file), str(self._policies)))
         else:
             policy = self._policies.of(declared.key.tenant)
-            breached = breaches(policy, declared.spec, declared.key.tenant, self._names(policy, declared))
+            spec, names = with_source(self.settings, declared), self._names(policy, declared)
+            breached = breaches(policy, spec, declared.key.tenant, names)
         if isinstance(tasks, UserError):
             wrong.append(StaleCause("task", str(tasks.file), str(tasks)))
         general = declared.spec.data.general

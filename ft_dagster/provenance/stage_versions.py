@@ -11,7 +11,7 @@ STAGE_VERSIONS = {
     "base_model": 1,
     "general_corpus": 3,
     "evaluation_texts": 2,
-    "unsaid_tokens": 1,
+    "unsaid_tokens": 2,
     "base_text": 1,
     "task_dataset": 3,
     "version_before": 1,

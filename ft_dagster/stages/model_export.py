@@ -15,6 +15,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.measured import base_digest
 from ft_dagster.evaluation.request import TunedWeights
+from ft_dagster.evaluation.samples import OWN
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, MadeFrom, Source
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Verdict
@@ -32,7 +33,7 @@ from ft_dagster.stages.models import base_of
 from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.today import refuse_unjudged
-from ft_dagster.stages.verdicts import OWN, certificate_of, own_verdict, rejudge, tries_of
+from ft_dagster.stages.verdicts import certificate_of, own_verdict, rejudge, tries_of
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, Attempt

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from ft_dagster.data.derived import newer_parent
+from ft_dagster.data.derived import added_tokens, newer_parent
 from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.lineage.stale import StaleCause, field_changed, stage_raised
 from ft_dagster.planning.probe import leaves_open
@@ -33,9 +33,10 @@ from ft_dagster.stages.made_from import VersionArtifacts
 from ft_dagster.stages.made_of import frozen_declarations
 from ft_dagster.stages.planned import RANKED, ranked_by
 from ft_dagster.stages.versions import is_of_now
-from ft_dagster.store import Artifact, Store
+from ft_dagster.store import SHARED, Artifact, Store
 
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
+NODES = "resources.nodes"  # in no key: a plan's has the ranks of all of them
 TASK_PARTS = {"task": "task.tasks", "general": "general.tasks"}  # of a key: digests of the declared tasks
 
 
@@ -78,6 +79,7 @@ def outdated(
         found += _sources(store, declared.key.prefix, version)
     if not any(field.startswith("base_model") for field in fields):
         found += _base(store, declared, version)
+    found += _asked_with_added(store, made)
     return tuple(dict.fromkeys(found))
 
 
@@ -100,7 +102,7 @@ def _fields(settings: Settings, declared: Declared, version: VersionArtifacts) -
     for artifact in filter(is_of_now, made.values()):
         for part in PARTS:
             if isinstance(artifact.spec.get(part), dict):
-                named |= set(_differences(artifact.spec[part], spec, partial(_then, made)))
+                named |= set(_differences(artifact.spec[part], spec, partial(_then, made))) - {NODES}
         if artifact.place.stage == "training_plan":
             named |= set(_planned(artifact, spec, version, named))
         if artifact.place.stage == "evaluation" and _database(settings, declared, artifact):
@@ -134,8 +136,7 @@ def _differences(then: Any, now: Any, said: Callable[[str], Any], path: str = ""
 
 def _planned(plan: Artifact, spec: VariantSpec, version: VersionArtifacts, named: set[str]) -> Iterator[str]:
     """Fields that a plan's key has by what follows from them."""
-    if (ranks := _other_ranks(plan, spec, version.artifacts)) is not None:
-        yield ranks
+    yield from _other_ranks(plan, spec, version)
     if ("probe" in plan.inputs) != leaves_open(spec):
         yield "plan.probe"
     then, now = plan.inputs.get("ranked_by"), ranked_by(spec)
@@ -143,15 +144,21 @@ def _planned(plan: Artifact, spec: VariantSpec, version: VersionArtifacts, named
         yield from _ranked(version, spec)
 
 
-def _other_ranks(plan: Artifact, spec: VariantSpec, made: Mapping[str, Artifact]) -> str | None:
-    """The field by which a node has other ranks than it had; the number of nodes is in a training's key."""
-    resources, planned = spec.resources, plan.spec.get("hardware", {})
-    own = {"cpu": ("resources.cpu_ranks", resources.cpu_ranks), "cuda": ("resources.gpus", resources.gpus)}
-    if planned.get("kind") not in own:
-        return None
-    field, ranks = own[planned["kind"]]
-    nodes = _then(made, "resources.nodes") or (1 if "fine_tuned_model" in made else resources.nodes)
-    return None if planned["ranks"] == ranks * nodes else field
+def _other_ranks(plan: Artifact, spec: VariantSpec, version: VersionArtifacts) -> list[str]:
+    """The fields by which a plan is for other ranks: a key has the number of all of them together. What
+    changed since the newest run, or what says a node's.
+    """
+    own, hardware = spec.resources, plan.spec.get("hardware", {})
+    by_kind = {"cpu": ("resources.cpu_ranks", own.cpu_ranks), "cuda": ("resources.gpus", own.gpus)}
+    if hardware.get("kind") not in by_kind:
+        return []
+    field, ranks = by_kind[hardware["kind"]]
+    if hardware["ranks"] == ranks * own.nodes:
+        return []
+    newest = version.heads.get("declaration")
+    then = {} if newest is None else _with_later_fields(content_of(newest)["spec"])
+    now = _content_of(spec)
+    return [each for each in (field, NODES) if then and _at(then, each) != _at(now, each)] or [field]
 
 
 def _with_later_fields(declared: dict[str, Any]) -> dict[str, Any]:
@@ -290,3 +297,13 @@ def _base(store: Store, declared: Declared, version: VersionArtifacts) -> Iterat
     elif newest is not None and newest.digest != base.digest:
         what = str(declared.spec.base_model.source or declared.spec.base_model.variant)
         yield StaleCause("base", what, f"{what} is another")
+
+
+def _asked_with_added(store: Store, made: Mapping[str, Artifact]) -> Iterator[StaleCause]:
+    """The scores of a base that chose among tokens that were added to it, as older code had it do."""
+    base, scores = made.get("base_model"), made.get("general_scores")
+    if base is None or scores is None or base.place.prefix == SHARED or not is_of_now(scores):
+        return
+    if not scores.spec.get("withheld") and added_tokens(store, base):
+        problem = "general questions were asked of the base with the tokens that were added to it"
+        yield StaleCause("stage", "general_scores", problem)

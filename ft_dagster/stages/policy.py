@@ -31,7 +31,7 @@ FileOf = Callable[[str], Path]
 def problems(settings: Settings, declared: Declared) -> list[UserError]:
     """All that a run of this declaration would be refused for by the platform, or by its own gate."""
     spec, tenant, file_of = declared.spec, declared.key.tenant, _file_of(settings, declared)
-    found = _beyond(settings, tenant, _on(spec, _source_of_parent(settings, declared)), file_of)
+    found = _beyond(settings, tenant, with_source(settings, declared), file_of)
     return [*found, *_offload(settings, tenant, spec, file_of), *_hopeless(spec, file_of)]
 
 
@@ -130,23 +130,20 @@ def refuse_made(workspace: Workspace, method: str, base: Artifact, format: str) 
     _raise(_beyond(settings, tenant, spec, lambda field: workspace.declared_in))
 
 
-def _source_of_parent(settings: Settings, declared: Declared) -> str | None:
-    """What the release that a declaration starts from was made of, where the policy asks; None where there is
-    none yet, which is said where the base is made.
+def with_source(settings: Settings, declared: Declared) -> VariantSpec:
+    """A declaration with the source of the release that it starts from, where the policy asks; as it is where
+    there is none yet, which is said where the base is made.
     """
     key, base = declared.key, declared.spec.base_model
-    if base.variant is None or not settings.policies().of(key.tenant).bases:
-        return None
-    store = settings.open_store(key.tenant)
-    with suppress(UserError):
-        return named_source(store, released_parent(store, key, base).base)
-    return None
+    if base.variant is not None and settings.policies().of(key.tenant).bases:
+        store = settings.open_store(key.tenant)
+        with suppress(UserError):
+            return _on(declared.spec, named_source(store, released_parent(store, key, base).base))
+    return declared.spec
 
 
-def _on(spec: VariantSpec, source: str | None) -> VariantSpec:
-    """The declaration with a source for its base, where one is given."""
-    if source is None:
-        return spec
+def _on(spec: VariantSpec, source: str) -> VariantSpec:
+    """The declaration with a source for its base."""
     return spec.model_copy(update={"base_model": spec.base_model.model_copy(update={"source": source})})
 
 

@@ -17,14 +17,14 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.ancestors import find_digest
-from ft_dagster.planning.prior import Prior
+from ft_dagster.planning.prior import Prior, leaves_method_open
 from ft_dagster.planning.probe import FILE as FOUND
 from ft_dagster.planning.probe import span_of_rates
 from ft_dagster.planning.shapes import dimensions
 from ft_dagster.planning.survey import same_family
 from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
-from ft_dagster.spec import Declarations, VariantSpec
+from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import load_policies
 from ft_dagster.stages.hands import Hands
@@ -96,17 +96,32 @@ def prior_of(desk: Desk, spec: VariantSpec, base: Artifact) -> Prior | None:
     tenant's own before others'; of two of one second the first by name. One that tried nothing which may be
     open here is passed over.
     """
-    found = list(_priors(desk, spec, base))
-    if not found:
-        return None
-    _, prior = max(found, key=lambda each: (each[1].variant != UNNAMED, each[0]))
-    return prior
+    tenant = desk.key.tenant
+    newest = sorted(_probes(desk, spec, base), key=lambda each: _age(each, tenant), reverse=True)
+    for key, probe in newest:
+        theirs = key.tenant != tenant
+        with suppress(*_away(theirs)):
+            prior = _found_by(desk, probe, None if theirs else str(key), base)
+            by_method = prior.method_tried and leaves_method_open(spec)
+            if by_method or prior.learning_rate is not None:
+                return prior
+    return None
 
 
-def _priors(desk: Desk, spec: VariantSpec, base: Artifact) -> Iterator[tuple[str, Prior]]:
-    """(when, what) was found, of variants that declare a probe and answers of the same kind: what is best for
-    labels is not for SQL. One whose declaration or part of the store is damaged has none, nor has another
-    tenant's that this one may not read, or whose method it may not train.
+def _age(found: tuple[VariantKey, Artifact], tenant: str) -> tuple[bool, str]:
+    key, probe = found
+    return key.tenant == tenant, str(probe.predicate["created"])
+
+
+def _away(theirs: bool) -> tuple[type[Exception], ...]:
+    """Errors of a variant that are said to who asks for that one."""
+    return (UserError, PermissionError) if theirs else (UserError,)
+
+
+def _probes(desk: Desk, spec: VariantSpec, base: Artifact) -> Iterator[tuple[VariantKey, Artifact]]:
+    """Of variants that declare a probe and answers of the same kind: what is best for labels is not for SQL.
+    One whose declaration or part of the store is damaged has none, nor has another tenant's that this one may
+    not read, or whose method it may not train. By their manifests alone.
     """
     declarations, policies = Declarations(desk.project), cache(load_policies(desk.project).of)
     own = policies(desk.key.tenant)
@@ -115,8 +130,7 @@ def _priors(desk: Desk, spec: VariantSpec, base: Artifact) -> Iterator[tuple[str
         shared = own.share_probes == policies(key.tenant).share_probes == "platform"
         if key == desk.key or (theirs and not shared):
             continue
-        away = (UserError, PermissionError) if theirs else (UserError,)
-        with suppress(*away):  # said to who asks for that variant
+        with suppress(*_away(theirs)):
             other = declarations.declared(key).spec
             if other.plan.probe is None or other.evaluation.kind != spec.evaluation.kind:
                 continue
@@ -125,11 +139,8 @@ def _priors(desk: Desk, spec: VariantSpec, base: Artifact) -> Iterator[tuple[str
             found = None if digest is None else find_digest(desk.store, (key.prefix,), PROBE, digest)
             if found is None or not _is_about(found, spec, base):
                 continue
-            prior = _found_by(desk, found, None if theirs else str(key), base)
-            allowed = not (theirs and own.methods) or prior.method in own.methods
-            by_method = prior.method_tried and spec.method.name == "auto"
-            if allowed and (by_method or prior.learning_rate is not None):
-                yield str(found.predicate["created"]), prior
+            if not (theirs and own.methods) or found.figures["method"] in own.methods:
+                yield key, found
 
 
 def _found_by(desk: Desk, probe: Artifact, variant: str | None, base: Artifact) -> Prior:
@@ -180,7 +191,7 @@ def is_without(plan: Artifact, spec: VariantSpec, mixture: str, base: str) -> bo
 STAGE = Stage(
     NAME,
     reads=("declaration", "base_model", "training_mixture"),
-    fields=KEYED,
+    fields=(*KEYED, "method"),
     inputs=inputs,
     build=build,
     on_demand=True,

@@ -16,6 +16,7 @@ from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.plan import refuse_unasked
 from ft_dagster.planning.probe import FILE, LONGER, MEASURING, ProbePlan, plan_probe, settings_of, with_cost
 from ft_dagster.planning.survey import PlanContext, Survey, survey
 from ft_dagster.planning.trials import Arm, ProbeResult, TriedArm, conclude, finalists, tried_arm
@@ -122,6 +123,9 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
     hands.say(f"probe: {planned.why}")
     if not planned.arms:
         return ProbeResult(None, None, planned.why)
+    stages = [found.planned[arm.method].resolved.training.deepspeed.stage for arm in planned.arms]
+    with named_in(hands.declared_in):
+        refuse_unasked(spec.training.watch.benchmark_limit, min(stages))
     trial = _Trial(inputs, hands, attempt, facts, found, seconds, planned)
     limit = spec.training.watch.general_loss_limit or spec.gates.general_loss_margin
     rounds = [trial.round(planned.arms)]

@@ -28,14 +28,16 @@ NAME = "unsaid_tokens"
 
 @dataclass(frozen=True)
 class UnsaidInputs:
-    """`tokens`: that were added. `general`: the digest of each general task."""
+    """`tokens`: that were added. `general`: the digest of each general task. `num_fewshot`: declared."""
 
     tokens: list[str]
     general: dict[str, str]
+    num_fewshot: int | None = None
 
 
 def inputs(view: View) -> UnsaidInputs:
-    return UnsaidInputs(tokens_of(view, view.upstream("base_model")), view.frozen("tasks")["general"])
+    tokens, general = tokens_of(view, view.upstream("base_model")), view.frozen("tasks")["general"]
+    return UnsaidInputs(tokens, general, view.spec.evaluation.num_fewshot)
 
 
 def build(inputs: UnsaidInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def build(inputs: UnsaidInputs, hands: Hands, attempt: Attempt) -> dict[str, Any
         attempt,
         lambda output: UnsaidRequest(
             tokens=tuple(inputs.tokens), tasks=inputs.general, project=hands.project, roots=hands.roots,
-            declared_in=hands.declared_in, output=output,
+            num_fewshot=inputs.num_fewshot, declared_in=hands.declared_in, output=output,
         ),
         leased=False,
     )  # fmt: skip
@@ -78,7 +80,7 @@ def refuse_said_tokens(workspace: Workspace, mixture: Artifact) -> None:
 STAGE = Stage(
     NAME,
     reads=("declaration", "base_model"),
-    fields=(),
+    fields=("evaluation.num_fewshot",),
     inputs=inputs,
     build=build,
     on_demand=True,

@@ -9,7 +9,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, regression
 from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.measured import FILE as MEASURED
-from ft_dagster.evaluation.samples import read_samples
+from ft_dagster.evaluation.samples import OWN, read_samples
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
@@ -23,8 +23,6 @@ from ft_dagster.stages.production_evaluation import ProductionGone
 from ft_dagster.stages.today import Today
 from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import Artifact
-
-OWN = "own_evaluation"  # beside the certificate of a merge that drifted from what was judged
 
 
 class Held(NamedTuple):

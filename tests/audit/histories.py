@@ -186,7 +186,12 @@ class History:
         )
 
     def evaluated(
-        self, variant: str, weights: Artifact, samples: Sequence[Sample], answers: Sequence[Answer]
+        self,
+        variant: str,
+        weights: Artifact,
+        samples: Sequence[Sample],
+        answers: Sequence[Answer],
+        stage: str = "evaluation",
     ) -> Artifact:
         """An evaluation that asked these questions of the weights."""
 
@@ -195,7 +200,7 @@ class History:
             write_answers(answers, attempt.evidence)
             return {"questions": len(samples), "verdict": {"passed": True}}
 
-        return self._make(self._recipe("evaluation", variant, {"fine_tuned_model": weights}, {}), build)
+        return self._make(self._recipe(stage, variant, {"fine_tuned_model": weights}, {}), build)
 
     def declared(self, variant: str, rows: Sequence[Mapping[str, Any]], kept: int) -> Artifact:
         """A model that has all that it takes to make it again. Its data set has the first `kept` rows of the

@@ -29,10 +29,12 @@ from ft_dagster.cli.audit_shown import print_models
 from ft_dagster.cli.common import out
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.rows import Row
-from ft_dagster.evaluation.samples import Answer, Role, Sample
+from ft_dagster.evaluation.samples import OWN, Answer, Role, Sample, write_samples
+from ft_dagster.lineage.reachable import PRODUCTION
 from ft_dagster.provenance.record_keys import rotate
 from ft_dagster.settings import Settings
-from ft_dagster.store import Artifact
+from ft_dagster.store import Artifact, Attempt
+from ft_dagster.store.make import Recipe, make_artifact
 from tests.audit.histories import History, pieces, question
 from tests.audit.index_rows import edit_members
 
@@ -187,6 +189,42 @@ def test_judged_with_is_what_an_evaluation_asked_alone(tmp_path: Path) -> None:
     rotate(made.settings.keys_folder, "acme")  # the index, made again, has no questions of it
     assert hows(made, asked[0]) == hows(made, left[0]) == {(model, PERHAPS), (other, HELD_OUT)}
     assert verify(made.audit()).problems == ()
+
+
+@pytest.mark.parametrize("stage", PRODUCTION)
+def test_what_was_asked_to_compare_it_with_production_was_judged_with(tmp_path: Path, stage: str) -> None:
+    made = History(tmp_path / "project")
+    dataset = made.dataset("acme.one", [question(n) for n in range(60)])
+    model = made.model("acme.one", made.mixture("acme.one", dataset), made.base())
+    first, second, third = rows_of(made, dataset, "test")[:3]
+    for row, by in ((first, EVALUATION), (second, stage)):
+        id = f"test_split_task:0:{row.identity.hex()[:32]}"
+        made.evaluated("acme.one", model, [sample("test_split_task", "test_split_task", id)], [], by)
+    said = [hows(made, row) for row in (first, second, third)]
+    assert said == [{(model.digest, how)} for how in (JUDGED, JUDGED, HELD_OUT)]
+    assert {one.stage for one in ask(made, second.identity.hex()).found} == {DATASET, stage}
+    assert verify(made.audit()).problems == ()
+
+
+def test_what_an_export_was_asked_by_itself_is_not_known(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    dataset = made.dataset("acme.one", [question(n) for n in range(60)])
+    model = made.model("acme.one", made.mixture("acme.one", dataset), made.base())
+    row, *_ = rows_of(made, dataset, "test")
+    assert hows(made, row) == {(model.digest, HELD_OUT)}
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        folder = attempt.evidence / OWN / "payload"
+        folder.mkdir(parents=True)
+        write_samples([sample("test_split_task", "test_split_task", f"test_split_task:0:{'1' * 32}")], folder)
+        return {}
+
+    inputs = {"fine_tuned_model": model.digest}
+    recipe = Recipe(
+        "model_export", "tenants/acme/one", inputs, manifests={"fine_tuned_model": model.manifest}
+    )
+    make_artifact(made.store, made.settings.work_folder, recipe, build)
+    assert hows(made, row) == {(model.digest, PERHAPS)}
 
 
 def test_a_document_that_was_asked_in_pieces_was_judged_with(tmp_path: Path) -> None:

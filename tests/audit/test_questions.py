@@ -438,6 +438,20 @@ def test_nothing_shows_that_a_row_of_a_source_with_a_transformation_is_absent(tm
     )
     assert record(made.audit(tenant="globex"), asked_record("no row of it")).seen is False
     assert record(audit, asked_record("0" * 64)).seen is False
+    assert proof(made, "0" * 64)["kind"] == ABSENCE  # an identity is of what a function returned
+
+
+def test_a_row_that_one_version_read_as_it_stands_may_be_in_another_that_transformed_it(
+    tmp_path: Path,
+) -> None:
+    made = History(tmp_path / "project")
+    (made.folder / "hooks.py").write_text("def cut(row):\n    return {**row, 'completion': 'x'}\n", "utf-8")
+    rows = [question(n) for n in range(20)]
+    made.dataset("acme.one", rows, sources=[{"path": "rows.jsonl"}])
+    made.dataset("acme.one", rows, sources=[{"path": "rows.jsonl", "transform": "hooks.py:cut"}])
+    audit = made.audit()
+    found = record(audit, asked_record(dumps(rows[3]), audit.readings()))
+    assert (found.seen, len(found.transformed)) == (True, 1)
 
 
 def test_a_document_that_is_json_is_found_as_the_text_that_it_is(tmp_path: Path) -> None:

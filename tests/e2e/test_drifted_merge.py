@@ -7,8 +7,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from ft_dagster.evaluation.samples import OWN
 from ft_dagster.lineage.release import history
-from ft_dagster.stages.verdicts import OWN
 from ft_dagster.store import read_head
 from tests.e2e.project import edit, write_project
 from tests.e2e.workshop import Workshop

@@ -65,6 +65,28 @@ def test_a_token_that_none_has_is_not_refused(project: Path, tmp_path: Path) -> 
     assert figures == {"questions": 30, "by_task": {"forms": 10, "exam": 10, "text": 10}}
 
 
+@pytest.mark.parametrize(("shots", "said"), [(None, "example"), (0, ""), (None, 0), (2, "example")])
+def test_a_token_in_an_example_that_may_be_drawn_is_refused_where_any_are(
+    tmp_path: Path, shots: int | None, said: str | int
+) -> None:
+    """By the task's own number, or by the declared one, unless the task says none."""
+    write_task(tmp_path, "forms", 10)
+    example = {"question": "Where is Passport?", "choices": ["here", "there"], "gold": 1}
+    (tmp_path / "train.jsonl").write_text(json.dumps(example) + "\n")
+    files = {"test": "forms.jsonl", "train": "train.jsonl"}
+    own = {"num_fewshot": 0} if said == 0 else {} if shots is not None else {"num_fewshot": 1}
+    write_task(tmp_path, "forms", 10, dataset_kwargs={"data_files": files}, fewshot_split="train", **own)
+    run = {
+        "tokens": ["Passport"], "tasks": tasks_digest(["forms.yaml"], tmp_path), "project": str(tmp_path),
+        "num_fewshot": 3 if said == 0 else shots, "output": str(tmp_path / "out"),
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert unsaid.main(tmp_path) == (2 if said == "example" else 0)
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    if said == "example":
+        assert "the token stands in 1 of 1 examples of forms.yaml" in result["error"]["problem"]
+
+
 # Of pieces that any text has, and in none: their rows take what is likely of those.
 CROWD = [f"{'men' * n}{'silent' * m}" for n in range(1, 9) for m in range(1, 9)]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.planning.estimate import Estimate
+from ft_dagster.planning.methods.question import shown_epochs
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
 from tests.planning.llama import spec
@@ -63,3 +64,10 @@ def test_the_note_names_the_epochs_that_max_steps_come_to(small: PlanContext) ->
     for steps, epochs in ((None, "3"), (10, "0.205"), (100_000, "2,050")):
         said = note.format(epochs, epochs)
         assert any(line.startswith(said) for line in estimate(small, max_steps=steps).notes)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "shown"), [(3.0, "3"), (0.4567, "0.457"), (8e-6, "0.000008"), (1.2345e7, "12,300,000")]
+)
+def test_epochs_are_never_shown_as_a_power_of_ten(epochs: float, shown: str) -> None:
+    assert shown_epochs(epochs) == shown

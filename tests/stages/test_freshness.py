@@ -320,25 +320,34 @@ def test_a_training_over_nodes_is_fresh_until_their_number_or_a_nodes_ranks_chan
         return VariantSpec.model_validate({**PLAIN, "data": {"sources": ["s"]}, "resources": resources})
 
     then = declared(nodes=nodes, **{name: 2})
-    hardware = {"kind": kind, "ranks": 2 * nodes}
-    parts: dict[str, dict[str, Any]] = {
-        "training_plan": {"spec": shown(narrowed(then, PLANNED)), "hardware": hardware},
-        "fine_tuned_model": {"spec": shown(narrowed(then, ("resources.nodes",)))},
-    }
-    keys: dict[str, Any] = {
-        stage: SimpleNamespace(
-            place=SimpleNamespace(stage=stage),
-            predicate={"stage_version": stage_versions.STAGE_VERSIONS[stage]},
-            inputs={},
-            spec=spec,
-        )
-        for stage, spec in parts.items()
-    }
+    plan: Any = SimpleNamespace(
+        place=SimpleNamespace(stage="training_plan"),
+        predicate={"stage_version": stage_versions.STAGE_VERSIONS["training_plan"]},
+        inputs={},
+        spec={"spec": shown(narrowed(then, PLANNED)), "hardware": {"kind": kind, "ranks": 2 * nodes}},
+    )
+    newest: Any = SimpleNamespace(spec={"content": {"spec": then.model_dump(mode="json")}})
+    version = VersionArtifacts({"training_plan": plan}, {"declaration": newest}, ())
 
     def named(**resources: Any) -> list[str]:
-        version, now = VersionArtifacts(keys, {}, ()), declared(**resources)
-        return list(outdated._fields(load_settings(settled), Declared(KEY, Path(FILE), now, {}), version))
+        now = Declared(KEY, Path(FILE), declared(**resources), {})
+        return list(outdated._fields(load_settings(settled), now, version))
 
     assert named(nodes=nodes, **{name: 2}) == []
     assert named(nodes=2, **{name: 2}) == ["resources.nodes"]
     assert named(nodes=nodes, **{name: 3}) == [field]
+
+
+@pytest.mark.parametrize(("tokens", "withheld"), [((), None), (("<tool>",), [7]), (("<tool>",), None)])
+def test_scores_of_a_base_that_chose_among_added_tokens_are_out_of_date(
+    settled: Path, tokens: tuple[str, ...], withheld: list[int] | None
+) -> None:
+    base: Any = SimpleNamespace(
+        place=SimpleNamespace(prefix=KEY.prefix), figures={}, spec={"new_tokens": list(tokens)}
+    )
+    predicate = {"stage_version": stage_versions.STAGE_VERSIONS["general_scores"]}
+    place = SimpleNamespace(stage="general_scores")
+    scores: Any = SimpleNamespace(place=place, predicate=predicate, spec={"withheld": withheld})
+    store = load_settings(settled).open_store()
+    found = list(outdated._asked_with_added(store, {"base_model": base, "general_scores": scores}))
+    assert bool(found) == (tokens != () and withheld is None)

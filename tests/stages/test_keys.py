@@ -117,7 +117,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "evaluation.limit": (10, {SCORES, *ASKED}),
     "evaluation.max_new_tokens": (8, ASKED),
     "evaluation.kind": ("label", ASKED),
-    "evaluation.num_fewshot": (0, {SCORES, *ASKED}),
+    "evaluation.num_fewshot": (0, {"unsaid_tokens", SCORES, *ASKED}),
     "evaluation.probed_rows": (4, ASKED),
     "evaluation.canaries": (["a planted string"], ASKED),
     "evaluation.seed": (3, {SCORES, *ASKED}),

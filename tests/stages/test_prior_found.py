@@ -122,3 +122,32 @@ def test_one_that_hands_on_nothing_hides_none_that_does(victim: Workspace) -> No
     tried(victim, "globex.places", RATES)
     tried(victim, "acme.other", RANKS)
     assert of(found(victim, "lora")) == (None, 4e-4)
+
+
+def test_a_method_alone_hides_no_rate_from_a_variant_whose_settings_name_its_method(
+    victim: Workspace,
+) -> None:
+    forget(victim)
+    tried(victim, "globex.places", RATES)
+    tried(victim, "acme.other", DECLARED_RATE)
+    named = victim.spec.method.model_copy(update={"name": "auto", "rank": 16})
+    spec = victim.spec.model_copy(update={"method": named})
+    assert of(prior.prior_of(victim, spec, victim.upstream("base_model"))) == (None, 4e-4)
+
+
+def test_of_older_probes_nothing_is_read_but_their_manifests(
+    victim: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget(victim)
+    tried(victim, "globex.places", BOTH)
+    tried(victim, "acme.other", RATES)
+    read: list[str] = []
+    payload = Workspace.payload
+
+    def counted(desk: Workspace, artifact: Artifact) -> Path:
+        read.append(artifact.place.prefix)
+        return payload(desk, artifact)
+
+    monkeypatch.setattr(Workspace, "payload", counted)
+    assert of(found(victim, "auto")) == (None, 4e-4)
+    assert read == ["tenants/acme/other"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import objective_of
@@ -196,7 +197,7 @@ def fewest_gpus(
 
 def shown_epochs(epochs: float, digits: int = 3) -> str:
     """To so many digits, never as a power of ten: `max_steps` may come to any number."""
-    return f"{float(f'{epochs:.{digits}g}'):,.12g}"
+    return f"{Decimal(f'{epochs:.{digits}g}'):,f}"
 
 
 def _served(question: Question, method: str) -> Manner:
