@@ -27,7 +27,7 @@ from ft_dagster.audit.models import at, training_records
 from ft_dagster.audit.proofs import check, prove
 from ft_dagster.audit.recorded import JUDGED, REBUILT, CleanProject, lay_out, recorded_of
 from ft_dagster.audit.records import INHERITED, TRAINED, record
-from ft_dagster.audit.replay import Rebuilt, compare, replay
+from ft_dagster.audit.replay import Rebuilt, compare
 from ft_dagster.audit.replay_judged import judge_again
 from ft_dagster.audit.verify import verify
 from ft_dagster.data.dataset_io import read_split
@@ -36,16 +36,13 @@ from ft_dagster.provenance.code import PACKAGE, source_digest
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings, load_settings
-from ft_dagster.stages import fine_tuned_model
 from ft_dagster.store import Store, read_head
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from ft_dagster.strict_json import dumps
 from tests.e2e.project import (
-    UP_TO_PLAN,
     command_environment,
     declaration,
-    edit,
     rows,
     write_lines,
     write_project,
@@ -379,25 +376,6 @@ def test_other_weights_in_the_same_environment_diverged(forged: Any) -> None:
     assert (found.verdict, found.first, found.step) == (DIVERGED, "fine_tuned_model", None)
     assert found.differs == {}
     assert found.figures == {"micro_batch_halved": (True, False)}
-
-
-@pytest.mark.long
-def test_a_training_that_ran_out_of_memory_is_made_again_byte_for_byte(
-    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was tried again with half the micro-batch; the replay, in processes of its own, is not told here."""
-    folder = write_project(tmp_path / "project", tiny_model_folder)
-    more = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "evaluations": 1}
-    edit(folder / "tenants/acme/places.yaml", lambda content: content["training"].update(more))
-    monkeypatch.setattr(fine_tuned_model, "wants_halving", lambda *tried: True)
-    with dg.DagsterInstance.ephemeral() as instance:
-        shop = Workshop(folder, instance)
-        assert shop.materialize(PARENT, *UP_TO_PLAN, "fine_tuned_model").success
-    trained = present(read_head(shop.store, PARENT_PREFIX, "fine_tuned_model"))
-    assert trained.figures["micro_batch_halved"]
-    audit = open_audit(shop.settings)
-    found = replay(audit, audit.model(PARENT), tmp_path / "again")
-    assert (found.verdict, found.weights, found.figures) == (EXACT, trained.digest, {})
 
 
 @pytest.fixture
