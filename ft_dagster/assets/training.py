@@ -50,7 +50,7 @@ def _learned_and_forgot(course: Course | None) -> Metadata:
     if course is None:
         return {}
     picture = fitting(lambda one: trade_off(one[0]), [course], "learning against forgetting")
-    drawn = {} if picture is None else {"learning_against_forgetting": dg.MetadataValue.md(picture)}
+    drawn = {} if picture is None else {"forgetting": dg.MetadataValue.md(picture)}
     return {"learned_and_forgot": course.sentence, **drawn}
 
 

@@ -58,6 +58,14 @@ def test_each_page_begins_with_a_summary_that_is_shown_without_a_click(workshop:
     )
 
 
+LONGEST = 20  # characters of a word of a name: beside a longer one no table fits at 1280 pixels
+
+
+def test_no_name_of_a_page_takes_the_room_of_its_tables(workshop: Workshop) -> None:
+    for page, metadata in pages(workshop.first).items():
+        assert max(len(word) for name in metadata for word in name.split()) <= LONGEST, page
+
+
 def test_links_that_fill_a_summary_stay_whole() -> None:
     summary, links = Summary("it is there " * 99, "and good", "nothing"), f"[a](/assets/{'long/' * 200})"
     assert summary_markdown(summary, links).endswith(f"Next: ….\n\n{links}")
@@ -76,7 +84,7 @@ def test_pictures_stay_inline_and_tables_are_dagsters(workshop: Workshop) -> Non
 def test_a_training_shows_what_it_learned_against_what_it_forgot(workshop: Workshop) -> None:
     shown = pages(workshop.first)["fine_tuned_model"]
     assert "(exported)" in shown["learned_and_forgot"].value
-    picture = shown["learning_against_forgetting"].value
+    picture = shown["forgetting"].value
     assert picture.startswith("![learning against forgetting](data:image/svg+xml;base64,")
     assert len(picture) <= INLINE
 
