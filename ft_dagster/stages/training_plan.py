@@ -117,11 +117,11 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
     """
     declared, method = workspace.spec.export.format, artifact.figures["method"]["name"]
     refuse_method(workspace, method)
-    if dear := too_dear(workspace, estimate_of(workspace, artifact).planned_row.cost_usd):
-        raise dear
     training = artifact.figures["training"]
     with named_in(workspace.declared_in):
         refuse_unasked(training["watch"]["benchmark_limit"], training["deepspeed"]["stage"])
+    if dear := too_dear(workspace, estimate_of(workspace, artifact).planned_row.cost_usd):
+        raise dear
     _refuse_other_metrics(workspace)
     refuse_no_database(workspace)
     _refuse_unheld(workspace, method, declared)
