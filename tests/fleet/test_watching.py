@@ -203,10 +203,15 @@ def test_news_that_a_run_took_up_which_failed_are_tried_again(fleet: Fleet) -> N
     assert fleet.news("acme.often") == first
 
 
-def test_a_link_to_nothing_is_said_and_holds_up_no_other(fleet: Fleet) -> None:
+def read_elsewhere(fleet: Fleet) -> None:
+    """acme.often reads another folder than globex.one does; both ran."""
     declare(fleet.project, "acme.often", 5, "elsewhere")
     old(fleet.project / "elsewhere" / "x.jsonl", '{"text": "x"}\n')
     fleet.ran("acme.often", "globex.one")
+
+
+def test_a_link_to_nothing_is_said_and_holds_up_no_other(fleet: Fleet) -> None:
+    read_elsewhere(fleet)
     fleet.look()
     (fleet.project / "elsewhere" / "gone.jsonl").symlink_to("/nowhere")
     (fleet.project / "data" / "a.jsonl").unlink()
@@ -217,9 +222,7 @@ def test_a_link_to_nothing_is_said_and_holds_up_no_other(fleet: Fleet) -> None:
 def test_a_place_whose_listing_never_ends_is_not_the_first_again(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    declare(fleet.project, "acme.often", 5, "elsewhere")
-    old(fleet.project / "elsewhere" / "x.jsonl", '{"text": "x"}\n')
-    fleet.ran("acme.often", "globex.one")
+    read_elsewhere(fleet)
     listed: list[str] = []
 
     def hangs(place: WatchedPlace, project: Path, roots: Roots | None) -> list[ListedFile]:
@@ -253,9 +256,7 @@ def test_a_glob_that_tries_all_ways_to_fit_holds_up_no_other(fleet: Fleet) -> No
 def test_a_place_of_which_nobody_foresaw_what_it_raises_holds_up_no_other(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    declare(fleet.project, "acme.often", 5, "elsewhere")
-    old(fleet.project / "elsewhere" / "x.jsonl", '{"text": "x"}\n')
-    fleet.ran("acme.often", "globex.one")
+    read_elsewhere(fleet)
     (fleet.project / "data" / "a.jsonl").unlink()
 
     def fails(place: WatchedPlace, project: Path, roots: Roots | None) -> list[ListedFile]:
@@ -305,9 +306,7 @@ def test_what_a_run_read_anew_while_a_look_was_on_is_looked_at_again(fleet: Flee
 
 
 def test_a_source_that_cannot_be_listed_is_said_and_holds_up_no_other(fleet: Fleet) -> None:
-    declare(fleet.project, "acme.often", 5, "elsewhere")
-    old(fleet.project / "elsewhere" / "x.jsonl", '{"text": "x"}\n')
-    fleet.ran("acme.often", "globex.one")
+    read_elsewhere(fleet)
     fleet.look()
     (fleet.project / "elsewhere" / "x.jsonl").unlink()
     (fleet.project / "data" / "a.jsonl").unlink()
