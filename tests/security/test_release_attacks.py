@@ -13,6 +13,7 @@ import pytest
 
 from ft_dagster.data.derived import named_source
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.world import World
 from ft_dagster.lineage.release import ReleaseRequest, candidate, history, production, promote
 from ft_dagster.lineage.tries import record_try, tries, try_of
 from ft_dagster.spec import VariantKey
@@ -427,6 +428,8 @@ def test_a_release_on_a_base_that_is_forbidden_since_is_no_parent(project: Path)
             ask()
         assert refused.value.field == "base_model.variant"
         assert refused.value.value == named_source(made.store, made.upstream("base_model"))
+    (breach,) = World(workspace.settings).of(workspace.declared()).breaches  # as `status` tells
+    assert (breach.field, breach.rule) == ("base_model.variant", "bases")
     edit(
         project / "tenants" / CHILD.tenant / f"{CHILD.variant}.yaml",
         lambda content: content.update(base_model="allowed/model"),
