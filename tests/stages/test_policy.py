@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from ft_dagster.errors import UserError, all_of
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
 from ft_dagster.spec.policy import Policy
@@ -21,7 +23,7 @@ from ft_dagster.stages.policy import problems, refuse_frozen, too_dear, unknown_
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import Workspace
-from tests.e2e.project import POLICY, write_yaml
+from tests.e2e.project import POLICY, edit, write_yaml
 from tests.security.projects import KEY, QUIZ, declare, mistakes, two_tenants
 
 DECLARED = "tenants/acme/support.yaml"
@@ -207,3 +209,16 @@ def test_a_training_that_costs_more_than_the_policy_allows_does_not_begin(
     finally:
         write_yaml(file, POLICY)
     assert too_dear(chained, None) is None
+
+
+@pytest.mark.parametrize(("budget", "refused"), [(1.0, True), (1e6, False)])
+def test_a_plan_says_that_a_run_will_be_refused_for_its_price(
+    chained: Workspace, tmp_path: Path, budget: float, refused: bool
+) -> None:
+    card = Hardware("gpu", 1, "A dear card", 16 * 10**9, 1e12, True, usd_per_hour=1e6)
+    project = shutil.copytree(chained.project, tmp_path / "project")
+    write_yaml(project / "policy.yaml", {**POLICY, "budget_usd": budget})
+    edit(project / "tenants/acme/places.yaml", lambda content: content["resources"].update(budget_usd=1.0))
+    made = plan_variant(load_settings(project), chained.key, card)
+    assert made.estimate.planned_row.cost_usd is not None
+    assert made.warnings[0].startswith("a run will be refused: by its plan it costs $") is refused
