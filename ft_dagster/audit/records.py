@@ -43,6 +43,9 @@ UNREACHED = "in its mixture, and not reached before the exported checkpoint"
 _MEASURED = re.compile(r"on (\d+) of (\d+)\b")
 
 
+OWN_SAMPLES = f"evidence/{OWN}/payload/{SAMPLES}"  # of an export that was asked by itself
+
+
 def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
     """Where a record is. Each hit of the index is held against the evidence. Raises UserError for damage."""
     found: list[RecordIn] = []
@@ -212,8 +215,11 @@ def _tells(audit: Audit, model: Indexed) -> bool:
         older = int(audit.artifact(each).predicate["stage_version"]) < BY_CONTENT
         if older and each.place.stage == EVALUATION:
             return False
-    exports = map(audit.artifact, audit.index.made_of(model, EXPORT))
-    return not any(audit.shelf.has(export, f"evidence/{OWN}/payload/{SAMPLES}") for export in exports)
+    exports = audit.index.made_of(model, EXPORT)
+    try:
+        return not any(audit.shelf.has(audit.artifact(one), OWN_SAMPLES) for one in exports)
+    except UserError:  # a manifest that is gone or altered, which `verify` says
+        return False
 
 
 def _with_children(audit: Audit, model: Indexed, times: int | None) -> Iterator[ModelThatHas]:

@@ -185,4 +185,4 @@ def escape(text: str) -> str:
 
 def tell(text: str) -> None:
     """Plain text on the terminal, its lines in one piece."""
-    out.print(escape(text), highlight=False, soft_wrap=True)
+    out.print("\n".join(map(in_one_line, text.split("\n"))), markup=False, highlight=False, soft_wrap=True)

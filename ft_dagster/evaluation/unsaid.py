@@ -45,9 +45,9 @@ def look_through(request: UnsaidRequest) -> dict[str, Any]:
                     if shots_of(part, request.num_fewshot)
                     for text in read_examples(part)
                 ]
-            refuse_said(request.tokens, drawn, f"examples of {entry.entry}", request.declared_in)
             named = f"questions of {entry.entry}"
             refuse_said(request.tokens, texts, named, request.declared_in)
+            refuse_said(request.tokens, drawn, f"examples of {entry.entry}", request.declared_in)
             counts[entry.name] = len(texts)
     return {"questions": sum(counts.values()), "by_task": counts}
 

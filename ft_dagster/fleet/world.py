@@ -41,7 +41,7 @@ class World:
             wrong.append(StaleCause("policy", str(self._policies.file), str(self._policies)))
         else:
             policy = self._policies.of(declared.key.tenant)
-            spec, names = with_source(self.settings, declared), self._names(policy, declared)
+            spec, names = with_source(self.settings, declared, policy), self._names(policy, declared)
             breached = breaches(policy, spec, declared.key.tenant, names)
         if isinstance(tasks, UserError):
             wrong.append(StaleCause("task", str(tasks.file), str(tasks)))

@@ -16,6 +16,9 @@ from ft_dagster.evaluation.power import hopeless_gates
 from ft_dagster.evaluation.tasks import is_file_entry, resolve_tasks
 from ft_dagster.lineage.release import production
 from ft_dagster.objectives import OBJECTIVES
+from ft_dagster.planning.context import hardware_of
+from ft_dagster.planning.cost.learned import Predicted
+from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.settings import FILE as SETTINGS_FILE
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec
@@ -31,7 +34,8 @@ FileOf = Callable[[str], Path]
 def problems(settings: Settings, declared: Declared) -> list[UserError]:
     """All that a run of this declaration would be refused for by the platform, or by its own gate."""
     spec, tenant, file_of = declared.spec, declared.key.tenant, _file_of(settings, declared)
-    found = _beyond(settings, tenant, with_source(settings, declared), file_of)
+    source = with_source(settings, declared, settings.policies().of(tenant))
+    found = _beyond(settings, tenant, source, file_of)
     return [*found, *_offload(settings, tenant, spec, file_of), *_hopeless(spec, file_of)]
 
 
@@ -97,13 +101,17 @@ def refuse_method(workspace: Workspace, method: str) -> None:
         raise _as_error(breach, policies, tenant, workspace.declared_in)
 
 
-def too_dear(workspace: Workspace, usd: float | None) -> UserError | None:
-    """Where a plan foretells more USD than the policy lets a training and its evaluation cost. `usd`: None
-    where no price is known, and nothing can be held against it.
+def too_dear(workspace: Workspace, foretold: Predicted, hardware: Hardware | None = None) -> UserError | None:
+    """Where a training and its evaluation, as a plan foretells them, cost more USD than the policy allows, at
+    today's price of `hardware` (None: of what trains here). Without a price nothing is held against it.
     """
     policies, tenant = workspace.settings.policies(), workspace.key.tenant
     most = policies.of(tenant).budget_usd
-    if most is None or usd is None or usd <= most:
+    if most is None:
+        return None
+    devices = hardware or hardware_of(workspace.spec, workspace.trains_on, workspace.project)
+    usd = foretold.usd(devices.usd_per_hour)
+    if usd is None or usd <= most:
         return None
     return UserError(
         f"by its plan it costs ${usd:,.2f}, and the policy allows ${most:,.2f} "
@@ -130,12 +138,12 @@ def refuse_made(workspace: Workspace, method: str, base: Artifact, format: str) 
     _raise(_beyond(settings, tenant, spec, lambda field: workspace.declared_in))
 
 
-def with_source(settings: Settings, declared: Declared) -> VariantSpec:
+def with_source(settings: Settings, declared: Declared, policy: Policy) -> VariantSpec:
     """A declaration with the source of the release that it starts from, where the policy asks; as it is where
     there is none yet, which is said where the base is made.
     """
     key, base = declared.key, declared.spec.base_model
-    if base.variant is not None and settings.policies().of(key.tenant).bases:
+    if base.variant is not None and policy.bases:
         store = settings.open_store(key.tenant)
         with suppress(UserError):
             return _on(declared.spec, named_source(store, released_parent(store, key, base).base))

@@ -125,7 +125,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context, tried, known)
     if named is None:
         refuse_unheld(plan.estimate.judged_on, declared.file)
-    dear = too_dear(workspace, plan.estimate.planned_row.cost_usd)
+    dear = too_dear(workspace, plan.estimate.predicted, hardware)
     refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
     warnings = (*refused, *plan_warnings(workspace, spec, plan.estimate))
     counts = data.counts

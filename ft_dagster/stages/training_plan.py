@@ -18,6 +18,7 @@ from ft_dagster.evaluation.gates import refuse_unmeasured
 from ft_dagster.evaluation.samples import CANARIES, FORMER, GENERAL_TEXT, ROWS, TEST_SPLIT_TASK
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
+from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.judging import foresee_all
 from ft_dagster.planning.plan import make_plan, refuse_unasked
@@ -120,7 +121,7 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
     training = artifact.figures["training"]
     with named_in(workspace.declared_in):
         refuse_unasked(training["watch"]["benchmark_limit"], training["deepspeed"]["stage"])
-    if dear := too_dear(workspace, estimate_of(workspace, artifact).planned_row.cost_usd):
+    if dear := too_dear(workspace, Predicted.from_json(artifact.figures["predicted"])):
         raise dear
     _refuse_other_metrics(workspace)
     refuse_no_database(workspace)

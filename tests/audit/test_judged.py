@@ -223,7 +223,9 @@ def test_what_an_export_was_asked_by_itself_is_not_known(tmp_path: Path) -> None
     recipe = Recipe(
         "model_export", "tenants/acme/one", inputs, manifests={"fine_tuned_model": model.manifest}
     )
-    make_artifact(made.store, made.settings.work_folder, recipe, build)
+    export = make_artifact(made.store, made.settings.work_folder, recipe, build)
+    assert hows(made, row) == {(model.digest, PERHAPS)}
+    Path(made.store.path(export.manifest_path)).unlink()
     assert hows(made, row) == {(model.digest, PERHAPS)}
 
 

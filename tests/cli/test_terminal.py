@@ -160,3 +160,9 @@ def test_a_file_whose_name_breaks_the_line_or_clears_the_screen_forges_nothing(t
     assert "\x1b[2J" not in done.output
     shown = str(UserError("is not one", file="a\nok b", field="c\nd", fix="Take it out"))
     assert shown == "a\\nok b: c\\nd: is not one. Take it out"
+
+
+def test_what_is_told_is_no_markup_and_keeps_its_backslashes() -> None:
+    with common.out.capture() as captured:
+        common.tell("[red]a[/] C:\\x\\")
+    assert captured.get() == "[red]a[/] C:\\x\\\n"

@@ -25,10 +25,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def looked_through(project: Path, folder: Path, token: str) -> dict[str, Any]:
+def looked_through(project: Path, folder: Path, token: str, *tasks: str) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
     run = {
         "tokens": ["<|tool|>", token],
-        "tasks": tasks_digest(["forms.yaml", "exam.yaml", "text.yaml"], project),
+        "tasks": tasks_digest(list(tasks or ("forms.yaml", "exam.yaml", "text.yaml")), project),
         "project": str(project),
         "declared_in": "acme/support.yaml",
         "output": str(folder / "out"),
@@ -85,6 +86,12 @@ def test_a_token_in_an_example_that_may_be_drawn_is_refused_where_any_are(
     result = json.loads((tmp_path / "out/result.json").read_text())
     if said == "example":
         assert "the token stands in 1 of 1 examples of forms.yaml" in result["error"]["problem"]
+
+
+def test_a_token_of_the_first_question_is_not_said_to_stand_in_examples(tmp_path: Path) -> None:
+    write_task(tmp_path, "forms", 10, num_fewshot=1)
+    error = looked_through(tmp_path, tmp_path / "run", "t 0?", "forms.yaml")["error"]
+    assert "the token stands in 1 of 10 questions of forms.yaml" in error["problem"]
 
 
 # Of pieces that any text has, and in none: their rows take what is likely of those.

@@ -14,12 +14,13 @@ import yaml
 from ft_dagster.errors import UserError, all_of
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
 from ft_dagster.spec.policy import Policy
-from ft_dagster.stages import declaration, evaluation, model_export, training_plan
-from ft_dagster.stages.policy import problems, refuse_frozen, too_dear, unknown_targets
+from ft_dagster.stages import declaration, evaluation, model_export, policy, training_plan
+from ft_dagster.stages.policy import problems, refuse_frozen, unknown_targets
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import Workspace
@@ -187,28 +188,25 @@ def test_a_target_that_the_platform_does_not_know_is_said_by_check_and_refuses_n
 
 
 def test_a_training_that_costs_more_than_the_policy_allows_does_not_begin(
-    chained: Workspace, monkeypatch: pytest.MonkeyPatch
+    chained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is declared: the number in the declaration is the tenant's, the plan's is not."""
-    plan = chained.make(training_plan.STAGE)
-    estimate = training_plan.estimate_of(chained, plan)
-    costs = {row.method: 12.5 if row.method == estimate.plan.name else 0.1 for row in estimate.ranking}
-    ranking = tuple(replace(row, cost_usd=costs[row.method]) for row in estimate.ranking)
-    monkeypatch.setattr(training_plan, "estimate_of", lambda *_: replace(estimate, ranking=ranking))
-    file = chained.project / "policy.yaml"
-    try:
-        for budget, allowed in ((12.0, False), (13.0, True)):
-            write_yaml(file, {**POLICY, "per_tenant": {"acme": {"budget_usd": budget}}})
-            run = Workspace(chained.settings, chained.key, chained.run)
-            if allowed:
-                training_plan.after(run, plan)
-                continue
-            with pytest.raises(UserError, match=r"costs \$12.50, and the policy allows \$12.00") as caught:
-                training_plan.after(run, plan)
-            assert "per_tenant.acme.budget_usd" in caught.value.problem
-    finally:
-        write_yaml(file, POLICY)
-    assert too_dear(chained, None) is None
+    """Whatever is declared: the number in the declaration is the tenant's, the plan's is not. At the price of
+    today, since no plan is made anew for another one.
+    """
+    plan, project = chained.make(training_plan.STAGE), shutil.copytree(chained.project, tmp_path / "project")
+    write_yaml(project / "policy.yaml", {**POLICY, "per_tenant": {"acme": {"budget_usd": 12.0}}})
+    hours = Predicted.from_json(plan.figures["predicted"]).hours
+    assert hours
+    run, host = Workspace(load_settings(project), chained.key, chained.run), Hardware("cpu", 1, "CPU")
+    for usd, allowed in ((None, True), (12.5, False), (11.5, True)):
+        price = None if usd is None else usd / hours
+        monkeypatch.setattr(policy, "hardware_of", lambda *_, p=price: replace(host, usd_per_hour=p))
+        if allowed:
+            training_plan.after(run, plan)
+            continue
+        with pytest.raises(UserError, match=r"costs \$12.50, and the policy allows \$12.00") as caught:
+            training_plan.after(run, plan)
+        assert "per_tenant.acme.budget_usd" in caught.value.problem
 
 
 @pytest.mark.parametrize(("budget", "refused"), [(1.0, True), (1e6, False)])
@@ -220,5 +218,6 @@ def test_a_plan_says_that_a_run_will_be_refused_for_its_price(
     write_yaml(project / "policy.yaml", {**POLICY, "budget_usd": budget})
     edit(project / "tenants/acme/places.yaml", lambda content: content["resources"].update(budget_usd=1.0))
     made = plan_variant(load_settings(project), chained.key, card)
-    assert made.estimate.planned_row.cost_usd is not None
+    usd = made.estimate.predicted.usd(card.usd_per_hour)
+    assert usd == pytest.approx(made.estimate.planned_row.cost_usd, rel=1e-3)
     assert made.warnings[0].startswith("a run will be refused: by its plan it costs $") is refused

@@ -32,6 +32,15 @@ class Predicted:
     hours: float | None
     training_hours: float | None = None
 
+    def usd(self, per_hour: float | None) -> float | None:
+        """Of the training and its evaluation, which takes one device, at a price of a device; None where that
+        or a number of hours is not known.
+        """
+        if per_hour is None or self.hours is None or self.training_hours is None:
+            return None
+        judging = self.hours - self.training_hours
+        return (self.training_hours * self.layout.gpus + judging) * per_hour
+
     def to_json(self) -> dict[str, Any]:
         """As a plan of 0.1 had it, where nothing is known of the steps alone."""
         content = asdict(self)
