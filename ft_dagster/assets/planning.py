@@ -26,7 +26,8 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
     estimate = stage.estimate_of(workspace, artifact)
     row, plan = estimate.planned_row, estimate.plan
     known = {"hours": row.hours, "cost_usd": row.cost_usd}
-    warnings = plan_warnings(workspace, workspace.spec, estimate)
+    test_rows = workspace.upstream("task_dataset").figures["rows"]["test"]
+    warnings = plan_warnings(workspace, workspace.spec, estimate, test_rows)
     entries = {
         "warnings": lines(warnings),
         "ranking": table(SHOWN, [[row[place] for place in SHOWN_AT] for row in ranking_rows(estimate)]),

@@ -184,6 +184,11 @@ def hopeless_gates(
     return tuple(found)
 
 
+def is_of_successors(field: str) -> bool:
+    """Whether a field of the gates holds versions against the one in production."""
+    return field.startswith("gates.regression")
+
+
 def _declared_rules(
     gates: GatesSpec, evaluation: EvaluationSpec
 ) -> list[tuple[str, str, float, float, int | None]]:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Literal
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.power import hopeless_gates, is_of_successors
 from ft_dagster.evaluation.sentences import out_of_reach, wanted, would_decide
 from ft_dagster.evaluation.verdict_words import slowest_rule
 from ft_dagster.lineage.verdict import Verdict
@@ -22,9 +23,9 @@ from ft_dagster.training.watch.spectrum import ABOUT_RANK
 ASKED = 8  # variants that are asked how long a question takes: a fleet has thousands
 
 
-def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate) -> list[str]:
+def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, test_rows: int) -> list[str]:
     """One line each. Where an evaluation measured how answers differ, it says how many questions would
-    decide; before the first, an assumption about them does.
+    decide; before the first, an assumption about them does. `test_rows`: of the test split.
     """
     variants = variants_on_base(workspace.project, workspace.key, spec)
     served = release_warnings(spec, estimate.plan.name, estimate.storage, len(variants))
@@ -34,7 +35,21 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate) -
     told = spec.method.rank == "auto"  # by the plan's reason
     trained = None if told else workspace.head("fine_tuned_model")
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
-    return [*estimate.warnings, *before, *served, *_questions(judged, spec), *batches]
+    asked = (*too_few_for_successors(spec, test_rows), *_questions(judged, spec))
+    return [*estimate.warnings, *before, *served, *asked, *batches]
+
+
+def too_few_for_successors(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
+    """That the variant's own rows cannot hold a version against the one before it: said before the first,
+    since what is trained after that is refused.
+    """
+    if spec.evaluation.task:
+        return ()
+    return tuple(
+        f"{rule.sentence}. {rule.fix} ({rule.field})"
+        for rule in hopeless_gates(spec.gates, spec.evaluation, {"task": test_rows})
+        if is_of_successors(rule.field)
+    )
 
 
 def rank_of_before(trained: TrainingFigures, method: str) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ft_dagster.data.derived import named_source, released_parent
 from ft_dagster.data.mixture_io import held_out_documents
 from ft_dagster.errors import UserError, UserErrors
-from ft_dagster.evaluation.power import hopeless_gates
+from ft_dagster.evaluation.power import hopeless_gates, is_of_successors
 from ft_dagster.evaluation.tasks import is_file_entry, resolve_tasks
 from ft_dagster.lineage.release import production
 from ft_dagster.objectives import OBJECTIVES
@@ -81,15 +81,24 @@ def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Poli
 
 def refuse_few_questions(workspace: Workspace) -> None:
     """Raises UserError for gates that the questions there are, now that the rows are split, cannot decide."""
-    spec, key = workspace.spec, workspace.key
+    found = _undecidable(workspace.spec, lambda field: workspace.declared_in, _questions(workspace))
+    _raise([error for error in found if not is_of_successors(str(error.field))])
+
+
+def refuse_successor(workspace: Workspace) -> None:
+    """Raises UserError where they are too few to hold what is trained next against production."""
+    if production(workspace.store, workspace.key.prefix) is not None:
+        found = _undecidable(workspace.spec, lambda field: workspace.declared_in, _questions(workspace))
+        _raise([error for error in found if is_of_successors(str(error.field))])
+
+
+def _questions(workspace: Workspace) -> dict[str, int]:
+    """How many there are of each rule; see `hopeless_gates`."""
     texts = held_out_documents(workspace.payload(workspace.upstream("training_mixture")))
     known = {"general_loss": texts} if texts else {}
-    if not spec.evaluation.task:
+    if not workspace.spec.evaluation.task:
         known["task"] = workspace.upstream("task_dataset").figures["rows"]["test"]
-    found = _undecidable(spec, lambda field: workspace.declared_in, known)
-    if production(workspace.store, key.prefix) is None:
-        found = [error for error in found if not str(error.field).startswith("gates.regression")]
-    _raise(found)
+    return known
 
 
 def refuse_method(workspace: Workspace, method: str) -> None:

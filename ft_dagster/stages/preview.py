@@ -59,11 +59,12 @@ class Counted(NamedTuple):
 
     counts: Counts
     basis: str
+    test_rows: int
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A plan that is not kept. `basis`: what the data's figures, `examples` and `tokens`, rest on.
+    """A plan that is not kept. `basis`: what `examples`, `tokens` and `test_rows` rest on.
 
     `warnings`: the estimate's, and those about how it would be judged and served.
     """
@@ -72,6 +73,7 @@ class Preview:
     basis: str
     examples: int
     tokens: int
+    test_rows: int
     estimate: Estimate
     warnings: tuple[str, ...]
 
@@ -119,7 +121,10 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     before = None if base is None else _before(workspace, declared, base, same_rows)
     counted = context.questions if mixture else NOT_COUNTED
     context = replace(context, before=before, judges=judges, questions=counted)
-    data = _counted(mixture) if mixture else sample(declared, project, folder, workspace.roots, before)
+    if mixture is None:
+        data = sample(declared, project, folder, workspace.roots, before)
+    else:
+        data = _counted(workspace, mixture)
     tried = None if mixture is None else _tried(workspace, spec, hardware)
     known = None if base is None else _prior(workspace, spec, base, mixture, tried)
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context, tried, known)
@@ -127,9 +132,9 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
         refuse_unheld(plan.estimate.judged_on, declared.file)
     dear = too_dear(workspace, plan.estimate.predicted, hardware)
     refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
-    warnings = (*refused, *plan_warnings(workspace, spec, plan.estimate))
-    counts = data.counts
-    return Preview(str(declared.key), data.basis, counts.examples, counts.tokens, plan.estimate, warnings)
+    warnings = (*refused, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
+    sizes = data.counts.examples, data.counts.tokens, data.test_rows
+    return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings)
 
 
 def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None, bool]:
@@ -201,8 +206,9 @@ def _alike(one: VariantSpec, other: VariantSpec, fields: Iterable[str]) -> bool:
     return len({json.dumps(part, sort_keys=True) for part in parts}) == 1
 
 
-def _counted(mixture: Artifact) -> Counted:
-    return Counted(counts_of(mixture), f"the newest training_mixture, {mixture.digest[:12]}")
+def _counted(workspace: Workspace, mixture: Artifact) -> Counted:
+    basis = f"the newest training_mixture, {mixture.digest[:12]}"
+    return Counted(counts_of(mixture), basis, workspace.upstream("task_dataset").figures["rows"]["test"])
 
 
 def sample(
@@ -250,7 +256,7 @@ def sample(
         math.ceil(examples * spec.data.splits.validation),
     )
     basis = f"an estimate from {read:,} of {rows_in_all:,} rows of the sources; duplicates are not looked for"
-    return Counted(counts, basis)
+    return Counted(counts, basis, round(rows_in_all * spec.data.splits.test))
 
 
 def _rendered(

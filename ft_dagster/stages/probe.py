@@ -27,6 +27,7 @@ from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
 from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
+from ft_dagster.stages.policy import refuse_successor
 from ft_dagster.stages.stacking import trained_base
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
@@ -216,6 +217,7 @@ STAGE = Stage(
     fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, *TRIED),
     inputs=inputs,
     build=build,
+    refuse_new=refuse_successor,
     on_demand=True,
     programs=("training",),
 )

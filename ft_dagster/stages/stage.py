@@ -35,9 +35,10 @@ class Check:
 class Stage(Generic[I]):
     """`checks`: name -> description of each check that `judge` gives.
 
-    `refuse`: raises UserError before anything is looked for or made. `owner`: whose part of the store takes
-    the artifact. `seed`: what the manifest says of it. `on_demand`: made when another stage asks for it, and
-    no asset of its own. `programs`: modules of this package that `build` runs.
+    `refuse`: raises UserError before anything is looked for or made, `refuse_new` where what would be made
+    does not stand yet. `owner`: whose part of the store takes the artifact. `seed`: what the manifest says of
+    it. `on_demand`: made when another stage asks for it, and no asset of its own. `programs`: modules of this
+    package that `build` runs.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage(Generic[I]):
     checks: Mapping[str, str] = field(default_factory=dict)
     judge: Callable[[Workspace, Artifact], Sequence[Check]] = lambda workspace, artifact: ()
     refuse: Callable[[Workspace], None] = lambda workspace: None
+    refuse_new: Callable[[Workspace], None] = lambda workspace: None
     after: Callable[[Workspace, Artifact], None] = lambda workspace, artifact: None
     owner: Callable[[I], Owner] = lambda inputs: "variant"
     seed: Callable[[I], int | None] = lambda inputs: None

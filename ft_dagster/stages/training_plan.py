@@ -37,7 +37,7 @@ from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.judged_on import refuse_unheld
 from ft_dagster.stages.plan_context import context_of
 from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
-from ft_dagster.stages.policy import refuse_few_questions, refuse_method, too_dear
+from ft_dagster.stages.policy import refuse_few_questions, refuse_method, refuse_successor, too_dear
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, named_in
@@ -197,5 +197,6 @@ STAGE = Stage(
     checks={"fits": "The training's memory, by a dry run of its step, fits the device"},
     judge=judge,
     refuse=refuse,
+    refuse_new=refuse_successor,
     after=after,
 )

@@ -321,12 +321,12 @@ class Workspace:
         if self.looking:
             return self._standing(stage, recipe)
         hands = Hands(self)
-        artifact = make_artifact(
-            self.store,
-            self.settings.work_folder,
-            recipe,
-            lambda attempt: stage.build(inputs, hands, attempt),
-        )
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            stage.refuse_new(self)
+            return stage.build(inputs, hands, attempt)
+
+        artifact = make_artifact(self.store, self.settings.work_folder, recipe, build)
         for run_dir, left_at in hands.finished.items():
             shutil.rmtree(run_dir, ignore_errors=True)
             if self.settings.launcher != LOCAL:

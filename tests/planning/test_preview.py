@@ -80,7 +80,7 @@ def test_the_command_line_warns_of_what_the_page_warns_of(folder: Path) -> None:
     estimate = plan_variant(workspace.settings, KEY).estimate
     spec = workspace.declared().spec
     edit(folder / "tenants/acme/places.yaml", lambda declared: declared["gates"].pop("task_margin"))
-    assert document["warnings"] == plan_warnings(workspace, spec, estimate)
+    assert document["warnings"] == plan_warnings(workspace, spec, estimate, document["test_rows"])
     assert any("gates.task_margin of 2 points needs" in line for line in document["warnings"])
 
 

@@ -16,6 +16,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.world import World
 from ft_dagster.lineage.release import ReleaseRequest, candidate, history, production, promote
 from ft_dagster.lineage.tries import record_try, tries, try_of
+from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import (
     base_evaluation,
@@ -30,6 +31,7 @@ from ft_dagster.stages.check import check_variant
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.release import release
 from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.standing import standing
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Store, read_head, write_head
 from tests.e2e.project import POLICY, edit, write_project, write_yaml
@@ -310,6 +312,31 @@ def test_too_few_rows_to_hold_a_successor_against_production_are_said_before_it_
     assert outcome.error is not None
     assert "no version after the first passes whatever is trained" in outcome.error
     assert "training" not in pretend.ran
+
+
+def test_no_probe_is_paid_for_a_successor_that_could_not_be_held_against_production(project: Path) -> None:
+    release(desk(project, Pretend()))
+    declare(project, gates={"regression_loss_margin": 0.15}, plan={"probe": {"share": 1.0}})
+    edit(project / FILE, lambda content: content["training"].pop("learning_rate", None))
+    pretend = Pretend("second")
+    outcome = run_chain(desk(project, pretend), CHAIN)
+    assert outcome.error is not None
+    assert "no version after the first passes whatever is trained" in outcome.error
+    assert "training" not in pretend.ran
+
+
+def test_what_is_in_production_stands_though_its_rows_could_not_hold_a_successor(project: Path) -> None:
+    declare(project, gates={"regression_loss_margin": 0.15})
+    assert run_chain(desk(project, Pretend()), CHAIN).error is None
+    release(desk(project, Pretend()))
+    pretend = Pretend()
+    assert run_chain(desk(project, pretend), CHAIN).error is None
+    assert pretend.ran == []
+    assert standing(load_settings(project), KEY) is not None
+    assert any(
+        line.startswith("no version after the first passes whatever is trained: of ")
+        for line in plan_variant(load_settings(project), KEY).warnings
+    )
 
 
 # What the weights were trained on
