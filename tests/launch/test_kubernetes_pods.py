@@ -114,3 +114,23 @@ def test_lines_of_a_log_that_are_read_again_are_passed_on_once() -> None:
     assert log.new([f"{stamp}1Z a", f"{stamp}2Z b", f"{stamp}2Z b"]) == ["a", "b", "b"]
     assert log.new([f"{stamp}2Z b", f"{stamp}2Z b", f"{stamp}2Z c", f"{stamp}3Z"]) == ["c", ""]
     assert log.new([f"{stamp}3Z"]) == []
+
+
+def test_lines_are_passed_on_when_a_nodes_clock_goes_back() -> None:
+    log = LogLines()
+    before = "2026-10-25T02:59:59.900000000+02:00 a"
+    after = [
+        f"2026-10-25T{time}.100000000+01:00 {text}" for time, text in (("02:00:00", "b"), ("02:30:00", "c"))
+    ]
+    assert log.new([before, *after]) == ["a", "b", "c"]
+    assert log.new([before, *after, "2026-10-25T02:30:00.100000001+01:00 d"]) == ["d"]  # a nanosecond later
+
+
+def test_a_line_without_a_time_hides_none_after_it() -> None:
+    log, stamp, refusal = LogLines(), "2026-11-26T20:00:0", "unable to retrieve container logs"
+    parts = [f"{stamp}1Z step 1", "step 2", "step 3"]  # of one line, with carriage returns in it
+    assert log.new(parts) == ["step 1", "step 2", "step 3"]
+    assert log.new([*parts, f"{stamp}2Z b"]) == ["b"]
+    assert log.new([refusal]) == [refusal]
+    assert log.new([refusal]) == []
+    assert log.new([f"{stamp}2Z b", f"{stamp}3Z c"]) == ["c"]

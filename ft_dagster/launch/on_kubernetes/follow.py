@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ft_dagster.launch.local import ProgramFailed
@@ -24,7 +26,9 @@ SAID_AGAIN = 600.0  # seconds after which why it waits is said again, though not
 CHANGED_SAID = 60.0  # and at the least where something did
 OVERLAP = 5.0  # seconds of a log that are read again, for what was on its way
 SETTLING = 20.0  # seconds that a pod may not be placed, or have no image, without a word: most soon have
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 Say = Callable[[str], None]
+Moment = tuple[datetime, int]  # to the second in UTC, and nanoseconds
 
 
 class JobPatience(NamedTuple):
@@ -146,25 +150,41 @@ class LogLines:
 
     def __init__(self) -> None:
         self.read_at: float | None = None
-        self._last = ""
+        self._last: Moment = (datetime.min.replace(tzinfo=UTC), 0)
         self._at_last = 0  # lines of that very time
+        self._word = ""  # of its node, in place of a log: such a line has no time
 
     def new(self, lines: list[str]) -> list[str]:
         """Those not seen before, without their times."""
-        found, seen = [], 0
-        for line in lines:
+        found, seen, passed = [], 0, False
+        for number, line in enumerate(lines):
             stamp, _, text = line.partition(" ")
-            if stamp < self._last:
-                continue
-            if stamp == self._last:
+            moment = _moment(stamp)
+            if moment is None:  # goes with the line before it, which had a carriage return
+                text = line
+                if number == 0:
+                    passed, self._word = line != self._word, line
+            elif moment == self._last:
                 seen += 1
-                if seen <= self._at_last:
-                    continue
-                self._at_last = seen
-            else:
-                self._last, self._at_last, seen = stamp, 1, 1
-            found.append(text)
+                passed, self._at_last = seen > self._at_last, max(seen, self._at_last)
+            elif passed := moment > self._last:
+                self._last, self._at_last, seen = moment, 1, 1
+            if passed:
+                found.append(text)
         return found
+
+
+def _moment(stamp: str) -> Moment | None:
+    """When a line was printed: nodes write their local time, whose clocks go back once a year."""
+    parts = _STAMP.fullmatch(stamp)
+    if parts is None:
+        return None
+    second, fraction, offset = parts.groups()
+    try:
+        at = datetime.fromisoformat(second + offset).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return at, int((fraction or "").ljust(9, "0"))
 
 
 def _never_started(found: Waits, waited: float) -> ProgramFailed:
