@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,10 @@ from ft_dagster.launch.choice import launcher_of, refuse_lacking
 from ft_dagster.launch.launcher import Belongings, Job
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.on_ray import launcher as on_ray
-from ft_dagster.launch.on_ray.launcher import RayLauncher, Unknown, answered
+from ft_dagster.launch.on_ray.job_log import JobLog
+from ft_dagster.launch.on_ray.launcher import RayJob, RayLauncher, Unknown, answered
 from ft_dagster.launch.remote.order import read_order
+from ft_dagster.launch.remote.relay import relay_of
 from ft_dagster.launch.remote.staging import Staging
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, VariantSpec
@@ -84,6 +87,34 @@ class Recorded:
         assert self.states.pop(job_id) == "STOPPED"
 
 
+class Hiccups(Recorded):
+    """Whose head is restarted once for each call in `silent`; `always`: does not answer at all."""
+
+    def __init__(self, *silent: str, always: bool = False) -> None:
+        super().__init__()
+        self.silent, self.always, self.calls = list(silent), always, 0
+
+    def _answers(self, call: str) -> None:
+        self.calls += 1
+        if self.always:
+            raise ConnectionError("connection refused")
+        if call in self.silent:
+            self.silent.remove(call)
+            raise RuntimeError("Request failed with status code 503: no healthy upstream")
+
+    def get_job_info(self, job_id: str) -> SimpleNamespace:
+        self._answers("info")
+        return super().get_job_info(job_id)
+
+    def stop_job(self, job_id: str) -> None:
+        self._answers("stop")
+        super().stop_job(job_id)
+
+    def delete_job(self, job_id: str) -> None:
+        self._answers("delete")
+        super().delete_job(job_id)
+
+
 class Interrupted(VariantSpec):
     """A request that is long to send, so that a cancel comes meanwhile."""
 
@@ -118,6 +149,37 @@ def test_a_cancel_between_two_steps_of_the_start_leaves_no_job(tmp_path: Path) -
         to.start(job, interrupted)
     assert client.asked
     assert client.states == {}
+
+
+def followed(folder: Path, client: Hiccups) -> tuple[RayLauncher, RayJob]:
+    """A launcher whose job runs, and is about to be cancelled."""
+    to, job, _ = recorded(folder)
+    vars(to)["client"] = client
+    client.states["ft_dagster-x"] = "RUNNING"
+    return to, RayJob("ft_dagster-x", "x", JobLog(client, "ft_dagster-x"), relay_of(job.environment))
+
+
+def test_a_cancel_outlives_a_head_that_does_not_answer_for_a_moment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = Hiccups("stop", "stop", "info", "delete")
+    to, running = followed(tmp_path, client)
+    to.cancel(running)
+    assert (client.states, client.silent) == ({}, [])
+    assert "is lost to us" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_head_that_stays_silent_is_asked_for_an_end_so_long_and_then_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given_up: bool
+) -> None:
+    monkeypatch.setattr(on_ray, "END_SECONDS", 1.2)
+    client = Hiccups(always=True)
+    to, running = followed(tmp_path, client)
+    running.silent_since = time.monotonic() - 3600 if given_up else None
+    to.cancel(running)
+    assert client.calls == 1 if given_up else client.calls > 2
+    assert "ft_dagster-x is lost to us: connection refused" in capsys.readouterr().err
 
 
 def test_a_job_has_the_tenants_profile_and_no_other_keys(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from ft_dagster.settings import FILE, Settings
 DRIVER = "ft_dagster.launch.on_ray.driver"
 LIVING = ("PENDING", "RUNNING")
 STOP_SECONDS = 120  # that Ray gives the driver to end its nodes before it kills it
+END_SECONDS = STOP_SECONDS + 30.0  # after which a job that was to end is waited for no longer
 T = TypeVar("T")
 
 
@@ -132,7 +133,7 @@ class RayLauncher:
             raise self._lost(f"has been restarted, and knows nothing of job {started.id}") from None
         except OSError as error:
             started.silent_since = started.silent_since or time.monotonic()
-            if time.monotonic() - started.silent_since > self.settings.silent_seconds:
+            if self._is_given_up(started):
                 raise self._silent(error) from error
             return None
         started.silent_since = None
@@ -148,9 +149,10 @@ class RayLauncher:
         return TRANSIENT if code is None else int(code)
 
     def cancel(self, started: RayJob) -> None:
-        """Where the head does not answer, what it ran ends with it."""
+        """Of a head that is given up already, what it ran ends with it: that is tried once."""
+        given_up = self._is_given_up(started)
         try:
-            self._end(started.id)
+            self._end(started.id, 0.0 if given_up else END_SECONDS)
         finally:
             started.log.close(0)
 
@@ -190,24 +192,39 @@ class RayLauncher:
             fix = "See what Ray's runtime environment of a job may have"
             raise UserError(_first_line(str(error)), field="ray.runtime_env", fix=fix) from None
 
-    def _end(self, job_id: str) -> None:
+    def _is_given_up(self, started: RayJob) -> bool:
+        since = started.silent_since
+        return since is not None and time.monotonic() - since > self.settings.silent_seconds
+
+    def _end(self, job_id: str, bears: float = END_SECONDS) -> None:
+        """Stop a job and have it forgotten; `bears`: seconds of silence, see `_stop`."""
         try:
-            self._stop(job_id)
-            answered(lambda: self.client.delete_job(job_id))
+            self._stop(job_id, bears)
+            self._answer(lambda: self.client.delete_job(job_id))
         except Unknown:
             return
-        except (OSError, UserError) as error:  # the last of a job that Ray could not end
+        except (OSError, UserError, ProgramFailed) as error:  # the last of a job that Ray could not end
             print(f"Ray job {job_id} is lost to us: {error}", file=sys.stderr, flush=True)
 
-    def _stop(self, job_id: str) -> None:
-        """Ask for its end, and wait for it; further interrupts do not hurry it. Raises OSError, Unknown."""
-        deadline = time.monotonic() + STOP_SECONDS + 30
-        answered(lambda: self.client.stop_job(job_id))
-        while time.monotonic() < deadline:
+    def _stop(self, job_id: str, bears: float = END_SECONDS) -> None:
+        """Ask for its end, and wait for it. Further interrupts do not hurry it, and a head that does not
+        answer is asked again for so many seconds. Raises OSError after them, Unknown, UserError.
+        """
+        began, pause, asked = time.monotonic(), 0.0, False
+        while True:
+            waited = time.monotonic() - began
             try:
-                if answered(lambda: self.client.get_job_info(job_id)).status.is_terminal():
+                time.sleep(pause)
+                pause = 0.5
+                if not asked:
+                    answered(lambda: self.client.stop_job(job_id))
+                    asked = True
+                info = answered(lambda: self.client.get_job_info(job_id))
+                if info.status.is_terminal() or waited > END_SECONDS:
                     return
-                time.sleep(0.5)
+            except OSError:
+                if waited >= bears:
+                    raise
             except (KeyboardInterrupt, SystemExit):
                 print(f"still ending Ray job {job_id}", file=sys.stderr, flush=True)
 
