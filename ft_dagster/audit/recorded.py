@@ -201,7 +201,8 @@ class CleanProject:
             raise said.error(audit.store)
         target = self.folder / "store" / said.path
         if not target.exists():
-            shutil.copytree(said.folder(audit.store, audit.settings.cache_folder), target)
+            with said.held(audit.store, audit.settings.cache_folder) as folder:
+                shutil.copytree(folder, target)
         for generation in range(1, said.generation + 1):
             name = said.place.manifest_of(generation)
             self.store.write(name, audit.store.read(name))

@@ -186,8 +186,8 @@ def carried(
         run.status = "failed"
     tuned = experiment.head(label, "fine_tuned_model") if "fine_tuned_model" in outcome.made else None
     if tuned is not None:
-        folder = tuned.folder(experiment.store, experiment.settings.cache_folder)
-        run.curve, run.curves = _curves(folder / "evidence")
+        with tuned.held(experiment.store, experiment.settings.cache_folder) as folder:
+            run.curve, run.curves = _curves(folder / "evidence")
     run.digests = {
         stage: head.digest
         for stage in ("declaration", "training_plan", "fine_tuned_model", "evaluation")

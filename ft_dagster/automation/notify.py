@@ -300,7 +300,5 @@ def _frozen(settings: Settings, key: VariantKey) -> list[str]:
     head = read_head(store, key.prefix, "declaration")
     if head is None:
         return []
-    content = json.loads(
-        (head.folder(store, settings.cache_folder) / "payload" / "declaration.json").read_text("utf-8")
-    )
+    content = json.loads(head.read(store, "payload/declaration.json"))
     return list(content["spec"].get("notify", []))

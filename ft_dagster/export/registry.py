@@ -122,13 +122,13 @@ def _make_model(client: Any, name: str) -> None:
 
 def _register(client: Any, settings: Settings, name: str, entry: ReleaseEntry, export: Artifact) -> str:
     """Upload an export, and make a model version of it with its lineage; returns its number."""
-    folder = export.folder(settings.open_store(), settings.cache_folder)
     tags = lineage_tags(entry, export.inputs)
-    run = client.create_run(_experiment(client, settings), run_name=f"{name} v{entry.version}", tags=tags)
-    client.log_artifacts(run.info.run_id, str(folder / "payload"), FOLDER)
-    for file in EVIDENCE:
-        if (folder / "evidence" / file).is_file():
-            client.log_artifact(run.info.run_id, str(folder / "evidence" / file), "evidence")
+    with export.held(settings.open_store(), settings.cache_folder) as folder:
+        run = client.create_run(_experiment(client, settings), run_name=f"{name} v{entry.version}", tags=tags)
+        client.log_artifacts(run.info.run_id, str(folder / "payload"), FOLDER)
+        for file in EVIDENCE:
+            if (folder / "evidence" / file).is_file():
+                client.log_artifact(run.info.run_id, str(folder / "evidence" / file), "evidence")
     client.set_terminated(run.info.run_id)
     source = f"{run.info.artifact_uri}/{FOLDER}"
     made = client.create_model_version(name, source, run.info.run_id, tags=tags)

@@ -68,7 +68,7 @@ def served(settings: Settings) -> Served:
         said = _verdict(store, key, entry)
         if entry.format == "adapter":
             adapter = replace(_adapter(payload, key, entry.version, export.digest), verdict=said)
-            base = _base(store, settings, key, export, adapter.quantization)
+            base = _base(store, key, export, adapter.quantization)
             bases.setdefault((base.digest, base.quantization), base).adapters.append(adapter)
         else:
             models.append(ReleasedModel(str(key), entry.version, str(payload), export.digest, said))
@@ -97,20 +97,15 @@ def _verdict(store: Store, key: VariantKey, entry: ReleaseEntry) -> str:
     return verdict_sentence(Verdict.from_json(verdict)) if verdict else ""
 
 
-def _base(
-    store: Store, settings: Settings, key: VariantKey, export: Artifact, quantization: str | None
-) -> ServedBase:
+def _base(store: Store, key: VariantKey, export: Artifact, quantization: str | None) -> ServedBase:
     """Without its adapters."""
     digest = export.inputs["base_model"]
     base = find_digest(store, (key.prefix, SHARED), "base_model", digest)
-    reference = digest if base is None else _reference(base, store, settings)
+    reference = digest if base is None else _reference(base, store)
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", reference).strip("-")[-40:]
     folder = "-".join(filter(None, (name, quantization, digest[:8])))
     return ServedBase(reference, digest, quantization, folder, [])
 
 
-def _reference(base: Artifact, store: Store, settings: Settings) -> str:
-    record = json.loads(
-        (base.folder(store, settings.cache_folder) / "payload" / "base.json").read_text("utf-8")
-    )
-    return str(record["reference"])
+def _reference(base: Artifact, store: Store) -> str:
+    return str(json.loads(base.read(store, "payload/base.json"))["reference"])

@@ -36,7 +36,7 @@ from ft_dagster.strict_json import loads
 
 MOST_PLACES = 200  # that one look lists
 LOOK_SECONDS, COMPARE_SECONDS = 30.0, 20.0  # of a look; the rest is the next one's
-_Frozen = Callable[[Store, Path, VariantKey], tuple[list[Mapping[str, Any]], datetime] | None]
+_Frozen = Callable[[Store, VariantKey], tuple[list[Mapping[str, Any]], datetime] | None]
 
 
 class Looked(NamedTuple):
@@ -161,7 +161,7 @@ def news_of(
     )
     for kind, frozen in kinds:
         of_kind = [place for place in known if place.kind == kind]
-        then = frozen(store, settings.cache_folder, row.state.key) if of_kind else None
+        then = frozen(store, row.state.key) if of_kind else None
         if then is None:
             continue
         files = [file for place in of_kind for file in listings.of(place, row.state.key.tenant)]
@@ -201,27 +201,23 @@ def _told(found: News, state: VariantState, frozen: datetime) -> News:
     return found._replace(stamp=f"{found.kind}-{since:{EXACT_STAMP}}-{found.stamp}", since=since)
 
 
-def _frozen_sources(
-    store: Store, cache: Path, key: VariantKey
-) -> tuple[list[Mapping[str, Any]], datetime] | None:
+def _frozen_sources(store: Store, key: VariantKey) -> tuple[list[Mapping[str, Any]], datetime] | None:
     """The fingerprints of all sources at the newest run, and when they were taken; None before any."""
     head, at = read_head(store, key.prefix, "declaration"), head_time(store, key.prefix, "declaration")
     if head is None or at is None:
         return None
-    content = loads((head.folder(store, cache) / "payload" / FILE).read_text("utf-8"))
+    content = loads(head.read(store, f"payload/{FILE}"))
     return [entry for source in content["sources"] for entry in source], at
 
 
-def _frozen_base(
-    store: Store, cache: Path, key: VariantKey
-) -> tuple[list[Mapping[str, Any]], datetime] | None:
+def _frozen_base(store: Store, key: VariantKey) -> tuple[list[Mapping[str, Any]], datetime] | None:
     """The files of the named base at the newest run, or its commit."""
     head, at = read_head(store, key.prefix, "base_model"), head_time(store, key.prefix, "base_model")
     if head is not None and "base_model" in head.inputs:  # made of it, with tokens of its own
         head = find_digest(store, (SHARED,), "base_model", head.inputs["base_model"])
     if head is None or at is None:
         return None
-    content = loads((head.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
+    content = loads(head.read(store, "payload/base.json"))
     if content.get("revision"):
         return [{"repo": content["reference"], "revision": content["revision"]}], at
     return content["files"], at

@@ -21,6 +21,7 @@ from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.training_figures import TrainingFigures
 
 STAGES = tuple(stage.name for stage in CHAIN)
+ESTIMATE = "evidence/estimate.json"  # of a plan
 Heads = Mapping[str, Artifact | None]  # of each stage
 
 
@@ -94,11 +95,11 @@ def newest_plan(settings: Settings, key: VariantKey) -> Estimate | None:
     head = read_head(store, key.prefix, "training_plan")
     if head is None:
         return None
-    file = head.folder(store, settings.cache_folder) / "evidence" / "estimate.json"
-    if not file.exists():  # of an earlier version
+    if ESTIMATE not in head.files:  # of an earlier version
         return None
+    content, file = head.read(store, ESTIMATE), store.uri(f"{head.path}/{ESTIMATE}")
     try:
-        return Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
+        return Estimate.from_json(json.loads(content), file=file)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fix = "Restore it from a backup, or delete the manifest.json above it: the stage is then made again"
         raise UserError(f"not an estimate: {error!r}", file=file, fix=fix) from None

@@ -96,8 +96,8 @@ def _spec(shelf: VersionShelf) -> VariantSpec:
     frozen = read_head(shelf.store, shelf.key.prefix, "declaration")
     if frozen is None:
         raise UserError(f"{shelf.key} has no declaration in the store", fix="Materialize declaration")
-    file = frozen.folder(shelf.store, shelf.cache) / "payload" / declaration.FILE
-    return VariantSpec.model_validate(json.loads(file.read_text("utf-8"))["spec"])
+    content = json.loads(frozen.read(shelf.store, f"payload/{declaration.FILE}"))
+    return VariantSpec.model_validate(content["spec"])
 
 
 def _rows_were_shown(mixture: Artifact) -> bool:

@@ -15,6 +15,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -26,7 +27,7 @@ from ft_dagster.provenance.manifest import check_predicate, check_subject, predi
 from ft_dagster.provenance.memory import cached_digests
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.store.blobs import Store, as_stored, write_out
-from ft_dagster.store.cache import DRAFTS, hold, make_room
+from ft_dagster.store.cache import DRAFTS, held, hold, make_room
 from ft_dagster.store.transfer import OTHER_BYTES, Transfer, each_at_once, fetch_all, persist, send_all
 from ft_dagster.strict_json import loads
 
@@ -128,12 +129,40 @@ class Artifact:
         return self.place.manifest_of(self.generation)
 
     def folder(self, store: Store, cache: Path) -> Path:
-        """The attempt's folder on this machine (`payload/`, `evidence/`), downloaded where it must be.
+        """The attempt's folder on this machine (`payload/`, `evidence/`), downloaded where it must be. A copy
+        of a remote store stays while this process lives: where that is long, see `held` and `read`.
 
         Its files are those of the manifest, by their bytes: hashed, or remembered where nothing touched them
         (see `provenance.memory`). Raises UserError for one that is missing, another, unlisted or a link, and
         for an artifact that was removed meanwhile.
         """
+        if store.remote:
+            hold(cache, *self._copy)
+        return self._filled(store, cache)
+
+    @contextmanager
+    def held(self, store: Store, cache: Path) -> Iterator[Path]:
+        """The same, of which a copy stays until this ends. Raises UserError, see `folder`."""
+        with held(cache, *self._copy) if store.remote else nullcontext():
+            yield self._filled(store, cache)
+
+    def read(self, store: Store, name: str) -> bytes:
+        """One small file, such as `payload/base.json`, from the store itself: no copy of it is kept. Raises
+        UserError for one that is missing or another, and for an artifact that was removed meanwhile.
+        """
+        try:
+            return _read(store, self, name)
+        except UserError:
+            refuse_removed(store, self.place, self.digest, self.generation)
+            raise
+
+    @property
+    def _copy(self) -> tuple[str, str]:
+        """What a copy in the cache is known by."""
+        return self.digest, str(self.predicate["attempt"])
+
+    def _filled(self, store: Store, cache: Path) -> Path:
+        """The folder of one that is held."""
         local = store.local(self.path)
         try:
             if local is None:
@@ -342,11 +371,23 @@ def _verify_files(store: Store, artifact: Artifact, cache: Path) -> None:
             raise _damaged(store.uri(file.stored), OTHER_BYTES)
 
 
+def _read(store: Store, artifact: Artifact, name: str) -> bytes:
+    """Raises UserError, see `Artifact.read`."""
+    path, listed = f"{artifact.path}/{name}", artifact.files.get(name)
+    try:
+        content = persist(lambda: store.read(path))
+    except FileNotFoundError:
+        raise _damaged(store.uri(path), "is missing") from None
+    if listed is None or hashlib.sha256(content).hexdigest() != listed.sha256:
+        raise _damaged(store.uri(path), OTHER_BYTES)
+    return content
+
+
 def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
-    """A remote artifact's folder in the cache, where it stays while this process lives. One that is not as it
-    should be is fetched anew. Raises UserError, also where the disk is full of what is in use.
+    """A remote artifact's folder in the cache, held by the caller. One that is not as it should be is fetched
+    anew. Raises UserError, also where the disk is full of what is in use.
     """
-    folder = hold(cache, artifact.digest, str(artifact.predicate["attempt"]))
+    folder = cache.joinpath(*artifact._copy)
     try:
         _fetch(store, artifact, folder, cache)
         _check_folder(artifact.files, folder, cache)

@@ -1,7 +1,7 @@
 """Copies of a remote store's artifacts on this host: `<cache>/<digest>/<attempt>`, the longest unused go.
 
-Each has a lock file, `<cache>/locks/<digest>-<attempt>`: who uses the copy holds it, shared, until its
-process ends, however that ends, and it says when the copy was used last.
+Each has a lock file, `<cache>/locks/<digest>-<attempt>`: who uses the copy holds it, shared, for as long as
+that lasts or until its process ends, however that ends, and it says when the copy was used last.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -24,15 +24,25 @@ DRAFT_SECONDS = 86_400.0  # after which a download is nobody's any more
 
 
 def hold(cache: Path, digest: str, attempt: str) -> Path:
-    """The folder of a copy, which stays while this process lives. Waits for who is removing it."""
+    """The folder of a copy, which stays while this process lives, and takes an open file of it. Waits for who
+    is removing it.
+    """
     lock = _lock_of(cache, digest, attempt)
     if lock not in _HELD or not lock.exists():  # the cache may be removed by hand
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-        fcntl.flock(file, fcntl.LOCK_SH)
-        _HELD[lock] = file
+        _HELD[lock] = _locked(lock)
     os.utime(lock)
     return cache / digest / attempt
+
+
+@contextmanager
+def held(cache: Path, digest: str, attempt: str) -> Iterator[Path]:
+    """The folder of a copy, which stays until this ends, whoever else holds it or lets go of it meanwhile.
+    Waits for who is removing it.
+    """
+    lock = _lock_of(cache, digest, attempt)
+    with _locked(lock):
+        os.utime(lock)
+        yield cache / digest / attempt
 
 
 def release(cache: Path, digest: str, attempt: str) -> None:
@@ -74,6 +84,13 @@ def _remove(cache: Path, folder: Path) -> bool:
     with suppress(OSError):
         folder.parent.rmdir()
     return True
+
+
+def _locked(lock: Path) -> TextIO:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = lock.open("a")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
 
 
 def _copies(cache: Path) -> Iterator[Path]:

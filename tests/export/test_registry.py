@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -18,15 +19,17 @@ from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.registry import RegistryCursor, RegistryTry, register_changed
 from ft_dagster.build import build_defs, default_resources
 from ft_dagster.errors import UserError
-from ft_dagster.export.registry import _registry, lineage_tags, push_releases
+from ft_dagster.export.registry import _register, _registry, lineage_tags, push_releases
 from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.store import exclusive
+from ft_dagster.store.cache import make_room
 from tests.e2e.project import write_yaml
 from tests.instances import new_instance
 from tests.present import present
 from tests.releases import adapter, release, whole_model
-from tests.s3_server import free_port
+from tests.s3_server import S3Server, free_port
 from tests.trackers import ROOT, Trackers, mlflow_server
 
 KEY = VariantKey("acme", "support")
@@ -56,8 +59,8 @@ print(json.dumps(sum(each.numel() for each in model.parameters())))
 """
 
 
-def named(project: Path, address: str | None) -> Settings:
-    write_yaml(project / "ft_dagster.yaml", {"registry": {"mlflow": address}})
+def named(project: Path, address: str | None, **more: Any) -> Settings:
+    write_yaml(project / "ft_dagster.yaml", {"registry": {"mlflow": address}, **more})
     (project / "tenants" / "acme").mkdir(parents=True, exist_ok=True)
     write_yaml(
         project / "tenants" / "acme" / "support.yaml",
@@ -113,6 +116,43 @@ def test_the_lineage_leads_back_to_all_that_made_it(tmp_path: Path) -> None:
     assert (tags["ft_dagster.version"], tags["ft_dagster.export"]) == ("1", export.digest)
     assert tags["ft_dagster.made_of.base_model"] == export.inputs["base_model"]
     assert all(isinstance(value, str) for value in tags.values())
+
+
+class Room:
+    """In place of MLflow's client: at each upload the cache is made as empty as it may be."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache, self.sent = cache, list[str]()
+
+    def create_run(self, *_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(info=SimpleNamespace(run_id="run", artifact_uri="mlflow-artifacts:/1"))
+
+    def log_artifacts(self, run: str, folder: str, to: str) -> None:
+        make_room(self.cache, 0, 0)
+        self.sent += sorted(each.name for each in Path(folder).iterdir())
+
+    def get_experiment_by_name(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(experiment_id="1")
+
+    def create_model_version(self, *_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(version=1)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+def test_an_export_is_held_while_it_is_pushed_and_no_longer(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusive, "SETTLE_SECONDS", 0.0)
+    store = {"store": f"s3://{s3_server.bucket}/{tmp_path.name}", "store_options": s3_server.options}
+    settings = named(tmp_path, "http://127.0.0.1:1", **store)
+    entry = release(settings.open_store(), str(KEY), adapter(), work=settings.work_folder)
+    export, client = export_of(settings.open_store(), KEY.prefix, 1, tmp_path), Room(settings.cache_folder)
+    assert _register(client, settings, str(KEY), entry, export) == "1"
+    assert client.sent == sorted(adapter())
+    make_room(settings.cache_folder, 0, 0)
+    assert list(settings.cache_folder.glob("*/*/payload")) == []
 
 
 def test_what_was_released_waits_until_the_registry_takes_it(tmp_path: Path) -> None:

@@ -88,6 +88,40 @@ def test_what_another_process_uses_stays_until_it_is_killed(remote: Store, tmp_p
     assert of[0].digest not in cached(tmp_path / "cache")
 
 
+def test_what_is_held_stays_as_long_as_that_lasts(remote: Store, tmp_path: Path) -> None:
+    here, one = tmp_path / "cache", made(remote, tmp_path, 1)
+    with one.held(remote, here) as folder:
+        with one.held(remote, here):
+            pass
+        cache.make_room(here, 0, 0)
+        assert (folder / "payload" / "x").read_bytes() == b"\1" * SIZE
+    cache.make_room(here, 0, 0)
+    assert cached(here) == set()
+
+
+def test_what_is_held_for_good_is_not_let_go_by_who_holds_it_for_a_while(
+    remote: Store, tmp_path: Path
+) -> None:
+    here, one = tmp_path / "cache", made(remote, tmp_path, 1)
+    one.folder(remote, here)
+    with one.held(remote, here):
+        pass
+    cache.make_room(here, 0, 0)
+    assert cached(here) == {one.digest}
+
+
+def test_a_file_is_read_without_a_copy_and_held_against_its_manifest(remote: Store, tmp_path: Path) -> None:
+    one = made(remote, tmp_path, 1)
+    assert one.read(remote, "payload/x") == b"\1" * SIZE
+    assert not (tmp_path / "cache").exists()
+    remote.write(f"{one.path}/payload/x", b"\2" * SIZE)
+    with pytest.raises(UserError, match="a stored file has other bytes"):
+        one.read(remote, "payload/x")
+    remote.remove([f"{one.path}/payload/x"])
+    with pytest.raises(UserError, match="a stored file is missing"):
+        one.read(remote, "payload/x")
+
+
 def test_what_went_is_fetched_again(remote: Store, tmp_path: Path) -> None:
     one = made(remote, tmp_path, 1)
     one.folder(remote, tmp_path / "cache")
