@@ -30,7 +30,7 @@ from ft_dagster.fleet.book import Book
 from ft_dagster.fleet.decided import DAYS_BACK, decided, keep_owner, keep_pace, owner_of
 from ft_dagster.fleet.declared import Noticed, notice
 from ft_dagster.fleet.due import Decisions, Retrain
-from ft_dagster.fleet.history import history
+from ft_dagster.fleet.history import RunHistory, history
 from ft_dagster.fleet.learning import DAMAGE, known_version, learnt, said_of
 from ft_dagster.fleet.listing import WatchedPlace
 from ft_dagster.fleet.lost_store import KNOWN, accept_empty
@@ -315,11 +315,15 @@ def _learn(
     end, done = time.monotonic() + LEARN_SECONDS, list[FleetRow]()
     watched = dict[str, Watched]()
     for row in rows:
-        places = list[WatchedPlace]()
+        known, places = row, list[WatchedPlace]()
         try:
-            known, places = learn(instance, world, declarations, row, others=others, now=now, graph=graph)
+            runs = history(past_runs(instance, row.state.key, graph), row.edited)
+            known = _with_runs(row, runs)
+            known, places = learn(
+                instance, world, declarations, known, runs, others=others, now=now, graph=graph
+            )
         except (UserError, *DAMAGE) as error:  # of the store: it is asked again on the next tick
-            known = replace(row.known(broken=said_of(error)), next_look=None)
+            known = replace(known.known(broken=said_of(error)), next_look=None)
         anew = _of_runs(known) != _of_runs(row)
         watched[row.key] = Watched([*map(str, places)], known.state.retrain.poll, anew)
         done.append(known)
@@ -328,6 +332,14 @@ def _learn(
     if done:
         refuse_lost(instance, world.settings, table, graph)  # it may have gone meanwhile
     table.put(done, watched)
+
+
+def _with_runs(row: FleetRow, runs: RunHistory) -> FleetRow:
+    """The row with what runs say, which holds whatever its declaration and its store are. Where none of them
+    came to a verdict, what was known of one stays."""
+    if runs.served is None:
+        runs = runs._replace(served=row.state.served, renewed=row.state.renewed)
+    return row.known(**runs._asdict())
 
 
 def _of_runs(row: FleetRow) -> tuple[object, ...]:
@@ -340,13 +352,15 @@ def learn(
     world: World,
     declarations: Declarations,
     row: FleetRow,
+    runs: RunHistory,
     *,
     others: Sequence[PaidFor],
     now: datetime,
     graph: Graph = GRAPH,
 ) -> tuple[FleetRow, list[WatchedPlace]]:
-    """The row with what runs and store say, and the places to be looked at for it; what its log says and
-    Dagster does not show is reported. Raises UserError for a store that cannot be read."""
+    """The row, which has what `runs` say, with what the store says, and the places to be looked at for it;
+    what its log says and Dagster does not show is reported. Raises UserError for a store that cannot be read.
+    """
     settings, key = world.settings, row.state.key
     before = 0 if row.version is None else row.version.shown
     shown = show_unshown(instance, settings, key, now, graph=graph, known=before)
@@ -355,7 +369,6 @@ def learn(
     wrong = declarations.wrong(key)
     if wrong is not None:
         return replace(row.known(broken=str(wrong)), learnt=True, next_look=None), []
-    runs = history(past_runs(instance, key, graph), row.edited)
     declared = declarations.declared(key)
     places = places_of(declared.spec, settings.project, settings.roots(key.tenant))
     version = known_version(world, row, declared)
