@@ -317,7 +317,8 @@ def _learn(
     for row in rows:
         known, places = row, list[WatchedPlace]()
         try:
-            runs = history(past_runs(instance, row.state.key, graph), row.edited)
+            newest = past_runs(instance, row.state.key, graph, row.state.retrain.max_attempts)
+            runs = history(newest, row.edited)
             known = _with_runs(row, runs)
             known, places = learn(
                 instance, world, declarations, known, runs, others=others, now=now, graph=graph

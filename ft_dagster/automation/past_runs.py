@@ -1,9 +1,9 @@
 """The runs of variants as the fleet knows them: what each came to, and what it was charged."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
-from itertools import islice
+from itertools import chain, islice
 
 import dagster as dg
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG
@@ -22,31 +22,51 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store
 
 WHOLE_CHAIN = ("declaration", "release")  # what a run from end to end makes
+SUCCESS = dg.DagsterRunStatus.SUCCESS
+MOST_PAGES = 100  # that are gone through for attempts: many runs may be of single assets, or run again
 
 
-def past_runs(instance: dg.DagsterInstance, key: VariantKey, graph: Graph) -> Iterator[PastRun]:
-    """The newest runs of a variant's whole chain, the newest first, and the last that succeeded. What Dagster
-    runs again counts as one; what a person ran of single assets counts while it runs alone.
+def past_runs(
+    instance: dg.DagsterInstance, key: VariantKey, graph: Graph, attempts: int
+) -> Iterator[PastRun]:
+    """The newest runs of a variant's whole chain, the newest first, at least `attempts` of them where there
+    are as many since one succeeded, and the last that succeeded. What Dagster runs again counts as one; what
+    a person ran of single assets counts while it runs alone.
     """
-    success = dg.DagsterRunStatus.SUCCESS
     filters = dg.RunsFilter(job_name=graph.name(JOB), tags={PARTITION: str(key)})
-    newest = instance.get_run_records(filters, limit=MOST_RUNS)
     whole = {graph.key(name) for name in WHOLE_CHAIN}
-    records = [record for record in newest if _counts(record, whole)]
-    if len(newest) == MOST_RUNS and all(record.dagster_run.status != success for record in records):
-        records += islice((each for each in _succeeded(instance, filters) if _counts(each, whole)), 1)
-    for record in records:
-        if AUTO_RETRY_RUN_ID_TAG not in record.dagster_run.tags:
-            yield _past(instance, record)
+    records: list[dg.RunRecord] = []
+    page: Sequence[dg.RunRecord] = ()
+    for page in islice(_pages(instance, filters), MOST_PAGES):
+        records += [record for record in page if _counts(record, whole)]
+        if any(map(_succeeded, records)) or sum(map(_is_last_try, records)) >= attempts:
+            break
+    if len(page) == MOST_RUNS and not any(map(_succeeded, records)):
+        only = dg.RunsFilter(job_name=filters.job_name, tags=filters.tags, statuses=[SUCCESS])
+        found = chain.from_iterable(_pages(instance, only))
+        records += islice((each for each in found if _counts(each, whole)), 1)
+    for record in filter(_is_last_try, records):
+        yield _past(instance, record)
 
 
-def _succeeded(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.RunRecord]:
-    """The newest first."""
-    cursor, success = None, [dg.DagsterRunStatus.SUCCESS]
-    only = dg.RunsFilter(job_name=filters.job_name, tags=filters.tags, statuses=success)
-    while page := instance.get_run_records(only, limit=MOST_RUNS, cursor=cursor):
-        yield from page
+def _pages(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[Sequence[dg.RunRecord]]:
+    """Of MOST_RUNS each, the newest first; the last of fewer, or none."""
+    cursor = None
+    while True:
+        page = instance.get_run_records(filters, limit=MOST_RUNS, cursor=cursor)
+        yield page
+        if len(page) < MOST_RUNS:
+            return
         cursor = page[-1].dagster_run.run_id
+
+
+def _succeeded(record: dg.RunRecord) -> bool:
+    return record.dagster_run.status == SUCCESS
+
+
+def _is_last_try(record: dg.RunRecord) -> bool:
+    """Whether Dagster did not run it again."""
+    return AUTO_RETRY_RUN_ID_TAG not in record.dagster_run.tags
 
 
 def _counts(record: dg.RunRecord, whole: set[dg.AssetKey]) -> bool:
@@ -62,7 +82,7 @@ def _past(instance: dg.DagsterInstance, record: dg.RunRecord) -> PastRun:
     ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else _utc(record.update_timestamp)
     if run.status == dg.DagsterRunStatus.FAILURE and not _was_judged(instance, run.run_id):
         return PastRun(started, "failed", ended, asked, failure_of(instance, run.run_id))
-    outcome: RunOutcome = "success" if run.status == dg.DagsterRunStatus.SUCCESS else "verdict"
+    outcome: RunOutcome = "success" if run.status == SUCCESS else "verdict"
     return PastRun(started, outcome, ended, asked)
 
 
@@ -122,7 +142,7 @@ def _hours(record: dg.RunRecord, store: Store) -> float:
     if record.start_time is None or record.end_time is None:
         return 0.0
     whole = (record.end_time - record.start_time) / 3600
-    if run.status == dg.DagsterRunStatus.SUCCESS:
+    if run.status == SUCCESS:
         ended = datetime.fromtimestamp(record.end_time + CLOCKS_APART, UTC)
         key = VariantKey.parse(run.tags[PARTITION])
         return min(whole, hours_between(store, key, begun(record), ended))

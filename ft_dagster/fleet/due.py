@@ -27,6 +27,7 @@ from ft_dagster.spec import VariantKey
 GIVES_WAY = timedelta(days=1)  # a tenant that had all of the last week's hours
 PRIORITY = timedelta(hours=0.24)  # of each point of resources.priority, of which there are 100 either way
 BACK_OFF, LONGEST_BACK_OFF = timedelta(minutes=15), timedelta(days=1)  # four times longer after each failure
+GROWS = 4  # times, after which it is the longest
 TRY = ".try"  # between a reason's stamp and the number of the try
 HOUR = timedelta(hours=1)
 SOON = 0.25  # hours: what should have started by then is not started faster, nor made up for longer
@@ -242,7 +243,7 @@ def _failing(state: VariantState, cause: Cause, now: datetime) -> tuple[WhyNot, 
     if failures >= state.retrain.max_attempts:
         runs = f"{failures} runs in a row failed" if failures > 1 else "its run failed"
         return "parked", f"{runs}: {why}. Mend it, and run it by hand or change what it reads", None
-    again = failed_at + min(LONGEST_BACK_OFF, BACK_OFF * 4 ** (failures - 1))
+    again = failed_at + min(LONGEST_BACK_OFF, BACK_OFF * 4 ** min(failures - 1, GROWS))
     if now >= failed_at and again > now:
         return "back-off", f"run {failures} failed: {why}", again
     return None

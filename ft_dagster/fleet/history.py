@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 RunOutcome = Literal["unfinished", "success", "verdict", "failed"]
-MOST_RUNS = 20  # of one variant that are looked at, the newest
+MOST_RUNS = 20  # of one variant that are read at once, the newest first
 
 
 class PastRun(NamedTuple):

@@ -606,7 +606,11 @@ class RetrainSpec(SpecModel):
         None, gt=0, le=3_650, description="Retrain before the newest run that succeeded is this old"
     )
     max_attempts: int = Field(
-        3, ge=1, le=100, description="Runs in a row that may fail; then it waits for data, parent or base"
+        3,
+        ge=1,
+        le=100,
+        description="Runs in a row that may fail; then it waits for data, parent or base. One that Dagster "
+        "runs again by itself counts once, with all its retries",
     )
 
     @field_validator("cron")

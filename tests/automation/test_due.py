@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.tags import CHARGES, DUE
@@ -115,6 +116,24 @@ def test_a_failed_run_is_tried_again_later_and_then_parked(
     declare(project, "acme.daily", retrain={"cron": "0 13 * * *", "max_attempts": 2})
     (mended,) = tick(project, instance, now + 9 * DAY)
     assert mended.tags[DUE] == "2026-03-02T13.00Z"
+
+
+def test_more_attempts_than_runs_are_read_at_once_are_counted_without_dagsters_own_retries(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_dagster.automation.past_runs.MOST_RUNS", 4)
+    declare(project, "acme.daily", retrain={"cron": "0 12 * * *", "max_attempts": 6})
+    tick(project, instance, NOON - HOUR)
+    time.sleep(0.01)  # after the declaration was written
+    for number in range(6):
+        now = datetime.now(UTC) + 2 * DAY
+        assert len(tick(project, instance, now)) == 1
+        request = dg.RunRequest(f"by hand {number}", partition_key="acme.daily")
+        run_of(instance, request, STATUS.FAILURE, **{AUTO_RETRY_RUN_ID_TAG: "the next"})
+        run_of(instance, request, STATUS.FAILURE)
+    held = ticked(project, instance, now)
+    assert [each.kind for each in held.decisions.not_done] == ["parked"]
+    assert row(project, instance, "acme.daily").state.failures == 6
 
 
 def test_a_variant_whose_declaration_was_mended_after_a_failed_run_is_trained_for_the_same_cron_time(

@@ -105,6 +105,15 @@ def test_a_failed_run_is_tried_again_later_and_later_under_another_stamp() -> No
     assert tried(8, 24.0) == ["2026-03-01T12.00Z.try9"]
 
 
+def test_what_may_fail_a_hundred_times_is_tried_again_each_day_and_holds_up_no_other() -> None:
+    failing = daily("acme.a", failures=99, failed_at=NOON - 23 * HOUR, failure="out of memory")
+    patient = replace(failing, retrain=failing.retrain.model_copy(update={"max_attempts": 100}))
+    decisions = decided(patient, daily("globex.b"))
+    assert (started(decisions), why_not(decisions)) == (["globex.b"], {"acme.a": "back-off"})
+    assert decisions.not_done[0].again == NOON + HOUR
+    assert started(decided(patient, at=NOON + HOUR)) == ["acme.a"]
+
+
 def test_what_is_forgiven_is_tried_under_a_stamp_that_no_run_has() -> None:
     stamp = "2026-03-01T12.00Z"
     since = NOON - 23 * HOUR
