@@ -129,6 +129,9 @@ class Book:
         One that costs more than a whole day's budget is charged to as many days as it needs, from today on,
         where `dearer` is spread. So is one that is `overdue`: it takes what is left of each day first.
         """
+        never = never_paid(cost)
+        if never is not None:
+            return CannotPay(False, never)
         charges = self.by_the_clock(tenant, cost, now)
         if self._hold(charges):
             return charges
@@ -200,6 +203,13 @@ class Book:
         """What one retrain could be charged on a day of which nothing was used."""
         platform, own = self.limits(PLATFORM), self.limits(tenant)
         return platform.day.least(own.day).least(platform.month).least(own.month)
+
+
+def never_paid(cost: RetrainCost) -> str | None:
+    """Why no book has room for a retrain, whatever its budgets are; None where one may have."""
+    if cost.hours <= MOST_DAYS * 24:
+        return None
+    return f"it is foretold to take {cost.hours:,.0f} h by the clock, and {MOST_DAYS} days are the most"
 
 
 def settled(charges: Iterable[Charge], foretold: Amount, real: Amount) -> list[Charge]:

@@ -19,7 +19,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
 from ft_dagster.fleet.amounts import RetrainCost
-from ft_dagster.fleet.book import PLATFORM, Book, CannotPay, Charge
+from ft_dagster.fleet.book import PLATFORM, Book, CannotPay, Charge, never_paid
 from ft_dagster.fleet.reasons import DAY, NEWS, PATIENCE, Cause, VariantState, causes, enough, too_little
 from ft_dagster.settings import FleetSettings
 from ft_dagster.spec import VariantKey
@@ -225,7 +225,8 @@ def _held(state: VariantState, reasons: tuple[Cause, ...], now: datetime) -> Not
     first = min(cause.ready for cause in stands)
     if first > now:
         return held("quiet", "its sources changed lately: they are to stand still first", first)
-    return None
+    never = never_paid(state.cost)  # it is no part of what others share, nor of their pace
+    return None if never is None else held("refused", never)
 
 
 def _failing(state: VariantState, cause: Cause, now: datetime) -> tuple[WhyNot, str, datetime | None] | None:

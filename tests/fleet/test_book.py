@@ -1,5 +1,6 @@
 """Charges against budgets: by day and month of a time zone, of the platform and of each tenant."""
 
+import math
 import random
 from collections import defaultdict
 from datetime import UTC, date, datetime, timedelta
@@ -96,6 +97,13 @@ def test_one_dearer_than_any_budget_is_said_to_be() -> None:
     cannot = refused(Book(budget(hours_per_day=1)).place("acme", costing(100), NOON, "spread"))
     assert cannot.later is False
     assert "more than what is left of 62 days" in cannot.why
+
+
+@pytest.mark.parametrize("hours", [1e5, 1e12, math.inf, math.nan])
+def test_one_that_would_run_for_longer_than_it_can_be_charged_is_refused_at_once(hours: float) -> None:
+    cannot = refused(Book(FleetSettings()).place("acme", costing(hours), NOON, "spread"))
+    assert cannot.later is False
+    assert "62 days are the most" in cannot.why
 
 
 def test_an_overdue_one_takes_what_is_left_of_each_day() -> None:

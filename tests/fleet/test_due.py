@@ -114,6 +114,15 @@ def test_what_may_fail_a_hundred_times_is_tried_again_each_day_and_holds_up_no_o
     assert started(decided(patient, at=NOON + HOUR)) == ["acme.a"]
 
 
+def test_a_plan_of_years_is_refused_and_starts_no_others_sooner() -> None:
+    policy = budget(spread_hours=1, hours_per_day=24)
+    others = [variant(f"globex.v{n}", retrain={"cron": "0 12 * * *"}, served=NOON - HOUR) for n in range(5)]
+    decisions = decided(daily("acme.years", 1e8), *others, policy=policy)
+    assert why_not(decisions)["acme.years"] == "refused"
+    alone = decided(*others, policy=policy)
+    assert (decisions.retrains, decisions.pace) == (alone.retrains, alone.pace)
+
+
 def test_what_is_forgiven_is_tried_under_a_stamp_that_no_run_has() -> None:
     stamp = "2026-03-01T12.00Z"
     since = NOON - 23 * HOUR
