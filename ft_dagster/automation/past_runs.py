@@ -13,11 +13,12 @@ from ft_dagster.automation.instance import FINISHED, failure_of
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.tags import CHARGES, DUE, PARTITION
 from ft_dagster.automation.unfinished import is_retried
+from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.book import Book, Charge, beyond, settled
 from ft_dagster.fleet.due import Retrain
 from ft_dagster.fleet.history import MOST_RUNS, PastRun, RunOutcome
-from ft_dagster.fleet.learning import CLOCKS_APART, hours_between
+from ft_dagster.fleet.learning import CLOCKS_APART, DAMAGE, hours_between, out_of_reach
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store
 
@@ -137,13 +138,20 @@ def charged(instance: dg.DagsterInstance, store: Store, record: dg.RunRecord, bo
 
 
 def _hours(record: dg.RunRecord, store: Store) -> float:
-    """By the clock: of what a run made, without its wait for devices; of one that failed, all of it."""
+    """By the clock: of what a run made, without its wait for devices; all of it where it failed, or where
+    what it made cannot be read. Raises what came of a store that is out of reach.
+    """
     run = record.dagster_run
     if record.start_time is None or record.end_time is None:
         return 0.0
-    whole = (record.end_time - record.start_time) / 3600
-    if run.status == SUCCESS:
-        ended = datetime.fromtimestamp(record.end_time + CLOCKS_APART, UTC)
-        key = VariantKey.parse(run.tags[PARTITION])
+    whole = max(0.0, record.end_time - record.start_time) / 3600
+    if run.status != SUCCESS:
+        return whole
+    ended = datetime.fromtimestamp(record.end_time + CLOCKS_APART, UTC)
+    key = VariantKey.parse(run.tags[PARTITION])
+    try:
         return min(whole, hours_between(store, key, begun(record), ended))
-    return whole
+    except (UserError, *DAMAGE) as error:
+        if out_of_reach(error):
+            raise
+        return whole

@@ -31,7 +31,7 @@ from ft_dagster.spec import Declared, VariantKey
 from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
 from ft_dagster.stages.outdated import outdated
 from ft_dagster.stages.summary import newest_plan
-from ft_dagster.store import SHARED, Artifact, Place, Store, read_head, unreachable
+from ft_dagster.store import SHARED, Artifact, Place, Store, read_head, refused, unreachable
 from ft_dagster.store.committed import all_committed
 
 DECIDES = "evaluation"  # whose newest artifact says when a variant came to a verdict, where no run does
@@ -56,6 +56,11 @@ def said_of(error: Exception) -> str:
     if unreachable(error):
         return f"{UNREACHED} now: {error!r}"
     return str(error) if isinstance(error, UserError) else f"the store cannot be read: {error!r}"
+
+
+def out_of_reach(error: Exception) -> bool:
+    """Whether an error is of the whole store, which is away or lets nobody in, and not of one variant's."""
+    return unreachable(error) or refused(error) is not None
 
 
 def learnt(

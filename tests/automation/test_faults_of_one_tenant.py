@@ -5,6 +5,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from ft_dagster.automation.fleet_table import open_fleet
+from ft_dagster.settings import load_settings
 from tests.automation.declarations import NOON, declare, tick
 from tests.automation.ticks import HOUR, STATUS, end, row, run_of, settings
 from tests.present import present
@@ -48,3 +50,47 @@ def test_a_run_whose_declaration_goes_meanwhile_is_busy_until_it_ends_and_no_lon
     known = row(project, instance, "acme.bad").state
     assert not known.running
     assert present(known.served)
+
+
+def charged_hours(project: Path, instance: dg.DagsterInstance, run_id: str) -> float:
+    table = open_fleet(instance, load_settings(project))
+    return sum(charge.amount.hours for charge in table.charges_of(run_id))
+
+
+def ended_run(project: Path, instance: dg.DagsterInstance) -> str:
+    """Of acme.bad, for which an hour was reserved, while globex.good is due an hour later."""
+    declare(project, "acme.bad", "0 12 * * *")
+    declare(project, "globex.good", "0 13 * * *")
+    tick(project, instance, NOON - HOUR)
+    (asked,) = tick(project, instance, NOON)
+    run_id = run_of(instance, asked, STATUS.STARTED)
+    end(instance, run_id, STATUS.SUCCESS)
+    return run_id
+
+
+def test_a_run_whose_store_is_damaged_is_charged_by_the_clock_and_holds_up_no_other(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    run_id = ended_run(project, instance)
+    damage(project, HEAD.with_name("fine_tuned_model.json"))
+    assert [r.partition_key for r in tick(project, instance, NOON + 2 * HOUR)] == ["globex.good"]
+    ran = present(instance.get_run_record_by_id(run_id))
+    took = (present(ran.end_time) - present(ran.start_time)) / 3600
+    assert charged_hours(project, instance, run_id) == pytest.approx(took)
+
+
+@pytest.mark.parametrize("away", [ConnectionError("reset by peer"), PermissionError("Access Denied")])
+def test_a_run_is_not_charged_by_the_clock_because_the_store_is_out_of_reach(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, away: Exception
+) -> None:
+    run_id = ended_run(project, instance)
+
+    def fails(*asked: object) -> float:
+        raise away
+
+    with monkeypatch.context() as without:
+        without.setattr("ft_dagster.automation.past_runs.hours_between", fails)
+        with pytest.raises(type(away)):
+            tick(project, instance, NOON + 2 * HOUR)
+    tick(project, instance, NOON + 2 * HOUR)
+    assert charged_hours(project, instance, run_id) == 0.0  # it made nothing
