@@ -26,17 +26,18 @@ from ft_dagster.automation.shown_releases import show_unshown
 from ft_dagster.automation.tags import CHARGES, DUE, PARTITION, VARIANT, variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import PaidFor
-from ft_dagster.fleet.book import Book
+from ft_dagster.fleet.book import Book, Charge
 from ft_dagster.fleet.decided import DAYS_BACK, decided, keep_owner, keep_pace, owner_of
 from ft_dagster.fleet.declared import Noticed, notice
 from ft_dagster.fleet.due import Decisions, Retrain
 from ft_dagster.fleet.history import RunHistory, history
-from ft_dagster.fleet.learning import DAMAGE, known_version, learnt, said_of
+from ft_dagster.fleet.learning import DAMAGE, known_version, learnt, out_of_reach, said_of
 from ft_dagster.fleet.listing import WatchedPlace
 from ft_dagster.fleet.lost_store import KNOWN, accept_empty
 from ft_dagster.fleet.reasons import next_look
 from ft_dagster.fleet.table import FleetTable
 from ft_dagster.fleet.table_rows import FleetRow, Watched
+from ft_dagster.fleet.unforeseen import unforeseen
 from ft_dagster.fleet.watching import places_of
 from ft_dagster.fleet.world import World
 from ft_dagster.provenance.digest import sha256_json
@@ -44,6 +45,7 @@ from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations
+from ft_dagster.store import Store
 
 OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a moment after it said it happened
 TIE = timedelta(milliseconds=1)  # to which the times of changes may be rounded
@@ -242,7 +244,7 @@ def _read(
     filters = dg.RunsFilter(job_name=graph.name(JOB), updated_after=since)
     records = instance.get_run_records(filters, MOST_RUNS, order_by="update_timestamp", ascending=True)
     runs = [record for record in records if PARTITION in record.dagster_run.tags]
-    _charge(instance, settings, table, [record for record in runs if CHARGES in record.dagster_run.tags], now)
+    _charge(settings, table, [record for record in runs if CHARGES in record.dagster_run.tags], now)
     released = dg.AssetRecordsFilter(graph.key("release"), after_storage_id=seen.releases)
     events = instance.fetch_materializations(released, MOST_RELEASES, ascending=True).records
     parents = {event.partition_key for event in events if event.partition_key is not None}
@@ -256,23 +258,30 @@ def _read(
     return ReadRuns(cursor, touched, len(records) < MOST_RUNS)
 
 
-def _charge(
-    instance: dg.DagsterInstance,
-    settings: Settings,
-    table: FleetTable,
-    records: Iterable[dg.RunRecord],
-    now: datetime,
-) -> None:
+def _charge(settings: Settings, table: FleetTable, records: Iterable[dg.RunRecord], now: datetime) -> None:
     """Write what runs are charged, in place of what they were."""
     store, book = settings.open_store(), Book(settings.fleet, table.charges((now - DAYS_BACK).date()))
     for record in records:
         run = record.dagster_run.run_id
-        for before in table.charges_of(run):
-            book.take_back(before)
-        charges = charged(instance, store, record, book)
+        before = table.charges_of(run)
+        for charge in before:
+            book.take_back(charge)
+        charges = _charged(store, record, book, before)
         table.charge(run, charges)
         for charge in charges:
             book.add(charge)
+
+
+def _charged(store: Store, record: dg.RunRecord, book: Book, before: list[Charge]) -> list[Charge]:
+    """What a run is charged; where that cannot be said, what it was `before`. Raises what came of a store
+    that is out of reach."""
+    try:
+        return charged(store, record, book)
+    except Exception as error:  # of this run alone
+        if out_of_reach(error):
+            raise
+        unforeseen(f"charging the run {record.dagster_run.run_id}", error)
+        return before
 
 
 def _in_rotation(table: FleetTable, now: datetime) -> set[str]:

@@ -1,6 +1,7 @@
 """The runs of variants as the fleet knows them: what each came to, and what it was charged."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from itertools import chain, islice
@@ -115,11 +116,12 @@ def charges_tag(retrain: Retrain) -> str:
     return json.dumps({"amount": list(amount), "hours": hours, "days": days})
 
 
-def charged(instance: dg.DagsterInstance, store: Store, record: dg.RunRecord, book: Book) -> list[Charge]:
+def charged(store: Store, record: dg.RunRecord, book: Book) -> list[Charge]:
     """What a run takes of the budgets: as reserved while it is in progress, then what it took.
 
     One that Dagster runs again was reserved once: its further try is an overrun. A run that no budget was
-    asked for takes none.
+    asked for takes none. Raises ValueError and the like for a tag that says no amounts: whoever starts a run
+    may write it; and what came of a store that is out of reach.
     """
     run = record.dagster_run
     if CHARGES not in run.tags:
@@ -130,11 +132,18 @@ def charged(instance: dg.DagsterInstance, store: Store, record: dg.RunRecord, bo
     if PARENT_RUN_ID_TAG in run.tags:
         days = book.overrun(tenant, foretold, begun(record))
     if run.status not in FINISHED:
-        return days
+        return _amounts(days)
     hours = _hours(record, store)
     real = foretold.times(hours / said["hours"]) if said["hours"] > 0 else Amount(hours)
     more = book.overrun(tenant, beyond(foretold, real), begun(record))
-    return [*settled(days, foretold, real), *more]
+    return _amounts([*settled(days, foretold, real), *more])
+
+
+def _amounts(charges: list[Charge]) -> list[Charge]:
+    """The same, which are summed with those of all tenants. Raises ValueError for what is no amount."""
+    if not all(0 <= part < math.inf for charge in charges for part in charge.amount):
+        raise ValueError("a charge that is negative, infinite or no number")
+    return charges
 
 
 def _hours(record: dg.RunRecord, store: Store) -> float:

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 from ft_dagster.fleet.amounts import RetrainCost
 from ft_dagster.fleet.book import PLATFORM, Book, CannotPay, Charge, never_paid
 from ft_dagster.fleet.reasons import DAY, NEWS, PATIENCE, Cause, VariantState, causes, enough, too_little
+from ft_dagster.fleet.unforeseen import unforeseen
 from ft_dagster.settings import FleetSettings
 from ft_dagster.spec import VariantKey
 
@@ -166,7 +167,11 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
             not_done.append(each.not_done("asked", "a run was asked for it before", now))
             continue
         tenant, cost, late = each.state.key.tenant, each.state.cost, now >= each.deadline
-        paid = book.place(tenant, cost, now, policy.dearer, overdue=late)
+        try:
+            paid = book.place(tenant, cost, now, policy.dearer, overdue=late)
+        except Exception as error:  # of this variant alone
+            not_done.append(each.not_done("broken", unforeseen(f"paying for {each.state.key}", error), now))
+            continue
         if isinstance(paid, CannotPay):
             not_done.append(each.not_done("budget" if paid.later else "refused", paid.why, now, paid.again))
             continue
@@ -191,8 +196,12 @@ def _ready(
     ready: list[_Ready] = []
     not_done: list[NotDone] = []
     for state in variants:
-        reasons = tuple(causes(state, policy.orders, now))
-        held = _held(state, reasons, now)
+        try:
+            reasons = tuple(causes(state, policy.orders, now))
+            held = _held(state, reasons, now)
+        except Exception as error:  # of this variant alone
+            not_done.append(NotDone(state.key, "broken", unforeseen(f"deciding on {state.key}", error)))
+            continue
         if held is not None:
             not_done.append(held)
         elif reasons:

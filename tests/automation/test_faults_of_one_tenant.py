@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from ft_dagster.automation.fleet_table import open_fleet
+from ft_dagster.automation.tags import CHARGES
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import NOON, declare, tick
 from tests.automation.ticks import HOUR, STATUS, end, row, run_of, settings
@@ -94,3 +95,20 @@ def test_a_run_is_not_charged_by_the_clock_because_the_store_is_out_of_reach(
             tick(project, instance, NOON + 2 * HOUR)
     tick(project, instance, NOON + 2 * HOUR)
     assert charged_hours(project, instance, run_id) == 0.0  # it made nothing
+
+
+@pytest.mark.parametrize("amount", ["[NaN, 0]", "[-9.0, 0]", "[Infinity, 0]", '["9", 0]', "[1]]"])
+def test_a_run_whose_tag_says_no_amounts_is_not_charged_and_holds_up_no_other(
+    project: Path, instance: dg.DagsterInstance, amount: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings(project, spread_hours=0, budget={"hours_per_day": 1.5})
+    for variant in ("globex.a", "globex.b"):
+        declare(project, variant, "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    days = f'["{NOON:%Y-%m-%d}", {amount[1:-1]}]'
+    tag = f'{{"amount": {amount}, "hours": 1, "days": [{days}]}}'
+    run_id = run_of(instance, dg.RunRequest(partition_key="acme.forged", tags={CHARGES: tag}))
+    for _ in range(2):
+        assert [r.partition_key for r in tick(project, instance, NOON)] == ["globex.a"]
+    assert charged_hours(project, instance, run_id) == 0.0
+    assert [told.exc_info is not None for told in caplog.records if run_id in told.message] == [True]

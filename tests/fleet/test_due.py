@@ -123,6 +123,26 @@ def test_a_plan_of_years_is_refused_and_starts_no_others_sooner() -> None:
     assert (decisions.retrains, decisions.pace) == (alone.retrains, alone.pace)
 
 
+@pytest.mark.parametrize("where", ["ft_dagster.fleet.due.causes", "ft_dagster.fleet.due.Book.place"])
+def test_an_error_that_nobody_foresaw_of_one_variant_is_said_once_and_stops_no_other(
+    where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = causes if where.endswith("causes") else Book.place
+
+    def fails(*given: Any, **named: Any) -> Any:
+        if "acme" in str(given):
+            raise ZeroDivisionError(where)
+        return real(*given, **named)
+
+    monkeypatch.setattr(where, fails)
+    for _ in range(2):
+        decisions = decided(daily("acme.a"), daily("globex.b"))
+        assert (started(decisions), why_not(decisions)) == (["globex.b"], {"acme.a": "broken"})
+        assert f"failed with ZeroDivisionError: {where}" in decisions.not_done[0].why
+    (told,) = caplog.records
+    assert told.exc_info is not None
+
+
 def test_what_is_forgiven_is_tried_under_a_stamp_that_no_run_has() -> None:
     stamp = "2026-03-01T12.00Z"
     since = NOON - 23 * HOUR
