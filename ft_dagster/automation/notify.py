@@ -87,13 +87,13 @@ def tell(
         *_of_table(table, settings, declarations, now),
     ])  # fmt: skip
     outbox.put(new, {event.id: _targets(settings, declarations, event) for event in new}, now)
-    outbox.forget_old(now)
+    targets = settings.notifications.targets
+    outbox.forget_old(now, targets)
     runs = settled = (now - OVERLAP).timestamp()
     if len(records) == MOST_RUNS:  # else all were read
         runs = min(settled, records[-1].update_timestamp.replace(tzinfo=UTC).timestamp())
     if not whole:  # entries of the releases that are left are looked for from then on
         runs = min(runs, seen.runs)
-    targets = settings.notifications.targets
     delivered = deliver(outbox, targets, settings.project, lambda: datetime.now(UTC))
     return Told(len(new), InstanceCursor(runs, releases), delivered)
 

@@ -5,7 +5,7 @@ It may be lost: what happened within the last day is then told again, by the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -161,10 +161,13 @@ class Outbox:
             for name in sorted({*counts, *failing})
         }
 
-    def forget_old(self, now: datetime) -> None:
-        """What was told long ago, and what was to be told to nobody."""
+    def forget_old(self, now: datetime, targets: Collection[str]) -> None:
+        """What was told long ago, and what was to be told to nobody, or only to targets that are none of
+        `targets`, the declared ones."""
         before = (now - KEPT).timestamp()
-        waiting = sa.select(DELIVERIES.c.event).where(DELIVERIES.c.told.is_(None))
+        waiting = sa.select(DELIVERIES.c.event).where(
+            DELIVERIES.c.told.is_(None), DELIVERIES.c.target.in_(targets)
+        )
         old = sa.and_(EVENTS.c.found < before, EVENTS.c.id.not_in(waiting))
         with self._database.changing() as connection:
             gone = sa.select(EVENTS.c.id).where(old)

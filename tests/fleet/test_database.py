@@ -128,7 +128,7 @@ def test_an_event_is_the_same_bytes_again(database: str) -> None:
     outbox.failed(waiting, "ops", "answered 500", NOON)
     assert outbox.next_for("ops", NOON) is None
     assert outbox.states()["ops"] == (1, 1, "answered 500")
-    outbox.forget_old(NOON + timedelta(days=900))
+    outbox.forget_old(NOON + timedelta(days=900), ["ops"])
     assert outbox.unknown([event(1)]) == []  # it was never told
 
 

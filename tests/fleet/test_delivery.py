@@ -291,6 +291,17 @@ def test_what_was_told_long_ago_is_forgotten_and_what_waits_is_not(
     told(outbox, hook(receiver))
     put(outbox, event("waits"))
     later = NOON + KEPT + MINUTE
-    outbox.forget_old(later)
+    outbox.forget_old(later, ["ops"])
     assert outbox.unknown([event("told"), event("waits")]) == [event("told")]
     assert outbox.states()["ops"].waiting == 1
+
+
+def test_what_waits_for_a_target_that_is_declared_no_longer_is_forgotten(outbox: Outbox) -> None:
+    both = {event("both").id: ["ops", "gone"]}
+    outbox.put([event("both")], both, NOON)
+    put(outbox, event("alone"), to="gone")
+    outbox.forget_old(NOON + KEPT + MINUTE, ["ops"])
+    assert outbox.unknown([event("both"), event("alone")]) == [event("alone")]
+    outbox.forget_old(NOON + KEPT + MINUTE, [])
+    assert outbox.unknown([event("both")]) == [event("both")]
+    assert outbox.states() == {}
