@@ -5,7 +5,7 @@ outbox, and delivers. Killed anywhere it is made again: events are known by thei
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from ft_dagster.automation.fleet_table import fleet_home, fleet_url, open_fleet,
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.shown_releases import entries_shown, newest_event
 from ft_dagster.automation.tags import PARTITION
-from ft_dagster.automation.unfinished import is_retried
+from ft_dagster.automation.unfinished import awaits_retry, is_retried
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decided import FILE, decided
 from ft_dagster.fleet.delivery import Delivered, deliver
@@ -92,6 +92,7 @@ def tell(
     runs = settled = (now - OVERLAP).timestamp()
     if len(records) == MOST_RUNS:  # else all were read
         runs = min(settled, records[-1].update_timestamp.replace(tzinfo=UTC).timestamp())
+    runs = min(runs, _first_undecided(instance, records, runs))
     if not whole:  # entries of the releases that are left are looked for from then on
         runs = min(runs, seen.runs)
     delivered = deliver(outbox, targets, settings.project, lambda: datetime.now(UTC))
@@ -144,6 +145,15 @@ def _changed_runs(
     )
     found = instance.get_run_records(filters, MOST_RUNS, order_by="update_timestamp", ascending=True)
     return list(found)
+
+
+def _first_undecided(instance: dg.DagsterInstance, records: Sequence[dg.RunRecord], newest: float) -> float:
+    """When the first of these runs changed of which it is to be seen whether Dagster runs it again; `newest`
+    where there is none.
+    """
+    waits = (record for record in records if awaits_retry(instance, record.dagster_run))
+    times = (record.update_timestamp.replace(tzinfo=UTC).timestamp() for record in waits)
+    return min(times, default=newest)
 
 
 def _of_run(

@@ -24,17 +24,33 @@ WAITING = [dg.DagsterRunStatus.QUEUED]
 IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 START_SECONDS = 180  # Dagster's run monitoring ends a run that takes longer to start
 RETRY_SECONDS = 120  # the daemon decides on a retry within seconds of a failure
+NO_RETRY_SECONDS = 3600  # after which none comes: a daemon that could not make it forgets it silently
 CLOCK_SECONDS = 2  # by which a process seems to be younger than what it said
 
 
 def is_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether Dagster's daemon runs a killed run again, or is about to."""
+    """Whether Dagster's daemon has run a killed run again, or is about to."""
     if run.status != dg.DagsterRunStatus.FAILURE:
         return False
     undecided = str(instance.run_retries_enabled).lower()  # Dagster tags it a moment after it failed
     if run.tags.get(WILL_RETRY_TAG, undecided) != "true":
         return False
-    return AUTO_RETRY_RUN_ID_TAG in run.tags or not _left_by_its_backfill(instance, run)
+    if AUTO_RETRY_RUN_ID_TAG in run.tags:
+        return True
+    return not _left_by_its_backfill(instance, run) and not _ended_long_ago(instance, run)
+
+
+def awaits_retry(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the daemon is about to run it again, and has not yet."""
+    return AUTO_RETRY_RUN_ID_TAG not in run.tags and is_retried(instance, run)
+
+
+def _ended_long_ago(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    record = instance.get_run_record_by_id(run.run_id)
+    if record is None:
+        return True
+    ended = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
+    return time.time() - ended > NO_RETRY_SECONDS
 
 
 def _left_by_its_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
@@ -62,11 +78,7 @@ def work_left(instance: dg.DagsterInstance, before: float | None = None) -> Unfi
     asked = [record for record in records if not _automatic(record, before)]
     since = datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS)
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
-    again = [
-        run.run_id
-        for run in instance.get_runs(failed)
-        if is_retried(instance, run) and AUTO_RETRY_RUN_ID_TAG not in run.tags
-    ]
+    again = [run.run_id for run in instance.get_runs(failed) if awaits_retry(instance, run)]
     waiting = [r.dagster_run.run_id for r in asked if r.dagster_run.status in WAITING]
     progress = [r for r in asked if r.dagster_run.status in IN_PROGRESS]
     alive = [record.dagster_run.run_id for record in progress if lives(instance, record)]

@@ -168,6 +168,21 @@ def test_a_run_that_dagster_runs_again_is_not_told_of(project: Path, instance: d
     assert len(lines(project)) == 1
 
 
+def test_a_run_that_dagster_never_ran_again_as_it_said_is_told_of(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(project, "acme.support", notify=["log"])
+    run_id = failed_run(instance, "acme.support", step="evaluation")
+    instance.add_run_tags(run_id, {"dagster/will_retry": "true"})
+    soon = datetime.now(UTC) + HOUR / 2
+    cursor = told(project, instance, now=soon)
+    assert lines(project) == []
+    monkeypatch.setattr("ft_dagster.automation.unfinished.NO_RETRY_SECONDS", 0.0)
+    cursor = told(project, instance, cursor, soon + HOUR)
+    assert [said["kind"] for said in lines(project)] == ["run_failed"]
+    assert InstanceCursor.of(cursor, soon).runs > soon.timestamp()
+
+
 def test_a_variant_that_names_nobody_tells_nobody(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.support")
     declare(project, "acme.typo", notify=["nobody"])

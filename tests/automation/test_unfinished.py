@@ -22,6 +22,7 @@ from ft_dagster.automation import daemon_program
 from ft_dagster.automation.daemon_program import Watch
 from ft_dagster.automation.unfinished import UnfinishedWork, gone, is_retried, report_gone, work_left
 from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, unlock
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +77,25 @@ def test_a_failed_run_needs_a_daemon_until_it_is_run_again(instance: dg.DagsterI
     make(instance, STATUS.FAILURE, dagster__will_retry="true", dagster__auto_retry_run_id="another")
     make(instance, STATUS.FAILURE, dagster__will_retry="false")
     assert work_left(instance).active == {pending.run_id}
+
+
+def test_a_retry_that_was_not_made_within_an_hour_is_waited_for_no_longer(
+    instance: dg.DagsterInstance,
+) -> None:
+    """Dagster forgets one that its daemon could not make, and leaves the tag that says it will."""
+    runs = {minutes: make(instance, STATUS.STARTED, dagster__will_retry="true") for minutes in (1, 59, 61)}
+    for minutes, run in runs.items():
+        killed = dg.DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, "nothing", message="killed")
+        instance.report_dagster_event(killed, run.run_id, timestamp=time.time() - 60 * minutes)
+        instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
+    retried = {
+        minutes
+        for minutes, run in runs.items()
+        if is_retried(instance, present(instance.get_run_by_id(run.run_id)))
+    }
+    assert retried == {1, 59}
+    instance.add_run_tags(runs[61].run_id, {"dagster/auto_retry_run_id": "another"})
+    assert is_retried(instance, present(instance.get_run_by_id(runs[61].run_id)))
 
 
 def test_a_failed_run_of_a_backfill_is_not_run_again_once_that_has_ended(
