@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from itertools import chain, islice
+from typing import NamedTuple
 
 import dagster as dg
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG
@@ -116,25 +117,56 @@ def charges_tag(retrain: Retrain) -> str:
     return json.dumps({"amount": list(amount), "hours": hours, "days": days})
 
 
+class Reserved(NamedTuple):
+    """What a run was charged before it began, as its tag says. `hours`: foretold, by the clock."""
+
+    tenant: str
+    amount: Amount
+    hours: float
+    days: tuple[Charge, ...]
+
+
+def reserved(run: dg.DagsterRun) -> Reserved | None:
+    """None of a run without the tag, and of one whose tag says what none of ours can."""
+    try:
+        tenant = VariantKey.parse(run.tags[PARTITION]).tenant
+        said = json.loads(run.tags[CHARGES])
+        days = tuple(Charge(date.fromisoformat(day), tenant, _amount(each)) for day, *each in said["days"])
+        return Reserved(tenant, _amount(said["amount"]), _positive(said["hours"]), days)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, UserError):
+        return None
+
+
+def _amount(said: Sequence[object]) -> Amount:
+    """Raises TypeError and ValueError, also for too many values."""
+    hours, usd = said
+    return Amount(_positive(hours), _positive(usd))
+
+
+def _positive(said: object) -> float:
+    """A finite number, or 0. Raises ValueError for anything else."""
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= float(said) < math.inf:
+        raise ValueError(f"no amount: {said!r:.50}")
+    return float(said)
+
+
 def charged(store: Store, record: dg.RunRecord, book: Book) -> list[Charge]:
     """What a run takes of the budgets: as reserved while it is in progress, then what it took.
 
     One that Dagster runs again was reserved once: its further try is an overrun. A run that no budget was
-    asked for takes none. Raises ValueError and the like for a tag that says no amounts: whoever starts a run
-    may write it; and what came of a store that is out of reach.
+    asked for takes none, whatever its tag says. Raises ValueError and the like where its amounts come to none
+    that can be summed with all others', and what came of a store that is out of reach.
     """
-    run = record.dagster_run
-    if CHARGES not in run.tags:
+    run, said = record.dagster_run, reserved(record.dagster_run)
+    if said is None:
         return []
-    said = json.loads(run.tags[CHARGES])
-    tenant, foretold = VariantKey.parse(run.tags[PARTITION]).tenant, Amount(*said["amount"])
-    days = [Charge(date.fromisoformat(day), tenant, Amount(*amount)) for day, *amount in said["days"]]
+    tenant, foretold, days = said.tenant, said.amount, list(said.days)
     if PARENT_RUN_ID_TAG in run.tags:
         days = book.overrun(tenant, foretold, begun(record))
     if run.status not in FINISHED:
         return _amounts(days)
     hours = _hours(record, store)
-    real = foretold.times(hours / said["hours"]) if said["hours"] > 0 else Amount(hours)
+    real = foretold.times(hours / said.hours) if said.hours > 0 else Amount(hours)
     more = book.overrun(tenant, beyond(foretold, real), begun(record))
     return _amounts([*settled(days, foretold, real), *more])
 

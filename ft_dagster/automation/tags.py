@@ -11,7 +11,7 @@ TENANT, VARIANT, REASON, DUE = "ft/tenant", VARIANT_TAG, "ft/reason", "ft/due"
 # With the folder of its project, where the definitions name one: an instance may have several.
 PROJECT_TENANT, PROJECT_VARIANT = "ft/project_tenant", "ft/project_variant"
 CHARGES = "ft/charges"  # of a run that a budget was asked for
-PARTITION, PRIORITY = "dagster/partition", "dagster/priority"
+PARTITION, PRIORITY, RUN_KEY = "dagster/partition", "dagster/priority", "dagster/run_key"
 DATA_VERSION = "dagster/data_version"  # of a materialization
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 STARTED_BY = {
@@ -50,6 +50,14 @@ def disowned_tags(run: dg.DagsterRun) -> dict[str, str]:
     """Of a run that is of no variant: the tenant and variant that its tags claim become nobody's."""
     claimed = (TENANT, VARIANT, PROJECT_TENANT, PROJECT_VARIANT)
     return {name: NOBODY for name in claimed if run.tags.get(name, NOBODY) != NOBODY}
+
+
+def unasked_tags(run: dg.DagsterRun) -> dict[str, str]:
+    """Of a run that no sensor asked for: what only a sensor may say becomes nothing's, whoever copied it. It
+    is charged to no budget, and no retrain or request of a sensor counts as asked for by it.
+    """
+    said = (CHARGES, DUE, RUN_KEY)
+    return {name: NOBODY for name in said if run.tags.get(name, NOBODY) != NOBODY}
 
 
 def _partition(run: dg.DagsterRun) -> str:

@@ -358,6 +358,34 @@ def test_what_a_run_takes_of_the_budget_is_held_while_it_runs_and_given_back_aft
     assert second.partition_key == "acme.b"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "yes", "", "[]", "1" * 5000, "[" * 100_000, '{"amount": [1, 0], "days": []}',
+        '{"amount": [1, 0], "hours": 1, "days": [["2026-02-30", 1, 0]]}',
+        '{"amount": [1, 0], "hours": 1, "days": [["TODAY", 1]]}',
+        '{"amount": [1, 0], "hours": 1, "days": [["TODAY", -9, 0]]}',
+        '{"amount": [1, 0], "hours": 1, "days": [["TODAY", NaN, 0]]}',
+        '{"amount": [1, 0], "hours": 1, "days": [["TODAY", true, 0]]}',
+        '{"amount": ["1", 0], "hours": 1, "days": [["TODAY", 1, 0]]}',
+        '{"amount": [1, 0], "hours": Infinity, "days": [["TODAY", 1, 0]]}',
+    ],
+    ids=range(13),
+)  # fmt: skip
+def test_a_run_whose_charges_cannot_be_ours_takes_and_gives_nothing_and_holds_up_nobody(
+    project: Path, instance: dg.DagsterInstance, said: str
+) -> None:
+    settings(project, spread_hours=0, budget={"hours_per_day": 1.5})
+    for name in ("a", "b", "c"):
+        declare(project, f"acme.{name}", "0 12 * * *")
+    now = datetime.now(UTC).replace(hour=12, minute=30, second=0)
+    tick(project, instance, now - HOUR)
+    told = {CHARGES: said.replace("TODAY", now.date().isoformat())}
+    for partition in ("acme.c", "of no variant"):
+        run_of(instance, dg.RunRequest("by hand", partition_key=partition, tags=told), STATUS.STARTED)
+    assert [request.partition_key for request in tick(project, instance, now)] == ["acme.a"]
+
+
 def test_a_platforms_order_is_seen_when_it_is_given(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.plain")
     tick(project, instance, NOON)

@@ -1,6 +1,7 @@
 """Each path by which a run can start, through Dagster's own code: its tags, and what the queue admits."""
 
 import asyncio
+import json
 import logging
 import os
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import retry_run
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
@@ -33,6 +35,7 @@ pytestmark = pytest.mark.slow
 LOG = logging.getLogger("test")
 VARIANTS = ["acme.first", "acme.second", "acme.third", "acme.sensed", "globex.first", "globex.due"]
 REPOSITORY = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
+SENSORS = ("ft/charges", "ft/due", "dagster/run_key")  # what only a sensor may say
 LAUNCH = """
 mutation($params: ExecutionParams!) {
   launchPipelineExecution(executionParams: $params) {
@@ -52,13 +55,15 @@ mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParam
 
 
 class House:
-    """A project, its instance as `write_home` makes it, and its code location, without a daemon."""
+    """A project, its instance as `write_home` makes it, and its code location, without a daemon. It is the
+    source of what is asked of it, as the web request is in the webserver.
+    """
 
     def __init__(self, instance: dg.DagsterInstance, process: WorkspaceProcessContext, project: Path) -> None:
         self.instance, self.process, self.project = instance, process, project
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        request = self.process.create_request_context()
+        request = self.process.create_request_context(self)
         asked = create_schema().execute_async(query, context_value=request, variable_values=variables)
         result = asyncio.run(asked)
         assert not result.errors, result.errors
@@ -86,7 +91,7 @@ class House:
             "executionMetadata": {"tags": listed},
             **more,
         }
-        request = self.process.create_request_context()
+        request = self.process.create_request_context(self)
         asked = create_schema().execute_async(
             LAUNCH, context_value=request, variable_values={"params": params}
         )
@@ -184,7 +189,29 @@ def test_a_sensor_tags_its_run(house: House) -> None:
 def test_a_due_variant_tags_its_run(house: House) -> None:
     with ThreadPoolExecutor(1) as pool:
         assert [e for e in execute_sensor_iteration(house.process, LOG, None, pool) if e] == []
-    expect(house.newest(dagster__sensor_name="due_retrains")["globex.due"], "globex.due", "schedule", 0)
+    tags = house.newest(dagster__sensor_name="due_retrains")["globex.due"]
+    expect(tags, "globex.due", "schedule", 0)
+    assert tags["dagster/run_key"] == f"globex.due@{tags['ft/due']}"
+    assert json.loads(tags["ft/charges"])["amount"] == [1.0, 0.0]
+    (run,) = house.instance.get_runs(dg.RunsFilter(tags={"ft/due": tags["ft/due"]}))
+    house.instance.report_run_failed(run, "killed")
+    retry_run(house.run(run.run_id), house.process)
+    again = house.tags(house.tags(run.run_id)["dagster/auto_retry_run_id"])
+    assert [again[name] for name in SENSORS] == [tags[name] for name in SENSORS]
+
+
+def test_what_only_a_sensor_may_say_a_run_of_a_person_does_not(house: House) -> None:
+    """Nor where it claims that a sensor asked for it, as one does that is copied from a sensor's run."""
+    forged = dict.fromkeys(SENSORS, "yes")
+    for claimed in ({}, {"dagster/sensor_name": "due_retrains"}):
+        run_id = house.press_materialize({"dagster/partition": "acme.first", **forged, **claimed})
+        assert [house.tags(run_id)[name] for name in SENSORS] == ["none"] * 3
+    listed = [{"key": name, "value": "yes"} for name in (*SENSORS, "dagster/sensor_name")]
+    params = {"assetSelection": [{"path": ["declaration"]}], "partitionNames": ["acme.first"], "tags": listed}
+    backfill = house.ask(BACKFILL, params=params)["backfillId"]
+    assert [e for e in execute_backfill_iteration(house.process, LOG) if e] == []
+    (tags,) = house.newest(dagster__backfill=backfill).values()
+    assert [tags[name] for name in SENSORS] == ["none"] * 3
 
 
 def test_the_command_line_tags_its_run(house: House) -> None:
