@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from ft_dagster.fleet.reasons import stamped_since
+
 RunOutcome = Literal["unfinished", "success", "verdict", "failed"]
 MOST_RUNS = 20  # of one variant that are read at once, the newest first
 
@@ -49,9 +51,9 @@ def history(newest_first: Iterable[PastRun], edited: datetime) -> RunHistory:
         if run.outcome == "unfinished":
             continue
         if run.outcome != "failed" and served is None:
-            served = run.started
+            served = _read(run)
         if run.outcome == "success":
-            renewed = run.started
+            renewed = _read(run)
             break
         if run.asked is not None:
             tries.append(run.asked)
@@ -72,6 +74,14 @@ def history(newest_first: Iterable[PastRun], edited: datetime) -> RunHistory:
         asked=tuple(run.asked for run in runs if run.asked is not None),
         tries=tuple(tries),
     )
+
+
+def _read(run: PastRun) -> datetime:
+    """When a run began to read: not before the cause that it was asked for, whose time is by our clock. Its
+    host's may be behind, and the cause would stand for ever, under a stamp that a run was asked for by.
+    """
+    since = None if run.asked is None else stamped_since(run.asked)
+    return run.started if since is None else max(run.started, since)
 
 
 def _ended(newest_first: Sequence[PastRun]) -> datetime | None:

@@ -7,6 +7,7 @@ Several causes at once are one retrain, asked for once by the stamp of the most 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,7 @@ PATIENCE: dict[CauseKind, timedelta] = {"cron": DAY, "data": 2 * DAY, "parent": 
 MOST_QUIET = DAY  # a source that never stands still is trained on after this long
 AGE_LEAD = DAY  # before the greatest age is reached, where that is more than two days
 STAMP, EXACT_STAMP = "%Y-%m-%dT%H.%MZ", "%Y-%m-%dT%H.%M.%SZ"  # of times in UTC
+IN_STAMP = re.compile(r"(?<![^-])\d{4}-\d\d-\d\dT\d\d\.\d\d(\.\d\d)?Z")  # no name can look like it
 
 
 class News(NamedTuple):
@@ -151,10 +153,28 @@ def enough(state: VariantState, kind: CauseKind) -> bool:
     return kind != "data" or too_little(state) is None
 
 
+def stamped_since(stamp: str) -> datetime | None:
+    """Since when the cause of a stamp stands, a further try's too; None where the stamp does not say it: an
+    age's says its deadline.
+    """
+    found = IN_STAMP.search(stamp)
+    if found is None or stamp[: found.start()] == "age-":
+        return None
+    try:
+        return datetime.strptime(found[0], EXACT_STAMP if found[1] else STAMP).replace(tzinfo=UTC)
+    except ValueError:  # of a run that no sensor asked for
+        return None
+
+
+def _cron_stamp(fire: datetime) -> str:
+    """Exact where the minute is not: a cron of five fields keeps the stamps that older versions gave."""
+    return fire.strftime(EXACT_STAMP if fire.second else STAMP)
+
+
 def _by_the_clock(state: VariantState, now: datetime) -> Iterator[Cause]:
     fire = first_fire(state.retrain, state.base_time)
     if fire is not None and fire <= now:
-        yield Cause("cron", fire.strftime(STAMP), "schedule", fire, fire + PATIENCE["cron"], fire)
+        yield Cause("cron", _cron_stamp(fire), "schedule", fire, fire + PATIENCE["cron"], fire)
     asks = age_cause_at(state)
     if asks is not None and state.renewed is not None and asks <= now:
         days = state.retrain.max_age_days or 0.0

@@ -52,6 +52,24 @@ def test_the_same_cron_time_is_never_asked_for_twice(project: Path, instance: dg
     assert tick(project, instance, NOON + HOUR) == []
 
 
+def test_what_an_older_version_asked_for_a_cron_with_seconds_is_not_asked_for_again(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    """Its stamps had no seconds. Before it begins, while it runs, and once it succeeded."""
+    declare(project, "acme.daily", "30 0 12 * * *")
+    now = datetime.now(UTC)
+    ticked(project, instance, now - 2 * DAY)
+    (first,) = tick(project, instance, now)
+    assert first.tags[DUE].endswith("T12.00.30Z")
+    older = first.tags[DUE].replace(".30Z", "Z")
+    asked = dg.RunRequest(partition_key=first.partition_key, tags={**first.tags, DUE: older})
+    run_id = run_of(instance, asked)
+    for status in (STATUS.QUEUED, STATUS.STARTED, STATUS.SUCCESS):
+        end(instance, run_id, status)
+        assert tick(project, instance, now) == []
+    assert row(project, instance, "acme.daily").state.asked == (older,)
+
+
 def test_a_table_that_is_behind_asks_for_nothing_twice(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.daily", "0 12 * * *")
     tick(project, instance, NOON - HOUR)

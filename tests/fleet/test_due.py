@@ -33,6 +33,7 @@ AT_NOON: dict[str, Any] = {
 }  # fmt: skip
 BY_NOON = PlatformOrder(name="policy", reason="new policy", given=NOON - DAY, deadline=NOON + HOUR / 2)
 BY_NOON_STAMP = "order-policy-2026-03-01T12.00.00Z"
+DATA = News("data", "data-2026-03-02T12.00.00Z-1a2b3c4d", NOON, NOON, "data/rows.jsonl changed")
 
 
 def decided(
@@ -176,6 +177,53 @@ def test_a_run_that_did_not_succeed_fulfils_no_order_and_is_tried_again_until_it
     parked = after(3, 99).not_done[0]
     assert (parked.kind, parked.reasons[0].kind) == ("parked", "order")
     assert "its gate did not hold, or it was cancelled" in parked.why
+
+
+@pytest.mark.parametrize(
+    ("known", "policy"),
+    [
+        ({"retrain": {"cron": "0 12 * * *"}, "served": NOON - HOUR}, AT_ONCE),
+        ({"retrain": {"cron": "30 0 12 * * *"}, "served": NOON - HOUR}, AT_ONCE),
+        ({}, AT_ONCE.model_copy(update={"orders": (BY_NOON,)})),
+        ({"news": (News("parent", "acme.p-v2-2026-03-02T12.00.00Z", NOON, NOON, "x"),)}, AT_ONCE),
+        ({"retrain": {"on_new_data": True, "quiet_minutes": 0}, "news": (DATA,)}, AT_ONCE),
+    ],
+    ids=["cron", "cron with seconds", "order", "parent", "data"],
+)
+def test_a_run_whose_hosts_clock_is_behind_serves_what_it_was_asked_for(
+    known: dict[str, Any], policy: FleetSettings
+) -> None:
+    """Also where its cause came after it began, by that clock."""
+    before, at = variant("acme.a", **known), NOON + HOUR
+    (retrain,) = decided(before, policy=policy, at=at).retrains
+    began = retrain.reasons[0].since - HOUR / 360
+    ran = history([PastRun(began, "success", began + HOUR, retrain.stamp)], edited=NOON - 9 * DAY)
+    after = decided(replace(before, **ran._asdict()), policy=policy, at=at)
+    assert (after.retrains, after.not_done) == ((), ())
+
+
+def test_a_cron_with_seconds_asks_for_each_of_its_times() -> None:
+    state, stamps = variant("acme.a", retrain={"cron": "0,30 0 12 * * *"}, served=NOON - HOUR), list[str]()
+    for run in range(2):
+        (retrain,) = decided(state, at=NOON + HOUR).retrains
+        stamps.append(retrain.stamp)
+        began = NOON + timedelta(seconds=5 + 30 * run)
+        runs = [PastRun(began, "success", began + HOUR, retrain.stamp)]
+        state = replace(state, **history(runs, edited=NOON - 9 * DAY)._asdict())
+    assert stamps == ["2026-03-02T12.00Z", "2026-03-02T12.00.30Z"]
+    done = decided(state, at=NOON + HOUR)
+    assert (done.retrains, done.not_done) == ((), ())
+
+
+def test_a_run_is_not_as_late_as_the_age_that_it_comes_before() -> None:
+    ran = PastRun(NOON - DAY, "success", NOON, "age-2026-03-09T12.00Z")
+    assert history([ran], edited=NOON - 9 * DAY).served == NOON - DAY
+
+
+@pytest.mark.parametrize("asked", ["none", "2026-99-99T99.99Z", "", "2026-03-02T12.00"])
+def test_what_is_no_stamp_moves_no_run(asked: str) -> None:
+    ran = PastRun(NOON - DAY, "success", NOON, asked)
+    assert history([ran], edited=NOON - 9 * DAY).served == NOON - DAY
 
 
 def test_an_order_that_is_given_again_under_its_name_is_carried_out_again() -> None:
