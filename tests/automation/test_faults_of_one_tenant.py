@@ -99,16 +99,37 @@ def test_a_run_is_not_charged_by_the_clock_because_the_store_is_out_of_reach(
 
 @pytest.mark.parametrize("amount", ["[NaN, 0]", "[-9.0, 0]", "[Infinity, 0]", '["9", 0]', "[1]]"])
 def test_a_run_whose_tag_says_no_amounts_is_not_charged_and_holds_up_no_other(
-    project: Path, instance: dg.DagsterInstance, amount: str, caplog: pytest.LogCaptureFixture
+    project: Path, instance: dg.DagsterInstance, amount: str
 ) -> None:
+    run_id = _two_due_and_one_charged(project, instance, amount)
+    for _ in range(2):
+        assert [r.partition_key for r in tick(project, instance, NOON)] == ["globex.a"]
+    assert charged_hours(project, instance, run_id) == 0.0
+
+
+def test_a_run_that_cannot_be_charged_for_a_reason_nobody_foresaw_holds_up_no_other(
+    project: Path,
+    instance: dg.DagsterInstance,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = _two_due_and_one_charged(project, instance, "[1, 0]")
+
+    def fails(*asked: object) -> list[object]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("ft_dagster.automation.due.charged", fails)
+    for _ in range(2):
+        assert [r.partition_key for r in tick(project, instance, NOON)] == ["globex.a"]
+    assert [told.exc_info is not None for told in caplog.records if run_id in told.message] == [True]
+
+
+def _two_due_and_one_charged(project: Path, instance: dg.DagsterInstance, amount: str) -> str:
+    """Two variants are due, of which a day's budget pays one; the id of a run with a tag of charges."""
     settings(project, spread_hours=0, budget={"hours_per_day": 1.5})
     for variant in ("globex.a", "globex.b"):
         declare(project, variant, "0 12 * * *")
     tick(project, instance, NOON - HOUR)
     days = f'["{NOON:%Y-%m-%d}", {amount[1:-1]}]'
     tag = f'{{"amount": {amount}, "hours": 1, "days": [{days}]}}'
-    run_id = run_of(instance, dg.RunRequest(partition_key="acme.forged", tags={CHARGES: tag}))
-    for _ in range(2):
-        assert [r.partition_key for r in tick(project, instance, NOON)] == ["globex.a"]
-    assert charged_hours(project, instance, run_id) == 0.0
-    assert [told.exc_info is not None for told in caplog.records if run_id in told.message] == [True]
+    return run_of(instance, dg.RunRequest(partition_key="acme.forged", tags={CHARGES: tag}))
