@@ -41,8 +41,6 @@ BY_INDEX = "removed by retention, told by the index alone"
 LOOK = "Run `ft-dagster audit verify` to see what was altered"
 UNREACHED = "in its mixture, and not reached before the exported checkpoint"
 _MEASURED = re.compile(r"on (\d+) of (\d+)\b")
-
-
 OWN_SAMPLES = f"evidence/{OWN}/payload/{SAMPLES}"  # of an export that was asked by itself
 
 

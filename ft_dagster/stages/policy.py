@@ -81,24 +81,23 @@ def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Poli
 
 def refuse_few_questions(workspace: Workspace) -> None:
     """Raises UserError for gates that the questions there are, now that the rows are split, cannot decide."""
-    found = _undecidable(workspace.spec, lambda field: workspace.declared_in, _questions(workspace))
-    _raise([error for error in found if not is_of_successors(str(error.field))])
+    _raise(_too_few(workspace, for_successors=False))
 
 
 def refuse_successor(workspace: Workspace) -> None:
     """Raises UserError where they are too few to hold what is trained next against production."""
     if production(workspace.store, workspace.key.prefix) is not None:
-        found = _undecidable(workspace.spec, lambda field: workspace.declared_in, _questions(workspace))
-        _raise([error for error in found if is_of_successors(str(error.field))])
+        _raise(_too_few(workspace, for_successors=True))
 
 
-def _questions(workspace: Workspace) -> dict[str, int]:
-    """How many there are of each rule; see `hopeless_gates`."""
+def _too_few(workspace: Workspace, *, for_successors: bool) -> list[UserError]:
+    """Rules that the questions there are cannot decide: those against production, or all others."""
     texts = held_out_documents(workspace.payload(workspace.upstream("training_mixture")))
     known = {"general_loss": texts} if texts else {}
     if not workspace.spec.evaluation.task:
         known["task"] = workspace.upstream("task_dataset").figures["rows"]["test"]
-    return known
+    found = _undecidable(workspace.spec, lambda field: workspace.declared_in, known)
+    return [error for error in found if is_of_successors(str(error.field)) == for_successors]
 
 
 def refuse_method(workspace: Workspace, method: str) -> None:
