@@ -18,7 +18,6 @@ from ft_dagster.evaluation.gates import refuse_unmeasured
 from ft_dagster.evaluation.samples import CANARIES, FORMER, GENERAL_TEXT, ROWS, TEST_SPLIT_TASK
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
-from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.judging import foresee_all
 from ft_dagster.planning.plan import make_plan, refuse_unasked
@@ -37,7 +36,7 @@ from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.judged_on import refuse_unheld
 from ft_dagster.stages.plan_context import context_of
 from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
-from ft_dagster.stages.policy import refuse_few_questions, refuse_method, refuse_successor, too_dear
+from ft_dagster.stages.policy import refuse_few_questions, refuse_method, refuse_successor
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, named_in
@@ -112,17 +111,15 @@ def refuse(workspace: Workspace) -> None:
 
 
 def after(workspace: Workspace, artifact: Artifact) -> None:
-    """Before anything is trained: what `auto` chose may not be allowed, not have the declared export or cost
-    more than the policy allows, a limit may be on questions that nobody will ask, what comes of it may be too
-    large to be judged here, and a gate may be on a metric that its task has not.
+    """Before anything is trained: what `auto` chose may not be allowed or not have the declared export, a
+    limit may be on questions that nobody will ask, what comes of it may be too large to be judged here, and a
+    gate may be on a metric that its task has not.
     """
     declared, method = workspace.spec.export.format, artifact.figures["method"]["name"]
     refuse_method(workspace, method)
     training = artifact.figures["training"]
     with named_in(workspace.declared_in):
         refuse_unasked(training["watch"]["benchmark_limit"], training["deepspeed"]["stage"])
-    if dear := too_dear(workspace, Predicted.from_json(artifact.figures["predicted"])):
-        raise dear
     _refuse_other_metrics(workspace)
     refuse_no_database(workspace)
     _refuse_unheld(workspace, method, declared)

@@ -19,11 +19,12 @@ from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
 from ft_dagster.spec.policy import Policy
-from ft_dagster.stages import declaration, evaluation, model_export, policy, training_plan
+from ft_dagster.stages import declaration, evaluation, fine_tuned_model, model_export, policy, training_plan
 from ft_dagster.stages.policy import problems, refuse_frozen, unknown_targets
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import Artifact
 from tests.e2e.project import POLICY, edit, write_yaml
 from tests.security.projects import KEY, QUIZ, declare, mistakes, two_tenants
 
@@ -191,22 +192,29 @@ def test_a_training_that_costs_more_than_the_policy_allows_does_not_begin(
     chained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is declared: the number in the declaration is the tenant's, the plan's is not. At the price of
-    today, since no plan is made anew for another one.
+    today, since no plan is made anew for another one. A model that stands costs nothing more.
     """
     plan, project = chained.make(training_plan.STAGE), shutil.copytree(chained.project, tmp_path / "project")
     write_yaml(project / "policy.yaml", {**POLICY, "per_tenant": {"acme": {"budget_usd": 12.0}}})
     hours = Predicted.from_json(plan.figures["predicted"]).hours
     assert hours
     run, host = Workspace(load_settings(project), chained.key, chained.run), Hardware("cpu", 1, "CPU")
-    for usd, allowed in ((None, True), (12.5, False), (11.5, True)):
+
+    def make_at(usd: float | None) -> Artifact:
         price = None if usd is None else usd / hours
-        monkeypatch.setattr(policy, "hardware_of", lambda *_, p=price: replace(host, usd_per_hour=p))
-        if allowed:
-            training_plan.after(run, plan)
-            continue
-        with pytest.raises(UserError, match=r"costs \$12.50, and the policy allows \$12.00") as caught:
-            training_plan.after(run, plan)
-        assert "per_tenant.acme.budget_usd" in caught.value.problem
+        monkeypatch.setattr(policy, "hardware_of", lambda *_: replace(host, usd_per_hour=price))
+        assert run.make(training_plan.STAGE).digest == plan.digest
+        return run.make(fine_tuned_model.STAGE)
+
+    assert make_at(12.5).reused
+    (trained,) = (project / ".ft_dagster/store").glob("**/acme/places/fine_tuned_model")
+    shutil.rmtree(trained)
+    with pytest.raises(UserError, match=r"costs \$12.50, and the policy allows \$12.00") as caught:
+        make_at(12.5)
+    assert "per_tenant.acme.budget_usd" in caught.value.problem
+    for allowed in (11.5, None):
+        assert not make_at(allowed).reused
+        shutil.rmtree(trained)
 
 
 @pytest.mark.parametrize(("budget", "refused"), [(1.0, True), (1e6, False)])
