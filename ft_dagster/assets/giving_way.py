@@ -1,32 +1,39 @@
-"""A training lets runs of a higher priority that are about to train ask for devices first.
+"""A training lets runs that should have a device before it ask first.
 
-Who waits for a device is served by priority (launch.queue), but runs that begin together come to their
-training within a moment of each other, and the first to ask would take a free device for all of it. The
-highest goes first; of several that wait for it the order is as they ask.
+Who waits for a device is served by priority, then by arrival (launch.queue), but runs that begin together
+come to their training within a moment of each other, and the first to ask would take a free device for all
+of it. The highest priority goes first, and of equal ones the longest by its plan: were it last, the other
+devices would idle beside it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import dagster as dg
+from dagster._core.execution.stats import RunStepKeyStatsSnapshot
 from dagster._core.storage.tags import PRIORITY_TAG
 
 from ft_dagster.assets.failures import unreported
 
+Steps = Mapping[str, RunStepKeyStatsSnapshot]  # of one run, by name
+PLAN, HOURS = "training_plan", "hours"  # an asset, and a figure of its page
 PATIENCE, PACE = 15.0, 0.25  # seconds
 TO_ASK = 1.0  # seconds from the start of a step until its program stands in line
 LIVE = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
 
 
 def give_way(context: dg.AssetExecutionContext, say: Callable[[str], None]) -> None:
-    """Return once each live run with a higher priority that makes this asset has asked, or after PATIENCE.
-    Where Dagster's database is away nobody is waited for.
+    """Return once each live run that goes first and makes this asset has asked, or after PATIENCE. Where
+    Dagster's database is away nobody is waited for.
     """
     until, asked, waits = time.monotonic() + PATIENCE, set[str](), False
     try:
         while time.monotonic() < until and _is_any_awaited(context, asked):
             if not waits:
-                say(f"waits up to {PATIENCE:.0f} s for a run of a higher priority, which is about to train")
+                say(
+                    f"waits up to {PATIENCE:.0f} s for a run that is about to train and goes first, by its "
+                    "priority or as the longer one"
+                )
             waits = True
             time.sleep(PACE)
     except Exception as error:
@@ -36,17 +43,41 @@ def give_way(context: dg.AssetExecutionContext, say: Callable[[str], None]) -> N
 
 def _is_any_awaited(context: dg.AssetExecutionContext, asked: set[str]) -> bool:
     """`asked`: the ids of runs that are known to have; grows."""
-    run, step = context.run, context.op_execution_context.op_handle.name
-    live = context.instance.get_runs(dg.RunsFilter(statuses=list(LIVE)))
+    instance, run = context.instance, context.run
+    step = context.op_execution_context.op_handle.name
+    plan = step.removesuffix(context.asset_key.path[-1]) + PLAN
+
+    def steps_of(run_id: str) -> Steps:
+        return {each.step_key: each for each in instance.get_run_step_stats(run_id, [plan, step])}
+
+    live = instance.get_runs(dg.RunsFilter(statuses=list(LIVE)))
+    hours = _hours(steps_of(run.run_id).get(plan))
     for other in live:
-        higher = _priority(other) > _priority(run) and other.run_id not in asked
-        if not higher or not _makes(other, context, step):
+        ahead = _priority(other) - _priority(run)
+        if other.run_id in {run.run_id, *asked} or ahead < 0 or not _makes(other, context, step):
             continue
-        begun = [each.start_time for each in context.instance.get_run_step_stats(other.run_id, [step])]
-        if not any(at is not None and time.time() - at > TO_ASK for at in begun):
+        steps = steps_of(other.run_id)
+        begun = steps[step].start_time if step in steps else None
+        if begun is not None and time.time() - begun > TO_ASK:
+            asked.add(other.run_id)
+        elif ahead > 0 or _is_longer(steps.get(plan), hours):
             return True
-        asked.add(other.run_id)
     return False
+
+
+def _is_longer(planned: RunStepKeyStatsSnapshot | None, hours: float | None) -> bool:
+    """Than `hours`, or about to be known: who is being planned will ask within a moment."""
+    if planned is None or planned.start_time is None or hours is None:
+        return False
+    return planned.end_time is None or (_hours(planned) or 0.0) > hours
+
+
+def _hours(planned: RunStepKeyStatsSnapshot | None) -> float | None:
+    """What the run's plan foretells; None where it has none, or nobody knows."""
+    events = planned.materialization_events if planned else ()
+    made = [event.asset_materialization for event in events or ()]
+    values = [each.metadata[HOURS].value for each in made if each and HOURS in each.metadata]
+    return float(str(values[-1])) if values else None
 
 
 def _makes(other: dg.DagsterRun, context: dg.AssetExecutionContext, step: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.adapter import stage_asset
+from ft_dagster.assets.giving_way import HOURS
 from ft_dagster.assets.page import Page, lines, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.planning.estimate import Estimate
@@ -25,7 +26,7 @@ SHOWN_AT = tuple((*COLUMNS, AGAINST).index(name) for name in SHOWN)
 def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
     estimate = stage.estimate_of(workspace, artifact)
     row, plan = estimate.planned_row, estimate.plan
-    known = {"hours": row.hours, "cost_usd": row.cost_usd}
+    known = {HOURS: row.hours, "cost_usd": row.cost_usd}
     test_rows = workspace.upstream("task_dataset").figures["rows"]["test"]
     warnings = plan_warnings(workspace, workspace.spec, estimate, test_rows)
     entries = {

@@ -1,4 +1,4 @@
-"""A training lets live runs of a higher priority ask for devices first."""
+"""A training lets live runs of a higher priority, and longer ones, ask for devices first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import dagster as dg
 import pytest
 import sqlalchemy as sa
-from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
+from dagster._core.execution.plan.objects import StepFailureData, StepSuccessData
 from dagster._core.storage.tags import PRIORITY_TAG
 from dagster._core.test_utils import create_run_for_test
 from dagster_postgres.utils import DagsterPostgresException
@@ -19,8 +20,10 @@ from dagster_postgres.utils import DagsterPostgresException
 from ft_dagster.assets import giving_way
 from ft_dagster.assets.giving_way import give_way
 
-JOB, STEP = "variant_chain", "fine_tuned_model"
+JOB, STEP, PLAN = "variant_chain", "fine_tuned_model", "training_plan"
 STARTED = dg.DagsterRunStatus.STARTED
+ENDED: Any = StepSuccessData  # untyped
+FAILED: Any = StepFailureData
 
 
 @pytest.fixture
@@ -36,11 +39,31 @@ def run(instance: dg.DagsterInstance, priority: int, **more: Any) -> dg.DagsterR
     return create_run_for_test(instance, **given)
 
 
-def begin(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str = STEP) -> None:
+def report(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, type: DagsterEventType, step: str, data: Any = None
+) -> None:
     event = DagsterEvent(
-        event_type_value=DagsterEventType.STEP_START.value, job_name=run.job_name, step_key=step
+        event_type_value=type.value, job_name=run.job_name, step_key=step, event_specific_data=data
     )
     instance.report_dagster_event(event, run.run_id)
+
+
+def begin(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str = STEP) -> None:
+    report(instance, run, DagsterEventType.STEP_START, step)
+
+
+def end_plan(instance: dg.DagsterInstance, run: dg.DagsterRun, hours: float | None) -> None:
+    figures = {"steps": 3, **({} if hours is None else {"hours": hours})}
+    made = StepMaterializationData(dg.AssetMaterialization(PLAN, metadata=figures))
+    report(instance, run, DagsterEventType.ASSET_MATERIALIZATION, PLAN, made)
+    report(instance, run, DagsterEventType.STEP_SUCCESS, PLAN, ENDED(100.0))
+
+
+def planned(instance: dg.DagsterInstance, hours: float | None, priority: int = 0) -> dg.DagsterRun:
+    made = run(instance, priority)
+    begin(instance, made, PLAN)
+    end_plan(instance, made, hours)
+    return made
 
 
 def waited(instance: Any, run: dg.DagsterRun) -> float:
@@ -103,6 +126,51 @@ def test_none_is_awaited_for_longer_than_a_moment(
 def test_nobody_else_is(instance: dg.DagsterInstance, other: dict[str, Any]) -> None:
     run(instance, **other)
     assert waited(instance, run(instance, 0)) < giving_way.PATIENCE / 2
+
+
+def test_a_longer_one_is_awaited_until_it_begins_to_train(instance: dg.DagsterInstance) -> None:
+    short, long = planned(instance, 0.5), planned(instance, 2.0)
+    later = threading.Timer(0.5, begin, (instance, long))
+    later.start()
+    assert 0.5 < waited(instance, short) < giving_way.PATIENCE
+    later.join()
+    assert waited(instance, short) < giving_way.PATIENCE / 2
+
+
+def test_one_that_is_being_planned_is_awaited_until_it_is_known_to_be_shorter(
+    instance: dg.DagsterInstance,
+) -> None:
+    long, unknown = planned(instance, 2.0), run(instance, 0)
+    begin(instance, unknown, PLAN)
+    later = threading.Timer(0.5, end_plan, (instance, unknown, 1.0))
+    later.start()
+    assert 0.5 < waited(instance, long) < giving_way.PATIENCE
+    later.join()
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs"),
+    [(1.0, 0.5), (1.0, 1.0), (1.0, None), (None, 2.0)],
+    ids=["shorter", "as long", "none", "own"],
+)
+def test_no_other_of_the_same_priority_is(
+    instance: dg.DagsterInstance, own: float | None, theirs: float | None
+) -> None:
+    """Where nobody knows how long, nobody is waited for."""
+    planned(instance, theirs)
+    assert waited(instance, planned(instance, own)) < giving_way.PATIENCE / 2
+
+
+def test_a_longer_one_of_a_lower_priority_is_not(instance: dg.DagsterInstance) -> None:
+    planned(instance, 9.0)
+    assert waited(instance, planned(instance, 1.0, priority=1)) < giving_way.PATIENCE / 2
+
+
+def test_one_whose_plan_failed_is_not(instance: dg.DagsterInstance) -> None:
+    failed = run(instance, 0)
+    begin(instance, failed, PLAN)
+    report(instance, failed, DagsterEventType.STEP_FAILURE, PLAN, FAILED(None, None))
+    assert waited(instance, planned(instance, 1.0)) < giving_way.PATIENCE / 2
 
 
 def plain_error() -> Exception:
