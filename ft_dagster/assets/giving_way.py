@@ -6,8 +6,10 @@ of it. The highest priority goes first, and of equal ones the longest by its pla
 devices would idle beside it.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 
 import dagster as dg
 from dagster._core.execution.stats import RunStepKeyStatsSnapshot
@@ -42,7 +44,7 @@ def give_way(context: dg.AssetExecutionContext, say: Callable[[str], None]) -> N
 
 
 def _is_any_awaited(context: dg.AssetExecutionContext, asked: set[str]) -> bool:
-    """`asked`: the ids of runs that are known to have; grows."""
+    """`asked`: the ids of runs that must have; grows."""
     instance, run = context.instance, context.run
     step = context.op_execution_context.op_handle.name
     plan = step.removesuffix(context.asset_key.path[-1]) + PLAN
@@ -51,29 +53,39 @@ def _is_any_awaited(context: dg.AssetExecutionContext, asked: set[str]) -> bool:
         return {each.step_key: each for each in instance.get_run_step_stats(run_id, [plan, step])}
 
     live = instance.get_runs(dg.RunsFilter(statuses=list(LIVE)))
-    hours = _hours(steps_of(run.run_id).get(plan))
+    known = _hours(steps_of(run.run_id).get(plan))
+    own = _priority(run), math.inf if known is None else known
+    ahead: list[tuple[tuple[int, float], float | None]] = []
     for other in live:
-        ahead = _priority(other) - _priority(run)
-        if other.run_id in {run.run_id, *asked} or ahead < 0 or not _makes(other, context, step):
+        if (
+            other.run_id in {run.run_id, *asked}
+            or _priority(other) < own[0]
+            or not _makes(other, context, step)
+        ):
             continue
         steps = steps_of(other.run_id)
         begun = steps[step].start_time if step in steps else None
-        if begun is not None and time.time() - begun > TO_ASK:
+        order = _priority(other), _foretold(steps.get(plan))
+        if begun is not None and time.time() - begun > PATIENCE:
             asked.add(other.run_id)
-        elif ahead > 0 or _is_longer(steps.get(plan), hours):
-            return True
-    return False
+        elif order > own:
+            ahead.append((order, begun))
+    ahead.sort(key=itemgetter(0))  # the last to ask before this one comes first, and gives way to the others
+    return any(
+        begun is None or time.time() - begun <= place * TO_ASK
+        for place, (_, begun) in enumerate(ahead, start=1)
+    )
 
 
-def _is_longer(planned: RunStepKeyStatsSnapshot | None, hours: float | None) -> bool:
-    """Than `hours`, or about to be known: who is being planned will ask within a moment."""
-    if planned is None or planned.start_time is None or hours is None:
-        return False
-    return planned.end_time is None or (_hours(planned) or 0.0) > hours
+def _foretold(planned: RunStepKeyStatsSnapshot | None) -> float:
+    """Hours by the plan. Infinite while it is made: who is being planned asks within a moment."""
+    if planned is not None and planned.start_time is not None and planned.end_time is None:
+        return math.inf
+    return _hours(planned) or 0.0
 
 
 def _hours(planned: RunStepKeyStatsSnapshot | None) -> float | None:
-    """What the run's plan foretells; None where it has none, or nobody knows."""
+    """None where no plan was made, or nobody knows."""
     events = planned.materialization_events if planned else ()
     made = [event.asset_materialization for event in events or ()]
     values = [each.metadata[HOURS].value for each in made if each and HOURS in each.metadata]

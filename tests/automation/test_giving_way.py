@@ -137,6 +137,28 @@ def test_a_longer_one_is_awaited_until_it_begins_to_train(instance: dg.DagsterIn
     assert waited(instance, short) < giving_way.PATIENCE / 2
 
 
+def test_of_three_the_middle_one_asks_before_the_shortest(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where all begin at once, so that the middle one still waits for the longest."""
+    monkeypatch.setattr(giving_way, "TO_ASK", 0.5)
+    short, long, middle = planned(instance, 1.0), planned(instance, 3.0), planned(instance, 2.0)
+    for each in (short, long, middle):
+        begin(instance, each)
+    asked: list[str] = []
+
+    def wait(name: str, run: dg.DagsterRun) -> None:
+        assert waited(instance, run) < giving_way.PATIENCE / 2
+        asked.append(name)
+
+    waiting = [threading.Thread(target=wait, args=each) for each in [("middle", middle), ("short", short)]]
+    for thread in waiting:
+        thread.start()
+    for thread in waiting:
+        thread.join()
+    assert asked == ["middle", "short"]
+
+
 def test_one_that_is_being_planned_is_awaited_until_it_is_known_to_be_shorter(
     instance: dg.DagsterInstance,
 ) -> None:
