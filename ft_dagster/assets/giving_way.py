@@ -44,7 +44,7 @@ def give_way(context: dg.AssetExecutionContext, say: Callable[[str], None]) -> N
 
 
 def _is_any_awaited(context: dg.AssetExecutionContext, asked: set[str]) -> bool:
-    """`asked`: the ids of runs that must have; grows."""
+    """`asked`: the ids of runs that must have, or go after this one; grows."""
     instance, run = context.instance, context.run
     step = context.op_execution_context.op_handle.name
     plan = step.removesuffix(context.asset_key.path[-1]) + PLAN
@@ -64,12 +64,12 @@ def _is_any_awaited(context: dg.AssetExecutionContext, asked: set[str]) -> bool:
         ):
             continue
         steps = steps_of(other.run_id)
-        begun = steps[step].start_time if step in steps else None
+        begun, planned = (steps[each].start_time if each in steps else None for each in (step, plan))
         order = _priority(other), _foretold(steps.get(plan))
-        if begun is not None and time.time() - begun > PATIENCE:
-            asked.add(other.run_id)
-        elif order > own:
+        if order > own and not _is_past(begun):
             ahead.append((order, begun))
+        elif _is_past(begun) or planned is not None:
+            asked.add(other.run_id)
     ahead.sort(key=itemgetter(0))  # the last to ask before this one comes first, and gives way to the others
     return any(
         begun is None or time.time() - begun <= place * TO_ASK
@@ -77,10 +77,19 @@ def _is_any_awaited(context: dg.AssetExecutionContext, asked: set[str]) -> bool:
     )
 
 
+def _is_past(begun: float | None) -> bool:
+    """Whether a step began too long ago to be waited for."""
+    return begun is not None and time.time() - begun > PATIENCE
+
+
 def _foretold(planned: RunStepKeyStatsSnapshot | None) -> float:
-    """Hours by the plan. Infinite while it is made: who is being planned asks within a moment."""
-    if planned is not None and planned.start_time is not None and planned.end_time is None:
-        return math.inf
+    """Hours by the plan. Infinite while it is made: who is being planned asks within a moment, but for one
+    that tries settings first (`plan.probe`).
+    """
+    if planned is None or planned.start_time is None:
+        return 0.0
+    if planned.end_time is None:
+        return 0.0 if _is_past(planned.start_time) else math.inf
     return _hours(planned) or 0.0
 
 

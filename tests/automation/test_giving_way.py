@@ -188,6 +188,32 @@ def test_a_longer_one_of_a_lower_priority_is_not(instance: dg.DagsterInstance) -
     assert waited(instance, planned(instance, 1.0, priority=1)) < giving_way.PATIENCE / 2
 
 
+def test_one_that_tries_settings_while_it_is_planned_is_not(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(giving_way, "PATIENCE", 3.0)
+    begin(instance, run(instance, 0), PLAN)
+    time.sleep(2.0)
+    assert waited(instance, planned(instance, 1.0)) < giving_way.PATIENCE
+
+
+def test_one_that_is_known_to_go_after_is_looked_at_once(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(giving_way, "PATIENCE", 0.3)
+    short, looked_at = planned(instance, 0.5), list[str]()
+    planned(instance, 2.0)
+    stats = instance.get_run_step_stats
+
+    def noted(run_id: str, steps: list[str]) -> Any:
+        looked_at.append(run_id)
+        return stats(run_id, steps)
+
+    monkeypatch.setattr(instance, "get_run_step_stats", noted)
+    assert waited(instance, planned(instance, 1.0)) >= 0.3
+    assert looked_at.count(short.run_id) == 1
+
+
 def test_one_whose_plan_failed_is_not(instance: dg.DagsterInstance) -> None:
     failed = run(instance, 0)
     begin(instance, failed, PLAN)
