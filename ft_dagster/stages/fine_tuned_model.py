@@ -12,10 +12,9 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.launcher import RESULT_FILE
-from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
-from ft_dagster.stages.policy import too_dear
+from ft_dagster.stages.policy import refuse_dear
 from ft_dagster.stages.stacking import trained_base
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
@@ -106,13 +105,6 @@ def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, A
     return replace(figures, predicted=predicted).to_json()
 
 
-def refuse_new(workspace: Workspace) -> None:
-    """Raises UserError where what the plan foretells costs more than the policy allows."""
-    plan = workspace.upstream("training_plan")
-    if dear := too_dear(workspace, Predicted.from_json(plan.figures["predicted"])):
-        raise dear
-
-
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     figures = TrainingFigures.of(artifact)
     first, best = figures.validation_loss_first, figures.validation_loss_best
@@ -136,7 +128,7 @@ STAGE = Stage(
     build=build,
     checks={"learned": "The loss on the validation split, never trained on, fell"},
     judge=judge,
-    refuse_new=refuse_new,
+    refuse_new=lambda workspace: refuse_dear(workspace, workspace.upstream("training_plan")),
     seed=lambda inputs: int(inputs.training_plan.figures["training"]["seed"]),
     programs=("training",),
 )

@@ -131,6 +131,12 @@ def too_dear(workspace: Workspace, foretold: Predicted, hardware: Hardware | Non
     )
 
 
+def refuse_dear(workspace: Workspace, plan: Artifact) -> None:
+    """Raises UserError where what a plan foretells costs more than the policy allows."""
+    if dear := too_dear(workspace, Predicted.from_json(plan.figures["predicted"])):
+        raise dear
+
+
 def refuse_made(workspace: Workspace, method: str, base: Artifact, format: str) -> None:
     """Raises UserError where weights and export, as they were made, are none that today's policy allows:
     whatever is declared by now, and however many releases lie between `base` and its source.

@@ -36,7 +36,7 @@ from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.judged_on import refuse_unheld
 from ft_dagster.stages.plan_context import context_of
 from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
-from ft_dagster.stages.policy import refuse_few_questions, refuse_method, refuse_successor
+from ft_dagster.stages.policy import refuse_dear, refuse_few_questions, refuse_method, refuse_successor
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, named_in
@@ -44,6 +44,7 @@ from ft_dagster.store import Artifact, Attempt, find_artifact
 from ft_dagster.training.contract import PLAN_FILE
 
 ESTIMATE = "estimate.json"
+TRAINED_FROM = ("base_model", "training_mixture")  # beside the plan
 # What may be asked beside declared tasks, as check_metrics knows it once it was.
 OWN_NAMES = {TEST_SPLIT_TASK, *FORMER, GENERAL_TEXT, GENERAL_PROMPTS, ROWS, CANARIES}
 FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "predicted", "on")
@@ -111,15 +112,17 @@ def refuse(workspace: Workspace) -> None:
 
 
 def after(workspace: Workspace, artifact: Artifact) -> None:
-    """Before anything is trained: what `auto` chose may not be allowed or not have the declared export, a
-    limit may be on questions that nobody will ask, what comes of it may be too large to be judged here, and a
-    gate may be on a metric that its task has not.
+    """Before anything is trained: what `auto` chose may not be allowed, not have the declared export or cost
+    more than the policy allows, a limit may be on questions that nobody will ask, what comes of it may be too
+    large to be judged here, and a gate may be on a metric that its task has not.
     """
     declared, method = workspace.spec.export.format, artifact.figures["method"]["name"]
     refuse_method(workspace, method)
     training = artifact.figures["training"]
     with named_in(workspace.declared_in):
         refuse_unasked(training["watch"]["benchmark_limit"], training["deepspeed"]["stage"])
+    if not _is_carried_out(workspace, artifact):
+        refuse_dear(workspace, artifact)
     _refuse_other_metrics(workspace)
     refuse_no_database(workspace)
     _refuse_unheld(workspace, method, declared)
@@ -132,6 +135,13 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
             value=declared,
             fix="Or name the method, see the reasons of training_plan",
         )
+
+
+def _is_carried_out(workspace: Workspace, plan: Artifact) -> bool:
+    """Whether the newest model was trained by this plan, from its base and mixture: it costs nothing more."""
+    model = workspace.head("fine_tuned_model")
+    made_from = {"training_plan": plan.digest, **{name: plan.inputs[name] for name in TRAINED_FROM}}
+    return model is not None and made_from.items() <= model.inputs.items()
 
 
 def _refuse_other_metrics(workspace: Workspace) -> None:
