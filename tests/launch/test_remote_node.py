@@ -13,12 +13,15 @@ from pydantic import BaseModel
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, DONE, TRANSIENT
-from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, Belongings, Job
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, RUN_FILE, Belongings, Job
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.remote.node import Stopping, carry_out_order
 from ft_dagster.launch.remote.order import order_file, output_folder, written_file
 from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes
+from ft_dagster.program import write_json
 from ft_dagster.store.blobs import Store
+from ft_dagster.training.contract import TrainingRun
+from ft_dagster.training.halving import OUT_OF_MEMORY, wants_halving
 from tests.launch.remote_jobs import (
     LONG,
     PLACE,
@@ -42,6 +45,23 @@ def runs(tmp_path: Path, tiny_model_folder: Path) -> Runs:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
+
+
+def test_memory_that_ran_out_on_a_node_halves_the_next_try_and_the_ones_after(
+    runs: Runs, store: Store, tmp_path: Path
+) -> None:
+    job = training_job(runs, "away")
+    (job.run_dir / RUN_FILE).unlink()  # a cluster's run has what was sent alone
+    assert not wants_halving(job.run_dir, job.result_file)
+    send(store, job, tmp_path / "node")
+    said = {"schema_version": 1, "variant": "acme.support", "status": "failed", "recipe": ""}
+    write_json(job.result_file, {**said, "reason": OUT_OF_MEMORY})
+    assert wants_halving(job.run_dir, job.result_file)
+    request = job.request.model_dump()
+    request["members"][0]["micro_batch_halved"] = True
+    send(store, replace(job, request=TrainingRun.model_validate(request)), tmp_path / "node")
+    assert not job.result_file.exists()
+    assert wants_halving(job.run_dir, job.result_file)
 
 
 @pytest.mark.long

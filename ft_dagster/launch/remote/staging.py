@@ -46,7 +46,7 @@ class Staging:
         """Have in the store what the program reads; the order to run it. Raises UserError."""
         refuse_secret_variables(self.cluster.environment, "cluster.environment")
         things = belongings_of(job)
-        job.result_file.unlink(missing_ok=True)  # of a try before this one
+        job.write_request()  # by which the next try knows whether this one's micro-batches were halved
         sources: dict[StoredInput, Path] = {}
         request = with_paths(job.request.model_dump(), lambda path: self._placed(path, job, things, sources))
         self._send_missing(things, sources)
