@@ -35,7 +35,7 @@ def probes(
     """By name, the lm-eval tasks that probe a task_dataset's train.parquet; none where nothing can be probed.
 
     `rows`: how many are drawn, by `seed`, of those long enough. Raises UserError for a canary that stands in
-    no training row.
+    no training row, or is parted where its row is rendered.
     """
     if not train.is_file():
         raise UserError("no such file", file=train, fix="Materialize task_dataset again")
@@ -123,8 +123,15 @@ def _halves(about: Doc, row: Row, tokenizer: Any) -> tuple[list[int], list[int]]
 def _canary_doc(about: Doc, canary: str, row: Row, tokenizer: Any) -> Doc:
     turn = render_turn(row, tokenizer)
     whole, special = turn.prompt + turn.answer + turn.end, turn.add_special_tokens
+    start = whole.find(canary)
+    if start < 0:
+        raise UserError(
+            "this canary stands in a training row, and not in what the model reads of it",
+            field="evaluation.canaries",
+            value=canary,
+            fix="Give it without white space at its ends, and all of it within one message",
+        )
     encoded = tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-    start = whole.index(canary)
     end = start + len(canary)
     places = encoded["offset_mapping"]
     own = [at for at, (first, last) in enumerate(places) if last > start and first < end]

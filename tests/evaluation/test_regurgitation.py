@@ -79,6 +79,15 @@ def test_a_canary_that_was_not_planted_is_refused(train: Path, tiny_tokenizer: A
         probes(train, tiny_tokenizer, rows=0, canaries=["a string of nobody"], seed=0, max_length=256)
 
 
+def test_a_canary_that_is_parted_where_its_row_is_rendered_is_refused(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    parted = [{**row(0, "prompt_completion"), "prompt": "the code of the", "completion": "tower is seven"}]
+    train = write_rows(tmp_path / "parted.parquet", parted)
+    with pytest.raises(UserError, match=r"and not in what the model reads of it .*all of it within one"):
+        probes(train, tiny_tokenizer, rows=0, canaries=["of the\ntower"], seed=0, max_length=256)
+
+
 @pytest.fixture
 def by_heart(tmp_path: Path, tiny_model_folder: Path, tiny_tokenizer: Any) -> Path:
     """A whole model that says the secret and the canary's row, and nothing else that it was trained on."""
