@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -104,6 +104,18 @@ def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[tuple[list[in
     for text in texts:
         encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
         yield encoded["input_ids"], encoded["offset_mapping"]
+
+
+def added_after(tokenizer: Any) -> int:
+    """How many tokens the tokenizer itself puts after a text (an end of sequence, with `add_eos_token`)."""
+    added = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    return sum(1 for _ in takewhile(bool, reversed(added)))
+
+
+def prompt_tokens(text: str, tokenizer: Any, *, special: bool = True) -> list[int]:
+    """The token ids of a text that is to be gone on with; `special`: with what belongs before it."""
+    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
+    return ids[: len(ids) - added_after(tokenizer)] if special else ids
 
 
 def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.data.quantize import quantization_of
-from ft_dagster.data.render import load_tokenizer, render_chat
+from ft_dagster.data.render import load_tokenizer, prompt_tokens, render_chat
 from ft_dagster.data.rows import Message
 from ft_dagster.evaluation.arithmetic import GENERATION_TOKENS, judging_dtype
 from ft_dagster.evaluation.weights import (
@@ -95,7 +95,7 @@ def _render(asked: AskedPrompts, max_new_tokens: int) -> _Rendered:
         before = [Message("system", asked.system)] if asked.system else []
         turns = [[*before, Message("user", prompt)] for prompt in texts]
         texts = [render_chat(each, tokenizer, prompt=True) for each in turns]
-    ids = [tokenizer(text, add_special_tokens=not asked.chat)["input_ids"] for text in texts]
+    ids = [prompt_tokens(text, tokenizer, special=not asked.chat) for text in texts]
     ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
     return _Rendered(tokenizer, rows_of(ids, new_tokens=max_new_tokens, ends=ends))
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ft_dagster.data.render import prompt_tokens
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import Answer, Role, Sample
 
@@ -58,7 +59,7 @@ def rows_to_ask(
 
     plain = not tokenizer.chat_template
     asked = [_asked(prompt, tokenizer) for prompt in prompts]
-    ids = [tokenizer(text, add_special_tokens=plain)["input_ids"] for text in asked]
+    ids = [prompt_tokens(text, tokenizer, special=plain) for text in asked]
     return rows_of(ids, new_tokens=new_tokens, ends=_ends(tokenizer))
 
 

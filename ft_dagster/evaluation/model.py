@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
+from ft_dagster.data.render import added_after, load_tokenizer
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import BATCH_TOKENS, GENERATION_TOKENS
 from ft_dagster.evaluation.attention import attend_in_blocks
@@ -46,8 +47,6 @@ def load_model(base: Path, tuned: Path | None, *, device: str, dtype: str) -> tu
     computes in `dtype`, as it did under autocast in training and as servers load it (kept in float32 on a
     bfloat16 base, it costs a CPU about 40% more). A whole model brings its own tokenizer.
     """
-    from ft_dagster.data.render import load_tokenizer
-
     whole = tuned if tuned is not None and kind_of(tuned) == "model" else base
     tokenizer = load_tokenizer(whole)
     if tuned is None:
@@ -128,6 +127,8 @@ class TokenBatchedLM(HFLM):
     the next answers, since a step costs about the same for any number of them; `written_beside` has them.
     """
 
+    _added_after = 0
+
     def __init__(self, model: Any, tokenizer: Any) -> None:
         with _weights_tied_already(model):
             super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=_ONE_BATCH)
@@ -135,6 +136,7 @@ class TokenBatchedLM(HFLM):
         self.beside: list[PromptRow] = []
         self._written_beside: list[Greedy] = []
         inner = inner_model(model)
+        self._added_after = added_after(tokenizer)
         self._virtual = virtual_tokens(model)
         if self._virtual:  # a learned prompt or prefix takes its room from the text
             self._max_length = self.max_length - self._virtual
@@ -166,10 +168,19 @@ class TokenBatchedLM(HFLM):
             return context.ids, continuation.ids
         return super()._encode_pair(context, continuation)
 
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Without what the tokenizer puts after a text: what is asked goes on."""
+        ids: list[int] = super().tok_encode(string, add_special_tokens, **kwargs)
+        if not self._added_after or len(ids) == len(super().tok_encode(string, False, **kwargs)):
+            return ids
+        return ids[: -self._added_after]
+
     def tok_batch_encode(self, strings: Sequence[str], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        ids = [text.ids for text in strings if isinstance(text, Encoded)]
-        if len(ids) < len(strings):
+        encoded = all(isinstance(text, Encoded) for text in strings)
+        if not encoded and not self._added_after:
             return super().tok_batch_encode(list(strings), *args, **kwargs)
+        room = kwargs.get("left_truncate_len") or 0
+        ids = [text.ids if isinstance(text, Encoded) else self.tok_encode(text)[-room:] for text in strings]
         padded = self.tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
         return padded["input_ids"], padded["attention_mask"]
 

@@ -19,7 +19,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from ft_dagster.data.content import question_ids
 from ft_dagster.data.dataset_io import as_row
-from ft_dagster.data.render import render_turn
+from ft_dagster.data.render import added_after, render, render_turn
 from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import (
@@ -323,29 +323,29 @@ def _piece(text: str, record: str, tokenizer: Any, seed: int) -> str:
 
 
 def turn_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
-    """Prompt and answer of a row as text and tokens; None for a row without a prompt or an answer."""
-    turn = render_turn(row, tokenizer)
-    whole = turn.prompt + turn.answer + turn.end
-    encoded = tokenizer(
-        whole, add_special_tokens=turn.add_special_tokens, return_offsets_mapping=True, verbose=False
-    )
-    ids = encoded["input_ids"]
-    # A token across the border belongs to the answer, as in training.
-    start = sum(end <= len(turn.prompt) for _, end in encoded["offset_mapping"])
-    if not 0 < start < len(ids):
+    """Prompt and answer of a row as text, and as the tokens that training has; None for a row without a
+    prompt or an answer.
+    """
+    turn, trained = render_turn(row, tokenizer), render(row, tokenizer)
+    whole, special = turn.prompt + turn.answer + turn.end, turn.add_special_tokens
+    encoded = tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    offsets = encoded["offset_mapping"]
+    # A token across the border belongs to the answer: where it is the first, nothing is asked.
+    if not trained.spans or offsets[0][1] > len(turn.prompt):
         return None
+    start, end = trained.spans[-1]
     return {
         **about,
         "prompt": turn.prompt,
         "answer": turn.answer,
         "end": turn.end,
-        "prompt_ids": ids[:start],
+        "prompt_ids": trained.input_ids[:start],
         "asked_ids": [
             *_added_before(encoded),
             *tokenizer(turn.prompt, add_special_tokens=False)["input_ids"],
         ],
-        "answer_ids": ids[start:],
-        "tokens": len(ids) - start,
+        "answer_ids": trained.input_ids[start:end],
+        "tokens": end - start,
     }
 
 
@@ -358,9 +358,9 @@ def _added_before(encoded: Any) -> list[int]:
 
 
 def text_doc(about: Doc, text: str, tokenizer: Any) -> Doc:
-    """The first `TEXT_TOKENS` tokens of a text, and their number."""
+    """The first `TEXT_TOKENS` tokens of a text, without what the tokenizer adds after it; their number."""
     encoded = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=TEXT_TOKENS)
     offsets = encoded["offset_mapping"]
-    kept = text[: offsets[-1][1]] if len(offsets) == TEXT_TOKENS else text
-    ids = encoded["input_ids"]
+    kept = text[: max(end for _, end in offsets)] if len(offsets) == TEXT_TOKENS else text
+    ids = encoded["input_ids"][: len(offsets) - added_after(tokenizer)]
     return {**about, "prompt": "", "answer": kept, "ids": ids, "tokens": len(ids)}

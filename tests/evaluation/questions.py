@@ -69,6 +69,17 @@ def row(number: int, kind: str = "messages") -> dict[str, Any]:
     return {**dict.fromkeys(ROW), "kind": kind, "source": "data.sources[0]", "weight": 1.0, **content}
 
 
+def adds_tokens(tokenizer: Any) -> Any:
+    """The tiny model's tokenizer, made to put `<|endoftext|>` before each text and its end after it."""
+    from tokenizers.processors import TemplateProcessing
+
+    ids = {"<|endoftext|>": tokenizer.pad_token_id, "<|im_end|>": tokenizer.eos_token_id}
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A <|im_end|>", special_tokens=list(ids.items())
+    )
+    return tokenizer
+
+
 def write_run(folder: Path, base: Path, **asked: Any) -> Path:
     """A run folder whose run.json asks `base` for what is given: files by their names and, here, content."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,18 +8,21 @@ from typing import Any
 import pytest
 import torch
 
+from ft_dagster.data.render import load_tokenizer
 from ft_dagster.evaluation.degeneration import (
     NEW_TOKENS,
     Written,
     answer_general_prompts,
     as_samples,
     repeated_share,
+    rows_to_ask,
 )
 from ft_dagster.evaluation.greedy import rows_of, write
 from ft_dagster.evaluation.power import least_questions, level_of
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import scores
 from ft_dagster.spec.variant import GatesSpec
+from tests.evaluation.questions import adds_tokens
 
 
 @pytest.fixture
@@ -47,6 +50,14 @@ def test_greedy_answers_are_those_of_each_prompt_alone(model: Any, tiny_tokenize
     ids = [tiny_tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     answers = write(model, rows_of(ids, new_tokens=NEW_TOKENS, ends={end}))
     assert [[token for token in each.tokens if token != end] for each in answers] == expected
+
+
+def test_a_prompt_does_not_end_with_an_end_that_the_tokenizer_adds(tiny_model_folder: Path) -> None:
+    tokenizer = adds_tokens(load_tokenizer(tiny_model_folder))
+    tokenizer.chat_template = None
+    (asked,) = rows_to_ask(tokenizer, ["The permit"])
+    assert asked.prompt[0] == tokenizer.pad_token_id
+    assert tokenizer.eos_token_id not in asked.prompt
 
 
 def test_repetition_is_the_share_of_4_grams_seen_before() -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.evaluation import test_split_task
 from ft_dagster.evaluation.scoring import AT_ONCE, arrange_rows, batches, likeliest
-from tests.evaluation.questions import requests
+from tests.evaluation.questions import adds_tokens, requests
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +89,41 @@ def test_whole_texts_score_as_lm_eval_does(lm: Any, plain: Any) -> None:
     ours = lm.loglikelihood_rolling(requests("loglikelihood_rolling", *texts))
     theirs = plain.loglikelihood_rolling(requests("loglikelihood_rolling", *texts), disable_tqdm=True)
     assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.fixture
+def adding(tiny_model_folder: Path) -> Any:
+    """A model whose tokenizer puts a token before each text and its end of sequence after it."""
+    from ft_dagster.evaluation.model import TokenBatchedLM, load_model
+
+    model, tokenizer = load_model(tiny_model_folder, None, device="cpu", dtype="float32")
+    return TokenBatchedLM(model, adds_tokens(tokenizer))
+
+
+def test_what_is_asked_ends_with_no_end_that_the_tokenizer_adds(adding: Any) -> None:
+    text, answer = (
+        adding.tokenizer(said, add_special_tokens=False)["input_ids"] for said in (QUESTION, " yes")
+    )
+    whole = [adding.tokenizer.pad_token_id, *text]
+    assert adding.tok_encode(QUESTION) == whole
+    assert adding.tok_encode(QUESTION, False) == text
+    assert adding._encode_pair(QUESTION, " yes") == (whole, answer)
+    assert adding.tok_batch_encode([QUESTION], left_truncate_len=4)[0].tolist() == [text[-4:]]
+
+
+def test_the_loss_of_a_cut_text_is_that_of_its_tokens(adding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_split_task, "TEXT_TOKENS", 12)
+    doc = test_split_task.text_doc({}, QUESTION, adding.tokenizer)
+    scored: list[tuple[int, ...]] = []
+
+    def score(rows: Any) -> Any:
+        scored.extend(each for row in rows for each in row.continuations)
+        return {0: (0.0, True)}
+
+    monkeypatch.setattr(adding, "_score", score)
+    adding.loglikelihood_rolling(requests("loglikelihood_rolling", (doc["answer"],)))
+    assert list(map(list, scored)) == [doc["ids"]]
+    assert len(doc["ids"]) == doc["tokens"] == 11
 
 
 def test_a_context_longer_than_the_model_scores_as_lm_eval_does(lm: Any, plain: Any) -> None:

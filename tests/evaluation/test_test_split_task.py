@@ -11,7 +11,7 @@ from ft_dagster.evaluation import test_split_task
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.answer_scores import Kind
 from ft_dagster.evaluation.samples import main_metric, read_samples
-from tests.evaluation.questions import row, write_database, write_rows, write_run, write_texts
+from tests.evaluation.questions import adds_tokens, row, write_database, write_rows, write_run, write_texts
 
 pytestmark = pytest.mark.slow
 
@@ -34,14 +34,22 @@ def tasks(tmp_path: Path, tiny_tokenizer: Any) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture
+def adding_tokenizer(tiny_model_folder: Path) -> Any:
+    """A tokenizer that puts a token before each text and its end of sequence after it."""
+    return adds_tokens(load_tokenizer(tiny_model_folder))
+
+
 @pytest.mark.parametrize("kind", ["messages", "prompt_completion"])
+@pytest.mark.parametrize("named", ["tiny_tokenizer", "adding_tokenizer"])
 def test_the_scored_tokens_are_the_trained_ones(
-    tasks: Callable[..., Any], tiny_tokenizer: Any, kind: str
+    tasks: Callable[..., Any], request: pytest.FixtureRequest, named: str, kind: str
 ) -> None:
-    given = row(3, kind)
-    doc = tasks([given])[0].eval_docs[0]
-    rendered = render(as_row(given), tiny_tokenizer)
+    given, tokenizer = row(3, kind), request.getfixturevalue(named)
+    doc = tasks([given], tokenizer=tokenizer)[0].eval_docs[0]
+    rendered = render(as_row(given), tokenizer)
     (start, end) = rendered.spans[-1]
+    assert tokenizer.decode(doc["answer_ids"]) == doc["answer"] + doc["end"]
     assert doc["prompt_ids"] == rendered.input_ids[:start]
     assert doc["answer_ids"] == rendered.input_ids[start:end]
     assert doc["tokens"] == end - start
@@ -58,18 +66,11 @@ def test_the_prompt_does_not_give_the_answer_away(
 
 @pytest.mark.parametrize("kind", ["messages", "prompt_completion"])
 def test_what_a_tokenizer_puts_before_a_text_is_before_the_prompt(
-    tasks: Callable[..., Any], tiny_model_folder: Path, kind: str
+    tasks: Callable[..., Any], adding_tokenizer: Any, kind: str
 ) -> None:
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer = load_tokenizer(tiny_model_folder)
-    first, last = tokenizer.pad_token_id, tokenizer.eos_token_id
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|endoftext|> $A <|im_end|>", special_tokens=[("<|endoftext|>", first), ("<|im_end|>", last)]
-    )
-    (doc,) = tasks([row(3, kind)], tokenizer=tokenizer)[1].eval_docs
-    plain = tokenizer(doc["prompt"], add_special_tokens=False)["input_ids"]
-    assert doc["asked_ids"] == (plain if kind == "messages" else [first, *plain])
+    (doc,) = tasks([row(3, kind)], tokenizer=adding_tokenizer)[1].eval_docs
+    plain = adding_tokenizer(doc["prompt"], add_special_tokens=False)["input_ids"]
+    assert doc["asked_ids"] == (plain if kind == "messages" else [adding_tokenizer.pad_token_id, *plain])
 
 
 def test_a_sample_is_drawn_by_seed_and_is_not_the_first_rows(tasks: Callable[..., Any]) -> None:
@@ -109,6 +110,19 @@ def test_a_text_of_the_limit_is_asked_whole(
     given = row(1, "text")
     monkeypatch.setattr(test_split_task, "TEXT_TOKENS", len(tiny_tokenizer(given["text"])["input_ids"]))
     assert tasks([given])[0].eval_docs[0]["answer"] == given["text"]
+
+
+@pytest.mark.parametrize("most", [12, 512])
+def test_the_end_that_a_tokenizer_puts_after_a_text_is_no_part_of_it(
+    tasks: Callable[..., Any], adding_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Neither of a text that is cut, nor of one that is asked whole."""
+    monkeypatch.setattr(test_split_task, "TEXT_TOKENS", most)
+    (doc,) = tasks([row(1, "text")], tokenizer=adding_tokenizer)[0].eval_docs
+    plain = adding_tokenizer(doc["answer"], add_special_tokens=False)["input_ids"]
+    assert doc["ids"] == [adding_tokenizer.pad_token_id, *plain]
+    assert doc["tokens"] == len(doc["ids"])
+    assert (doc["tokens"] == most - 1) == (doc["answer"] != row(1, "text")["text"])
 
 
 LABELS = ("billing", "refund", "other")
