@@ -2,11 +2,17 @@
 
 What is looked for are bare questions and answers, without the words of a task's template, which no training
 row has. Words are those of the normal form of a text (`content`).
+
+Of scripts that are written without spaces between words each character is looked for by itself, and counts as
+a part of a word: half of one in Chinese and Japanese, whose words have about two characters, a third of one
+in Thai, Lao, Khmer and Burmese, whose words have three and more letters. 13 words in a row are then 26 and 39
+characters, wherever a clause ends; 13 characters would be a phrase that many texts share.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +26,23 @@ from ft_dagster.data.tables import open_table
 
 LEAST_ALONE = 8  # words of an evaluation text shorter than n that count by themselves, as one run
 LEAST_WITH_ANSWER = 3  # words of a shorter question: it counts where an answer of it stands beside it
+WORD = 6  # the size of a word; of a character of a script without spaces 3 or 2
 MOST_KNOWN = 1 << 17  # words whose hash is kept
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that every position of a run counts
 ITEMS_SCHEMA = pa.schema(
     [("task", pa.string()), ("questions", pa.list_(pa.string())), ("answers", pa.list_(pa.string()))]
 )
 
+_HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_HALVES = _HAN + "\u3041-\u30ff\u31f0-\u31ff\U0001b000-\U0001b16f"  # and Hiragana and Katakana
+_THIRDS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f"  # Thai, Lao, Burmese, Khmer
+_LATER = re.compile("[\u0e00-\U0003ffff]")  # four times as fast, and in no text of Europe
+_UNSPACED = re.compile(f"[{_HALVES}{_THIRDS}]")
+_PARTS = re.compile(f"[{_HALVES}{_THIRDS}]|[^{_HALVES}{_THIRDS}]+")
+_HALF, _THIRD = re.compile(f"[{_HALVES}]"), re.compile(f"[{_THIRDS}]")
+
 Hashes = NDArray[np.uint64]
+Sizes = NDArray[np.int64]
 
 
 class AskedItem(NamedTuple):
@@ -47,35 +63,80 @@ def read_items(file: Path) -> Iterator[AskedItem]:
                 yield AskedItem(tuple(row["questions"]), tuple(row["answers"]), row["task"])
 
 
+def sought_words(words: Sequence[str]) -> Sequence[str]:
+    """The words by which an overlap is looked for: of scripts written without spaces each character.
+
+    The same object where there are none of these.
+    """
+    said = "".join(words)
+    if said.isascii() or not (_LATER.search(said) and _UNSPACED.search(said)):
+        return words
+    return [part for word in words for part in _PARTS.findall(word)]
+
+
+class _Sought(NamedTuple):
+    """A text of the evaluation: its words, and how much of a word each is, in sixths; None: a whole one."""
+
+    hashes: Hashes
+    sizes: Sizes | None
+
+    @classmethod
+    def of(cls, text: str) -> _Sought:
+        words = words_of(normal_text(text))
+        sought = sought_words(words)
+        sizes = None if sought is words else np.array([_size(word) for word in sought])
+        return cls(_word_hashes(sought), sizes)
+
+    @property
+    def size(self) -> int:
+        return WORD * len(self.hashes) if self.sizes is None else int(self.sizes.sum())
+
+    def runs(self, size: int) -> Iterator[tuple[int, Hashes]]:
+        """From each word on the shortest run of at least this size: (their length, their hashes)."""
+        if self.sizes is None:
+            yield size // WORD, _runs(self.hashes, size // WORD)
+            return
+        before = np.concatenate([[0], self.sizes.cumsum()])
+        ends = np.searchsorted(before, before[:-1] + size)
+        lengths = (ends - np.arange(len(ends)))[ends < len(before)]
+        for length in np.unique(lengths).tolist():
+            yield length, _runs(self.hashes, length)[np.flatnonzero(lengths == length)]
+
+
+def _size(word: str) -> int:
+    return WORD // 2 if _HALF.match(word) else WORD // 3 if _THIRD.match(word) else WORD
+
+
 class EvaluationGrams:
     """The runs of words of the evaluation's questions and answers: 12 to 14 bytes each.
 
     A question or an answer of at least n words overlaps by any n of them in a row; a shorter one, of at least
     8, by all of them. A question of 3 to 7 words overlaps where one of its answers stands beside it: alone it
     would be found by chance. A shorter one cannot be told from ordinary speech, and is counted as `ignored`.
+    How many words the characters of a script without spaces are is said at the top.
     """
 
     def __init__(self, items: Iterable[AskedItem], n: int) -> None:
         """`items` is read once; `n` in words."""
-        alone = min(n, LEAST_ALONE)
+        least, alone = WORD * n, WORD * min(n, LEAST_ALONE)
         self.ignored = 0
         self._tasks: dict[str, int] = {}
         runs = _Collected()
         short: dict[int, dict[int, tuple[int, list[Hashes]]]] = {}
         for item in items:
             task = self._tasks.setdefault(item.task, len(self._tasks))
-            answers = [_word_hashes(words_of(normal_text(answer))) for answer in item.answers]
-            questions = [_word_hashes(words_of(normal_text(question))) for question in item.questions]
-            for words in (*questions, *answers):
-                length = n if len(words) >= n else len(words)
-                if length >= alone:
-                    runs.add(length, _runs(words, length), task)
-            said = [words for words in answers if len(words)]
-            pairs = [words for words in questions if said and LEAST_WITH_ANSWER <= len(words) < alone]
-            for words in pairs:
+            answers, questions = map(_Sought.of, item.answers), [_Sought.of(text) for text in item.questions]
+            said = [text for text in answers if len(text.hashes)]
+            for text in (*questions, *said):
+                if text.size >= alone:
+                    for length, hashes in text.runs(min(least, text.size)):
+                        runs.add(length, hashes, task)
+            pairs = [text for text in questions if said and WORD * LEAST_WITH_ANSWER <= text.size < alone]
+            for words, _ in pairs:
                 whole = int(_runs(words, len(words))[0])
-                short.setdefault(len(words), {}).setdefault(whole, (task, []))[1].extend(said)
-            self.ignored += not pairs and all(len(words) < alone for words in questions)
+                given = short.setdefault(len(words), {}).setdefault(whole, (task, []))
+                given[1].extend(answer.hashes for answer in said)
+            self.ignored += not pairs and all(text.size < alone for text in questions)
         self._long = runs.sets()
         self._short = short
         starts = {size: np.fromiter(found, np.uint64, len(found)) for size, found in short.items()}
@@ -88,6 +149,7 @@ class EvaluationGrams:
 
     def overlap(self, words: Sequence[str]) -> str | None:
         """The task whose question or answer stands in a text of these normal words; None: of none."""
+        words = sought_words(words)
         if not self._lengths or len(words) < self._lengths[0]:
             return None
         hashes = _word_hashes(words)
@@ -99,6 +161,7 @@ class EvaluationGrams:
 
     def overlaps(self, texts: Sequence[Sequence[str]]) -> list[str | None]:
         """`overlap` of each text. They are looked through together, which is several times as fast."""
+        texts = [sought_words(words) for words in texts]
         found: list[str | None] = [None] * len(texts)
         for number in self._suspects(texts):
             found[number] = self.overlap(texts[number])

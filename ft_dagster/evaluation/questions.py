@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ft_dagster.data.content import identity_of, normal_text, question_ids, words_of
-from ft_dagster.data.decontaminate import AskedItem
+from ft_dagster.data.decontaminate import AskedItem, sought_words
 
 EXACT = "exact_match"  # which of an answer gives one score, of its own name
 # Metrics that lm-eval gives as (log-likelihood, count) per document: stored as nats per counted unit.
@@ -66,7 +66,7 @@ def bare_items(task: Any, name: str) -> Iterator[AskedItem]:
     for doc, each, question, query in zip(docs, asked, questions, queries, strict=True):
         fields = _fields_in(each.question, doc, same)
         texts = dict.fromkeys(text for text in (question, query, *fields) if text)
-        yield AskedItem(tuple(texts), tuple(_answers(each, doc)), name)
+        yield AskedItem(tuple(texts), tuple(map(_apart, _answers(each, doc))), name)
 
 
 def _identity(asked: RenderedQuestion) -> bytes:
@@ -87,9 +87,20 @@ def _query(task: Any, doc: Any) -> str:
         return ""
 
 
+def _words(text: str) -> Sequence[str]:
+    return sought_words(words_of(normal_text(text)))
+
+
+def _apart(text: str) -> str:
+    """A text as it is; one of a script without spaces by its words, as questions are written."""
+    words = words_of(normal_text(text))
+    sought = sought_words(words)
+    return text if sought is words else " ".join(sought)
+
+
 def _without_template(texts: Sequence[str]) -> list[str]:
     """The words of each text but those that all begin and end with."""
-    words = [words_of(normal_text(text)) for text in texts]
+    words = [list(_words(text)) for text in texts]
     if len(words) < LEAST_DOCUMENTS:
         return [" ".join(each) for each in words]
     before = _common(words)
@@ -113,10 +124,10 @@ def _same_fields(docs: Sequence[Any]) -> set[str]:
 
 def _fields_in(question: str, doc: Any, same: set[str]) -> Iterator[str]:
     """The document's fields that stand in its question."""
-    asked = f" {' '.join(words_of(normal_text(question)))} "
+    asked = f" {' '.join(_words(question))} "
     for name, value in doc.items() if isinstance(doc, dict) else ():
         if isinstance(value, str) and name not in same:
-            words = " ".join(words_of(normal_text(value)))
+            words = " ".join(_words(value))
             if words and f" {words} " in asked:
                 yield words
 

@@ -10,7 +10,7 @@ STAGE_VERSIONS = {
     "declaration": 1,
     "base_model": 1,
     "general_corpus": 3,
-    "evaluation_texts": 2,
+    "evaluation_texts": 3,
     "unsaid_tokens": 2,
     "base_text": 1,
     "task_dataset": 3,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ft_dagster.data.content import normal_text, words_of
-from ft_dagster.data.decontaminate import AskedItem, EvaluationGrams
+from ft_dagster.data.decontaminate import AskedItem, EvaluationGrams, sought_words
 
 WORDS = [f"word{i}" for i in range(30)]
 QUESTION = " ".join(WORDS[:20])
@@ -142,3 +142,66 @@ def test_a_run_across_two_texts_is_in_neither() -> None:
 
 def test_nothing_overlaps_where_nothing_is_asked() -> None:
     assert EvaluationGrams([], 13).overlaps([WORDS, []]) == [None, None]
+
+
+UNSPACED = {  # one clause each, of 8 words and more as they are counted
+    "Chinese": "下列关于城市建筑法的说法中不符合现行规定的是哪一项",
+    "Japanese": "日本国憲法において内閣総理大臣を指名する権限を持つのはどの機関か",
+    "Thai": "เมืองหลวงของประเทศไทยในสมัยอยุธยาตั้งอยู่ที่จังหวัดใด",
+    "Lao": "ນະຄອນຫຼວງຂອງປະເທດລາວຕັ້ງຢູ່ແຂວງໃດໃນສະໄໝກ່ອນ",
+    "Khmer": "តើរាជធានីនៃប្រទេសកម្ពុជាសម័យបុរាណស្ថិតនៅខេត្តណាដែរក្នុងពេលនោះ",
+    "Burmese": "မြန်မာနိုင်ငံ၏မြို့တော်ဟောင်းသည်မည်သည့်တိုင်းဒေသကြီးတွင်တည်ရှိသနည်းဖော်ပြပါ",
+}
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+def test_a_question_written_without_spaces_is_found_within_a_clause(script: str) -> None:
+    question = UNSPACED[script]
+    grams = grams_of([question])
+    assert grams.ignored == 0
+    assert overlaps(grams, f"{question[:3]}{question}{question[-3:]}")
+    assert not overlaps(grams, question[: len(question) // 2])
+
+
+HAN = "".join(map(chr, range(0x4E00, 0x4E00 + 60)))
+THAI = "".join(map(chr, range(0x0E01, 0x0E2F)))
+
+
+@pytest.mark.parametrize(("text", "least"), [(HAN[:40], 26), (THAI[:45], 39)], ids=["Chinese", "Thai"])
+def test_13_words_of_a_long_clause_are_26_or_39_characters(text: str, least: int) -> None:
+    grams = grams_of([text])
+    assert overlaps(grams, f"{HAN[-2:]}{text[3 : 3 + least]}{HAN[-2:]}")
+    assert not overlaps(grams, f"{HAN[-2:]}{text[3 : 2 + least]}{HAN[-2:]}")
+
+
+def test_clauses_do_not_hide_an_overlap_of_characters() -> None:
+    grams = grams_of([f"{HAN[:15]}，{HAN[15:30]}？"])
+    assert overlaps(grams, f"{HAN[:5]}。{HAN[5:26]}")
+    assert not overlaps(grams, f"{HAN[:13]}。{HAN[14:26]}")
+
+
+def test_8_words_of_characters_match_as_a_whole_and_3_beside_an_answer() -> None:
+    assert grams_of([HAN[:16]]).ignored == 0
+    assert grams_of([HAN[:15]]).ignored == 1
+    grams = EvaluationGrams([AskedItem((HAN[:6],), (HAN[20:22],), "quiz")], 13)
+    assert grams.ignored == 0
+    assert task_in(grams, f"{HAN[:6]}{HAN[20:22]}") == "quiz"
+    assert task_in(grams, HAN[:6]) is None
+    assert EvaluationGrams([AskedItem((HAN[:5],), (HAN[20:22],))], 13).ignored == 1
+
+
+def test_words_and_characters_are_counted_together() -> None:
+    """Nine words and eight characters, half a word each, are 13."""
+    text = f"{' '.join(WORDS[:9])}{HAN[:8]}"
+    grams = grams_of([f"{text}{HAN[8:40]}"])
+    assert overlaps(grams, text)
+    assert not overlaps(grams, text[:-1])
+    assert overlaps(grams, f"{' '.join(WORDS[1:9])}{HAN[:10]}")
+
+
+@pytest.mark.parametrize(
+    "text", ["What is it?", "C'est où, déjà?", "Что это такое?", "이것은 무엇입니까?", "ما هذا؟"]
+)
+def test_words_of_scripts_with_spaces_are_looked_for_as_they_are(text: str) -> None:
+    words = words_of(normal_text(text))
+    assert sought_words(words) is words

@@ -314,6 +314,27 @@ def test_the_texts_of_all_documents_are_written(project: Path, tmp_path: Path) -
     assert figures == {"questions": 20, "by_task": {"exam": 20}, "metrics": {"exam": ["acc", "acc_norm"]}}
 
 
+def test_texts_written_without_spaces_are_told_from_a_template_that_touches_them(tmp_path: Path) -> None:
+    facts = [f"{number}号城市建筑法" for number in "一二三四五六七八九十"]
+    lines = [json.dumps({"fact": fact, "right": "下列各项"}) for fact in facts]
+    (tmp_path / "law.jsonl").write_text("\n".join(lines) + "\n")
+    asked: dict[str, Any] = {
+        **ANSWERED,
+        "dataset_kwargs": {"data_files": {"test": "law.jsonl"}},
+        "doc_to_text": "请回答关于{{fact}}的问题",
+        "doc_to_target": "{{right}}",
+        "doc_to_choice": None,
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    write_task(tmp_path, "exam", **asked)
+    run = {"tasks": tasks_digest(["exam.yaml"], tmp_path), "project": str(tmp_path)}
+    (tmp_path / "run.json").write_text(json.dumps({**run, "output": str(tmp_path / "out")}))
+    assert texts.main(tmp_path) == 0
+    rows = pq.read_table(tmp_path / "out" / "payload" / "texts.parquet").to_pylist()
+    assert rows[0]["questions"] == ["一", "一 号 城 市 建 筑 法"]
+    assert rows[0]["answers"] == ["下 列 各 项"]
+
+
 ANSWERED = {"output_type": "generate_until", "generation_kwargs": {"until": ["\n"]}}
 
 
