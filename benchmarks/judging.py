@@ -76,7 +76,6 @@ def measure(request: Any) -> None:
     from ft_dagster.evaluation import run
     from ft_dagster.evaluation.degeneration import answer_general_prompts
     from ft_dagster.evaluation.model import TokenBatchedLM, load_judged
-    from ft_dagster.evaluation.test_split_task import end_tokens
 
     torch.set_num_threads(1)
     base, tuned = request.model.base.folder, request.model.tuned.folder
@@ -85,7 +84,6 @@ def measure(request: Any) -> None:
     loaded = time.process_time() - began
     ours, theirs = TokenBatchedLM(model, tokenizer), HFLM(model, tokenizer=tokenizer, batch_size=PEER_ROWS)
     own = run._own(request, ours)
-    ours.stop_at(end_tokens([part for asked in own for part in asked.parts.values()], tokenizer))
     parts: list[tuple[str, Callable[[Any], Any]]] = [
         (asked.task, lambda lm, asked=asked: list(run._ask(lm, [asked], asked.chosen or {}, progress)))
         for asked in [*own, *run._probes(request, ours), *run._declared(entries, request)]

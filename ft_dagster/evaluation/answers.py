@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ft_dagster.data.chat_rules import stop_token_ids
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer, prompt_tokens, render_chat
 from ft_dagster.data.rows import Message
@@ -96,8 +97,8 @@ def _render(asked: AskedPrompts, max_new_tokens: int) -> _Rendered:
         turns = [[*before, Message("user", prompt)] for prompt in texts]
         texts = [render_chat(each, tokenizer, prompt=True) for each in turns]
     ids = [prompt_tokens(text, tokenizer, special=not asked.chat) for text in texts]
-    ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-    return _Rendered(tokenizer, rows_of(ids, new_tokens=max_new_tokens, ends=ends))
+    rows = rows_of(ids, new_tokens=max_new_tokens, ends=stop_token_ids(tokenizer))
+    return _Rendered(tokenizer, rows)
 
 
 def _write(model: Any, rendered: Sequence[_Rendered], device: str) -> list[list[str]]:

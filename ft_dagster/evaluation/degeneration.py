@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ft_dagster.data.chat_rules import stop_token_ids
 from ft_dagster.data.render import prompt_tokens
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import Answer, Role, Sample
@@ -60,19 +61,15 @@ def rows_to_ask(
     plain = not tokenizer.chat_template
     asked = [_asked(prompt, tokenizer) for prompt in prompts]
     ids = [prompt_tokens(text, tokenizer, special=plain) for text in asked]
-    return rows_of(ids, new_tokens=new_tokens, ends=_ends(tokenizer))
+    return rows_of(ids, new_tokens=new_tokens, ends=stop_token_ids(tokenizer))
 
 
 def answered(tokenizer: Any, answers: Sequence[Greedy], prompts: Sequence[str] = PROMPTS) -> list[Written]:
     """The answers to `rows_to_ask` in words, the end token left out."""
-    ends = _ends(tokenizer)
+    ends = stop_token_ids(tokenizer)
     ids = [each.tokens[:-1] if each.tokens[-1] in ends else each.tokens for each in answers]
     texts = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in ids]
     return [Written.of(*each) for each in zip(prompts, texts, ids, strict=True)]
-
-
-def _ends(tokenizer: Any) -> set[int]:
-    return set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
 
 
 def as_samples(written: Sequence[Written]) -> list[tuple[list[Sample], Answer]]:

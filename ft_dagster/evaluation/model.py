@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
+from ft_dagster.data.chat_rules import stop_token_ids
 from ft_dagster.data.render import added_after, load_tokenizer
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import BATCH_TOKENS, GENERATION_TOKENS
@@ -151,16 +152,16 @@ class TokenBatchedLM(HFLM):
         self._shares: bool | None = False if unshared else None
         self._inner = inner
         self._head = self._plain_head()
-        self.stop_at({self.eot_token_id})
+        self._end_at(stop_token_ids(tokenizer))
 
-    def stop_at(self, end_tokens: set[int]) -> None:
+    def _end_at(self, ends: list[int]) -> None:
         """End a generated answer at any of these tokens."""
         from transformers import GenerationConfig
 
-        self._ends = end_tokens
+        self._ends = ends
         # The base's own settings (a repetition penalty, say) would make the answer other than greedy.
         self._inner.generation_config = GenerationConfig(
-            eos_token_id=sorted(end_tokens), pad_token_id=self.tokenizer.pad_token_id, do_sample=False
+            eos_token_id=ends, pad_token_id=self.tokenizer.pad_token_id, do_sample=False
         )
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:

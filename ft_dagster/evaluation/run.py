@@ -10,6 +10,7 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
+from ft_dagster.data.chat_rules import chat_rules
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import label_scores
 from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, answered, as_samples, rows_to_ask
@@ -103,6 +104,7 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
     weights = None if tuned is None else tuned.folder
     model, tokenizer, difference = load_judged(base, weights, device=request.device, dtype=request.dtype)
     withhold(model, request.withheld)
+    rules = chat_rules(tokenizer)
     with _answering(request, model, tokenizer) as (lm, engine):
         loaded = time.monotonic()
         questions = _ask_everything(request, lm, declared)
@@ -111,6 +113,7 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
         "seconds": round(time.monotonic() - loaded, 3),
         "load_seconds": round(loaded - started, 3),
         "engine": engine,
+        **({"chat": rules} if rules else {}),
     }
     return figures if difference is None else {**figures, "tuned_logit_difference": difference}
 
@@ -141,11 +144,7 @@ def _answering(request: EvaluationRequest, model: Any, tokenizer: Any) -> Iterat
 
 def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[AskedTask]) -> int:
     """Write payload and evidence, and return how many questions were asked."""
-    from ft_dagster.evaluation.test_split_task import end_tokens
-
-    own = _own(request, lm)
-    lm.stop_at(end_tokens([part for asked in own for part in asked.parts.values()], lm.tokenizer))
-    own += _probes(request, lm)
+    own = [*_own(request, lm), *_probes(request, lm)]
     prompts = len(PROMPTS) if request.general_prompts else 0
     questions = sum(each.questions for each in (*own, *declared))
     progress = EvaluationProgress(request.output, prompts + questions)

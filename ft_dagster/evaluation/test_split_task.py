@@ -9,7 +9,7 @@ training did. Imports lm-eval.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -203,13 +203,6 @@ class TextLoss(ConfigurableTask):
         )
 
 
-def end_tokens(tasks: Iterable[ConfigurableTask], tokenizer: Any) -> set[int]:
-    """The tokens that end an answer: the tokenizer's end of sequence, and what ends a turn in these tasks."""
-    ends = {doc["end"] for task in tasks for doc in task.eval_docs if "end" in doc}
-    ids = {tokenizer.convert_tokens_to_ids(end) for end in ends if end}
-    return {token for token in (tokenizer.eos_token_id, *ids) if token is not None}
-
-
 def config_of(
     task: str, kind: str, docs: list[Doc], metrics: dict[str, bool], results: Any
 ) -> dict[str, Any]:
@@ -338,7 +331,6 @@ def turn_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
         **about,
         "prompt": turn.prompt,
         "answer": turn.answer,
-        "end": turn.end,
         "prompt_ids": trained.input_ids[:start],
         "asked_ids": [
             *_added_before(encoded),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster.data.chat_rules import stop_token_ids
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.evaluation.weights import (
@@ -21,7 +22,6 @@ from ft_dagster.evaluation.weights import (
     put_adapter,
     tokenizer_folder,
 )
-from ft_dagster.export.serving import stop_token_ids
 from ft_dagster.lineage.certificate import Certificate, Tolerance, misread
 from ft_dagster.provenance.held import held_files
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ft_dagster.data.chat_rules import stop_token_ids
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.weights import tokenizer_files
 from ft_dagster.evaluation.weights import tokenizer_folder
 from ft_dagster.program import write_json
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 GENERATION_CONFIG = "generation_config.json"
-_MARK = "ANSWER"
 
 
 def save_serving_files(base: Path, weights: Path, target: Path) -> list[int]:
@@ -34,14 +31,7 @@ def save_serving_files(base: Path, weights: Path, target: Path) -> list[int]:
     return stop
 
 
-def stop_token_ids(tokenizer: PreTrainedTokenizerBase, declared: int | list[int] | None = None) -> list[int]:
-    """Tokens that end an answer, sorted: the base's own, the tokenizer's eos, the template's end of turn."""
-    ids = set(declared if isinstance(declared, list) else [] if declared is None else [declared])
-    ids |= {tokenizer.eos_token_id, _end_of_turn(tokenizer)} - {None}
-    return sorted(ids)
-
-
-def _generation_config(base: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _generation_config(base: Path, tokenizer: Any) -> dict[str, Any]:
     """The base's generation settings with the stop tokens and the padding that training used."""
     file = base / GENERATION_CONFIG
     config: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
@@ -52,14 +42,3 @@ def _generation_config(base: Path, tokenizer: PreTrainedTokenizerBase) -> dict[s
         if getattr(tokenizer, name) is not None:
             config[name] = getattr(tokenizer, name)
     return config
-
-
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The first special token that the chat template writes after an assistant's answer, if any."""
-    if not tokenizer.chat_template:
-        return None
-    turns = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": _MARK}]
-    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(_MARK)[2]
-    special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"]
-    return next((id_ for id_ in ids if id_ in special), None)

@@ -20,7 +20,7 @@ STAGE_VERSIONS = {
     "prior": 1,
     "training_plan": 10,
     "fine_tuned_model": 3,
-    "general_scores": 5,
+    "general_scores": 6,
     "base_evaluation": 7,
     "evaluation": 7,
     "production_evaluation": 4,

@@ -230,6 +230,11 @@ def _data(file: File) -> QuestionsFile:
     return QuestionsFile(path=file.path, sha256=file.sha256)
 
 
+def chat_of(evaluation: Artifact) -> dict[str, Any] | None:
+    """By which rules a chat was rendered and an answer ended (`data.chat_rules`); None by those of most."""
+    return evaluation.figures.get("chat")
+
+
 def scores_in(payload: Path) -> list[dict[str, Any]]:
     """Of an evaluation's payload: scores.json."""
     scores: list[dict[str, Any]] = json.loads((payload / "scores.json").read_text("utf-8"))["scores"]

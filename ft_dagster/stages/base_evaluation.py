@@ -61,19 +61,21 @@ def owner(inputs: GeneralScoresInputs) -> Owner:
 
 @dataclass(frozen=True)
 class BaseEvaluationInputs:
+    """`chat`: see `asked.chat_of`."""
+
     base_model: Artifact
     general_scores: Artifact
     task: asked.OwnTask
     device: str
     dtype: Dtype
     engine: Engine
+    chat: dict[str, Any] | None = None
 
 
 def inputs(view: View) -> BaseEvaluationInputs:
-    task = asked.own_task(view)
-    return BaseEvaluationInputs(
-        view.upstream("base_model"), view.made(GENERAL_SCORES), task, view.device, view.dtype, view.engine
-    )
+    base, general, task = view.upstream("base_model"), view.made(GENERAL_SCORES), asked.own_task(view)
+    chat = asked.chat_of(general)
+    return BaseEvaluationInputs(base, general, task, view.device, view.dtype, view.engine, chat)
 
 
 def build(inputs: BaseEvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:

@@ -25,7 +25,9 @@ from ft_dagster.store import Artifact, Attempt
 
 @dataclass(frozen=True)
 class CandidateInputs:
-    """`tries`: the ordinal of these questions among all sets that the weights were put to."""
+    """`tries`: the ordinal of these questions among all sets that the weights were put to. `chat`: see
+    `asked.chat_of`.
+    """
 
     base_model: Artifact
     fine_tuned_model: Artifact
@@ -37,6 +39,7 @@ class CandidateInputs:
     dtype: Dtype
     engine: Engine
     tries: int
+    chat: dict[str, Any] | None = None
 
 
 def inputs(view: View) -> CandidateInputs:
@@ -52,6 +55,7 @@ def inputs(view: View) -> CandidateInputs:
         view.dtype,
         view.engine,
         try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
+        asked.chat_of(view.upstream("base_evaluation")),
     )
 
 
@@ -67,7 +71,7 @@ def build(inputs: CandidateInputs, hands: Hands, attempt: Attempt) -> dict[str, 
 
 STAGE = Stage(
     "candidate_evaluation",
-    reads=(*asked.READS, "fine_tuned_model", "production_evaluation"),
+    reads=(*asked.READS, "fine_tuned_model", "base_evaluation", "production_evaluation"),
     fields=(*asked.FIELDS, "gates"),
     inputs=inputs,
     build=build,

@@ -41,8 +41,8 @@ JUDGED = ("objective", "gates")
 @dataclass(frozen=True)
 class EvaluationInputs:
     """`gates`: digest of the declared gates. `spec`: by what the answers are judged. `tries`: the ordinal of
-    these questions among all sets that the weights were put to. `policy`: today's, kept beside the verdict;
-    release and export hold the declaration against theirs.
+    these questions among all sets that the weights were put to. `chat`: see `asked.chat_of`. `policy`:
+    today's, kept beside the verdict; release and export hold the declaration against theirs.
     """
 
     base_model: Artifact
@@ -56,15 +56,17 @@ class EvaluationInputs:
     dtype: Dtype
     engine: Engine
     tries: int
+    chat: dict[str, Any] | None
     policy: Policy = recorded()
 
 
 def inputs(view: View) -> EvaluationInputs:
     tuned, task, general = view.upstream("fine_tuned_model"), asked.own_task(view), asked.general(view)
+    before = view.upstream("base_evaluation")
     return EvaluationInputs(
         view.upstream("base_model"),
         tuned,
-        view.upstream("base_evaluation"),
+        before,
         Digest(gates_digest(view.spec.gates)),
         narrowed(view.spec, JUDGED),
         task,
@@ -73,6 +75,7 @@ def inputs(view: View) -> EvaluationInputs:
         view.dtype,
         view.engine,
         try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
+        asked.chat_of(before),
         view.policy,
     )
 

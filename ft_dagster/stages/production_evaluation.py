@@ -30,7 +30,9 @@ class ProductionGone(UserError):
 
 @dataclass(frozen=True)
 class ProductionInputs:
-    """`base_model`, `fine_tuned_model`: of the version in production; the questions are today's."""
+    """`base_model`, `fine_tuned_model`: of the version in production; the questions are today's, and so is
+    `chat`: see `asked.chat_of`.
+    """
 
     base_model: Artifact
     fine_tuned_model: Artifact
@@ -39,6 +41,7 @@ class ProductionInputs:
     device: str
     dtype: Dtype
     engine: Engine
+    chat: dict[str, Any] | None = None
 
 
 def inputs(view: View) -> ProductionInputs:
@@ -48,7 +51,8 @@ def inputs(view: View) -> ProductionInputs:
     base, tuned = in_production(view, entry)
     # What it repeats of today's training rows is no question of its own.
     task = replace(asked.own_task(view), train=None)
-    return ProductionInputs(base, tuned, task, asked.general(view), view.device, view.dtype, view.engine)
+    general, chat = asked.general(view), asked.chat_of(view.upstream("base_evaluation"))
+    return ProductionInputs(base, tuned, task, general, view.device, view.dtype, view.engine, chat)
 
 
 def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact]:
@@ -92,7 +96,7 @@ def _gone(entry: ReleaseEntry, what: str) -> ProductionGone:
 
 STAGE = Stage(
     "production_evaluation",
-    reads=asked.READS,
+    reads=(*asked.READS, "base_evaluation"),
     fields=asked.FIELDS,
     inputs=inputs,
     build=build,

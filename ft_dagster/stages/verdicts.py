@@ -108,7 +108,7 @@ def asked_alike(one: Artifact, other: Artifact) -> bool:
     def asked(evaluation: Artifact) -> dict[str, Any]:
         parts = {**evaluation.inputs, **evaluation.spec}
         known = {name: value for name, value in parts.items() if name.startswith(("task.", "general."))}
-        how = {name: parts.get(name) for name in ("device", "dtype", "engine.name")}
+        how = {name: parts.get(name) for name in ("device", "dtype", "engine.name", "chat")}
         return {**known, **how, "version": evaluation.predicate["stage_version"]}
 
     return asked(one) == asked(other)

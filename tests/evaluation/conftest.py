@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,3 +45,13 @@ def untrained_adapter(make_adapter: Callable[[bool], Path]) -> Path:
 @pytest.fixture(scope="session")
 def trained_adapter(make_adapter: Callable[[bool], Path]) -> Path:
     return make_adapter(True)
+
+
+@pytest.fixture(scope="session")
+def base_of_two_ends(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with <|endoftext|> for eos: its template ends a turn with another token, as many do."""
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(tiny_model_folder, tmp_path_factory.mktemp("two_ends") / "base")
+    AutoTokenizer.from_pretrained(tiny_model_folder, eos_token="<|endoftext|>").save_pretrained(folder)
+    return folder

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_dagster.evaluation.answers import AnswerPair, AskedPrompts, answer
-from ft_dagster.evaluation.greedy import rows_of, write_all
+from ft_dagster.evaluation.greedy import Greedy, rows_of, write_all
 from ft_dagster.evaluation.weights import load_base
 from tests.evaluation.payloads import make_payload, write_greedily
 
@@ -103,3 +103,21 @@ def test_batches_give_each_row_its_own_answer(tiny_model_folder: Path, tokens: i
     assert [each.tokens for each in write_all(model, rows, tokens)] == [
         write_greedily(model, list(row.prompt), 4, end=-1) for row in rows
     ]
+
+
+def test_an_answer_ends_with_the_turn_where_eos_is_another_token(
+    base_of_two_ends: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base_of_two_ends)
+    said = tokenizer("Blue.<|im_end|>\n<|im_start|>user\n", add_special_tokens=False)["input_ids"]
+
+    def write_said(model: Any, rows: Any, *options: Any) -> list[Greedy]:
+        ends = [next(n for n in range(1, len(said) + 1) if row.is_over(said[:n])) for row in rows]
+        return [Greedy(said[:end]) for end in ends]
+
+    monkeypatch.setattr("ft_dagster.evaluation.greedy.write_all", write_said)
+    asked = AskedPrompts(
+        base_of_two_ends, make_payload("lora", base_of_two_ends, tmp_path / "lora"), ["Who?"]
+    )
+    (pair,) = next(answer([asked], max_new_tokens=len(said)))
+    assert (pair.base, pair.tuned) == ("Blue.", "Blue.")

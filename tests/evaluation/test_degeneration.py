@@ -13,11 +13,12 @@ from ft_dagster.evaluation.degeneration import (
     NEW_TOKENS,
     Written,
     answer_general_prompts,
+    answered,
     as_samples,
     repeated_share,
     rows_to_ask,
 )
-from ft_dagster.evaluation.greedy import rows_of, write
+from ft_dagster.evaluation.greedy import Greedy, rows_of, write
 from ft_dagster.evaluation.power import least_questions, level_of
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import scores
@@ -99,3 +100,16 @@ def test_each_prompt_gives_three_scores_and_its_answer(model: Any, tiny_tokenize
     means = {score.metric: score.value for score in scores([s for rows, _ in found for s in rows])}
     assert means["repeated_4grams"] == pytest.approx(sum(each.repeated for each in written) / len(PROMPTS))
     assert set(means) == {"repeated_4grams", "empty_answer", "degenerate"}
+
+
+def test_what_follows_the_end_of_turn_is_no_part_of_an_answer(base_of_two_ends: Path) -> None:
+    """Training taught to end there, and a server ends there: eos is another token."""
+    tokenizer = load_tokenizer(base_of_two_ends)
+    said = tokenizer("Blue.<|im_end|>", add_special_tokens=False)["input_ids"]
+    (row,) = rows_to_ask(tokenizer, ["Name a colour."])
+    assert [row.is_over(said[:count]) for count in range(1, len(said) + 1)] == [False] * (len(said) - 1) + [
+        True
+    ]
+    assert row.is_over([tokenizer.eos_token_id])
+    (written,) = answered(tokenizer, [Greedy(said)], ["Name a colour."])
+    assert (written.answer, written.repeated) == ("Blue.", repeated_share(said[:-1]))

@@ -11,9 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ft_dagster.data.render import load_tokenizer
 from ft_dagster.evaluation import texts
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.gates import judge
+from ft_dagster.evaluation.greedy import write_all
 from ft_dagster.evaluation.load import load_task
 from ft_dagster.evaluation.questions import metrics_of
 from ft_dagster.evaluation.samples import read_answers, read_samples
@@ -372,3 +374,37 @@ def test_the_metrics_of_a_task_are_known_unless_a_function_says_them(
     assert metrics_of(part) is None
     part.config.metric_list, part.config.process_results = None, lambda doc, answers: {"mine": 1.0}
     assert metrics_of(part) is None
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """Where each answer ends that is written meanwhile."""
+    found: list[set[int]] = []
+
+    def noted(model: Any, rows: Any, *options: Any) -> Any:
+        found.extend(set(row.ends) for row in rows)
+        return write_all(model, rows, *options)
+
+    monkeypatch.setattr("ft_dagster.evaluation.model.write_all", noted)
+    return found
+
+
+def test_whatever_else_is_asked_answers_end_at_the_same_tokens(
+    project: Path, asked: dict[str, Any], base_of_two_ends: Path, tmp_path: Path, ends: list[set[int]]
+) -> None:
+    """A base is asked what is general alone, and its tuned model with the own task, by one rule."""
+    general = {**asked, "task": (), "limit": 4, "general_prompts": True}
+    alone = {**general, "test_split_task": None}
+    runs = [
+        write_run(tmp_path / name, base_of_two_ends, project=project, **parts)
+        for name, parts in (("general", alone), ("all", general))
+    ]
+    assert [main(run) for run in runs] == [0, 0]
+    tokens = ["<|endoftext|>", "<|im_end|>"]
+    tokenizer = load_tokenizer(base_of_two_ends)
+    assert {frozenset(each) for each in ends} == {frozenset(tokenizer.convert_tokens_to_ids(tokens))}
+    assert [result_of(run)["figures"]["chat"] for run in runs] == [{"ends": tokens}] * 2
+
+
+def test_a_base_that_ends_its_turns_with_eos_says_nothing_of_it(base_run: Path) -> None:
+    assert "chat" not in result_of(base_run)["figures"]

@@ -209,11 +209,6 @@ def test_an_answer_that_max_new_tokens_would_cut_is_refused(
     tasks(rows, kind="text", max_new_tokens=8)
 
 
-def test_generation_ends_with_the_turn(tasks: Callable[..., Any], tiny_tokenizer: Any) -> None:
-    ends = test_split_task.end_tokens(tasks([row(1)]), tiny_tokenizer)
-    assert ends == {tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")}
-
-
 def test_an_empty_test_split_is_refused(tasks: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="no rows"):
         tasks([])

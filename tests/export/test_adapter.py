@@ -11,7 +11,6 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.weights import load_tuned
 from ft_dagster.export.adapter import export_adapter
-from ft_dagster.export.serving import stop_token_ids
 from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 from tests.export.exports import DIGEST, QUESTIONS, MakeAdapter, edit_json, prompt
 
@@ -64,16 +63,6 @@ def test_the_export_says_at_which_tokens_an_answer_ends(
     assert config["eos_token_id"] == [tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert config["pad_token_id"] == tiny_tokenizer.convert_tokens_to_ids("<|endoftext|>")
     assert figures["stop_token_ids"] == config["eos_token_id"]
-
-
-def test_the_end_of_turn_of_the_chat_template_is_a_stop_token_beside_eos(tiny_model_folder: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
-    tokenizer.eos_token = "<|endoftext|>"
-
-    named = tokenizer.convert_ids_to_tokens(stop_token_ids(tokenizer))
-    assert set(named) == {"<|endoftext|>", "<|im_end|>"}
 
 
 def test_the_tokenizer_of_the_export_renders_a_chat_as_that_of_the_training(

@@ -84,6 +84,13 @@ def test_another_arithmetic_is_another_look(runs: Runs, tmp_path: Path, changed:
     assert [each.read(WHAT) for each in looks] == [2.5, None]
 
 
+def test_answers_by_other_rules_of_a_chat_are_another_look(runs: Runs, tmp_path: Path) -> None:
+    run = read_run(kept_in(runs.prepare(), tmp_path / "looks"))
+    plain, same, other = (first_looks(run, run.members[0], chat) for chat in (None, {}, {"date": "today"}))
+    plain.write(WHAT, 2.5)
+    assert [each.read(WHAT) for each in (same, other)] == [2.5, None]
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "[" * 100_000, '{"value": 2.5}', '{"value": 2.5, "sha256": "b"}']
 )

@@ -60,10 +60,13 @@ class FirstLooks:
             return
 
 
-def first_looks(run: TrainingRun, member: Member) -> FirstLooks:
-    """Those of the base of this training; none where its first look is not its base's."""
-    shared = not isinstance(member.plan.method, PromptSettings)
-    return FirstLooks(run.first_looks if shared else None, identity_of(run, member) if shared else {})
+def first_looks(run: TrainingRun, member: Member, chat: Mapping[str, Any] | None = None) -> FirstLooks:
+    """Those of the base of this training; none where its first look is not its base's. `chat`: see
+    `data.chat_rules`.
+    """
+    if isinstance(member.plan.method, PromptSettings):
+        return FirstLooks(None, {})
+    return FirstLooks(run.first_looks, {**identity_of(run, member), **({"chat": chat} if chat else {})})
 
 
 def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:

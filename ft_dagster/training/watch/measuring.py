@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig
 
+from ft_dagster.data.chat_rules import chat_rules
 from ft_dagster.evaluation.degeneration import WATCHED
 from ft_dagster.training import ranks
 from ft_dagster.training.attention import attends_by_example
@@ -121,7 +122,7 @@ def plan_measuring(
     """
     settings = member.plan.training
     watch, checkpointing = settings.watch, settings.gradient_checkpointing
-    first = first_looks(run, member)
+    first = first_looks(run, member, chat_rules(tokenizer))
     counted = _counted(run, member, first)
     share = forward_share(member.plan.method, gradient_checkpointing=checkpointing)
     attends = attends_by_example(
