@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.data.chat_rules import stop_token_ids
-from ft_dagster.data.render import prompt_tokens
+from ft_dagster.data.render import prompt_tokens, render_chat
+from ft_dagster.data.rows import Message
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import Answer, Role, Sample
 
@@ -105,7 +106,4 @@ def repeated_share(tokens: Sequence[int]) -> float:
 def _asked(prompt: str, tokenizer: Any) -> str:
     if not tokenizer.chat_template:
         return PLAIN.format(prompt)
-    asked: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    return asked
+    return render_chat([Message("user", prompt)], tokenizer, prompt=True)

@@ -113,3 +113,16 @@ def test_what_follows_the_end_of_turn_is_no_part_of_an_answer(base_of_two_ends: 
     assert row.is_over([tokenizer.eos_token_id])
     (written,) = answered(tokenizer, [Greedy(said)], ["Name a colour."])
     assert (written.answer, written.repeated) == ("Blue.", repeated_share(said[:-1]))
+
+
+def test_general_prompts_are_the_same_on_every_day(tiny_model_folder: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model_folder)
+    plain = tokenizer.decode(rows_to_ask(tokenizer)[0].prompt)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y, %H:%M:%S.%f') }}" + tokenizer.chat_template
+    assert tokenizer.decode(rows_to_ask(tokenizer)[0].prompt) == "26 Jul 2024" + plain
+
+
+def test_general_prompts_have_the_token_ids_of_the_chat_template(tiny_tokenizer: Any) -> None:
+    turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    expected = tiny_tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    assert [list(row.prompt) for row in rows_to_ask(tiny_tokenizer)] == expected
