@@ -1,14 +1,15 @@
 """Where an answer ends, for whoever writes one: a judged base or model, a look while training, a server.
 
-Most templates end a turn with the tokenizer's end of sequence and print no date. Of the others `chat_rules`
-says what an answer depends on beside prompt and weights, so that answers by other rules are not mixed.
+Most templates end a turn with the tokenizer's end of sequence and print no date, and most tokenizers end no
+text themselves. Of the others `chat_rules` says what an answer depends on beside prompt and weights, so that
+answers by other rules are not mixed.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ft_dagster.data.render import DATE, render_chat
+from ft_dagster.data.render import DATE, added_after, render_chat
 from ft_dagster.data.rows import Message
 
 _MARK = "ANSWER"
@@ -24,7 +25,8 @@ def stop_token_ids(tokenizer: Any, declared: int | list[int] | None = None) -> l
 
 def chat_rules(tokenizer: Any) -> dict[str, Any]:
     """`ends`: the tokens that end an answer, where eos is not the only one; `date`: what a template that may
-    print one is given. Empty for most.
+    print one is given; `left_out`: how many tokens the tokenizer itself puts after what is asked. Empty for
+    most.
     """
     rules: dict[str, Any] = {}
     ends = stop_token_ids(tokenizer)
@@ -32,6 +34,8 @@ def chat_rules(tokenizer: Any) -> dict[str, Any]:
         rules["ends"] = tokenizer.convert_ids_to_tokens(ends)
     if any(word in str(tokenizer.chat_template) for word in _DATED):
         rules["date"] = DATE
+    if added := added_after(tokenizer):
+        rules["left_out"] = added
     return rules
 
 

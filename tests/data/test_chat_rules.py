@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from ft_dagster.data.chat_rules import chat_rules, stop_token_ids
 from ft_dagster.data.render import DATE, load_tokenizer
@@ -43,3 +44,11 @@ def test_without_an_end_of_turn_an_answer_ends_at_eos(tokenizer: Any, template: 
 def test_a_template_that_may_print_a_date_says_which(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template
     assert chat_rules(tokenizer) == {"date": DATE}
+
+
+def test_a_tokenizer_that_ends_each_text_itself_says_what_is_left_out(tokenizer: Any) -> None:
+    eos = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {eos}", special_tokens=[(eos, tokenizer.eos_token_id)]
+    )
+    assert chat_rules(tokenizer) == {"left_out": 1}
