@@ -52,10 +52,13 @@ MALFORMED = (UserError, ValueError, LookupError, TypeError, AttributeError, Arit
 
 
 class Unread(NamedTuple):
-    """What could not be read. `prefix`: of whose part of the store. `problem`: one line."""
+    """What could not be read. `prefix`: of whose part of the store. `problem`: one line. `of_log`: a release
+    log, on which it does not hang where a record is.
+    """
 
     prefix: str
     problem: str
+    of_log: bool = False
 
 
 def problem_of(error: Exception, where: str) -> str:
@@ -216,7 +219,7 @@ class Follower:
             try:
                 entries = log_entries(prefix, read_log(self.store, prefix))
             except UserError as error:
-                problems.append(Unread(prefix, str(error)))
+                problems.append(Unread(prefix, str(error), of_log=True))
                 continue
             if entries != known[prefix]:
                 self.index.set_releases(prefix, entries)

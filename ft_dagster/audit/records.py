@@ -91,9 +91,19 @@ def checked(audit: Audit) -> Checked:
     models, judged = (
         sum(number for _, stage, number, _ in counts if stage in names) for names in ((MODEL,), ASKED)
     )
-    unread = tuple(str(each.problem) for each in audit.allowed(audit.index.unread()))
     records = sum(records for _, records in holders)
+    unread = tuple(dict.fromkeys(_unread(audit)))
     return Checked(sum(number for number, _ in holders), records, models, unread, judged)
+
+
+def _unread(audit: Audit) -> Iterator[str]:
+    """Why a record may be in more than is known: artifacts of which the records, or the very manifests, could
+    not be read.
+    """
+    yield from (str(each.problem) for each in audit.allowed(audit.index.unread()))
+    for each in audit.followed.problems:
+        if not each.of_log and audit.allows_part(each.prefix):
+            yield each.problem
 
 
 def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn | None:

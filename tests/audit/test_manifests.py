@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.figures import READ, read
 from ft_dagster.audit.models import diff, model
+from ft_dagster.audit.records import record, sought
 from ft_dagster.audit.verify import verify
 from ft_dagster.cli import app
 from ft_dagster.cli.audit_shown import print_model
@@ -135,6 +137,35 @@ def error_of(answer: Callable[[], object]) -> UserError | None:
     except UserError as error:
         return error
     return None
+
+
+def newer(manifest: Path) -> None:
+    """Written by a newer ft-dagster."""
+    content = json.loads(manifest.read_text("utf-8"))
+    content["predicate"]["schema_version"] = 99
+    manifest.write_text(json.dumps(content), "utf-8")
+
+
+def cut_short(manifest: Path) -> None:
+    manifest.write_bytes(manifest.read_bytes()[:100])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", [newer, cut_short])
+def test_a_record_is_not_never_seen_where_a_manifest_cannot_be_read(
+    history: History, spoil: Callable[[Path], None]
+) -> None:
+    """To the tenant whose it is; a release log that cannot be read has no part in it."""
+    asked = asked_record("nobody ever wrote this")
+    prefix = history.folder / ".ft_dagster/store/tenants/globex/two"
+    [manifest] = (prefix / "training_mixture").glob("*/manifest.json")
+    spoil(manifest)
+    cut_short(history.folder / ".ft_dagster/store/tenants/acme/one/releases/000001.json")
+    for tenant, seen in ((None, None), ("globex", None), ("acme", False)):
+        found = record(history.audit(tenant=tenant, again=True), asked)
+        assert found.seen is seen
+        assert any(str(manifest) in line for line in found.checked.unread) is (seen is None)
+        assert ("could not be read" in sought(found)) is (seen is None)
 
 
 @pytest.mark.slow
