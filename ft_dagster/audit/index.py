@@ -351,16 +351,20 @@ class Index:
         return {str(name): (str(digest), manifest) for name, digest, manifest in rows}
 
     def made_of(self, artifact: Indexed, stage: str | None = None) -> list[Indexed]:
-        """The artifacts that were made from this very one, not from its equal in another variant."""
+        """The artifacts that were made from this one, which come last, or from its equal in the same variant:
+        one made by another plan, or made again. Not those from its equal in another variant.
+        """
         rows = self._db.execute(
-            "SELECT artifact, manifest FROM inputs WHERE digest = ? ORDER BY artifact", (artifact.digest,)
+            "SELECT artifact, manifest FROM inputs WHERE digest = ? ORDER BY manifest IS ?, artifact",
+            (artifact.digest, artifact.manifest),
         ).fetchall()
-        made = []
+        made: dict[int, Indexed] = {}
         for id, manifest in rows:
             child = self.artifact(id)
-            if (stage is None or child.place.stage == stage) and self._is_parent(artifact, child, manifest):
-                made.append(child)
-        return made
+            own = child.place.prefix == artifact.place.prefix
+            if stage in (None, child.place.stage) and (own or self._is_parent(artifact, child, manifest)):
+                made[id] = child
+        return list(made.values())
 
     def parent(self, child: Indexed, name: str) -> Indexed | None:
         """The artifact that an input names; None where it is not in the store."""

@@ -98,11 +98,12 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
     entries = audit.log.get(weights.place.prefix, [])
     versions = {e["version"] for e in entries if e["weights"] == weights.digest}
     parent = None if base is None else _parent(audit, base)
+    children = (f"{child.variant} {child.digest}" for child, _ in descendants(audit, weights))
     return ModelAnswer(
         variant=weights.variant or "",
         weights=weights.digest,
         created=weights.created,
-        exports=tuple(export.digest for export in exports),
+        exports=tuple(dict.fromkeys(export.digest for export in exports)),
         releases=tuple(entry for entry in entries if entry["version"] in versions),
         parts=tuple(ancestors(audit, [weights, *exports])),
         sources=_sources(audit, chain),
@@ -114,7 +115,7 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
         evaluation=_evaluation(audit, exports),
         environment=tuned.predicate["environment"],
         compute=_compute(audit, weights),
-        children=tuple(f"{child.variant} {child.digest}" for child, _ in descendants(audit, weights)),
+        children=tuple(dict.fromkeys(children)),
     )
 
 

@@ -23,6 +23,7 @@ from ft_dagster.audit.members import (
     MODEL,
     STATES,
     members_of,
+    times_of,
 )
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS
 from ft_dagster.data.mixture_io import HOLDOUT
@@ -48,7 +49,7 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
     """Where a record is. Each hit of the index is held against the evidence. Raises UserError for damage."""
     found: list[RecordIn] = []
     hits = defaultdict[Indexed, list[Hit]](list)
-    judged: dict[int, Indexed] = {}
+    judged: dict[tuple[str, str], Indexed] = {}
     for name, (owner, _) in audit.owners().items():
         for identity in asked.identities:
             lookup = audit.keys(name).current.lookup(identity)
@@ -61,14 +62,14 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
         for artifact, question in _questions(audit, name, owner, asked):
             found.append(question)
             weights = audit.index.parent(artifact, MODEL)
-            judged |= {} if weights is None else {weights.id: weights}
+            judged |= {} if weights is None else {_named(weights): weights}
     models = [one for holder, rows in hits.items() for one in _models(audit, holder, rows, judged)]
     models += [described(audit, weights, JUDGED, 0) for weights in judged.values()]
     identities = tuple(identity.hex() for identity in asked.identities)
     return RecordAnswer(
         identities,
         tuple(found),
-        _once(models),
+        once(models),
         checked(audit),
         transformed=_otherwise(audit, found) if asked.words else (),
         no_row=asked.no_row,
@@ -175,10 +176,10 @@ def _question_facts(audit: Audit, indexed: Indexed, hit: Hit, wanted: bytes) -> 
 
 
 def _models(
-    audit: Audit, holder: Indexed, hits: Iterable[Hit], judged: Container[int]
+    audit: Audit, holder: Indexed, hits: Iterable[Hit], judged: Container[tuple[str, str]]
 ) -> Iterator[ModelThatHas]:
     """The models that have a record by one of the artifacts that it is in. `hits`: its rows there. `judged`:
-    those that a question asked it of, by their numbers; it was not only held out for these.
+    those that a question asked it of, as `_named`; it was not only held out for these.
     """
     rows = defaultdict[str, list[int]](list)
     for hit in hits:
@@ -187,7 +188,7 @@ def _models(
     if holder.place.stage == MIXTURE:
         models = audit.allowed(audit.index.made_of(holder, MODEL))
         for model in models if "train" in rows else ():
-            yield from _with_children(audit, model, _times(audit, model, rows["train"]))
+            yield from _with_children(audit, model, _times(audit, holder, model, rows["train"]))
         for model in models if "validation" in rows else ():
             yield _validated(audit, model)
         held_out = models if HOLDOUT in rows else []
@@ -195,13 +196,25 @@ def _models(
         for mixture in audit.index.made_of(holder, MIXTURE):
             held_out += audit.allowed(audit.index.made_of(mixture, MODEL))
     for model in held_out:
-        if model.id not in judged:
+        if _named(model) not in judged:
             yield described(audit, model, HELD_OUT if _tells(audit, model) else PERHAPS, 0)
 
 
-def _times(audit: Audit, model: Indexed, rows: Iterable[int]) -> int | None:
-    """How often a model was trained on a record that stands in these rows of its mixture."""
-    return None if model.problem else sum(audit.index.times(model.id, row) for row in rows)
+def _named(model: Indexed) -> tuple[str, str]:
+    """What equal weights of a variant have in common."""
+    return model.place.prefix, model.digest
+
+
+def _times(audit: Audit, mixture: Indexed, model: Indexed, rows: Iterable[int]) -> int | None:
+    """How often a model was trained on a record that stands in these rows of its mixture, or of an equal
+    one, which may number its rows otherwise.
+    """
+    if model.problem:
+        return None
+    if audit.index.parent(model, MIXTURE) == mixture:
+        return sum(audit.index.times(model.id, row) for row in rows)
+    times = times_of(audit.shelf, audit.artifact(model), audit.artifact(mixture))
+    return sum(int(times[row]) for row in rows)
 
 
 def _validated(audit: Audit, model: Indexed) -> ModelThatHas:
@@ -261,12 +274,13 @@ def _children(audit: Audit, model: Indexed) -> Iterable[Indexed]:
 
 def described(audit: Audit, model: Indexed, how: str, times: int | None) -> ModelThatHas:
     exports = audit.index.made_of(model, EXPORT)
-    releases = tuple(one for export in exports for one in audit.releases_of(export))
-    digests = tuple(export.digest for export in exports)
-    return ModelThatHas(model.variant or "", model.digest, model.created, how, times, digests, releases)
+    releases = dict.fromkeys(one for export in exports for one in audit.releases_of(export))
+    digests = dict.fromkeys(export.digest for export in exports)
+    named = (model.variant or "", model.digest, model.created)
+    return ModelThatHas(*named, how, times, tuple(digests), tuple(releases))
 
 
-def _once(models: Iterable[ModelThatHas]) -> tuple[ModelThatHas, ...]:
+def once(models: Iterable[ModelThatHas]) -> tuple[ModelThatHas, ...]:
     """Each model once for each way that it has the record, by the most times."""
     found: dict[tuple[str, str, str, str | None], ModelThatHas] = {}
     for model in models:

@@ -11,7 +11,7 @@ from ft_dagster.audit.desk import EXPORT, Audit
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import CORPUS, DATASET, MODEL
 from ft_dagster.audit.models import declarations
-from ft_dagster.audit.records import described
+from ft_dagster.audit.records import described, once
 from ft_dagster.errors import UserError
 from ft_dagster.spec.keys import HALF
 from ft_dagster.stages.made_of import source_files
@@ -38,7 +38,7 @@ def source(audit: Audit, asked: str) -> CameOf:
     made = sorted(_downstream(audit, list(starts.values())), key=lambda each: (each.created, each.id))
     parts = (PartOf(each.place.stage, each.digest, each.variant, each.created) for each in made)
     models = (described(audit, each, MADE, None) for each in made if each.place.stage == MODEL)
-    return CameOf(asked, tuple(files), tuple(parts), tuple(models))
+    return CameOf(asked, tuple(files), tuple(parts), once(models))
 
 
 def tenant(audit: Audit, name: str) -> TenantAnswer:
@@ -60,7 +60,7 @@ def tenant(audit: Audit, name: str) -> TenantAnswer:
         above = (audit.index.parent(each, stage) for stage in audit.index.inputs(each.id))
         given |= {part.id: part for part in above if part is not None and not part.tenant}
     exports = [each for each in own if each.place.stage == EXPORT]
-    releases = tuple(one for export in exports for one in audit.releases_of(export))
+    releases = tuple(dict.fromkeys(one for export in exports for one in audit.releases_of(export)))
     shared = (PartOf(part.place.stage, part.digest, None, part.created) for part in given.values())
     datasets = sum(each.records for each in own if each.place.stage == DATASET)
     return TenantAnswer(name, owns, datasets, releases, tuple(shared))

@@ -1,7 +1,7 @@
 """Stores with histories: data sets, mixtures, trainings, releases and children, made without a training.
 
 Data sets and corpora are built by the project's own code from real files; a mixture has one example a row, of
-the tokens 0, 1, 2; a model is a file and a ledger.
+three tokens, the last by its first four words; a model is a file and a ledger.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -19,6 +20,7 @@ from pyarrow import parquet
 from ft_dagster.audit.desk import Audit, open_audit
 from ft_dagster.data.corpus import build_general_corpus, write_written_origins
 from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_io import GENERAL
@@ -366,11 +368,9 @@ def _write_mixture(dataset: Path, out: Path, general: int) -> MixtureFigures:
     splits = {}
     for split in ("train", "validation"):
         writer = SplitWriter(out, split)
-        rows = (
-            parquet.read_table(dataset / f"{split}.parquet", columns=["source"]).column("source").to_pylist()
-        )
-        for number, source in enumerate(rows):
-            writer.add(Rendered([0, 1, 2], ((1, 3),), truncated=False), source, number)
+        for number, row in enumerate(read_split(dataset / f"{split}.parquet")):
+            token = crc32(" ".join(row.words[:4]).encode()) % 30_000
+            writer.add(Rendered([0, 1, token], ((1, 3),), truncated=False), row.source, number)
         for number in range(general if split == "train" else 0):
             writer.add(Rendered([0, 1, 2], ((1, 3),), truncated=False), f"{GENERAL}general", number)
         splits[split] = writer.close()

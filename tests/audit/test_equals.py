@@ -1,0 +1,113 @@
+"""What came of one of two equal artifacts of a variant is found from both, and told once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from ft_dagster.audit.answers import ModelThatHas
+from ft_dagster.audit.asked import asked_record
+from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.models import model
+from ft_dagster.audit.records import HELD_OUT, INHERITED, JUDGED, TRAINED, record
+from ft_dagster.audit.traces import source
+from ft_dagster.audit.verify import verify
+from ft_dagster.data.dataset_io import read_split
+from ft_dagster.evaluation.samples import Sample
+from ft_dagster.store import Artifact
+from tests.audit.histories import History, question
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def made(tmp_path: Any) -> History:
+    return History(tmp_path / "project")
+
+
+def rows_of(made: History, dataset: Artifact, split: str) -> list[str]:
+    """The identities of a split's rows."""
+    payload = dataset.folder(made.store, made.settings.cache_folder) / "payload"
+    return [row.identity.hex() for row in read_split(payload / f"{split}.parquet")]
+
+
+def told(audit: Audit, identities: Iterable[str], *hows: str) -> set[tuple[ModelThatHas, ...]]:
+    """The models that have the records in one of these ways, as each answer tells them."""
+    answers = [record(audit, asked_record(identity)) for identity in identities]
+    return {tuple(each for each in answer.models if each.how in hows) for answer in answers}
+
+
+def twin(made: History, mixture: Artifact, first: Artifact, how: str) -> Artifact:
+    """Equal weights: by another plan, which comes before the first by its key, or made again."""
+    if how == "made again":
+        made.remove("fine_tuned_model")
+        return made.model("acme.one", mixture, made.base(), times=3)
+    for number in range(100):
+        inputs = {"training_mixture": mixture, "base_model": made.base()}
+        plan = made._put("training_plan", "tenants/acme/one", {"plan.json": {"n": number}}, inputs)
+        other = made.model("acme.one", mixture, made.base(), times=3, plan=plan)
+        if other.place.key < first.place.key:
+            return other
+    raise AssertionError("no key came before")
+
+
+@pytest.mark.parametrize("how", ["another plan", "made again"])
+@pytest.mark.parametrize("again", [False, True])
+def test_what_came_of_equal_weights_is_told_once(made: History, how: str, again: bool) -> None:
+    base = made.base()
+    dataset = made.dataset("acme.one", [question(number) for number in range(30)])
+    mixture = made.mixture("acme.one", dataset)
+    first = made.model("acme.one", mixture, base, times=3)
+    export, _ = made.release("acme.one", first, base)
+    derived = made.derived_base("acme.child", "acme.one", export, first, base)
+    rows = made.dataset("acme.child", [question(number) for number in range(100, 120)])
+    child = made.model("acme.child", made.mixture("acme.child", rows), derived)
+    second = twin(made, mixture, first, how)
+    assert (second.digest, second.manifest != first.manifest) == (first.digest, True)
+    made.release("acme.one", second, base)
+    audit = made.audit(again=again)
+    [models] = told(audit, rows_of(made, dataset, "train"), TRAINED, INHERITED)
+    assert [(one.variant, one.how, one.times) for one in models] == [
+        ("acme.one", TRAINED, 3), ("acme.child", INHERITED, 3),
+    ]  # fmt: skip
+    assert [one.exports for one in models] == [(export.digest,), ()]
+    assert [one.version for one in models[0].releases] == [1]
+    answer = model(audit, first.digest)
+    assert (answer.exports, answer.children) == ((export.digest,), (f"acme.child {child.digest}",))
+    came = [(one.variant, one.weights) for one in source(audit, dataset.digest).models]
+    assert sorted(came) == [("acme.child", child.digest), ("acme.one", first.digest)]
+    assert verify(audit).problems == ()
+
+
+def test_what_equal_weights_were_judged_with_was_not_held_out_for_the_others(made: History) -> None:
+    dataset = made.dataset("acme.one", [question(number) for number in range(60)])
+    mixture = made.mixture("acme.one", dataset)
+    first = made.model("acme.one", mixture, made.base(), times=3)
+    row, left, *_ = rows_of(made, dataset, "test")
+    asked = Sample(
+        "test_split_task", "test_split_task", "acc", f"test_split_task:0:{row[:32]}", 1.0, 1.0, True
+    )
+    made.evaluated("acme.one", first, [asked], [])
+    second = twin(made, mixture, first, "another plan")
+    audit = made.audit()
+    assert second.digest == first.digest
+    for identity, how in ((row, JUDGED), (left, HELD_OUT)):
+        assert [one.how for one in record(audit, asked_record(identity)).models] == [how]
+
+
+def test_what_was_trained_on_one_of_two_equal_mixtures_is_found_by_both(made: History) -> None:
+    """The rows differ in their ends alone, which no example reaches."""
+    rows = [question(number) for number in range(30)]
+    longer = [{**row, "completion": f"{row['completion']} And no example reaches this."} for row in rows]
+    datasets = [made.dataset("acme.one", each) for each in (rows, longer)]
+    mixtures = [made.mixture("acme.one", each) for each in datasets]
+    assert mixtures[0].digest == mixtures[1].digest
+    assert mixtures[0].manifest != mixtures[1].manifest
+    weights = made.model("acme.one", mixtures[0], made.base(), times=3)
+    audit = made.audit()
+    for dataset in datasets:
+        [models] = told(audit, rows_of(made, dataset, "train"), TRAINED)
+        assert [(one.weights, one.times) for one in models] == [(weights.digest, 3)]
+    assert verify(audit).problems == ()
