@@ -272,12 +272,10 @@ class Audit:
         digest = artifact.inputs.get(stage) or ""
         stages = (CORPUS, BASE_TEXT) if stage == CORPUS else (stage,)
         named = (artifact.predicate.get("input_manifests") or {}).get(stage)
-        found = [each for each in self.index.with_digest(digest) if each.place.stage in stages]
-        near = (
-            [each for each in found if each.manifest == named]
-            or [each for each in found if each.place.prefix == artifact.place.prefix]
-            or found
-        )
+        exact = [] if named is None else self.index.with_digest(digest, named)
+        found = exact or self.index.with_digest(digest)
+        found = [each for each in found if each.place.stage in stages]
+        near = [each for each in found if each.place.prefix == artifact.place.prefix and not exact] or found
         return self.artifact(near[-1]) if near else None
 
 

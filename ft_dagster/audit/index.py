@@ -31,7 +31,7 @@ from ft_dagster.provenance.private_file import make_private
 from ft_dagster.provenance.record_keys import SHARED_OWNER
 from ft_dagster.store import Artifact, Place
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 FILE = "index.sqlite"
 CHUNK = 4096  # counts of a model that are read together
 TABLES = """
@@ -40,11 +40,12 @@ CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT UNIQUE, key TEXT);
 CREATE TABLE artifacts (id INTEGER PRIMARY KEY, prefix TEXT, stage TEXT, key TEXT, generation INTEGER,
   digest TEXT, owner INTEGER, manifest TEXT, created TEXT, records INTEGER, problem TEXT,
   UNIQUE (prefix, stage, key, generation));
-CREATE INDEX by_digest ON artifacts (digest);
+CREATE INDEX by_digest ON artifacts (digest, manifest);
 CREATE INDEX unread ON artifacts (id) WHERE problem IS NOT NULL;
-CREATE TABLE inputs (artifact INTEGER, name TEXT, digest TEXT, manifest TEXT, PRIMARY KEY (artifact, name))
-  WITHOUT ROWID;
-CREATE INDEX by_input ON inputs (digest);
+CREATE TABLE inputs (artifact INTEGER, name TEXT, digest TEXT, manifest TEXT, prefix TEXT,
+  PRIMARY KEY (artifact, name)) WITHOUT ROWID;
+CREATE INDEX by_input ON inputs (digest, manifest);
+CREATE INDEX by_input_within ON inputs (digest, prefix);
 CREATE TABLE members (place INTEGER PRIMARY KEY, records BLOB);
 CREATE TABLE times (model INTEGER, chunk INTEGER, counts BLOB, PRIMARY KEY (model, chunk)) WITHOUT ROWID;
 CREATE TABLE releases (prefix TEXT, number INTEGER, entry TEXT, sha256 TEXT, PRIMARY KEY (prefix, number))
@@ -238,8 +239,8 @@ class Index:
             ),
         )
         id = int(found.lastrowid or 0)
-        rows = [(id, name, *made) for name, made in made_from(artifact).items()]
-        self._db.executemany("INSERT INTO inputs VALUES (?, ?, ?, ?)", rows)
+        rows = [(id, name, *made, place.prefix) for name, made in made_from(artifact).items()]
+        self._db.executemany("INSERT INTO inputs VALUES (?, ?, ?, ?, ?)", rows)
         return id
 
     def _forget(self, artifact: int, records: int) -> None:
@@ -319,8 +320,11 @@ class Index:
             self._known[id] = found[0]
         return self._known[id]
 
-    def with_digest(self, digest: str) -> list[Indexed]:
-        return self._select("a.digest = ?", (digest,))
+    def with_digest(self, digest: str, manifest: str | None = None) -> list[Indexed]:
+        """All of a digest, or the one that has this manifest too: many variants may share a digest."""
+        if manifest is None:
+            return self._select("a.digest = ?", (digest,))
+        return self._select("a.digest = ? AND a.manifest = ?", (digest, manifest))
 
     def like(self, start: str) -> list[Indexed]:
         """Those whose digest begins so."""
@@ -355,8 +359,12 @@ class Index:
         one made by another plan, or made again. Not those from its equal in another variant.
         """
         rows = self._db.execute(
-            "SELECT artifact, manifest FROM inputs WHERE digest = ? ORDER BY manifest IS ?, artifact",
-            (artifact.digest, artifact.manifest),
+            "SELECT artifact, manifest FROM ("
+            "SELECT artifact, manifest FROM inputs WHERE digest = :digest AND manifest = :manifest UNION "
+            "SELECT artifact, manifest FROM inputs WHERE digest = :digest AND manifest IS NULL UNION "
+            "SELECT artifact, manifest FROM inputs WHERE digest = :digest AND prefix = :prefix"
+            ") ORDER BY manifest IS :manifest, artifact",
+            {"digest": artifact.digest, "manifest": artifact.manifest, "prefix": artifact.place.prefix},
         ).fetchall()
         made: dict[int, Indexed] = {}
         for id, manifest in rows:
@@ -369,7 +377,7 @@ class Index:
     def parent(self, child: Indexed, name: str) -> Indexed | None:
         """The artifact that an input names; None where it is not in the store."""
         digest, manifest = self.inputs(child.id).get(name, (None, None))
-        found = [] if digest is None else self.with_digest(digest)
+        found = [] if digest is None else self.with_digest(digest, manifest)
         return next((each for each in found if self._is_parent(each, child, manifest)), None)
 
     def times(self, model: int, number: int) -> int:

@@ -247,8 +247,8 @@ def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     for name, (digest, manifest) in made_from(artifact).items():
         if manifest is None:
             continue
-        same = audit.index.with_digest(digest)
-        if not any(each.manifest == manifest for each in same):
+        if not audit.index.with_digest(digest, manifest):
+            same = audit.index.with_digest(digest)
             altered = "has another manifest than when it was used" if same else "is gone"
             raise UserError(
                 f"the {name} that it was made of {altered}",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ft_dagster.audit.index import Hit, Index, as_members, digest_of, short
 from ft_dagster.audit.members import STATES
+from ft_dagster.store import Artifact, Place
 
+DIGEST = "d" * 64
 FIRSTS = (0, 9, 255)  # bytes that lookups begin with, so that many begin alike
 Record = tuple[bytes, int, int]  # lookup, number, state
 
@@ -42,6 +45,45 @@ def test_every_record_is_found_in_each_artifact_of_its_owner_and_in_no_other(
                 if (whose, lookup) == (owner, asked)
             )
     index.close()
+
+
+def shared_by(folder: Path, variants: int) -> Index:
+    """An index of so many variants, each with an artifact of one digest, and one that was made of it."""
+    index = Index.open(folder, "a store")
+    with index.transaction():
+        owner = index.owner("acme", "a key")
+        for number in range(variants):
+            made = {"digest": DIGEST, "inputs": {}, "created": "2026-11-26T00:00:00+00:00"}
+            prefix = f"tenants/acme/v{number}"
+            above = Artifact(Place(prefix, "before", "a"), made, manifest=f"above {number}")
+            of = {"inputs": {"before": DIGEST}, "input_manifests": {"before": above.manifest}}
+            child = {**made, **of, "digest": f"{number}"}
+            below = Artifact(Place(prefix, "after", "b"), child, manifest=f"below {number}")
+            index.add_artifact(above, owner)
+            index.add_artifact(below, owner)
+    return index
+
+
+def test_of_many_that_share_a_digest_only_those_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    steps = []
+    for variants in (10, 400):
+        index = shared_by(tmp_path / str(variants), variants)
+        above, below = index.of_stage("before")[3], index.of_stage("after")[3]
+        count = [0]
+        index._db.set_progress_handler(partial(one_more, count), 1)
+        assert index.made_of(above) == [below]
+        assert index.parent(below, "before") == above
+        assert index.with_digest(DIGEST, above.manifest) == [above]
+        index._db.set_progress_handler(None, 0)
+        steps.append(count[0])
+        index.close()
+    assert steps[1] < 1.5 * steps[0]
+
+
+def one_more(count: list[int]) -> int:
+    """Of the steps of SQLite; 0: to go on."""
+    count[0] += 1
+    return 0
 
 
 def test_a_record_in_no_state_and_an_artifact_that_is_not_there_are_damage(tmp_path: Path) -> None:
