@@ -39,6 +39,7 @@ TRAINED, VALIDATED, JUDGED, INHERITED = "trained on", "validated on", "judged wi
 VALIDATION = "held out for validation"  # some examples of the split were measured, perhaps not this
 HELD_OUT, PERHAPS = "held out, and not judged with", "held out, perhaps judged with"
 BY_INDEX = "removed by retention, told by the index alone"
+REMOVED = "removed by retention before the index was made"
 LOOK = "Run `ft-dagster audit verify` to see what was altered"
 UNREACHED = "in its mixture, and not reached before the exported checkpoint"
 _MEASURED = re.compile(r"on (\d+) of (\d+)\b")
@@ -93,8 +94,23 @@ def checked(audit: Audit) -> Checked:
         sum(number for _, stage, number, _ in counts if stage in names) for names in ((MODEL,), ASKED)
     )
     records = sum(records for _, records in holders)
-    unread = tuple(dict.fromkeys(_unread(audit)))
-    return Checked(sum(number for number, _ in holders), records, models, unread, judged)
+    gone = _without_questions(audit)
+    removed = [f"the questions of {counted(gone, 'evaluation')}: {REMOVED}"] if gone else []
+    unread = tuple(dict.fromkeys([*_unread(audit), *removed]))
+    return Checked(sum(number for number, _ in holders), records, models, unread, judged - gone)
+
+
+def _without_questions(audit: Audit) -> int:
+    """Of how many evaluations retention removed the questions before the index was made."""
+    empty = (each for stage in ASKED for each in audit.index.of_stage(stage) if not each.records)
+    return sum(_was_removed(audit, each) for each in audit.allowed(list(empty)))
+
+
+def _was_removed(audit: Audit, indexed: Indexed) -> bool:
+    try:
+        return isinstance(audit.said(indexed), Removed)
+    except UserError:  # a manifest that is gone or altered, which `verify` says
+        return False
 
 
 def _unread(audit: Audit) -> Iterator[str]:

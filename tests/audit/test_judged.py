@@ -18,6 +18,7 @@ from ft_dagster.audit.records import (
     HELD_OUT,
     JUDGED,
     PERHAPS,
+    REMOVED,
     TRAINED,
     VALIDATED,
     VALIDATION,
@@ -135,6 +136,20 @@ def test_an_evaluation_that_retention_removed_is_told_by_the_index(judged: Histo
     judged.remove(EVALUATION)
     [held] = ask(judged, CANARY_TEXT).found
     assert held.facts == {"reason": BY_INDEX}
+    assert verify(judged.audit()).problems == ()
+
+
+def test_questions_that_retention_took_from_the_index_are_not_said_to_be_never_asked(judged: History) -> None:
+    before = ask(judged, CANARY_TEXT).checked.evaluations
+    judged.remove(EVALUATION)
+    kept = ask(judged, CANARY_TEXT)
+    assert (kept.seen, kept.checked.evaluations, kept.checked.unread) == (True, before, ())
+    judged.audit(again=True).index.close()
+    found = ask(judged, CANARY_TEXT)
+    assert found.seen is None
+    assert found.checked.evaluations == 0 < before
+    assert found.checked.unread == (f"the questions of {before} evaluations: {REMOVED}",)
+    assert ask(judged, CANARY_TEXT, "globex").seen is False
     assert verify(judged.audit()).problems == ()
 
 
