@@ -5,8 +5,9 @@ auditor asks.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from ft_dagster.audit.answers import Inclusion, ReleasedAs, Transformed
 from ft_dagster.audit.asked import TRANSFORM, reading_of
 from ft_dagster.audit.follow import LOCK, Followed, Follower
-from ft_dagster.audit.index import Index, Indexed, remove_index, tenant_of
+from ft_dagster.audit.index import Index, Indexed, is_damage, remove_index, tenant_of
 from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL, Shelf, said_by
 from ft_dagster.data.record_tree import RecordTree, TreeLeaves
 from ft_dagster.errors import UserError
@@ -330,11 +331,24 @@ def open_audit(
         raise UserError("no name of a tenant", field="--tenant", value=tenant, fix="Name one of tenants/")
     store = settings.open_store()
     folder = index_folder(settings)
-    with host_lock(settings.work_folder, LOCK):  # nobody removes what another has just begun
-        if again:
-            remove_index(folder)
-        index = Index.open(folder, store.url)
-    audit = Audit(settings, store, index, tenant)
-    follower = Follower(audit.index, audit.shelf, settings.keys_folder, settings.work_folder, say)
-    audit.followed = follower.follow()
+    with reported(settings):
+        with host_lock(settings.work_folder, LOCK):  # nobody removes what another has just begun
+            if again:
+                remove_index(folder)
+            index = Index.open(folder, store.url)
+        audit = Audit(settings, store, index, tenant)
+        follower = Follower(audit.index, audit.shelf, settings.keys_folder, settings.work_folder, say)
+        audit.followed = follower.follow()
     return audit
+
+
+@contextmanager
+def reported(settings: Settings) -> Iterator[None]:
+    """Raises UserError where the index cannot be used just now, and is not damaged."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if is_damage(error):
+            raise
+        fix = "Make room on its disk, or end what holds it, then ask again"
+        raise UserError(f"the index cannot be used: {error}", file=index_folder(settings), fix=fix) from None

@@ -16,7 +16,7 @@ import hashlib
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -170,19 +170,27 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path, store: str) -> Index:
-        """The index in a folder of this host; `store`: the address that it is of."""
+        """The index in a folder of this host; `store`: the address that it is of. From one of another version
+        it takes what that knows of release logs. Raises sqlite3.OperationalError, see `is_damage`.
+        """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = folder / FILE
+        known: list[Any] = []
         try:
             db = _connect(file)
             if not _is_of(db, store):
+                known = _log_entries(db, store)
+                db.close()
                 raise sqlite3.DatabaseError("of another version or store")
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
             remove_index(folder)
             db = _connect(file)
             db.executescript(TABLES)
             made = [("schema_version", str(SCHEMA_VERSION)), ("store", store)]
             db.executemany("INSERT INTO meta VALUES (?, ?)", made)
+            db.executemany("INSERT OR IGNORE INTO gone_releases VALUES (?, ?, ?, ?)", known)
             db.commit()
         return cls(db)
 
@@ -440,6 +448,16 @@ class Index:
         return [Indexed(row[0], Place(*row[1:4]), *row[4:]) for row in rows]
 
 
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is wrong. Where the disk is full, or others hold it, making it again would lose
+    what it knows of release logs, and help nothing.
+    """
+    if not isinstance(error, sqlite3.OperationalError):
+        return True
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return bool(code & 0xFF == sqlite3.SQLITE_ERROR)  # a table or a column that is not there
+
+
 def remove_index(folder: Path) -> None:
     """Remove what is there of an index; it is made again when one is opened."""
     for part in ("", "-wal", "-shm"):
@@ -460,3 +478,16 @@ def _connect(file: Path) -> sqlite3.Connection:
 def _is_of(db: sqlite3.Connection, store: str) -> bool:
     meta = dict(db.execute("SELECT name, value FROM meta"))
     return meta == {"schema_version": str(SCHEMA_VERSION), "store": store}
+
+
+def _log_entries(db: sqlite3.Connection, store: str) -> list[Any]:
+    """Every entry of a release log that an index of another version knows of the same store. Which of them
+    are still there the logs say, once they are followed.
+    """
+    if ("store", store) not in db.execute("SELECT name, value FROM meta").fetchall():
+        return []
+    found: list[Any] = []
+    for table in ("releases", "gone_releases"):
+        with suppress(sqlite3.DatabaseError):  # an older one has not both
+            found += db.execute(f"SELECT prefix, number, entry, sha256 FROM {table}").fetchall()
+    return found

@@ -369,9 +369,11 @@ def _opened(context: typer.Context, tenant: str | None, *, again: bool = False, 
 
 def ask(context: typer.Context, tenant: str | None, question: Callable[[Audit], T]) -> T:
     """What a question answers; an index that turns out to be damaged is made again first."""
+    from ft_dagster.audit.desk import reported
+
     try:
         opened = _opened(context, tenant, quiet=True)
-        with closing(opened.index):
+        with closing(opened.index), reported(opened.settings):
             return question(opened)
     except sqlite3.DatabaseError:
         opened = _opened(context, tenant, again=True, quiet=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import pytest
 
 from ft_dagster.audit import follow
 from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import open_audit
+from ft_dagster.audit.desk import index_folder, open_audit
+from ft_dagster.audit.index import FILE
 from ft_dagster.audit.models import at
 from ft_dagster.audit.records import record
 from ft_dagster.audit.verify import verify
+from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import entry_path, read_log
 from ft_dagster.provenance.record_keys import rotate
 from ft_dagster.settings import Settings
@@ -74,6 +78,51 @@ def test_a_log_that_was_restored_and_went_on_is_answered_as_it_is(
     rotate(history.settings.keys_folder, "acme")
     assert len(problems(history)) == 1
     assert problems(history, again=True) == problems(history) == ()
+
+
+def replaced(history: History, models: list[Artifact], away: Path) -> None:
+    """An entry that an audit saw is taken out of the log of acme.one."""
+    log = history.folder / RELEASES
+    shutil.copytree(log, away)
+    history.release("acme.one", models[0], history.base())
+    history.audit().index.close()
+    shutil.rmtree(log)
+    shutil.copytree(away, log)
+
+
+@pytest.mark.parametrize("followed", [False, True])
+def test_an_entry_that_was_taken_out_is_named_by_an_index_of_another_schema(
+    history: History, models: list[Artifact], tmp_path: Path, followed: bool
+) -> None:
+    """`followed`: it was named before the upgrade."""
+    replaced(history, models, tmp_path / "backup")
+    before = problems(history) if followed else None
+    with closing(sqlite3.connect(index_folder(history.settings) / FILE)) as older, older:
+        older.execute("UPDATE meta SET value = '5' WHERE name = 'schema_version'")
+        older.execute("DROP TABLE artifacts")
+    [line] = problems(history)
+    assert "000002.json: this entry was taken out" in line
+    assert before in (None, (line,))
+    assert problems(history, again=True) == ()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY])
+def test_an_index_that_cannot_be_used_just_now_is_kept(
+    history: History, models: list[Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    replaced(history, models, tmp_path / "backup")
+
+    def refuse(*_: object) -> None:
+        error = sqlite3.OperationalError("not just now")
+        error.sqlite_errorcode = code
+        raise error
+
+    for place in ("_is_of", "Index.owners"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"ft_dagster.audit.index.{place}", refuse)
+            with pytest.raises(UserError, match="the index cannot be used: not just now"):
+                history.audit()
+    assert any("000002.json: this entry was taken out" in line for line in problems(history))
 
 
 @pytest.mark.parametrize("gone", [RELEASES, f".ft_dagster/store/{PREFIX}"])
