@@ -22,7 +22,7 @@ from ft_dagster.evaluation.weights import (
     put_adapter,
     tokenizer_folder,
 )
-from ft_dagster.lineage.certificate import Certificate, Tolerance, misread
+from ft_dagster.lineage.certificate import Certificate, Tolerance, failures_of
 from ft_dagster.provenance.held import held_files
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def certify(request: ExportRequest, judged: Judged | None = None, **also: float)
         format=request.format,
         figures=figures,
         tolerance=tolerance,
-        failures=tuple(_failures(figures, tolerance)),
+        failures=tuple(failures_of(figures, tolerance)),
     )
 
 
@@ -177,34 +177,6 @@ def _parts(judged: Seen, export: Seen, tie: float) -> bool:
         return True
     lead = judged.steps[at, judged.written[at]] - judged.steps[at, export.written[at]]
     return not float(lead) <= tie
-
-
-def _failures(figures: dict[str, float], tolerance: Tolerance) -> list[str]:
-    """What does not hold, in words. A figure that is not a number holds nothing."""
-    share = max(tolerance.noise_kl, tolerance.share_kl * figures["base_kl"])
-    rules = [
-        (
-            figures["mean_kl"] <= tolerance.mean_kl,
-            f"mean KL {figures['mean_kl']:.2g} nats a token, {tolerance.mean_kl:.2g} allowed",
-        ),
-        (
-            figures["mean_kl"] <= share,
-            f"mean KL {figures['mean_kl']:.2g}, but training itself changes only {figures['base_kl']:.2g}",
-        ),
-        (
-            figures["max_logit_difference"] <= tolerance.logit,
-            f"a logit differs by {figures['max_logit_difference']:.2g}, {tolerance.logit:.2g} allowed",
-        ),
-        (
-            figures["top1_lost"] <= tolerance.top1_lost,
-            f"another token is likeliest at {figures['top1_lost']:.1%} of the positions",
-        ),
-        (
-            figures["greedy_parted"] == 0,
-            f"it answers {figures['greedy_parted']:.0%} of the probes with other text",
-        ),
-    ]
-    return [*misread(figures), *(said for holds, said in rules if not holds)]
 
 
 def _see_judged(

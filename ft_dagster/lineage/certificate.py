@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ _READ_ALIKE = {
     "chat_ids_equal": "a chat that it renders gives other token ids",
     "template_equal": "its chat template is another",
 }
+_HOLD = {
+    **dict.fromkeys(("mean_kl", "max_logit_difference", "top1_lost", "greedy_parted"), 0.0),
+    **dict.fromkeys(_READ_ALIKE, 1.0),
+    "base_kl": sys.float_info.max,
+}  # in place of figures that an older certificate has not
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,8 @@ class Certificate:
     def from_json(cls, content: Any, *, file: object = None) -> Certificate:
         """What `to_json` wrote. `passed` and `drifted` are derived again: what the file says is not trusted.
 
-        Raises UserError, naming `file`: no certificate, one of a newer ft-dagster, or one that says it passed
-        and names failures, or the other way round.
+        Raises UserError, naming `file`: no certificate, one of a newer ft-dagster, one that says it passed
+        and names failures, or the other way round, or one that names none where its figures do not hold.
         """
         try:
             refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
@@ -102,6 +108,7 @@ class Certificate:
                 failures=tuple(map(str, content["failures"])),
             )
             holds = content["passed"] is found.passed
+            holds &= not (found.passed and failures_of({**_HOLD, **figures}, found.tolerance))
         except (AttributeError, KeyError, TypeError, ValueError):
             raise _broken(file) from None
         if not holds:
@@ -116,6 +123,34 @@ class Certificate:
         except (OSError, ValueError):
             raise _broken(file) from None
         return cls.from_json(content, file=file)
+
+
+def failures_of(figures: Mapping[str, float], tolerance: Tolerance) -> list[str]:
+    """What does not hold, in words. A figure that is not a number holds nothing."""
+    share = max(tolerance.noise_kl, tolerance.share_kl * figures["base_kl"])
+    rules = [
+        (
+            figures["mean_kl"] <= tolerance.mean_kl,
+            f"mean KL {figures['mean_kl']:.2g} nats a token, {tolerance.mean_kl:.2g} allowed",
+        ),
+        (
+            figures["mean_kl"] <= share,
+            f"mean KL {figures['mean_kl']:.2g}, but training itself changes only {figures['base_kl']:.2g}",
+        ),
+        (
+            figures["max_logit_difference"] <= tolerance.logit,
+            f"a logit differs by {figures['max_logit_difference']:.2g}, {tolerance.logit:.2g} allowed",
+        ),
+        (
+            figures["top1_lost"] <= tolerance.top1_lost,
+            f"another token is likeliest at {figures['top1_lost']:.1%} of the positions",
+        ),
+        (
+            figures["greedy_parted"] == 0,
+            f"it answers {figures['greedy_parted']:.0%} of the probes with other text",
+        ),
+    ]
+    return [*misread(figures), *(said for holds, said in rules if not holds)]
 
 
 def misread(figures: Mapping[str, float]) -> list[str]:

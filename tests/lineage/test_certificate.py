@@ -58,6 +58,20 @@ def test_a_drift_is_derived_from_the_figures_whatever_the_file_says(
     assert Certificate.from_json(stored_certificate(**changes, drifted=said)).drifted is drifted
 
 
+BEYOND: list[dict[str, float | None]] = [
+    {"mean_kl": 0.2}, {"mean_kl": 5e-4, "base_kl": 4e-3}, {"mean_kl": None}, {"max_logit_difference": 3.1},
+    {"top1_lost": 0.1}, {"greedy_parted": 0.125}, {"token_ids_equal": 0.5}, {"template_equal": 0.0},
+]  # fmt: skip
+
+
+def test_of_an_older_one_the_figures_that_it_has_are_held() -> None:
+    for name in ("base_kl", "greedy_parted", "chat_ids_equal"):
+        figures = {other: value for other, value in STORED["figures"].items() if other != name}
+        assert Certificate.from_json(stored_certificate(figures=figures)).passed
+        with pytest.raises(UserError, match="not the certificate of an export"):
+            Certificate.from_json(stored_certificate(figures={**figures, "mean_kl": 0.2}))
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -69,6 +83,7 @@ def test_a_drift_is_derived_from_the_figures_whatever_the_file_says(
         {**STORED, "passed": 1},
         {**STORED, "failures": ["another token is likeliest"]},
         {**STORED, "passed": False},
+        *({**STORED, "figures": {**STORED["figures"], **figure}} for figure in BEYOND),
     ],
     ids=str,
 )
