@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -437,18 +437,23 @@ def _prefix(audit: Audit, variant: str) -> str:
     return key.prefix
 
 
-def _moment(date: str) -> str:
+def _moment(asked: str) -> str:
     """A date or a moment as release logs write it: UTC, to the second; a date is its last second."""
+    fix = "Give 2026-11-03 or 2026-11-03T14:00:00+00:00"
     try:
-        found = datetime.fromisoformat(date)
+        found = _last_second(asked) or datetime.fromisoformat(asked)
     except ValueError:
-        fix = "Give 2026-11-03 or 2026-11-03T14:00:00+00:00"
-        raise UserError("no date", field="DATE", value=date, fix=fix) from None
-    if len(date) == 10:
-        found = datetime.combine(found.date(), time(23, 59, 59))
+        raise UserError("no date", field="DATE", value=asked, fix=fix) from None
     found = found if found.tzinfo else found.replace(tzinfo=UTC)
     try:
         return found.astimezone(UTC).isoformat(timespec="seconds")
     except OverflowError:
-        fix = "Give 2026-11-03 or 2026-11-03T14:00:00+00:00"
-        raise UserError("a date outside of the calendar", field="DATE", value=date, fix=fix) from None
+        raise UserError("a date outside of the calendar", field="DATE", value=asked, fix=fix) from None
+
+
+def _last_second(asked: str) -> datetime | None:
+    """Of a date, however ISO 8601 writes it; None of a moment."""
+    try:
+        return datetime.combine(date.fromisoformat(asked), time(23, 59, 59))
+    except ValueError:
+        return None

@@ -178,6 +178,15 @@ def test_a_date_with_no_answer_is_refused(history: History, variant: str, date: 
         at(audit, variant, date)
 
 
+@pytest.mark.parametrize("date", ["2099-11-26", "20991126", "2099-W48-4", "2099W484"])
+def test_a_date_means_its_end_however_it_is_written(history: History, date: str) -> None:
+    assert at(history.audit(), "acme.one", date).at == "2099-11-26T23:59:59+00:00"
+
+
+def test_a_moment_means_itself(history: History) -> None:
+    assert at(history.audit(), "acme.one", "2099-11-26T14+01:00").at == "2099-11-26T13:00:00+00:00"
+
+
 def test_an_auditor_of_another_tenant_is_told_nothing_of_a_date(history: History) -> None:
     audit = history.audit(tenant="globex")
     with pytest.raises(UserError, match="may be asked about"):
