@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -142,9 +143,12 @@ class _LookedAt:
                 "done": sorted(self.done),
                 "problems": list(problems),
             }
-            draft = self._file.with_suffix(".new")
-            draft.write_text(json.dumps(content), "utf-8")
-            draft.replace(self._file)
+            draft = self._file.with_name(f".{self._file.name}.{uuid.uuid4().hex}")
+            try:
+                draft.write_text(json.dumps(content), "utf-8")
+                draft.replace(self._file)
+            finally:
+                draft.unlink(missing_ok=True)
 
     def forget(self) -> None:
         if self._file is not None:

@@ -330,6 +330,23 @@ def ended(audit: Audit) -> None:
         verify(audit, say=end)
 
 
+def test_two_checks_of_all_at_once_each_come_to_an_end(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one keeps what it looked at just before the first one's file takes its place."""
+    monkeypatch.setattr("ft_dagster.audit.verify.SAVE_SECONDS", 0.0)
+    first, second, replace = history.audit(), history.audit(), Path.replace
+
+    def after_the_second(draft: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        ended(second)
+        return replace(draft, target)
+
+    monkeypatch.setattr(Path, "replace", after_the_second)
+    assert verify(first).holds
+    assert not [file.name for file in kept_state(first).parent.iterdir() if "verify" in file.name]
+
+
 def test_a_check_of_another_store_is_not_gone_on_with(
     history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
