@@ -104,7 +104,7 @@ def test_a_gigabyte_of_output_costs_no_memory(tmp_path: Path, monkeypatch: pytes
     done.set()
     thread.join()
     assert log.stat().st_size == 2**30
-    assert max(grown) < 60e6
+    assert max(grown) < 2**27  # an eighth of it; imports of the first program are some 70 MB
     log.unlink()
 
 

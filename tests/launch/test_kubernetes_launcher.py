@@ -54,9 +54,15 @@ def running_pod(cluster: StandIn) -> str:
 
 def nothing_is_left(cluster: StandIn) -> bool:
     wait_until(lambda: not cluster.jobs)
-    children = psutil.Process().children(recursive=True)
-    running = [each for each in children if "ft_dagster.launch.remote.node" in each.cmdline()]
-    return not cluster.pods and not running
+    return not cluster.pods and not any(map(runs_a_node, psutil.Process().children(recursive=True)))
+
+
+def runs_a_node(process: psutil.Process) -> bool:
+    """No process that has ended does, also where another test's was never waited for."""
+    try:
+        return "ft_dagster.launch.remote.node" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_program_runs_in_a_pod_and_its_output_comes_back(
