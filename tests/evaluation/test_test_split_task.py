@@ -49,7 +49,7 @@ def test_the_scored_tokens_are_the_trained_ones(
     doc = tasks([given], tokenizer=tokenizer)[0].eval_docs[0]
     rendered = render(as_row(given), tokenizer)
     (start, end) = rendered.spans[-1]
-    assert tokenizer.decode(doc["answer_ids"]) == doc["answer"] + doc["end"]
+    assert tokenizer.decode(doc["answer_ids"]) == doc["answer"] + tokenizer.eos_token
     assert doc["prompt_ids"] == rendered.input_ids[:start]
     assert doc["answer_ids"] == rendered.input_ids[start:end]
     assert doc["tokens"] == end - start
