@@ -150,5 +150,5 @@ def test_what_is_to_be_installed_is_there_to_install() -> None:
 
 
 def _read(address: str) -> str:
-    with urllib.request.urlopen(address, timeout=5) as answer:
+    with urllib.request.urlopen(address, timeout=60) as answer:
         return str(answer.read().decode())
