@@ -39,7 +39,7 @@ from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
-from ft_dagster.stages import prior, probe, task_dataset, training_mixture, version_before
+from ft_dagster.stages import prior, probe, task_dataset, training_mixture, training_plan, version_before
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.judged_on import judges_among, refuse_unheld
 from ft_dagster.stages.plan_context import context_of, context_without_base
@@ -131,10 +131,24 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     if named is None:
         refuse_unheld(plan.estimate.judged_on, declared.file)
     dear = too_dear(workspace, plan.estimate.predicted, hardware)
+    if dear and named is None and mixture and _is_carried_out(workspace, declared):
+        dear = None
     refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
     warnings = (*refused, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
     return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings)
+
+
+def _is_carried_out(workspace: Workspace, declared: Declared) -> bool:
+    """Whether a model stands that was trained by the plan for what is declared now."""
+    if workspace.frozen != freeze(declared, workspace.project, workspace.cache, workspace.roots):
+        return False
+    try:
+        recipe, _ = replace(workspace, looking=True).recipe(training_plan.STAGE)
+    except UserError:  # what it would be made from is not there
+        return False
+    plan = find_artifact(workspace.store, recipe.place)
+    return plan is not None and training_plan.is_carried_out(workspace, plan)
 
 
 def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None, bool]:

@@ -18,6 +18,7 @@ from ft_dagster.evaluation.gates import refuse_unmeasured
 from ft_dagster.evaluation.samples import CANARIES, FORMER, GENERAL_TEXT, ROWS, TEST_SPLIT_TASK
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
+from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.judging import foresee_all
 from ft_dagster.planning.plan import make_plan, refuse_unasked
@@ -36,14 +37,16 @@ from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.judged_on import refuse_unheld
 from ft_dagster.stages.plan_context import context_of
 from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
-from ft_dagster.stages.policy import refuse_dear, refuse_few_questions, refuse_method, refuse_successor
+from ft_dagster.stages.policy import refuse_few_questions, refuse_method, refuse_successor, too_dear
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, named_in
-from ft_dagster.store import Artifact, Attempt, find_artifact
+from ft_dagster.store import Artifact, Attempt, Place, find_artifact
+from ft_dagster.store.committed import all_committed
 from ft_dagster.training.contract import PLAN_FILE
 
 ESTIMATE = "estimate.json"
+MODEL = "fine_tuned_model"
 TRAINED_FROM = ("base_model", "training_mixture")  # beside the plan
 # What may be asked beside declared tasks, as check_metrics knows it once it was.
 OWN_NAMES = {TEST_SPLIT_TASK, *FORMER, GENERAL_TEXT, GENERAL_PROMPTS, ROWS, CANARIES}
@@ -121,8 +124,9 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
     training = artifact.figures["training"]
     with named_in(workspace.declared_in):
         refuse_unasked(training["watch"]["benchmark_limit"], training["deepspeed"]["stage"])
-    if not _is_carried_out(workspace, artifact):
-        refuse_dear(workspace, artifact)
+    dear = too_dear(workspace, Predicted.from_json(artifact.figures["predicted"]))
+    if dear and not is_carried_out(workspace, artifact):
+        raise dear
     _refuse_other_metrics(workspace)
     refuse_no_database(workspace)
     _refuse_unheld(workspace, method, declared)
@@ -137,11 +141,17 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
         )
 
 
-def _is_carried_out(workspace: Workspace, plan: Artifact) -> bool:
-    """Whether the newest model was trained by this plan, from its base and mixture: it costs nothing more."""
-    model = workspace.head("fine_tuned_model")
+def is_carried_out(workspace: Workspace, plan: Artifact) -> bool:
+    """Whether a model was trained by this plan, from its base and mixture, and stands, be it the newest or
+    not: it costs nothing more.
+    """
     made_from = {"training_plan": plan.digest, **{name: plan.inputs[name] for name in TRAINED_FROM}}
-    return model is not None and made_from.items() <= model.inputs.items()
+    store, prefix = workspace.store, workspace.prefix
+    places = [Place(prefix, MODEL, key) for key in store.names(f"{prefix}/{MODEL}")]
+    models = (model for model in all_committed(store, places) if isinstance(model, Artifact))
+    return any(
+        made_from.items() <= model.inputs.items() and find_artifact(store, model.place) for model in models
+    )
 
 
 def _refuse_other_metrics(workspace: Workspace) -> None:

@@ -217,6 +217,35 @@ def test_a_training_that_costs_more_than_the_policy_allows_does_not_begin(
         shutil.rmtree(trained)
 
 
+def test_a_declaration_that_is_put_back_costs_nothing_more(
+    chained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model stands, and is the newest no more: no run is refused for its price, and no plan says so."""
+    project = shutil.copytree(chained.project, tmp_path / "project")
+    declared = project / "tenants/acme/places.yaml"
+    edit(declared, lambda content: content["resources"].update(budget_usd=12.0))
+    first = declared.read_text("utf-8")
+    run = Workspace(load_settings(project), chained.key, chained.run)
+    edit(declared, lambda content: content["training"].update(learning_rate=0.0021))
+    for stage in (declaration.STAGE, training_plan.STAGE, fine_tuned_model.STAGE):
+        other = run.make(stage)
+    declared.write_text(first, "utf-8")
+    write_yaml(project / "policy.yaml", {**POLICY, "budget_usd": 12.0})
+    run = Workspace(load_settings(project), chained.key, chained.run)
+
+    def refusals() -> list[str]:
+        return [said for said in plan_variant(run.settings, run.key).warnings if "refused" in said]
+
+    monkeypatch.setattr(Predicted, "usd", lambda *_: 12.5)
+    run.make(declaration.STAGE)
+    assert refusals() == []
+    run.make(training_plan.STAGE)
+    assert run.make(fine_tuned_model.STAGE).reused
+    assert other.digest != run.upstream("fine_tuned_model").digest
+    edit(declared, lambda content: content["training"].update(learning_rate=0.0022))
+    assert len(refusals()) == 1
+
+
 @pytest.mark.parametrize(("budget", "refused"), [(1.0, True), (1e6, False)])
 def test_a_plan_says_that_a_run_will_be_refused_for_its_price(
     chained: Workspace, tmp_path: Path, budget: float, refused: bool
