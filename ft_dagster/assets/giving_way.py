@@ -8,7 +8,9 @@ devices would idle beside it.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from operator import itemgetter
 
 import dagster as dg
@@ -18,8 +20,10 @@ from dagster._core.storage.tags import PRIORITY_TAG
 from ft_dagster.assets.failures import unreported
 
 Steps = Mapping[str, RunStepKeyStatsSnapshot]  # of one run, by name
+Order = tuple[int, float]  # priority, and hours by the plan: the greater goes first
 PLAN, HOURS = "training_plan", "hours"  # an asset, and a figure of its page
 PATIENCE, PACE = 15.0, 0.25  # seconds
+LEISURE = 10  # a pause is at least this many times as long as the look before it took
 TO_ASK = 1.0  # seconds from the start of a step until its program stands in line
 LIVE = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
 
@@ -28,53 +32,73 @@ def give_way(context: dg.AssetExecutionContext, say: Callable[[str], None]) -> N
     """Return once each live run that goes first and makes this asset has asked, or after PATIENCE. Where
     Dagster's database is away nobody is waited for.
     """
-    until, asked, waits = time.monotonic() + PATIENCE, set[str](), False
+    line, until, waits = _Line(context), time.monotonic() + PATIENCE, False
     try:
-        while time.monotonic() < until and _is_any_awaited(context, asked):
+        while (began := time.monotonic()) < until and line.is_any_awaited():
+            took = time.monotonic() - began
             if not waits:
                 say(
                     f"waits up to {PATIENCE:.0f} s for a run that is about to train and goes first, by its "
                     "priority or as the longer one"
                 )
             waits = True
-            time.sleep(PACE)
+            left = max(0.0, until - time.monotonic())
+            time.sleep(min(max(PACE, LEISURE * took), left))
     except Exception as error:
         if not unreported(error):
             raise
 
 
-def _is_any_awaited(context: dg.AssetExecutionContext, asked: set[str]) -> bool:
+@dataclass(frozen=True)
+class _Line:
     """`asked`: the ids of runs that must have, or go after this one; grows."""
-    instance, run = context.instance, context.run
-    step = context.op_execution_context.op_handle.name
-    plan = step.removesuffix(context.asset_key.path[-1]) + PLAN
 
-    def steps_of(run_id: str) -> Steps:
-        return {each.step_key: each for each in instance.get_run_step_stats(run_id, [plan, step])}
+    context: dg.AssetExecutionContext
+    asked: set[str] = field(default_factory=set)
 
-    live = instance.get_runs(dg.RunsFilter(statuses=list(LIVE)))
-    known = _hours(steps_of(run.run_id).get(plan))
-    own = _priority(run), math.inf if known is None else known
-    ahead: list[tuple[tuple[int, float], float | None]] = []
-    for other in live:
-        if (
-            other.run_id in {run.run_id, *asked}
-            or _priority(other) < own[0]
-            or not _makes(other, context, step)
-        ):
-            continue
-        steps = steps_of(other.run_id)
-        begun, planned = (steps[each].start_time if each in steps else None for each in (step, plan))
-        order = _priority(other), _foretold(steps.get(plan))
-        if order > own and not _is_past(begun):
-            ahead.append((order, begun))
-        elif _is_past(begun) or planned is not None:
-            asked.add(other.run_id)
-    ahead.sort(key=itemgetter(0))  # the last to ask before this one comes first, and gives way to the others
-    return any(
-        begun is None or time.time() - begun <= place * TO_ASK
-        for place, (_, begun) in enumerate(ahead, start=1)
-    )
+    @cached_property
+    def step(self) -> str:
+        return str(self.context.op_execution_context.op_handle.name)
+
+    @cached_property
+    def plan(self) -> str:
+        return self.step.removesuffix(self.context.asset_key.path[-1]) + PLAN
+
+    @cached_property
+    def own(self) -> Order:
+        hours = _hours(self.steps_of(self.context.run.run_id).get(self.plan))
+        return _priority(self.context.run), math.inf if hours is None else hours
+
+    def steps_of(self, run_id: str) -> Steps:
+        found = self.context.instance.get_run_step_stats(run_id, [self.plan, self.step])
+        return {each.step_key: each for each in found}
+
+    def is_any_awaited(self) -> bool:
+        # The last to ask before this one comes first: it gives way to the others.
+        ahead = sorted(self._ahead(), key=itemgetter(0))
+        return any(
+            begun is None or time.time() - begun <= place * TO_ASK
+            for place, (_, begun) in enumerate(ahead, start=1)
+        )
+
+    def _ahead(self) -> Iterator[tuple[Order, float | None]]:
+        """Of each run that goes first, its place and when its training's step began."""
+        for other in self.context.instance.get_runs(dg.RunsFilter(statuses=list(LIVE))):
+            if (
+                other.run_id in {self.context.run.run_id, *self.asked}
+                or _priority(other) < self.own[0]
+                or not _makes(other, self.context, self.step)
+            ):
+                continue
+            steps = self.steps_of(other.run_id)
+            begun, planned = (
+                steps[each].start_time if each in steps else None for each in (self.step, self.plan)
+            )
+            order = _priority(other), _foretold(steps.get(self.plan))
+            if order > self.own and not _is_past(begun):
+                yield order, begun
+            elif _is_past(begun) or planned is not None:
+                self.asked.add(other.run_id)
 
 
 def _is_past(begun: float | None) -> bool:
@@ -84,13 +108,11 @@ def _is_past(begun: float | None) -> bool:
 
 def _foretold(planned: RunStepKeyStatsSnapshot | None) -> float:
     """Hours by the plan. Infinite while it is made: who is being planned asks within a moment, but for one
-    that tries settings first (`plan.probe`).
+    that tries settings first (`plan.probe`). None of one that was planned and has not asked: it was killed.
     """
-    if planned is None or planned.start_time is None:
+    if planned is None or planned.start_time is None or _is_past(planned.end_time or planned.start_time):
         return 0.0
-    if planned.end_time is None:
-        return 0.0 if _is_past(planned.start_time) else math.inf
-    return _hours(planned) or 0.0
+    return math.inf if planned.end_time is None else _hours(planned) or 0.0
 
 
 def _hours(planned: RunStepKeyStatsSnapshot | None) -> float | None:

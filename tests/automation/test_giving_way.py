@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,14 +67,14 @@ def planned(instance: dg.DagsterInstance, hours: float | None, priority: int = 0
     return made
 
 
-def waited(instance: Any, run: dg.DagsterRun) -> float:
+def waited(instance: Any, run: dg.DagsterRun, say: Callable[[str], None] = lambda line: None) -> float:
     """Seconds."""
     step = SimpleNamespace(op_handle=SimpleNamespace(name=STEP))
     context: Any = SimpleNamespace(
         instance=instance, run=run, asset_key=dg.AssetKey(STEP), op_execution_context=step
     )
     began = time.monotonic()
-    give_way(context, lambda line: None)
+    give_way(context, say)
     return time.monotonic() - began
 
 
@@ -151,6 +152,20 @@ def test_of_three_that_begin_at_once_each_asks_in_its_place(
     assert time.time() - began > places * giving_way.TO_ASK
 
 
+def test_who_gives_way_itself_is_awaited_once_it_has(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The middle one's step began first, and it waits for the longest, as the shortest must for both."""
+    monkeypatch.setattr(giving_way, "TO_ASK", 0.5)
+    short, middle, long = (planned(instance, hours) for hours in (1.0, 2.0, 3.0))
+    begin(instance, middle)
+    time.sleep(0.6)
+    began = time.time()
+    begin(instance, long)
+    assert waited(instance, short) < giving_way.PATIENCE / 2
+    assert time.time() - began > 2 * giving_way.TO_ASK
+
+
 def test_one_that_is_being_planned_is_awaited_until_it_is_known_to_be_shorter(
     instance: dg.DagsterInstance,
 ) -> None:
@@ -204,6 +219,38 @@ def test_one_that_is_known_to_go_after_is_looked_at_once(
     monkeypatch.setattr(instance, "get_run_step_stats", noted)
     assert waited(instance, planned(instance, 1.0)) >= 0.3
     assert looked_at.count(short.run_id) == 1
+
+
+def test_one_that_was_planned_long_ago_and_never_asked_is_not(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run was killed, which Dagster has not noticed."""
+    planned(instance, 2.0)
+    monkeypatch.setattr(giving_way, "PATIENCE", 1.0)
+    time.sleep(1.5)
+    said: list[str] = []
+    waited(instance, planned(instance, 1.0), said.append)
+    assert said == []
+
+
+def test_dagsters_database_is_asked_at_leisure(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes to answer."""
+    monkeypatch.setattr(giving_way, "PATIENCE", 2.0)
+    planned(instance, 2.0)
+    looks, get_runs = list[float](), instance.get_runs
+
+    def slow(*given: Any, **named: Any) -> Any:
+        looks.append(time.monotonic())
+        time.sleep(0.05)
+        return get_runs(*given, **named)
+
+    monkeypatch.setattr(instance, "get_runs", slow)
+    waited(instance, planned(instance, 1.0))
+    pauses = [after - before for before, after in pairwise(looks)]
+    assert pauses
+    assert min(pauses) >= 0.05 * giving_way.LEISURE
 
 
 def test_one_whose_plan_failed_is_not(instance: dg.DagsterInstance) -> None:

@@ -227,8 +227,9 @@ def test_a_declaration_that_is_put_back_costs_nothing_more(
     first = declared.read_text("utf-8")
     run = Workspace(load_settings(project), chained.key, chained.run)
     edit(declared, lambda content: content["training"].update(learning_rate=0.0021))
-    for stage in (declaration.STAGE, training_plan.STAGE, fine_tuned_model.STAGE):
-        other = run.make(stage)
+    run.make(declaration.STAGE)
+    run.make(training_plan.STAGE)
+    other = run.make(fine_tuned_model.STAGE)
     declared.write_text(first, "utf-8")
     write_yaml(project / "policy.yaml", {**POLICY, "budget_usd": 12.0})
     run = Workspace(load_settings(project), chained.key, chained.run)
