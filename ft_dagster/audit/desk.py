@@ -16,7 +16,8 @@ from typing import Any
 from ft_dagster.audit.answers import Inclusion, ReleasedAs, Transformed
 from ft_dagster.audit.asked import TRANSFORM, reading_of
 from ft_dagster.audit.follow import LOCK, Followed, Follower
-from ft_dagster.audit.index import Index, Indexed, is_damage, remove_index, tenant_of
+from ft_dagster.audit.index import Count, Index, Indexed, tenant_of
+from ft_dagster.audit.index_file import is_damage, remove_index
 from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL, Shelf, said_by
 from ft_dagster.data.record_tree import RecordTree, TreeLeaves
 from ft_dagster.errors import UserError
@@ -184,7 +185,7 @@ class Audit:
                 yield from ((holder, source) for source in read_sources(self.artifact(holder)))
 
     @cached_property
-    def counts(self) -> list[tuple[str, str, int, int]]:
+    def counts(self) -> list[Count]:
         """See `Index.counts`."""
         return self.index.counts()
 

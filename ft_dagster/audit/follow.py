@@ -52,13 +52,13 @@ MALFORMED = (UserError, ValueError, LookupError, TypeError, AttributeError, Arit
 
 
 class Unread(NamedTuple):
-    """What could not be read. `prefix`: of whose part of the store. `problem`: one line. `of_log`: a release
-    log, on which it does not hang where a record is.
+    """What could not be read. `prefix`: of whose part of the store. `stage`: empty of a release log.
+    `problem`: one line.
     """
 
     prefix: str
+    stage: str
     problem: str
-    of_log: bool = False
 
 
 def problem_of(error: Exception, where: str) -> str:
@@ -155,7 +155,9 @@ class Follower:
         listed = {file.path for file in self.store.walk() if "/manifest" in file.path}
         return [one for one in first.items() if one[0].manifest_of(one[1]) in listed]
 
-    def _read(self, asked: Sequence[tuple[Place, int]], problems: list[Unread]) -> Iterator[Artifact]:
+    def _read(
+        self, asked: Sequence[tuple[Place, int]], problems: list[Unread]
+    ) -> Iterator[Artifact | Removed]:
         """What was committed under each key since a generation, also what retention removed since."""
         for first in range(0, len(asked), AT_ONCE):
             batch = asked[first : first + AT_ONCE]
@@ -166,24 +168,25 @@ class Follower:
 
     def _generations(
         self, place: Place, generation: int, content: bytes, problems: list[Unread]
-    ) -> Iterator[Artifact]:
+    ) -> Iterator[Artifact | Removed]:
         """What a manifest says, and those after it."""
         try:
             found: Artifact | Removed | None = stated(self.store, place, content, generation)
             while isinstance(found, Removed):
-                yield found.artifact
+                yield found
                 found = said_by(self.store, place, found.artifact.generation + 1)
             if found is not None:
                 yield found
         except UserError as error:
-            problems.append(Unread(place.prefix, str(error)))
+            problems.append(Unread(place.prefix, place.stage, str(error)))
 
-    def _add(self, artifact: Artifact, problems: list[Unread]) -> int:
+    def _add(self, found: Artifact | Removed, problems: list[Unread]) -> int:
         """How many records it has; the questions of an evaluation are none of these."""
+        artifact = found.artifact if isinstance(found, Removed) else found
         tenant = tenant_of(artifact.place.prefix)
         keys = keys_of(self.keys, tenant)
         owner = self.index.owner(tenant, keys.current.id)
-        id = self.index.add_artifact(artifact, owner)
+        id = self.index.add_artifact(artifact, owner, removed=isinstance(found, Removed))
         records = 0
         try:
             if artifact.place.stage in (*HAVE_RECORDS, *ASKED):
@@ -194,7 +197,7 @@ class Follower:
                 self._add_times(artifact, id)
         except MALFORMED as error:
             said = problem_of(error, self.store.uri(artifact.path))
-            problems.append(Unread(artifact.place.prefix, said))
+            problems.append(Unread(artifact.place.prefix, artifact.place.stage, said))
             self.index.set_records(id, records, said)
         else:
             self.index.set_records(id, records)
@@ -219,7 +222,7 @@ class Follower:
             try:
                 entries = log_entries(prefix, read_log(self.store, prefix))
             except UserError as error:
-                problems.append(Unread(prefix, str(error), of_log=True))
+                problems.append(Unread(prefix, "", str(error)))
                 continue
             if entries != known[prefix]:
                 self.index.set_releases(prefix, entries)

@@ -16,7 +16,7 @@ import hashlib
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,38 +25,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ft_dagster.audit.index_file import open_file
 from ft_dagster.audit.members import STATES, Times
 from ft_dagster.provenance.manifest import variant_of
-from ft_dagster.provenance.private_file import make_private
 from ft_dagster.provenance.record_keys import SHARED_OWNER
 from ft_dagster.store import Artifact, Place
 
-SCHEMA_VERSION = 7
-FILE = "index.sqlite"
 CHUNK = 4096  # counts of a model that are read together
-TABLES = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT UNIQUE, key TEXT);
-CREATE TABLE artifacts (id INTEGER PRIMARY KEY, prefix TEXT, stage TEXT, key TEXT, generation INTEGER,
-  digest TEXT, owner INTEGER, manifest TEXT, created TEXT, records INTEGER, problem TEXT,
-  UNIQUE (prefix, stage, key, generation));
-CREATE INDEX by_digest ON artifacts (digest, manifest);
-CREATE INDEX unread ON artifacts (id) WHERE problem IS NOT NULL;
-CREATE TABLE inputs (artifact INTEGER, name TEXT, digest TEXT, manifest TEXT, prefix TEXT,
-  PRIMARY KEY (artifact, name)) WITHOUT ROWID;
-CREATE INDEX by_input ON inputs (digest, manifest);
-CREATE INDEX by_input_within ON inputs (digest, prefix);
-CREATE TABLE members (place INTEGER PRIMARY KEY, records BLOB);
-CREATE TABLE times (model INTEGER, chunk INTEGER, counts BLOB, PRIMARY KEY (model, chunk)) WITHOUT ROWID;
-CREATE TABLE releases (prefix TEXT, number INTEGER, entry TEXT, sha256 TEXT, PRIMARY KEY (prefix, number))
-  WITHOUT ROWID;
-CREATE TABLE gone_releases (prefix TEXT, number INTEGER, entry TEXT, sha256 TEXT,
-  PRIMARY KEY (prefix, number, sha256)) WITHOUT ROWID;
-"""
 MEMBER = np.dtype([("lookup", "<u8"), ("number", "<u4"), ("state", "u1")])  # of a record, see `Hit`
 Members = NDArray[np.void]  # of MEMBER, in order of the lookups
 ARTIFACTS = 2**32 - 1  # the part of a place that is the artifact's number, see `_place`
-CACHE_KIB = 65_536  # of SQLite's pages in memory
 
 
 class Hit(NamedTuple):
@@ -65,6 +43,18 @@ class Hit(NamedTuple):
     artifact: int
     state: int
     number: int
+
+
+class Count(NamedTuple):
+    """How many artifacts of a stage a tenant has, and records of these. `gone`: of how many none is known,
+    for retention removed them before they were read.
+    """
+
+    tenant: str
+    stage: str
+    artifacts: int
+    records: int
+    gone: int
 
 
 class LogEntry(NamedTuple):
@@ -170,29 +160,8 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path, store: str) -> Index:
-        """The index in a folder of this host; `store`: the address that it is of. From one of another version
-        it takes what that knows of release logs. Raises sqlite3.OperationalError, see `is_damage`.
-        """
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = folder / FILE
-        known: list[Any] = []
-        try:
-            db = _connect(file)
-            if not _is_of(db, store):
-                known = _log_entries(db, store)
-                db.close()
-                raise sqlite3.DatabaseError("of another version or store")
-        except sqlite3.DatabaseError as error:
-            if not is_damage(error):
-                raise
-            remove_index(folder)
-            db = _connect(file)
-            db.executescript(TABLES)
-            made = [("schema_version", str(SCHEMA_VERSION)), ("store", store)]
-            db.executemany("INSERT INTO meta VALUES (?, ?)", made)
-            db.executemany("INSERT OR IGNORE INTO gone_releases VALUES (?, ?, ?, ?)", known)
-            db.commit()
-        return cls(db)
+        """The index in a folder of this host; `store`: the address that it is of. See `open_file`."""
+        return cls(open_file(folder, store))
 
     def close(self) -> None:
         self._db.close()
@@ -222,8 +191,10 @@ class Index:
         rows = self._db.execute("SELECT name, id, key FROM owners ORDER BY name")
         return {str(name): (int(id), str(key)) for name, id, key in rows}
 
-    def add_artifact(self, artifact: Artifact, owner: int) -> int:
-        """Its number. Nothing is said of its records yet: what an earlier reading of it said is forgotten."""
+    def add_artifact(self, artifact: Artifact, owner: int, *, removed: bool = False) -> int:
+        """Its number. Nothing is said of its records yet: what an earlier reading of it said is forgotten.
+        `removed`: by retention, before it is read.
+        """
         self._known.clear()
         place = artifact.place
         named = (place.prefix, place.stage, place.key, artifact.generation)
@@ -235,8 +206,8 @@ class Index:
             self._forget(*known)
         found = self._db.execute(
             "INSERT OR REPLACE INTO artifacts "
-            "(id, prefix, stage, key, generation, digest, owner, manifest, created, records) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            "(id, prefix, stage, key, generation, digest, owner, manifest, created, removed, records) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
                 None if known is None else known[0],
                 *named,
@@ -244,6 +215,7 @@ class Index:
                 owner,
                 artifact.manifest,
                 created(artifact),
+                removed,
             ),
         )
         id = int(found.lastrowid or 0)
@@ -345,13 +317,13 @@ class Index:
     def all(self) -> list[Indexed]:
         return self._select("1", ())
 
-    def counts(self) -> list[tuple[str, str, int, int]]:
-        """(tenant, stage, artifacts, their records), of each tenant and stage."""
+    def counts(self) -> list[Count]:
+        """Of each tenant and stage."""
         rows = self._db.execute(
-            "SELECT o.name, a.stage, COUNT(*), SUM(a.records) "
+            "SELECT o.name, a.stage, COUNT(*), SUM(a.records), SUM(a.removed IS 1 AND a.records = 0) "
             "FROM artifacts a JOIN owners o ON o.id = a.owner GROUP BY 1, 2"
         )
-        return [(str(name), str(stage), int(count), int(records)) for name, stage, count, records in rows]
+        return [Count(str(name), str(stage), *map(int, numbers)) for name, stage, *numbers in rows]
 
     def unread(self) -> list[Indexed]:
         """Those whose records could not be read."""
@@ -446,48 +418,3 @@ class Index:
             values,
         )
         return [Indexed(row[0], Place(*row[1:4]), *row[4:]) for row in rows]
-
-
-def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file itself is wrong. Where the disk is full, or others hold it, making it again would lose
-    what it knows of release logs, and help nothing.
-    """
-    if not isinstance(error, sqlite3.OperationalError):
-        return True
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    return bool(code & 0xFF == sqlite3.SQLITE_ERROR)  # a table or a column that is not there
-
-
-def remove_index(folder: Path) -> None:
-    """Remove what is there of an index; it is made again when one is opened."""
-    for part in ("", "-wal", "-shm"):
-        Path(f"{folder / FILE}{part}").unlink(missing_ok=True)
-
-
-def _connect(file: Path) -> sqlite3.Connection:
-    """Open the file, of this user alone; one that others may write is not believed."""
-    make_private(file)
-    db = sqlite3.connect(file, timeout=600)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = OFF")  # losing it costs time alone
-    db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    db.execute("PRAGMA temp_store = FILE")
-    return db
-
-
-def _is_of(db: sqlite3.Connection, store: str) -> bool:
-    meta = dict(db.execute("SELECT name, value FROM meta"))
-    return meta == {"schema_version": str(SCHEMA_VERSION), "store": store}
-
-
-def _log_entries(db: sqlite3.Connection, store: str) -> list[Any]:
-    """Every entry of a release log that an index of another version knows of the same store. Which of them
-    are still there the logs say, once they are followed.
-    """
-    if ("store", store) not in db.execute("SELECT name, value FROM meta").fetchall():
-        return []
-    found: list[Any] = []
-    for table in ("releases", "gone_releases"):
-        with suppress(sqlite3.DatabaseError):  # an older one has not both
-            found += db.execute(f"SELECT prefix, number, entry, sha256 FROM {table}").fetchall()
-    return found

@@ -12,7 +12,7 @@ from ft_dagster.audit.answers import Checked, ModelThatHas, RecordAnswer, Record
 from ft_dagster.audit.asked import AskedRecord
 from ft_dagster.audit.desk import BASE, EXPORT, Audit, inclusion
 from ft_dagster.audit.figures import read
-from ft_dagster.audit.index import Hit, Indexed
+from ft_dagster.audit.index import Hit, Indexed, tenant_of
 from ft_dagster.audit.judged import BY_CONTENT, judged_questions
 from ft_dagster.audit.members import (
     ASKED,
@@ -30,7 +30,7 @@ from ft_dagster.data.mixture_io import HOLDOUT
 from ft_dagster.data.record_tree import TREE, TreeHead, record_row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import OWN, SAMPLES
-from ft_dagster.provenance.record_keys import RecordKey
+from ft_dagster.provenance.record_keys import SHARED_OWNER, RecordKey
 from ft_dagster.report.tables import counted
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
@@ -41,6 +41,7 @@ HELD_OUT, PERHAPS = "held out, and not judged with", "held out, perhaps judged w
 BY_INDEX = "removed by retention, told by the index alone"
 REMOVED = "removed by retention before the index was made"
 LOOK = "Run `ft-dagster audit verify` to see what was altered"
+LEAD_TO_RECORDS = (*HAVE_RECORDS, MODEL, *ASKED, EXPORT)  # and bases that were made of a release
 UNREACHED = "in its mixture, and not reached before the exported checkpoint"
 _MEASURED = re.compile(r"on (\d+) of (\d+)\b")
 OWN_SAMPLES = f"evidence/{OWN}/payload/{SAMPLES}"  # of an export that was asked by itself
@@ -88,29 +89,15 @@ def _otherwise(audit: Audit, found: Iterable[RecordIn]) -> tuple[Transformed, ..
 
 def checked(audit: Audit) -> Checked:
     """What the index knows of whom who asks may be told."""
-    counts = [row for row in audit.counts if audit.tenant in (None, row[0]) or not row[0]]
-    holders = [(number, records) for _, stage, number, records in counts if stage in HAVE_RECORDS]
-    models, judged = (
-        sum(number for _, stage, number, _ in counts if stage in names) for names in ((MODEL,), ASKED)
-    )
-    records = sum(records for _, records in holders)
-    gone = _without_questions(audit)
+    counts = [each for each in audit.counts if audit.tenant in (None, each.tenant) or not each.tenant]
+    holders = [each for each in counts if each.stage in HAVE_RECORDS]
+    judged = [each for each in counts if each.stage in ASKED]
+    artifacts, records = (sum(each.artifacts for each in holders), sum(each.records for each in holders))
+    models = sum(each.artifacts for each in counts if each.stage == MODEL)
+    gone = sum(each.gone for each in judged)
     removed = [f"the questions of {counted(gone, 'evaluation')}: {REMOVED}"] if gone else []
     unread = tuple(dict.fromkeys([*_unread(audit), *removed]))
-    return Checked(sum(number for number, _ in holders), records, models, unread, judged - gone)
-
-
-def _without_questions(audit: Audit) -> int:
-    """Of how many evaluations retention removed the questions before the index was made."""
-    empty = (each for stage in ASKED for each in audit.index.of_stage(stage) if not each.records)
-    return sum(_was_removed(audit, each) for each in audit.allowed(list(empty)))
-
-
-def _was_removed(audit: Audit, indexed: Indexed) -> bool:
-    try:
-        return isinstance(audit.said(indexed), Removed)
-    except UserError:  # a manifest that is gone or altered, which `verify` says
-        return False
+    return Checked(artifacts, records, models, unread, sum(each.artifacts for each in judged) - gone)
 
 
 def _unread(audit: Audit) -> Iterator[str]:
@@ -119,7 +106,8 @@ def _unread(audit: Audit) -> Iterator[str]:
     """
     yield from (str(each.problem) for each in audit.allowed(audit.index.unread()))
     for each in audit.followed.problems:
-        if not each.of_log and audit.allows_part(each.prefix):
+        base = each.stage == BASE and tenant_of(each.prefix) != SHARED_OWNER
+        if (each.stage in LEAD_TO_RECORDS or base) and audit.allows_part(each.prefix):
             yield each.problem
 
 

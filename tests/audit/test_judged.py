@@ -10,7 +10,7 @@ import pytest
 
 from ft_dagster.audit.answers import RecordAnswer
 from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import index_folder, open_audit
+from ft_dagster.audit.desk import Audit, index_folder, open_audit
 from ft_dagster.audit.members import CANARY, DATASET, EVALUATION, PROBE, QUESTION, STATES, members_of
 from ft_dagster.audit.models import documents
 from ft_dagster.audit.records import (
@@ -22,6 +22,7 @@ from ft_dagster.audit.records import (
     TRAINED,
     VALIDATED,
     VALIDATION,
+    checked,
     record,
     sought,
 )
@@ -37,7 +38,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.audit.histories import History, pieces, question
-from tests.audit.index_rows import edit_members
+from tests.audit.index_rows import as_schema, edit_members
 
 pytestmark = pytest.mark.slow
 CANARY_TEXT = "My Zyrtexal password is quince"
@@ -151,6 +152,36 @@ def test_questions_that_retention_took_from_the_index_are_not_said_to_be_never_a
     assert found.checked.unread == (f"the questions of {before} evaluations: {REMOVED}",)
     assert ask(judged, CANARY_TEXT, "globex").seen is False
     assert verify(judged.audit()).problems == ()
+
+
+@pytest.mark.parametrize("schema", [6, 7])
+def test_an_upgrade_keeps_what_the_index_alone_knows_of_evaluations(judged: History, schema: int) -> None:
+    """Of what retention removed before that was read nothing is known: it still says so, once it is read."""
+    before = ask(judged, CANARY_TEXT).models
+    other = judged.audit()
+    later = judged.evaluated("acme.one", other.artifact(other.model("acme.one")), [], [], PRODUCTION[0])
+    other.index.close()
+    judged.remove(EVALUATION, later.place.stage)
+    judged.audit().index.close()
+    as_schema(judged.settings, schema)
+    found = ask(judged, CANARY_TEXT)
+    assert [held.facts for held in found.found] == [{"reason": BY_INDEX}]
+    assert found.models == before
+    assert found.checked.unread == (f"the questions of 1 evaluation: {REMOVED}",)
+    assert verify(judged.audit()).problems == ()
+
+
+def test_what_retention_removed_is_known_without_reading_its_manifests(
+    judged: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged.remove(EVALUATION)
+    audit = judged.audit()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a manifest was read")
+
+    monkeypatch.setattr(Audit, "read_manifest", refuse)
+    assert len(checked(audit).unread) == 1
 
 
 def numbered_otherwise(members: Any) -> Any:

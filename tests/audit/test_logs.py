@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ import pytest
 from ft_dagster.audit import follow
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import index_folder, open_audit
-from ft_dagster.audit.index import FILE
+from ft_dagster.audit.index_file import FILE
 from ft_dagster.audit.models import at
 from ft_dagster.audit.records import record
 from ft_dagster.audit.verify import verify
@@ -24,6 +27,7 @@ from ft_dagster.provenance.record_keys import rotate
 from ft_dagster.settings import Settings
 from ft_dagster.store import Artifact
 from tests.audit.histories import History, question
+from tests.audit.index_rows import as_schema
 
 pytestmark = pytest.mark.slow
 PREFIX, LATER = "tenants/acme/one", "2099-01-01"
@@ -117,12 +121,50 @@ def test_an_index_that_cannot_be_used_just_now_is_kept(
         error.sqlite_errorcode = code
         raise error
 
-    for place in ("_is_of", "Index.owners"):
+    for place in ("index_file._schema_of", "index.Index.owners"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"ft_dagster.audit.index.{place}", refuse)
+            patch.setattr(f"ft_dagster.audit.{place}", refuse)
             with pytest.raises(UserError, match="the index cannot be used: not just now"):
                 history.audit()
     assert any("000002.json: this entry was taken out" in line for line in problems(history))
+
+
+@pytest.mark.parametrize("schema", [5, 7])
+def test_an_upgrade_that_is_ended_in_the_middle_loses_no_entry(
+    history: History, models: list[Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: int
+) -> None:
+    """At each of its statements; an index of schema 7 is altered, one of schema 5 made again."""
+    replaced(history, models, tmp_path / "backup")
+    as_schema(history.settings, schema)
+    for statements in count():
+        if ended_upgrade(history.settings, statements):
+            break
+    assert statements > 3
+    [line] = problems(history)
+    assert "000002.json: this entry was taken out" in line
+
+
+def ended_upgrade(settings: Settings, statements: int) -> bool:
+    """Whether an index opens by so many statements that write; else it is ended as by a kill."""
+    code = f"""
+import os, sqlite3, sys
+left = [{statements}]
+def trace(statement):
+    if statement.split()[0] in ("BEGIN", "ALTER", "CREATE", "DROP", "INSERT", "UPDATE", "COMMIT"):
+        left[0] -= 1
+        if left[0] < 0:
+            os._exit(9)
+connect = sqlite3.connect
+def traced(*given, **named):
+    db = connect(*given, **named)
+    db.set_trace_callback(trace)
+    return db
+sqlite3.connect = traced
+from pathlib import Path
+from ft_dagster.audit.index import Index
+Index.open(Path({str(index_folder(settings))!r}), {settings.open_store().url!r}).close()
+"""
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("gone", [RELEASES, f".ft_dagster/store/{PREFIX}"])

@@ -169,6 +169,22 @@ def test_a_record_is_not_never_seen_where_a_manifest_cannot_be_read(
 
 
 @pytest.mark.slow
+def test_what_can_have_no_record_takes_no_never_seen_away(history: History) -> None:
+    """A base that all share, and a declaration; a base that is another's release leads to its children."""
+    asked = asked_record("nobody ever wrote this")
+    history._put("declaration", "tenants/acme/one", {"declaration.json": {}}, {})
+    store = history.folder / ".ft_dagster/store"
+    for place, seen in (
+        ("shared/base_model", False), ("tenants/acme/one/declaration", False),
+        ("tenants/acme/child/base_model", None),
+    ):  # fmt: skip
+        [manifest] = (store / place).glob("*/manifest.json")
+        cut_short(manifest)
+        found = record(history.audit(again=True), asked)
+        assert (found.seen, len(found.checked.unread)) == (seen, 0 if seen is False else 1)
+
+
+@pytest.mark.slow
 def test_figures_of_other_fields_end_in_an_answer_or_one_error(history: History) -> None:
     """Every field of the figures that are read, with everything that it can be in place of what it is."""
     audit = history.audit()

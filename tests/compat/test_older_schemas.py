@@ -10,6 +10,7 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 PACKAGE = TESTS.parent / "ft_dagster"
 INDEX = "audit/test_records.py::test_an_index_of_an_older_schema_is_made_again"
+ALTERED = "audit/test_judged.py::test_an_upgrade_keeps_what_the_index_alone_knows_of_evaluations"
 CORPUS = "compat/test_older_rows.py::test_a_run_upon_a_store_of_0_1_makes_a_mixture_with_its_records"
 TABLE = (
     "automation/test_due_on_bad_days.py::"
@@ -20,7 +21,7 @@ LOOKS = (
     "test_a_verdict_of_looks_is_read_as_it_was_written_and_any_other_is_written_as_before"
 )
 READERS = {  # file of the package -> test that reads samples, the oldest schema first
-    "audit/index.py": [INDEX] * 6,
+    "audit/index_file.py": [INDEX] * 5 + [ALTERED] * 2,
     "audit/proofs.py": ["audit/test_questions.py::test_an_older_proof_of_absence_still_holds"],
     "data/corpus.py": [CORPUS],
     "data/dataset.py": ["compat/test_old_data.py::test_rows_are_read_and_named_by_their_path"],
