@@ -5,6 +5,7 @@ releases.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -45,6 +46,8 @@ from ft_dagster.store.artifacts import Removed
 
 DECLARATION = "declaration"
 THIRD = 1 / 3  # of what a base took: more makes a provider of who trained on it
+SUNDAY = 7  # of a week of ISO 8601
+_WEEK = re.compile(r"([0-9]{4})-?W([0-9]{2})")
 FIRST = 5  # records of a difference that are shown
 _ORDER = (
     BASE,
@@ -452,8 +455,10 @@ def _moment(asked: str) -> str:
 
 
 def _last_second(asked: str) -> datetime | None:
-    """Of a date, however ISO 8601 writes it; None of a moment."""
+    """Of a date, however ISO 8601 writes it, or of a week, which ends with its Sunday; None of a moment."""
+    week = _WEEK.fullmatch(asked)
     try:
-        return datetime.combine(date.fromisoformat(asked), time(23, 59, 59))
+        day = date.fromisocalendar(int(week[1]), int(week[2]), SUNDAY) if week else date.fromisoformat(asked)
+        return datetime.combine(day, time(23, 59, 59))
     except ValueError:
         return None

@@ -167,6 +167,7 @@ def test_what_was_in_production_is_told_by_the_log(history: History) -> None:
         ("acme.one", "2001-01-01", "its first release was at"),
         ("globex.two", "2100-01-01", "it was never released"),
         ("acme.one", "yesterday", "no date"),
+        ("acme.one", "2099-W60", "no date"),
         ("acme.one", "0001-01-01T00:00:00+14:00", "outside of the calendar"),
         ("acme", "2100-01-01", "not a variant key"),
         ("acme.../..", "2100-01-01", "not a variant key"),
@@ -181,6 +182,11 @@ def test_a_date_with_no_answer_is_refused(history: History, variant: str, date: 
 @pytest.mark.parametrize("date", ["2099-11-26", "20991126", "2099-W48-4", "2099W484"])
 def test_a_date_means_its_end_however_it_is_written(history: History, date: str) -> None:
     assert at(history.audit(), "acme.one", date).at == "2099-11-26T23:59:59+00:00"
+
+
+@pytest.mark.parametrize("week", ["2099-W48", "2099W48"])
+def test_a_week_means_the_end_of_its_sunday(history: History, week: str) -> None:
+    assert at(history.audit(), "acme.one", week).at == "2099-11-29T23:59:59+00:00"
 
 
 def test_a_moment_means_itself(history: History) -> None:
