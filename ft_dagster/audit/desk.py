@@ -19,6 +19,7 @@ from ft_dagster.audit.follow import LOCK, Followed, Follower
 from ft_dagster.audit.index import Count, Index, Indexed, tenant_of
 from ft_dagster.audit.index_file import is_damage, remove_index
 from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL, Shelf, said_by
+from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import RecordTree, TreeLeaves
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
@@ -306,6 +307,18 @@ def read_sources(holder: Artifact) -> list[dict[str, Any]]:
         {**source, "format": formats.get(source["path"], source.get("format"))}
         for source in declared_sources(holder)
     ]
+
+
+def rows_stand(audit: Audit, indexed: Indexed) -> bool:
+    """Whether its records can be read: from evidence, which stays, else from payloads, its own and those that
+    it was made of, which retention may have removed.
+    """
+    if audit.shelf.has(audit.artifact(indexed), f"evidence/{ORIGINS}"):
+        return True
+    if indexed.place.stage != MODEL and isinstance(audit.said(indexed), Removed):
+        return False
+    above = (audit.index.parent(indexed, stage) for stage in (MIXTURE, DATASET, CORPUS))
+    return all(rows_stand(audit, each) for each in above if each is not None)
 
 
 def index_folder(settings: Settings) -> Path:

@@ -306,6 +306,11 @@ class Index:
             return self._select("a.digest = ?", (digest,))
         return self._select("a.digest = ? AND a.manifest = ?", (digest, manifest))
 
+    def equals(self, artifact: Indexed) -> list[Indexed]:
+        """Others of its stage and digest in the same variant; see `made_of`."""
+        named = (artifact.digest, artifact.place.stage, artifact.place.prefix, artifact.id)
+        return self._select("a.digest = ? AND a.stage = ? AND a.prefix = ? AND a.id != ?", named)
+
     def like(self, start: str) -> list[Indexed]:
         """Those whose digest begins so."""
         return self._select("a.digest >= ? AND a.digest < ?", (start, f"{start}g"))

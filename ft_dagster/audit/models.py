@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.audit.answers import AtAnswer, Compute, DiffAnswer, ModelAnswer, PartOf, SourceOf
-from ft_dagster.audit.desk import BASE, EXPORT, Audit, declared_sources
+from ft_dagster.audit.desk import BASE, EXPORT, Audit, declared_sources, rows_stand
 from ft_dagster.audit.figures import PLAN, read
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import (
@@ -148,11 +148,21 @@ def ancestors(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
 
 
 def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
-    """Exactly what a model was trained on before its exported checkpoint, a record once, with its content.
+    """Exactly what a model was trained on before its exported checkpoint, a record once, with its content: of
+    each of its `_mixtures`.
 
     Raises UserError where the mixture, its data set or the ledger is gone or was altered.
     """
-    mixture = _needed(audit, weights, MIXTURE)
+    told = set[str]()
+    for mixture in _mixtures(audit, weights):
+        for one in _records_of(audit, weights, mixture):
+            if one.identity not in told:
+                told.add(one.identity)
+                yield one
+
+
+def _records_of(audit: Audit, weights: Indexed, mixture: Indexed) -> Iterator[TrainedRecord]:
+    """By one mixture."""
     tuned, mixed = audit.artifact(weights), audit.artifact(mixture)
     times = times_of(audit.shelf, tuned, mixed)
     left: dict[bytes, int] = {}
@@ -215,9 +225,24 @@ def diff(audit: Audit, a: str, b: str) -> DiffAnswer:
 
 def _identities(audit: Audit, weights: Indexed) -> set[bytes]:
     """Of the records that a model was trained on."""
-    mixture = audit.artifact(_needed(audit, weights, MIXTURE))
-    times = times_of(audit.shelf, audit.artifact(weights), mixture)
-    return {one.identity for one in _trained(audit, mixture, times)}
+    found: set[bytes] = set()
+    for mixture in map(audit.artifact, _mixtures(audit, weights)):
+        times = times_of(audit.shelf, audit.artifact(weights), mixture)
+        found |= {one.identity for one in _trained(audit, mixture, times)}
+    return found
+
+
+def _mixtures(audit: Audit, weights: Indexed) -> list[Indexed]:
+    """The mixture that a model names, and those of other rows that came out equal to it: it was trained on
+    either's. Of the latter those whose rows can be read.
+    """
+    own = _needed(audit, weights, MIXTURE)
+    found: dict[frozenset[tuple[str, str]], Indexed] = {}
+    for each in (own, *audit.index.equals(own)):
+        made_of = frozenset((name, digest) for name, (digest, _) in audit.index.inputs(each.id).items())
+        if made_of not in found and (each is own or rows_stand(audit, each)):
+            found[made_of] = each
+    return list(found.values())
 
 
 def _trained(audit: Audit, mixture: Artifact, times: Times) -> Iterator[HeldRecord]:

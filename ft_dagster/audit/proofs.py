@@ -38,6 +38,7 @@ from ft_dagster.strict_json import dumps, loads
 
 SCHEMA_VERSION = 2  # 1: of one row of several; absence of a row was not shown as a document
 PRESENCE, ABSENCE = "presence", "absence"
+WHERE_IT_IS = "`ft-dagster audit record` says where it is"
 MOST_BYTES = 16_000_000
 MOST_ROWS = 1000  # of one record that a proof shows and counts, at some 2 kB each
 
@@ -63,16 +64,19 @@ def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
     """The proof that a record is in what a model was trained on, or that it is not. Of a model that starts
     from the release of one that was trained on it, the proof of that one, with the manifests that lead there.
 
-    Raises UserError for a model whose mixture is gone or is older than record trees, where a parent was
+    Raises UserError for a model whose mixture is gone or is older than record trees, where it or a parent was
     trained on the record and no proof can be made of that, and where rows were transformed and none is it.
     """
     own = _proof(audit, asked, weights)
     if own.get("times"):
         return own
-    above = list(audit.above(weights))
-    learned = {one.weights for one in record(audit, asked).models if one.how == TRAINED} if above else set()
-    for parent, through in above:
-        if parent.digest in learned:
+    learned = {(one.variant, one.weights) for one in record(audit, asked).models if one.how == TRAINED}
+    if (weights.variant, weights.digest) in learned:
+        equal = "a mixture that is equal to its own has it, which its manifest does not name"
+        problem = f"it was trained on it, and nothing proves that: {equal}"
+        raise UserError(problem, value=weights.digest[:12], fix=WHERE_IT_IS)
+    for parent, through in audit.above(weights):
+        if (parent.variant, parent.digest) in learned:
             return _inherited(audit, asked, parent, through)
     transformed = audit.transformed_for(weights) if asked.words and own["kind"] == ABSENCE else ()
     if transformed:
@@ -85,7 +89,7 @@ def _inherited(audit: Audit, asked: AskedRecord, parent: Indexed, through: list[
     unproven = UserError(
         f"it starts from a release of {parent.variant}, which was trained on it, and nothing proves that",
         value=parent.digest[:12],
-        fix="`ft-dagster audit record` says where it is",
+        fix=WHERE_IT_IS,
     )
     try:
         proof = _proof(audit, asked, parent)
@@ -93,7 +97,7 @@ def _inherited(audit: Audit, asked: AskedRecord, parent: Indexed, through: list[
         raise unproven from error
     texts = [audit.manifest(each).decode() for each in through]
     leads = _leads([loads(text)["predicate"] for text in texts], [*texts, proof["manifests"][MODEL]])
-    if proof["kind"] != PRESENCE or not leads:
+    if not proof.get("times") or not leads:
         raise unproven
     return {**proof, "through": texts}
 

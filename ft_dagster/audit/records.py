@@ -10,7 +10,7 @@ from itertools import islice
 
 from ft_dagster.audit.answers import Checked, ModelThatHas, RecordAnswer, RecordIn, Transformed
 from ft_dagster.audit.asked import AskedRecord
-from ft_dagster.audit.desk import BASE, EXPORT, Audit, inclusion
+from ft_dagster.audit.desk import BASE, EXPORT, Audit, inclusion, rows_stand
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.index import Hit, Indexed, tenant_of
 from ft_dagster.audit.judged import BY_CONTENT, judged_questions
@@ -96,11 +96,11 @@ def checked(audit: Audit) -> Checked:
     models = sum(each.artifacts for each in counts if each.stage == MODEL)
     gone = sum(each.gone for each in judged)
     removed = [f"the questions of {counted(gone, 'evaluation')}: {REMOVED}"] if gone else []
-    unread = tuple(dict.fromkeys([*_unread(audit), *removed]))
+    unread = tuple(dict.fromkeys([*unread_for_records(audit), *removed]))
     return Checked(artifacts, records, models, unread, sum(each.artifacts for each in judged) - gone)
 
 
-def _unread(audit: Audit) -> Iterator[str]:
+def unread_for_records(audit: Audit) -> Iterator[str]:
     """Why a record may be in more than is known: artifacts of which the records, or the very manifests, could
     not be read.
     """
@@ -211,12 +211,14 @@ def _named(model: Indexed) -> tuple[str, str]:
 
 def _times(audit: Audit, mixture: Indexed, model: Indexed, rows: Iterable[int]) -> int | None:
     """How often a model was trained on a record that stands in these rows of its mixture, or of an equal
-    one, which may number its rows otherwise.
+    one, which may number its rows otherwise. None: not known.
     """
     if model.problem:
         return None
     if audit.index.parent(model, MIXTURE) == mixture:
         return sum(audit.index.times(model.id, row) for row in rows)
+    if not rows_stand(audit, mixture):
+        return None
     times = times_of(audit.shelf, audit.artifact(model), audit.artifact(mixture))
     return sum(int(times[row]) for row in rows)
 

@@ -17,20 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.audit.around import RESTORE, problems_around
-from ft_dagster.audit.desk import Audit, index_error, index_folder
+from ft_dagster.audit.desk import Audit, index_error, index_folder, rows_stand
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.follow import MALFORMED, indexed_members, problem_of
 from ft_dagster.audit.index import Indexed, created, digest_of, made_from, tenant_of
-from ft_dagster.audit.members import (
-    ASKED,
-    CORPUS,
-    DATASET,
-    HAVE_RECORDS,
-    MIXTURE,
-    MODEL,
-    times_of,
-)
-from ft_dagster.data.dataset_io import ORIGINS
+from ft_dagster.audit.members import ASKED, HAVE_RECORDS, MIXTURE, MODEL, times_of
 from ft_dagster.data.record_tree import TREE, TreeHead, check_tree
 from ft_dagster.errors import UserError
 from ft_dagster.store import Artifact, verify_artifact
@@ -192,7 +183,7 @@ def _unread(audit: Audit, indexed: Indexed) -> list[str]:
     if indexed.problem is None:
         return []
     try:
-        stands = _rows_stand(audit, indexed)
+        stands = rows_stand(audit, indexed)
     except MALFORMED:  # of what it was made of, which is told of that
         stands = True
     return [indexed.problem] if stands else []
@@ -242,7 +233,7 @@ def _check_tree(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     mixture = audit.index.parent(indexed, MIXTURE) if indexed.place.stage == MODEL else None
-    if mixture is not None and _rows_stand(audit, mixture):
+    if mixture is not None and rows_stand(audit, mixture):
         times_of(audit.shelf, artifact, audit.artifact(mixture))
 
 
@@ -273,7 +264,7 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     """The index says of its records what the evidence says."""
     if indexed.problem or indexed.place.stage not in (*HAVE_RECORDS, *ASKED, MODEL):
         return
-    if not _rows_stand(audit, indexed):
+    if not rows_stand(audit, indexed):
         return
     if indexed.place.stage == MODEL:
         mixture = audit.index.parent(indexed, MIXTURE)
@@ -288,18 +279,6 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
         same = there == audit.digests.get(indexed.id, NO_RECORDS) and len(members) == indexed.records
     if not same:
         raise index_error(audit, f"the index says otherwise of {artifact.place.path} than its evidence")
-
-
-def _rows_stand(audit: Audit, indexed: Indexed) -> bool:
-    """Whether its records can be read: from evidence, which stays, else from payloads, its own and those that
-    it was made of, which retention may have removed.
-    """
-    if audit.shelf.has(audit.artifact(indexed), f"evidence/{ORIGINS}"):
-        return True
-    if indexed.place.stage != MODEL and isinstance(audit.said(indexed), Removed):
-        return False
-    above = (audit.index.parent(indexed, stage) for stage in (MIXTURE, DATASET, CORPUS))
-    return all(_rows_stand(audit, each) for each in above if each is not None)
 
 
 def _nothing(audit: Audit) -> UserError:

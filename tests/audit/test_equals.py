@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ import pytest
 from ft_dagster.audit.answers import ModelThatHas
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
-from ft_dagster.audit.models import model
+from ft_dagster.audit.models import at, model, training_records
+from ft_dagster.audit.proofs import ABSENCE, prove
 from ft_dagster.audit.records import HELD_OUT, INHERITED, JUDGED, TRAINED, record
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.verify import verify
 from ft_dagster.data.dataset_io import read_split
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import Sample
 from ft_dagster.store import Artifact
 from tests.audit.histories import History, question
@@ -97,17 +100,72 @@ def test_what_equal_weights_were_judged_with_was_not_held_out_for_the_others(mad
         assert [one.how for one in record(audit, asked_record(identity)).models] == [how]
 
 
-def test_what_was_trained_on_one_of_two_equal_mixtures_is_found_by_both(made: History) -> None:
-    """The rows differ in their ends alone, which no example reaches."""
+def equal_mixtures(made: History) -> tuple[list[Artifact], list[Artifact]]:
+    """Two data sets and their mixtures: the rows differ in their ends alone, which no example reaches."""
     rows = [question(number) for number in range(30)]
     longer = [{**row, "completion": f"{row['completion']} And no example reaches this."} for row in rows]
     datasets = [made.dataset("acme.one", each) for each in (rows, longer)]
     mixtures = [made.mixture("acme.one", each) for each in datasets]
     assert mixtures[0].digest == mixtures[1].digest
     assert mixtures[0].manifest != mixtures[1].manifest
+    return datasets, mixtures
+
+
+def test_what_was_trained_on_one_of_two_equal_mixtures_is_found_by_both(made: History) -> None:
+    datasets, mixtures = equal_mixtures(made)
     weights = made.model("acme.one", mixtures[0], made.base(), times=3)
     audit = made.audit()
     for dataset in datasets:
         [models] = told(audit, rows_of(made, dataset, "train"), TRAINED)
         assert [(one.weights, one.times) for one in models] == [(weights.digest, 3)]
+    assert verify(audit).problems == ()
+
+
+def test_no_absence_is_proved_of_what_an_equal_mixture_has(made: History) -> None:
+    """Of the model and of one that starts from its release; of the mixture that is named there is a proof."""
+    datasets, mixtures = equal_mixtures(made)
+    base = made.base()
+    weights = made.model("acme.one", mixtures[0], base, times=3)
+    export, _ = made.release("acme.one", weights, base)
+    derived = made.derived_base("acme.child", "acme.one", export, weights, base)
+    rows = made.dataset("acme.child", [question(number) for number in range(100, 120)])
+    child = made.model("acme.child", made.mixture("acme.child", rows), derived)
+    audit = made.audit()
+    own, equal = (asked_record(rows_of(made, each, "train")[0]) for each in datasets)
+    for digest in (weights.digest, child.digest):
+        assert prove(audit, own, audit.model(digest))["times"] == 3
+        with pytest.raises(UserError, match="was trained on it, and nothing proves that"):
+            prove(audit, equal, audit.model(digest))
+        assert prove(audit, asked_record("never written"), audit.model(digest))["kind"] == ABSENCE
+
+
+def test_rows_of_all_equal_mixtures_are_what_a_model_was_trained_on(made: History) -> None:
+    """As `record` tells it; each once, also where a mixture was made again of the same rows."""
+    datasets, mixtures = equal_mixtures(made)
+    base = made.base()
+    weights = made.model("acme.one", mixtures[0], base, times=3)
+    made.release("acme.one", weights, base)
+    for _ in range(2):
+        audit = made.audit()
+        found = list(training_records(audit, audit.model(weights.digest)))
+        expected = {identity for each in datasets for identity in rows_of(made, each, "train")}
+        assert {one.identity for one in found} == expected
+        assert len(found) == len(expected) == at(audit, "acme.one", "2099-01-01").records
+        assert all(one.times == 3 and one.content is not None and one.facts for one in found)
+        made.remove("training_mixture")
+        assert made.mixture("acme.one", datasets[0]).generation > 1
+
+
+def test_an_equal_mixture_whose_rows_retention_removed_takes_no_answer_away(tmp_path: Path) -> None:
+    """Of before there was evidence of records: that it had the row the index alone knows, not how often."""
+    made = History(tmp_path / "project", kept="none")
+    datasets, mixtures = equal_mixtures(made)
+    identities = [rows_of(made, each, "train")[0] for each in datasets]
+    made.model("acme.one", mixtures[0], made.base(), times=3)
+    made.audit().index.close()
+    made._remove(lambda one: one.place == mixtures[1].place)
+    audit = made.audit()
+    for identity, times in zip(identities, (3, None), strict=True):
+        [[one]] = told(audit, [identity], TRAINED)
+        assert one.times == times
     assert verify(audit).problems == ()
