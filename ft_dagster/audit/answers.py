@@ -262,13 +262,14 @@ class AtAnswer:
 @dataclass(frozen=True)
 class CameOf:
     """What came of a source: its files as they matched, and all artifacts made from it, models and
-    releases.
+    releases. `unread`: manifests that could not be read, so that more may have come of it.
     """
 
     asked: str
     files: tuple[Mapping[str, Any], ...]
     artifacts: tuple[PartOf, ...]
     models: tuple[ModelThatHas, ...]
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET
 from ft_dagster.audit.models import documents
-from ft_dagster.audit.records import record
+from ft_dagster.audit.records import record, unread_for_records
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.dedup import word_grams
 from ft_dagster.data.rows import Row
@@ -42,7 +42,7 @@ def near_records(
         problem = "without its words nothing tells what is near it"
         raise UserError(problem, field="--near", fix="Give its text, or the row as JSON")
     began = time.monotonic()
-    unread: list[str] = []
+    unread = list(unread_for_records(audit))
     holders, removed = _holders(audit, unread)
     total = sum(each.records for each in holders)
     found: dict[bytes, float] = {}
@@ -59,7 +59,9 @@ def near_records(
     nearest = sorted(found.items(), key=lambda each: (-each[1], each[0]))
     told = tuple(_told(audit, *each) for each in nearest[:MOST])
     seconds = time.monotonic() - began
-    return NearAnswer(threshold, told, len(found), read, len(holders), removed, seconds, tuple(unread))
+    return NearAnswer(
+        threshold, told, len(found), read, len(holders), removed, seconds, tuple(dict.fromkeys(unread))
+    )
 
 
 def _holders(audit: Audit, unread: list[str]) -> tuple[list[Indexed], int]:

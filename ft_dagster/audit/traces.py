@@ -32,13 +32,17 @@ def source(audit: Audit, asked: str) -> CameOf:
             files += [] if entry in files else [entry]
     for artifact in audit.allowed(audit.index.with_digest(asked)):
         starts[artifact.id] = artifact
+    unread = tuple(_unread(audit))
     if not starts:
         fix = "Give the path as it was declared, a file's path from the project, or a sha256"
-        raise UserError("nothing was made of such a source", value=asked, fix=fix)
+        if unread:
+            fix += "; `ft-dagster audit index` names what could not be read"
+        but = f", of what could be read: {len(unread)} could not" if unread else ""
+        raise UserError(f"nothing was made of such a source{but}", value=asked, fix=fix)
     made = sorted(_downstream(audit, list(starts.values())), key=lambda each: (each.created, each.id))
     parts = (PartOf(each.place.stage, each.digest, each.variant, each.created) for each in made)
     models = (described(audit, each, MADE, None) for each in made if each.place.stage == MODEL)
-    return CameOf(asked, tuple(files), tuple(parts), once(models))
+    return CameOf(asked, tuple(files), tuple(parts), once(models), unread)
 
 
 def tenant(audit: Audit, name: str) -> TenantAnswer:
@@ -64,6 +68,13 @@ def tenant(audit: Audit, name: str) -> TenantAnswer:
     shared = (PartOf(part.place.stage, part.digest, None, part.created) for part in given.values())
     datasets = sum(each.records for each in own if each.place.stage == DATASET)
     return TenantAnswer(name, owns, datasets, releases, tuple(shared))
+
+
+def _unread(audit: Audit) -> Iterator[str]:
+    """Why a manifest could not be read."""
+    known = {each.problem for each in audit.index.unread()}  # of artifacts whose manifests were
+    problems = (each for each in audit.followed.problems if each.stage and each.problem not in known)
+    yield from dict.fromkeys(each.problem for each in problems if audit.allows_part(each.prefix))
 
 
 def _downstream(audit: Audit, starts: list[Indexed]) -> Iterator[Indexed]:

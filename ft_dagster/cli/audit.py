@@ -17,7 +17,15 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ft_dagster.cli.audit_shown import print_held, print_model, print_models, print_near, print_of, released
+from ft_dagster.cli.audit_shown import (
+    print_held,
+    print_model,
+    print_models,
+    print_near,
+    print_of,
+    print_unread,
+    released,
+)
 from ft_dagster.cli.common import (
     KEEPING,
     Json,
@@ -118,8 +126,7 @@ def record(
     print_models(found.models)
     if alike is not None:
         print_near(alike)
-    for line in (*found.checked.unread, *(alike.unread if alike else ())):
-        out.print(f"[red]could not be read[/] {escape(line)}", highlight=False, soft_wrap=True)
+    print_unread((*found.checked.unread, *(alike.unread if alike else ())))
 
 
 @audit.command()
@@ -194,6 +201,7 @@ def source(
         table.add_row(part.stage, part.variant or "shared", part.digest[:12], part.created)
     show(table)
     print_models(found.models)
+    print_unread(found.unread)
 
 
 @audit.command()
@@ -354,8 +362,7 @@ def index(
     said = f"{counted(known.records, 'record')} of {known.artifacts:,} data sets, corpora and mixtures"
     models = counted(known.models, "model")
     out.print(f"{added}; known are {said}, {models}", highlight=False, soft_wrap=True)
-    for each in followed.problems:
-        out.print(f"[red]could not be read[/] {escape(each.problem)}", highlight=False, soft_wrap=True)
+    print_unread(each.problem for each in followed.problems)
 
 
 def _opened(context: typer.Context, tenant: str | None, *, again: bool = False, quiet: bool = False) -> Audit:

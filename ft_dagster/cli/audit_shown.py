@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -82,6 +82,11 @@ def print_models(models: tuple[ModelThatHas, ...]) -> None:
         as_versions = ", ".join(map(released, one.releases)) or "not released"
         table.add_row(one.variant, one.weights[:12], one.how + more, times, exports, escape(as_versions))
     show(table)
+
+
+def print_unread(problems: Iterable[str]) -> None:
+    for line in dict.fromkeys(problems):
+        out.print(f"[red]could not be read[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def released(one: Any) -> str:

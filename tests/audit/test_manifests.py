@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,9 @@ from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.figures import READ, read
 from ft_dagster.audit.models import diff, model
+from ft_dagster.audit.near import near_records
 from ft_dagster.audit.records import record, sought
+from ft_dagster.audit.traces import source
 from ft_dagster.audit.verify import verify
 from ft_dagster.cli import app
 from ft_dagster.cli.audit_shown import print_model
@@ -182,6 +185,39 @@ def test_what_can_have_no_record_takes_no_never_seen_away(history: History) -> N
         cut_short(manifest)
         found = record(history.audit(again=True), asked)
         assert (found.seen, len(found.checked.unread)) == (seen, 0 if seen is False else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["fine_tuned_model", "training_plan", "declaration"])
+def test_what_came_of_a_source_names_manifests_that_cannot_be_read(history: History, stage: str) -> None:
+    """More may have come of it; to another tenant they are none."""
+    history._put("training_plan", "tenants/acme/one", {"plan.json": {}}, {})
+    history._put("declaration", "tenants/acme/one", {"declaration.json": {"sources": [], "spec": {}}}, {})
+    with closing(history.audit().index) as index:
+        [dataset] = index.of_stage("task_dataset", "tenants/acme/one")
+        [corpus] = index.of_stage("general_corpus")
+    [manifest] = (history.folder / ".ft_dagster/store/tenants/acme/one" / stage).glob("*/manifest.json")
+    cut_short(manifest)
+    audit = history.audit(again=True)
+    [unread] = source(audit, dataset.digest).unread
+    assert str(manifest) in unread
+    with pytest.raises(UserError, match="of what could be read: 1 could not"):
+        source(audit, "elsewhere.jsonl")
+    assert source(history.audit(tenant="globex"), corpus.digest).unread == ()
+    done = CliRunner().invoke(app, ["--project", str(history.folder), "audit", "source", dataset.digest])
+    assert f"could not be read {manifest}" in " ".join(done.output.split())
+
+
+@pytest.mark.slow
+def test_what_is_near_a_record_names_data_sets_whose_manifest_cannot_be_read(history: History) -> None:
+    [manifest] = (history.folder / ".ft_dagster/store/tenants/acme/one/task_dataset").glob("*/manifest.json")
+    cut_short(manifest)
+    found = near_records(history.audit(again=True), asked_record("What is item 3? Item 3 is a thing."), 0.05)
+    assert any(str(manifest) in line for line in found.unread)
+    assert len(set(found.unread)) == len(found.unread)
+    asked = ["audit", "record", "What is item 3? Item 3 is a thing.", "--near", "0.05"]
+    done = CliRunner().invoke(app, ["--project", str(history.folder), *asked])
+    assert done.output.count(str(manifest)) == 1
 
 
 @pytest.mark.slow
