@@ -46,8 +46,9 @@ from ft_dagster.settings import load_settings
 from ft_dagster.strict_json import dumps
 
 if TYPE_CHECKING:
-    from ft_dagster.audit.answers import CameOf, HeldAgainst, ModelAnswer, NearAnswer, RecordAnswer
+    from ft_dagster.audit.answers import CameOf, Checked, HeldAgainst, ModelAnswer, NearAnswer, RecordAnswer
     from ft_dagster.audit.desk import Audit
+    from ft_dagster.audit.follow import Followed
     from ft_dagster.audit.verify import Verified
 
 audit = typer.Typer(
@@ -351,9 +352,10 @@ def index(
     """Bring the index up to date. Every question does that by itself; `--again` makes it anew."""
     from ft_dagster.audit import records
 
-    opened = _opened(context, None, again=again, quiet=as_json)
-    with closing(opened.index):
-        known, followed = records.checked(opened), opened.followed
+    def answer(audit: Audit) -> tuple[Checked, Followed]:
+        return records.checked(audit), audit.followed
+
+    known, followed = ask(context, None, answer, again=again, quiet=as_json)
     if as_json:
         new = {**asdict(followed), "problems": [each.problem for each in followed.problems]}
         print_json({"new": new, "known": asdict(known)})
@@ -374,18 +376,31 @@ def _opened(context: typer.Context, tenant: str | None, *, again: bool = False, 
     return opened
 
 
-def ask(context: typer.Context, tenant: str | None, question: Callable[[Audit], T]) -> T:
+def ask(
+    context: typer.Context,
+    tenant: str | None,
+    question: Callable[[Audit], T],
+    *,
+    again: bool = False,
+    quiet: bool = True,
+) -> T:
     """What a question answers; an index that turns out to be damaged is made again first."""
     from ft_dagster.audit.desk import reported
 
-    try:
-        opened = _opened(context, tenant, quiet=True)
+    def answer(again: bool) -> T:
+        opened = _opened(context, tenant, again=again, quiet=quiet)
         with closing(opened.index), reported(opened.settings):
             return question(opened)
+
+    try:
+        return answer(again)
     except sqlite3.DatabaseError:
-        opened = _opened(context, tenant, again=True, quiet=True)
-        with closing(opened.index):
-            return question(opened)
+        pass
+    try:
+        return answer(again=True)
+    except sqlite3.DatabaseError as error:
+        fix = "Look at the disk that `work` of ft_dagster.yaml names"
+        raise UserError(f"the index is damaged as soon as it is made: {error}", fix=fix) from None
 
 
 def progress(quiet: bool) -> Callable[[str], None]:
