@@ -378,6 +378,7 @@ def _note_absence(reading: _Reading, key: RecordKey | None) -> None:
         reading.steps.append(said)
     said = "that the sources of the model's data read a row in no further way, and transform none"
     reading.unchecked.append(said)
+    reading.unchecked.append("that no mixture that came out equal to the model's own has it")
     reading.unchecked.append("what the base that the model starts from was trained on")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ft_dagster.audit.answers import ModelThatHas
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.models import at, model, training_records
-from ft_dagster.audit.proofs import ABSENCE, prove
+from ft_dagster.audit.proofs import ABSENCE, check, prove
 from ft_dagster.audit.records import HELD_OUT, INHERITED, JUDGED, TRAINED, record
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.verify import verify
@@ -121,7 +122,7 @@ def test_what_was_trained_on_one_of_two_equal_mixtures_is_found_by_both(made: Hi
     assert verify(audit).problems == ()
 
 
-def test_no_absence_is_proved_of_what_an_equal_mixture_has(made: History) -> None:
+def test_no_absence_is_proved_of_what_an_equal_mixture_has(made: History, tmp_path: Path) -> None:
     """Of the model and of one that starts from its release; of the mixture that is named there is a proof."""
     datasets, mixtures = equal_mixtures(made)
     base = made.base()
@@ -136,7 +137,11 @@ def test_no_absence_is_proved_of_what_an_equal_mixture_has(made: History) -> Non
         assert prove(audit, own, audit.model(digest))["times"] == 3
         with pytest.raises(UserError, match="was trained on it, and nothing proves that"):
             prove(audit, equal, audit.model(digest))
-        assert prove(audit, asked_record("never written"), audit.model(digest))["kind"] == ABSENCE
+        proof = tmp_path / "proof.json"
+        proof.write_text(json.dumps(prove(audit, asked_record("never written"), audit.model(digest))))
+        found = check(proof, asked_record("never written"))
+        assert found.kind == ABSENCE
+        assert "that no mixture that came out equal to the model's own has it" in found.unchecked
 
 
 def test_rows_of_all_equal_mixtures_are_what_a_model_was_trained_on(made: History) -> None:
