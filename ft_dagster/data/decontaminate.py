@@ -3,10 +3,10 @@
 What is looked for are bare questions and answers, without the words of a task's template, which no training
 row has. Words are those of the normal form of a text (`content`).
 
-Of scripts that are written without spaces between words each character is looked for by itself, and counts as
-a part of a word: half of one in Chinese and Japanese, whose words have about two characters, a third of one
-in Thai, Lao, Khmer and Burmese, whose words have three and more letters. 13 words in a row are then 26 and 39
-characters, wherever a clause ends; 13 characters would be a phrase that many texts share.
+Of scripts that are written without spaces between words each letter is looked for by itself, without vowel
+signs and tone marks, and counts as a part of a word: half of one in Chinese, Japanese and Burmese, whose
+words have about two letters, a third of one in Thai, Lao and Khmer, whose words have about three. 13 words in
+a row are then 26 and 39 letters, wherever a clause ends; 13 letters would be a phrase that many texts share.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from ft_dagster.data.tables import open_table
 
 LEAST_ALONE = 8  # words of an evaluation text shorter than n that count by themselves, as one run
 LEAST_WITH_ANSWER = 3  # words of a shorter question: it counts where an answer of it stands beside it
-WORD = 6  # the size of a word; of a character of a script without spaces 3 or 2
+WORD = 6  # the size of a word; of a letter of a script without spaces 3 or 2
 MOST_KNOWN = 1 << 17  # words whose hash is kept
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that every position of a run counts
 ITEMS_SCHEMA = pa.schema(
@@ -34,8 +35,10 @@ ITEMS_SCHEMA = pa.schema(
 )
 
 _HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_HALVES = _HAN + "\u3041-\u30ff\u31f0-\u31ff\U0001b000-\U0001b16f"  # and Hiragana and Katakana
-_THIRDS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f"  # Thai, Lao, Burmese, Khmer
+_KANA = "\u3041-\u30ff\u31f0-\u31ff\U0001b000-\U0001b16f"
+_BURMESE = "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"
+_HALVES = _HAN + _KANA + _BURMESE
+_THIRDS = "\u0e00-\u0eff\u1780-\u17ff"  # Thai, Lao, Khmer
 _LATER = re.compile("[\u0e00-\U0003ffff]")  # four times as fast, and in no text of Europe
 _UNSPACED = re.compile(f"[{_HALVES}{_THIRDS}]")
 _PARTS = re.compile(f"[{_HALVES}{_THIRDS}]|[^{_HALVES}{_THIRDS}]+")
@@ -64,7 +67,7 @@ def read_items(file: Path) -> Iterator[AskedItem]:
 
 
 def sought_words(words: Sequence[str]) -> Sequence[str]:
-    """The words by which an overlap is looked for: of scripts written without spaces each character.
+    """The words by which an overlap is looked for: of scripts written without spaces each letter.
 
     The same object where there are none of these.
     """
@@ -113,7 +116,7 @@ class EvaluationGrams:
     A question or an answer of at least n words overlaps by any n of them in a row; a shorter one, of at least
     8, by all of them. A question of 3 to 7 words overlaps where one of its answers stands beside it: alone it
     would be found by chance. A shorter one cannot be told from ordinary speech, and is counted as `ignored`.
-    How many words the characters of a script without spaces are is said at the top.
+    How many words the letters of a script without spaces are is said at the top.
     """
 
     def __init__(self, items: Iterable[AskedItem], n: int) -> None:
@@ -122,7 +125,7 @@ class EvaluationGrams:
         self.ignored = 0
         self._tasks: dict[str, int] = {}
         runs = _Collected()
-        short: dict[int, dict[int, tuple[int, list[Hashes]]]] = {}
+        short: dict[int, dict[int, _ShortQuestion]] = {}
         for item in items:
             task = self._tasks.setdefault(item.task, len(self._tasks))
             answers, questions = map(_Sought.of, item.answers), [_Sought.of(text) for text in item.questions]
@@ -134,8 +137,9 @@ class EvaluationGrams:
             pairs = [text for text in questions if said and WORD * LEAST_WITH_ANSWER <= text.size < alone]
             for words, _ in pairs:
                 whole = int(_runs(words, len(words))[0])
-                given = short.setdefault(len(words), {}).setdefault(whole, (task, []))
-                given[1].extend(answer.hashes for answer in said)
+                given = short.setdefault(len(words), {}).setdefault(whole, _ShortQuestion(task))
+                for answer in said:
+                    given.add(answer.hashes)
             self.ignored += not pairs and all(text.size < alone for text in questions)
         self._long = runs.sets()
         self._short = short
@@ -153,8 +157,9 @@ class EvaluationGrams:
         if not self._lengths or len(words) < self._lengths[0]:
             return None
         hashes = _word_hashes(words)
+        places = _Places(hashes)
         for length, runs in self._runs_by_length(hashes):
-            task = self._of_length(length, runs, hashes)
+            task = self._of_length(length, runs, places)
             if task is not None:
                 return self._names[task]
         return None
@@ -193,28 +198,68 @@ class EvaluationGrams:
             at = length
             yield length, runs
 
-    def _of_length(self, length: int, runs: Hashes, words: Hashes) -> int | None:
+    def _of_length(self, length: int, runs: Hashes, places: _Places) -> int | None:
         if length in self._long:
             found = self._long[length].find(runs)
             if len(found):
                 return int(self._long[length].tasks[found[0]])
-        if length not in self._short or not len(self._starts[length].find(runs)):
+        if length not in self._short:
             return None
-        questions = self._short[length]
-        for start, run in enumerate(runs.tolist()):
-            if run in questions:
-                task, answers = questions[run]
-                beside = (words[:start], words[start + length :])
-                if any(_holds(part, answer) for answer in answers for part in beside):
-                    return task
+        starts = self._starts[length].positions(runs)
+        around: dict[int, tuple[int, int]] = {}
+        for start, run in zip(starts.tolist(), runs[starts].tolist(), strict=True):
+            question = self._short[length][run]
+            if run not in around:
+                around[run] = places.around(question.answers)
+            first_end, last_start = around[run]
+            if first_end <= start or start + length <= last_start:
+                return question.task
         return None
 
 
-def _holds(words: Hashes, answer: Hashes) -> bool:
-    """Whether an answer stands in these words, in a row."""
-    if len(answer) > len(words):
-        return False
-    return bool((_runs(words, len(answer)) == _runs(answer, len(answer))[0]).any())
+class _ShortQuestion:
+    """A question that counts where an answer stands beside it. `answers`: their hashes, by their length."""
+
+    def __init__(self, task: int) -> None:
+        self.task = task
+        self._answers: dict[int, set[int]] = {}
+
+    def add(self, answer: Hashes) -> None:
+        self._answers.setdefault(len(answer), set()).update(_runs(answer, len(answer)).tolist())
+
+    @cached_property
+    def answers(self) -> dict[int, Hashes]:
+        return {size: np.fromiter(found, np.uint64, len(found)) for size, found in self._answers.items()}
+
+
+class _Places:
+    """Where answers stand in one text, which is hashed once for each length of an answer."""
+
+    def __init__(self, words: Hashes) -> None:
+        self._words = words
+        self._sorted: dict[int, tuple[Hashes, NDArray[np.intp]]] = {}
+
+    def around(self, answers: Mapping[int, Hashes]) -> tuple[int, int]:
+        """Where the first of these answers ends, and where the last begins; where there is none, beyond the
+        text's end and before its beginning.
+        """
+        first_end, last_start = len(self._words) + 1, -1
+        for length, hashes in answers.items():
+            runs, places = self._of_length(length)
+            first, after = np.searchsorted(runs, hashes), np.searchsorted(runs, hashes, side="right")
+            held = first < after
+            if held.any():
+                first_end = min(first_end, int(places[first[held]].min()) + length)
+                last_start = max(last_start, int(places[after[held] - 1].max()))
+        return first_end, last_start
+
+    def _of_length(self, length: int) -> tuple[Hashes, NDArray[np.intp]]:
+        """Sorted, with the place of each in the text; of equal ones in their order there."""
+        if length not in self._sorted:
+            runs = _runs(self._words, length)
+            places = np.argsort(runs, kind="stable")
+            self._sorted[length] = runs[places], places
+        return self._sorted[length]
 
 
 def _word_hashes(words: Sequence[str]) -> Hashes:
@@ -237,7 +282,7 @@ _known = _WordHashes()
 
 def _runs(words: Hashes, length: int) -> Hashes:
     """The hash of every run of `length` words: a polynomial in a fixed odd number, modulo 2**64."""
-    count = len(words) - length + 1
+    count = max(0, len(words) - length + 1)
     hashes = np.zeros(count, np.uint64)
     for offset in range(length):
         hashes = hashes * MULTIPLIER + words[offset : offset + count]

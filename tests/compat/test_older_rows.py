@@ -76,3 +76,19 @@ def test_a_data_set_of_version_2_is_made_again_and_then_the_mixture(
     alone = run_chain(workspace, (training_mixture.STAGE,))
     assert "older than record trees. Materialize task_dataset" in str(alone.error)
     made_again(at(project, "acme"), made["task_dataset"].digest)
+
+
+def test_rows_looked_through_by_former_rules_are_looked_through_again_and_nothing_else_is_made(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where questions are found that were not before, the same texts of questions give other rows."""
+    project = write_project(tmp_path / "project", tiny_model_folder)
+    with monkeypatch.context() as patched:
+        patched.setitem(STAGE_VERSIONS, "task_dataset", 3)
+        patched.setitem(STAGE_VERSIONS, "training_mixture", 4)
+        before = run_chain(at(project, "acme"), up_to("training_plan")).made
+    after = run_chain(at(project, "acme"), up_to("training_plan")).made
+    anew = {stage for stage, artifact in after.items() if artifact.place != before[stage].place}
+    assert anew == {"task_dataset", "training_mixture"}
+    assert [after[stage].digest for stage in after] == [before[stage].digest for stage in after]
+    assert after["training_plan"].reused

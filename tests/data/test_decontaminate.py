@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
+from ft_dagster.data import decontaminate
 from ft_dagster.data.content import normal_text, words_of
 from ft_dagster.data.decontaminate import AskedItem, EvaluationGrams, sought_words
 
@@ -93,6 +94,45 @@ def test_an_answer_within_its_own_question_is_not_beside_it() -> None:
     assert task_in(grams, "is a whale a fish no but a shark is a fish") == "sea"
 
 
+@pytest.mark.parametrize("n", [8, 13])
+def test_a_short_question_is_found_where_a_plain_search_finds_an_answer_beside_it(n: int) -> None:
+    random = np.random.default_rng(n)
+
+    def text(least: int, most: int) -> list[str]:
+        return [f"w{word}" for word in random.integers(0, 3, random.integers(least, most))]
+
+    found = 0
+    for _ in range(300):
+        question, answers, words = text(3, 5), [text(1, 5) for _ in range(3)], text(1, 30)
+        items = [AskedItem((" ".join(question),), tuple(map(" ".join, answers)))]
+        places = [
+            at for at in range(len(words) - len(question) + 1) if words[at : at + len(question)] == question
+        ]
+        beside = [part for at in places for part in (words[:at], words[at + len(question) :])]
+        expected = any(contains(part, answer) for part in beside for answer in answers)
+        assert (EvaluationGrams(items, n).overlap(words) is not None) == expected
+        found += expected
+    assert 50 < found < 250
+
+
+@pytest.mark.parametrize("unit", ["choose the right answer ", "请选择正确答案，"])
+def test_a_text_is_hashed_once_however_often_a_short_question_stands_in_it(
+    unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = ("one two", "three four", "甲乙丙丁", "甲乙丙子")
+    grams = EvaluationGrams([AskedItem((unit,), answers, "quiz")], 13)
+    runs, hashed = decontaminate._runs, list[int]()
+
+    def counted(words: decontaminate.Hashes, length: int) -> decontaminate.Hashes:
+        hashed.append(len(words))
+        return runs(words, length)
+
+    monkeypatch.setattr(decontaminate, "_runs", counted)
+    text = words_of(normal_text(unit * 200))
+    assert grams.overlap(text) is None
+    assert sum(hashed) <= 2 * len(sought_words(text))  # the answers have two lengths
+
+
 def test_the_task_that_is_overlapped_is_named() -> None:
     grams = EvaluationGrams(
         [AskedItem((" ".join(WORDS[:14]),), (), "one"), AskedItem((" ".join(WORDS[14:28]),), (), "two")], 13
@@ -163,15 +203,54 @@ def test_a_question_written_without_spaces_is_found_within_a_clause(script: str)
     assert not overlaps(grams, question[: len(question) // 2])
 
 
+WORDS_OF = {  # the first article of the Universal Declaration of Human Rights, a space after each word
+    "Thai": "มนุษย์ ทั้ง หลาย เกิด มา มี อิสระ และ เสมอ ภาค กัน ใน เกียรติศักดิ์ และ สิทธิ ต่าง มี เหตุผล และ มโนธรรม "
+    "และ ควร ปฏิบัติ ต่อ กัน ด้วย เจตนารมณ์ แห่ง ภราดรภาพ",
+    "Lao": "ມະນຸດ ເກີດ ມາ ມີ ສິດ ເສລີພາບ ແລະ ສະເໝີ ໜ້າ ກັນ ໃນ ທາງ ກຽດຕິສັກ ແລະ ທາງ ສິດ ດ້ວຍ ມະນຸດ ມີ ສະຕິ "
+    "ສຳປັດຊັນຍະ ແລະ ຕ້ອງ ປະພຶດ ຕໍ່ ກັນ ໃນ ທາງ ພີ່ນ້ອງ",
+    "Khmer": "មនុស្ស ទាំងអស់ កើតមក មាន សេរីភាព និង សមភាព ក្នុង ផ្នែក សេចក្តី ថ្លៃថ្នូរ និង សិទ្ធិ មនុស្ស មាន "
+    "វិចារណញ្ញាណ និង សតិសម្បជញ្ញៈ ជាប់ ពី កំណើត ហើយ គប្បី ប្រព្រឹត្ត ចំពោះ គ្នា ទៅវិញ ទៅមក ក្នុង ស្មារតី រាប់អាន គ្នា ជា បងប្អូន",
+    "Burmese": "လူ တိုင်း သည် တူညီ လွတ်လပ် သော ဂုဏ်သိက္ခာ ဖြင့် လည်းကောင်း တူညီ လွတ်လပ် သော အခွင့်အရေး များ ဖြင့် "
+    "လည်းကောင်း မွေး ဖွား လာ သူများ ဖြစ်သည် ထို သူ တို့ ပိုင်းခြား ဝေဖန် တတ် သော ဉာဏ် နှင့် ကျင့်ဝတ် သိတတ် သော စိတ် တို့ ရှိ",
+}
+
+
+@pytest.mark.parametrize("script", WORDS_OF)
+def test_13_words_written_without_spaces_are_about_13_as_they_are_counted(script: str) -> None:
+    words = WORDS_OF[script].split()
+    grams = grams_of(["".join(words)])
+
+    def least(start: int) -> int:
+        return next(n for n in range(1, 30) if overlaps(grams, "".join(words[start : start + n])))
+
+    assert 11 <= np.mean([least(start) for start in range(len(words) - 18)]) <= 15
+
+
 HAN = "".join(map(chr, range(0x4E00, 0x4E00 + 60)))
-THAI = "".join(map(chr, range(0x0E01, 0x0E2F)))
+RUNS = {  # of letters without vowel signs and tone marks
+    "Chinese": (HAN[:40], 26),
+    "Japanese": ("".join(map(chr, range(0x30A2, 0x30A2 + 60, 2)))[:30], 26),
+    "Burmese": ("".join(map(chr, range(0x1000, 0x1021))), 26),
+    "Thai": ("".join(map(chr, range(0x0E01, 0x0E2F)))[:45], 39),
+    "Khmer": ("".join(map(chr, range(0x1780, 0x17A3))) + "កខគឃងចឆជឈញ", 39),
+}
 
 
-@pytest.mark.parametrize(("text", "least"), [(HAN[:40], 26), (THAI[:45], 39)], ids=["Chinese", "Thai"])
-def test_13_words_of_a_long_clause_are_26_or_39_characters(text: str, least: int) -> None:
+@pytest.mark.parametrize("script", RUNS)
+def test_13_words_of_a_long_clause_are_26_or_39_letters(script: str) -> None:
+    text, least = RUNS[script]
     grams = grams_of([text])
     assert overlaps(grams, f"{HAN[-2:]}{text[3 : 3 + least]}{HAN[-2:]}")
     assert not overlaps(grams, f"{HAN[-2:]}{text[3 : 2 + least]}{HAN[-2:]}")
+
+
+@pytest.mark.parametrize("mark", ["\u0e48", "\u0eb5", "\u17b7", "\u102d"])
+def test_vowel_signs_and_tone_marks_count_for_nothing(mark: str) -> None:
+    plain, least = RUNS["Thai"]
+    text = mark.join(plain)
+    grams = grams_of([text])
+    assert overlaps(grams, text[: 2 * least])
+    assert not overlaps(grams, text[: 2 * least - 2])
 
 
 def test_clauses_do_not_hide_an_overlap_of_characters() -> None:
