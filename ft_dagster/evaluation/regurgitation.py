@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from ft_dagster.data.content import question_ids
 from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.render import render_turn
+from ft_dagster.data.render import Turn, render_turn
 from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import CANARIES, ROWS
@@ -35,13 +35,13 @@ def probes(
     """By name, the lm-eval tasks that probe a task_dataset's train.parquet; none where nothing can be probed.
 
     `rows`: how many are drawn, by `seed`, of those long enough. Raises UserError for a canary that stands in
-    no training row, or is parted where its row is rendered.
+    no training row, or is parted wherever one is rendered.
     """
     if not train.is_file():
         raise UserError("no such file", file=train, fix="Materialize task_dataset again")
     ids = question_ids([row.identity for row in read_split(train)])
     drawn = in_drawn_order(ids, seed)[: TRIED * rows]
-    given, planted = _read(train, set(drawn), canaries)
+    given, planted = _read(train, set(drawn), canaries, tokenizer)
     about = {n: {"index": n, "question": ids[n]} for n in drawn}
     names = abouts([Row("text", "", text=canary) for canary in planted])
     found = {
@@ -75,24 +75,49 @@ def _results(doc: Doc, answers: Sequence[str]) -> dict[str, float]:
     return {REPEATED: float(answers[0].strip().startswith(doc["answer"].strip()))}
 
 
-def _read(train: Path, drawn: set[int], canaries: Sequence[str]) -> tuple[dict[int, Row], dict[str, Row]]:
-    """The drawn rows by number, and the first row that holds each canary; streamed. Raises UserError."""
+def _read(
+    train: Path, drawn: set[int], canaries: Sequence[str], tokenizer: Any
+) -> tuple[dict[int, Row], dict[str, Row]]:
+    """The drawn rows by number, and the first row that holds each canary as it is rendered; streamed. Raises
+    UserError.
+    """
     rows: dict[int, Row] = {}
     planted: dict[str, Row] = {}
+    parted = set[str]()
     for number, row in enumerate(read_split(train)):
         if number in drawn:
             rows[number] = row
         words = row.whole_text if len(planted) < len(canaries) else ""
-        planted |= {canary: row for canary in canaries if canary not in planted and canary in words}
-    absent = [canary for canary in canaries if canary not in planted]
-    if absent:
-        raise UserError(
-            "this canary stands in no training row",
-            field="evaluation.canaries",
-            value=absent[0],
-            fix="Plant it in a row of the training split, or take it from the list",
-        )
+        held = [canary for canary in canaries if canary not in planted and canary in words]
+        whole = _whole(render_turn(row, tokenizer)) if held else ""
+        planted |= {canary: row for canary in held if canary in whole}
+        parted.update(canary for canary in held if canary not in whole)
+    for canary in canaries:
+        if canary not in planted:
+            raise _not_read(canary) if canary in parted else _absent(canary)
     return rows, {canary: planted[canary] for canary in canaries}
+
+
+def _whole(turn: Turn) -> str:
+    return turn.prompt + turn.answer + turn.end
+
+
+def _absent(canary: str) -> UserError:
+    return UserError(
+        "this canary stands in no training row",
+        field="evaluation.canaries",
+        value=canary,
+        fix="Plant it in a row of the training split, or take it from the list",
+    )
+
+
+def _not_read(canary: str) -> UserError:
+    return UserError(
+        "this canary stands in training rows, and not in what the model reads of any",
+        field="evaluation.canaries",
+        value=canary,
+        fix="Give it without white space at its ends, and all of it within one message",
+    )
 
 
 def _row_docs(drawn: Sequence[tuple[Doc, Row]], tokenizer: Any, rows: int) -> list[Doc]:
@@ -122,15 +147,8 @@ def _halves(about: Doc, row: Row, tokenizer: Any) -> tuple[list[int], list[int]]
 
 def _canary_doc(about: Doc, canary: str, row: Row, tokenizer: Any) -> Doc:
     turn = render_turn(row, tokenizer)
-    whole, special = turn.prompt + turn.answer + turn.end, turn.add_special_tokens
-    start = whole.find(canary)
-    if start < 0:
-        raise UserError(
-            "this canary stands in a training row, and not in what the model reads of it",
-            field="evaluation.canaries",
-            value=canary,
-            fix="Give it without white space at its ends, and all of it within one message",
-        )
+    whole, special = _whole(turn), turn.add_special_tokens
+    start = whole.index(canary)
     encoded = tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     end = start + len(canary)
     places = encoded["offset_mapping"]

@@ -84,8 +84,22 @@ def test_a_canary_that_is_parted_where_its_row_is_rendered_is_refused(
 ) -> None:
     parted = [{**row(0, "prompt_completion"), "prompt": "the code of the", "completion": "tower is seven"}]
     train = write_rows(tmp_path / "parted.parquet", parted)
-    with pytest.raises(UserError, match=r"and not in what the model reads of it .*all of it within one"):
+    with pytest.raises(UserError, match=r"and not in what the model reads of any .*all of it within one"):
         probes(train, tiny_tokenizer, rows=0, canaries=["of the\ntower"], seed=0, max_length=256)
+
+
+def test_a_canary_is_probed_in_the_first_row_that_holds_it_as_it_is_rendered(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    rows = [{**row(n, "prompt_completion"), "prompt": "the code of the", "completion": "x"} for n in range(3)]
+    rows[0]["completion"] = "tower is seven"
+    rows[1]["completion"] = rows[2]["completion"] = "code of the\ntower is seven"
+    rows[2]["prompt"] = "too late"
+    train = write_rows(tmp_path / "planted.parquet", rows)
+    tasks = probes(train, tiny_tokenizer, rows=0, canaries=["of the\ntower"], seed=0, max_length=256)
+    (doc,) = docs_of(tasks["canaries"])
+    assert doc["prompt"].startswith("the code of thecode")
+    assert (doc["prompt"] + doc["answer"]).endswith("of the\ntower")
 
 
 @pytest.fixture
