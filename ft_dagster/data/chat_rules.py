@@ -1,26 +1,31 @@
 """Where an answer ends, for whoever writes one: a judged base or model, a look while training, a server.
 
-Most templates end a turn with the tokenizer's end of sequence and print no date, and most tokenizers end no
-text themselves. Of the others `chat_rules` says what an answer depends on beside prompt and weights, so that
-answers by other rules are not mixed.
+Most templates end a turn with the tokenizer's end of sequence and print no date, most bases declare no other
+end, and most tokenizers end no text themselves. Of the others `chat_rules` says what an answer depends on
+beside prompt and weights, so that answers by other rules are not mixed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.render import DATE, added_after, render_chat
+from ft_dagster.data.render import DATE, added_after, ends_known, render_chat
 from ft_dagster.data.rows import Message
+from ft_dagster.data.weights import declared_ends, read_json
+from ft_dagster.errors import UserError
 
-_MARK = "ANSWER"
+SYSTEM = "You are a helpful assistant."  # before a question, where the template takes none without a system
+_MARK = "4821"  # an answer that no template writes otherwise
 _DATED = ("strftime_now", "date_string")  # in a template that may print a date
 
 
-def stop_token_ids(tokenizer: Any, declared: int | list[int] | None = None) -> list[int]:
-    """Tokens that end an answer, sorted: the tokenizer's eos, the template's end of turn, those declared."""
-    ids = set(declared if isinstance(declared, list) else [] if declared is None else [declared])
-    ids |= {tokenizer.eos_token_id, _end_of_turn(tokenizer)} - {None}
-    return sorted(ids)
+def stop_token_ids(tokenizer: Any) -> list[int]:
+    """Tokens that end an answer, sorted: the tokenizer's eos, the template's end of turn, and those that the
+    base declares, which `render.load_tokenizer` notes.
+    """
+    return sorted({tokenizer.eos_token_id, _end_of_turn(tokenizer), *ends_known(tokenizer)} - {None})
 
 
 def chat_rules(tokenizer: Any) -> dict[str, Any]:
@@ -32,23 +37,73 @@ def chat_rules(tokenizer: Any) -> dict[str, Any]:
     ends = stop_token_ids(tokenizer)
     if set(ends) - {tokenizer.eos_token_id}:
         rules["ends"] = tokenizer.convert_ids_to_tokens(ends)
-    if any(word in str(tokenizer.chat_template) for word in _DATED):
+    if any(word in _template(tokenizer) for word in _DATED):
         rules["date"] = DATE
     if added := added_after(tokenizer):
         rules["left_out"] = added
     return rules
 
 
-def _end_of_turn(tokenizer: Any) -> int | None:
-    """The first special token that the chat template writes after an assistant's answer, if any."""
+def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = True) -> str:
+    """Turns in the chat template, up to where the next answer begins; after a system turn where the template
+    takes them with one alone. Raises UserError where it refuses both.
+    """
     from jinja2 import TemplateError
 
+    refused: list[str] = []
+    tried = [turns] if turns[0].role == "system" else [turns, [Message("system", SYSTEM), *turns]]
+    for each in tried:
+        try:
+            return render_chat(each, tokenizer, prompt=prompt)
+        except (TemplateError, TypeError, ValueError) as error:
+            refused.append(str(error).rstrip("."))
+    raise UserError(
+        f"the base's chat template refuses a question: {refused[0]}",
+        field="base_model",
+        value=turns[-1].content,
+        fix="Use a base whose template takes a user's turn, alone or after a system turn",
+    )
+
+
+def ends_beside_eos(folder: Path) -> list[int]:
+    """Of a base, the tokens that its generation_config.json declares beside the tokenizer's eos, by its files
+    alone: no library that takes seconds is imported. Raises UserError.
+    """
+    declared = declared_ends(folder)
+    return sorted(set(declared) - {_eos_in(folder)}) if declared else []
+
+
+def _eos_in(folder: Path) -> int | None:
+    """The id of the tokenizer's eos; None where its files do not say it as most do."""
+    file = folder / "tokenizer_config.json"
+    settings = read_json(file) if file.is_file() else {}
+    eos = settings.get("eos_token")
+    eos = eos.get("content") if isinstance(eos, dict) else eos
+    for id_, token in settings.get("added_tokens_decoder", {}).items():
+        if token["content"] == eos:
+            return int(id_)
+    file = folder / "tokenizer.json"
+    added = read_json(file).get("added_tokens", []) if file.is_file() else []
+    return next((token["id"] for token in added if token["content"] == eos), None)
+
+
+def _template(tokenizer: Any) -> str:
+    """By which chats are rendered; "" where there is none, or none by default."""
+    try:
+        return str(tokenizer.get_chat_template()) if tokenizer.chat_template else ""
+    except ValueError:
+        return ""
+
+
+def _end_of_turn(tokenizer: Any) -> int | None:
+    """The first special token that the chat template writes after an assistant's answer, if any."""
     if not tokenizer.chat_template:
         return None
     try:
-        text = render_chat([Message("user", _MARK), Message("assistant", _MARK)], tokenizer)
-    except (TemplateError, TypeError, ValueError):  # it takes no such conversation
+        text = render_asked([Message("user", _MARK), Message("assistant", _MARK)], tokenizer, prompt=False)
+    except UserError:  # it takes no such conversation
         return None
+    _, found, after = text.rpartition(_MARK)
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ids: list[int] = tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"] if found else []
     return next((id_ for id_ in ids if id_ in special), None)

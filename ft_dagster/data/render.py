@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.rows import Message, Row
+from ft_dagster.data.weights import declared_ends
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import Rendered, Spans
 
@@ -43,8 +44,10 @@ class _Marked(NamedTuple):
     eos: bool
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer of a model folder, from local files. Raises UserError."""
+def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
+    """The fast tokenizer of a model folder, from local files; it notes which ends of an answer the base
+    declares, whose folder that is unless `base` is. Raises UserError.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -56,7 +59,19 @@ def load_tokenizer(folder: Path) -> Any:
     if not tokenizer.is_fast:
         fix = "Save it once as a fast one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         raise UserError("the tokenizer has no tokenizer.json", file=folder, fix=fix)
+    return note_ends(tokenizer, base or folder)
+
+
+def note_ends(tokenizer: Any, base: Path) -> Any:
+    """The tokenizer, which then knows the tokens that a base declares to end an answer. Raises UserError."""
+    tokenizer._ft_dagster_ends = declared_ends(base)
     return tokenizer
+
+
+def ends_known(tokenizer: Any) -> list[int]:
+    """What `note_ends` noted; none of a tokenizer that was loaded otherwise."""
+    noted: list[int] = getattr(tokenizer, "_ft_dagster_ends", [])
+    return noted
 
 
 def render(

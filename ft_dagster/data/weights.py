@@ -26,7 +26,8 @@ TOKENIZER = (
     "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 TEMPLATES = "additional_chat_templates"
-SETTINGS = (CONFIG, "generation_config.json")
+GENERATION_CONFIG = "generation_config.json"
+SETTINGS = (CONFIG, GENERATION_CONFIG)
 DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -190,6 +191,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError("not a JSON object", file=path, fix="Download it again")
     return content
+
+
+def declared_ends(folder: Path) -> list[int]:
+    """The tokens that end an answer by a model folder's generation_config.json. Raises UserError."""
+    file = folder / GENERATION_CONFIG
+    ends = read_json(file).get("eos_token_id") if file.is_file() else None
+    found = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(id_, int) for id_ in found):
+        fix = "Give the number of a token, or a list of some"
+        raise UserError("names no tokens", file=file, field="eos_token_id", value=ends, fix=fix)
+    return found
 
 
 def has_chat_template(folder: Path) -> bool:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.chat_rules import stop_token_ids
+from ft_dagster.data.chat_rules import render_asked, stop_token_ids
 from ft_dagster.data.quantize import quantization_of
-from ft_dagster.data.render import load_tokenizer, prompt_tokens, render_chat
+from ft_dagster.data.render import prompt_tokens
 from ft_dagster.data.rows import Message
 from ft_dagster.evaluation.arithmetic import GENERATION_TOKENS, judging_dtype
 from ft_dagster.evaluation.weights import (
@@ -18,7 +18,7 @@ from ft_dagster.evaluation.weights import (
     let_go,
     load_base,
     load_tuned,
-    tokenizer_folder,
+    trained_tokenizer,
 )
 
 if TYPE_CHECKING:
@@ -90,12 +90,12 @@ def _base_answers(
 def _render(asked: AskedPrompts, max_new_tokens: int) -> _Rendered:
     from ft_dagster.evaluation.greedy import rows_of
 
-    tokenizer = load_tokenizer(tokenizer_folder(asked.base, asked.tuned))
+    tokenizer = trained_tokenizer(asked.base, asked.tuned)
     texts = asked.prompts
     if asked.chat:
         before = [Message("system", asked.system)] if asked.system else []
         turns = [[*before, Message("user", prompt)] for prompt in texts]
-        texts = [render_chat(each, tokenizer, prompt=True) for each in turns]
+        texts = [render_asked(each, tokenizer) for each in turns]
     ids = [prompt_tokens(text, tokenizer, special=not asked.chat) for text in texts]
     rows = rows_of(ids, new_tokens=max_new_tokens, ends=stop_token_ids(tokenizer))
     return _Rendered(tokenizer, rows)

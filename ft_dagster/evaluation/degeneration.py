@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.chat_rules import stop_token_ids
-from ft_dagster.data.render import prompt_tokens, render_chat
+from ft_dagster.data.chat_rules import render_asked, stop_token_ids
+from ft_dagster.data.render import prompt_tokens
 from ft_dagster.data.rows import Message
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import Answer, Role, Sample
@@ -56,7 +56,9 @@ def answer_general_prompts(
 def rows_to_ask(
     tokenizer: Any, prompts: Sequence[str] = PROMPTS, new_tokens: int = NEW_TOKENS
 ) -> list[PromptRow]:
-    """The prompts in tokens, in the chat template where the tokenizer has one, else as questions."""
+    """The prompts in tokens, in the chat template where the tokenizer has one, else as questions. Raises
+    UserError where the template refuses them.
+    """
     from ft_dagster.evaluation.greedy import rows_of
 
     plain = not tokenizer.chat_template
@@ -106,4 +108,4 @@ def repeated_share(tokens: Sequence[int]) -> float:
 def _asked(prompt: str, tokenizer: Any) -> str:
     if not tokenizer.chat_template:
         return PLAIN.format(prompt)
-    return render_chat([Message("user", prompt)], tokenizer, prompt=True)
+    return render_asked([Message("user", prompt)], tokenizer)

@@ -49,7 +49,7 @@ def load_model(base: Path, tuned: Path | None, *, device: str, dtype: str) -> tu
     bfloat16 base, it costs a CPU about 40% more). A whole model brings its own tokenizer.
     """
     whole = tuned if tuned is not None and kind_of(tuned) == "model" else base
-    tokenizer = load_tokenizer(whole)
+    tokenizer = load_tokenizer(whole, base=base)
     if tuned is None:
         model = load_base(base, dtype=dtype, device=device)
     else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle_quantized
+from ft_dagster.data.render import load_tokenizer
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import USABLE_SHARE
 from ft_dagster.launch.rank import LEASE
@@ -187,6 +188,11 @@ def _follow_token_rows(adapted: Any) -> None:
 def tokenizer_folder(base: Path, payload: Path) -> Path:
     """Where the tokenizer that was trained with is: beside the trained weights, else beside the base."""
     return payload if (payload / "tokenizer_config.json").exists() else base
+
+
+def trained_tokenizer(base: Path, payload: Path) -> Any:
+    """The tokenizer that was trained with, which ends an answer where the base does. Raises UserError."""
+    return load_tokenizer(tokenizer_folder(base, payload), base=base)
 
 
 def inner_model(model: Any) -> Any:

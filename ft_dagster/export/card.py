@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.weights import GENERATION_CONFIG
 from ft_dagster.evaluation.loaded_by_vllm import not_loaded
 from ft_dagster.evaluation.verdict_words import rule_word, verdict_sentence
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
 from ft_dagster.export.candidates import DEQUANTIZED, ORIGINAL
 from ft_dagster.export.merged import KEPT
-from ft_dagster.export.serving import GENERATION_CONFIG
 from ft_dagster.export.vllm import LOADED_AS, serve_command
 from ft_dagster.lineage.verdict import Rule
 

@@ -20,7 +20,7 @@ from ft_dagster.evaluation.weights import (
     load_dequantized,
     load_tuned,
     put_adapter,
-    tokenizer_folder,
+    trained_tokenizer,
 )
 from ft_dagster.lineage.certificate import Certificate, Tolerance, failures_of
 from ft_dagster.provenance.held import held_files
@@ -83,7 +83,7 @@ class Judged:
 
 def judge_export(request: ExportRequest) -> Judged:
     """Load the judged weights, see what they do with the request's probes, and let them go."""
-    tokenizer = load_tokenizer(tokenizer_folder(request.base.folder, request.weights))
+    tokenizer = trained_tokenizer(request.base.folder, request.weights)
     probes = [_token_ids(tokenizer, text) for text in request.probes]
     stop = stop_token_ids(tokenizer)
     return Judged(tokenizer, probes, stop, *_see_judged(request, probes, stop))

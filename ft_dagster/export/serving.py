@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.chat_rules import stop_token_ids
-from ft_dagster.data.render import load_tokenizer
-from ft_dagster.data.weights import tokenizer_files
-from ft_dagster.evaluation.weights import tokenizer_folder
+from ft_dagster.data.weights import GENERATION_CONFIG, tokenizer_files
+from ft_dagster.evaluation.weights import tokenizer_folder, trained_tokenizer
 from ft_dagster.program import write_json
-
-GENERATION_CONFIG = "generation_config.json"
 
 
 def save_serving_files(base: Path, weights: Path, target: Path) -> list[int]:
@@ -25,7 +22,7 @@ def save_serving_files(base: Path, weights: Path, target: Path) -> list[int]:
     for name in tokenizer_files(source):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)
-    config = _generation_config(base, load_tokenizer(source))
+    config = _generation_config(base, trained_tokenizer(base, weights))
     write_json(target / GENERATION_CONFIG, config)
     stop: list[int] = config.get("eos_token_id", [])
     return stop
@@ -36,7 +33,7 @@ def _generation_config(base: Path, tokenizer: Any) -> dict[str, Any]:
     file = base / GENERATION_CONFIG
     config: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
     config.pop("_from_model_config", None)
-    stop = stop_token_ids(tokenizer, config.get("eos_token_id"))
+    stop = stop_token_ids(tokenizer)
     config |= {"eos_token_id": stop} if stop else {}
     for name in ("bos_token_id", "pad_token_id"):
         if getattr(tokenizer, name) is not None:

@@ -47,11 +47,20 @@ def trained_adapter(make_adapter: Callable[[bool], Path]) -> Path:
     return make_adapter(True)
 
 
-@pytest.fixture(scope="session")
-def base_of_two_ends(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with <|endoftext|> for eos: its template ends a turn with another token, as many do."""
+@pytest.fixture(scope="session", params=["template", "declared"])
+def base_of_two_ends(
+    request: pytest.FixtureRequest, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny model with <|endoftext|> for eos: its template ends a turn with another token, as many do, or
+    its generation_config.json alone names that one.
+    """
     from transformers import AutoTokenizer
 
     folder = shutil.copytree(tiny_model_folder, tmp_path_factory.mktemp("two_ends") / "base")
-    AutoTokenizer.from_pretrained(tiny_model_folder, eos_token="<|endoftext|>").save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder, eos_token="<|endoftext|>")
+    if request.param == "declared":
+        tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "")
+    else:
+        (folder / "generation_config.json").unlink()
+    tokenizer.save_pretrained(folder)
     return folder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.evaluation.weights import load_base
-from ft_dagster.export.certificate import Seen, certify, compare
+from ft_dagster.export.certificate import Seen, certify, compare, judge_export
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import MakeAdapter, MakeRequest, edit_json, save_adapter, written
 
@@ -29,6 +29,20 @@ def test_an_adapter_export_is_certified_as_the_same_to_the_last_bit(
     assert certificate.figures["base_kl"] > 0
     assert certificate.payload == payload_digest(hash_folder(request.payload))
     assert certificate.judged == request.weights_digest
+
+
+@pytest.mark.parametrize("format", ["adapter", "merged"])
+def test_judged_weights_and_their_export_end_an_answer_where_the_base_declares_it(
+    tiny_model_folder: Path, tmp_path: Path, make_adapter: MakeAdapter, make_request: MakeRequest, format: str
+) -> None:
+    base = shutil.copytree(tiny_model_folder, tmp_path / "base")
+    edit_json(base / "generation_config.json", eos_token_id=[2, 0])
+    request = written(make_request(make_adapter(base), base=base, format=format))
+    assert judge_export(request).stop == [0, 2]
+    assert json.loads((request.payload / "generation_config.json").read_text("utf-8"))["eos_token_id"] == [
+        0,
+        2,
+    ]
 
 
 def test_a_merge_rounded_to_bfloat16_is_certified_within_its_tolerance(

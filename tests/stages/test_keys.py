@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -18,6 +19,7 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.overrides import with_overrides
 from ft_dagster.spec.variant import UnlistedField
 from ft_dagster.stages import prior, probe, training_mixture, version_before
+from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.engine import Engine
@@ -341,6 +343,20 @@ def test_what_is_left_open_is_decided_anew_for_what_it_is_about_and_nothing_else
     mine = ("objective", "data.general", *WITH)
     others = {field: value for field, (value, _) in TABLE.items() if not field.startswith(mine)}
     assert {key(**{field: value}) for field, value in others.items()} == {key()}
+
+
+@pytest.mark.slow
+def test_a_base_is_asked_again_where_it_declares_other_ends_than_eos_and_no_other_is(
+    chained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = chained.base_folder(chained.upstream("base_model"))
+    before = chained.recipe(GENERAL_SCORES)[0]
+    assert "ends" not in before.spec
+    base = shutil.copytree(folder, tmp_path / "base")
+    monkeypatch.setattr(Workspace, "base_folder", lambda self, of: base)
+    for ends, spec in ((2, {}), ([2], {}), ([2, 0], {"ends": [0]})):
+        (base / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}), "utf-8")
+        assert chained.recipe(GENERAL_SCORES)[0].spec == {**before.spec, **spec}
 
 
 def test_a_mixture_is_of_one_version_before_by_its_key() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster.data.render import note_ends
 from ft_dagster.errors import UserError
 from ft_dagster.training.methods import Precision
 
@@ -65,7 +66,7 @@ def load_tokenizer(folder: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         tokenizer.pad_token = _pad_token(tokenizer)
-    return tokenizer
+    return note_ends(tokenizer, folder)
 
 
 def _pad_token(tokenizer: Any) -> str:
