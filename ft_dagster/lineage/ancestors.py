@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from ft_dagster.errors import UserError
@@ -22,13 +22,8 @@ def find_digest(
     it is in none of the others.
     """
     known = list(prefixes)
-    noted = (
-        Place(prefix, stage, key)
-        for prefix in known
-        for key in store.names(digests_folder(prefix, stage, digest))
-    )
     with suppress(UserError):
-        found = _first(store, noted, digest, manifest)
+        found = _first(store, _noted(store, known, stage, digest), digest, manifest)
         if found is not None:
             return found
     found = _looked_for(store, known, stage, digest)
@@ -36,6 +31,23 @@ def find_digest(
         with suppress(OSError):  # who may only read finds it without
             note_digest(store, found)
     return found
+
+
+def of_equal_bytes(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Iterator[Artifact]:
+    """All artifacts of a stage that were noted with this digest at their commit; those that cannot be read
+    are left out.
+    """
+    for place in _noted(store, prefixes, stage, digest):
+        with suppress(UserError):
+            found = _first(store, [place], digest)
+            if found is not None:
+                yield found
+
+
+def _noted(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Iterator[Place]:
+    for prefix in prefixes:
+        for key in store.names(digests_folder(prefix, stage, digest)):
+            yield Place(prefix, stage, key)
 
 
 def _looked_for(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Artifact | None:

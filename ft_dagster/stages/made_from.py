@@ -1,4 +1,5 @@
-"""The artifacts that a variant's version was made from, found from the heads and the manifests alone.
+"""The artifacts that a variant's version was made from, found from the heads and the manifests alone, and as
+a run would find them now: what was made again with equal bytes stands for what it was made from.
 
 The version in production; before the first release the newest that was judged, or at least trained.
 """
@@ -6,17 +7,20 @@ The version in production; before the first release the newest that was judged, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
-from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.ancestors import find_digest, of_equal_bytes
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.stages.corpora import NAME as CORPUS
+from ft_dagster.stages.versions import is_of_now
 from ft_dagster.store import SHARED, Artifact, Place, Store, find_artifact, read_head
 
 STAGES = tuple(stage.name for stage in CHAIN)
-FOLLOWED = {*STAGES, *(stage.name for stage in ON_DEMAND)}
+HEADLESS = {stage.name for stage in ON_DEMAND}
+FOLLOWED = {*STAGES, *HEADLESS}
 EXPORT, EVALUATION, MODEL, BASE = "model_export", "evaluation", "fine_tuned_model", "base_model"
 
 
@@ -69,9 +73,7 @@ def _root(
 def _followed(
     store: Store, prefix: str, root: Artifact, heads: Mapping[str, Artifact | None]
 ) -> Iterator[tuple[str, Artifact]]:
-    """From input to input; of equal bytes the newest, or that whose manifest is named: what a run would
-    find.
-    """
+    """From input to input; of equal bytes the newest, or see `_without_head`: what a run would find."""
     found, due = {root.place.stage}, [root]
     while due:
         artifact = due.pop()
@@ -86,8 +88,37 @@ def _followed(
             found.add(stage)
             head = heads.get(stage)
             same = head if head is not None and head.digest == digest else None
-            made = same or find_digest(store, (prefix, SHARED), stage, digest, manifests.get(name))
+            made = same or _without_head(store, prefix, stage, digest, manifests.get(name))
             due += [] if made is None else [made]
+
+
+def _without_head(
+    store: Store, prefix: str, stage: str, digest: str, manifest: str | None
+) -> Artifact | None:
+    """Of equal bytes that whose manifest is named. Where a stage on demand was raised since, of those of
+    today's version the one that was made from most of the same: what was made of the bytes keeps naming the
+    old one, for it is not made again.
+    """
+    places = (prefix, SHARED)
+    named = find_digest(store, places, stage, digest, manifest)
+    if named is None or stage not in HEADLESS or is_of_now(named):
+        return named
+    today = filter(is_of_now, of_equal_bytes(store, places, stage, digest))
+    return max(today, key=partial(_in_common, named), default=named)
+
+
+def _in_common(one: Artifact, other: Artifact) -> int:
+    """How many values the keys of both cover."""
+    there = dict(_values({**other.inputs, **other.spec}))
+    return sum(there.get(path, ...) == value for path, value in _values({**one.inputs, **one.spec}))
+
+
+def _values(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(tree, dict):
+        yield path, tree
+        return
+    for name, value in tree.items():
+        yield from _values(value, (*path, name))
 
 
 def _is_of_base(mixture: Artifact) -> bool:

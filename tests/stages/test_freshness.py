@@ -31,7 +31,7 @@ from ft_dagster.spec import Declarations, Declared, VariantKey
 from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.stages import outdated, probe, training_mixture
-from ft_dagster.stages.chain import CHAIN
+from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.general_corpus import corpora_stand
 from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
@@ -216,6 +216,23 @@ def test_a_raised_stage_version_is_the_cause(
     (cause,) = causes(project)
     assert (cause.kind, cause.what) == ("stage", stage)
     assert cause.words.startswith(f"{stage} is at version 99, it was made by ")
+
+
+def test_raised_stages_are_no_cause_once_a_run_made_the_same_by_them(
+    settled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made of their bytes is not made again, and names the older ones."""
+    project, raised = shutil.copytree(settled, tmp_path / "project"), ("evaluation_texts", "general_scores")
+    age(project)
+    for stage in raised:
+        monkeypatch.setitem(stage_versions.STAGE_VERSIONS, stage, 99)
+    assert {cause.what for cause in causes(project)} == set(raised)
+    desk = Workspace(load_settings(project), KEY)
+    assert run_chain(desk).error is None
+    made = version_artifacts(desk.store, desk.prefix).artifacts
+    assert {made[stage].predicate["stage_version"] for stage in raised} == {99}
+    age(project)
+    assert causes(project) == []
 
 
 @pytest.mark.parametrize(("line", "stale"), [("of the lighthouse", True), ("of the north", False)])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from ft_dagster.provenance import stage_versions
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stages.made_from import version_artifacts
 from ft_dagster.store import Artifact, Attempt, Store, write_head
@@ -35,3 +38,24 @@ def test_of_what_is_made_on_demand_it_is_the_very_one_that_was_read(tmp_path: Pa
         for head in (mixture, model):
             write_head(store, PREFIX, head, "run")
         assert version_artifacts(store, PREFIX).artifacts["version_before"].place == each.place
+
+
+def test_of_what_is_made_on_demand_and_was_raised_it_is_todays_of_the_same_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mixture is not made again, for the bytes are the same: it names the older one for ever."""
+    store = Store(str(tmp_path / "store"))
+    before = made(store, "version_before", "b")
+    mixture = made(store, "training_mixture", "b", version_before=before)
+    for head in (mixture, made(store, "fine_tuned_model", "b", training_mixture=mixture)):
+        write_head(store, PREFIX, head, "run")
+    version = stage_versions.STAGE_VERSIONS["version_before"]
+    monkeypatch.setitem(stage_versions.STAGE_VERSIONS, "version_before", version + 1)
+
+    def found() -> Artifact:
+        return version_artifacts(store, PREFIX).artifacts["version_before"]
+
+    assert found().place == before.place
+    today = [made(store, "version_before", spec) for spec in "abc"]
+    assert {each.digest for each in today} == {before.digest}
+    assert found().place == today[1].place
