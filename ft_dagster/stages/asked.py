@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.data.chat_rules import chat_rules
+from ft_dagster.data.render import load_tokenizer
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.evaluation.arithmetic import Dtype
@@ -31,7 +33,7 @@ from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import File, key_parts
 from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import Artifact, Attempt
 
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
@@ -233,6 +235,16 @@ def _data(file: File) -> QuestionsFile:
 def chat_of(evaluation: Artifact) -> dict[str, Any] | None:
     """By which rules a chat was rendered and an answer ended (`data.chat_rules`); None by those of most."""
     return evaluation.figures.get("chat")
+
+
+def rules_of(desk: Desk, base: Artifact) -> dict[str, Any] | None:
+    """The rules, as `chat_of` says them, by which a base is asked that is not always today's: of another one
+    its tokenizer says them. Raises UserError where that is gone.
+    """
+    before = desk.upstream("base_evaluation")
+    if base.digest == before.inputs["base_model"]:
+        return chat_of(before)
+    return chat_rules(load_tokenizer(desk.base_folder(base))) or None
 
 
 def scores_in(payload: Path) -> list[dict[str, Any]]:

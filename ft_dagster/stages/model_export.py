@@ -45,8 +45,8 @@ DESCRIBED = ("export", "description", "owners", "objective", "data.sources", "da
 
 @dataclass(frozen=True)
 class ExportInputs:
-    """`task`, `general`, `device`, `dtype`: how weights that drifted from what was judged are asked again.
-    `corpus`: the digest of the general text in their mixture.
+    """`task`, `general`, `device`, `dtype`, `chat` (see `asked.chat_of`): how weights that drifted from what
+    was judged are asked again. `corpus`: the digest of the general text in their mixture.
     """
 
     spec: VariantSpec
@@ -62,6 +62,7 @@ class ExportInputs:
     device: str
     dtype: Dtype
     engine: Engine
+    chat: dict[str, Any] | None = None
     corpus: str | None = recorded(default=None)
 
 
@@ -73,14 +74,14 @@ def inputs(view: View) -> ExportInputs:
             f"the gate does not hold for weights {tuned.digest[:12]}: {verdict.failures}",
             fix="Train again with other data or settings, or change the gates and evaluate again",
         )
-    mixture = view.upstream("training_mixture")
+    mixture, before = view.upstream("training_mixture"), view.upstream("base_evaluation")
     return ExportInputs(
         narrowed(view.spec, DESCRIBED),
         view.upstream("base_model"),
         view.upstream("task_dataset"),
         view.upstream("training_plan"),
         tuned,
-        view.upstream("base_evaluation"),
+        before,
         evaluation,
         narrowed(view.spec, JUDGED),
         asked.own_task(view),
@@ -88,6 +89,7 @@ def inputs(view: View) -> ExportInputs:
         view.device,
         view.dtype,
         view.engine_of(evaluation),
+        asked.chat_of(before),
         mixture.inputs.get("general_corpus") if mixture.digest == tuned.inputs["training_mixture"] else None,
     )
 

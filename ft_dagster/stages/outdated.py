@@ -27,6 +27,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.narrow import shown_value
 from ft_dagster.spec.policy import Breach
+from ft_dagster.stages.asked import chat_of
 from ft_dagster.stages.corpora import NAME as CORPUS
 from ft_dagster.stages.declaration import content_of
 from ft_dagster.stages.made_from import VersionArtifacts
@@ -37,6 +38,11 @@ from ft_dagster.store import SHARED, Artifact, Store
 
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
 NODES = "resources.nodes"  # in no key: a plan's has the ranks of all of them
+ASKED_AFTER = (  # what is asked by the rules of a chat that the one before it says
+    ("general_scores", "base_evaluation"),
+    ("base_evaluation", "evaluation"),
+    ("base_evaluation", "model_export"),
+)
 TASK_PARTS = {"task": "task.tasks", "general": "general.tasks"}  # of a key: digests of the declared tasks
 
 
@@ -80,6 +86,7 @@ def outdated(
     if not any(field.startswith("base_model") for field in fields):
         found += _base(store, declared, version)
     found += _asked_with_added(store, made)
+    found += _by_other_rules(made)
     return tuple(dict.fromkeys(found))
 
 
@@ -307,3 +314,13 @@ def _asked_with_added(store: Store, made: Mapping[str, Artifact]) -> Iterator[St
     if not scores.spec.get("withheld") and added_tokens(store, base):
         problem = "general questions were asked of the base with the tokens that were added to it"
         yield StaleCause("stage", "general_scores", problem)
+
+
+def _by_other_rules(made: Mapping[str, Artifact]) -> Iterator[StaleCause]:
+    """Answers to a chat by other rules than the base's scores of today say, where those came out the same."""
+    for before, stage in ASKED_AFTER:
+        scores, asked = made.get(before), made.get(stage)
+        if scores is None or asked is None or not (is_of_now(scores) and is_of_now(asked)):
+            continue
+        if asked.spec.get("chat") != chat_of(scores):
+            yield StaleCause("stage", stage, f"{stage} was answered by other rules of a chat")

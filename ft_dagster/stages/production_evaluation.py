@@ -30,8 +30,8 @@ class ProductionGone(UserError):
 
 @dataclass(frozen=True)
 class ProductionInputs:
-    """`base_model`, `fine_tuned_model`: of the version in production; the questions are today's, and so is
-    `chat`: see `asked.chat_of`.
+    """`base_model`, `fine_tuned_model`: of the version in production, and so is `chat`, see `asked.rules_of`;
+    the questions are today's.
     """
 
     base_model: Artifact
@@ -51,8 +51,8 @@ def inputs(view: View) -> ProductionInputs:
     base, tuned = in_production(view, entry)
     # What it repeats of today's training rows is no question of its own.
     task = replace(asked.own_task(view), train=None)
-    general, chat = asked.general(view), asked.chat_of(view.upstream("base_evaluation"))
-    return ProductionInputs(base, tuned, task, general, view.device, view.dtype, view.engine, chat)
+    general, rules = asked.general(view), asked.rules_of(view, base)
+    return ProductionInputs(base, tuned, task, general, view.device, view.dtype, view.engine, rules)
 
 
 def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact]:

@@ -10,19 +10,20 @@ from ft_dagster.evaluation.gates import gates_digest, regression
 from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.measured import FILE as MEASURED
 from ft_dagster.evaluation.samples import OWN, read_samples
-from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.ancestors import find_digest, of_equal_bytes
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages import production_evaluation
-from ft_dagster.stages.asked import check_measured
+from ft_dagster.stages.asked import chat_of, check_measured, rules_of
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
 from ft_dagster.stages.evaluation import verdict_on
 from ft_dagster.stages.production_evaluation import ProductionGone
 from ft_dagster.stages.today import Today
+from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.workspace import Desk, Workspace
-from ft_dagster.store import Artifact
+from ft_dagster.store import SHARED, Artifact
 
 
 class Held(NamedTuple):
@@ -79,7 +80,7 @@ def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> He
         return Held((), log=log)
     before = find_digest(desk.store, [desk.prefix], "evaluation", standing.evaluation)
     try:
-        if before is None or not asked_alike(before, evaluation):
+        if before is None or not (asked_alike(before, evaluation) and asked_by_its_rules(desk, before)):
             before = desk.make(production_evaluation.STAGE)
         rules = _regression(desk, before, evaluation, standing.version, tries_of(evaluation))
         if any(rule.unfinished for rule in rules):
@@ -103,25 +104,60 @@ def _regression(desk: Desk, before: Artifact, after: Artifact, version: int, tri
 
 
 def asked_alike(one: Artifact, other: Artifact) -> bool:
-    """Whether two evaluations put the same questions in the same way."""
+    """Whether two evaluations put the same questions in the same way, each by its base's own rules of a
+    chat: see `asked_by_its_rules`.
+    """
 
     def asked(evaluation: Artifact) -> dict[str, Any]:
         parts = {**evaluation.inputs, **evaluation.spec}
         known = {name: value for name, value in parts.items() if name.startswith(("task.", "general."))}
-        how = {name: parts.get(name) for name in ("device", "dtype", "engine.name", "chat")}
+        how = {name: parts.get(name) for name in ("device", "dtype", "engine.name")}
         return {**known, **how, "version": evaluation.predicate["stage_version"]}
 
     return asked(one) == asked(other)
 
 
+def asked_by_its_rules(desk: Desk, evaluation: Artifact) -> bool:
+    """Whether an evaluation was answered by the rules that the base beneath it is asked by today. Where its
+    scores of today's version do not say them, its tokenizer does; False where both are gone.
+    """
+    then = evaluation.spec.get("chat")
+    try:
+        scores = _scores_of_base(desk, evaluation)
+        if scores is not None:
+            return then == chat_of(scores)
+        places = (desk.key.prefix, SHARED)
+        base = find_digest(desk.store, places, "base_model", evaluation.inputs["base_model"])
+        return base is not None and then == rules_of(desk, base)
+    except UserError:
+        return False
+
+
+def _scores_of_base(desk: Desk, evaluation: Artifact) -> Artifact | None:
+    """Today's general scores of the base beneath an evaluation, where they are those it was held against."""
+    store, places = desk.store, (desk.key.prefix, SHARED)
+    before = find_digest(store, places, "base_evaluation", evaluation.inputs["base_evaluation"])
+    if before is None:
+        return None
+    base = evaluation.inputs["base_model"]
+    same = of_equal_bytes(store, places, "general_scores", before.inputs["general_scores"])
+    return next((each for each in same if is_of_now(each) and each.inputs["base_model"] == base), None)
+
+
 def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) -> Verdict | None:
     """Of an export that was evaluated by itself, derived again from its samples; None for others.
 
-    Raises UserError where it was not exactly these bytes that were put to the questions of `evaluation`.
+    Raises UserError where it was not exactly these bytes that were put to the questions of `evaluation`, by
+    the same rules of a chat.
     """
     folder = workspace.evidence(export) / OWN
     if not (folder / "payload").is_dir():
         return None
+    if export.spec.get("chat") != evaluation.spec.get("chat"):
+        raise UserError(
+            "the export was asked by other rules of a chat than the weights were",
+            fix="Materialize model_export again",
+        )
     measured = json.loads((folder / "evidence" / MEASURED).read_text("utf-8"))
     check_measured(
         {"measured": measured}, {**evaluation.figures["measured"], "weights": export.digest}

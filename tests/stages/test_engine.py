@@ -14,14 +14,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.settings import EvaluationSettings, Settings
-from ft_dagster.stages import (
-    asked,
-    base_evaluation,
-    evaluation,
-    model_export,
-    production_evaluation,
-    training_plan,
-)
+from ft_dagster.stages import base_evaluation, evaluation, model_export, training_plan
 from ft_dagster.stages.engine import Engine, may_be_vllm, not_by_vllm, without_room
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.verdicts import asked_alike
@@ -155,20 +148,4 @@ def test_evaluations_by_two_engines_are_not_compared(chained: Workspace) -> None
     spec = {**judged.spec, "engine.name": "vllm"}
     other = replace(judged, predicate={**judged.predicate, "spec": spec})
     assert asked_alike(judged, judged)
-    assert not asked_alike(judged, other)
-
-
-def test_answers_by_other_rules_of_a_chat_are_another_evaluation(
-    chained: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a key only where a template ends its turns otherwise than with eos, or has a date."""
-    stages: tuple[Stage[Any], ...] = (base_evaluation.STAGE, evaluation.STAGE, production_evaluation.STAGE)
-    plain = [chained.recipe(stage)[0] for stage in stages]
-    assert not any(name.startswith("chat") for recipe in plain for name in recipe.spec)
-    chat = {"ends": ["<|endoftext|>", "<|im_end|>"]}
-    monkeypatch.setattr(asked, "chat_of", lambda made: chat)
-    for stage, recipe in zip(stages, plain, strict=True):
-        assert chained.recipe(stage)[0].spec == {**recipe.spec, "chat": chat}
-    judged = chained.upstream("evaluation")
-    other = replace(judged, predicate={**judged.predicate, "spec": {**judged.spec, "chat": chat}})
     assert not asked_alike(judged, other)
