@@ -106,6 +106,7 @@ class Hands:
         )
         output = run_dir / "output"
         output.mkdir(parents=True, exist_ok=True)
+        self._workspace.recall(program, run_dir, left_at)
         result = self._workspace.run_program(
             program, run_dir, request(output), leased=leased, left_at=left_at
         )

@@ -25,7 +25,7 @@ from ft_dagster.launch.inventory import Inventory
 from ft_dagster.launch.launcher import Belongings, Job, Launcher, LentFolder, carry_out
 from ft_dagster.launch.leases import Ask, Leases, of_host
 from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.launch.remote.staging import forget, kept_by_nodes
+from ft_dagster.launch.remote.staging import forget, kept_by_nodes, recall
 from ft_dagster.planning.judging import Judges
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
@@ -353,6 +353,11 @@ class Workspace:
     def left_by_nodes(self, attempt: Attempt, part: str = "") -> str:
         """Where in the store the nodes of a cluster leave what they go on from; see `run_dir`."""
         return f"{attempt.place.path}/{NODES}{part}/evidence"
+
+    def recall(self, program: str, run_dir: Path, left_at: str) -> None:
+        """Have in a training's folder what its newest try on a cluster was asked and said."""
+        if program == TRAINING and self.settings.launcher != LOCAL:
+            recall(self.store, left_at, run_dir)
 
     def run_program(
         self, program: str, run_dir: Path, request: BaseModel, *, leased: bool, left_at: str = ""

@@ -55,7 +55,10 @@ def test_what_was_taken_of_a_program_is_not_taken_for_its_result_again(tmp_path:
         return {"figures": {"steps": 3}}
 
     workspace = SimpleNamespace(
-        run_dir=lambda *_: tmp_path / "run", left_by_nodes=lambda *_: "", run_program=run_program
+        run_dir=lambda *_: tmp_path / "run",
+        left_by_nodes=lambda *_: "",
+        recall=lambda *_: None,
+        run_program=run_program,
     )
     attempt = SimpleNamespace(folder=tmp_path / "attempt")
     figures = Hands(cast(Any, workspace)).run("training", cast(Any, attempt), lambda _: cast(Any, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -15,9 +16,10 @@ from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, DONE, TRANSIENT
 from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, RUN_FILE, Belongings, Job
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.launch.remote.kept import Kept
 from ft_dagster.launch.remote.node import Stopping, carry_out_order
-from ft_dagster.launch.remote.order import order_file, output_folder, written_file
-from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes
+from ft_dagster.launch.remote.order import RemoteOrder, order_file, output_folder, written_file
+from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes, recall
 from ft_dagster.program import write_json
 from ft_dagster.store.blobs import Store
 from ft_dagster.training.contract import TrainingRun
@@ -62,6 +64,53 @@ def test_memory_that_ran_out_on_a_node_halves_the_next_try_and_the_ones_after(
     send(store, replace(job, request=TrainingRun.model_validate(request)), tmp_path / "node")
     assert not job.result_file.exists()
     assert wants_halving(job.run_dir, job.result_file)
+
+
+def test_a_step_without_the_folder_of_its_former_self_knows_what_the_newest_try_was_and_said(
+    runs: Runs, store: Store, tmp_path: Path
+) -> None:
+    """A run in a pod has a disk of its own, which is gone with it."""
+    job, side = training_job(runs, "away"), staging(store, tmp_path / "node")
+
+    def asked_anew() -> RemoteOrder:
+        """As the stage asks."""
+        shutil.rmtree(job.run_dir)
+        recall(store, PLACE, job.run_dir)
+        request = job.request.model_dump()
+        request["members"][0]["micro_batch_halved"] = wants_halving(job.run_dir, job.result_file)
+        return side.prepare(replace(job, request=TrainingRun.model_validate(request)), {})
+
+    first = asked_anew()
+    side.send(job, first)
+    assert first.does_what(asked_anew())
+    ran_out(store, first, tmp_path / "output")
+    second = asked_anew()
+    side.send(job, second)
+    assert second.request["members"][0]["micro_batch_halved"]
+    assert second.does_what(asked_anew())
+    assert not second.does_what(first)
+
+
+def test_what_ended_damaged_or_out_of_the_folder_says_nothing_to_the_next_try(
+    runs: Runs, store: Store, tmp_path: Path
+) -> None:
+    job, side = training_job(runs, "away"), staging(store, tmp_path / "node")
+    order = side.prepare(job, {})
+    side.send(job, order)
+    ran_out(store, order, tmp_path / "output")
+    store.write(f"{output_folder(PLACE)}/{RESULT_FILE}", b"{}")
+    recall(store, PLACE, job.run_dir)
+    assert not job.result_file.exists()
+    store.write_json(order_file(PLACE), {"schema_version": 99})
+    recall(store, PLACE, job.run_dir)
+    assert not wants_halving(job.run_dir, job.result_file)
+
+
+def ran_out(store: Store, order: RemoteOrder, output: Path) -> None:
+    """What a node leaves of a program whose memory ran out."""
+    said = {"schema_version": 1, "variant": "acme.support", "status": "failed", "recipe": ""}
+    write_json(output / RESULT_FILE, {**said, "reason": OUT_OF_MEMORY})
+    Kept(store, PLACE, order, output).finish(TRANSIENT)
 
 
 @pytest.mark.long

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from ft_dagster.evaluation.request import TextsRequest
-from ft_dagster.launch.launcher import Job, Say
+from ft_dagster.launch.launcher import RESULT_FILE, Job, Say
+from ft_dagster.launch.remote.order import RemoteOrder, order_file
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import TrainingStopped, Workspace
 from ft_dagster.store import Attempt, Place, make
+from ft_dagster.training.halving import wants_halving
 from tests.e2e.project import write_project
 
 KEY = VariantKey("acme", "places")
@@ -110,6 +112,30 @@ def test_a_stages_second_program_runs_in_a_folder_of_its_own(
     first, second = launcher.run_dirs
     assert first != second
     assert first.parent == second.parent
+
+
+@pytest.mark.parametrize("launcher", ["local", "ray"])
+def test_a_training_is_asked_for_by_what_its_newest_try_on_a_cluster_was(
+    desk: Callable[[AtOnce], Workspace], tmp_path: Path, launcher: str
+) -> None:
+    workspace = desk(AtOnce({"status": "done", "figures": {}}))
+    workspace = replace(workspace, settings=workspace.settings.model_copy(update={"launcher": launcher}))
+    attempt = Attempt(Place(KEY.prefix, "fine_tuned_model", "0" * 64), "one", tmp_path / "attempt", True)
+    halved = {"members": [{"micro_batch_halved": True}]}
+    order = RemoteOrder(
+        attempt="a", module="m", code="c", request=halved, inputs=(), environment={}, kept_in="checkpoints",
+        whole_with="manifest.json", work_folder=tmp_path,
+    )  # fmt: skip
+    file = order_file(workspace.left_by_nodes(attempt))
+    workspace.store.write_json(file, order.model_dump(mode="json"))
+    found: list[bool] = []
+
+    def request(output: Path) -> TextsRequest:
+        found.append(wants_halving(output.parent, output / RESULT_FILE))
+        return asked(output)
+
+    Hands(workspace).run("training", attempt, request, leased=False)
+    assert found == [launcher == "ray"]
 
 
 @dataclass(frozen=True)

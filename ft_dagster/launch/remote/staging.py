@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from ft_dagster.cluster import Cluster
 from ft_dagster.errors import UserError
-from ft_dagster.launch.launcher import OUTPUT, Belongings, Job, LentFolder
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, RUN_FILE, Belongings, Job, LentFolder
 from ft_dagster.launch.remote.order import (
     CACHE,
     INPUTS,
@@ -27,6 +28,7 @@ from ft_dagster.launch.remote.order import (
     written_file,
 )
 from ft_dagster.launch.remote.passed import refuse_secret_variables
+from ft_dagster.program import write_json
 from ft_dagster.provenance.code import source_digest
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.cache import DRAFTS
@@ -72,13 +74,7 @@ class Staging:
 
     def order_before(self, job: Job) -> RemoteOrder | None:
         """The newest order so far; None where there is none that this version reads."""
-        place = belongings_of(job).place
-        if not persist(lambda: self.store.exists(order_file(place))):
-            return None
-        try:
-            return read_order(self.store, place)
-        except (UserError, ValueError):
-            return None
+        return _newest_order(self.store, belongings_of(job).place)
 
     def collect(self, job: Job, attempt: str) -> None:
         """Bring what an attempt wrote, but for its checkpoints, to RUN_DIR/output; nothing where it was
@@ -137,6 +133,30 @@ def _inputs(within: str, below: Path, folder: Path, lent: LentFolder) -> dict[St
         for path, sha256 in lent.files.items()
         if Path(path).is_relative_to(below)
     }
+
+
+def recall(store: Store, place: str, run_dir: Path) -> None:
+    """Have in RUN_DIR what the newest attempt was asked and how it ended, for the next try to go by, where
+    that was not collected here: the step that ordered it ended before it could, or was on another disk.
+    """
+    result = run_dir / OUTPUT / RESULT_FILE
+    order = None if result.exists() else _newest_order(store, place)
+    if order is None:
+        return
+    write_json(run_dir / RUN_FILE, order.request)
+    with suppress(FileNotFoundError, KeyError, UserError):  # it has not ended, or said nothing that is whole
+        files = persist(lambda: store.read_json(written_file(place, order.attempt)))["files"]
+        stored = f"{output_folder(place)}/{RESULT_FILE}"
+        fetch_all(store, [Transfer(result, stored, files[RESULT_FILE])], run_dir / OUTPUT / DRAFTS)
+
+
+def _newest_order(store: Store, place: str) -> RemoteOrder | None:
+    if not persist(lambda: store.exists(order_file(place))):
+        return None
+    try:
+        return read_order(store, place)
+    except (UserError, ValueError):
+        return None
 
 
 def _below(folder: Path, path: str, listed_in: str) -> Path:
