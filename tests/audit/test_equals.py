@@ -166,11 +166,14 @@ def test_an_equal_mixture_whose_rows_retention_removed_takes_no_answer_away(tmp_
     made = History(tmp_path / "project", kept="none")
     datasets, mixtures = equal_mixtures(made)
     identities = [rows_of(made, each, "train")[0] for each in datasets]
-    made.model("acme.one", mixtures[0], made.base(), times=3)
-    made.audit().index.close()
-    made._remove(lambda one: one.place == mixtures[1].place)
+    weights = made.model("acme.one", mixtures[0], made.base(), times=3)
     audit = made.audit()
-    for identity, times in zip(identities, (3, None), strict=True):
+    named = audit.index.parent(audit.model(weights.digest), "training_mixture")
+    audit.index.close()
+    assert named is not None
+    made._remove(lambda one: one.place in {each.place for each in mixtures} - {named.place})
+    audit = made.audit()
+    for identity, mixture in zip(identities, mixtures, strict=True):
         [[one]] = told(audit, [identity], TRAINED)
-        assert one.times == times
+        assert one.times == (3 if mixture.place == named.place else None)
     assert verify(audit).problems == ()
