@@ -131,7 +131,6 @@ def swept(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
     return folder, document_in(said_by(folder, *SWEEP))
 
 
-@pytest.mark.slow
 def test_a_sweep_killed_in_a_training_goes_on_from_its_checkpoint(swept: tuple[Path, dict[str, Any]]) -> None:
     folder, document = swept
     store = load_settings(folder).open_store()
@@ -144,7 +143,6 @@ def test_a_sweep_killed_in_a_training_goes_on_from_its_checkpoint(swept: tuple[P
     assert resumed[first["digests"]["fine_tuned_model"]] != []
 
 
-@pytest.mark.slow
 def test_a_sweep_ranks_what_it_finished_and_stops_what_loses(swept: tuple[Path, dict[str, Any]]) -> None:
     _, document = swept
     runs = {
@@ -159,7 +157,6 @@ def test_a_sweep_ranks_what_it_finished_and_stops_what_loses(swept: tuple[Path, 
     assert document["winner"]["training.learning_rate"] == 5e-3
 
 
-@pytest.mark.slow
 def test_each_run_has_manifests_of_its_own_and_the_variant_has_no_head(
     swept: tuple[Path, dict[str, Any]],
 ) -> None:
@@ -177,7 +174,6 @@ def test_each_run_has_manifests_of_its_own_and_the_variant_has_no_head(
     assert not list((load_settings(folder).work_folder / "runs" / str(KEY)).iterdir())
 
 
-@pytest.mark.slow
 def test_the_same_command_again_runs_nothing_and_writes_the_winner_whose_model_run_reuses(
     swept: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -201,7 +197,6 @@ def test_the_same_command_again_runs_nothing_and_writes_the_winner_whose_model_r
     assert len(history(store, PREFIX)) == 1
 
 
-@pytest.mark.slow
 def test_an_experiment_is_not_released_whatever_the_tags_say(swept: tuple[Path, dict[str, Any]]) -> None:
     folder, document = swept
     tags = {"ft/experiment": f"{document['id']}/1", "ft/overrides": json.dumps({"gates.task_margin": 1.0})}
@@ -218,7 +213,6 @@ def test_an_experiment_is_not_released_whatever_the_tags_say(swept: tuple[Path, 
     assert history(load_settings(folder).open_store(), PREFIX) == []
 
 
-@pytest.mark.slow
 def test_methods_at_equal_flops_realize_the_budget(swept: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = swept
     arguments = ["bakeoff", "acme.places", "--methods", "full,lora", "--budget", "flops=3e9"]
@@ -238,7 +232,6 @@ def test_methods_at_equal_flops_realize_the_budget(swept: tuple[Path, dict[str, 
         assert words in table
 
 
-@pytest.mark.slow
 def test_an_interrupt_ends_the_programs_and_leaves_a_run_that_goes_on(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -273,7 +266,6 @@ def members_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-@pytest.mark.slow
 def test_runs_side_by_side_make_what_they_make_alone(
     swept: tuple[Path, dict[str, Any]], tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -293,7 +285,7 @@ def test_runs_side_by_side_make_what_they_make_alone(
         assert run["curve"] == alone[run["name"]]["curve"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_beside_another_that_is_ended_fails_alone_and_is_tried_again(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -320,7 +312,7 @@ def training_beside(project: Path, model: Path) -> tuple[Path, subprocess.Popen[
     return folder, process
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupt_ends_the_programs_of_all_runs_side_by_side(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -353,7 +345,6 @@ class Unreadable:
         return int, ("not a number",)
 
 
-@pytest.mark.slow
 def test_a_run_whose_process_breaks_fails_alone_and_says_where_to_look(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -407,7 +398,7 @@ def trainer_of_turns(folder: Path) -> psutil.Process | None:
     return None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_that_have_room_for_one_training_take_turns_and_make_what_they_make_alone(
     swept: tuple[Path, dict[str, Any]], tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -428,7 +419,6 @@ def test_runs_that_have_room_for_one_training_take_turns_and_make_what_they_make
     assert log.count("takes its turn on the base that is loaded") == 2
 
 
-@pytest.mark.slow
 def test_of_runs_that_take_turns_one_that_fails_fails_alone(tmp_path: Path, tiny_model_folder: Path) -> None:
     """At a rate of 1 such a decay takes each weight to -9 times what it was."""
     folder = in_turn(tmp_path / "project", tiny_model_folder)
@@ -441,8 +431,7 @@ def test_of_runs_that_take_turns_one_that_fails_fails_alone(tmp_path: Path, tiny
     assert "training.learning_rate" in runs[1]["error"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ended", ["the program", "the command"])
+@pytest.mark.parametrize("ended", ["the program", pytest.param("the command", marks=pytest.mark.long)])
 def test_trainings_whose_turns_are_cut_short_go_on_and_come_out_the_same(
     swept: tuple[Path, dict[str, Any]], tmp_path: Path, tiny_model_folder: Path, ended: str
 ) -> None:

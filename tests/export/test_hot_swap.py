@@ -34,7 +34,6 @@ def test_adapters_of_other_ranks_and_layers_answer_as_alone_to_the_last_bit(
     assert all(0 < one.switch_seconds < one.reload_seconds for one in swapped)
 
 
-@pytest.mark.slow
 def test_adapters_above_one_quantized_base_answer_as_alone(
     bf16_base: Path, make_adapter: MakeAdapter
 ) -> None:

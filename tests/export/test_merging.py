@@ -295,7 +295,6 @@ print(merged(*sys.argv[3:5], sys.argv[5] + "/large") - before)
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16"], indirect=True)
 def test_a_process_grows_by_a_fraction_of_the_bases_file(bases: Bases, tmp_path: Path) -> None:
     large = _make_base("large", bases("llama"), tmp_path / "base", "bfloat16")

@@ -65,7 +65,6 @@ def test_the_saved_model_is_the_best_checkpoint_to_rounding(trained: Path) -> No
         assert ((tensor.float() - best[name]).abs() <= step).all(), name
 
 
-@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(
     runs: Runs, trained: Path, start: Callable[..., RunningProgram]
 ) -> None:

@@ -92,14 +92,12 @@ def test_the_exported_adapter_loads_with_peft_and_has_the_reported_loss(runs: Ru
     assert total / count == pytest.approx(result_of(folder)["figures"]["validation_loss_best"], abs=1e-5)
 
 
-@pytest.mark.slow
 def test_the_same_training_gives_the_same_bytes(runs: Runs, trained: Path) -> None:
     again = runs.prepare("again")
     train(again)
     assert payload_bytes(again) == payload_bytes(trained)
 
 
-@pytest.mark.slow
 def test_another_seed_gives_another_adapter(runs: Runs, trained: Path) -> None:
     other = runs.prepare(seed=1)
     train(other)
@@ -123,7 +121,6 @@ def test_the_tokenizer_lies_beside_the_adapter_with_a_pad_token_apart_from_eos(t
     assert tokenizer.chat_template
 
 
-@pytest.mark.slow
 def test_the_best_checkpoint_is_exported_not_the_last(runs: Runs) -> None:
     """Trained on one row until it knows nothing else: the validation loss rises again."""
     mixture = write_mixture(runs.folder / "narrow", train=4, shards=1)
@@ -163,7 +160,6 @@ def test_the_ledger_counts_every_example_once_an_epoch(trained: Path) -> None:
     assert len(ledger["batches"]) == len(set(ledger["batches"])) == result_of(trained)["figures"]["steps"]
 
 
-@pytest.mark.slow
 def test_accumulated_micro_batches_give_the_step_of_one_batch(runs: Runs) -> None:
     """Mean over all trained tokens of the step, however it is cut."""
     figures = []
@@ -188,14 +184,12 @@ def test_at_most_the_kept_checkpoints_lie_on_disk(runs: Runs) -> None:
     assert len(list((folder / "acme.support/checkpoints").iterdir())) <= 3
 
 
-@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_byte_of_the_result(runs: Runs, trained: Path) -> None:
     saved = runs.prepare("saved", training={"gradient_checkpointing": True})
     train(saved)
     assert payload_bytes(trained) == payload_bytes(saved)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", [{"use_rslora": True}, {"use_dora": True}, {"target_modules": ["q_proj"]}])
 def test_each_setting_of_lora_trains(runs: Runs, method: dict[str, Any]) -> None:
     folder = runs.prepare(method=method)
@@ -213,7 +207,6 @@ def test_one_member_that_fails_does_not_stop_the_others(runs: Runs) -> None:
     assert [result_of(folder, v)["status"] for v in ("acme.bad", "acme.good")] == ["failed", "done"]
 
 
-@pytest.mark.slow
 def test_a_member_trained_beside_others_equals_the_member_alone(runs: Runs, trained: Path) -> None:
     together = runs.prepare("together", members={"acme.first": {"seed": 5}, "acme.support": {}})
     train(together)

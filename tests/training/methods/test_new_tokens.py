@@ -87,7 +87,6 @@ def test_only_the_new_rows_are_saved_for_each_matrix_of_its_own(
         assert (moved[: -1 if unread else None] > 1e-3).all()  # what ends every row is never read
 
 
-@pytest.mark.slow
 def test_merged_the_new_rows_stay(extended: tuple[Runs, tuple[int, ...]]) -> None:
     runs, ids = extended
     folder = learn(extended, "lora", "merged")
@@ -98,7 +97,6 @@ def test_merged_the_new_rows_stay(extended: tuple[Runs, tuple[int, ...]]) -> Non
     assert (logits(merged, seen) - before).abs().max() < 1e-5
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(extended: tuple[Runs, tuple[int, ...]]) -> None:
     first, second = (learn(extended, "lora", name) for name in ("a", "b"))
     assert payload_bytes(first) == payload_bytes(second)

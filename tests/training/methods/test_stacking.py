@@ -119,7 +119,6 @@ def test_resumed_equals_uninterrupted(trained: Path) -> None:
     assert payload_bytes(trained) == whole
 
 
-@pytest.mark.slow
 def test_a_stacked_adapter_is_a_parent_again(runs: Runs, parent: Path) -> None:
     child = stacked(runs, parent, "second")
     train(child)
