@@ -91,28 +91,31 @@ class _Line:
             ):
                 continue
             steps = self.steps_of(other.run_id)
-            begun, planned = (
-                steps[each].start_time if each in steps else None for each in (self.step, self.plan)
-            )
-            order = _priority(other), _foretold(steps.get(self.plan))
-            if order > self.own and not _is_past(begun):
+            plan, training = steps.get(self.plan), steps.get(self.step)
+            begun = training.start_time if training else None
+            order = _priority(other), _foretold(plan)
+            if _is_past(begun or (plan.end_time if plan else None)):  # it has asked, or was killed before
+                self.asked.add(other.run_id)
+            elif order > self.own:
                 yield order, begun
-            elif _is_past(begun) or planned is not None:
+            elif plan is not None and plan.start_time is not None:
                 self.asked.add(other.run_id)
 
 
-def _is_past(begun: float | None) -> bool:
-    """Whether a step began too long ago to be waited for."""
-    return begun is not None and time.time() - begun > PATIENCE
+def _is_past(moment: float | None) -> bool:
+    """Whether something was too long ago for what follows on it to be waited for."""
+    return moment is not None and time.time() - moment > PATIENCE
 
 
-def _foretold(planned: RunStepKeyStatsSnapshot | None) -> float:
+def _foretold(plan: RunStepKeyStatsSnapshot | None) -> float:
     """Hours by the plan. Infinite while it is made: who is being planned asks within a moment, but for one
-    that tries settings first (`plan.probe`). None of one that was planned and has not asked: it was killed.
+    that tries settings first (`plan.probe`).
     """
-    if planned is None or planned.start_time is None or _is_past(planned.end_time or planned.start_time):
+    if plan is None or plan.start_time is None:
         return 0.0
-    return math.inf if planned.end_time is None else _hours(planned) or 0.0
+    if plan.end_time is None:
+        return 0.0 if _is_past(plan.start_time) else math.inf
+    return _hours(plan) or 0.0
 
 
 def _hours(planned: RunStepKeyStatsSnapshot | None) -> float | None:
