@@ -227,7 +227,8 @@ class Compute:
 @dataclass(frozen=True)
 class ModelAnswer:
     """All that made a model. `parent`: the weights that its base starts from, whether they are `gone` from
-    the store, and when retention `removed` them.
+    the store, and when retention `removed` them. `unread`: equal mixtures whose rows could not be read, on
+    which it was trained as well.
     """
 
     variant: str
@@ -246,6 +247,7 @@ class ModelAnswer:
     environment: Mapping[str, Any]
     compute: Compute
     children: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -286,7 +288,7 @@ class TenantAnswer:
 @dataclass(frozen=True)
 class DiffAnswer:
     """What differs from model `a` to model `b`: how many training records were added and removed, with the
-    facts of the first of them; and values, name -> (of a, of b).
+    facts of the first of them; and values, name -> (of a, of b). `unread`: as of `ModelAnswer`.
     """
 
     a: str
@@ -296,6 +298,7 @@ class DiffAnswer:
     same: int
     examples: Mapping[str, tuple[Mapping[str, Any], ...]]
     changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 from ft_dagster.audit.answers import AtAnswer, Compute, DiffAnswer, ModelAnswer, PartOf, SourceOf
 from ft_dagster.audit.desk import BASE, EXPORT, Audit, declared_sources, rows_stand
 from ft_dagster.audit.figures import PLAN, read
+from ft_dagster.audit.follow import MALFORMED, problem_of
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import (
     BASE_TEXT,
     CORPUS,
     DATASET,
     EVALUATION,
+    HAVE_RECORDS,
     MIXTURE,
     MODEL,
     TRAIN,
@@ -119,7 +121,14 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
         environment=tuned.predicate["environment"],
         compute=_compute(audit, weights),
         children=tuple(dict.fromkeys(children)),
+        unread=_unread(audit, weights),
     )
+
+
+def _unread(audit: Audit, weights: Indexed) -> tuple[str, ...]:
+    """Of which equal mixtures the rows cannot be told."""
+    known = audit.index.parent(weights, MIXTURE) is not None
+    return tuple(_mixtures(audit, weights)[1]) if known else ()
 
 
 def ancestors(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
@@ -153,12 +162,13 @@ def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
 
     Raises UserError where the mixture, its data set or the ledger is gone or was altered.
     """
-    told = set[str]()
-    for mixture in _mixtures(audit, weights):
+    mixtures, told = _mixtures(audit, weights)[0], set[str]()
+    for number, mixture in enumerate(mixtures, start=1):
         for one in _records_of(audit, weights, mixture):
             if one.identity not in told:
-                told.add(one.identity)
                 yield one
+            if number < len(mixtures):
+                told.add(one.identity)
 
 
 def _records_of(audit: Audit, weights: Indexed, mixture: Indexed) -> Iterator[TrainedRecord]:
@@ -220,29 +230,53 @@ def diff(audit: Audit, a: str, b: str) -> DiffAnswer:
     return DiffAnswer(
         one.digest, other.digest, len(after - before), len(before - after), len(before & after), examples,
         {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)},
+        (*_unread(audit, one), *_unread(audit, other)),
     )  # fmt: skip
 
 
 def _identities(audit: Audit, weights: Indexed) -> set[bytes]:
     """Of the records that a model was trained on."""
     found: set[bytes] = set()
-    for mixture in map(audit.artifact, _mixtures(audit, weights)):
+    for mixture in map(audit.artifact, _mixtures(audit, weights)[0]):
         times = times_of(audit.shelf, audit.artifact(weights), mixture)
         found |= {one.identity for one in _trained(audit, mixture, times)}
     return found
 
 
-def _mixtures(audit: Audit, weights: Indexed) -> list[Indexed]:
+def _mixtures(audit: Audit, weights: Indexed) -> tuple[list[Indexed], list[str]]:
     """The mixture that a model names, and those of other rows that came out equal to it: it was trained on
-    either's. Of the latter those whose rows can be read.
+    either's. Of the latter, why the rows of some cannot be read.
     """
     own = _needed(audit, weights, MIXTURE)
-    found: dict[frozenset[tuple[str, str]], Indexed] = {}
-    for each in (own, *audit.index.equals(own)):
-        made_of = frozenset((name, digest) for name, (digest, _) in audit.index.inputs(each.id).items())
-        if made_of not in found and (each is own or rows_stand(audit, each)):
-            found[made_of] = each
-    return list(found.values())
+    found, unread, seen = [own], list[str](), {_rows_of(audit, own)}
+    for each in audit.index.equals(own):
+        if (rows := _rows_of(audit, each)) in seen:
+            continue
+        problem = _problem_of(audit, weights, each)
+        if problem:
+            unread.append(f"the rows of an equal {MIXTURE}, {each.place.key[:12]}: {problem}")
+        else:
+            found.append(each)
+            seen.add(rows)
+    return found, unread
+
+
+def _rows_of(audit: Audit, mixture: Indexed) -> frozenset[str]:
+    """What says of which rows a mixture was made."""
+    inputs = audit.index.inputs(mixture.id)
+    return frozenset(inputs[stage][0] for stage in HAVE_RECORDS if stage in inputs)
+
+
+def _problem_of(audit: Audit, weights: Indexed, mixture: Indexed) -> str:
+    """Why the rows of a mixture cannot be told; empty where they can."""
+    try:
+        if not rows_stand(audit, mixture):
+            return "removed by retention"
+        for _ in _records_of(audit, weights, mixture):
+            pass
+    except MALFORMED as error:
+        return problem_of(error, audit.store.uri(mixture.place.path))
+    return ""
 
 
 def _trained(audit: Audit, mixture: Artifact, times: Times) -> Iterator[HeldRecord]:

@@ -247,6 +247,7 @@ def diff(context: typer.Context, a: Model, b: Model, tenant: ForTenant = None, a
     for name, values in found.changed.items():
         table.add_row(escape(name), *(escape(json.dumps(value, ensure_ascii=False)) for value in values))
     show(table)
+    print_unread(found.unread)
 
 
 @audit.command()

@@ -102,6 +102,7 @@ def print_model(found: ModelAnswer) -> None:
     for name, value in (*_origin(found), *_making(found), *_standing(found)):
         table.add_row(name, escape(value))
     show(table)
+    print_unread(found.unread)
 
 
 def _origin(found: ModelAnswer) -> Iterator[tuple[str, str]]:

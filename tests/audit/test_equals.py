@@ -12,7 +12,7 @@ import pytest
 from ft_dagster.audit.answers import ModelThatHas
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
-from ft_dagster.audit.models import at, model, training_records
+from ft_dagster.audit.models import at, diff, model, training_records
 from ft_dagster.audit.proofs import ABSENCE, check, prove
 from ft_dagster.audit.records import HELD_OUT, INHERITED, JUDGED, TRAINED, record
 from ft_dagster.audit.traces import source
@@ -176,4 +176,36 @@ def test_an_equal_mixture_whose_rows_retention_removed_takes_no_answer_away(tmp_
     for identity, mixture in zip(identities, mixtures, strict=True):
         [[one]] = told(audit, [identity], TRAINED)
         assert one.times == (3 if mixture.place == named.place else None)
+    assert len(list(training_records(audit, audit.model(weights.digest)))) == len(
+        rows_of(made, datasets[0], "train")
+    )
+    [said] = model(audit, weights.digest).unread
+    assert said.endswith(": removed by retention")
+    assert diff(audit, weights.digest, weights.digest).unread == (said, said)
     assert verify(audit).problems == ()
+
+
+@pytest.mark.parametrize("stage", ["training_mixture", "task_dataset"])
+@pytest.mark.parametrize("content", [None, b"{}"], ids=["gone", "altered"])
+def test_damage_to_an_equal_mixture_takes_no_answer_away(
+    made: History, stage: str, content: bytes | None
+) -> None:
+    """What the model names is whole, and told; that more is missing is said."""
+    datasets, mixtures = equal_mixtures(made)
+    base = made.base()
+    weights = made.model("acme.one", mixtures[0], base, times=3)
+    made.release("acme.one", weights, base)
+    made.audit().index.close()
+    damaged = {"training_mixture": mixtures, "task_dataset": datasets}[stage][1]
+    file = Path(made.store.path(damaged.manifest_path))
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    audit = made.audit()
+    found = list(training_records(audit, audit.model(weights.digest)))
+    assert {one.identity for one in found} >= {*rows_of(made, datasets[0], "train")}
+    answer = at(audit, "acme.one", "2099-01-01")
+    assert answer.records >= len(found)
+    [said] = answer.model.unread
+    assert said.startswith("the rows of an equal training_mixture, ")
+    assert len(diff(audit, weights.digest, weights.digest).unread) == 2
