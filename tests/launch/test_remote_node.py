@@ -101,9 +101,14 @@ def test_what_ended_damaged_or_out_of_the_folder_says_nothing_to_the_next_try(
     store.write(f"{output_folder(PLACE)}/{RESULT_FILE}", b"{}")
     recall(store, PLACE, job.run_dir)
     assert not job.result_file.exists()
+    for written in (b"no JSON", b'{"files": []}'):
+        store.write(written_file(PLACE, order.attempt), written)
+        recall(store, PLACE, job.run_dir)
+        assert not job.result_file.exists()
+    shutil.rmtree(job.run_dir)
     store.write_json(order_file(PLACE), {"schema_version": 99})
     recall(store, PLACE, job.run_dir)
-    assert not wants_halving(job.run_dir, job.result_file)
+    assert not job.run_dir.exists()
 
 
 def ran_out(store: Store, order: RemoteOrder, output: Path) -> None:

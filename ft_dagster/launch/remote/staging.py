@@ -135,6 +135,9 @@ def _inputs(within: str, below: Path, folder: Path, lent: LentFolder) -> dict[St
     }
 
 
+UNSAID = (FileNotFoundError, LookupError, TypeError, UserError, ValueError)  # not ended yet, or nothing whole
+
+
 def recall(store: Store, place: str, run_dir: Path) -> None:
     """Have in RUN_DIR what the newest attempt was asked and how it ended, for the next try to go by, where
     that was not collected here: the step that ordered it ended before it could, or was on another disk.
@@ -144,7 +147,7 @@ def recall(store: Store, place: str, run_dir: Path) -> None:
     if order is None:
         return
     write_json(run_dir / RUN_FILE, order.request)
-    with suppress(FileNotFoundError, KeyError, UserError):  # it has not ended, or said nothing that is whole
+    with suppress(*UNSAID):
         files = persist(lambda: store.read_json(written_file(place, order.attempt)))["files"]
         stored = f"{output_folder(place)}/{RESULT_FILE}"
         fetch_all(store, [Transfer(result, stored, files[RESULT_FILE])], run_dir / OUTPUT / DRAFTS)
