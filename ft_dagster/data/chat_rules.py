@@ -8,12 +8,10 @@ beside prompt and weights, so that answers by other rules are not mixed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.render import DATE, added_after, ends_known, render_chat
 from ft_dagster.data.rows import Message
-from ft_dagster.data.weights import declared_ends, read_json
 from ft_dagster.errors import UserError
 
 SYSTEM = "You are a helpful assistant."  # before a question, where the template takes none without a system
@@ -63,28 +61,6 @@ def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = Tru
         value=turns[-1].content,
         fix="Use a base whose template takes a user's turn, alone or after a system turn",
     )
-
-
-def ends_beside_eos(folder: Path) -> list[int]:
-    """Of a base, the tokens that its generation_config.json declares beside the tokenizer's eos, by its files
-    alone: no library that takes seconds is imported. Raises UserError.
-    """
-    declared = declared_ends(folder)
-    return sorted(set(declared) - {_eos_in(folder)}) if declared else []
-
-
-def _eos_in(folder: Path) -> int | None:
-    """The id of the tokenizer's eos; None where its files do not say it as most do."""
-    file = folder / "tokenizer_config.json"
-    settings = read_json(file) if file.is_file() else {}
-    eos = settings.get("eos_token")
-    eos = eos.get("content") if isinstance(eos, dict) else eos
-    for id_, token in settings.get("added_tokens_decoder", {}).items():
-        if token["content"] == eos:
-            return int(id_)
-    file = folder / "tokenizer.json"
-    added = read_json(file).get("added_tokens", []) if file.is_file() else []
-    return next((token["id"] for token in added if token["content"] == eos), None)
 
 
 def _template(tokenizer: Any) -> str:

@@ -63,8 +63,8 @@ def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
 
 
 def note_ends(tokenizer: Any, base: Path) -> Any:
-    """The tokenizer, which then knows the tokens that a base declares to end an answer. Raises UserError."""
-    tokenizer._ft_dagster_ends = declared_ends(base)
+    """The tokenizer, which then knows its tokens that a base declares to end an answer. Raises UserError."""
+    tokenizer._ft_dagster_ends = [id_ for id_ in declared_ends(base) if id_ < len(tokenizer)]
     return tokenizer
 
 

@@ -198,7 +198,7 @@ def declared_ends(folder: Path) -> list[int]:
     file = folder / GENERATION_CONFIG
     ends = read_json(file).get("eos_token_id") if file.is_file() else None
     found = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    if not all(isinstance(id_, int) for id_ in found):
+    if not all(type(id_) is int and id_ >= 0 for id_ in found):
         fix = "Give the number of a token, or a list of some"
         raise UserError("names no tokens", file=file, field="eos_token_id", value=ends, fix=fix)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.data.chat_rules import ends_beside_eos
+from ft_dagster.data.weights import declared_ends
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import check_metrics
 from ft_dagster.evaluation.samples import read_aggregates, read_samples, write_samples, write_scores
@@ -28,7 +28,7 @@ from ft_dagster.store import SHARED, Artifact, Attempt
 class GeneralScoresInputs:
     """`device`, `dtype`, `engine`: what the model is asked on, in and by. `withheld`: rows of tokens that
     were added to the base, among which it does not choose here: its scores are those of the base without
-    them, since no question has one. `ends`: tokens beside eos at which the base declares that an answer ends.
+    them, since no question has one. `ends`: tokens at which the base declares that an answer ends.
     """
 
     base_model: Artifact
@@ -43,7 +43,7 @@ class GeneralScoresInputs:
 def general_inputs(view: View) -> GeneralScoresInputs:
     base = view.upstream("base_model")
     added = [] if base.place.prefix == SHARED else view.added_token_ids(base)
-    general, ends = asked.general(view), ends_beside_eos(view.base_folder(base))
+    general, ends = asked.general(view), sorted(set(declared_ends(view.base_folder(base))))
     return GeneralScoresInputs(
         base, general, view.device, view.dtype, view.engine, added or None, ends or None
     )

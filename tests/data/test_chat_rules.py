@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from ft_dagster.data.chat_rules import SYSTEM, chat_rules, ends_beside_eos, render_asked, stop_token_ids
+from ft_dagster.data.chat_rules import SYSTEM, chat_rules, render_asked, stop_token_ids
 from ft_dagster.data.render import DATE, load_tokenizer, render_chat
 from ft_dagster.data.rows import Message
 from ft_dagster.errors import UserError
@@ -91,24 +91,24 @@ def test_ends_that_a_base_declares_count_where_they_are_others_than_eos(
 ) -> None:
     base = declare_ends(shutil.copytree(tiny_model_folder, tmp_path / "base"), ends)
     tokenizer = load_tokenizer(base)
-    assert (tokenizer.eos_token_id, chat_rules(tokenizer), ends_beside_eos(base)) == (2, {}, [])
+    assert (tokenizer.eos_token_id, chat_rules(tokenizer)) == (2, {})
     declare_ends(base, [2, 0])
     tokenizer = load_tokenizer(base)
     assert stop_token_ids(tokenizer) == [0, 2]
     assert chat_rules(tokenizer) == {"ends": BOTH}
-    assert ends_beside_eos(base) == [0]
-    (base / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": BOTH[0]}}), "utf-8")
-    assert ends_beside_eos(base) == [2]
-    decoder = {"7": {"content": "<|end|>"}}
-    settings = {"eos_token": "<|end|>", "added_tokens_decoder": decoder}
-    (base / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
-    assert ends_beside_eos(base) == [0, 2]
 
 
-def test_ends_that_are_no_tokens_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
-    base = declare_ends(shutil.copytree(tiny_model_folder, tmp_path / "base"), ["</s>"])
+@pytest.mark.parametrize("ends", ["</s>", ["</s>"], -1, [2, True], 2.0])
+def test_ends_that_are_no_tokens_are_refused(tiny_model_folder: Path, tmp_path: Path, ends: object) -> None:
+    base = declare_ends(shutil.copytree(tiny_model_folder, tmp_path / "base"), ends)
     with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id: names no tokens"):
         load_tokenizer(base)
+
+
+def test_an_end_beyond_the_vocabulary_ends_nothing(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base = declare_ends(shutil.copytree(tiny_model_folder, tmp_path / "base"), [2, 10**20])
+    tokenizer = load_tokenizer(base)
+    assert (stop_token_ids(tokenizer), chat_rules(tokenizer)) == ([2], {})
 
 
 def test_a_training_and_a_tokenizer_beside_an_adapter_know_the_bases_ends(

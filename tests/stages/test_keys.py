@@ -346,17 +346,18 @@ def test_what_is_left_open_is_decided_anew_for_what_it_is_about_and_nothing_else
 
 
 @pytest.mark.slow
-def test_a_base_is_asked_again_where_it_declares_other_ends_than_eos_and_no_other_is(
+def test_a_base_is_asked_again_where_it_declares_other_ends(
     chained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = chained.base_folder(chained.upstream("base_model"))
     before = chained.recipe(GENERAL_SCORES)[0]
-    assert "ends" not in before.spec
     base = shutil.copytree(folder, tmp_path / "base")
     monkeypatch.setattr(Workspace, "base_folder", lambda self, of: base)
-    for ends, spec in ((2, {}), ([2], {}), ([2, 0], {"ends": [0]})):
+    for ends, said in ((2, [2]), ([2], [2]), ([2, 0], [0, 2])):
         (base / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}), "utf-8")
-        assert chained.recipe(GENERAL_SCORES)[0].spec == {**before.spec, **spec}
+        assert chained.recipe(GENERAL_SCORES)[0].spec == {**before.spec, "ends": said}
+    (base / "generation_config.json").unlink()
+    assert "ends" not in chained.recipe(GENERAL_SCORES)[0].spec
 
 
 def test_a_mixture_is_of_one_version_before_by_its_key() -> None:
