@@ -64,10 +64,10 @@ def grown(base: Path, precision: str) -> tuple[int, int]:
 
 def test_a_base_stored_as_it_is_trained_takes_no_memory_of_the_trainer(base: Path) -> None:
     own, weights = grown(base, "bf16")
-    assert own < 0.3 * weights
+    assert own < 0.1 * weights
 
 
 @pytest.mark.long
 def test_one_that_is_widened_does(base: Path) -> None:
     own, weights = grown(base, "fp32")
-    assert own > 0.6 * weights
+    assert own > 0.3 * weights  # not all of it: what the first load gave back is used again
