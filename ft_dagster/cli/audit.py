@@ -8,7 +8,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
@@ -393,10 +393,8 @@ def ask(
         with closing(opened.index), reported(opened.settings):
             return question(opened)
 
-    try:
+    with suppress(sqlite3.DatabaseError):
         return answer(again)
-    except sqlite3.DatabaseError:
-        pass
     try:
         return answer(again=True)
     except sqlite3.DatabaseError as error:
