@@ -159,15 +159,18 @@ def _row(text: str) -> dict[str, Any] | None:
 
 
 def _read(fields: dict[str, Any], reading: Mapping[str, Any]) -> Row:
+    """As every version read it: a store may hold rows of which fields were left out, which are refused by
+    now.
+    """
     raw = RawRow(fields, "the row", 1)
     try:
         source = SourceSpec(path="the row", **reading)
     except ValidationError:
         raise UserError("a source that is read otherwise today", fix="Give the row's identity") from None
-    format: str = source.format
+    named, format = rename(raw, source.fields, "row"), str(source.format)
     if format == "auto":
-        format = detect_format(raw, rename(raw, source.fields, "row"), "row")
-    return normalize_text(raw, source, format, 0, "row")
+        format = detect_format(raw, named, "row")
+    return normalize_text(raw, named, source, format, ordinal=0, field="row")
 
 
 def _refuse_surrogates(text: str) -> None:

@@ -135,7 +135,7 @@ def _documents(
                 raise raw.error("a document without text", fix, field=f"{asked.field}.fields")
             dropped["empty"] += 1
             continue
-        yield normalize_text(raw, licensed, "text", ordinal, asked.field)
+        yield normalize_text(raw, fields, licensed, "text", ordinal=ordinal, field=asked.field)
 
 
 def _kept(

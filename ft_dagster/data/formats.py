@@ -1,14 +1,17 @@
 """The row formats people have (chat, sharegpt, alpaca, prompt_completion, text): detect, check, convert.
 
-Alpaca and sharegpt become messages. A malformed row raises UserError with its file and line.
+Alpaca and sharegpt become messages. A malformed row raises UserError with its file and line, and so does one
+that says something which nothing here renders: no part of a row is lost without a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.readers import RawRow
+from ft_dagster.errors import UserError
 
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -17,8 +20,21 @@ SHAREGPT_ROLES = {
     "observation": "tool",
     **{role: role for role in ROLES},
 }
-# What a message may carry that would change its meaning and that nothing here can render yet.
-UNRENDERED = ("tool_calls", "function_call", "weight")
+ANSWERS = ("assistant", "gpt")
+# What is read of a message in each form, and of a part of its text.
+READ = ("role", "content")
+READ_OF_SHAREGPT = ("from", "value")
+READ_OF_A_PART = ("type", "text")
+# What only files a message away; any other field that says something is refused.
+FILED = (
+    *("id", "message_id", "parent_id", "index", "timestamp", "created_at", "date"),
+    *("model", "language", "source", "metadata", "cache_control"),
+)
+# Whether a message is trained, and how much: each answer is, by 1 or true, and no other message.
+TRAINED = ("train", "trainable", "weight", "loss")
+# Columns beside a row's own that would change what it says.
+UNRENDERED = ("tools", "functions", "history", "chat_template_kwargs", "images", "videos", "audios")
+DEEPEST = 8  # of fields within fields that are looked through for anything said
 COLUMNS = {
     "chat": ("messages",),
     "sharegpt": ("conversations",),
@@ -77,21 +93,97 @@ def parse_row(raw: RawRow, fields: dict[str, Any], format: str, system: str | No
     return content
 
 
+def refuse_unrendered(raw: RawRow, fields: dict[str, Any], format: str) -> None:
+    """Raise UserError for what a row of `format` says and nothing here renders; `fields` are renamed.
+
+    Of a text nothing but the text is read. Columns that are not in `UNRENDERED` have no meaning here.
+    """
+    if format == "text":
+        return
+    for name in UNRENDERED:
+        if not _says_nothing(fields.get(name)):
+            raise _unrendered(raw, name, "Remove the column, or write what it says into the turns")
+    if _is_a_weight(fields.get("weight")):
+        raise _unrendered(raw, "weight", "Remove the column, or give it another name: each row counts alike")
+    if fields.get("label") is False:
+        raise _unrendered(raw, "label", "Leave out such rows, or give the column another name")
+    if format in ("chat", "prompt_completion") and not _says_nothing(fields.get("system")):
+        raise _unrendered(raw, "system", _way_for_system(fields, format))
+    for column in COLUMNS[format]:
+        read = _keys_of(fields.get(column)) if format == "sharegpt" else READ
+        for i, message in enumerate(_dicts(fields.get(column))):
+            trained = message.get(read[0]) in ANSWERS
+            _refuse_said(raw, message, f"{column}[{i}]", read, trained)
+            for j, part in enumerate(_dicts(message.get(read[1]))):
+                _refuse_said(raw, part, f"{column}[{i}].{read[1]}[{j}]", READ_OF_A_PART, trained)
+
+
+def _refuse_said(
+    raw: RawRow, message: dict[str, Any], where: str, read: tuple[str, str], trained: bool
+) -> None:
+    for name, value in message.items():
+        as_it_is = name in TRAINED and (value == 1 or (value == 0 and not trained))
+        if not (name in read or name in FILED or as_it_is or _says_nothing(value)):
+            fix = "Remove it from the message, or write what it says into the content"
+            raise _unrendered(raw, f"{where}.{name}", fix)
+
+
+def _unrendered(raw: RawRow, field: str, fix: str) -> UserError:
+    return raw.error("not built yet: what it says would be lost", fix, field=field)
+
+
+def _way_for_system(fields: dict[str, Any], format: str) -> str:
+    if format == "chat":
+        return "Declare format: sharegpt with fields: {conversations: messages}, which reads it"
+    if isinstance(fields.get("prompt"), list):
+        return "Put it before the prompt's messages, as one of role system"
+    return "Declare format: alpaca with fields: {instruction: prompt, output: completion}, which reads it"
+
+
+def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects of a list, as far as they are any: what else stands there is malformed, and said so."""
+    return iter([each if isinstance(each, dict) else {} for each in value] if isinstance(value, list) else ())
+
+
+def _says_nothing(value: Any, depth: int = DEEPEST) -> bool:
+    """Whether it is empty, however deep: a file of columns gives each message the fields of all."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_says_nothing(each, depth - 1) for each in inner)
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_a_weight(value: Any) -> bool:
+    """Whether it is another than 1, which in CSV is a text; one in words (12 kg) is none of a row."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return False
+    return value != 1 and not _says_nothing(value)
+
+
 def _refuse_preferences(raw: RawRow, fields: dict[str, Any]) -> None:
     if "chosen" in fields and "rejected" in fields:
         raise raw.error("preference rows are not built yet", "Keep the chosen answer as `completion`")
 
 
 def _chat(raw: RawRow, fields: dict[str, Any]) -> Content:
-    return Content("messages", _messages(raw, fields["messages"], "messages", ("role", "content"), {}))
+    return Content("messages", _messages(raw, fields["messages"], "messages", READ, {}))
 
 
 def _sharegpt(raw: RawRow, fields: dict[str, Any]) -> Content:
     turns = fields["conversations"]
-    first = turns[0] if isinstance(turns, list) and turns and isinstance(turns[0], dict) else {}
-    keys = ("from", "value") if "from" in first else ("role", "content")
-    messages = _messages(raw, turns, "conversations", keys, SHAREGPT_ROLES)
+    messages = _messages(raw, turns, "conversations", _keys_of(turns), SHAREGPT_ROLES)
     return Content("messages", _with_system(raw, fields, messages))
+
+
+def _keys_of(turns: Any) -> tuple[str, str]:
+    """Of a message of ShareGPT: where its role and its content stand, as the first one says."""
+    first = next(_dicts(turns), {})
+    return READ_OF_SHAREGPT if "from" in first else READ
 
 
 def _alpaca(raw: RawRow, fields: dict[str, Any]) -> Content:
@@ -105,9 +197,8 @@ def _alpaca(raw: RawRow, fields: dict[str, Any]) -> Content:
 def _prompt_completion(raw: RawRow, fields: dict[str, Any]) -> Content:
     prompt, completion = fields["prompt"], fields["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
-        keys = ("role", "content")
-        before = _messages(raw, prompt, "prompt", keys, {})
-        return Content("messages", before + _messages(raw, completion, "completion", keys, {}))
+        before = _messages(raw, prompt, "prompt", READ, {})
+        return Content("messages", before + _messages(raw, completion, "completion", READ, {}))
     prompt, completion = _text(raw, prompt, "prompt"), _text(raw, completion, "completion")
     if not completion.strip():
         raise _no_answer(raw, "completion")
@@ -140,9 +231,6 @@ def _messages(
     messages = []
     for i, turn in enumerate(turns):
         where = f"{column}[{i}]"
-        for name in UNRENDERED:
-            if turn.get(name) not in (None, [], 1):
-                raise raw.error("not built yet", "Remove it from the message", field=f"{where}.{name}")
         role = _role(raw, turn.get(keys[0]), f"{where}.{keys[0]}", roles)
         messages.append((role, _text(raw, turn.get(keys[1]), f"{where}.{keys[1]}")))
     return tuple(messages)
@@ -159,7 +247,12 @@ def _role(raw: RawRow, role: Any, where: str, roles: dict[str, str]) -> str:
 def _text(raw: RawRow, value: Any, where: str) -> str:
     """A string, or a list of text parts joined; anything else is malformed."""
     if isinstance(value, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
-        value = "".join(str(part.get("text", "")) for part in value)
+        parts = [(part.get("text"), f"{where}[{i}].text") for i, part in enumerate(value)]
+        return "".join(_string(raw, text, place) for text, place in parts)
+    return _string(raw, value, where)
+
+
+def _string(raw: RawRow, value: Any, where: str) -> str:
     if not isinstance(value, str):
         shown = "null" if value is None else value
         raise raw.error("malformed row: not text", "Put a string there", field=where, value=shown)

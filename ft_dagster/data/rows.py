@@ -112,14 +112,14 @@ class Row:
 
 
 def normalize_text(
-    raw: RawRow, source: SourceSpec, format: str, ordinal: int, field: str = "data.sources"
+    raw: RawRow, fields: dict[str, Any], source: SourceSpec, format: str, *, ordinal: int, field: str
 ) -> Row:
-    """The row of a raw row of `format` (not "auto"); `ordinal` is its number within the source, from 0.
+    """The row of a raw row of `format` (not "auto"), whose `fields` are under our names (see `rename`);
+    `ordinal` is its number within the source, from 0.
 
     `field` is the source's place in the declaration. Raises UserError with the file and line of a malformed
     row.
     """
-    fields = rename(raw, source.fields, field)
     content = parse_row(raw, fields, format, source.system, field)
     row = Row(
         kind=content.kind,

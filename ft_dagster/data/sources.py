@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ft_dagster.data.formats import detect_format
+from ft_dagster.data.formats import detect_format, refuse_unrendered
 from ft_dagster.data.hub import hub_errors, pin_revision
 from ft_dagster.data.locations import DeclaredAt, data_files, is_hub, s3_errors
 from ft_dagster.data.plain_sets import foreign_files, media_columns
@@ -24,18 +24,21 @@ def read_rows(
 ) -> Iterator[Row]:
     """The checked, normalized rows of a source; its format is told by the first one and noted in `formats`.
 
-    Raises UserError for a missing source, an empty file and a malformed row.
+    Raises UserError for a missing source, an empty file, a malformed row, and one that says what nothing
+    renders.
     """
     format: str = source.format
     read = read_raw(source, project, asked)
     if isinstance(source, TenantSource) and source.transform is not None:
         read = transformed(read, source.transform, project, asked)
     for ordinal, raw in enumerate(read):
+        fields = rename(raw, source.fields, asked.field)
         if format == "auto":
-            format = detect_format(raw, rename(raw, source.fields, asked.field), asked.field)
+            format = detect_format(raw, fields, asked.field)
         if formats is not None:
             formats[source.path] = format
-        yield normalize_text(raw, source, format, ordinal, asked.field)
+        refuse_unrendered(raw, fields, format)
+        yield normalize_text(raw, fields, source, format, ordinal=ordinal, field=asked.field)
 
 
 def read_raw(source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow]:

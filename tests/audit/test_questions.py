@@ -393,6 +393,15 @@ def test_a_row_is_found_as_its_source_read_it(history: History) -> None:
     assert {one.digest for one in record(audit, asked).found} == {made.digest}
 
 
+def test_a_row_whose_fields_were_left_out_when_it_was_read_is_found_as_it_was_given(history: History) -> None:
+    """Such a row is refused by now; a store may hold what an older version made of it."""
+    turns = [[{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}] for n in range(10)]
+    made = history.dataset("acme.old", [{"messages": each} for each in turns])
+    given = [turns[4][0], {**turns[4][1], "reasoning_content": "b", "weight": 0}]
+    asked = asked_record(json.dumps({"messages": given, "tools": [{"name": "c"}]}))
+    assert {one.digest for one in record(history.audit(), asked).found} == {made.digest}
+
+
 def learned(history: History, rows: list[str]) -> str:
     """The first of these that the one model was trained on; empty where it was on none."""
     audit = history.audit()

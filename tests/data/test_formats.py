@@ -1,0 +1,253 @@
+"""Rows of every form: what they say is taken whole, or refused by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from ft_dagster.data.formats import COLUMNS, FILED, TRAINED, UNRENDERED
+from ft_dagster.data.locations import DeclaredAt
+from ft_dagster.data.rows import Message, Row
+from ft_dagster.data.sources import read_rows
+from ft_dagster.errors import UserError
+from ft_dagster.spec.variant import SourceSpec
+
+PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
+ASKED = DeclaredAt("acme/support.yaml", "data.sources[0]")
+QUESTION, ANSWER = Message("user", "q"), Message("assistant", "a")
+ASKS, SAYS = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+CALL = [{"type": "function", "function": {"name": "find", "arguments": "{}"}}]
+TOOL = {"role": "tool", "content": "42"}
+FORMS: dict[
+    str, Callable[[list[dict[str, Any]]], dict[str, Any]]
+] = {  # how a conversation of turns with `role` and `content` is written in each form that has turns
+    "messages": lambda turns: {"messages": turns},
+    "sharegpt with roles": lambda turns: {"conversations": turns},
+    "sharegpt": lambda turns: {"conversations": [as_sharegpt(turn) for turn in turns]},
+    "prompt and completion": lambda turns: {"prompt": turns[:-1], "completion": turns[-1:]},
+}
+ONE_EXCHANGE = {  # the forms that have columns in place of turns
+    "alpaca": {"instruction": "q", "output": "a"},
+    "prompt_completion": {"prompt": "q", "completion": "a"},
+}
+
+
+def as_sharegpt(turn: dict[str, Any]) -> dict[str, Any]:
+    said = {name: value for name, value in turn.items() if name not in ("role", "content")}
+    names = {"user": "human", "assistant": "gpt"}
+    return {"from": names.get(turn["role"], turn["role"]), "value": turn["content"], **said}
+
+
+@pytest.fixture
+def rows(project: Path, write: Any) -> Any:
+    def of(*raw: Any, **spec: Any) -> list[Row]:
+        write("rows.jsonl", raw)
+        return list(read_rows(SourceSpec(path="rows.jsonl", **spec), project, ASKED))
+
+    return of
+
+
+@pytest.fixture
+def refused(rows: Any) -> Any:
+    def of(*raw: Any, **spec: Any) -> UserError:
+        with pytest.raises(UserError) as caught:
+            rows(*raw, **spec)
+        return caught.value
+
+    return of
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("turn", "name", "value"),
+    [
+        (SAYS, "reasoning_content", "Two and two."),
+        (SAYS, "reasoning", "Two and two."),
+        (SAYS, "thinking", "Two and two."),
+        (SAYS, "tool_calls", CALL),
+        (SAYS, "function_call", {"name": "find", "arguments": "{}"}),
+        (SAYS, "train", False),
+        (SAYS, "train", "false"),
+        (SAYS, "weight", 0),
+        (SAYS, "weight", 0.5),
+        (SAYS, "loss", False),
+        (SAYS, "name", "Ada"),
+        (SAYS, "refusal", "No."),
+        (SAYS, "a_field_of_next_year", {"deep": {"down": "said"}}),
+        (ASKS, "name", "Ada"),
+        (ASKS, "train", "yes"),
+        (TOOL, "name", "find"),
+        (TOOL, "tool_call_id", "call_1"),
+    ],
+)
+def test_what_a_turn_says_beside_its_role_and_text_is_refused_by_name(
+    refused: Any, form: str, turn: dict[str, Any], name: str, value: Any
+) -> None:
+    turns = [ASKS, TOOL, SAYS]
+    turns[turns.index(turn)] = {**turn, name: value}
+    error = refused(FORMS[form](turns))
+    assert (error.file, error.line) == ("rows.jsonl", 1)
+    assert error.field is not None
+    assert error.field.endswith(f"].{name}")
+    assert error.fix
+    assert error.value is None  # no row stands in an error
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "nothing", [None, "", " \n", [], {}, [None], {"name": None, "arguments": ""}, math.nan]
+)
+@pytest.mark.parametrize("name", ["reasoning_content", "tool_calls", "name", "weight", "train", "new"])
+def test_a_field_that_says_nothing_is_no_loss(rows: Any, form: str, nothing: Any, name: str) -> None:
+    [row] = rows(FORMS[form]([{**ASKS, name: nothing}, {**SAYS, name: nothing}]))
+    assert row.messages == (QUESTION, ANSWER)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("name", "value"), [("train", True), ("weight", 1), ("weight", 1.0), ("loss", True)])
+def test_a_turn_may_say_that_it_is_trained_as_it_is(rows: Any, form: str, name: str, value: Any) -> None:
+    [row] = rows(FORMS[form]([{**ASKS, name: value}, {**SAYS, name: value}]))
+    assert row.messages == (QUESTION, ANSWER)
+
+
+@pytest.mark.parametrize(("name", "value"), [("train", False), ("weight", 0), ("weight", 0.0)])
+def test_a_turn_that_is_never_trained_may_say_so(rows: Any, name: str, value: Any) -> None:
+    [row] = rows({"conversations": [{"from": "human", "value": "q", name: value}, as_sharegpt(SAYS)]})
+    assert row.messages == (QUESTION, ANSWER)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_only_files_a_turn_is_left_out(rows: Any, form: str) -> None:
+    filed = {"id": "m1", "timestamp": 1732000000, "created_at": "2026-11-30", "metadata": {"agent": 7}}
+    [row] = rows(FORMS[form]([{**ASKS, **filed}, {**SAYS, **filed, "model": "m", "language": "en"}]))
+    assert row.messages == (QUESTION, ANSWER)
+
+
+def test_fields_that_parquet_adds_to_each_turn_are_no_loss_where_they_are_null(project: Path) -> None:
+    """A column of structs gives every turn each field that any has."""
+    called = [ASKS, {**SAYS, "content": "", "tool_calls": CALL}, {**TOOL, "tool_call_id": "1"}, SAYS]
+    rows = [{"messages": [ASKS, SAYS], "tools": None}, {"messages": called, "tools": CALL}]
+    table = pa.Table.from_pylist(rows)
+    assert table.to_pylist()[0]["messages"][0].keys() == {"role", "content", "tool_calls", "tool_call_id"}
+    parquet.write_table(table.slice(0, 1), project / "plain.parquet")
+    parquet.write_table(table.slice(1), project / "called.parquet")
+    [row] = read_rows(SourceSpec(path="plain.parquet"), project, ASKED)
+    assert row.messages == (QUESTION, ANSWER)
+    with pytest.raises(UserError, match=r"called\.parquet:1: tools: "):
+        list(read_rows(SourceSpec(path="called.parquet"), project, ASKED))
+
+
+@pytest.mark.parametrize("row", [form([ASKS, SAYS]) for form in FORMS.values()] + list(ONE_EXCHANGE.values()))
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("tools", CALL),
+        ("tools", '[{"type": "function"}]'),
+        ("functions", CALL),
+        ("chat_template_kwargs", {"enable_thinking": False}),
+        ("history", [["before", "then"]]),
+        ("images", ["a.png"]),
+        ("weight", 0.5),
+        ("label", False),
+    ],
+)
+def test_what_a_row_says_beside_its_turns_is_refused_by_name(
+    refused: Any, row: dict[str, Any], column: str, value: Any
+) -> None:
+    error = refused({**row, column: value})
+    assert (error.file, error.line, error.field) == ("rows.jsonl", 1, column)
+    assert error.value is None
+
+
+@pytest.mark.parametrize("row", [form([ASKS, SAYS]) for form in FORMS.values()] + list(ONE_EXCHANGE.values()))
+def test_a_column_that_says_nothing_or_what_holds_anyway_is_no_loss(rows: Any, row: dict[str, Any]) -> None:
+    harmless: dict[str, Any] = {
+        "tools": [],
+        "functions": None,
+        "images": "",
+        "weight": 1.0,
+        "label": True,
+        "id": 7,
+        "topic": "x",
+    }
+    assert len(rows({**row, **harmless})) == 1
+
+
+def test_a_column_that_is_renamed_is_known_by_our_name(refused: Any) -> None:
+    error = refused({"q": "q", "a": "a", "t": CALL}, fields={"instruction": "q", "output": "a", "tools": "t"})
+    assert error.field == "tools"
+
+
+@pytest.mark.parametrize("row", [{"messages": [ASKS, SAYS]}, ONE_EXCHANGE["prompt_completion"]])
+def test_a_system_column_is_refused_where_the_form_has_none(refused: Any, row: dict[str, Any]) -> None:
+    error = refused({**row, "system": "Be brief."})
+    assert error.field == "system"
+    assert "sharegpt" in error.fix or "alpaca" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("row", "spec"),
+    [
+        ({"messages": [ASKS, SAYS]}, {"format": "sharegpt", "fields": {"conversations": "messages"}}),
+        (
+            ONE_EXCHANGE["prompt_completion"],
+            {"format": "alpaca", "fields": {"instruction": "prompt", "output": "completion"}},
+        ),
+        ({"conversations": [ASKS, SAYS]}, {}),
+        (ONE_EXCHANGE["alpaca"], {}),
+    ],
+)
+def test_a_system_column_goes_before_the_turns_as_the_refusal_says(
+    rows: Any, row: dict[str, Any], spec: dict[str, Any]
+) -> None:
+    [read] = rows({**row, "system": "Be brief."}, **spec)
+    assert read.messages == (Message("system", "Be brief."), QUESTION, ANSWER)
+
+
+@pytest.mark.parametrize("part", [{"train": False}, {"cache_control": {"type": "ephemeral"}, "weight": 0.1}])
+def test_what_a_part_of_a_text_says_is_refused_by_name(refused: Any, part: dict[str, Any]) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", **part}]
+    error = refused({"messages": [ASKS, {**SAYS, "content": parts}]})
+    assert error.field == f"messages[1].content[1].{next(name for name in part if name != 'cache_control')}"
+
+
+@pytest.mark.parametrize("text", [{}, {"text": None}, {"text": 5}, {"text": [{"type": "text", "text": "a"}]}])
+def test_a_part_without_a_text_is_malformed(refused: Any, text: dict[str, Any]) -> None:
+    error = refused({"messages": [ASKS, {**SAYS, "content": [{"type": "text", **text}]}]})
+    assert (error.problem, error.field) == ("malformed row: not text", "messages[1].content[0].text")
+
+
+def test_parts_of_a_text_are_joined(rows: Any) -> None:
+    parts = [{"type": "text", "text": "a", "image_url": None}, {"type": "text", "text": "b", "train": True}]
+    [row] = rows({"messages": [ASKS, {**SAYS, "content": parts}]})
+    assert row.messages[-1].content == "ab"
+
+
+def test_a_text_is_all_that_is_read_of_a_row_of_text(rows: Any) -> None:
+    [row] = rows({"text": "The hammer falls.", "tools": "hammer, nail", "weight": 3, "label": False})
+    assert row.text == "The hammer falls."
+
+
+def test_what_is_nested_deeper_than_anyone_writes_says_something(refused: Any) -> None:
+    deep: Any = None
+    for _ in range(300):
+        deep = [deep]
+    assert refused({"messages": [ASKS, {**SAYS, "new": deep}]}).field == "messages[1].new"
+
+
+def test_a_malformed_row_is_said_as_before(refused: Any) -> None:
+    assert "not a list of messages" in refused({"messages": [ASKS, "a"]}).problem
+    assert "not a list of messages" in refused({"messages": "a", "format": "chat"}).problem
+
+
+def test_the_page_names_all_that_is_read_left_out_and_refused() -> None:
+    section = PAGE.read_text("utf-8").partition("## Rows")[2].partition("## instruction")[0]
+    columns = {column for names in COLUMNS.values() for column in names}
+    named = {*COLUMNS, *columns, *FILED, *TRAINED, *UNRENDERED, "system", "label", "group", "licence"}
+    assert {name for name in named if f"`{name}`" not in section} == set()
