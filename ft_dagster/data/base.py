@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.hub import hub_errors, pin_revision
+from ft_dagster.data.load_report import unused_tensors
 from ft_dagster.data.locations import HUB_ID, HUB_LIST, DeclaredAt, is_s3, s3, s3_errors
 from ft_dagster.data.weights import (
     CONFIG,
@@ -45,7 +46,7 @@ class ResolvedBase:
 
     `content` is that of base.json: reference, revision, files, architecture, parameters (as stored: tied
     weights count once), weights_bytes (of the tensors), dtype, chat_template (whether it has one),
-    tokenizer (a digest over the tokenizer's files).
+    tokenizer (a digest over the tokenizer's files). `unused`: stored tensors that its class has no place for.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class ResolvedBase:
     revision: str | None
     files: list[FileDigest]
     content: dict[str, Any]
+    unused: tuple[str, ...] = ()
 
 
 def resolve_base(
@@ -67,7 +69,7 @@ def resolve_base(
 
     `roots`: what the tenant who names it may read; None: all.
     What is not local is downloaded below `cache`. Raises UserError for a base that is missing or has
-    no config.json, no safetensors, no tokenizer, or needs code of its own.
+    no config.json, no safetensors, no tokenizer, lacks a tensor, or needs code of its own.
     """
     if spec.source is None:
         fix = "Name a source, or ask for the variant's release"
@@ -90,7 +92,8 @@ def resolve_base(
         raise UserError("a base model without config.json", file=folder, field=f"{FIELD}.source", fix=fix)
     content = describe_base(folder, spec.source, revision, cache)
     files = [FileDigest(**file) for file in content["files"]]
-    return ResolvedBase(folder, spec.source, revision, files, content)
+    unused = unused_tensors(folder, files, cache)
+    return ResolvedBase(folder, spec.source, revision, files, content, unused)
 
 
 def locate_base(record: dict[str, Any], project: Path, cache: Path, *, verify: bool = False) -> Path:

@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,7 @@ TOKENIZER = (
 )  # fmt: skip
 TEMPLATES = "additional_chat_templates"
 GENERATION_CONFIG = "generation_config.json"
+LAYERS = "num_hidden_layers"
 SETTINGS = (CONFIG, GENERATION_CONFIG)
 DTYPES = {
     "F64": "float64",
@@ -175,6 +177,17 @@ def _listed_kinds() -> frozenset[str]:
         return frozenset()
     file = Path(package.origin).parent / "models" / "auto" / "auto_mappings.py"
     return frozenset(run_path(str(file))["CONFIG_MAPPING_NAMES"]) if file.is_file() else frozenset()
+
+
+def size_of(config: Mapping[str, Any], kind: Any, name: str) -> tuple[str, Any]:
+    """What a config.json calls a size, and its value, None where it is not written; that of a language model
+    inside goes before. `kind`: transformers' class of the configuration.
+    """
+    own = (getattr(kind, "attribute_map", None) or {}).get(name, name)
+    inner = next((part for part in config.values() if isinstance(part, dict) and LAYERS in part), {})
+    return next(
+        ((each, part[each]) for part in (inner, config) for each in (name, own) if each in part), (own, None)
+    )
 
 
 def architecture_of(config: dict[str, Any]) -> str:

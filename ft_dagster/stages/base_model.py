@@ -13,6 +13,7 @@ from typing import Any
 
 from ft_dagster.data.base import ResolvedBase, describe_base, resolve_base
 from ft_dagster.data.derived import MODEL, ParentRelease, check_adapter, released_parent
+from ft_dagster.data.load_report import unused_words
 from ft_dagster.data.new_tokens import check_tokens
 from ft_dagster.export.derivation_request import DerivationRequest
 from ft_dagster.stages.hands import Hands
@@ -79,6 +80,8 @@ def source_inputs(view: View) -> BaseModelInputs:
 def build(inputs: BaseModelInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     parent = inputs.parent
     if inputs.source is not None:
+        if inputs.source.unused:
+            hands.say(f"base model: {unused_words(inputs.source.unused)}")
         return _refer_to_source(inputs, inputs.source, attempt)
     if inputs.new_tokens or (parent is not None and parent.mode == "fold"):
         return _derive(inputs, hands, attempt)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ft_dagster.data.base import resolve_base
 from ft_dagster.data.derived import check_adapter, parent_prefix, released_parent
+from ft_dagster.data.load_report import unused_words
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.new_tokens import check_tokens, pieces_of
 from ft_dagster.data.sources import read_raw, read_rows
@@ -127,6 +128,7 @@ def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModel
         roots = settings.roots(key.tenant)
         base = resolve_base(spec, settings.project, cache, declared_in=file, roots=roots)
         folder, said = base.folder, str(base.content["architecture"])
+        said += f" ({unused_words(base.unused)})" if base.unused else ""
     elif production(store, parent_prefix(key, VariantKey.parse(spec.variant))) is None:
         return f"starts from {spec.variant}, which is not released yet: run that first"
     else:

@@ -56,6 +56,20 @@ def test_a_whole_declaration_has_no_mistake(project: Path) -> None:
     assert check_variant(load_settings(project), KEY)["tasks"] == ["tasks/quiz.yaml"]
 
 
+def test_a_base_that_lacks_a_tensor_is_a_mistake_and_one_that_has_more_says_so(project: Path) -> None:
+    file = project / "model/config.json"
+    config = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({**config, "num_hidden_layers": 1}), "utf-8")
+    said = check_variant(load_settings(project), KEY)["base_model"]
+    assert said == (
+        "LlamaForCausalLM (its class has no place for model.layers.1.input_layernorm.weight and 8 more of "
+        "its files: left out)"
+    )
+    file.write_text(json.dumps({**config, "num_hidden_layers": 20}), "utf-8")
+    (error,) = mistakes(project)
+    assert (error.field, error.value) == ("base_model.source", "model.layers.2.input_layernorm.weight")
+
+
 def test_every_mistake_is_said_at_once_though_the_declaration_itself_is_invalid(project: Path) -> None:
     (project / "tenants/acme/support.yaml").write_text(
         TEXT.replace("base_model: model", "base_model: modle")  # codespell:ignore

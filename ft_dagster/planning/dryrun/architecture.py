@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster.data.weights import LAYERS, size_of
 from ft_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,17 +84,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _check_sizes(file: Path, written: dict[str, Any], kind: type[PreTrainedConfig]) -> None:
-    nested = next(
-        (part for part in written.values() if isinstance(part, dict) and "num_hidden_layers" in part), {}
-    )
-    names = dict(getattr(kind, "attribute_map", None) or {})
+    nested = any(isinstance(part, dict) and LAYERS in part for part in written.values())
     required = SIZES[:2] if nested else SIZES  # a nested text model may leave out what its class has
     if not nested and isinstance(getattr(kind, "intermediate_size", None), int):
         required = (*required, "intermediate_size")
     for name in required:
-        value = next(
-            (at[n] for at in (nested, written) for n in (name, names.get(name, name)) if n in at), None
-        )
+        value = size_of(written, kind, name)[1]
         if value is None:
             raise UserError("is not written, and no size is guessed", file=file, field=name, fix=WAY_OUT)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -1,0 +1,56 @@
+"""What was found out about content once, remembered on this host by all that the answer depends on.
+
+The memory is one file of the cache folder, of this user alone. To lose it costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.provenance.private_file import private_database
+
+FILE = "findings.sqlite"
+TABLE = "CREATE TABLE IF NOT EXISTS findings (question TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID"
+T = TypeVar("T")
+
+
+def remembered(cache: Path | None, question: Mapping[str, Any], find: Callable[[], T]) -> T:
+    """The answer to a question, plain JSON both; `find` is asked where it is not remembered. Without a cache:
+    each time. Raises what `find` raises, which is not remembered.
+    """
+    if cache is None:
+        return find()
+    asked = sha256_json(dict(question))
+    known = _recall(cache, asked)
+    if known is not None:
+        answer: T = json.loads(known)
+        return answer
+    found = find()
+    _remember(cache, asked, json.dumps(found))
+    return found
+
+
+def _recall(cache: Path, asked: str) -> str | None:
+    try:
+        with closing(private_database(cache / FILE, TABLE)) as db:
+            row = db.execute("SELECT answer FROM findings WHERE question = ?", (asked,)).fetchone()
+    except (sqlite3.Error, OSError):
+        return None
+    return None if row is None else str(row[0])
+
+
+def _remember(cache: Path, asked: str, answer: str) -> None:
+    """A memory that is no database is begun anew; one that cannot be written learns nothing."""
+    try:
+        with closing(private_database(cache / FILE, TABLE)) as db, db:
+            db.execute("INSERT OR REPLACE INTO findings VALUES (?, ?)", (asked, answer))
+    except (sqlite3.OperationalError, OSError):
+        pass
+    except sqlite3.DatabaseError:
+        (cache / FILE).unlink(missing_ok=True)
