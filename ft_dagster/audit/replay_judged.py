@@ -22,6 +22,7 @@ from ft_dagster.audit.recorded import JUDGED, CleanProject, Recorded, judged_by
 from ft_dagster.errors import UserError
 from ft_dagster.launch.leases import of_host
 from ft_dagster.settings import load_settings
+from ft_dagster.stages.evaluation import ANSWERS_OF, VERDICT
 from ft_dagster.store import Artifact
 
 CLOSE = 0.01  # of a recorded loss, or of a score, by which an equivalent one may differ
@@ -97,7 +98,7 @@ def _again(
     except UserError as error:
         _stand_in(audit, part, project)
         return _not_made(audit, part, answer, error.problem)
-    same = made.digest == part.digest
+    same = made.digest == part.digest or _same_answers(then, made)
     said = SAME if same else other_files(then, made)
     stage = StageReplayed(name, part.digest, made.digest, code_of(audit, part), said)
     answer = replace(answer, stages=(*answer.stages, stage))
@@ -113,6 +114,18 @@ def _again(
         return replace(answer, verdict=DIVERGED, first=answer.first or name, said=said)
     said = f"{answer.said}; {name} is another, {ALIKE[name]}"
     return replace(answer, verdict=max(answer.verdict, EQUIVALENT, key=WORSE.index), said=said)
+
+
+def _same_answers(then: Artifact, made: Artifact) -> bool:
+    """Of an evaluation that judged earlier answers again, whose verdict of their day stands among them."""
+    files = (
+        {name: each.files[name] for name in each.files if name.startswith("payload/")}
+        for each in (then, made)
+    )
+    before, after = (
+        {name: file for name, file in one.items() if name != f"payload/{VERDICT}"} for one in files
+    )
+    return ANSWERS_OF in then.figures and before == after
 
 
 def _stand_in(audit: Audit, part: Indexed, project: CleanProject) -> None:

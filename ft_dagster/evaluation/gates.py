@@ -66,6 +66,10 @@ _WHAT: dict[RuleName, str] = {
 _UNBOUNDED = "its values have no known bound, so that no interval holds: name another metric (gates.metrics)"
 
 
+class AskedTooFew(UserError):
+    """Asking batch after batch ended before a rule was decided."""
+
+
 def judge(
     base: Sequence[Sample],
     tuned: Sequence[Sample],
@@ -80,9 +84,9 @@ def judge(
 
     `tries`: the ordinal of this evaluation among those of the same weights; the later, the smaller the level
     of its tests (`power.level_of`). `order`: in which the questions were asked until each rule was decided;
-    None: all were asked. Raises UserError when a question was asked of one model only, asking ended before
-    a rule was decided, nothing was asked of the task, or a gate names a metric that its task does not have;
-    `declared_in` is the file it names.
+    None: all were asked. Raises AskedTooFew, and UserError when a question was asked of one model only,
+    nothing was asked of the task, or a gate names a metric that its task does not have; `declared_in` is the
+    file it names.
     """
     check_metrics(tuned, gates, declared_in)
     before, after = _by_task(base), _by_task(tuned)
@@ -102,7 +106,7 @@ def judge(
     found = _found(paired, _margins(gates), gates, level, order)
     for each in found:
         if not each.decided:
-            raise UserError(
+            raise AskedTooFew(
                 f"asking {each.paired.task} ended after {each.paired.answered} questions, before anything "
                 "was decided",
                 file=declared_in,

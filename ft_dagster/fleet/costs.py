@@ -17,7 +17,16 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, PREPARATIONS, TRAINING, devices_of, hours_of, made
+from ft_dagster.fleet.spent import (
+    EVALUATIONS,
+    EXPORT,
+    PREPARATIONS,
+    TRAINING,
+    computed,
+    devices_of,
+    hours_of,
+    made,
+)
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.release import history
 from ft_dagster.planning.hardware.catalogue import Catalogue
@@ -139,7 +148,7 @@ def cost_items(made_of: Mapping[str, Sequence[Artifact]], catalogue: Catalogue) 
     others = [
         _other(artifact, by_weights, devices, catalogue)
         for stage in (*PREPARATIONS, *EVALUATIONS, EXPORT)
-        for artifact in made_of.get(stage, ())
+        for artifact in computed(made_of.get(stage, ()))
     ]
     return (*trained, *others)
 
@@ -239,7 +248,7 @@ def _training(
         weights=model.digest,
         planned=None if said.get("hours") is None else said["hours"] * devices,
         outcome=outcome,
-        judged=len(judged),
+        judged=len(list(computed(judged))),
     )
 
 

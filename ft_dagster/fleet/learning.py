@@ -17,7 +17,7 @@ from ft_dagster.fleet.costs import PLAN, STAGES, cost_items, cost_row
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.listing import unasked_places
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look
-from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, PREPARATIONS, TRAINING, hours_of, made
+from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, PREPARATIONS, TRAINING, computed, hours_of, made
 from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
 from ft_dagster.fleet.world import World
@@ -144,7 +144,7 @@ def hours_between(store: Store, key: VariantKey, since: datetime, until: datetim
         for name in store.names_written(f"{key.prefix}/{stage}", "manifest*.json", written)
     ]
     others = [each for made_of in _read(store, places, anew=places).values() for each in made_of]
-    found = [*heads, *others, *_shared(store, key)]
+    found = computed([*heads, *others, *_shared(store, key)])
     return sum(hours_of(each) for each in found if since <= made(each) <= until)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+from ft_dagster.stages.evaluation import ANSWERS_OF
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
 
@@ -23,6 +25,11 @@ def hours_of(artifact: Artifact) -> float:
     if artifact.place.stage not in (*EVALUATIONS, *PREPARATIONS, EXPORT):
         return 0.0
     return sum(float(artifact.figures.get(name) or 0.0) for name in SECONDS) / 3600
+
+
+def computed(artifacts: Iterable[Artifact]) -> Iterator[Artifact]:
+    """Without evaluations that judged the answers of another again: its hours are theirs."""
+    return (each for each in artifacts if ANSWERS_OF not in each.figures)
 
 
 def devices_of(artifact: Artifact) -> int:

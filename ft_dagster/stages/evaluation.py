@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.evaluation.gates import gates_digest, judge
+from ft_dagster.evaluation.gates import AskedTooFew, gates_digest, judge
 from ft_dagster.evaluation.looks import Order
+from ft_dagster.evaluation.measured import expected_of
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.lineage.tries import try_of
@@ -24,7 +26,7 @@ from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, s
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.held_out import refuse_trained_on
-from ft_dagster.stages.inputs import Digest, recorded
+from ft_dagster.stages.inputs import Digest, KeyParts, key_parts, recorded
 from ft_dagster.stages.models import base_of, weights_of
 from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
@@ -33,9 +35,12 @@ from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
+NAME = "evaluation"
 VERDICT = "verdict.json"
 POLICY = "policy.json"
 JUDGED = ("objective", "gates")
+JUDGING = ("gates", "spec")  # of the key: by what answers are judged. All else says what was asked of whom
+ANSWERS_OF = "answers_of"  # a figure: the key of the evaluation whose answers were judged again
 
 
 @dataclass(frozen=True)
@@ -81,23 +86,74 @@ def inputs(view: View) -> EvaluationInputs:
 
 
 def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    """Where the weights answered these questions before and only the gates are others, nobody is asked: the
+    verdict is derived from those answers. Their bytes stay, with the verdict of that day among them; today's
+    is in the figures, and in the evidence.
+    """
     hands.record_try(inputs.fine_tuned_model, questions_digest(inputs.task, inputs.general), inputs.tries)
     base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
     decides = Decides(inputs.base_evaluation, inputs.spec.gates, inputs.tries)
     question = ModelQuestions(
         base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )
-    figures = question.ask(hands, attempt)
-    before, how = hands.payload(inputs.base_evaluation), inputs.task.spec.evaluation
-    verdict = verdict_on(
-        inputs.spec, how, before, attempt.payload, declared_in=hands.declared_in, tries=inputs.tries
-    )
+    known = _answered_before(inputs, hands, question, attempt)
+    if known is not None:
+        hands.say("these weights answered these questions before: their answers are judged again")
+        verdict, figures, folder = known.verdict, known.figures, attempt.evidence
+    else:
+        figures, folder = question.ask(hands, attempt), attempt.payload
+        verdict = _verdict(inputs, hands, attempt.payload)
     text = json.dumps(verdict.to_json(), indent=1, sort_keys=True)
-    (attempt.payload / VERDICT).write_text(text, "utf-8")
+    (folder / VERDICT).write_text(text, "utf-8")
     policy = inputs.policy
     (attempt.evidence / POLICY).write_text(policy.model_dump_json(indent=1), "utf-8")
     judged = replace(verdict, policy=policy.digest).to_json()
     return {**figures, "scores": scores_in(attempt.payload), "verdict": judged}
+
+
+class _Known(NamedTuple):
+    """Answers that were given before: their verdict by today's gates, and the figures of the asking."""
+
+    verdict: Verdict
+    figures: dict[str, Any]
+
+
+def _answered_before(
+    inputs: EvaluationInputs, hands: Hands, question: ModelQuestions, attempt: Attempt
+) -> _Known | None:
+    """Takes over answers of these weights to these questions into the attempt. None where there are none, or
+    asking ended by other gates before these decide anything.
+    """
+    wanted, asked = _asking(key_parts(inputs)), expected_of(question.request(hands, attempt.folder)).to_json()
+
+    def answers(other: Artifact) -> bool:
+        return _asking(other) == wanted and asked.items() <= (other.figures.get("measured") or {}).items()
+
+    for stored in hands.stored(NAME, answers):
+        folder = hands.payload(stored).parent
+        try:
+            verdict = _verdict(inputs, hands, folder / "payload")
+        except AskedTooFew:
+            continue
+        for name in stored.files:
+            (attempt.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, attempt.folder / name)
+        return _Known(verdict, {ANSWERS_OF: stored.place.key, **stored.figures})
+    return None
+
+
+def _asking(made_of: KeyParts | Artifact) -> tuple[dict[str, str], dict[str, Any]]:
+    """All that a key covers but by what the answers are judged."""
+    inputs, spec = made_of.inputs, made_of.spec
+    return (
+        {name: digest for name, digest in inputs.items() if name not in JUDGING},
+        {name: value for name, value in spec.items() if name not in JUDGING},
+    )
+
+
+def _verdict(inputs: EvaluationInputs, hands: Hands, payload: Path) -> Verdict:
+    before, how = hands.payload(inputs.base_evaluation), inputs.task.spec.evaluation
+    return verdict_on(inputs.spec, how, before, payload, declared_in=hands.declared_in, tries=inputs.tries)
 
 
 def verdict_on(
@@ -155,7 +211,7 @@ def refuse_evaluation(workspace: Workspace) -> None:
 
 
 STAGE = Stage(
-    "evaluation",
+    NAME,
     reads=(*asked.READS, "fine_tuned_model", "base_evaluation"),
     fields=(*asked.FIELDS, *JUDGED),
     inputs=inputs,

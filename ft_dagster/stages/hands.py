@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from ft_dagster.errors import UserError
 from ft_dagster.lineage.tries import record_try
 from ft_dagster.provenance.record_keys import SHARED_OWNER, RecordKey, keys_of
 from ft_dagster.roots import Roots
-from ft_dagster.store import Artifact, Attempt
+from ft_dagster.store import Artifact, Attempt, Place, find_artifact
+from ft_dagster.store.committed import all_committed
+from ft_dagster.store.removal import keep
 
 if TYPE_CHECKING:
     from ft_dagster.stages.workspace import Workspace
@@ -79,6 +83,20 @@ class Hands:
     def base_files(self, base: Artifact) -> dict[str, str]:
         """sha256 of each file of the base that loading reads, by its path below `base_folder`."""
         return self._workspace.base_files(base)
+
+    def stored(self, stage: str, wanted: Callable[[Artifact], bool]) -> Iterator[Artifact]:
+        """What stands of a stage of this variant's and is `wanted`, the newest first. Each is kept from
+        retention and its bytes are hashed again; what is damaged is left out.
+        """
+        store, prefix = self._workspace.store, self._workspace.prefix
+        places = [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")]
+        known = [one for one in all_committed(store, places) if isinstance(one, Artifact) and wanted(one)]
+        for each in sorted(known, key=lambda one: str(one.predicate["created"]), reverse=True):
+            with suppress(UserError):
+                found = find_artifact(store, each.place)
+                if found is not None and keep(store, found):
+                    self._workspace.verify(found)
+                    yield found
 
     def record_try(self, weights: Artifact, questions: str, ordinal: int) -> None:
         """Record that the weights are put to questions (by their digest), before they are."""

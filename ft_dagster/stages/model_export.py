@@ -5,6 +5,7 @@ Made only for weights whose recorded evaluation passes the gate, judged again he
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,7 @@ from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
 from ft_dagster.stages.hands import Hands
-from ft_dagster.stages.inputs import recorded
+from ft_dagster.stages.inputs import key_parts, recorded
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
@@ -211,6 +212,19 @@ def refuse_export(workspace: Workspace) -> None:
     refuse_unjudged(workspace)
 
 
+def stands(newest: Artifact, inputs: ExportInputs) -> bool:
+    """Whether only the gates are others, which shape no byte of an export. They shape how much was asked of
+    one that had to be evaluated by itself, where that was batch after batch.
+    """
+
+    def made_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in spec.items() if name != "judged_by"}
+
+    parts, in_batches = key_parts(inputs), inputs.task.spec.evaluation.limit == "auto"
+    same = newest.inputs == parts.inputs and made_of(newest.spec) == made_of(parts.spec)
+    return same and (newest.figures["certified"] or not in_batches)
+
+
 STAGE = Stage(
     "model_export",
     reads=(*asked.READS, "training_plan", "fine_tuned_model", "base_evaluation", "evaluation"),
@@ -220,5 +234,6 @@ STAGE = Stage(
     checks={"certificate": "The export, reloaded from disk, behaves as the weights that were judged"},
     judge=judge,
     refuse=refuse_export,
+    stands=stands,
     programs=("export", "evaluation"),
 )

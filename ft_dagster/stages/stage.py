@@ -36,9 +36,10 @@ class Stage(Generic[I]):
     """`checks`: name -> description of each check that `judge` gives.
 
     `refuse`: raises UserError before anything is looked for or made, `refuse_new` where what would be made
-    does not stand yet. `owner`: whose part of the store takes the artifact. `seed`: what the manifest says of
-    it. `on_demand`: made when another stage asks for it, and no asset of its own. `programs`: modules of this
-    package that `build` runs.
+    does not stand yet. `stands`: whether the newest artifact stands though its key is another, where only
+    what decides whether it may be made differs, and shapes none of its bytes. `owner`: whose part of the
+    store takes the artifact. `seed`: what the manifest says of it. `on_demand`: made when another stage asks
+    for it, and no asset of its own. `programs`: modules of this package that `build` runs.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Stage(Generic[I]):
     refuse: Callable[[Workspace], None] = lambda workspace: None
     refuse_new: Callable[[Workspace], None] = lambda workspace: None
     after: Callable[[Workspace, Artifact], None] = lambda workspace, artifact: None
+    stands: Callable[[Artifact, I], bool] | None = None
     owner: Callable[[I], Owner] = lambda inputs: "variant"
     seed: Callable[[I], int | None] = lambda inputs: None
     on_demand: bool = False

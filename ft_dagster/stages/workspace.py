@@ -36,6 +36,7 @@ from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts
 from ft_dagster.stages.judged_on import ask_to_judge, judges_of
 from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.view import View
 from ft_dagster.store import (
     SHARED,
@@ -301,6 +302,10 @@ class Workspace:
         """What the stage's artifact would be made from now."""
         inputs = stage.inputs(View(self, stage))
         parts, shared = key_parts(inputs), stage.owner(inputs) == SHARED
+        if stage.stands is not None:
+            newest = self.head(stage.name)
+            if newest is not None and is_of_now(newest) and stage.stands(newest, inputs):
+                parts = parts._replace(spec=newest.spec)
         return (
             Recipe(
                 stage.name,

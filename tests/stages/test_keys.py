@@ -50,7 +50,7 @@ TEXTS, UNSAID, SCORES, BASE_EVAL, EVAL, PRODUCTION, CANDIDATE, EXPORT = (
     "model_export",
 )
 ASKED = {BASE_EVAL, EVAL, PRODUCTION, CANDIDATE, EXPORT}  # what is asked of the variant's own task
-JUDGED = {EVAL, CANDIDATE, EXPORT}
+JUDGED = {EVAL, CANDIDATE, EXPORT}  # which is refused until the answers are judged by them
 NOTHING: set[str] = set()
 
 # Field -> another value for it, and the stages whose key it moves by itself: not through what is upstream.

@@ -1,0 +1,135 @@
+"""Other gates ask nobody: where the same weights answered the same questions, they are judged again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.fleet.costs import cost_items
+from ft_dagster.fleet.learning import retrain_hours
+from ft_dagster.lineage.release import history
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.settings import load_settings
+from ft_dagster.stages.chain import run_chain
+from ft_dagster.stages.evaluation import ANSWERS_OF
+from ft_dagster.stages.release import release
+from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.store import Artifact
+from tests.e2e.project import edit
+from tests.fleet.manifests import catalogue
+from tests.leased import LeasedSeconds
+from tests.present import present
+
+pytestmark = pytest.mark.slow
+Declare = Callable[..., Workspace]
+
+
+@pytest.fixture
+def declare(chained: Workspace, tmp_path: Path) -> Declare:
+    """The released variant in a project of its own, with other gates or questions."""
+    project = shutil.copytree(chained.project, tmp_path / "project")
+
+    def declared(**parts: dict[str, Any]) -> Workspace:
+        def change(content: dict[str, Any]) -> None:
+            for part, fields in parts.items():
+                content[part].update(fields)
+
+        edit(project / "tenants/acme/places.yaml", change)
+        return Workspace(load_settings(project), chained.key, RunOf("again", "test", lambda line: None))
+
+    return declared
+
+
+def judged(workspace: Workspace) -> Artifact:
+    return present(workspace.head("evaluation"))
+
+
+def verdict_of(evaluation: Artifact) -> Verdict:
+    return Verdict.from_json(evaluation.figures["verdict"])
+
+
+def margin_of(evaluation: Artifact, rule: str) -> float:
+    return next(each.margin for each in verdict_of(evaluation).rules if each.rule == rule)
+
+
+def test_other_gates_take_no_device_for_a_second(
+    declare: Declare, chained: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    then, exported = judged(chained), present(chained.head("model_export"))
+    leased = LeasedSeconds(monkeypatch)
+    workspace = declare(gates={"general_loss_margin": 0.9})
+    assert run_chain(workspace).error is None
+    released = release(workspace)
+    assert (leased.count, leased.seconds) == (0, 0.0)
+    now = judged(workspace)
+    assert (margin_of(then, "general_loss"), margin_of(now, "general_loss")) == (1.0, 0.9)
+    assert now.place != then.place
+    assert now.figures[ANSWERS_OF] == then.place.key
+    assert released.export.place.key == exported.place.key
+    assert [entry.version for entry in history(workspace.store, workspace.prefix)] == [1]
+
+
+def test_a_verdict_of_earlier_answers_is_that_of_asking_anew(declare: Declare) -> None:
+    workspace = declare(gates={"general_margin": 0.9})
+    assert run_chain(workspace).error is None
+    derived = judged(workspace)
+    shutil.rmtree(workspace.store.uri(f"{workspace.prefix}/evaluation"))
+    assert run_chain(workspace).error is None
+    asked = judged(workspace)
+    assert ANSWERS_OF in derived.figures
+    assert ANSWERS_OF not in asked.figures
+    assert derived.place.key == asked.place.key
+    assert derived.figures["verdict"] == asked.figures["verdict"]
+    assert derived.files["payload/samples.parquet"] == asked.files["payload/samples.parquet"]
+
+
+def test_answers_that_fail_by_other_gates_end_the_chain_and_take_nothing_out_of_production(
+    declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leased = LeasedSeconds(monkeypatch)
+    strict = {"undecided": "fail", "alpha": 0.4, "regression_margin": None}
+    workspace = declare(gates={**strict, "metrics": {"test_split_task": "exact_match"}})
+    error = present(run_chain(workspace).error)
+    assert error.startswith("evaluation: gate did not pass")
+    assert leased.count == 0
+    assert verdict_of(judged(workspace)).passed is False
+    assert [entry.production for entry in history(workspace.store, workspace.prefix)] == [1]
+
+
+def test_other_questions_are_asked(declare: Declare, monkeypatch: pytest.MonkeyPatch) -> None:
+    leased = LeasedSeconds(monkeypatch)
+    workspace = declare(gates={"general_margin": 0.9}, evaluation={"limit": 13})
+    run_chain(workspace)
+    assert leased.count > 0
+    assert ANSWERS_OF not in judged(workspace).figures
+
+
+def test_answers_whose_bytes_changed_are_not_judged(
+    declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leased = LeasedSeconds(monkeypatch)
+    workspace = declare(gates={"general_margin": 0.9})
+    file = workspace.payload(judged(workspace)) / "samples.parquet"
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    run_chain(workspace)
+    assert leased.count > 0
+    assert ANSWERS_OF not in judged(workspace).figures
+
+
+def test_what_the_asking_took_is_counted_once(declare: Declare, chained: Workspace, tmp_path: Path) -> None:
+    workspace = declare(gates={"general_margin": 0.9})
+    assert run_chain(workspace).error is None
+    before, after = judged(chained), judged(workspace)
+    trained, plan = (present(chained.head(stage)) for stage in ("fine_tuned_model", "training_plan"))
+    made_of = {"fine_tuned_model": [trained], "training_plan": [plan], "evaluation": [before]}
+    more = {**made_of, "evaluation": [before, after]}
+    spent, again = (
+        [(item.stage, item.hours, item.judged) for item in cost_items(each, catalogue(tmp_path))]
+        for each in (made_of, more)
+    )
+    assert spent == again
+    assert retrain_hours(made_of) == retrain_hours(more) > 0
