@@ -13,12 +13,11 @@ from ft_dagster.data.chat_rules import render_asked, stop_token_ids
 from ft_dagster.data.render import prompt_tokens
 from ft_dagster.data.rows import Message
 from ft_dagster.evaluation.prompts import PROMPTS
-from ft_dagster.evaluation.samples import Answer, Role, Sample
+from ft_dagster.evaluation.samples import GENERAL_PROMPTS, Answer, Role, Sample
 
 if TYPE_CHECKING:
     from ft_dagster.evaluation.greedy import Greedy, PromptRow
 
-GENERAL_PROMPTS = "general_prompts"
 ROLE: Role = "general_prompts"
 DEGENERATE = "degenerate"  # the metric that the gate judges
 NEW_TOKENS = 96  # so that a loop of up to half of them is seen

@@ -79,14 +79,15 @@ def judge(
     declared_in: object = None,
     tries: int = 1,
     order: Order | None = None,
+    own: Collection[str] = (),
 ) -> Verdict:
     """Apply `gates` to the paired samples of base and tuned model. Pure: same input, same verdict.
 
     `tries`: the ordinal of this evaluation among those of the same weights; the later, the smaller the level
     of its tests (`power.level_of`). `order`: in which the questions were asked until each rule was decided;
-    None: all were asked. Raises AskedTooFew, and UserError when a question was asked of one model only,
-    nothing was asked of the task, or a gate names a metric that its task does not have; `declared_in` is the
-    file it names.
+    None: all were asked. `own`: see `_settled`. Raises AskedTooFew, and UserError when a question was asked
+    of one model only, nothing was asked of the task, or a gate names a metric that its task does not have;
+    `declared_in` is the file it names.
     """
     check_metrics(tuned, gates, declared_in)
     before, after = _by_task(base), _by_task(tuned)
@@ -116,7 +117,7 @@ def judge(
     rules = tuple(_rule(each) for each in found)
     if objective_of(objective).judged_by == "questions":
         rules = _with_questions(rules, objective)
-    return _verdict((*rules, *_regurgitation(base, tuned, gates, level)), gates, tries)
+    return _verdict((*rules, *_regurgitation(base, tuned, gates, level)), gates, tries, own)
 
 
 def regression(
@@ -127,6 +128,7 @@ def regression(
     version: int,
     tries: int = 1,
     order: Order | None = None,
+    own: Collection[str] = (),
 ) -> tuple[Rule, ...]:
     """A new model against the version in production, on the questions that both were asked.
 
@@ -134,8 +136,8 @@ def regression(
     `gates.regression_margin` (no rules without one), a loss of it by `gates.regression_loss_margin`;
     benchmarks, general text and degeneration by their own margins. A benchmark that only one of them
     was asked is left out; a task without a common question is undecided. A question counts as the same
-    wherever it stands in its task. `order`: see `judge`; a rule that is not decided by the questions asked of
-    both is undecided.
+    wherever it stands in its task. `order`, `own`: see `judge`; a rule that is not decided by the questions
+    asked of both is undecided.
     """
     if gates.regression_margin is None:
         return ()
@@ -145,7 +147,7 @@ def regression(
     unlike = () if judged else (_nothing_shared(gates, version, level),)
     found = _found(paired, _margins(gates, production=True), gates, level, order)
     rules = [_rule(each, f"against version {version} in production, ") for each in found]
-    return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries)
+    return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries, own)
 
 
 @dataclass(frozen=True)
@@ -181,9 +183,13 @@ class Referee:
         return look_on(paired, questions, margin, level=level, harm=gates.alpha / rules).decided
 
 
-def with_rules(verdict: Verdict, rules: Iterable[Rule], gates: GatesSpec) -> Verdict:
-    """The verdict with more rules beside its own: their tests of harm are adjusted together, once."""
-    found = _verdict((*verdict.rules, *rules), gates, verdict.tries)
+def with_rules(
+    verdict: Verdict, rules: Iterable[Rule], gates: GatesSpec, own: Collection[str] = ()
+) -> Verdict:
+    """The verdict with more rules beside its own: their tests of harm are adjusted together, once. `own`: see
+    `judge`.
+    """
+    found = _verdict((*verdict.rules, *rules), gates, verdict.tries, own)
     return replace(verdict, passed=found.passed, outcome=found.outcome, rules=found.rules)
 
 
@@ -450,18 +456,25 @@ def _nothing_shared(gates: GatesSpec, version: int, level: float) -> Rule:
     )  # fmt: skip
 
 
-def _verdict(rules: tuple[Rule, ...], gates: GatesSpec, tries: int) -> Verdict:
-    rules = _settled(rules, gates, tries)
+def _verdict(rules: tuple[Rule, ...], gates: GatesSpec, tries: int, own: Collection[str]) -> Verdict:
+    rules = _settled(rules, gates, tries, own)
     found = {rule.outcome for rule in rules}
     outcome: Outcome = "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
     return Verdict(all(rule.passed for rule in rules), outcome, rules, tries)
 
 
-def _settled(rules: Sequence[Rule], gates: GatesSpec, tries: int) -> tuple[Rule, ...]:
-    """The rules with outcome and sentence; those that are tests have their p adjusted together."""
-    tests = [rule.p for rule in rules if rule.p is not None]
-    harms = iter(holm(tests).tolist() if tests else [])
-    return tuple(rule if rule.p is None else _decided(rule, next(harms), gates, tries) for rule in rules)
+def _settled(rules: Sequence[Rule], gates: GatesSpec, tries: int, own: Collection[str]) -> tuple[Rule, ...]:
+    """The rules with outcome and sentence; those that are tests have their p adjusted together, those on the
+    tasks `own` apart: whatever a tenant asks besides, a fall of what everybody is asked is as easily shown.
+    """
+    harms = dict[int, float]()
+    for chosen in (False, True):
+        family = [n for n, r in enumerate(rules) if r.p is not None and (r.task in own) is chosen]
+        if family:
+            harms |= zip(family, holm([rules[n].p for n in family]).tolist(), strict=True)
+    return tuple(
+        _decided(rule, harms[n], gates, tries) if n in harms else rule for n, rule in enumerate(rules)
+    )
 
 
 def _decided(rule: Rule, harm: float, gates: GatesSpec, tries: int) -> Rule:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.evaluation.bounded import lower_bound
 from ft_dagster.evaluation.power import margin_seen, questions_needed
+from ft_dagster.spec.variant import LEAST
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,7 @@ class Comparison:
         """
         gap = margin - max(-self.measured, 0.0) if margin else 0.0
         gap = gap if gap > 0 else abs(self.measured)
-        if self.bound is None or not (math.isfinite(gap) and gap > 0):
+        if self.bound is None or not (math.isfinite(gap) and gap >= LEAST):
             return None
         units = questions_needed(min(gap, self.bound), spread=self.spread, bound=self.bound, alpha=level)
         return max(math.ceil(units * self.questions / self.weight), self.questions + 1)

@@ -38,8 +38,8 @@ def least_questions(margin: float, *, bound: float = 1.0, alpha: float = ALPHA) 
     With a margin: of a model of which not one answer changed, n = ln(alpha) / ln(1 - margin / bound). With
     none: of a model that became better by `bound` in each, n = ln(alpha) / ln(1/2).
     """
-    kept = 1 - margin / bound if margin else 0.5
-    return 1 if kept <= 0 else math.ceil(math.log(alpha) / math.log(kept) - 1e-9)
+    share = margin / bound if margin else 0.5
+    return 1 if share >= 1 else math.ceil(math.log(alpha) / math.log1p(-max(share, 1e-300)) - 1e-9)
 
 
 def questions_needed(

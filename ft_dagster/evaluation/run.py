@@ -13,7 +13,7 @@ from typing import Any
 from ft_dagster.data.chat_rules import chat_rules
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import label_scores
-from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, answered, as_samples, rows_to_ask
+from ft_dagster.evaluation.degeneration import answered, as_samples, rows_to_ask
 from ft_dagster.evaluation.gates import Referee
 from ft_dagster.evaluation.load import TABLES, LoadedTask, load_task, shots_of
 from ft_dagster.evaluation.looks import IN_BATCHES, Order, batches
@@ -23,6 +23,7 @@ from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.questions import PER_UNIT
 from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.samples import (
+    GENERAL_PROMPTS,
     GENERAL_TEXT,
     LABELS,
     TEST_SPLIT_TASK,

@@ -18,9 +18,10 @@ SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.pa
 OWN = "own_evaluation"  # beside the certificate of a merge that drifted from what was judged
 AGGREGATES = ("macro_f1", "micro_f1")
 # What is asked beside declared tasks: by the variant's rows, by general text, and what is probed.
-TEST_SPLIT_TASK, GENERAL_TEXT = "test_split_task", "general_holdout"
+TEST_SPLIT_TASK, GENERAL_TEXT, GENERAL_PROMPTS = "test_split_task", "general_holdout", "general_prompts"
 ROWS, CANARIES = "training_rows", "canaries"
 FORMER = {"own_task": "test_split_task"}  # the role, and its task, as older stores call them
+RESERVED = {TEST_SPLIT_TASK, *FORMER, GENERAL_TEXT, GENERAL_PROMPTS, ROWS, CANARIES}
 SCHEMA_VERSION = 1
 
 

@@ -20,10 +20,14 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.defaults import merge
 from ft_dagster.spec.keys import HALF
+from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.validation import validate
 from ft_dagster.spec.variant import (
+    LEAST,
     DecontaminateSpec,
     EvaluationSpec,
+    GatesSpec,
+    Margin,
     MethodName,
     SpecModel,
     VariantSpec,
@@ -45,16 +49,23 @@ NGRAM: int = DecontaminateSpec.model_fields["ngram"].default
 class GateFloors(SpecModel):
     """The laxest that the gates of a declaration may be."""
 
-    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(0.1, description="Largest gates.alpha")
+    added = ("least_alpha",)
+
+    alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(0.1, description="Largest gates.alpha")
+    least_alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(
+        GatesSpec.model_fields["alpha"].default,
+        description="Least gates.alpha where gates.undecided is measured, since harm is tested at it; above "
+        "this file's gates.alpha it counts as that",
+    )
     task_margin: Share = Field(0.1, description="Largest gates.task_margin")
-    general_margin: Share = Field(0.15, description="Largest gates.general_margin")
-    general_loss_margin: Share = Field(0.3, description="Largest gates.general_loss_margin")
-    regression_margin: Share = Field(0.15, description="Largest gates.regression_margin")
-    regression_loss_margin: Share = Field(0.3, description="Largest gates.regression_loss_margin")
+    general_margin: Margin = Field(0.15, description="Largest gates.general_margin")
+    general_loss_margin: Margin = Field(0.3, description="Largest gates.general_loss_margin")
+    regression_margin: Margin = Field(0.15, description="Largest gates.regression_margin")
+    regression_loss_margin: Margin = Field(0.3, description="Largest gates.regression_loss_margin")
     regression: Literal["required", "optional"] = Field(
         "required", description="optional: gates.regression_margin may be null, which compares nothing"
     )
-    degeneration_margin: Share = Field(0.3, description="Largest gates.degeneration_margin")
+    degeneration_margin: Margin = Field(0.3, description="Largest gates.degeneration_margin")
     degeneration: Literal["required", "optional"] = Field(
         "required", description="optional: gates.degeneration_margin may be null, which judges no repetition"
     )
@@ -111,7 +122,9 @@ class Policy(SpecModel):
     @property
     def digest(self) -> str:
         """Of the floors: who is told figures judges nothing."""
-        return sha256_json(self.model_dump(mode="json", exclude={"share_probes"}))
+        floors = shown(self)
+        del floors["share_probes"]
+        return sha256_json(floors)
 
     def approvers_of(self, spec: VariantSpec) -> tuple[str, ...]:
         """Who may put a version of this declaration into production; none: anyone."""
@@ -195,6 +208,10 @@ def _of_gates(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
         value, most = getattr(gates, name), getattr(floors, name)
         if value is not None and value > most:
             yield Breach(f"gates.{name}", value, f"gates.{name}", f"at most {most:g}")
+    least = min(floors.least_alpha, floors.alpha)
+    if gates.undecided == "measured" and gates.alpha < least:
+        allowed = f"at least {least:g} where gates.undecided is measured"
+        yield Breach("gates.alpha", gates.alpha, "gates.least_alpha", allowed)
     if gates.regression_margin is None and floors.regression == "required":
         yield Breach("gates.regression_margin", None, "gates.regression", "a comparison with production")
     if gates.degeneration_margin is None and floors.degeneration == "required":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -498,13 +499,20 @@ class EvaluationSpec(SpecModel):
         return MOST_QUESTIONS if self.limit == "auto" else self.limit
 
 
-Margin = Annotated[float, Field(gt=0.0, le=1.0)]
+LEAST = 1e-6  # of a margin, and of a level: nothing that is asked could show less
+Margin = Annotated[float, Field(ge=LEAST, le=1.0)]
+
+
+def _none_or_least(margin: float) -> float:
+    if 0 < margin < LEAST:
+        raise ValueError(f"0, or {LEAST:f} or more")
+    return margin
 
 
 class GatesSpec(SpecModel):
     """What a model must pass. Margins are the largest fall that is allowed; see docs/gates.md."""
 
-    task_margin: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+    task_margin: Annotated[float, Field(ge=0.0, le=1.0), AfterValidator(_none_or_least)] = Field(
         0.0, description="The task's score may fall by this much; 0: it must be shown to be better"
     )
     general_margin: Margin = Field(0.05, description="Largest fall of any general benchmark (accuracy)")
@@ -523,7 +531,7 @@ class GatesSpec(SpecModel):
     max_regurgitation: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
         None, description="Largest share of the probed rows, and of the canaries, repeated; null: not judged"
     )
-    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
+    alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(
         0.05, description="One-sided level of each rule, over all tries of the same weights together"
     )
     undecided: Literal["fail", "measured"] = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import AskedTooFew, gates_digest, judge
 from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.measured import expected_of
-from ft_dagster.evaluation.samples import read_samples
+from ft_dagster.evaluation.samples import RESERVED, read_samples
+from ft_dagster.evaluation.tasks import is_file_entry, resolve_tasks
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.lineage.tries import try_of
 from ft_dagster.lineage.verdict import Verdict
@@ -39,15 +41,16 @@ NAME = "evaluation"
 VERDICT = "verdict.json"
 POLICY = "policy.json"
 JUDGED = ("objective", "gates")
-JUDGING = ("gates", "spec")  # of the key: by what answers are judged. All else says what was asked of whom
+JUDGING = ("gates", "spec", "own")  # of the key: by what answers are judged
 ANSWERS_OF = "answers_of"  # a figure: the key of the evaluation whose answers were judged again
 
 
 @dataclass(frozen=True)
 class EvaluationInputs:
     """`gates`: digest of the declared gates. `spec`: by what the answers are judged. `tries`: the ordinal of
-    these questions among all sets that the weights were put to. `chat`: see `asked.chat_of`. `policy`:
-    today's, kept beside the verdict; release and export hold the declaration against theirs.
+    these questions among all sets that the weights were put to. `chat`: see `asked.chat_of`. `own`: see
+    `own_tasks`; None without any. `policy`: today's, kept beside the verdict; release and export hold the
+    declaration against theirs.
     """
 
     base_model: Artifact
@@ -62,6 +65,7 @@ class EvaluationInputs:
     engine: Engine
     tries: int
     chat: dict[str, Any] | None
+    own: tuple[str, ...] | None
     policy: Policy = recorded()
 
 
@@ -81,8 +85,27 @@ def inputs(view: View) -> EvaluationInputs:
         view.engine,
         try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
         asked.chat_of(before),
+        own_tasks(view) or None,
         view.policy,
     )
+
+
+def own_tasks(view: View) -> tuple[str, ...]:
+    """The tasks that the tenant chose beside what everybody is asked, by name, sorted: benchmarks that the
+    policy does not list, and the tasks of `evaluation.task` where there are several.
+    """
+    asked_of, listed = view.spec.evaluation, view.policy.evaluation.general
+    others = [entry for entry in asked_of.general if isinstance(listed, str) or entry not in listed]
+    chosen = [*others, *(asked_of.task if len(asked_of.task) > 1 else ())]
+    files = [entry for entry in chosen if is_file_entry(entry)]
+    found = resolve_tasks(files, view.project, asked_by=view.declared_in, roots=view.roots)
+    names = {task.name for task in found} | {entry for entry in chosen if entry not in files}
+    return tuple(sorted(names - RESERVED))
+
+
+def own_of(evaluation: Artifact) -> tuple[str, ...]:
+    """The same of an evaluation; it is in its key."""
+    return tuple(evaluation.spec.get("own", ()))
 
 
 def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -153,16 +176,24 @@ def _asking(made_of: KeyParts | Artifact) -> tuple[dict[str, str], dict[str, Any
 
 def _verdict(inputs: EvaluationInputs, hands: Hands, payload: Path) -> Verdict:
     before, how = hands.payload(inputs.base_evaluation), inputs.task.spec.evaluation
-    return verdict_on(inputs.spec, how, before, payload, declared_in=hands.declared_in, tries=inputs.tries)
+    own, where = inputs.own or (), hands.declared_in
+    return verdict_on(inputs.spec, how, before, payload, declared_in=where, tries=inputs.tries, own=own)
 
 
 def verdict_on(
-    spec: VariantSpec, how: EvaluationSpec, before: Path, payload: Path, *, declared_in: Path, tries: int
+    spec: VariantSpec,
+    how: EvaluationSpec,
+    before: Path,
+    payload: Path,
+    *,
+    declared_in: Path,
+    tries: int,
+    own: Collection[str],
 ) -> Verdict:
     """Judge a tuned model's stored samples against its base's (`before`), by the declared gates.
 
     `how`: they were asked. `tries`: the ordinal of this set of questions among all that the weights were put
-    to.
+    to. `own`: see `own_tasks`.
     """
     base, tuned = read_samples(before), read_samples(payload)
     order = Order.of(base, how.seed) if how.limit == "auto" else None
@@ -174,6 +205,7 @@ def verdict_on(
         declared_in=declared_in,
         tries=tries,
         order=order,
+        own=own,
     )
 
 

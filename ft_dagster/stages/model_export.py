@@ -27,7 +27,7 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
 from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.evaluation import JUDGED, verdict_on
+from ft_dagster.stages.evaluation import JUDGED, own_of, verdict_on
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts, recorded
 from ft_dagster.stages.models import base_of
@@ -162,10 +162,15 @@ def _made(inputs: ExportInputs, hands: Hands) -> MadeFrom:
 
 
 def _verdict(inputs: ExportInputs, hands: Hands, payload: Path) -> Verdict:
-    before, tries = hands.payload(inputs.base_evaluation), tries_of(inputs.evaluation)
-    how = inputs.task.spec.evaluation
-    where = hands.declared_in
-    return verdict_on(inputs.judged_by, how, before, payload, declared_in=where, tries=tries)
+    return verdict_on(
+        inputs.judged_by,
+        inputs.task.spec.evaluation,
+        hands.payload(inputs.base_evaluation),
+        payload,
+        declared_in=hands.declared_in,
+        tries=tries_of(inputs.evaluation),
+        own=own_of(inputs.evaluation),
+    )
 
 
 def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:

@@ -24,6 +24,7 @@ from ft_dagster.lineage.release import (
 )
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.stages import evaluation as evaluation_stage
+from ft_dagster.stages.evaluation import own_of
 from ft_dagster.stages.held_out import refuse_trained_on
 from ft_dagster.stages.policy import refuse_frozen, refuse_made
 from ft_dagster.stages.today import today
@@ -68,7 +69,7 @@ def release(workspace: Workspace) -> Released:
     certificate = certificate_of(desk, export)
     refuse_made(desk, _method(desk, tuned), desk.upstream("base_model"), certificate.format)
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
-    verdict = replace(with_rules(verdict, held.rules, spec.gates), policy=policy.digest)
+    verdict = replace(with_rules(verdict, held.rules, spec.gates, own_of(evaluation)), policy=policy.digest)
     record = standing_release if desk.looking else record_release
     entry = record(
         store,

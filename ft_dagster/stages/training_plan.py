@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS
 from ft_dagster.evaluation.gates import refuse_unmeasured
-from ft_dagster.evaluation.samples import CANARIES, FORMER, GENERAL_TEXT, ROWS, TEST_SPLIT_TASK
+from ft_dagster.evaluation.samples import FORMER, RESERVED, TEST_SPLIT_TASK
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.cost.learned import Predicted
@@ -48,8 +47,6 @@ from ft_dagster.training.contract import PLAN_FILE
 ESTIMATE = "estimate.json"
 MODEL = "fine_tuned_model"
 TRAINED_FROM = ("base_model", "training_mixture")  # beside the plan
-# What may be asked beside declared tasks, as check_metrics knows it once it was.
-OWN_NAMES = {TEST_SPLIT_TASK, *FORMER, GENERAL_TEXT, GENERAL_PROMPTS, ROWS, CANARIES}
 FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "predicted", "on")
 
 
@@ -164,7 +161,7 @@ def _refuse_other_metrics(workspace: Workspace) -> None:
         if texts is None:
             return
         offered |= dict.fromkeys(texts.figures["by_task"], ()) | texts.figures.get("metrics", {})
-    unknown = OWN_NAMES | {task for task, names in offered.items() if not names}
+    unknown = RESERVED | {task for task, names in offered.items() if not names}
     if workspace.spec.evaluation.task:  # in place of the test split
         unknown -= {TEST_SPLIT_TASK, *FORMER}
     else:

@@ -18,7 +18,7 @@ from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages import production_evaluation
 from ft_dagster.stages.asked import chat_of, check_measured, rules_of
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
-from ft_dagster.stages.evaluation import verdict_on
+from ft_dagster.stages.evaluation import own_of, verdict_on
 from ft_dagster.stages.production_evaluation import ProductionGone
 from ft_dagster.stages.today import Today
 from ft_dagster.stages.versions import is_of_now
@@ -57,6 +57,7 @@ def rejudge(desk: Desk, tuned: Artifact, evaluation: Artifact) -> Verdict:
         desk.payload(evaluation),
         declared_in=desk.declared_in,
         tries=tries_of(evaluation),
+        own=own_of(evaluation),
     )
 
 
@@ -82,16 +83,19 @@ def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> He
     try:
         if before is None or not (asked_alike(before, evaluation) and asked_by_its_rules(desk, before)):
             before = desk.make(production_evaluation.STAGE)
-        rules = _regression(desk, before, evaluation, standing.version, tries_of(evaluation))
+        rules = _regression(desk, before, evaluation, standing.version, evaluation)
         if any(rule.unfinished for rule in rules):
             before, more = desk.make(production_evaluation.STAGE), desk.make(CANDIDATE)
-            rules = _regression(desk, before, more, standing.version, tries_of(evaluation))
+            rules = _regression(desk, before, more, standing.version, evaluation)
     except ProductionGone as gone:
         return Held((), gone.problem, log)
     return Held(rules, log=log)
 
 
-def _regression(desk: Desk, before: Artifact, after: Artifact, version: int, tries: int) -> tuple[Rule, ...]:
+def _regression(
+    desk: Desk, before: Artifact, after: Artifact, version: int, evaluation: Artifact
+) -> tuple[Rule, ...]:
+    """`after`: the answers of the new weights, which `evaluation` judged."""
     for each in (before, after):
         desk.verify(each)
     old, new = (read_samples(desk.payload(each)) for each in (before, after))
@@ -100,7 +104,8 @@ def _regression(desk: Desk, before: Artifact, after: Artifact, version: int, tri
         base = desk.upstream("base_evaluation")
         desk.verify(base)
         order = Order.of(read_samples(desk.payload(base)), how.seed)
-    return regression(old, new, desk.spec.gates, version=version, tries=tries, order=order)
+    tries, own = tries_of(evaluation), own_of(evaluation)
+    return regression(old, new, desk.spec.gates, version=version, tries=tries, order=order, own=own)
 
 
 def asked_alike(one: Artifact, other: Artifact) -> bool:
@@ -163,8 +168,15 @@ def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) ->
         {"measured": measured}, {**evaluation.figures["measured"], "weights": export.digest}
     )  # fmt: skip
     spec, before = workspace.spec, workspace.payload(workspace.upstream("base_evaluation"))
-    where, tries = workspace.declared_in, tries_of(evaluation)
-    return verdict_on(spec, spec.evaluation, before, folder / "payload", declared_in=where, tries=tries)
+    return verdict_on(
+        spec,
+        spec.evaluation,
+        before,
+        folder / "payload",
+        declared_in=workspace.declared_in,
+        tries=tries_of(evaluation),
+        own=own_of(evaluation),
+    )
 
 
 def certificate_of(workspace: Workspace, export: Artifact) -> Certificate:

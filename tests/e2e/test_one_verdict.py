@@ -68,6 +68,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> I
         content["method"].update(alpha=8, dropout=0.05)
 
     edit(project / f"{PREFIX}.yaml", alone)
+    edit(project / "policy.yaml", lambda content: content["gates"].update(least_alpha=STRICT))
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(project, instance)
         made = (*UP_TO_PLAN, "fine_tuned_model", "base_evaluation", "evaluation")

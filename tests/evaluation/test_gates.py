@@ -1,6 +1,6 @@
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,46 @@ def test_harm_is_adjusted_for_the_number_of_rules() -> None:
     (rule,) = [rule for rule in several.rules if rule.task == "forms"]
     assert rule.harm == pytest.approx(4 / 64)
     assert rule.outcome == "undecided"
+
+
+def test_benchmarks_that_a_tenant_adds_do_not_dilute_what_everybody_is_asked() -> None:
+    """6 lost of 6 that differ, beside the task, and beside fifty benchmarks of the tenant's own."""
+    fallen, names = answers(100, lost=6), [f"mine_{n}" for n in range(50)]
+    added = [each for name in names for each in column(answers(100)[0], task=name)]
+    base, tuned = ([*column(side), *mine, *added] for side, mine in zip(fallen, FINE, strict=True))
+    measured = GATES.model_copy(update={"undecided": "measured", "general_margin": 0.1})
+
+    def forms(own: Collection[str]) -> Rule:
+        rules = judge(base, tuned, measured, own=own).rules
+        assert len(rules) == 52
+        return next(rule for rule in rules if rule.task == "forms")
+
+    assert forms(names).harm == pytest.approx(2 / 64)
+    assert (forms(names).outcome, forms(names).passed) == ("fail", False)
+    assert (forms(()).outcome, forms(()).passed) == ("undecided", True)
+
+
+def test_what_a_tenant_adds_is_adjusted_by_itself_against_production_too() -> None:
+    pair, own = answers(100, lost=6), ("mine", "other")
+    base, tuned = (
+        [*column(side), *column(side, task="mine"), *column(pair[0], task="other")] for side in pair
+    )
+    verdict = judge([*base, *FINE[0]], [*tuned, *FINE[1]], GATES, own=own)
+    more = regression([*base, *FINE[1]], [*tuned, *FINE[1]], GATES, version=1, own=own)
+    harms = {
+        (rule.rule, rule.task): rule.harm
+        for rule in with_rules(verdict, more, GATES, own).rules
+        if rule.task in ("forms", "mine")
+    }
+    assert harms == pytest.approx(dict.fromkeys(harms, 4 / 64))  # of four rules each
+    assert len(harms) == 4
+
+
+def test_a_change_that_is_the_margin_to_the_last_digit_is_judged() -> None:
+    """What is left to be shown is a rounding: no number of questions shows that."""
+    base = [0.5] * 100
+    rule = judged((base, [0.45000000000000001] * 100), metric="json_f1")
+    assert (rule.outcome, rule.needed) == ("fail", None)
 
 
 def test_an_undecided_rule_says_how_many_questions_would_decide() -> None:

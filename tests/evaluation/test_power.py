@@ -19,7 +19,7 @@ from ft_dagster.evaluation.power import (
     margin_seen,
     questions_needed,
 )
-from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
+from ft_dagster.spec.variant import LEAST, EvaluationSpec, GatesSpec
 
 
 def share_that_passes(
@@ -148,3 +148,17 @@ def test_a_margin_of_degeneration_that_the_prompts_cannot_show_is_hopeless() -> 
 
 def test_nothing_is_hopeless_where_what_was_measured_decides() -> None:
     assert hopeless({"undecided": "measured"}, limit=1) == {}
+
+
+@pytest.mark.parametrize("margin", [1e-17, 5e-324, 1e-300])
+def test_a_margin_of_next_to_nothing_takes_no_number_by_zero(margin: float) -> None:
+    assert least_questions(margin, bound=LOSS_BOUND) > 10**16
+
+
+def test_the_smallest_margins_and_levels_that_can_be_declared_are_told_what_they_take() -> None:
+    smallest = GatesSpec(
+        task_margin=LEAST, general_margin=LEAST, general_loss_margin=LEAST, regression_margin=LEAST,
+        regression_loss_margin=LEAST, degeneration_margin=LEAST, alpha=LEAST,
+    )  # fmt: skip
+    found = {rule.field for rule in hopeless_gates(smallest, EvaluationSpec())}
+    assert {f"gates.{name}" for name in ("task_margin", "general_margin", "general_loss_margin")} <= found

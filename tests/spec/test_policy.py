@@ -67,6 +67,21 @@ LAX: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+MEASURED = {"undecided": "measured"}
+
+
+def test_a_level_too_small_to_show_harm_is_refused_where_what_is_not_shown_may_pass(tmp_path: Path) -> None:
+    """At 1e-5 a fall of 30 of 100 answers is no fail, and passes as measured within a margin of that."""
+    lax = policies(tmp_path, {"gates": MEASURED}).of("acme")
+    assert broken(lax, gates={**MEASURED, "alpha": 1e-5}) == [("gates.alpha", "gates.least_alpha")]
+    assert broken(lax, gates={**MEASURED, "alpha": 0.05}) == []
+    assert broken(lax, gates={"alpha": 1e-5}) == []
+    own = policies(tmp_path, {"gates": {**MEASURED, "least_alpha": 0.02}}).of("acme")
+    assert broken(own, gates={**MEASURED, "alpha": 0.02}) == []
+    strict = policies(tmp_path, {"gates": {**MEASURED, "alpha": 0.01}}).of("acme")
+    assert broken(strict, gates={**MEASURED, "alpha": 0.01}) == []
+
+
 def test_asking_in_batches_counts_as_the_most_that_is_asked(tmp_path: Path) -> None:
     assert broken(policies(tmp_path).of("acme"), evaluation={"limit": "auto"}) == []
     high = Policy.model_validate({"evaluation": {"questions": MOST_QUESTIONS + 1}})
@@ -172,6 +187,9 @@ def test_approvers_are_the_policys_and_of_these_those_that_are_declared() -> Non
     [
         ("gates: {alfa: 0.1}", "gates.alfa", "Did you mean alpha"),
         ("gates: {alpha: 0.7}", "gates.alpha", "less than 0.5"),
+        ("gates: {alpha: 1e-300}", "gates.alpha", "greater than or equal to"),
+        ("gates: {least_alpha: 0}", "gates.least_alpha", "greater than or equal to"),
+        ("gates: {general_margin: 1e-17}", "gates.general_margin", "greater than or equal to"),
         ("methods: [lroa]", "methods.0", "lora"),
         ("per_tenant: {acme: {gates: {alpha: true}}}", "per_tenant.acme.gates.alpha", "a number is needed"),
         ("per_tenant: {Acme!: {}}", "per_tenant.Acme!", "pattern"),
@@ -198,6 +216,13 @@ def test_the_digest_is_that_of_what_holds(tmp_path: Path) -> None:
     found = policies(tmp_path, {"per_tenant": {"acme": {"gates": {"alpha": 0.2}}}})
     assert found.of("globex").digest == built_in
     assert found.of("acme").digest != built_in
+
+
+def test_a_floor_that_came_later_is_in_the_digest_where_it_is_said(tmp_path: Path) -> None:
+    """Verdicts of earlier code name the policy by it."""
+    assert Policy().digest == "664c607da000e478783e22f8991d1b83e791a6fa4c13de55a6bb2a1a8a1b658f"
+    later = policies(tmp_path, {"gates": {"least_alpha": 0.02}}).of("acme")
+    assert later.digest != Policy().digest
 
 
 def test_a_policy_by_another_name_is_not_taken_for_none(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import load_settings
 from ft_dagster.stages.chain import run_chain
-from ft_dagster.stages.evaluation import ANSWERS_OF
+from ft_dagster.stages.evaluation import ANSWERS_OF, own_of
 from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
@@ -133,3 +133,18 @@ def test_what_the_asking_took_is_counted_once(declare: Declare, chained: Workspa
     )
     assert spent == again
     assert retrain_hours(made_of) == retrain_hours(more) > 0
+
+
+def test_what_a_tenant_adds_is_judged_apart_by_the_list_of_todays_policy(
+    declare: Declare, chained: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy of the fixture lists no benchmark; one that lists it asks nobody, and judges again."""
+    workspace, leased = declare(), LeasedSeconds(monkeypatch)
+    assert own_of(judged(chained)) == ("sea_quiz",)
+    listed = {"general": ["tasks/sea_quiz.yaml"]}
+    edit(workspace.project / "policy.yaml", lambda content: content["evaluation"].update(listed))
+    assert run_chain(workspace).error is None
+    assert (own_of(judged(workspace)), leased.count) == ((), 0)
+    assert "own" not in judged(workspace).spec
+    released = release(workspace)
+    assert released.verdict.policy == workspace.settings.policies().of("acme").digest
