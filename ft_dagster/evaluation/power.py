@@ -6,7 +6,7 @@ That of the test which `paired` applies (Gaffke's, in `bounded`): its normal app
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -158,30 +158,50 @@ class HopelessGate:
 
 
 def hopeless_gates(
-    gates: GatesSpec, evaluation: EvaluationSpec, known: Mapping[str, int] | None = None
+    gates: GatesSpec,
+    evaluation: EvaluationSpec,
+    known: Mapping[str, int] | None = None,
+    there: Mapping[str, int] | None = None,
 ) -> tuple[HopelessGate, ...]:
     """The declared rules that too few questions are asked for, whatever is trained; none where nothing is
     declared undecidable (`gates.undecided: measured`).
 
     A rule with a margin is hopeless where even a model of which not one answer changed would stay undecided;
     the task without a margin, where one that got everything right would. `known`: how many questions there
-    are of a rule (task, general_benchmark, general_loss), where that is known; fewer are asked then. Of the
-    rule against production that is the task's: without enough no version after the first would be released.
+    are of a rule (task, general_loss), `there`: of each declared task, by its entry, where that is known;
+    fewer are asked then. Of the rule against production that is the task's: without enough no version after
+    the first would be released.
     """
     if gates.undecided == "measured":
         return ()
-    known = known or {}
-    level = level_of(gates.alpha)
-    found = []
-    for rule, field, margin, bound, asked in _declared_rules(gates, evaluation):
-        there = known.get("task" if rule == "regression" else rule)
-        count = min((n for n in (asked, there) if n is not None), default=None)
-        least = least_questions(margin, bound=bound, alpha=level)
-        if count is not None and count < least:
-            said, fix = _words(rule, margin, count, least)
-            said = f"{said} at level {level:.2%}; from {least:,} on it can"
-            found.append(HopelessGate(f"gates.{field}", margin, count, least, said, fix))
-    return tuple(found)
+    return tuple(
+        found
+        for rule in _declared_rules(gates, evaluation)
+        for found in _hopeless(rule, level_of(gates.alpha), known or {}, there or {})
+    )
+
+
+def _hopeless(
+    rule: _Declared, level: float, known: Mapping[str, int], there: Mapping[str, int]
+) -> Iterator[HopelessGate]:
+    """Of all that it is asked; else of each of its tasks that has too few."""
+    least = least_questions(rule.margin, bound=rule.bound, alpha=level)
+    own = known.get("task" if rule.name == "regression" else rule.name)
+    asked = min((n for n in (rule.asked, own) if n is not None), default=None)
+    if asked is not None and asked < least:
+        yield _as_hopeless(rule, level, asked, least)
+        return
+    for entry in rule.entries:
+        if there.get(entry, least) < least:
+            yield _as_hopeless(rule, level, there[entry], least, entry)
+
+
+def _as_hopeless(
+    rule: _Declared, level: float, asked: int, least: int, entry: str | None = None
+) -> HopelessGate:
+    said, fix = _words(rule, asked, least, entry)
+    said = f"{said} at level {level:.2%}; from {least:,} on it can"
+    return HopelessGate(f"gates.{rule.field}", rule.margin, asked, least, said, fix)
 
 
 def is_of_successors(field: str) -> bool:
@@ -189,32 +209,52 @@ def is_of_successors(field: str) -> bool:
     return field.startswith("gates.regression")
 
 
-def _declared_rules(
-    gates: GatesSpec, evaluation: EvaluationSpec
-) -> list[tuple[str, str, float, float, int | None]]:
-    """(rule, its field, margin, bound, questions asked at most) of each rule that is declared."""
-    limit = evaluation.most
-    loss = evaluation.kind == "text" and not evaluation.task and "test_split_task" not in gates.metrics
+@dataclass(frozen=True)
+class _Declared:
+    """A rule, its field, and what one answer can change by. `asked`: so many questions at most, None: all;
+    `entries`: of each of these tasks, without any of the variant's own rows or of what all are asked.
+    """
+
+    name: str
+    field: str
+    margin: float
+    bound: float
+    asked: int | None
+    entries: tuple[str, ...] = ()
+
+
+def _declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[_Declared]:
+    limit, tasks, general = evaluation.most, evaluation.task, evaluation.general
+    loss = evaluation.kind == "text" and not tasks and "test_split_task" not in gates.metrics
     own = LOSS_BOUND if loss else 1.0
-    rules: list[tuple[str, str, float, float, int | None]] = [
-        ("task", "task_margin", gates.task_margin, own, limit),
-        ("general_loss", "general_loss_margin", gates.general_loss_margin, LOSS_BOUND, GENERAL_TEXTS),
+    rules = [
+        _Declared("task", "task_margin", gates.task_margin, own, limit, tasks),
+        _Declared(
+            "general_loss", "general_loss_margin", gates.general_loss_margin, LOSS_BOUND, GENERAL_TEXTS
+        ),
     ]
-    if evaluation.general:
-        rules.append(("general_benchmark", "general_margin", gates.general_margin, 1.0, limit))
+    if general:
+        rules.append(
+            _Declared("general_benchmark", "general_margin", gates.general_margin, 1.0, limit, general)
+        )
     if gates.regression_margin is not None:
         field = "regression_loss_margin" if loss else "regression_margin"
-        rules.append(("regression", field, getattr(gates, field), own, limit))
-    if gates.degeneration_margin is not None:
-        rules.append(("degeneration", "degeneration_margin", gates.degeneration_margin, 1.0, len(PROMPTS)))
+        rules.append(_Declared("regression", field, getattr(gates, field), own, limit, tasks))
+    margin = gates.degeneration_margin
+    if margin is not None:
+        rules.append(_Declared("degeneration", "degeneration_margin", margin, 1.0, len(PROMPTS)))
     return rules
 
 
-def _words(rule: str, margin: float, asked: int, least: int) -> tuple[str, str]:
-    """Why a rule is hopeless, and the way out."""
-    even = "even a model of which no answer changed" if margin else "even one that got everything right"
-    first = "no version after the first passes" if rule == "regression" else f"the rule {rule} cannot pass"
-    said = f"{first} whatever is trained: of {asked:,} questions {even} would stay undecided"
+def _words(rule: _Declared, asked: int, least: int, entry: str | None) -> tuple[str, str]:
+    """Why a rule is hopeless, and the way out. `entry`: the task that has no more than is asked."""
+    even = "even a model of which no answer changed" if rule.margin else "even one that got everything right"
+    regression = rule.name == "regression"
+    first = "no version after the first passes" if regression else f"the rule {rule.name} cannot pass"
+    of = f"of {asked:,} questions" if entry is None else f"of the {asked:,} questions that {entry} has"
+    said = f"{first} whatever is trained: {of} {even} would stay undecided"
+    if entry is not None:
+        return said, f"Give it {least:,} questions, name another in its place, or allow more"
     fix = {
         "degeneration": "Allow more",
         "general_loss": "Allow more"
@@ -224,5 +264,5 @@ def _words(rule: str, margin: float, asked: int, least: int) -> tuple[str, str]:
             ("task", "regression"),
             f"Ask {least:,} questions (evaluation.limit, data.splits.test), or allow more",
         ),
-    }.get(rule, f"Raise evaluation.limit to {least:,}, or allow more")
+    }.get(rule.name, f"Raise evaluation.limit to {least:,}, or allow more")
     return said, fix

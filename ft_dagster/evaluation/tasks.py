@@ -93,6 +93,21 @@ def resolve_tasks(
     return tuple(found)
 
 
+def names_of(
+    entries: Iterable[str],
+    project: Path,
+    *,
+    field: str | None = None,
+    asked_by: object = None,
+    roots: Roots | None = None,
+) -> dict[str, str]:
+    """What scores call each entry; a task YAML is read for it. Raises UserError as `resolve_tasks` does."""
+    names = {entry: entry for entry in entries}
+    files = [entry for entry in names if is_file_entry(entry)]
+    found = resolve_tasks(files, project, field=field, asked_by=asked_by, roots=roots)
+    return names | {task.entry: task.name for task in found}
+
+
 def tasks_digest(
     entries: Iterable[str],
     project: Path,

@@ -15,7 +15,7 @@ from ft_dagster.evaluation.gates import AskedTooFew, gates_digest, judge
 from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.measured import expected_of
 from ft_dagster.evaluation.samples import RESERVED, read_samples
-from ft_dagster.evaluation.tasks import is_file_entry, resolve_tasks
+from ft_dagster.evaluation.tasks import names_of
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.lineage.tries import try_of
 from ft_dagster.lineage.verdict import Verdict
@@ -97,10 +97,8 @@ def own_tasks(view: View) -> tuple[str, ...]:
     asked_of, listed = view.spec.evaluation, view.policy.evaluation.general
     others = [entry for entry in asked_of.general if isinstance(listed, str) or entry not in listed]
     chosen = [*others, *(asked_of.task if len(asked_of.task) > 1 else ())]
-    files = [entry for entry in chosen if is_file_entry(entry)]
-    found = resolve_tasks(files, view.project, asked_by=view.declared_in, roots=view.roots)
-    names = {task.name for task in found} | {entry for entry in chosen if entry not in files}
-    return tuple(sorted(names - RESERVED))
+    names = names_of(chosen, view.project, asked_by=view.declared_in, roots=view.roots)
+    return tuple(sorted({*names.values()} - RESERVED))
 
 
 def own_of(evaluation: Artifact) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ A gate that cannot hold whatever is trained is said at the same place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from ft_dagster.data.derived import named_source, released_parent
 from ft_dagster.data.mixture_io import held_out_documents
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.power import hopeless_gates, is_of_successors
-from ft_dagster.evaluation.tasks import is_file_entry, resolve_tasks
+from ft_dagster.evaluation.tasks import is_file_entry, names_of
+from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.objectives import OBJECTIVES
 from ft_dagster.planning.context import hardware_of
@@ -26,7 +27,7 @@ from ft_dagster.spec.declarations import DEFAULTS
 from ft_dagster.spec.policy import POLICY_FILE, Breach, Policies, Policy, breaches
 from ft_dagster.spec.validation import nearest
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.store import Artifact
+from ft_dagster.store import SHARED, Artifact
 
 FileOf = Callable[[str], Path]
 
@@ -94,10 +95,25 @@ def _too_few(workspace: Workspace, *, for_successors: bool) -> list[UserError]:
     """Rules that the questions there are cannot decide: those against production, or all others."""
     texts = held_out_documents(workspace.payload(workspace.upstream("training_mixture")))
     known = {"general_loss": texts} if texts else {}
-    if not workspace.spec.evaluation.task:
-        known["task"] = workspace.upstream("task_dataset").figures["rows"]["test"]
-    found = _undecidable(workspace.spec, lambda field: workspace.declared_in, known)
+    rows, asked = workspace.upstream("task_dataset"), workspace.spec.evaluation
+    if not asked.task:
+        known["task"] = rows.figures["rows"]["test"]
+    there = _questions_there(workspace, rows, (*asked.task, *asked.general))
+    found = _undecidable(workspace.spec, lambda field: workspace.declared_in, known, there)
     return [error for error in found if is_of_successors(str(error.field)) == for_successors]
+
+
+def _questions_there(workspace: Workspace, rows: Artifact, entries: Iterable[str]) -> dict[str, int]:
+    """How many questions each of these tasks has, by its entry: of those that the rows were looked through
+    for.
+    """
+    digest = rows.inputs.get("evaluation_texts")
+    texts = None if digest is None else find_digest(workspace.store, (SHARED,), "evaluation_texts", digest)
+    if texts is None:
+        return {}
+    asked_by, counts = workspace.declared_in, texts.figures["by_task"]
+    names = names_of(entries, workspace.project, asked_by=asked_by, roots=workspace.roots)
+    return {entry: counts[name] for entry, name in names.items() if name in counts}
 
 
 def refuse_method(workspace: Workspace, method: str) -> None:
@@ -191,8 +207,7 @@ def task_names(
         return {}
     files = [entry for entry in listed if entry in spec.evaluation.general and is_file_entry(entry)]
     roots = settings.roots(tenant)
-    found = resolve_tasks(files, settings.project, field=field, asked_by=file_of(field), roots=roots)
-    return {task.entry: task.name for task in found}
+    return names_of(files, settings.project, field=field, asked_by=file_of(field), roots=roots)
 
 
 def _as_error(breach: Breach, policies: Policies, tenant: str, file: Path) -> UserError:
@@ -227,7 +242,7 @@ def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
             field="evaluation.task",
             fix="Declare lm-eval tasks that ask facts of the domain",
         )
-    yield from _undecidable(spec, file_of, {})
+    yield from _undecidable(spec, file_of, {}, {})
     gates, asked = spec.gates, spec.evaluation
     if gates.max_regurgitation is not None and not asked.probed_rows and not asked.canaries:
         yield UserError(
@@ -239,11 +254,13 @@ def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
         )
 
 
-def _undecidable(spec: VariantSpec, file_of: FileOf, known: dict[str, int]) -> list[UserError]:
-    """Rules that are asked too few questions to pass; `known`: see `hopeless_gates`."""
+def _undecidable(
+    spec: VariantSpec, file_of: FileOf, known: Mapping[str, int], there: Mapping[str, int]
+) -> list[UserError]:
+    """Rules that are asked too few questions to pass; `known`, `there`: see `hopeless_gates`."""
     return [
         UserError(rule.sentence, file=file_of(rule.field), field=rule.field, value=rule.value, fix=rule.fix)
-        for rule in hopeless_gates(spec.gates, spec.evaluation, known)
+        for rule in hopeless_gates(spec.gates, spec.evaluation, known, there)
         if spec.data.general is not None or rule.field != "gates.general_loss_margin"
     ]
 

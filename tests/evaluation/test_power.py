@@ -81,9 +81,12 @@ def test_the_levels_of_all_tries_together_are_alpha() -> None:
 
 
 def hopeless(
-    gates: dict[str, Any] | None = None, known: dict[str, int] | None = None, **evaluation: Any
+    gates: dict[str, Any] | None = None,
+    known: dict[str, int] | None = None,
+    there: dict[str, int] | None = None,
+    **evaluation: Any,
 ) -> dict[str, HopelessGate]:
-    found = hopeless_gates(GatesSpec(**(gates or {})), EvaluationSpec(**evaluation), known)
+    found = hopeless_gates(GatesSpec(**(gates or {})), EvaluationSpec(**evaluation), known, there)
     return {one.field: one for one in found}
 
 
@@ -139,6 +142,28 @@ def test_what_is_known_of_the_data_counts_where_it_is_less() -> None:
         "gates.regression_loss_margin": 3,
     }
     assert found["gates.general_loss_margin"].least == 72
+
+
+def test_a_benchmark_that_has_too_few_questions_is_named() -> None:
+    two: dict[str, Any] = {"general": ("tasks/small.yaml", "arc_easy")}
+    (one,) = hopeless(there={"tasks/small.yaml": 71, "arc_easy": 72, "elsewhere": 3}, **two).values()
+    assert (one.field, one.value, one.asked, one.least) == ("gates.general_margin", 0.05, 71, 72)
+    assert (
+        "of the 71 questions that tasks/small.yaml has even a model of which no answer changed"
+        in one.sentence
+    )
+    assert one.fix == "Give it 72 questions, name another in its place, or allow more"
+    assert hopeless(there={"arc_easy": 72}, **two) == {}
+    (one,) = hopeless(there={"arc_easy": 3}, limit=60, general=("arc_easy",)).values()
+    assert (one.asked, one.fix) == (60, "Raise evaluation.limit to 72, or allow more")
+
+
+def test_a_task_that_has_too_few_questions_is_named() -> None:
+    found = hopeless(there={"facts.yaml": 5}, task=("facts.yaml",), general=())
+    assert {field: one.least for field, one in found.items()} == {
+        "gates.task_margin": 6,
+        "gates.regression_margin": 72,
+    }
 
 
 def test_a_margin_of_degeneration_that_the_prompts_cannot_show_is_hopeless() -> None:

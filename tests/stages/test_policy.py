@@ -20,12 +20,14 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
 from ft_dagster.spec.policy import Policy
 from ft_dagster.stages import declaration, evaluation, fine_tuned_model, model_export, policy, training_plan
+from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.policy import problems, refuse_frozen, unknown_targets
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 from tests.e2e.project import POLICY, edit, write_yaml
+from tests.present import present
 from tests.security.projects import KEY, QUIZ, declare, mistakes, two_tenants
 
 DECLARED = "tenants/acme/support.yaml"
@@ -144,6 +146,31 @@ def test_a_margin_on_general_text_is_no_gate_where_there_is_none(project: Path) 
     assert [error.field for error in mistakes(project)] == ["gates.general_loss_margin"]
     declare(project, **strict, data={"sources": ["data/acme/rows.jsonl"]})
     assert mistakes(project) == []
+
+
+@pytest.mark.slow
+def test_a_benchmark_with_too_few_questions_for_its_rule_is_refused_before_the_training(
+    chained: Workspace, tmp_path: Path
+) -> None:
+    """30 questions, whatever `evaluation.limit` asks; the plan and the weights of the same data stand."""
+    project = shutil.copytree(chained.project, tmp_path / "project")
+    gates = {"undecided": "fail", "alpha": 0.4, "regression_margin": None, "general_margin": 0.05}
+
+    def change(content: dict[str, Any]) -> None:
+        content["gates"].update(gates)
+        content["evaluation"]["limit"] = 400
+
+    edit(project / "tenants/acme/places.yaml", change)
+    workspace = Workspace(load_settings(project), chained.key, chained.run)
+    outcome = run_chain(workspace)
+    assert set(outcome.made) == {"declaration", "base_model", "task_dataset", "training_mixture"}
+    error = present(outcome.error)
+    assert "gates.general_margin" in error
+    assert "of the 30 questions that tasks/sea_quiz.yaml has even a model of which no answer changed" in error
+    assert "from 32 on it can (got 0.05)" in error
+    edit(project / "tenants/acme/places.yaml", lambda content: content["gates"].update(general_margin=0.06))
+    workspace.make(declaration.STAGE)
+    workspace.make(training_plan.STAGE)
 
 
 @pytest.mark.slow
