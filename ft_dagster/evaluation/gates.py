@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import takewhile
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.looks import Order, look_on, rules_out, within
+from ft_dagster.evaluation.looks import Allowed, Order, look_on, rules_out, within
 from ft_dagster.evaluation.paired import Comparison, holm
 from ft_dagster.evaluation.pairing import (
     AGAIN,
@@ -48,7 +48,7 @@ __all__ = [
     "with_rules",
 ]
 
-RULES_VERSION = 3  # raise it when the same samples and margins may give another verdict
+RULES_VERSION = 3  # of all rules; one that changes is in `later_rules`, so that no other key moves
 _RULE_OF: dict[Role, RuleName] = {
     "task": "task",
     "test_split_task": "task",
@@ -104,7 +104,7 @@ def judge(
     roles = list(_RULE_OF)
     paired.sort(key=lambda each: roles.index(each.role))
     level = level_of(gates.alpha, tries)
-    found = _found(paired, _margins(gates), gates, level, order)
+    found = _found(paired, gates, level, order, _Judges(objective))
     for each in found:
         if not each.decided:
             raise AskedTooFew(
@@ -115,7 +115,7 @@ def judge(
                 fix="Materialize evaluation again",
             )
     rules = tuple(_rule(each) for each in found)
-    if objective_of(objective).judged_by == "questions":
+    if is_of_facts(objective):
         rules = _with_questions(rules, objective)
     return _verdict((*rules, *_regurgitation(base, tuned, gates, level)), gates, tries, own)
 
@@ -145,7 +145,7 @@ def regression(
     level = level_of(gates.alpha, tries)
     judged = any(_RULE_OF[each.role] == "task" for each in paired)
     unlike = () if judged else (_nothing_shared(gates, version, level),)
-    found = _found(paired, _margins(gates, production=True), gates, level, order)
+    found = _found(paired, gates, level, order, _Judges(production=True))
     rules = [_rule(each, f"against version {version} in production, ") for each in found]
     return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries, own)
 
@@ -163,6 +163,7 @@ class Referee:
     order: Order
     tries: int = 1
     production: bool = False
+    objective: str = DEFAULT
 
     @cached_property
     def _before(self) -> dict[TaskKey, Questions]:
@@ -170,17 +171,17 @@ class Referee:
 
     def decided(self, key: TaskKey, tuned: Sequence[Sample]) -> bool:
         """`tuned`: the samples of the task so far. As `judge`, or `regression`, will find it."""
-        before, gates = self._before, self.gates
-        margins, level = _margins(gates, production=self.production), level_of(gates.alpha, self.tries)
-        rules = sum(_margin(key, judged_metric(key, metrics, gates), margins) is not None
+        before, gates, judges = self._before, self.gates, _Judges(self.objective, production=self.production)
+        level = level_of(gates.alpha, self.tries)
+        rules = sum(judges.allowed(key, judged_metric(key, metrics, gates), gates) is not None
                     for key, metrics in before.items())  # fmt: skip
         metric = judged_metric(key, before[key], gates)
-        margin, after = _margin(key, metric, margins), _by_task(tuned)[key]
-        if margin is None or metric not in after:
+        allowed, after = judges.allowed(key, metric, gates), _by_task(tuned)[key]
+        if allowed is None or metric not in after:
             return False
         paired = pair(key, metric, before[key], after, self.order.questions[key])
         questions = self.order.questions[key]
-        return look_on(paired, questions, margin, level=level, harm=gates.alpha / rules).decided
+        return look_on(paired, questions, allowed, level=level, harm=gates.alpha / rules).decided
 
 
 def with_rules(
@@ -237,6 +238,13 @@ def gates_digest(gates: GatesSpec) -> str:
     return sha256_json({"rules": RULES_VERSION, "gates": gates.model_dump(mode="json")})
 
 
+def later_rules(gates: GatesSpec, objective: str) -> dict[str, int]:
+    """The rules that judge otherwise than under RULES_VERSION, each with its version, where they act: a
+    verdict depends on them too.
+    """
+    return {"facts": 1} if is_of_facts(objective) and gates.task_margin else {}
+
+
 def _by_task(samples: Iterable[Sample]) -> dict[TaskKey, Questions]:
     """Of the roles that are compared."""
     return by_task(samples, roles=_RULE_OF)
@@ -282,23 +290,38 @@ def _only(questions: Collection[str], metrics: Questions, metric: str | None) ->
     }
 
 
-def _margins(gates: GatesSpec, *, production: bool = False) -> dict[str, float | None]:
-    """The margin of each kind of rule; None: not judged."""
-    found = {
-        "task": gates.task_margin,
-        "general_benchmark": gates.general_margin,
-        "general_loss": gates.general_loss_margin,
-        "degeneration": gates.degeneration_margin,
-    }
-    own = {"task": gates.regression_margin, "task_loss": gates.regression_loss_margin}
-    return {**found, **own} if production else found
+def is_of_facts(objective: str) -> bool:
+    """Whether a model is to know facts: none may be measured to fall, whatever `gates.task_margin` is."""
+    return objective_of(objective).judged_by == "questions"
 
 
-def _margin(key: TaskKey, metric: str, margins: Mapping[str, float | None]) -> float | None:
-    """What a task may fall by in this metric; None: it is not judged."""
-    name = _RULE_OF[key[0]]
-    loss = f"{name}_loss" if metric.endswith("_loss") else name
-    return margins.get(loss, margins[name])
+@dataclass(frozen=True)
+class _Judges:
+    """What a rule is for: to hold a model of this objective against its base, or against the version in
+    production.
+    """
+
+    objective: str = DEFAULT
+    production: bool = False
+
+    def allowed(self, key: TaskKey, metric: str, gates: GatesSpec) -> Allowed | None:
+        """What a task may fall by in this metric; None: it is not judged."""
+        name, loss = _RULE_OF[key[0]], metric.endswith("_loss")
+        margin = {
+            "task": self._of_task(gates, loss=loss),
+            "general_benchmark": gates.general_margin,
+            "general_loss": gates.general_loss_margin,
+            "degeneration": gates.degeneration_margin,
+        }[name]
+        if margin is None:
+            return None
+        facts = name == "task" and not self.production and is_of_facts(self.objective)
+        return Allowed(margin, 0.0 if facts else margin)
+
+    def _of_task(self, gates: GatesSpec, *, loss: bool) -> float | None:
+        if not self.production:
+            return gates.task_margin
+        return gates.regression_loss_margin if loss else gates.regression_margin
 
 
 @dataclass(frozen=True)
@@ -309,7 +332,7 @@ class _Found:
 
     paired: Paired
     comparison: Comparison
-    margin: float
+    allowed: Allowed
     level: float
     p: float
     passed: bool
@@ -319,32 +342,28 @@ class _Found:
 
 
 def _found(
-    paired: Sequence[Paired],
-    margins: Mapping[str, float | None],
-    gates: GatesSpec,
-    level: float,
-    order: Order | None,
+    paired: Sequence[Paired], gates: GatesSpec, level: float, order: Order | None, judges: _Judges
 ) -> list[_Found]:
-    """Of each that has a margin."""
+    """Of each that is judged."""
     judged = [
-        (each, margin)
+        (each, allowed)
         for each in paired
-        if (margin := _margin((each.role, each.task), each.metric, margins)) is not None
+        if (allowed := judges.allowed((each.role, each.task), each.metric, gates)) is not None
     ]
     found = []
-    for each, margin in judged:
+    for each, allowed in judged:
         questions = None if order is None else order.questions.get((each.role, each.task))
         if questions is None:
             comparison = each.compare(level)
-            passed = rules_out(comparison, margin)
-            found.append(_Found(each, comparison, margin, level, comparison.harm, passed))
+            passed = rules_out(comparison, allowed)
+            found.append(_Found(each, comparison, allowed, level, comparison.harm, passed))
         else:
-            seen = look_on(each, questions, margin, level=level, harm=gates.alpha / len(judged))
+            seen = look_on(each, questions, allowed, level=level, harm=gates.alpha / len(judged))
             found.append(
                 _Found(
                     seen.paired,
                     seen.comparison,
-                    margin,
+                    allowed,
                     seen.level,
                     seen.p,
                     seen.passed,
@@ -358,7 +377,7 @@ def _found(
 
 def _rule(found: _Found, against: str = "") -> Rule:
     """What was found, undecided where it does not pass: whether it fails depends on the rules beside it."""
-    paired, comparison, margin, level = found.paired, found.comparison, found.margin, found.level
+    paired, comparison, level, margin = found.paired, found.comparison, found.level, found.allowed.margin
     name, means, better = _RULE_OF[paired.role], paired.means, paired.higher_is_better
     low, high = (comparison.low, comparison.high) if better else (-comparison.high, -comparison.low)
     unbounded = comparison.bound is None and math.isfinite(comparison.improvement)
@@ -384,7 +403,7 @@ def _rule(found: _Found, against: str = "") -> Rule:
         p=found.p,
         units=comparison.units,
         bound=comparison.bound,
-        within=within(comparison, margin),
+        within=within(comparison, found.allowed),
         blocked=_UNBOUNDED if unbounded else "",
         there=found.there,
         look=found.look,
@@ -392,10 +411,17 @@ def _rule(found: _Found, against: str = "") -> Rule:
 
 
 def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]:
-    """Of a model that is to know a domain: a loss that fell does not pass while no question was asked."""
+    """Of a model that is to know a domain: a loss that fell does not pass while no question was asked, nor do
+    facts that fell pass within a margin.
+    """
     tasks = [rule for rule in rules if rule.rule == "task"]
-    if any(not rule.metric.endswith("_loss") for rule in tasks):
-        return rules
+    facts = [rule for rule in tasks if not rule.metric.endswith("_loss")]
+    if facts:
+        why = (
+            f"facts that fell are not released under objective {objective}, whatever gates.task_margin allows"
+        )
+        fell = [rule for rule in facts if rule.margin and not rule.within]
+        return tuple(replace(rule, blocked=why, needed=None) if rule in fell else rule for rule in rules)
     why = (
         f"objective {objective} needs factual questions of the domain (evaluation.task): perplexity "
         "falls when style is learned, so that alone does not pass"

@@ -63,6 +63,13 @@ class Order:
         return cls(found)
 
 
+class Allowed(NamedTuple):
+    """What a rule allows: a fall of `margin` is to be ruled out, and at most `measured` may be measured."""
+
+    margin: float
+    measured: float
+
+
 class LookedAt(NamedTuple):
     """What the looks came to. `paired`, `comparison`, `level`: of the last of them; `p`: of no fall, over all
     of them; `look`: its number of so many, 0 before the first; `passed`: whether a fall of the margin is
@@ -78,14 +85,14 @@ class LookedAt(NamedTuple):
     decided: bool
 
 
-def look_on(paired: Paired, order: Sequence[str], margin: float, *, level: float, harm: float) -> LookedAt:
+def look_on(paired: Paired, order: Sequence[str], allowed: Allowed, *, level: float, harm: float) -> LookedAt:
     """Look at the questions of a task until a look decides, or the questions asked are at an end.
 
-    It decides where a fall of `margin` is ruled out, and where a fall is shown that the questions left would
-    not show to lie within the margin. `level`: of the rule, over all looks; `harm`: the p at which a fall is
-    shown.
+    It decides where a fall beyond what is `allowed` is ruled out, and where a fall is shown that the
+    questions left would not show to lie within the margin. `level`: of the rule, over all looks; `harm`: the
+    p at which a fall is shown.
     """
-    least = least_questions(margin, bound=paired.scale or 1.0, alpha=level)
+    least = least_questions(allowed.margin, bound=paired.scale or 1.0, alpha=level)
     looks = looks_of(len(order), least)
     alone = level * looks[0].share
     seen = LookedAt(paired, paired.compare(alone), alone, 1.0, (0, len(looks)), passed=False, decided=False)
@@ -98,8 +105,8 @@ def look_on(paired: Paired, order: Sequence[str], margin: float, *, level: float
         alone = level * look.share
         comparison = part.compare(alone)
         p = min(seen.p, comparison.harm / look.share)
-        passed = rules_out(comparison, margin)
-        falls = p < harm and not _may_pass(comparison, margin, looks[-1], level)
+        passed = rules_out(comparison, allowed)
+        falls = p < harm and not _may_pass(comparison, allowed.margin, looks[-1], level)
         decided = passed or falls or look == looks[-1]
         seen = LookedAt(part, comparison, alone, p, (number, len(looks)), passed, decided)
         if decided:
@@ -124,14 +131,14 @@ def expected_questions(
     return mean
 
 
-def rules_out(comparison: Comparison, margin: float) -> bool:
-    """Whether a fall of `margin` is ruled out, and the measured change is within it."""
-    return within(comparison, margin) and comparison.low > -margin
+def rules_out(comparison: Comparison, allowed: Allowed) -> bool:
+    """Whether a fall of the margin is ruled out, and the measured change is within what is allowed."""
+    return within(comparison, allowed) and comparison.low > -allowed.margin
 
 
-def within(comparison: Comparison, margin: float) -> bool:
+def within(comparison: Comparison, allowed: Allowed) -> bool:
     """A hair of tolerance, since a mean of shares is rarely the decimal the margin was written as."""
-    return -comparison.measured <= margin + 1e-9
+    return -comparison.measured <= allowed.measured + 1e-9
 
 
 def _may_pass(comparison: Comparison, margin: float, last: Look, level: float) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ft_dagster.objectives import DEFAULT
 from ft_dagster.program import ProgramRequest
 from ft_dagster.roots import Roots
 from ft_dagster.spec.variant import MOST_QUESTIONS, GatesSpec
@@ -72,14 +73,15 @@ class Regurgitation(_EvaluationPart):
 
 class Until(_EvaluationPart):
     """When enough was asked: once `gates` are decided against the samples in `before`, those of a model that
-    was asked everything: the base, or, with `production`, the version in production. `tries`: see
-    `gates.judge`.
+    was asked everything: the base, or, with `production`, the version in production. `tries`, `objective`:
+    see `gates.judge`.
     """
 
     before: QuestionsFile
     gates: GatesSpec
     tries: int = Field(1, ge=1)
     production: bool = False
+    objective: str = DEFAULT
 
 
 class EvaluationRequest(ProgramRequest):

@@ -298,7 +298,7 @@ def referee_of(request: EvaluationRequest) -> Referee | None:
         return None
     before = samples_in(until.before.path)
     order = Order.of(before, request.seed)
-    return Referee(before, until.gates, order, tries=until.tries, production=until.production)
+    return Referee(before, until.gates, order, until.tries, until.production, until.objective)
 
 
 def _ask_all(

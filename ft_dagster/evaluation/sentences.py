@@ -22,7 +22,7 @@ def sentence_of(rule: Rule, *, tries: int) -> str:
     if not math.isfinite(rule.difference):
         return f"{went}: not a number, which never passes"
     margin = rule.margin
-    if rule.blocked:
+    if rule.blocked and rule.outcome != "fail":
         said = f"undecided: {rule.blocked}"
     elif rule.outcome == "pass":
         said = f"a {worse} of {points(margin)} is ruled out" if margin else "shown to be better"

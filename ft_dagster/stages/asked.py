@@ -25,6 +25,7 @@ from ft_dagster.evaluation.request import (
     Until,
 )
 from ft_dagster.evaluation.samples import SAMPLES
+from ft_dagster.objectives import DEFAULT
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -123,10 +124,17 @@ class Decides:
     gates: GatesSpec
     tries: int
     production: bool = False
+    objective: str = DEFAULT
 
     def until(self, hands: Hands) -> Until:
         file = File.of(hands.payload(self.before) / SAMPLES)
-        return Until(before=_data(file), gates=self.gates, tries=self.tries, production=self.production)
+        return Until(
+            before=_data(file),
+            gates=self.gates,
+            tries=self.tries,
+            production=self.production,
+            objective=self.objective,
+        )
 
 
 @dataclass(frozen=True)

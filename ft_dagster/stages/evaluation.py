@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.evaluation.gates import AskedTooFew, gates_digest, judge
+from ft_dagster.evaluation.gates import AskedTooFew, gates_digest, judge, later_rules
 from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.measured import expected_of
 from ft_dagster.evaluation.samples import RESERVED, read_samples
@@ -41,7 +41,7 @@ NAME = "evaluation"
 VERDICT = "verdict.json"
 POLICY = "policy.json"
 JUDGED = ("objective", "gates")
-JUDGING = ("gates", "spec", "own")  # of the key: by what answers are judged
+JUDGING = ("gates", "spec", "own", "rules")  # of the key: by what answers are judged
 ANSWERS_OF = "answers_of"  # a figure: the key of the evaluation whose answers were judged again
 
 
@@ -49,8 +49,8 @@ ANSWERS_OF = "answers_of"  # a figure: the key of the evaluation whose answers w
 class EvaluationInputs:
     """`gates`: digest of the declared gates. `spec`: by what the answers are judged. `tries`: the ordinal of
     these questions among all sets that the weights were put to. `chat`: see `asked.chat_of`. `own`: see
-    `own_tasks`; None without any. `policy`: today's, kept beside the verdict; release and export hold the
-    declaration against theirs.
+    `own_tasks`, `rules`: see `gates.later_rules`; None without any. `policy`: today's, kept beside the
+    verdict; release and export hold the declaration against theirs.
     """
 
     base_model: Artifact
@@ -66,6 +66,7 @@ class EvaluationInputs:
     tries: int
     chat: dict[str, Any] | None
     own: tuple[str, ...] | None
+    rules: dict[str, int] | None
     policy: Policy = recorded()
 
 
@@ -86,6 +87,7 @@ def inputs(view: View) -> EvaluationInputs:
         try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
         asked.chat_of(before),
         own_tasks(view) or None,
+        later_rules(view.spec.gates, view.spec.objective) or None,
         view.policy,
     )
 
@@ -113,7 +115,8 @@ def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str,
     """
     hands.record_try(inputs.fine_tuned_model, questions_digest(inputs.task, inputs.general), inputs.tries)
     base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
-    decides = Decides(inputs.base_evaluation, inputs.spec.gates, inputs.tries)
+    gates, objective = inputs.spec.gates, inputs.spec.objective
+    decides = Decides(inputs.base_evaluation, gates, inputs.tries, objective=objective)
     question = ModelQuestions(
         base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )

@@ -178,7 +178,8 @@ def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
     hands.say("the certificate does not hold: the merged weights are evaluated by themselves")
     folder, base = attempt.evidence / OWN, base_of(inputs.base_model, hands)
     merged = TunedWeights(folder=attempt.payload, digest=payload_digest(hash_folder(attempt.payload)))
-    decides = Decides(inputs.base_evaluation, inputs.judged_by.gates, tries_of(inputs.evaluation))
+    gates, objective = inputs.judged_by.gates, inputs.judged_by.objective
+    decides = Decides(inputs.base_evaluation, gates, tries_of(inputs.evaluation), objective=objective)
     question = ModelQuestions(
         base, merged, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )

@@ -274,6 +274,41 @@ def test_a_model_that_is_to_know_a_domain_does_not_pass_by_its_loss_alone() -> N
     assert judge(base, tuned, GATES, objective="domain_knowledge").passed
 
 
+FACTS: dict[str, Any] = {"role": "task", "task": "facts"}
+
+
+@pytest.mark.parametrize("undecided", ["fail", "measured"])
+def test_facts_that_fall_are_not_released_whatever_margin_is_declared(undecided: str) -> None:
+    """2 of 400 lost lie within 5 points, and a model that is to know a domain knows less than its base."""
+    gates = GATES.model_copy(update={"task_margin": 0.05, "undecided": undecided})
+    base, fallen = (column(side, **FACTS) for side in answers(400, lost=2))
+    assert judge(base, fallen, gates).passed
+    verdict = judge(base, fallen, gates, objective="domain_knowledge")
+    assert (verdict.passed, verdict.outcome, verdict.rules[0].needed) == (False, "undecided", None)
+    assert "facts that fell are not released under objective domain_knowledge" in verdict.rules[0].sentence
+    assert judge(base, base, gates, objective="domain_knowledge").passed
+
+
+def test_facts_that_are_shown_to_fall_fail() -> None:
+    gates = GATES.model_copy(update={"task_margin": 0.05})
+    base, fallen = (column(side, **FACTS) for side in answers(400, lost=10))
+    assert judge(base, fallen, gates).passed
+    (rule,) = judge(base, fallen, gates, objective="domain_knowledge").rules
+    assert (rule.passed, rule.outcome) == (False, "fail")
+    assert "a fall that chance does not explain" in rule.sentence
+
+
+def test_one_set_of_facts_that_fell_holds_back_the_others() -> None:
+    gates = GATES.model_copy(update={"task_margin": 0.05})
+    learned, lost = answers(400, gained=30), answers(400, lost=2)
+    base, tuned = (
+        [*column(one, **FACTS), *column(other, role="task", task="others")]
+        for one, other in zip(learned, lost, strict=True)
+    )
+    verdict = judge(base, tuned, gates, objective="domain_knowledge")
+    assert {rule.task: rule.passed for rule in verdict.rules} == {"facts": True, "others": False}
+
+
 def test_a_model_worse_than_production_is_a_regression() -> None:
     (rule,) = regression(FINE[1], FINE[0], GATES, version=3)
     assert (rule.rule, rule.outcome, rule.passed) == ("regression", "fail", False)

@@ -286,3 +286,17 @@ def test_the_mean_that_a_plan_expects_grows_with_what_is_asked_of_it() -> None:
     assert 72 < wide < narrow < MOST_QUESTIONS
     assert expected_questions(0.05, 100) == 100
     assert narrow < expected_questions(0.05, spread=0.2, alpha=0.025)
+
+
+def test_facts_are_asked_on_where_they_fell_within_the_margin() -> None:
+    """A look that rules out a fall of the margin decides nothing while the facts are measured to fall."""
+    base = in_order([1.0] * 2000, 2000)
+    fallen = [0.0] + [1.0] * 1999
+    order = Order.of(base, SEED)
+    for objective, wanted in (("instruction", 200), ("domain_knowledge", 2000)):
+        referee = Referee(base, GATES, order, objective=objective)
+        count = next(n for n in batches(2000) if referee.decided(KEY, in_order(fallen[:n], 2000)))
+        assert count == wanted
+        tuned = in_order(fallen[:count], 2000)
+        rule = judge(base, tuned, GATES, objective=objective, order=order).rules[0]
+        assert (rule.passed, rule.questions) == (objective == "instruction", count)
