@@ -2,9 +2,59 @@
 
 import hashlib
 import json
+import re
 import sys
 import unicodedata
 from pathlib import Path
+
+VERSIONS = (1, 2)
+HASH, SALT = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{32}")
+LEAF = {"index": int, "lookup": HASH, "record": HASH, "facts_sha256": HASH, "path": [HASH]}
+ROW = {"identity": HASH, "salt": SALT, "facts": str, "leaves": [LEAF]}
+PROOF = {
+    **ROW, "schema_version": int, "kind": re.compile("presence"), "times": int, "rows": int, "also": [ROW],
+    "tree": {"size": int, "key": str, "root": HASH},
+    "manifests": {"training_mixture": str, "fine_tuned_model": str},
+}  # fmt: skip
+LATER = {"rows": 1, "also": []}  # fields that proofs of version 1 do not have
+
+
+def need(holds, problem):
+    if not holds:
+        sys.exit(problem)
+
+
+def named_once(pairs):
+    found = {}
+    for name, value in pairs:
+        need(name not in found, f"not a proof: {name} is said twice")
+        found[name] = value
+    return found
+
+
+def read(file):
+    try:
+        return json.loads(Path(file).read_text("utf-8"), object_pairs_hook=named_once)
+    except FileNotFoundError:
+        sys.exit(f"{file}: no such file")
+    except (OSError, ValueError, RecursionError) as error:
+        sys.exit(f"{file}: not JSON: {str(error).splitlines()[0]}")
+
+
+def check_form(value, form, name):
+    """Whole numbers and hashes of their length alone: a leaf that is cut elsewhere shows nothing."""
+    if isinstance(form, dict):
+        need(isinstance(value, dict), f"not a proof: {name} is no object")
+        for part, of in form.items():
+            check_form(value.get(part, LATER.get(part)), of, f"{name}.{part}".lstrip("."))
+    elif isinstance(form, list):
+        need(isinstance(value, list), f"not a proof: {name} is no list")
+        for at, one in enumerate(value):
+            check_form(one, form[0], f"{name}.{at}")
+    elif isinstance(form, re.Pattern):
+        need(type(value) is str and form.fullmatch(value), f"not a proof: {name} is {value!r:.80}")
+    else:  # a bool is no whole number
+        need(type(value) is form and (form is str or value >= 0), f"not a proof: {name} is {value!r:.80}")
 
 
 def sha(data):
@@ -16,6 +66,15 @@ def normal(text):  # characters that nobody sees, such as zero-width spaces, are
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
+def identity_of(record):
+    try:
+        kind, parts = record
+        content = [1, kind, [[role, normal(text)] for role, text in parts]]
+        return sha(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
+    except (TypeError, ValueError):
+        sys.exit('no record: ["text", [["text", "..."]]] is one, see docs/audit.md')
+
+
 def root_of(row, identity):
     """By the leaf of a row of the mixture; it has several where the record stands in it several times."""
     salt, [leaf] = bytes.fromhex(row["salt"]), row["leaves"]
@@ -23,22 +82,43 @@ def root_of(row, identity):
     node = sha(b"\x00" + bytes.fromhex(leaf["lookup"]) + record + facts)
     index, last = leaf["index"], proof["tree"]["size"] - 1
     siblings = [bytes.fromhex(sibling) for sibling in leaf["path"]]
+    if index > last:
+        return None
     while last:
-        if index % 2:
-            node = sha(b"\x01" + siblings.pop(0) + node)
-        elif index < last:
-            node = sha(b"\x01" + node + siblings.pop(0))
+        if index % 2 or index < last:
+            if not siblings:
+                return None
+            other = siblings.pop(0)
+            node = sha(b"\x01" + (other + node if index % 2 else node + other))
         index, last = index // 2, last // 2
     return None if siblings else node.hex()
 
 
-proof, (kind, parts) = (json.loads(Path(name).read_text("utf-8")) for name in sys.argv[1:3])
-content = [1, kind, [[role, normal(text)] for role, text in parts]]
-identity = sha(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
-mixture, model = (proof["manifests"][name] for name in ("training_mixture", "fine_tuned_model"))
-root = json.loads(mixture)["predicate"]["figures"]["records"]["root"]
-trained_on = json.loads(model)["predicate"]["input_manifests"]["training_mixture"]
+def predicate_of(manifest):
+    try:
+        return json.loads(manifest, object_pairs_hook=named_once)["predicate"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        sys.exit("not a proof: a manifest that is none")
+
+
+need(len(sys.argv) == 3, __doc__)
+proof, identity = read(sys.argv[1]), identity_of(read(sys.argv[2]))
+need(isinstance(proof, dict), "not a proof: no object")
+version = proof.get("schema_version")
+need(
+    type(version) is int and version in VERSIONS,
+    f"not a proof: schema_version is {version!r:.80}, not 1 or 2",
+)
+need(proof.get("kind") != "absence", "a proof of absence: `ft-dagster audit check --key` checks it")
+check_form(proof, PROOF, "")
 rows = [proof, *proof.get("also", [])]
+need(all(len(row["leaves"]) == 1 for row in rows), "not a proof: leaves of a row are not one")
+mixture, model = (proof["manifests"][name] for name in ("training_mixture", "fine_tuned_model"))
+try:
+    root = predicate_of(mixture)["figures"]["records"]["root"]
+    trained_on = predicate_of(model)["input_manifests"]["training_mixture"]
+except (LookupError, TypeError):
+    sys.exit("not a proof: a manifest that names no root, or no mixture")
 named = [row for row in rows if row["identity"] == identity.hex()]  # a source may read the record otherwise
 if not named or any(root_of(row, identity) != root for row in named):
     sys.exit("the record is not in the mixture")

@@ -13,12 +13,23 @@ NOT_FINITE = "not_finite"  # field -> "inf", "-inf" or "nan", in the mapping tha
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
-def loads(content: str | bytes) -> Any:
-    """As `json.loads`. Raises ValueError, also for what is nested beyond Python's depth."""
+def loads(content: str | bytes, *, once: bool = False) -> Any:
+    """As `json.loads`. Raises ValueError, also for what is nested beyond Python's depth; `once`: also for a
+    name that an object has twice, of which one reader takes the first and another the last.
+    """
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_named_once if once else None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} stands there twice")
+        found[name] = value
+    return found
 
 
 def dumps(content: Any, **options: Any) -> str:

@@ -25,21 +25,17 @@ from ft_dagster.audit.asked import PLAIN, READ_BY, WHOLE, AskedRecord
 from ft_dagster.audit.desk import BASE, EXPORT, Audit
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import MIXTURE, MODEL, STATES, times_of
+from ft_dagster.audit.proof_form import ABSENCE, PRESENCE, SCHEMA_VERSION, all_shown, read_proof
 from ft_dagster.audit.records import TRAINED, record
 from ft_dagster.data.record_tree import FIGURES, TREE, RecordTree, TreeHead
 from ft_dagster.errors import UserError
-from ft_dagster.files import read_text
 from ft_dagster.provenance.manifest import predicate_of
 from ft_dagster.provenance.merkle import EMPTY, leaf_hash, root_of
 from ft_dagster.provenance.record_keys import RecordKey
 from ft_dagster.report.tables import counted
-from ft_dagster.schema_version import refuse_newer
 from ft_dagster.strict_json import dumps, loads
 
-SCHEMA_VERSION = 2  # 1: of one row of several; absence of a row was not shown as a document
-PRESENCE, ABSENCE = "presence", "absence"
 WHERE_IT_IS = "`ft-dagster audit record` says where it is"
-MOST_BYTES = 16_000_000
 MOST_ROWS = 1000  # of one record that a proof shows and counts, at some 2 kB each
 
 
@@ -47,7 +43,8 @@ MOST_ROWS = 1000  # of one record that a proof shows and counts, at some 2 kB ea
 class ProofChecked:
     """What a proof shows. `steps`: what was checked, in words. `model`: digest of the weights, `manifest`:
     sha256 of their manifest, which is to be compared with another source. `facts`: of the record.
-    `unchecked`: what was not.
+    `unchecked`: what was not. `shown`: False of an absence that was checked without the tenant's key, for any
+    two neighbours would do.
     """
 
     kind: str
@@ -58,6 +55,7 @@ class ProofChecked:
     facts: Mapping[str, Any]
     steps: tuple[str, ...]
     unchecked: tuple[str, ...]
+    shown: bool = True
 
 
 def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
@@ -151,37 +149,24 @@ def check(file: Path, asked: AskedRecord | None = None, key: RecordKey | None = 
     """Check a proof by its own bytes; with the record, that it is of this one; of absence, with the tenant's
     key.
 
-    Raises UserError where it does not hold.
+    Raises UserError where it does not hold; see `ProofChecked.shown` of an absence without a key.
     """
+    proof = read_proof(file)
     try:
-        proof = loads(read_text(file, most=MOST_BYTES))
-        refuse_newer(proof["schema_version"], SCHEMA_VERSION, file=file)
         return _checked(proof, file, asked, key)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):  # of what a manifest in it says, or facts
         raise UserError("not a proof", file=file, fix="Name what `ft-dagster audit prove` wrote") from None
 
 
 def tree_key(file: Path) -> str:
     """The id of the key that orders the tree of a proof. Raises UserError for a file that is none."""
-    try:
-        return str(loads(read_text(file, most=MOST_BYTES))["tree"]["key"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError("not a proof", file=file, fix="Name what `ft-dagster audit prove` wrote") from None
+    return str(read_proof(file)["tree"]["key"])
 
 
 def proof_readings(file: Path) -> list[Mapping[str, Any]]:
     """By which readings of a row the identities of a proof came. Raises UserError for a file that is none."""
-    try:
-        proof = loads(read_text(file, most=MOST_BYTES))
-        given = [shown.get("reading", PLAIN) for shown in _shown(proof)]
-        return [{name: each[name] for name in READ_BY if name in each} for each in given]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError("not a proof", file=file, fix="Name what `ft-dagster audit prove` wrote") from None
-
-
-def _shown(proof: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What a proof shows of each identity or row: itself of the first, then of the others."""
-    return [proof, *proof.get("read_otherwise", []), *proof.get("also", [])]
+    given = [each.get("reading", PLAIN) for each in all_shown(read_proof(file))]
+    return [{name: each[name] for name in READ_BY if name in each} for each in given]
 
 
 def _presence(
@@ -267,34 +252,33 @@ def _checked(
     else:
         _check_identity(reading, asked)
     _check_paths(reading)
-    reading.need(proof["kind"] in (PRESENCE, ABSENCE), "it is of no known kind")
     facts: Mapping[str, Any] = {}
     if proof["kind"] == PRESENCE:
         facts = _check_presence(reading)
     else:
-        for shown in _shown(proof):
-            _check_absence(reading, shown, key)
+        for each in all_shown(proof):
+            _check_absence(reading, each, key)
         _note_absence(reading, key)
     tuned, manifest = _check_manifests(reading, file)
     return ProofChecked(
         proof["kind"], proof["identity"], str(tuned["variant"]), tuned["digest"], manifest,
-        facts, tuple(reading.steps), tuple(reading.unchecked),
+        facts, tuple(reading.steps), tuple(reading.unchecked), proof["kind"] == PRESENCE or key is not None,
     )  # fmt: skip
 
 
 def _check_identity(reading: _Reading, asked: AskedRecord) -> None:
     """The record that was given is the one of the proof; where it is absent, however it may be read."""
-    shown = {bytes.fromhex(one["identity"]) for one in _shown(reading.proof)}
+    there = {bytes.fromhex(one["identity"]) for one in all_shown(reading.proof)}
     if reading.proof["kind"] == ABSENCE:
-        reading.need(shown >= _wanted(reading, asked), "it is of another record")
+        reading.need(there >= _wanted(reading, asked), "it is of another record")
     else:
-        otherwise = shown - set(asked.identities)
-        reading.need(len(otherwise) < len(shown), "it is of another record")
+        otherwise = there - set(asked.identities)
+        reading.need(len(otherwise) < len(there), "it is of another record")
         reading.need(not otherwise or not asked.words, "it is of another record")
         if otherwise:
             reading.unchecked.append("that rows of other identities are the record, read otherwise: give it")
     for identity in asked.identities:
-        if identity in shown:
+        if identity in there:
             how = asked.reading(identity)
             read = f", read as {dumps(how, ensure_ascii=False)}," if how else ""
             reading.steps.append(f"the record you gave{read} has the identity of the proof")
@@ -312,7 +296,7 @@ def _wanted(reading: _Reading, asked: AskedRecord) -> set[bytes]:
 
 def _check_paths(reading: _Reading) -> None:
     tree = reading.proof["tree"]
-    for leaf in (leaf for shown in _shown(reading.proof) for leaf in shown["leaves"]):
+    for leaf in (leaf for each in all_shown(reading.proof) for leaf in each["leaves"]):
         path = [bytes.fromhex(sibling) for sibling in leaf["path"]]
         found = root_of(_hash(leaf), leaf["index"], tree["size"], path)
         reading.need(found is not None and found.hex() == tree["root"], "a leaf is not under the root")
@@ -321,7 +305,7 @@ def _check_paths(reading: _Reading) -> None:
 
 def _check_presence(reading: _Reading) -> Mapping[str, Any]:
     """The facts of the record, of the first of its rows."""
-    proof, rows = reading.proof, _shown(reading.proof)
+    proof, rows = reading.proof, all_shown(reading.proof)
     facts, *others = [_check_row(reading, row) for row in rows]
     places = {row["leaves"][0]["index"] for row in rows}
     reading.need(len(places) == len(rows), "it shows one leaf twice")
@@ -351,9 +335,9 @@ def _check_row(reading: _Reading, row: Mapping[str, Any]) -> Mapping[str, Any]:
     return facts
 
 
-def _check_absence(reading: _Reading, shown: Mapping[str, Any], key: RecordKey | None) -> None:
+def _check_absence(reading: _Reading, one: Mapping[str, Any], key: RecordKey | None) -> None:
     """Two leaves side by side, and by the key the record between them."""
-    leaves, tree = shown["leaves"], reading.proof["tree"]
+    leaves, tree = one["leaves"], reading.proof["tree"]
     places, size = [leaf["index"] for leaf in leaves], tree["size"]
     at_end = len(places) == 1 and places[0] in (0, size - 1)
     beside = len(places) == 2 and places[1] == places[0] + 1
@@ -362,7 +346,7 @@ def _check_absence(reading: _Reading, shown: Mapping[str, Any], key: RecordKey |
     if key is None:
         return
     reading.need(key.id == tree["key"], "the key is another than the tree's")
-    lookup = key.lookup(bytes.fromhex(shown["identity"]))
+    lookup = key.lookup(bytes.fromhex(one["identity"]))
     others = [bytes.fromhex(leaf["lookup"]) for leaf in leaves]
     between = [other < lookup for other in others] == [True, False] and lookup not in others
     before = at_end and places[0] == 0 and lookup < others[0]
@@ -386,7 +370,7 @@ def _check_manifests(reading: _Reading, file: Path) -> tuple[Mapping[str, Any], 
     """What the model's manifest says, and its sha256."""
     tree = reading.proof["tree"]
     mixture, model = (reading.proof["manifests"][name].encode() for name in (MIXTURE, MODEL))
-    made, tuned = (predicate_of(loads(content), file) for content in (mixture, model))
+    made, tuned = (predicate_of(loads(content, once=True), file) for content in (mixture, model))
     head = made["figures"][FIGURES]
     same = (head["root"], head["size"], head["key"]) == (tree["root"], tree["size"], tree["key"])
     reading.need(same, "the mixture has another tree")
@@ -409,7 +393,7 @@ def _check_through(
     through = reading.proof.get("through", [])
     if not through:
         return tuned, hashlib.sha256(model).hexdigest()
-    said = [predicate_of(loads(text), file) for text in through]
+    said = [predicate_of(loads(text, once=True), file) for text in through]
     reading.need(said[0]["stage"] == MODEL, "it begins with no model")
     reading.need(
         _leads(said, [*through, model.decode()]), "the model does not start from the other's release"

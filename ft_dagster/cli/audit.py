@@ -23,6 +23,7 @@ from ft_dagster.cli.audit_shown import (
     print_models,
     print_near,
     print_of,
+    print_proof,
     print_unread,
     released,
 )
@@ -325,23 +326,19 @@ def check_proof(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a proof by itself: needs no project and no store."""
+    """Check a proof by itself: needs no project and no store. Exit 1 where it shows nothing, as a proof of
+    absence does without --key.
+    """
     from ft_dagster.audit import asked, proofs
 
     wanted = None if record is None else asked.asked_record(record, proofs.proof_readings(file))
     found = proofs.check(file, wanted, None if key_file is None else _key_of(file, key_file))
     if as_json:
-        print_json({**asdict(found), "holds": True})
-        return
-    out.print(f"{found.kind} holds: {found.variant}, weights {found.model}", highlight=False, soft_wrap=True)
-    for name, value in found.facts.items():
-        if value is not None:
-            tell(f"  {name}: {value}")
-    for step in found.steps:
-        tell(f"checked: {step}")
-    for step in found.unchecked:
-        tell(f"not checked: {step}")
-    out.print(f"sha256 of the model's manifest: {found.manifest}", highlight=False, soft_wrap=True)
+        print_json({**asdict(found), "holds": found.shown})
+    else:
+        print_proof(found)
+    if not found.shown:
+        raise typer.Exit(NOT_WHOLE)
 
 
 @audit.command()

@@ -15,6 +15,7 @@ from ft_dagster.report.tables import counted
 
 if TYPE_CHECKING:
     from ft_dagster.audit.answers import Absence, Compute, HeldAgainst, ModelAnswer, ModelThatHas, NearAnswer
+    from ft_dagster.audit.proofs import ProofChecked
 
 SHOWN = 20  # of what a record that nobody saw was held against
 
@@ -95,6 +96,19 @@ def released(one: Any) -> str:
 
 def print_of(file: Mapping[str, Any]) -> str:
     return str(file.get("sha256") or file.get("etag") or file.get("revision") or "")
+
+
+def print_proof(found: ProofChecked) -> None:
+    said = f"{found.kind} {'holds' if found.shown else 'not shown'}: {found.variant}, weights {found.model}"
+    out.print(said, highlight=False, soft_wrap=True)
+    for name, value in found.facts.items():
+        if value is not None:
+            tell(f"  {name}: {value}")
+    for step in found.steps:
+        tell(f"checked: {step}")
+    for step in found.unchecked:
+        tell(f"not checked: {step}")
+    out.print(f"sha256 of the model's manifest: {found.manifest}", highlight=False, soft_wrap=True)
 
 
 def print_model(found: ModelAnswer) -> None:

@@ -181,13 +181,19 @@ def check_predicate(predicate: Mapping[str, Any], prefix: str, stage: str, key: 
 
 def wrong_field(error: ValidationError, where: object, *above: str) -> UserError:
     """The first field of a manifest that is absent or of another type. `above`: in what it is."""
+    name, said, value = first_wrong(error, *above)
+    return UserError(
+        f"a manifest that does not hold: {said}", file=where, field=name, value=value, fix=RESTORE
+    )
+
+
+def first_wrong(error: ValidationError, *above: str) -> tuple[str, str, Any]:
+    """(name, what is wrong, value) of the first field that a form does not take; None where it is absent."""
     first = error.errors(include_url=False, include_context=False)[0]
     absent = first["type"] == "missing"
     wanted = first["msg"].splitlines()[0].partition(" or instance of ")[0]  # which would be a class of ours
     said = "a field is absent" if absent else f"a field of another type ({wanted})"
-    problem, name = f"a manifest that does not hold: {said}", ".".join(map(str, (*above, *first["loc"])))
-    value = None if absent else first["input"]
-    return UserError(problem, file=where, field=name, value=value, fix=RESTORE)
+    return ".".join(map(str, (*above, *first["loc"]))), said, None if absent else first["input"]
 
 
 def _inconsistency(predicate: Mapping[str, Any], prefix: str, stage: str, key: str) -> str | None:

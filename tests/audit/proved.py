@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from ft_dagster.audit.asked import asked_record
@@ -9,6 +13,18 @@ from ft_dagster.audit.proofs import check, proof_readings, prove
 from ft_dagster.provenance.record_keys import keys_of
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "examples/check_proof.py"
+
+
+def ran(proof: Path, record: object) -> subprocess.CompletedProcess[str]:
+    """The program for a stranger, with a record as JSON, or a file of one."""
+    given = record if isinstance(record, Path) else proof.with_name("record.json")
+    if given != record:
+        given.write_text(json.dumps(record), "utf-8")
+    command = [sys.executable, "-I", str(PROGRAM), str(proof), str(given)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=given.parent)
 
 
 def proof(history: History, given: str) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from ft_dagster.audit.asked import asked_record
@@ -14,17 +12,9 @@ from ft_dagster.audit.proofs import prove
 from ft_dagster.audit.records import TRAINED, record
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
+from tests.audit.proved import ROOT, ran
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/audit.md").read_text("utf-8")
-PROGRAM = ROOT / "examples/check_proof.py"
-
-
-def ran(proof: Path, content: object) -> subprocess.CompletedProcess[str]:
-    given = proof.with_name("record.json")
-    given.write_text(json.dumps(content), "utf-8")
-    command = [sys.executable, "-I", str(PROGRAM), str(proof), str(given)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=proof.parent)
 
 
 def test_the_program_for_a_stranger_checks_a_proof(history: History, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from ft_dagster.audit.answers import Compute, ModelAnswer, Transformed
 from ft_dagster.audit.asked import AskedRecord, asked_record
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.models import at, diff, model, training_records
-from ft_dagster.audit.proofs import ABSENCE, PRESENCE, check, prove
+from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
+from ft_dagster.audit.proofs import check, prove
 from ft_dagster.audit.records import TRAINED, record, sought
 from ft_dagster.audit.traces import source, tenant
 from ft_dagster.audit.verify import verify

@@ -19,7 +19,8 @@ from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit, index_folder
 from ft_dagster.audit.index_file import FILE, SCHEMA_VERSION
 from ft_dagster.audit.members import CORPUS, DATASET, MIXTURE, MODEL
-from ft_dagster.audit.proofs import ABSENCE, PRESENCE, check, prove
+from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
+from ft_dagster.audit.proofs import check, prove
 from ft_dagster.audit.records import (
     HELD_OUT,
     INHERITED,

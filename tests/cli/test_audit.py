@@ -273,6 +273,19 @@ def test_a_mistake_is_one_message(project: Path, words: tuple[str, ...]) -> None
     assert refused.value.fix
 
 
+def test_without_the_tenants_key_the_check_of_an_absence_shows_nothing(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    rows = made.dataset("acme.one", [question(n) for n in range(9)])
+    made.model("acme.one", made.mixture("acme.one", rows), made.base())
+    file, key = tmp_path / "proof.json", made.settings.keys_folder / "tenants/acme.json"
+    typed(made.folder, "prove", "never written", "acme.one", "--to", str(file))
+    assert typed(made.folder, "check", str(file), code=1).startswith("absence not shown: acme.one, weights ")
+    assert typed(made.folder, "check", str(file), "--json", code=1)["holds"] is False
+    words = ("check", str(file), "--key", str(key))
+    assert typed(made.folder, *words).startswith("absence holds: acme.one, weights ")
+    assert typed(made.folder, *words, "--json")["holds"] is True
+
+
 def test_what_names_no_proof_or_no_folder_is_one_message(project: Path, tmp_path: Path) -> None:
     typed(project, "index")
     [key] = sorted((project / ".ft_dagster/keys/tenants").glob("acme.json"))

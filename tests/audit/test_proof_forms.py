@@ -1,0 +1,237 @@
+"""A proof is of whole numbers and hashes alone: what is of another form is none, to either program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.audit.asked import asked_record
+from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.members import MIXTURE, MODEL
+from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
+from ft_dagster.audit.proofs import check, prove
+from ft_dagster.data.record_tree import RecordTree
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.record_keys import RecordKey, keys_of
+from ft_dagster.strict_json import dumps
+from tests.audit.histories import History, question
+from tests.audit.proved import ran
+from tests.present import present
+
+Proof = dict[str, Any]
+Forge = Callable[[Proof], object]
+
+
+@pytest.fixture
+def written(history: History, tmp_path: Path) -> Callable[[Proof], Path]:
+    def write(proof: Proof) -> Path:
+        file = tmp_path / "proof.json"
+        file.write_text(dumps(proof), "utf-8")
+        return file
+
+    return write
+
+
+def model_of(history: History) -> tuple[Audit, Indexed, RecordTree, RecordKey]:
+    audit = history.audit()
+    [weights] = [each for each in audit.index.of_stage(MODEL) if each.variant == "acme.one"]
+    tree = audit.tree(audit.artifact(present(audit.index.parent(weights, MIXTURE))))
+    return audit, weights, tree, keys_of(history.settings.keys_folder, "acme").current
+
+
+def absence_of_a_trained_record(history: History, at: int, leaves: list[dict[str, Any]]) -> tuple[Proof, str]:
+    """The proof of absence of another record, made over into one of the record whose leaf is at `at`."""
+    audit, weights, tree, _ = model_of(history)
+    identity = tree.row(at)[0].identity.hex()
+    proof = prove(audit, asked_record("0" * 64), weights)
+    assert proof["kind"] == ABSENCE
+    return {**proof, "identity": identity, "leaves": leaves, "read_otherwise": []}, identity
+
+
+def leaf_of(tree: RecordTree, at: int) -> dict[str, Any]:
+    from ft_dagster.audit.proofs import neighbours
+
+    return next(leaf for leaf in neighbours(tree, at) if leaf["index"] == at)
+
+
+def test_leaves_between_whole_numbers_prove_no_absence_of_a_trained_record(
+    history: History, written: Callable[[Proof], Path]
+) -> None:
+    """The leaves beside the record's own, said to stand half a place nearer to each other."""
+    *_, tree, key = model_of(history)
+    before, after = leaf_of(tree, 3), leaf_of(tree, 5)
+    beside = [{**before, "index": 3.5}, {**after, "index": 4.5}]
+    forged, identity = absence_of_a_trained_record(history, 4, beside)
+    with pytest.raises(UserError, match=r"not a proof: .*leaves\.0\.index"):
+        check(written(forged), asked_record(identity), key)
+
+
+def test_a_lookup_of_another_length_proves_no_absence_of_a_trained_record(
+    history: History, written: Callable[[Proof], Path]
+) -> None:
+    """The last leaf, its lookup taken for the beginning of its record: it then is below every other."""
+    *_, tree, key = model_of(history)
+    last = leaf_of(tree, len(tree) - 1)
+    moved = {**last, "lookup": "", "record": last["lookup"] + last["record"]}
+    forged, identity = absence_of_a_trained_record(history, 4, [moved])
+    with pytest.raises(UserError, match=r"not a proof: .*leaves\.0\.lookup"):
+        check(written(forged), asked_record(identity), key)
+
+
+WRONG: dict[str, Forge] = {
+    "tree.size": lambda proof: proof["tree"].update(size=float(proof["tree"]["size"])),
+    "tree.root": lambda proof: proof["tree"].update(root=proof["tree"]["root"].upper()),
+    "leaves.0.index": lambda proof: proof["leaves"][0].update(index=True),
+    "leaves.0.path": lambda proof: proof["leaves"][0].update(path="0" * 64),
+    "leaves.0.path.0": lambda proof: proof["leaves"][0]["path"].__setitem__(0, "0" * 62),
+    "leaves.0.facts_sha256": lambda proof: proof["leaves"][0].update(facts_sha256=[]),
+    "schema_version": lambda proof: proof.update(schema_version=True),
+    "identity": lambda proof: proof.update(identity="x" * 64),
+    "kind": lambda proof: proof.update(kind="presents"),
+    "manifests.training_mixture": lambda proof: proof["manifests"].update(training_mixture=7),
+}
+OF_PRESENCE: dict[str, Forge] = {
+    "times": lambda proof: proof.update(times=3.0),
+    "rows": lambda proof: proof.update(rows=True),
+    "salt": lambda proof: proof.update(salt=proof["salt"] + "0"),
+    "facts": lambda proof: proof.update(facts={}),
+    "leaves": lambda proof: proof.update(leaves=[]),
+}
+
+
+@pytest.mark.parametrize("kind", [PRESENCE, ABSENCE])
+def test_each_field_of_a_proof_is_of_its_type(
+    history: History, written: Callable[[Proof], Path], kind: str
+) -> None:
+    audit, weights, tree, key = model_of(history)
+    given = tree.row(4)[0].identity.hex() if kind == PRESENCE else "0" * 64
+    asked = asked_record(given)
+    whole = prove(audit, asked, weights)
+    assert check(written(whole), asked, key).kind == whole["kind"] == kind
+    for field, forge in {**WRONG, **(OF_PRESENCE if kind == PRESENCE else {})}.items():
+        forged = deepcopy(whole)
+        forge(forged)
+        with pytest.raises(UserError, match="not a proof") as told:
+            check(written(forged), asked, key)
+        assert field in str(told.value)
+
+
+def test_without_the_tenants_key_an_absence_is_not_shown(
+    history: History, written: Callable[[Proof], Path]
+) -> None:
+    """Any two neighbours would do."""
+    audit, weights, tree, key = model_of(history)
+    asked = asked_record("never written")
+    proof = prove(audit, asked, weights)
+    assert check(written(proof), asked, key).shown
+    assert not check(written(proof), asked).shown
+    forged, identity = absence_of_a_trained_record(history, 4, [leaf_of(tree, at) for at in (7, 8)])
+    found = check(written(forged), asked_record(identity))
+    assert (found.kind, found.shown) == (ABSENCE, False)
+    present_proof = prove(audit, asked_record(identity), weights)
+    assert check(written(present_proof)).shown
+
+
+DOUBLED = [("kind", PRESENCE), ("index", 0), ("size", 8)]
+
+
+@pytest.mark.parametrize(("name", "value"), DOUBLED)
+def test_a_proof_that_says_one_thing_twice_is_none(
+    history: History, tmp_path: Path, name: str, value: Any
+) -> None:
+    """Two programs might read it as two."""
+    audit, weights, tree, _ = model_of(history)
+    proof = prove(audit, asked_record(tree.row(4)[0].identity.hex()), weights)
+    said = f'"{name}": '
+    doubled = dumps(proof).replace(said, f"{said}{json.dumps(value)}, {said}", 1)
+    file = tmp_path / "proof.json"
+    file.write_text(doubled, "utf-8")
+    with pytest.raises(UserError, match=f"not a proof: .*{name}.* twice"):
+        check(file)
+    row = question(0)
+    done = ran(file, ["prompt_completion", [["prompt", row["prompt"]], ["completion", row["completion"]]]])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"not a proof: {name} is said twice" in done.stderr
+
+
+def trained_row(history: History) -> tuple[Proof, list[Any]]:
+    audit, weights, *_ = model_of(history)
+    for number in range(30):
+        row = question(number)
+        proof = prove(audit, asked_record(dumps(row)), weights)
+        if proof.get("times"):
+            return proof, ["prompt_completion", [[name, row[name]] for name in ("prompt", "completion")]]
+    raise AssertionError("a model that was trained on nothing")
+
+
+@pytest.mark.parametrize("field", [*WRONG, *OF_PRESENCE])
+def test_the_program_for_a_stranger_takes_no_other_types(
+    history: History, written: Callable[[Proof], Path], field: str
+) -> None:
+    proof, content = trained_row(history)
+    assert ran(written(proof), content).returncode == 0
+    {**WRONG, **OF_PRESENCE}[field](proof)
+    done = ran(written(proof), content)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "not a proof" in done.stderr
+
+
+@pytest.mark.parametrize("version", [3, 0, None, "2"])
+def test_a_proof_of_a_version_that_is_not_known_is_none(
+    history: History, written: Callable[[Proof], Path], version: Any
+) -> None:
+    proof, content = trained_row(history)
+    proof["schema_version"] = version
+    done = ran(written(proof), content)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    with pytest.raises(UserError, match="schema_version"):
+        check(written(proof))
+
+
+BAD = {
+    "no JSON": ("{", '["text", [["text", "x"]]]'),
+    "a list": ("[]", '["text", [["text", "x"]]]'),
+    "no proof": ("{}", '["text", [["text", "x"]]]'),
+    "nested": ("[" * 100_000, '["text", [["text", "x"]]]'),
+    "a record that is none": ("", '["text"]'),
+    "a record of numbers": ("", '["text", [["text", 7]]]'),
+    "a record of half a pair": ("", '["text", [["text", "\\ud800"]]]'),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_the_program_for_a_stranger_ends_bad_input_in_one_line(
+    history: History, tmp_path: Path, kind: str
+) -> None:
+    proof, record = BAD[kind]
+    file, given = tmp_path / "proof.json", tmp_path / "given.json"
+    file.write_text(proof or dumps(trained_row(history)[0]), "utf-8")
+    given.write_text(record, "utf-8")
+    done = ran(file, given)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_the_program_for_a_stranger_names_what_is_no_file(tmp_path: Path) -> None:
+    done = ran(tmp_path / "nowhere.json", ["text", []])
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"{tmp_path / 'nowhere.json'}: no such file"]
+
+
+def test_the_program_for_a_stranger_does_not_check_an_absence(
+    history: History, written: Callable[[Proof], Path]
+) -> None:
+    audit, weights, *_ = model_of(history)
+    done = ran(
+        written(prove(audit, asked_record("never written"), weights)), ["text", [["text", "never written"]]]
+    )
+    assert done.returncode == 1
+    assert "a proof of absence" in done.stderr
