@@ -44,6 +44,8 @@ def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
     declared, figures = workspace.spec, artifact.figures
     spec = declared.model_dump(mode="json")
     origins = json.loads((workspace.evidence(artifact) / "origins.json").read_text("utf-8"))
+    if declared.data.samples != "metadata":  # they are text of rows
+        spec["evaluation"]["canaries"] = counted(len(declared.evaluation.canaries), "text")
     values = [[name, json.dumps(_value(spec, name)), origin] for name, origin in origins.items()]
     own = sum(origin == workspace.declared_in.name for origin in origins.values())
     sources, files = counted(figures["sources"], "source"), counted(figures["files"], "file")

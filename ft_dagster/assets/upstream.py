@@ -77,14 +77,18 @@ def _rows(context: dg.AssetExecutionContext, name: str) -> Iterator[Any]:
         except Exception as error:  # whatever an IO manager raises
             if unreachable(error):
                 raise  # it is tried again
-            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             raise UserError(
-                f"its IO manager cannot load it ({said})",
+                f"its IO manager cannot load it ({_said(error)})",
                 value=name if partition is None else f"{name}, {partition}",
                 fix="Let the asset return its rows, with an IO manager that loads what it stores, and "
                 "materialize it",
-            ) from error
+            ) from None
         yield from table_rows(value)
+
+
+def _said(error: Exception) -> str:
+    """Of a file that is not there all; of any other error its kind alone, for it may quote a row."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__
 
 
 def _forget(settings: Settings, name: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ft_dagster.data.render import DATE, added_after, ends_known, render_chat
+from ft_dagster.data.render import DATE, added_after, ends_known, refusal, render_chat
 from ft_dagster.data.rows import Message
 from ft_dagster.errors import UserError
 
@@ -54,11 +54,10 @@ def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = Tru
         try:
             return render_chat(each, tokenizer, prompt=prompt)
         except (TemplateError, TypeError, ValueError) as error:
-            refused.append(str(error).rstrip("."))
+            refused.append(refusal(error, tokenizer))
     raise UserError(
         f"the base's chat template refuses a question: {refused[0]}",
         field="base_model",
-        value=turns[-1].content,
         fix="Use a base whose template takes a user's turn, alone or after a system turn",
     )
 

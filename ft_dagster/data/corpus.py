@@ -17,6 +17,7 @@ from ft_dagster.data.dataset_schema import ORIGIN
 from ft_dagster.data.dedup import SeenRows
 from ft_dagster.data.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.locations import DeclaredAt
+from ft_dagster.data.readers import columns_of
 from ft_dagster.data.rows import Row, RowPlace, normalize_text, rename
 from ft_dagster.data.sources import read_raw
 from ft_dagster.data.splits import position_of
@@ -130,7 +131,7 @@ def _documents(
         text = fields.get("text", fields.get("content"))
         if text is None or (isinstance(text, str) and not text.strip()):
             if "text" not in fields and "content" not in fields:
-                has = ", ".join(map(str, fields))
+                has = columns_of(fields)
                 fix = f"Map the column that holds it: fields: {{text: ...}}; the row has {has}"
                 raise raw.error("a document without text", fix, field=f"{asked.field}.fields")
             dropped["empty"] += 1

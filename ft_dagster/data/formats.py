@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from ft_dagster.data.readers import RawRow
+from ft_dagster.data.readers import RawRow, columns_of, kind_of
 from ft_dagster.errors import UserError
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -63,8 +63,7 @@ def detect_format(raw: RawRow, fields: dict[str, Any], field: str) -> str:
             return name
     if "content" in fields:
         return "text"
-    has = ", ".join(map(str, fields)) or "nothing"
-    fix = f"The row has: {has}. Rename its columns with `fields`, to one of: {KNOWN}"
+    fix = f"The row has: {columns_of(fields)}. Rename its columns with `fields`, to one of: {KNOWN}"
     raise raw.error("the row's format is not known", fix, field=f"{field}.format")
 
 
@@ -73,11 +72,12 @@ def parse_row(raw: RawRow, fields: dict[str, Any], format: str, system: str | No
     _refuse_preferences(raw, fields)
     missing = [column for column in COLUMNS[format] if fields.get(column) is None]
     if missing and not (format == "text" and "content" in fields):
-        has = ", ".join(str(name) for name in fields) or "nothing"
         what = (
             "a row without a completion" if missing[-1] in ("completion", "output") else "a column is missing"
         )
-        raise raw.error(what, f"A row of format {format} needs it; it has: {has}", field=missing[-1])
+        raise raw.error(
+            what, f"A row of format {format} needs it; it has: {columns_of(fields)}", field=missing[-1]
+        )
     content = PARSERS[format](raw, fields)
     if content.kind == "messages":
         messages = content.messages
@@ -227,7 +227,8 @@ def _messages(
 ) -> tuple[tuple[str, str], ...]:
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         fix = f"A list of {{{keys[0]}, {keys[1]}}} objects is needed, at least one"
-        raise raw.error("malformed row: not a list of messages", fix, field=column, value=turns)
+        problem = f"malformed row: not a list of messages but {kind_of(turns)}"
+        raise raw.error(problem, fix, field=column)
     messages = []
     for i, turn in enumerate(turns):
         where = f"{column}[{i}]"
@@ -239,8 +240,7 @@ def _messages(
 def _role(raw: RawRow, role: Any, where: str, roles: dict[str, str]) -> str:
     known = list(roles) or list(ROLES)
     if not isinstance(role, str) or role not in known:
-        shown = "nothing" if role is None else role
-        raise raw.error("unknown role", f"Known are {', '.join(known)}", field=where, value=shown)
+        raise raw.error(f"unknown role: {kind_of(role)}", f"Known are {', '.join(known)}", field=where)
     return roles.get(role, role)
 
 
@@ -254,8 +254,8 @@ def _text(raw: RawRow, value: Any, where: str) -> str:
 
 def _string(raw: RawRow, value: Any, where: str) -> str:
     if not isinstance(value, str):
-        shown = "null" if value is None else value
-        raise raw.error("malformed row: not text", "Put a string there", field=where, value=shown)
+        problem = f"malformed row: not text but {kind_of(value)}"
+        raise raw.error(problem, "Put a string there", field=where)
     return value
 
 

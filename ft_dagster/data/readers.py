@@ -2,6 +2,8 @@
 
 The one exception is a `.json` file that holds a list: JSON has no way to read half of it, so it is
 loaded whole. For anything large, use JSONL or Parquet.
+
+An error names file, line and columns, and never quotes a row: what Dagster logs is kept for good.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from ft_dagster.extras import of_train
 
 BATCH = 512  # rows of a columnar file held as Python objects at a time
 LONGEST_CELL = 64_000_000  # characters of one CSV cell: an unclosed quote must not swallow a large file
+MOST_COLUMNS, LONGEST_NAME = 20, 40  # of the columns that an error names
 
 
 class RawRow(NamedTuple):
@@ -33,7 +36,26 @@ class RawRow(NamedTuple):
     line: int
 
     def error(self, problem: str, fix: str, *, field: str | None = None, value: object = None) -> UserError:
+        """`value`: of the declaration. Of a cell say its `kind_of`, of the row its `columns_of`."""
         return UserError(problem, fix=fix, file=self.file, line=self.line, field=field, value=value)
+
+
+def kind_of(cell: object) -> str:
+    """What stands in a cell, without its text."""
+    if isinstance(cell, str):
+        return f"a text of {len(cell):,} characters" if cell else "an empty text"
+    if isinstance(cell, list):
+        return f"a list of {len(cell):,}" if cell else "an empty list"
+    if isinstance(cell, bool | int | float):
+        return "true or false" if isinstance(cell, bool) else "a number"
+    return "null" if cell is None else "an object" if isinstance(cell, Mapping) else type(cell).__name__
+
+
+def columns_of(fields: Iterable[object]) -> str:
+    """The names of a row's columns, as an error says them."""
+    names = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in map(str, fields)]
+    more = [f"{len(names) - MOST_COLUMNS} more"] if len(names) > MOST_COLUMNS else []
+    return ", ".join([*names[:MOST_COLUMNS], *more]) or "nothing"
 
 
 def read_file(file: DataFile) -> Iterator[RawRow]:
@@ -95,16 +117,15 @@ def _parsed(file: DataFile, number: int, line: str) -> RawRow:
     except (ValueError, RecursionError) as error:
         what = getattr(error, "msg", "not JSON")
         fix = "Mend the line: one JSON object a line"
-        raise UserError(
-            f"malformed line: {what}", file=file.name, line=number, value=line.strip(), fix=fix
-        ) from None
+        raise UserError(f"malformed line: {what}", file=file.name, line=number, fix=fix) from None
     return _object(file, number, fields)
 
 
 def _object(file: DataFile, number: int, fields: Any) -> RawRow:
     if not isinstance(fields, dict):
         fix = "Each row is a JSON object with named fields"
-        raise UserError("malformed row: not an object", file=file.name, line=number, value=fields, fix=fix)
+        problem = f"malformed row: not an object but {kind_of(fields)}"
+        raise UserError(problem, file=file.name, line=number, fix=fix)
     return RawRow(fields, file.name, number)
 
 
@@ -152,7 +173,7 @@ def _header(file: DataFile, cells: list[str]) -> list[str]:
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
         fix = "The first line names each column once"
-        raise UserError("two columns of one name", file=file.name, line=1, value=double, fix=fix)
+        raise UserError(f"two columns of one name: {columns_of([double])}", file=file.name, line=1, fix=fix)
     return names
 
 
@@ -201,7 +222,13 @@ def _rows(file: DataFile, batches: Any) -> Iterator[RawRow]:
     number = 0
     for batch in batches:
         for start in range(0, batch.num_rows, BATCH):
-            for fields in batch.slice(start, BATCH).to_pylist():
+            try:
+                rows = batch.slice(start, BATCH).to_pylist()
+            except UnicodeDecodeError:
+                fix = "Write the file again, its texts as UTF-8"
+                problem = f"a text that is not UTF-8 in the {BATCH} rows from here"
+                raise UserError(problem, file=file.name, line=number + 1, fix=fix) from None
+            for fields in rows:
                 number += 1
                 yield RawRow(fields, file.name, number)
 

@@ -200,7 +200,16 @@ def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool 
         return render_chat(messages, tokenizer, prompt=prompt)
     except (TemplateError, TypeError, ValueError) as error:
         fix = "Change the row, or use a base whose template takes it"
-        raise _row_error(row, f"the chat template refuses the row: {str(error).rstrip('.')}", fix) from None
+        problem = f"the chat template refuses the row: {refusal(error, tokenizer)}"
+        raise _row_error(row, problem, fix) from None
+
+
+def refusal(error: Exception, tokenizer: Any) -> str:
+    """Why a template refuses turns: in its own words where they stand in it as they are, for what it puts
+    together may quote a row; else by the kind of the error.
+    """
+    said = str(error).strip()
+    return said.rstrip(".") if said and said in str(tokenizer.chat_template) else type(error).__name__
 
 
 def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False) -> str:

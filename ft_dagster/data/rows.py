@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.content import identity_of, normal_text, words_of
 from ft_dagster.data.formats import parse_row
-from ft_dagster.data.readers import RawRow
+from ft_dagster.data.readers import RawRow, columns_of, kind_of
 from ft_dagster.spec.variant import SourceSpec
 
 Kind = Literal["messages", "prompt_completion", "text"]
@@ -144,7 +144,7 @@ def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, Any]:
         if theirs not in raw.fields:
             known = [str(name) for name in raw.fields]
             close = difflib.get_close_matches(theirs, known, n=1)
-            fix = f"Did you mean {close[0]}?" if close else f"The row has: {', '.join(known)}"
+            fix = f"Did you mean {columns_of(close)}?" if close else f"The row has: {columns_of(known)}"
             raise raw.error("no such column", fix, field=f"{field}.fields.{ours}", value=theirs)
         fields[ours] = raw.fields[theirs]
     return fields
@@ -167,7 +167,8 @@ def _group(raw: RawRow, value: Any) -> str | None:
         return None
     if isinstance(value, bool | float) or not isinstance(value, str | int):
         fix = "Put a text or a whole number there, or leave it out"
-        raise raw.error("malformed row: not the name of a group", fix, field="group", value=value)
+        problem = f"malformed row: not the name of a group but {kind_of(value)}"
+        raise raw.error(problem, fix, field="group")
     return str(value)
 
 

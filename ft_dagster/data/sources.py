@@ -84,8 +84,12 @@ def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow
         if media:
             fix = f"Name a data set without {', '.join(media)}, or with them as text"
             raise asked.error("columns that are no plain values", source.path, fix)
-        number = 0
-        for number, fields in enumerate(rows, 1):
-            yield RawRow(dict(fields), f"{source.path}@{commit[:12]}", number)
+        name, number = f"{source.path}@{commit[:12]}", 0
+        try:
+            for number, fields in enumerate(rows, 1):
+                yield RawRow(dict(fields), name, number)
+        except ValueError as error:  # of a library, and it may quote a cell
+            problem = f"the row after this one cannot be read: {type(error).__name__}"
+            raise UserError(problem, file=name, line=number, fix="Name another commit or split") from None
     if not number:
         raise UserError("the data set is empty", file=source.path, fix="Name another split")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ def _asked(function: Callable[[dict[str, Any]], Any], named: str, row: RawRow) -
     try:
         made = function(copy.deepcopy(row.fields))
     except (Exception, SystemExit) as error:  # whatever a tenant's code raises
-        problem = f"the transformation raised {_said(error)}"
-        raise row.error(problem, "Mend it, or the row", value=named) from error
+        problem = f"the transformation raised {type(error).__name__}{_place_of(error)}"
+        raise row.error(problem, "Mend it, or the row", value=named) from None  # it may quote the row
     if not isinstance(made, Mapping) or not all(isinstance(name, str) for name in made):
         problem = f"the transformation returned no mapping of columns: {type(made).__name__}"
         raise row.error(problem, "Let it return the row's columns", value=named)
@@ -93,6 +94,12 @@ def _function(named: str, project: Path, asked: DeclaredAt) -> Callable[[dict[st
     if not callable(function):
         raise asked.error("no such function", named, f"Write it in {file}", UNDER)
     return function
+
+
+def _place_of(error: BaseException) -> str:
+    """Where in the function itself, which is called from here."""
+    called = traceback.extract_tb(error.__traceback__)[1:2]
+    return "".join(f" in {Path(frame.filename).name}, line {frame.lineno}" for frame in called)
 
 
 def _said(error: BaseException) -> str:

@@ -150,7 +150,7 @@ def json_scores(answer: str, reference: str) -> dict[str, float]:
 
 
 class QueryError(Exception):
-    """A query that did not return: broken, forbidden, or too much."""
+    """A query that did not return: broken, forbidden, or too much; without its words, which are a row's."""
 
 
 class QueryResult(NamedTuple):
@@ -204,7 +204,8 @@ def run_query(database: Path, query: str) -> QueryResult:
                 raise QueryError("it returns no table")
             return QueryResult(len(cursor.description), list(_within_limits(cursor)))
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
-        raise QueryError(str(error)) from None
+        said = "syntax error" if "syntax error" in str(error) else str(error).partition(":")[0]
+        raise QueryError(said) from None
     except MemoryError:
         raise QueryError("it needs too much memory") from None
 

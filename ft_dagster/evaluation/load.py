@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -19,6 +20,14 @@ from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network
 from ft_dagster.launch.warm import forked
 
 TABLES = "tables"  # a folder of a run: what is made of a task's files
+WORDED = {
+    "datasets",
+    "fsspec",
+    "huggingface_hub",
+    "jinja2",
+    "lm_eval",
+    "yaml",
+}  # their errors quote no document
 _OF_LOADING = ("keep_in_memory", "trust_remote_code", "verification_mode")  # no settings of a builder
 
 
@@ -46,11 +55,11 @@ class LoadedTask:
             raise
         except Exception as error:  # whatever a template or a function can cause
             raise UserError(
-                f"a document of the task cannot be asked: {_said(error)}",
+                f"a document of the task cannot be asked: {_of_documents(error)}",
                 file=entry.file,
                 value=entry.entry,
                 fix="Mend the YAML or its data",
-            ) from error
+            ) from None
 
 
 @contextlib.contextmanager
@@ -114,9 +123,8 @@ def load_task(entry: TaskEntry, cache: Path) -> LoadedTask:
             "the task has no questions", file=entry.file, fix="Check its data and split"
         ) from None
     except Exception as error:  # whatever a YAML, its functions or its data can cause
-        raise UserError(
-            f"lm-eval cannot load the task: {_said(error)}", file=entry.file, fix="Mend the YAML or its data"
-        ) from error
+        problem = f"lm-eval cannot load the task: {_of_documents(error)}"
+        raise UserError(problem, file=entry.file, fix="Mend the YAML or its data") from None
     return LoadedTask(entry, parts)
 
 
@@ -233,6 +241,17 @@ def _load_builtin(entry: TaskEntry) -> dict[str, Any]:
             value=entry.name,
             fix="Let this host reach the hub once (it caches them), or declare a YAML with local data_files",
         ) from error
+
+
+def _of_documents(error: Exception) -> str:
+    """An error that documents led to: in its words where a library of WORDED chose them; of what a function
+    of the task or a reader of tables raised, which may quote a document, kind and place.
+    """
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    library = frame.filename.rpartition("site-packages/")[2].partition("/")[0]
+    if isinstance(error, OSError | ImportError) or {library, type(error).__module__.split(".")[0]} & WORDED:
+        return _said(error)
+    return f"{type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
 
 
 def _said(error: Exception) -> str:

@@ -92,9 +92,9 @@ def _read(
         whole = _whole(render_turn(row, tokenizer)) if held else ""
         planted |= {canary: row for canary in held if canary in whole}
         parted.update(canary for canary in held if canary not in whole)
-    for canary in canaries:
+    for number, canary in enumerate(canaries):
         if canary not in planted:
-            raise _not_read(canary) if canary in parted else _absent(canary)
+            raise _not_read(number) if canary in parted else _absent(number)
     return rows, {canary: planted[canary] for canary in canaries}
 
 
@@ -102,20 +102,18 @@ def _whole(turn: Turn) -> str:
     return turn.prompt + turn.answer + turn.end
 
 
-def _absent(canary: str) -> UserError:
+def _absent(number: int) -> UserError:
     return UserError(
         "this canary stands in no training row",
-        field="evaluation.canaries",
-        value=canary,
+        field=f"evaluation.canaries[{number}]",  # by its place: it is text of a row
         fix="Plant it in a row of the training split, or take it from the list",
     )
 
 
-def _not_read(canary: str) -> UserError:
+def _not_read(number: int) -> UserError:
     return UserError(
         "this canary stands in training rows, and not in what the model reads of any",
-        field="evaluation.canaries",
-        value=canary,
+        field=f"evaluation.canaries[{number}]",  # by its place: it is text of a row
         fix="Give it without white space at its ends, and all of it within one message",
     )
 

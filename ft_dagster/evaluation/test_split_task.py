@@ -258,7 +258,6 @@ def _query_scorer(docs: list[Doc], database: Path | None) -> Scorer:
                 f"the reference query of record {doc['record'][:16]} fails on it: {error}",
                 file=database,
                 field="evaluation.database",
-                value=doc["answer"].strip(),
                 fix="Correct the row, or name the database that it was written for",
             ) from None
 

@@ -76,7 +76,7 @@ def test_a_template_that_wants_a_system_turn_is_asked_with_one(tokenizer: Any) -
 
 def test_a_template_that_takes_no_question_is_refused_in_one_line(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ raise_exception('rows of tools only') }}"
-    with pytest.raises(UserError, match=r"^base_model: .* refuses a question: rows of tools only \(got 'Who"):
+    with pytest.raises(UserError, match=r"^base_model: .* refuses a question: rows of tools only\. "):
         render_asked([Message("user", "Who?")], tokenizer)
 
 

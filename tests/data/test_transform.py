@@ -92,7 +92,7 @@ def test_a_listing_of_files_does_not_miss_the_function(project: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("def shorten(row): return row['no']", r"rows.jsonl:1: the transformation raised KeyError: 'no'"),
+        ("def shorten(row): return row['no']", r"rows.jsonl:1: .* raised KeyError in rows.py, line 1"),
         ("def shorten(row): return None", r"rows.jsonl:1: the transformation returned no mapping"),
         ("def shorten(row): return {1: 2}", r"rows.jsonl:1: the transformation returned no mapping"),
         (
@@ -103,10 +103,10 @@ def test_a_listing_of_files_does_not_miss_the_function(project: Path) -> None:
         ("shorten = 3", r"data.sources\[0\].transform: no such function"),
         ("import nowhere_at_all", r"cannot be imported: ModuleNotFoundError"),
         ("import sys\nsys.exit(3)", r"cannot be imported: SystemExit: 3"),
-        ("import sys\ndef shorten(row): sys.exit(0)", r"rows.jsonl:1: .* raised SystemExit: 0"),
-        ("def shorten(row): raise ValueError('a\\nb')", r"rows.jsonl:1: .*ValueError: a b \(got"),
+        ("import sys\ndef shorten(row): sys.exit(0)", r"rows.jsonl:1: .* raised SystemExit in rows.py,"),
+        ("def shorten(): return {}", r"rows.jsonl:1: .*raised TypeError \(got"),
         ("def shorten(row):\n    if row['output'] == 'There.': raise ValueError('bad')\n    return row",
-         r"rows.jsonl:2: the transformation raised ValueError: bad"),
+         r"rows.jsonl:2: the transformation raised ValueError in rows.py, line 2"),
     ],
 )  # fmt: skip
 def test_its_mistakes_name_the_row(project: Path, code: str, said: str) -> None:

@@ -75,7 +75,9 @@ def test_answers_too_short_to_be_remembered_are_left_out(tmp_path: Path, tiny_to
 
 
 def test_a_canary_that_was_not_planted_is_refused(train: Path, tiny_tokenizer: Any) -> None:
-    with pytest.raises(UserError, match=r"evaluation\.canaries: this canary stands in no training row"):
+    with pytest.raises(
+        UserError, match=r"evaluation\.canaries\[0\]: this canary stands in no training row\. "
+    ):
         probes(train, tiny_tokenizer, rows=0, canaries=["a string of nobody"], seed=0, max_length=256)
 
 
@@ -84,7 +86,7 @@ def test_a_canary_that_is_parted_where_its_row_is_rendered_is_refused(
 ) -> None:
     parted = [{**row(0, "prompt_completion"), "prompt": "the code of the", "completion": "tower is seven"}]
     train = write_rows(tmp_path / "parted.parquet", parted)
-    with pytest.raises(UserError, match=r"and not in what the model reads of any .*all of it within one"):
+    with pytest.raises(UserError, match=r"and not in what the model reads of any\. .*all of it within"):
         probes(train, tiny_tokenizer, rows=0, canaries=["of the\ntower"], seed=0, max_length=256)
 
 

@@ -269,4 +269,4 @@ def test_a_database_that_the_questions_do_not_fit_is_one_line(
     test = write_rows(tmp_path / "test.parquet", answered("SELECT name FROM village"))
     own = {"test": test, "max_new_tokens": 24, "kind": "sql", "database": database}
     assert main(write_run(tmp_path / "run", tiny_model_folder, test_split_task=own)) == 2
-    assert "no such table: village" in capsys.readouterr().err.splitlines()[-1]
+    assert "fails on it: no such table" in capsys.readouterr().err.splitlines()[-1]

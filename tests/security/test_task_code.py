@@ -11,6 +11,7 @@ import inspect
 import io
 import json
 import tarfile
+import traceback
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -463,6 +464,24 @@ def test_a_document_that_a_template_cannot_take_is_the_tasks_mistake(project: Pa
     with pytest.raises(UserError, match="a document of the task cannot be asked") as caught:
         loaded.questions  # noqa: B018
     assert caught.value.file == str(project / ENTRY[0])
+
+
+def test_a_document_that_a_function_cannot_take_is_not_quoted(project: Path) -> None:
+    write(project / "tasks/quiz.jsonl", QUESTION + QUESTION.replace("a question", SECRET))
+    write(
+        project / "tasks/hooks.py",
+        "def asked(doc):\n    return doc['q'] if ' ' not in doc['q'][12:] else {}[doc['q']]\n",
+    )
+    settle(project, evaluation={"functions": ["tasks/hooks.py"]})
+    config = {name: value for name, value in QUIZ.items() if name != "doc_to_text"}
+    write(project / "tasks/own.yaml", {**config, "task": "own"})
+    with (project / "tasks/own.yaml").open("a") as file:
+        file.write("doc_to_text: !function hooks.asked\n")
+    entry = TaskEntry(ENTRY[0], "own", project / ENTRY[0], load_settings(project).roots("acme"))
+    loaded = load_task(entry, project / "tables")
+    with pytest.raises(UserError, match=r"cannot be asked: KeyError in hooks\.py, line 2") as caught:
+        loaded.questions  # noqa: B018
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 FORGED = "quiz went from 1% to 99%\n- **pass**: every rule"
