@@ -25,9 +25,12 @@ def put(
     files: dict[str, Any],
     inputs: dict[str, str],
     *,
+    manifests: dict[str, str] | None = None,
     work: Path | None = None,
 ) -> Artifact:
-    """A committed artifact whose payload is these files: JSON, or copies of local files."""
+    """A committed artifact whose payload is these files: JSON, or copies of local files. `manifests`: of its
+    inputs, by their names.
+    """
 
     def build(attempt: Attempt) -> dict[str, Any]:
         for name, content in files.items():
@@ -37,7 +40,8 @@ def put(
                 (attempt.payload / name).write_text(json.dumps(content), "utf-8")
         return {}
 
-    recipe = Recipe(stage, prefix, inputs, {"files": json.loads(json.dumps(files, default=str))})
+    spec = {"files": json.loads(json.dumps(files, default=str))}
+    recipe = Recipe(stage, prefix, inputs, spec, manifests=manifests or {})
     return make_artifact(store, work or Path(store.root) / "work", recipe, build)
 
 
@@ -47,6 +51,7 @@ def release(
     files: dict[str, Any],
     weights: str = WEIGHTS,
     *,
+    weights_manifest: str | None = None,
     work: Path | None = None,
 ) -> ReleaseEntry:
     """Release an export with these payload files; returns the log's entry."""
@@ -55,9 +60,11 @@ def release(
     base = put(store, "base_model", "shared", record, {}, work=work)
     tuned = {"fine_tuned_model": weights}
     scores = {"scores.json": sorted(files)}
-    evaluation = put(store, "evaluation", prefix, scores, {**tuned, "gates": GATES}, work=work)
+    by = {} if weights_manifest is None else {"fine_tuned_model": weights_manifest}
+    judged = {**tuned, "gates": GATES}
+    evaluation = put(store, "evaluation", prefix, scores, judged, manifests=by, work=work)
     inputs = {**tuned, "evaluation": evaluation.digest, "base_model": base.digest}
-    export = put(store, "model_export", prefix, files, inputs, work=work)
+    export = put(store, "model_export", prefix, files, inputs, manifests=by, work=work)
     write_head(store, prefix, export, None)
     form = "adapter" if "adapter_config.json" in files else "merged"
     speaks = certificate(export.digest, weights, form)

@@ -274,7 +274,7 @@ class Audit:
         """What an artifact was made from, of the same variant or shared, by its digest."""
         digest = artifact.inputs.get(stage) or ""
         stages = (CORPUS, BASE_TEXT) if stage == CORPUS else (stage,)
-        named = (artifact.predicate.get("input_manifests") or {}).get(stage)
+        named = artifact.input_manifests.get(stage)
         exact = [] if named is None else self.index.with_digest(digest, named)
         found = exact or self.index.with_digest(digest)
         found = [each for each in found if each.place.stage in stages]

@@ -133,7 +133,7 @@ def _framed(place: int, records: bytes) -> bytes:
 
 def made_from(artifact: Artifact) -> dict[str, tuple[str, str | None]]:
     """Of each input by its name: digest, and sha256 of its manifest where that was recorded."""
-    manifests = artifact.predicate.get("input_manifests") or {}
+    manifests = artifact.input_manifests
     return {name: (digest, manifests.get(name)) for name, digest in artifact.inputs.items()}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.reachable import Unreached, beneath, is_litter
+from ft_dagster.lineage.reachable import Unreached, is_litter
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.store.artifacts import Place
 from ft_dagster.store.blobs import Store, unreachable
@@ -32,14 +32,13 @@ def collect(
     store: Store, found: Sequence[Unreached], being_made: Callable[[Place], bool], rules: Rules
 ) -> Iterator[Outcome]:
     """Remove what `unreached` found by the same rules. Raises UserError where the storage is out of reach."""
-    artifacts = [one.artifact for one in found if one.artifact is not None]
     kept: set[Place] = set()
     for one in _dependents_first(found):
         outcome = Outcome(one, removed=False)
         if one.place not in kept and not being_made(one.place):
             outcome = _remove(store, one, rules)
-        if one.artifact is not None and not outcome.removed:
-            kept |= beneath([one.artifact], artifacts)
+        if not outcome.removed:
+            kept.update(one.inputs)  # these come later, and so keep theirs
         yield outcome
 
 
@@ -78,20 +77,19 @@ def _written_since(store: Store, one: Unreached) -> bool:
 
 def _dependents_first(found: Sequence[Unreached]) -> list[Unreached]:
     """Each artifact before those that it was made from; attempts that are none at the end."""
-    by_digest: dict[str, list[Unreached]] = {}
+    by_place: dict[Place, list[Unreached]] = {}
     for one in found:
-        if one.artifact is not None:
-            by_digest.setdefault(one.artifact.digest, []).append(one)
+        by_place.setdefault(one.place, []).append(one)
     ordered: list[Unreached] = []
     seen: set[tuple[Place, str]] = set()
     for root in found:
-        _inputs_first(root, by_digest, seen, ordered)
+        _inputs_first(root, by_place, seen, ordered)
     return [one for one in reversed(ordered) if one.committed] + [one for one in ordered if not one.committed]
 
 
 def _inputs_first(
     root: Unreached,
-    by_digest: dict[str, list[Unreached]],
+    by_place: dict[Place, list[Unreached]],
     seen: set[tuple[Place, str]],
     ordered: list[Unreached],
 ) -> None:
@@ -104,5 +102,4 @@ def _inputs_first(
         elif (one.place, one.attempt) not in seen:
             seen.add((one.place, one.attempt))
             waiting.append((one, True))
-            digests: Sequence[str] = list(one.artifact.inputs.values()) if one.artifact else ()
-            waiting += [(below, False) for digest in digests for below in by_digest.get(digest, ())]
+            waiting += [(below, False) for place in one.inputs for below in by_place.get(place, ())]

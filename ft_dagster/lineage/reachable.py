@@ -2,7 +2,8 @@
 
 Reached are the newest artifacts of every variant, corpus and experiment, every released version that
 retention keeps with the evaluations that speak for it, what is young or on hold, and all that any of these
-were made from, in other variants too.
+were made from, in other variants too. Of artifacts with equal bytes the one is reached whose manifest is
+named, so that rows of an old version do not stay because a later plan came out equal.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.log import read_log
 from ft_dagster.lineage.release import WEIGHTS
 from ft_dagster.lineage.retention import Rules, kept_versions
@@ -30,7 +32,7 @@ PRODUCTION = ("production_evaluation", "candidate_evaluation")
 class Unreached:
     """An artifact, or an attempt at one (`attempt`) that is none, that nothing needs; also one whose removal
     was not done to its end. `files`: below the key's folder, those that go. `bytes`: of these. `written`: or
-    used last, seconds since 1970.
+    used last, seconds since 1970. `inputs`: where what it was made from stands.
     """
 
     place: Place
@@ -39,6 +41,7 @@ class Unreached:
     files: tuple[str, ...]
     bytes: int
     written: float
+    inputs: tuple[Place, ...] = ()
 
     @property
     def committed(self) -> bool:
@@ -53,18 +56,18 @@ def unreached(
     Raises UserError for a head, a log or a manifest that cannot be read: who knows what it reaches.
     """
     made = {place for place in contents.keyed if being_made(place)}
-    needed = reached(store, contents, rules, made)
+    needed, by_digest = reached(store, contents, rules, made), _by_digest(_standing(contents))
     found = [
         one
         for keyed in contents.keyed.values()
         if keyed.place not in made and not rules.for_path(keyed.place.path).hold
-        for one in _parts(keyed, keyed.place in needed)
+        for one in _parts(keyed, keyed.place in needed, by_digest)
         if one.committed or (one.written < rules.before(one.place.path) and is_litter(store, one))
     ]
     return sorted(found, key=lambda one: (-one.bytes, one.place.path))
 
 
-def _parts(keyed: Keyed, reached: bool) -> Iterator[Unreached]:
+def _parts(keyed: Keyed, reached: bool, by_digest: ByDigest) -> Iterator[Unreached]:
     """The attempts under a key that nothing needs, with their files that go."""
     committed = {str(one.predicate["attempt"]): one for one in keyed.committed}
     for name, files in keyed.attempts.items():
@@ -80,18 +83,14 @@ def _parts(keyed: Keyed, reached: bool) -> Iterator[Unreached]:
             continue
         written = keyed.used if stands else max(file.modified for file in files)
         below = tuple(file.path.removeprefix(f"{keyed.place.path}/") for file in going)
-        yield Unreached(keyed.place, name, artifact, below, sum(file.size for file in going), written)
+        inputs = () if artifact is None else tuple(each.place for each in _inputs(artifact, by_digest))
+        yield Unreached(keyed.place, name, artifact, below, sum(f.size for f in going), written, inputs)
 
 
 def is_litter(store: Store, one: Unreached) -> bool:
     """Whether an attempt was not committed since it was listed either, nor removed after that."""
     found = (each if isinstance(each, Artifact) else each.artifact for each in generations(store, one.place))
     return all(artifact.predicate["attempt"] != one.attempt for artifact in found)
-
-
-def beneath(roots: Iterable[Artifact], artifacts: Iterable[Artifact]) -> set[Place]:
-    """The roots, and what of `artifacts` they were made from, however far."""
-    return _closure(roots, _by_digest(artifacts))
 
 
 def _by_digest(artifacts: Iterable[Artifact]) -> ByDigest:
@@ -110,7 +109,7 @@ def reached(
     damaged = next((keyed.damaged for keyed in contents.keyed.values() if keyed.damaged), None)
     if damaged is not None:
         raise damaged
-    artifacts = [keyed.artifact for keyed in contents.keyed.values() if keyed.artifact is not None]
+    artifacts = _standing(contents)
     by_digest = _by_digest(artifacts)
     roots = [
         *_heads(store, contents.records),
@@ -118,9 +117,14 @@ def reached(
         *_not_to_go_yet(store, contents, rules, made),
     ]
     found = _closure(roots, by_digest)
-    weights = {artifact.digest for artifact in artifacts if artifact.place in found}
-    held = [a for a in artifacts if a.place.stage in PRODUCTION and a.inputs.get(WEIGHTS) in weights]
-    return found | _closure(held, by_digest)
+    known = {artifact.digest for artifact in artifacts if artifact.place in found}
+    held = [a for a in artifacts if a.place.stage in PRODUCTION and a.inputs.get(WEIGHTS) in known]
+    beneath = [each for one in held for each in _inputs(one, by_digest) if each.digest not in known]
+    return found | {one.place for one in held} | _closure(beneath, by_digest)
+
+
+def _standing(contents: Contents) -> list[Artifact]:
+    return [keyed.artifact for keyed in contents.keyed.values() if keyed.artifact is not None]
 
 
 def _not_to_go_yet(
@@ -151,18 +155,25 @@ def _closure(roots: Iterable[Artifact], by_digest: ByDigest) -> set[Place]:
         artifact = waiting.pop()
         if artifact.place not in reached:
             reached.add(artifact.place)
-            prefix = artifact.place.prefix
-            waiting += [a for digest in artifact.inputs.values() for a in _named(digest, prefix, by_digest)]
+            waiting += _inputs(artifact, by_digest)
     return reached
 
 
-def _named(digest: str, prefix: str, by_digest: ByDigest) -> list[Artifact]:
-    """The artifacts of a digest that one below `prefix` names: of its variant and shared ones, else another
-    variant's, its parent's.
+def _inputs(artifact: Artifact, by_digest: ByDigest) -> Iterator[Artifact]:
+    """What an artifact was made from."""
+    prefix, manifests = artifact.place.prefix, artifact.input_manifests
+    for name, digest in artifact.inputs.items():
+        yield from _named(by_digest, prefix, digest, manifests.get(name))
+
+
+def _named(by_digest: ByDigest, prefix: str, digest: str, manifest: str | None) -> list[Artifact]:
+    """The artifact of a digest and a manifest that one below `prefix` names. Where no manifest is named, or
+    that is gone, all of the digest: of its variant and shared ones, else another variant's, its parent's.
     """
     found = by_digest.get(digest, [])
+    exact = [each for each in found if each.manifest == manifest]
     near = [each for each in found if each.place.prefix == prefix or each.place.prefix.startswith(SHARED)]
-    return near or found
+    return exact or near or found
 
 
 def _heads(store: Store, records: Iterable[StoredFile]) -> Iterator[Artifact]:
@@ -177,13 +188,15 @@ def _heads(store: Store, records: Iterable[StoredFile]) -> Iterator[Artifact]:
 def _released(
     store: Store, records: Iterable[StoredFile], by_digest: ByDigest, rules: Rules
 ) -> Iterator[Artifact]:
-    """The export, the weights and the evaluation of every version that is kept, of every variant."""
+    """The export, the evaluation and so the weights of every version that is kept, of every variant."""
     logs = {str(PurePosixPath(file.path).parent) for file in records}
     prefixes = {log.removesuffix("/releases") for log in logs if log.endswith("/releases")}
     for prefix in sorted(prefixes):
         past = read_log(store, prefix).entries
         kept = kept_versions(past, prefix, rules)
         for entry in past:
-            digests = (entry.export, entry.weights, entry.evaluation) if entry.version in kept else ()
-            for digest in digests:
-                yield from _named(digest, prefix, by_digest)
+            if entry.action == RELEASE and entry.version in kept:
+                exports = _named(by_digest, prefix, entry.export, entry.export_manifest)
+                yield from exports
+                yield from _named(by_digest, prefix, entry.evaluation, entry.evaluation_manifest)
+                yield from () if exports else _named(by_digest, prefix, entry.weights, None)

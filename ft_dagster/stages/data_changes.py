@@ -65,12 +65,12 @@ def _before(workspace: Workspace, dataset: Artifact) -> tuple[int, Artifact] | N
 
 def _rows_of(store: Store, prefix: str, entry: ReleaseEntry) -> Artifact | None:
     """What the weights of a release learned from; None where any of it is gone."""
-    found, digest = None, entry.weights
+    found, digest, manifest = None, entry.weights, None
     for stage, made_from in TO_ROWS.items():
-        found = find_digest(store, [prefix], stage, digest)
+        found = find_digest(store, [prefix], stage, digest, manifest)
         if found is None:
             return None
-        digest = found.inputs.get(made_from, "")
+        digest, manifest = found.inputs.get(made_from, ""), found.input_manifests.get(made_from)
     return found
 
 

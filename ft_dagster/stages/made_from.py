@@ -80,7 +80,6 @@ def _followed(
         yield artifact.place.stage, artifact
         if artifact.place.stage == BASE:  # what it was made from is the parent's, or the platform's
             continue
-        manifests = artifact.predicate.get("input_manifests") or {}
         for name, digest in artifact.inputs.items():
             stage = "base_text" if name == CORPUS and _is_of_base(artifact) else name
             if stage not in FOLLOWED or stage in found:
@@ -88,7 +87,7 @@ def _followed(
             found.add(stage)
             head = heads.get(stage)
             same = head if head is not None and head.digest == digest else None
-            made = same or _without_head(store, prefix, stage, digest, manifests.get(name))
+            made = same or _without_head(store, prefix, stage, digest, artifact.input_manifests.get(name))
             due += [] if made is None else [made]
 
 

@@ -103,6 +103,11 @@ class Artifact:
         return inputs
 
     @property
+    def input_manifests(self) -> dict[str, str]:
+        """The sha256 of the manifest of each input, by its name; version 0.1 recorded none."""
+        return self.predicate.get("input_manifests") or {}
+
+    @property
     def spec(self) -> dict[str, Any]:
         """The fields of the declaration that it was made from, as its key has them."""
         spec: dict[str, Any] = self.predicate["spec"]

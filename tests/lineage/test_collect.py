@@ -42,7 +42,8 @@ DAY = 86_400.0
 
 def made(store: Store, prefix: str, number: int, inputs: list[Artifact]) -> Artifact:
     named = {f"input{at}": one.digest for at, one in enumerate(inputs)}
-    return put(store, STAGES[number % len(STAGES)], prefix, {"n.json": number}, named)
+    manifests = {f"input{at}": one.manifest for at, one in enumerate(inputs) if number % 2}
+    return put(store, STAGES[number % len(STAGES)], prefix, {"n.json": number}, named, manifests=manifests)
 
 
 def rules(days: float = 2, **retention: object) -> Rules:
@@ -158,6 +159,24 @@ def test_who_keeps_an_artifact_keeps_what_it_was_made_from(store: Store, every_u
     assert {one.place for one in found} == {rows.place, mixture.place}
     assert removal.keep(store, mixture)
     assert [outcome.removed for outcome in collect(store, found, nobody, by)] == [False, False]
+
+
+def test_who_keeps_an_artifact_keeps_nothing_of_an_older_one_of_the_same_bytes(
+    store: Store, every_use_is_claimed: None
+) -> None:
+    rows = [made(store, PREFIXES[0], number, []) for number in (1, 6)]
+
+    def made_of(stage: str, one: Artifact) -> Artifact:
+        return put(store, stage, PREFIXES[0], {"0": 0}, {"of": one.digest}, manifests={"of": one.manifest})
+
+    plans = [made_of("training_plan", one) for one in rows]
+    weights = made_of("fine_tuned_model", plans[1])
+    aged(store)
+    by = rules(0)
+    found = unreached(store, contents_of(store), nobody, by)
+    assert removal.keep(store, weights)
+    gone = {outcome.of.place for outcome in collect(store, found, nobody, by) if outcome.removed}
+    assert gone == {rows[0].place, plans[0].place}
 
 
 def test_a_version_that_is_promoted_meanwhile_stays_with_its_weights(

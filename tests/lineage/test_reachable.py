@@ -57,7 +57,26 @@ def places(found: Iterable[Unreached]) -> set[Place]:
 
 
 def made(store: Store, stage: str, number: int, *inputs: Artifact, prefix: str = PREFIX) -> Artifact:
+    """Its inputs by their digests alone, as version 0.1 recorded them."""
     return put(store, stage, prefix, {"n.json": number}, {a.place.stage: a.digest for a in inputs})
+
+
+def made_of(store: Store, stage: str, number: int, *inputs: Artifact) -> Artifact:
+    """Its inputs by their manifests too."""
+    digests = {each.place.stage: each.digest for each in inputs}
+    manifests = {each.place.stage: each.manifest for each in inputs}
+    return put(store, stage, PREFIX, {"n.json": number}, digests, manifests=manifests)
+
+
+def version_on_equal_plans(store: Store, number: int) -> list[Artifact]:
+    """A released version from other rows, by a plan of the same bytes."""
+    rows = made(store, "task_dataset", number)
+    mixture = made_of(store, "training_mixture", number, rows)
+    plan = made_of(store, "training_plan", 0, mixture)
+    weights = made_of(store, "fine_tuned_model", number, mixture, plan)
+    files = {**adapter(number), f"{number}.json": number}
+    release(store, "acme.support", files, weights.digest, weights_manifest=weights.manifest)
+    return [rows, mixture, plan, weights]
 
 
 def test_what_a_head_points_at_and_all_beneath_it_is_needed(store: Store) -> None:
@@ -179,6 +198,41 @@ def test_versions_that_retention_lets_go_go_with_their_weights_and_no_others(sto
     ]
 
 
+def test_rows_of_a_version_that_is_gone_go_where_a_later_plan_came_out_equal(store: Store) -> None:
+    versions = [version_on_equal_plans(store, number) for number in range(4)]
+    assert len({plan.digest for _, _, plan, _ in versions}) == 1
+    gone = places(left(store, releases=1))
+    for old in versions[:2]:
+        assert {each.place for each in old} <= gone
+    for kept in versions[2:]:
+        assert not {each.place for each in kept} & gone
+
+
+def test_of_equal_weights_those_that_a_version_was_made_of_stay(store: Store) -> None:
+    """Data that came out as the same mixture: the weights of the one that was released stay."""
+    released, other = (
+        made_of(store, "fine_tuned_model", 0, made(store, "training_mixture", number)) for number in (1, 2)
+    )
+    assert released.digest == other.digest
+    release(store, "acme.support", adapter(), released.digest, weights_manifest=released.manifest)
+    asked = made_of(store, "production_evaluation", 1, other)
+    gone = places(left(store))
+    assert {place.stage for place in gone} == {"fine_tuned_model", "training_mixture"}
+    assert other.place in gone
+    assert not {released.place, asked.place} & gone
+
+
+def test_what_names_a_manifest_that_is_gone_keeps_all_of_the_same_bytes(store: Store) -> None:
+    mixture = made(store, "training_mixture", 1)
+    plan = put(
+        store,
+        *("training_plan", PREFIX, {}, {"training_mixture": mixture.digest}),
+        manifests={"training_mixture": "f" * 64},
+    )
+    write_head(store, PREFIX, plan, None)
+    assert left(store) == []
+
+
 @pytest.mark.parametrize("damage", ["manifest", "head", "log"])
 def test_where_something_cannot_be_read_nothing_is_said_to_be_needless(store: Store, damage: str) -> None:
     lost = made(store, "task_dataset", 1)
@@ -215,3 +269,26 @@ def test_nothing_that_can_be_walked_to_is_named_and_everything_else_is(store: St
             waiting += [d for a in artifacts if a.digest == digest for d in a.inputs.values()]
     expected = {a.place for a in artifacts if a.digest not in needed}
     assert places(left(store)) == expected
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_of_equal_bytes_no_more_is_named_than_what_manifests_do_not_lead_to(store: Store, seed: int) -> None:
+    """Random graphs in which every artifact has a twin of the same bytes, against a walk by manifests."""
+    draw = random.Random(seed)
+    artifacts: list[Artifact] = []
+    for number in range(16):
+        inputs = {a.place.stage: a for a in draw.sample(artifacts, min(len(artifacts), 2))}
+        stage = STAGES[number // 2 % len(STAGES)]
+        one = made_of(store, stage, number // 2, *inputs.values())
+        artifacts += [one] if one.place not in {other.place for other in artifacts} else []
+    heads = {a.place.stage: a for a in draw.sample(artifacts, 2)}
+    for head in heads.values():
+        write_head(store, PREFIX, head, None)
+    needed: set[str] = set()
+    waiting = [head.manifest for head in heads.values()]
+    while waiting:
+        manifest = waiting.pop()
+        if manifest not in needed:
+            needed.add(manifest)
+            waiting += [m for a in artifacts if a.manifest == manifest for m in a.input_manifests.values()]
+    assert places(left(store)) == {a.place for a in artifacts if a.manifest not in needed}
