@@ -234,7 +234,7 @@ def convert_model(gguf: Path, folder: Path, say: Callable[[str], None]) -> Step:
 
 def asked_prompts(file: Path) -> dict[str, set[str]]:
     """The prompts of prompts.yaml by variant; their rows stay out of the data."""
-    return {variant: set(prompts) for variant, prompts in read_yaml(file).items()}
+    return {variant: {each["prompt"] for each in prompts} for variant, prompts in read_yaml(file).items()}
 
 
 def data_files(packages: Path, asked: dict[str, set[str]]) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ from ft_dagster.cli.common import (
     show,
     tell,
 )
-from ft_dagster.errors import UserError
+from ft_dagster.cli.prompts import Judge, asked_prompts
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from ft_dagster.automation.daemon import Daemon
     from ft_dagster.automation.instance import Launched
 
-PROMPTS = "`variant: [a prompt, ...]`, each of them a text"
 POLL_SECONDS, LONGEST_SECONDS = 1.0, 10.0  # between two looks at runs
 
 
@@ -144,7 +143,11 @@ def try_(
     variants: Keys = None,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Ask this; may be repeated")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="A YAML file of variant: [prompt, ...]; asks all of them")
+        Path | None,
+        typer.Option(
+            help="A YAML file of variant: [prompt, ...]; asks all of them. {prompt, expected} in place of a "
+            "prompt has its answers marked"
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=4096)] = 64,
     as_json: Json = False,
@@ -152,65 +155,38 @@ def try_(
     """Talk to a variant's model and to its base, side by side. Without a prompt it asks for one.
 
     Prompts are rendered as the rows were in training: as a chat turn after the declared system message, or
-    as plain text for prompt and completion rows.
+    as plain text for prompt and completion rows. A prompt of the file may come with what the answer must say
+    (`expected`): ✓ or ✗ then stands before each answer. A label, JSON or a query is right where the
+    evaluation says so (`evaluation.kind`); any other answer has to have each expected text in it, word for
+    word. Of an answer without a mark nothing is known.
     """
     from ft_dagster.evaluation.answers import AskedPrompts, answer
-    from ft_dagster.report.answers import answers_table
+    from ft_dagster.report.answers import answers_table, right_answers
     from ft_dagster.spec.load import read_yaml
     from ft_dagster.stages.newest_model import newest_model
 
     quiet()
     settings = load_settings(context.obj)
-    asked = _asked(settings, variants, prompt, read_yaml(prompts) if prompts else {}, prompts)
-    questions = []
-    for key, texts in asked.items():
+    asked = asked_prompts(settings, variants, prompt, read_yaml(prompts) if prompts else {}, prompts)
+    questions, judges = [], []
+    for key, given in asked.items():
         model = newest_model(settings, key)
         declared = load_variant(settings.project, key)
         system = next((source.system for source in declared.spec.data.sources if source.system), None)
+        texts = [each.text for each in given]
         questions.append(AskedPrompts(model.base, model.tuned, texts, chat=model.chat, system=system))
+        judges.append(Judge(settings, declared, given, prompts))
     printed: list[dict[str, Any]] = []
-    for key, answers in zip(asked, answer(questions, max_new_tokens=max_new_tokens), strict=True):
-        rows = [{"prompt": each.prompt, "base": each.base, "tuned": each.tuned} for each in answers]
+    written = answer(questions, max_new_tokens=max_new_tokens)
+    for key, judge, answers in zip(asked, judges, written, strict=True):
+        rows = [judge.row(each, pair) for each, pair in zip(asked[key], answers, strict=True)]
         printed.append({"variant": str(key), "answers": rows})
         if not as_json:
             out.print(answers_table(str(key), rows))
+            if (said := right_answers(rows)) is not None:
+                tell(f"{key}: {said}")
     if as_json:
         print_json(printed)
-
-
-def _asked(
-    settings: Settings,
-    variants: list[str] | None,
-    prompt: list[str] | None,
-    filed: dict[str, Any],
-    file: Path | None,
-) -> dict[VariantKey, list[str]]:
-    declarations = Declarations(settings.project)
-    if prompt and not all(text.strip() for text in prompt):
-        raise UserError("an empty prompt", field="--prompt", value=prompt, fix="Give a text")
-    if not filed:
-        keys = keys_of(declarations, variants, every=False)
-        texts = prompt or [typer.prompt("prompt")]
-        return dict.fromkeys(keys, texts)
-    asked = {
-        VariantKey.parse(str(name), file=file): _prompts(name, texts, file) for name, texts in filed.items()
-    }
-    if not variants:
-        return asked
-    keys = keys_of(declarations, variants, every=False)
-    for key in keys:
-        if key not in asked and not prompt:
-            raise UserError(
-                "has no prompts for this variant", file=file, value=str(key), fix=f"Add {PROMPTS}"
-            )
-    return {key: asked.get(key, prompt or []) for key in keys}
-
-
-def _prompts(name: object, texts: object, file: Path | None) -> list[str]:
-    """Raises UserError."""
-    if isinstance(texts, list) and texts and all(isinstance(text, str) and text.strip() for text in texts):
-        return texts
-    raise UserError("not a list of prompts", file=file, field=str(name), value=texts, fix=f"Write {PROMPTS}")
 
 
 @app.command(rich_help_panel=RUNNING)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
+from ft_dagster.data.content import normal_text, words_of
+from ft_dagster.data.decontaminate import sought_words
 from ft_dagster.errors import UserError
 from ft_dagster.files import what_is_there
 from ft_dagster.roots import Roots
@@ -102,6 +104,36 @@ def micro_f1(pairs: Sequence[tuple[str, str]]) -> float:
     known = {reference for _, reference in asked}
     right = sum(answer == reference for answer, reference in asked)
     return _f1(right, sum(answer in known for answer, _ in asked), len(asked))
+
+
+def is_right(answer: str, expected: Sequence[str], kind: Kind, database: Path | None = None) -> bool:
+    """Whether an answer says each text that is expected.
+
+    Free text says one that stands in it word for word. A label, JSON or a query (run on `database`) is right
+    where the evaluation gives it the full score. Raises ValueError for what no answer of this kind can say:
+    a text without a word, no JSON, a query that fails, two labels.
+    """
+    if kind != "text" and len(expected) > 1:
+        raise ValueError(f"{len(expected)} texts, and the answer is one")
+    said = [_says(answer, text, kind, database) for text in expected]
+    return all(said)
+
+
+def _says(answer: str, expected: str, kind: Kind, database: Path | None) -> bool:
+    if kind == "json":
+        return json_scores(answer, expected)["json_f1"] == 1
+    if database is not None:
+        try:
+            reference = run_query(database, expected)
+        except QueryError as error:
+            raise ValueError(f"the query fails: {error}") from None
+        return execution_accuracy(answer, reference, database, ordered=is_ordered(expected)) == 1
+    said, wanted = (list(sought_words(words_of(normal_text(text)))) for text in (answer, expected))
+    if not wanted:
+        raise ValueError("it has no word")
+    if kind == "label":
+        return label_match(answer, expected) == 1
+    return any(said[at : at + len(wanted)] == wanted for at in range(len(said) - len(wanted) + 1))
 
 
 def parse_json(text: str) -> Any:

@@ -70,6 +70,11 @@ def test_a_variant_without_a_model_is_said_before_any_is_asked(
         ("acme.plain: How long?", "acme.plain"),
         ("acme.plain: [42]", "acme.plain"),
         ("acme.plain: [one, ' ']", "acme.plain"),
+        ("acme.plain: [{expected: S50}]", "acme.plain"),
+        ("acme.plain: [{prompt: one, expected: 42}]", "acme.plain"),
+        ("acme.plain: [{prompt: one, expected: [two, ' ']}]", "acme.plain"),
+        ("acme.plain: [{prompt: one, answer: two}]", "acme.plain"),
+        ("acme.plain: [{prompt: one, expected: '?!'}]", "acme.plain"),
     ],
 )
 def test_what_is_no_list_of_prompts_is_named(
@@ -100,3 +105,46 @@ def test_an_empty_prompt_is_refused(asked: list[AskedPrompts], tmp_path: Path) -
     result = tried(tmp_path, "acme.plain", "--prompt", " ")
     assert isinstance(result.exception, UserError)
     assert result.exception.field == "--prompt"
+
+
+def test_a_wrong_answer_is_not_shown_as_if_it_were_right(asked: list[AskedPrompts], tmp_path: Path) -> None:
+    """Each answer to a prompt whose answer is known has its mark, on the screen and in JSON."""
+    file = tmp_path / "prompts.yaml"
+    file.write_text(
+        "acme.chat: [{prompt: one, expected: tuned}, {prompt: two, expected: [tuned, more]}, three]"
+    )
+    said = tried(tmp_path, "--prompts", str(file)).stdout
+    assert (said.count("✓ tuned"), said.count("✗ tuned"), said.count("✗ plain")) == (1, 1, 2)
+    assert "expected: tuned; more" in said
+    assert "acme.chat: answered as expected: base 0 of 2, tuned 1 of 2" in said
+    ((rows,),) = (
+        [each["answers"]] for each in json.loads(tried(tmp_path, "--prompts", str(file), "--json").stdout)
+    )
+    assert [(row.get("base_right"), row.get("tuned_right")) for row in rows] == [
+        (False, True),
+        (False, False),
+        (None, None),
+    ]
+
+
+def test_a_label_is_right_only_where_the_evaluation_says_so(
+    asked: list[AskedPrompts], tmp_path: Path
+) -> None:
+    declare(tmp_path, "acme.plain", evaluation={"kind": "label"})
+    file = tmp_path / "prompts.yaml"
+    for expected, right in (("TUNED.", True), ("tune", False), ("tuned plain", False)):
+        file.write_text(f"acme.plain: [{{prompt: one, expected: {expected}}}]")
+        (said,) = json.loads(tried(tmp_path, "--prompts", str(file), "--json").stdout)
+        assert said["answers"][0]["tuned_right"] is right
+
+
+def test_two_labels_for_one_answer_are_refused_before_any_is_asked(
+    asked: list[AskedPrompts], tmp_path: Path
+) -> None:
+    declare(tmp_path, "acme.plain", evaluation={"kind": "label"})
+    file = tmp_path / "prompts.yaml"
+    file.write_text("acme.plain: [{prompt: one, expected: [S50, S51]}]")
+    result = tried(tmp_path, "--prompts", str(file))
+    assert isinstance(result.exception, UserError)
+    assert "2 texts, and the answer is one" in str(result.exception)
+    assert not asked

@@ -1,6 +1,8 @@
 """The whole demo: the real model, the real data, three tenants, from nothing and then again."""
 
+import gzip
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.data.content import normal_text
+from ft_dagster.data.dataset_io import read_split
+from ft_dagster.evaluation.answer_scores import is_right
+from ft_dagster.spec import VariantKey
 from tests.e2e.project import command_environment
 
 pytestmark = pytest.mark.long
@@ -49,3 +55,32 @@ def test_the_demo_releases_three_variants_and_then_reuses_them(tmp_path: Path) -
     again = run("--rerun")
     assert all(row["reused"] and row["started"] for row in again)
     assert [row["digest"] for row in again] == [row["digest"] for row in first]
+    last_screen_marks_answers_to_rows_in_no_split(environment, tmp_path / "store")
+
+
+def last_screen_marks_answers_to_rows_in_no_split(environment: dict[str, str], store: Path) -> None:
+    """Of `make demo`: what its prompts expect is said by rows of the demo's sources that no split has."""
+    file = DEMO / "prompts.yaml"
+    command: list[str | Path] = [BIN / "ft-dagster", "try", "--prompts", file, "--json"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    rows = source_rows(DEMO / "packages")
+    for each in json.loads(said):
+        folder = VariantKey.parse(each["variant"]).prefix
+        splits = list((store / folder / "task_dataset").glob("*/*/payload/*.parquet"))
+        used = {row.first_turn for split in splits for row in read_split(split)}
+        assert len(splits) == 3
+        assert used
+        for answer in each["answers"]:
+            assert normal_text(answer["prompt"]) not in used
+            assert is_right(rows[answer["prompt"]], answer["expected"], "text")
+            assert {"base_right", "tuned_right"} <= answer.keys()
+
+
+def source_rows(packages: Path) -> dict[str, str]:
+    """The answers of all rows that prepare.py makes the demo's data of, by their prompts."""
+    prepare = runpy.run_path(str(DEMO / "prepare.py"))
+    faq = (packages / "zaragoza_construction_faq/data/faq-en-alpaca.jsonl").read_text("utf-8")
+    handbook = packages / "inspect_evals/tau2/data/domains/banking_knowledge/documents.json.gz"
+    sections = json.loads(gzip.decompress(handbook.read_bytes()))
+    rows = [*prepare["category_rows"](prepare["icd_codes"](packages)), *prepare["bank_rows"](sections)]
+    return dict(rows) | {row["instruction"]: row["output"] for row in map(json.loads, faq.splitlines())}

@@ -304,3 +304,39 @@ def test_the_gate_judges_an_answer_by_its_kind(metric: str, rival: str | None) -
 
     (rule,) = judge(asked(0.9), asked(0.1), GatesSpec()).rules
     assert (rule.metric, rule.passed) == (metric, False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "kind", "right"),
+    [
+        ("It costs 1,200–2,500 SEK each.", ["1,200-2,500 sek"], "text", True),
+        ("within two years, completed within five years", ["two years", "five years"], "text", True),
+        ("within two years", ["two years", "five years"], "text", False),
+        ("twenty-two yearslong", ["two years"], "text", False),
+        ("建築許可は二年間有効です", ["二年間"], "text", True),
+        ("S50.", ["s50"], "label", True),
+        ("S50 or S51", ["S50"], "label", False),
+        ('{"b": 1.0, "a": 2}', ['{"a": 2, "b": 1}'], "json", True),
+        ('{"a": 2}', ['{"a": 2, "b": 1}'], "json", False),
+    ],
+)
+def test_an_answer_is_right_where_it_says_all_that_is_expected(
+    answer: str, expected: list[str], kind: scores.Kind, right: bool
+) -> None:
+    assert scores.is_right(answer, expected, kind) is right
+
+
+def test_a_query_is_right_where_it_returns_what_the_expected_one_returns(database: Path) -> None:
+    name = "SELECT count(*) FROM sqlite_master"
+    assert scores.is_right(f"{name} WHERE 1", [name], "sql", database)
+    assert not scores.is_right("SELECT -1", [name], "sql", database)
+    with pytest.raises(ValueError, match="the query fails"):
+        scores.is_right("", ["SELECT nothing"], "sql", database)
+
+
+@pytest.mark.parametrize(
+    ("expected", "kind"), [(["?!"], "text"), (["..."], "label"), (["{a"], "json"), (["S1", "S2"], "label")]
+)
+def test_what_no_answer_can_be_is_not_expected(expected: list[str], kind: scores.Kind) -> None:
+    with pytest.raises(ValueError, match=r"no word|property name|2 texts"):
+        scores.is_right("anything", expected, kind)

