@@ -74,7 +74,8 @@ release-check: install  ## wheel and sdist, and the wheel tried in a fresh envir
 	$(PYTHON) -m venv .release
 	.release/bin/pip install -q -c constraints.txt dist/*.whl
 	cd .release && bin/python -c "import ft_dagster; print(ft_dagster.__version__)"
-	cd .release && bin/ft-dagster init project --base-model models/base --data rows.jsonl && bin/ft-dagster schema
+	echo '{"prompt": "a", "completion": "b"}' > .release/rows.jsonl
+	cd .release && bin/ft-dagster init project --base-model org/base --data rows.jsonl && bin/ft-dagster schema
 	cd .release && bin/python -c "import ft_dagster.definitions"
 
 clean:

@@ -1,11 +1,10 @@
 """Fine-tuning as a Dagster Component: a `dg` project adds a project's variants with one defs.yaml."""
 
-from glob import glob
 from pathlib import Path
 
 import dagster as dg
 from dagster.components.component_scaffolding import scaffold_component
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from ft_dagster.build import build_defs
 from ft_dagster.errors import UserError
@@ -32,9 +31,17 @@ class ProjectParams(BaseModel):
 
     @field_validator("base_model", "data")
     @classmethod
-    def _from_here(cls, place: str) -> str:
-        """What is there from the current folder, as the project's declaration will find it."""
-        return str(Path(place).absolute()) if glob(place) else place
+    def _from_here(cls, place: str, field: ValidationInfo) -> str:
+        """A path counts from the current folder, and must be there."""
+        from ft_dagster.data.base import base_from
+        from ft_dagster.data.locations import rows_from
+
+        try:
+            if field.field_name == "data":
+                return rows_from(place, Path.cwd(), "--data")
+            return base_from(place, Path.cwd(), "--base-model")
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
 
 class ProjectScaffolder(dg.Scaffolder[ProjectParams]):

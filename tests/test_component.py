@@ -255,6 +255,7 @@ def test_the_scaffold_makes_a_project_with_a_first_declaration(tmp_path: Path) -
     from dagster.components.component_scaffolding import scaffold_object
 
     (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    (tmp_path / "config.json").write_text("{}")
     asked = {"base_model": str(tmp_path), "data": str(tmp_path / "rows.jsonl"), "variant": "acme.first"}
     scaffold_object(tmp_path / "models", "ft_dagster.FineTuning", json.dumps(asked), "yaml", tmp_path)
     assert "project: project" in (tmp_path / "models" / "defs.yaml").read_text()
@@ -270,6 +271,10 @@ def test_what_a_scaffold_is_given_counts_from_the_current_folder(
     assert (asked.base_model, asked.data) == ("org/model", str(tmp_path / "*.jsonl"))
     with pytest.raises(ValidationError, match="not a variant key"):
         ProjectParams(base_model="org/model", data="rows.jsonl", variant="First")
+    with pytest.raises(ValidationError, match=r"--data.*no such file"):
+        ProjectParams(base_model="org/model", data="none.jsonl", variant="acme.first")
+    with pytest.raises(ValidationError, match=r"--base-model.*no such base model folder"):
+        ProjectParams(base_model="./model", data="rows.jsonl", variant="acme.first")
 
 
 @pytest.mark.slow

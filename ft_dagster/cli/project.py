@@ -33,11 +33,16 @@ def init(
 ) -> None:
     """Start a project: settings, policy, defaults for all tenants, a first declaration. Never overwrites.
 
-    Rows and a base that lie outside of the project are added to what its tenants may read.
+    The paths of base and rows count from the folder in which this is called, and must be there; the
+    declaration names them from the project. Those outside of it are added to what its tenants may read.
     """
+    from ft_dagster.data.base import base_from
+    from ft_dagster.data.locations import rows_from
     from ft_dagster.spec.start import start_project
 
-    started = start_project(folder, VariantKey.parse(variant), base_model, data)
+    here = Path.cwd()
+    base, rows = base_from(base_model, here, "--base-model"), rows_from(data, here, "--data")
+    started = start_project(folder, VariantKey.parse(variant), base, rows)
     if as_json:
         made = [str(path) for path in started.made]
         print_json({"project": str(folder), "made": made, "said": list(started.said)})

@@ -6,6 +6,7 @@ Safetensors only; code that comes with a model is never run.
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -87,13 +88,30 @@ def resolve_base(
             spec.source, spec.revision, "model", file=declared_in, field=f"{FIELD}.source"
         )
         folder = _from_hub(spec.source, revision, cache, declared_in)
-    if not (folder / CONFIG).is_file():
-        fix = "Name the folder that holds config.json and the weights"
-        raise UserError("a base model without config.json", file=folder, field=f"{FIELD}.source", fix=fix)
+    _check_config(folder)
     content = describe_base(folder, spec.source, revision, cache)
     files = [FileDigest(**file) for file in content["files"]]
     unused = unused_tensors(folder, files, cache)
     return ResolvedBase(folder, spec.source, revision, files, content, unused)
+
+
+def base_from(place: str, here: Path, field: str) -> str:
+    """A base, named from the folder `here`, as it is named from anywhere: a folder's path is made absolute.
+
+    An address and a repository of the hub stay as they are, unasked. Raises UserError (of `field`) for a
+    folder that is not there or holds no model.
+    """
+    if not place:
+        raise UserError("an empty name", field=field, fix="Name the base model")
+    if is_s3(place) or not _is_local(BaseModelSpec(source=place), place, here):
+        return place
+    folder = Path(os.path.normpath(_local(place, here)))
+    try:
+        _check_folder(folder, place)
+        _check_config(folder)
+    except UserError as error:
+        raise UserError(error.problem, field=field, value=str(folder), fix=error.fix) from None
+    return str(folder)
 
 
 def locate_base(record: dict[str, Any], project: Path, cache: Path, *, verify: bool = False) -> Path:
@@ -204,6 +222,12 @@ def _check_folder(folder: Path, source: str, declared_in: object = None, roots: 
     fix = f"Did you mean {parent / close[0]}?" if close else "Name a folder, a hub id or an s3:// prefix"
     what = "a file, not a model folder" if folder.is_file() else what_is_there(folder, "base model folder")
     raise UserError(what, file=declared_in, field=f"{FIELD}.source", value=source, fix=fix)
+
+
+def _check_config(folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        fix = "Name the folder that holds config.json and the weights"
+        raise UserError("a base model without config.json", file=folder, field=f"{FIELD}.source", fix=fix)
 
 
 def _from_hub(repo: str, revision: str, cache: Path, declared_in: object) -> Path:

@@ -33,9 +33,9 @@ from ft_dagster.data.decontaminate import AskedItem, EvaluationGrams, read_items
 from ft_dagster.data.dedup import NearDuplicates, SeenRows
 from ft_dagster.data.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.gc_freeze import heap_frozen
-from ft_dagster.data.locations import DeclaredAt
+from ft_dagster.data.locations import NOWHERE, DeclaredAt
 from ft_dagster.data.rows import Row
-from ft_dagster.data.sources import NOWHERE, read_rows
+from ft_dagster.data.sources import read_rows
 from ft_dagster.data.splits import (
     SPLITS,
     SplitGroups,

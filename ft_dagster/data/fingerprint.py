@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.data.hub import pin_revision
-from ft_dagster.data.locations import DataFile, DeclaredAt, data_files, is_hub, is_s3, s3_errors
-from ft_dagster.data.sources import NOWHERE
+from ft_dagster.data.locations import NOWHERE, DataFile, DeclaredAt, data_files, is_hub, is_s3, s3_errors
 from ft_dagster.data.transform import transformation_digest
 from ft_dagster.data.upstream import is_asset
 from ft_dagster.errors import UserError

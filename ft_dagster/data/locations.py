@@ -72,6 +72,9 @@ class DeclaredAt(NamedTuple):
         return UserError(problem, file=self.file, field=f"{self.field}.{under}", value=value, fix=fix)
 
 
+NOWHERE = DeclaredAt()
+
+
 @dataclass(frozen=True)
 class DataFile:
     """One file of rows. `path` is the file system's own (absolute, or bucket/key); `name` is for people.
@@ -111,6 +114,26 @@ def is_hub(source: SourceSpec, project: Path) -> bool:
     if is_s3(path) or not HUB_ID.fullmatch(path) or file_type(path) or os.path.exists(project / path):
         return False
     return source.revision is not None or not (project / path.split("/")[0]).is_dir()
+
+
+def rows_from(place: str, here: Path, field: str) -> str:
+    """A place of rows, named from the folder `here`, as it is named from anywhere: a path is made absolute.
+
+    An address and a data set of the hub stay as they are, unasked. Raises UserError (of `field`) for a path
+    where there is no data file.
+    """
+    if is_s3(place) or is_asset(place):
+        return place
+    if not place:
+        raise UserError("an empty name", field=field, fix="Name the rows")
+    source = SourceSpec(path=place)
+    if not is_hub(source, here):
+        try:
+            data_files(source, here, NOWHERE)
+        except UserError as error:
+            raise UserError(error.problem, field=field, value=_absolute(place, here), fix=error.fix) from None
+        return _absolute(place, here)
+    return place
 
 
 def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[DataFile]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ft_dagster.data.formats import detect_format, refuse_unrendered
 from ft_dagster.data.hub import hub_errors, pin_revision
-from ft_dagster.data.locations import DeclaredAt, data_files, is_hub, s3_errors
+from ft_dagster.data.locations import NOWHERE, DeclaredAt, data_files, is_hub, s3_errors
 from ft_dagster.data.plain_sets import foreign_files, media_columns
 from ft_dagster.data.readers import RawRow, read_file
 from ft_dagster.data.rows import Row, normalize_text, rename
@@ -15,8 +15,6 @@ from ft_dagster.data.transform import transformed
 from ft_dagster.errors import UserError
 from ft_dagster.extras import of_train
 from ft_dagster.spec.variant import SourceSpec, TenantSource
-
-NOWHERE = DeclaredAt()
 
 
 def read_rows(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from ft_dagster.errors import UserError
-from ft_dagster.files import expanded
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.policy import POLICY_FILE
 
@@ -59,7 +61,9 @@ class StartedProject:
 def start_project(folder: Path, key: VariantKey, base_model: str, data: str) -> StartedProject:
     """Write settings, policy, defaults and the declaration of `key`. Raises UserError where it is declared.
 
-    The folder of rows, and of a base, that lie outside of the project is added to what tenants may read.
+    `base_model` and `data` are each an absolute path, an address or a name of the hub (`data.base.base_from`,
+    `data.locations.rows_from`). The folder of those that lie outside of the project is added to what tenants
+    may read.
     """
     declaration = folder / "tenants" / key.tenant / f"{key.variant}.yaml"
     if declaration.exists():
@@ -72,7 +76,9 @@ def start_project(folder: Path, key: VariantKey, base_model: str, data: str) -> 
         ),
         folder / POLICY_FILE: POLICY,
         folder / "tenants" / "defaults.yaml": DEFAULTS,
-        declaration: VARIANT.format(variant=key, base_model=base_model, data=data),
+        declaration: VARIANT.format(
+            variant=key, base_model=_declared(folder, base_model), data=_declared(folder, data)
+        ),
         folder / ".gitignore": IGNORED,
     }
     made = [path for path in files if not path.exists()]
@@ -81,6 +87,10 @@ def start_project(folder: Path, key: VariantKey, base_model: str, data: str) -> 
         path.write_text(files[path], "utf-8")
     named = (("sources.allow", rows), ("sources.bases", base))
     said = [_said(field, place, settings, settings in made) for field, places in named for place in places]
+    of_hub = [place for place in (base_model, data) if not os.path.isabs(place) and "://" not in place]
+    said += [
+        f"no {place} here: taken for a repository of the hub, which `check` asks for it" for place in of_hub
+    ]
     return StartedProject(made, tuple(said))
 
 
@@ -90,15 +100,23 @@ def _said(field: str, place: str, settings: Path, is_new: bool) -> str:
     return f"{place} lies outside of the project: add it to {field} in {settings}, which was there before"
 
 
+def _declared(folder: Path, place: str) -> str:
+    """As the declaration has it, in YAML: a path inside of the project counts from there."""
+    project = folder.absolute()
+    inside = os.path.isabs(place) and Path(place).is_relative_to(project)
+    written = str(Path(place).relative_to(project)) if inside else place
+    # In brackets a comma or a colon is quoted, too.
+    listed = yaml.safe_dump([written], default_flow_style=True, allow_unicode=True, width=math.inf)
+    return listed.strip()[1:-1]
+
+
 def _root_of(folder: Path, place: str) -> list[str]:
     """The folder or address that tenants need to read `place`; none for one of the project or the hub."""
     if "://" in place:
         return [place.partition("*")[0].rpartition("/")[0] if "*" in place else place]
-    project, path = folder.resolve(), folder.absolute() / expanded(place)
-    real = Path(os.path.realpath(path))
-    inside = real.is_relative_to(project)
-    if inside or not (path.exists() or os.path.isabs(expanded(place)) or place.startswith("..")):
+    real = Path(os.path.realpath(place))
+    if not os.path.isabs(place) or real.is_relative_to(folder.resolve()):
         return []
-    while real != real.parent and (real.is_file() or "*" in str(real)):
+    while real != real.parent and not real.is_dir():
         real = real.parent
     return [str(real)]

@@ -25,7 +25,14 @@ ROW = json.dumps(
 PLACES = "acme.places"
 LINES = re.compile("[│┃━─╭╰]")
 ASKED = [
-    ["init", "{folder}/new", "--base-model", "models/tiny", "--data", "rows.jsonl"],
+    [
+        "init",
+        "{folder}/new",
+        "--base-model",
+        "{folder}/project/models/tiny",
+        "--data",
+        "{folder}/project/data",
+    ],
     ["check", PLACES],
     ["show", PLACES],
     ["plan", PLACES],

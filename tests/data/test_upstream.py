@@ -16,8 +16,8 @@ import pytest
 from pydantic import ValidationError
 
 from ft_dagster.data.fingerprint import check_unchanged, fingerprint, pinned
-from ft_dagster.data.locations import DeclaredAt
-from ft_dagster.data.sources import NOWHERE, read_rows
+from ft_dagster.data.locations import NOWHERE, DeclaredAt
+from ft_dagster.data.sources import read_rows
 from ft_dagster.data.upstream import (
     Materialization,
     forget_snapshots,
