@@ -105,11 +105,16 @@ def vllm_arguments(adapters: Sequence[ReleasedAdapter]) -> str:
 
 
 def _load_lines(adapters: Sequence[ReleasedAdapter]) -> str:
-    """A call of vLLM's API for each adapter; the server needs VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."""
+    """A call of vLLM's API for each adapter; the server needs VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
+
+    `load_inplace`: an adapter that the server holds by this name (the version before, or after a rollback the
+    one after) is replaced; without it vLLM refuses a name that it knows.
+    """
     calls = []
     for adapter in adapters:
         if not adapter.refused:
-            asked = json.dumps({"lora_name": adapter.variant, "lora_path": adapter.path})
+            named = {"lora_name": adapter.variant, "lora_path": adapter.path}
+            asked = json.dumps({**named, "load_inplace": True})
             to = '"$SERVER/v1/load_lora_adapter" -H "Content-Type: application/json"'
             calls.append(f"curl -sS --fail-with-body {to} -d {shlex.quote(asked)}\n")
     return "".join(calls)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from tests.evaluation.questions import row, write_rows, write_run, write_task, w
 
 pytestmark = pytest.mark.slow
 VLLM = os.environ.get("FT_DAGSTER_VLLM")  # the program, see vllm_environment.sh
+LOAD_SCHEMA = Path(__file__).parents[1] / "export" / "vllm_load_lora_adapter.json"
 WRITTEN = ("test_split_task", "general_prompts")  # what is answered in words
 TENANTS = ("acme.places", "globex.places")
 QUESTION, TOKENS = rows()[0]["instruction"], 8
@@ -133,20 +135,66 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "vllm"
 
 
-@pytest.mark.long
-def test_vllm_serves_two_tenants_and_each_answers_as_itself(served: Served, vllm: Path) -> None:
-    """On a CPU, by the very arguments that `catalogue` wrote."""
+@pytest.fixture(scope="module")
+def server(served: Served, vllm: Path) -> Iterator[str]:
+    """The address of vLLM on a CPU, started by the very arguments that `catalogue` wrote."""
     port = free_port()
     given = shlex.split((served.files / "vllm.args").read_text("utf-8"))
     small = ["--enforce-eager", "--dtype", "float32", "--max-model-len", "128", "--port", str(port)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    root = f"http://127.0.0.1:{port}/v1"
+    environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    address = f"http://127.0.0.1:{port}"
     with running([vllm, "serve", str(served.base), *given, *small], environment):
-        listed = wait_until(lambda: fetch(f"{root}/models"), patience=300)
+        listed = wait_until(lambda: fetch(f"{address}/v1/models"), patience=300)
         assert {*TENANTS} < {model["id"] for model in listed["data"]}
-        said = {key: asked_of(root, key) for key in TENANTS}
-    assert said == served.alone
+        yield address
+
+
+@pytest.mark.long
+def test_vllm_serves_two_tenants_and_each_answers_as_itself(served: Served, server: str) -> None:
+    assert {key: asked_of(f"{server}/v1", key) for key in TENANTS} == served.alone
+
+
+@pytest.mark.long
+def test_a_running_vllm_takes_the_next_version_of_an_adapter_and_a_rollback(
+    served: Served, server: str
+) -> None:
+    """By the calls that `catalogue` wrote, though the server holds another adapter by that name."""
+    key, first = TENANTS[1], served.alone[TENANTS[1]]
+
+    def loaded() -> dict[str, str]:
+        """What both answer after the calls of today's catalogue."""
+        (written,) = command(served.project, "catalogue", "--to", str(served.files.parent))["bases"]
+        calls = ["bash", "-e", str(Path(written["folder"]) / "vllm_load.sh")]
+        subprocess.run(
+            calls, env={**os.environ, "SERVER": server}, check=True, capture_output=True, text=True
+        )
+        return {each: asked_of(f"{server}/v1", each) for each in TENANTS}
+
+    assert loaded() == served.alone
+    write_lines(
+        served.project / "data" / "other.jsonl", [{**row, "output": "It is far away."} for row in rows()]
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert Workshop(served.project, instance).materialize(key).success
+    second = answer(served.project, key)
+    assert second != first
+    assert loaded() == {**served.alone, key: second}
+    command(served.project, "rollback", key, "--reason", "worse")
+    assert loaded() == served.alone
+
+
+@pytest.mark.long
+def test_the_recorded_schema_is_the_one_of_vllms_own_class(vllm: Path) -> None:
+    printed = "from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest as asked\n"
+    printed += "import json, vllm; print(json.dumps([vllm.__version__, asked.model_json_schema()]))"
+    done = subprocess.run(
+        [vllm.with_name("python"), "-c", printed], check=True, capture_output=True, text=True
+    )
+    version, schema = json.loads(done.stdout.splitlines()[-1])
+    recorded = json.loads(LOAD_SCHEMA.read_text("utf-8"))
+    assert recorded == {"vllm": version.split("+")[0], "LoadLoRAAdapterRequest": schema}
 
 
 @pytest.fixture(scope="module")

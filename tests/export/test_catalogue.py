@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -25,6 +26,7 @@ from ft_dagster.export.catalogue import (
 )
 from ft_dagster.export.vllm import serve_command
 
+SCHEMA = Path(__file__).with_name("vllm_load_lora_adapter.json")
 BASE = ("acme/base-1b", "b" * 64)
 
 
@@ -98,9 +100,15 @@ def test_an_adapter_on_a_base_that_vllm_does_not_make_is_not_in_its_arguments() 
     assert index["vllm"]["because"] == ["was judged on its base in int8, which vLLM does not make"]
 
 
-def test_a_running_server_is_told_of_each_adapter_by_a_call() -> None:
+def test_a_running_server_is_told_of_each_adapter_by_a_call_that_vllm_takes_a_second_time() -> None:
+    """Held against vLLM's own schema of such a call, as recorded; tests/e2e/test_serving.py compares both."""
     (line,) = catalogue(*BASE, [adapter("acme.support", path="/srv/it's")])[LOAD_FILE].splitlines()
-    assert json.loads(shlex.split(line)[-1]) == {"lora_name": "acme.support", "lora_path": "/srv/it's"}
+    asked = json.loads(shlex.split(line)[-1])
+    assert asked == {"lora_name": "acme.support", "lora_path": "/srv/it's", "load_inplace": True}
+    schema = json.loads(SCHEMA.read_text("utf-8"))["LoadLoRAAdapterRequest"]
+    assert set(schema["required"]) <= asked.keys() <= schema["properties"].keys()
+    types = {"string": str, "boolean": bool}
+    assert all(isinstance(value, types[schema["properties"][name]["type"]]) for name, value in asked.items())
 
 
 def test_plain_transformers_load_the_base_once_and_every_adapter_over_it() -> None:
