@@ -7,10 +7,11 @@ would train again.
 from __future__ import annotations
 
 import math
+from importlib.metadata import version
 
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import StorageBytes
+from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS, StorageBytes
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.rank import LARGEST, rank_for
 from ft_dagster.planning.shapes import smallest_dimension, trainable_parameters
@@ -35,6 +36,7 @@ def training_warnings(
         _rate(facts, method.name, spec.objective, training.learning_rate),
         _batch(spec, facts, method.name, training),
         *_host(spec, facts, method.name, training),
+        *slower_ways(spec, facts, method.name, training),
     ]
     return [line for line in said if line]
 
@@ -151,6 +153,35 @@ def _rate(facts: Facts, name: str, objective: str, rate: float) -> str | None:
         return None
     side = "above" if rate > usual.high else "below"
     return f"learning rate {rate:g} is {side} the usual {usual.low:g} to {usual.high:g} of {name}"
+
+
+def slower_ways(spec: VariantSpec, facts: Facts, name: str, training: TrainingSettings) -> list[str]:
+    """Where a step on GPUs goes another way than the fast one, by the libraries that are installed here."""
+    if facts.device_kind != "cuda":
+        return []
+    from ft_dagster.training.attention import installed_kernel
+    from ft_dagster.training.loss import FUSED_HEAD_SINCE, has_fused_head
+
+    said, shared = [], objective_of(spec.objective).own_loss is None and name not in SOFT_PROMPTS
+    logits = "logits of all trained positions of a micro-batch are made at once"
+    if shared and not has_fused_head():
+        since = ".".join(map(str, FUSED_HEAD_SINCE))
+        made = logits if name == "full" else "logits are made a part of the positions at a time"
+        said.append(
+            f"TRL {version('trl')} has no fused output head, which {since} has: {made}, which is slower and "
+            "takes more memory (counted here)"
+        )
+    elif shared and name in LORA_LIKE and spec.base_model.new_tokens:
+        said.append(
+            f"TRL's fused output head does not read the rows of new tokens: {logits}, which is slower and "
+            "takes more memory (counted here)"
+        )
+    if training.packing and training.precision == "bf16" and installed_kernel() is None:
+        said.append(
+            f"torch {version('torch')} has no attention over packed examples that fits (varlen_attn with a "
+            "window and shared heads), nor is flash-attn there: examples attend one after the other, slower"
+        )
+    return said
 
 
 def _host(spec: VariantSpec, facts: Facts, name: str, training: TrainingSettings) -> list[str]:

@@ -35,13 +35,16 @@ class Load(NamedTuple):
 
 
 def frozen_bytes(load: Load) -> int:
-    """The frozen base in memory. What is not quantized of a quantized one is kept in fp32 by PEFT."""
+    """The frozen base in memory. What is not quantized is in the type that computes above a 4-bit base, and
+    above an 8-bit one in fp32, as PEFT prepares it.
+    """
     facts = load.facts
     if load.method == "full":
         return 0
     if load.method in QUANTIZED:
         rest = facts.parameters - facts.linear_parameters
-        return round(facts.linear_parameters * QUANTIZED[load.method] + rest * FP32)
+        width = load.width if load.method == "qlora" else FP32
+        return round(facts.linear_parameters * QUANTIZED[load.method] + rest * width)
     return facts.parameters * load.width
 
 

@@ -159,7 +159,7 @@ def variable_length_kernel(query: torch.Tensor, value: torch.Tensor) -> Kernel |
     dtype = _dtype(query)
     if dtype == torch.float32 or torch.cuda.get_device_capability(query.device) < FLASH_CAPABILITY:
         return None
-    kernel = _installed()
+    kernel = installed_kernel()
     return _in(dtype, kernel) if kernel else None
 
 
@@ -170,14 +170,18 @@ def _dtype(x: torch.Tensor) -> torch.dtype:
 
 
 @cache
-def _installed() -> Kernel | None:
-    """torch's own, of a version that takes a window and shared heads, or flash-attn's."""
+def installed_kernel() -> Kernel | None:
+    """torch's own, of a version that takes a window and shared heads, or flash-attn's, where that loads."""
     if importlib.util.find_spec("torch.nn.attention.varlen"):
         from torch.nn.attention.varlen import varlen_attn
 
         if {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters):
             return _torchs
-    return _flash_attn if importlib.util.find_spec("flash_attn") else None
+    try:
+        from flash_attn import flash_attn_varlen_func  # noqa: F401
+    except ImportError:  # not there, or built for another torch
+        return None
+    return _flash_attn
 
 
 def _in(dtype: torch.dtype, kernel: Kernel) -> Kernel:

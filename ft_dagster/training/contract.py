@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -14,6 +14,7 @@ from pydantic import (
     ValidationError,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from ft_dagster.errors import UserError
@@ -132,6 +133,24 @@ class LoraSettings(Strict):
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     use_rslora: bool = False
     use_dora: bool = False
+    activations: Literal["bf16"] | None = Field(
+        None,
+        description="Of qlora: the type of what is not quantized of the base, and so of all that is kept for "
+        "the backward pass; null: fp32, as plans had it before there was a choice",
+    )
+
+    @model_validator(mode="after")
+    def _of_qlora(self) -> Self:
+        if self.activations is not None and self.name != "qlora":
+            raise ValueError(
+                f"activations have a type of their own above a 4-bit base alone, not in {self.name}"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """So that a plan of any other method, and an older one, keeps its digest."""
+        return _but(handler(self), activations=None)
 
 
 class PromptSettings(Strict):

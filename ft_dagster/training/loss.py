@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -18,7 +19,46 @@ from ft_dagster.training.attention import given
 LOGITS = {"cpu": 2**24, "cuda": 2**28}  # of one product with the head's weights, in the type of the product
 IN_FP32 = {"cpu": 2**20, "cuda": 2**25}  # of those at a time, for their loss
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")  # in a model's configuration
+FUSED_HEAD_SINCE = (1, 15)  # of TRL
 Summed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def step_loss(
+    model: Any,
+    inputs: dict[str, Any],
+    tokens: torch.Tensor,
+    *,
+    device: str,
+    own_loss: str | None = None,
+    summed: Summed = next_token_loss,
+) -> torch.Tensor:
+    """The loss of a training step over `tokens`, by the way that suits this kind of `device`; `summed`: of
+    the objective whose own loss it is.
+    """
+    if by_fused_head(model, device, own_loss):
+        return loss_of_fused_head(model, inputs, tokens)
+    return loss_at_trained_positions(model, inputs, tokens, summed)
+
+
+def by_fused_head(model: Any, device: str, own_loss: str | None = None) -> bool:
+    """Whether a step on this kind of device takes TRL's fused head: for the shared loss, on GPUs, where TRL
+    has it and it can read the output head.
+    """
+    shared = own_loss is None and learned_prompt(model) is None
+    return device == "cuda" and shared and has_fused_head() and readable_head(model)
+
+
+def has_fused_head() -> bool:
+    """Whether the TRL that is installed has one."""
+    major, minor, *_ = version("trl").split(".")
+    return (int(major), int(minor)) >= FUSED_HEAD_SINCE
+
+
+def readable_head(model: Any) -> bool:
+    """Whether TRL can read the weight and the bias of the output head: not where PEFT wraps it for rows of
+    new tokens, since that wrapper hands on the weight alone.
+    """
+    return hasattr(getattr(model, "module", model).get_output_embeddings(), "bias")
 
 
 def loss_of_fused_head(model: Any, inputs: dict[str, Any], tokens: torch.Tensor) -> torch.Tensor:

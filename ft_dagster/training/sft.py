@@ -24,8 +24,9 @@ from ft_dagster.training.journal import JournalStep
 from ft_dagster.training.loss import (
     learned_prompt,
     loss_at_trained_positions,
-    loss_of_fused_head,
     losses_by_example,
+    readable_head,
+    step_loss,
 )
 from ft_dagster.training.mixture import Examples
 from ft_dagster.training.packing import Bin
@@ -102,17 +103,21 @@ class TokenTrainer(SFTTrainer):
         tokens = num_items_in_batch
         if tokens is not None and not self._measuring:  # of all ranks, whose gradients will be averaged
             tokens = torch.as_tensor(tokens).clamp(min=1) / ranks.world()
-        prompt = learned_prompt(model) is not None
-        on_gpu = inputs["input_ids"].device.type == "cuda"
-        fused = on_gpu and not self._measuring and not prompt and not self._own_loss
-        if return_outputs or not self._keeps_logits or (fused and self.aux_loss_enabled):
+        if return_outputs or not self._keeps_logits or self._balances_experts(model, inputs):
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return loss / ranks.world() if self._measuring else loss  # which Trainer multiplies by it
         if tokens is None:
             tokens = (inputs["labels"][:, 1:] != -100).sum().clamp(min=1)
-        if fused:
-            return loss_of_fused_head(model, inputs, tokens)
-        return loss_at_trained_positions(model, inputs, tokens, self._summed)
+        if self._measuring:
+            return loss_at_trained_positions(model, inputs, tokens, self._summed)
+        device = inputs["input_ids"].device.type
+        return step_loss(model, inputs, tokens, device=device, own_loss=self._own_loss, summed=self._summed)
+
+    def _balances_experts(self, model: Any, inputs: dict[str, Any]) -> bool:
+        """Whether TRL adds the loss that balances a router's experts: in steps of the shared loss on GPUs."""
+        shared = not self._own_loss and learned_prompt(model) is None and readable_head(model)
+        on_gpu = inputs["input_ids"].device.type == "cuda"
+        return bool(self.aux_loss_enabled and on_gpu and not self._measuring and shared)
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None

@@ -206,6 +206,7 @@ def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> 
     """Read the mixture and lay out every bin of the training. Raises UserError."""
     settings = member.plan.training
     method = method_of(member.plan.method)
+    zero.refuse_whole_base(member, quantized=method.quantization is not None)
     if not member.mixture.is_dir():
         raise UserError(
             "no such folder", file=member.mixture, field="mixture", fix="Stage the mixture in first"

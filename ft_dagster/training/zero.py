@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster.errors import UserError
 from ft_dagster.training.contract import Member
 
 if TYPE_CHECKING:
@@ -41,6 +42,20 @@ def configuration(member: Member, ranks: int) -> dict[str, Any] | None:
         "train_batch_size": micro * accumulation * ranks,
         "steps_per_print": 10**9,
     }
+
+
+def refuse_whole_base(member: Member, *, quantized: bool) -> None:
+    """Raises UserError where an older plan divides a `quantized` base over GPUs by ZeRO-3: transformers loads
+    it whole onto each, and what was planned to fit does not.
+    """
+    plan = member.plan
+    if quantized and plan.training.deepspeed.stage == 3 and plan.device.kind == "cuda":
+        raise UserError(
+            f"the plan divides the base of {plan.method.name} by ZeRO-3, and each GPU would load it whole",
+            field="training.deepspeed.stage",
+            value=3,
+            fix="Declare training.deepspeed: 0, or method: lora, and run it again: it is planned anew",
+        )
 
 
 # A checkpoint keeps the shards with their fp32 masters, out of which the export is made whole.

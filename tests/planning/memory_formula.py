@@ -4,7 +4,7 @@ Bytes of one of n devices, micro-batch 1, gradient checkpointing, t trained para
 
     full            16 P / n (one process: 16 P; over several ZeRO-3: weights, gradients, master, two moments)
     lora            2 P + 16 t, divided by n where a copy does not fit
-    qlora           0.516 a linear weight + 4 for the rest + 16 t, divided likewise
+    qlora           0.516 a linear weight + 2 for the rest + 16 t, a copy on each
     lora_8bit       1 a linear weight + 4 for the rest + 16 t, a copy on each
     soft prompts    2 P + 16 t, a copy on each
     and for all     1 GB of CUDA context, a hidden state of each layer (2 B), one layer's activations
@@ -74,7 +74,8 @@ def frozen(method: str, shape: Shape) -> int:
     if method == "full":
         return 0
     if method in QUANTIZED:
-        return round(shape.linear * QUANTIZED[method] + (shape.parameters - shape.linear) * 4)
+        rest = 2 if method == "qlora" else 4
+        return round(shape.linear * QUANTIZED[method] + (shape.parameters - shape.linear) * rest)
     return 2 * shape.parameters
 
 
@@ -87,7 +88,7 @@ def bytes_on(method: str, shape: Shape, count: int, *, sharded: bool) -> int:
 def candidate(method: str, shape: Shape, hardware: Hardware) -> Candidate:
     device = hardware.memory_bytes or 10**15
     copy = bytes_on(method, shape, 1, sharded=False)
-    shards = method in ("full", "lora", "qlora") and (method == "full" or copy > device)
+    shards = method in ("full", "lora") and (method == "full" or copy > device)
 
     def on(count: int) -> int:
         return bytes_on(method, shape, count, sharded=shards and count > 1)

@@ -1,8 +1,16 @@
+import sys
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from ft_dagster.planning.advice import release_warnings
+from ft_dagster.training import attention
+from tests.older_trl import have_older_trl
 from tests.planning.llama import ADAPTERS, METHODS, facts, gpus, plan, spec
 
 NO_GENERAL = {"sources": ["r.jsonl"]}
@@ -103,6 +111,49 @@ def test_a_rate_is_noticed_by_what_is_usual_at_a_base_s_width() -> None:
     assert about(plan("lora", small, training={"learning_rate": 6e-4}), "learning rate") == []
     assert about(plan("lora", training={"learning_rate": 6e-4}), "above the usual 0.0001 to 0.0003")
     assert about(plan("lora", small, training={"learning_rate": 2e-3}), "above the usual 0.0001 to 0.0006")
+
+
+@pytest.fixture
+def older_attention(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch's attention over packed examples as its first versions had it, without a window."""
+    older = ModuleType("torch.nn.attention.varlen")
+    older.__spec__ = ModuleSpec(older.__name__, None)
+
+    def varlen_attn(query: Any, key: Any, value: Any, *ends: Any, is_causal: bool = False) -> None:
+        raise AssertionError("it does not attend as packing asks")
+
+    vars(older)["varlen_attn"] = varlen_attn
+    monkeypatch.setitem(sys.modules, older.__name__, older)
+    attention.installed_kernel.cache_clear()
+    yield
+    attention.installed_kernel.cache_clear()
+
+
+def test_a_trl_without_a_fused_head_is_named_in_the_plan_of_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_older_trl(tmp_path, monkeypatch)
+    (adapter,) = plan("lora", gpus(1))["warnings"]
+    assert adapter.startswith("TRL 1.14.0 has no fused output head, which 1.15 has: logits are made a part")
+    (whole,) = plan("full", gpus(8))["warnings"]
+    assert "logits of all trained positions of a micro-batch are made at once" in whole
+    assert plan("lora")["warnings"] == plan("prompt_tuning", gpus(1))["warnings"] == []
+
+
+def test_new_tokens_of_an_adapter_on_gpus_are_named_as_what_keeps_it_from_the_fused_head() -> None:
+    declared: dict[str, Any] = {"base_model": {"source": "b", "new_tokens": ["<ticket>"]}}
+    (line,) = plan("lora", gpus(1), **declared)["warnings"]
+    assert line.startswith("TRL's fused output head does not read the rows of new tokens: logits of all")
+    assert not about(plan("lora", **declared), "fused")
+    assert not about(plan("full", gpus(8), **declared), "fused")
+
+
+@pytest.mark.usefixtures("older_attention")
+def test_a_torch_without_fitting_attention_is_named_in_the_plan_of_gpus() -> None:
+    (line,) = plan("lora", gpus(1))["warnings"]
+    assert "has no attention over packed examples that fits" in line
+    assert f"torch {torch.__version__}" in line
+    assert plan("lora")["warnings"] == plan("lora", gpus(1), training={"packing": False})["warnings"] == []
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora_8bit"])

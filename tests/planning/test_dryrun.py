@@ -28,7 +28,8 @@ from tests.training.runs import LORA, Runs, write_shard
 pytestmark = pytest.mark.slow
 
 FULL = {"name": "full"}
-QLORA, INT8, DORA = {**LORA, "name": "qlora"}, {**LORA, "name": "lora_8bit"}, {**LORA, "use_dora": True}
+QLORA, BF16_QLORA = {**LORA, "name": "qlora"}, {**LORA, "name": "qlora", "activations": "bf16"}
+INT8, DORA = {**LORA, "name": "lora_8bit"}, {**LORA, "use_dora": True}
 PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 8}
 PREFIX = {"name": "prefix_tuning", "num_virtual_tokens": 8}
 STEP = Step(rows=2, length=48, trained_positions=24)
@@ -82,6 +83,7 @@ def tracked(folder: Path, base: Path, method: dict[str, Any], step: Step) -> int
         (PROMPT, UNPACKED, 0.005),
         (PREFIX, UNPACKED, 0.005),
         (QLORA, STEP, 0.1),
+        (BF16_QLORA, STEP, 0.1),
         (INT8, STEP, 0.1),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import Load, frozen_bytes, memory
 from ft_dagster.training.contract import Base, method_settings
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.methods import Precision, method_of
 from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan
 from tests.training.runs import Runs, train
 
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
     ("method", "shape", "expected"),
     [
         ("lora", {}, 16.1),
-        ("qlora", {}, 7.8),
+        ("qlora", {}, 5.7),
         ("lora_8bit", {}, 11.2),
-        ("qlora", LLAMA_70B, 43.7),
+        ("qlora", LLAMA_70B, 39.5),
         ("lora_8bit", LLAMA_70B, 76.9),
         ("full", {}, 0.0),
     ],
@@ -29,16 +29,18 @@ def test_the_frozen_base_of_llama_3_in_gigabytes(method: str, shape: dict[str, A
     assert round(frozen_bytes(Load(method, 0, "bf16", facts(**shape))) / 1e9, 1) == expected
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize(("method", "tolerance"), [("qlora", 0.03), ("lora_8bit", 0.03), ("lora", 0.0)])
 def test_the_frozen_base_is_as_large_as_the_loaded_one(
-    method: str, tolerance: float, tiny_facts: Facts, tiny_model_folder: Path
+    method: str, tolerance: float, precision: Precision, tiny_facts: Facts, tiny_model_folder: Path
 ) -> None:
-    settings = plan({"name": method, "rank": 4}, tiny_facts)["method"]
+    training = {"precision": precision}
+    settings = plan({"name": method, "rank": 4}, tiny_facts, training=training)["method"]
     model = method_of(method_settings(settings)).build(
-        Base(folder=tiny_model_folder, digest="b" * 64), "fp32", 0
+        Base(folder=tiny_model_folder, digest="b" * 64), precision, 0
     )
     frozen = sum(_bytes_of(weight) for weight in model.parameters() if not weight.requires_grad)
-    assert frozen_bytes(Load(method, 0, "fp32", tiny_facts)) == pytest.approx(frozen, rel=tolerance)
+    assert frozen_bytes(Load(method, 0, precision, tiny_facts)) == pytest.approx(frozen, rel=tolerance)
 
 
 def _bytes_of(weight: Any) -> int:
@@ -68,7 +70,7 @@ def test_what_full_keeps_of_a_parameter_in_each_of_eight_processes(
     assert needed.floor_bytes == pytest.approx(bytes_a_parameter * given.parameters, rel=1e-6)
 
 
-@pytest.mark.parametrize(("method", "least"), [("lora", 16.1), ("qlora", 7.8)])
+@pytest.mark.parametrize(("method", "least"), [("lora", 16.1), ("qlora", 5.7)])
 def test_only_stage_3_shards_a_frozen_base(method: str, least: float) -> None:
     given = gpus(8)
     floors = {s: memory(Load(method, 10**6, "bf16", given), s, "none").frozen_bytes for s in (0, 2, 3)}

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.planning.facts import Facts
 from ft_dagster.spec.variant import METHOD_SETTINGS
-from ft_dagster.training.contract import Plan
+from ft_dagster.training.contract import Plan, method_settings
 from ft_dagster.training.methods import METHODS as TRAINED
 from ft_dagster.training.methods import method_of
 from tests.planning.llama import A100_80, METHODS, facts, gpus, plan, reason
@@ -19,7 +20,8 @@ def test_every_method_of_the_trainer_is_planned() -> None:
 def test_the_trainer_takes_a_plan_as_it_is(method: str) -> None:
     made = json.loads(json.dumps(plan(method), default=vars))
     read = Plan.model_validate(made)
-    assert read.method.model_dump(mode="json") == {"name": method} | {
+    own = {"activations": "bf16"} if method == "qlora" else {}  # by the plan, and in no declaration
+    assert read.method.model_dump(mode="json") == {"name": method, **own} | {
         name: made["method"][name] for name in METHOD_SETTINGS[method]
     }
     assert method_of(read.method).packs or not read.training.packing
@@ -96,10 +98,36 @@ def test_raw_text_of_few_steps_is_read_again(rows: int, passes: float) -> None:
 @pytest.mark.parametrize("method", ["lora", "qlora", "lora_8bit"])
 def test_an_adapter_covers_all_linear_layers_at_alpha_32(method: str) -> None:
     settings = plan(method)["method"]
+    settings.pop("activations", None)
     assert settings == {
         "name": method, "rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear",
         "use_rslora": False, "use_dora": False,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "expected"),
+    [
+        ("qlora", facts(), "bf16"),
+        ("qlora", gpus(1), "bf16"),
+        ("qlora", facts(bf16=False), None),
+        ("lora_8bit", facts(), None),
+        ("lora", facts(), None),
+    ],
+)
+def test_qlora_keeps_its_activations_in_bf16_where_the_hardware_computes_in_it(
+    method: str, given: Facts, expected: str | None
+) -> None:
+    made = plan(method, given)
+    assert made["method"].get("activations") == expected
+    assert "activations" in made["method"] or expected is None
+    if expected:
+        assert "half as much again" in reason(made, "method.activations")["reason"]
+
+
+def test_activations_that_would_not_act_are_refused() -> None:
+    with pytest.raises(UserError, match=r"method: .* above a 4-bit base alone, not in lora"):
+        method_settings({"name": "lora", "activations": "bf16"})
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])

@@ -43,14 +43,13 @@ def test_an_adapter_is_copied_where_its_base_fits(method: str) -> None:
     assert made["memory"].floor_bytes == plan(method, gpus(1))["memory"].floor_bytes
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_a_base_that_fits_no_device_is_sharded(method: str) -> None:
-    made = plan(method, gpus(8, memory=24 * 10**9, **LLAMA_70B))
+def test_a_base_that_fits_no_device_is_sharded() -> None:
+    made = plan("lora", gpus(8, memory=24 * 10**9, **LLAMA_70B))
     assert stage(made) == 3
     assert "does not fit a device" in reason(made, "training.deepspeed.stage")["reason"]
 
 
-@pytest.mark.parametrize("method", ["lora_8bit", "prompt_tuning", "prefix_tuning"])
+@pytest.mark.parametrize("method", ["qlora", "lora_8bit", "prompt_tuning", "prefix_tuning"])
 def test_what_the_trainer_does_not_shard_is_never_counted_as_sharded(method: str) -> None:
     made = plan(method, gpus(8, memory=24 * 10**9, **LLAMA_70B))
     assert stage(made) == 0
@@ -64,6 +63,20 @@ def test_sharding_is_refused_where_the_trainer_lacks_it(
     with pytest.raises(UserError, match="copies only") as error:
         plan(method, gpus(8), training={"deepspeed": deepspeed})
     assert error.value.field == f"training.deepspeed.{field}"
+
+
+@pytest.mark.parametrize("given", [gpus(8), facts(ranks=2)], ids=["gpus", "cpu"])
+def test_zero_3_of_a_4_bit_base_is_refused_since_each_process_loads_it_whole(given: Facts) -> None:
+    with pytest.raises(UserError, match=r"loaded whole by each process.*declare 2 .*or take lora") as error:
+        plan("qlora", given, training={"deepspeed": 3})
+    assert error.value.field == "training.deepspeed.stage"
+    assert stage(plan("qlora", given, training={"deepspeed": 2})) == 2
+
+
+def test_offload_beside_a_4_bit_base_divides_what_is_trained_alone() -> None:
+    made = plan("qlora", gpus(8, memory=40 * 10**9), training={"deepspeed": {"offload": "cpu"}})
+    assert stage(made) == 2
+    assert "the 4-bit base stays whole" in reason(made, "training.deepspeed.stage")["reason"]
 
 
 def test_a_declared_stage_is_obeyed() -> None:

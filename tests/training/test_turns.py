@@ -93,18 +93,35 @@ def test_adapters_that_train_rows_of_new_tokens_come_out_as_alone(runs: Runs, lo
         assert_as_alone(folder, together, variant)
 
 
-@pytest.mark.parametrize("name", ["qlora", "lora_8bit"])
+QLORA = {"name": "qlora"}
+BF16_QLORA = {**QLORA, "activations": "bf16"}
+
+
+@pytest.mark.parametrize("method", [QLORA, BF16_QLORA, {"name": "lora_8bit"}])
 def test_adapters_on_a_quantized_base_come_out_as_alone_on_one_loaded_base(
-    runs: Runs, loads: list[Path], name: str
+    runs: Runs, loads: list[Path], method: dict[str, Any]
 ) -> None:
     members: list[Member] = [
-        ("acme.one", {**LORA, "name": name}, {}),
-        ("acme.wide", {**WIDE, "name": name}, LAST),
-        ("acme.again", {**LORA, "name": name}, {"learning_rate": 2e-2}),
+        ("acme.one", {**LORA, **method}, {}),
+        ("acme.wide", {**WIDE, **method}, LAST),
+        ("acme.again", {**LORA, **method}, {"learning_rate": 2e-2}),
     ]
     alone, together = prepared(runs, *members, precision="bf16")
     assert train(together) == 0
     assert len(loads) == 1
+    for folder, (variant, *_) in zip(alone, members, strict=True):
+        assert train(folder) == 0
+        assert_as_alone(folder, together, variant)
+
+
+def test_a_base_whose_activations_have_another_type_is_loaded_anew(runs: Runs, loads: list[Path]) -> None:
+    members: list[Member] = [
+        ("acme.older", {**LORA, **QLORA}, {}),
+        ("acme.newer", {**LORA, **BF16_QLORA}, {}),
+    ]
+    alone, together = prepared(runs, *members, precision="bf16")
+    assert train(together) == 0
+    assert len(loads) == 2
     for folder, (variant, *_) in zip(alone, members, strict=True):
         assert train(folder) == 0
         assert_as_alone(folder, together, variant)

@@ -82,20 +82,13 @@ def _packed(kind: Quantization, weights: int, rows: int) -> list[tuple[str, int,
 
 
 def quantize(model: Any, kind: Quantization, compute: torch.dtype) -> Any:
-    """Pack the linear layers as transformers does, all but the output head, and prepare what is left as PEFT
-    does: in fp32.
-    """
-    from peft import prepare_model_for_kbit_training
-
+    """Pack the linear layers as transformers does, all but the output head."""
     head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and layer is not head:
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, QuantizedLinear(layer, kind, compute))
-    model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
-    prepared = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    model.is_loaded_in_4bit = model.is_loaded_in_8bit = False  # as the trainer says, once it is prepared
-    return prepared
+    return model
 
 
 @contextmanager

@@ -132,7 +132,8 @@ def _footprint(file: str, content: bytes, base: str, method: MethodSettings, ste
 
 def unquantized(method: MethodSettings) -> MethodSettings:
     """The same update over a base that is not quantized: the same layers and products."""
-    return method.model_copy(update={"name": "lora"}) if method.name in ("qlora", "lora_8bit") else method
+    quantized = method.name in ("qlora", "lora_8bit")
+    return method.model_copy(update={"name": "lora", "activations": None}) if quantized else method
 
 
 def _check(step: Step) -> None:

@@ -27,7 +27,7 @@ from ft_dagster.planning.dryrun.fake_kernels import (
 from ft_dagster.planning.dryrun.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
 from ft_dagster.training.attention import ENDS, LENGTHS, given, packed
 from ft_dagster.training.contract import Base
-from ft_dagster.training.loss import learned_prompt, loss_at
+from ft_dagster.training.loss import by_fused_head, learned_prompt, loss_at
 from ft_dagster.training.methods import Method
 from ft_dagster.training.methods.adapter import Adapter
 from ft_dagster.training.skeleton import skeleton
@@ -44,7 +44,12 @@ def shapes(config: PreTrainedConfig, base: Base, method: Method, step: Step) -> 
     """The model of a training on the meta device, weights in the types they train in. Raises UserError."""
     compute = torch.bfloat16 if step.precision == "bf16" else torch.float32
     adapter = isinstance(method, Adapter)
-    quantization = method.quantization if isinstance(method, Adapter) else None
+
+    def settled(model: PreTrainedModel) -> PreTrainedModel:
+        if not isinstance(method, Adapter) or not method.quantization:
+            return model
+        return method.prepare(quantize(model, method.quantization, compute))
+
     with torch.device("meta"):
         model = skeleton(
             config,
@@ -53,7 +58,7 @@ def shapes(config: PreTrainedConfig, base: Base, method: Method, step: Step) -> 
             attention="sdpa",
             dtype=compute if adapter or step.sharded else torch.float32,
             gradient_checkpointing=step.gradient_checkpointing,
-            settle=lambda model: quantize(model, quantization, compute) if quantization else model,
+            settle=settled,
         )
         for weight in model.parameters():
             if step.sharded:  # DeepSpeed casts every weight; its fp32 masters are counted by their number
@@ -121,7 +126,7 @@ def _batch(step: Step) -> dict[str, Any]:
 
 def _loss(model: Any, batch: dict[str, Any], step: Step, tokens: int) -> torch.Tensor:
     columns = torch.arange(step.trained_positions)
-    if step.device != "cuda" or step.own_loss or learned_prompt(model) is not None:
+    if not by_fused_head(model, step.device, step.own_loss):
         return loss_at(model, batch, columns, tokens, loss_of(step.own_loss), device=step.device)
     with _tiled_head(model, torch.bfloat16 if step.precision == "bf16" else torch.float32):
         logits = model(

@@ -182,7 +182,8 @@ def _with(layout: Layout, kind: str, value: Any) -> Layout:
         return replace(layout, method=value, zero_stage=0, offload="none")
     changed = replace(layout, **{kind: value})
     if changed.method not in SHARDED:
-        return replace(changed, zero_stage=0, offload="none")
+        shards = kind in ("zero_stage", "offload", "gpus")
+        return replace(changed, zero_stage=0, offload="none") if shards else changed
     if kind in ("offload", "gpus") and changed.zero_stage == 0:
         return replace(changed, zero_stage=3)
     return changed

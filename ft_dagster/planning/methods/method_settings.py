@@ -7,10 +7,16 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.rank import chosen_rank
+from ft_dagster.planning.methods.training_settings import precision_of
 from ft_dagster.planning.reasons import Default, Reasons
 from ft_dagster.planning.shapes import smallest_dimension
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import MethodSettings, method_settings
+
+IN_BF16 = (
+    "no field of a declaration: embeddings, norms and head of a 4-bit base lie in bf16, as those of lora do; "
+    "in fp32 half as much again would be kept for the backward pass"
+)
 
 
 def resolve_method(
@@ -45,4 +51,6 @@ def resolve_method(
         "use_rslora": reasons.settle("method.use_rslora", declared.use_rslora or None, defaults.RSLORA),
         "use_dora": reasons.settle("method.use_dora", declared.use_dora or None, defaults.DORA),
     }
+    if name == "qlora" and precision_of(spec, facts) == "bf16":
+        settled["activations"] = reasons.put("method.activations", "bf16", "built-in", IN_BF16)
     return method_settings(settled)

@@ -10,8 +10,9 @@ from ft_dagster.planning.load import Load, memory
 from ft_dagster.planning.reasons import Default, Origin
 from ft_dagster.spec import VariantSpec
 
-SHARDED = ("full", "lora", "qlora")
-STAGES: dict[str, tuple[Stage, ...]] = {"full": (0, 2, 3), "lora": (0, 3), "qlora": (0, 3)}  # others: copies
+STAGES: dict[str, tuple[Stage, ...]] = {"full": (0, 2, 3), "lora": (0, 3)}  # a plan's own; others: copies
+SHARDED = tuple(STAGES)  # whose weights ZeRO-3 divides
+WHOLE_BASE = ("qlora",)  # whose base each process holds whole: ZeRO-2 divides what is trained, if declared
 
 
 def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
@@ -26,6 +27,8 @@ def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
     if declared.stage != "auto":
         return Default(declared.stage, "as declared"), "declaration"
     if offload_of(spec, facts)[0].value != "none":
+        if name in WHOLE_BASE:
+            return Default(2, "offload is a part of ZeRO, and the 4-bit base stays whole"), "built-in"
         return Default(3, "offload is a part of ZeRO"), "built-in"
     if name not in SHARDED:
         return Default(0, f"a copy on each process: {name} is not sharded here"), "built-in"
@@ -63,7 +66,14 @@ def offload_of(spec: VariantSpec, facts: Facts) -> tuple[Default, Origin]:
 
 
 def _refuse(stage: str | int, offload: str, name: str) -> None:
-    if name not in SHARDED and (stage in (2, 3) or offload != "none"):
+    if name in WHOLE_BASE and stage == 3:
+        raise UserError(
+            f"ZeRO-3 cannot divide the base of {name}: its 4-bit weights are loaded whole by each process",
+            field="training.deepspeed.stage",
+            value=stage,
+            fix="Leave it out, declare 2 (which divides what is trained), or take lora",
+        )
+    if name not in (*SHARDED, *WHOLE_BASE) and (stage in (2, 3) or offload != "none"):
         field, value = ("stage", stage) if stage in (2, 3) else ("offload", offload)
         raise UserError(
             f"{name} trains over several processes as copies only",

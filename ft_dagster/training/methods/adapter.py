@@ -27,9 +27,12 @@ CONFIG_FILE = "adapter_config.json"
 
 
 class Adapter(Method):
-    """A method that PEFT knows; subclasses say with which configuration."""
+    """A method that PEFT knows; subclasses say with which configuration. `activations`: the type of what is
+    not quantized of a quantized base; None: fp32.
+    """
 
     name: str
+    activations: Precision | None = None
 
     def build(
         self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
@@ -40,8 +43,8 @@ class Adapter(Method):
         from transformers import set_seed
 
         self.check(base)
-        load = partial(self._load, base, precision)
-        model = shared.lend((base.digest, precision, self.quantization), load) if shared else load()
+        load, kind = partial(self._load, base, precision), (precision, self.quantization, self.activations)
+        model = shared.lend((base.digest, *kind), load) if shared else load()
         config = self.configure(model, base)
         set_seed(seed)  # the adapter's first weights are drawn at random
         try:
@@ -68,8 +71,18 @@ class Adapter(Method):
         from ft_dagster.training.methods.base import load_base, on_its_device
 
         if self.quantization:
-            return _quantized(self.name, self.quantization, base, precision)
+            return self.prepare(_quantized(self.name, self.quantization, base, precision))
         return load_base(base.folder, precision, **on_its_device())
+
+    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A quantized base to be trained above: frozen, and what is not quantized of it in the type of the
+        activations, since bitsandbytes gives what it multiplies the type of its input.
+        """
+        from peft import prepare_model_for_kbit_training
+
+        if self.activations is None:
+            return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        return model.requires_grad_(False)  # which was loaded in that type
 
     def check(self, base: Base) -> None:
         """Refuse what can be refused before the base is loaded. Raises UserError."""
@@ -110,9 +123,8 @@ class Adapter(Method):
 
 
 def _quantized(name: str, kind: Quantization, base: Base, precision: Precision) -> PreTrainedModel:
-    """The base with its linear layers quantized, prepared for training above them. Raises UserError."""
+    """The base with its linear layers quantized. Raises UserError."""
     import torch
-    from peft import prepare_model_for_kbit_training
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     from ft_dagster.training.kept_base import base_kept_or_made, identity_of
@@ -142,7 +154,7 @@ def _quantized(name: str, kind: Quantization, base: Base, precision: Precision) 
     asked = identity_of(base.digest, precision) if kept_in else {}
     model = base_kept_or_made(kept_in, asked, make, load)
     settle_quantized(model)
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model
 
 
 def _cannot(name: str, why: str) -> UserError:

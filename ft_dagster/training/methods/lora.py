@@ -22,6 +22,7 @@ class Lora(Adapter):
 
     def __init__(self, settings: LoraSettings) -> None:
         self.settings = settings
+        self.activations = settings.activations
         self.parent: ParentAdapter | None = None
 
     def check(self, base: Base) -> None:

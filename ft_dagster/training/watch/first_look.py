@@ -18,7 +18,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.strict_json import loads
 from ft_dagster.training import ranks
-from ft_dagster.training.contract import LoraSettings, Member, PromptSettings, TrainingRun
+from ft_dagster.training.contract import LoraSettings, Member, MethodSettings, PromptSettings, TrainingRun
 
 FIRST_LOOKS = "first_looks"  # in the host's cache
 HOW = 3  # raised where a look computes otherwise: 3 by the shapes of its micro-batches
@@ -85,6 +85,7 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
         "new_token_ids": list(base.new_token_ids),
         "method": method.name,
         "dora": isinstance(method, LoraSettings) and method.use_dora,
+        **_activations(method),
         "own_loss": member.plan.own_loss,
         "precision": settings.precision,
         **({} if settings.deterministic else {"deterministic": False}),
@@ -96,6 +97,12 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "libraries": [torch.__version__, transformers.__version__, peft.__version__, version("lm_eval")],
     }
+
+
+def _activations(method: MethodSettings) -> dict[str, str]:
+    """Where a plan says their type; nothing of older plans, whose looks were kept without."""
+    of_lora = isinstance(method, LoraSettings) and method.activations
+    return {"activations": of_lora} if of_lora else {}
 
 
 class KeptLook(NamedTuple):

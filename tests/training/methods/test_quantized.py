@@ -12,9 +12,12 @@ import torch
 
 from ft_dagster.data.quantize import quantization_config, quantization_of, write_quantization
 from ft_dagster.errors import UserError
+from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.figures import parameter_counts
-from tests.training.methods.taught import failure, habit, load_base, logits, prepared, trainer_of
-from tests.training.runs import Runs
+from tests.training.methods.taught import failure, habit, load_base, logits, prepared, train, trainer_of
+from tests.training.runs import LORA, Runs, payload_bytes
+
+OLDER_RECIPE = "92407b29af07861df76141577356ca81396b68bce7c352329bd0abc72e3d86b6"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,72 @@ def test_an_evaluation_before_training_changes_no_weight_and_stops_no_gradient(
     trainer.compute_loss(model.train(), batch, num_items_in_batch=1).backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in trained)
+
+
+ACTIVATIONS = [(None, torch.float32), ("bf16", torch.bfloat16)]
+
+
+def with_activations(runs: Runs, activations: str | None, **changes: Any) -> Path:
+    """A run of QLoRA in bf16, as older plans have it (None) or newer ones."""
+    settings = {} if activations is None else {"activations": activations}
+    training = {"precision": "bf16", **changes.pop("training", {})}
+    return prepared(
+        runs, f"activations-{activations}", "qlora", settings=settings, training=training, **changes
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("activations", "dtype"), ACTIVATIONS)
+def test_what_qlora_keeps_for_the_backward_pass_has_the_type_that_its_plan_says(
+    runs: Runs, activations: str | None, dtype: torch.dtype
+) -> None:
+    _, trainer = trainer_of(with_activations(runs, activations))
+    model, between = trainer.model, set[torch.dtype]()
+    types = {weight.dtype for name, weight in model.named_parameters() if "embed" in name or "norm" in name}
+    assert types == {dtype}
+    assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
+    for layer in model.get_base_model().model.layers:
+        layer.register_forward_hook(lambda _layer, _given, out: between.add(out.dtype))
+    batch = next(iter(trainer.get_train_dataloader()))
+    batch.pop("ordinals")
+    with trainer.compute_loss_context_manager():
+        trainer.compute_loss(model, batch, num_items_in_batch=1).backward()
+    assert between == {dtype}
+
+
+@pytest.mark.slow
+def test_qlora_with_activations_in_bf16_learns_as_with_those_in_fp32_and_repeats_to_the_bit(
+    runs: Runs,
+) -> None:
+    older, newer = (train(with_activations(runs, kind)) for kind in (None, "bf16"))
+    for name in ("validation_loss_first", "validation_loss_best"):
+        assert newer[name] == pytest.approx(older[name], rel=0.02)
+    assert newer["validation_loss_best"] < newer["validation_loss_first"] - 0.5
+    first = payload_bytes(runs.folder / "activations-bf16")
+    again = prepared(runs, "again", "qlora", settings={"activations": "bf16"}, training={"precision": "bf16"})
+    train(again)
+    assert payload_bytes(again) == first
+
+
+def test_a_plan_from_before_asks_for_the_same_training_as_it_did(runs: Runs) -> None:
+    """The digest that its checkpoints bear, as older code gave it."""
+    run_folder = Runs(runs.folder, Path("/base"), Path("/mixture")).prepare(method={**LORA, "name": "qlora"})
+    run = read_run(run_folder)
+    assert recipe_digest(run, run.members[0]) == OLDER_RECIPE
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora_8bit"])
+def test_an_older_plan_that_divides_a_quantized_base_over_gpus_is_refused_before_it_is_loaded(
+    runs: Runs, method: str
+) -> None:
+    run_folder = prepared(runs, f"{method}-divided", method, training={"deepspeed": {"stage": 3}}, ranks=8)
+    file = run_folder / "run.json"
+    content = json.loads(file.read_text())
+    content["members"][0]["plan"]["device"] = {"kind": "cuda", "count": 8}
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="each GPU would load it whole") as error:
+        trainer_of(run_folder)
+    assert error.value.field == "training.deepspeed.stage"
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
