@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ft_dagster.assets.fleet import fleet_assets
+from ft_dagster.assets.fleet import board
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.assets.upstream import upstream_assets
 from ft_dagster.automation.due import due_retrains
@@ -45,7 +45,7 @@ def build_defs(
     found = _resources(project, resources or {})
     sensors = [due_retrains(graph, job), changed_sources(graph), told_events(graph)]
     return dg.Definitions(
-        assets=[*upstream_assets(graph), *assets, *fleet_assets(graph)],
+        assets=[*upstream_assets(graph), *assets, board(graph)],
         jobs=[job],
         sensors=[*sensors, *_asked_for(graph, settings)],
         resources={graph.name(name): made for name, made in found.items()},

@@ -1,6 +1,7 @@
-"""Group fleet: boards over all tenants.
+"""Group fleet: the board over all tenants.
 
-`fleet` has no run of its own: the sensor that looks at the fleet reports it where something changed.
+It has no run of its own: the sensor that looks at the fleet reports it where something changed. Who holds
+which device is no asset, since a page shows what was so when it was made: `ft-dagster gpus` says it.
 """
 
 from collections.abc import Sequence
@@ -8,24 +9,15 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.assets.failures import failures
 from ft_dagster.assets.page import OVERVIEW, PICTURE, SUMMARY, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import COLUMNS as STATUS
 from ft_dagster.fleet.status import StatusRow, arranged
-from ft_dagster.launch.status import Table
-from ft_dagster.report.gpus import NARROW, narrow_rows
 from ft_dagster.report.states import ORDER, counts, states_sentence
 from ft_dagster.report.svg import Bar, bars, fitting
-from ft_dagster.report.tables import count, counted
-from ft_dagster.resources import GPUS
-from ft_dagster.resources.gpus import Gpus
+from ft_dagster.report.tables import count
 
-DEVICES = "The devices of this host (GPUs, or CPU slots where there is none): who holds, who waits, and why."
-
-
-NAMES = {"gpu": "GPU", "cpu": "CPU slot"}  # by kind
 WANTS: dict[str, str] = {  # by state, what a variant wants of a person
     "broken": "is to be mended: the cause says where",
     "parked": "waits until it is mended: the cause says why",
@@ -38,48 +30,6 @@ SHOWN = ("variant", "state", "cause")
 BOARD = "fleet"
 ROWS = 200  # of the board, those that need a person first
 LONGEST = 240  # characters of a cause, so that the next variant is in sight
-
-
-def fleet_assets(graph: Graph) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    return [_gpus(graph), board(graph)]
-
-
-def _gpus(graph: Graph) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=graph.key("gpus"),
-        description=DEVICES,
-        group_name=graph.name("fleet"),
-        kinds={"nvidia"},
-        code_version="1",
-        required_resource_keys={graph.name(GPUS)},
-    )
-    def gpus_status(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        gpus: Gpus = getattr(context.resources, graph.name(GPUS))
-        with failures():
-            devices = gpus.leases().table()
-        return dg.MaterializeResult(metadata=gpus_metadata(devices))
-
-    return gpus_status
-
-
-def gpus_metadata(devices: Table) -> dict[str, Any]:
-    """What the page of `gpus` shows."""
-    every = {d.device for d in devices.devices}
-    held, waiting = len({d.device for d in devices.devices if d.state != "free"}), len(devices.waiting)
-    what = counted(len(every), NAMES[devices.kind])
-    said = f"**{held} of {what} held.** {counted(waiting, 'program')} in line.\n\n"
-    said += "Next: nothing to do; `ft-dagster gpus` has the same."
-    parts = [("held", held), ("free", len(every) - held), ("in line", waiting)]
-    picture = fitting(bars, [Bar(name, number, count(number)) for name, number in parts], "devices now")
-    return {
-        SUMMARY: dg.MetadataValue.md(said),
-        **({} if picture is None else {PICTURE: dg.MetadataValue.md(picture)}),
-        "devices_now": table(NARROW, narrow_rows(devices), OVERVIEW),
-        "kind": devices.kind,
-        "devices": len(every),
-        "held": held,
-        "waiting": waiting,
-    }
 
 
 def board(graph: Graph) -> dg.AssetSpec:

@@ -25,16 +25,5 @@ def status_rows(table: Table) -> list[list[str]]:
     return rows
 
 
-NARROW = ("state", "device", "for whom", "why")
-
-
-def narrow_rows(table: Table) -> list[list[str]]:
-    """The same where a table is narrow: who holds or waits since when stands together."""
-    return [
-        [state, device, ", ".join(filter(None, (variant, run, since, long))), why]
-        for state, device, variant, _, run, since, long, why in status_rows(table)
-    ]
-
-
 def _asked(priority: int, run_id: str, since: str, seconds: float) -> list[str]:
     return [str(priority), run_id[:8], since.removesuffix("+00:00").replace("T", " "), duration(seconds)]

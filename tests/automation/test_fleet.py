@@ -1,4 +1,4 @@
-"""Who holds the devices and who waits, as the command line and the asset show it."""
+"""Who holds the devices and who waits, as the command line shows it."""
 
 import json
 import os
@@ -7,15 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import psutil
 import pytest
 import yaml
 
-from ft_dagster.assets.fleet import fleet_assets
-from ft_dagster.assets.partitions import GRAPH
+from ft_dagster.build import build_defs
 from ft_dagster.launch.leases import Ask, of_host
-from ft_dagster.resources.gpus import Gpus
 from ft_dagster.settings import load_settings
 from tests.launch.helpers import PROGRAMS, wait_until
 from tests.present import present
@@ -90,23 +87,12 @@ def test_gpus_does_not_load_the_heavy_libraries(project: Path) -> None:
     assert done.stderr.strip() == "set()"
 
 
-def test_the_asset_shows_the_same_board(busy: Path) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize(
-            fleet_assets(GRAPH), instance=instance, resources={"gpus": Gpus(project=str(busy))}
-        )
-    (event,) = result.asset_materializations_for_node("gpus")
-    figures = {name: event.metadata[name].value for name in ("kind", "devices", "held", "waiting")}
-    assert figures == {"kind": "cpu", "devices": 3, "held": 2, "waiting": 1}
-    summary = str(event.metadata["summary"].value)
-    assert summary.startswith("**2 of 3 CPU slots held.** 1 program in line.\n\nNext: ")
-    assert str(event.metadata["picture"].value).startswith("![devices now](data:image/svg+xml;base64,")
-    devices = event.metadata["devices_now"]
-    assert isinstance(devices, dg.TableMetadataValue)
-    cells = [str(cell) for row in devices.records for cell in row.data.values()]
-    shown = " ".join(cells).replace("\u200b", "")
-    assert "acme.support" in shown
-    assert "acme holds 2 of the 2" in shown
+def test_no_page_shows_leases_that_are_over(project: Path) -> None:
+    """The page of an asset shows what was so when it was made: who holds a device now is no asset."""
+    groups = {
+        spec.key.to_user_string(): spec.group_name for spec in build_defs(project).resolve_all_asset_specs()
+    }
+    assert [name for name, group in groups.items() if group == "fleet"] == ["fleet"]
 
 
 def test_a_killed_holder_is_shown_as_orphaned_with_its_rank(project: Path) -> None:
