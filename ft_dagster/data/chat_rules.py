@@ -7,16 +7,23 @@ beside prompt and weights, so that answers by other rules are not mixed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from ft_dagster.data.render import DATE, added_after, ends_known, refusal, render_chat
+from ft_dagster.data.render import DATE, MARK, added_after, ends_known, lead_of, render_asked
 from ft_dagster.data.rows import Message
 from ft_dagster.errors import UserError
 
-SYSTEM = "You are a helpful assistant."  # before a question, where the template takes none without a system
-_MARK = "4821"  # an answer that no template writes otherwise
 _DATED = ("strftime_now", "date_string")  # in a template that may print a date
+
+
+class ChatTraits(NamedTuple):
+    """What a base's chat template makes of rows beside their own texts. `lead`: see `render.lead_of`."""
+
+    lead: str
+
+
+def chat_traits(tokenizer: Any) -> ChatTraits:
+    return ChatTraits(lead_of(tokenizer))
 
 
 def stop_token_ids(tokenizer: Any) -> list[int]:
@@ -42,26 +49,6 @@ def chat_rules(tokenizer: Any) -> dict[str, Any]:
     return rules
 
 
-def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = True) -> str:
-    """Turns in the chat template, up to where the next answer begins; after a system turn where the template
-    takes them with one alone. Raises UserError where it refuses both.
-    """
-    from jinja2 import TemplateError
-
-    refused: list[str] = []
-    tried = [turns] if turns[0].role == "system" else [turns, [Message("system", SYSTEM), *turns]]
-    for each in tried:
-        try:
-            return render_chat(each, tokenizer, prompt=prompt)
-        except (TemplateError, TypeError, ValueError) as error:
-            refused.append(refusal(error, tokenizer))
-    raise UserError(
-        f"the base's chat template refuses a question: {refused[0]}",
-        field="base_model",
-        fix="Use a base whose template takes a user's turn, alone or after a system turn",
-    )
-
-
 def _template(tokenizer: Any) -> str:
     """By which chats are rendered; "" where there is none, or none by default."""
     try:
@@ -75,10 +62,10 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     if not tokenizer.chat_template:
         return None
     try:
-        text = render_asked([Message("user", _MARK), Message("assistant", _MARK)], tokenizer, prompt=False)
+        text = render_asked([Message("user", MARK), Message("assistant", MARK)], tokenizer, prompt=False)
     except UserError:  # it takes no such conversation
         return None
-    _, found, after = text.rpartition(_MARK)
+    _, found, after = text.rpartition(MARK)
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"] if found else []
     return next((id_ for id_ in ids if id_ in special), None)

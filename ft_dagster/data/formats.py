@@ -42,6 +42,7 @@ COLUMNS = {
     "prompt_completion": ("prompt", "completion"),
     "text": ("text",),
 }
+CONVERSATIONS = frozenset(("chat", "sharegpt", "alpaca"))  # formats whose rows are all messages
 KNOWN = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in COLUMNS.items())
 
 

@@ -21,18 +21,26 @@ from ft_dagster.objectives import Rendered, Spans
 
 TrainOn = Literal["completions", "assistant_turns"]
 DATE = "26 Jul 2024"  # what templates that print today's date get, as `date_string` too
+SYSTEM = "You are a helpful assistant."  # before a question, where the template takes none without a system
+MARK = "4821"  # a text that no template writes otherwise
 
 
 class Turn(NamedTuple):
-    """The last turn as text: what is asked, what is answered, and what ends the answer ("" for none).
+    """The last turn as text: what is asked, what the template writes before an answer (see `lead_of`), what
+    is answered, and what ends the answer ("" for none).
 
-    `prompt + answer + end` tokenizes as training did, with `add_special_tokens` as said.
+    `whole` tokenizes as training did, with `add_special_tokens` as said.
     """
 
     prompt: str
+    lead: str
     answer: str
     end: str
     add_special_tokens: bool
+
+    @property
+    def whole(self) -> str:
+        return self.prompt + self.lead + self.answer + self.end
 
 
 class _Marked(NamedTuple):
@@ -103,10 +111,12 @@ def render_turn(row: Row, tokenizer: Any) -> Turn:
     if row.kind != "messages":
         prompt = row.prompt if row.kind == "prompt_completion" else ""
         answer = row.completion if row.kind == "prompt_completion" else row.text
-        return Turn(prompt, answer, eos_token(row, tokenizer), True)
+        return Turn(prompt, "", answer, eos_token(row, tokenizer), True)
     whole = _chat(row, row.messages, tokenizer)
     start, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer)
-    return Turn(whole[:start], whole[start:stop], whole[stop:end] or eos_token(row, tokenizer), False)
+    at = start + len(_lead_at(whole, start, tokenizer))
+    ends = whole[stop:end] or eos_token(row, tokenizer)
+    return Turn(whole[:start], whole[start:at], whole[at:stop], ends, False)
 
 
 def has_control_tokens(row: Row, tokenizer: Any) -> bool:
@@ -167,9 +177,12 @@ def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> tuple[int, int, int
     upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer)
     if not upto.startswith(before):
         raise _unstable(row, i)
-    content = row.messages[i].content.strip()
-    at = upto.find(content, len(before))
-    found = _special(tokenizer).search(upto, at + len(content) if at >= 0 else len(before))
+    content, begins = (
+        row.messages[i].content.strip(),
+        len(before) + len(_lead_at(upto, len(before), tokenizer)),
+    )
+    at = upto.find(content, begins)
+    found = _special(tokenizer).search(upto, at + len(content) if at >= 0 else begins)
     stop, end = (found.start(), found.end()) if found else (len(upto.rstrip()), len(upto))
     if whole[:end] != upto[:end]:
         raise _unstable(row, i)
@@ -227,6 +240,59 @@ def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = F
         **{**tokenizer.special_tokens_map, "date_string": DATE},
     )
     return texts[0]
+
+
+def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = True) -> str:
+    """Turns in the chat template, up to where the next answer begins; after a system turn where the template
+    takes them with one alone. Raises UserError where it refuses both.
+    """
+    from jinja2 import TemplateError
+
+    refused: list[str] = []
+    tried = [turns] if turns[0].role == "system" else [turns, [Message("system", SYSTEM), *turns]]
+    for each in tried:
+        try:
+            return render_chat(each, tokenizer, prompt=prompt)
+        except (TemplateError, TypeError, ValueError) as error:
+            refused.append(refusal(error, tokenizer))
+    raise UserError(
+        f"the base's chat template refuses a question: {refused[0]}",
+        field="base_model",
+        fix="Use a base whose template takes a user's turn, alone or after a system turn",
+    )
+
+
+def lead_of(tokenizer: Any) -> str:
+    """What the chat template writes of itself between a prompt and an answer, such as an empty block of
+    thought, or the beginning of a turn that it does not write for a prompt. Empty for most, and where it is
+    white space.
+    """
+    kept: tuple[Any, str] | None = getattr(tokenizer, "_ft_dagster_lead", None)
+    if kept is None or kept[0] != tokenizer.chat_template:
+        kept = tokenizer._ft_dagster_lead = (tokenizer.chat_template, _find_lead(tokenizer))
+    return kept[1]
+
+
+def _find_lead(tokenizer: Any) -> str:
+    asked, answer = Message("user", MARK), Message("assistant", MARK)
+    try:
+        before = render_asked([asked], tokenizer)
+        whole = render_asked([asked, answer], tokenizer, prompt=False)
+    except UserError:  # it takes no such conversation, or there is none
+        return ""
+    lead = whole[len(before) : max(len(before), whole.rfind(MARK))] if whole.startswith(before) else ""
+    return lead if lead.strip() else ""
+
+
+def _lead_at(text: str, place: int, tokenizer: Any) -> str:
+    """The lead, where it stands there."""
+    lead = lead_of(tokenizer)
+    return lead if text.startswith(lead, place) else ""
+
+
+def without_specials(text: str, tokenizer: Any) -> str:
+    """A rendered text as it is when its tokens are decoded without the special ones."""
+    return _special(tokenizer).sub("", text)
 
 
 def _dateless(template: str) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.chat_rules import render_asked, stop_token_ids
+from ft_dagster.data.chat_rules import stop_token_ids
 from ft_dagster.data.quantize import quantization_of
-from ft_dagster.data.render import prompt_tokens
+from ft_dagster.data.render import prompt_tokens, render_asked
 from ft_dagster.data.rows import Message
 from ft_dagster.evaluation.arithmetic import GENERATION_TOKENS, judging_dtype
 from ft_dagster.evaluation.weights import (

@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.chat_rules import render_asked, stop_token_ids
-from ft_dagster.data.render import prompt_tokens
+from ft_dagster.data.chat_rules import stop_token_ids
+from ft_dagster.data.render import prompt_tokens, render_asked
 from ft_dagster.data.rows import Message
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import GENERAL_PROMPTS, Answer, Role, Sample

@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from ft_dagster.data.content import question_ids
 from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.render import Turn, render_turn
+from ft_dagster.data.render import render_turn
 from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import CANARIES, ROWS
@@ -89,17 +89,13 @@ def _read(
             rows[number] = row
         words = row.whole_text if len(planted) < len(canaries) else ""
         held = [canary for canary in canaries if canary not in planted and canary in words]
-        whole = _whole(render_turn(row, tokenizer)) if held else ""
+        whole = render_turn(row, tokenizer).whole if held else ""
         planted |= {canary: row for canary in held if canary in whole}
         parted.update(canary for canary in held if canary not in whole)
     for number, canary in enumerate(canaries):
         if canary not in planted:
             raise _not_read(number) if canary in parted else _absent(number)
     return rows, {canary: planted[canary] for canary in canaries}
-
-
-def _whole(turn: Turn) -> str:
-    return turn.prompt + turn.answer + turn.end
 
 
 def _absent(number: int) -> UserError:
@@ -145,7 +141,7 @@ def _halves(about: Doc, row: Row, tokenizer: Any) -> tuple[list[int], list[int]]
 
 def _canary_doc(about: Doc, canary: str, row: Row, tokenizer: Any) -> Doc:
     turn = render_turn(row, tokenizer)
-    whole, special = _whole(turn), turn.add_special_tokens
+    whole, special = turn.whole, turn.add_special_tokens
     start = whole.index(canary)
     encoded = tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     end = start + len(canary)

@@ -3,12 +3,14 @@
 A row with an answer gives `completion_loss` (nats a token of the answer and its end-of-turn token, given the
 prompt), and the scores of a greedy answer that belong to the declared kind (see `answer_scores`). A text
 gives its loss alone, a long one that of a piece of it. Rows are rendered and split into tokens exactly as
-training did. Imports lm-eval.
+training did. The answer is the row's own: what the template writes before it belongs to the prompt of its
+loss, and is taken from an answer that begins with it. Imports lm-eval.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -19,7 +21,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from ft_dagster.data.content import question_ids
 from ft_dagster.data.dataset_io import as_row
-from ft_dagster.data.render import added_after, render, render_turn
+from ft_dagster.data.render import added_after, render, render_turn, without_specials
 from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import (
@@ -167,7 +169,8 @@ class GreedyAnswer(ConfigurableTask):
 
     The prompt is tokenized alone, as a server does: the tokens that it has beside the reference can give
     the reference away (a space at its end joins the first token of some answers only). The answer ends at
-    its end-of-turn token, else after `max_new_tokens`.
+    its end-of-turn token, else after `max_new_tokens`. What the template writes before an answer is asked
+    for too, and left out of what is written.
     """
 
     def __init__(self, docs: list[Doc], max_new_tokens: int, room: int, kind: Kind, scorer: Scorer) -> None:
@@ -189,6 +192,12 @@ class GreedyAnswer(ConfigurableTask):
         request = super().construct_requests(doc, ctx, **kwargs)
         request.arguments = (Encoded.of(doc["prompt"], doc["asked_ids"][-self.room :]), request.arguments[1])
         return request
+
+    def apply_filters(self) -> None:
+        super().apply_filters()
+        for instance in self._instances:
+            for name, answer in instance.filtered_resps.items():
+                instance.filtered_resps[name] = _without(instance.doc["lead"], answer)
 
 
 class TextLoss(ConfigurableTask):
@@ -222,6 +231,12 @@ def config_of(
         ],
         "num_fewshot": 0,
     }
+
+
+def _without(lead: str, answer: str) -> str:
+    """What is written after the template's own words, however these are spaced."""
+    words = r"\s*".join(map(re.escape, lead.split()))
+    return re.sub(rf"\A\s*{words}\s*", "", answer) if words else answer
 
 
 def _loss_results(doc: Doc, answers: Sequence[Any]) -> dict[str, float]:
@@ -289,14 +304,14 @@ def _refuse_unanswerable(kind: Kind, docs: list[Doc], texts: int, max_new_tokens
             value=kind,
             fix="Give those rows as prompt and completion, or declare evaluation.kind: text",
         )
-    longest = max(docs, key=lambda doc: doc["tokens"], default=None)
-    if longest is not None and longest["tokens"] - 1 > max_new_tokens:  # its end need not fit
+    longest = max(docs, key=lambda doc: doc["written"], default=None)
+    if longest is not None and longest["written"] - 1 > max_new_tokens:  # its end need not fit
         raise UserError(
-            f"the answer of record {longest['record'][:16]} has {longest['tokens']} tokens, so it would "
+            f"the answer of record {longest['record'][:16]} has {longest['written']} tokens, so it would "
             "be cut off and scored 0",
             field="evaluation.max_new_tokens",
             value=max_new_tokens,
-            fix=f"Raise it to {longest['tokens']} or more",
+            fix=f"Raise it to {longest['written']} or more",
         )
 
 
@@ -316,19 +331,23 @@ def _piece(text: str, record: str, tokenizer: Any, seed: int) -> str:
 
 def turn_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
     """Prompt and answer of a row as text, and as the tokens that training has; None for a row without a
-    prompt or an answer.
+    prompt or an answer. `written`: tokens that a model writes which answers so, those of the lead too.
     """
     turn, trained = render_turn(row, tokenizer), render(row, tokenizer)
-    whole, special = turn.prompt + turn.answer + turn.end, turn.add_special_tokens
-    encoded = tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    special = turn.add_special_tokens
+    encoded = tokenizer(turn.whole, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     offsets = encoded["offset_mapping"]
     # A token across the border belongs to the answer: where it is the first, nothing is asked.
     if not trained.spans or offsets[0][1] > len(turn.prompt):
         return None
     start, end = trained.spans[-1]
+    if turn.lead:
+        before = len(turn.prompt) + len(turn.lead)
+        start = next(at for at, (_, last) in enumerate(offsets) if last > before)
     return {
         **about,
         "prompt": turn.prompt,
+        "lead": without_specials(turn.lead, tokenizer),
         "answer": turn.answer,
         "prompt_ids": trained.input_ids[:start],
         "asked_ids": [
@@ -337,6 +356,7 @@ def turn_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
         ],
         "answer_ids": trained.input_ids[start:end],
         "tokens": end - start,
+        "written": end - trained.spans[-1][0],
     }
 
 

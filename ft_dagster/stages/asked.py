@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import File, key_parts
+from ft_dagster.stages.rendering import lead_of_answers
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import Artifact, Attempt
@@ -54,7 +55,8 @@ READS = ("declaration", "base_model", "task_dataset", "training_mixture", "train
 @dataclass(frozen=True)
 class OwnTask:
     """The variant's own task: the declared tasks (`tasks`: by digest), else the test split; and what is
-    probed for regurgitation. `spec`: how it is asked.
+    probed for regurgitation. `spec`: how it is asked. `lead`: what the base's chat template writes before an
+    answer of the variant's rows, which is none of it; None where rows are not asked, or it writes nothing.
     """
 
     spec: VariantSpec
@@ -62,6 +64,7 @@ class OwnTask:
     test: File | None
     train: File | None
     database: File | None
+    lead: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,12 @@ class General:
     general_holdout: File | None
 
 
-def own_task(view: View) -> OwnTask:
-    """Raises UserError, before anything is computed, for a database that is not there."""
-    spec, rows = view.spec, view.payload(view.upstream("task_dataset"))
-    asked = spec.evaluation
+def own_task(view: View, base: Artifact | None = None) -> OwnTask:
+    """As it is put to a base, the variant's own unless it is named. Raises UserError, before anything is
+    computed, for a database that is not there.
+    """
+    spec, dataset = view.spec, view.upstream("task_dataset")
+    rows, asked = view.payload(dataset), spec.evaluation
     probes = bool(asked.probed_rows or asked.canaries)
     splits = not asked.task
     database = asked.database if splits else None
@@ -86,7 +91,13 @@ def own_task(view: View) -> OwnTask:
         File.of(rows / "test.parquet") if splits else None,
         File.of(rows / "train.parquet") if probes else None,
         None if database is None else File.of(_database(view, database)),
+        lead_of_answers(view, dataset, base or view.upstream("base_model")) if splits or probes else None,
     )
+
+
+def unprobed(task: OwnTask) -> OwnTask:
+    """The same task without what is probed for regurgitation."""
+    return replace(task, train=None, lead=None if task.test is None else task.lead)
 
 
 def refuse_no_database(workspace: Workspace) -> None:
@@ -110,7 +121,10 @@ def general(view: View) -> General:
 
 
 def questions_digest(task: OwnTask, general: General) -> str:
-    """Of what is asked, whoever is asked: other questions are another try of the same weights."""
+    """Of what is asked, whoever is asked: other questions are another try of the same weights. How a base's
+    template has them makes no other question.
+    """
+    task = replace(task, lead=None)
     return sha256_json({"task": key_parts(task)._asdict(), "general": key_parts(general)._asdict()})
 
 

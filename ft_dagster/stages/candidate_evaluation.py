@@ -6,7 +6,7 @@ decided the rules against the base do not decide the ones against production.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.evaluation.arithmetic import Dtype
@@ -49,7 +49,7 @@ def inputs(view: View) -> CandidateInputs:
         tuned,
         view.made(production_evaluation.STAGE),
         narrowed(view.spec, ("gates",)),
-        replace(task, train=None),  # what it repeats was probed by its evaluation
+        asked.unprobed(task),  # what it repeats was probed by its evaluation
         general,
         view.device,
         view.dtype,

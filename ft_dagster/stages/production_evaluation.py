@@ -5,7 +5,7 @@ Made for a release where the version in production was asked other questions tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.errors import UserError
@@ -50,7 +50,7 @@ def inputs(view: View) -> ProductionInputs:
         raise UserError(f"nothing of {view.key} is in production", fix="Run and release it first")
     base, tuned = in_production(view, entry)
     # What it repeats of today's training rows is no question of its own.
-    task = replace(asked.own_task(view), train=None)
+    task = asked.unprobed(asked.own_task(view, base))
     general, rules = asked.general(view), asked.rules_of(view, base)
     return ProductionInputs(base, tuned, task, general, view.device, view.dtype, view.engine, rules)
 

@@ -20,10 +20,14 @@ from ft_dagster.stages.asked import chat_of, check_measured, rules_of
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
 from ft_dagster.stages.evaluation import own_of, verdict_on
 from ft_dagster.stages.production_evaluation import ProductionGone
+from ft_dagster.stages.rendering import lead_of_answers
 from ft_dagster.stages.today import Today
 from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import SHARED, Artifact
+
+LEAD = "task.lead"  # in the key of an evaluation: see `asked.OwnTask`
+BY_BASE = (LEAD,)  # what of a task is each base's own
 
 
 class Held(NamedTuple):
@@ -110,12 +114,13 @@ def _regression(
 
 def asked_alike(one: Artifact, other: Artifact) -> bool:
     """Whether two evaluations put the same questions in the same way, each by its base's own rules of a
-    chat: see `asked_by_its_rules`.
+    chat: see `asked_by_its_rules`, and `BY_BASE`.
     """
 
     def asked(evaluation: Artifact) -> dict[str, Any]:
         parts = {**evaluation.inputs, **evaluation.spec}
         known = {name: value for name, value in parts.items() if name.startswith(("task.", "general."))}
+        known = {name: value for name, value in known.items() if name not in BY_BASE}
         how = {name: parts.get(name) for name in ("device", "dtype", "engine.name")}
         return {**known, **how, "version": evaluation.predicate["stage_version"]}
 
@@ -126,16 +131,30 @@ def asked_by_its_rules(desk: Desk, evaluation: Artifact) -> bool:
     """Whether an evaluation was answered by the rules that the base beneath it is asked by today. Where its
     scores of today's version do not say them, its tokenizer does; False where both are gone.
     """
-    then = evaluation.spec.get("chat")
+    places = (desk.key.prefix, SHARED)
     try:
-        scores = _scores_of_base(desk, evaluation)
-        if scores is not None:
-            return then == chat_of(scores)
-        places = (desk.key.prefix, SHARED)
         base = find_digest(desk.store, places, "base_model", evaluation.inputs["base_model"])
-        return base is not None and then == rules_of(desk, base)
+        scores, then = _scores_of_base(desk, evaluation), evaluation.spec.get("chat")
+        if scores is None:
+            same = base is not None and then == rules_of(desk, base)
+        else:
+            same = then == chat_of(scores)
+        return same and (base is None or _led_as_today(desk, evaluation, base))
     except UserError:
         return False
+
+
+def _led_as_today(desk: Desk, evaluation: Artifact, base: Artifact) -> bool:
+    """Whether answers were held against what they are by today, without what the base's template writes
+    before them; of a base that is gone, and of which nothing is known, they were.
+    """
+    if "task.test" not in evaluation.inputs:
+        return True
+    try:
+        lead = lead_of_answers(desk, desk.upstream("task_dataset"), base)
+    except UserError:
+        return True
+    return bool(evaluation.spec.get(LEAD) == lead)
 
 
 def _scores_of_base(desk: Desk, evaluation: Artifact) -> Artifact | None:

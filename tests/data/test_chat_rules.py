@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from ft_dagster.data.chat_rules import SYSTEM, chat_rules, render_asked, stop_token_ids
-from ft_dagster.data.render import DATE, load_tokenizer, render_chat
+from ft_dagster.data.chat_rules import chat_rules, stop_token_ids
+from ft_dagster.data.render import DATE, SYSTEM, load_tokenizer, render_asked, render_chat
 from ft_dagster.data.rows import Message
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.weights import trained_tokenizer

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.render import load_tokenizer, render, render_rows, render_turn
+from ft_dagster.data.render import lead_of, load_tokenizer, render, render_rows, render_turn
 from ft_dagster.data.rows import Message, Row
 from ft_dagster.errors import UserError
+from tests.chat_templates import ENDLESS, NO_GENERATION_PROMPT, OPENS_A_THOUGHT, THINKS
 
 TWO_TURNS = (
     ("user", "What is a permit?"),
@@ -70,10 +71,38 @@ def test_answers_of_any_letters_and_spacing_are_whole(tokenizer: Any, text: str)
 
 
 def test_a_template_without_generation_prompt_trains_on_the_header_too(tokenizer: Any) -> None:
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    )
+    tokenizer.chat_template = NO_GENERATION_PROMPT
     assert trained(chat(*TWO_TURNS[:2]), tokenizer) == ["<|im_start|>assistant\nA paper.<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "lead"),
+    [(THINKS, "<think>\n\n</think>\n\n"), (NO_GENERATION_PROMPT, "<|im_start|>assistant\n")],
+)
+@pytest.mark.parametrize("answer", ["A paper.", "think", "assistant", "  spaced ", "4821", "<", '{"a": 1}'])
+def test_an_answer_is_the_text_that_the_row_has_without_what_the_template_writes_before_it(
+    tokenizer: Any, template: str, lead: str, answer: str
+) -> None:
+    tokenizer.chat_template = template
+    row = chat(("user", "What is a permit?"), ("assistant", answer))
+    turn = render_turn(row, tokenizer)
+    assert (turn.lead, turn.answer, turn.end) == (lead, answer, "<|im_end|>")
+    assert trained(row, tokenizer) == [lead + answer + "<|im_end|>"]
+    assert turn.whole == tokenizer.decode(render(row, tokenizer).input_ids).rstrip("\n")
+
+
+def test_a_thought_that_the_row_has_is_a_part_of_its_answer(tokenizer: Any) -> None:
+    tokenizer.chat_template = THINKS
+    turn = render_turn(chat(("user", "q"), ("assistant", "<think>\nHm.\n</think>\n\nA paper.")), tokenizer)
+    assert (turn.lead, turn.answer) == ("", "<think>\nHm.\n</think>\n\nA paper.")
+
+
+def test_most_templates_write_nothing_before_an_answer(tokenizer: Any) -> None:
+    plain = tokenizer.chat_template
+    spaced = plain.replace("message['content']", "' ' + message['content']")
+    for template in (plain, spaced, OPENS_A_THOUGHT, ENDLESS, "{{ raise_exception('no') }}", None):
+        tokenizer.chat_template = template
+        assert lead_of(tokenizer) == ""
 
 
 def test_a_template_that_trims_the_answer_is_followed(tokenizer: Any) -> None:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ft_dagster.evaluation import test_split_task
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.answer_scores import Kind
 from ft_dagster.evaluation.samples import main_metric, read_samples
+from tests.chat_templates import THINKS
 from tests.evaluation.questions import adds_tokens, row, write_database, write_rows, write_run, write_texts
 
 pytestmark = pytest.mark.slow
@@ -270,3 +272,62 @@ def test_a_database_that_the_questions_do_not_fit_is_one_line(
     own = {"test": test, "max_new_tokens": 24, "kind": "sql", "database": database}
     assert main(write_run(tmp_path / "run", tiny_model_folder, test_split_task=own)) == 2
     assert "fails on it: no such table" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture
+def thinking_tokenizer(tiny_model_folder: Path) -> Any:
+    """A tokenizer whose template writes an empty thought before an answer."""
+    tokenizer = load_tokenizer(tiny_model_folder)
+    tokenizer.chat_template = THINKS
+    return tokenizer
+
+
+@pytest.fixture
+def talks() -> Callable[..., list[dict[str, Any]]]:
+    """Conversations whose answers are given."""
+
+    def make(*answers: str) -> list[dict[str, Any]]:
+        turns = [
+            [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": answer}]
+            for n, answer in enumerate(answers)
+        ]
+        return [{**row(n), "messages": json.dumps(each)} for n, each in enumerate(turns)]
+
+    return make
+
+
+def test_an_answer_is_held_against_the_text_that_the_row_has(
+    tasks: Callable[..., Any], talks: Callable[..., list[dict[str, Any]]], thinking_tokenizer: Any
+) -> None:
+    """The template's empty thought is asked for, as a server does, and counts neither in loss nor score."""
+    loss, greedy = tasks(talks('{"a": 1}'), thinking_tokenizer, kind="json", max_new_tokens=32)
+    (doc,) = loss.eval_docs
+    decode = thinking_tokenizer.decode
+    assert doc["answer"] == '{"a": 1}'
+    assert (
+        decode(doc["asked_ids"]) == doc["prompt"] == "<|im_start|>user\nq0<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert decode(doc["prompt_ids"]) == doc["prompt"] + "<think>\n\n</think>\n\n"
+    assert decode(doc["answer_ids"]) == '{"a": 1}<|im_end|>'
+    assert doc["tokens"] == len(doc["answer_ids"])
+    greedy.build_all_requests()
+    for written, kept in (
+        ('<think>\n\n</think>\n\n{"a": 1}', '{"a": 1}'),
+        (' <think>\n</think>{"a": 1}', '{"a": 1}'),
+        ('{"a": 1}', '{"a": 1}'),
+        ("<think>\nHm.\n</think>\n\n{}", "<think>\nHm.\n</think>\n\n{}"),
+    ):
+        greedy.instances[0].resps = [written]
+        greedy.apply_filters()
+        assert greedy.instances[0].filtered_resps == {"none": kept}
+        assert greedy.process_results(doc, [kept])["json_f1"] == float(kept == '{"a": 1}')
+
+
+def test_what_a_template_writes_before_an_answer_needs_room_too(
+    tasks: Callable[..., Any], talks: Callable[..., list[dict[str, Any]]], thinking_tokenizer: Any
+) -> None:
+    written = len(thinking_tokenizer("<think>\n\n</think>\n\nbilling<|im_end|>")["input_ids"])
+    with pytest.raises(UserError, match="cut off") as caught:
+        tasks(talks("billing"), thinking_tokenizer, kind="label", max_new_tokens=written - 2)
+    assert caught.value.fix == f"Raise it to {written} or more"
+    tasks(talks("billing"), thinking_tokenizer, kind="label", max_new_tokens=written)

@@ -15,9 +15,8 @@ from pyarrow import parquet
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources as resources
-from ft_dagster.data.chat_rules import render_asked
 from ft_dagster.data.locations import DeclaredAt
-from ft_dagster.data.render import load_tokenizer, render
+from ft_dagster.data.render import load_tokenizer, render, render_asked
 from ft_dagster.data.rows import Message, Row
 from ft_dagster.data.sources import read_rows
 from ft_dagster.errors import UserError

@@ -1,0 +1,145 @@
+"""How a base's template has a variant's rows: in keys only where it matters, and in what is judged."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.data.render import load_tokenizer
+from ft_dagster.evaluation.samples import Answer, read_answers
+from ft_dagster.settings import load_settings
+from ft_dagster.stages import asked, base_evaluation, evaluation, rendering, verdicts
+from ft_dagster.stages.chain import CHAIN, run_chain, up_to
+from ft_dagster.stages.made_from import version_artifacts
+from ft_dagster.stages.outdated import FoundNow, outdated
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.store import Artifact
+from tests.chat_templates import THINKS
+from tests.e2e.project import edit
+
+pytestmark = pytest.mark.slow
+LEAD = "<think>\n\n</think>\n\n"
+
+
+def on_template(chained: Workspace, folder: Path, template: str, **data: Any) -> Workspace:
+    """The same variant in a project of its own, on a base with this template; its chain was not run."""
+    project = shutil.copytree(
+        chained.project, folder / "project", ignore=shutil.ignore_patterns(".ft_dagster")
+    )
+    base = shutil.copytree(chained.spec.base_model.source or "", folder / "base")
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(base)
+    edit(project / "ft_dagster.yaml", lambda content: content["sources"]["bases"].append(str(base)))
+    edit(project / "tenants/acme/places.yaml", lambda content: content.update(base_model=str(base)))
+    edit(project / "tenants/acme/places.yaml", lambda content: content["data"].update(data))
+    return Workspace(load_settings(project), chained.key, RunOf("test", "test", lambda line: None))
+
+
+def run(workspace: Workspace, last: str) -> dict[str, Artifact]:
+    outcome = run_chain(workspace, up_to(last))
+    assert outcome.error is None, outcome.error
+    return outcome.made
+
+
+def own_answers(workspace: Workspace) -> list[Answer]:
+    """The written answers to the variant's own test rows in its newest evaluation."""
+    answers = read_answers(workspace.evidence(workspace.upstream("evaluation")))
+    return [each for each in answers if each.role == "test_split_task" and each.answered]  # a loss has none
+
+
+@pytest.fixture(scope="module")
+def thinking(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """On a base whose template writes an empty thought before an answer, judged."""
+    workspace = on_template(chained, tmp_path_factory.mktemp("thinking"), THINKS)
+    edit(workspace.declared_in, lambda content: content["evaluation"].update(kind="label", max_new_tokens=40))
+    edit(workspace.declared_in, lambda content: content["training"].update(num_train_epochs=20))
+    run(workspace, "evaluation")
+    return workspace
+
+
+def test_an_evaluation_is_held_against_the_text_that_a_row_has(thinking: Workspace) -> None:
+    """The tuned model writes the empty thought too, as it was trained to, and then the answer."""
+    told = own_answers(thinking)
+    assert told
+    assert all(each.expected.startswith("The ") for each in told)
+    assert any(each.answered.startswith("The ") for each in told)
+    assert not any("think" in each.answered for each in told)
+
+
+def test_it_is_in_the_keys_of_what_asks_such_rows_on_such_a_base_alone(
+    chained: Workspace, thinking: Workspace
+) -> None:
+    for stage in CHAIN:
+        plain, led = (workspace.recipe(stage)[0].spec for workspace in (chained, thinking))
+        assert "task.lead" not in plain
+        asks = stage.name in ("base_evaluation", "evaluation", "model_export")
+        assert led.get("task.lead") == (LEAD if asks else None)
+    assert "task.lead" not in thinking.recipe(base_evaluation.GENERAL_SCORES)[0].spec
+
+
+def test_it_makes_no_other_try_of_the_same_weights(thinking: Workspace) -> None:
+    view = View(thinking, evaluation.STAGE)
+    task, general = asked.own_task(view), asked.general(view)
+    assert task.lead == LEAD
+    plain = replace(task, lead=None)
+    assert asked.questions_digest(task, general) == asked.questions_digest(plain, general)
+
+
+def test_texts_and_declared_tasks_have_no_answer_that_a_template_leads_to(thinking: Workspace) -> None:
+    dataset, base = thinking.upstream("task_dataset"), thinking.upstream("base_model")
+
+    def of(*formats: str) -> str | None:
+        figures = {**dataset.figures, "formats": {str(n): format for n, format in enumerate(formats)}}
+        other = replace(dataset, predicate={**dataset.predicate, "figures": figures})
+        return rendering.lead_of_answers(thinking, other, base)
+
+    assert (of("text"), of("alpaca"), of("text", "chat")) == (None, LEAD, LEAD)
+    assert of("prompt_completion") == LEAD  # by the rows: these are conversations
+
+
+def without_lead(made: Artifact) -> Artifact:
+    """As older code made it."""
+    spec = {name: value for name, value in made.spec.items() if name != "task.lead"}
+    return replace(made, predicate={**made.predicate, "spec": spec})
+
+
+def test_what_older_code_judged_is_told_and_not_held_against_what_is_judged_now(thinking: Workspace) -> None:
+    version = version_artifacts(thinking.store, thinking.prefix)
+
+    def named(*older: str) -> list[str]:
+        changed = {stage: without_lead(version.artifacts[stage]) for stage in older}
+        of = version._replace(artifacts={**version.artifacts, **changed})
+        return [cause.what for cause in outdated(thinking.settings, thinking.declared(), of, FoundNow(None))]
+
+    assert named() == []
+    assert named("base_evaluation", "evaluation") == ["base_evaluation", "evaluation"]
+    judged = thinking.upstream("evaluation")
+    assert verdicts.asked_by_its_rules(thinking, judged)
+    assert not verdicts.asked_by_its_rules(thinking, without_lead(judged))
+    assert verdicts.asked_alike(judged, without_lead(judged))
+
+
+def test_a_tokenizer_is_loaded_once_for_what_its_template_makes_of_rows(
+    thinking: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = thinking.upstream("base_model")
+    known = rendering.traits_of(thinking, base)
+    monkeypatch.setattr(rendering, "_KNOWN", {})
+
+    def load(folder: Path) -> Any:
+        raise AssertionError("it is loaded again")
+
+    monkeypatch.setattr(rendering, "load_tokenizer", load)
+    assert rendering.traits_of(thinking, base) == rendering.known_traits(thinking.cache, base) == known
+    monkeypatch.setattr(rendering, "_KNOWN", {})
+    (file,) = (thinking.cache / rendering.FOLDER).glob(f"{base.digest}-*.json")
+    file.write_text("{")
+    assert rendering.known_traits(thinking.cache, base) is None
+    with pytest.raises(AssertionError, match="it is loaded again"):
+        rendering.traits_of(thinking, base)
