@@ -17,13 +17,16 @@ _DATED = ("strftime_now", "date_string")  # in a template that may print a date
 
 
 class ChatTraits(NamedTuple):
-    """What a base's chat template makes of rows beside their own texts. `lead`: see `render.lead_of`."""
+    """What a base's chat template makes of rows beside their own texts. `lead`: see `render.lead_of`. `ends`:
+    whether it marks where a turn ends.
+    """
 
     lead: str
+    ends: bool
 
 
 def chat_traits(tokenizer: Any) -> ChatTraits:
-    return ChatTraits(lead_of(tokenizer))
+    return ChatTraits(lead_of(tokenizer), _end_of_turn(tokenizer) is not None)
 
 
 def stop_token_ids(tokenizer: Any) -> list[int]:

@@ -2,7 +2,8 @@
 
 The spans are found by rendering the conversation up to and with each answer and comparing characters,
 so a chat template needs no {% generation %} marks. A trained span covers the answer and its
-end-of-turn token: the model must learn to stop.
+end-of-turn token, of every answer that is trained: the model must learn to stop. Where the template marks no
+end of a turn, that is the end-of-sequence token.
 """
 
 from __future__ import annotations
@@ -50,6 +51,17 @@ class _Marked(NamedTuple):
     spans: Spans
     special: bool
     eos: bool
+
+
+class _Answer(NamedTuple):
+    """An answer's place in a rendered conversation: where it begins and stops, where its end-of-turn token
+    does, and whether it has one.
+    """
+
+    start: int
+    stop: int
+    end: int
+    ended: bool
 
 
 def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
@@ -153,11 +165,25 @@ def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
         return _Marked(text, ((len(row.prompt), len(text)),), True, True)
     whole = _chat(row, row.messages, tokenizer)
     answers = [_answer(row, i, whole, tokenizer) for i in _trained_turns(row, train_on)]
-    spans = tuple((start, end) for start, _, end, _ in answers)
-    if answers[-1][3]:
-        eos_token(row, tokenizer)
-        return _Marked(whole[: spans[-1][1]], spans, False, True)
-    return _Marked(whole, spans, False, False)
+    return _with_ends(row, whole, answers, tokenizer)
+
+
+def _with_ends(row: Row, whole: str, answers: Sequence[_Answer], tokenizer: Any) -> _Marked:
+    """A conversation with an end of each trained answer; what follows the last where nothing marks its end is
+    left out.
+    """
+    text, spans, taken = "", [], 0
+    for answer in answers:
+        text += whole[taken : answer.start]
+        start, taken = len(text), answer.end
+        text += whole[answer.start : answer.end]
+        if not answer.ended and answer is not answers[-1]:
+            text += eos_token(row, tokenizer)
+        spans.append((start, len(text)))
+    if answers[-1].ended:
+        return _Marked(text + whole[taken:], tuple(spans), False, False)
+    eos_token(row, tokenizer)
+    return _Marked(text, tuple(spans), False, True)
 
 
 def _trained_turns(row: Row, train_on: TrainOn) -> list[int]:
@@ -168,34 +194,44 @@ def _trained_turns(row: Row, train_on: TrainOn) -> list[int]:
     return [len(row.messages) - 1]
 
 
-def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> tuple[int, int, int, bool]:
-    """Where the i-th message, an answer, stands in the rendered conversation.
-
-    (start, end of the answer, end of its end-of-turn token, whether nothing marks the end of the turn).
-    """
+def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _Answer:
+    """Where the i-th message, an answer, stands in the rendered conversation. Raises UserError."""
     before = _chat(row, row.messages[:i], tokenizer, prompt=True) if i else ""
     upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer)
     if not upto.startswith(before):
-        raise _unstable(row, i)
-    content, begins = (
-        row.messages[i].content.strip(),
-        len(before) + len(_lead_at(upto, len(before), tokenizer)),
-    )
+        raise _untold(row, i, tokenizer)
+    content = row.messages[i].content.strip()
+    begins = len(before) + len(_lead_at(upto, len(before), tokenizer))
     at = upto.find(content, begins)
     found = _special(tokenizer).search(upto, at + len(content) if at >= 0 else begins)
     stop, end = (found.start(), found.end()) if found else (len(upto.rstrip()), len(upto))
     if whole[:end] != upto[:end]:
-        raise _unstable(row, i)
-    return len(before), stop, end if found else stop, found is None
+        raise _untold(row, i, tokenizer)
+    return _Answer(len(before), stop, end if found else stop, found is not None)
 
 
-def _unstable(row: Row, i: int) -> UserError:
-    return _row_error(
-        row,
-        "the chat template renders earlier turns differently once an answer follows, "
-        f"so the answer of message {i} cannot be told from its prompt",
-        "Use data.train_on: completions, another template, or prompt_completion rows",
-    )
+def _untold(row: Row, i: int, tokenizer: Any) -> UserError:
+    """Why the answer of a message cannot be told from its prompt, and a way out that is one."""
+    before, asked = (_chat(row, row.messages[:i], tokenizer, prompt=prompt) for prompt in (False, True))
+    upto, last = _chat(row, row.messages[: i + 1], tokenizer), len(row.messages) - 1
+    opens = asked.removeprefix(before)
+    if asked.startswith(before) and upto.startswith(before) and not upto.startswith(asked):
+        why = f"'s generation prompt ends with {opens[-40:]!r}, which this answer is rendered without"
+    else:
+        why = " renders earlier turns differently once an answer follows"
+    ways = "another base or template (chat_template.jinja beside the tokenizer), or prompt_completion rows"
+    if i < last and _is_told(row, last, tokenizer):
+        ways = f"data.train_on: completions, {ways}"
+    problem = f"the chat template{why}, so the answer of message {i} cannot be told from its prompt"
+    return _row_error(row, problem, f"Use {ways}")
+
+
+def _is_told(row: Row, i: int, tokenizer: Any) -> bool:
+    try:
+        _answer(row, i, _chat(row, row.messages, tokenizer), tokenizer)
+    except UserError:
+        return False
+    return True
 
 
 def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool = False) -> str:

@@ -2,9 +2,9 @@
 
 A row with an answer gives `completion_loss` (nats a token of the answer and its end-of-turn token, given the
 prompt), and the scores of a greedy answer that belong to the declared kind (see `answer_scores`). A text
-gives its loss alone, a long one that of a piece of it. Rows are rendered and split into tokens exactly as
-training did. The answer is the row's own: what the template writes before it belongs to the prompt of its
-loss, and is taken from an answer that begins with it. Imports lm-eval.
+gives its loss alone, a long one that of a piece of it. Rows are rendered and split into tokens exactly as a
+training on last answers does. The answer is the row's own: what the template writes before it belongs to the
+prompt of its loss, and is taken from an answer that begins with it. Imports lm-eval.
 """
 
 from __future__ import annotations

@@ -33,8 +33,7 @@ from ft_dagster.stages.declaration import content_of
 from ft_dagster.stages.made_from import VersionArtifacts
 from ft_dagster.stages.made_of import frozen_declarations
 from ft_dagster.stages.planned import RANKED, ranked_by
-from ft_dagster.stages.rendering import known_traits, lead_of_answers
-from ft_dagster.stages.verdicts import LEAD
+from ft_dagster.stages.rendering import known_traits, rendered_otherwise
 from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import SHARED, Artifact, Store
@@ -90,7 +89,7 @@ def outdated(
         found += _base(store, declared, version)
     found += _asked_with_added(store, made)
     found += _by_other_rules(made)
-    found += _by_other_texts(Workspace(settings, declared.key, looking=True), made)
+    found += _by_other_rendering(Workspace(settings, declared.key, looking=True), spec, made)
     return tuple(dict.fromkeys(found))
 
 
@@ -330,17 +329,14 @@ def _by_other_rules(made: Mapping[str, Artifact]) -> Iterator[StaleCause]:
             yield StaleCause("stage", stage, f"{stage} was answered by other rules of a chat")
 
 
-def _by_other_texts(workspace: Workspace, made: Mapping[str, Artifact]) -> Iterator[StaleCause]:
-    """Answers that were held against more than the text that a row has, as older code did; by what this host
-    knows of the base.
-    """
-    base, dataset = made.get("base_model"), made.get("task_dataset")
-    if base is None or dataset is None or known_traits(workspace.cache, base) is None:
+def _by_other_rendering(
+    workspace: Workspace, spec: VariantSpec, made: Mapping[str, Artifact]
+) -> Iterator[StaleCause]:
+    """What older code rendered otherwise; by what this host knows of the base's template."""
+    base = made.get("base_model")
+    if base is None or known_traits(workspace.cache, base) is None:
         return
-    for stage in ("base_evaluation", "evaluation"):
-        asked = made.get(stage)
-        if asked is None or not is_of_now(asked) or "task.test" not in asked.inputs:
-            continue
-        if asked.spec.get(LEAD) != lead_of_answers(workspace, dataset, base):
-            problem = f"{stage} held answers against more than the text that a row has"
-            yield StaleCause("stage", stage, problem)
+    for stage in rendered_otherwise(
+        workspace, spec, {name: one for name, one in made.items() if is_of_now(one)}
+    ):
+        yield StaleCause("stage", stage, f"{stage} has rows as an older version rendered them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +14,14 @@ from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.splits import SPLITS
 from ft_dagster.extras import of_train
 from ft_dagster.program import write_json
+from ft_dagster.spec import VariantSpec
 from ft_dagster.stages.workspace import Desk
 from ft_dagster.store import Artifact
 from ft_dagster.strict_json import loads
 
 FOLDER = "chat_traits"  # in the host's cache, a file a base
+LEAD, TURN_END = "task.lead", "turn_end"  # in the keys of what is asked, and of a mixture
+ASKED_ROWS = ("base_evaluation", "evaluation")
 _KNOWN: dict[Path, ChatTraits] = {}
 
 
@@ -47,6 +51,32 @@ def lead_of_answers(desk: Desk, dataset: Artifact, base: Artifact) -> str | None
         return None
     lead = traits_of(desk, base).lead
     return lead if lead and has_conversations(desk, dataset) else None
+
+
+def end_of_turns(desk: Desk, train_on: str, dataset: Artifact, base: Artifact) -> str | None:
+    """By what each trained answer of a conversation ends: None where the last alone is trained, or where the
+    base's template marks it.
+    """
+    if train_on == "completions" or not has_conversations(desk, dataset):
+        return None
+    return None if traits_of(desk, base).ends else "eos"
+
+
+def rendered_otherwise(desk: Desk, spec: VariantSpec, made: Mapping[str, Artifact]) -> list[str]:
+    """Of a variant's newest artifacts by stage, the stages of those that older code made with its rows
+    rendered otherwise than a run would now. Raises UserError.
+    """
+    base, dataset = made.get("base_model"), made.get("task_dataset")
+    if base is None or dataset is None:
+        return []
+    mixture, lead, found = made.get("training_mixture"), lead_of_answers(desk, dataset, base), []
+    if mixture and mixture.spec.get(TURN_END) != end_of_turns(desk, spec.data.train_on, dataset, base):
+        found.append("training_mixture")
+    for stage in ASKED_ROWS:
+        asked = made.get(stage)
+        if asked and "task.test" in asked.inputs and asked.spec.get(LEAD) != lead:
+            found.append(stage)
+    return found
 
 
 def has_conversations(desk: Desk, dataset: Artifact) -> bool:

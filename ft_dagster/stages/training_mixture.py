@@ -21,6 +21,7 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import GeneralSpec
 from ft_dagster.stages import base_text, evaluation_texts, unsaid_tokens, version_before
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.rendering import end_of_turns
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens, tokens_of
 from ft_dagster.stages.view import View
@@ -45,7 +46,8 @@ class MixtureInputs:
     """`max_length`: of an example, in tokens, as resolved. `general_corpus`: a corpus, or the text that the
     base wrote. `evaluation_texts`: what general text must not overlap; None where there is no general text,
     nothing is asked, or it may. `version_before`: what a share that is left open goes by. `unsaid_tokens`:
-    that new tokens of the base stand in no general task; None where there are none of either.
+    that new tokens of the base stand in no general task; None where there are none of either. `turn_end`: see
+    `rendering.end_of_turns`.
     """
 
     spec: VariantSpec
@@ -56,23 +58,25 @@ class MixtureInputs:
     version_before: Artifact | None
     max_length: int
     unsaid_tokens: Artifact | None
+    turn_end: str | None = None
 
 
 def inputs(view: View) -> MixtureInputs:
-    spec, base = view.spec, view.upstream("base_model")
+    spec, base, dataset = view.spec, view.upstream("base_model"), view.upstream("task_dataset")
     general = spec.data.general
     longest = spec.training.max_length or min(MAX_LENGTH.value, _context_length(view.base_folder(base)))
     tasks = view.frozen("tasks")
     guarded = general is not None and spec.data.decontaminate.enabled and (tasks["task"] or tasks["general"])
     return MixtureInputs(
         narrowed(spec, GUARDED if guarded else RENDERED),
-        view.upstream("task_dataset"),
+        dataset,
         base,
         None if general is None else _general_text(view, general),
         view.made(evaluation_texts.STAGE) if guarded else None,
         view.made(version_before.STAGE) if general is not None and general.share == "auto" else None,
         longest,
         view.made(unsaid_tokens.STAGE) if tasks["general"] and tokens_of(view, base) else None,
+        end_of_turns(view, spec.data.train_on, dataset, base),
     )
 
 

@@ -20,13 +20,12 @@ from ft_dagster.stages.asked import chat_of, check_measured, rules_of
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
 from ft_dagster.stages.evaluation import own_of, verdict_on
 from ft_dagster.stages.production_evaluation import ProductionGone
-from ft_dagster.stages.rendering import lead_of_answers
+from ft_dagster.stages.rendering import LEAD, lead_of_answers
 from ft_dagster.stages.today import Today
 from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import SHARED, Artifact
 
-LEAD = "task.lead"  # in the key of an evaluation: see `asked.OwnTask`
 BY_BASE = (LEAD,)  # what of a task is each base's own
 
 

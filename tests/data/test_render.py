@@ -113,15 +113,55 @@ def test_a_template_that_trims_the_answer_is_followed(tokenizer: Any) -> None:
 
 
 def test_a_template_without_end_of_turn_gets_the_end_of_sequence(tokenizer: Any) -> None:
-    tokenizer.chat_template = (
-        "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n\n{% endfor %}"
-        "{% if add_generation_prompt %}### assistant:\n{% endif %}"
-    )
+    tokenizer.chat_template = ENDLESS
     row = chat(*TWO_TURNS)
     assert trained(row, tokenizer) == ["A house.<|im_end|>"]
     assert render(row, tokenizer).input_ids[-1] == tokenizer.eos_token_id
     turn = render_turn(row, tokenizer)
     assert (turn.answer, turn.end) == ("A house.", "<|im_end|>")
+
+
+def test_every_trained_answer_ends_also_where_the_template_marks_no_end(tokenizer: Any) -> None:
+    tokenizer.chat_template = ENDLESS
+    row = chat(*TWO_TURNS)
+    example = render(row, tokenizer, train_on="assistant_turns")
+    assert trained(row, tokenizer, train_on="assistant_turns") == ["A paper.<|im_end|>", "A house.<|im_end|>"]
+    assert [example.input_ids[end - 1] for _, end in example.spans] == [tokenizer.eos_token_id] * 2
+    whole = tokenizer.decode(example.input_ids)
+    assert whole.replace("<|im_end|>", "") == tokenizer.apply_chat_template(
+        [message._asdict() for message in row.messages], tokenize=False
+    ).rstrip("\n")
+    once = chat(*TWO_TURNS[:2])
+    assert render(once, tokenizer, train_on="assistant_turns") == render(once, tokenizer)
+
+
+def test_an_end_that_the_template_marks_is_the_only_one(tokenizer: Any) -> None:
+    tokenizer.eos_token = "<|endoftext|>"
+    row = chat(*TWO_TURNS)
+    assert trained(row, tokenizer, train_on="assistant_turns") == ["A paper.<|im_end|>", "A house.<|im_end|>"]
+    assert tokenizer.eos_token_id not in render(row, tokenizer, train_on="assistant_turns").input_ids
+
+
+def test_no_way_out_is_the_default_already(tokenizer: Any) -> None:
+    """A template that opens a thought for an answer and renders none with one: no choice of turns helps."""
+    tokenizer.chat_template = OPENS_A_THOUGHT
+    for train_on in ("completions", "assistant_turns"):
+        with pytest.raises(UserError) as caught:
+            render(chat(*TWO_TURNS), tokenizer, train_on=train_on)
+        assert (
+            "generation prompt ends with '<|im_start|>assistant\\n<think>\\n', which" in caught.value.problem
+        )
+        assert "train_on" not in caught.value.fix
+
+
+def test_completions_are_a_way_out_where_the_last_answer_can_be_told(tokenizer: Any) -> None:
+    """As with Qwen 3, which renders earlier answers without a thought."""
+    tokenizer.chat_template = THINKS
+    with pytest.raises(UserError) as caught:
+        render(chat(*TWO_TURNS), tokenizer, train_on="assistant_turns")
+    assert "renders earlier turns differently" in caught.value.problem
+    assert caught.value.fix.startswith("Use data.train_on: completions, ")
+    assert trained(chat(*TWO_TURNS), tokenizer) == ["<think>\n\n</think>\n\nA house.<|im_end|>"]
 
 
 def test_what_follows_the_end_of_turn_is_not_trained(tokenizer: Any) -> None:

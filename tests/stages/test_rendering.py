@@ -12,14 +12,16 @@ import pytest
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.evaluation.samples import Answer, read_answers
 from ft_dagster.settings import load_settings
-from ft_dagster.stages import asked, base_evaluation, evaluation, rendering, verdicts
+from ft_dagster.spec.overrides import with_overrides
+from ft_dagster.stages import asked, base_evaluation, evaluation, rendering, training_mixture, verdicts
 from ft_dagster.stages.chain import CHAIN, run_chain, up_to
+from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.made_from import version_artifacts
 from ft_dagster.stages.outdated import FoundNow, outdated
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
-from tests.chat_templates import THINKS
+from tests.chat_templates import ENDLESS, THINKS
 from tests.e2e.project import edit
 
 pytestmark = pytest.mark.slow
@@ -45,6 +47,21 @@ def run(workspace: Workspace, last: str) -> dict[str, Artifact]:
     outcome = run_chain(workspace, up_to(last))
     assert outcome.error is None, outcome.error
     return outcome.made
+
+
+def without(part: str, made: Artifact) -> Artifact:
+    """As older code made it, which had no such part in its keys."""
+    spec = {name: value for name, value in made.spec.items() if name != part}
+    return replace(made, predicate={**made.predicate, "spec": spec})
+
+
+def changed(workspace: Workspace, overrides: dict[str, Any]) -> Workspace:
+    """The same desk, with another declaration frozen upstream."""
+    declared = with_overrides(workspace.declared(), overrides)
+    other = Workspace(workspace.settings, workspace.key, workspace.run)
+    content = freeze(declared, workspace.project, workspace.cache, workspace.roots)
+    other.__dict__.update(frozen=content, spec=declared.spec)
+    return other
 
 
 def own_answers(workspace: Workspace) -> list[Answer]:
@@ -103,17 +120,11 @@ def test_texts_and_declared_tasks_have_no_answer_that_a_template_leads_to(thinki
     assert of("prompt_completion") == LEAD  # by the rows: these are conversations
 
 
-def without_lead(made: Artifact) -> Artifact:
-    """As older code made it."""
-    spec = {name: value for name, value in made.spec.items() if name != "task.lead"}
-    return replace(made, predicate={**made.predicate, "spec": spec})
-
-
 def test_what_older_code_judged_is_told_and_not_held_against_what_is_judged_now(thinking: Workspace) -> None:
     version = version_artifacts(thinking.store, thinking.prefix)
 
     def named(*older: str) -> list[str]:
-        changed = {stage: without_lead(version.artifacts[stage]) for stage in older}
+        changed = {stage: without("task.lead", version.artifacts[stage]) for stage in older}
         of = version._replace(artifacts={**version.artifacts, **changed})
         return [cause.what for cause in outdated(thinking.settings, thinking.declared(), of, FoundNow(None))]
 
@@ -121,8 +132,8 @@ def test_what_older_code_judged_is_told_and_not_held_against_what_is_judged_now(
     assert named("base_evaluation", "evaluation") == ["base_evaluation", "evaluation"]
     judged = thinking.upstream("evaluation")
     assert verdicts.asked_by_its_rules(thinking, judged)
-    assert not verdicts.asked_by_its_rules(thinking, without_lead(judged))
-    assert verdicts.asked_alike(judged, without_lead(judged))
+    assert not verdicts.asked_by_its_rules(thinking, without("task.lead", judged))
+    assert verdicts.asked_alike(judged, without("task.lead", judged))
 
 
 def test_a_tokenizer_is_loaded_once_for_what_its_template_makes_of_rows(
@@ -143,3 +154,29 @@ def test_a_tokenizer_is_loaded_once_for_what_its_template_makes_of_rows(
     assert rendering.known_traits(thinking.cache, base) is None
     with pytest.raises(AssertionError, match="it is loaded again"):
         rendering.traits_of(thinking, base)
+
+
+@pytest.fixture(scope="module")
+def endless(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """On a base whose template marks no end of a turn, with every answer trained; up to its mixture."""
+    folder = tmp_path_factory.mktemp("endless")
+    workspace = on_template(chained, folder, ENDLESS, train_on="assistant_turns")
+    run(workspace, "training_mixture")
+    return workspace
+
+
+def test_the_end_of_earlier_answers_is_in_the_key_of_a_mixture_where_no_template_marks_it(
+    chained: Workspace, endless: Workspace
+) -> None:
+    assert endless.upstream("training_mixture").spec["turn_end"] == "eos"
+    every = changed(chained, {"data.train_on": "assistant_turns"})
+    last = changed(endless, {"data.train_on": "completions"})
+    for workspace in (chained, every, last):
+        assert "turn_end" not in workspace.recipe(training_mixture.STAGE)[0].spec
+
+
+def test_a_mixture_of_earlier_answers_without_an_end_is_told(endless: Workspace) -> None:
+    made = {stage: endless.upstream(stage) for stage in ("base_model", "task_dataset", "training_mixture")}
+    assert rendering.rendered_otherwise(endless, endless.spec, made) == []
+    older = {**made, "training_mixture": without("turn_end", made["training_mixture"])}
+    assert rendering.rendered_otherwise(endless, endless.spec, older) == ["training_mixture"]
