@@ -25,9 +25,9 @@ from ft_dagster.automation.side_by_side import carry_out_all, name_of
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.settings import Settings
-from ft_dagster.spec import Declared, load_variant
+from ft_dagster.spec import Declared
 from ft_dagster.spec.load import SHORTHANDS
-from ft_dagster.spec.overrides import declared_text, refuse_fixed, value_at, with_overrides
+from ft_dagster.spec.overrides import declared_text, refuse_fixed, value_at, with_overrides, write_declared
 from ft_dagster.spec.variant import LORA_SETTINGS, METHOD_SETTINGS, PROMPT_SETTINGS
 
 FINISHED_BEFORE_STOPPING = 3
@@ -228,22 +228,7 @@ def write_winner(settings: Settings, declared: Declared, run: ExperimentRun, fil
     The declaration must then say exactly what was run, so that its artifacts are found again; else it is put
     back and UserError raised.
     """
-    text = declared_text(declared, run.overrides)
     if file is not None:
-        file.write_text(text, "utf-8")
+        file.write_text(declared_text(declared, run.overrides), "utf-8")
         return file
-    before = declared.file.read_text("utf-8")
-    declared.file.write_text(text, "utf-8")
-    try:
-        same = (
-            load_variant(settings.project, declared.key).spec == with_overrides(declared, run.overrides).spec
-        )
-    except UserError:
-        same = False
-    if not same:
-        declared.file.write_text(before, "utf-8")
-        raise UserError(
-            "this file cannot take the winner's values by itself; it is as it was",
-            file=declared.file, fix=f"Write them by hand: {run.name}",
-        )  # fmt: skip
-    return declared.file
+    return write_declared(settings.project, declared, run.overrides, by_hand=run.name)

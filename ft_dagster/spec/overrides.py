@@ -6,6 +6,8 @@ import copy
 import difflib
 import io
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from pydantic import ValidationError
 
 from ft_dagster.errors import UserError
 from ft_dagster.spec.declarations import unfit
-from ft_dagster.spec.load import SHORTHANDS, Declared
+from ft_dagster.spec.load import SHORTHANDS, Declared, load_variant
 from ft_dagster.spec.variant import VariantSpec
 
 ORIGIN = "experiment"
@@ -95,16 +97,57 @@ def value_at(spec: VariantSpec, field: str) -> Any:
 def declared_text(declared: Declared, overrides: Mapping[str, Any]) -> str:
     """The declaration's YAML with those overrides in it that change something; comments stay."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.util import load_yaml_guess_indent
 
-    yaml = YAML()
+    yaml, text = YAML(), declared.file.read_text("utf-8")
     yaml.preserve_quotes = True
-    yaml.width = 110
-    content = yaml.load(declared.file.read_text("utf-8"))
+    yaml.width = len(text) + 110  # no line is broken
+    _, _, dash = load_yaml_guess_indent(text)
+    if dash is not None:
+        yaml.indent(mapping=2, sequence=2 + dash, offset=dash)
+    content = yaml.load(text)
     for field, value in changed(declared, overrides).items():
         _write(content, field, value)
     written = io.StringIO()
     yaml.dump(content, written)
     return written.getvalue()
+
+
+def write_declared(
+    project: Path, declared: Declared, overrides: Mapping[str, Any], *, by_hand: str | None = None
+) -> Path:
+    """Write overrides into the declaration's file, comments kept; the file. `by_hand`: what to write where it
+    cannot take them by itself: it is then as it was, and UserError raised.
+    """
+    file = Path(os.path.realpath(declared.file))
+    before, text = file.read_bytes(), declared_text(declared, overrides)
+    _replace(file, text.replace("\n", "\r\n" if b"\r\n" in before else "\n").encode())
+    try:
+        same = load_variant(project, declared.key).spec == with_overrides(declared, overrides).spec
+    except UserError:
+        same = False
+    if not same:
+        _replace(file, before)
+        named = by_hand or ", ".join(f"{field}: {value}" for field, value in overrides.items())
+        raise UserError(
+            "this file cannot take the values by itself; it is as it was",
+            file=declared.file,
+            fix=f"Write them by hand: {named}",
+        )
+    return declared.file
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Whole or not at all. Raises UserError."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        shutil.copymode(file, draft)
+        draft.replace(file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        fix = "Let the user that runs ft-dagster write it"
+        raise UserError(f"cannot be written: {error.strerror}", file=file, fix=fix) from None
 
 
 def changed(declared: Declared, overrides: Mapping[str, Any]) -> dict[str, Any]:

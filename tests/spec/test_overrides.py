@@ -7,7 +7,13 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.spec import Declared, VariantKey, load_variant
-from ft_dagster.spec.overrides import declared_text, refuse_fixed, value_at, with_overrides
+from ft_dagster.spec.overrides import (
+    declared_text,
+    refuse_fixed,
+    value_at,
+    with_overrides,
+    write_declared,
+)
 
 KEY = VariantKey("acme", "support")
 TEXT = """\
@@ -83,6 +89,78 @@ def test_written_values_keep_the_comments_and_load_as_the_same_declaration(decla
 
 def test_what_is_declared_already_is_not_written(declared: Declared) -> None:
     assert declared_text(declared, {"training.seed": 3, "method.rank": None}) == TEXT
+
+
+LISTED = """\
+description: answers, at length, {long}
+owners: [a@b.example]
+base_model: models/base
+data:
+  sources:
+    - path: rows.jsonl   # as exported
+      format: chat
+    - path: more.jsonl
+"""
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_file_changes_by_what_is_written_alone(declared: Declared, line_end: str) -> None:
+    """Neither its indentation nor its long lines, its line ends or its permissions."""
+    text = LISTED.format(long="so that it takes " * 20 + "all").replace("\n", line_end)
+    declared.file.write_bytes(text.encode())
+    declared.file.chmod(0o640)
+    project = declared.file.parents[2]
+    again = load_variant(project, KEY)
+    assert write_declared(project, again, {"data.render": "plain"}) == declared.file
+    assert declared.file.read_bytes().decode() == f"{text}  render: plain{line_end}"
+    assert declared.file.stat().st_mode & 0o777 == 0o640
+    assert [file.name for file in declared.file.parent.iterdir()] == ["support.yaml"]
+
+
+def test_a_file_that_somebody_else_changed_meanwhile_is_as_it_was(declared: Declared) -> None:
+    changed = TEXT.replace("seed: 3", "seed: 4")
+    declared.file.write_text(changed, "utf-8")
+    with pytest.raises(UserError, match=r"it is as it was\. Write them by hand: data\.render: plain"):
+        write_declared(declared.file.parents[2], declared, {"data.render": "plain"})
+    assert declared.file.read_text("utf-8") == changed
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "data: {sources: [rows.jsonl]}",
+        "data: {<<: &data {sources: [rows.jsonl]}}",
+        "data: {sources: [rows.jsonl], render: auto}",
+    ],
+)
+def test_values_are_written_into_data_in_whatever_form_it_stands(declared: Declared, data: str) -> None:
+    declared.file.write_text(TEXT.replace("data: {sources: [rows.jsonl]}", data), "utf-8")
+    project = declared.file.parents[2]
+    write_declared(project, load_variant(project, KEY), {"data.render": "plain"})
+    assert load_variant(project, KEY).spec.data.render == "plain"
+
+
+def test_what_the_defaults_say_of_data_stays_theirs(declared: Declared) -> None:
+    project = declared.file.parents[2]
+    declared.file.write_text(TEXT.replace("data: {sources: [rows.jsonl]}\n", ""), "utf-8")
+    defaults = project / "tenants" / "defaults.yaml"
+    defaults.write_text("data: {sources: [rows.jsonl]}\n", "utf-8")
+    write_declared(project, load_variant(project, KEY), {"data.render": "plain"})
+    assert "data:\n  render: plain\n" in declared.file.read_text("utf-8")
+    assert defaults.read_text("utf-8") == "data: {sources: [rows.jsonl]}\n"
+    assert load_variant(project, KEY).spec.data.sources[0].path == "rows.jsonl"
+
+
+def test_a_file_that_may_not_be_written_is_one_error(
+    declared: Declared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, content: bytes) -> int:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(UserError, match=r"support\.yaml: cannot be written: Read-only file system"):
+        write_declared(declared.file.parents[2], declared, {"data.render": "plain"})
+    assert declared.file.read_text("utf-8") == TEXT
 
 
 def test_a_value_below_what_is_not_declared_is_none(declared: Declared) -> None:
