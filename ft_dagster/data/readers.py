@@ -113,12 +113,24 @@ def _read_jsonl(file: DataFile) -> Iterator[RawRow]:
 
 def _parsed(file: DataFile, number: int, line: str) -> RawRow:
     try:
-        fields = json.loads(line)
+        fields = json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         what = getattr(error, "msg", "not JSON")
         fix = "Mend the line: one JSON object a line"
         raise UserError(f"malformed line: {what}", file=file.name, line=number, fix=fix) from None
     return _object(file, number, fields)
+
+
+class _GivenTwice(ValueError):
+    msg = "a field is given twice"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where the last of two fields of one name would be read alone."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise _GivenTwice
+    return fields
 
 
 def _object(file: DataFile, number: int, fields: Any) -> RawRow:
@@ -137,7 +149,7 @@ def _read_json(file: DataFile) -> Iterator[RawRow]:
         return
     text = "".join(line for _, line in _lines(file))
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         line, what = getattr(error, "lineno", None), getattr(error, "msg", "not JSON")
         raise UserError(f"malformed JSON: {what}", file=file.name, line=line, fix="Mend the file") from None

@@ -251,3 +251,12 @@ def test_the_page_names_all_that_is_read_left_out_and_refused() -> None:
     columns = {column for names in COLUMNS.values() for column in names}
     named = {*COLUMNS, *columns, *FILED, *TRAINED, *UNRENDERED, "system", "label", "group", "licence"}
     assert {name for name in named if f"`{name}`" not in section} == set()
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_a_field_that_is_given_twice_is_not_read_once(project: Path, write: Any, name: str) -> None:
+    answer = '{"role": "assistant", "content": "a", "content": "b"}'
+    said = f'{{"messages": [{{"role": "user", "content": "q"}}, {answer}]}}'
+    write(name, said + "\n" if name.endswith("l") else f"[{said}]")
+    with pytest.raises(UserError, match="a field is given twice"):
+        list(read_rows(SourceSpec(path=name), project, ASKED))
