@@ -42,7 +42,7 @@ DECLARATION = """\
 description: variant {name}, which answers questions on a ledger
 owners: [owner@example.com]
 base_model: {model}
-data: {{sources: [{{path: rows-{name}.jsonl, licence: CC0-1.0}}]}}
+data: {{sources: [{{path: rows-{name}.jsonl, licence: CC0-1.0}}], render: plain}}
 method: {{name: {method}}}
 training: {{num_train_epochs: 1, learning_rate: 1.0e-4, max_length: 256, evaluations: 2}}
 evaluation: {{general: [{demo}/tasks/sciq_local.yaml]}}

@@ -13,11 +13,23 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ft_dagster.cli.common import RUNNING, Json, app, escape, out, print_json, show, tell
+from ft_dagster.cli.common import (
+    RUNNING,
+    Json,
+    Keys,
+    app,
+    escape,
+    keys_of,
+    out,
+    print_json,
+    show,
+    tell,
+)
 from ft_dagster.cli.picture import table_of_store
-from ft_dagster.errors import UserError
+from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.fleet.costs import CostBy
-from ft_dagster.settings import load_settings
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import Declarations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -168,8 +180,14 @@ def metrics(
 @app.command(rich_help_panel=RUNNING)
 def upgrade(
     context: typer.Context,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be done; there is nothing else")
+    variants: Keys = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be made again")] = False,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep-rendering",
+            help="Declare data.render: plain for these variants, whose prompts were trained as plain text",
+        ),
     ] = False,
     tenant: Annotated[str | None, typer.Option(help="Of one tenant alone")] = None,
     share: Annotated[
@@ -181,12 +199,19 @@ def upgrade(
     """What this version would make again of what older ones made, for whom, at what cost.
 
     Nothing is made again by itself, and nothing by this command: a run does it, or an order to the fleet.
+    Only --keep-rendering writes anything: into declarations, that prompts stay the plain text that they were.
     """
     from ft_dagster.fleet.upgrade import as_yaml, order_for, plan_upgrade
 
+    if keep:
+        _keep_rendering(load_settings(context.obj), variants, as_json=as_json)
+        return
     if not plan:
         fix = "Give --plan to see what would change; a run, or an order in ft_dagster.yaml, carries it out"
         raise UserError("nothing is upgraded by a command", field="--plan", fix=fix)
+    if variants:
+        fix = "Leave them out, or name a tenant by --tenant"
+        raise UserError("a plan is of all variants", field="--plan", value=variants[0], fix=fix)
     if share is not None and not 0 < share <= 1:
         raise UserError("not a share", field="--share", value=share, fix="Give one above 0, to 1")
     settings = load_settings(context.obj)
@@ -202,6 +227,28 @@ def upgrade(
     if share is not None:
         said = "nothing is left for an order" if order is None else as_yaml(order)
         tell(said)
+
+
+def _keep_rendering(settings: Settings, variants: list[str] | None, *, as_json: bool) -> None:
+    """Of each variant: whether its file was written, or why not. What is wrong with one stops no other."""
+    from ft_dagster.fleet.upgrade import keep_rendering
+
+    files, wrong = dict[str, str | None](), list[UserError]()
+    for key in keys_of(Declarations(settings.project), variants, every=False):
+        try:
+            file = keep_rendering(settings, key)
+            files[str(key)] = None if file is None else str(file)
+        except UserError as error:
+            wrong += all_of(error)
+    if as_json:
+        print_json({"written": files})
+    else:
+        for name, written in files.items():
+            none = "left as it is: a run renders no prompts of its newest mixture otherwise"
+            said = f"{name}: {none if written is None else f'data.render: plain is written into {written}'}"
+            tell(said)
+    if wrong:
+        raise UserErrors.of(wrong)
 
 
 def _show_upgrade(planned: UpgradePlan) -> None:

@@ -102,6 +102,8 @@ def _print_checked(found: list[dict[str, Any]]) -> None:
         for line in map(in_one_line, said):
             shown = line if len(said) == 1 else f"  {line}"
             tell(shown)
+        for line in one.get("warnings", ()):
+            tell(f"  ! {line}")
 
 
 @app.command(rich_help_panel=DECLARING)

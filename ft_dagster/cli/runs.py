@@ -155,10 +155,10 @@ def try_(
     """Talk to a variant's model and to its base, side by side. Without a prompt it asks for one.
 
     Prompts are rendered as the rows were in training: as a chat turn after the declared system message, or
-    as plain text for prompt and completion rows. A prompt of the file may come with what the answer must say
-    (`expected`): ✓ or ✗ then stands before each answer. A label, JSON or a query is right where the
-    evaluation says so (`evaluation.kind`); any other answer has to have each expected text in it, word for
-    word. Of an answer without a mark nothing is known.
+    as plain text where the rows were plain prompts or texts. A prompt of the file may come with what the
+    answer must say (`expected`): ✓ or ✗ then stands before each answer. A label, JSON or a query is right
+    where the evaluation says so (`evaluation.kind`); any other answer has to have each expected text in it,
+    word for word. Of an answer without a mark nothing is known.
     """
     from ft_dagster.evaluation.answers import AskedPrompts, answer
     from ft_dagster.report.answers import answers_table, right_answers

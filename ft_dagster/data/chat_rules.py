@@ -17,16 +17,22 @@ _DATED = ("strftime_now", "date_string")  # in a template that may print a date
 
 
 class ChatTraits(NamedTuple):
-    """What a base's chat template makes of rows beside their own texts. `lead`: see `render.lead_of`. `ends`:
-    whether it marks where a turn ends.
+    """What a base's chat template makes of rows beside their own texts. `chats`: whether there is one.
+    `lead`: see `render.lead_of`. `ends`: whether it marks where a turn ends.
     """
 
+    chats: bool
     lead: str
     ends: bool
 
 
 def chat_traits(tokenizer: Any) -> ChatTraits:
-    return ChatTraits(lead_of(tokenizer), _end_of_turn(tokenizer) is not None)
+    return ChatTraits(chats(tokenizer), lead_of(tokenizer), _end_of_turn(tokenizer) is not None)
+
+
+def chats(tokenizer: Any) -> bool:
+    """Whether chats are rendered by a template; nothing is rendered to find out."""
+    return bool(_template(tokenizer))
 
 
 def stop_token_ids(tokenizer: Any) -> list[int]:

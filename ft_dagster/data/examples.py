@@ -8,7 +8,7 @@ from typing import Any
 
 from ft_dagster.data.general import document_chunks
 from ft_dagster.data.render import TrainOn, eos_token, render_rows
-from ft_dagster.data.rows import Row
+from ft_dagster.data.rows import Row, in_exchange
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import KINDS, OBJECTIVES, Rendered, objective_of
 from ft_dagster.spec.variant import VariantSpec
@@ -16,15 +16,19 @@ from ft_dagster.spec.variant import VariantSpec
 
 @dataclass(frozen=True)
 class RowRenderer:
-    """An objective's `Renderer` over a base's tokenizer; `max_length` is in tokens."""
+    """An objective's `Renderer` over a base's tokenizer; `max_length` is in tokens. `exchange`: see
+    `rows.in_exchange`.
+    """
 
     tokenizer: Any
     train_on: TrainOn
     max_length: int
+    exchange: bool
 
     def whole(self, rows: Sequence[Row]) -> Iterator[Rendered]:
         """An example of each row, cut to `max_length`. Raises UserError as `render_rows`."""
-        return render_rows(rows, self.tokenizer, train_on=self.train_on, max_length=self.max_length)
+        given = [in_exchange(row, self.exchange) for row in rows]
+        return render_rows(given, self.tokenizer, train_on=self.train_on, max_length=self.max_length)
 
     def chunks(self, row: Row) -> Iterator[Rendered]:
         """The examples of a text. Raises UserError for a tokenizer that cannot end it."""
@@ -34,10 +38,10 @@ class RowRenderer:
 
 
 def examples_of(
-    spec: VariantSpec, rows: Sequence[Row], tokenizer: Any, max_length: int
+    spec: VariantSpec, rows: Sequence[Row], tokenizer: Any, max_length: int, *, exchange: bool
 ) -> Iterator[tuple[Row, Sequence[Rendered]]]:
     """Each row with its examples, none for a row that gives none. Raises UserError."""
-    renderer = RowRenderer(tokenizer, spec.data.train_on, max_length)
+    renderer = RowRenderer(tokenizer, spec.data.train_on, max_length, exchange)
     return zip(rows, objective_of(spec.objective).examples(rows, renderer), strict=True)
 
 

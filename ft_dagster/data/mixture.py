@@ -28,7 +28,7 @@ from ft_dagster.data.general import WATCHED, GeneralText, holdout_chunks
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures, SplitFigures
 from ft_dagster.data.pace import RowPace
 from ft_dagster.data.render import has_control_tokens, load_tokenizer
-from ft_dagster.data.rows import Row
+from ft_dagster.data.rows import Row, said_of_seams
 from ft_dagster.data.shards import SplitWriter
 from ft_dagster.data.tables import TableWriter
 from ft_dagster.data.weights import tokenizer_digest
@@ -60,7 +60,7 @@ class MixtureParts:
     folder of the one corpus in it), and the file of evaluation texts that general text must not overlap.
 
     `paths`: what the data set's sources are called in errors. `share`: of general text, where the declaration
-    leaves it open.
+    leaves it open. `exchange`: see `rows.in_exchange`.
     """
 
     dataset: Path
@@ -69,6 +69,7 @@ class MixtureParts:
     evaluation_texts: Path | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
     share: float | None = None
+    exchange: bool = False
 
 
 def build_mixture(
@@ -138,14 +139,14 @@ class _Build:
     ) -> None:
         self._spec, self._max_length, self._out = spec, max_length, out
         self._tokenizer, self._paths = load_tokenizer(parts.base), parts.paths
-        self._evaluation_texts = parts.evaluation_texts
+        self._evaluation_texts, self._exchange = parts.evaluation_texts, parts.exchange
         self._share = asked_share(spec.data.general, parts.share)
         self._say = progress or (lambda line: None)
         self._declared_in = declared_in
         self._rows = 0
         self._cut = 0
         self._with_control_tokens = 0
-        self._ending_in_space = 0
+        self._ending_in_space, self._run_together, self._prompts = 0, 0, 0
         self._small: str | None = None  # why there is less general text than was asked for
         self.dropped = Counter[str]()
         self.overlaps: Mapping[str, Sequence[int]] = {}
@@ -211,6 +212,7 @@ class _Build:
                 f"{self._ending_in_space} prompts end with a space, which training may read as part of the "
                 "answer's first word, while a server reads the prompt alone: begin the answer with the space"
             )
+        lines += said_of_seams(self._run_together, self._prompts)
         if self._with_control_tokens:
             lines.append(
                 f"{self._with_control_tokens} rows hold special tokens of the base as text "
@@ -244,11 +246,14 @@ class _Build:
             for row in batch:
                 refuse_kind(self._spec, row, self._declared_in)
                 self._with_control_tokens += has_control_tokens(row, self._tokenizer)
-                self._ending_in_space += row.prompt.endswith(" ")
+                self._ending_in_space += row.prompt.endswith(" ") and not self._exchange
+                self._run_together += row.runs_together and not self._exchange
+                self._prompts += row.kind == "prompt_completion"
                 writer.counts_of(row.source)
             self._rows += len(batch)
             done += len(batch)
-            for row, examples in examples_of(self._spec, batch, self._tokenizer, self._max_length):
+            made = examples_of(self._spec, batch, self._tokenizer, self._max_length, exchange=self._exchange)
+            for row, examples in made:
                 number += 1
                 yield from ((number, row, example) for example in self._kept(row, examples))
             self._say(f"tokenized of {file.stem}: {pace.said(done)}")

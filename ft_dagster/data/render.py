@@ -214,16 +214,30 @@ def _untold(row: Row, i: int, tokenizer: Any) -> UserError:
     """Why the answer of a message cannot be told from its prompt, and a way out that is one."""
     before, asked = (_chat(row, row.messages[:i], tokenizer, prompt=prompt) for prompt in (False, True))
     upto, last = _chat(row, row.messages[: i + 1], tokenizer), len(row.messages) - 1
-    opens = asked.removeprefix(before)
+    opens = _opening(tokenizer)
     if asked.startswith(before) and upto.startswith(before) and not upto.startswith(asked):
-        why = f"'s generation prompt ends with {opens[-40:]!r}, which this answer is rendered without"
+        why = f"'s generation prompt ends with {opens[-40:]!r}, and this answer is rendered without it"
     else:
         why = " renders earlier turns differently once an answer follows"
-    ways = "another base or template (chat_template.jinja beside the tokenizer), or prompt_completion rows"
+    ways = (
+        "another base or template (chat_template.jinja beside the tokenizer), "
+        "or prompt_completion rows with data.render: plain"
+    )
     if i < last and _is_told(row, last, tokenizer):
         ways = f"data.train_on: completions, {ways}"
     problem = f"the chat template{why}, so the answer of message {i} cannot be told from its prompt"
     return _row_error(row, problem, f"Use {ways}")
+
+
+def _opening(tokenizer: Any) -> str:
+    """The generation prompt, of a question that is no row's."""
+    try:
+        before, asked = (
+            render_asked([Message("user", MARK)], tokenizer, prompt=prompt) for prompt in (False, True)
+        )
+    except UserError:
+        return ""
+    return asked.removeprefix(before)
 
 
 def _is_told(row: Row, i: int, tokenizer: Any) -> bool:
@@ -248,7 +262,10 @@ def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool 
     try:
         return render_chat(messages, tokenizer, prompt=prompt)
     except (TemplateError, TypeError, ValueError) as error:
-        fix = "Change the row, or use a base whose template takes it"
+        fix = (
+            "Change the row, or use a base whose template takes it; "
+            "prompts with completions need none with data.render: plain"
+        )
         problem = f"the chat template refuses the row: {refusal(error, tokenizer)}"
         raise _row_error(row, problem, fix) from None
 
@@ -329,6 +346,12 @@ def _lead_at(text: str, place: int, tokenizer: Any) -> str:
 def without_specials(text: str, tokenizer: Any) -> str:
     """A rendered text as it is when its tokens are decoded without the special ones."""
     return _special(tokenizer).sub("", text)
+
+
+def without_lead(lead: str, answer: str) -> str:
+    """What is written after the template's own words, without special tokens, however these are spaced."""
+    words = r"\s*".join(map(re.escape, lead.split()))
+    return re.sub(rf"\A\s*{words}\s*", "", answer) if words else answer
 
 
 def _dateless(template: str) -> str:

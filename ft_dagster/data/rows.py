@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -104,11 +104,39 @@ class Row:
         return next((text for role, text in self.normal if role == "user"), self.normal[0][1])
 
     @property
+    def runs_together(self) -> bool:
+        """Whether a completion as it is goes on the last word of its prompt, nothing between them."""
+        ends, begins = self.prompt[-1:], self.completion[:1]
+        return self.kind == "prompt_completion" and ends.isalnum() and begins.isalnum()
+
+    @property
     def whole_text(self) -> str:
         """All of the row's words, in order."""
         if self.kind == "messages":
             return "\n".join(message.content for message in self.messages)
         return f"{self.prompt}\n{self.completion}" if self.kind == "prompt_completion" else self.text
+
+
+def in_exchange(row: Row, exchange: bool) -> Row:
+    """With `exchange` a prompt and its completion as a question and its answer, for a chat template; it stays
+    the same record. Any other row as it is.
+    """
+    if not exchange or row.kind != "prompt_completion":
+        return row
+    turns = (Message("user", row.prompt), Message("assistant", row.completion))
+    made = replace(row, kind="messages", messages=turns, prompt="", completion="")
+    made.__dict__["identity"] = row.identity
+    return made
+
+
+def said_of_seams(run_together: int, prompts: int) -> list[str]:
+    """A line where so many of the prompts run into their completions as plain text."""
+    if not run_together:
+        return []
+    return [
+        f"{run_together:,} of {prompts:,} prompts end in a word that their completion goes on with, nothing "
+        "between them: end the prompt, or begin the completion, with a space or a line break"
+    ]
 
 
 def normalize_text(

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.data.chat_rules import stop_token_ids
 from ft_dagster.data.quantize import quantization_of
-from ft_dagster.data.render import prompt_tokens, render_asked
+from ft_dagster.data.render import (
+    lead_of,
+    prompt_tokens,
+    render_asked,
+    without_lead,
+    without_specials,
+)
 from ft_dagster.data.rows import Message
 from ft_dagster.evaluation.arithmetic import GENERATION_TOKENS, judging_dtype
 from ft_dagster.evaluation.weights import (
@@ -47,8 +53,11 @@ class AnswerPair:
 
 
 class _Rendered(NamedTuple):
+    """`lead`: what the template writes before an answer, and nobody shows."""
+
     tokenizer: Any
     rows: list[PromptRow]
+    lead: str
 
 
 def answer(asked: Sequence[AskedPrompts], *, max_new_tokens: int = 64) -> Iterator[list[AnswerPair]]:
@@ -98,7 +107,7 @@ def _render(asked: AskedPrompts, max_new_tokens: int) -> _Rendered:
         texts = [render_asked(each, tokenizer) for each in turns]
     ids = [prompt_tokens(text, tokenizer, special=not asked.chat) for text in texts]
     rows = rows_of(ids, new_tokens=max_new_tokens, ends=stop_token_ids(tokenizer))
-    return _Rendered(tokenizer, rows)
+    return _Rendered(tokenizer, rows, without_specials(lead_of(tokenizer), tokenizer) if asked.chat else "")
 
 
 def _write(model: Any, rendered: Sequence[_Rendered], device: str) -> list[list[str]]:
@@ -107,8 +116,10 @@ def _write(model: Any, rendered: Sequence[_Rendered], device: str) -> list[list[
 
     rows = [row for each in rendered for row in each.rows]
     written = iter(write_all(model, rows, GENERATION_TOKENS[device]))
-    return [[_text(each.tokenizer, next(written).tokens) for _ in each.rows] for each in rendered]
+    return [[_text(each, next(written).tokens) for _ in each.rows] for each in rendered]
 
 
-def _text(tokenizer: Any, tokens: list[int]) -> str:
-    return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+def _text(rendered: _Rendered, tokens: list[int]) -> str:
+    return without_lead(
+        rendered.lead, str(rendered.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+    )

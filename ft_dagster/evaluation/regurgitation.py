@@ -8,7 +8,7 @@ neural language models" (ICLR 2023). Imports lm-eval.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lm_eval.api.task import ConfigurableTask
 from ft_dagster.data.content import question_ids
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.render import render_turn
-from ft_dagster.data.rows import Row
+from ft_dagster.data.rows import Row, in_exchange
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import CANARIES, ROWS
 from ft_dagster.evaluation.sampling import in_drawn_order
@@ -30,18 +30,26 @@ SHORTEST = 8  # tokens: fewer are as soon guessed as remembered
 
 
 def probes(
-    train: Path, tokenizer: Any, *, rows: int, canaries: Sequence[str], seed: int, max_length: int
+    train: Path,
+    tokenizer: Any,
+    *,
+    rows: int,
+    canaries: Sequence[str],
+    seed: int,
+    max_length: int,
+    exchange: bool = False,
 ) -> dict[str, ConfigurableTask]:
     """By name, the lm-eval tasks that probe a task_dataset's train.parquet; none where nothing can be probed.
 
-    `rows`: how many are drawn, by `seed`, of those long enough. Raises UserError for a canary that stands in
-    no training row, or is parted wherever one is rendered.
+    `rows`: how many are drawn, by `seed`, of those long enough. `exchange`: see `data.rows.in_exchange`.
+    Raises UserError for a canary that stands in no training row, or is parted wherever one is rendered.
     """
     if not train.is_file():
         raise UserError("no such file", file=train, fix="Materialize task_dataset again")
     ids = question_ids([row.identity for row in read_split(train)])
     drawn = in_drawn_order(ids, seed)[: TRIED * rows]
-    given, planted = _read(train, set(drawn), canaries, tokenizer)
+    all_rows = (in_exchange(row, exchange) for row in read_split(train))
+    given, planted = _read(all_rows, set(drawn), canaries, tokenizer)
     about = {n: {"index": n, "question": ids[n]} for n in drawn}
     names = abouts([Row("text", "", text=canary) for canary in planted])
     found = {
@@ -76,7 +84,7 @@ def _results(doc: Doc, answers: Sequence[str]) -> dict[str, float]:
 
 
 def _read(
-    train: Path, drawn: set[int], canaries: Sequence[str], tokenizer: Any
+    all_rows: Iterable[Row], drawn: set[int], canaries: Sequence[str], tokenizer: Any
 ) -> tuple[dict[int, Row], dict[str, Row]]:
     """The drawn rows by number, and the first row that holds each canary as it is rendered; streamed. Raises
     UserError.
@@ -84,7 +92,7 @@ def _read(
     rows: dict[int, Row] = {}
     planted: dict[str, Row] = {}
     parted = set[str]()
-    for number, row in enumerate(read_split(train)):
+    for number, row in enumerate(all_rows):
         if number in drawn:
             rows[number] = row
         words = row.whole_text if len(planted) < len(canaries) else ""

@@ -54,6 +54,7 @@ class SplitTask(_EvaluationPart):
 
     `kind` says how an answer is scored; `database` is the SQLite file that queries run on (kind sql).
     `train_on` is recorded, not acted on: the last answer is scored however many turns were trained.
+    `exchange`: see `data.rows.in_exchange`.
     """
 
     test: QuestionsFile
@@ -61,14 +62,18 @@ class SplitTask(_EvaluationPart):
     kind: Literal["text", "label", "json", "sql"] = "text"
     database: QuestionsFile | None = None
     train_on: Literal["completions", "assistant_turns"] = "completions"
+    exchange: bool = False
 
 
 class Regurgitation(_EvaluationPart):
-    """Whether the model repeats its training rows: so many of `train`, and each of the planted strings."""
+    """Whether the model repeats its training rows: so many of `train`, and each of the planted strings.
+    `exchange`: see `data.rows.in_exchange`.
+    """
 
     train: QuestionsFile
     rows: int = Field(16, ge=0)
     canaries: tuple[str, ...] = ()
+    exchange: bool = False
 
 
 class Until(_EvaluationPart):

@@ -262,6 +262,7 @@ def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
             max_length=lm.max_length,
             kind=own.kind,
             database=None if own.database is None else own.database.path,
+            exchange=own.exchange,
         )
         asked.append(
             AskedTask("test_split_task", TEST_SPLIT_TASK, {task.config.task: task for task in tasks}, None)
@@ -287,6 +288,7 @@ def _probes(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
         canaries=probed.canaries,
         seed=request.seed,
         max_length=lm.max_length,
+        exchange=probed.exchange,
     )
     return [AskedTask("regurgitation", name, {name: task}, None) for name, task in tasks.items()]
 

@@ -10,7 +10,6 @@ prompt of its loss, and is taken from an answer that begins with it. Imports lm-
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -21,8 +20,8 @@ from lm_eval.api.task import ConfigurableTask
 
 from ft_dagster.data.content import question_ids
 from ft_dagster.data.dataset_io import as_row
-from ft_dagster.data.render import added_after, render, render_turn, without_specials
-from ft_dagster.data.rows import Row
+from ft_dagster.data.render import added_after, render, render_turn, without_lead, without_specials
+from ft_dagster.data.rows import Row, in_exchange
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import (
     Kind,
@@ -73,8 +72,10 @@ def test_split_tasks(
     max_length: int,
     kind: Kind = "text",
     database: Path | None = None,
+    exchange: bool = False,
 ) -> list[ConfigurableTask]:
-    """The lm-eval tasks that ask a drawn sample of a task_dataset's test.parquet.
+    """The lm-eval tasks that ask a drawn sample of a task_dataset's test.parquet. `exchange`: see
+    `data.rows.in_exchange`.
 
     Raises UserError, also for a reference answer that is not of the declared `kind`: no JSON, or a query
     that `database` does not answer.
@@ -85,7 +86,7 @@ def test_split_tasks(
         raise UserError(
             "no such file", file=test, field="test_split_task.test", fix="Materialize task_dataset again"
         )
-    rows = [as_row(record) for record in pq.read_table(test).to_pylist()]
+    rows = [in_exchange(as_row(record), exchange) for record in pq.read_table(test).to_pylist()]
     if not rows:
         raise UserError(
             "the test split has no rows", file=test, fix="Give the variant more rows or a larger splits.test"
@@ -197,7 +198,7 @@ class GreedyAnswer(ConfigurableTask):
         super().apply_filters()
         for instance in self._instances:
             for name, answer in instance.filtered_resps.items():
-                instance.filtered_resps[name] = _without(instance.doc["lead"], answer)
+                instance.filtered_resps[name] = without_lead(instance.doc["lead"], answer)
 
 
 class TextLoss(ConfigurableTask):
@@ -231,12 +232,6 @@ def config_of(
         ],
         "num_fewshot": 0,
     }
-
-
-def _without(lead: str, answer: str) -> str:
-    """What is written after the template's own words, however these are spaced."""
-    words = r"\s*".join(map(re.escape, lead.split()))
-    return re.sub(rf"\A\s*{words}\s*", "", answer) if words else answer
 
 
 def _loss_results(doc: Doc, answers: Sequence[Any]) -> dict[str, float]:

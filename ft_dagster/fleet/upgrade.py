@@ -1,7 +1,8 @@
 """What this version of the project would make again of what older ones made: for whom, and at what cost.
 
-A raised stage version changes keys, so a run makes the stage again. Libraries are recorded and in no key:
-another version of them makes nothing again.
+A raised stage version changes keys, so a run makes the stage again; so does rendering that changed for some
+rows on some bases, whose stages keep their version. Libraries are recorded and in no key: another version of
+them makes nothing again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
@@ -23,8 +25,11 @@ from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, TRAINING, hours_of
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import PlatformOrder, Settings
-from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec import Declarations, VariantKey, load_variant
+from ft_dagster.spec.overrides import write_declared
+from ft_dagster.stages.rendering import loses_plain_text, rendered_otherwise
 from ft_dagster.stages.summary import STAGES
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head
 
 BEFORE_TRAINING = ("base_model", "task_dataset", "training_mixture", "training_plan")
@@ -40,8 +45,9 @@ EFFECTS: dict[Effect, str] = {
 
 @dataclass(frozen=True)
 class UpgradeRow:
-    """`stages`: those whose newest artifact an older version made. `hours`, `usd`: what a run would take of
-    devices at most; `origin`: what that rests on. `libraries`: name -> version, as its model was trained.
+    """`stages`: those whose newest artifact an older version made. `rendered`: those whose rows it rendered
+    otherwise, of the stages that kept their version. `hours`, `usd`: what a run would take of devices at
+    most; `origin`: what that rests on. `libraries`: name -> version, as its model was trained.
     """
 
     tenant: str
@@ -52,6 +58,7 @@ class UpgradeRow:
     usd: float = 0.0
     origin: str = ""
     libraries: Mapping[str, str] | None = None
+    rendered: tuple[str, ...] = ()
 
 
 class TenantRow(NamedTuple):
@@ -93,13 +100,19 @@ class UpgradePlan:
 
     @property
     def said(self) -> list[str]:
-        """Which stages, by how many variants."""
+        """Which stages, by how many variants; and which variants have rows that are rendered otherwise."""
         counts = Counter(stage for row in self.rows for stage in row.stages)
-        return [
+        raised = [
             f"{stage} is at version {STAGE_VERSIONS[stage]}: {counts[stage]} variants have an older one"
             for stage in STAGES
             if counts[stage]
         ]
+        rendered = [
+            f"{row.variant}: rows are rendered otherwise by now ({', '.join(row.rendered)})"
+            for row in self.rows
+            if row.rendered
+        ]
+        return [*raised, *rendered]
 
     @property
     def libraries(self) -> list[str]:
@@ -127,12 +140,13 @@ class UpgradePlan:
 
 def plan_upgrade(settings: Settings, tenant: str | None = None) -> UpgradePlan:
     """Of every declared variant, or a tenant's. One that cannot be read stops no other."""
-    declared = tuple(key for key in Declarations(settings.project) if tenant in (None, key.tenant))
+    declarations = Declarations(settings.project)
+    declared = tuple(key for key in declarations if tenant in (None, key.tenant))
     rows, retrains, damaged = list[UpgradeRow](), list[_Retraining](), list[str]()
     store = settings.open_store()
     for key in declared:
         try:
-            row = _row(store, key)
+            row = _row(settings, declarations, store, key)
             if row is not None and row.effect in ("trains", "may train"):
                 plan = planned_cost(settings, key)
                 retrains.append(_Retraining(row, plan, paid_for(store, key, plan)))
@@ -151,7 +165,7 @@ class _Retraining(NamedTuple):
     paid: PaidFor | None
 
 
-def _row(store: Store, key: VariantKey) -> UpgradeRow | None:
+def _row(settings: Settings, declarations: Declarations, store: Store, key: VariantKey) -> UpgradeRow | None:
     """Without the cost of a training; None where nothing was made of the variant yet."""
     read = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
     heads = {stage: head for stage, head in read.items() if head is not None}
@@ -160,12 +174,37 @@ def _row(store: Store, key: VariantKey) -> UpgradeRow | None:
     older = tuple(
         stage for stage, head in heads.items() if head.predicate["stage_version"] < STAGE_VERSIONS[stage]
     )
-    effect = _effect(older)
+    now = Workspace(settings, key, looking=True)
+    rendered = _rendered_otherwise(now, declarations, {s: h for s, h in heads.items() if s not in older})
+    effect = _effect((*older, *rendered))
     wanted = {"is judged": (*EVALUATIONS, EXPORT), "is exported": (EXPORT,)}.get(effect, ())
     hours = sum(hours_of(head) for stage, head in heads.items() if stage in wanted)
     origin = "as it took before" if hours else ""
     libraries = _libraries(heads.get(TRAINING))
-    return UpgradeRow(key.tenant, str(key), effect, older, hours, 0.0, origin, libraries)
+    return UpgradeRow(key.tenant, str(key), effect, older, hours, 0.0, origin, libraries, rendered)
+
+
+def _rendered_otherwise(
+    workspace: Workspace, declarations: Declarations, made: Mapping[str, Artifact]
+) -> tuple[str, ...]:
+    """Of these stages, those whose rows a run would render otherwise; none where that cannot be known: the
+    base is gone, say, or the declaration is wrong.
+    """
+    try:
+        spec = declarations.declared(workspace.key).spec
+        return tuple(rendered_otherwise(workspace, spec, made))
+    except UserError:
+        return ()
+
+
+def keep_rendering(settings: Settings, key: VariantKey) -> Path | None:
+    """Declare `data.render: plain` for a variant whose prompts with completions were trained as plain text,
+    and would be no longer; comments stay. Its file, or None where nothing is to be kept. Raises UserError.
+    """
+    declared = load_variant(settings.project, key)
+    if not loses_plain_text(Workspace(settings, key, looking=True), declared.spec.data.render):
+        return None
+    return write_declared(settings.project, declared, {"data.render": "plain"})
 
 
 def _priced(each: _Retraining, paid: Iterable[PaidFor]) -> UpgradeRow:

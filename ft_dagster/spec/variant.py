@@ -270,6 +270,11 @@ class DataSpec(SpecModel):
     train_on: Literal["completions", "assistant_turns"] = Field(
         "completions", description="Loss on the last answer only, or on every assistant turn"
     )
+    render: Literal["auto", "plain"] = Field(
+        "auto",
+        description="Prompts with completions. auto: as one exchange in the base's chat template, where it "
+        "has one; plain: one after the other, as they are",
+    )
     on_too_long: Literal["truncate", "drop", "refuse"] = Field(
         "truncate", description="What to do with a row longer than training.max_length"
     )

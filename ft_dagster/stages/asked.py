@@ -33,7 +33,7 @@ from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import File, key_parts
-from ft_dagster.stages.rendering import lead_of_answers
+from ft_dagster.stages.rendering import RENDERING, lead_of_answers
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import Artifact, Attempt
@@ -57,6 +57,7 @@ class OwnTask:
     """The variant's own task: the declared tasks (`tasks`: by digest), else the test split; and what is
     probed for regurgitation. `spec`: how it is asked. `lead`: what the base's chat template writes before an
     answer of the variant's rows, which is none of it; None where rows are not asked, or it writes nothing.
+    `rendering`: of prompts with completions, as they were trained.
     """
 
     spec: VariantSpec
@@ -65,6 +66,7 @@ class OwnTask:
     train: File | None
     database: File | None
     lead: str | None = None
+    rendering: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,14 @@ class General:
     general_holdout: File | None
 
 
-def own_task(view: View, base: Artifact | None = None) -> OwnTask:
-    """As it is put to a base, the variant's own unless it is named. Raises UserError, before anything is
-    computed, for a database that is not there.
-    """
+def own_task(view: View) -> OwnTask:
+    """Raises UserError, before anything is computed, for a database that is not there."""
+    rendering = view.upstream("training_mixture").spec.get(RENDERING)
+    return own_task_of(view, view.upstream("base_model"), rendering)
+
+
+def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
+    """As it is put to a base, or to a model that was trained from it on rows that were rendered so."""
     spec, dataset = view.spec, view.upstream("task_dataset")
     rows, asked = view.payload(dataset), spec.evaluation
     probes = bool(asked.probed_rows or asked.canaries)
@@ -91,7 +97,8 @@ def own_task(view: View, base: Artifact | None = None) -> OwnTask:
         File.of(rows / "test.parquet") if splits else None,
         File.of(rows / "train.parquet") if probes else None,
         None if database is None else File.of(_database(view, database)),
-        lead_of_answers(view, dataset, base or view.upstream("base_model")) if splits or probes else None,
+        lead_of_answers(view, dataset, base, rendering) if splits or probes else None,
+        rendering,
     )
 
 
@@ -124,7 +131,7 @@ def questions_digest(task: OwnTask, general: General) -> str:
     """Of what is asked, whoever is asked: other questions are another try of the same weights. How a base's
     template has them makes no other question.
     """
-    task = replace(task, lead=None)
+    task = replace(task, lead=None, rendering=None)
     return sha256_json({"task": key_parts(task)._asdict(), "general": key_parts(general)._asdict()})
 
 
@@ -229,7 +236,9 @@ def _of_task(task: OwnTask) -> dict[str, Any]:
     asked: dict[str, Any] = {"task": spec.evaluation.task}
     if task.train is not None:
         probed, canaries = spec.evaluation.probed_rows, spec.evaluation.canaries
-        asked["regurgitation"] = Regurgitation(train=_data(task.train), rows=probed, canaries=canaries)
+        asked["regurgitation"] = Regurgitation(
+            train=_data(task.train), rows=probed, canaries=canaries, exchange=task.rendering is not None
+        )
     if task.test is not None:
         asked["test_split_task"] = SplitTask(
             test=_data(task.test),
@@ -237,6 +246,7 @@ def _of_task(task: OwnTask) -> dict[str, Any]:
             kind=spec.evaluation.kind,
             database=None if task.database is None else _data(task.database),
             train_on=spec.data.train_on,
+            exchange=task.rendering is not None,
         )
     return asked
 

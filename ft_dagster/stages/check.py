@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ft_dagster.data.base import resolve_base
+from ft_dagster.data.chat_rules import chats
 from ft_dagster.data.derived import check_adapter, parent_prefix, released_parent
 from ft_dagster.data.load_report import unused_words
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.new_tokens import check_tokens, pieces_of
+from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.rows import Row
 from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.evaluation.answer_scores import find_database
@@ -22,11 +26,20 @@ from ft_dagster.lineage.release import production
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.named import named_by
-from ft_dagster.spec.variant import BaseModelSpec
+from ft_dagster.spec.variant import BaseModelSpec, VariantSpec
 from ft_dagster.stages.policy import problems, unknown_targets
+from ft_dagster.stages.rendering import notes_on_prompts
+from ft_dagster.stages.workspace import Workspace
 
 ROWS = 100
 PARENT = "base_model.variant"
+
+
+class CheckedBase(NamedTuple):
+    """A base in words, and where it lies; None where it is a release that is not there yet."""
+
+    said: str
+    folder: Path | None = None
 
 
 class Mistakes:
@@ -61,7 +74,8 @@ def check_variant(
     """Read a declaration, its base, corpus, tasks, database and the first rows of each source.
 
     Raises UserError for all mistakes at once: of a declaration that is invalid, those of what it names too.
-    What the platform does not allow, and a gate that cannot hold, are mistakes as well.
+    What the platform does not allow, and a gate that cannot hold, are mistakes as well. `warnings`: what is
+    none, and is to be known before a run.
     """
     declarations = declarations or Declarations(settings.project)
     file, roots = declarations.file(key), settings.roots(key.tenant)
@@ -70,7 +84,7 @@ def check_variant(
         declared = declarations.declared(key)
         found.errors += [*problems(settings, declared), *unknown_targets(settings, declared)]
     named = named_by(declarations.content(key))
-    base, rows, tasks = "", [], set[str]()
+    base, rows, tasks = CheckedBase(""), list[list[Row]](), set[str]()
     if named.base_model is not None and not any(one.field == PARENT for one in found.errors):
         with found.gathered("base_model"):
             base = _check_base(settings, key, file, named.base_model)
@@ -85,15 +99,34 @@ def check_variant(
         field = f"data.sources[{i}]"
         with found.gathered(f"{field}.path"):
             asked = DeclaredAt(file, field, roots)
-            rows.append(len(list(islice(read_rows(source, settings.project, asked), ROWS))))
+            rows.append(list(islice(read_rows(source, settings.project, asked), ROWS)))
+    exchange, read = False, [row for part in rows for row in part]
+    if not found.errors:
+        with found.gathered("base_model"):
+            exchange = _exchanges(declarations.declared(key).spec, base, read)
     found.end()
-    seen = f"{sum(rows)} rows read" if max(rows) < ROWS else f"the first {ROWS} rows of each source read"
+    longest = max(map(len, rows))
+    seen = f"{len(read)} rows read" if longest < ROWS else f"the first {ROWS} rows of each source read"
+    how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
+    notes = notes_on_prompts(Workspace(settings, key, looking=True), read, exchange=exchange)
     return {
-        "base_model": base,
+        "base_model": base.said,
         "sources": len(rows),
         "tasks": sorted(tasks),
-        "summary": f"{base}, {len(rows)} sources, {len(tasks)} tasks; {seen}",
+        "summary": f"{base.said}, {len(rows)} sources, {len(tasks)} tasks; {seen}{how}",
+        "warnings": notes,
     }
+
+
+def _exchanges(spec: VariantSpec, base: CheckedBase, rows: list[Row]) -> bool:
+    """Whether prompts with completions among the rows will be one exchange in the base's chat template; not
+    where it is not there yet, or what renders them is not installed here.
+    """
+    if spec.data.render == "plain" or all(row.kind != "prompt_completion" for row in rows):
+        return False
+    if base.folder is None or find_spec("transformers") is None:
+        return False
+    return chats(load_tokenizer(base.folder))
 
 
 def _check_corpus(declarations: Declarations, name: str, file: Path, found: Mistakes) -> None:
@@ -120,8 +153,8 @@ def _check_tasks(
     return set(known)
 
 
-def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModelSpec) -> str:
-    """What training would start from, in words; its new tokens are tried on its tokenizer."""
+def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModelSpec) -> CheckedBase:
+    """What training would start from; its new tokens are tried on its tokenizer."""
     store, cache = settings.open_store(), settings.cache_folder
     check_tokens(spec.new_tokens, file=file)
     if spec.variant is None:
@@ -130,7 +163,7 @@ def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModel
         folder, said = base.folder, str(base.content["architecture"])
         said += f" ({unused_words(base.unused)})" if base.unused else ""
     elif production(store, parent_prefix(key, VariantKey.parse(spec.variant))) is None:
-        return f"starts from {spec.variant}, which is not released yet: run that first"
+        return CheckedBase(f"starts from {spec.variant}, which is not released yet: run that first")
     else:
         parent = released_parent(store, key, spec, file=file)
         folder = parent.export.folder(store, cache) / "payload"
@@ -138,8 +171,6 @@ def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModel
             check_adapter(parent, folder, file=file)
         said = f"{parent.key} v{parent.version} ({parent.mode})"
     if spec.new_tokens:
-        from ft_dagster.data.render import load_tokenizer
-
         pieces_of(spec.new_tokens, load_tokenizer(folder), file=file)
         said += f" with {len(spec.new_tokens)} new tokens"
-    return said
+    return CheckedBase(said, folder)

@@ -121,7 +121,12 @@ def _request(inputs: ExportInputs, hands: Hands, output: Path) -> ExportRequest:
             "weights_digest": tuned.digest,
             "format": inputs.spec.export.format,
             "card": _card(inputs, hands, str(named["reference"])),
-            "probes": probe_prompts(hands.payload(inputs.task_dataset), files.folder, PROBES),
+            "probes": probe_prompts(
+                hands.payload(inputs.task_dataset),
+                files.folder,
+                PROBES,
+                exchange=inputs.task.rendering is not None,
+            ),
             "device": inputs.device,
             "output": output,
         }

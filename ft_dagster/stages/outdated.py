@@ -332,11 +332,11 @@ def _by_other_rules(made: Mapping[str, Artifact]) -> Iterator[StaleCause]:
 def _by_other_rendering(
     workspace: Workspace, spec: VariantSpec, made: Mapping[str, Artifact]
 ) -> Iterator[StaleCause]:
-    """What older code rendered otherwise; by what this host knows of the base's template."""
+    """What has its rows rendered otherwise, as by older code; by what this host knows of the template."""
     base = made.get("base_model")
     if base is None or known_traits(workspace.cache, base) is None:
         return
     for stage in rendered_otherwise(
         workspace, spec, {name: one for name, one in made.items() if is_of_now(one)}
     ):
-        yield StaleCause("stage", stage, f"{stage} has rows as an older version rendered them")
+        yield StaleCause("stage", stage, f"{stage} has its rows rendered otherwise than a run would")

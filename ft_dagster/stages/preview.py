@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.data.base import resolve_base
+from ft_dagster.data.chat_rules import chats
+from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.examples import examples_of, refuse_kind
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.mixture import asked_share
 from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.rows import Row
 from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.data.weights import CONFIG, measure_weights, weight_files
 from ft_dagster.errors import UserError
@@ -46,6 +49,7 @@ from ft_dagster.stages.plan_context import context_of, context_without_base
 from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.planned import ranked_by
 from ft_dagster.stages.policy import refuse_declared, too_dear
+from ft_dagster.stages.rendering import RENDERING, notes_on_prompts, rendered_otherwise
 from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact, find_artifact
@@ -55,11 +59,15 @@ COUNTED = 1_000_000  # of each source, read to be counted
 
 
 class Counted(NamedTuple):
-    """Facts of the data, and where they come from."""
+    """Facts of the data, where they come from, and some of its rows. `exchange`: how their prompts with
+    completions are rendered.
+    """
 
     counts: Counts
     basis: str
     test_rows: int
+    rows: tuple[Row, ...]
+    exchange: bool
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,8 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     if dear and named is None and mixture and _is_carried_out(workspace, declared):
         dear = None
     refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
-    warnings = (*refused, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
+    notes = notes_on_prompts(workspace, data.rows, exchange=data.exchange)
+    warnings = (*refused, *notes, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
     return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings)
 
@@ -166,6 +175,10 @@ def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None
     same = same and _alike(workspace.spec, declared.spec, task_dataset.STAGE.fields)
     mixed = same and _alike(workspace.spec, declared.spec, training_mixture.STAGE.fields)
     mixed = mixed and mixture is not None and is_of_now(mixture)
+    if mixed:
+        heads = {stage: workspace.head(stage) for stage in ("base_model", "task_dataset", "training_mixture")}
+        made = {stage: head for stage, head in heads.items() if head is not None}
+        mixed = not rendered_otherwise(workspace, declared.spec, made)
     return base, mixture if mixed else None, same
 
 
@@ -221,8 +234,10 @@ def _alike(one: VariantSpec, other: VariantSpec, fields: Iterable[str]) -> bool:
 
 
 def _counted(workspace: Workspace, mixture: Artifact) -> Counted:
-    basis = f"the newest training_mixture, {mixture.digest[:12]}"
-    return Counted(counts_of(mixture), basis, workspace.upstream("task_dataset").figures["rows"]["test"])
+    basis, dataset = f"the newest training_mixture, {mixture.digest[:12]}", workspace.upstream("task_dataset")
+    rows = tuple(islice(read_split(workspace.payload(dataset) / "train.parquet"), ROWS))
+    exchange = mixture.spec.get(RENDERING) is not None
+    return Counted(counts_of(mixture), basis, dataset.figures["rows"]["test"], rows, exchange)
 
 
 def sample(
@@ -239,13 +254,14 @@ def sample(
     longest = json.loads((folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
     max_length = spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
     tokenizer = load_tokenizer(folder)
-    examples, tokens, trained, read, rows_in_all = 0.0, 0.0, 0.0, 0, 0
+    exchange = spec.data.render == "auto" and chats(tokenizer)
+    examples, tokens, trained, read, rows_in_all = 0.0, 0.0, 0.0, list[Row](), 0
     for place, source in enumerate(spec.data.sources):
         asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
         rows = list(islice(read_rows(source, project, asked), ROWS))
         for row in rows:
             refuse_kind(spec, row, declared.file)
-        found = list(_rendered(spec, rows, tokenizer, max_length))
+        found = list(_rendered(spec, rows, tokenizer, max_length, exchange=exchange))
         whole = len(rows)
         if whole == ROWS:
             whole = sum(1 for _ in islice(read_raw(source, project, asked), COUNTED))
@@ -253,7 +269,7 @@ def sample(
         examples += times * len(found)
         tokens += times * sum(length for length, _ in found)
         trained += times * sum(labels for _, labels in found)
-        read, rows_in_all = read + len(rows), rows_in_all + whole
+        read, rows_in_all = [*read, *rows], rows_in_all + whole
     kept = 1 - spec.data.splits.validation - spec.data.splits.test
     mixed = spec.data.general
     chosen = chosen_share(before, mixed.share_of) if mixed is not None and mixed.share == "auto" else None
@@ -269,15 +285,17 @@ def sample(
         chosen,
         math.ceil(examples * spec.data.splits.validation),
     )
-    basis = f"an estimate from {read:,} of {rows_in_all:,} rows of the sources; duplicates are not looked for"
-    return Counted(counts, basis, round(rows_in_all * spec.data.splits.test))
+    looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
+    basis = f"an estimate from {looked_at}; duplicates are not looked for"
+    test_rows = round(rows_in_all * spec.data.splits.test)
+    return Counted(counts, basis, test_rows, tuple(read), exchange)
 
 
 def _rendered(
-    spec: VariantSpec, rows: list[Any], tokenizer: Any, max_length: int
+    spec: VariantSpec, rows: list[Any], tokenizer: Any, max_length: int, *, exchange: bool
 ) -> Iterator[tuple[int, int]]:
     """(tokens, tokens with a label) of each example."""
-    for _, examples in examples_of(spec, rows, tokenizer, max_length):
+    for _, examples in examples_of(spec, rows, tokenizer, max_length, exchange=exchange):
         for example in examples:
             if example.trained_tokens:
                 yield len(example.input_ids), example.trained_tokens

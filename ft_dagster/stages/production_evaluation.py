@@ -18,6 +18,7 @@ from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of, weights_of
+from ft_dagster.stages.rendering import RENDERING
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Desk
@@ -31,7 +32,7 @@ class ProductionGone(UserError):
 @dataclass(frozen=True)
 class ProductionInputs:
     """`base_model`, `fine_tuned_model`: of the version in production, and so is `chat`, see `asked.rules_of`;
-    the questions are today's.
+    the questions are today's, rendered as that version was trained.
     """
 
     base_model: Artifact
@@ -48,15 +49,15 @@ def inputs(view: View) -> ProductionInputs:
     entry = production(view.store, view.key.prefix)
     if entry is None:
         raise UserError(f"nothing of {view.key} is in production", fix="Run and release it first")
-    base, tuned = in_production(view, entry)
+    base, tuned, export = in_production(view, entry)
     # What it repeats of today's training rows is no question of its own.
-    task = asked.unprobed(asked.own_task(view, base))
+    task = asked.unprobed(asked.own_task_of(view, base, export.spec.get(f"task.{RENDERING}")))
     general, rules = asked.general(view), asked.rules_of(view, base)
     return ProductionInputs(base, tuned, task, general, view.device, view.dtype, view.engine, rules)
 
 
-def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact]:
-    """The base and the weights of a released version, found and whole. Raises ProductionGone."""
+def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact, Artifact]:
+    """The base, the weights and the export of a released version, found and whole. Raises ProductionGone."""
     store, prefix = desk.store, desk.key.prefix
     try:
         export = find_artifact(store, Place(prefix, "model_export", entry.export_key))
@@ -75,7 +76,7 @@ def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact]:
         raise
     except UserError as error:
         raise _gone(entry, str(error)) from None
-    return base, tuned
+    return base, tuned, export
 
 
 def build(inputs: ProductionInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:

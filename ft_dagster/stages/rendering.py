@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -11,16 +12,19 @@ from ft_dagster.data.chat_rules import ChatTraits, chat_traits
 from ft_dagster.data.formats import CONVERSATIONS
 from ft_dagster.data.parquet import rows_of
 from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.rows import Row, said_of_seams
 from ft_dagster.data.splits import SPLITS
 from ft_dagster.extras import of_train
 from ft_dagster.program import write_json
 from ft_dagster.spec import VariantSpec
-from ft_dagster.stages.workspace import Desk
+from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import Artifact
 from ft_dagster.strict_json import loads
 
 FOLDER = "chat_traits"  # in the host's cache, a file a base
-LEAD, TURN_END = "task.lead", "turn_end"  # in the keys of what is asked, and of a mixture
+# In the keys of a mixture, and of what is asked.
+RENDERING, TURN_END, LEAD = "rendering", "turn_end", "task.lead"
+EXCHANGE = "exchange"  # how prompts with completions are rendered where they are no plain text
 ASKED_ROWS = ("base_evaluation", "evaluation")
 _KNOWN: dict[Path, ChatTraits] = {}
 
@@ -32,9 +36,9 @@ def traits_of(desk: Desk, base: Artifact) -> ChatTraits:
     return known_traits(desk.cache, base) or _learned(desk, base)
 
 
-def known_traits(cache: Path, base: Artifact) -> ChatTraits | None:
+def known_traits(folder: Path, base: Artifact) -> ChatTraits | None:
     """The same, where this host knows them already: for whoever must load no tokenizer."""
-    file = _file(cache, base)
+    file = _file(folder, base)
     if file not in _KNOWN:
         try:
             _KNOWN[file] = ChatTraits(**loads(file.read_bytes()))
@@ -43,14 +47,24 @@ def known_traits(cache: Path, base: Artifact) -> ChatTraits | None:
     return _KNOWN[file]
 
 
-def lead_of_answers(desk: Desk, dataset: Artifact, base: Artifact) -> str | None:
+def rendering_of(desk: Desk, render: str, dataset: Artifact, base: Artifact) -> str | None:
+    """How prompts with completions are rendered; None where no row is one, or they are plain text. `render`:
+    see `data.render`.
+    """
+    if render == "plain" or "prompt_completion" not in _formats(dataset):
+        return None
+    chats = traits_of(desk, base).chats
+    return EXCHANGE if chats and "prompt_completion" in _kinds(desk, dataset) else None
+
+
+def lead_of_answers(desk: Desk, dataset: Artifact, base: Artifact, rendering: str | None) -> str | None:
     """What the base's template writes before an answer of these rows; None where there is nothing, or none of
-    them is a conversation.
+    them is a conversation. `rendering`: of prompts with completions.
     """
     if _formats(dataset) <= {"text"}:
         return None
     lead = traits_of(desk, base).lead
-    return lead if lead and has_conversations(desk, dataset) else None
+    return lead if lead and (rendering or has_conversations(desk, dataset)) else None
 
 
 def end_of_turns(desk: Desk, train_on: str, dataset: Artifact, base: Artifact) -> str | None:
@@ -69,14 +83,53 @@ def rendered_otherwise(desk: Desk, spec: VariantSpec, made: Mapping[str, Artifac
     base, dataset = made.get("base_model"), made.get("task_dataset")
     if base is None or dataset is None:
         return []
-    mixture, lead, found = made.get("training_mixture"), lead_of_answers(desk, dataset, base), []
-    if mixture and mixture.spec.get(TURN_END) != end_of_turns(desk, spec.data.train_on, dataset, base):
-        found.append("training_mixture")
+    mixture, found, trained = made.get("training_mixture"), list[str](), None
+    if mixture is not None:
+        trained, now = mixture.spec.get(RENDERING), rendering_of(desk, spec.data.render, dataset, base)
+        ends = end_of_turns(desk, spec.data.train_on, dataset, base)
+        if (trained, mixture.spec.get(TURN_END)) != (now, ends):
+            found.append("training_mixture")
+    lead = lead_of_answers(desk, dataset, base, trained)
     for stage in ASKED_ROWS:
         asked = made.get(stage)
         if asked and "task.test" in asked.inputs and asked.spec.get(LEAD) != lead:
             found.append(stage)
     return found
+
+
+def notes_on_prompts(workspace: Workspace, rows: Iterable[Row], *, exchange: bool) -> list[str]:
+    """What a person should know of how prompts with completions are rendered, by some of the rows.
+    `exchange`: whether as one.
+    """
+    prompts = [row for row in rows if row.kind == "prompt_completion"]
+    if not exchange:
+        return said_of_seams(sum(row.runs_together for row in prompts), len(prompts))
+    if not prompts or not _were_plain(workspace):
+        return []
+    return [
+        "prompts with completions are one exchange in the base's chat template now, and were plain text in "
+        "the newest mixture: a run trains again. "
+        f"`ft-dagster upgrade --keep-rendering {workspace.key}` keeps them plain"
+    ]
+
+
+def loses_plain_text(workspace: Workspace, render: str) -> bool:
+    """Whether prompts with completions of the newest mixture are plain text, and a run would render them as
+    an exchange. `render`: see `data.render`. Raises UserError.
+    """
+    base, dataset = workspace.head("base_model"), workspace.head("task_dataset")
+    if base is None or dataset is None or not _were_plain(workspace):
+        return False
+    return rendering_of(workspace, render, dataset, base) is not None
+
+
+def _were_plain(workspace: Workspace) -> bool:
+    """Whether the newest mixture has prompts with completions as plain text."""
+    mixture, dataset = workspace.head("training_mixture"), workspace.head("task_dataset")
+    if mixture is None or dataset is None or mixture.spec.get(RENDERING):
+        return False
+    of_these = mixture.inputs["task_dataset"] == dataset.digest
+    return of_these and "prompt_completion" in _kinds(workspace, dataset)
 
 
 def has_conversations(desk: Desk, dataset: Artifact) -> bool:
@@ -106,10 +159,14 @@ def _learned(desk: Desk, base: Artifact) -> ChatTraits:
     return _KNOWN[file]
 
 
-def _file(cache: Path, base: Artifact) -> Path:
+def _file(folder: Path, base: Artifact) -> Path:
     """By what a template is rendered with, too."""
+    return folder / FOLDER / f"{base.digest}-{_transformers()}.json"
+
+
+@cache
+def _transformers() -> str:
     try:
-        renders = version("transformers")
+        return version("transformers")
     except PackageNotFoundError:
-        renders = "none"
-    return cache / FOLDER / f"{base.digest}-{renders}.json"
+        return "none"

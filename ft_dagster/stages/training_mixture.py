@@ -21,7 +21,7 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import GeneralSpec
 from ft_dagster.stages import base_text, evaluation_texts, unsaid_tokens, version_before
 from ft_dagster.stages.hands import Hands
-from ft_dagster.stages.rendering import end_of_turns
+from ft_dagster.stages.rendering import end_of_turns, rendering_of
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens, tokens_of
 from ft_dagster.stages.view import View
@@ -46,8 +46,8 @@ class MixtureInputs:
     """`max_length`: of an example, in tokens, as resolved. `general_corpus`: a corpus, or the text that the
     base wrote. `evaluation_texts`: what general text must not overlap; None where there is no general text,
     nothing is asked, or it may. `version_before`: what a share that is left open goes by. `unsaid_tokens`:
-    that new tokens of the base stand in no general task; None where there are none of either. `turn_end`: see
-    `rendering.end_of_turns`.
+    that new tokens of the base stand in no general task; None where there are none of either. `turn_end`,
+    `rendering`: see `stages.rendering`.
     """
 
     spec: VariantSpec
@@ -59,6 +59,7 @@ class MixtureInputs:
     max_length: int
     unsaid_tokens: Artifact | None
     turn_end: str | None = None
+    rendering: str | None = None
 
 
 def inputs(view: View) -> MixtureInputs:
@@ -77,6 +78,7 @@ def inputs(view: View) -> MixtureInputs:
         longest,
         view.made(unsaid_tokens.STAGE) if tasks["general"] and tokens_of(view, base) else None,
         end_of_turns(view, spec.data.train_on, dataset, base),
+        rendering_of(view, spec.data.render, dataset, base),
     )
 
 
@@ -98,6 +100,7 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
         evaluation_texts=None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS,
         paths=read_paths(hands.evidence(inputs.task_dataset)),
         share=None if chosen is None else chosen.value,
+        exchange=inputs.rendering is not None,
     )
     built = build_mixture(
         inputs.spec, parts, inputs.max_length, attempt.payload, hands.say, declared_in=hands.declared_in
@@ -186,7 +189,7 @@ STAGE = Stage(
         *("declaration", "base_model", "task_dataset", "general_corpus"),
         *("evaluation_texts", "unsaid_tokens", "base_text", "version_before"),
     ),
-    fields=(*GUARDED, "training.max_length"),
+    fields=(*GUARDED, "data.render", "training.max_length"),
     inputs=inputs,
     build=build,
     checks={

@@ -20,13 +20,13 @@ from ft_dagster.stages.asked import chat_of, check_measured, rules_of
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
 from ft_dagster.stages.evaluation import own_of, verdict_on
 from ft_dagster.stages.production_evaluation import ProductionGone
-from ft_dagster.stages.rendering import LEAD, lead_of_answers
+from ft_dagster.stages.rendering import LEAD, RENDERING, lead_of_answers
 from ft_dagster.stages.today import Today
 from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import SHARED, Artifact
 
-BY_BASE = (LEAD,)  # what of a task is each base's own
+BY_BASE = (LEAD, f"task.{RENDERING}")  # what of a task is each base's own, or its training's
 
 
 class Held(NamedTuple):
@@ -112,8 +112,8 @@ def _regression(
 
 
 def asked_alike(one: Artifact, other: Artifact) -> bool:
-    """Whether two evaluations put the same questions in the same way, each by its base's own rules of a
-    chat: see `asked_by_its_rules`, and `BY_BASE`.
+    """Whether two evaluations put the same questions in the same way, each as its own rows were trained and
+    by its base's own rules of a chat: see `asked_by_its_rules`, and `BY_BASE`.
     """
 
     def asked(evaluation: Artifact) -> dict[str, Any]:
@@ -150,7 +150,8 @@ def _led_as_today(desk: Desk, evaluation: Artifact, base: Artifact) -> bool:
     if "task.test" not in evaluation.inputs:
         return True
     try:
-        lead = lead_of_answers(desk, desk.upstream("task_dataset"), base)
+        rendering = evaluation.spec.get(f"task.{RENDERING}")
+        lead = lead_of_answers(desk, desk.upstream("task_dataset"), base, rendering)
     except UserError:
         return True
     return bool(evaluation.spec.get(LEAD) == lead)

@@ -45,15 +45,15 @@ def built(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) 
         evaluation_texts: Path | None = None,
         **data: Any,
     ) -> BuiltMixture:
-        """`chosen`: the share that the declaration leaves open."""
-        chosen = data.pop("chosen", None)
+        """`chosen`: the share that the declaration leaves open. `exchange`: see `MixtureParts`."""
+        chosen, exchange = data.pop("chosen", None), data.pop("exchange", False)
         spec = variant(rest, **data)
         (tmp_path / f"{name}-rows").mkdir()
         build_task_dataset(spec, project, [], tmp_path / f"{name}-rows")
         out = tmp_path / name
         out.mkdir()
         rows, paths = tmp_path / f"{name}-rows", paths_of(spec)
-        parts = MixtureParts(rows, tiny_model_folder, corpus, evaluation_texts, paths, chosen)
+        parts = MixtureParts(rows, tiny_model_folder, corpus, evaluation_texts, paths, chosen, exchange)
         return build_mixture(spec, parts, max_length, out)
 
     return build
@@ -449,3 +449,23 @@ def test_probes_are_prompts_of_the_validation_rows(
     probes = probe_prompts(tmp_path / "mixture-rows", tiny_model_folder, 2)
     assert probes == [row["prompt"] for row in rows[:2]]
     assert len(probe_prompts(tmp_path / "mixture-rows", tiny_model_folder, 100)) == 40
+
+
+PROMPTS = [{"prompt": f"Which one is item {n}", "completion": f"Item {n} is a thing."} for n in range(40)]
+
+
+def test_plain_prompts_that_run_into_their_completions_are_counted(write: Any, mix: Any) -> None:
+    apart = [{**row, "completion": f" {row['completion']}"} for row in PROMPTS[:30]]
+    write("faq.jsonl", [*apart, *PROMPTS[30:]])
+    [warning] = mix(splits={"validation": 0.0, "test": 0.0}).warnings
+    assert warning.startswith("10 of 40 prompts end in a word that their completion goes on with")
+
+
+def test_a_prompt_and_its_completion_are_one_exchange_where_asked(write: Any, built: Any) -> None:
+    """What stood between them as plain text says nothing then."""
+    write("faq.jsonl", [{**row, "prompt": f"{row['prompt']} "} for row in PROMPTS])
+    made = built(exchange=True)
+    assert made.sample.startswith("<|im_start|>user\nWhich one is item ")
+    assert made.sample.endswith(" is a thing.<|im_end|>»\n")
+    assert made.figures.warnings == ()
+    assert built(name="plain").sample.startswith("Which one is item ")

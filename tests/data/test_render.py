@@ -148,9 +148,7 @@ def test_no_way_out_is_the_default_already(tokenizer: Any) -> None:
     for train_on in ("completions", "assistant_turns"):
         with pytest.raises(UserError) as caught:
             render(chat(*TWO_TURNS), tokenizer, train_on=train_on)
-        assert (
-            "generation prompt ends with '<|im_start|>assistant\\n<think>\\n', which" in caught.value.problem
-        )
+        assert "generation prompt ends with '<|im_start|>assistant\\n<think>\\n', and" in caught.value.problem
         assert "train_on" not in caught.value.fix
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.data.locations import DeclaredAt
-from ft_dagster.data.rows import Message, Row
+from ft_dagster.data.rows import Message, Row, in_exchange
 from ft_dagster.data.sources import read_rows
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SourceSpec
@@ -52,3 +52,13 @@ def test_equal_rows_have_one_identity_and_different_leaves(rows: Any) -> None:
 
 def test_the_leaf_of_a_row_is_the_same_on_every_reading(rows: Any) -> None:
     assert rows({"messages": CHAT})[0].record == rows({"messages": CHAT})[0].record
+
+
+def test_a_prompt_and_its_completion_as_an_exchange_are_the_same_record(rows: Any) -> None:
+    [row] = rows({"prompt": "q", "completion": "a", "group": "g"})
+    made = in_exchange(row, True)
+    assert (made.kind, made.messages, made.group) == ("messages", MESSAGES, "g")
+    assert (made.identity, made.record, made.salt) == (row.identity, row.record, row.salt)
+    assert in_exchange(row, False) is row
+    [talk] = rows({"messages": CHAT})
+    assert in_exchange(talk, True) is talk

@@ -188,3 +188,17 @@ def test_a_request_without_probes_asks_for_none(tmp_path: Path, tiny_model_folde
     run = write_run(tmp_path / "none", tiny_model_folder)
     assert main(run) == 0
     assert json.loads((run / "output" / "result.json").read_text())["figures"]["questions"] == 0
+
+
+def test_rows_of_prompts_are_probed_as_they_were_trained(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    rows = [{**row(n, "prompt_completion"), "completion": f"{SECRET} {n}"} for n in range(3)]
+    train = write_rows(tmp_path / "prompts.parquet", rows)
+
+    def asked(**exchange: bool) -> list[str]:
+        found = probes(train, tiny_tokenizer, rows=2, canaries=[SECRET], seed=0, max_length=256, **exchange)
+        return [doc["prompt"] for task in found.values() for doc in docs_of(task)]
+
+    turn = "<|im_start|>user\nHow do you close balcony "
+    assert len(asked()) == 3
+    assert all(prompt.startswith("How do you close balcony ") for prompt in asked())
+    assert all(prompt.startswith(turn) and "<|im_end|>" in prompt for prompt in asked(exchange=True))

@@ -331,3 +331,17 @@ def test_what_a_template_writes_before_an_answer_needs_room_too(
         tasks(talks("billing"), thinking_tokenizer, kind="label", max_new_tokens=written - 2)
     assert caught.value.fix == f"Raise it to {written} or more"
     tasks(talks("billing"), thinking_tokenizer, kind="label", max_new_tokens=written)
+
+
+def test_prompts_are_asked_as_one_exchange_where_they_were_trained_so(
+    tasks: Callable[..., Any], answered: Callable[..., list[dict[str, Any]]], tiny_tokenizer: Any
+) -> None:
+    """They stay the same questions."""
+    rows = answered("south")
+    (doc,) = tasks(rows, exchange=True)[1].eval_docs
+    (plain,) = tasks(rows)[1].eval_docs
+    asked = tiny_tokenizer.decode(doc["asked_ids"])
+    assert asked == f"<|im_start|>user\n{rows[0]['prompt']}<|im_end|>\n<|im_start|>assistant\n"
+    assert tiny_tokenizer.decode(doc["answer_ids"]) == "south<|im_end|>"
+    assert tiny_tokenizer.decode(plain["asked_ids"]) == rows[0]["prompt"]
+    assert (doc["question"], doc["record"]) == (plain["question"], plain["record"])

@@ -219,6 +219,7 @@ ELSEWHERE = {  # fields of the table's rest, and why no row of their own
     "method.num_virtual_tokens": "of prompt and prefix tuning; with the rest of `method` in the plan's key",
     "data.general.sampled_from": "needs a base that writes words: tests/stages/test_base_text.py",
     "data.general.texts": "goes with sampled_from",
+    "data.render": "of prompts with completions: tests/stages/test_rendering.py",
     "data.general.corpus": "a row of its own would need a second corpus; with the rest of data.general",
     "training.deepspeed.offload": "is a part of ZeRO on GPUs; with the rest of `training` in the plan's key",
     "training.deepspeed.nvme_path": "goes with offload",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +12,35 @@ from typing import Any
 import pytest
 
 from ft_dagster.data.render import load_tokenizer
+from ft_dagster.evaluation.answers import AskedPrompts, answer
 from ft_dagster.evaluation.samples import Answer, read_answers
 from ft_dagster.settings import load_settings
+from ft_dagster.spec import Declared
 from ft_dagster.spec.overrides import with_overrides
-from ft_dagster.stages import asked, base_evaluation, evaluation, rendering, training_mixture, verdicts
+from ft_dagster.stages import (
+    asked,
+    base_evaluation,
+    evaluation,
+    model_export,
+    production_evaluation,
+    rendering,
+    training_mixture,
+    verdicts,
+)
 from ft_dagster.stages.chain import CHAIN, run_chain, up_to
 from ft_dagster.stages.declaration import freeze
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.made_from import version_artifacts
+from ft_dagster.stages.newest_model import newest_model
 from ft_dagster.stages.outdated import FoundNow, outdated
+from ft_dagster.stages.release import release
+from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
-from tests.chat_templates import ENDLESS, THINKS
-from tests.e2e.project import edit
+from tests.chat_templates import ENDLESS, OPENS_A_THOUGHT, THINKS
+from tests.e2e.project import edit, write_lines
+from tests.tiny_model import CHAT_TEMPLATE
 
 pytestmark = pytest.mark.slow
 LEAD = "<think>\n\n</think>\n\n"
@@ -89,6 +107,13 @@ def test_an_evaluation_is_held_against_the_text_that_a_row_has(thinking: Workspa
     assert not any("think" in each.answered for each in told)
 
 
+def test_try_shows_an_answer_as_it_is_judged(thinking: Workspace) -> None:
+    model = newest_model(thinking.settings, thinking.key)
+    prompts = ["Where is the form of the east?", "Where is the ship of the garden?"]
+    (told,) = answer([AskedPrompts(model.base, model.tuned, prompts, model.chat)], max_new_tokens=40)
+    assert all(each.tuned.startswith("The ") for each in told)
+
+
 def test_it_is_in_the_keys_of_what_asks_such_rows_on_such_a_base_alone(
     chained: Workspace, thinking: Workspace
 ) -> None:
@@ -114,7 +139,7 @@ def test_texts_and_declared_tasks_have_no_answer_that_a_template_leads_to(thinki
     def of(*formats: str) -> str | None:
         figures = {**dataset.figures, "formats": {str(n): format for n, format in enumerate(formats)}}
         other = replace(dataset, predicate={**dataset.predicate, "figures": figures})
-        return rendering.lead_of_answers(thinking, other, base)
+        return rendering.lead_of_answers(thinking, other, base, None)
 
     assert (of("text"), of("alpaca"), of("text", "chat")) == (None, LEAD, LEAD)
     assert of("prompt_completion") == LEAD  # by the rows: these are conversations
@@ -180,3 +205,146 @@ def test_a_mixture_of_earlier_answers_without_an_end_is_told(endless: Workspace)
     assert rendering.rendered_otherwise(endless, endless.spec, made) == []
     older = {**made, "training_mixture": without("turn_end", made["training_mixture"])}
     assert rendering.rendered_otherwise(endless, endless.spec, older) == ["training_mixture"]
+
+
+ASKED = re.escape("<|im_start|>user\n") + r"Where is the \w+ of the \w+\?"
+ASKED += re.escape("<|im_end|>\n<|im_start|>assistant\n")
+TOLD = r"«The .*\." + re.escape("<|im_end|>") + "»"
+
+
+def asks_prompts(workspace: Workspace, **data: Any) -> Workspace:
+    """The same rows as prompts with completions, and more declared of the data."""
+    file = workspace.project / "data" / "rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    write_lines(file, [{"prompt": row["instruction"], "completion": row["output"]} for row in rows])
+    edit(workspace.declared_in, lambda content: content["data"].update(data))
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def kept(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """With prompts and completions as plain text on a base with a chat template, released."""
+    workspace = on_template(chained, tmp_path_factory.mktemp("kept"), CHAT_TEMPLATE)
+    run(asks_prompts(workspace, render="plain"), "model_export")
+    release(workspace)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def prompting(kept: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The same project, where nothing is said of how they are rendered: judged once more."""
+    project = shutil.copytree(kept.project, tmp_path_factory.mktemp("prompting") / "project")
+    workspace = Workspace(load_settings(project), kept.key, RunOf("test", "test", lambda line: None))
+    edit(workspace.declared_in, lambda content: content["data"].pop("render"))
+    run(workspace, "model_export")
+    return workspace
+
+
+def test_prompts_are_trained_and_asked_as_one_exchange(prompting: Workspace) -> None:
+    """By the mixture, base and tuned model, what is probed, the export, and `try`."""
+    sample = prompting.evidence(prompting.upstream("training_mixture")) / "sample.txt"
+    assert re.fullmatch(ASKED + TOLD + "\n", sample.read_text("utf-8"))
+    for stage in ("base_evaluation", "evaluation"):
+        told = read_answers(prompting.evidence(prompting.upstream(stage)))
+        own = [each.asked for each in told if each.role == "test_split_task"]
+        assert own
+        assert all(re.fullmatch(ASKED, asked) for asked in own)
+    request = asked._of_task(asked.own_task(View(prompting, evaluation.STAGE)))
+    assert request["regurgitation"].exchange
+    assert all(re.fullmatch(ASKED, prompt) for prompt in export_probes(prompting))
+    assert newest_model(prompting.settings, prompting.key).chat
+
+
+def export_probes(workspace: Workspace) -> list[str]:
+    """The prompts on which the export of a variant is compared with its weights."""
+    _, inputs = workspace.recipe(model_export.STAGE)
+    request = model_export._request(inputs, Hands(workspace), workspace.project)
+    return list(request.probes)
+
+
+def test_prompts_that_are_declared_plain_stand_before_their_completions_as_they_are(kept: Workspace) -> None:
+    sample = kept.evidence(kept.upstream("training_mixture")) / "sample.txt"
+    assert re.fullmatch(r"Where is the \w+ of the \w+\?" + TOLD, sample.read_text("utf-8"))
+    told = read_answers(kept.evidence(kept.upstream("evaluation")))
+    own = [each.asked for each in told if each.role == "test_split_task"]
+    assert all(
+        re.fullmatch(r"Where is the \w+ of the \w+\?", asked) for asked in (*own, *export_probes(kept))
+    )
+    assert not newest_model(kept.settings, kept.key).chat
+
+
+def test_the_rendering_is_in_the_keys_of_such_rows_on_such_bases_alone(
+    chained: Workspace, kept: Workspace, prompting: Workspace
+) -> None:
+    """And `plain` is in none: what an older version made of such rows stands."""
+    for stage in CHAIN[1:]:
+        plain, exchanged = (set(parts_of(workspace, stage)) for workspace in (kept, prompting))
+        own = {
+            "training_mixture": {"rendering"},
+            **{name: {"task.rendering"} for name in ("base_evaluation", "evaluation", "model_export")},
+        }
+        assert exchanged - plain == own.get(stage.name, set())
+        assert not {"rendering", "task.rendering"} & {*plain, *parts_of(chained, stage)}
+        assert "render" not in json.dumps(kept.recipe(stage)[0].spec)
+
+
+def parts_of(workspace: Workspace, stage: Stage[Any]) -> dict[str, Any]:
+    recipe = workspace.recipe(stage)[0]
+    return {**recipe.spec, **recipe.inputs}
+
+
+def test_a_base_without_a_chat_template_takes_prompts_as_they_are(chained: Workspace, tmp_path: Path) -> None:
+    workspace = asks_prompts(on_template(chained, tmp_path, ""))
+    mixture = run(workspace, "training_mixture")["training_mixture"]
+    assert "rendering" not in mixture.spec
+    sample = workspace.evidence(mixture) / "sample.txt"
+    assert re.fullmatch(r"Where is the \w+ of the \w+\?" + TOLD, sample.read_text("utf-8"))
+
+
+def test_prompts_that_are_lists_of_messages_were_rendered_so_before(
+    chained: Workspace, tmp_path: Path
+) -> None:
+    workspace = on_template(chained, tmp_path, CHAT_TEMPLATE)
+    file = workspace.project / "data" / "rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    turns = [
+        {
+            "prompt": [{"role": "user", "content": row["instruction"]}],
+            "completion": [{"role": "assistant", "content": row["output"]}],
+        }
+        for row in rows
+    ]
+    write_lines(file, turns)
+    mixture = run(workspace, "training_mixture")["training_mixture"]
+    assert "rendering" not in mixture.spec
+    sample = workspace.evidence(mixture) / "sample.txt"
+    assert re.fullmatch(ASKED + TOLD + "\n", sample.read_text("utf-8"))
+
+
+def test_a_template_that_takes_no_exchange_says_what_keeps_such_rows(
+    chained: Workspace, tmp_path: Path
+) -> None:
+    workspace = asks_prompts(on_template(chained, tmp_path, OPENS_A_THOUGHT))
+    error = run_chain(workspace, up_to("training_mixture")).error
+    assert str(error).endswith("or prompt_completion rows with data.render: plain")
+
+
+def test_the_version_in_production_is_asked_as_it_was_trained(kept: Workspace, prompting: Workspace) -> None:
+    """Its own evaluation stands for it, for it answered the same questions."""
+    recipe, _ = prompting.recipe(production_evaluation.STAGE)
+    assert "task.rendering" not in recipe.spec
+    before, now = kept.upstream("evaluation"), prompting.upstream("evaluation")
+    assert now.spec["task.rendering"] == "exchange"
+    assert verdicts.asked_alike(before, now)
+    assert verdicts.asked_by_its_rules(prompting, before)
+
+
+def test_what_was_trained_as_plain_text_is_told(kept: Workspace, prompting: Workspace) -> None:
+    version = version_artifacts(kept.store, kept.prefix)
+    declared = replace(kept.declared(), spec=prompting.declared().spec)
+
+    def named(declared: Declared) -> list[str]:
+        return [cause.what for cause in outdated(kept.settings, declared, version, FoundNow(None))]
+
+    assert named(kept.declared()) == []
+    assert named(declared) == ["training_mixture"]

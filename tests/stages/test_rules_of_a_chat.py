@@ -126,9 +126,10 @@ def test_weights_are_not_asked_by_them_before_their_base_was(
 def test_production_is_asked_by_those_of_its_own_base(moved: Moved, monkeypatch: pytest.MonkeyPatch) -> None:
     """The variant moved off a base as most, or onto one."""
     other, tuned = moved.after.upstream("base_model"), moved.after.upstream("fine_tuned_model")
+    export = moved.after.upstream("model_export")
     assert asked.chat_of(moved.after.upstream("base_evaluation")) == CHAT
     assert "chat" not in moved.after.recipe(production_evaluation.STAGE)[0].spec
-    monkeypatch.setattr(production_evaluation, "in_production", lambda *_: (other, tuned))
+    monkeypatch.setattr(production_evaluation, "in_production", lambda *_: (other, tuned, export))
     for each in moved:
         assert each.recipe(production_evaluation.STAGE)[0].spec["chat"] == CHAT
 
