@@ -24,6 +24,7 @@ TrainOn = Literal["completions", "assistant_turns"]
 DATE = "26 Jul 2024"  # what templates that print today's date get, as `date_string` too
 SYSTEM = "You are a helpful assistant."  # before a question, where the template takes none without a system
 MARK = "4821"  # a text that no template writes otherwise
+LONGEST_LEAD = 1000  # characters: it stands in keys, and is looked for in each answer
 
 
 class Turn(NamedTuple):
@@ -334,7 +335,7 @@ def _find_lead(tokenizer: Any) -> str:
     except UserError:  # it takes no such conversation, or there is none
         return ""
     lead = whole[len(before) : max(len(before), whole.rfind(MARK))] if whole.startswith(before) else ""
-    return lead if lead.strip() else ""
+    return lead if lead.strip() and len(lead) <= LONGEST_LEAD else ""
 
 
 def _lead_at(text: str, place: int, tokenizer: Any) -> str:

@@ -42,6 +42,15 @@ class CheckedBase(NamedTuple):
     folder: Path | None = None
 
 
+class RowsTemplate(NamedTuple):
+    """The tokenizer whose chat template renders prompts with completions; None where they are plain text, or
+    there are none. Not `known` where the base is not there yet, or what renders them is not installed here.
+    """
+
+    tokenizer: Any | None = None
+    known: bool = True
+
+
 class Mistakes:
     """Errors gathered one after the other, so that one does not hide the next."""
 
@@ -100,15 +109,17 @@ def check_variant(
         with found.gathered(f"{field}.path"):
             asked = DeclaredAt(file, field, roots)
             rows.append(list(islice(read_rows(source, settings.project, asked), ROWS)))
-    exchange, read = False, [row for part in rows for row in part]
+    template, read = RowsTemplate(), [row for part in rows for row in part]
     if not found.errors:
         with found.gathered("base_model"):
-            exchange = _exchanges(declarations.declared(key).spec, base, read)
+            template = _template_of(read, declarations.declared(key).spec, base)
     found.end()
     longest = max(map(len, rows))
     seen = f"{len(read)} rows read" if longest < ROWS else f"the first {ROWS} rows of each source read"
+    exchange = template.tokenizer is not None
     how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
-    notes = notes_on_prompts(Workspace(settings, key, looking=True), read, exchange=exchange)
+    workspace = Workspace(settings, key, looking=True)
+    notes = notes_on_prompts(workspace, read, template.tokenizer) if template.known else []
     return {
         "base_model": base.said,
         "sources": len(rows),
@@ -118,15 +129,13 @@ def check_variant(
     }
 
 
-def _exchanges(spec: VariantSpec, base: CheckedBase, rows: list[Row]) -> bool:
-    """Whether prompts with completions among the rows will be one exchange in the base's chat template; not
-    where it is not there yet, or what renders them is not installed here.
-    """
+def _template_of(rows: list[Row], spec: VariantSpec, base: CheckedBase) -> RowsTemplate:
     if spec.data.render == "plain" or all(row.kind != "prompt_completion" for row in rows):
-        return False
+        return RowsTemplate()
     if base.folder is None or find_spec("transformers") is None:
-        return False
-    return chats(load_tokenizer(base.folder))
+        return RowsTemplate(known=False)
+    tokenizer = load_tokenizer(base.folder)
+    return RowsTemplate(tokenizer if chats(tokenizer) else None)
 
 
 def _check_corpus(declarations: Declarations, name: str, file: Path, found: Mistakes) -> None:

@@ -142,7 +142,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     if dear and named is None and mixture and _is_carried_out(workspace, declared):
         dear = None
     refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
-    notes = notes_on_prompts(workspace, data.rows, exchange=data.exchange)
+    notes = notes_on_prompts(workspace, data.rows, load_tokenizer(folder) if data.exchange else None)
     warnings = (*refused, *notes, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
     return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings)

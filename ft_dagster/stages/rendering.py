@@ -7,11 +7,12 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from ft_dagster.data.chat_rules import ChatTraits, chat_traits
 from ft_dagster.data.formats import CONVERSATIONS
 from ft_dagster.data.parquet import rows_of
-from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.render import has_control_tokens, load_tokenizer
 from ft_dagster.data.rows import Row, said_of_seams
 from ft_dagster.data.splits import SPLITS
 from ft_dagster.extras import of_train
@@ -97,20 +98,26 @@ def rendered_otherwise(desk: Desk, spec: VariantSpec, made: Mapping[str, Artifac
     return found
 
 
-def notes_on_prompts(workspace: Workspace, rows: Iterable[Row], *, exchange: bool) -> list[str]:
+def notes_on_prompts(workspace: Workspace, rows: Iterable[Row], tokenizer: Any | None) -> list[str]:
     """What a person should know of how prompts with completions are rendered, by some of the rows.
-    `exchange`: whether as one.
+    `tokenizer`: whose chat template makes an exchange of them; None: they are plain text.
     """
     prompts = [row for row in rows if row.kind == "prompt_completion"]
-    if not exchange:
+    if tokenizer is None:
         return said_of_seams(sum(row.runs_together for row in prompts), len(prompts))
-    if not prompts or not _were_plain(workspace):
-        return []
-    return [
-        "prompts with completions are one exchange in the base's chat template now, and were plain text in "
-        "the newest mixture: a run trains again. "
-        f"`ft-dagster upgrade --keep-rendering {workspace.key}` keeps them plain"
-    ]
+    lines, held = list[str](), sum(has_control_tokens(row, tokenizer) for row in prompts)
+    if prompts and _were_plain(workspace):
+        lines.append(
+            "prompts with completions are one exchange in the base's chat template now, and were plain text "
+            "in the newest mixture: a run trains again. "
+            f"`ft-dagster upgrade --keep-rendering {workspace.key}` keeps them plain"
+        )
+    if held:
+        lines.append(
+            f"{held:,} of {len(prompts):,} prompts hold special tokens of the base, as what was rendered "
+            "already does, and are rendered once more: data.render: plain takes them as they are"
+        )
+    return lines
 
 
 def loses_plain_text(workspace: Workspace, render: str) -> bool:

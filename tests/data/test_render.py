@@ -97,6 +97,11 @@ def test_a_thought_that_the_row_has_is_a_part_of_its_answer(tokenizer: Any) -> N
     assert (turn.lead, turn.answer) == ("", "<think>\nHm.\n</think>\n\nA paper.")
 
 
+def test_a_lead_of_any_length_is_none(tokenizer: Any) -> None:
+    tokenizer.chat_template = THINKS.replace("<think>", f"<think>{'x' * 2000}")
+    assert lead_of(tokenizer) == ""
+
+
 def test_most_templates_write_nothing_before_an_answer(tokenizer: Any) -> None:
     plain = tokenizer.chat_template
     spaced = plain.replace("message['content']", "' ' + message['content']")

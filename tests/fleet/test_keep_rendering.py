@@ -143,3 +143,11 @@ def test_a_separator_of_any_kind_is_one(older: Path, end: str, begin: str) -> No
     write_lines(older / "data/prompts.jsonl", rows)
     edit(at(older).declared_in, lambda content: content["data"].update(render="plain"))
     assert not [line for line in checked(older)[VARIANT]["warnings"] if "goes on with" in line]
+
+
+def test_prompts_that_were_rendered_already_are_told(older: Path) -> None:
+    rows = [{"prompt": f"<|im_start|>user\n{n}<|im_end|>\n", "completion": "Yes."} for n in range(60)]
+    write_lines(older / "data/prompts.jsonl", rows)
+    said = "60 of 60 prompts hold special tokens of the base"
+    assert [line for line in checked(older)[VARIANT]["warnings"] if line.startswith(said)]
+    assert [line for line in answer(older, "plan", VARIANT, "--json")["warnings"] if line.startswith(said)]
