@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 NOT_FINITE = "not_finite"  # field -> "inf", "-inf" or "nan", in the mapping that holds the field
+TAG = "__float__"  # of transformers
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
@@ -67,7 +68,16 @@ def tagged(content: Any) -> Any:
         return {name: tagged(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
         return [tagged(value) for value in content]
-    return content if _lost(content) is None else {"__float__": _NAMES.get(content, "NaN")}
+    return content if _lost(content) is None else {TAG: _NAMES.get(content, "NaN")}
+
+
+def untagged(content: Any) -> Any:
+    """What `tagged` made of a configuration, with such numbers in their places again."""
+    if isinstance(content, dict):
+        if set(content) == {TAG}:
+            return float(content[TAG])
+        return {name: untagged(value) for name, value in content.items()}
+    return [untagged(value) for value in content] if isinstance(content, list) else content
 
 
 def _lost(value: Any) -> Any:

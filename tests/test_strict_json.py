@@ -9,7 +9,7 @@ import pytest
 
 from ft_dagster.program import write_json
 from ft_dagster.store import Store
-from ft_dagster.strict_json import dumps, restored, tagged
+from ft_dagster.strict_json import dumps, restored, tagged, untagged
 from ft_dagster.training.journal import Journal, StepLog
 
 FIGURES = {
@@ -74,3 +74,4 @@ def test_a_model_configuration_keeps_its_infinities_as_transformers_reads_them(t
     strictly(file.read_text())
     read = PretrainedConfig.from_json_file(file)
     assert (read.low, list(read.time_step_limit), read.hidden_size) == (-math.inf, [0.0, math.inf], 8)
+    assert untagged(json.loads(file.read_text())) == config

@@ -44,7 +44,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
         "intermediate_size_mlp": 96,
         "interleave_moe_layer_step": 1,
     },
-    "deepseek_v3": LATENT,
+    "deepseek_v3": {**LATENT, "head_dim": 8, "num_key_value_heads": 4},
     "glm4_moe": {**LATENT, "num_experts_per_tok": 2},
     "ernie4_5_moe": {**FEW, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32},
 }
@@ -60,6 +60,7 @@ STATEFUL: dict[str, dict[str, Any]] = {
         "mamba_dt_rank": 8, "use_mamba_kernels": False,
     },
     "falcon_h1": {**MAMBA, "mamba_d_ssm": 128},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "recurrent_gemma": {"lru_width": 64, "num_hidden_layers": 3},
     "zamba": {
         "num_hidden_layers": 4, "mamba_dt_rank": 8, "n_mamba_heads": 2, "mamba_d_state": 8,
@@ -69,7 +70,6 @@ STATEFUL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 PLAIN: dict[str, dict[str, Any]] = {
     "llama": {},
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "gemma3_text": {"layer_types": ["sliding_attention", "full_attention"]},
 }
 CLASSES = EXPERTS | STATEFUL | PLAIN

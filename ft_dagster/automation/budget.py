@@ -18,7 +18,7 @@ from ft_dagster.store import Artifact
 from ft_dagster.training.contract import PLAN_FILE
 
 if TYPE_CHECKING:
-    from ft_dagster.training.contract import Plan, TrainingSettings
+    from ft_dagster.training.contract import Plan
     from ft_dagster.training.mixture import Examples
     from ft_dagster.training.watch.flops import FlopsModel
 
@@ -90,7 +90,7 @@ def _cost(workspace: Workspace, artifact: Artifact, plan: "Plan") -> _Cost:
     from transformers import AutoConfig
 
     from ft_dagster.training.attention import attends_by_example
-    from ft_dagster.training.methods import method_of
+    from ft_dagster.training.methods import can_pack
     from ft_dagster.training.watch.flops import count_flops
 
     base = trained_base(workspace, artifact, plan.method.name)
@@ -101,8 +101,8 @@ def _cost(workspace: Workspace, artifact: Artifact, plan: "Plan") -> _Cost:
             "the FLOPs of this architecture cannot be counted",
             field="base_model", value=str(base.folder), fix=IN_MINUTES,
         )  # fmt: skip
-    config, packs = AutoConfig.from_pretrained(base.folder), method_of(plan.method).packs
-    return _Cost(model, attends_by_example(config, packs=packs))
+    config = AutoConfig.from_pretrained(base.folder)
+    return _Cost(model, attends_by_example(config, packs=can_pack(plan.method.name)))
 
 
 def _plan(workspace: Workspace, artifact: Artifact) -> "Plan":
@@ -117,7 +117,6 @@ def _steps_for_flops(plan: "Plan", mixture: Path, cost: _Cost, budget: Budget, m
 
     from ft_dagster.training.mixture import open_split
 
-    settings = plan.training
     with tempfile.TemporaryDirectory() as scratch:
         examples = open_split(mixture, "train", Path(scratch))
     assert examples is not None  # or there would be no plan
@@ -129,7 +128,7 @@ def _steps_for_flops(plan: "Plan", mixture: Path, cost: _Cost, budget: Budget, m
                 fix="Give less",
             )  # fmt: skip
         steps = math.ceil(steps * LOOK_AHEAD * max(1.0, budget.amount / spent[-1] if spent[-1] else 1.0))
-        spent = np.cumsum(_flops_of_steps(cost, examples, settings, steps, plan.ranks))
+        spent = np.cumsum(_flops_of_steps(cost, examples, plan, steps))
     if spent[0] > 2 * budget.amount:
         raise UserError(
             f"does not pay for one step of {method}, which takes {spent[0]:.3g} FLOPs",
@@ -138,14 +137,14 @@ def _steps_for_flops(plan: "Plan", mixture: Path, cost: _Cost, budget: Budget, m
     return int(np.abs(spent - budget.amount).argmin()) + 1
 
 
-def _flops_of_steps(
-    cost: _Cost, examples: "Examples", settings: "TrainingSettings", steps: int, ranks: int
-) -> list[int]:
+def _flops_of_steps(cost: _Cost, examples: "Examples", plan: "Plan", steps: int) -> list[int]:
     """FLOPs of each of the first `steps` optimizer steps, from the bins that the trainer will lay out."""
+    from ft_dagster.training.methods import packs
     from ft_dagster.training.packing import schedule
     from ft_dagster.training.watch.budget import work_of_micro_batch
 
-    capacity = settings.max_length if settings.packing else None
+    settings, ranks = plan.training, plan.ranks
+    capacity = settings.max_length if packs(plan) else None
     asked = settings.model_copy(update={"max_steps": steps})
     bins = schedule(examples.lengths, examples.shards, asked, capacity, settings.seed, ranks)
     rows, micro_batches = settings.per_device_train_batch_size, settings.gradient_accumulation_steps * ranks

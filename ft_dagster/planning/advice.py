@@ -14,9 +14,11 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS, StorageBytes
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.rank import LARGEST, rank_for
+from ft_dagster.planning.methods.training_settings import unpacked_cost
 from ft_dagster.planning.shapes import smallest_dimension, trainable_parameters
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingSettings
+from ft_dagster.training.methods import can_pack
 
 USUAL_SHARE = (0.05, 0.10)
 LITTLE = 0.015  # of all tokens that are read: 1.4% took nothing off (benchmarks/README.md)
@@ -35,6 +37,7 @@ def training_warnings(
         _capacity(spec, facts, method) if isinstance(method, LoraSettings) else None,
         _rate(facts, method.name, spec.objective, training.learning_rate),
         _batch(spec, facts, method.name, training),
+        _unpacked(spec, facts, method.name),
         *_host(spec, facts, method.name, training),
         *slower_ways(spec, facts, method.name, training),
     ]
@@ -145,6 +148,12 @@ def _batch(spec: VariantSpec, facts: Facts, name: str, training: TrainingSetting
         f"up to {LARGE_BATCH_ROWS} are usual. By the square-root rule for Adam (arXiv 2205.10287) the "
         f"usual rate of {usual:g}, for {few} rows, would be {usual * math.sqrt(rows / few):.1g}"
     )
+
+
+def _unpacked(spec: VariantSpec, facts: Facts, name: str) -> str | None:
+    if facts.leak is None or not (spec.training.packing and can_pack(name)):
+        return None
+    return f"not packed, for examples would reach each other ({facts.leak}): {unpacked_cost(facts)}"
 
 
 def _rate(facts: Facts, name: str, objective: str, rate: float) -> str | None:

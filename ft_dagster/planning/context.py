@@ -21,6 +21,7 @@ from ft_dagster.store import Artifact
 class Counts(NamedTuple):
     """Of one epoch of the training split. `general_share`: of the tokens that `share_of` names;
     `chosen_share`: why, where the declaration leaves it open. `validation`: examples of that split.
+    `longest`: example, in tokens.
     """
 
     examples: int
@@ -30,6 +31,7 @@ class Counts(NamedTuple):
     max_length: int
     chosen_share: Reason | None = None
     validation: int = 64
+    longest: int | None = None
 
 
 def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardware:
@@ -70,8 +72,16 @@ def base_facts_of(parameters: int, base_bytes: int, folder: Path) -> BaseFacts:
     )
 
 
-def facts_of(counts: Counts, parameters: int, base_bytes: int, folder: Path, hardware: Hardware) -> Facts:
-    """`parameters`, `base_bytes`: of the base as stored, in `folder`."""
+def facts_of(
+    counts: Counts,
+    parameters: int,
+    base_bytes: int,
+    folder: Path,
+    hardware: Hardware,
+    *,
+    leak: str | None,
+) -> Facts:
+    """`parameters`, `base_bytes`: of the base as stored, in `folder`. `leak`: see `Facts`."""
     known = hardware_in_key(hardware)
     return Facts(
         **counts._asdict(),
@@ -80,6 +90,7 @@ def facts_of(counts: Counts, parameters: int, base_bytes: int, folder: Path, har
         ranks=known["ranks"],
         device_memory=known["memory"],
         bf16=known["bf16"],
+        leak=leak,
     )
 
 
@@ -90,4 +101,4 @@ def counts_of(mixture: Artifact) -> Counts:
     chosen = None if why is None else Reason(SHARE, share.asked, why.origin, why.reason)
     counted = train.examples, train.tokens, train.trained_tokens
     validation = figures.splits["validation"].examples
-    return Counts(*counted, share.realized, figures.max_length, chosen, validation)
+    return Counts(*counted, share.realized, figures.max_length, chosen, validation, figures.longest)

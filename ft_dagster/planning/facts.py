@@ -49,3 +49,5 @@ class Facts(BaseFacts):
     bf16: bool  # the hardware computes in bf16
     chosen_share: Reason | None = None  # of general text, where the declaration leaves it open
     validation: int = 64  # examples to choose by
+    longest: int | None = None  # example of the mixture, in tokens; None: as long as may be
+    leak: str | None = None  # why packed examples of the base reach each other; None: they are kept apart

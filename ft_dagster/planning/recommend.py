@@ -23,6 +23,7 @@ from ft_dagster.planning.dryrun.from_figures import (
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.question import METHODS
 from ft_dagster.planning.survey import PlanContext, Survey, survey
+from ft_dagster.training.apart import leak_of
 
 MAX_LENGTH = 1024
 MOST_GENERAL = 0.5  # as a declaration may have
@@ -72,6 +73,7 @@ def recommend_method(request: RecommendationRequest, hardware: Hardware) -> Surv
             ranks=hardware.count,
             device_memory=hardware.memory_bytes,
             bf16=hardware.bf16,
+            leak=None if request.model is None else leak_of(file, None),
         )
         context = PlanContext(
             file,

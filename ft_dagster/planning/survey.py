@@ -27,7 +27,7 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.judging import Judges
 from ft_dagster.planning.layout import Layout
-from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS, Load, frozen_bytes
+from ft_dagster.planning.load import LORA_LIKE, Load, frozen_bytes
 from ft_dagster.planning.load import memory as states_of
 from ft_dagster.planning.methods.changes import Change, changes
 from ft_dagster.planning.methods.decision import Decision, decide
@@ -35,7 +35,7 @@ from ft_dagster.planning.methods.layout_search import fastest_that_fits, search_
 from ft_dagster.planning.methods.method_settings import resolve_method
 from ft_dagster.planning.methods.question import METHODS, Candidate, Question, fewest_gpus
 from ft_dagster.planning.methods.sharding import SHARDED
-from ft_dagster.planning.methods.training_settings import epochs_of, precision_of, resolve_training
+from ft_dagster.planning.methods.training_settings import epochs_of, packs, precision_of, resolve_training
 from ft_dagster.planning.parallel import map_parallel
 from ft_dagster.planning.reasons import Reasons
 from ft_dagster.planning.shapes import trainable_parameters
@@ -205,13 +205,12 @@ def with_method(spec: VariantSpec, name: str) -> VariantSpec:
 def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlannedMethod:
     """One method by name. Raises UserError for what it cannot be."""
     resolved = resolve(spec, facts, context.before)
-    first = _layout(resolved, facts)
-    held = _Memory(spec, facts, context)
+    first, held = _layout(resolved, facts), _Memory(spec, facts, context)
     layout = _filled(resolved, first, held) or _milder_that_fits(spec, first, facts, held)
     if layout != first:
         resolved = _laid_out(resolved, first, layout, held)
-    found, correction = held.occupancy_of(layout), held.correction_of(layout)
-    return PlannedMethod(resolved, layout, found, correction, _candidate(resolved, layout, held))
+    occupied, candidate = held.occupancy_of(layout), _candidate(resolved, layout, held)
+    return PlannedMethod(resolved, layout, occupied, held.correction_of(layout), candidate)
 
 
 def resolve(spec: VariantSpec, facts: Facts, before: VersionBefore | None = None) -> Resolved:
@@ -293,15 +292,13 @@ class _Memory:
         )
 
     def _footprint(self, layout: Layout) -> Footprint:
-        precision = precision_of(self.spec, self.facts)
-        packs = self.spec.training.packing and layout.method not in SOFT_PROMPTS
         step = Step(
             rows=layout.micro_batch,
             length=layout.length,
             trained_positions=self._trained(layout.micro_batch, layout.length),
-            precision=cast(Any, precision),
+            precision=cast(Any, precision_of(self.spec, self.facts)),
             gradient_checkpointing=layout.gradient_checkpointing,
-            packed=packs,
+            packed=packs(self.spec.training, layout.method, self.facts),
             sharded=layout.zero_stage > 0,
             device="cuda" if self.facts.device_kind == "cuda" else "cpu",
             own_loss=objective_of(self.spec.objective).own_loss,

@@ -427,7 +427,9 @@ class TrainingSpec(SpecModel):
     weight_decay: float = Field(0.0, ge=0, le=10)
     max_grad_norm: float = Field(1.0, gt=0, le=1e12)
     max_length: int | None = Field(None, ge=16, le=LONGEST_EXAMPLE, description="Longest example, in tokens")
-    packing: bool = Field(True, description="Fill each row of a batch with whole examples, kept apart")
+    packing: bool = Field(
+        True, description="Fill each row of a batch with whole examples, where the base keeps them apart"
+    )
     gradient_checkpointing: bool | None = None
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware has it"

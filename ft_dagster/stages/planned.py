@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from ft_dagster.data.weights import CONFIG
 from ft_dagster.planning.prior import leaves_method_open
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.spec.variant import TrainingSpec
 from ft_dagster.stages.inputs import Digest
+from ft_dagster.training.apart import leak_of
+from ft_dagster.training.methods import can_pack
 
 ACTS_ON_NO_WEIGHT = ("report_to", "checkpoint_minutes")
 TRAINING = tuple(f"training.{name}" for name in TrainingSpec.model_fields if name not in ACTS_ON_NO_WEIGHT)
@@ -36,3 +41,11 @@ NEIGHBOURS = ("base_model",)  # variants on the same base are counted: recorded
 def ranked_by(spec: VariantSpec) -> Digest | None:
     """What `auto` chooses by; None where the method is declared, or settings of LoRA name it."""
     return Digest(sha256_json(shown(narrowed(spec, RANKED)))) if leaves_method_open(spec) else None
+
+
+def leak_where_packed(spec: VariantSpec, base: Path, cache: Path) -> str | None:
+    """Why packed examples of a base, a model folder, reach each other; None where they do not, or where the
+    declaration lets none be packed.
+    """
+    may_pack = spec.training.packing and (spec.method.name == "auto" or can_pack(spec.method.name))
+    return leak_of(base / CONFIG, cache) if may_pack else None

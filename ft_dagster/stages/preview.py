@@ -47,7 +47,7 @@ from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.judged_on import judges_among, refuse_unheld
 from ft_dagster.stages.plan_context import context_of, context_without_base
 from ft_dagster.stages.plan_warnings import plan_warnings
-from ft_dagster.stages.planned import ranked_by
+from ft_dagster.stages.planned import leak_where_packed, ranked_by
 from ft_dagster.stages.policy import refuse_declared, too_dear
 from ft_dagster.stages.rendering import RENDERING, notes_on_prompts, rendered_otherwise
 from ft_dagster.stages.versions import is_of_now
@@ -135,7 +135,9 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
         data = _counted(workspace, mixture)
     tried = None if mixture is None else _tried(workspace, spec, hardware)
     known = None if base is None else _prior(workspace, spec, base, mixture, tried)
-    plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context, tried, known)
+    leak = leak_where_packed(spec, folder, workspace.cache)
+    facts = facts_of(data.counts, parameters, stored, folder, hardware, leak=leak)
+    plan = make_plan(spec, facts, context, tried, known)
     if named is None:
         refuse_unheld(plan.estimate.judged_on, declared.file)
     dear = too_dear(workspace, plan.estimate.predicted, hardware)
@@ -255,7 +257,7 @@ def sample(
     max_length = spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
     tokenizer = load_tokenizer(folder)
     exchange = spec.data.render == "auto" and chats(tokenizer)
-    examples, tokens, trained, read, rows_in_all = 0.0, 0.0, 0.0, list[Row](), 0
+    examples, tokens, trained, read, rows_in_all, longest = 0.0, 0.0, 0.0, list[Row](), 0, 0
     for place, source in enumerate(spec.data.sources):
         asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
         rows = list(islice(read_rows(source, project, asked), ROWS))
@@ -269,6 +271,7 @@ def sample(
         examples += times * len(found)
         tokens += times * sum(length for length, _ in found)
         trained += times * sum(labels for _, labels in found)
+        longest = max([longest, *(length for length, _ in found)])
         read, rows_in_all = [*read, *rows], rows_in_all + whole
     kept = 1 - spec.data.splits.validation - spec.data.splits.test
     mixed = spec.data.general
@@ -284,6 +287,7 @@ def sample(
         max_length,
         chosen,
         math.ceil(examples * spec.data.splits.validation),
+        longest,
     )
     looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
     basis = f"an estimate from {looked_at}; duplicates are not looked for"

@@ -26,7 +26,7 @@ from ft_dagster.stages import version_before
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
-from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
+from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, leak_where_packed, ranked_by
 from ft_dagster.stages.policy import refuse_successor
 from ft_dagster.stages.stacking import trained_base
 from ft_dagster.stages.stage import Stage
@@ -49,7 +49,9 @@ KEYED = (
 
 @dataclass(frozen=True)
 class ProbeInputs:
-    """`hardware`: what a plan depends on. `ranked_by`: as of a plan. `nodes`: that share the ranks."""
+    """`hardware`: what a plan depends on. `ranked_by`, `leaks`, `leak`: as of a plan. `nodes`: that share the
+    ranks.
+    """
 
     spec: VariantSpec
     training_mixture: Artifact
@@ -57,14 +59,17 @@ class ProbeInputs:
     hardware: dict[str, Any]
     ranked_by: Digest | None
     version_before: Artifact | None
+    leaks: bool | None
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
     base: Base = recorded()
     nodes: int = recorded()
+    leak: str | None = recorded()
 
 
 def inputs(view: View) -> ProbeInputs:
     base, spec = view.upstream("base_model"), view.spec
+    leak = leak_where_packed(spec, view.base_folder(base), view.cache)
     hardware = hardware_of(spec, view.trains_on, view.project)
     return ProbeInputs(
         keyed(spec),
@@ -73,10 +78,12 @@ def inputs(view: View) -> ProbeInputs:
         hardware_in_key(hardware),
         ranked_by(spec),
         view.made(version_before.STAGE) if spec.method.rank == "auto" else None,
+        None if leak is None else True,
         narrowed(spec, (*PLANNED, *RANKED, *TRIED)),
         context_of(view, spec, base, hardware),
         trained_base(view, base, spec.method.name),
         spec.resources.nodes,
+        leak,
     )
 
 
@@ -114,9 +121,8 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
     settings = spec.plan.probe
     assert settings is not None
     weights = base.figures["parameters"], base.figures["weights_bytes"]
-    facts = facts_of(
-        counts_of(inputs.training_mixture), *weights, hands.base_folder(base), inputs.context.hardware
-    )
+    counts, folder = counts_of(inputs.training_mixture), hands.base_folder(base)
+    facts = facts_of(counts, *weights, folder, inputs.context.hardware, leak=inputs.leak)
     context = replace(inputs.context, before=version_before.read_before(hands, inputs.version_before))
     with named_in(hands.declared_in):
         found = survey(spec, facts, context)

@@ -35,7 +35,7 @@ from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.judged_on import refuse_unheld
 from ft_dagster.stages.plan_context import context_of
-from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
+from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, leak_where_packed, ranked_by
 from ft_dagster.stages.policy import refuse_few_questions, refuse_method, refuse_successor, too_dear
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
@@ -54,7 +54,8 @@ FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "pred
 class PlanInputs:
     """`hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by. `probe`: what was
     tried beforehand, where the declaration asks for it; `prior`: what another variant tried, where nothing
-    came of that. `version_before`: what a rank that is left open goes by.
+    came of that. `version_before`: what a rank that is left open goes by. `leaks`: that packed examples of
+    the base would reach each other, so that none are packed; None elsewhere. `leak`: how that was found.
     """
 
     spec: VariantSpec
@@ -65,12 +66,15 @@ class PlanInputs:
     probe: Artifact | None
     prior: Artifact | None
     version_before: Artifact | None
+    leaks: bool | None
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
+    leak: str | None = recorded()
 
 
 def inputs(view: View) -> PlanInputs:
     base, spec = view.upstream("base_model"), view.spec
+    leak = leak_where_packed(spec, view.base_folder(base), view.cache)
     hardware = hardware_of(spec, view.trains_on, view.project)
     tried = view.made(probe.STAGE) if leaves_open(spec) else None
     return PlanInputs(
@@ -82,8 +86,10 @@ def inputs(view: View) -> PlanInputs:
         tried,
         prior.taken(view) if is_open(spec) and not (tried and tried.figures["method"]) else None,
         view.made(version_before.STAGE) if spec.method.rank == "auto" else None,
+        None if leak is None else True,
         narrowed(spec, (*PLANNED, *RANKED, "plan.probe")),
         replace(context_of(view, spec, base, hardware), judges=view.judges),
+        leak,
     )
 
 
@@ -91,7 +97,8 @@ def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     before = version_before.read_before(hands, inputs.version_before)
     base, context = inputs.base_model, replace(inputs.context, before=before)
     weights = base.figures["parameters"], base.figures["weights_bytes"]
-    facts = facts_of(counts_of(inputs.training_mixture), *weights, hands.base_folder(base), context.hardware)
+    counts, folder = counts_of(inputs.training_mixture), hands.base_folder(base)
+    facts = facts_of(counts, *weights, folder, context.hardware, leak=inputs.leak)
     with named_in(hands.declared_in):
         tried, known = probe.read_result(hands, inputs.probe), prior.read_prior(hands, inputs.prior)
         plan = make_plan(inputs.whole, facts, context, tried, known)

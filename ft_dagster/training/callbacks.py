@@ -7,12 +7,24 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ft_dagster.training.apart import refuse_leaking
 from ft_dagster.training.figures import peak_device_bytes, peak_process_bytes
 from ft_dagster.training.journal import Journal, JournalStep, StepLog
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.sft import TokenTrainer
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch.observer import Observer
+
+
+class ApartCallback(TrainerCallback):
+    """Raises UserError before the first step where packed examples of what trains reach each other."""
+
+    def __init__(self, trainer: TokenTrainer, *, exact: bool) -> None:
+        """`exact`: its weights and products are in fp32."""
+        self._trainer, self._exact = trainer, exact
+
+    def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        refuse_leaking(self._trainer, exact=self._exact)
 
 
 class WatchCallback(TrainerCallback):

@@ -5,7 +5,7 @@ Built under what holds no memory: `torch.device("meta")`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +14,61 @@ from ft_dagster.training.methods import Method
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
+
+NUMBERS_OF_LAYERS = ("layer_idx", "layer_id", "layer_number")  # in which all layers differ
 
 
 def cut_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     """A copy with only the first `layers`."""
     copied: PreTrainedConfig = type(config).from_dict(config.to_dict())
     text = copied.get_text_config()
+    count = text.num_hidden_layers
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == count:  # an entry for each layer
+            setattr(text, name, value[:layers])
     text.num_hidden_layers = layers
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:layers]
     return copied
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers warns of what does not matter to a model that nobody keeps."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def layers_of(model: nn.Module, count: int) -> nn.ModuleList | None:
+    """The decoder's layers: the largest list of so many modules."""
+    from torch.nn import ModuleList
+
+    lists = [m for m in model.modules() if isinstance(m, ModuleList) and len(m) == count]
+    return max(lists, key=lambda found: sum(w.numel() for w in found.parameters()), default=None)
+
+
+def kinds_of_layers(model: Any) -> list[Hashable]:
+    """What the decoder's layers are made of, in their order: equal where layers are alike."""
+    layers = layers_of(model, model.config.get_text_config().num_hidden_layers)
+    return [tuple(map(_made_of, layer.named_modules())) for layer in layers or ()]
+
+
+def _made_of(named: tuple[str, nn.Module]) -> Hashable:
+    """Its place, its type, its weights and its settings."""
+    name, module = named
+    weights = [(n, w.shape, w.requires_grad) for n, w in module._parameters.items() if w is not None]
+    settings = [
+        (setting, value)
+        for setting, value in vars(module).items()
+        if isinstance(value, bool | int | float | str) and setting not in NUMBERS_OF_LAYERS
+    ]
+    return name, type(module), tuple(weights), tuple(settings)
 
 
 def skeleton(

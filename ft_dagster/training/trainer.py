@@ -16,7 +16,7 @@ from ft_dagster.training.contract import Member, Status, TrainingResult, Trainin
 from ft_dagster.training.figures import process_bytes, training_figures
 from ft_dagster.training.halving import in_force
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
-from ft_dagster.training.methods import Method, method_of
+from ft_dagster.training.methods import Method, method_of, packs
 from ft_dagster.training.mixture import Examples, open_split, read_records
 from ft_dagster.training.packing import Bin, evaluation_steps, fewer_evaluations, schedule, total_steps
 from ft_dagster.training.progress import Channel, TrainingProgress
@@ -83,7 +83,7 @@ class Work:
 
     @property
     def packs(self) -> bool:
-        return self.member.plan.training.packing and self.method.packs
+        return packs(self.member.plan)
 
 
 def train_member(
@@ -229,7 +229,7 @@ def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> 
         for split in UNITS
         if (examples := open_split(member.mixture, split, member.output)) and examples.trained_tokens
     }
-    capacity = settings.max_length if settings.packing and method.packs else None
+    capacity = settings.max_length if packs(member.plan) else None
     bins = schedule(train.lengths, train.shards, settings, capacity, member.seed, ranks.world())
     prefix = f"{member.variant}  " if len(run.members) > 1 else ""
     steps = total_steps(len(bins), settings, ranks.world())
@@ -255,7 +255,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
 
     from ft_dagster.training import data_parallel
     from ft_dagster.training.batches import Collator
-    from ft_dagster.training.callbacks import WatchCallback
+    from ft_dagster.training.callbacks import ApartCallback, WatchCallback
     from ft_dagster.training.methods.base import load_tokenizer
     from ft_dagster.training.sft import TokenTrainer
 
@@ -300,6 +300,10 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         observer=observer,
     )
     trainer.remove_callback(PrinterCallback)
+    if work.packs:
+        trainer.add_callback(
+            ApartCallback(trainer, exact=settings.precision == "fp32" and not work.method.quantization)
+        )
     trainer.add_callback(watch)
     return trainer, observer
 
@@ -328,7 +332,6 @@ def _measuring(run: TrainingRun, work: Work, tokenizer: Any) -> Measuring:
         train=(work.train, work.bins),
         held_out=work.held_out,
         evaluations=[len(steps) for steps in choices],
-        packs=work.packs,
     )
     kept = next(steps for steps in choices if len(steps) == measuring.allotment.evaluations)
     work.evaluations = {step: number for step, number in work.evaluations.items() if step in kept}

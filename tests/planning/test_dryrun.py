@@ -17,11 +17,12 @@ from ft_dagster.planning.dryrun.architecture import architecture_file, configura
 from ft_dagster.planning.dryrun.footprint import Footprint, Moment, footprint
 from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.dryrun.tracker import FROZEN, TRAINED, Tracker
-from ft_dagster.planning.dryrun.training_step import kinds_of_layers, numbers, shapes
+from ft_dagster.planning.dryrun.training_step import numbers, shapes
 from ft_dagster.training.callbacks import WatchCallback
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.loss import LOGITS
 from ft_dagster.training.methods import method_of
+from ft_dagster.training.skeleton import kinds_of_layers
 from tests.training.methods.taught import trainer_of
 from tests.training.runs import LORA, Runs, write_shard
 

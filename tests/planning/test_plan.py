@@ -276,3 +276,33 @@ def test_settings_that_the_base_cannot_have_are_refused(method: dict[str, Any], 
 def test_a_base_without_linear_layers_is_refused() -> None:
     with pytest.raises(UserError, match="Use full"):
         plan("lora", facts(linear_shapes={}))
+
+
+def test_a_base_whose_packed_examples_leak_is_planned_unpacked_with_what_that_costs() -> None:
+    leaking = facts(leak="the second moved by 4.6", longest=300, examples=400, tokens=40_000)
+    made = plan("lora", leaking)
+    assert made["training"]["packing"] is False
+    row = reason(made, "training.packing")
+    assert (row["value"], row["origin"]) == (False, "measured")
+    cost = (
+        "each example has a row of its own, 400 a pass in place of about 79 packed ones, padded to the "
+        "longest of its micro-batch: at most about 3 times the positions"
+    )
+    assert row["reason"] == f"the second moved by 4.6; {cost}"
+    said = "not packed, for examples would reach each other (the second moved by 4.6)"
+    assert f"{said}: {cost}" in made["warnings"]
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
+def test_a_method_that_packs_nowhere_says_that_and_no_more_of_a_base_that_leaks(method: str) -> None:
+    made = plan(method, facts(leak="the second moved by 4.6"))
+    assert "drops the positions" in reason(made, "training.packing")["reason"]
+    assert not any("not packed" in line for line in made["warnings"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_leak_changes_no_plan_that_is_declared_unpacked(method: str) -> None:
+    apart, leaking = (
+        plan(method, facts(leak=leak), training={"packing": False}) for leak in (None, "it moved by 1")
+    )
+    assert apart == leaking

@@ -16,17 +16,16 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.spec.overrides import with_overrides
 from ft_dagster.spec.variant import UnlistedField
 from ft_dagster.stages import prior, probe, training_mixture, version_before
 from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
-from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.inputs import RECORDED, Digest, File, key_parts
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import UnlistedStage, View
 from ft_dagster.stages.workspace import Workspace
+from tests.stages.changed import changed
 
 ALL = (*CHAIN, *ON_DEMAND)
 # But what is made where a declaration leaves values open, which that of the table does not.
@@ -245,12 +244,14 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "whole": "the fields by which methods are ranked: in the key where the plan chooses",
         "context": "prices, neighbours, finished trainings, questions there are, as known that day: a key's "
         "first plan stands",
+        "leak": "how it was found that the base's packed examples reach each other, which the key has",
     },
     "probe": {
         "whole": "as of training_plan, with what a short training sets by itself",
         "context": "as of training_plan",
         "base": "where the base lies, by digest in the key",
         "nodes": "which machines the ranks of the key are on",
+        "leak": "as of training_plan",
     },
     "evaluation": {"policy": "its digest stands beside the verdict; export and release ask today's again"},
     "model_export": {"corpus": "named on the card; it is in the key of the mixture that the weights learned"},
@@ -271,15 +272,6 @@ def leaves(tree: Any, prefix: str = "") -> Iterator[str]:
         return
     for name, value in tree.items():
         yield from leaves(value, f"{prefix}.{name}".removeprefix("."))
-
-
-def changed(workspace: Workspace, overrides: Mapping[str, Any]) -> Workspace:
-    """The same desk, with another declaration frozen upstream."""
-    declared = with_overrides(workspace.declared(), overrides)
-    other = Workspace(workspace.settings, workspace.key, workspace.run)
-    content = freeze(declared, workspace.project, workspace.cache, workspace.roots)
-    other.__dict__.update(frozen=content, spec=declared.spec)
-    return other
 
 
 def key_of(workspace: Workspace, stage: Stage[Any]) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.weights import LAYERS, size_of
 from ft_dagster.errors import UserError
+from ft_dagster.strict_json import loads, untagged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -75,8 +75,8 @@ def configuration(given: str | Path) -> PreTrainedConfig:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        written = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        written = untagged(loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot be read as JSON: {error}", file=file, fix=WAY_OUT) from None
     if not isinstance(written, dict):
         raise UserError("is no JSON object", file=file, value=written, fix=WAY_OUT)

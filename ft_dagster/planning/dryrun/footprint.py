@@ -104,7 +104,7 @@ def alike(
     parent: ParentAdapter | None = None,
 ) -> bool:
     """Whether all layers are, as they train. Raises UserError as `footprint`."""
-    return _kinds(*_read(model, method, new_token_ids, parent))[1] == 1
+    return kinds_of(*_read(model, method, new_token_ids, parent))[1] == 1
 
 
 def _read(
@@ -118,7 +118,7 @@ def _read(
 def _footprint(file: str, content: bytes, base: str, method: MethodSettings, step: Step) -> Footprint:
     config, given = configuration(file), Base.model_validate_json(base)
     try:
-        kinds = _kinds(file, content, base, method)
+        kinds = kinds_of(file, content, base, method)
         return _extrapolated(config, given, method, step, kinds) or _whole(config, given, method, step)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(
@@ -169,7 +169,7 @@ def _picks_layers(base: Base, method: MethodSettings) -> bool:
     return base.parent is not None or any(part.isdigit() for name in names for part in name.split("."))
 
 
-def _kinds(file: str, content: bytes, base: str, method: MethodSettings) -> tuple[int, int]:
+def kinds_of(file: str, content: bytes, base: str, method: MethodSettings) -> tuple[int, int]:
     """How many layers the whole model has, and after how many their kinds repeat."""
     picks = _picks_layers(Base.model_validate_json(base), method)
     return _kinds_of(file, content, base, method if picks else FULL)
@@ -177,7 +177,8 @@ def _kinds(file: str, content: bytes, base: str, method: MethodSettings) -> tupl
 
 @lru_cache(maxsize=32)
 def _kinds_of(file: str, _content: bytes, base: str, method: MethodSettings) -> tuple[int, int]:
-    from ft_dagster.planning.dryrun.training_step import kinds_of_layers, shapes
+    from ft_dagster.planning.dryrun.training_step import shapes
+    from ft_dagster.training.skeleton import kinds_of_layers
 
     step, given = Step(rows=1, length=2, trained_positions=1), Base.model_validate_json(base)
     kinds = kinds_of_layers(shapes(configuration(file), given, method_of(unquantized(method)), step))

@@ -104,9 +104,10 @@ def facts(
     tokens: int,
     max_length: int,
     general_share: float = GENERAL_SHARE,
+    leak: str | None = None,
     **device: Any,
 ) -> Facts:
-    """`device`: device_kind, ranks, device_memory, bf16."""
+    """`leak`: see `Facts`. `device`: device_kind, ranks, device_memory, bf16."""
     return Facts(
         examples=examples,
         tokens=tokens,
@@ -118,4 +119,5 @@ def facts(
         linear_shapes=shapes.linear_shapes,
         **shapes.dimensions._asdict(),
         **device,
+        leak=leak,
     )

@@ -7,7 +7,7 @@ Imported only where torch is.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +30,12 @@ from ft_dagster.training.contract import Base
 from ft_dagster.training.loss import by_fused_head, learned_prompt, loss_at
 from ft_dagster.training.methods import Method
 from ft_dagster.training.methods.adapter import Adapter
-from ft_dagster.training.skeleton import skeleton
+from ft_dagster.training.skeleton import layers_of, quiet, skeleton
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from ft_dagster.planning.dryrun.step import Step
-
-NUMBERS_OF_LAYERS = ("layer_idx", "layer_id", "layer_number")  # in which all layers differ
 
 
 def shapes(config: PreTrainedConfig, base: Base, method: Method, step: Step) -> PreTrainedModel:
@@ -72,7 +70,7 @@ def record_step(model: PreTrainedModel, step: Step) -> Tracker:
     """A step of `model` (from `shapes`; it is of no use afterwards), recorded."""
     tracker = Tracker()
     make_fake(model)
-    with _quiet(), FakeMode(), fake_positions(), ExitStack() as stack:
+    with quiet(), FakeMode(), fake_positions(), ExitStack() as stack:
         if step.device == "cuda":
             stack.enter_context(gpu_attention())
         if not step.packed:
@@ -154,12 +152,6 @@ def _tiled_head(model: Any, compute: torch.dtype) -> Iterator[None]:
         del head.forward
 
 
-def layers_of(model: nn.Module, count: int) -> nn.ModuleList | None:
-    """The decoder's layers: the largest list of so many modules."""
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    return max(lists, key=lambda found: sum(w.numel() for w in found.parameters()), default=None)
-
-
 def _mark_layers(model: Any, tracker: Tracker) -> None:
     """A phase for the backward of each layer, named from both ends: layer 0 is the first, -1 the last."""
     count = model.config.get_text_config().num_hidden_layers
@@ -172,37 +164,6 @@ def _mark_layers(model: Any, tracker: Tracker) -> None:
                 hidden.register_hook(lambda _gradient: tracker.phase(name))
 
         layer.register_forward_hook(mark)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers warns of what does not matter to a model that computes nothing."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def kinds_of_layers(model: Any) -> list[Hashable]:
-    """What the decoder's layers are made of, in their order: equal where layers are alike."""
-    layers = layers_of(model, model.config.get_text_config().num_hidden_layers)
-    return [tuple(map(_made_of, layer.named_modules())) for layer in layers or ()]
-
-
-def _made_of(named: tuple[str, nn.Module]) -> Hashable:
-    """Its place, its type, its weights and its settings."""
-    name, module = named
-    weights = [(n, w.shape, w.requires_grad) for n, w in module._parameters.items() if w is not None]
-    settings = [
-        (setting, value)
-        for setting, value in vars(module).items()
-        if isinstance(value, bool | int | float | str) and setting not in NUMBERS_OF_LAYERS
-    ]
-    return name, type(module), tuple(weights), tuple(settings)
 
 
 def numbers(model: nn.Module) -> tuple[int, int]:

@@ -7,13 +7,14 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import SOFT_PROMPTS, Load
+from ft_dagster.planning.load import Load
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.sharding import offload_of, stage_of
 from ft_dagster.planning.reasons import AS_DECLARED, Default, Origin, Reasons
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import DeepspeedSpec, TrainingSpec
 from ft_dagster.training.contract import TrainingSettings, checked
+from ft_dagster.training.methods import can_pack
 
 BUDGETED = (
     "of the training's FLOPs, for all that is measured while it trains: losses on a sample, which the "
@@ -50,7 +51,7 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
         return reasons.settle(f"training.{field}", getattr(declared, field), default)
 
     rate = defaults.learning_rate(name, facts.hidden_size, spec.objective)
-    packing = _packing(declared, name, reasons)
+    packing = _packing(declared, name, facts, reasons)
     learning_rate = settle("learning_rate", Default(rate.value, rate.reason))
     epochs = float(settle("num_train_epochs", defaults.epochs(name, spec.objective, _rows(packing, facts))))
     micro = settle("per_device_train_batch_size", defaults.MICRO_BATCH[packing])
@@ -112,11 +113,29 @@ def _standing(field: str, declared: TrainingSpec, why: str, reasons: Reasons) ->
     return reasons.put(f"training.{field}", value, "declaration", AS_DECLARED)
 
 
-def _packing(declared: TrainingSpec, name: str, reasons: Reasons) -> bool:
-    if name in SOFT_PROMPTS:
+def packs(declared: TrainingSpec, name: str, facts: Facts) -> bool:
+    """Whether a method packs examples of a base as declared."""
+    return declared.packing and can_pack(name) and facts.leak is None
+
+
+def _packing(declared: TrainingSpec, name: str, facts: Facts, reasons: Reasons) -> bool:
+    packed = packs(declared, name, facts)
+    if packed == declared.packing:
+        return bool(_standing("packing", declared, "whole examples fill each row, kept apart", reasons))
+    if not can_pack(name):
         why = f"PEFT's {name} drops the positions that would keep packed examples apart"
-        return bool(reasons.put("training.packing", False, "built-in", why))
-    return bool(_standing("packing", declared, "whole examples fill each row, kept apart", reasons))
+        return bool(reasons.put("training.packing", packed, "built-in", why))
+    return bool(reasons.put("training.packing", packed, "measured", f"{facts.leak}; {unpacked_cost(facts)}"))
+
+
+def unpacked_cost(facts: Facts) -> str:
+    """What it takes to train each example in a row of its own."""
+    rows, longest = _rows(True, facts), facts.longest or facts.max_length
+    most = max(1.0, facts.examples * longest / facts.tokens)
+    return (
+        f"each example has a row of its own, {facts.examples:,} a pass in place of about {rows:,} packed "
+        f"ones, padded to the longest of its micro-batch: at most about {most:.2g} times the positions"
+    )
 
 
 def _checkpointing(declared: TrainingSpec, load: Load, reasons: Reasons) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.data.quantize import Quantization
-from ft_dagster.training.contract import Base, MethodSettings
+from ft_dagster.training.contract import Base, MethodSettings, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +58,19 @@ METHODS = {
 
 def method_of(settings: MethodSettings) -> Method:
     """The method that a plan names. Raises UserError for settings that it cannot have."""
-    module = importlib.import_module(f"{__name__}.{settings.name}")
-    method: Method = getattr(module, METHODS[settings.name])(settings)
+    method: Method = _class_of(settings.name)(settings)
     return method
+
+
+def can_pack(name: str) -> bool:
+    """Whether a method can put several examples into a row."""
+    return bool(_class_of(name).packs)
+
+
+def packs(plan: Plan) -> bool:
+    """Whether a training puts several examples into a row: as planned, and never by a method that cannot."""
+    return plan.training.packing and can_pack(plan.method.name)
+
+
+def _class_of(name: str) -> Any:
+    return getattr(importlib.import_module(f"{__name__}.{name}"), METHODS[name])

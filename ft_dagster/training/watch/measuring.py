@@ -13,7 +13,7 @@ from ft_dagster.evaluation.degeneration import WATCHED
 from ft_dagster.training import ranks
 from ft_dagster.training.attention import attends_by_example
 from ft_dagster.training.contract import Member, TrainingRun
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.methods import can_pack, packs
 from ft_dagster.training.mixture import Examples
 from ft_dagster.training.packing import Bin
 from ft_dagster.training.watch import degeneration, flops, forgetting
@@ -115,7 +115,6 @@ def plan_measuring(
     train: tuple[Examples, list[Bin]],
     held_out: Mapping[Split, Examples],
     evaluations: Sequence[int],
-    packs: bool,
 ) -> Measuring:
     """What fits into the budget of a training over these bins. Raises UserError where a benchmark cannot be
     read. `evaluations`: see `allot`. The benchmark is the first rank's; all have the same allotment.
@@ -126,7 +125,7 @@ def plan_measuring(
     counted = _counted(run, member, first)
     share = forward_share(member.plan.method, gradient_checkpointing=checkpointing)
     attends = attends_by_example(
-        AutoConfig.from_pretrained(run.base.folder), packs=method_of(member.plan.method).packs
+        AutoConfig.from_pretrained(run.base.folder), packs=can_pack(member.plan.method.name)
     )
     training = float((counted or TOKENS).sum(*work_of(train[1], train[0], attends)))
     allowed = None if watch.budget is None else watch.budget * training
@@ -140,7 +139,7 @@ def plan_measuring(
         if split not in held_out:
             return []
         examples = held_out[split]
-        capacity = settings.max_length if packs else None
+        capacity = settings.max_length if packs(member.plan) else None
         most = None if allowed is None else allowed / looks
         costs = (
             (b, _cost(counted, share, work_of(b.bins, examples, attends)))
