@@ -15,7 +15,7 @@ from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS, StorageBytes
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.rank import LARGEST, rank_for
 from ft_dagster.planning.methods.training_settings import unpacked_cost
-from ft_dagster.planning.shapes import smallest_dimension, trainable_parameters
+from ft_dagster.planning.shapes import narrowest_layer, smallest_dimension, trainable_parameters
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingSettings
 from ft_dagster.training.methods import can_pack
@@ -35,6 +35,7 @@ def training_warnings(
         _general(spec, facts, method.name),
         _scaling(method) if isinstance(method, LoraSettings) else None,
         _capacity(spec, facts, method) if isinstance(method, LoraSettings) else None,
+        _narrowest(spec, facts, method) if isinstance(method, LoraSettings) else None,
         _rate(facts, method.name, spec.objective, training.learning_rate),
         _batch(spec, facts, method.name, training),
         _unpacked(spec, facts, method.name),
@@ -134,6 +135,18 @@ def _capacity(spec: VariantSpec, facts: Facts, method: LoraSettings) -> str | No
     return (
         f"rank {method.rank} trains {held:,} parameters and an epoch has {tokens:,} trained tokens: LoRA "
         f"with fewer parameters than tokens is known to fall behind full fine-tuning; {wanted}"
+    )
+
+
+def _narrowest(spec: VariantSpec, facts: Facts, method: LoraSettings) -> str | None:
+    """A small layer, such as a gate of experts, that limits the rank of all."""
+    most, layer = narrowest_layer(facts.linear_shapes, method.target_modules)
+    wanted = defaults.lora_rank(method.name, facts.examples, spec.objective, LARGEST).value
+    if most >= wanted:
+        return None
+    return (
+        f"{layer} has a side of {most} and limits the rank of every layer to that, where {wanted} is usual: "
+        "name method.target_modules without it"
     )
 
 

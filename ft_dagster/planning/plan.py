@@ -149,6 +149,7 @@ def _warnings(
     return [
         *_probing(spec, facts, found, tried, prior),
         *training_warnings(spec, facts, resolved.method, resolved.training),
+        *([found.chosen.untrained] if found.chosen.untrained else []),
         *limits(found.question, found.decision.row(resolved.name).figures),
         *(note for note in found.decision.notes if OBEYED in note),
     ]

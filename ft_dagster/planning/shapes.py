@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from collections import defaultdict
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ft_dagster.data.weights import CONFIG
 from ft_dagster.errors import UserError
 from ft_dagster.planning.facts import Facts
 from ft_dagster.training.contract import FullSettings, LoraSettings, MethodSettings, PromptSettings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "wpe", "word_embeddings", "embed_in", "embed_out")
 
@@ -23,14 +25,35 @@ class Dimensions(NamedTuple):
 
 
 def linear_shapes(base_folder: Path) -> dict[str, list[list[int]]]:
-    """[out, in] of every linear layer by its last name, read from the safetensors headers alone."""
-    shapes: dict[str, list[list[int]]] = defaultdict(list)
-    for file in sorted(base_folder.glob("*.safetensors")):
-        for name, tensor in _header(file).items():
-            module = name.removesuffix(".weight").rsplit(".", 1)[-1]
-            if name.endswith(".weight") and len(tensor["shape"]) == 2 and module not in EMBEDDINGS:
-                shapes[module].append(tensor["shape"])
-    return dict(shapes)
+    """The shape of every linear layer by its last name, as the base's class has them: [out, in], but GPT-2's.
+
+    A file may hold experts one by one that the class has in one tensor, which is no linear layer.
+    """
+    file = base_folder / CONFIG
+    return _linear_shapes(str(base_folder), file.read_bytes())
+
+
+@lru_cache(maxsize=16)
+def _linear_shapes(folder: str, _config: bytes) -> dict[str, list[list[int]]]:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return linear_shapes_of(AutoModelForCausalLM.from_config(config))
+
+
+def linear_shapes_of(model: nn.Module) -> dict[str, list[list[int]]]:
+    """Of a model that was built, if without memory."""
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    shapes: dict[str, list[list[int]]] = {}
+    for name, module in model.named_modules():
+        last = name.rsplit(".", 1)[-1]
+        if isinstance(module, Linear | Conv1D) and last not in EMBEDDINGS:
+            shapes.setdefault(last, []).append(list(module.weight.shape))
+    return shapes
 
 
 def dimensions(base_folder: Path) -> Dimensions:
@@ -51,14 +74,6 @@ def dimensions_of(config: Any) -> Dimensions:
     return Dimensions(
         text.hidden_size, text.num_hidden_layers, keys * head_size, bool(text.tie_word_embeddings)
     )
-
-
-def _header(file: Path) -> dict[str, dict[str, list[int]]]:
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        header: dict[str, dict[str, list[int]]] = json.loads(opened.read(length))
-    header.pop("__metadata__", None)
-    return header
 
 
 def trainable_parameters(method: MethodSettings, facts: Facts, new_tokens: int = 0) -> int:
@@ -84,8 +99,15 @@ def smallest_dimension(
     linear_shapes: dict[str, list[list[int]]], target_modules: str | list[str] | tuple[str, ...]
 ) -> int:
     """The largest rank that still saves anything. Raises UserError when a name matches no layer."""
+    return narrowest_layer(linear_shapes, target_modules)[0]
+
+
+def narrowest_layer(
+    linear_shapes: dict[str, list[list[int]]], target_modules: str | list[str] | tuple[str, ...]
+) -> tuple[int, str]:
+    """The same, and the layer by which it is so."""
     names = _targeted(linear_shapes, target_modules)
-    return min(min(shape) for name in names for shape in linear_shapes[name])
+    return min((min(shape), name) for name in names for shape in linear_shapes[name])
 
 
 def adapter_parameters(
@@ -96,13 +118,13 @@ def adapter_parameters(
     `linear_shapes` maps a module's last name (`q_proj`) to the [out, in] shape of each such layer.
     Raises UserError when a name matches no layer, or the rank is above a layer's smaller dimension.
     """
-    smallest = smallest_dimension(linear_shapes, target_modules)
+    smallest, layer = narrowest_layer(linear_shapes, target_modules)
     if rank > smallest:
         raise UserError(
-            f"above the smallest dimension of the targeted layers, {smallest}",
+            f"above the smallest dimension of the targeted layers, {smallest} of {layer}",
             field="method.rank",
             value=rank,
-            fix=f"Use at most {smallest}",
+            fix=f"Use at most {smallest}, or name method.target_modules without {layer}",
         )
     names = _targeted(linear_shapes, target_modules)
     return sum(rank * sum(shape) for name in names for shape in linear_shapes[name])

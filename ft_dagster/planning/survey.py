@@ -21,6 +21,7 @@ from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.dryrun import footprint as dryrun
 from ft_dagster.planning.dryrun import occupancy as spread
 from ft_dagster.planning.dryrun.footprint import Footprint, footprint
+from ft_dagster.planning.dryrun.reach import untrained_by
 from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.estimate import ChangeRow, MemoryBytes, PlannedRow, RankedRow, SurveyDocument
 from ft_dagster.planning.facts import Facts
@@ -91,13 +92,14 @@ class Resolved:
 
 @dataclass(frozen=True)
 class PlannedMethod:
-    """One method, resolved and laid out. `occupancy` is the dry run's, before `correction`."""
+    """One method, resolved and laid out; see `untrained_by`. `occupancy` is before `correction`."""
 
     resolved: Resolved
     layout: Layout
     occupancy: spread.Occupancy
     correction: Correction
     candidate: Candidate
+    untrained: str | None = None
 
     @property
     def held(self) -> MemoryBytes:
@@ -205,12 +207,13 @@ def with_method(spec: VariantSpec, name: str) -> VariantSpec:
 def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlannedMethod:
     """One method by name. Raises UserError for what it cannot be."""
     resolved = resolve(spec, facts, context.before)
+    untrained = untrained_by(resolved.method, context.architecture)
     first, held = _layout(resolved, facts), _Memory(spec, facts, context)
     layout = _filled(resolved, first, held) or _milder_that_fits(spec, first, facts, held)
     if layout != first:
         resolved = _laid_out(resolved, first, layout, held)
     occupied, candidate = held.occupancy_of(layout), _candidate(resolved, layout, held)
-    return PlannedMethod(resolved, layout, occupied, held.correction_of(layout), candidate)
+    return PlannedMethod(resolved, layout, occupied, held.correction_of(layout), candidate, untrained)
 
 
 def resolve(spec: VariantSpec, facts: Facts, before: VersionBefore | None = None) -> Resolved:

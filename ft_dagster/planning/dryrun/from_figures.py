@@ -12,7 +12,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration, shipped
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.shapes import EMBEDDINGS, Dimensions, dimensions_of
+from ft_dagster.planning.shapes import Dimensions, dimensions_of, linear_shapes_of
 from ft_dagster.spec import VariantSpec
 
 TOKENS_PER_EXAMPLE = 250.0  # of instruction data, prompt and answer
@@ -47,13 +47,8 @@ def shapes_of_configuration(file: Path) -> Shapes:
             value=config.model_type,
             fix="Give the config.json of a model that generates text",
         ) from None
-    linear: dict[str, list[list[int]]] = {}
-    for name, module in model.named_modules():
-        last = name.rsplit(".", 1)[-1]
-        if isinstance(module, torch.nn.Linear) and last not in EMBEDDINGS:
-            linear.setdefault(last, []).append(list(module.weight.shape))
     parameters = sum(weight.numel() for weight in model.parameters())
-    return Shapes(parameters, linear, dimensions_of(config))
+    return Shapes(parameters, linear_shapes_of(model), dimensions_of(config))
 
 
 def of_size(parameters: float, folder: Path) -> Path:

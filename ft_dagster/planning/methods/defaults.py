@@ -135,8 +135,9 @@ def epochs(name: str, objective: str, rows: int | None = None) -> Default:
     return Default(float(passes), why)
 
 
-def lora_rank(name: str, examples: int, objective: str, most: int) -> Default:
-    """LoRA rank: the objective's own, else by the number of training examples; never above `most`.
+def lora_rank(name: str, examples: int, objective: str, most: int, narrowest: str = "") -> Default:
+    """LoRA rank: the objective's own, else by the number of training examples; never above `most`, which the
+    layer `narrowest` allows.
 
     Format or persona alone would do with 4-8, but no declaration says that this is all that is taught.
     """
@@ -154,7 +155,8 @@ def lora_rank(name: str, examples: int, objective: str, most: int) -> Default:
     if wanted.value <= most:
         cheap = "; on a quantized base 64 would cost little" if name == "qlora" and wanted.value < 64 else ""
         return Default(wanted.value, wanted.reason + cheap)
-    return Default(most, f"{wanted.value} by the data, but the smallest layer allows {most}")
+    layer = f", {narrowest}," if narrowest else ""
+    return Default(most, f"{wanted.value} by the data, but the smallest layer{layer} allows {most}")
 
 
 def _smallness(width: int) -> float:

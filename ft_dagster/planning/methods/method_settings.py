@@ -9,7 +9,7 @@ from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.rank import chosen_rank
 from ft_dagster.planning.methods.training_settings import precision_of
 from ft_dagster.planning.reasons import Default, Reasons
-from ft_dagster.planning.shapes import smallest_dimension
+from ft_dagster.planning.shapes import narrowest_layer
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import MethodSettings, method_settings
 
@@ -39,8 +39,8 @@ def resolve_method(
     if declared.rank == "auto":
         rank = reasons.add(chosen_rank(name, facts, spec.objective, targets, before))
     else:
-        most = smallest_dimension(facts.linear_shapes, targets)
-        by_data = defaults.lora_rank(name, facts.examples, spec.objective, most)
+        most, narrowest = narrowest_layer(facts.linear_shapes, targets)
+        by_data = defaults.lora_rank(name, facts.examples, spec.objective, most, narrowest)
         rank = reasons.settle("method.rank", declared.rank, by_data)
     settled = {
         "name": name,
