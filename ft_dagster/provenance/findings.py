@@ -36,6 +36,12 @@ def remembered(cache: Path | None, question: Mapping[str, Any], find: Callable[[
     return found
 
 
+def recalled(cache: Path, question: Mapping[str, Any]) -> Any:
+    """The answer, where it is remembered; else None."""
+    known = _recall(cache, sha256_json(dict(question)))
+    return None if known is None else json.loads(known)
+
+
 def _recall(cache: Path, asked: str) -> str | None:
     try:
         with closing(private_database(cache / FILE, TABLE)) as db:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from ft_dagster.data.derived import added_tokens, newer_parent
+from ft_dagster.data.weights import CONFIG
 from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.lineage.stale import StaleCause, field_changed, stage_raised
 from ft_dagster.planning.probe import leaves_open
@@ -37,6 +39,7 @@ from ft_dagster.stages.rendering import known_traits, rendered_otherwise
 from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import SHARED, Artifact, Store
+from ft_dagster.training.apart import known_leak
 
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
 NODES = "resources.nodes"  # in no key: a plan's has the ranks of all of them
@@ -90,6 +93,7 @@ def outdated(
     found += _asked_with_added(store, made)
     found += _by_other_rules(made)
     found += _by_other_rendering(Workspace(settings, declared.key, looking=True), spec, made)
+    found += _packed_though_it_leaks(made, settings.cache_folder)
     return tuple(dict.fromkeys(found))
 
 
@@ -317,6 +321,21 @@ def _asked_with_added(store: Store, made: Mapping[str, Artifact]) -> Iterator[St
     if not scores.spec.get("withheld") and added_tokens(store, base):
         problem = "general questions were asked of the base with the tokens that were added to it"
         yield StaleCause("stage", "general_scores", problem)
+
+
+def _packed_though_it_leaks(made: Mapping[str, Artifact], cache: Path) -> Iterator[StaleCause]:
+    """A plan of older code that packs examples which reach each other in its base: of a named source, where
+    this host has measured it.
+    """
+    base, plan = made.get("base_model"), made.get("training_plan")
+    if base is None or plan is None or not plan.figures["training"]["packing"] or plan.spec.get("leaks"):
+        return
+    files = base.spec.get("base", {}).get("files", ())
+    config = next((file["sha256"] for file in files if file["path"] == CONFIG), None)
+    if config is not None and known_leak(config, cache) is not None:
+        yield StaleCause(
+            "stage", "training_plan", "its examples were packed, and reach each other in this base"
+        )
 
 
 def _by_other_rules(made: Mapping[str, Artifact]) -> Iterator[StaleCause]:

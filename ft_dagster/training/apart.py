@@ -16,11 +16,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_file
-from ft_dagster.provenance.findings import remembered
+from ft_dagster.provenance.findings import recalled, remembered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,18 +46,23 @@ def leak_of(config_file: Path, cache: Path | None) -> str | None:
     """Why packed examples of a base cannot be kept apart, in words; None where they can. `config_file`: its
     config.json. Measured once for each content of it and version of transformers.
     """
-    question = {
-        "apart": HOW,
-        "config": sha256_file(config_file),
-        "transformers": version("transformers"),
-    }
 
     def find() -> str | None:
         from transformers import AutoConfig
 
         return measured_leak(AutoConfig.from_pretrained(config_file, trust_remote_code=False))
 
-    return remembered(cache, question, find)
+    return remembered(cache, _question(sha256_file(config_file)), find)
+
+
+def known_leak(config: str, cache: Path) -> str | None:
+    """The same of a config.json by its sha256, where it was measured on this host before; else None."""
+    found: str | None = recalled(cache, _question(config))
+    return found
+
+
+def _question(config: str) -> dict[str, Any]:
+    return {"apart": HOW, "config": config, "transformers": version("transformers")}
 
 
 def measured_leak(config: PreTrainedConfig) -> str | None:
@@ -100,6 +103,7 @@ def refuse_leaking(trainer: Any, *, exact: bool) -> None:
     """Raises UserError where packed examples of a TokenTrainer's model reach each other on its device. One
     forward pass, of tokens that the training has. `exact`: weights and products are in fp32.
     """
+    import numpy as np
     import torch
 
     distinct = np.unique(trainer.data_collator.examples.tokens[:LOOKED_AT])

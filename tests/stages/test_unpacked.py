@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.chain import run_chain, up_to
+from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
+from ft_dagster.stages.outdated import FoundNow, outdated
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.training import apart
@@ -100,3 +103,19 @@ def test_a_plan_of_before_that_packs_is_not_taken_for_todays(trained: Workspace)
     version = STAGE_VERSIONS["training_plan"]
     assert stage_key("training_plan", version, recipe.inputs, recipe.spec) == recipe.place.key
     assert stage_key("training_plan", version, recipe.inputs, of_before) != recipe.place.key
+
+
+def test_a_version_that_was_packed_though_its_base_leaks_is_out_of_date(trained: Workspace) -> None:
+    version = version_artifacts(trained.store, trained.prefix)
+    plan = version.artifacts["training_plan"]
+
+    def causes(of: VersionArtifacts) -> list[str]:
+        return [each.what for each in outdated(trained.settings, trained.declared(), of, FoundNow(None))]
+
+    trained.recipe(training_plan.STAGE)  # it is measured on this host
+    assert causes(version) == []
+    spec = {name: value for name, value in plan.spec.items() if name != "leaks"}
+    figures = {**plan.figures, "training": {**plan.figures["training"], "packing": True}}
+    of_older_code = replace(plan, predicate={**plan.predicate, "spec": spec, "figures": figures})
+    packed = version._replace(artifacts={**version.artifacts, "training_plan": of_older_code})
+    assert causes(packed) == ["training_plan"]
