@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.weights import CONFIG, DTYPES, LAYERS, read_header, read_json, size_of, weight_files
-from ft_dagster.errors import UserError
+from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.provenance.digest import FileDigest
 from ft_dagster.provenance.findings import remembered
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HOW = 1  # raised where the report is made otherwise
 SIZES = ("hidden_size", LAYERS, "num_attention_heads", "vocab_size")
 SPARE_LAYERS = 1_000  # beyond as many as there are tensors: what no model has is not built
+SHOWN = 120  # letters of a tensor's name
 WHOLE = "Download the model whole, with the config.json that belongs to its weights"
 MEND = "Take the config.json that belongs to the model's weights"
 
@@ -40,7 +41,7 @@ def unused_tensors(folder: Path, files: Sequence[FileDigest], cache: Path | None
     """
     if find_spec("torch") is None or find_spec("transformers") is None:
         return ()
-    if read_json(folder / CONFIG).get("quantization_config"):
+    if read_json(folder / CONFIG).get("quantization_config") is not None:
         return ()
     question = {"load report": HOW, "files": [list(file) for file in files]}
     question["transformers"] = version("transformers")
@@ -50,19 +51,24 @@ def unused_tensors(folder: Path, files: Sequence[FileDigest], cache: Path | None
 def unused_words(names: Sequence[str]) -> str:
     """That a base has stored tensors which take no part, in a line."""
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-    return f"its class has no place for {names[0]}{more} of its files: left out"
+    return f"its class has no place for {in_one_line(names[0])[:SHOWN]}{more} of its files: left out"
 
 
 def stored_shapes(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a model folder by name, on the meta device: of their shape, and without numbers."""
+    """The tensors of a model folder by name, on the meta device: of their shape, and without numbers. Raises
+    UserError for a shape that no tensor has.
+    """
     import torch
 
-    def empty(tensor: Mapping[str, Any]) -> Tensor:
+    def empty(file: Path, name: str, tensor: Mapping[str, Any]) -> Tensor:
         dtype = getattr(torch, DTYPES.get(tensor["dtype"], "float32"))
-        return torch.empty(tensor["shape"], dtype=dtype, device="meta")
+        try:
+            return torch.empty(tensor["shape"], dtype=dtype, device="meta")
+        except (RuntimeError, TypeError):  # numbers beyond those of a machine
+            raise UserError("has a shape that no tensor has", file=file, value=name, fix=WHOLE) from None
 
-    headers = (read_header(folder / name) for name in weight_files(folder))
-    return {name: empty(tensor) for header in headers for name, tensor in header.items()}
+    files = [folder / name for name in weight_files(folder)]
+    return {name: empty(file, name, tensor) for file in files for name, tensor in read_header(file).items()}
 
 
 def _unused(folder: Path) -> list[str]:
@@ -78,6 +84,8 @@ def _unused(folder: Path) -> list[str]:
                 state_dict=stored,
                 device_map={"": "meta"},
                 ignore_mismatched_sizes=True,
+                attn_implementation="eager",  # which every class has; the weights are the same
+                dtype="float32",
                 output_loading_info=True,
             )
         except UserError:

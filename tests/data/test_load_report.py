@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ft_dagster.data import load_report
 from ft_dagster.data.base import resolve_base
-from ft_dagster.data.load_report import unused_tensors
+from ft_dagster.data.load_report import unused_tensors, unused_words
 from ft_dagster.data.weights import read_header
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.findings import FILE
@@ -157,6 +157,9 @@ def test_a_token_that_was_added_to_the_tokenizer_alone_is_no_reason_to_refuse(
         {"vocab_size": "many"},
         {"rope_parameters": {"rope_type": "none such"}},
         {"head_dim": -1},
+        {"num_key_value_heads": 0},
+        {"layer_types": ["full_attention"] * 3},
+        {"text_config": {"num_hidden_layers": 10**9}},
         {"hidden_act": "none such"},
         {"intermediate_size": 10**30},
     ],
@@ -164,6 +167,35 @@ def test_a_token_that_was_added_to_the_tokenizer_alone_is_no_reason_to_refuse(
 def test_a_config_that_makes_no_sense_is_one_line(project: Path, base: Path, changes: dict[str, Any]) -> None:
     reconfigured(base, **changes)
     assert str(base) in str(refusal(project).file)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"attn_implementation": "flash_attention_2"}, {"dtype": "float8_e4m3fn"}, {"auto_map": {}}]
+)
+def test_what_a_training_settles_by_itself_is_no_reason_to_refuse(
+    project: Path, base: Path, changes: dict[str, Any]
+) -> None:
+    reconfigured(base, **changes)
+    assert resolve(project).unused == ()
+
+
+@pytest.mark.parametrize("shape", [[10**19], [10**12, 10**12]])
+def test_a_shape_that_no_tensor_has_is_refused(project: Path, base: Path, shape: list[int]) -> None:
+    name = "model.norm.weight"
+    content = (base / "model.safetensors").read_bytes()
+    header, length = read_header(base / "model.safetensors"), int.from_bytes(content[:8], "little")
+    header[name]["shape"] = shape
+    text = json.dumps(header).encode()
+    whole = len(text).to_bytes(8, "little") + text + content[8 + length :]
+    (base / "model.safetensors").write_bytes(whole)
+    error = refusal(project)
+    assert (error.problem, error.value) == ("has a shape that no tensor has", name)
+
+
+def test_a_name_of_a_tensor_breaks_no_line_and_fills_no_log() -> None:
+    said = unused_words(["a\n\x1b[31m" + "x" * 5000, "b"])
+    assert said.isprintable()
+    assert len(said) < 300
 
 
 def test_a_type_without_a_causal_language_model_is_refused(project: Path, base: Path) -> None:
