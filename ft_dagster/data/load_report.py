@@ -197,11 +197,11 @@ def _told_by_transformers() -> Iterator[list[str]]:
 
     lines: list[str] = []
 
-    class Kept(logging.Handler):
+    class ReportLines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.extend(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()).splitlines())
 
-    logger, kept, bars = logging.getLogger("transformers"), Kept(), told.is_progress_bar_enabled()
+    logger, kept, bars = logging.getLogger("transformers"), ReportLines(), told.is_progress_bar_enabled()
     before = logger.handlers, logger.propagate, logger.level
     told.disable_progress_bar()
     logger.handlers, logger.propagate = [kept], False

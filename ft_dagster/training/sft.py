@@ -63,6 +63,9 @@ class TokenTrainer(SFTTrainer):
         self.stop = self.save = False
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._keeps_logits = "logits_to_keep" in inspect.signature(type(base).forward).parameters
+        text = base.config.get_text_config()
+        if hasattr(text, "output_router_logits"):  # TRL asks for them in each step whose loss has them
+            text.output_router_logits = False  # and no other pass is of the shape that they are summed in
         self._own_loss, self._summed = own_loss, loss_of(own_loss)
         if own_loss and not self._keeps_logits:
             raise _no_logits_to_keep(own_loss, type(base).__name__)

@@ -374,7 +374,6 @@ def training_arguments(work: Work) -> Any:
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to="none",
-        router_aux_loss_coef=0.0,
         ddp_timeout=work.patience,
     )
     if deepspeed:

@@ -17,7 +17,7 @@ from tests.training.runs import Runs, result_of, train
 def test_a_base_of_experts_trains_and_answers_general_prompts(
     runs: Runs, tmp_path: Path, method: dict[str, Any]
 ) -> None:
-    """Their loss of balance, which TRL would add, has the shape of one forward and not of a generation."""
+    """The loss that balances a router is summed over a step's mask, which is not that of a generation."""
     experts = replace(runs, base=make_tiny("granitemoe", tmp_path / "granite"))
     folder = experts.prepare(method=method, training={"max_steps": 2, "evaluations": 1})
     assert train(folder) == DONE
