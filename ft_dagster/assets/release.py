@@ -75,7 +75,7 @@ def _log(past: Sequence[ReleaseEntry]) -> list[list[Any]]:
 def _made_of(workspace: Workspace, export: Artifact, entry: ReleaseEntry) -> dg.MetadataValue[Any]:
     """The release stands, whatever else of the store cannot be read."""
     try:
-        made = made_of(workspace.store, workspace.prefix, export)
+        made = made_of(workspace.store, workspace.prefix, export, entry)
         return table(MADE_OF, made_rows(made.files, made.artifacts, entry))
     except UNREADABLE as error:
         return dg.MetadataValue.text(why_not(error))

@@ -92,7 +92,8 @@ def _adapter(payload: Path, key: VariantKey, version: int, digest: str) -> Relea
 
 def _verdict(store: Store, key: VariantKey, entry: ReleaseEntry) -> str:
     """The sentence of the evaluation that a version was released by; empty where it is gone."""
-    judged = find_digest(store, (key.prefix,), "evaluation", entry.evaluation)
+    named = entry.evaluation, entry.evaluation_manifest
+    judged = find_digest(store, (key.prefix,), "evaluation", *named)
     verdict = None if judged is None else judged.figures.get("verdict")
     return verdict_sentence(Verdict.from_json(verdict)) if verdict else ""
 

@@ -237,7 +237,8 @@ def _over_production(
     now = _verdict(judged)
     if not others or now is None:
         return None
-    then = _verdict(find_digest(store, [prefix], DECIDES, others[0].evaluation))
+    other = others[0]
+    then = _verdict(find_digest(store, [prefix], DECIDES, other.evaluation, other.evaluation_manifest))
     before, after = (None if verdict is None else _gain(verdict) for verdict in (then, now))
     if before is None or after is None or before[:2] != after[:2]:
         return None

@@ -13,7 +13,6 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import AskedTooFew, gates_digest, judge, later_rules
 from ft_dagster.evaluation.looks import Order
-from ft_dagster.evaluation.measured import expected_of
 from ft_dagster.evaluation.samples import RESERVED, read_samples
 from ft_dagster.evaluation.tasks import names_of
 from ft_dagster.evaluation.verdict_words import verdict_sentence
@@ -114,18 +113,12 @@ def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str,
     is in the figures, and in the evidence.
     """
     hands.record_try(inputs.fine_tuned_model, questions_digest(inputs.task, inputs.general), inputs.tries)
-    base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
-    gates, objective = inputs.spec.gates, inputs.spec.objective
-    decides = Decides(inputs.base_evaluation, gates, inputs.tries, objective=objective)
-    question = ModelQuestions(
-        base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
-    )
-    known = _answered_before(inputs, hands, question, attempt)
+    known = _answered_before(inputs, hands, attempt)
     if known is not None:
         hands.say("these weights answered these questions before: their answers are judged again")
         verdict, figures, folder = known.verdict, known.figures, attempt.evidence
     else:
-        figures, folder = question.ask(hands, attempt), attempt.payload
+        figures, folder = _ask(inputs, hands, attempt), attempt.payload
         verdict = _verdict(inputs, hands, attempt.payload)
     text = json.dumps(verdict.to_json(), indent=1, sort_keys=True)
     (folder / VERDICT).write_text(text, "utf-8")
@@ -135,6 +128,16 @@ def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str,
     return {**figures, "scores": scores_in(attempt.payload), "verdict": judged}
 
 
+def _ask(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
+    gates, objective = inputs.spec.gates, inputs.spec.objective
+    decides = Decides(inputs.base_evaluation, gates, inputs.tries, objective=objective)
+    question = ModelQuestions(
+        base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
+    )
+    return question.ask(hands, attempt)
+
+
 class _Known(NamedTuple):
     """Answers that were given before: their verdict by today's gates, and the figures of the asking."""
 
@@ -142,18 +145,12 @@ class _Known(NamedTuple):
     figures: dict[str, Any]
 
 
-def _answered_before(
-    inputs: EvaluationInputs, hands: Hands, question: ModelQuestions, attempt: Attempt
-) -> _Known | None:
+def _answered_before(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> _Known | None:
     """Takes over answers of these weights to these questions into the attempt. None where there are none, or
     asking ended by other gates before these decide anything.
     """
-    wanted, asked = _asking(key_parts(inputs)), expected_of(question.request(hands, attempt.folder)).to_json()
-
-    def answers(other: Artifact) -> bool:
-        return _asking(other) == wanted and asked.items() <= (other.figures.get("measured") or {}).items()
-
-    for stored in hands.stored(NAME, answers):
+    wanted = _asking(key_parts(inputs))
+    for stored in hands.stored(NAME, lambda other: _asking(other) == wanted):
         folder = hands.payload(stored).parent
         try:
             verdict = _verdict(inputs, hands, folder / "payload")

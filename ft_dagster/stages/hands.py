@@ -15,6 +15,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.tries import record_try
 from ft_dagster.provenance.record_keys import SHARED_OWNER, RecordKey, keys_of
 from ft_dagster.roots import Roots
+from ft_dagster.stages.versions import is_of_now
 from ft_dagster.store import Artifact, Attempt, Place, find_artifact
 from ft_dagster.store.committed import all_committed
 from ft_dagster.store.removal import keep
@@ -85,15 +86,15 @@ class Hands:
         return self._workspace.base_files(base)
 
     def stored(self, stage: str, wanted: Callable[[Artifact], bool]) -> Iterator[Artifact]:
-        """What stands of a stage of this variant's and is `wanted`, the newest first. Each is kept from
-        retention and its bytes are hashed again; what is damaged is left out.
+        """What stands of a stage of this variant's, as it is made today, and is `wanted`, the newest first.
+        Each is kept from retention and its bytes are hashed again; what is damaged is left out.
         """
         store, prefix = self._workspace.store, self._workspace.prefix
         places = [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")]
-        known = [one for one in all_committed(store, places) if isinstance(one, Artifact) and wanted(one)]
+        known = [one for one in all_committed(store, places) if isinstance(one, Artifact) and is_of_now(one)]
         for each in sorted(known, key=lambda one: str(one.predicate["created"]), reverse=True):
             with suppress(UserError):
-                found = find_artifact(store, each.place)
+                found = find_artifact(store, each.place) if wanted(each) else None
                 if found is not None and keep(store, found):
                     self._workspace.verify(found)
                     yield found

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.declaration import content_of
 from ft_dagster.store import SHARED, Artifact, Place, Store, read_head
 from ft_dagster.store.committed import all_committed
 
-DECLARATION = "declaration"
+DECLARATION, EVALUATION = "declaration", "evaluation"
 CORPUS, CORPORA = "general_corpus", f"{SHARED}/corpora"
 ORDER = (CORPUS, *(stage.name for stage in CHAIN))
 
@@ -40,13 +41,21 @@ class MadeOf(NamedTuple):
     files: tuple[SourceFile, ...]
 
 
-def made_of(store: Store, prefix: str, export: Artifact) -> MadeOf:
-    """Of an export of the variant whose part of the store is `prefix`."""
+def made_of(store: Store, prefix: str, export: Artifact, released: ReleaseEntry | None = None) -> MadeOf:
+    """Of an export of the variant whose part of the store is `prefix`. `released`: the entry by which it is a
+    version: of evaluations of equal bytes it names the one whose verdict let it be.
+    """
+    judged = None if released is None else released.evaluation_manifest
     found, due = {export.place.stage: export}, [export]
     while due:
-        for stage, digest in due.pop().inputs.items():
+        child = due.pop()
+        manifests = child.predicate.get("input_manifests") or {}
+        for stage, digest in child.inputs.items():
+            manifest = judged if judged and stage == EVALUATION else manifests.get(stage)
             artifact = (
-                find_input(store, prefix, stage, digest) if stage in ORDER and stage not in found else None
+                find_input(store, prefix, stage, digest, manifest)
+                if stage in ORDER and stage not in found
+                else None
             )
             if artifact is not None:
                 found[stage] = artifact
@@ -68,12 +77,16 @@ def source_files(
             yield list(zip(frozen["spec"]["data"]["sources"], frozen["sources"], strict=True))
 
 
-def find_input(store: Store, prefix: str, stage: str, digest: str) -> Artifact | None:
-    """What a manifest of a variant names by stage and digest: the variant's own, else what is shared."""
+def find_input(
+    store: Store, prefix: str, stage: str, digest: str, manifest: str | None = None
+) -> Artifact | None:
+    """What a manifest of a variant names by stage and digest: the variant's own, else what is shared; of
+    several that with this manifest.
+    """
     prefixes = [prefix, SHARED]
     if stage == CORPUS:
         prefixes = [f"{CORPORA}/{name}" for name in store.names(CORPORA)]
-    return find_digest(store, prefixes, stage, digest)
+    return find_digest(store, prefixes, stage, digest, manifest)
 
 
 def _files(store: Store, prefix: str, dataset: Artifact) -> list[SourceFile]:

@@ -99,7 +99,7 @@ def open_shelf(settings: Settings, key: VariantKey, version: int | None = None) 
     if past or version is not None:
         export = export_of(store, prefix, version, cache)
         entry = _entry(past, export.digest, version)
-        return VersionShelf(key, store, cache, made_of(store, prefix, export), past, entry)
+        return VersionShelf(key, store, cache, made_of(store, prefix, export, entry), past, entry)
     judged = read_head(store, prefix, "evaluation")
     if judged is None:
         raise UserError(

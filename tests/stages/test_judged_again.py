@@ -13,10 +13,12 @@ from ft_dagster.fleet.costs import cost_items
 from ft_dagster.fleet.learning import retrain_hours
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import load_settings
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.evaluation import ANSWERS_OF, own_of
 from ft_dagster.stages.release import release
+from ft_dagster.stages.shelf import open_shelf
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
 from tests.e2e.project import edit
@@ -108,6 +110,17 @@ def test_other_questions_are_asked(declare: Declare, monkeypatch: pytest.MonkeyP
     assert ANSWERS_OF not in judged(workspace).figures
 
 
+def test_answers_that_were_asked_for_otherwise_are_asked_for_again(
+    declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leased = LeasedSeconds(monkeypatch)
+    monkeypatch.setitem(STAGE_VERSIONS, "evaluation", STAGE_VERSIONS["evaluation"] + 1)
+    workspace = declare(gates={"general_margin": 0.9})
+    run_chain(workspace)
+    assert leased.count > 0
+    assert ANSWERS_OF not in judged(workspace).figures
+
+
 def test_answers_whose_bytes_changed_are_not_judged(
     declare: Declare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,3 +161,14 @@ def test_what_a_tenant_adds_is_judged_apart_by_the_list_of_todays_policy(
     assert "own" not in judged(workspace).spec
     released = release(workspace)
     assert released.verdict.policy == workspace.settings.policies().of("acme").digest
+
+
+def test_a_version_is_shown_with_the_verdict_that_let_it_be_released(declare: Declare) -> None:
+    """Evaluations of the same answers have the same digest: the log names the manifest of one."""
+    workspace = declare(gates={"general_margin": 0.9})
+    assert run_chain(workspace).error is None
+    (entry,) = history(workspace.store, workspace.prefix)
+    now, then = judged(workspace), open_shelf(workspace.settings, workspace.key)
+    assert now.digest == entry.evaluation
+    assert now.manifest != entry.evaluation_manifest == then.artifact("evaluation").manifest
+    assert {rule.margin for rule in then.verdict.rules if rule.rule == "general_benchmark"} == {1.0}
