@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/gates.py
 
 Draws changes of answers and losses and judges them by the tests of the gate, and by others that might be
-taken. Prints the tables of benchmarks/README.md in about a minute (`--whole`: each number of questions).
+taken. Prints the tables of benchmarks/README.md in about two minutes (`--whole`: each number of questions).
 `--search` looks for distributions on which the gate's test errs more often than its level, for some minutes.
 """
 
@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.stats import beta, norm, t
 
 from ft_dagster.evaluation.bounded import mean_p
 from ft_dagster.evaluation.paired import harm_of, harm_of_answers, holm
-from ft_dagster.evaluation.power import ALPHA, LOSS_BOUND, level_of, questions_needed
+from ft_dagster.evaluation.power import ALPHA, LOSS_BOUND, LOSS_TAIL, level_of, questions_needed
 
 TRIALS, SEED, BENCHMARKS = 10_000, 20240229, 3
 COUNTS = (20, 32, 40, 60, 64, 100, 400)  # of questions
@@ -91,10 +91,14 @@ def gaffke(changes: np.ndarray, family: Family, alpha: float) -> np.ndarray:
     """The gate's own test: whether a fall of the margin is ruled out, of each trial."""
     values = np.array(family.values)
     counts = (changes[:, :, None] == values).sum(axis=1)
+    return _shown(counts, values + family.margin, family.bound - family.margin, alpha)
+
+
+def _shown(counts: np.ndarray, changes: np.ndarray, worst: float, level: float) -> np.ndarray:
+    """Whether the mean of `changes`, none below -`worst`, is shown to be above 0; of each trial."""
     distinct, at = np.unique(counts, axis=0, return_inverse=True)
-    grid = np.broadcast_to(values + family.margin, distinct.shape)
-    worst = np.full(len(distinct), family.bound - family.margin)
-    return (mean_p(grid, worst, distinct) < alpha)[at.ravel()]
+    p = mean_p(np.broadcast_to(changes, distinct.shape), np.full(len(distinct), worst), distinct)
+    return (p < level)[at.ravel()]
 
 
 def former(changes: np.ndarray, family: Family, alpha: float) -> np.ndarray:
@@ -190,6 +194,115 @@ def tries_of_the_same_weights(tries: int, questions: int = 100, trials: int = TR
         shared |= gaffke(changes, family, level_of(ALPHA, number))
         alone |= gaffke(changes, family, ALPHA)
     return float(shared.mean()), float(alone.mean())
+
+
+JUMPS = (0.1, 0.5, 1.0, 2.0, 2.1, 5.0, 20.0)  # nats
+TEXTS = (72, 100, 183, 200, 400, 1000, 2000)
+TAILS = (LOSS_TAIL, 0.05)
+RISE = 0.1  # the margin of a loss
+# Of a group that is hit: its texts, and the share of them that jumps, with its probability.
+SHAPES: dict[str, tuple[int, tuple[tuple[float, float], ...]]] = {
+    "each text alone": (1, ((1.0, 1.0),)),
+    "groups of 4, all alike": (4, ((1.0, 1.0),)),
+    "groups of 10, all alike": (10, ((1.0, 1.0),)),
+    "groups of 4, a half, one or all": (4, ((0.25, 0.4), (0.5, 0.4), (1.0, 0.2))),
+    "groups of 10, a tenth or all": (10, ((0.1, 0.9), (1.0, 0.1))),
+}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of texts, of which some rise by `jump` nats; those of groups that are not hit go up or down by
+    `rest`, as often.
+    """
+
+    shape: str
+    jump: float
+    rest: float = 0.05
+
+    def units(self, texts: int) -> int:
+        return texts // SHAPES[self.shape][0]
+
+    def counts(self, hit: float, texts: int, trials: int) -> np.ndarray:
+        """How many groups are of each kind where that share of them is hit: shape [trials, kinds]."""
+        calm = (1 - hit) / 2
+        shares = [*(hit * chance for _, chance in SHAPES[self.shape][1]), calm, 1 - hit - calm]
+        draw = np.random.default_rng((SEED, texts, int(10 * self.jump), int(1e4 * hit)))
+        return draw.multinomial(self.units(texts), shares, trials)
+
+    def rises(self, most: float = np.inf) -> np.ndarray:
+        """Of each kind, in the mean of its texts, each counted up to `most`."""
+        parts = [part * min(self.jump, most) for part, _ in SHAPES[self.shape][1]]
+        return np.array([*parts, self.rest, -self.rest])
+
+    @property
+    def hit_at_margin(self) -> float:
+        """The share of the groups that is hit where the counted mean rises by the margin."""
+        jumping = sum(part * chance for part, chance in SHAPES[self.shape][1])
+        return RISE / min(self.jump, LOSS_BOUND) / jumping
+
+    @property
+    def jumped(self) -> np.ndarray:
+        """Of each kind, whether a group of it has a text that jumps beyond what it counts up to."""
+        return np.array([*(self.jump > LOSS_BOUND for _ in SHAPES[self.shape][1]), False, False])
+
+
+def loss_passes(
+    losses: Losses, hit: float, texts: int, tail: float, trials: int = TRIALS
+) -> tuple[float, float, float, float]:
+    """How often pass, at the level of a first try: the mean, the tail, the whole rule, and the former one."""
+    counts, level = losses.counts(hit, texts, trials), level_of(ALPHA)
+    units = losses.units(texts)
+    mean = _shown(counts, RISE - losses.rises(LOSS_BOUND), LOSS_BOUND - RISE, level)
+    number = counts @ losses.jumped
+    few = (number < units) & (beta.ppf(1 - level, number + 1, np.maximum(units - number, 1)) < tail)
+    within = counts @ losses.rises() <= RISE * units + 1e-9
+    found = (mean, few, mean & few & within & (number <= tail * units), mean & within)
+    return tuple(float(each.mean()) for each in found)  # type: ignore[return-value]
+
+
+def at_their_nulls(trials: int = TRIALS) -> Iterator[tuple[Losses, float, dict[float, float], float]]:
+    """(losses, the mean where its counted rise is the margin, by tail: the tail where as many groups have a
+    text that jumps as it allows, the whole rule at either), the worst over the numbers of texts.
+    """
+    for shape in SHAPES:
+        for jump in JUMPS:
+            losses = Losses(shape, jump, rest=0.05 if jump > RISE else 0.0)
+            if losses.hit_at_margin > 1 + 1e-9:
+                continue  # not so many texts can jump
+            mean, whole, tails = 0.0, 0.0, dict.fromkeys(TAILS, 0.0)
+            for texts in (n for n in TEXTS if losses.units(n) > 1):
+                found = [loss_passes(losses, losses.hit_at_margin, texts, tail, trials) for tail in TAILS]
+                mean, whole = max(mean, found[0][0]), max(whole, *(each[2] for each in found))
+                for tail in TAILS if jump > LOSS_BOUND else ():
+                    _, few, both, _ = loss_passes(losses, tail, texts, tail, trials)
+                    tails[tail], whole = max(tails[tail], few), max(whole, both)
+            yield losses, mean, tails, whole
+
+
+def mean_rises(trials: int = TRIALS) -> list[tuple[float, float, dict[int, tuple[float, float]]]]:
+    """(jump, share of the texts, texts: (former rule, rule) that pass) where the mean itself rises by the
+    margin: no test of so few texts bounds it.
+    """
+    rows = []
+    for jump in (2.0, 5.0, 20.0):
+        losses, share = Losses("each text alone", jump), RISE / jump
+        found = {}
+        for texts in (200, 400, 1000):
+            *_, whole, former = loss_passes(losses, share, texts, LOSS_TAIL, trials)
+            found[texts] = (former, whole)
+        rows.append((jump, share, found))
+    return rows
+
+
+def calm_losses(trials: int = TRIALS) -> list[tuple[float, dict[int, float]]]:
+    """(share of the texts that jumps by 5 nats, texts: passes) where the others go up or down by 0.05."""
+    losses, counts = Losses("each text alone", 5.0), (183, 200, 400, 1000)
+
+    def passes_by(share: float) -> dict[int, float]:
+        return {texts: loss_passes(losses, share, texts, LOSS_TAIL, trials)[2] for texts in counts}
+
+    return [(share, passes_by(share)) for share in (0.0, 0.001, 0.002, 0.005)]
 
 
 def search(distributions: int = 400, trials: int = 4000) -> list[tuple[float, int, list[float], list[float]]]:
@@ -347,6 +460,31 @@ def print_verdicts() -> None:
     table(("texts", "false harm"), [[f"{texts}", f"{harm:.1%}"] for texts, harm in equal_losses()])
 
 
+def print_losses() -> None:
+    print(f"\nLosses at the null of each statistic, level {level_of(ALPHA):.1%}, {TRIALS:,} pairs a row\n")
+    rows = []
+    for losses, mean, tails, whole in at_their_nulls():
+        few = _shares([*tails.values()]) if losses.jump > LOSS_BOUND else ["", ""]
+        rows.append([losses.shape, f"{losses.jump:g} nats", *_shares([mean]), *few, *_shares([whole])])
+    table(("texts", "jump", "mean", *(f"tail {tail:.0%}" for tail in TAILS), "both"), rows)
+    print(f"\nThe mean itself rises by {RISE:g} nats\n")
+    rises = mean_rises()
+    heads = [f"{name}, {n}" for n in rises[0][2] for name in ("former", "now")]
+    table(
+        ("jump", "of the texts", *heads),
+        [
+            [f"{jump:g} nats", f"{share:.1%}", *_shares([x for pair in found.values() for x in pair])]
+            for jump, share, found in rises
+        ],
+    )
+    print("\nPasses where few texts rise (power)\n")
+    calm = calm_losses()
+    table(
+        ("of the texts rise by 5 nats", *(f"{n}" for n in calm[0][1])),
+        [[f"{share:.1%}", *_shares([*found.values()])] for share, found in calm],
+    )
+
+
 def main() -> None:
     if "--search" in sys.argv:
         for level, count, values, shares in search():
@@ -354,6 +492,7 @@ def main() -> None:
         return
     print_levels(whole="--whole" in sys.argv)
     print_verdicts()
+    print_losses()
 
 
 if __name__ == "__main__":

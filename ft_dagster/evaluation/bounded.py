@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 _POINTS, _REACH = 64, 11.0  # of the integral, which ends where its terms are below e^-22
+_FINE, _FAR = (
+    (256, 14.0),
+    30.0,
+)  # where the worst is so many times as far from 0 as the best: p to 1e-3 at 1,000
 _ROOM = 2_000_000  # terms of it that are held at once
 _HALVINGS = 24
 _PRECISION = 1e-7
@@ -85,7 +89,8 @@ def _at_or_below_zero(terms: Array, counts: Array) -> Array:
     saddle = -_saddle(terms, counts, lowest) / lowest
     bent = np.square(terms / (1 - saddle[:, None] * terms))
     scale = 1 / np.sqrt((counts * bent).sum(axis=-1) + 1 / saddle**2)
-    grid = np.linspace(0.0, _REACH, _POINTS + 1)
+    points, reach = _FINE if (lowest > _FAR * terms.max(axis=-1)).any() else (_POINTS, _REACH)
+    grid = np.linspace(0.0, reach, points + 1)
     weights = np.cosh(grid) * np.where(grid == 0, 0.5, 1.0)
     found, at_once = np.zeros(len(terms)), max(1, _ROOM // terms.size)
     for first in range(0, len(grid), at_once):

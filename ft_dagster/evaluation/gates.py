@@ -1,9 +1,9 @@
 """The gate: a tuned model against its base, question by question, by the margins a tenant declared.
 
 A rule **passes** when a fall beyond its margin is ruled out at the level of this try, **fails** when it is
-not and a test of harm (a fall beyond 0, Holm-adjusted over all rules of the verdict) says that there is one,
-and else is **undecided**. A fall that is real but shown to lie within the margin passes: the tenant allowed
-it. `docs/gates.md` explains the tests, which are in `paired`.
+not and a test of harm (a fall beyond 0, adjusted by Holm) says that there is one, and else is **undecided**.
+A fall that is real but shown to lie within the margin passes: the tenant allowed it. A rule on a loss has two
+statistics, and both have to hold. `docs/gates.md` explains the tests, which are in `paired`.
 
 Where the questions were asked batch after batch (`evaluation.limit: auto`) the looks are replayed from the
 samples: what was asked is exactly what `looks` says.
@@ -18,14 +18,16 @@ from functools import cached_property
 from itertools import takewhile
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.looks import Allowed, Order, look_on, rules_out, within
-from ft_dagster.evaluation.paired import Comparison, holm
+from ft_dagster.evaluation.judged_by import RULE_OF, Opponent, gates_digest, is_of_facts, later_rules
+from ft_dagster.evaluation.looks import Order, harm_shown, look_on
+from ft_dagster.evaluation.paired import Allowed, Comparison, holm
 from ft_dagster.evaluation.pairing import (
     AGAIN,
     Paired,
     Questions,
     TaskKey,
     by_task,
+    is_loss,
     judged_metric,
     names_of,
     pair,
@@ -34,8 +36,7 @@ from ft_dagster.evaluation.power import level_of
 from ft_dagster.evaluation.samples import Role, Sample
 from ft_dagster.evaluation.sentences import sentence_of
 from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
-from ft_dagster.objectives import DEFAULT, objective_of
-from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.objectives import DEFAULT
 from ft_dagster.spec.variant import GatesSpec
 
 __all__ = [
@@ -44,18 +45,11 @@ __all__ = [
     "check_metrics",
     "gates_digest",
     "judge",
+    "later_rules",
     "regression",
     "with_rules",
 ]
 
-RULES_VERSION = 3  # of all rules; one that changes is in `later_rules`, so that no other key moves
-_RULE_OF: dict[Role, RuleName] = {
-    "task": "task",
-    "test_split_task": "task",
-    "general": "general_benchmark",
-    "general_loss": "general_loss",
-    "general_prompts": "degeneration",
-}
 _PROBED: tuple[Role, ...] = ("regurgitation",)
 _WHAT: dict[RuleName, str] = {
     "task": "the task",
@@ -95,16 +89,16 @@ def judge(
         which = "base" if key in before else "tuned model"
         raise UserError(f"{key[1]} was asked of the {which} only", field=key[0], fix=AGAIN)
     paired = [_pair(key, before[key], after[key], gates, order) for key in after]
-    if not any(_RULE_OF[each.role] == "task" for each in paired):
+    if not any(RULE_OF[each.role] == "task" for each in paired):
         raise UserError(
             "nothing was asked of the task",
             field="evaluation.task",
             fix="Declare a task, or leave it out so that the test split is asked",
         )
-    roles = list(_RULE_OF)
+    roles = list(RULE_OF)
     paired.sort(key=lambda each: roles.index(each.role))
     level = level_of(gates.alpha, tries)
-    found = _found(paired, gates, level, order, _Judges(objective))
+    found = _found(paired, gates, level, order, Opponent(objective))
     for each in found:
         if not each.decided:
             raise AskedTooFew(
@@ -143,9 +137,9 @@ def regression(
         return ()
     paired = _shared(_by_task(production), _by_task(tuned), gates, order)
     level = level_of(gates.alpha, tries)
-    judged = any(_RULE_OF[each.role] == "task" for each in paired)
+    judged = any(RULE_OF[each.role] == "task" for each in paired)
     unlike = () if judged else (_nothing_shared(gates, version, level),)
-    found = _found(paired, gates, level, order, _Judges(production=True))
+    found = _found(paired, gates, level, order, Opponent(production=True))
     rules = [_rule(each, f"against version {version} in production, ") for each in found]
     return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries, own)
 
@@ -171,7 +165,7 @@ class Referee:
 
     def decided(self, key: TaskKey, tuned: Sequence[Sample]) -> bool:
         """`tuned`: the samples of the task so far. As `judge`, or `regression`, will find it."""
-        before, gates, judges = self._before, self.gates, _Judges(self.objective, production=self.production)
+        before, gates, judges = self._before, self.gates, Opponent(self.objective, production=self.production)
         level = level_of(gates.alpha, self.tries)
         rules = sum(judges.allowed(key, judged_metric(key, metrics, gates), gates) is not None
                     for key, metrics in before.items())  # fmt: skip
@@ -179,8 +173,8 @@ class Referee:
         allowed, after = judges.allowed(key, metric, gates), _by_task(tuned)[key]
         if allowed is None or metric not in after:
             return False
-        paired = pair(key, metric, before[key], after, self.order.questions[key])
         questions = self.order.questions[key]
+        paired = pair(key, metric, before[key], after, gates=gates, order=questions)
         return look_on(paired, questions, allowed, level=level, harm=gates.alpha / rules).decided
 
 
@@ -233,27 +227,15 @@ def refuse_unmeasured(
         )
 
 
-def gates_digest(gates: GatesSpec) -> str:
-    """What a verdict depends on beside the samples: the margins, and what this version makes of them."""
-    return sha256_json({"rules": RULES_VERSION, "gates": gates.model_dump(mode="json")})
-
-
-def later_rules(gates: GatesSpec, objective: str) -> dict[str, int]:
-    """The rules that judge otherwise than under RULES_VERSION, each with its version, where they act: a
-    verdict depends on them too.
-    """
-    return {"facts": 1} if is_of_facts(objective) and gates.task_margin else {}
-
-
 def _by_task(samples: Iterable[Sample]) -> dict[TaskKey, Questions]:
     """Of the roles that are compared."""
-    return by_task(samples, roles=_RULE_OF)
+    return by_task(samples, roles=RULE_OF)
 
 
 def _pair(key: TaskKey, before: Questions, after: Questions, gates: GatesSpec, order: Order | None) -> Paired:
     questions = None if order is None else order.questions.get(key)
     metric = judged_metric(key, after if questions is None else before, gates)
-    return pair(key, metric, before, after, questions)
+    return pair(key, metric, before, after, gates=gates, order=questions)
 
 
 def _shared(
@@ -273,7 +255,7 @@ def _shared(
             shared = set(takewhile(both.__contains__, questions))
         sides = [_only(shared, side, metric if questions is None else None) for side in (there, metrics)]
         if sides[0].get(metric):
-            found.append(pair(key, metric, sides[0], sides[1], questions))
+            found.append(pair(key, metric, sides[0], sides[1], gates=gates, order=questions))
     return found
 
 
@@ -288,40 +270,6 @@ def _only(questions: Collection[str], metrics: Questions, metric: str | None) ->
         for name, samples in metrics.items()
         if metric in (None, name)
     }
-
-
-def is_of_facts(objective: str) -> bool:
-    """Whether a model is to know facts: none may be measured to fall, whatever `gates.task_margin` is."""
-    return objective_of(objective).judged_by == "questions"
-
-
-@dataclass(frozen=True)
-class _Judges:
-    """What a rule is for: to hold a model of this objective against its base, or against the version in
-    production.
-    """
-
-    objective: str = DEFAULT
-    production: bool = False
-
-    def allowed(self, key: TaskKey, metric: str, gates: GatesSpec) -> Allowed | None:
-        """What a task may fall by in this metric; None: it is not judged."""
-        name, loss = _RULE_OF[key[0]], metric.endswith("_loss")
-        margin = {
-            "task": self._of_task(gates, loss=loss),
-            "general_benchmark": gates.general_margin,
-            "general_loss": gates.general_loss_margin,
-            "degeneration": gates.degeneration_margin,
-        }[name]
-        if margin is None:
-            return None
-        facts = name == "task" and not self.production and is_of_facts(self.objective)
-        return Allowed(margin, 0.0 if facts else margin)
-
-    def _of_task(self, gates: GatesSpec, *, loss: bool) -> float | None:
-        if not self.production:
-            return gates.task_margin
-        return gates.regression_loss_margin if loss else gates.regression_margin
 
 
 @dataclass(frozen=True)
@@ -342,7 +290,7 @@ class _Found:
 
 
 def _found(
-    paired: Sequence[Paired], gates: GatesSpec, level: float, order: Order | None, judges: _Judges
+    paired: Sequence[Paired], gates: GatesSpec, level: float, order: Order | None, judges: Opponent
 ) -> list[_Found]:
     """Of each that is judged."""
     judged = [
@@ -354,9 +302,10 @@ def _found(
     for each, allowed in judged:
         questions = None if order is None else order.questions.get((each.role, each.task))
         if questions is None:
-            comparison = each.compare(level)
-            passed = rules_out(comparison, allowed)
-            found.append(_Found(each, comparison, allowed, level, comparison.harm, passed))
+            comparison = each.compare(level, allowed.tail)
+            rose = 1.0 if comparison.tail is None else comparison.tail.harm
+            p = harm_shown(comparison, allowed, comparison.harm, rose)
+            found.append(_Found(each, comparison, allowed, level, p, comparison.holds(allowed)))
         else:
             seen = look_on(each, questions, allowed, level=level, harm=gates.alpha / len(judged))
             found.append(
@@ -377,8 +326,8 @@ def _found(
 
 def _rule(found: _Found, against: str = "") -> Rule:
     """What was found, undecided where it does not pass: whether it fails depends on the rules beside it."""
-    paired, comparison, level, margin = found.paired, found.comparison, found.level, found.allowed.margin
-    name, means, better = _RULE_OF[paired.role], paired.means, paired.higher_is_better
+    paired, comparison, level, allowed = found.paired, found.comparison, found.level, found.allowed
+    name, means, better = RULE_OF[paired.role], paired.means, paired.higher_is_better
     low, high = (comparison.low, comparison.high) if better else (-comparison.high, -comparison.low)
     unbounded = comparison.bound is None and math.isfinite(comparison.improvement)
     return Rule(
@@ -389,7 +338,7 @@ def _rule(found: _Found, against: str = "") -> Rule:
         tuned=means[1],
         difference=comparison.improvement if better else -comparison.improvement,
         interval=(low, high),
-        margin=margin,
+        margin=allowed.margin,
         questions=comparison.questions,
         higher_is_better=better,
         passed=found.passed,
@@ -398,15 +347,16 @@ def _rule(found: _Found, against: str = "") -> Rule:
         confidence=1 - 2 * level,
         harm=found.p,
         seen=comparison.seen,
-        needed=None if found.passed else comparison.needed(margin, level=level),
+        needed=None if found.passed else comparison.needed(allowed, level=level),
         what=f"{against}{_WHAT[name]} {paired.task}",
         p=found.p,
         units=comparison.units,
         bound=comparison.bound,
-        within=within(comparison, found.allowed),
+        within=comparison.within(allowed),
         blocked=_UNBOUNDED if unbounded else "",
         there=found.there,
         look=found.look,
+        tail=comparison.tail,
     )
 
 
@@ -415,7 +365,7 @@ def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]
     facts that fell pass within a margin.
     """
     tasks = [rule for rule in rules if rule.rule == "task"]
-    facts = [rule for rule in tasks if not rule.metric.endswith("_loss")]
+    facts = [rule for rule in tasks if not is_loss(rule.metric)]
     if facts:
         why = (
             f"facts that fell are not released under objective {objective}, whatever gates.task_margin allows"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ft_dagster.evaluation.paired import Comparison
+from ft_dagster.evaluation.paired import Allowed, Comparison
 from ft_dagster.evaluation.pairing import Paired, TaskKey, by_task
 from ft_dagster.evaluation.power import ALPHA, DISCORDANT, least_questions, power_of, would_show
 from ft_dagster.evaluation.samples import Role, Sample
@@ -63,13 +63,6 @@ class Order:
         return cls(found)
 
 
-class Allowed(NamedTuple):
-    """What a rule allows: a fall of `margin` is to be ruled out, and at most `measured` may be measured."""
-
-    margin: float
-    measured: float
-
-
 class LookedAt(NamedTuple):
     """What the looks came to. `paired`, `comparison`, `level`: of the last of them; `p`: of no fall, over all
     of them; `look`: its number of so many, 0 before the first; `passed`: whether a fall of the margin is
@@ -93,9 +86,13 @@ def look_on(paired: Paired, order: Sequence[str], allowed: Allowed, *, level: fl
     p at which a fall is shown.
     """
     least = least_questions(allowed.margin, bound=paired.scale or 1.0, alpha=level)
+    if allowed.tail is not None:
+        least = max(least, least_questions(allowed.tail, alpha=level))
     looks = looks_of(len(order), least)
     alone = level * looks[0].share
-    seen = LookedAt(paired, paired.compare(alone), alone, 1.0, (0, len(looks)), passed=False, decided=False)
+    comparison = paired.compare(alone, allowed.tail)
+    seen = LookedAt(paired, comparison, alone, 1.0, (0, len(looks)), passed=False, decided=False)
+    fell, rose = 1.0, 1.0  # over the looks so far: p of no fall in the mean, and of no more than the tail
     for number, look in enumerate(looks, 1):
         if look.questions > paired.answered:
             break
@@ -103,15 +100,25 @@ def look_on(paired: Paired, order: Sequence[str], allowed: Allowed, *, level: fl
         if not len(part.base):  # none of them has the metric
             continue
         alone = level * look.share
-        comparison = part.compare(alone)
-        p = min(seen.p, comparison.harm / look.share)
-        passed = rules_out(comparison, allowed)
-        falls = p < harm and not _may_pass(comparison, allowed.margin, looks[-1], level)
+        comparison = part.compare(alone, allowed.tail)
+        fell = min(fell, comparison.harm / look.share)
+        rose = min(rose, comparison.tail.harm / look.share) if comparison.tail is not None else rose
+        passed = comparison.holds(allowed)
+        falls = fell < harm and not _may_pass(comparison, allowed.margin, looks[-1], level)
         decided = passed or falls or look == looks[-1]
+        p = harm_shown(comparison, allowed, fell, rose)
         seen = LookedAt(part, comparison, alone, p, (number, len(looks)), passed, decided)
         if decided:
             break
     return seen
+
+
+def harm_shown(comparison: Comparison, allowed: Allowed, fell: float, rose: float) -> float:
+    """The p of harm: of a mean that fell, or of texts that rose by more than they count up to where these
+    alone are what does not hold.
+    """
+    tail = comparison.tail
+    return rose if tail is not None and not tail.shown and comparison.mean_holds(allowed) else fell
 
 
 def expected_questions(
@@ -129,16 +136,6 @@ def expected_questions(
         by_now = 1.0 if look.questions == there else max(decided, power)
         mean, decided = mean + look.questions * (by_now - decided), by_now
     return mean
-
-
-def rules_out(comparison: Comparison, allowed: Allowed) -> bool:
-    """Whether a fall of the margin is ruled out, and the measured change is within what is allowed."""
-    return within(comparison, allowed) and comparison.low > -allowed.margin
-
-
-def within(comparison: Comparison, allowed: Allowed) -> bool:
-    """A hair of tolerance, since a mean of shares is rarely the decimal the margin was written as."""
-    return -comparison.measured <= allowed.measured + 1e-9
 
 
 def _may_pass(comparison: Comparison, margin: float, last: Look, level: float) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.evaluation.bounded import lower_bound
 from ft_dagster.evaluation.power import margin_seen, questions_needed
+from ft_dagster.lineage.verdict import Tail
 from ft_dagster.spec.variant import LEAST
 
 if TYPE_CHECKING:
@@ -23,7 +24,18 @@ if TYPE_CHECKING:
 
 FLIPS, LARGEST_DRAW = 10_000, 20_000_000  # sign flips, and signs drawn for all of them
 FLIPS_AT_ONCE = 500
+TOLERANCE = 1e-9
 SEED = 20240229
+
+
+class Allowed(NamedTuple):
+    """What a rule allows: a fall of `margin` is to be ruled out, and at most `measured` may be measured. Of
+    a loss: fewer than the share `tail` of the texts may rise by more than each counts up to.
+    """
+
+    margin: float
+    measured: float
+    tail: float | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Comparison:
     ruled out at that level exactly where `low` is above -margin. `harm`: one-sided p that nothing fell.
     `seen`: the smallest fall that so many questions show with power 0.8. `spread`: variance of one question's
     change. `units`: independent groups of questions; `weight`: how many of the largest they amount to.
+    `tail`: of a loss, the texts that rise beyond the bound.
     """
 
     improvement: float
@@ -48,34 +61,70 @@ class Comparison:
     units: int
     weight: float
     bound: float | None
+    tail: Tail | None = None
 
     @property
     def measured(self) -> float:
         """The change that counts where the measured one has to do: the worse of both."""
         return min(self.improvement, self.counted)
 
-    def needed(self, margin: float, *, level: float) -> int | None:
-        """Questions like these that would show it, power 0.8, if the measured change is true; None: none.
+    def mean_holds(self, allowed: Allowed) -> bool:
+        """Whether a mean fall of the margin is ruled out, and the measured one is within what is allowed,
+        with a hair of tolerance: a mean of shares is rarely the decimal that the margin was written as.
+        """
+        return self.low > -allowed.margin and -self.measured <= allowed.measured + TOLERANCE
 
-        A fall beyond `margin` is to be ruled out; without a margin, or where the change lies beyond it, the
+    def holds(self, allowed: Allowed) -> bool:
+        """Whether what is allowed is shown: at the level, for both have to be."""
+        return self.mean_holds(allowed) and (self.tail is None or self.tail.shown)
+
+    def within(self, allowed: Allowed) -> bool:
+        """Whether what was measured is within what is allowed."""
+        few = self.tail is None or self.tail.share <= self.tail.allowed + TOLERANCE
+        return few and -self.measured <= allowed.measured + TOLERANCE
+
+    def needed(self, allowed: Allowed, *, level: float) -> int | None:
+        """Questions like these that would show what is not shown, power 0.8, if what was measured is true;
+        None: no number would.
+
+        A fall beyond the margin is to be ruled out; without a margin, or where the change lies beyond it, the
         change itself is to be told from none.
         """
-        gap = margin - max(-self.measured, 0.0) if margin else 0.0
-        gap = gap if gap > 0 else abs(self.measured)
-        if self.bound is None or not (math.isfinite(gap) and gap >= LEAST):
+        margin, found = allowed.margin, list[int | None]()
+        if self.low <= -margin:
+            gap = margin - max(-self.measured, 0.0) if margin else 0.0
+            gap = gap if gap > 0 else abs(self.measured)
+            found.append(self._asked_for(gap, self.spread, self.bound, level, self.weight))
+        if self.tail is not None and not self.tail.shown:
+            share, left = self.tail.share, self.tail.allowed - self.tail.share
+            found.append(self._asked_for(left, share * (1 - share), 1.0, level, self.units))
+        known = [count for count in found if count is not None]
+        return max(known) if known and len(known) == len(found) else None
+
+    def _asked_for(
+        self, gap: float, spread: float, bound: float | None, level: float, count: float
+    ) -> int | None:
+        """Questions that show a value so far from what is allowed, where these amount to `count` units."""
+        if bound is None or not (math.isfinite(gap) and gap >= LEAST):
             return None
-        units = questions_needed(min(gap, self.bound), spread=self.spread, bound=self.bound, alpha=level)
-        return max(math.ceil(units * self.questions / self.weight), self.questions + 1)
+        units = questions_needed(min(gap, bound), spread=spread, bound=bound, alpha=level)
+        return max(math.ceil(units * self.questions / count), self.questions + 1)
 
 
 def compare_paired(
-    better: Array, groups: Sequence[str | None], *, bound: float | None, level: float
+    better: Array,
+    groups: Sequence[str | None],
+    *,
+    bound: float | None,
+    level: float,
+    tail: float | None = None,
 ) -> Comparison:
     """Compare by each question's change, positive where better, all finite.
 
     `bound`: what a change can be at most; one beyond it counts as `bound`. None: no bound is known, and no
     interval can be given. `groups`: questions of one name depend on each other; None stands alone. The mean
-    is that of the questions, each counting alike.
+    is that of the questions, each counting alike. `tail`: the share that may fall by more than `bound`; None:
+    they are not counted.
     """
     import numpy as np
 
@@ -101,7 +150,20 @@ def compare_paired(
         units=len(sums),
         weight=weight,
         bound=bound,
+        tail=None if tail is None or bound is None else _tail(better < -bound, groups, tail, level),
     )
+
+
+def _tail(fell: NDArray[np.bool_], groups: Sequence[str | None], allowed: float, level: float) -> Tail:
+    """Of questions that fell by more than they count up to: how many units have one. The bound is Clopper and
+    Pearson's, and p the binomial one.
+    """
+    from scipy.stats import beta, binom
+
+    sums, _ = _units(fell.astype(float), groups)
+    count, number = len(sums), int((sums > 0).sum())
+    high = 1.0 if number == count else float(beta.ppf(1 - level, number + 1, count - number))
+    return Tail(number / count, high, allowed, float(binom.sf(number - 1, count, allowed)))
 
 
 def not_a_number(questions: int) -> Comparison:

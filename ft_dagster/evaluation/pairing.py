@@ -29,7 +29,7 @@ class Paired:
 
     `asked`: the tuned model's samples, in the order of the values. `scale`: see `bound`, of all values of the
     base. `places`: of each question in the order of asking; None: there is none. `answered`: so many of the
-    task's questions were, whatever metrics they have.
+    task's questions were, whatever metrics they have. `counts`: up to how many nats a loss's change does.
     """
 
     role: Role
@@ -41,6 +41,7 @@ class Paired:
     scale: float | None
     places: NDArray[np.int64] | None = None
     answered: int = 0
+    counts: float = LOSS_BOUND
 
     @property
     def higher_is_better(self) -> bool:
@@ -52,21 +53,20 @@ class Paired:
 
     @property
     def bound(self) -> float | None:
-        """By how much the value of a question can change: as far as 0 to 1, or 0 to 100; None: not known.
-
-        What a loss changes by is counted up to LOSS_BOUND.
+        """By how much the value of a question can change: as far as 0 to 1, or 0 to 100; None: not known. A
+        loss can by any number, and counts up to `counts`.
         """
-        return _bound(
-            self.metric, min(self.base.min(), self.tuned.min()), max(self.base.max(), self.tuned.max())
-        )
+        low, high = min(self.base.min(), self.tuned.min()), max(self.base.max(), self.tuned.max())
+        return _bound(self.metric, low, high, self.counts)
 
-    def compare(self, level: float) -> Comparison:
+    def compare(self, level: float, tail: float | None = None) -> Comparison:
+        """`tail`: see `Allowed`."""
         import numpy as np
 
         if not np.isfinite(np.concatenate([self.base, self.tuned])).all():
             return not_a_number(len(self.base))
         better = (self.tuned - self.base) * (1 if self.higher_is_better else -1)
-        return compare_paired(better, _dependent(self.asked), bound=self.bound, level=level)
+        return compare_paired(better, _dependent(self.asked), bound=self.bound, level=level, tail=tail)
 
     def first(self, count: int) -> Paired:
         """Of the first `count` questions of the task, in the order of asking, those that have this metric."""
@@ -106,7 +106,13 @@ def judged_metric(key: TaskKey, metrics: Iterable[str], gates: GatesSpec) -> str
 
 
 def pair(
-    key: TaskKey, metric: str, before: Questions, after: Questions, order: Sequence[str] | None = None
+    key: TaskKey,
+    metric: str,
+    before: Questions,
+    after: Questions,
+    *,
+    gates: GatesSpec,
+    order: Sequence[str] | None = None,
 ) -> Paired:
     """The values of a task by `metric`. Raises UserError where a question was asked of one model only.
 
@@ -127,7 +133,7 @@ def pair(
             field=key[0],
             fix=AGAIN,
         )
-    paired = _paired(key, metric, asked, answered, questions)
+    paired = _paired(key, metric, asked, answered, questions, counts=gates.loss_bound)
     if order is None:
         return paired
     return replace(paired, places=_places(questions, order), answered=len(every))
@@ -139,14 +145,16 @@ def _paired(
     asked: dict[str, Sample],
     answered: dict[str, Sample],
     questions: Sequence[str],
+    *,
+    counts: float,
 ) -> Paired:
     import numpy as np
 
     base = np.array([asked[q].value for q in questions])
     tuned = np.array([answered[q].value for q in questions])
     every = [sample.value for sample in asked.values()]
-    samples, scale = tuple(answered[q] for q in questions), _bound(metric, min(every), max(every))
-    return Paired(*key, metric, base, tuned, samples, scale)
+    samples, scale = tuple(answered[q] for q in questions), _bound(metric, min(every), max(every), counts)
+    return Paired(*key, metric, base, tuned, samples, scale, counts=counts)
 
 
 def _places(questions: Sequence[str], order: Sequence[str]) -> NDArray[np.int64]:
@@ -156,9 +164,14 @@ def _places(questions: Sequence[str], order: Sequence[str]) -> NDArray[np.int64]
     return np.array([place[question] for question in questions])
 
 
-def _bound(metric: str, low: float, high: float) -> float | None:
-    if metric.endswith("_loss"):
-        return LOSS_BOUND
+def is_loss(metric: str) -> bool:
+    """Whether it is a loss, in nats a token."""
+    return metric.endswith("_loss")
+
+
+def _bound(metric: str, low: float, high: float, counts: float) -> float | None:
+    if is_loss(metric):
+        return counts
     return None if low < 0 or high > 100 else 1.0 if high <= 1 else 100.0
 
 

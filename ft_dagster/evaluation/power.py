@@ -9,14 +9,18 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.prompts import PROMPTS
+from ft_dagster.evaluation.samples import FORMER, TEST_SPLIT_TASK
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 
 ALPHA = 0.05  # one-sided level of each rule, over all tries
 POWER = 0.80
-LOSS_BOUND = 2.0  # nats a token: what the change of one text counts at most
+LOSS_BOUND: float = GatesSpec.model_fields["loss_bound"].default  # nats a token: see gates.loss_bound
+LOSS_TAIL: float = GatesSpec.model_fields["loss_tail"].default
+OWN_NAMES = (TEST_SPLIT_TASK, *FORMER)  # what declarations call the test split's task
 GENERAL_TEXTS = 200  # all that are held out are read (data.general.HELD_OUT), whatever evaluation.limit is
 DISCORDANT = 0.10  # share of the answers that differ between base and tuned model, before any is known
 
@@ -149,6 +153,7 @@ class _Test:
 class HopelessGate:
     """A rule that no training can make pass as it is declared. `least`: questions from which on it can."""
 
+    rule: str
     field: str
     value: float
     asked: int
@@ -201,7 +206,7 @@ def _as_hopeless(
 ) -> HopelessGate:
     said, fix = _words(rule, asked, least, entry)
     said = f"{said} at level {level:.2%}; from {least:,} on it can"
-    return HopelessGate(f"gates.{rule.field}", rule.margin, asked, least, said, fix)
+    return HopelessGate(rule.name, f"gates.{rule.field}", rule.margin, asked, least, said, fix)
 
 
 def is_of_successors(field: str) -> bool:
@@ -223,25 +228,64 @@ class _Declared:
     entries: tuple[str, ...] = ()
 
 
+def is_judged_by_loss(gates: GatesSpec, evaluation: EvaluationSpec) -> bool:
+    """Whether a loss judges the variant's own task: its test split, unless a kind or `gates.metrics` says
+    otherwise.
+    """
+    declared = next((gates.metrics[name] for name in OWN_NAMES if name in gates.metrics), None)
+    loss = evaluation.kind == "text" if declared is None else declared.endswith("_loss")
+    return loss and not evaluation.task
+
+
+class LossTexts(NamedTuple):
+    """Of a loss that judges: how many texts it takes at a first try, and in a sentence what for."""
+
+    what: str
+    least: int
+    sentence: str
+
+
+def texts_of_losses(gates: GatesSpec, evaluation: EvaluationSpec, *, general: bool) -> tuple[LossTexts, ...]:
+    """`general`: whether general text is held out."""
+    judged = {
+        "general text": gates.general_loss_margin if general else None,
+        "the test split": gates.task_margin if is_judged_by_loss(gates, evaluation) else None,
+    }
+    return tuple(_texts(gates, what, margin) for what, margin in judged.items() if margin is not None)
+
+
+def _texts(gates: GatesSpec, what: str, margin: float) -> LossTexts:
+    level, bound, tail = level_of(gates.alpha), gates.loss_bound, gates.loss_tail
+    mean, rise = least_questions(margin, bound=bound, alpha=level), least_questions(tail, alpha=level)
+    shown = (
+        f"a mean rise of {margin:g} nats a token can be ruled out" if margin else "a mean fall can be shown"
+    )
+    said = (
+        f"{what} is judged by its loss: from {mean:,} texts on {shown}, each counted up to {bound:g} nats, "
+        f"and from {rise:,} on that {100 * tail:.3g}% or more rise by more (gates.loss_tail)"
+    )
+    return LossTexts(what, max(mean, rise), said)
+
+
 def _declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[_Declared]:
+    """Of a loss both statistics; that of the texts which rise is the same against production."""
     limit, tasks, general = evaluation.most, evaluation.task, evaluation.general
-    loss = evaluation.kind == "text" and not tasks and "test_split_task" not in gates.metrics
-    own = LOSS_BOUND if loss else 1.0
+    loss, texts = is_judged_by_loss(gates, evaluation), GENERAL_TEXTS
+    own = gates.loss_bound if loss else 1.0
     rules = [
         _Declared("task", "task_margin", gates.task_margin, own, limit, tasks),
-        _Declared(
-            "general_loss", "general_loss_margin", gates.general_loss_margin, LOSS_BOUND, GENERAL_TEXTS
-        ),
+        *([_Declared("task", "loss_tail", gates.loss_tail, 1.0, limit)] if loss else []),
+        _Declared("general_loss", "general_loss_margin", gates.general_loss_margin, gates.loss_bound, texts),
+        _Declared("general_loss", "loss_tail", gates.loss_tail, 1.0, texts),
     ]
     if general:
-        rules.append(
-            _Declared("general_benchmark", "general_margin", gates.general_margin, 1.0, limit, general)
-        )
+        margin = gates.general_margin
+        rules.append(_Declared("general_benchmark", "general_margin", margin, 1.0, limit, general))
     if gates.regression_margin is not None:
         field = "regression_loss_margin" if loss else "regression_margin"
         rules.append(_Declared("regression", field, getattr(gates, field), own, limit, tasks))
-    margin = gates.degeneration_margin
-    if margin is not None:
+    if gates.degeneration_margin is not None:
+        margin = gates.degeneration_margin
         rules.append(_Declared("degeneration", "degeneration_margin", margin, 1.0, len(PROMPTS)))
     return rules
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ft_dagster.evaluation.power import GENERAL_TEXTS, least_questions
 from ft_dagster.evaluation.prompts import PROMPTS
-from ft_dagster.lineage.verdict import Rule, RuleName
+from ft_dagster.lineage.verdict import Rule, RuleName, Tail
 
 Said = Callable[[float], str]
 MOST_THERE = 100_000  # questions of a task, or rows of a test split, that anybody has
@@ -21,14 +21,12 @@ def sentence_of(rule: Rule, *, tries: int) -> str:
     worse = "fall" if rule.higher_is_better else "rise"
     if not math.isfinite(rule.difference):
         return f"{went}: not a number, which never passes"
-    margin = rule.margin
     if rule.blocked and rule.outcome != "fail":
         said = f"undecided: {rule.blocked}"
     elif rule.outcome == "pass":
-        said = f"a {worse} of {points(margin)} is ruled out" if margin else "shown to be better"
+        said = _shown(rule, points, worse)
     elif rule.outcome == "fail":
-        within = f"within the margin of {points(margin)}" if margin else "an improvement"
-        said = f"a {worse} that chance does not explain (p = {rule.harm:.2g}), and not shown to be {within}"
+        said = _failed(rule, points, worse)
     else:
         said = _undecided(rule, points, worse)
     found = f"{said}; {_power(rule, points, worse)}{_ended(rule)}"
@@ -79,22 +77,91 @@ def _try(rule: Rule, tries: int) -> str:
     return f"try {tries} of these weights{look}, level {100 * rule.level:.2g}%"
 
 
+def _shown(rule: Rule, points: Said, worse: str) -> str:
+    """Of a loss never without what its mean counts, and how many rose by more."""
+    margin, mean = rule.margin, "mean " if rule.tail else ""
+    said = f"a {mean}{worse} of {points(margin)} is ruled out" if margin else "shown to be better"
+    if rule.tail is None:
+        return said
+    few = f"fewer than {_percent(rule.tail.allowed)}"
+    those = f"{few} of the groups have one that" if _grouped(rule) else few
+    return f"{said}, {_counted(rule)}; {those} rose by more"
+
+
+def _failed(rule: Rule, points: Said, worse: str) -> str:
+    if rule.tail is not None and _mean_holds(rule):
+        too_many = f"more than {_percent(rule.tail.allowed)} {_rises(rule)}"
+        return f"{too_many}, which chance does not explain (p = {rule.harm:.2g})"
+    within = f"within the margin of {points(rule.margin)}" if rule.margin else "an improvement"
+    return f"a {worse} that chance does not explain (p = {rule.harm:.2g}), and not shown to be {within}"
+
+
 def _undecided(rule: Rule, points: Said, worse: str) -> str:
-    margin, low = rule.margin, _worst(rule)
-    least = least_questions(margin, bound=rule.bound or 1.0, alpha=rule.level)
-    if not margin:
-        found = "undecided: not shown to be better"
-    elif (rule.units or rule.questions) < least:
-        found = (
-            f"undecided: even of no change, {least:,} questions are the least that rule out {points(margin)}"
-        )
-    else:
-        found = f"undecided: a {worse} of {points(low)} is possible, {points(margin)} are allowed"
+    reasons = [] if _mean_holds(rule) else [_of_mean(rule, points, worse)]
+    if rule.tail is not None and not rule.tail.shown:
+        reasons.append(_of_tail(rule, rule.tail))
+    found = f"undecided: {', and '.join(reasons)}"
     if rule.needed is not None:
         found += f"; {would_decide(rule)}"
     if rule.passed:
         found += "; it counts as passed, the measured change being within the margin (gates.undecided)"
     return found
+
+
+def _of_mean(rule: Rule, points: Said, worse: str) -> str:
+    """Why a mean fall of the margin is not ruled out, or that what was measured is beyond it."""
+    margin, worst = rule.margin, _worst(rule)
+    least = least_questions(margin, bound=rule.bound or 1.0, alpha=rule.level)
+    counted = f", {_counted(rule)}" if rule.tail else ""
+    if not margin:
+        return "not shown to be better"
+    if (rule.units or rule.questions) < least:
+        return f"even of no change, {least:,} questions are the least that rule out {points(margin)}"
+    if worst < margin:
+        return f"the mean of all changes in full is beyond the margin of {points(margin)}"
+    return f"a {worse} of {points(worst)} is possible{counted}, {points(margin)} are allowed"
+
+
+def _of_tail(rule: Rule, tail: Tail) -> str:
+    allowed = f"fewer than {_percent(tail.allowed)} are allowed"
+    least = least_questions(tail.allowed, alpha=rule.level)
+    if tail.share > tail.allowed:
+        return f"{_percent(tail.share)} {_rises(rule, measured=True)}, {allowed}"
+    if (rule.units or rule.questions) < least:
+        units = "groups" if _grouped(rule) else "texts"
+        return (
+            f"even where none rises by more than {_nats(rule)}, {least:,} {units} are the least that show it"
+        )
+    return f"it is possible that up to {_percent(tail.high)} {_rises(rule)}, {allowed}"
+
+
+def _mean_holds(rule: Rule) -> bool:
+    """Whether a mean fall of the margin is ruled out, and the measured one is within it."""
+    measured = -rule.difference if rule.higher_is_better else rule.difference
+    return _worst(rule) < rule.margin and measured <= rule.margin + 1e-9
+
+
+def _counted(rule: Rule) -> str:
+    return f"each text counted up to {_nats(rule)}"
+
+
+def _rises(rule: Rule, *, measured: bool = False) -> str:
+    more = f"by more than {_nats(rule)}"
+    if _grouped(rule):
+        return f"of the groups have a text that {'rose' if measured else 'rises'} {more}"
+    return f"of the texts {'rose' if measured else 'rise'} {more}"
+
+
+def _grouped(rule: Rule) -> bool:
+    return rule.units is not None and rule.units != rule.questions
+
+
+def _nats(rule: Rule) -> str:
+    return f"{rule.bound:g} nats"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"
 
 
 def _worst(rule: Rule) -> float:

@@ -101,11 +101,16 @@ def names_of(
     asked_by: object = None,
     roots: Roots | None = None,
 ) -> dict[str, str]:
-    """What scores call each entry; a task YAML is read for it. Raises UserError as `resolve_tasks` does."""
-    names = {entry: entry for entry in entries}
-    files = [entry for entry in names if is_file_entry(entry)]
-    found = resolve_tasks(files, project, field=field, asked_by=asked_by, roots=roots)
-    return names | {task.entry: task.name for task in found}
+    """What scores call each entry; a task YAML is read for it. Several may have a name: a task, say, and a
+    benchmark. Raises UserError as `resolve_tasks` does.
+    """
+
+    def name(entry: str) -> str:
+        if not is_file_entry(entry):
+            return entry
+        return resolve_tasks([entry], project, field=field, asked_by=asked_by, roots=roots)[0].name
+
+    return {entry: name(entry) for entry in entries}
 
 
 def tasks_digest(

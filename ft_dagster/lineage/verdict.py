@@ -12,10 +12,30 @@ from typing import Any, Literal
 
 from ft_dagster.schema_version import refuse_newer
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5  # 4 has no `tail`; 3 neither that nor what was asked batch after batch
 _IN_BATCHES = ("there", "look")  # of a rule that was asked batch after batch
 Outcome = Literal["pass", "fail", "undecided"]
 RuleName = Literal["task", "general_benchmark", "general_loss", "degeneration", "regurgitation", "regression"]
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Of a loss: how many of the texts rise by more than the bound, up to which each counts in the mean; of
+    groups (documents), how many have such a text.
+
+    `share`: as measured; `high`: what the share is shown to be below, at the level of the rule; `allowed`: by
+    `gates.loss_tail`; `harm`: one-sided p that no more than that rise.
+    """
+
+    share: float
+    high: float
+    allowed: float
+    harm: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether fewer than are allowed are shown to rise by more."""
+        return self.high < self.allowed
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,8 @@ class Rule:
     (None: not known, of an older verdict). `within`: whether the measured change is within the margin.
     `blocked`: why the rule cannot pass, whatever was measured; empty where it can. A value that is not a
     number (a loss that overflowed) never passes.
+
+    `tail`: of a loss alone; both this and the mean have to hold (None: none is judged, or by an older rule).
 
     Of a rule that was asked batch after batch: `there`, how many questions it has; `look`, at which of its
     looks it was decided, and how many it has. All figures are of that look; p is over all until it.
@@ -60,6 +82,7 @@ class Rule:
     blocked: str = ""
     there: int | None = None
     look: tuple[int, int] | None = None
+    tail: Tail | None = None
 
     @property
     def level(self) -> float:
@@ -74,8 +97,8 @@ class Rule:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; a figure that is not a finite number becomes null."""
         content = {name: _plain(value) for name, value in asdict(self).items()}
-        if self.there is None:  # as it was written before there were any others
-            content = {name: value for name, value in content.items() if name not in _IN_BATCHES}
+        absent = {*(_IN_BATCHES if self.there is None else ()), *(("tail",) if self.tail is None else ())}
+        content = {name: value for name, value in content.items() if name not in absent}  # as once written
         return content | {"interval": [_plain(bound) for bound in self.interval]}
 
     @classmethod
@@ -88,7 +111,9 @@ class Rule:
         numbers = {name: _number(content.get(name)) for name in figures}
         low, high = content["interval"]
         look = {"look": tuple(content["look"])} if content.get("look") else {}
-        return cls(**{**first, **content, **numbers, **look, "interval": (_number(low), _number(high))})
+        tail = {"tail": Tail(**content["tail"])} if content.get("tail") else {}
+        interval = _number(low), _number(high)
+        return cls(**{**first, **content, **numbers, **look, **tail, "interval": interval})
 
 
 @dataclass(frozen=True)
@@ -116,8 +141,10 @@ class Verdict:
         return "; ".join(rule.sentence for rule in self.broken)
 
     def to_json(self) -> dict[str, Any]:
+        in_batches = any(rule.there is not None for rule in self.rules)
+        tails = any(rule.tail is not None for rule in self.rules)
         return {
-            "schema_version": 3 if all(rule.there is None for rule in self.rules) else SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION if tails else 4 if in_batches else 3,
             "passed": self.passed,
             "outcome": self.outcome,
             "tries": self.tries,

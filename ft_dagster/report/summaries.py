@@ -142,7 +142,7 @@ def next_step(verdict: Verdict, limit: int | Literal["auto"] | None) -> str:
     if slowest.rule == "general_loss":  # reads all held-out texts, whatever the limit
         read = count(slowest.units or slowest.questions)
         texts = f"Hold out about {count(wanted(slowest))} texts of the corpus ({read} were read)"
-        return f"{texts}, or allow a larger rise (gates.general_loss_margin)"
+        return f"{texts}, or allow more (gates.general_loss_margin, gates.loss_tail)"
     said = {None: "all there are", "auto": f"auto, at most {count(MOST_QUESTIONS)}"}
     asked = said[limit] if limit is None or limit == "auto" else count(limit)
     ask = f"Ask about {count(wanted(slowest))} questions (evaluation.limit, now {asked})"

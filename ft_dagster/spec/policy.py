@@ -39,7 +39,7 @@ SEE_SCHEMA = "See `ft-dagster schema --policy` for what the field takes"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 MARGINS = (
     *("task_margin", "general_margin", "general_loss_margin"),
-    *("regression_margin", "regression_loss_margin", "degeneration_margin"),
+    *("regression_margin", "regression_loss_margin", "degeneration_margin", "loss_tail"),
 )
 # What is declared unless said is the laxest that a floor lets pass.
 PROBED_ROWS: int = EvaluationSpec.model_fields["probed_rows"].default
@@ -49,7 +49,7 @@ NGRAM: int = DecontaminateSpec.model_fields["ngram"].default
 class GateFloors(SpecModel):
     """The laxest that the gates of a declaration may be."""
 
-    added = ("least_alpha",)
+    added = ("least_alpha", "loss_tail", "loss_bound")
 
     alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(0.1, description="Largest gates.alpha")
     least_alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(
@@ -62,6 +62,8 @@ class GateFloors(SpecModel):
     general_loss_margin: Margin = Field(0.3, description="Largest gates.general_loss_margin")
     regression_margin: Margin = Field(0.15, description="Largest gates.regression_margin")
     regression_loss_margin: Margin = Field(0.3, description="Largest gates.regression_loss_margin")
+    loss_tail: Margin = Field(0.1, description="Largest gates.loss_tail")
+    loss_bound: float = Field(2.0, ge=2.0, le=100.0, description="Least gates.loss_bound")
     regression: Literal["required", "optional"] = Field(
         "required", description="optional: gates.regression_margin may be null, which compares nothing"
     )
@@ -208,6 +210,9 @@ def _of_gates(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
         value, most = getattr(gates, name), getattr(floors, name)
         if value is not None and value > most:
             yield Breach(f"gates.{name}", value, f"gates.{name}", f"at most {most:g}")
+    if gates.loss_bound < floors.loss_bound:
+        allowed = f"at least {floors.loss_bound:g} nats"
+        yield Breach("gates.loss_bound", gates.loss_bound, "gates.loss_bound", allowed)
     least = min(floors.least_alpha, floors.alpha)
     if gates.undecided == "measured" and gates.alpha < least:
         allowed = f"at least {least:g} where gates.undecided is measured"

@@ -519,6 +519,8 @@ def _none_or_least(margin: float) -> float:
 class GatesSpec(SpecModel):
     """What a model must pass. Margins are the largest fall that is allowed; see docs/gates.md."""
 
+    added = ("loss_tail", "loss_bound")
+
     task_margin: Annotated[float, Field(ge=0.0, le=1.0), AfterValidator(_none_or_least)] = Field(
         0.0, description="The task's score may fall by this much; 0: it must be shown to be better"
     )
@@ -531,6 +533,16 @@ class GatesSpec(SpecModel):
     )
     regression_loss_margin: Margin = Field(
         0.15, description="The same where a loss judges the task (nats a token)"
+    )
+    loss_tail: Margin = Field(
+        0.02, description="Of a loss: the share of the texts of which fewer may rise by more than loss_bound"
+    )
+    loss_bound: float = Field(
+        2.0,
+        ge=2.0,
+        le=100.0,
+        description="Nats a token up to which each text counts in the mean of a loss; 20 takes ten times the "
+        "texts",
     )
     degeneration_margin: Margin | None = Field(
         0.2, description="Largest rise of the repetition in answers to general prompts; null: not judged"

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.evaluation.gates import later_rules
 from ft_dagster.lineage.tries import try_of
+from ft_dagster.objectives import DEFAULT
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked, production_evaluation
@@ -26,7 +28,7 @@ from ft_dagster.store import Artifact, Attempt
 @dataclass(frozen=True)
 class CandidateInputs:
     """`tries`: the ordinal of these questions among all sets that the weights were put to. `chat`: see
-    `asked.chat_of`.
+    `asked.chat_of`. `rules`: see `gates.later_rules`; None where none acts.
     """
 
     base_model: Artifact
@@ -40,10 +42,12 @@ class CandidateInputs:
     engine: Engine
     tries: int
     chat: dict[str, Any] | None = None
+    rules: dict[str, int] | None = None
 
 
 def inputs(view: View) -> CandidateInputs:
     tuned, task, general = view.upstream("fine_tuned_model"), asked.own_task(view), asked.general(view)
+    before = view.upstream("base_evaluation")
     return CandidateInputs(
         view.upstream("base_model"),
         tuned,
@@ -55,7 +59,8 @@ def inputs(view: View) -> CandidateInputs:
         view.dtype,
         view.engine,
         try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
-        asked.chat_of(view.upstream("base_evaluation")),
+        asked.chat_of(before),
+        later_rules(view.spec.gates, DEFAULT, before.figures["scores"]) or None,
     )
 
 

@@ -21,12 +21,13 @@ from ft_dagster.data.rows import Row
 from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.evaluation.answer_scores import find_database
+from ft_dagster.evaluation.power import texts_of_losses
 from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.settings import Settings
-from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.spec.named import named_by
-from ft_dagster.spec.variant import BaseModelSpec, VariantSpec
+from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stages.policy import problems, unknown_targets
 from ft_dagster.stages.rendering import notes_on_prompts
 from ft_dagster.stages.workspace import Workspace
@@ -120,11 +121,13 @@ def check_variant(
     how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
     workspace = Workspace(settings, key, looking=True)
     notes = notes_on_prompts(workspace, read, template.tokenizer) if template.known else []
+    losses = _losses(declarations.declared(key).spec)
     return {
         "base_model": base.said,
         "sources": len(rows),
         "tasks": sorted(tasks),
-        "summary": f"{base.said}, {len(rows)} sources, {len(tasks)} tasks; {seen}{how}",
+        "losses": losses,
+        "summary": "; ".join([f"{base.said}, {len(rows)} sources, {len(tasks)} tasks", seen + how, *losses]),
         "warnings": notes,
     }
 
@@ -136,6 +139,12 @@ def _template_of(rows: list[Row], spec: VariantSpec, base: CheckedBase) -> RowsT
         return RowsTemplate(known=False)
     tokenizer = load_tokenizer(base.folder)
     return RowsTemplate(tokenizer if chats(tokenizer) else None)
+
+
+def _losses(spec: VariantSpec) -> list[str]:
+    """How many texts each loss that judges takes."""
+    found = texts_of_losses(spec.gates, spec.evaluation, general=spec.data.general is not None)
+    return [f"{loss.what} is judged by its loss, of {loss.least:,} texts or more" for loss in found]
 
 
 def _check_corpus(declarations: Declarations, name: str, file: Path, found: Mistakes) -> None:

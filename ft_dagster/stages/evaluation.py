@@ -86,9 +86,14 @@ def inputs(view: View) -> EvaluationInputs:
         try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
         asked.chat_of(before),
         own_tasks(view) or None,
-        later_rules(view.spec.gates, view.spec.objective) or None,
+        rules_of(view, before),
         view.policy,
     )
+
+
+def rules_of(view: View, before: Artifact) -> dict[str, int] | None:
+    """See `gates.later_rules`; `before`: the base's evaluation. None where no such rule acts."""
+    return later_rules(view.spec.gates, view.spec.objective, before.figures["scores"]) or None
 
 
 def own_tasks(view: View) -> tuple[str, ...]:
@@ -96,10 +101,13 @@ def own_tasks(view: View) -> tuple[str, ...]:
     policy does not list, and the tasks of `evaluation.task` where there are several.
     """
     asked_of, listed = view.spec.evaluation, view.policy.evaluation.general
-    others = [entry for entry in asked_of.general if isinstance(listed, str) or entry not in listed]
-    chosen = [*others, *(asked_of.task if len(asked_of.task) > 1 else ())]
-    names = names_of(chosen, view.project, asked_by=view.declared_in, roots=view.roots)
-    return tuple(sorted({*names.values()} - RESERVED))
+    everybodys = set[str]() if isinstance(listed, str) else {*listed} & {*asked_of.general}
+    chosen = {*asked_of.general, *(asked_of.task if len(asked_of.task) > 1 else ())} - everybodys
+    entries = sorted(everybodys | chosen)
+    names = names_of(entries, view.project, asked_by=view.declared_in, roots=view.roots)
+    return tuple(
+        sorted({names[entry] for entry in chosen} - {names[entry] for entry in everybodys} - RESERVED)
+    )
 
 
 def own_of(evaluation: Artifact) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
 from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.evaluation import JUDGED, own_of, verdict_on
+from ft_dagster.stages.evaluation import JUDGED, own_of, rules_of, verdict_on
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts, recorded
 from ft_dagster.stages.models import base_of
@@ -47,7 +47,8 @@ DESCRIBED = ("export", "description", "owners", "objective", "data.sources", "da
 @dataclass(frozen=True)
 class ExportInputs:
     """`task`, `general`, `device`, `dtype`, `chat` (see `asked.chat_of`): how weights that drifted from what
-    was judged are asked again. `corpus`: the digest of the general text in their mixture.
+    was judged are asked again; `rules` (see `gates.later_rules`): until what is decided, where that is batch
+    after batch. `corpus`: the digest of the general text in their mixture.
     """
 
     spec: VariantSpec
@@ -64,6 +65,7 @@ class ExportInputs:
     dtype: Dtype
     engine: Engine
     chat: dict[str, Any] | None = None
+    rules: dict[str, int] | None = None
     corpus: str | None = recorded(default=None)
 
 
@@ -91,6 +93,7 @@ def inputs(view: View) -> ExportInputs:
         view.dtype,
         view.engine_of(evaluation),
         asked.chat_of(before),
+        rules_of(view, before) if view.spec.evaluation.limit == "auto" else None,
         mixture.inputs.get("general_corpus") if mixture.digest == tuned.inputs["training_mixture"] else None,
     )
 
@@ -229,7 +232,7 @@ def stands(newest: Artifact, inputs: ExportInputs) -> bool:
     """
 
     def made_of(spec: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in spec.items() if name != "judged_by"}
+        return {name: value for name, value in spec.items() if name not in ("judged_by", "rules")}
 
     parts, in_batches = key_parts(inputs), inputs.task.spec.evaluation.limit == "auto"
     same = newest.inputs == parts.inputs and made_of(newest.spec) == made_of(parts.spec)

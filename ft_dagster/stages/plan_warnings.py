@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Literal
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.power import hopeless_gates, is_of_successors
+from ft_dagster.evaluation.power import hopeless_gates, is_of_successors, texts_of_losses
 from ft_dagster.evaluation.sentences import out_of_reach, wanted, would_decide
 from ft_dagster.evaluation.verdict_words import slowest_rule
 from ft_dagster.lineage.verdict import Verdict
@@ -73,9 +73,13 @@ def _seconds_per_question(workspace: Workspace, variants: list[VariantKey]) -> f
 
 
 def _questions(judged: Artifact | None, spec: VariantSpec) -> tuple[str, ...]:
+    losses = texts_of_losses(spec.gates, spec.evaluation, general=spec.data.general is not None)
+    texts = [loss.sentence for loss in losses]
     if judged is None or "verdict" not in judged.figures:
-        return unseen_margins(spec.gates, spec.evaluation)
-    return still_undecided(Verdict.from_json(judged.figures["verdict"]), spec.evaluation.limit)
+        return (*unseen_margins(spec.gates, spec.evaluation), *texts)
+    verdict = Verdict.from_json(judged.figures["verdict"])
+    known = any(rule.tail is not None for rule in verdict.rules)
+    return (*still_undecided(verdict, spec.evaluation.limit), *(() if known else texts))
 
 
 def still_undecided(verdict: Verdict, limit: int | Literal["auto"] | None) -> tuple[str, ...]:

@@ -261,7 +261,7 @@ def _undecidable(
     return [
         UserError(rule.sentence, file=file_of(rule.field), field=rule.field, value=rule.value, fix=rule.fix)
         for rule in hopeless_gates(spec.gates, spec.evaluation, known, there)
-        if spec.data.general is not None or rule.field != "gates.general_loss_margin"
+        if spec.data.general is not None or rule.rule != "general_loss"
     ]
 
 

@@ -163,7 +163,7 @@ def test_its_declarations_hold_and_its_plans_are_shown(project: Path) -> None:
         "globex.strict": False,
     }
     errors = {error["field"]: error["problem"] for error in checked["globex.strict"]["errors"]}
-    assert set(errors) == {"gates.general_loss_margin", "gates.regression_loss_margin"}
+    assert set(errors) == {"gates.general_loss_margin", "gates.loss_tail", "gates.regression_loss_margin"}
     assert "cannot pass whatever is trained" in errors["gates.general_loss_margin"]
     shown = typed(project, "show", "acme.colours")
     assert shown["fields"]["base_model.variant"]["value"] == "acme.places"

@@ -34,6 +34,7 @@ READERS = {  # file of the package -> test that reads samples, the oldest schema
         "evaluation/test_gates.py::test_a_verdict_of_the_first_schema_is_read",
         "compat/test_old_store.py::test_what_a_failed_gate_said_is_read",
         LOOKS,
+        "evaluation/test_loss_tail.py::test_a_verdict_with_a_tail_survives_json_and_one_of_before_is_read",
     ],
     "planning/prior.py": ["planning/test_prior.py::test_one_of_the_first_schema_is_read"],
     "planning/trials.py": [

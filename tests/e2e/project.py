@@ -69,6 +69,7 @@ POLICY = {
         "task_margin": 1.0,
         "general_margin": 1.0,
         "general_loss_margin": 1.0,
+        "loss_tail": 1.0,
         "regression_margin": 1.0,
         "regression_loss_margin": 1.0,
         "regression": "optional",

@@ -24,7 +24,8 @@ def failed(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
     folder = write_project(tmp_path_factory.mktemp("failed"), tiny_model_folder)
 
     def harden(content: dict[str, Any]) -> None:
-        content["gates"].update(general_loss_margin=0.1, undecided="fail", regression_margin=None)
+        alone = {"undecided": "fail", "regression_margin": None, "loss_tail": 1.0}
+        content["gates"].update(general_loss_margin=0.1, **alone)
         content["training"].update(num_train_epochs=16, learning_rate=0.05)
         content["data"]["general"]["share"] = 0.0
 

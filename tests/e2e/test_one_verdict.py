@@ -29,7 +29,10 @@ from tests.taught import teach
 
 pytestmark = pytest.mark.slow
 KEY, PREFIX = "acme.places", "tenants/acme/places"
-KEEPS = {"task_margin": 1.0, "general_margin": 1.0, "degeneration_margin": 1.0, "regression_margin": None}
+KEEPS = {
+    "task_margin": 1.0, "general_margin": 1.0, "degeneration_margin": 1.0, "regression_margin": None,
+    "loss_tail": 1.0,
+}  # fmt: skip
 EASY, STRICT = 0.1, 0.0002  # levels: at the second a fall of some size is neither shown nor ruled out
 
 

@@ -111,12 +111,54 @@ def test_a_loss_that_did_not_change_is_no_harm(simulation: ModuleType) -> None:
         assert harm < 0.08
 
 
+LEVEL = 0.025 + 0.008  # of a first try, and what 4,000 trials vary by
+ALONE, ALIKE, PARTLY = "each text alone", "groups of 4, all alike", "groups of 4, a half, one or all"
+
+
+@pytest.mark.parametrize("shape", [ALONE, ALIKE, PARTLY])
+@pytest.mark.parametrize("jump", [0.5, 2.0, 5.0, 20.0])
+def test_the_counted_mean_of_a_loss_errs_at_most_at_its_level(
+    simulation: ModuleType, shape: str, jump: float
+) -> None:
+    losses = simulation.Losses(shape, jump)
+    for texts in (72, 200):
+        mean, _, whole, _ = simulation.loss_passes(losses, losses.hit_at_margin, texts, 0.05, TRIALS)
+        assert whole <= mean <= LEVEL
+
+
+@pytest.mark.parametrize("shape", [ALONE, ALIKE, PARTLY])
+@pytest.mark.parametrize("tail", [0.02, 0.05])
+@pytest.mark.parametrize("jump", [2.1, 20.0])
+def test_the_tail_of_a_loss_errs_at_most_at_its_level(
+    simulation: ModuleType, shape: str, tail: float, jump: float
+) -> None:
+    losses = simulation.Losses(shape, jump)
+    for texts in (183, 400, 1000):
+        _, few, whole, _ = simulation.loss_passes(losses, tail, texts, tail, TRIALS)
+        assert whole <= few <= LEVEL
+
+
+def test_a_rise_by_the_margin_in_few_texts_passed_by_the_mean_alone(simulation: ModuleType) -> None:
+    """2% of the texts rise by 5 nats: 0.1 in the mean. More texts did not help."""
+    losses = simulation.Losses(ALONE, 5.0)
+    for texts in (200, 1000):
+        *_, now, former = simulation.loss_passes(losses, 0.02, texts, 0.02, TRIALS)
+        assert former > 0.4
+        assert now <= LEVEL
+
+
+def test_a_loss_that_did_not_rise_passes_with_the_least_texts(simulation: ModuleType) -> None:
+    *_, now, _ = simulation.loss_passes(simulation.Losses(ALONE, 5.0), 0.0, 183, 0.02, TRIALS)
+    assert now > 0.99
+
+
 @pytest.mark.long
 def test_the_page_shows_the_figures_of_the_simulation(
     simulation: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation.print_levels()
     simulation.print_verdicts()
+    simulation.print_losses()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     page = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
     assert [row for row in rows if row not in page] == []

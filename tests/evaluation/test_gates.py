@@ -21,7 +21,7 @@ from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import sample
 from tests.present import present
 
-GATES = GatesSpec(task_margin=0.02, general_margin=0.05, general_loss_margin=0.1)
+GATES = GatesSpec(task_margin=0.02, general_margin=0.05, general_loss_margin=0.1, loss_tail=0.1)
 OWN: dict[str, Any] = {
     "role": "test_split_task",
     "task": "test_split_task",

@@ -18,7 +18,7 @@ from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import MOST_QUESTIONS, GatesSpec
 from tests.evaluation.questions import sample
 
-GATES = GatesSpec(task_margin=0.05, general_margin=0.05, general_loss_margin=0.1)
+GATES = GatesSpec(task_margin=0.05, general_margin=0.05, general_loss_margin=0.1, loss_tail=0.1)
 EXAM: dict[str, Any] = {"role": "task", "task": "exam"}
 LOSS: dict[str, Any] = {
     "role": "general_loss",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest
 
-from ft_dagster.evaluation.paired import Comparison, compare_paired, harm_of, harm_of_answers, holm
+from ft_dagster.evaluation.paired import Allowed, Comparison, compare_paired, harm_of, harm_of_answers, holm
 
 ALONE: Sequence[str | None] = [None] * 200
 
@@ -95,7 +95,7 @@ def test_a_change_beyond_the_bound_counts_as_the_bound_and_is_still_measured() -
 
 def test_without_a_bound_there_is_no_interval() -> None:
     found = compared([3.0, 4.0], bound=None)
-    assert (found.low, found.needed(0.1, level=0.05)) == (-np.inf, None)
+    assert (found.low, found.needed(Allowed(0.1, 0.1), level=0.05)) == (-np.inf, None)
 
 
 def test_holm_multiplies_the_smallest_most_and_never_reverses_an_order() -> None:

@@ -18,6 +18,7 @@ from ft_dagster.evaluation.power import (
     level_of,
     margin_seen,
     questions_needed,
+    texts_of_losses,
 )
 from ft_dagster.spec.variant import LEAST, EvaluationSpec, GatesSpec
 
@@ -86,7 +87,9 @@ def hopeless(
     there: dict[str, int] | None = None,
     **evaluation: Any,
 ) -> dict[str, HopelessGate]:
-    found = hopeless_gates(GatesSpec(**(gates or {})), EvaluationSpec(**evaluation), known, there)
+    """With a tail of a loss that 2 texts show."""
+    declared = GatesSpec(**{"loss_tail": 0.9, **(gates or {})})
+    found = hopeless_gates(declared, EvaluationSpec(**evaluation), known, there)
     return {one.field: one for one in found}
 
 
@@ -128,6 +131,35 @@ def test_a_margin_that_no_held_out_text_can_show_is_hopeless_whatever_the_limit(
         "gates.general_loss_margin"
     ]
     assert (one.asked, one.fix) == (90, "Allow more")
+
+
+@pytest.mark.parametrize(("tail", "least"), [(0.02, 183), (0.05, 72)])
+def test_a_tail_that_too_few_texts_can_show_is_hopeless(tail: float, least: int) -> None:
+    label: dict[str, Any] = {"kind": "label", "general": ()}
+    gates = {"loss_tail": tail, "general_loss_margin": 1.0}
+    (one,) = hopeless(gates, {"general_loss": least - 1}, **label).values()
+    assert (one.rule, one.field, one.value) == ("general_loss", "gates.loss_tail", tail)
+    assert (one.asked, one.least) == (least - 1, least)
+    assert one.fix == f"Give the corpus {least} held-out texts, or allow more"
+    assert hopeless(gates, {"general_loss": least}, **label) == {}
+
+
+@pytest.mark.parametrize(
+    ("declared", "own"),
+    [
+        ({}, True),
+        ({"kind": "label"}, False),
+        ({"task": ("quiz.yaml",)}, False),
+        ({"kind": "label", "metrics": {"test_split_task": "completion_loss"}}, True),
+        ({"metrics": {"own_task": "token_f1"}}, False),
+    ],
+)
+def test_the_own_task_has_a_tail_where_a_loss_judges_it(declared: dict[str, Any], own: bool) -> None:
+    metrics = {"metrics": declared.pop("metrics", {})}
+    found = hopeless({"loss_tail": 0.02, **metrics}, {"task": 182}, general=(), **declared)
+    assert [each.rule for each in found.values()] == (["task"] if own else [])
+    if own:
+        assert found["gates.loss_tail"].fix.startswith("Ask 183 questions")
 
 
 def test_all_texts_that_are_held_out_are_read() -> None:
@@ -187,3 +219,24 @@ def test_the_smallest_margins_and_levels_that_can_be_declared_are_told_what_they
     )  # fmt: skip
     found = {rule.field for rule in hopeless_gates(smallest, EvaluationSpec())}
     assert {f"gates.{name}" for name in ("task_margin", "general_margin", "general_loss_margin")} <= found
+
+
+def test_what_a_loss_takes_is_said_for_each_that_judges() -> None:
+    tail = "and from 183 on that 2% or more rise by more (gates.loss_tail)"
+    mean = "from 72 texts on a mean rise of 0.1 nats a token can be ruled out"
+    fall, counted = "from 6 texts on a mean fall can be shown", "each counted up to 2 nats"
+    found = texts_of_losses(GatesSpec(), EvaluationSpec(), general=True)
+    assert [loss.least for loss in found] == [183, 183]
+    assert tuple(loss.sentence for loss in found) == (
+        f"general text is judged by its loss: {mean}, {counted}, {tail}",
+        f"the test split is judged by its loss: {fall}, {counted}, {tail}",
+    )
+    (demo,) = texts_of_losses(GatesSpec(loss_tail=0.05), EvaluationSpec(kind="label"), general=True)
+    assert demo.least == 72
+    assert "from 72 on that 5% or more" in demo.sentence
+    assert texts_of_losses(GatesSpec(), EvaluationSpec(kind="label"), general=False) == ()
+    (wide,) = texts_of_losses(GatesSpec(loss_bound=20.0), EvaluationSpec(kind="label"), general=True)
+    assert (
+        "from 736 texts on a mean rise of 0.1 nats a token can be ruled out, each counted up to 20"
+        in wide.sentence
+    )

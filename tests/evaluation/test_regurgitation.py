@@ -170,9 +170,10 @@ def own(value: float) -> list[Sample]:
 
 def test_regurgitation_is_judged_only_where_a_limit_is_declared() -> None:
     base, tuned = [*own(2.0), *probed([0] * 16)], [*own(1.0), *probed([1] + [0] * 15)]
-    assert judge(base, tuned, GatesSpec()).passed
+    gates = GatesSpec(loss_tail=0.5)
+    assert judge(base, tuned, gates).passed
     for limit, passed in ((0.05, False), (0.10, True)):
-        verdict = judge(base, tuned, GatesSpec(max_regurgitation=limit))
+        verdict = judge(base, tuned, gates.model_copy(update={"max_regurgitation": limit}))
         assert verdict.passed is passed
     assert "of 16 training rows probed, 6.2% are repeated word for word (by the base 0.0%)" in (
         verdict.rules[-1].sentence

@@ -18,7 +18,7 @@ from scipy.stats import binom
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.bounded import mean_p
-from ft_dagster.evaluation.power import hopeless_gates, level_of, questions_needed
+from ft_dagster.evaluation.power import hopeless_gates, is_judged_by_loss, level_of, questions_needed
 from ft_dagster.evaluation.task_files import local_config
 from ft_dagster.evaluation.tasks import resolve_tasks
 from ft_dagster.settings import load_settings
@@ -100,7 +100,9 @@ def test_forty_questions_may_release_what_the_defaults_say(specs: dict[VariantKe
         gates, asked = spec.gates, spec.evaluation.limit
         assert (gates.general_margin, asked, gates.undecided) == (0.15, 40, "measured")
         strict = gates.model_copy(update={"undecided": "fail", "regression_margin": None})
-        assert hopeless_gates(strict, spec.evaluation, {"general_loss": 95}) == ()
+        found = hopeless_gates(strict, spec.evaluation, {"general_loss": 95})
+        own = [("task", "gates.loss_tail", 72)] if is_judged_by_loss(gates, spec.evaluation) else []
+        assert [(gate.rule, gate.field, gate.least) for gate in found] == own
     level = level_of(0.05)
     lost = [float(mean_p([-0.85] * n + [0.15] * (40 - n), 0.85)) <= level for n in (1, 2)]
     assert lost == [True, False]

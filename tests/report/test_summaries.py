@@ -41,7 +41,7 @@ def test_what_too_few_texts_leave_undecided_asks_for_texts_and_not_for_questions
 
     assert said(rule="general_loss", metric="general_loss", questions=26, units=13) == (
         "Hold out about 23 texts of the corpus (13 were read), "
-        "or allow a larger rise (gates.general_loss_margin)"
+        "or allow more (gates.general_loss_margin, gates.loss_tail)"
     )
     assert said(rule="general_benchmark").startswith("Ask about 46 questions (evaluation.limit, now 12)")
     assert said(rule="degeneration", higher_is_better=False) == (

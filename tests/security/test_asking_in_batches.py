@@ -26,6 +26,7 @@ GATES = {
     "general_loss_margin": 0.3,
     "regression_margin": 0.05,
     "regression_loss_margin": 1.0,
+    "loss_tail": 0.5,
 }
 RIGHT = {"base": 0.2, "first": 0.9, "alike": 0.9, "worse": 0.6}
 ALL = 2000

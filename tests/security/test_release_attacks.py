@@ -44,6 +44,7 @@ GATES = {
     "alpha": 0.05,
     "regression_margin": 0.1,
     "regression_loss_margin": 1.0,
+    "loss_tail": 0.5,
 }
 FILE = f"tenants/{KEY.tenant}/{KEY.variant}.yaml"
 RELEASED = ""  # nothing is left to be done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,13 +16,15 @@ from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import load_settings
+from ft_dagster.spec.policy import EvaluationFloors, Policy
+from ft_dagster.spec.variant import EvaluationSpec
 from ft_dagster.stages.chain import run_chain
-from ft_dagster.stages.evaluation import ANSWERS_OF, own_of
+from ft_dagster.stages.evaluation import ANSWERS_OF, own_of, own_tasks
 from ft_dagster.stages.release import release
 from ft_dagster.stages.shelf import open_shelf
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
-from tests.e2e.project import edit
+from tests.e2e.project import TASK, edit, write_yaml
 from tests.fleet.manifests import catalogue
 from tests.leased import LeasedSeconds
 from tests.present import present
@@ -93,7 +96,7 @@ def test_answers_that_fail_by_other_gates_end_the_chain_and_take_nothing_out_of_
     declare: Declare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leased = LeasedSeconds(monkeypatch)
-    strict = {"undecided": "fail", "alpha": 0.4, "regression_margin": None}
+    strict = {"undecided": "fail", "alpha": 0.4, "regression_margin": None, "loss_tail": 1.0}
     workspace = declare(gates={**strict, "metrics": {"test_split_task": "exact_match"}})
     error = present(run_chain(workspace).error)
     assert error.startswith("evaluation: gate did not pass")
@@ -172,3 +175,32 @@ def test_a_version_is_shown_with_the_verdict_that_let_it_be_released(declare: De
     assert now.digest == entry.evaluation
     assert now.manifest != entry.evaluation_manifest == then.artifact("evaluation").manifest
     assert {rule.margin for rule in then.verdict.rules if rule.rule == "general_benchmark"} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("listed", "task", "general", "own"),
+    [
+        ("none", (), ("arc_easy", "tasks/mine.yaml"), ("arc_easy", "mine")),
+        (("arc_easy",), (), ("arc_easy", "tasks/mine.yaml"), ("mine",)),
+        (("arc_easy",), ("tasks/other.yaml",), ("arc_easy",), ()),
+        (("arc_easy",), ("tasks/other.yaml", "tasks/mine.yaml"), ("arc_easy",), ("mine", "other")),
+        # by the name of what everybody is asked nothing of the platform's is drawn among the tenant's own
+        (("arc_easy",), ("tasks/arc_easy.yaml", "tasks/mine.yaml"), ("arc_easy",), ("mine",)),
+        ("none", (), ("tasks/general_holdout.yaml", "tasks/mine.yaml"), ("mine",)),
+        ("none", ("tasks/mine.yaml",), ("tasks/again/mine.yaml",), ("mine",)),
+    ],
+)
+def test_what_a_tenant_adds_goes_by_the_entries_and_not_by_the_names_that_its_files_claim(
+    tmp_path: Path, listed: Any, task: tuple[str, ...], general: tuple[str, ...], own: tuple[str, ...]
+) -> None:
+    for entry in (*task, *general):
+        if entry.endswith(".yaml"):
+            write_yaml(tmp_path / entry, {**TASK, "task": Path(entry).stem})
+    view: Any = SimpleNamespace(
+        spec=SimpleNamespace(evaluation=EvaluationSpec(task=task, general=general)),
+        policy=Policy(evaluation=EvaluationFloors(general=listed)),
+        project=tmp_path,
+        declared_in=tmp_path / "acme.yaml",
+        roots=None,
+    )
+    assert own_tasks(view) == own

@@ -125,6 +125,8 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "gates.task_margin": (0.5, JUDGED),
     "gates.general_margin": (0.5, JUDGED),
     "gates.general_loss_margin": (0.5, JUDGED),
+    "gates.loss_tail": (0.05, JUDGED),
+    "gates.loss_bound": (20.0, JUDGED),
     "gates.regression_margin": (0.5, JUDGED),
     "gates.regression_loss_margin": (0.5, JUDGED),
     "gates.degeneration_margin": (0.5, JUDGED),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +11,16 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import plan_warnings, training_plan
+from ft_dagster.stages.check import check_variant
 from ft_dagster.stages.plan_warnings import rank_of_before, still_undecided
+from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import Layer, advice, summary
+from tests.e2e.project import edit
 from tests.stored_figures import stored_training
 from tests.verdicts import stored_rule
 
@@ -103,3 +109,24 @@ def test_a_kept_plan_whose_limit_would_not_act_is_not_trained_by(chained: Worksp
     with pytest.raises(UserError, match="no questions are asked") as caught:
         training_plan.after(chained, kept)
     assert caught.value.file == str(chained.declared_in)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tail", "least"), [(0.02, 183), (0.05, 72)])
+def test_check_and_plan_say_how_many_texts_a_loss_takes(
+    chained: Workspace, tmp_path: Path, tail: float, least: int
+) -> None:
+    project = shutil.copytree(chained.project, tmp_path / "project", ignore=lambda *_: [".ft_dagster"])
+    gates = {"loss_tail": tail, "general_loss_margin": 0.2}
+    edit(project / "tenants/acme/places.yaml", lambda content: content["gates"].update(gates))
+    settings = load_settings(project)
+    summary = check_variant(settings, chained.key)["summary"]
+    for what in ("general text", "the test split"):
+        assert f"{what} is judged by its loss, of {least} texts or more" in summary
+    said = [line for line in plan_variant(settings, chained.key).warnings if "judged by its loss" in line]
+    assert [line.split(" is judged")[0] for line in said] == ["general text", "the test split"]
+    rise = f"and from {least} on that {100 * tail:g}% or more rise by more (gates.loss_tail)"
+    assert all(rise in line for line in said)
+    assert not any(
+        "judged by its loss" in line for line in plan_variant(chained.settings, chained.key).warnings
+    )

@@ -112,7 +112,10 @@ def test_a_benchmark_that_cannot_be_read_is_said_once_beside_what_else_is_wrong(
     [
         ({"objective": "domain_knowledge", "evaluation": {"general": []}}, "evaluation.task"),
         (
-            {"gates": {"general_margin": 0.01}, "evaluation": {"general": ["arc_easy"], "limit": 100}},
+            {
+                "gates": {"general_margin": 0.01, "loss_tail": 0.1},
+                "evaluation": {"general": ["arc_easy"], "limit": 100},
+            },
             "gates.general_margin",
         ),
         (
@@ -154,7 +157,8 @@ def test_a_benchmark_with_too_few_questions_for_its_rule_is_refused_before_the_t
 ) -> None:
     """30 questions, whatever `evaluation.limit` asks; the plan and the weights of the same data stand."""
     project = shutil.copytree(chained.project, tmp_path / "project")
-    gates = {"undecided": "fail", "alpha": 0.4, "regression_margin": None, "general_margin": 0.05}
+    wide = {"alpha": 0.4, "regression_margin": None, "loss_tail": 1.0}
+    gates = {"undecided": "fail", "general_margin": 0.05, **wide}
 
     def change(content: dict[str, Any]) -> None:
         content["gates"].update(gates)
