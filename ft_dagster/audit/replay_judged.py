@@ -98,7 +98,7 @@ def _again(
     except UserError as error:
         _stand_in(audit, part, project)
         return _not_made(audit, part, answer, error.problem)
-    same = made.digest == part.digest or _same_answers(then, made)
+    same = made.digest == part.digest or same_answers(then, made)
     said = SAME if same else other_files(then, made)
     stage = StageReplayed(name, part.digest, made.digest, code_of(audit, part), said)
     answer = replace(answer, stages=(*answer.stages, stage))
@@ -116,7 +116,7 @@ def _again(
     return replace(answer, verdict=max(answer.verdict, EQUIVALENT, key=WORSE.index), said=said)
 
 
-def _same_answers(then: Artifact, made: Artifact) -> bool:
+def same_answers(then: Artifact, made: Artifact) -> bool:
     """Of an evaluation that judged earlier answers again, whose verdict of their day stands among them."""
     files = (
         {name: each.files[name] for name in each.files if name.startswith("payload/")}
