@@ -252,13 +252,16 @@ class ModelAnswer:
 
 @dataclass(frozen=True)
 class AtAnswer:
-    """What was in production at a time. `entry`: of the release log. `records`: how many were trained on."""
+    """What was in production at a time. `entry`: of the release log. `records`: how many were trained on.
+    `note`: how the date was read, where it had no time zone.
+    """
 
     variant: str
     at: str
     entry: Mapping[str, Any]
     model: ModelAnswer
     records: int
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,45 @@
-"""What stands around artifacts, and is none: release logs, heads, tries, the code that is kept of them."""
+"""What stands around artifacts, and is none: release logs, heads, tries, the code that is kept of them; and
+what stands among them and is nobody's.
+
+Heads are written over and tries are not, so that neither tells by itself that it was altered or deleted: the
+index remembers those that a check saw, as it does entries of release logs.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ft_dagster.audit.desk import EXPORT, Audit, index_error
-from ft_dagster.audit.follow import MALFORMED, log_entries, problem_of, tenant_prefixes
-from ft_dagster.audit.index import Indexed, LogEntry, tenant_of
+from ft_dagster.audit.follow import AT_ONCE, MALFORMED, NO_STAGES, log_entries, problem_of, tenant_prefixes
+from ft_dagster.audit.index import Indexed, LogEntry, SeenFile, tenant_of
 from ft_dagster.audit.kept_code import unpack_code
+from ft_dagster.audit.members import CORPUS, EVALUATION, MODEL
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import entry_path, read_log
-from ft_dagster.lineage.tries import tries
-from ft_dagster.store import Artifact, Place, read_head
+from ft_dagster.lineage.tries import refuse_unrecorded, tries
+from ft_dagster.store import SHARED, Artifact, Place, read_head
 from ft_dagster.store.artifacts import generations
-from ft_dagster.store.contents import contents_of
+from ft_dagster.strict_json import loads
 
 RESTORE = "Restore it from a backup"
 ON_PURPOSE = f"{RESTORE}; if a backup was restored on purpose, `ft-dagster audit index --again`"
 HEADS = "heads"
+_HEAD = re.compile(rf".+/{HEADS}(?:/[^/.][^/]*)?")
+_TRY = re.compile(r"tenants/[^/]+/[^/]+/tries/[0-9a-f]{64}/[0-9]{6}\.json")
+_PART = rf"(?P<prefix>tenants/[^/]+/[^/]+|{SHARED}(?:/corpora/[^/]+)?)"
+_UNDER_KEY = re.compile(rf"{_PART}/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{{64}})/(?P<rest>.+)")
+_MANIFEST = re.compile(r"manifest(?:-(?P<generation>[0-9]+))?\.json")
+_OF_KEY = re.compile(
+    r"claims/[^/]+/[0-9]{6}\.json|divergences/[^/]+\.json|[^/]+/(?:payload|evidence)/.+"
+    r"|(?:.+/)?\.[^/]+\.[0-9a-f]{32}"  # the draft of a writer that was killed
+)
 Check = Callable[[Audit, str, str], Iterable[str]]
 
 
@@ -35,9 +53,15 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
             yield from _told(audit, partial(_of_log, known=known[prefix]), prefix, "releases")
             for weights in audit.store.names(f"{prefix}/tries"):
                 yield from _told(audit, _of_tries, prefix, f"tries/{weights}")
-    for head in _heads(audit):
+    files = [file.path for file in audit.store.walk() if audit.allows_part(file.path)]
+    heads = sorted(path for path in files if _HEAD.fullmatch(path))
+    for head in map(PurePosixPath, heads):
         part = head.parent if head.name == HEADS else head.parent.parent
         yield from _told(audit, _of_head, str(part), str(head.relative_to(part)))
+    yield from _without_head(audit, heads)
+    yield from _without_tries(audit)
+    yield from _since_seen(audit, {*heads, *filter(_TRY.fullmatch, files)})
+    yield from _nobodys(audit, files)
     yield from _of_code(audit, artifacts)
 
 
@@ -51,13 +75,100 @@ def _told(audit: Audit, check: Check, prefix: str, name: str) -> list[str]:
         return [problem_of(error, audit.store.uri(f"{prefix}/{name}"))]
 
 
-def _heads(audit: Audit) -> list[PurePosixPath]:
-    """Every head that who asks may see, of variants, their experiments and corpora; and what stands in the
-    place of a folder of heads.
+def _without_head(audit: Audit, heads: Sequence[str]) -> Iterator[str]:
+    """Stages of a variant, or a corpus, of which artifacts stand and no head was written."""
+    from ft_dagster.stages.chain import CHAIN
+
+    having = {(_part_of(path), PurePosixPath(path).stem) for path in heads}
+    standing = dict[tuple[str, str], None]()
+    for stage in (CORPUS, *(each.name for each in CHAIN)):
+        for each in audit.allowed(audit.index.of_stage(stage)):
+            if each.place.prefix != SHARED and isinstance(_said(audit, each), Artifact):
+                standing[each.place.prefix, stage] = None
+    for prefix, stage in standing:
+        if (prefix, stage) not in having:
+            why = "no head points at what stands: it was deleted, or a run was killed just before it wrote it"
+            again = "the corpora" if stage == CORPUS else "the variant"
+            yield f"{audit.store.uri(prefix)}/{HEADS}/{stage}.json: {why}. {RESTORE}, or run {again} again"
+
+
+def _part_of(head: str) -> str:
+    """Whose a head is: a variant's, whose experiments have heads of their own, or a corpus'."""
+    owner, *names = head.split("/")
+    return "/".join((owner, *names[:2]))
+
+
+def _said(audit: Audit, each: Indexed) -> object:
+    try:
+        return audit.said(each)
+    except MALFORMED:  # told of the artifact
+        return None
+
+
+def _without_tries(audit: Audit) -> Iterator[str]:
+    """Weights that were put to more sets of questions than are recorded."""
+    asked = defaultdict[tuple[str, str], int](int)
+    for each in audit.index.of_stage(EVALUATION):
+        if audit.tenant in (None, each.tenant):
+            with suppress(*MALFORMED):  # told of the artifact
+                made = audit.artifact(each)
+                weights = made.inputs.get(MODEL, "")
+                number = int(made.spec.get("tries", 0))
+                asked[each.place.prefix, weights] = max(asked[each.place.prefix, weights], number)
+    for (prefix, weights), most in asked.items():
+        try:
+            refuse_unrecorded(audit.store, prefix, weights, most)
+        except UserError as error:
+            yield str(error)
+
+
+def _since_seen(audit: Audit, files: Iterable[str]) -> Iterator[str]:
+    """Heads and tries that an earlier check saw and that are gone, or are others though nothing wrote them
+    since. Those that it saw for the first time, or that were written since, it remembers.
     """
-    records = (PurePosixPath(file.path) for file in contents_of(audit.store, stages=()).records)
-    heads = (path for path in records if HEADS in (path.name, path.parent.name) and path.name[0] != ".")
-    return sorted(path for path in heads if audit.allows_part(str(path)))
+    known = {each.path: each for each in audit.index.seen() if audit.allows_part(each.path)}
+    there = {each.path: each for each in _read(audit, sorted(files))}
+    altered = "it is another than it was, and nothing wrote it since"
+    for path, before in known.items():
+        now = there.get(path)
+        if now is None:
+            yield f"{audit.store.uri(path)}: it is gone, and an earlier check saw it. {ON_PURPOSE}"
+        elif now.sha256 != before.sha256 and (_TRY.fullmatch(path) or now.at <= before.at):
+            yield f"{audit.store.uri(path)}: {altered}. {ON_PURPOSE}"
+            del there[path]
+    with audit.index.transaction():
+        audit.index.see(there.values())
+
+
+def _read(audit: Audit, paths: Sequence[str]) -> Iterator[SeenFile]:
+    for first in range(0, len(paths), AT_ONCE):
+        batch = paths[first : first + AT_ONCE]
+        for path, content in zip(batch, audit.store.read_each(batch), strict=True):
+            if content is not None:
+                yield SeenFile(path, _written_at(content), hashlib.sha256(content).hexdigest())
+
+
+def _written_at(content: bytes) -> str:
+    """As a head or a try says, ISO 8601; empty of what is none, which is told of it."""
+    try:
+        return str(loads(content)["at"])
+    except MALFORMED:
+        return ""
+
+
+def _nobodys(audit: Audit, files: Iterable[str]) -> Iterator[str]:
+    """Files under a key that neither its manifest lists nor anybody writes there. What is in the folder of an
+    attempt is told of its artifact; attempts that nothing committed are what `store gc` removes.
+    """
+    generations = audit.index.places()
+    for path in sorted(files):
+        found = _UNDER_KEY.fullmatch(path)
+        if found is None or found["stage"] in (*NO_STAGES, "digests") or _OF_KEY.fullmatch(found["rest"]):
+            continue
+        manifest = _MANIFEST.fullmatch(found["rest"])
+        newest = generations.get(Place(found["prefix"], found["stage"], found["key"]), 1)
+        if manifest is None or int(manifest["generation"] or 1) > newest:
+            yield f"{audit.store.uri(path)}: nobody wrote it there. Look where it came from, and delete it"
 
 
 def _of_head(audit: Audit, prefix: str, name: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +27,7 @@ from ft_dagster.provenance.merkle import MerkleTree
 from ft_dagster.provenance.record_keys import SHARED_OWNER, OwnerKeys, keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec.keys import HALF
-from ft_dagster.store import Artifact, Store
+from ft_dagster.store import Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.make import host_lock
 
@@ -349,11 +349,21 @@ def open_audit(
         with host_lock(settings.work_folder, LOCK):  # nobody removes what another has just begun
             if again:
                 remove_index(folder)
-            index = Index.open(folder, store.url)
+            index = Index.open(folder, store.url, lambda known: _holds(store, known))
         audit = Audit(settings, store, index, tenant)
         follower = Follower(audit.index, audit.shelf, settings.keys_folder, settings.work_folder, say)
         audit.followed = follower.follow()
     return audit
+
+
+def _holds(store: Store, known: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether a store has artifacts by these manifests, each (*place, generation, sha256 of the manifest)."""
+    try:
+        found = [said_by(store, Place(*place), generation) for *place, generation, _ in known]
+    except UserError:
+        return False
+    made = [each.artifact if isinstance(each, Removed) else each for each in found]
+    return [each and each.manifest for each in made] == [manifest for *_, manifest in known]
 
 
 @contextmanager

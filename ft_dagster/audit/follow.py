@@ -44,7 +44,7 @@ from ft_dagster.strict_json import dumps, loads
 LOCK = "the index of the audit"
 AT_ONCE = 64  # manifests read together, and what is committed together
 _STAGE, _KEY = re.compile(r"[a-z_]+"), re.compile(r"[0-9a-f]{64}")
-_NO_STAGES = {"heads", "releases", "tries", "experiments", "code", "corpora"}
+NO_STAGES = {"heads", "releases", "tries", "experiments", "code", "corpora"}
 
 
 # What a file raises that holds to its manifest, and is not of the form that this version writes.
@@ -299,7 +299,7 @@ def places_of(store: Store) -> Iterator[Place]:
     corpora = [f"{SHARED}/corpora/{name}" for name in store.names(f"{SHARED}/corpora")]
     for prefix in (SHARED, *corpora, *tenant_prefixes(store)):
         for stage in store.names(prefix):
-            if stage not in _NO_STAGES and _STAGE.fullmatch(stage):
+            if stage not in NO_STAGES and _STAGE.fullmatch(stage):
                 keys = store.names(f"{prefix}/{stage}")
                 yield from (Place(prefix, stage, key) for key in keys if _KEY.fullmatch(key))
 

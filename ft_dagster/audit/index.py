@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ft_dagster.audit.index_file import open_file
+from ft_dagster.audit.index_file import Holds, open_file
 from ft_dagster.audit.members import STATES, Times
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.provenance.record_keys import SHARED_OWNER
@@ -65,6 +65,14 @@ class LogEntry(NamedTuple):
     prefix: str
     number: int
     entry: str
+    sha256: str
+
+
+class SeenFile(NamedTuple):
+    """A head or a try as a check saw it. `at`: when it says that it was written, ISO 8601."""
+
+    path: str
+    at: str
     sha256: str
 
 
@@ -159,9 +167,9 @@ class Index:
         self._version = 0  # of what others wrote, as SQLite counts it
 
     @classmethod
-    def open(cls, folder: Path, store: str) -> Index:
+    def open(cls, folder: Path, store: str, holds: Holds = lambda known: False) -> Index:
         """The index in a folder of this host; `store`: the address that it is of. See `open_file`."""
-        return cls(open_file(folder, store))
+        return cls(open_file(folder, store, holds))
 
     def close(self) -> None:
         self._db.close()
@@ -172,7 +180,7 @@ class Index:
             yield
 
     def clear(self) -> None:
-        """Forget all but release logs, which no key orders."""
+        """Forget all but release logs and what checks saw, which no key orders."""
         self._known.clear()
         with self._db:
             for table in ("owners", "artifacts", "inputs", "members", "times"):
@@ -260,6 +268,10 @@ class Index:
             "DELETE FROM gone_releases WHERE prefix = ? AND number = ? AND sha256 = ?",
             [(prefix, each.number, each.sha256) for each in entries],
         )
+
+    def see(self, files: Iterable[SeenFile]) -> None:
+        """Remember heads and tries, in place of what was remembered of them."""
+        self._db.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", files)
 
     # What it answers
 
@@ -385,6 +397,15 @@ class Index:
     def gone_releases(self) -> list[LogEntry]:
         """The entries that release logs had when they were looked at, and have no more."""
         return self._entries("gone_releases")
+
+    def since(self) -> str:
+        """When it was made from nothing, ISO 8601; empty where an earlier version made it."""
+        row = self._db.execute("SELECT value FROM meta WHERE name = 'since'").fetchone()
+        return "" if row is None else str(row[0])
+
+    def seen(self) -> list[SeenFile]:
+        """Heads and tries as checks saw them."""
+        return [SeenFile(*row) for row in self._db.execute("SELECT path, at, sha256 FROM seen ORDER BY path")]
 
     def digests(self) -> dict[int, str]:
         """Of each artifact with records, `digest_of` them. Reads all of the index."""

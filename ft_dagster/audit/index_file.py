@@ -7,8 +7,9 @@ release logs and of evaluations that retention removed, is lost to no kill and n
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ft_dagster.audit.members import ASKED
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.private_file import make_private
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 FILE = "index.sqlite"
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -36,6 +37,7 @@ CREATE TABLE releases (prefix TEXT, number INTEGER, entry TEXT, sha256 TEXT, PRI
   WITHOUT ROWID;
 CREATE TABLE gone_releases (prefix TEXT, number INTEGER, entry TEXT, sha256 TEXT,
   PRIMARY KEY (prefix, number, sha256)) WITHOUT ROWID;
+CREATE TABLE seen (path TEXT PRIMARY KEY, at TEXT, sha256 TEXT) WITHOUT ROWID;
 """
 _OF_6 = """
 ALTER TABLE inputs ADD COLUMN prefix TEXT;
@@ -51,13 +53,19 @@ ALTER TABLE artifacts ADD COLUMN removed INTEGER;
 UPDATE artifacts SET problem = 'not read since an upgrade of the index'
   WHERE records = 0 AND problem IS NULL AND stage IN {ASKED};
 """
-_ALTERED = {6: _OF_6 + _OF_7, 7: _OF_7}  # by the schema before: what makes this one of it, rows and all
+_OF_8 = "CREATE TABLE seen (path TEXT PRIMARY KEY, at TEXT, sha256 TEXT) WITHOUT ROWID;"
+# By the schema before: what makes this one of it, rows and all.
+_ALTERED = {6: _OF_6 + _OF_7 + _OF_8, 7: _OF_7 + _OF_8, 8: _OF_8}
+# Of (prefix, stage, key, generation, sha256 of the manifest) of some artifacts: whether a store has all.
+Holds = Callable[[Sequence[tuple[Any, ...]]], bool]
+ASKED_FOR = 20  # of these, the newest
 CACHE_KIB = 65_536  # of SQLite's pages in memory
 
 
-def open_file(folder: Path, store: str) -> sqlite3.Connection:
+def open_file(folder: Path, store: str, holds: Holds = lambda known: False) -> sqlite3.Connection:
     """A connection to the index of a store, empty where there was none that could be used. One of an earlier
-    version is altered, or made again with what it knows of release logs.
+    version is altered, or made again with what it knows of release logs. One of a store at another address is
+    kept where this store `holds` what it knows: the project was moved.
 
     Raises sqlite3.OperationalError, see `is_damage`; UserError where the file cannot be opened.
     """
@@ -65,12 +73,12 @@ def open_file(folder: Path, store: str) -> sqlite3.Connection:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     known: list[Any] = []
     try:
-        return _opened(folder / FILE, store, known)
+        return _opened(folder / FILE, store, known, holds)
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
     remove_index(folder)
-    return _opened(folder / FILE, store, known)
+    return _opened(folder / FILE, store, known, holds)
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:
@@ -100,7 +108,7 @@ def _reachable() -> Iterator[None]:
         raise UserError(f"the index cannot be opened: {said}", file=error.filename, fix=fix) from None
 
 
-def _opened(file: Path, store: str, known: list[Any]) -> sqlite3.Connection:
+def _opened(file: Path, store: str, known: list[Any], holds: Holds) -> sqlite3.Connection:
     """`known`: takes what one of another version knows of release logs."""
     with _reachable():
         make_private(file)  # one that others may write is not believed
@@ -110,6 +118,7 @@ def _opened(file: Path, store: str, known: list[Any]) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = OFF")  # losing it costs time alone
         db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         db.execute("PRAGMA temp_store = FILE")
+        _take_along(db, store, holds)
         schema = _schema_of(db, store)
         if schema in _ALTERED:
             known += _log_entries(db)
@@ -132,6 +141,19 @@ def _schema_of(db: sqlite3.Connection, store: str) -> int | None:
     return int(schema) if meta.get("store") == store and schema.isdecimal() else None
 
 
+def _take_along(db: sqlite3.Connection, store: str, holds: Holds) -> None:
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+        return
+    meta = dict(db.execute("SELECT name, value FROM meta"))
+    if meta.get("store") in (None, store) or meta.get("schema_version") != str(SCHEMA_VERSION):
+        return
+    columns = "prefix, stage, key, generation, manifest"
+    known = db.execute(f"SELECT {columns} FROM artifacts ORDER BY created DESC LIMIT {ASKED_FOR}").fetchall()
+    if known and holds(known):
+        with db:
+            db.execute("UPDATE meta SET value = ? WHERE name = 'store'", (store,))
+
+
 def _alter(db: sqlite3.Connection, statements: str) -> None:
     with db:
         _run(db, ("BEGIN IMMEDIATE", *statements.split(";")))
@@ -146,7 +168,8 @@ def _make(db: sqlite3.Connection, store: str, known: Iterable[Any]) -> None:
         db.execute("BEGIN IMMEDIATE")
         there = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         _run(db, (*(f'DROP TABLE "{name}"' for (name,) in there), *TABLES.split(";")))
-        made = [("schema_version", str(SCHEMA_VERSION)), ("store", store)]
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        made = [("schema_version", str(SCHEMA_VERSION)), ("store", store), ("since", since)]
         db.executemany("INSERT INTO meta VALUES (?, ?)", made)
         db.executemany("INSERT OR IGNORE INTO gone_releases VALUES (?, ?, ?, ?)", known)
 

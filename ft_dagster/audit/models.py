@@ -5,10 +5,9 @@ releases.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from ft_dagster.audit.members import (
     members_of,
     times_of,
 )
+from ft_dagster.audit.moments import moment_of
 from ft_dagster.audit.records import descendants
 from ft_dagster.data.dataset_io import ORIGINS, as_row, read_split
 from ft_dagster.data.mixture_io import GENERAL
@@ -48,8 +48,6 @@ from ft_dagster.store.artifacts import Removed
 
 DECLARATION = "declaration"
 THIRD = 1 / 3  # of what a base took: more makes a provider of who trained on it
-SUNDAY = 7  # of a week of ISO 8601
-_WEEK = re.compile(r"([0-9]{4})-?W([0-9]{2})")
 FIRST = 5  # records of a difference that are shown
 _ORDER = (
     BASE,
@@ -188,12 +186,12 @@ def _records_of(audit: Audit, weights: Indexed, mixture: Indexed) -> Iterator[Tr
             yield TrainedRecord(member.identity.hex(), left.pop(member.identity), said, content)
 
 
-def at(audit: Audit, variant: str, date: str) -> AtAnswer:
+def at(audit: Audit, variant: str, date: str, *, now: datetime | None = None) -> AtAnswer:
     """What a variant had in production at a date (its end) or a moment, by its release log alone.
 
-    Raises UserError.
+    Raises UserError, also for what begins after `now`, which nobody knows.
     """
-    moment = _moment(date)
+    moment, note = moment_of(date, now or datetime.now(UTC))
     prefix = _prefix(audit, variant)
     entries = [entry for entry in read_log(audit.store, prefix).entries if entry.at <= moment]
     serving = entries[-1].production if entries else None
@@ -214,7 +212,7 @@ def at(audit: Audit, variant: str, date: str) -> AtAnswer:
             f"the weights of version {serving} of {variant} are gone", value=entry.weights, fix=fix
         )
     records = len(_identities(audit, weights))
-    return AtAnswer(variant, moment, entry.to_json(), model_answer(audit, weights), records)
+    return AtAnswer(variant, moment, entry.to_json(), model_answer(audit, weights), records, note)
 
 
 def diff(audit: Audit, a: str, b: str) -> DiffAnswer:
@@ -497,27 +495,3 @@ def _prefix(audit: Audit, variant: str) -> str:
         fix = f"Name one of {audit.tenant}"
         raise UserError("no variant that may be asked about", value=variant, fix=fix)
     return key.prefix
-
-
-def _moment(asked: str) -> str:
-    """A date or a moment as release logs write it: UTC, to the second; a date is its last second."""
-    fix = "Give 2026-11-03 or 2026-11-03T14:00:00+00:00"
-    try:
-        found = _last_second(asked) or datetime.fromisoformat(asked)
-    except ValueError:
-        raise UserError("no date", field="DATE", value=asked, fix=fix) from None
-    found = found if found.tzinfo else found.replace(tzinfo=UTC)
-    try:
-        return found.astimezone(UTC).isoformat(timespec="seconds")
-    except OverflowError:
-        raise UserError("a date outside of the calendar", field="DATE", value=asked, fix=fix) from None
-
-
-def _last_second(asked: str) -> datetime | None:
-    """Of a date, however ISO 8601 writes it, or of a week, which ends with its Sunday; None of a moment."""
-    week = _WEEK.fullmatch(asked)
-    try:
-        day = date.fromisocalendar(int(week[1]), int(week[2]), SUNDAY) if week else date.fromisoformat(asked)
-        return datetime.combine(day, time(23, 59, 59))
-    except ValueError:
-        return None

@@ -9,7 +9,8 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from ft_dagster.audit.index import Indexed, created, digest_of, made_from, tenan
 from ft_dagster.audit.members import ASKED, HAVE_RECORDS, MIXTURE, MODEL, times_of
 from ft_dagster.data.record_tree import TREE, TreeHead, check_tree
 from ft_dagster.errors import UserError
+from ft_dagster.report.tables import counted
 from ft_dagster.store import Artifact, verify_artifact
 from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.removal import check_tombstone, outlives
@@ -32,12 +34,19 @@ from ft_dagster.store.transfer import OTHER_BYTES
 SAVE_SECONDS = 5.0
 NO_RECORDS = hashlib.sha256().hexdigest()
 MOST_SECONDS = 86_400.0  # after which a check that was ended is not gone on with
+CANNOT_NOTICE = (
+    "manifests, and all that names them, that were rewritten or removed together before an audit looked",
+    "a head that was pointed at another artifact of its own stage, with a later date",
+    "what lies in attempts that nothing committed, in reports and in notes where a digest lies",
+)
 
 
 @dataclass(frozen=True)
 class Verified:
     """`artifacts`: how many were looked at, `before`: of them by a check that was ended, `removed`: of those
-    now looked at, by retention. `bytes`: hashed now. `problems`: one line each; none where all holds.
+    now looked at, by retention. `bytes`: hashed now. `problems`: one line each; none where all holds that was
+    checked. `unchecked`: what could not be checked, and why. `since`: from when on the index remembers what
+    release logs, heads and tries were, ISO 8601; empty: it was made by an earlier version.
     """
 
     artifacts: int
@@ -46,6 +55,8 @@ class Verified:
     seconds: float
     problems: tuple[str, ...]
     removed: int = 0
+    unchecked: tuple[str, ...] = ()
+    since: str = ""
 
     @property
     def holds(self) -> bool:
@@ -96,7 +107,9 @@ def verify(
     if only is None and not own and not problems:
         raise _nothing(audit)
     seconds = time.monotonic() - begun
-    return Verified(len(wanted), len(wanted) - len(todo), hashed, seconds, tuple(problems), removed)
+    before, unchecked = len(wanted) - len(todo), tuple(_without_key(audit, wanted))
+    since = audit.index.since()
+    return Verified(len(wanted), before, hashed, seconds, tuple(problems), removed, unchecked, since)
 
 
 def kept_state(audit: Audit) -> Path:
@@ -229,6 +242,19 @@ def _check_tree(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
         raise UserError("a record tree without its root, or a root without its tree", file=where, fix=RESTORE)
     key = audit.keys(indexed.tenant).of_id(head.key)
     check_tree(audit.shelf.evidence(artifact), head, key)
+
+
+def _without_key(audit: Audit, wanted: Sequence[Indexed]) -> Iterator[str]:
+    """Whose record trees were not held against the key that orders them, for it is lost."""
+    trees = Counter[tuple[str, str]]()
+    for each in wanted:
+        with suppress(*MALFORMED):  # told of the artifact
+            head = TreeHead.of(audit.artifact(each).figures) if each.place.stage in HAVE_RECORDS else None
+            if head is not None and audit.keys(each.tenant).of_id(head.key) is None:
+                trees[each.tenant, head.key] += 1
+    for (owner, key), number in trees.items():
+        of = f"{counted(number, 'record tree')} of {owner or 'what is shared'}"
+        yield f"the order of {of}: the key {key} is not in {audit.settings.keys_folder}"
 
 
 def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:

@@ -25,6 +25,7 @@ from ft_dagster.cli.audit_shown import (
     print_of,
     print_proof,
     print_unread,
+    print_verified,
     released,
 )
 from ft_dagster.cli.common import (
@@ -156,7 +157,7 @@ def model(
 def at(
     context: typer.Context,
     variant: Key,
-    date: Annotated[str, typer.Argument(help="2026-11-03 (its end, UTC) or 2026-11-03T14:00:00+01:00")],
+    date: Annotated[str, typer.Argument(help="2026-11-03 (its end in UTC) or 2026-11-03T14:00:00+01:00")],
     to: To = None,
     tenant: ForTenant = None,
     as_json: Json = False,
@@ -175,7 +176,7 @@ def at(
         return
     entry = found.entry
     said = f"{variant} at {found.at}: version {entry['version']}, released {entry['at']} by {entry['by']}"
-    tell(said)
+    tell(f"{said} ({found.note})" if found.note else said)
     tell(written_sentence(found.records, without, to))
     print_model(found.model)
 
@@ -274,17 +275,9 @@ def verify(
 
     found = ask(context, tenant, answer)
     if as_json:
-        print_json({**asdict(found), "holds": found.holds})
+        print_json({**asdict(found), "holds": found.holds, "cannot_notice": checks.CANNOT_NOTICE})
     else:
-        for line in found.problems:
-            out.print(f"[red]does not hold[/] {escape(line)}", highlight=False, soft_wrap=True)
-        before = f" ({found.before:,} of them before)" if found.before else ""
-        gone = f", {found.removed:,} of them removed by retention" if found.removed else ""
-        what = "all holds" if found.holds else counted(len(found.problems), "problem")
-        measured = f"{found.bytes / 1e6:,.1f} MB in {found.seconds:.1f} s"
-        out.print(
-            f"{counted(found.artifacts, 'artifact')}{before}{gone}, {measured}: {what}", highlight=False
-        )
+        print_verified(found, checks.CANNOT_NOTICE if digest is None else ())
     if not found.holds:
         raise typer.Exit(NOT_WHOLE)
 

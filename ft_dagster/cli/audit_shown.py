@@ -16,6 +16,7 @@ from ft_dagster.report.tables import counted
 if TYPE_CHECKING:
     from ft_dagster.audit.answers import Absence, Compute, HeldAgainst, ModelAnswer, ModelThatHas, NearAnswer
     from ft_dagster.audit.proofs import ProofChecked
+    from ft_dagster.audit.verify import Verified
 
 SHOWN = 20  # of what a record that nobody saw was held against
 
@@ -96,6 +97,23 @@ def released(one: Any) -> str:
 
 def print_of(file: Mapping[str, Any]) -> str:
     return str(file.get("sha256") or file.get("etag") or file.get("revision") or "")
+
+
+def print_verified(found: Verified, cannot_notice: Iterable[str]) -> None:
+    for line in found.problems:
+        out.print(f"[red]does not hold[/] {escape(line)}", highlight=False, soft_wrap=True)
+    for line in found.unchecked:
+        tell(f"not checked: {line}")
+    before = f" ({found.before:,} of them before)" if found.before else ""
+    gone = f", {found.removed:,} of them removed by retention" if found.removed else ""
+    holds = "all that was checked holds" if found.unchecked else "all holds"
+    what = holds if found.holds else counted(len(found.problems), "problem")
+    measured = f"{found.bytes / 1e6:,.1f} MB in {found.seconds:.1f} s"
+    out.print(f"{counted(found.artifacts, 'artifact')}{before}{gone}, {measured}: {what}", highlight=False)
+    for line in cannot_notice:
+        tell(f"not noticed by any check: {line}")
+    if cannot_notice and found.since:
+        tell(f"release logs, heads and tries are held against what they were since {found.since}")
 
 
 def print_proof(found: ProofChecked) -> None:

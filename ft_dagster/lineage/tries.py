@@ -31,13 +31,7 @@ def record_try(store: Store, prefix: str, weights: str, questions: str, ordinal:
     """Record that the weights are put to these questions, before they are. Raises UserError where the ordinal
     is another set's, and where an evaluation of the weights stands whose own record is gone.
     """
-    known, evaluated = len(tries(store, prefix, weights)), _evaluated(store, prefix, weights)
-    if evaluated > known:
-        raise UserError(
-            f"{evaluated} sets of questions were put to these weights, and {known} are recorded",
-            file=store.uri(_folder(prefix, weights)),
-            fix=RESTORE,
-        )
+    refuse_unrecorded(store, prefix, weights, _evaluated(store, prefix, weights))
     at = datetime.now(UTC).isoformat(timespec="seconds")
     content = json.dumps({"schema_version": 1, "questions": questions, "at": at}, indent=1)
     store.create_exclusively(_path(prefix, weights, ordinal), content.encode())
@@ -46,6 +40,17 @@ def record_try(store: Store, prefix: str, weights: str, questions: str, ordinal:
             "another evaluation of the same weights began meanwhile",
             file=store.uri(_path(prefix, weights, ordinal)),
             fix="Run it again",
+        )
+
+
+def refuse_unrecorded(store: Store, prefix: str, weights: str, evaluated: int) -> None:
+    """Raises UserError where fewer sets of questions are recorded than evaluations say there were."""
+    known = len(tries(store, prefix, weights))
+    if evaluated > known:
+        raise UserError(
+            f"{evaluated} sets of questions were put to these weights, and {known} are recorded",
+            file=store.uri(_folder(prefix, weights)),
+            fix=RESTORE,
         )
 
 

@@ -151,10 +151,9 @@ def _backup(source: Path) -> dict[str, list[RecordKey]]:
         content = loads(source.read_bytes())
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=source)
         found = {str(owner): [_from_json(key) for key in keys] for owner, keys in content["owners"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            "not a backup of keys", file=source, fix="Name what `audit key backup` wrote"
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem, fix = f"not a backup of keys{_other(error)}", "Name what `audit key backup` wrote"
+        raise UserError(problem, file=source, fix=fix) from None
     if any("/" in owner or owner.startswith(".") for owner in found):
         raise UserError("not a backup of keys: an owner is no tenant", file=source, fix="Name another file")
     return found
@@ -177,18 +176,29 @@ def _read(file: Path, owner: str) -> OwnerKeys:
         content = loads(file.read_bytes())
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
         keys = tuple(_from_json(key) for key in content["keys"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError("not a file of keys", file=file, fix=RESTORE) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"not a file of keys{_other(error)}", file=file, fix=RESTORE) from None
     if not keys:
         raise UserError("a file of keys without one", file=file, fix=RESTORE)
     return OwnerKeys(owner, keys)
+
+
+class _OtherKey(ValueError):
+    """A key that is not the one that its id names: it was altered."""
+
+
+def _other(error: Exception) -> str:
+    return f": {error}" if isinstance(error, _OtherKey) else ""
 
 
 def _from_json(key: Any) -> RecordKey:
     secret = bytes.fromhex(key["key"])
     if len(secret) != KEY_BYTES:
         raise ValueError("not a key")
-    return RecordKey(secret, str(key["made"]))
+    found = RecordKey(secret, str(key["made"]))
+    if key.get("id", found.id) != found.id:
+        raise _OtherKey(f"the key {str(key['id'])[:16]} is another than it was")
+    return found
 
 
 def _as_json(key: RecordKey) -> dict[str, str]:

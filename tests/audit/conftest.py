@@ -31,7 +31,6 @@ def _kept_history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.release("acme.child", child, derived)
     other = made.dataset("globex.two", [question(number) for number in range(20)])
     made.model("globex.two", made.mixture("globex.two", other), base)
-    write_head(made.store, corpus.place.prefix, corpus, None)
     write_head(made.store, f"{model.place.prefix}/experiments/tried/lora", model, None)
     return made.folder
 

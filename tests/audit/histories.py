@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
@@ -33,14 +34,16 @@ from ft_dagster.evaluation.sampled import write_parts
 from ft_dagster.evaluation.samples import Answer, Sample, write_answers, write_samples
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
+from ft_dagster.lineage.tries import record_try
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.objectives import Rendered
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec.variant import CorpusSpec, VariantSpec
+from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.corpora import prefix_of_corpus
-from ft_dagster.store import Artifact, Attempt, Store
+from ft_dagster.store import SHARED, Artifact, Attempt, Store, write_head
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
@@ -48,7 +51,13 @@ from ft_dagster.strict_json import dumps
 from tests.certificates import certificate
 
 GATES = "b" * 64
+WITH_HEADS = {"general_corpus", *(each.name for each in CHAIN)}
 SPLITS = {"validation": 0.2, "test": 0.2, "minimum": 1}
+
+
+def this_moment() -> str:
+    """As `audit at` takes it."""
+    return datetime.now(UTC).isoformat()
 
 
 @dataclass
@@ -246,7 +255,10 @@ class History:
 
         made_of = {"fine_tuned_model": weights.digest, "gates": GATES}
         manifests = {"fine_tuned_model": weights.manifest}
-        evaluation = self._make(Recipe("evaluation", _prefix(variant), made_of, manifests=manifests), build)
+        for ordinal, questions in enumerate(("8" * 64, "9" * 64), 1):
+            record_try(self.store, _prefix(variant), weights.digest, questions, ordinal)
+        recipe = Recipe("evaluation", _prefix(variant), made_of, {"tries": 2}, manifests=manifests)
+        evaluation = self._make(recipe, build)
         inputs = {**tuned, "evaluation": evaluation, "base_model": base}
         export = self._put(
             "model_export", _prefix(variant), {"model.json": f"export of {weights.digest}"}, inputs
@@ -321,7 +333,11 @@ class History:
         return Recipe(stage, _prefix(variant), digests, spec, manifests=manifests)
 
     def _make(self, recipe: Recipe, build: Any) -> Artifact:
-        return make_artifact(self.store, self.settings.work_folder, recipe, build)
+        """With its head, as a run leaves it."""
+        made = make_artifact(self.store, self.settings.work_folder, recipe, build)
+        if made.place.prefix != SHARED and made.place.stage in WITH_HEADS:
+            write_head(self.store, made.place.prefix, made, None)
+        return made
 
     def _tree(self, attempt: Attempt, owner: str) -> dict[str, Any]:
         for file in attempt.evidence.iterdir() if self.kept == "none" else ():

@@ -25,9 +25,11 @@ def edit_members(settings: Settings, change: Callable[[Any], Any]) -> None:
 
 
 def as_schema(settings: Settings, schema: int) -> None:
-    """Let the index be as one of schema 5, 6 or 7 was."""
+    """Let the index be as one of schema 5 to 8 was."""
     with closing(sqlite3.connect(index_folder(settings) / FILE)) as db, db:
-        db.execute("ALTER TABLE artifacts DROP COLUMN removed")
+        db.execute("DROP TABLE seen")
+        if schema < 8:
+            db.execute("ALTER TABLE artifacts DROP COLUMN removed")
         if schema < 7:
             for name in ("by_digest", "by_input", "by_input_within"):
                 db.execute(f"DROP INDEX {name}")

@@ -22,7 +22,7 @@ from ft_dagster.data.dataset_io import read_split
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import Sample
 from ft_dagster.store import Artifact
-from tests.audit.histories import History, question
+from tests.audit.histories import History, question, this_moment
 
 pytestmark = pytest.mark.slow
 
@@ -156,7 +156,7 @@ def test_rows_of_all_equal_mixtures_are_what_a_model_was_trained_on(made: Histor
         found = list(training_records(audit, audit.model(weights.digest)))
         expected = {identity for each in datasets for identity in rows_of(made, each, "train")}
         assert {one.identity for one in found} == expected
-        assert len(found) == len(expected) == at(audit, "acme.one", "2099-01-01").records
+        assert len(found) == len(expected) == at(audit, "acme.one", this_moment()).records
         assert all(one.times == 3 and one.content is not None and one.facts for one in found)
         made.remove("training_mixture")
         assert made.mixture("acme.one", datasets[0]).generation > 1
@@ -205,7 +205,7 @@ def test_damage_to_an_equal_mixture_takes_no_answer_away(
     audit = made.audit()
     found = list(training_records(audit, audit.model(weights.digest)))
     assert {one.identity for one in found} >= {*rows_of(made, datasets[0], "train")}
-    answer = at(audit, "acme.one", "2099-01-01")
+    answer = at(audit, "acme.one", this_moment())
     assert answer.records >= len(found)
     [said] = answer.model.unread
     assert said.startswith("the rows of an equal training_mixture, ")

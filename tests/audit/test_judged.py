@@ -154,7 +154,7 @@ def test_questions_that_retention_took_from_the_index_are_not_said_to_be_never_a
     assert verify(judged.audit()).problems == ()
 
 
-@pytest.mark.parametrize("schema", [6, 7])
+@pytest.mark.parametrize("schema", [6, 7, 8])
 def test_an_upgrade_keeps_what_the_index_alone_knows_of_evaluations(judged: History, schema: int) -> None:
     """Of what retention removed before that was read nothing is known: it still says so, once it is read."""
     before = ask(judged, CANARY_TEXT).models

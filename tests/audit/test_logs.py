@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
@@ -26,11 +27,11 @@ from ft_dagster.lineage.log import entry_path, read_log
 from ft_dagster.provenance.record_keys import rotate
 from ft_dagster.settings import Settings
 from ft_dagster.store import Artifact
-from tests.audit.histories import History, question
+from tests.audit.histories import History, question, this_moment
 from tests.audit.index_rows import as_schema
 
 pytestmark = pytest.mark.slow
-PREFIX, LATER = "tenants/acme/one", "2099-01-01"
+PREFIX = "tenants/acme/one"
 RELEASES = f".ft_dagster/store/{PREFIX}/releases"
 
 
@@ -49,7 +50,7 @@ def in_production(history: History) -> set[str]:
     models = [each for answer in answers for each in answer.models if each.variant == "acme.one"]
     served = {each.weights for each in models if any(one.production for one in each.releases)}
     named = {audit.model("acme.one").digest, audit.model("acme.one@2").digest}
-    found = served | named | {at(audit, "acme.one", LATER).model.weights}
+    found = served | named | {at(audit, "acme.one", this_moment()).model.weights}
     audit.index.close()
     return found
 
@@ -129,11 +130,11 @@ def test_an_index_that_cannot_be_used_just_now_is_kept(
     assert any("000002.json: this entry was taken out" in line for line in problems(history))
 
 
-@pytest.mark.parametrize("schema", [5, 7])
+@pytest.mark.parametrize("schema", [5, 7, 8])
 def test_an_upgrade_that_is_ended_in_the_middle_loses_no_entry(
     history: History, models: list[Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: int
 ) -> None:
-    """At each of its statements; an index of schema 7 is altered, one of schema 5 made again."""
+    """At each of its statements; an index of schema 7 or 8 is altered, one of schema 5 made again."""
     replaced(history, models, tmp_path / "backup")
     as_schema(history.settings, schema)
     for statements in count():
@@ -197,3 +198,35 @@ def test_a_log_that_did_not_move_is_not_read_again(history: History, monkeypatch
 
     monkeypatch.setattr(follow, "read_log", read)
     assert history.audit().log == before
+
+
+def test_what_the_index_alone_knows_goes_with_a_project_that_is_moved(
+    history: History, tmp_path: Path
+) -> None:
+    """The store has another address then."""
+    entry = next((history.folder / ".ft_dagster/store/tenants/acme/one/releases").glob("000001.json"))
+    assert verify(history.audit()).holds
+    since = history.audit().index.since()
+    moved = History(history.folder.rename(tmp_path / "elsewhere"))
+    assert verify(moved.audit()).holds
+    (moved.folder / entry.relative_to(history.folder)).unlink()
+    (moved.folder / entry.relative_to(history.folder)).with_name("head.json").unlink()
+    audit = moved.audit()
+    assert audit.index.since() == since
+    assert any("taken out of this release log" in line for line in verify(audit).problems)
+
+
+def test_an_index_of_another_store_is_not_taken_for_this_ones(history: History, tmp_path: Path) -> None:
+    history.audit().index.close()
+    other = History(tmp_path / "other")
+    other.dataset("acme.one", [question(number) for number in range(9)])
+    shutil.copytree(index_folder(history.settings), index_folder(other.settings))
+    audit = other.audit()
+    assert [each.place.stage for each in audit.index.all()] == ["task_dataset"]
+    assert verify(audit).holds
+
+
+def test_a_check_says_since_when_the_index_remembers(history: History) -> None:
+    before = datetime.now(UTC).isoformat(timespec="seconds")
+    found = verify(history.audit(again=True))
+    assert before <= found.since <= datetime.now(UTC).isoformat(timespec="seconds")

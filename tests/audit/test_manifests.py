@@ -26,7 +26,7 @@ from ft_dagster.cli import app
 from ft_dagster.cli.audit_shown import print_model
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import check_predicate
-from tests.audit.histories import History, question
+from tests.audit.histories import History, question, this_moment
 from tests.kept_project import OLD_PROJECT
 
 ABSENT = object()
@@ -269,7 +269,7 @@ def test_a_figure_that_is_read_and_is_absent_is_named(history: History, stage: s
 
 QUESTIONS = {
     "model": ["acme.one"],
-    "at": ["acme.one", "2100-01-01"],
+    "at": ["acme.one", "NOW"],
     "diff": ["acme.one", "acme.child"],
     "record": [json.dumps(question(3))],
     "source": ["rows.jsonl"],
@@ -292,7 +292,8 @@ def test_every_command_answers_in_one_line(history: History, field: str, known: 
         del content["predicate"][field]
         manifest.write_text(json.dumps(content), "utf-8")
     for question_, words in QUESTIONS.items():
-        done = CliRunner().invoke(app, ["--project", str(history.folder), "audit", question_, *words])
+        said = [this_moment() if word == "NOW" else word for word in words]
+        done = CliRunner().invoke(app, ["--project", str(history.folder), "audit", question_, *said])
         if isinstance(done.exception, UserError):
             assert "\n" not in str(done.exception)
             assert done.exception.fix

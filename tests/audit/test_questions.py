@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
 from ft_dagster.stages.made_of import made_of
 from ft_dagster.strict_json import dumps
-from tests.audit.histories import History, question
+from tests.audit.histories import History, question, this_moment
 from tests.audit.proved import proof
 
 pytestmark = pytest.mark.slow
@@ -157,7 +158,7 @@ def test_the_training_records_of_a_model_are_what_its_ledger_counts(history: His
 
 def test_what_was_in_production_is_told_by_the_log(history: History) -> None:
     audit = history.audit()
-    found = at(audit, "acme.one", "2100-01-01")
+    found = at(audit, "acme.one", this_moment())
     assert (found.entry["version"], found.model.weights) == (1, audit.model("acme.one").digest)
     assert found.records == len(list(training_records(audit, audit.model("acme.one"))))
 
@@ -166,12 +167,15 @@ def test_what_was_in_production_is_told_by_the_log(history: History) -> None:
     ("variant", "date", "said"),
     [
         ("acme.one", "2001-01-01", "its first release was at"),
-        ("globex.two", "2100-01-01", "it was never released"),
+        ("globex.two", "2026-01-01", "it was never released"),
+        ("acme.one", "9999-01-01", "in the future, which nobody knows .* up to today"),
+        ("acme.one", "9998-W01", "in the future"),
+        ("acme.one", "9999-01-01T00:00:00", "in the future"),
         ("acme.one", "yesterday", "no date"),
         ("acme.one", "2099-W60", "no date"),
         ("acme.one", "0001-01-01T00:00:00+14:00", "outside of the calendar"),
-        ("acme", "2100-01-01", "not a variant key"),
-        ("acme.../..", "2100-01-01", "not a variant key"),
+        ("acme", "2026-01-01", "not a variant key"),
+        ("acme.../..", "2026-01-01", "not a variant key"),
     ],
 )
 def test_a_date_with_no_answer_is_refused(history: History, variant: str, date: str, said: str) -> None:
@@ -180,24 +184,49 @@ def test_a_date_with_no_answer_is_refused(history: History, variant: str, date: 
         at(audit, variant, date)
 
 
+CENTURY = datetime(2100, 1, 1, tzinfo=UTC)  # a day from which those of the questions below are looked back at
+
+
 @pytest.mark.parametrize("date", ["2099-11-26", "20991126", "2099-W48-4", "2099W484"])
 def test_a_date_means_its_end_however_it_is_written(history: History, date: str) -> None:
-    assert at(history.audit(), "acme.one", date).at == "2099-11-26T23:59:59+00:00"
+    found = at(history.audit(), "acme.one", date, now=CENTURY)
+    assert (found.at, found.note) == ("2099-11-26T23:59:59+00:00", "read as its end in UTC")
 
 
 @pytest.mark.parametrize("week", ["2099-W48", "2099W48"])
 def test_a_week_means_the_end_of_its_sunday(history: History, week: str) -> None:
-    assert at(history.audit(), "acme.one", week).at == "2099-11-29T23:59:59+00:00"
+    assert at(history.audit(), "acme.one", week, now=CENTURY).at == "2099-11-29T23:59:59+00:00"
 
 
 def test_a_moment_means_itself(history: History) -> None:
-    assert at(history.audit(), "acme.one", "2099-11-26T14+01:00").at == "2099-11-26T13:00:00+00:00"
+    found = at(history.audit(), "acme.one", "2099-11-26T14+01:00", now=CENTURY)
+    assert (found.at, found.note) == ("2099-11-26T13:00:00+00:00", "")
+
+
+def test_a_moment_without_a_zone_is_said_to_be_read_as_utc(history: History) -> None:
+    found = at(history.audit(), "acme.one", "2099-11-26T14:00", now=CENTURY)
+    assert (found.at, found.note) == ("2099-11-26T14:00:00+00:00", "no time zone was given: read as UTC")
+
+
+@pytest.mark.parametrize("asked", ["2099-11-26", "2099-W48"])
+def test_a_day_that_has_not_ended_means_now(history: History, asked: str) -> None:
+    now = datetime(2099, 11, 26, 3, tzinfo=UTC)
+    found = at(history.audit(), "acme.one", asked, now=now)
+    assert (found.at, found.note) == (now.isoformat(), "read as now: in UTC it has not ended")
+
+
+@pytest.mark.parametrize(
+    "asked", ["2099-11-27", "2099-W49", "2099-11-26T03:00:01+00:00", "2099-11-26T23:00-05:00"]
+)
+def test_what_begins_later_than_now_is_refused(history: History, asked: str) -> None:
+    with pytest.raises(UserError, match=r"in the future, which nobody knows .*which is 2099-11-26 in UTC"):
+        at(history.audit(), "acme.one", asked, now=datetime(2099, 11, 26, 3, tzinfo=UTC))
 
 
 def test_an_auditor_of_another_tenant_is_told_nothing_of_a_date(history: History) -> None:
     audit = history.audit(tenant="globex")
     with pytest.raises(UserError, match="may be asked about"):
-        at(audit, "acme.one", "2100-01-01")
+        at(audit, "acme.one", this_moment())
 
 
 def test_an_earlier_date_gives_the_version_of_then(old: Settings) -> None:
@@ -371,7 +400,7 @@ def test_text_of_the_base_is_general_text_to_every_question(history: History) ->
     found = record(audit, asked_record(written[0]))
     assert {one.stage for one in found.found} == {"base_text", "training_mixture"}
     assert [one.how for one in found.models] == [TRAINED]
-    assert at(audit, "globex.sampled", "2100-01-01").records == len(rows)
+    assert at(audit, "globex.sampled", this_moment()).records == len(rows)
     told = model(audit, "globex.sampled")
     assert told.sources[-1].rows == {"kept": 40}
     assert "base_text" in {part.stage for part in told.parts}

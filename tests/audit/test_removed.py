@@ -22,11 +22,10 @@ from ft_dagster.settings import Settings
 from ft_dagster.store import Artifact
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
-from tests.audit.histories import History, question
+from tests.audit.histories import History, question, this_moment
 
 pytestmark = pytest.mark.slow
 WITH_RECORDS = ("task_dataset", "general_corpus", "training_mixture", "fine_tuned_model")
-LATER = "2100-01-01"
 
 
 def trained_row(history: History, variant: str) -> str:
@@ -69,7 +68,7 @@ def test_what_was_made_again_is_known_beside_what_was_removed(history: History, 
     found = record(audit, asked_record(row))
     assert {before, weights.digest} <= {one.weights for one in found.models if one.how == TRAINED}
     assert audit.model("globex.two").digest == weights.digest
-    assert at(audit, "globex.two", LATER).model.weights == weights.digest
+    assert at(audit, "globex.two", this_moment()).model.weights == weights.digest
     assert prove(audit, asked_record(row), audit.model("globex.two"))["kind"] == PRESENCE
     assert verify(audit).problems == ()
 
@@ -97,10 +96,10 @@ def test_a_byte_of_what_was_made_again_is_noticed(history: History) -> None:
 
 
 def test_what_was_removed_answers_and_says_so(history: History) -> None:
-    trained = at(history.audit(), "acme.one", LATER).records
+    trained = at(history.audit(), "acme.one", this_moment()).records
     history.remove(*WITH_RECORDS, "base_model", "evaluation")
     audit = history.audit()
-    found = at(audit, "acme.one", LATER)
+    found = at(audit, "acme.one", this_moment())
     assert found.records == trained
     assert found.model.base["reference"] == "models/x"
     removed = {part.stage for part in found.model.parts if part.removed}

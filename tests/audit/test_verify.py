@@ -23,6 +23,7 @@ from ft_dagster.audit.verify import Verified, kept_state, verify
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import entry_path, mark_newest, read_log
 from ft_dagster.provenance.digest import sha256_file
+from ft_dagster.provenance.record_keys import keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.store.blobs import as_stored
 from ft_dagster.store.contents import contents_of
@@ -153,7 +154,42 @@ def added(folder: Path) -> None:
     (only(folder, f"{WEIGHTS}/*/payload") / "more").write_text("x")
 
 
+def another_head(digits: str) -> Forge:
+    """A head of weights as it would be of other ones, written when the first was."""
+
+    def forge(folder: Path) -> None:
+        file = only(folder, HEAD)
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps({**content, "run_id": digits}))
+
+    return forge
+
+
+def into_globex(folder: Path) -> None:
+    theirs = json.loads(only(folder, "tenants/globex/two/heads/task_dataset.json").read_text())
+    only(folder, "tenants/acme/one/heads/task_dataset.json").write_text(json.dumps(theirs))
+
+
+def tried_otherwise(folder: Path) -> None:
+    file = only(folder, TRY)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "questions": "7" * 64}))
+
+
+def planted(name: str) -> Forge:
+    """A file under the key of the data set."""
+
+    def forge(folder: Path) -> None:
+        file = only(folder, DATASET) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+
+    return forge
+
+
 MANIFEST = f"{DATASET}/manifest.json"
+HEAD = "tenants/acme/one/heads/fine_tuned_model.json"
+GONE_HEAD = "tenants/acme/one/heads/training_mixture.json"
+TRY = "tenants/acme/one/tries/*/000002.json"
 FORGED: dict[str, tuple[Forge, str]] = {
     "a byte of a data set": (flipped(f"{DATASET}/*/payload/train.parquet"), r"train\.parquet.*other bytes"),
     "a byte of weights": (flipped(f"{WEIGHTS}/*/payload/*"), r"adapter_model.*other bytes"),
@@ -174,6 +210,22 @@ FORGED: dict[str, tuple[Forge, str]] = {
     "the head of a corpus": (written(CORPUS_HEAD, "garbage"), r"corpora/general/heads.*not a head"),
     "the digest of a head of a corpus": (repointed(digest="0" * 64), "corpora/general/heads.*points at 0000"),
     "the key of a head of a corpus": (repointed(key="0" * 64), "corpora/general/heads.*nothing stands"),
+    "a head of a variant, as of then": (
+        another_head("f" * 12),
+        r"heads/fine_tuned_model\.json: it is another",
+    ),
+    "a head of a variant gone": (removed(GONE_HEAD), r"heads/training_mixture\.json: no head points at"),
+    "the head of an experiment gone": (
+        removed(TRIED_HEAD),
+        r"fine_tuned_model\.json: it is gone, and an earlier",
+    ),
+    "a head into another tenant's part": (into_globex, r"heads/task_dataset\.json: a head that points into"),
+    "the newest try gone": (removed(TRY), r"tries/[0-9a-f]{64}: 2 sets of questions .*, and 1 are recorded"),
+    "a try changed": (tried_otherwise, r"000002\.json: it is another than it was"),
+    "a file under a key": (planted("more.json"), r"more\.json: nobody wrote it there"),
+    "a folder under a key": (planted("attempt/more/x"), r"attempt/more/x: nobody wrote it there"),
+    "a manifest that comes after one that stands": (planted("manifest-2.json"), r"manifest-2\.json: nobody"),
+    "a claim of another name": (planted("claims/x/y.txt"), r"claims/x/y\.txt: nobody wrote it there"),
     "the head of an experiment": (written(TRIED_HEAD, "garbage"), "tried/lora/heads.*not a head"),
 }
 # What a forger who also removes the index leaves to be noticed.
@@ -187,6 +239,10 @@ WITHOUT_INDEX = {
     "a ledger that says less": "has another manifest than when it was used",
     "an entry of a log": "entry of a release log is missing",
     "the head of a corpus": "not a head",
+    "a head of a variant gone": r"no head points at",
+    "the newest try gone": "2 sets of questions were put to these weights, and 1 are recorded",
+    "a file under a key": "more.json: nobody wrote it there",
+    "a manifest that comes after one that stands": "manifest-2.json: nobody wrote it there",
 }
 
 
@@ -469,6 +525,28 @@ def test_rows_that_retention_removed_unread_are_no_problem_of_a_check(old: Setti
         audit = open_audit(old)
         assert audit.index.unread()
         assert verify(audit).problems == ()
+
+
+def test_with_a_key_of_which_a_digit_was_changed_nothing_is_said_to_hold(history: History) -> None:
+    file = history.settings.keys_folder / "tenants/acme.json"
+    assert verified(history).holds
+    content = json.loads(file.read_text())
+    secret = content["keys"][0]["key"]
+    content["keys"][0]["key"] = f"{secret[:-1]}{'1' if secret[-1] == '0' else '0'}"
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is another than it was"):
+        history.audit()
+
+
+def test_trees_whose_key_is_lost_are_said_not_to_be_checked_by_it(history: History) -> None:
+    assert verified(history).unchecked == ()
+    key = keys_of(history.settings.keys_folder, "acme").current.id
+    (history.settings.keys_folder / "tenants/acme.json").unlink()
+    for _ in range(2):  # also by a check after the one that found it lost
+        found = verified(history)
+        assert found.holds
+        [line] = found.unchecked
+        assert line.startswith(f"the order of 4 record trees of acme: the key {key} is not in ")
 
 
 def test_one_artifact_is_verified_by_its_digest(history: History) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from ft_dagster.audit.verify import CANNOT_NOTICE
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
-from tests.audit.histories import History, question
+from tests.audit.histories import History, question, this_moment
 
 pytestmark = pytest.mark.slow
 
@@ -156,11 +157,11 @@ def test_records_whose_text_retention_removed_are_written_without_it(tmp_path: P
     made.release("acme.one", made.model("acme.one", made.mixture("acme.one", rows), base), base)
     made.remove("task_dataset")
     file = tmp_path / "rows.jsonl"
-    told = typed(made.folder, "at", "acme.one", "2100-01-01", "--to", str(file), "--json")
+    told = typed(made.folder, "at", "acme.one", this_moment(), "--to", str(file), "--json")
     written = [json.loads(line) for line in file.read_text().splitlines()]
     assert told["without_content"] == told["records"] == len(written) > 5
     assert all(row["content"] is None and row["facts"]["line"] for row in written)
-    said = typed(made.folder, "at", "acme.one", "2100-01-01", "--to", str(file))
+    said = typed(made.folder, "at", "acme.one", this_moment(), "--to", str(file))
     assert f"{len(written)} without their text, which retention removed" in said
     assert "removed by retention on" in said
 
@@ -286,6 +287,25 @@ def test_without_the_tenants_key_the_check_of_an_absence_shows_nothing(tmp_path:
     assert typed(made.folder, *words, "--json")["holds"] is True
 
 
+def test_verify_says_what_it_did_not_check_and_what_no_check_can_notice(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    made.dataset("acme.one", [question(n) for n in range(9)])
+    said = typed(made.folder, "verify", "--all")
+    assert ": all holds\n" in said
+    assert said.count("not noticed by any check: ") == len(CANNOT_NOTICE)
+    assert "held against what they were since 20" in said
+    made.settings.keys_folder.joinpath("tenants/acme.json").unlink()
+    said = typed(made.folder, "verify", "--all")
+    assert "not checked: the order of 1 record tree of acme" in said
+    assert ": all that was checked holds\n" in said
+    told = typed(made.folder, "verify", "--all", "--json")
+    assert (told["holds"], len(told["unchecked"]), len(told["cannot_notice"])) == (
+        True,
+        1,
+        len(CANNOT_NOTICE),
+    )
+
+
 def test_what_names_no_proof_or_no_folder_is_one_message(project: Path, tmp_path: Path) -> None:
     typed(project, "index")
     [key] = sorted((project / ".ft_dagster/keys/tenants").glob("acme.json"))
@@ -295,7 +315,7 @@ def test_what_names_no_proof_or_no_folder_is_one_message(project: Path, tmp_path
         with pytest.raises(UserError, match=r"not a proof|no such file"):
             typed(project, "check", str(file), "--key", str(key))
     with pytest.raises(UserError, match="cannot be written"):
-        typed(project, "at", "acme.places", "2100-01-01", "--to", str(tmp_path / "no" / "where.jsonl"))
+        typed(project, "at", "acme.places", this_moment(), "--to", str(tmp_path / "no" / "where.jsonl"))
 
 
 def test_keys_are_listed_rotated_backed_up_and_restored(project: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import threading
 from pathlib import Path
 
@@ -115,3 +116,23 @@ def test_what_is_no_backup_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "backup").write_text(content)
     with pytest.raises(UserError, match="not a backup"):
         restore(tmp_path / "keys", tmp_path / "backup")
+
+
+def another_digit(file: Path) -> None:
+    """Of the key alone; its id stays."""
+    content = json.loads(file.read_text())
+    keys = content.get("keys") or content["owners"]["acme"]
+    keys[0]["key"] = ("1" if keys[0]["key"][0] == "0" else "0") + keys[0]["key"][1:]
+    file.write_text(json.dumps(content))
+
+
+def test_a_key_of_which_one_digit_was_changed_is_refused(tmp_path: Path) -> None:
+    key, backup = keys_of(tmp_path / "keys", "acme").current, tmp_path / "backup.json"
+    back_up(tmp_path / "keys", backup)
+    file = tmp_path / "keys" / ACME
+    another_digit(file)
+    with pytest.raises(UserError, match=f"not a file of keys: the key {key.id} is another than it was"):
+        keys_of(tmp_path / "keys", "acme")
+    another_digit(backup)
+    with pytest.raises(UserError, match=f"not a backup of keys: the key {key.id} is another"):
+        restore(tmp_path / "others", backup)
