@@ -2,13 +2,15 @@
 
     .venv/bin/python benchmarks/audit.py [--records 1000000] [--models 1000] [--each 10000] [--rows 20000]
         [--commit 100000]
+    .venv/bin/python benchmarks/audit.py --search 50
 
 Makes a store of so many models in ten tenants, each with a mixture of `--each` records drawn from `--records`
 distinct ones a tenant's share of them, and asks: the index made from nothing, a commit of `--commit` records
 followed, `record` by the API, warm, and by the command, the size of a path and of a proof, and what a record
 tree adds to preparing `--rows` rows. Evidence, manifests and ledgers are real; payloads are stubs, for no
 question here reads them. `--index-only` asks the index alone, with SQLite and, where it is installed, DuckDB
-side by side, for the same memberships without a store.
+side by side, for the same memberships without a store. `--search MB` makes a data set of so much text of each
+kind and looks through it for a name that is nowhere, and for one that is in every hundredth row.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,14 +39,18 @@ from pyarrow.parquet import write_table
 from ft_dagster.audit.asked import AskedRecord
 from ft_dagster.audit.desk import Audit, open_audit
 from ft_dagster.audit.index import Index, as_members, short
+from ft_dagster.audit.inside import AllInside, rows_with
 from ft_dagster.audit.members import LEDGER_VERSION
 from ft_dagster.audit.proofs import prove
 from ft_dagster.audit.records import record
+from ft_dagster.audit.stored import read_texts, text_files
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import ORIGINS
+from ft_dagster.data.dataset_schema import SCHEMA as DATASET_SCHEMA
 from ft_dagster.data.decontaminate import AskedItem
 from ft_dagster.data.mixture_records import SCHEMA
 from ft_dagster.data.record_tree import FIGURES
+from ft_dagster.data.tables import TableWriter
 from ft_dagster.data.tree_growth import grow_tree
 from ft_dagster.provenance.record_keys import RecordKey, keys_of
 from ft_dagster.settings import Settings, load_settings
@@ -310,6 +317,78 @@ def duckdb_index(folder: Path, sets: Sets, asked: Sequence[tuple[int, int]]) -> 
     return seconds, cpu, milliseconds, file.stat().st_size
 
 
+def words_of(letters: str, draw: random.Random, count: int = 5000) -> list[str]:
+    return ["".join(draw.choices(letters, k=draw.randint(2, 9))) for _ in range(count)]
+
+
+LATIN = "abcdefghijklmnopqrstuvwxyz"
+TEXTS: dict[str, tuple[str, str, str]] = {  # letters, what is between words, what is at the end of each tenth
+    "ASCII": (LATIN, " ", "\n"),
+    "ASCII, HTML": (LATIN, " ", "</p>\n<p class='x'>"),
+    "German": (LATIN * 4 + "äöüß", " ", "\n"),
+    "Russian": ("абвгдежзийклмнопрстуфхцчшщыьэюя", " ", "\n"),
+    "Chinese": ("".join(map(chr, range(0x4E00, 0x5200))), "", "，"),
+    "German, decomposed": (LATIN * 4 + "äöü", " ", "\n"),
+}
+
+
+def a_row(words: Sequence[str], between: str, tenth: str, draw: random.Random, name: str) -> dict[str, Any]:
+    said = draw.choices(words, k=50)
+    said[9::10] = [f"{word}{tenth}" for word in said[9::10]]
+    turns = [between.join(said[:15]), between.join(["", *said[15:], *([name] if name else [])])]
+    messages = [{"role": "user", "content": turns[0]}, {"role": "assistant", "content": turns[1]}]
+    said = {"kind": "messages", "source": "data.sources[0]", "weight": 1.0}
+    row = {**dict.fromkeys(DATASET_SCHEMA.names), **said}
+    return {**row, "messages": json.dumps(messages, ensure_ascii=False)}
+
+
+def searched(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, str]]:
+    """Megabytes of UTF-8 a CPU second, of each kind of text."""
+    (folder / "tenants").mkdir()
+    settings, draw = load_settings(folder), random.Random(SEED)
+    store = settings.open_store()
+    for number, (kind, (letters, between, tenth)) in enumerate(TEXTS.items()):
+        words = words_of(letters, draw)
+        if "decomposed" in kind:
+            words = [unicodedata.normalize("NFD", word) for word in words]
+
+        def rows(attempt: Attempt, words: Any = words, between: str = between, tenth: str = tenth) -> Any:
+            written = 0
+            with TableWriter(attempt.payload / "train.parquet", DATASET_SCHEMA) as table:
+                while written < options.search * 1e6:
+                    name = "" if table.rows % 100 else " Agnes Miller"
+                    row = a_row(words, between, tenth, draw, name)
+                    written += len(row["messages"].encode())
+                    table.add(row, len(row["messages"]))
+            return {"sources": {}}
+
+        make_artifact(store, settings.work_folder, Recipe("task_dataset", f"tenants/kind-{number}/x"), rows)
+    audit = open_audit(settings)
+    found = []
+    for number, kind in enumerate(TEXTS):
+        for name, there in (("Ingrid Quist", "nowhere"), ("Agnes Miller", "in every hundredth row")):
+            took = []
+            for _ in range(3):  # the fastest: the first one warms
+                cpu = time.process_time()
+                rows, size = look(audit, name, f"kind-{number}")
+                took.append(time.process_time() - cpu)
+            wanted = "over 50" if kind.startswith("ASCII") else "over 15"
+            speed = f"{size / 1e6 / min(took):,.0f} MB/s of {size / 1e6:,.0f} MB, {rows:,} rows found"
+            found.append((f"{kind}: a name that is {there}", speed, wanted))
+    return found
+
+
+def look(audit: Audit, name: str, tenant: str) -> tuple[int, int]:
+    """(rows that contain a name, bytes of all texts) of a tenant, without what learned from them."""
+    sought, rows, size = [AllInside.of([name], part=False)], 0, 0
+    for batch in read_texts(audit, text_files(audit, within=tenant)):
+        rows += len(rows_with(sought, batch.texts))
+        size += sum(
+            len(text) if text.isascii() else len(text.encode()) for row in batch.texts for text in row
+        )
+    return rows, size
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--records", type=int, default=1_000_000)
@@ -319,9 +398,11 @@ def main() -> None:
     parser.add_argument("--commit", type=int, default=100_000)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--index-only", action="store_true")
+    parser.add_argument("--search", type=int, default=0, metavar="MB")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = (index_only if options.index_only else at_scale)(options, Path(folder))
+        asked = searched if options.search else index_only if options.index_only else at_scale
+        found = asked(options, Path(folder))
     print("| what | measured | wanted |\n|---|---|---|")
     for row in found:
         print(f"| {' | '.join(row)} |")

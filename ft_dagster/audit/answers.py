@@ -99,9 +99,41 @@ class Transformed:
 
 
 @dataclass(frozen=True)
+class ContainingRecord:
+    """A record that has a text inside it. `found`: where it is, `models`: that have it."""
+
+    identity: str
+    found: tuple[RecordIn, ...]
+    models: tuple[ModelThatHas, ...]
+
+
+@dataclass(frozen=True)
+class SearchAnswer:
+    """What has a text inside it, of all text that was read. `rows`: how many records but the text itself,
+    rows and documents; `records`: the first of them, and `models`, by the first `looked_up`. `questions`: how
+    many stored questions, answers and texts of evaluations; `asked`: the first of these. `cannot`: what could
+    not be read, in words. `part`: also inside words. `within`: the tenant or variant that alone was searched.
+    `size`: bytes of text that were read, in `seconds`.
+    """
+
+    rows: int
+    records: tuple[ContainingRecord, ...]
+    looked_up: int
+    questions: int
+    asked: tuple[RecordIn, ...]
+    models: tuple[ModelThatHas, ...]
+    cannot: tuple[str, ...]
+    part: bool
+    within: str | None
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RecordAnswer:
     """Where a record is. Nothing `found`, see `seen`. `transformed`: in which sources it may be known as
     another: not of an identity, nor where it was found. `no_row`: why JSON was looked for as a text alone.
+    `search`: in which texts it stands inside; None: nobody looked.
     """
 
     identities: tuple[str, ...]
@@ -111,11 +143,23 @@ class RecordAnswer:
     note: str = BASE_UNKNOWN
     transformed: tuple[Transformed, ...] = ()
     no_row: str = ""
+    search: SearchAnswer | None = None
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether a record equals it. None: not found, and not all could be read, or rows were transformed
+        before they were known.
+        """
+        return True if self.found else (None if self.checked.unread or self.transformed else False)
 
     @property
     def seen(self) -> bool | None:
-        """None: not found, and not all could be read, or rows were transformed before they were known."""
-        return True if self.found else (None if self.checked.unread or self.transformed else False)
+        """Whether it was ever seen, also inside another text. None: not found, and not all was read."""
+        inside = self.search
+        if self.found or (inside is not None and (inside.rows or inside.questions)):
+            return True
+        whole = inside is not None and not inside.cannot and inside.within is None
+        return False if whole and self.equal is False else None
 
 
 @dataclass(frozen=True)
@@ -168,9 +212,9 @@ class NearRecord:
 
 @dataclass(frozen=True)
 class NearAnswer:
-    """Records near another: `records` are the nearest of `near`, which are as similar as `threshold` or more.
-    `rows` of so many `artifacts` were read, in `seconds`; of `removed` others retention removed the text.
-    `unread`: what could not be read, and why.
+    """Records near another: `records` are the nearest of `near`, which are as similar as `threshold` or more,
+    by runs of `run` words. `rows` of so many `artifacts` were read, in `seconds`; of `removed` others
+    retention removed the text. `unread`: what could not be read, and why.
     """
 
     threshold: float
@@ -181,6 +225,7 @@ class NearAnswer:
     removed: int
     seconds: float
     unread: tuple[str, ...] = ()
+    run: int = 5
 
 
 @dataclass(frozen=True)

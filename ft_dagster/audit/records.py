@@ -8,7 +8,14 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 
-from ft_dagster.audit.answers import Checked, ModelThatHas, RecordAnswer, RecordIn, Transformed
+from ft_dagster.audit.answers import (
+    Checked,
+    ModelThatHas,
+    RecordAnswer,
+    RecordIn,
+    SearchAnswer,
+    Transformed,
+)
 from ft_dagster.audit.asked import AskedRecord
 from ft_dagster.audit.desk import BASE, EXPORT, Audit, inclusion, rows_stand
 from ft_dagster.audit.figures import read
@@ -31,7 +38,7 @@ from ft_dagster.data.record_tree import TREE, TreeHead, record_row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import OWN, SAMPLES
 from ft_dagster.provenance.record_keys import SHARED_OWNER, RecordKey
-from ft_dagster.report.tables import counted
+from ft_dagster.report.tables import counted, size
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 
@@ -42,6 +49,7 @@ BY_INDEX = "removed by retention, told by the index alone"
 REMOVED = "removed by retention before the index was made"
 LOOK = "Run `ft-dagster audit verify` to see what was altered"
 LEAD_TO_RECORDS = (*HAVE_RECORDS, MODEL, *ASKED, EXPORT)  # and bases that were made of a release
+ANSWERED = "wrote it in an answer"
 UNREACHED = "in its mixture, and not reached before the exported checkpoint"
 _MEASURED = re.compile(r"on (\d+) of (\d+)\b")
 OWN_SAMPLES = f"evidence/{OWN}/payload/{SAMPLES}"  # of an export that was asked by itself
@@ -298,21 +306,46 @@ def once(models: Iterable[ModelThatHas]) -> tuple[ModelThatHas, ...]:
 
 def sought(answer: RecordAnswer) -> str:
     """In one sentence."""
-    if not answer.seen:
+    if not answer.found:
         return _not_found(answer)
     learned = {model.weights for model in answer.models if model.how in (TRAINED, INHERITED)}
     found = counted(len(answer.found), "artifact")
-    return "; ".join((f"in {found}", f"{counted(len(learned), 'model')} learned from it", *_unsure(answer)))
+    inside = "others were not searched for it" if answer.search is None else _inside(answer.search, "other ")
+    learned_from = f"{counted(len(learned), 'model')} learned from it"
+    return "; ".join(filter(None, (f"in {found}", learned_from, inside, *_unsure(answer))))
+
+
+def _inside(search: SearchAnswer, other: str = "") -> str:
+    """Where else it stands; empty where it does nowhere."""
+    asked = counted(search.questions, "stored question or answer", "stored questions or answers")
+    rows = search.rows
+    said = f"{counted(rows, f'{other}row')} {'contains' if rows == 1 else 'contain'} it"
+    if not search.questions:
+        return said if rows else ""
+    also = f"{asked} {'does' if search.questions == 1 else 'do'}"
+    return f"{said}, and {also}" if rows else f"no {other}row contains it, and {also}"
 
 
 def _not_found(answer: RecordAnswer) -> str:
-    held = answer.checked
-    said = ", and ".join(("not found", *_unsure(answer))) if answer.seen is None else "never seen"
+    held, search = answer.checked, answer.search
+    said = ", and ".join(("no record equals this", *_unsure(answer)))
+    if search is None:
+        said += "; not searched"
+    elif inside := _inside(search):
+        said += f"; {inside}"
+    elif answer.seen is None:
+        where = "that can be searched" if search.within is None else f"within {search.within}"
+        said += f"; nothing {where} contains it"
+    else:
+        said = "never seen"
+    searched = ""
+    if search is not None:
+        searched = f", searched through {size(search.size)} of text"
     questions = f"the questions of {counted(held.evaluations, 'evaluation')}, " if held.evaluations else ""
     as_text = f", as a text alone (it is no row: {answer.no_row})," if answer.no_row else ""
     return (
         f"{said}: held{as_text} against {counted(held.records, 'record')} of {held.artifacts:,} data sets, "
-        f"corpora and mixtures, {questions}and {counted(held.models, 'model')}; {answer.note}"
+        f"corpora and mixtures, {questions}and {counted(held.models, 'model')}{searched}; {answer.note}"
     )
 
 

@@ -9,7 +9,7 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
@@ -19,10 +19,12 @@ from rich.table import Table
 
 from ft_dagster.cli.audit_shown import (
     print_held,
+    print_inside,
     print_model,
     print_models,
     print_near,
     print_of,
+    print_places,
     print_proof,
     print_unread,
     print_verified,
@@ -90,22 +92,34 @@ def record(
             min=0.05, max=1.0, help="Records nearly like it too, from this Jaccard similarity of word 5-grams"
         ),
     ] = None,
+    search: Annotated[
+        bool, typer.Option("--search/--no-search", help="Read all stored text for rows that contain it")
+    ] = True,
+    part: Annotated[bool, typer.Option("--part", help="Also inside words, not only as whole words")] = False,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            help="Read the text of this tenant or tenant.variant alone", autocompletion=declared_keys
+        ),
+    ] = None,
     tenant: ForTenant = None,
     as_json: Json = False,
 ) -> None:
     """Every data set, mixture, model, child, export and release that has a record, and how often it was
-    trained on. Of one that nobody saw: what it was held against, and that it is in none of it.
+    trained on; and every row, document, question and answer that contains it. Of one that nobody saw: what it
+    was held against, and that it is in none of it.
     """
     from ft_dagster.audit import absence, asked, records
-    from ft_dagster.audit import near as nearness
+    from ft_dagster.audit.search import look_through
 
     def answer(audit: Audit) -> tuple[RecordAnswer, HeldAgainst | None, NearAnswer | None]:
         wanted = asked.asked_record(record, audit.readings())
         found = records.record(audit, wanted)
         say = progress(as_json)
-        held = None if found.seen else absence.held_against(audit, wanted, say)
+        held = None if found.found else absence.held_against(audit, wanted, say)
         found = found if held is None else absence.and_held(found, held)
-        return found, held, None if near is None else nearness.near_records(audit, wanted, near, say)
+        looked = look_through(audit, wanted, say, search=search, part=part, within=within, near=near)
+        return replace(found, search=looked.search), held, looked.near
 
     found, held, alike = ask(context, tenant, answer)
     if as_json:
@@ -114,19 +128,13 @@ def record(
         return
     for line in (records.sought(found), *map(str, found.transformed)):
         tell(line)
+    if found.found:
+        print_places(found.found)
+    print_models(found.models)
+    if found.search is not None:
+        print_inside(found.search)
     if held is not None:
         print_held(held)
-    if found.seen:
-        table = Table("in", "variant", "digest", "split", "file or task", "line", box=SIMPLE_HEAD)
-        for one in found.found:
-            place = [
-                str(said or "")
-                for said in (one.facts.get("file") or one.facts.get("task"), one.facts.get("line"))
-            ]
-            state = one.state + (f": {one.facts['reason']}" if one.facts.get("reason") else "")
-            table.add_row(one.stage, one.variant or "shared", one.digest[:12], *map(escape, (state, *place)))
-        show(table)
-    print_models(found.models)
     if alike is not None:
         print_near(alike)
     print_unread((*found.checked.unread, *(alike.unread if alike else ())))

@@ -14,7 +14,16 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import counted
 
 if TYPE_CHECKING:
-    from ft_dagster.audit.answers import Absence, Compute, HeldAgainst, ModelAnswer, ModelThatHas, NearAnswer
+    from ft_dagster.audit.answers import (
+        Absence,
+        Compute,
+        HeldAgainst,
+        ModelAnswer,
+        ModelThatHas,
+        NearAnswer,
+        RecordIn,
+        SearchAnswer,
+    )
     from ft_dagster.audit.proofs import ProofChecked
     from ft_dagster.audit.verify import Verified
 
@@ -49,10 +58,51 @@ def _between(absence: Absence) -> str:
     return " and ".join(f"{leaf['index']:,}" for leaf in absence.leaves) or "none"
 
 
-def print_near(found: NearAnswer) -> None:
-    """Records near one that was asked for, and what learned from each."""
+def print_places(places: Iterable[RecordIn]) -> None:
+    """Where a record, or a question, is."""
+    table = Table("in", "variant", "digest", "split", "file or task", "line", box=SIMPLE_HEAD)
+    for one in places:
+        facts = one.facts
+        place = [str(said or "") for said in (facts.get("file") or facts.get("task"), facts.get("line"))]
+        more = facts.get("reason") or facts.get("in")
+        state = one.state + (f": {more}" if more else "")
+        table.add_row(one.stage, one.variant or "shared", one.digest[:12], *map(escape, (state, *place)))
+    show(table)
+
+
+def print_inside(found: SearchAnswer) -> None:
+    """Records and questions that contain what was asked for, and what learned from the former."""
+    for line in found.cannot:
+        tell(f"cannot be searched: {line}")
+    if found.rows:
+        tell(f"{counted(found.rows, 'row')} {'contains' if found.rows == 1 else 'contain'} it:")
+        table = Table("identity", "file", "line", "split", "models that learned from it", box=SIMPLE_HEAD)
+        for one in found.records[:SHOWN]:
+            first = one.found[0] if one.found else None
+            facts = {} if first is None else first.facts
+            place = (str(facts.get("file") or ""), str(facts.get("line") or ""))
+            state = "" if first is None else first.state
+            table.add_row(*map(escape, (one.identity[:12], *place, state, _learned(one.models))))
+        show(table)
+    if found.questions:
+        tell(f"{counted(found.questions, 'stored question or answer', 'stored questions or answers')}:")
+        print_places(found.asked[:SHOWN])
+    more = max(found.rows - SHOWN, 0), max(found.questions - SHOWN, 0)
+    if any(more):
+        tell(f"not shown: {counted(more[0], 'row')} and {counted(more[1], 'question')}; --json has some more")
+    if found.looked_up < found.rows:
+        tell(f"models are told of the first {found.looked_up:,} rows; others may have learned from the rest")
+    print_models(found.models)
+
+
+def _learned(models: Iterable[ModelThatHas]) -> str:
     from ft_dagster.audit.records import INHERITED, TRAINED
 
+    return ", ".join(sorted({each.variant for each in models if each.how in (TRAINED, INHERITED)})) or "none"
+
+
+def print_near(found: NearAnswer) -> None:
+    """Records near one that was asked for, and what learned from each."""
     holders = counted(found.artifacts, "data set or corpus", "data sets and corpora")
     of = f"{counted(found.rows, 'row')} of {holders}"
     said = f"near it, from a similarity of {found.threshold:g}: {counted(found.near, 'record')} of {of}"
@@ -64,8 +114,7 @@ def print_near(found: NearAnswer) -> None:
     for one in found.records[:SHOWN]:
         facts = one.found[0].facts if one.found else {}
         place = f"{facts.get('file') or ''}:{facts.get('line') or ''}".strip(":")
-        learned = sorted({each.variant for each in one.models if each.how in (TRAINED, INHERITED)})
-        row = (f"{one.similarity:.3f}", one.identity[:12], place, ", ".join(learned) or "none")
+        row = (f"{one.similarity:.3f}", one.identity[:12], place, _learned(one.models))
         table.add_row(*map(escape, row))
     show(table)
     if found.near > SHOWN:

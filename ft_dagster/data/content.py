@@ -22,7 +22,7 @@ WORD = re.compile(r"[^\W_]+")
 _BREAKS = bytes(code if chr(code).isalnum() else 0x20 for code in range(128)).ljust(256)
 _AS_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 # Control characters but white space.
-_CONTROLS = bytes([*range(0x09), *range(0x0E, 0x20), 0x7F])
+CONTROLS = bytes([*range(0x09), *range(0x0E, 0x20), 0x7F])
 # These beyond ASCII, and Unicode's Default_Ignorable_Code_Point: soft hyphens, zero-width spaces and joiners,
 # variation selectors.
 _UNSEEN = re.compile(
@@ -34,10 +34,15 @@ _UNSEEN = re.compile(
 
 def normal_text(text: str) -> str:
     """Unicode's NFKC_Casefold of a text, its runs of white space one space each, none at its ends."""
+    return " ".join(folded(text).split())
+
+
+def folded(text: str) -> str:
+    """The normal form of a text but for its white space: what has none in it stands in both or in neither."""
     if text.isascii():
-        return " ".join(text.encode().translate(None, _CONTROLS).decode().lower().split())
-    folded = unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold()
-    return " ".join(unicodedata.normalize("NFKC", folded).split())
+        return text.encode().translate(None, CONTROLS).decode().lower()
+    cased = unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold()
+    return unicodedata.normalize("NFKC", cased)
 
 
 def words_of(normal: str) -> list[str]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from ft_dagster.data.dataset_io import (
     DATASET,
     DROPPED,
+    DUPLICATE,
     ORIGINS,
     as_origin,
     as_record,
@@ -49,7 +50,7 @@ from ft_dagster.spec.variant import DataSpec, SplitsSpec, VariantSpec
 from ft_dagster.strict_json import dumps
 
 SCHEMA_VERSION = 2
-DUPLICATE, NEAR, CONTAMINATED = "duplicate", "near duplicate", "overlaps an evaluation set"
+NEAR, CONTAMINATED = "near duplicate", "overlaps an evaluation set"
 EVERY = 20_000  # rows between two lines of progress
 BATCH, BATCH_CHARACTERS = 500, 4_000_000  # rows that are looked at together end at either
 # A kept row until its split is known; `nbytes`: of its text.

@@ -16,6 +16,7 @@ from ft_dagster.data.rows import Message, Row
 from ft_dagster.spec.variant import VariantSpec
 
 ORIGINS, DROPPED, DATASET = "rows.parquet", "dropped.parquet", "dataset.json"
+DUPLICATE = "duplicate"  # why a row was left out: one of the same content was there before
 _AS_JSON = json.JSONEncoder(ensure_ascii=False)
 
 

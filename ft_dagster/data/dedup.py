@@ -65,10 +65,10 @@ class SeenRows:
         self._table, self._slots = table, slots
 
 
-def word_grams(words: Sequence[str]) -> set[str]:
-    """The runs of 5 words of a text; a shorter one is one run."""
-    last = max(1, len(words) - WORDS + 1)
-    return {" ".join(words[i : i + WORDS]) for i in range(last)}
+def word_grams(words: Sequence[str], size: int = WORDS) -> set[str]:
+    """The runs of so many words of a text; a shorter one is one run."""
+    last = max(1, len(words) - size + 1)
+    return {" ".join(words[i : i + size]) for i in range(last)}
 
 
 class NearDuplicates:

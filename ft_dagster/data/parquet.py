@@ -54,6 +54,12 @@ def arrays_of(file: Path, *columns: str) -> list[NDArray[Any]]:
     return [_plain(array) for array in found.values()]
 
 
+def count_of(file: Path) -> int:
+    """How many rows it has, by its footer."""
+    [[rows]] = _fetched(file, _query(file, "count(*)").fetchall)
+    return int(rows)
+
+
 def row_of(file: Path, number: int) -> dict[str, Any] | None:
     """One row by column; None where the file has fewer. Its row group alone is read."""
     found = _query(file, "* EXCLUDE (file_row_number)", "WHERE file_row_number = ?", number)

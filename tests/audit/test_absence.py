@@ -71,7 +71,7 @@ def test_a_record_that_was_taken_out_of_the_index_is_noticed(history: History) -
 def test_nothing_is_called_never_seen_where_a_record_tree_cannot_be_read(history: History) -> None:
     audit = history.audit()
     asked = asked_record(NOBODYS)
-    assert and_held(record(audit, asked), held_against(audit, asked)).seen is False
+    assert and_held(record(audit, asked), held_against(audit, asked)).equal is False
     [first, *_] = audit.index.of_stage(DATASET)
     tree = present(history.store.local(f"{audit.artifact(first).path}/evidence/{TREE}"))
     tree.write_bytes(tree.read_bytes()[:-1] + b"?")
@@ -80,7 +80,7 @@ def test_nothing_is_called_never_seen_where_a_record_tree_cannot_be_read(history
     assert found.checked.unread == ()
     held = held_against(audit, asked)
     told = and_held(found, held)
-    assert (told.seen, told.checked.unread) == (None, held.unread)
+    assert (told.equal, told.checked.unread) == (None, held.unread)
     [unread] = held.unread
     assert str(tree) in unread
 

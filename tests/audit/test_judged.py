@@ -109,7 +109,7 @@ def test_what_a_model_was_judged_with_is_found(judged: History, given: str, stat
     )  # fmt: skip
     [model] = found.models
     assert (model.variant, model.how, model.times) == ("acme.one", JUDGED, 0)
-    assert found.seen
+    assert found.equal
     assert sought(found) == "in 1 artifact; 0 models learned from it"
 
 
@@ -123,17 +123,17 @@ def test_a_probed_row_was_trained_on_and_judged_with(judged: History) -> None:
 @pytest.mark.parametrize("given", ["Which organ pumps", "A. heart", "Question: Which organ", "pumps blood?"])
 def test_a_part_of_a_question_is_none(judged: History, given: str) -> None:
     found = ask(judged, given)
-    assert found.seen is False
+    assert found.equal is False
     assert "the questions of " in sought(found)
 
 
 def test_an_auditor_of_another_tenant_hears_of_no_question(judged: History) -> None:
     assert ask(judged, CANARY_TEXT, "globex").found == ()
-    assert ask(judged, CANARY_TEXT, "acme").seen
+    assert ask(judged, CANARY_TEXT, "acme").equal
 
 
 def test_an_evaluation_that_retention_removed_is_told_by_the_index(judged: History) -> None:
-    assert ask(judged, CANARY_TEXT).seen
+    assert ask(judged, CANARY_TEXT).equal
     judged.remove(EVALUATION)
     [held] = ask(judged, CANARY_TEXT).found
     assert held.facts == {"reason": BY_INDEX}
@@ -144,13 +144,13 @@ def test_questions_that_retention_took_from_the_index_are_not_said_to_be_never_a
     before = ask(judged, CANARY_TEXT).checked.evaluations
     judged.remove(EVALUATION)
     kept = ask(judged, CANARY_TEXT)
-    assert (kept.seen, kept.checked.evaluations, kept.checked.unread) == (True, before, ())
+    assert (kept.equal, kept.checked.evaluations, kept.checked.unread) == (True, before, ())
     judged.audit(again=True).index.close()
     found = ask(judged, CANARY_TEXT)
-    assert found.seen is None
+    assert found.equal is None
     assert found.checked.evaluations == 0 < before
     assert found.checked.unread == (f"the questions of {before} evaluations: {REMOVED}",)
-    assert ask(judged, CANARY_TEXT, "globex").seen is False
+    assert ask(judged, CANARY_TEXT, "globex").equal is False
     assert verify(judged.audit()).problems == ()
 
 
@@ -193,7 +193,7 @@ def numbered_otherwise(members: Any) -> Any:
 def test_questions_in_the_index_are_held_against_their_evaluation(judged: History) -> None:
     assert verify(judged.audit()).holds
     edit_members(judged.settings, numbered_otherwise)
-    assert ask(judged, CANARY_TEXT).seen is False
+    assert ask(judged, CANARY_TEXT).equal is False
     assert any("the index says otherwise" in line for line in verify(judged.audit()).problems)
 
 

@@ -18,8 +18,8 @@ from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.figures import READ, read
 from ft_dagster.audit.models import diff, model
-from ft_dagster.audit.near import near_records
 from ft_dagster.audit.records import record, sought
+from ft_dagster.audit.search import look_through
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.verify import verify
 from ft_dagster.cli import app
@@ -28,6 +28,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import check_predicate
 from tests.audit.histories import History, question, this_moment
 from tests.kept_project import OLD_PROJECT
+from tests.present import present
 
 ABSENT = object()
 VALUES = {"absent": ABSENT, "a list": [1], "a number": 7, "null": None, "a text": "x"}
@@ -166,7 +167,7 @@ def test_a_record_is_not_never_seen_where_a_manifest_cannot_be_read(
     cut_short(history.folder / ".ft_dagster/store/tenants/acme/one/releases/000001.json")
     for tenant, seen in ((None, None), ("globex", None), ("acme", False)):
         found = record(history.audit(tenant=tenant, again=True), asked)
-        assert found.seen is seen
+        assert found.equal is seen
         assert any(str(manifest) in line for line in found.checked.unread) is (seen is None)
         assert ("could not be read" in sought(found)) is (seen is None)
 
@@ -184,7 +185,7 @@ def test_what_can_have_no_record_takes_no_never_seen_away(history: History) -> N
         [manifest] = (store / place).glob("*/manifest.json")
         cut_short(manifest)
         found = record(history.audit(again=True), asked)
-        assert (found.seen, len(found.checked.unread)) == (seen, 0 if seen is False else 1)
+        assert (found.equal, len(found.checked.unread)) == (seen, 0 if seen is False else 1)
 
 
 @pytest.mark.slow
@@ -212,11 +213,12 @@ def test_what_came_of_a_source_names_manifests_that_cannot_be_read(history: Hist
 def test_what_is_near_a_record_names_data_sets_whose_manifest_cannot_be_read(history: History) -> None:
     [manifest] = (history.folder / ".ft_dagster/store/tenants/acme/one/task_dataset").glob("*/manifest.json")
     cut_short(manifest)
-    found = near_records(history.audit(again=True), asked_record("What is item 3? Item 3 is a thing."), 0.05)
+    asked = asked_record("What is item 3? Item 3 is a thing.")
+    found = present(look_through(history.audit(again=True), asked, near=0.05).near)
     assert any(str(manifest) in line for line in found.unread)
     assert len(set(found.unread)) == len(found.unread)
-    asked = ["audit", "record", "What is item 3? Item 3 is a thing.", "--near", "0.05"]
-    done = CliRunner().invoke(app, ["--project", str(history.folder), *asked])
+    words = ["audit", "record", "What is item 3? Item 3 is a thing.", "--near", "0.05"]
+    done = CliRunner().invoke(app, ["--project", str(history.folder), *words])
     assert done.output.count(str(manifest)) == 1
 
 

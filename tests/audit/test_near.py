@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.near import near_records
+from ft_dagster.audit.answers import NearAnswer
+from ft_dagster.audit.asked import AskedRecord, asked_record
+from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.records import TRAINED
+from ft_dagster.audit.search import look_through
 from ft_dagster.data.dedup import word_grams
 from ft_dagster.errors import UserError
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
@@ -18,6 +20,10 @@ from tests.audit.histories import History, question
 from tests.present import present
 
 LONG = "The harbour master keeps the long list of all ships that came in since the great storm of that year"
+
+
+def near_records(audit: Audit, asked: AskedRecord, threshold: float) -> NearAnswer:
+    return present(look_through(audit, asked, search=False, near=threshold).near)
 
 
 def written(text: str) -> dict[str, str]:
@@ -110,3 +116,20 @@ def test_a_data_set_that_is_damaged_is_named_and_the_others_are_read(history: Hi
 def test_an_identity_has_no_words(history: History) -> None:
     with pytest.raises(UserError, match="without its words"):
         near_records(history.audit(), asked_record("a" * 64), 0.8)
+
+
+def test_short_rows_have_near_matches_too(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    whole = {"validation": 0, "test": 0, "minimum": 1}
+    rows = [
+        {"text": text} for text in ("Agnes Miller lives in Bonn.", "Rain tomorrow.", "The bank lends money.")
+    ]
+    made.dataset("acme.one", rows, splits=whole)
+    audit = made.audit()
+    found = near_records(audit, asked_record("Agnes Miller lives in Berlin"), 0.5)
+    assert found.run == 1
+    assert [(one.found[0].facts["line"], one.similarity) for one in found.records] == [(1, 4 / 6)]
+    assert [one.found[0].facts["line"] for one in near_records(audit, asked_record("rain"), 0.5).records] == [
+        2
+    ]
+    assert near_records(audit, asked_record(LONG), 0.5).run == 5

@@ -369,13 +369,13 @@ def test_a_record_of_a_megabyte_is_asked_for(history: History) -> None:
 
 @pytest.mark.parametrize("given", ["{", "[1]", "\0", "🐋" * 3, "a" * 5000, "../../etc/nothing"])
 def test_a_strange_text_is_a_text(history: History, given: str) -> None:
-    assert not record(history.audit(), asked_record(given)).seen
+    assert not record(history.audit(), asked_record(given)).equal
 
 
 @pytest.mark.parametrize("given", ['{"nothing": "known"}', '{"text": 5}'])
 def test_json_that_is_no_row_is_looked_for_as_a_text(history: History, given: str) -> None:
     found = record(history.audit(), asked_record(given))
-    assert found.seen is False
+    assert found.equal is False
     assert f"held, as a text alone (it is no row: {found.no_row}), against" in sought(found)
     assert found.no_row
 
@@ -478,20 +478,21 @@ def test_nothing_shows_that_a_row_of_a_source_with_a_transformation_is_absent(tm
     made.dataset("acme.plain", [question(40)], splits={"validation": 0, "test": 0, "minimum": 1})
     for given in (dumps(rows[3]), "no row of it"):
         found = record(audit, asked_record(given, audit.readings()))
-        assert (found.seen, found.transformed) == (None, (source_of,))
-        assert sought(found).startswith("not found, and the rows of 1 source were transformed: held against")
+        assert (found.equal, found.transformed) == (None, (source_of,))
+        said = "no record equals this, and the rows of 1 source were transformed; not searched: held against"
+        assert sought(found).startswith(said)
         with pytest.raises(UserError, match="nothing proves that it is absent: rows of rows"):
             proof(made, given)
     returned = learned(made, [dumps(row | {"completion": row["completion"][:4]}) for row in rows])
     assert proof(made, returned)["times"] == 2
     assert record(audit, asked_record(returned)).transformed == ()
     elsewhere = record(made.audit(), asked_record(dumps(question(40))))
-    assert (elsewhere.seen, elsewhere.transformed) == (True, (source_of,))
+    assert (elsewhere.equal, elsewhere.transformed) == (True, (source_of,))
     assert sought(elsewhere) == (
         "in 1 artifact; 0 models learned from it; the rows of 1 source were transformed"
     )
-    assert record(made.audit(tenant="globex"), asked_record("no row of it")).seen is False
-    assert record(audit, asked_record("0" * 64)).seen is False
+    assert record(made.audit(tenant="globex"), asked_record("no row of it")).equal is False
+    assert record(audit, asked_record("0" * 64)).equal is False
     assert proof(made, "0" * 64)["kind"] == ABSENCE  # an identity is of what a function returned
 
 
@@ -505,7 +506,7 @@ def test_a_row_that_one_version_read_as_it_stands_may_be_in_another_that_transfo
     made.dataset("acme.one", rows, sources=[{"path": "rows.jsonl", "transform": "hooks.py:cut"}])
     audit = made.audit()
     found = record(audit, asked_record(dumps(rows[3]), audit.readings()))
-    assert (found.seen, len(found.transformed)) == (True, 1)
+    assert (found.equal, len(found.transformed)) == (True, 1)
 
 
 def test_a_document_that_is_json_is_found_as_the_text_that_it_is(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_case_and_spacing_find_the_same_record(history: History) -> None:
 def test_an_answer_has_the_facts_and_a_proof(history: History) -> None:
     audit = history.audit()
     found = record(audit, asked_record(json.dumps(question(3))))
-    assert found.seen
+    assert found.equal
     for one in found.found:
         assert one.facts["line"] == 4
         assert one.facts["file"] == "rows.jsonl"
@@ -229,12 +229,12 @@ def test_general_text_is_found_in_the_corpus_and_in_the_models(history: History)
     audit = history.audit()
     found = record(audit, asked_record("document 0 OF the town."))
     assert {one.stage for one in found.found} <= {"general_corpus", "training_mixture"}
-    assert found.seen
+    assert found.equal
 
 
-def test_never_seen_says_what_was_looked_at(history: History) -> None:
+def test_what_no_record_equals_says_what_was_looked_at(history: History) -> None:
     found = record(history.audit(), asked_record("nobody ever wrote this"))
-    assert not found.seen
+    assert not found.equal
     assert found.checked.artifacts == 5
     assert found.checked.models == 2
     assert found.checked.records > 100

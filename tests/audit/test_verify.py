@@ -479,10 +479,10 @@ def test_evidence_that_is_no_table_is_the_problem_of_one_artifact(history: Histo
     file.write_bytes(b"PAR1 garbage PAR1")
     list_again(only(history.folder, "tenants/globex/two/task_dataset/*/manifest.json"), "evidence")
     audit = history.audit(again=True)
-    assert record(audit, asked_record(json.dumps(question(25)))).seen
+    assert record(audit, asked_record(json.dumps(question(25)))).equal
     answer = record(audit, asked_record("nobody ever wrote this"))
-    assert answer.seen is None
-    assert sought(answer).startswith("not found, and 1 could not be read")
+    assert answer.equal is None
+    assert sought(answer).startswith("no record equals this, and 1 could not be read; not searched")
     assert any("globex/two/task_dataset" in line for line in verify(audit).problems)
 
 
@@ -500,7 +500,7 @@ def test_what_could_not_be_read_is_told_until_it_is_mended(history: History) -> 
         assert len(audit.index.unread()) == len(audit.followed.problems) == 2
         problems = verify(audit).problems
         assert {each.problem for each in audit.index.unread()} <= set(problems)
-        assert record(audit, asked_record("nobody ever wrote this")).seen is None
+        assert record(audit, asked_record("nobody ever wrote this")).equal is None
     [weights] = [each for each in audit.index.unread() if each.place.stage == "fine_tuned_model"]
     assert weights.problem in verify(audit, [weights]).problems
     for file, content in whole.items():

@@ -119,7 +119,7 @@ def test_one_of_anything_is_said_in_the_singular(tmp_path: Path) -> None:
     made.model("acme.one", made.mixture("acme.one", rows), base)
     row, file = json.dumps(question(1)), tmp_path / "proof.json"
     assert "in 2 artifacts; 1 model learned from it" in typed(made.folder, "record", row)
-    assert "2 data sets, corpora and mixtures, and 1 model;" in typed(made.folder, "record", "not written")
+    assert "2 data sets, corpora and mixtures, and 1 model, " in typed(made.folder, "record", "not written")
     assert "acme: 1 record in data sets" in typed(made.folder, "tenant", "acme")
     typed(made.folder, "prove", row, "acme.one", "--to", str(file))
     assert "that it was trained on 1 time:" in typed(made.folder, "check", str(file))

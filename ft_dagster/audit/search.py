@@ -1,0 +1,166 @@
+"""What has a text inside it, and which records are nearly another: in one reading of all stored text.
+
+A record that is asked for by what it is (`records`) may stand inside a longer row or document, and the name
+of a person does. That is found by reading: the index has no text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ft_dagster.audit.answers import ContainingRecord, ModelThatHas, NearAnswer, RecordIn, SearchAnswer
+from ft_dagster.audit.asked import AskedRecord
+from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.inside import AllInside, rows_with
+from ft_dagster.audit.members import ASKED, MODEL
+from ft_dagster.audit.near import Nearness
+from ft_dagster.audit.records import ANSWERED, JUDGED, described, once, record
+from ft_dagster.audit.stored import ANSWER, COLUMNS, RECORDS, Batch, TextFiles, read_texts, text_files
+from ft_dagster.data.dataset_io import DUPLICATE
+from ft_dagster.errors import UserError
+from ft_dagster.report.tables import counted
+
+MOST = 50  # records, and questions, that are told
+LOOKED_UP = 1000  # records of which the models are told
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look through the stored text found; None of what was not looked for."""
+
+    search: SearchAnswer | None
+    near: NearAnswer | None
+
+
+def look_through(
+    audit: Audit,
+    asked: AskedRecord,
+    say: Say = lambda line: None,
+    *,
+    search: bool = True,
+    part: bool = False,
+    within: str | None = None,
+    near: float | None = None,
+) -> Looked:
+    """What contains the record, where `search`; what is nearly it, from the similarity `near` on. `part`:
+    also what has it inside a word. `within`: of a tenant or a variant alone. Each distinct file is read once.
+
+    Raises UserError: a record without text has nothing near it; no such tenant.
+    """
+    nearness = None if near is None else Nearness(asked, near)
+    inside = _Inside(asked, part) if search else None
+    if inside is not None and not inside.sought:
+        inside = None  # an identity has no text, nor have characters that nobody sees
+    if inside is None and nearness is None:
+        return Looked(None, None)
+    begun = time.monotonic()
+    found = text_files(audit, tuple(COLUMNS) if inside else RECORDS, within)
+    for batch in read_texts(audit, found, say):
+        if inside is not None:
+            inside.see(batch)
+        if nearness is not None and batch.file.kind in RECORDS:
+            nearness.see(batch)
+    seconds = time.monotonic() - begun
+    return Looked(
+        None if inside is None else inside.answer(audit, found, within, seconds, say),
+        None if nearness is None else nearness.answer(audit, found, seconds),
+    )
+
+
+@dataclass
+class _Inside:
+    """What was found so far. `rows`: identities. `asked`: (file, task, question) -> where it stands there."""
+
+    record: AskedRecord
+    part: bool
+    rows: dict[bytes, None] = field(default_factory=dict)
+    asked: dict[tuple[str, ...], RecordIn] = field(default_factory=dict)
+    answered: dict[int, Indexed] = field(default_factory=dict)
+    judged: dict[int, Indexed] = field(default_factory=dict)
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        each = (AllInside.of(texts, part=self.part) for texts in self.record.texts)
+        self.sought = [one for one in each if one is not None]
+
+    def see(self, batch: Batch) -> None:
+        self.size += sum(_bytes_of(text) for row in batch.texts for text in row)
+        for at in rows_with(self.sought, batch.texts):
+            if batch.file.kind in RECORDS:
+                identity = batch.row(at).identity
+                if identity not in self.record.identities:
+                    self.rows[identity] = None
+            else:
+                self._see_question(batch, at)
+
+    def _see_question(self, batch: Batch, at: int) -> None:
+        said, holder = batch.said(at), batch.file.holder
+        names = COLUMNS[batch.file.kind][0] if batch.file.kind == ANSWER else (batch.file.kind,)
+        where = [
+            name
+            for name, text in zip(names, batch.texts[at], strict=False)
+            if any(one.are_in([text]) for one in self.sought)
+        ] or [batch.file.kind]
+        facts = {**said, "in": ", ".join(where)}
+        place = (holder.variant, holder.place.stage, holder.digest, holder.place.key)
+        named = (batch.file.kind, *map(str, facts.values()), str(batch.first + at if not said else ""))
+        self.asked.setdefault(
+            (holder.place.prefix, *named), RecordIn("", *place, batch.file.kind, facts, None)
+        )
+        if batch.file.kind == ANSWER and holder.place.stage in ASKED:
+            if "answered" in where:
+                self.answered[holder.id] = holder
+            if {"asked", "expected"} & set(where):
+                self.judged[holder.id] = holder
+
+    def answer(
+        self, audit: Audit, found: TextFiles, within: str | None, seconds: float, say: Say
+    ) -> SearchAnswer:
+        records, models = list[ContainingRecord](), list[ModelThatHas]()
+        for number, identity in enumerate(list(self.rows)[:LOOKED_UP], 1):
+            answer = record(audit, AskedRecord((identity,), "inside"))
+            models += answer.models
+            if number <= MOST:
+                records.append(ContainingRecord(identity.hex(), answer.found, answer.models))
+            elif not number % MOST:
+                say(f"{number:,} of {len(self.rows):,} rows looked up")
+        for holders, how in ((self.judged, JUDGED), (self.answered, ANSWERED)):
+            weights = (audit.index.parent(each, MODEL) for each in holders.values())
+            models += [described(audit, each, how, 0) for each in weights if each is not None]
+        return SearchAnswer(
+            len(self.rows), tuple(records), min(LOOKED_UP, len(self.rows)),
+            len(self.asked), tuple(self.asked.values())[:MOST],
+            once(models), tuple(_cannot(audit, found)), self.part, within, self.size, seconds,
+        )  # fmt: skip
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _cannot(audit: Audit, found: TextFiles) -> Iterator[str]:
+    """What could not be searched, and why."""
+    for stage, number in sorted(found.removed.items()):
+        yield f"the text of {counted(number, f'{stage} artifact')}, which retention removed"
+    left_out = defaultdict[str, int](int)
+    for holder in {each.digest: each for each in found.datasets}.values():
+        dropped = audit.artifact(holder).figures.get("dropped")
+        for reason, number in (dropped if isinstance(dropped, dict) else {}).items():
+            left_out[str(reason)] += int(number)
+    left_out.pop(DUPLICATE, None)  # a row of the same text was kept
+    for reason, number in sorted(left_out.items()):
+        if number:
+            yield f"{counted(number, 'row')} that data sets left out ({reason}), whose text is not kept"
+    yield from dict.fromkeys(found.unread)
+
+
+def refuse_unsearchable(asked: AskedRecord, part: bool, within: str | None) -> None:
+    """Raises UserError for options of a search where there is none."""
+    if not asked.texts and (part or within):
+        field = "--part" if part else "--within"
+        raise UserError("an identity has no text to search for", field=field, fix="Give its text")
