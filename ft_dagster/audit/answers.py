@@ -25,7 +25,8 @@ class Inclusion:
 @dataclass(frozen=True)
 class RecordIn:
     """A record in an artifact. `variant`: None of what is shared. `state`: of `members.STATES`. `facts`: what
-    its leaf binds. `inclusion`: None of an artifact from before there were trees.
+    its leaf binds. `inclusion`: None of an artifact from before there were trees. `cut`: how much of it a
+    mixture has, in words; empty of all of it.
     """
 
     identity: str
@@ -36,6 +37,7 @@ class RecordIn:
     state: str
     facts: Mapping[str, Any]
     inclusion: Inclusion | None
+    cut: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class ModelThatHas:
     from the release of one that was. `times`: examples of it that were trained on before the exported
     checkpoint, of a child in its parent; None where the ledger cannot be read. `through`: the parent's
     weights. `measured`: "8 of 35", where the loss on some examples of the validation split alone chose the
-    checkpoint, and nothing says on which.
+    checkpoint, and nothing says on which. `cut`: on how much of it, in words; empty: on all.
     """
 
     variant: str
@@ -68,6 +70,7 @@ class ModelThatHas:
     releases: tuple[ReleasedAs, ...]
     through: str | None = None
     measured: str = ""
+    cut: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ class SearchAnswer:
     rows and documents; `records`: the first of them, and `models`, by the first `looked_up`. `questions`: how
     many stored questions, answers and texts of evaluations; `asked`: the first of these. `cannot`: what could
     not be read, in words. `part`: also inside words. `within`: the tenant or variant that alone was searched.
-    `size`: bytes of text that were read, in `seconds`.
+    `size`: bytes of text that were read, in `seconds`. `cut`: records that were cut where they were trained
+    on, and are the text asked for as far as that.
     """
 
     rows: int
@@ -127,6 +131,7 @@ class SearchAnswer:
     within: str | None
     size: int
     seconds: float
+    cut: tuple[ContainingRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class RecordAnswer:
     def seen(self) -> bool | None:
         """Whether it was ever seen, also inside another text. None: not found, and not all was read."""
         inside = self.search
-        if self.found or (inside is not None and (inside.rows or inside.questions)):
+        if self.found or (inside is not None and (inside.rows or inside.questions or inside.cut)):
             return True
         whole = inside is not None and not inside.cannot and inside.within is None
         return False if whole and self.equal is False else None
@@ -273,7 +278,8 @@ class Compute:
 class ModelAnswer:
     """All that made a model. `parent`: the weights that its base starts from, whether they are `gone` from
     the store, and when retention `removed` them. `unread`: equal mixtures whose rows could not be read, on
-    which it was trained as well.
+    which it was trained as well. `in_part`: how many of its records it was trained on in part, and
+    `perhaps_in_part` how many perhaps, for an older mixture does not say.
     """
 
     variant: str
@@ -293,6 +299,8 @@ class ModelAnswer:
     compute: Compute
     children: tuple[str, ...]
     unread: tuple[str, ...] = ()
+    in_part: int = 0
+    perhaps_in_part: int = 0
 
 
 @dataclass(frozen=True)

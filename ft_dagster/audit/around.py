@@ -11,7 +11,7 @@ import hashlib
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -55,12 +55,15 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
                 yield from _told(audit, _of_tries, prefix, f"tries/{weights}")
     files = [file.path for file in audit.store.walk() if audit.allows_part(file.path)]
     heads = sorted(path for path in files if _HEAD.fullmatch(path))
+    wrong = set[str]()
     for head in map(PurePosixPath, heads):
         part = head.parent if head.name == HEADS else head.parent.parent
-        yield from _told(audit, _of_head, str(part), str(head.relative_to(part)))
+        lines = _told(audit, _of_head, str(part), str(head.relative_to(part)))
+        wrong |= {str(head)} if lines else set()
+        yield from lines
     yield from _without_head(audit, heads)
     yield from _without_tries(audit)
-    yield from _since_seen(audit, {*heads, *filter(_TRY.fullmatch, files)})
+    yield from _since_seen(audit, {*heads, *filter(_TRY.fullmatch, files)}, wrong)
     yield from _nobodys(audit, files)
     yield from _of_code(audit, artifacts)
 
@@ -122,16 +125,19 @@ def _without_tries(audit: Audit) -> Iterator[str]:
             yield str(error)
 
 
-def _since_seen(audit: Audit, files: Iterable[str]) -> Iterator[str]:
+def _since_seen(audit: Audit, files: Iterable[str], wrong: Container[str]) -> Iterator[str]:
     """Heads and tries that an earlier check saw and that are gone, or are others though nothing wrote them
-    since. Those that it saw for the first time, or that were written since, it remembers.
+    since. Those that it saw for the first time, or that were written since, it remembers. `wrong`: of which
+    something was told.
     """
     known = {each.path: each for each in audit.index.seen() if audit.allows_part(each.path)}
     there = {each.path: each for each in _read(audit, sorted(files))}
     altered = "it is another than it was, and nothing wrote it since"
     for path, before in known.items():
         now = there.get(path)
-        if now is None:
+        if path in wrong:
+            there.pop(path, None)
+        elif now is None:
             yield f"{audit.store.uri(path)}: it is gone, and an earlier check saw it. {ON_PURPOSE}"
         elif now.sha256 != before.sha256 and (_TRY.fullmatch(path) or now.at <= before.at):
             yield f"{audit.store.uri(path)}: {altered}. {ON_PURPOSE}"

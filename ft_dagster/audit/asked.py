@@ -36,7 +36,7 @@ class AskedRecord:
     `readings`: by which way of reading a row an identity came; PLAIN of one that is not there. `words`: in
     normal form, as each way reads them; empty for an identity. `questions`: the names by which a question is
     found that is the record, or a text of it. `no_row`: why JSON is no row to any source; empty of all else.
-    `texts`: what another text that contains it has inside, one of these sets; none of an identity.
+    `rows`: what it is by each reading, a text alone among them; none of an identity.
     """
 
     identities: tuple[bytes, ...]
@@ -45,7 +45,7 @@ class AskedRecord:
     words: tuple[tuple[str, ...], ...] = ()
     questions: tuple[bytes, ...] = ()
     no_row: str = ""
-    texts: tuple[tuple[str, ...], ...] = ()
+    rows: tuple[Row, ...] = ()
 
     def reading(self, identity: bytes) -> Mapping[str, Any]:
         return self.readings.get(identity, PLAIN)
@@ -110,26 +110,27 @@ def _as_text(text: str, said: str, reading: Mapping[str, Any]) -> AskedRecord:
     normal = normal_text(text)
     identity, told = identity_of("text", [("text", normal)]), tuple(words_of(normal))
     names = (name_of(identity), name_of_words(told))
-    return AskedRecord((identity,), said, {identity: reading}, (told,), names, texts=((text,),))
+    rows = (Row("text", "", text=text),)
+    return AskedRecord((identity,), said, {identity: reading}, (told,), names, rows=rows)
 
 
 def _as_row(fields: dict[str, Any], said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
     """Without identities, and with `no_row`, where no way of reading makes a row of it."""
     found: dict[bytes, Mapping[str, Any]] = {}
     words: dict[tuple[str, ...], None] = {}
-    texts: dict[tuple[str, ...], None] = {}
+    rows: list[Row] = []
     wrong: list[UserError] = []
     for reading in (PLAIN, *readings):
         try:
             row = _read(fields, reading)
             found.setdefault(row.identity, reading)
             words[tuple(row.words)] = None
-            texts[tuple(text for _, text in row.parts)] = None
+            rows.append(row)
         except UserError as error:
             wrong.append(error)
     asked = dict.fromkeys([*map(name_of, found), *map(name_of_words, _texts_in(fields))])
     no_row = "" if found else wrong[0].problem
-    return AskedRecord(tuple(found), said, found, tuple(words), tuple(asked), no_row, tuple(texts))
+    return AskedRecord(tuple(found), said, found, tuple(words), tuple(asked), no_row, tuple(rows))
 
 
 def _both(row: AskedRecord, whole: AskedRecord) -> AskedRecord:
@@ -140,7 +141,7 @@ def _both(row: AskedRecord, whole: AskedRecord) -> AskedRecord:
         readings={**row.readings, **whole.readings},
         words=(*row.words, *whole.words),
         questions=tuple(dict.fromkeys((*row.questions, *whole.questions))),
-        texts=(*row.texts, *whole.texts),
+        rows=(*row.rows, *whole.rows),
     )
 
 

@@ -50,6 +50,7 @@ class Audit:
     _leaves: dict[int, TreeLeaves] = field(default_factory=dict)
     _keys: dict[str, OwnerKeys] = field(default_factory=dict)
     _said: dict[Indexed, Artifact | Removed] = field(default_factory=dict)
+    parts: dict[int, Any] = field(default_factory=dict)  # what `parts` read, by the number of a mixture
 
     @cached_property
     def shelf(self) -> Shelf:

@@ -320,6 +320,7 @@ def _check_presence(reading: _Reading) -> Mapping[str, Any]:
         times = counted(proof["times"], "time")
         said = f"that it was trained on {times}: the ledger beside the model says so"
         reading.unchecked.append(said)
+        reading.unchecked.append("that all of it was trained on: what is longer than an example is cut")
     return facts
 
 

@@ -32,6 +32,7 @@ from ft_dagster.audit.members import (
     members_of,
     times_of,
 )
+from ft_dagster.audit.parts import parts_of
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS
 from ft_dagster.data.mixture_io import HOLDOUT
 from ft_dagster.data.record_tree import TREE, TreeHead, record_row
@@ -59,6 +60,7 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
     """Where a record is. Each hit of the index is held against the evidence. Raises UserError for damage."""
     found: list[RecordIn] = []
     hits = defaultdict[Indexed, list[Hit]](list)
+    cut = dict[Indexed, str]()
     judged: dict[tuple[str, str], Indexed] = {}
     for name, (owner, _) in audit.owners().items():
         for identity in asked.identities:
@@ -69,11 +71,17 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
                 if held is not None:
                     found.append(held)
                     hits[artifact].append(hit)
+                    cut[artifact] = cut.get(artifact) or held.cut
         for artifact, question in _questions(audit, name, owner, asked):
             found.append(question)
             weights = audit.index.parent(artifact, MODEL)
             judged |= {} if weights is None else {_named(weights): weights}
-    models = [one for holder, rows in hits.items() for one in _models(audit, holder, rows, judged)]
+    models = [
+        replace(one, cut=cut[holder] if one.how in (TRAINED, INHERITED) else "")
+        for holder, rows in hits.items()
+        for one in _models(audit, holder, rows, judged)
+    ]
+    found += [one for holder in hits for one in _left_out(audit, holder, found, hits)]
     models += [described(audit, weights, JUDGED, 0) for weights in judged.values()]
     identities = tuple(identity.hex() for identity in asked.identities)
     return RecordAnswer(
@@ -84,6 +92,23 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
         transformed=_otherwise(audit, found) if asked.words else (),
         no_row=asked.no_row,
     )
+
+
+def _left_out(
+    audit: Audit, dataset: Indexed, found: Iterable[RecordIn], hits: Container[Indexed]
+) -> Iterator[RecordIn]:
+    """A record of a data set in mixtures that were made of it, and left it out."""
+    mixtures = audit.allowed(audit.index.made_of(dataset, MIXTURE)) if dataset.place.stage == DATASET else ()
+    named = (DATASET, dataset.place.key, dataset.variant)
+    own = [one for one in found if (one.stage, one.key, one.variant) == named]
+    for mixture in (each for each in mixtures if each not in hits):
+        for one in own:
+            if one.state in ("train", "validation") and one.facts.get("row") is not None:
+                reason, tokens = parts_of(audit, mixture).why_left_out(one.state, int(one.facts["row"]))
+                if reason:
+                    place = (mixture.variant, MIXTURE, mixture.digest, mixture.place.key)
+                    facts = {**one.facts, "reason": reason, "tokens": tokens}
+                    yield RecordIn(one.identity, *place, STATES[0], facts, None)
 
 
 def _otherwise(audit: Audit, found: Iterable[RecordIn]) -> tuple[Transformed, ...]:
@@ -143,6 +168,8 @@ def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn
     row, facts = record_row(audit.shelf.file(artifact, name), hit.number)
     if row.identity != identity:
         return None
+    if indexed.place.stage == MIXTURE:
+        answer = replace(answer, cut=parts_of(audit, indexed).said(facts))
     head = TreeHead.of(artifact.figures, file=audit.store.uri(artifact.manifest_path))
     if head is None or not audit.shelf.has(artifact, f"evidence/{TREE}"):
         return replace(answer, facts=facts)
@@ -316,7 +343,13 @@ def sought(answer: RecordAnswer) -> str:
 
 
 def _inside(search: SearchAnswer, other: str = "") -> str:
-    """Where else it stands; empty where it does nowhere."""
+    """Where else it stands, also in part; empty where it does nowhere."""
+    cut = counted(len(search.cut), "row that was cut is", "rows that were cut are")
+    same = f"{cut} the same as far as that" if search.cut else ""
+    return "; ".join(filter(None, (same, _contained(search, other))))
+
+
+def _contained(search: SearchAnswer, other: str) -> str:
     asked = counted(search.questions, "stored question or answer", "stored questions or answers")
     rows = search.rows
     said = f"{counted(rows, f'{other}row')} {'contains' if rows == 1 else 'contain'} it"

@@ -14,18 +14,22 @@ from dataclasses import dataclass, field
 from ft_dagster.audit.answers import ContainingRecord, ModelThatHas, NearAnswer, RecordIn, SearchAnswer
 from ft_dagster.audit.asked import AskedRecord
 from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.follow import MALFORMED
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.inside import AllInside, rows_with
-from ft_dagster.audit.members import ASKED, MODEL
+from ft_dagster.audit.members import ASKED, DATASET, MIXTURE, MODEL
 from ft_dagster.audit.near import Nearness
+from ft_dagster.audit.parts import parts_of
 from ft_dagster.audit.records import ANSWERED, JUDGED, described, once, record
-from ft_dagster.audit.stored import ANSWER, COLUMNS, RECORDS, Batch, TextFiles, read_texts, text_files
+from ft_dagster.audit.stored import ANSWER, COLUMNS, RECORDS, ROW, Batch, TextFiles, read_texts, text_files
+from ft_dagster.data.cuts import Cut, is_same_up_to
 from ft_dagster.data.dataset_io import DUPLICATE
 from ft_dagster.errors import UserError
 from ft_dagster.report.tables import counted
 
 MOST = 50  # records, and questions, that are told
 LOOKED_UP = 1000  # records of which the models are told
+BYTES_OF_LETTER = 4  # at most, and a token is one byte at least
 Say = Callable[[str], None]
 
 
@@ -53,7 +57,7 @@ def look_through(
     Raises UserError: a record without text has nothing near it; no such tenant.
     """
     nearness = None if near is None else Nearness(asked, near)
-    inside = _Inside(asked, part) if search else None
+    inside = _Inside(asked, part, _UpToCut.of(audit, asked)) if search else None
     if inside is not None and not inside.sought:
         inside = None  # an identity has no text, nor have characters that nobody sees
     if inside is None and nearness is None:
@@ -73,11 +77,62 @@ def look_through(
 
 
 @dataclass
+class _UpToCut:
+    """Records that were cut in a mixture, and are the asked one as far as that. `cuts`: by data set and
+    split, of its rows. `older`: mixtures that do not say where they cut rows, of examples that are no longer
+    than the asked one may be.
+    """
+
+    record: AskedRecord
+    cuts: dict[tuple[str, str], dict[int, list[Cut]]]
+    older: int
+    found: dict[bytes, None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, audit: Audit, asked: AskedRecord) -> _UpToCut:
+        cuts, older = defaultdict[tuple[str, str], dict[int, list[Cut]]](dict), 0
+        longest = max((sum(len(text) for _, text in row.parts) for row in asked.rows), default=0)
+        for mixture in audit.allowed(audit.index.of_stage(MIXTURE)) if asked.rows else ():
+            digest, _ = audit.index.inputs(mixture.id).get(DATASET, ("", None))
+            try:
+                parts = parts_of(audit, mixture)
+            except MALFORMED:  # its records could not be read either, which is told
+                continue
+            cut_somewhere = parts.full or parts.unknown
+            older += bool(cut_somewhere and longest * BYTES_OF_LETTER >= parts.max_length)
+            for cut in parts.cuts.values():
+                if cut.part is not None:
+                    cuts[digest, cut.split].setdefault(cut.row, []).append(cut)
+        return cls(asked, cuts, older)
+
+    def see(self, batch: Batch) -> None:
+        split = batch.file.name.removeprefix("payload/").removesuffix(".parquet")
+        cuts = self.cuts.get((batch.file.artifact.digest, split), {}) if batch.file.kind == ROW else {}
+        for number in range(batch.first, batch.first + len(batch.texts)) if cuts else ():
+            for cut in cuts.get(number, ()):
+                row = batch.row(number - batch.first)
+                other = row.identity not in self.record.identities
+                if other and any(is_same_up_to(cut, row, asked) for asked in self.record.rows):
+                    self.found[row.identity] = None
+
+    def cannot(self) -> Iterator[str]:
+        if self.older:
+            where = counted(self.older, "mixture that cuts rows", "mixtures that cut rows")
+            yield f"what differs from a row of {where} past its cut alone: made before, they do not say where"
+
+
+def _containing(audit: Audit, identity: bytes) -> ContainingRecord:
+    answer = record(audit, AskedRecord((identity,), "inside"))
+    return ContainingRecord(identity.hex(), answer.found, answer.models)
+
+
+@dataclass
 class _Inside:
     """What was found so far. `rows`: identities. `asked`: (file, task, question) -> where it stands there."""
 
     record: AskedRecord
     part: bool
+    cut: _UpToCut
     rows: dict[bytes, None] = field(default_factory=dict)
     asked: dict[tuple[str, ...], RecordIn] = field(default_factory=dict)
     answered: dict[int, Indexed] = field(default_factory=dict)
@@ -85,10 +140,12 @@ class _Inside:
     size: int = 0
 
     def __post_init__(self) -> None:
-        each = (AllInside.of(texts, part=self.part) for texts in self.record.texts)
+        texts = dict.fromkeys(tuple(text for _, text in row.parts) for row in self.record.rows)
+        each = (AllInside.of(each, part=self.part) for each in texts)
         self.sought = [one for one in each if one is not None]
 
     def see(self, batch: Batch) -> None:
+        self.cut.see(batch)
         self.size += sum(_bytes_of(text) for row in batch.texts for text in row)
         for at in rows_with(self.sought, batch.texts):
             if batch.file.kind in RECORDS:
@@ -123,19 +180,22 @@ class _Inside:
     ) -> SearchAnswer:
         records, models = list[ContainingRecord](), list[ModelThatHas]()
         for number, identity in enumerate(list(self.rows)[:LOOKED_UP], 1):
-            answer = record(audit, AskedRecord((identity,), "inside"))
-            models += answer.models
+            found_one = _containing(audit, identity)
+            models += found_one.models
             if number <= MOST:
-                records.append(ContainingRecord(identity.hex(), answer.found, answer.models))
+                records.append(found_one)
             elif not number % MOST:
                 say(f"{number:,} of {len(self.rows):,} rows looked up")
+        cut = tuple(_containing(audit, identity) for identity in list(self.cut.found)[:MOST])
+        models += [one for each in cut for one in each.models]
         for holders, how in ((self.judged, JUDGED), (self.answered, ANSWERED)):
             weights = (audit.index.parent(each, MODEL) for each in holders.values())
             models += [described(audit, each, how, 0) for each in weights if each is not None]
+        cannot = (*_cannot(audit, found), *self.cut.cannot())
         return SearchAnswer(
             len(self.rows), tuple(records), min(LOOKED_UP, len(self.rows)),
             len(self.asked), tuple(self.asked.values())[:MOST],
-            once(models), tuple(_cannot(audit, found)), self.part, within, self.size, seconds,
+            once(models), cannot, self.part, within, self.size, seconds, cut,
         )  # fmt: skip
 
 
@@ -161,6 +221,6 @@ def _cannot(audit: Audit, found: TextFiles) -> Iterator[str]:
 
 def refuse_unsearchable(asked: AskedRecord, part: bool, within: str | None) -> None:
     """Raises UserError for options of a search where there is none."""
-    if not asked.texts and (part or within):
+    if not asked.rows and (part or within):
         field = "--part" if part else "--within"
         raise UserError("an identity has no text to search for", field=field, fix="Give its text")

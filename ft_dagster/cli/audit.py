@@ -7,11 +7,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO, TypeVar
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -147,17 +148,17 @@ def model(
     """All that made a model: sources, mixture, base, parents, recipe, code, evaluation, releases."""
     from ft_dagster.audit import models
 
-    def answer(audit: Audit) -> tuple[ModelAnswer, int, int]:
+    def answer(audit: Audit) -> tuple[ModelAnswer, Written]:
         found = models.model(audit, model)
-        return found, *((0, 0) if to is None else write_records(audit, found.variant, found.weights, to))
+        return found, Written() if to is None else write_records(audit, found.variant, found.weights, to)
 
-    found, records, without = ask(context, tenant, answer)
+    found, written = ask(context, tenant, answer)
     if as_json:
         where = None if to is None else str(to)
-        print_json({**asdict(found), "records_in": where, "without_content": without})
+        print_json({**asdict(found), "records_in": where, "without_content": written.without})
         return
     if to is not None:
-        tell(written_sentence(records, without, to))
+        tell(written_sentence(written, to))
     print_model(found)
 
 
@@ -175,17 +176,19 @@ def at(
 
     def answer(audit: Audit) -> Any:
         found = models.at(audit, variant, date)
-        return found, 0 if to is None else write_records(audit, variant, found.model.weights, to)[1]
+        parts = (found.model.in_part, found.model.perhaps_in_part)
+        known = Written(found.records, 0, *parts)
+        return found, known if to is None else write_records(audit, variant, found.model.weights, to)
 
-    found, without = ask(context, tenant, answer)
+    found, written = ask(context, tenant, answer)
     if as_json:
         where = None if to is None else str(to)
-        print_json({**asdict(found), "records_in": where, "without_content": without})
+        print_json({**asdict(found), "records_in": where, "without_content": written.without})
         return
     entry = found.entry
     said = f"{variant} at {found.at}: version {entry['version']}, released {entry['at']} by {entry['by']}"
     tell(f"{said} ({found.note})" if found.note else said)
-    tell(written_sentence(found.records, without, to))
+    tell(written_sentence(written, to))
     print_model(found.model)
 
 
@@ -407,28 +410,41 @@ def progress(quiet: bool) -> Callable[[str], None]:
     return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def write_records(audit: Audit, variant: str, weights: str, to: Path) -> tuple[int, int]:
-    """How many there are, and how many of them have no content any more. `weights`: of this variant; others
-    may have equal ones, of other files.
+class Written(NamedTuple):
+    """Of the records that a model was trained on: how many, without their content any more, in part, and
+    perhaps in part.
     """
-    from ft_dagster.audit import models
+
+    records: int = 0
+    without: int = 0
+    in_part: int = 0
+    perhaps: int = 0
+
+
+def write_records(audit: Audit, variant: str, weights: str, to: Path) -> Written:
+    """`weights`: of this variant; others may have equal ones, of other files."""
+    from ft_dagster.audit import trained
     from ft_dagster.audit.members import MODEL
+    from ft_dagster.audit.parts import is_perhaps
 
     own = [each for each in audit.by_digest(weights, (MODEL,)) if each.variant == variant]
-    written = without = 0
+    written = Counter[str]()
     with _writable(to) as file:
-        for one in models.training_records(audit, own[-1]):
-            written += 1
-            without += one.content is None
+        for one in trained.training_records(audit, own[-1]):
+            written["records"] += 1
+            written["without"] += one.content is None
+            written["perhaps" if is_perhaps(one.cut) else "in_part"] += bool(one.cut)
             file.write(dumps(one._asdict(), ensure_ascii=False) + "\n")
-    return written, without
+    return Written(**written)
 
 
-def written_sentence(records: int, without: int, to: Path | None) -> str:
-    """Of the records that a model was trained on; `without`: how many have no content any more."""
-    written = "" if to is None else f", written to {to}"
-    gone = f"; {without:,} without their text, which retention removed" if without else ""
-    return f"trained on {counted(records, 'record')}{written}{gone}"
+def written_sentence(written: Written, to: Path | None) -> str:
+    """Of the records that a model was trained on."""
+    where = "" if to is None else f", written to {to}"
+    parts = f", {written.in_part:,} of them in part" if written.in_part else ""
+    parts += f", {written.perhaps:,} perhaps in part" if written.perhaps else ""
+    gone = f"; {written.without:,} without their text, which retention removed" if written.without else ""
+    return f"trained on {counted(written.records, 'record')}{parts}{where}{gone}"
 
 
 def _writable(file: Path) -> TextIO:

@@ -64,7 +64,7 @@ def print_places(places: Iterable[RecordIn]) -> None:
     for one in places:
         facts = one.facts
         place = [str(said or "") for said in (facts.get("file") or facts.get("task"), facts.get("line"))]
-        more = facts.get("reason") or facts.get("in")
+        more = facts.get("reason") or facts.get("in") or one.cut
         state = one.state + (f": {more}" if more else "")
         table.add_row(one.stage, one.variant or "shared", one.digest[:12], *map(escape, (state, *place)))
     show(table)
@@ -84,6 +84,9 @@ def print_inside(found: SearchAnswer) -> None:
             state = "" if first is None else first.state
             table.add_row(*map(escape, (one.identity[:12], *place, state, _learned(one.models))))
         show(table)
+    if found.cut:
+        tell("the same as far as they were cut:")
+        print_places(place for one in found.cut for place in one.found)
     if found.questions:
         tell(f"{counted(found.questions, 'stored question or answer', 'stored questions or answers')}:")
         print_places(found.asked[:SHOWN])
@@ -126,7 +129,9 @@ def print_models(models: tuple[ModelThatHas, ...]) -> None:
         return
     table = Table("model", "weights", "how", "times", "exports", "released as", box=SIMPLE_HEAD)
     for one in models:
-        said = one.through[:12] if one.through else one.measured and f"{one.measured} were measured"
+        through = one.through[:12] if one.through else ""
+        measured = f"{one.measured} were measured" if one.measured else ""
+        said = ", ".join(filter(None, (through, measured, one.cut)))
         more = f" ({said})" if said else ""
         times = "" if one.times is None else str(one.times)
         exports = ", ".join(digest[:12] for digest in one.exports)
@@ -204,6 +209,10 @@ def _origin(found: ModelAnswer) -> Iterator[tuple[str, str]]:
     if found.mixture:
         share = found.mixture["general_share"]
         yield "trained tokens", ", ".join(f"{name} {n:,}" for name, n in found.mixture["by_source"].items())
+        if found.in_part or found.perhaps_in_part:
+            perhaps = f"; perhaps {found.perhaps_in_part:,} more, which their mixture does not say"
+            said = f"{found.in_part:,} of the records{perhaps if found.perhaps_in_part else ''}"
+            yield "in part alone", said
         yield "general share", f"asked {share['asked']:.1%}, realized {share['realized']:.2%}"
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ft_dagster.cli.audit import ask, write_records, written_sentence
+from ft_dagster.cli.audit import Written, ask, write_records, written_sentence
 from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, print_json, show, tell
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
@@ -39,12 +39,13 @@ def trace(
     shelf = open_shelf(load_settings(context.obj), VariantKey.parse(variant), version)
     rows = made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)
     weights, sentence = shelf.artifact("fine_tuned_model").digest, verdict_sentence(shelf.verdict)
-    records, without = 0, 0
+    rows_of = Written()
     if to is not None:
         name = str(shelf.key)
-        records, without = ask(context, None, lambda audit: write_records(audit, name, weights, to))
+        rows_of = ask(context, None, lambda audit: write_records(audit, name, weights, to))
     if as_json:
-        written = None if to is None else {"file": str(to), "records": records, "without_text": without}
+        counts = {"records": rows_of.records, "without_text": rows_of.without, "in_part": rows_of.in_part}
+        written = None if to is None else {"file": str(to), **counts}
         print_json({
             "variant": variant, "of": shelf.name, "weights": weights, "verdict": sentence,
             "made_of": [row._asdict() for row in rows], "rows": written,
@@ -56,4 +57,4 @@ def trace(
     show(table)
     tell(f"verdict: {sentence}")
     if to is not None:
-        tell(written_sentence(records, without, to))
+        tell(written_sentence(rows_of, to))

@@ -67,6 +67,8 @@ class GeneralText:
         self._ratio = share / (1 - share)
         self._pending: Chunk | None = None
         self._share_of = share_of
+        self._corpus, self._encode = corpus, (tokenizer, max_length)
+        self._last: tuple[int, int] | None = None  # the document given last: its row, tokens of it so far
         self.given = 0  # tokens of the kind that the share is of
 
     def counted(self, example: Rendered) -> int:
@@ -93,7 +95,20 @@ class GeneralText:
             example = self._pending.rendered(min(missing, self._pending.trained_tokens))
             row, self._pending = self._pending.row, None
             self.given += self.counted(example)
+            before = self._last[1] if self._last is not None and self._last[0] == row else 0
+            self._last = (row, before + len(example.input_ids))
             yield example, row
+
+    def in_part(self) -> list[int]:
+        """Rows of documents of which pieces were given and others not: they overlap the evaluation, or the
+        share was reached.
+        """
+        rows = {row for rows in self.overlaps.values() for row in rows}
+        if self._last is not None:
+            row, given = self._last
+            chunks = document_chunks(_text_of(self._corpus, row), row, *self._encode)
+            rows |= {row} if given < sum(len(chunk.input_ids) for chunk in chunks) else set()
+        return sorted(rows)
 
     def _without_overlaps(self, chunks: Iterator[Chunk], grams: EvaluationGrams) -> Iterator[Chunk]:
         for chunk in chunks:
@@ -170,6 +185,18 @@ def _documents(file: Path) -> Iterator[tuple[str, int, str]]:
             for text in batch.column(0).to_pylist():
                 yield identity_of("text", [("text", normal_text(text))]).hex(), row, text
                 row += 1
+
+
+def _text_of(corpus: Path, row: int) -> str:
+    """Of a document of the training part."""
+    from ft_dagster.data.tables import open_table
+
+    with open_table(corpus / "train.parquet") as table:
+        for batch in table.iter_batches(columns=["text"]):
+            if row < len(batch):
+                return str(batch.column(0)[row])
+            row -= len(batch)
+    raise IndexError(row)
 
 
 def _shuffled(count: int, seed: str) -> list[int]:

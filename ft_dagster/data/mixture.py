@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from pyarrow.parquet import read_metadata
 
+from ft_dagster.data.cuts import IN_PART, Cut, place_of
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.decontaminate import EvaluationGrams, read_items
 from ft_dagster.data.examples import examples_of, refuse_kind
@@ -46,12 +47,13 @@ TOO_LONG, UNTRAINED = "too long", "no trained tokens"
 class BuiltMixture(NamedTuple):
     """`sample`: the first training example, its trained text between « and »; None where nothing is trained.
     The caller decides whether it may be shown. `overlaps`: by task, the row in the corpus of each piece that
-    was left out.
+    was left out. `cuts`: of the rows that are there in part or not at all.
     """
 
     figures: MixtureFigures
     sample: str | None
     overlaps: Mapping[str, Sequence[int]]
+    cuts: Sequence[Cut] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def build_mixture(
     )
     file_text = dumps(figures.file_json(), indent=1, sort_keys=True) + "\n"
     (out / "mixture.json").write_text(file_text, "utf-8")
-    return BuiltMixture(figures, build.sample, build.overlaps)
+    return BuiltMixture(figures, build.sample, build.overlaps, build.cuts)
 
 
 def asked_share(general: GeneralSpec | None, chosen: float | None) -> float:
@@ -152,6 +154,7 @@ class _Build:
         self.overlaps: Mapping[str, Sequence[int]] = {}
         self.longest = 0
         self.sample: str | None = None
+        self.cuts: list[Cut] = []
 
     def train(self, file: Path, corpus: Path | None) -> SplitFigures:
         general, counted = self._general(corpus), 0
@@ -169,6 +172,7 @@ class _Build:
             for chunk, document in general.due(counted, last=True):
                 writer.add(chunk, name, document)
             self.overlaps = general.overlaps
+            self.cuts += [Cut("train", name, row, reason=IN_PART) for row in general.in_part()]
             self._refuse_small(general, counted)
         self.longest = max(self.longest, writer.longest)
         return writer.close()
@@ -255,19 +259,29 @@ class _Build:
             made = examples_of(self._spec, batch, self._tokenizer, self._max_length, exchange=self._exchange)
             for row, examples in made:
                 number += 1
-                yield from ((number, row, example) for example in self._kept(row, examples))
+                place = Cut(file.stem, row.source, number)
+                yield from ((number, row, example) for example in self._kept(place, row, examples))
             self._say(f"tokenized of {file.stem}: {pace.said(done)}")
 
-    def _kept(self, row: Row, examples: Sequence[Rendered]) -> Iterator[Rendered]:
-        """Those of a row that may be trained on, cut where `on_too_long` allows it."""
+    def _kept(self, place: Cut, row: Row, examples: Sequence[Rendered]) -> Iterator[Rendered]:
+        """Those of a row that may be trained on, cut where `on_too_long` allows it. `place`: of the row."""
         if not examples:
             self.dropped[UNTRAINED] += 1
+            self.cuts.append(place._replace(reason=UNTRAINED))
         for example in examples:
             if reason := self._reason(row, example):
                 self.dropped[reason] += 1
+                self.cuts.append(place._replace(tokens=example.whole, kept=0, reason=reason))
             else:
                 self._cut += example.truncated
+                if example.truncated:
+                    self.cuts.append(self._cut_of(place, row, example))
                 yield example
+
+    def _cut_of(self, place: Cut, row: Row, example: Rendered) -> Cut:
+        part, characters = place_of([text for _, text in row.parts], self._decode(example.input_ids))
+        kept = len(example.input_ids)
+        return place._replace(tokens=example.whole, kept=kept, part=part, characters=characters)
 
     def _reason(self, row: Row, example: Rendered) -> str | None:
         if example.truncated and self._spec.data.on_too_long == "refuse":

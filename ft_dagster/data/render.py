@@ -423,7 +423,7 @@ def _cut(ids: list[int], spans: list[tuple[int, int]], max_length: int | None) -
     if max_length is None or len(ids) <= max_length:
         return Rendered(ids, tuple(spans))
     kept = tuple((start, min(end, max_length)) for start, end in spans if start < max_length)
-    return Rendered(ids[:max_length], kept, truncated=True)
+    return Rendered(ids[:max_length], kept, truncated=True, whole=len(ids))
 
 
 def _row_error(row: Row, problem: str, fix: str) -> UserError:

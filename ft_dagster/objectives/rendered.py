@@ -9,11 +9,14 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Rendered:
-    """One example. `spans` are half open ranges of token positions that carry a label, from 1 on."""
+    """One example. `spans` are half open ranges of token positions that carry a label, from 1 on. `whole`:
+    how many tokens it had before it was `truncated`; None: not known.
+    """
 
     input_ids: list[int]
     spans: Spans
     truncated: bool = False
+    whole: int | None = None
 
     @property
     def trained_tokens(self) -> int:

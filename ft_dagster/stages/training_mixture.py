@@ -87,6 +87,7 @@ def _general_text(view: View, general: GeneralSpec) -> Artifact:
 
 
 def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    from ft_dagster.data.cuts import write_cuts
     from ft_dagster.data.mixture import MixtureParts, build_mixture
 
     corpus, texts = inputs.general_corpus, inputs.evaluation_texts
@@ -105,6 +106,7 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
     built = build_mixture(
         inputs.spec, parts, inputs.max_length, attempt.payload, hands.say, declared_in=hands.declared_in
     )
+    write_cuts(built.cuts, attempt.evidence)
     if built.overlaps:
         text = dumps({"schema_version": 1, "corpus_rows": built.overlaps}, indent=1, sort_keys=True)
         (attempt.evidence / OVERLAPS).write_text(text + "\n", "utf-8")

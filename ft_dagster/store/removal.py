@@ -27,6 +27,7 @@ KEPT, REMOVED = "kept", "removed"
 # what they speak of. By their path in the attempt's folder.
 RECORDS = (
     "evidence/rows.parquet", "evidence/dropped.parquet", "evidence/tree.parquet", "evidence/ledger.json",
+    "evidence/cuts.parquet",
 )  # fmt: skip
 STAGE_RECORDS = {"declaration": "payload/declaration.json", "base_model": "payload/base.json"}
 DAY = 86_400.0  # seconds; what was written or kept since is never removed

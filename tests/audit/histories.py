@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from pyarrow import parquet
 
 from ft_dagster.audit.desk import Audit, open_audit
 from ft_dagster.data.corpus import build_general_corpus, write_written_origins
+from ft_dagster.data.cuts import Cut, write_cuts
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.fingerprint import fingerprint_sources
@@ -139,14 +141,21 @@ class History:
         corpus: Artifact | None = None,
         general: int = 5,
         held: Sequence[Row] = (),
+        *,
+        cuts: Sequence[Cut] = (),
+        tells: bool = True,
     ) -> Artifact:
         """Every row of the data set's splits, and the first documents of the corpus. `held`: documents that
-        it has for the gate, each in `pieces`.
+        it has for the gate, each in `pieces`. `cuts`: of rows that it has in part or left out, which it tells
+        unless it is older than that.
         """
         inputs = {"task_dataset": dataset, **({"general_corpus": corpus} if corpus else {})}
 
         def build(attempt: Attempt) -> dict[str, Any]:
-            figures = _write_mixture(self._payload(dataset), attempt.payload, general if corpus else 0)
+            documents = general if corpus else 0
+            figures = _write_mixture(self._payload(dataset), attempt.payload, documents, cuts)
+            if tells:
+                write_cuts(cuts, attempt.evidence)
             texts = [{"text": text, "group": row.identity.hex()} for row in held for text in pieces(row)]
             if texts:
                 (attempt.payload / "general_holdout").mkdir(exist_ok=True)
@@ -159,7 +168,7 @@ class History:
             assert write_mixture_records(attempt.payload, attempt.evidence, evidence[0], evidence[1])
             return {**figures.to_json(), **self._tree(attempt, variant.split(".", maxsplit=1)[0])}
 
-        spec = {"general": general, "held": len(held)}
+        spec = {"general": general, "held": len(held), "cuts": [*map(list, cuts)], "tells": tells}
         return self._make(self._recipe("training_mixture", variant, inputs, spec), build)
 
     def model(
@@ -380,17 +389,19 @@ def _prefix(variant: str) -> str:
     return f"tenants/{variant.replace('.', '/')}"
 
 
-def _write_mixture(dataset: Path, out: Path, general: int) -> MixtureFigures:
-    splits = {}
+def _write_mixture(dataset: Path, out: Path, general: int, cuts: Sequence[Cut] = ()) -> MixtureFigures:
+    splits, cut = {}, {(one.split, one.row): one for one in cuts}
     for split in ("train", "validation"):
         writer = SplitWriter(out, split)
         for number, row in enumerate(read_split(dataset / f"{split}.parquet")):
-            token = crc32(" ".join(row.words[:4]).encode()) % 30_000
-            writer.add(Rendered([0, 1, token], ((1, 3),), truncated=False), row.source, number)
+            token, its = crc32(" ".join(row.words[:4]).encode()) % 30_000, cut.get((split, number))
+            if its is None or not its.left_out:
+                writer.add(Rendered([0, 1, token], ((1, 3),), truncated=its is not None), row.source, number)
         for number in range(general if split == "train" else 0):
             writer.add(Rendered([0, 1, 2], ((1, 3),), truncated=False), f"{GENERAL}general", number)
         splits[split] = writer.close()
     splits["general_holdout"] = SplitWriter(out, "general_holdout").close()
-    figures = MixtureFigures("t", 3, 0, "as they are", splits, GeneralShare(0.0, 0.0), 3, {})
+    dropped = dict(Counter(one.reason for one in cuts if one.left_out))
+    figures = MixtureFigures("t", 3, 0, "as they are", splits, GeneralShare(0.0, 0.0), 3, dropped)
     (out / "mixture.json").write_text(dumps(figures.file_json()), "utf-8")
     return figures

@@ -12,11 +12,12 @@ import pytest
 from ft_dagster.audit.answers import ModelThatHas
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
-from ft_dagster.audit.models import at, diff, model, training_records
+from ft_dagster.audit.models import at, diff, model
 from ft_dagster.audit.proof_form import ABSENCE
 from ft_dagster.audit.proofs import check, prove
 from ft_dagster.audit.records import HELD_OUT, INHERITED, JUDGED, TRAINED, record
 from ft_dagster.audit.traces import source
+from ft_dagster.audit.trained import training_records
 from ft_dagster.audit.verify import verify
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.errors import UserError

@@ -12,7 +12,6 @@ from ft_dagster.audit.answers import RecordAnswer
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit, index_folder, open_audit
 from ft_dagster.audit.members import CANARY, DATASET, EVALUATION, PROBE, QUESTION, STATES, members_of
-from ft_dagster.audit.models import documents
 from ft_dagster.audit.records import (
     BY_INDEX,
     HELD_OUT,
@@ -26,6 +25,7 @@ from ft_dagster.audit.records import (
     record,
     sought,
 )
+from ft_dagster.audit.trained import documents
 from ft_dagster.audit.verify import verify
 from ft_dagster.cli.audit_shown import print_models
 from ft_dagster.cli.common import out

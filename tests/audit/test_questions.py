@@ -14,11 +14,12 @@ import pytest
 from ft_dagster.audit.answers import Compute, ModelAnswer, Transformed
 from ft_dagster.audit.asked import AskedRecord, asked_record
 from ft_dagster.audit.desk import open_audit
-from ft_dagster.audit.models import at, diff, model, training_records
+from ft_dagster.audit.models import at, diff, model
 from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
 from ft_dagster.audit.proofs import check, prove
 from ft_dagster.audit.records import TRAINED, record, sought
 from ft_dagster.audit.traces import source, tenant
+from ft_dagster.audit.trained import training_records
 from ft_dagster.audit.verify import verify
 from ft_dagster.cli.audit_shown import print_model
 from ft_dagster.cli.common import out

@@ -10,11 +10,12 @@ import pytest
 
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import open_audit
-from ft_dagster.audit.models import at, diff, model, training_records
+from ft_dagster.audit.models import at, diff, model
 from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
 from ft_dagster.audit.proofs import check, prove
 from ft_dagster.audit.records import INHERITED, TRAINED, record
 from ft_dagster.audit.traces import source
+from ft_dagster.audit.trained import training_records
 from ft_dagster.audit.verify import verify
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.record_keys import rotate

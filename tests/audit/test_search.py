@@ -184,7 +184,7 @@ def test_text_of_the_base_and_of_evaluations_is_searched(tmp_path: Path) -> None
 
 
 def test_held_out_pieces_are_searched_after_retention_removed_their_corpus(history: History) -> None:
-    from ft_dagster.audit.models import documents
+    from ft_dagster.audit.trained import documents
 
     audit = history.audit()
     [corpus] = audit.index.of_stage("general_corpus")

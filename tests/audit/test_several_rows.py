@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.models import at, documents, training_records
+from ft_dagster.audit.models import at
 from ft_dagster.audit.proof_form import PRESENCE
 from ft_dagster.audit.proofs import check, prove
 from ft_dagster.audit.records import TRAINED, UNREACHED, record
+from ft_dagster.audit.trained import documents, training_records
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.errors import UserError
 from ft_dagster.store import Artifact

@@ -23,12 +23,13 @@ from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import open_audit
-from ft_dagster.audit.models import at, training_records
+from ft_dagster.audit.models import at
 from ft_dagster.audit.proofs import check, prove
 from ft_dagster.audit.recorded import JUDGED, REBUILT, CleanProject, lay_out, recorded_of
 from ft_dagster.audit.records import INHERITED, TRAINED, record
 from ft_dagster.audit.replay import Rebuilt, compare
 from ft_dagster.audit.replay_judged import judge_again
+from ft_dagster.audit.trained import training_records
 from ft_dagster.audit.verify import verify
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.rows import Row

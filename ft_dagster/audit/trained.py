@@ -1,0 +1,192 @@
+"""The records that a model was trained on, each with its content, and how much of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.audit.desk import Audit, rows_stand
+from ft_dagster.audit.follow import MALFORMED, problem_of
+from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.members import (
+    CORPUS,
+    DATASET,
+    HAVE_RECORDS,
+    MIXTURE,
+    TRAIN,
+    HeldRecord,
+    Times,
+    members_of,
+    times_of,
+)
+from ft_dagster.audit.parts import is_perhaps, parts_of
+from ft_dagster.data.dataset_io import ORIGINS, as_row, read_split
+from ft_dagster.data.mixture_io import GENERAL
+from ft_dagster.data.parquet import dicts_of
+from ft_dagster.data.record_tree import record_rows
+from ft_dagster.data.rows import Row
+from ft_dagster.errors import UserError
+from ft_dagster.store import Artifact
+
+
+class TrainedRecord(NamedTuple):
+    """A record as a model was trained on it. `times`: examples of it. `facts`: of its row, the first of those
+    that were trained on; empty of an older mixture. `content`: the row or document itself, as JSON has it;
+    None where retention removed it. `cut`: how much of it was trained on, in words; empty: all.
+    """
+
+    identity: str
+    times: int
+    facts: Mapping[str, Any]
+    content: Mapping[str, Any] | None
+    cut: str = ""
+
+
+def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
+    """Exactly what a model was trained on before its exported checkpoint, a record once, with its content: of
+    each of its `_mixtures`.
+
+    Raises UserError where the mixture, its data set or the ledger is gone or was altered.
+    """
+    mixtures, told = mixtures_of(audit, weights)[0], set[str]()
+    for number, mixture in enumerate(mixtures, start=1):
+        for one in _records_of(audit, weights, mixture):
+            if one.identity not in told:
+                yield one
+            if number < len(mixtures):
+                told.add(one.identity)
+
+
+def _records_of(audit: Audit, weights: Indexed, mixture: Indexed) -> Iterator[TrainedRecord]:
+    """By one mixture."""
+    tuned, mixed = audit.artifact(weights), audit.artifact(mixture)
+    times = times_of(audit.shelf, tuned, mixed)
+    left: dict[bytes, int] = {}
+    for member in _trained(audit, mixed, times):
+        left[member.identity] = left.get(member.identity, 0) + int(times[member.number])
+    contents, parts = _contents(audit, mixture), parts_of(audit, mixture)
+    facts = _facts(audit, mixed)
+    for member in (one for batch in members_of(audit.shelf, mixed) for one in batch if one.state == TRAIN):
+        said = next(facts, {})
+        if times[member.number] and member.identity in left:
+            place = (str(said.get("source", "")).startswith(GENERAL), said.get("row"))
+            content = contents.get(place, contents.get(member.identity))
+            count = left.pop(member.identity)
+            yield TrainedRecord(member.identity.hex(), count, said, content, parts.said(said))
+
+
+def in_part(audit: Audit, weights: Indexed) -> tuple[int, int]:
+    """How many records a model was trained on in part, and how many perhaps."""
+    sure, perhaps = set[bytes](), set[bytes]()
+    for mixture in mixtures_of(audit, weights)[0]:
+        parts, mixed = parts_of(audit, mixture), audit.artifact(mixture)
+        if parts.is_whole or not audit.shelf.has(mixed, f"evidence/{ORIGINS}"):
+            continue
+        times = times_of(audit.shelf, audit.artifact(weights), mixed)
+        members = (one for batch in members_of(audit.shelf, mixed) for one in batch if one.state == TRAIN)
+        for member, facts in zip(members, _facts(audit, mixed), strict=True):
+            if times[member.number] and (said := parts.said(facts)):
+                (perhaps if is_perhaps(said) else sure).add(member.identity)
+    return len(sure), len(perhaps - sure)
+
+
+def identities_of(audit: Audit, weights: Indexed) -> set[bytes]:
+    """Of the records that a model was trained on."""
+    found: set[bytes] = set()
+    for mixture in map(audit.artifact, mixtures_of(audit, weights)[0]):
+        times = times_of(audit.shelf, audit.artifact(weights), mixture)
+        found |= {one.identity for one in _trained(audit, mixture, times)}
+    return found
+
+
+def mixtures_of(audit: Audit, weights: Indexed) -> tuple[list[Indexed], list[str]]:
+    """The mixture that a model names, and those of other rows that came out equal to it: it was trained on
+    either's. Of the latter, why the rows of some cannot be read.
+    """
+    own = _needed(audit, weights, MIXTURE)
+    found, unread, seen = [own], list[str](), {_rows_of(audit, own)}
+    for each in audit.index.equals(own):
+        if (rows := _rows_of(audit, each)) in seen:
+            continue
+        problem = _problem_of(audit, weights, each)
+        if problem:
+            unread.append(f"the rows of an equal {MIXTURE}, {each.place.key[:12]}: {problem}")
+        else:
+            found.append(each)
+            seen.add(rows)
+    return found, unread
+
+
+def _rows_of(audit: Audit, mixture: Indexed) -> frozenset[str]:
+    """What says of which rows a mixture was made."""
+    inputs = audit.index.inputs(mixture.id)
+    return frozenset(inputs[stage][0] for stage in HAVE_RECORDS if stage in inputs)
+
+
+def _problem_of(audit: Audit, weights: Indexed, mixture: Indexed) -> str:
+    """Why the rows of a mixture cannot be told; empty where they can."""
+    try:
+        if not rows_stand(audit, mixture):
+            return "removed by retention"
+        for _ in _records_of(audit, weights, mixture):
+            pass
+    except MALFORMED as error:
+        return problem_of(error, audit.store.uri(mixture.place.path))
+    return ""
+
+
+def _trained(audit: Audit, mixture: Artifact, times: Times) -> Iterator[HeldRecord]:
+    """The rows of a mixture that were trained on."""
+    for batch in members_of(audit.shelf, mixture):
+        yield from (one for one in batch if one.state == TRAIN and times[one.number])
+
+
+def _needed(audit: Audit, child: Indexed, stage: str) -> Indexed:
+    found = audit.index.parent(child, stage)
+    if found is None:
+        digest, _ = audit.index.inputs(child.id).get(stage, ("", None))
+        fix = "Restore it from a backup"
+        raise UserError(
+            f"the {stage} that {child.place.stage} was made of is gone", value=digest[:12], fix=fix
+        )
+    return found
+
+
+def _facts(audit: Audit, mixture: Artifact) -> Iterator[Mapping[str, Any]]:
+    """Of each training record in order; none of an older mixture."""
+    if audit.shelf.has(mixture, f"evidence/{ORIGINS}"):
+        rows = record_rows(audit.shelf.file(mixture, f"evidence/{ORIGINS}"))
+        for facts in (json.loads(row.facts) for batch in rows for row in batch):
+            if facts["split"] == "train":
+                yield facts
+
+
+def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
+    """Content of every training row and document that a mixture can have, by (of a corpus or not, its number)
+    and by identity. All of it in memory.
+    """
+    found: dict[Any, Mapping[str, Any]] = {}
+    for stage in (DATASET, CORPUS):
+        if stage not in audit.index.inputs(mixture.id):
+            continue
+        above = audit.artifact(_needed(audit, mixture, stage))
+        for name in above.files:
+            if name.startswith("payload/") and name.endswith("train.parquet"):
+                file = audit.shelf.left(above, name)
+                if file is None:
+                    continue
+                rows = read_split(file) if stage == DATASET else documents(file)
+                for number, row in enumerate(rows):
+                    turns = [message._asdict() for message in row.messages]
+                    content = {"messages": turns} if turns else dict(row.parts)
+                    found[row.identity] = found[stage == CORPUS, number] = content
+    return found
+
+
+def documents(file: Path) -> Iterator[Row]:
+    """The documents of a part of a corpus, in order, as rows; streamed."""
+    empty = dict.fromkeys(("messages", "prompt", "completion", "group"))
+    for one in dicts_of(file, "text", "source", "licence"):
+        yield as_row({**empty, **one, "kind": "text", "weight": 1.0})
