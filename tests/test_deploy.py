@@ -47,7 +47,22 @@ def test_each_queue_releases_retries_and_counts_as_our_own_instances_do(file: Pa
     limits = own["run_coordinator"]["config"]["tag_concurrency_limits"]
     assert given["run_coordinator"]["config"]["tag_concurrency_limits"] == limits
     assert given["run_retries"] == own["run_retries"]
-    assert own["run_monitoring"].items() <= given["run_monitoring"].items()
+    assert given["run_monitoring"]["enabled"] is True
+    assert given["run_monitoring"]["start_timeout_seconds"] >= own["run_monitoring"]["start_timeout_seconds"]
+
+
+@pytest.mark.parametrize("file", INSTANCES, ids=lambda file: file.parent.name)
+def test_each_instance_has_a_launcher_by_which_killed_runs_are_ended(file: Path) -> None:
+    """Without one, Dagster's monitoring finds nothing."""
+    own, given = dagster_yaml(Settings(project=ROOT)), read(file)
+    if file.parent.name == "kubernetes":  # pods are asked about
+        assert (given["run_launcher"]["module"], given["run_launcher"]["class"]) == (
+            "dagster_k8s",
+            "K8sRunLauncher",
+        )
+        return
+    assert given["run_launcher"] == own["run_launcher"]
+    assert given["run_monitoring"] == own["run_monitoring"]
 
 
 def test_one_machines_instance_opens_and_has_the_queue(tmp_path: Path) -> None:

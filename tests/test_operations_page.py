@@ -31,7 +31,9 @@ def test_what_it_declares_is_accepted() -> None:
     ResourcesSpec.model_validate(given["resources"])
     Host.model_validate(given["host"])
     assert Retries.model_validate(given["retries"]) == Retries()
-    assert given["run_retries"] == dagster_yaml(Settings(project=ROOT))["run_retries"]
+    own = dagster_yaml(Settings(project=ROOT))
+    for name in ("run_launcher", "run_monitoring", "run_retries"):
+        assert given[name] == own[name]
 
 
 def test_the_waits_it_names_are_those_of_the_defaults() -> None:

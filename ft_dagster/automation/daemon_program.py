@@ -30,8 +30,8 @@ from dagster._daemon.controller import (
 import ft_dagster
 from ft_dagster.automation.daemon import END_SECONDS, RUNS_FOLLOW, commands_lock
 from ft_dagster.automation.forked_runs import ASKED, NOW, ONCE_NEEDED
-from ft_dagster.automation.instance import WORKSPACE_YAML, workspace_file
-from ft_dagster.automation.unfinished import UnfinishedWork, gone, report_gone, work_left
+from ft_dagster.automation.instance import WORKSPACE_YAML, opened, workspace_file
+from ft_dagster.automation.unfinished import UnfinishedWork, come_to_each_failure, work_left
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import make_ready
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock, write_json
@@ -42,7 +42,6 @@ from ft_dagster.settings import FILE, Settings, load_settings
 LOOK_SECONDS = 0.5  # how soon the death of the last command is seen; a look is one flock
 CHECK_SECONDS = 5.0  # between two looks at Dagster's threads
 WORK_SECONDS = 5.0  # between two questions to the instance, which are asked while no command lives
-GONE_SECONDS = 30.0  # a code server that lives reports a dead run within seconds
 STUCK_SECONDS = 300.0  # waiting runs that nothing holds up and nobody takes
 SERVER_SECONDS = 1800.0  # after which a code server is replaced in any case
 BLIND_SECONDS = 60.0  # an instance that cannot be asked: its folder was removed, its disk is full
@@ -51,7 +50,7 @@ log = logging.getLogger("dagster.daemon.ft_dagster")
 
 
 class Watch:
-    """Decides when the daemon ends: looks for living commands, for runs that need it, for runs that are gone.
+    """Decides when the daemon ends: looks for living commands and for runs that need it.
 
     `commands`: the commands' lock. Once it has decided, it holds that lock until this process is gone: a
     command that comes now waits for the next daemon.
@@ -64,14 +63,12 @@ class Watch:
         self._asked = self._answered = self._changed = time.monotonic()
         self._left = UnfinishedWork(frozenset(), frozenset())
         self._held: int | None = None
-        self._missed: dict[str, float] = {}
 
     def look(self) -> bool:
         """Whether the daemon ends now."""
         asks = time.monotonic() - self._asked > WORK_SECONDS
         if asks:
             self._asked = time.monotonic()
-            self._safely(self._report_gone)
         if not self._is_alone():
             self._alone_since = None
             return False
@@ -115,11 +112,6 @@ class Watch:
             self._changed = time.monotonic()
         self._left = left
 
-    def _report_gone(self) -> None:
-        now, found = time.monotonic(), gone(self._instance)
-        self._missed = {run.run_id: self._missed.get(run.run_id, now) for run in found}
-        report_gone(self._instance, [r for r in found if now - self._missed[r.run_id] > GONE_SECONDS])
-
     def _safely(self, question: Callable[[], None]) -> bool:
         try:
             question()
@@ -134,7 +126,8 @@ def serve(settings: Settings, held: int, *, runs_follow: bool = False) -> None:
     """Run Dagster's daemon until it is needless or interrupted. `held`: the daemon's lock. `runs_follow`: so
     that what these and their programs are forked from imports while Dagster starts.
     """
-    with dg.DagsterInstance.get() as instance:
+    with opened(settings.dagster_home.resolve()) as instance:
+        come_to_each_failure(instance)
         watch = Watch(instance, commands_lock(settings))
         server = CodeServer(settings, runs_follow=runs_follow)
         if runs_follow:  # beside what follows: a server that is stuck must not keep Dagster

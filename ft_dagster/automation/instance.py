@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import (
     CodeLocationOrigin,
     InProcessCodeLocationOrigin,
@@ -29,6 +30,7 @@ from ft_dagster.assets.release import put_into_production, release_event
 from ft_dagster.automation import unfinished as unfinished_runs
 from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
+from ft_dagster.automation.run_launcher import LAUNCHER, MONITORING
 from ft_dagster.automation.tags import PARTITION, TENANT, VARIANT, variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import locked
@@ -65,7 +67,8 @@ def dagster_yaml(settings: Settings) -> dict[str, Any]:
                 ],
             },
         },
-        "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 60},
+        "run_launcher": LAUNCHER,
+        "run_monitoring": {**MONITORING, "free_slots_after_run_end_seconds": 60},
         # A run whose process was killed; what a step's own retry can mend is retried there.
         "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
         "telemetry": {"enabled": False},
@@ -116,7 +119,8 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
     with ExitStack() as stack:
         try:
             with locked(home / OPENING, OPENING_PATIENCE):
-                instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
+                ref = InstanceRef.from_dir(str(home), overrides=_watched(home))
+                instance = stack.enter_context(dg.DagsterInstance.from_ref(ref))
                 carry_over(instance)
         except TimeoutError:
             problem = f"another process has been opening this instance for {OPENING_PATIENCE:.0f} s"
@@ -135,6 +139,16 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
                 fix = "Install what keeps an instance in Postgres: pip install 'ft-dagster[postgres]'"
             raise UserError(f"cannot be opened: {said}", file=home / "dagster.yaml", fix=fix) from error
         yield instance
+
+
+def _watched(home: Path) -> dict[str, Any]:
+    """What has killed runs ended, where the instance's file says nothing else: older ones do not name it."""
+    file = home / "dagster.yaml"
+    said = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
+    if not isinstance(said, dict):
+        said = {}
+    monitoring = {**MONITORING, **(said.get("run_monitoring") or {})}
+    return {"run_launcher": said.get("run_launcher") or LAUNCHER, "run_monitoring": monitoring}
 
 
 def show_release(settings: Settings, key: VariantKey, entry: ReleaseEntry) -> None:

@@ -83,6 +83,8 @@ def _past(instance: dg.DagsterInstance, record: dg.RunRecord) -> PastRun:
     if run.status not in FINISHED or is_retried(instance, run):
         return PastRun(started, "unfinished", asked=asked)
     ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else _utc(record.update_timestamp)
+    if run.status == dg.DagsterRunStatus.CANCELED:
+        return PastRun(started, "failed", ended, asked, "it was cancelled")
     if run.status == dg.DagsterRunStatus.FAILURE and not _was_judged(instance, run.run_id):
         return PastRun(started, "failed", ended, asked, failure_of(instance, run.run_id))
     outcome: RunOutcome = "success" if run.status == SUCCESS else "verdict"

@@ -1,17 +1,10 @@
-"""What an instance still has to do: runs that wait, runs whose process lives, and runs whose process is gone.
-
-Dagster calls a run STARTED until its process says otherwise, so a run that was killed together with its code
-server would be STARTED for ever, and keep every later run of its variant in the queue. The processes tell.
-"""
+"""What an instance still has to do: runs that wait, whose process lives, and that Dagster will run again."""
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
-from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.tags import (
     AUTO_RETRY_RUN_ID_TAG,
     BACKFILL_ID_TAG,
@@ -20,24 +13,19 @@ from dagster._core.storage.tags import (
     WILL_RETRY_TAG,
 )
 
+from ft_dagster.automation.run_launcher import START_SECONDS, process_of
+
 WAITING = [dg.DagsterRunStatus.QUEUED]
 IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-START_SECONDS = 180  # Dagster's run monitoring ends a run that takes longer to start
-RETRY_SECONDS = 120  # the daemon decides on a retry within seconds of a failure
-NO_RETRY_SECONDS = 3600  # after which none comes: a daemon that could not make it forgets it silently
-CLOCK_SECONDS = 2  # by which a process seems to be younger than what it said
+# By which Dagster's daemon remembers up to which failure it decided on retries.
+CURSOR = f"EVENT_LOG_CONSUMER_CURSOR-{dg.DagsterEventType.RUN_FAILURE.value}"
 
 
 def is_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether Dagster's daemon has run a killed run again, or is about to."""
-    if run.status != dg.DagsterRunStatus.FAILURE:
+    if not _may_be_retried(instance, run):
         return False
-    undecided = str(instance.run_retries_enabled).lower()  # Dagster tags it a moment after it failed
-    if run.tags.get(WILL_RETRY_TAG, undecided) != "true":
-        return False
-    if AUTO_RETRY_RUN_ID_TAG in run.tags:
-        return True
-    return not _left_by_its_backfill(instance, run) and not _ended_long_ago(instance, run)
+    return AUTO_RETRY_RUN_ID_TAG in run.tags or _is_to_be_retried(instance, run)
 
 
 def awaits_retry(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
@@ -45,12 +33,41 @@ def awaits_retry(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     return AUTO_RETRY_RUN_ID_TAG not in run.tags and is_retried(instance, run)
 
 
-def _ended_long_ago(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    record = instance.get_run_record_by_id(run.run_id)
-    if record is None:
+def _may_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    undecided = str(instance.run_retries_enabled).lower()  # Dagster tags it a moment after it failed
+    return run.status == dg.DagsterRunStatus.FAILURE and run.tags.get(WILL_RETRY_TAG, undecided) == "true"
+
+
+def _is_to_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """The daemon goes through failures in their order, and leaves the tag that says it will where it then
+    finds no way to.
+    """
+    if _left_by_its_backfill(instance, run):
+        return False
+    if run.run_id in failures_to_come(instance):
         return True
-    ended = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
-    return time.time() - ended > NO_RETRY_SECONDS
+    now = instance.get_run_by_id(run.run_id)  # it may have come to this one since the run was read
+    return now is not None and AUTO_RETRY_RUN_ID_TAG in now.tags
+
+
+def failures_to_come(instance: dg.DagsterInstance) -> set[str]:
+    """Ids of the runs that failed, and that the daemon has not come to yet to decide on a retry. What failed
+    before any daemon was there is passed over.
+    """
+    cursor = instance.daemon_cursor_storage.get_cursor_values({CURSOR}).get(CURSOR)
+    if cursor is None:
+        return set()
+    logs = instance.event_log_storage.get_logs_for_all_runs_by_log_id(
+        after_cursor=int(cursor), dagster_event_type=dg.DagsterEventType.RUN_FAILURE
+    )
+    return {entry.run_id for entry in logs.values()}
+
+
+def come_to_each_failure(instance: dg.DagsterInstance) -> None:
+    """Let a daemon that starts now, the first of its instance, pass over no run that fails meanwhile."""
+    if instance.daemon_cursor_storage.get_cursor_values({CURSOR}).get(CURSOR) is None:
+        newest = instance.event_log_storage.get_maximum_record_id() or 0
+        instance.daemon_cursor_storage.set_cursor_values({CURSOR: str(newest)})
 
 
 def _left_by_its_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
@@ -76,66 +93,20 @@ def work_left(instance: dg.DagsterInstance, before: float | None = None) -> Unfi
     """
     records = instance.get_run_records(dg.RunsFilter(statuses=[*WAITING, *IN_PROGRESS]))
     asked = [record for record in records if not _automatic(record, before)]
-    since = datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS)
-    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
-    again = [run.run_id for run in instance.get_runs(failed) if awaits_retry(instance, run)]
+    failed = failures_to_come(instance)
+    runs = instance.get_runs(dg.RunsFilter(run_ids=sorted(failed))) if failed else []
+    again = [run.run_id for run in runs if awaits_retry(instance, run)]
     waiting = [r.dagster_run.run_id for r in asked if r.dagster_run.status in WAITING]
     progress = [r for r in asked if r.dagster_run.status in IN_PROGRESS]
-    alive = [record.dagster_run.run_id for record in progress if lives(instance, record)]
+    alive = [record.dagster_run.run_id for record in progress if _needs_daemon(instance, record)]
     return UnfinishedWork(frozenset(waiting), frozenset([*alive, *again]))
 
 
-def gone(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """The runs in progress whose process has ended; none where other hosts may share the instance."""
-    if not isinstance(instance.run_storage, SqliteRunStorage):
-        return []
-    records = instance.get_run_records(dg.RunsFilter(statuses=IN_PROGRESS))
-    return [r.dagster_run for r in records if not lives(instance, r)]
-
-
-def report_gone(instance: dg.DagsterInstance, runs: Iterable[dg.DagsterRun]) -> None:
-    """Mark as ended what no process can mark any more; Dagster runs a failed one again."""
-    said = "No process of this run is left: it was killed together with its code server."
-    for gone_run in runs:
-        run = instance.get_run_by_id(gone_run.run_id)
-        if run is None or run.status not in IN_PROGRESS:
-            continue
-        if run.status == dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, said)
-        else:
-            instance.report_run_failed(run, said)
-
-
-def lives(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+def _needs_daemon(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
     """Whether the process of a run in progress lives on this host, or may still be on its way."""
-    told = _process(instance, record.dagster_run.run_id)
-    if told is None:
-        return time.time() - record.update_timestamp.timestamp() < START_SECONDS
-    return _is_alive(*told)
-
-
-def _process(instance: dg.DagsterInstance, run_id: str) -> tuple[int, float] | None:
-    """The pid that the run's process told last, and when (seconds since 1970)."""
-    told = None
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
-        event = entry.dagster_event
-        metadata = event.engine_event_data.metadata if event else {}
-        if "pid" in metadata:
-            told = int(str(metadata["pid"].value)), entry.timestamp
-    return told
-
-
-def _is_alive(pid: int, told: float) -> bool:
-    """A process that is younger than what its pid told is another one."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < told + CLOCK_SECONDS
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
+    state = process_of(instance, record.dagster_run.run_id).state
+    young = time.time() - record.update_timestamp.timestamp() < START_SECONDS
+    return state == "lives" or (state == "untold" and young)
 
 
 def _automatic(record: dg.RunRecord, after: float | None) -> bool:

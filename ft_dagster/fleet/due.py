@@ -241,12 +241,12 @@ def _held(state: VariantState, reasons: tuple[Cause, ...], now: datetime) -> Not
 def _failing(state: VariantState, cause: Cause, now: datetime) -> tuple[WhyNot, str, datetime | None] | None:
     """Why a cause of which a run failed is not tried now. News since then are another thing to try.
 
-    An order and an age want a success: to them a run whose gate did not hold, or that was ended, failed too.
+    An order and an age want a success: to them a run whose gate did not hold failed too.
     """
     failures, ended, why = state.failures, state.failed_at, state.failure
     if cause.kind in ("order", "age") and state.fruitless:
         failures += state.fruitless
-        ended, why = ended or state.fruitless_at, why or "its gate did not hold, or it was cancelled"
+        ended, why = ended or state.fruitless_at, why or "its gate did not hold"
     failed_at = ended or state.base_time
     if not failures or (cause.kind in (*NEWS, "order") and cause.since > failed_at):
         return None

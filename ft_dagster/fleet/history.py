@@ -13,8 +13,8 @@ MOST_RUNS = 20  # of one variant that are read at once, the newest first
 
 
 class PastRun(NamedTuple):
-    """`outcome`: success of the whole chain; verdict where a gate did not hold or a person ended it; `asked`:
-    the stamp it was asked for by; `why`: of one that failed.
+    """`outcome`: success of the whole chain; verdict where a gate did not hold; failed also where a person
+    cancelled it. `asked`: the stamp it was asked for by; `why`: of one that failed.
     """
 
     started: datetime

@@ -16,7 +16,7 @@ from ft_dagster.fleet.amounts import Amount, PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.costs import PLAN, STAGES, cost_items, cost_row
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.listing import unasked_places
-from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look
+from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look, not_dealt_with
 from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, PREPARATIONS, TRAINING, computed, hours_of, made
 from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
@@ -278,14 +278,16 @@ def _spent(world: World, row: FleetRow, stands: VersionArtifacts) -> tuple[Amoun
 
 def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:
     """Where the declared parent released another model than the variant started from: its news, since it was
-    first seen. A variant that never started from this parent is for a person to run.
+    first seen, until a run of it came to a verdict. A variant that never started from this parent is for a
+    person to run.
     """
+    told = [each for each in row.state.news if each.stamp.startswith(f"{row.parent}-v")]
     newer = newer_parent(store, row.state.key, read_head(store, row.state.key.prefix, "base_model"))
-    if newer is None or str(newer[0]) != row.parent:
+    if newer is None:
+        return not_dealt_with(told, row.state)
+    if str(newer[0]) != row.parent:
         return []
     version = f"{newer[0]}-v{newer[1]}-"
-    told = (news for news in row.state.news if news.kind == "parent" and news.stamp.startswith(version))
-    words = (
-        f"parent {newer[0]} v{newer[1]}"  # a rollback brings a version back: its time tells it from before
-    )
-    return [next(told, None) or News("parent", f"{version}{now:{EXACT_STAMP}}", now, now, words)]
+    # A rollback brings a version back: its time tells it from before.
+    found = News("parent", f"{version}{now:{EXACT_STAMP}}", now, now, f"parent {newer[0]} v{newer[1]}")
+    return [next((news for news in told if news.stamp.startswith(version)), found)]

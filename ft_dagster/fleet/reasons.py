@@ -8,7 +8,7 @@ Several causes at once are one retrain, asked for once by the stamp of the most 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -85,6 +85,13 @@ class VariantState:
     def base_time(self) -> datetime:
         """What happened before needs no run."""
         return self.known_since if self.served is None else self.served
+
+
+def not_dealt_with(news: Iterable[News], state: VariantState) -> list[News]:
+    """Those that a run took up which then failed: nothing differs from what it read, and they are to be tried
+    again.
+    """
+    return [each for each in news if state.failures and (not state.served or each.since > state.served)]
 
 
 class Cause(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from ft_dagster.fleet.listing import (
     named_places,
     unasked_places,
 )
-from ft_dagster.fleet.reasons import EXACT_STAMP, News, VariantState, next_look
+from ft_dagster.fleet.reasons import EXACT_STAMP, News, VariantState, next_look, not_dealt_with
 from ft_dagster.fleet.table import FleetTable
 from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.lineage.ancestors import find_digest
@@ -170,7 +170,7 @@ def news_of(
             files = [file for file in files if file.path in named]
         other = difference(then[0], files, then[1])
         if other is None:
-            news += _not_dealt_with(kind, row.state)
+            news += not_dealt_with((each for each in row.state.news if each.kind == kind), row.state)
         else:
             rows = _rows_of(store, row.state.key) if kind == "data" else None
             changed = None if rows is None else round(other.share * rows)
@@ -178,13 +178,6 @@ def news_of(
             found = News(kind, mark, now, now, words, other.share, changed)
             news.append(_told(found, row.state, then[1]))
     return tuple(news)
-
-
-def _not_dealt_with(kind: str, state: VariantState) -> list[News]:
-    """News that a run took up which then failed: nothing differs from what it read, and it is to be tried
-    again."""
-    dealt_with = state.served or datetime.min.replace(tzinfo=UTC)
-    return [each for each in state.news if each.kind == kind and state.failures and each.since > dealt_with]
 
 
 def _told(found: News, state: VariantState, frozen: datetime) -> News:

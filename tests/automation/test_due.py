@@ -11,6 +11,7 @@ from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.tags import CHARGES, DUE
+from ft_dagster.automation.unfinished import come_to_each_failure
 from ft_dagster.fleet.history import MOST_RUNS
 from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.settings import load_settings
@@ -217,6 +218,7 @@ def test_a_killed_run_that_dagster_runs_again_is_not_asked_for_again(
     declare(project, "acme.daily", "0 12 * * *")
     tick(project, instance, NOON - HOUR)
     (first,) = tick(project, instance, NOON)
+    come_to_each_failure(instance)
     run_id = run_of(instance, first, STATUS.FAILURE)
     instance.add_run_tags(run_id, {"dagster/will_retry": "true"})
     assert tick(project, instance, NOON + DAY) == []

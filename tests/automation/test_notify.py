@@ -25,6 +25,7 @@ from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.store import Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import declare, ticked
+from tests.automation.retries import decide_on_retries
 from tests.automation.ticks import DAY, HOUR, report_release
 from tests.fleet.tables import row_of
 from tests.instances import new_instance
@@ -159,6 +160,7 @@ def test_errors_of_steps_and_checks_that_may_hold_rows_are_not_told(
 
 def test_a_run_that_dagster_runs_again_is_not_told_of(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.support", notify=["log"])
+    decide_on_retries(instance)
     run_id = failed_run(instance, "acme.support", step="evaluation")
     instance.add_run_tags(run_id, {"dagster/will_retry": "true"})
     cursor = told(project, instance)
@@ -169,15 +171,16 @@ def test_a_run_that_dagster_runs_again_is_not_told_of(project: Path, instance: d
 
 
 def test_a_run_that_dagster_never_ran_again_as_it_said_is_told_of(
-    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    project: Path, instance: dg.DagsterInstance
 ) -> None:
     declare(project, "acme.support", notify=["log"])
+    decide_on_retries(instance)
     run_id = failed_run(instance, "acme.support", step="evaluation")
     instance.add_run_tags(run_id, {"dagster/will_retry": "true"})
     soon = datetime.now(UTC) + HOUR / 2
     cursor = told(project, instance, now=soon)
     assert lines(project) == []
-    monkeypatch.setattr("ft_dagster.automation.unfinished.NO_RETRY_SECONDS", 0.0)
+    decide_on_retries(instance)
     cursor = told(project, instance, cursor, soon + HOUR)
     assert [said["kind"] for said in lines(project)] == ["run_failed"]
     assert InstanceCursor.of(cursor, soon).runs > soon.timestamp()

@@ -20,8 +20,16 @@ from dagster._core.remote_origin import (
 
 from ft_dagster.automation import daemon_program
 from ft_dagster.automation.daemon_program import Watch
-from ft_dagster.automation.unfinished import UnfinishedWork, gone, is_retried, report_gone, work_left
+from ft_dagster.automation.run_launcher import Machine, here, tell_launch
+from ft_dagster.automation.unfinished import (
+    UnfinishedWork,
+    awaits_retry,
+    come_to_each_failure,
+    is_retried,
+    work_left,
+)
 from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, unlock
+from tests.automation.retries import decide_on_retries
 from tests.present import present
 
 pytestmark = pytest.mark.slow
@@ -51,13 +59,28 @@ def dead() -> int:
     return process.pid
 
 
-def make(instance: dg.DagsterInstance, status: STATUS, pid: int | None = None, **tags: str) -> dg.DagsterRun:
-    """A run in that state, whose process has told its `pid`."""
+def make(
+    instance: dg.DagsterInstance,
+    status: STATUS,
+    pid: int | None = None,
+    host: Machine | None = None,
+    **tags: str,
+) -> dg.DagsterRun:
+    """A run in that state, launched on a host (this one), whose process has told its `pid`."""
     named = {name.replace("__", "/"): value for name, value in tags.items()}
     run = instance.create_run_for_job(nothing, status=status, tags=named, remote_job_origin=ORIGIN)
     if pid is not None:
+        tell_launch(instance, run, host or present(here()))
         instance.report_engine_event("Started process for run", run, EngineEventData.in_process(pid))
     return run
+
+
+def failed(instance: dg.DagsterInstance, will_retry: bool = True, **tags: str) -> dg.DagsterRun:
+    """A run whose process was killed, and of which Dagster said whether it runs it again."""
+    run = make(instance, STATUS.STARTED, None, None, **tags)
+    instance.report_run_failed(run)
+    instance.add_run_tags(run.run_id, {"dagster/will_retry": str(will_retry).lower()})
+    return present(instance.get_run_by_id(run.run_id))
 
 
 def test_runs_that_wait_or_whose_process_lives_need_a_daemon(instance: dg.DagsterInstance, dead: int) -> None:
@@ -65,6 +88,7 @@ def test_runs_that_wait_or_whose_process_lives_need_a_daemon(instance: dg.Dagste
     living = make(instance, STATUS.STARTED, os.getpid())
     coming = make(instance, STATUS.STARTING)
     make(instance, STATUS.STARTED, dead)
+    make(instance, STATUS.STARTED, os.getpid(), Machine("other", "boot"))
     make(instance, STATUS.NOT_STARTED)
     make(instance, STATUS.SUCCESS, os.getpid())
     work = work_left(instance)
@@ -73,52 +97,60 @@ def test_runs_that_wait_or_whose_process_lives_need_a_daemon(instance: dg.Dagste
 
 
 def test_a_failed_run_needs_a_daemon_until_it_is_run_again(instance: dg.DagsterInstance) -> None:
-    pending = make(instance, STATUS.FAILURE, dagster__will_retry="true")
-    make(instance, STATUS.FAILURE, dagster__will_retry="true", dagster__auto_retry_run_id="another")
-    make(instance, STATUS.FAILURE, dagster__will_retry="false")
+    come_to_each_failure(instance)
+    pending = failed(instance)
+    failed(instance, dagster__auto_retry_run_id="another")
+    failed(instance, will_retry=False)
     assert work_left(instance).active == {pending.run_id}
 
 
-def test_a_retry_that_was_not_made_within_an_hour_is_waited_for_no_longer(
-    instance: dg.DagsterInstance,
-) -> None:
-    """Dagster forgets one that its daemon could not make, and leaves the tag that says it will."""
-    runs = {minutes: make(instance, STATUS.STARTED, dagster__will_retry="true") for minutes in (1, 59, 61)}
-    for minutes, run in runs.items():
-        killed = dg.DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, "nothing", message="killed")
-        instance.report_dagster_event(killed, run.run_id, timestamp=time.time() - 60 * minutes)
-        instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
-    retried = {
-        minutes
-        for minutes, run in runs.items()
-        if is_retried(instance, present(instance.get_run_by_id(run.run_id)))
-    }
-    assert retried == {1, 59}
-    instance.add_run_tags(runs[61].run_id, {"dagster/auto_retry_run_id": "another"})
-    assert is_retried(instance, present(instance.get_run_by_id(runs[61].run_id)))
+def test_a_retry_that_dagster_does_not_make_is_waited_for_no_longer(instance: dg.DagsterInstance) -> None:
+    """As of a run whose job it cannot find: it says so in its log, and leaves the tag that says it will."""
+    come_to_each_failure(instance)
+    run = instance.create_run_for_job(nothing, status=STATUS.STARTED)
+    instance.report_run_failed(run)
+    instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
+    run = present(instance.get_run_by_id(run.run_id))
+    assert awaits_retry(instance, run)
+    decide_on_retries(instance)
+    left = present(instance.get_run_by_id(run.run_id))
+    assert left.tags["dagster/will_retry"] == "true"
+    assert not is_retried(instance, left)
+    assert work_left(instance).active == set()
+
+
+def test_a_retry_that_was_made_since_a_run_was_read_is_seen(instance: dg.DagsterInstance) -> None:
+    come_to_each_failure(instance)
+    run = failed(instance)
+    instance.add_run_tags(run.run_id, {"dagster/auto_retry_run_id": "another"})
+    decide_on_retries(instance)
+    assert is_retried(instance, run)
+
+
+def test_a_run_that_failed_before_there_was_a_daemon_is_not_waited_for(instance: dg.DagsterInstance) -> None:
+    """A plain daemon passes over it; the one of a command comes to each that fails while it starts."""
+    before = failed(instance)
+    assert not is_retried(instance, before)
+    come_to_each_failure(instance)
+    assert not is_retried(instance, before)
+    assert is_retried(instance, failed(instance))
+    come_to_each_failure(instance)
+    assert is_retried(instance, failed(instance))
 
 
 def test_a_failed_run_of_a_backfill_is_not_run_again_once_that_has_ended(
     instance: dg.DagsterInstance,
 ) -> None:
     """As Dagster has it, whatever the tag says; one that it ran again before counts as that."""
+    come_to_each_failure(instance)
     for name, status in (("going", BulkActionStatus.REQUESTED), ("ended", BulkActionStatus.CANCELED)):
         instance.add_backfill(
             PartitionBackfill(name, status, from_failure=False, tags={}, backfill_timestamp=time.time())
         )
-    runs = {
-        of: make(instance, STATUS.FAILURE, dagster__will_retry="true", dagster__backfill=of)
-        for of in ("going", "ended", "removed")
-    }
+    runs = {of: failed(instance, dagster__backfill=of) for of in ("going", "ended", "removed")}
     assert {of for of, run in runs.items() if is_retried(instance, run)} == {"going"}
     assert work_left(instance).active == {runs["going"].run_id}
-    again = make(
-        instance,
-        STATUS.FAILURE,
-        dagster__will_retry="true",
-        dagster__backfill="ended",
-        dagster__auto_retry_run_id="another",
-    )
+    again = failed(instance, dagster__backfill="ended", dagster__auto_retry_run_id="another")
     assert is_retried(instance, again)
 
 
@@ -128,29 +160,6 @@ def test_what_a_schedule_submits_after_the_last_command_does_not_keep_the_daemon
     run = make(instance, STATUS.QUEUED, dagster__sensor_name="due_retrains")
     assert work_left(instance, time.time() - 60).waiting == set()
     assert work_left(instance, time.time() + 60).waiting == {run.run_id}
-
-
-def test_a_process_that_got_the_pid_of_a_run_is_not_taken_for_it(instance: dg.DagsterInstance) -> None:
-    run = make(instance, STATUS.STARTED)
-    event = dg.DagsterEvent(
-        "ENGINE_EVENT", "nothing", message="", event_specific_data=EngineEventData.in_process(os.getpid())
-    )
-    long_ago = time.time() - 10 * 24 * 3600
-    instance.report_dagster_event(event, run.run_id, timestamp=long_ago)
-    assert [found.run_id for found in gone(instance)] == [run.run_id]
-
-
-def test_runs_without_a_process_are_ended_and_those_that_ended_meanwhile_are_left(
-    instance: dg.DagsterInstance, dead: int
-) -> None:
-    started, cancelled, late = (
-        make(instance, status, dead) for status in (STATUS.STARTED, STATUS.CANCELING, STATUS.STARTED)
-    )
-    found = gone(instance)
-    instance.report_run_canceled(late)
-    report_gone(instance, found)
-    states = [instance.get_run_by_id(run.run_id) for run in (started, cancelled, late)]
-    assert [run.status for run in states if run] == [STATUS.FAILURE, STATUS.CANCELED, STATUS.CANCELED]
 
 
 @pytest.fixture
@@ -223,7 +232,6 @@ def test_a_daemon_whose_instance_cannot_be_asked_ends(
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(daemon_program, "work_left", broken)
-    monkeypatch.setattr(daemon_program, "gone", broken)
     watch = Watch(instance, commands)
     assert not watch.look()
     monkeypatch.setattr(daemon_program, "BLIND_SECONDS", 0.0)
