@@ -13,6 +13,7 @@ import yaml
 from dagster._core.instance.config import dagster_instance_config
 
 from ft_dagster.automation.instance import WORKSPACE_YAML, dagster_yaml
+from ft_dagster.automation.patience import PATIENCE
 from ft_dagster.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +21,7 @@ DEPLOY = ROOT / "deploy"
 PAGE = (ROOT / "docs/deploy.md").read_text("utf-8")
 INSTANCES = sorted(DEPLOY.glob("*/dagster.yaml"))
 SETTINGS = sorted(DEPLOY.glob("*/ft_dagster.yaml"))
+UNITS = sorted(DEPLOY.glob("one-machine/*.service"))
 CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -71,6 +73,13 @@ def test_one_machines_instance_opens_and_has_the_queue(tmp_path: Path) -> None:
         assert type(instance.run_coordinator).__name__ == "VariantRunCoordinator"
         assert instance.run_monitoring_enabled
         assert instance.run_retries_enabled
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", *(f"one-machine/{unit.name}" for unit in UNITS)])
+def test_dagsters_programs_wait_for_each_other_as_those_of_our_commands_do(file: str) -> None:
+    """Dagster reads it when it is imported: only the environment of a program can say it."""
+    found = re.findall(r"(DAGSTER_GRPC_\w+)=(\d+)", (DEPLOY / file).read_text("utf-8"))
+    assert dict(found) == PATIENCE
 
 
 def test_one_machines_workspace_is_the_one_that_we_would_write() -> None:

@@ -304,6 +304,18 @@ def said_of_step(instance: dg.DagsterInstance, run_id: str) -> str:
 
 def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
     """Why a run failed, in the words of its step or of its blocking check."""
+    if (failed := failed_step(instance, run_id)) is not None:
+        return failed
+    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
+        if record.dagster_event and record.dagster_event.message:
+            return record.dagster_event.message
+    return "no step of it failed; see the run in the UI"
+
+
+def failed_step(instance: dg.DagsterInstance, run_id: str) -> str | None:
+    """Which step of a run failed, or which blocking check, and why. The run may be in progress: it goes on
+    with steps that do not need it.
+    """
     for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         event = record.dagster_event
         found = event.asset_check_evaluation_data if event else None
@@ -318,10 +330,7 @@ def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
             return f"{event.step_key}: {data.user_failure_data.description}"
         if data.error:
             return f"{event.step_key}: {data.error.message.strip()}"
-    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
-        if record.dagster_event and record.dagster_event.message:
-            return record.dagster_event.message
-    return "no step of it failed; see the run in the UI"
+    return None
 
 
 def progress_of(settings: Settings, key: VariantKey, since: float) -> dict[str, Any]:

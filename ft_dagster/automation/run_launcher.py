@@ -20,7 +20,8 @@ from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
 from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
 from dagster._core.workspace.context import IWorkspaceProcessContext
 
-START_SECONDS = 300  # after which Dagster's run monitoring ends a run that has not started
+from ft_dagster.automation.patience import START_SECONDS
+
 LAUNCHER = {
     "module": __name__,
     "class": "HostRunLauncher",

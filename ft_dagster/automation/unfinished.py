@@ -13,7 +13,8 @@ from dagster._core.storage.tags import (
     WILL_RETRY_TAG,
 )
 
-from ft_dagster.automation.run_launcher import START_SECONDS, process_of
+from ft_dagster.automation.patience import START_SECONDS
+from ft_dagster.automation.run_launcher import process_of
 
 WAITING = [dg.DagsterRunStatus.QUEUED]
 IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]

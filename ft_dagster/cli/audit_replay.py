@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,7 +41,6 @@ def replay(
     from ft_dagster.audit.answers import DIVERGED
     from ft_dagster.audit.replay_folder import replay_folder
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the temporary folder goes in any case
     with ExitStack() as stack:
         within = keep or stack.enter_context(replay_folder())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from ft_dagster.automation.patience import be_patient
 from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
 from ft_dagster.extras import left_out
@@ -134,6 +137,8 @@ def main(call: Callable[[], Any] = app) -> None:
     code 2, a storage out of reach one and 75, an interrupt 130.
     """
     atexit.register(gc.freeze)  # nothing is left to collect at exit, which takes seconds to find out
+    _end_in_order()
+    be_patient(os.environ)
     try:
         call()
     except KeyboardInterrupt:
@@ -155,6 +160,20 @@ def main(call: Callable[[], Any] = app) -> None:
             raise
         problem = f"the storage could not be reached: {error}"
         _refuse(UserError(problem, fix="Try again; `store` and `store_options` say where it is"), TRANSIENT)
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM interrupt the command as Ctrl-C does. Dagster gives SIGTERM the handler of SIGINT, which a
+    shell's background job ignores: so both have one handler, which tells them apart.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+    def interrupt(number: int, _: object) -> None:
+        if number == signal.SIGTERM or not ignored:
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
 
 def _not_let_in(error: Exception) -> UserError | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,7 +136,6 @@ def _experimenting(settings: Settings, key: VariantKey, as_json: bool) -> Iterat
     """Lines and progress in the terminal; what Dagster and the programs print goes to a file."""
     from ft_dagster.automation.screen import output_to_log, progress_shown
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     log = settings.work_folder / "experiments" / f"{key}.log"
     with output_to_log(log, on_stderr=as_json) as screen, progress_shown(screen, settings, key) as say:
         yield say

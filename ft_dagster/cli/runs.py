@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from ft_dagster.cli.common import (
     Json,
     Keys,
     app,
+    escape,
     keys_of,
     out,
     print_json,
@@ -30,6 +30,7 @@ from ft_dagster.cli.common import (
     tell,
 )
 from ft_dagster.cli.prompts import Judge, asked_prompts
+from ft_dagster.errors import in_one_line
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 
@@ -71,7 +72,6 @@ def run(
             submitted = list(dagster_instance.launch(instance, settings, keys, reason))
             _say_submitted(submitted, as_json)
             return
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         standing = [] if rerun else _standing(instance, settings, keys)
         changed = [key for key in keys if key not in {run.key for run in standing}]
         started = _run(instance, settings, changed, reason, as_json) if changed else []
@@ -203,7 +203,6 @@ def ui(
     from ft_dagster.automation.instance import open_instance, workspace_file
 
     settings = load_settings(context.obj)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with open_instance(settings) as instance:
         options = ["-w", str(workspace_file(settings)), "-h", host, "-p", str(port)]
         with Daemon(instance, settings) as daemon, _webserver(options) as webserver:
@@ -260,22 +259,35 @@ def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: D
 
 
 class _State(NamedTuple):
+    """`failed`: which step of a run in progress did, and why."""
+
     variant: str
     run: str
     state: str
     asset: str
     progress: str
+    failed: str = ""
 
 
 def _state(instance: DagsterInstance, settings: Settings, run: Launched) -> _State:
-    from ft_dagster.automation.instance import current_step, progress_of, said_of_step, status_of
+    from ft_dagster.automation.instance import (
+        current_step,
+        failed_step,
+        progress_of,
+        said_of_step,
+        status_of,
+    )
     from ft_dagster.report.progress import bar
 
-    state, how_far = status_of(instance, run).value.lower(), ""
+    state, how_far, failed = status_of(instance, run).value.lower(), "", None
     step, since = ("", 0.0) if state == "queued" else current_step(instance, run.run_id)
     if state == "started":
         how_far = bar(progress_of(settings, run.key, since)) or said_of_step(instance, run.run_id)
-    return _State(str(run.key), run.run_id[:8], state, step, how_far)
+        failed = failed_step(instance, run.run_id)
+    return _State(str(run.key), run.run_id[:8], state, step, how_far, failed or "")
+
+
+COLUMNS = ("variant", "run", "state", "asset", "progress")
 
 
 @contextmanager
@@ -284,11 +296,13 @@ def _table(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
     with Live(console=screen, refresh_per_second=2, transient=True) as live:
 
         def show(states: list[_State]) -> None:
-            table = Table(*_State._fields, expand=True)
+            table = Table(*COLUMNS, expand=True)
             for column in table.columns:
                 column.overflow = "fold"
-            for state in states:
-                table.add_row(*state)
+            for *cells, failed in states:
+                table.add_row(*cells)
+                if failed:
+                    table.add_row("", "", "failed", "", escape(failed))
             live.update(table)
 
         yield show
@@ -296,11 +310,16 @@ def _table(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
 
 @contextmanager
 def _lines(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
-    """A line whenever a run comes to another asset, for logs."""
+    """A line whenever a run comes to another asset, and when a step of it failed, for logs."""
     said: dict[str, tuple[str, str]] = {}
+    failed: set[str] = set()
 
     def show(states: list[_State]) -> None:
         for state in states:
+            if state.failed and state.run not in failed:
+                failed.add(state.run)
+                line = f"{time.strftime('%H:%M:%S')} {state.variant} failed: {in_one_line(state.failed)}"
+                screen.print(line, markup=False, highlight=False, soft_wrap=True)
             if said.get(state.run) != (state.state, state.asset):
                 said[state.run] = (state.state, state.asset)
                 line = f"{time.strftime('%H:%M:%S')} {state.variant} {state.state} {state.asset}"

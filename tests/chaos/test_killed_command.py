@@ -24,6 +24,7 @@ import pytest
 
 from ft_dagster.automation.daemon import own_daemon
 from ft_dagster.automation.instance import opened, write_home
+from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.settings import load_settings
 from ft_dagster.store import read_head
 from tests.e2e.project import command_environment, edit, write_project
@@ -157,6 +158,21 @@ def test_commands_share_a_daemon_that_outlives_the_one_that_started_it(project: 
     assert [process.pid for process in project.daemons()] in ([], [daemon.pid])
     project.assert_nothing_is_left()
     assert set(project.statuses()) == {dg.DagsterRunStatus.FAILURE}
+
+
+@pytest.mark.long
+def test_term_ends_a_command_that_was_started_by_nohup_in_the_background(project: Project) -> None:
+    edit(project.folder / "tenants/acme/places.yaml", lambda c: c["training"].update(num_train_epochs=60))
+    in_background = 'nohup "$@" > /dev/null 2>&1 < /dev/null & echo $!; wait $!; echo $?'
+    command = ["sh", "-c", in_background, "sh", FT_DAGSTER, "run", "acme.places"]
+    with subprocess.Popen(command, env=project.environment, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        pid = int(shell.stdout.readline())
+        wait_until(lambda: project.processes("ft_dagster.training"), 2 * PATIENCE)
+        os.kill(pid, signal.SIGTERM)
+        assert int(shell.stdout.readline()) == CANCELLED
+    assert project.statuses() == [dg.DagsterRunStatus.CANCELED]
+    project.assert_nothing_is_left()
 
 
 @pytest.mark.long

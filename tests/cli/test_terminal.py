@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +18,15 @@ import typer
 from rich.table import Table
 from typer.testing import CliRunner
 
+from ft_dagster.automation.patience import START_SECONDS
 from ft_dagster.cli import app, common
 from ft_dagster.cli.common import EXIT_CODES, main, show
 from ft_dagster.errors import UserError
-from ft_dagster.exit_codes import BAD_INPUT, TRANSIENT
+from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.variant_row import VariantRow
 from ft_dagster.stages import summary
+from tests.present import present
 from tests.verdicts import stored_rule
 
 LONG = "acme-with-a-long-name.support-with-a-long-name-too"
@@ -166,3 +172,53 @@ def test_what_is_told_is_no_markup_and_keeps_its_backslashes() -> None:
     with common.out.capture() as captured:
         common.tell("[red]a[/] C:\\x\\")
     assert captured.get() == "[red]a[/] C:\\x\\\n"
+
+
+INTERRUPTED = """
+import time
+from dagster._utils.interrupts import capture_interrupts
+from ft_dagster.cli.common import main
+
+def waits():
+    with capture_interrupts():  # as Dagster does where it loads and runs code
+        pass
+    print("waits", flush=True)
+    time.sleep(120)
+
+main(waits)
+"""
+
+
+def test_a_background_job_that_ignores_ctrl_c_ends_by_sigterm_whatever_dagster_does() -> None:
+    ignoring = 'trap "" INT; exec "$@"'  # as a shell starts what ends with &
+    command = ["sh", "-c", ignoring, "sh", sys.executable, "-c", INTERRUPTED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert present(process.stdout).readline() == "waits\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == CANCELLED
+        assert present(process.stderr).read() == ""
+
+
+IMPORTS = """
+import sys
+from ft_dagster.cli import main
+
+def imports():
+    assert "dagster" not in sys.modules
+    from dagster._grpc.client import DEFAULT_GRPC_TIMEOUT
+    print(DEFAULT_GRPC_TIMEOUT)
+
+main(imports)
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "waits"), [({}, START_SECONDS), ({"DAGSTER_GRPC_TIMEOUT_SECONDS": "45"}, 45)]
+)
+def test_dagster_is_told_how_long_to_wait_before_it_is_imported(said: dict[str, str], waits: int) -> None:
+    """What a command starts has it from its environment."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_")}
+    command = [sys.executable, "-c", IMPORTS]
+    done = subprocess.run(command, env=environment | said, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == waits
