@@ -25,7 +25,7 @@ def test_a_failed_training_is_said_when_it_fails_while_its_run_goes_on(tmp_path:
     home = Path(write_home(load_settings(tmp_path))["DAGSTER_HOME"])
     location = {"relative_path": str(LOCATION), "location_name": "ft_dagster"}
     (home / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"python_file": location}]}))
-    command = [BIN / "ft-dagster", "run", "acme.support"]
+    command: list[str | Path] = [BIN / "ft-dagster", "run", "acme.support"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         lines = iter(present(process.stdout).readline, "")
         said = next((line for line in lines if "the disk is full" in line), "")

@@ -164,7 +164,7 @@ def test_commands_share_a_daemon_that_outlives_the_one_that_started_it(project: 
 def test_term_ends_a_command_that_was_started_by_nohup_in_the_background(project: Project) -> None:
     edit(project.folder / "tenants/acme/places.yaml", lambda c: c["training"].update(num_train_epochs=60))
     in_background = 'nohup "$@" > /dev/null 2>&1 < /dev/null & echo $!; wait $!; echo $?'
-    command = ["sh", "-c", in_background, "sh", FT_DAGSTER, "run", "acme.places"]
+    command: list[str | Path] = ["sh", "-c", in_background, "sh", FT_DAGSTER, "run", "acme.places"]
     with subprocess.Popen(command, env=project.environment, stdout=subprocess.PIPE, text=True) as shell:
         assert shell.stdout is not None
         pid = int(shell.stdout.readline())
