@@ -20,7 +20,7 @@ def changed_sources(graph: Graph) -> dg.SensorDefinition:
         name=graph.name("changed_sources"),
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Lists sources (retrain.on_new_data) and bases (on_new_base), and reads none of them",
+        description="Lists sources and bases, and reads of them what has new times and the size that it had",
         required_resource_keys={graph.name(TENANTS)},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:

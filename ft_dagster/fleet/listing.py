@@ -1,4 +1,5 @@
-"""What lies at a place, told by its listing alone, and how much of it is other than it was. Nothing is read.
+"""What lies at a place, told by its listing, and how much of it is other than it was. Of a file of this host
+whose size is the same the digest decides; it is read where it changed since.
 
 A place is a source of rows or a base model, as it is declared; who names the same shares one listing.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -31,6 +32,7 @@ from ft_dagster.data.weights import TEMPLATES
 from ft_dagster.errors import UserError
 from ft_dagster.files import expanded
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.provenance.memory import cached_digests
 from ft_dagster.roots import Roots, outside
 from ft_dagster.spec.variant import SourceSpec, VariantSpec
 
@@ -59,12 +61,21 @@ class WatchedPlace(NamedTuple):
 
 class ListedFile(NamedTuple):
     """`path`: as a fingerprint names it; `tag`: ETag, commit or sha256 of a snapshot; `changed`: when, where
-    a listing says it."""
+    a listing says it; `file`: of this host."""
 
     path: str
     size: int
     tag: str | None
     changed: datetime | None
+    file: Path | None = None
+
+
+Digests = Callable[[Sequence[ListedFile]], Sequence[str]]  # sha256 of each file of this host
+
+
+def digests_of(files: Sequence[ListedFile], cache: Path | None = None) -> list[str]:
+    """sha256 of each; `cache`: where they are remembered."""
+    return cached_digests([file.file for file in files if file.file is not None], cache)
 
 
 class Difference(NamedTuple):
@@ -160,16 +171,24 @@ def listing_digest(files: Sequence[ListedFile]) -> str:
 
 
 def difference(
-    frozen: Sequence[Mapping[str, Any]], listed: Sequence[ListedFile], at: datetime
+    frozen: Sequence[Mapping[str, Any]],
+    listed: Sequence[ListedFile],
+    at: datetime,
+    digests: Digests = digests_of,
 ) -> Difference | None:
     """What lies there other than what was `frozen` (entries of a fingerprint, or files of a base) at a time;
-    None where nothing does. A file of the same size without a tag is another if it changed since. A function
-    that transforms rows is not listed, and not compared.
+    None where nothing does. Where a file without a tag has the same size and changed since, its sha256
+    decides: one that was copied or restored is the same. A function that transforms rows is not listed, and
+    not compared.
     """
     files = [entry for entry in frozen if FUNCTION not in entry]
     before = {str(entry.get("path", entry.get("repo"))): entry for entry in files}
     now = {file.path: file for file in listed}
-    changed = [file for file in listed if _is_other(before.get(file.path), file, at)]
+    others = {file: _is_other(before.get(file.path), file, at) for file in listed}
+    unsure = [file for file, other in others.items() if other is None]
+    for file, digest in zip(unsure, digests(unsure), strict=True):
+        others[file] = digest != before[file.path]["sha256"]
+    changed = [file for file in listed if others[file]]
     gone = [entry for path, entry in before.items() if path not in now]
     if not changed and not gone:
         return None
@@ -179,7 +198,8 @@ def difference(
     return Difference(sum(file.size for file in changed) + lost, whole, first)
 
 
-def _is_other(before: Mapping[str, Any] | None, file: ListedFile, at: datetime) -> bool:
+def _is_other(before: Mapping[str, Any] | None, file: ListedFile, at: datetime) -> bool | None:
+    """None: its digest decides."""
     if before is None or before.get("size", file.size) != file.size:
         return True
     if is_asset(file.path):
@@ -187,13 +207,15 @@ def _is_other(before: Mapping[str, Any] | None, file: ListedFile, at: datetime) 
     tag = before.get("etag") or before.get("revision")
     if tag is not None and file.tag is not None and not str(tag).startswith("sha256:"):
         return bool(tag != file.tag)
-    return file.changed is not None and file.changed > at
+    if file.changed is None or file.changed <= at:
+        return False
+    return True if file.file is None or "sha256" not in before else None
 
 
 def _local(file: Path, name: str) -> ListedFile:
     found = file.stat()
     newest = max(found.st_mtime, found.st_ctime)
-    return ListedFile(name, found.st_size, None, datetime.fromtimestamp(newest, UTC))
+    return ListedFile(name, found.st_size, None, datetime.fromtimestamp(newest, UTC), file)
 
 
 def _of_s3(place: WatchedPlace, project: Path, asked: DeclaredAt) -> list[ListedFile]:

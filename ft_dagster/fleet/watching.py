@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from ft_dagster.fleet.listing import (
     ListedFile,
     WatchedPlace,
     difference,
+    digests_of,
     listing,
     listing_digest,
     may_list,
@@ -35,6 +37,7 @@ from ft_dagster.store.heads import head_time
 from ft_dagster.strict_json import loads
 
 MOST_PLACES = 200  # that one look lists
+PORTION_BYTES, PORTION_FILES = 10**9, 200  # that are read at once
 LOOK_SECONDS, COMPARE_SECONDS = 30.0, 20.0  # of a look; the rest is the next one's
 _Frozen = Callable[[Store, VariantKey], tuple[list[Mapping[str, Any]], datetime] | None]
 
@@ -78,13 +81,16 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
             found[text], errors[place.path] = None, _said(error)
     unseen = {text: set(table.unseen(text, mark)) for text, mark in found.items() if mark is not None}
     changed, failed, left = list[str](), list[str](), set[str]()
-    end = time.monotonic() + COMPARE_SECONDS
+    end = listings.until = time.monotonic() + COMPARE_SECONDS
     for number, row in enumerate(table.named(key for keys in unseen.values() for key in keys)):
         if number and time.monotonic() > end:
             left.add(row.key)
             continue
         try:
             news = news_of(row, table.places(row.key), listings, settings, now)
+        except NoTimeLeft:
+            left.add(row.key)
+            continue
         except (UserError, *DAMAGE) as error:
             errors[row.key] = said_of(error)
             failed.append(row.key)
@@ -103,12 +109,17 @@ def _said(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
+class NoTimeLeft(Exception):
+    """To read what changed; what was read is remembered, so that the next look goes on from there."""
+
+
 class Listings:
     """Each place's, listed once for all tenants who may read what lies there; what a tenant may is asked
     anew, since it may have become a link since it was learnt."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.until = math.inf  # by the monotonic clock: no file is begun to be read after that
         self._roots: dict[str, Roots] = {}
         self._shared: dict[WatchedPlace, list[ListedFile]] = {}
         self._known: dict[tuple[WatchedPlace, str], list[ListedFile] | Exception] = {}
@@ -124,6 +135,15 @@ class Listings:
         if isinstance(known, Exception):
             raise known
         return known
+
+    def digests(self, files: Sequence[ListedFile]) -> list[str]:
+        """sha256 of files that changed, remembered. Raises NoTimeLeft, OSError."""
+        found = list[str]()
+        for portion in _portions(files):
+            if time.monotonic() > self.until:
+                raise NoTimeLeft
+            found += digests_of(portion, self.settings.cache_folder)
+        return found
 
     def of_any(self, place: WatchedPlace, tenants: Sequence[str]) -> list[ListedFile]:
         """The same for the first of them who may."""
@@ -149,10 +169,24 @@ class Listings:
         return files
 
 
+def _portions(files: Sequence[ListedFile]) -> Iterator[list[ListedFile]]:
+    """So many, or so many bytes, as are read before the time is looked at again."""
+    portion, size = list[ListedFile](), 0
+    for file in files:
+        portion, size = [*portion, file], size + file.size
+        if size > PORTION_BYTES or len(portion) == PORTION_FILES:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
 def news_of(
     row: FleetRow, places: Sequence[str], listings: Listings, settings: Settings, now: datetime
 ) -> tuple[News, ...]:
-    """The news of a row's sources and base as they are listed now. Raises UserError, OSError, ValueError."""
+    """The news of a row's sources and base as they are listed now. Raises UserError, OSError, ValueError,
+    NoTimeLeft.
+    """
     store, known = settings.open_store(), [WatchedPlace.parse(text) for text in places]
     news = list[News]()
     kinds: tuple[tuple[Literal["data", "base"], _Frozen], ...] = (
@@ -168,7 +202,7 @@ def news_of(
         if kind == "base":  # beside the files that are loaded lie others
             named = {str(entry.get("path", entry.get("repo"))) for entry in then[0]}
             files = [file for file in files if file.path in named]
-        other = difference(then[0], files, then[1])
+        other = difference(then[0], files, then[1], listings.digests)
         if other is None:
             news += not_dealt_with((each for each in row.state.news if each.kind == kind), row.state)
         else:

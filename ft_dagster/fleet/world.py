@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.listing import WatchedPlace, difference, is_here, listing
+from ft_dagster.fleet.listing import ListedFile, WatchedPlace, difference, digests_of, is_here, listing
 from ft_dagster.lineage.stale import StaleCause, stage_raised
 from ft_dagster.planning.hardware.catalogue import Catalogue, load_catalogue
 from ft_dagster.provenance.digest import sha256_json
@@ -130,12 +131,16 @@ class World:
             if at is None or not is_here(place, self.settings.project):
                 continue
             try:
-                other = difference(then, listing(place, self.settings.project, None), at)
+                files = listing(place, self.settings.project, None)
+                other = difference(then, files, at, self._digests)
             except UserError as error:
                 found.append(str(error))
                 continue
             found += [] if other is None else [other.first]
         return found
+
+    def _digests(self, files: Sequence[ListedFile]) -> list[str]:
+        return digests_of(files, self.settings.cache_folder)
 
 
 def _declared_otherwise(newest: Artifact, spec: CorpusSpec) -> list[str]:

@@ -1,5 +1,6 @@
 """Changed sources and bases, told by their listing: each place once for all who name it."""
 
+import hashlib
 import json
 import os
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.errors import UserError
+from ft_dagster.fleet import watching
 from ft_dagster.fleet.declared import notice
 from ft_dagster.fleet.listing import ListedFile, WatchedPlace, difference, listing
 from ft_dagster.fleet.reasons import News
@@ -109,6 +111,55 @@ def test_a_place_of_any_length_is_looked_at(fleet: Fleet) -> None:
     old(fleet.project / path / "a.jsonl", '{"text": "longer"}\n')
     assert fleet.look() == {}
     assert fleet.news("acme.often") is not None
+
+
+def restored(file: Path, days: int = 1) -> None:
+    """Its bytes, written after all that a run read."""
+    file.write_bytes(file.read_bytes())
+    later = (NOW + timedelta(days=days)).timestamp()
+    os.utime(file, (later, later))
+
+
+def test_a_restored_source_is_no_news_and_one_of_other_bytes_is(fleet: Fleet) -> None:
+    fleet.ran("acme.often")
+    file = fleet.project / "data/a.jsonl"
+    restored(file)
+    assert fleet.look() == {}
+    assert fleet.news("acme.often") is None
+    file.write_text(file.read_text().replace("x", "y"))
+    restored(file, days=2)
+    fleet.look(minutes=6)
+    assert present(fleet.news("acme.often")).words == "data/a.jsonl changed"
+
+
+def test_a_restored_base_is_the_same_and_one_of_other_bytes_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "models/x"
+    old(folder / "config.json", "{}")
+    digest = hashlib.sha256(b"{}").hexdigest()
+    frozen, at = [{"path": "config.json", "size": 2, "sha256": digest}], datetime.now(UTC)
+    restored(folder / "config.json")
+    assert difference(frozen, listing(WatchedPlace("base", "models/x"), tmp_path, None), at) is None
+    (folder / "config.json").write_text("[]")
+    restored(folder / "config.json")
+    assert difference(frozen, listing(WatchedPlace("base", "models/x"), tmp_path, None), at) is not None
+
+
+def test_what_was_restored_is_read_for_so_long_and_the_next_look_goes_on(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read is remembered; the change is in the file that is read last."""
+    fleet.ran("acme.often")
+    file = fleet.project / "data/b.jsonl"
+    file.write_text(file.read_text().replace("x", "y"))
+    for each in ("a", "b"):
+        restored(fleet.project / f"data/{each}.jsonl")
+    monkeypatch.setattr(watching, "PORTION_FILES", 1)
+    monkeypatch.setattr(watching, "COMPARE_SECONDS", 0.0)
+    assert fleet.look() == {}
+    assert fleet.news("acme.often") is None
+    monkeypatch.setattr(watching, "COMPARE_SECONDS", 20.0)
+    fleet.look()
+    assert present(fleet.news("acme.often")).words == "data/b.jsonl changed"
 
 
 def test_what_lies_as_it_was_is_no_news(fleet: Fleet) -> None:

@@ -170,6 +170,19 @@ def test_what_nothing_changed_of_is_fresh(settled: Path, tmp_path: Path) -> None
     assert causes(project) == []
 
 
+def test_a_copied_or_restored_project_is_not_stale(settled: Path, tmp_path: Path) -> None:
+    """Its times of writing and of change are new, its bytes are not."""
+    project = shutil.copytree(settled, tmp_path / "project", copy_function=shutil.copy)
+    assert moved(project) == set()
+    assert causes(project) == []
+    shown = look_at(Declarations(project), [KEY], None, load_settings(project), datetime.now(UTC))
+    assert [row.causes for row in shown.rows] == [()]
+    for kind, name in (("source", "data/rows.jsonl"), ("corpus", "data/general.jsonl")):
+        file = project / name
+        file.write_text(file.read_text("utf-8").replace("tower", "TOWER"), "utf-8")
+        assert (kind, name) in {(cause.kind, cause.what) for cause in causes(project)}
+
+
 def fleets() -> Iterator[tuple[str, ...]]:
     """Each change by itself, then some at once."""
     yield from ((name,) for name in CHANGES)
