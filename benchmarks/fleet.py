@@ -1,11 +1,13 @@
-"""A fleet of many declarations: seconds of a tick, of `status`, and to load the code location.
+"""A fleet of many declarations: seconds of a tick, a look, `status`, and to load the code location.
 
     .venv/bin/python benchmarks/fleet.py [--sizes 100 1000 3000 10000] [--plot FILE]
 
-Half a percent of the declarations are broken; a tenth of the others starts from another variant. *Idle*: a
-tick in which nothing changed. *Changed*: one after 50 declarations were edited and 50 variants had a run that
-ended. Seconds are of processor time, of this process and its children, without the start of Dagster's.
-*Rebuild*: the table from nothing.
+Each variant has a file of rows of its own. Half a percent of the declarations are broken; a tenth of the
+others starts from another variant. *Idle*: a tick in which nothing changed, 15 s after the one before, as the
+sensor makes it; the mean of a minute. *Changed*: one after 50 declarations were edited and 50 variants had a
+run that ended. *Look*: milliseconds for each place that the sensor `changed_sources` lists. Seconds are of
+processor time, of this process and its children, without the start of Dagster's. *Rebuild*: the table from
+nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ import dagster as dg
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.due import rebuild_fleet, tick
-from ft_dagster.settings import PROJECT_VARIABLE, load_settings
+from ft_dagster.automation.fleet_table import open_fleet
+from ft_dagster.fleet.watching import look
+from ft_dagster.settings import PROJECT_VARIABLE, Settings, load_settings
 from ft_dagster.spec import Declarations
 
 BROKEN, CHILDREN = 200, 10  # one of so many is broken, starts from another
@@ -35,15 +39,16 @@ TEXT = """\
 description: variant {number}, which answers questions of one kind
 owners: [owner@example.com]
 base_model: {base}
-data: {{sources: [data/rows.jsonl]}}
+data: {{sources: [data/{number}.jsonl]}}
 method: {{name: lora, rank: 16}}
 evaluation: {{general: [], limit: 50}}
-retrain: {{cron: "{minute} 3 * * 1", max_age_days: 30}}
+retrain: {{cron: "{minute} 3 * * 1", max_age_days: 30, on_new_data: true}}
 {more}
 """
 STATUS = "import sys; sys.argv[1:] = ['status', '--json']; from ft_dagster.cli import main; main()"
 SETTLED = 3  # seconds: a file written just now is read again each time
-COLUMNS = ("rebuild", "idle tick", "tick, 100 changed", "load location", "status")
+STEP, STEPS, LOOKS = timedelta(seconds=15), 4, 3
+COLUMNS = ("rebuild", "idle tick", "tick, 100 changed", "load location", "status", "look, ms a place")
 
 
 def write(project: Path, number: int, more: str = "") -> str:
@@ -54,6 +59,9 @@ def write(project: Path, number: int, more: str = "") -> str:
     file = project / "tenants" / tenant / f"v{place}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(TEXT.format(number=number, base=base, minute=number % 60, more=more + wrong), "utf-8")
+    rows = project / "data" / f"{number}.jsonl"
+    rows.parent.mkdir(exist_ok=True)
+    rows.write_text('{"text": "a row"}\n', "utf-8")
     return f"{tenant}.v{place}"
 
 
@@ -101,14 +109,25 @@ def measure(project: Path, count: int, instance: dg.DagsterInstance) -> list[flo
     ticks(now)
     working = count - count // BROKEN
     assert len(instance.get_dynamic_partitions(PARTITIONS)) == working
-    figures.append(min(cpu(lambda: ticks(now + timedelta(seconds=15))) for _ in range(3)))
+    figures.append(cpu(lambda: [ticks(now + step * STEP) for step in range(1, STEPS + 1)]) / STEPS)
     for number in range(CHANGED):
         write(project, number, "resources: {priority: 1}\n")
         ended_run(instance, keys[count - 1 - 2 * number])
     figures.append(cpu(lambda: ticks(now + timedelta(minutes=1))))
     figures.append(cpu(lambda: child(project, "-c", "import ft_dagster.definitions")))
     figures.append(cpu(lambda: child(project, "-c", STATUS)))
+    figures.append(looking(instance, settings, now))
     return figures
+
+
+def looking(instance: dg.DagsterInstance, settings: Settings, now: datetime) -> float:
+    """Milliseconds a place, where each is as it was."""
+    table, listed, seconds = open_fleet(instance, settings), 0, 0.0
+    for minute in range(LOOKS):
+        began, at = sum(os.times()[:4]), now + timedelta(days=1, minutes=minute)
+        listed += look(table, settings, at).listed
+        seconds += sum(os.times()[:4]) - began
+    return 1000 * seconds / listed
 
 
 def plot(sizes: list[int], rows: list[list[float]], file: Path) -> None:
@@ -118,7 +137,7 @@ def plot(sizes: list[int], rows: list[list[float]], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
-    for column, name in enumerate(COLUMNS):
+    for column, name in enumerate(COLUMNS[:-1]):  # the last is of another unit
         axes.plot(sizes, [row[column] for row in rows], marker="o", label=name)
     axes.set(xscale="log", yscale="log", xlabel="declarations", ylabel="CPU seconds")
     axes.legend()

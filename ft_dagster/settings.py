@@ -88,7 +88,7 @@ class Host(Part):
         WARM_IDLE_SECONDS,
         gt=0,
         le=86_400,
-        description="After which it ends when nobody asked it",
+        description="After which it ends when nobody asked it; until then it is the one process that is left",
     )
     warm_imports: tuple[str, ...] | None = Field(
         None, description="Modules that it imports; null: what the programs need on this host"

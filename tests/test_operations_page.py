@@ -42,6 +42,10 @@ def test_the_waits_it_names_are_those_of_the_defaults() -> None:
     assert "after 10, 20 and 40 s" in PAGE
 
 
+def test_what_it_says_of_the_process_that_stays_is_the_default() -> None:
+    assert f"`host.warm_idle_seconds` ({Host().warm_idle_seconds:.0f})" in PAGE
+
+
 def test_it_explains_what_the_launcher_says() -> None:
     said = [classify(code).happened for code in (75, 128 + 9, 128 + 11, 1)]
     for line in said:

@@ -5,7 +5,7 @@ outbox, and delivers. Killed anywhere it is made again: events are known by thei
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -86,8 +86,10 @@ def tell(
         *_of_logs(instance, settings, released, since, graph),
         *_of_table(table, settings, declarations, now),
     ])  # fmt: skip
-    outbox.put(new, {event.id: _targets(settings, declarations, event) for event in new}, now)
     targets = settings.notifications.targets
+    broken = any(event.kind == "declaration_broken" for event in new)
+    tenants = _tenants(targets, declarations) if broken else {}
+    outbox.put(new, {event.id: _targets(settings, declarations, event, tenants) for event in new}, now)
     outbox.forget_old(now, targets)
     runs = settled = (now - OVERLAP).timestamp()
     if len(records) == MOST_RUNS:  # else all were read
@@ -287,21 +289,55 @@ def _broken(row: FleetRow, declarations: Declarations) -> str:
         wrong = gone
     if wrong is None:
         return "what is stored of it cannot be read; `ft-dagster fleet due` says why"
+    if _is_unreadable(declarations, row.state.key):  # it is told to more than those whom it names
+        line = "" if wrong.line is None else f", line {wrong.line}"
+        return f"{wrong.file}{line}: it cannot be read; `ft-dagster check` says why"
     place = ": ".join(filter(None, (wrong.file, wrong.field)))
     return f"{place}: {wrong.problem}" if place else wrong.problem
 
 
-def _targets(settings: Settings, declarations: Declarations, event: FleetEvent) -> list[str]:
-    """Those that the declaration names, as it is or was last run; unknown ones are said by `check`."""
-    key = VariantKey.parse(event.variant)
-    content: Mapping[str, Any] = {}
-    named: Any = ()
+def _targets(
+    settings: Settings, declarations: Declarations, event: FleetEvent, tenants: Mapping[str, set[str]]
+) -> list[str]:
+    """Those that the declaration names; unknown ones are said by `check`. Where it cannot be read, those that
+    it named when it was last run, and the platform's: all that no other tenant has to itself. `tenants`: who
+    names each target.
+    """
+    key, content = VariantKey.parse(event.variant), dict[str, Any]()
     with suppress(UserError):  # its file may be gone by now
-        content = declarations.content(key)
-    with suppress(UserError, *DAMAGE):
-        named = content.get("notify") if content else _frozen(settings, key)
-    names = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
+        content = dict(declarations.content(key))
+    names = _named(content)
+    if not content:
+        with suppress(UserError, *DAMAGE):
+            names |= set(_frozen(settings, key))
+        if _is_unreadable(declarations, key):
+            names |= {name for name, by in tenants.items() if len(by) != 1 or key.tenant in by}
     return [name for name in settings.notifications.targets if name in names]
+
+
+def _is_unreadable(declarations: Declarations, key: VariantKey) -> bool:
+    """Whether its own file is what cannot be read; the defaults of all are a mistake of the platform."""
+    try:
+        wrong, file = declarations.wrong(key), declarations.file(key)
+    except UserError:
+        return False
+    return wrong is not None and wrong.file == str(file) and not declarations.content(key)
+
+
+def _tenants(targets: Iterable[str], declarations: Declarations) -> dict[str, set[str]]:
+    """Of which tenants any declaration names each target."""
+    tenants: dict[str, set[str]] = {name: set() for name in targets}
+    for key in declarations:
+        for name in _named(declarations.content(key)) & tenants.keys():
+            tenants[name].add(key.tenant)
+    return tenants
+
+
+def _named(content: Mapping[str, Any]) -> set[str]:
+    """The targets that a declaration names, valid or not."""
+    named = content.get("notify")
+    names = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
+    return {name for name in names if isinstance(name, str)}
 
 
 def _frozen(settings: Settings, key: VariantKey) -> list[str]:

@@ -71,8 +71,7 @@ def look_at_new_snapshots(table: FleetTable, settings: Settings, graph: Graph) -
     taken = {name: read_snapshot(settings.project, name) for name in graph.upstream}
     now = {name: snapshot.sha256 for name, snapshot in taken.items() if snapshot is not None}
     new = [name for name, digest in now.items() if seen.get(name) != digest]
-    for name in new:
-        table.put_off(str(WatchedPlace("data", f"{ASSET}{name}")), datetime.now(UTC))
+    table.put_off({str(WatchedPlace("data", f"{ASSET}{name}")): datetime.now(UTC) for name in new})
     if new:
         table.set_meta(SEEN, json.dumps({**seen, **now}))
     return new

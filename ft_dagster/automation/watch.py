@@ -7,7 +7,7 @@ import dagster as dg
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.fleet_table import open_fleet, refuse_lost
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.watching import look
+from ft_dagster.fleet.watching import MOST_PLACES, look
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
@@ -40,6 +40,10 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, graph: Graph)
         return dg.SkipReason(str(error))
     for message in looked.errors.values():
         context.log.error(message)
+    if looked.too_much is not None:
+        context.log.warning(looked.too_much)
     changed = ", ".join(looked.changed) or "none"
     failed = f"; {len(looked.errors)} could not be looked at" if looked.errors else ""
-    return dg.SkipReason(f"{looked.listed} places listed; variants with changes: {changed}{failed}")
+    waiting = f"; {looked.waiting} wait, of which {MOST_PLACES} fit a look" if looked.waiting else ""
+    said = f"{looked.listed} places listed; variants with changes: {changed}{failed}{waiting}"
+    return dg.SkipReason(". ".join(filter(None, (said, looked.too_much))))

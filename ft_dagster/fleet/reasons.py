@@ -120,8 +120,22 @@ def first_fire(retrain: RetrainSpec, after: datetime) -> datetime | None:
 
 @lru_cache(50_000)  # who waits is asked about on each look
 def _fire(cron: str, zone: str, after: datetime) -> datetime | None:
-    fires = (fire.astimezone(UTC) for fire in CronSim(cron, after.astimezone(ZoneInfo(zone))))
-    return next((fire for fire in fires if fire > after), None)  # of an hour that comes twice, not the first
+    local = after.astimezone(ZoneInfo(zone))
+    minute, hour = cron.split()[-5:-3]
+    if minute.startswith("*") or hour.startswith("*"):  # so often, whatever the clocks say
+        fires = (fire.astimezone(UTC) for fire in CronSim(cron, local))
+    else:
+        fires = (_moment(fire, zone) for fire in CronSim(cron, local.replace(tzinfo=None)))
+    return next((fire for fire in fires if fire > after), None)
+
+
+def _moment(fire: datetime, zone: str) -> datetime:
+    """When a zone's clocks first say this, in UTC; when they have moved, where that night they never do."""
+    while True:
+        at = fire.replace(tzinfo=ZoneInfo(zone), fold=0).astimezone(UTC)
+        if at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == fire:
+            return at
+        fire += timedelta(minutes=1)
 
 
 def next_look(state: VariantState, orders: Sequence[PlatformOrder], now: datetime) -> datetime | None:

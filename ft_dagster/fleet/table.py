@@ -8,7 +8,8 @@ version is emptied when it is opened, and filled again by the next ticks.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from hashlib import sha256
@@ -38,7 +39,7 @@ from ft_dagster.fleet.table_rows import (
 from ft_dagster.schema_version import FIELD, is_readable, newer_error
 
 SCHEMA_VERSION = 3
-LOOKED, CHANGED = "looked", "changed"  # of META
+LOOKED, CHANGED, LISTING = "looked", "changed", "listing"  # of META
 FEW = 500  # values in one question to the database
 
 
@@ -138,8 +139,7 @@ class FleetTable:
             return int(connection.execute(asked).scalar_one())
 
     def children(self, parents: Iterable[str]) -> list[FleetRow]:
-        wanted = sorted(set(parents))
-        parts = (wanted[at : at + FEW] for at in range(0, len(wanted), FEW))
+        parts = _parts(sorted(set(parents)))
         return [row for part in parts for row in self.rows(VARIANTS.c.parent.in_(part))]
 
     def put(self, rows: Sequence[FleetRow], watched: Mapping[str, Watched] | None = None) -> None:
@@ -194,11 +194,15 @@ class FleetTable:
             found = connection.execute(asked.order_by(VARIANTS.c.served.desc().nulls_last())).scalars().all()
         return [PaidFor(*json.loads(content)) for content in found]
 
-    def places(self, key: str) -> list[str]:
-        """Those that a variant asks for."""
-        asked = sa.select(PLACES.c.place).where(PLACES.c.key == key).order_by(PLACES.c.place)
+    def places(self, keys: Iterable[str]) -> dict[str, list[str]]:
+        """Those that each of these variants asks for."""
+        wanted, found = sorted(set(keys)), defaultdict[str, list[str]](list)
         with self._database.reading() as connection:
-            return list(connection.execute(asked).scalars().all())
+            for part in _parts(wanted):
+                asked = sa.select(PLACES.c.key, PLACES.c.place).where(PLACES.c.key.in_(part))
+                for row in connection.execute(asked.order_by(PLACES.c.place)):
+                    found[row.key].append(row.place)
+        return dict(found)
 
     def places_due(self, now: datetime, most: int) -> dict[str, float]:
         """Place -> the fewest minutes between two looks that any who name it ask for; the longest due
@@ -210,50 +214,78 @@ class FleetTable:
         with self._database.reading() as connection:
             return {row.place: row.minutes for row in connection.execute(due)}
 
-    def tenants(self, place: str) -> list[str]:
-        """Those of whose variants any asks for a place."""
-        asked = sa.select(PLACES.c.key).where(PLACES.c.id == _place_id(place))
+    def asked_by(self, places: Iterable[str]) -> dict[str, dict[str, str | None]]:
+        """For each place the variants that ask for it, and what each saw there last (a digest)."""
+        ids = {_place_id(place): place for place in places}
+        found: dict[str, dict[str, str | None]] = {place: {} for place in ids.values()}
         with self._database.reading() as connection:
-            keys = connection.execute(asked).scalars().all()
-        return sorted({key.partition(".")[0] for key in keys})
+            for part in _parts([*ids]):
+                asked = sa.select(PLACES.c.id, PLACES.c.key, PLACES.c.found).where(PLACES.c.id.in_(part))
+                for row in connection.execute(asked):
+                    found[ids[row.id]][row.key] = row.found
+        return found
 
-    def unseen(self, place: str, found: str) -> list[str]:
-        """The variants that have not seen a place as it is now (a digest)."""
-        differs = sa.or_(PLACES.c.found.is_(None), PLACES.c.found != found)
-        asked = sa.select(PLACES.c.key).where(PLACES.c.id == _place_id(place), differs)
+    def demand(self, now: datetime) -> tuple[int, float]:
+        """How many places wait to be looked at, and how many looks a minute all ask for together."""
+        first, rate = sa.func.min(PLACES.c.next_look), 1.0 / sa.func.min(PLACES.c.minutes)
+        place = sa.select(first.label("first"), rate.label("rate")).group_by(PLACES.c.id).subquery()
+        waits = sa.func.sum(sa.case((place.c.first <= now.timestamp(), 1), else_=0))
         with self._database.reading() as connection:
-            return list(connection.execute(asked).scalars().all())
+            waiting, looks = connection.execute(sa.select(waits, sa.func.sum(place.c.rate))).one()
+        return int(waiting or 0), float(looks or 0)
 
-    def put_off(self, place: str, again: datetime) -> None:
-        """Say when it is a place's turn again."""
+    def put_off(self, again: Mapping[str, datetime], *, to_list: bool = False) -> None:
+        """Say when it is each place's turn again. `to_list`: they are about to be listed (see `listing`)."""
+        turn = sa.update(PLACES).where(PLACES.c.id == sa.bindparam("place_id"))
+        turns = [{"place_id": _place_id(place), "turn": at.timestamp()} for place, at in again.items()]
         with self._database.changing() as connection:
-            turn = sa.update(PLACES).where(PLACES.c.id == _place_id(place))
-            connection.execute(turn.values(next_look=again.timestamp()))
+            if turns:
+                connection.execute(turn.values(next_look=sa.bindparam("turn")), turns)
+            if to_list:
+                _set_meta(connection, LISTING, json.dumps([*again]))
 
-    def saw(self, place: str, again: datetime, found: str, failed: Iterable[str] = ()) -> None:
-        """Note what was found at a place that was put off to `again`: all have seen it but those `failed`,
-        and those who asked for it anew meanwhile."""
-        where = (PLACES.c.id == _place_id(place), PLACES.c.next_look == again.timestamp())
+    def listing(self) -> list[str]:
+        """The places that were about to be listed last; none once `set_listed` was called."""
+        return list(json.loads(self.meta(LISTING) or "[]"))
+
+    def set_listed(self) -> None:
+        self.set_meta(LISTING, "[]")
+
+    def saw(self, found: Mapping[str, tuple[datetime, str]], failed: Iterable[str] = ()) -> None:
+        """Note what was found at places (a digest) that were put off to a time: all have seen it but those
+        `failed`, and those who asked for it anew meanwhile."""
+        all_but = PLACES.c.key.not_in(sorted(failed))
         with self._database.changing() as connection:
-            saw = sa.update(PLACES).where(*where, PLACES.c.key.not_in(sorted(failed)))
-            connection.execute(saw.values(found=found))
+            for place, (again, mark) in found.items():
+                where = (PLACES.c.id == _place_id(place), PLACES.c.next_look == again.timestamp())
+                connection.execute(sa.update(PLACES).where(*where, all_but).values(found=mark))
 
     def set_news(
-        self, key: str, found: Sequence[News], next_look: Callable[[VariantState], datetime | None]
-    ) -> bool:
-        """What was found of sources and base, and nothing else of the row, which another process may have
-        changed since; returns whether that is other than what was known."""
+        self,
+        found: Mapping[str, Sequence[News]],
+        next_look: Callable[[VariantState], datetime | None],
+    ) -> list[str]:
+        """What was found of sources and bases of variants, and nothing else of their rows, which another
+        process may have changed since; returns those of which it is other than what was known."""
+        changed = list[str]()
         with self._database.changing() as connection:
-            row = _to_change(connection, [key]).get(key)
-            if row is None:
-                return False
-            state = replace(row.state, news=(*_of_parent(row), *found))
-            content = json.dumps([news_content(each) for each in state.news])
-            values = {"news": content, "next_look": seconds_of(next_look(state))}
-            connection.execute(sa.update(VARIANTS).where(VARIANTS.c.key == key).values(values))
-            if state.news != row.state.news:
+            for part in _parts(sorted(found)):
+                for key, row in _to_change(connection, part).items():
+                    state = replace(row.state, news=(*_of_parent(row), *found[key]))
+                    if state.news == row.state.news:
+                        continue
+                    content = json.dumps([news_content(each) for each in state.news])
+                    values = {"news": content, "next_look": seconds_of(next_look(state))}
+                    connection.execute(sa.update(VARIANTS).where(VARIANTS.c.key == key).values(values))
+                    changed.append(key)
+            if changed:
                 _set_meta(connection, CHANGED, uuid4().hex)
-        return state.news != row.state.news
+        return changed
+
+
+def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """FEW at a time."""
+    return (values[at : at + FEW] for at in range(0, len(values), FEW))
 
 
 def _to_change(connection: sa.Connection, keys: Sequence[str]) -> dict[str, FleetRow]:

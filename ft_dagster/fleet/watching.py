@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -36,7 +36,8 @@ from ft_dagster.store import SHARED, Store, read_head
 from ft_dagster.store.heads import head_time
 from ft_dagster.strict_json import loads
 
-MOST_PLACES = 200  # that one look lists
+MOST_PLACES = 200  # that one look lists, one a minute
+AT_ONCE = 10  # places that are put off before the first of them is listed
 PORTION_BYTES, PORTION_FILES = 10**9, 200  # that are read at once
 LOOK_SECONDS, COMPARE_SECONDS = 30.0, 20.0  # of a look; the rest is the next one's
 _Frozen = Callable[[Store, VariantKey], tuple[list[Mapping[str, Any]], datetime] | None]
@@ -44,11 +45,25 @@ _Frozen = Callable[[Store, VariantKey], tuple[list[Mapping[str, Any]], datetime]
 
 class Looked(NamedTuple):
     """`listed`: places; `changed`: variants of which another state was found; `errors`: place -> why it could
-    not be listed, or variant -> why it could not be compared."""
+    not be listed, or variant -> why it could not be compared. `waiting`: places whose turn it still is;
+    `asked`: for how many looks at places a minute all declarations ask together.
+    """
 
     listed: int
     changed: tuple[str, ...]
     errors: dict[str, str]
+    waiting: int = 0
+    asked: float = 0.0
+
+    @property
+    def too_much(self) -> str | None:
+        """What does not fit into the looks, in a sentence; None where all does."""
+        if self.asked <= MOST_PLACES:
+            return None
+        return (
+            f"retrain.poll asks for looks at {self.asked:,.0f} places a minute, and {MOST_PLACES} are made: "
+            f"each place is looked at {self.asked / MOST_PLACES:.1f} times less often. Declare longer ones"
+        )
 
 
 def places_of(spec: VariantSpec, project: Path, roots: Roots) -> list[WatchedPlace]:
@@ -66,43 +81,72 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
     A place that cannot be listed, or whose listing never ends, is tried again at its next turn, and holds up
     no other; what was known of it stands. Variants that there is no time to compare are the next look's.
     """
-    listings, errors = Listings(settings), dict[str, str]()
-    end, found = time.monotonic() + LOOK_SECONDS, dict[str, str | None]()
-    due = table.places_due(now, MOST_PLACES)
+    if len(hung := table.listing()) > 1:
+        table.put_off(dict.fromkeys(hung, now))
+    listings, errors, due = Listings(settings), dict[str, str](), table.places_due(now, MOST_PLACES)
     again = {text: now + timedelta(minutes=minutes) for text, minutes in due.items()}
-    for text in due:
+    asked = table.asked_by(due)
+    tenants = {text: sorted({key.partition(".")[0] for key in keys}) for text, keys in asked.items()}
+    marks = _list(table, listings, tenants, again, errors)
+    listed = len(marks) + len(errors)
+    unseen = {text: {k for k, seen in asked[text].items() if seen != mark} for text, mark in marks.items()}
+    compared = _compare(table, set().union(*unseen.values()), listings, now)
+    changed = table.set_news(compared.news, lambda state: next_look(state, settings.fleet.orders, now))
+    new = {text: (again[text], mark) for text, mark in marks.items() if unseen[text]}
+    table.saw(new, [*compared.failed, *compared.left])  # at last: who is killed before has seen nothing
+    table.put_off({text: now for text, keys in unseen.items() if keys & compared.left})
+    return Looked(listed, tuple(changed), errors | compared.failed, *table.demand(now))
+
+
+def _list(
+    table: FleetTable,
+    listings: Listings,
+    tenants: Mapping[str, Sequence[str]],
+    again: Mapping[str, datetime],
+    errors: dict[str, str],
+) -> dict[str, str]:
+    """Place -> digest of its listing; `errors` gets why a place has none. Those that there is no time for
+    keep their turn, and those that were put off with one whose listing never ended get it back.
+    """
+    end, marks, turns, hung = time.monotonic() + LOOK_SECONDS, dict[str, str](), list(again), table.listing()
+    at_once = 1 if hung else AT_ONCE  # to find out which it is
+    for at in range(0, len(turns), at_once):
+        part = turns[at : at + at_once]
+        table.put_off({text: again[text] for text in part}, to_list=True)  # it is not the first again
+        for text in part:
+            place = WatchedPlace.parse(text)
+            try:
+                marks[text] = listing_digest(listings.of_any(place, tenants[text]))
+            except Exception as error:  # also what nobody foresaw is of this place alone
+                errors[place.path] = _said(error)
         if time.monotonic() > end:
             break
-        place = WatchedPlace.parse(text)
-        table.put_off(text, again[text])  # before: a listing that hangs is not the first again
-        try:
-            found[text] = listing_digest(listings.of_any(place, table.tenants(text)))
-        except Exception as error:  # also what nobody foresaw is of this place alone
-            found[text], errors[place.path] = None, _said(error)
-    unseen = {text: set(table.unseen(text, mark)) for text, mark in found.items() if mark is not None}
-    changed, failed, left = list[str](), list[str](), set[str]()
+    table.set_listed()
+    return marks
+
+
+class _Compared(NamedTuple):
+    """By variant: what was found, why it could not be; and those that there was no time for."""
+
+    news: dict[str, tuple[News, ...]]
+    failed: dict[str, str]
+    left: set[str]
+
+
+def _compare(table: FleetTable, keys: Collection[str], listings: Listings, now: datetime) -> _Compared:
     end = listings.until = time.monotonic() + COMPARE_SECONDS
-    for number, row in enumerate(table.named(key for keys in unseen.values() for key in keys)):
+    found, places = _Compared({}, {}, set()), table.places(keys)
+    for number, row in enumerate(table.named(keys)):
         if number and time.monotonic() > end:
-            left.add(row.key)
+            found.left.add(row.key)
             continue
         try:
-            news = news_of(row, table.places(row.key), listings, settings, now)
+            found.news[row.key] = news_of(row, places.get(row.key, ()), listings, listings.settings, now)
         except NoTimeLeft:
-            left.add(row.key)
-            continue
+            found.left.add(row.key)
         except (UserError, *DAMAGE) as error:
-            errors[row.key] = said_of(error)
-            failed.append(row.key)
-            continue
-        if table.set_news(row.key, news, lambda state: next_look(state, settings.fleet.orders, now)):
-            changed.append(row.key)
-    for text, mark in found.items():  # at last: who is killed before has seen nothing
-        if mark is not None:
-            table.saw(text, again[text], mark, [*failed, *left])
-            if left & unseen[text]:
-                table.put_off(text, now)
-    return Looked(len(found), tuple(changed), errors)
+            found.failed[row.key] = said_of(error)
+    return found
 
 
 def _said(error: Exception) -> str:

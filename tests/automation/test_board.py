@@ -108,9 +108,8 @@ def test_the_sensor_reports_it_and_a_change_that_a_look_found(
         assert len(reported(instance)) == 1
         sensor.evaluate_tick(context)
         assert len(reported(instance)) == 1
-        assert open_fleet(instance, settings).set_news(
-            "acme.never", [changed(datetime.now(UTC))], lambda state: None
-        )
+        news = {"acme.never": [changed(datetime.now(UTC))]}
+        assert open_fleet(instance, settings).set_news(news, lambda state: None) == ["acme.never"]
         sensor.evaluate_tick(context)
     assert len(reported(instance)) == 2
 

@@ -50,7 +50,7 @@ def first_asked(project: Path, instance: dg.DagsterInstance, kind: CauseKind) ->
         release(store, "acme.medical", adapter(2))
     elif kind != "cron":
         news = (News("data" if kind == "data" else "base", f"{kind}-x", since, since, f"{kind} changed"),)
-        open_fleet(instance, load_settings(project)).set_news(KEY, news, lambda _: since)
+        open_fleet(instance, load_settings(project)).set_news({KEY: news}, lambda _: since)
     tick(project, instance, since)
     (request,) = tick(project, instance, since + 2 * HOUR / 60)
     return request

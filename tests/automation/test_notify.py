@@ -328,6 +328,26 @@ def test_a_broken_declaration_is_told_once_and_without_its_values(
     assert len(lines(project)) == 2
 
 
+def test_a_declaration_with_a_syntax_error_is_told_to_the_platforms_targets(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    """Nobody knows whom it names: it goes to those that no other tenant has to itself."""
+    names = ("log", "other", "globex", "acme", "both")
+    settings(project, **{name: {"file": f"{name}.jsonl"} for name in names})
+    declare(project, "globex.support", notify=["globex", "both"])
+    declare(project, "acme.support", notify=["acme", "both"])
+    file = project / "tenants/acme/wrong.yaml"
+    file.write_text("description: x\nowners: [never-to-be-seen\nnotify: [globex]\n")
+    ticked(project, instance, datetime.now(UTC))
+    cursor = told(project, instance)
+    told(project, instance, cursor)
+    for target in ("log", "other", "acme", "both"):
+        (said,) = lines(project, target)
+        assert (said["kind"], said["variant"]) == ("declaration_broken", "acme.wrong")
+        assert said["sentence"] == f"{file}, line 3: it cannot be read; `ft-dagster check` says why"
+    assert lines(project, "globex") == []
+
+
 def test_a_storage_that_cannot_be_reached_is_told_as_no_broken_declaration(
     project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,13 +61,13 @@ def test_what_is_written_is_read_back(database: str) -> None:
     known = row("acme.support", served=NOON).known(news=(news,), failure='it said "no"', asked=("a", "b"))
     table.put([known, row("acme.never")], {"acme.support": Watched(["place"], 5)})
     assert row_of(table, "acme.support") == known
-    assert table.places("acme.support") == ["place"]
+    assert table.places(["acme.support"]) == {"acme.support": ["place"]}
     assert table.places_due(NOON, 10) == {"place": 5}
     table.charge("run", [Charge(NOON.date(), "acme", Amount(0.1, 0.2))] * 2)
     assert table.charges(NOON.date()) == [Charge(NOON.date(), "acme", Amount(0.2, 0.4))]
-    assert table.set_news("acme.support", (), lambda state: NOON)
+    assert table.set_news({"acme.support": ()}, lambda state: NOON) == ["acme.support"]
     assert row_of(table, "acme.support").state.news == ()
-    table.saw("place", NOON, "found")
+    table.saw({"place": (NOON, "found")})
     assert FleetTable(database).running_and_count() == ([], 2)
     assert emptied(database).rows() == []
 
@@ -91,7 +91,7 @@ def test_who_writes_at_once_waits_and_nothing_is_lost(database: str) -> None:
             table.put([row(key) for key in mine])
             table.set_meta("said", f"{worker} {turn}")
             table.charge(f"run {worker} {turn}", [Charge(NOON.date(), "acme", Amount(1.0))])
-            table.set_news(keys[worker], (), lambda state: None)
+            table.set_news({keys[worker]: ()}, lambda state: None)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(writes, range(AT_ONCE)))

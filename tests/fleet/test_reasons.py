@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -37,6 +38,29 @@ def test_an_hour_that_a_night_has_twice_fires_once(after: int) -> None:
     assert fires(MADRID, midnight, midnight + 0.9 * DAY) == [first]
     served = first + timedelta(minutes=after)  # also from within the hour that comes again
     assert fires(MADRID, served, midnight + 0.9 * DAY) == []
+
+
+@pytest.mark.parametrize("seconds", ["", "30 "], ids=["five fields", "with seconds"])
+@pytest.mark.parametrize(
+    ("zone", "evening", "hour"),
+    [
+        ("Australia/Lord_Howe", datetime(2026, 4, 4, 12, tzinfo=UTC), 1),  # half an hour comes twice
+        ("Australia/Lord_Howe", datetime(2026, 10, 3, 12, tzinfo=UTC), 2),  # and is missing
+        ("Europe/Madrid", datetime(2026, 10, 24, 20, tzinfo=UTC), 2),
+        ("Europe/Madrid", datetime(2026, 3, 28, 20, tzinfo=UTC), 2),
+    ],
+)
+def test_a_daily_cron_fires_once_a_night_whenever_its_runs_start(
+    zone: str, evening: datetime, hour: int, seconds: str
+) -> None:
+    for minute in range(60):
+        daily_one = RetrainSpec(cron=f"{seconds}{minute} {hour} * * *", timezone=zone)
+        for late in range(0, 100, 5):
+            found, after = [], evening
+            while (fire := first_fire(daily_one, after)) is not None and fire < evening + 3 * DAY:
+                found.append(fire.astimezone(ZoneInfo(zone)).date())
+                after = fire + timedelta(minutes=late)
+            assert (len(found), len(set(found))) == (3, 3), (daily_one.cron, late)
 
 
 def test_a_cron_is_read_in_its_own_time_zone() -> None:

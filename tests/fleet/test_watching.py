@@ -15,6 +15,7 @@ import pytest
 from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.errors import UserError
 from ft_dagster.fleet import watching
+from ft_dagster.fleet.database import SharedDatabase
 from ft_dagster.fleet.declared import notice
 from ft_dagster.fleet.listing import ListedFile, WatchedPlace, difference, listing
 from ft_dagster.fleet.reasons import News
@@ -270,21 +271,30 @@ def test_a_link_to_nothing_is_said_and_holds_up_no_other(fleet: Fleet) -> None:
     assert present(fleet.news("globex.one")).words == "data/a.jsonl changed"
 
 
-def test_a_place_whose_listing_never_ends_is_not_the_first_again(
+def test_a_place_whose_listing_never_ends_is_not_the_first_again_and_those_beside_it_are_looked_at(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of places that were put off together, the next look puts off each by itself."""
     read_elsewhere(fleet)
     listed: list[str] = []
 
     def hangs(place: WatchedPlace, project: Path, roots: Roots | None) -> list[ListedFile]:
         listed.append(place.path)
-        raise KeyboardInterrupt  # as the daemon ends it
+        if place.path == listed[0]:
+            raise KeyboardInterrupt  # as the daemon ends it
+        return listing(place, project, roots)
 
     monkeypatch.setattr("ft_dagster.fleet.watching.listing", hangs)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             fleet.look()
-    assert sorted(listed) == ["data", "elsewhere"]
+    fleet.look()
+    assert listed[0] == listed[1]
+    assert {listed[0], listed[2]} == {"data", "elsewhere"}
+    for minutes in (6, 12):  # it hangs again, and once more by itself
+        with pytest.raises(KeyboardInterrupt):
+            fleet.look(minutes)
+        assert listed[-1] == listed[0]
 
 
 def test_a_glob_that_tries_all_ways_to_fit_holds_up_no_other(fleet: Fleet) -> None:
@@ -349,11 +359,11 @@ def test_a_tick_and_a_look_at_once_lose_no_news(fleet: Fleet) -> None:
 
 def test_what_a_run_read_anew_while_a_look_was_on_is_looked_at_again(fleet: Fleet) -> None:
     fleet.ran("acme.often")
-    (place,) = fleet.table.places("acme.often")
-    fleet.table.put_off(place, NOW)
+    (place,) = fleet.table.places(["acme.often"])["acme.often"]
+    fleet.table.put_off({place: NOW})
     fleet.ran("acme.often")  # between a look's listing and its end
-    fleet.table.saw(place, NOW, "as it was listed")
-    assert fleet.table.unseen(place, "as it was listed") == ["acme.often"]
+    fleet.table.saw({place: (NOW, "as it was listed")})
+    assert fleet.table.asked_by([place]) == {place: {"acme.often": None}}
 
 
 def test_a_source_that_cannot_be_listed_is_said_and_holds_up_no_other(fleet: Fleet) -> None:
@@ -464,19 +474,67 @@ def test_a_look_that_is_killed_before_it_told_all_is_made_again(
 ) -> None:
     fleet.ran("acme.often", "globex.one")
     (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n')
-    told = FleetTable.set_news
 
-    def dies(table: FleetTable, key: str, *more: Any) -> None:
-        if key == "globex.one":
-            raise KeyboardInterrupt
-        told(table, key, *more)
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(FleetTable, "set_news", dies)
-    with pytest.raises(KeyboardInterrupt):
-        fleet.look()
-    monkeypatch.setattr(FleetTable, "set_news", told)
-    fleet.look(minutes=6)
+    for number, method in enumerate(("set_news", "saw")):
+        with monkeypatch.context() as patched:
+            patched.setattr(FleetTable, method, dies)
+            with pytest.raises(KeyboardInterrupt):
+                fleet.look(minutes=6 * number)
+    fleet.look(minutes=12)
     assert fleet.news("globex.one") is not None
+
+
+def test_a_look_asks_the_database_no_question_for_each_place(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But one for some at a time, whether it is the first look at them or nothing changed."""
+    for number in range(30):
+        old(fleet.project / f"data-{number}" / "rows.jsonl", '{"text": "x"}\n')
+        declare(fleet.project, f"acme.v{number}", 5, f"data-{number}")
+    fleet.ran(*(f"acme.v{number}" for number in range(30)))
+    asked, reading = list[None](), SharedDatabase.reading
+
+    def counts(database: SharedDatabase) -> Any:
+        asked.append(None)
+        return reading(database)
+
+    monkeypatch.setattr(SharedDatabase, "reading", counts)
+    for minutes in (0, 6):
+        asked.clear()
+        assert look(fleet.table, fleet.settings, NOW + minutes * MINUTE).listed == 30
+        assert len(asked) <= 30 / watching.AT_ONCE + 12
+
+
+def test_places_that_there_is_no_time_to_list_keep_their_turn(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "AT_ONCE", 1)
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
+    for number in range(3):
+        old(fleet.project / f"data-{number}" / "rows.jsonl", '{"text": "x"}\n')
+        declare(fleet.project, f"acme.v{number}", 5, f"data-{number}")
+    fleet.ran(*(f"acme.v{number}" for number in range(3)))
+    looks = [look(fleet.table, fleet.settings, NOW) for _ in range(4)]
+    assert [(each.listed, each.waiting) for each in looks] == [(1, 2), (1, 1), (1, 0), (0, 0)]
+
+
+def test_what_does_not_fit_into_the_looks_is_said(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        old(fleet.project / f"data-{number}" / "rows.jsonl", '{"text": "x"}\n')
+        declare(fleet.project, f"acme.v{number}", 1, f"data-{number}")
+    fleet.ran(*(f"acme.v{number}" for number in range(4)))
+    whole = look(fleet.table, fleet.settings, NOW)
+    assert (whole.listed, whole.waiting, whole.asked, whole.too_much) == (4, 0, 4.0, None)
+    monkeypatch.setattr(watching, "MOST_PLACES", 2)
+    part = look(fleet.table, fleet.settings, NOW + 2 * MINUTE)
+    assert (part.listed, part.waiting) == (2, 2)
+    assert present(part.too_much) == (
+        "retrain.poll asks for looks at 4 places a minute, and 2 are made: each place is looked at 2.0 times "
+        "less often. Declare longer ones"
+    )
 
 
 @pytest.mark.slow
