@@ -8,16 +8,17 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import dagster as dg
 
 
 @contextmanager
-def new_instance() -> Iterator[dg.DagsterInstance]:
-    """As `dg.instance_for_test()` gives one."""
+def new_instance(overrides: dict[str, Any] | None = None) -> Iterator[dg.DagsterInstance]:
+    """As `dg.instance_for_test()` gives one. `overrides`: what else its dagster.yaml says."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         lay_databases(Path(folder))
-        with dg.instance_for_test(temp_dir=folder) as instance:
+        with dg.instance_for_test(overrides, temp_dir=folder) as instance:
             yield instance
 
 

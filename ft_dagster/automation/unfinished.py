@@ -18,6 +18,7 @@ from ft_dagster.automation.run_launcher import process_of
 
 WAITING = [dg.DagsterRunStatus.QUEUED]
 IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+MOST_FAILURES = 5_000  # that the daemon has not come to: it goes through a hundred a second
 # By which Dagster's daemon remembers up to which failure it decided on retries.
 CURSOR = f"EVENT_LOG_CONSUMER_CURSOR-{dg.DagsterEventType.RUN_FAILURE.value}"
 
@@ -41,9 +42,9 @@ def _may_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 def _is_to_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """The daemon goes through failures in their order, and leaves the tag that says it will where it then
-    finds no way to.
+    finds no way to, or runs none again any more.
     """
-    if _left_by_its_backfill(instance, run):
+    if not instance.run_retries_enabled or _left_by_its_backfill(instance, run):
         return False
     if run.run_id in failures_to_come(instance):
         return True
@@ -59,7 +60,7 @@ def failures_to_come(instance: dg.DagsterInstance) -> set[str]:
     if cursor is None:
         return set()
     logs = instance.event_log_storage.get_logs_for_all_runs_by_log_id(
-        after_cursor=int(cursor), dagster_event_type=dg.DagsterEventType.RUN_FAILURE
+        after_cursor=int(cursor), dagster_event_type=dg.DagsterEventType.RUN_FAILURE, limit=MOST_FAILURES
     )
     return {entry.run_id for entry in logs.values()}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from tests.automation.retries import RETRIES
 from tests.automation.ticks import settings
 from tests.instances import new_instance
 
@@ -14,12 +15,12 @@ from tests.instances import new_instance
 def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
     """In files, then in a database of a real server."""
     if request.param == "sqlite":
-        with new_instance() as made:
+        with new_instance(RETRIES) as made:
             yield made
         return
     address = request.getfixturevalue("postgres").new_database()
     storage = {"storage": {"postgres": {"postgres_url": address}}}
-    with dg.instance_for_test(overrides=storage) as made:
+    with dg.instance_for_test(overrides=storage | RETRIES) as made:
         yield made
 
 

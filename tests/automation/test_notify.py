@@ -25,7 +25,7 @@ from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.store import Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import declare, ticked
-from tests.automation.retries import decide_on_retries
+from tests.automation.retries import RETRIES, decide_on_retries
 from tests.automation.ticks import DAY, HOUR, report_release
 from tests.fleet.tables import row_of
 from tests.instances import new_instance
@@ -39,7 +39,7 @@ UI = "https://dagster.example.com"
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with new_instance() as made:
+    with new_instance(RETRIES) as made:
         yield made
 
 

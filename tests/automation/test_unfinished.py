@@ -29,7 +29,7 @@ from ft_dagster.automation.unfinished import (
     work_left,
 )
 from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, unlock
-from tests.automation.retries import decide_on_retries
+from tests.automation.retries import RETRIES, decide_on_retries
 from tests.present import present
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def nothing() -> None:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as made:
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides=RETRIES) as made:
         yield made
 
 
@@ -125,6 +125,15 @@ def test_a_retry_that_was_made_since_a_run_was_read_is_seen(instance: dg.Dagster
     instance.add_run_tags(run.run_id, {"dagster/auto_retry_run_id": "another"})
     decide_on_retries(instance)
     assert is_retried(instance, run)
+
+
+def test_an_instance_that_runs_none_again_any_more_is_waited_for_no_longer(tmp_path: Path) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides=RETRIES) as instance:
+        come_to_each_failure(instance)
+        run = failed(instance)
+        assert is_retried(instance, run)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        assert not is_retried(instance, run)
 
 
 def test_a_run_that_failed_before_there_was_a_daemon_is_not_waited_for(instance: dg.DagsterInstance) -> None:
