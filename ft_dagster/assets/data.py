@@ -18,10 +18,11 @@ from ft_dagster.data.lengths import row_lengths
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.report.mixture import source_bars, source_shares
 from ft_dagster.report.side_by_side import split_headers, split_rows
 from ft_dagster.report.summaries import SPLITS, Summary, dataset_summary, mixture_summary
 from ft_dagster.report.svg import Bar, bars, fitting
-from ft_dagster.report.tables import count, counted, percent, size
+from ft_dagster.report.tables import count, counted, size
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.stages import base_model as base_stage
@@ -37,7 +38,7 @@ GROUP = "data"
 ORIGIN = ("rows", "data_version", "at")  # of a snapshot, what the page of a declaration says
 BASE = ("reference", "revision", "architecture", "parameters", "weights_bytes", "dtype", "chat_template")
 LENGTHS = ("median characters", "95% below", "longest")
-COUNTS = ("examples", "trained_tokens", "truncated")
+COUNTS = {"examples": "examples", "tokens": "tokens", "trained_tokens": "trained on", "truncated": "cut"}
 
 
 def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
@@ -177,16 +178,15 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
     figures, spec = MixtureFigures.of(artifact), workspace.spec
     train, share = figures.train, figures.general_share.realized
     paths = paths_of(spec)
-    by_source = {paths.get(source, source): part for source, part in train.by_source.items()}
-    whole = train.trained_tokens or 1
+    of, shares = source_shares(figures)
     rows = [
-        [source, *(getattr(part, name) for name in COUNTS), percent(part.trained_tokens / whole)]
-        for source, part in by_source.items()
+        [paths.get(source, source), *(getattr(part, name) for name in COUNTS), shares[source]]
+        for source, part in train.by_source.items()
     ]
     warnings = [*figures.warnings, *declared_warnings(spec, share)]
     entries = {
         "warnings": lines(warnings),
-        "sources": table([*(name.replace("_", " ") for name in ("source", *COUNTS)), "of those"], rows),
+        "sources": table(["source", *COUNTS.values(), f"of {of}"], rows),
         "packing": table(["what", "tokens or rows"], _packing(figures)),
         "dagster/row_count": train.examples,
         "trained_tokens": train.trained_tokens,
@@ -197,11 +197,8 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
     if spec.data.samples == "metadata":
         sample = (workspace.evidence(artifact) / mixture_stage.SAMPLE).read_text("utf-8")
         entries["sample"] = dg.MetadataValue.md(f"```\n{sample}\n```")
-    parts = [
-        Bar(source, part.trained_tokens, percent(part.trained_tokens / whole))
-        for source, part in by_source.items()
-    ]
-    return Page(mixture_summary(figures, warnings), entries, fitting(bars, parts, "trained tokens by source"))
+    picture = fitting(bars, source_bars(figures, paths), f"of {of}, by source")
+    return Page(mixture_summary(figures, warnings), entries, picture)
 
 
 def _packing(figures: MixtureFigures) -> list[list[Any]]:

@@ -8,7 +8,16 @@ import dagster as dg
 from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.page import Page, table
 from ft_dagster.assets.partitions import Graph
-from ft_dagster.evaluation.samples import LABELS, read_answers, read_samples, scores_on_the_same
+from ft_dagster.evaluation.rule_figures import metric_name
+from ft_dagster.evaluation.samples import (
+    LABELS,
+    Score,
+    means,
+    on_the_same,
+    read_aggregates,
+    read_answers,
+    read_samples,
+)
 from ft_dagster.evaluation.skills import Skill, skills
 from ft_dagster.evaluation.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Verdict
@@ -24,17 +33,22 @@ from ft_dagster.store import Artifact
 GROUP = "evaluation"
 
 
-def _base_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
-    scores = artifact.figures["scores"]
-    rows = [[s["task"], s["metric"], score(s["metric"], s["value"]), s["questions"]] for s in scores]
+def describe_base(workspace: Workspace, artifact: Artifact) -> Page:
+    payload = workspace.payload(artifact)
+    scores = [*means(read_samples(payload)), *read_aggregates(payload)]
+    rows = [[s.task, _metric(s), score(s.metric, s.value), s.questions] for s in scores]
     shown = {"scores": table(["task", "metric", "base", "questions"], rows)}
-    first = {s["task"]: s["value"] for s in reversed(scores) if is_share(s["metric"], [s["value"]])}
+    first = {s.task: s.value for s in reversed(scores) if is_share(s.metric, [s.value])}
     parts = [Bar(task, value, percent(value)) for task, value in first.items()]
     entries = {**shown, **_label_table(workspace, artifact), **_engine(artifact)}
     return Page(base_scores_summary(scores), entries, fitting(bars, parts, "the first score of each task"))
 
 
-def _evaluation(workspace: Workspace, artifact: Artifact) -> Page:
+def _metric(found: Score) -> str:
+    return metric_name(found.metric, higher_is_better=found.higher_is_better)
+
+
+def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     before, verdict = workspace.upstream("base_evaluation"), Verdict.from_json(artifact.figures["verdict"])
     rules = verdict.rules
     base, tuned = (read_samples(workspace.payload(each)) for each in (before, artifact))
@@ -63,18 +77,19 @@ def _engine(artifact: Artifact) -> dict[str, str]:
 
 def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> list[list[Any]]:
     """Every score of the tuned model beside the base's on the same questions, also what no gate judges."""
-    base = {(s["role"], s["task"], s["metric"]): s["value"] for s in before.figures["scores"]}
-    if workspace.spec.evaluation.limit == "auto":
-        samples, tuned = (read_samples(workspace.payload(each)) for each in (before, after))
-        same = scores_on_the_same(samples, tuned)
-        base = {(score.role, score.task, score.metric): score.value for score in same}
+    folders = [workspace.payload(each) for each in (before, after)]
+    samples, asked = map(read_samples, folders)
+    sides = [
+        {(one.role, one.task, one.metric): one for one in (*means(side), *read_aggregates(folder))}
+        for side, folder in zip((on_the_same(samples, asked), asked), folders, strict=True)
+    ]
     return [
         [
-            s["task"],
-            s["metric"],
-            *(score(s["metric"], v) for v in (base.get((s["role"], s["task"], s["metric"])), s["value"])),
+            one.task,
+            _metric(one),
+            *(score(one.metric, side[name].value if name in side else None) for side in sides),
         ]
-        for s in after.figures["scores"]
+        for name, one in sides[1].items()
     ]
 
 
@@ -99,6 +114,6 @@ def _skills(workspace: Workspace, found: list[Skill], after: Artifact) -> dict[s
 def evaluation_assets(graph: Graph) -> list[dg.AssetsDefinition]:
     kinds = {"huggingface"}
     return [
-        stage_asset(graph, base_stage.STAGE, group=GROUP, kinds=kinds, describe=_base_evaluation),
-        stage_asset(graph, stage.STAGE, group=GROUP, kinds=kinds, describe=_evaluation),
+        stage_asset(graph, base_stage.STAGE, group=GROUP, kinds=kinds, describe=describe_base),
+        stage_asset(graph, stage.STAGE, group=GROUP, kinds=kinds, describe=describe_evaluation),
     ]

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from ft_dagster.data.content import identity_of, normal_text
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS, as_row
-from ft_dagster.data.mixture_io import GENERAL, HOLDOUT, shard_files
+from ft_dagster.data.mixture_figures import GENERAL
+from ft_dagster.data.mixture_io import HOLDOUT, shard_files
 from ft_dagster.data.parquet import arrays_of, column_names, dicts_of, rows_of
 from ft_dagster.data.record_tree import TREE
 from ft_dagster.errors import UserError

@@ -26,7 +26,7 @@ from ft_dagster.audit.members import (
 from ft_dagster.audit.moments import moment_of
 from ft_dagster.audit.records import descendants
 from ft_dagster.audit.trained import identities_of, in_part, mixtures_of, training_records
-from ft_dagster.data.mixture_io import GENERAL
+from ft_dagster.data.mixture_figures import GENERAL
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.log import read_log

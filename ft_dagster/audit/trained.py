@@ -23,7 +23,7 @@ from ft_dagster.audit.members import (
 )
 from ft_dagster.audit.parts import is_perhaps, parts_of
 from ft_dagster.data.dataset_io import ORIGINS, as_row, read_split
-from ft_dagster.data.mixture_io import GENERAL
+from ft_dagster.data.mixture_figures import GENERAL
 from ft_dagster.data.parquet import dicts_of
 from ft_dagster.data.record_tree import record_rows
 from ft_dagster.data.rows import Row

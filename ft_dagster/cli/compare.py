@@ -42,12 +42,13 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
 
 
 def _rules_table(row: VariantRow) -> Table:
+    from ft_dagster.evaluation.rule_figures import margin
+
     table = Table("task", "base → tuned", "difference (interval)", "margin", "found", title=row.variant)
     table.show_lines = True
     for rule in row.rules:
-        changed, difference, found = _cells(rule)
-        difference += f", {100 * rule.confidence:.3g}%"
-        table.add_row(_task(rule), changed, difference, f"{rule.margin:g}", found)
+        changed, moved, found = _cells(rule)
+        table.add_row(_task(rule), changed, f"{moved}, {100 * rule.confidence:.3g}%", margin(rule), found)
     return table
 
 
@@ -63,13 +64,17 @@ def _side_by_side(rows: Sequence[VariantRow]) -> Table:
 
 
 def _task(rule: Rule) -> str:
-    return f"{escape(rule.task)}\n[dim]{escape(rule.metric)}[/]"
+    from ft_dagster.evaluation.rule_figures import metric_name
+
+    metric = metric_name(rule.metric, higher_is_better=rule.higher_is_better)
+    return f"{escape(rule.task)}\n[dim]{escape(metric)}[/]"
 
 
 def _cells(rule: Rule) -> tuple[str, str, str]:
     """Base and tuned, the difference with its interval, what was found."""
+    from ft_dagster.evaluation.rule_figures import difference
     from ft_dagster.evaluation.verdict_words import rule_word
-    from ft_dagster.report.tables import RULE_STYLE, change, interval
+    from ft_dagster.report.tables import RULE_STYLE, change
 
     found = f"[{RULE_STYLE[rule.outcome]}]{rule_word(rule)}[/]"
-    return change(rule.metric, rule.base, rule.tuned), interval(rule), found
+    return change(rule.metric, rule.base, rule.tuned), difference(rule), found

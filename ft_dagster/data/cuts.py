@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.data.content import normal_text
-from ft_dagster.data.mixture_io import GENERAL
+from ft_dagster.data.mixture_figures import GENERAL
 from ft_dagster.data.parquet import dicts_of
 from ft_dagster.data.rows import Row
 

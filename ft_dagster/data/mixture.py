@@ -26,7 +26,7 @@ from ft_dagster.data.decontaminate import EvaluationGrams, read_items
 from ft_dagster.data.examples import examples_of, refuse_kind
 from ft_dagster.data.gc_freeze import heap_frozen
 from ft_dagster.data.general import WATCHED, GeneralText, holdout_chunks
-from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures, SplitFigures
+from ft_dagster.data.mixture_figures import GENERAL, GeneralShare, MixtureFigures, SplitFigures
 from ft_dagster.data.pace import RowPace
 from ft_dagster.data.render import has_control_tokens, load_tokenizer
 from ft_dagster.data.rows import Row, said_of_seams
@@ -158,7 +158,7 @@ class _Build:
 
     def train(self, file: Path, corpus: Path | None) -> SplitFigures:
         general, counted = self._general(corpus), 0
-        name = f"general:{self._spec.data.general.name}" if self._spec.data.general else ""
+        name = f"{GENERAL}{self._spec.data.general.name}" if self._spec.data.general else ""
         writer = SplitWriter(self._out, "train")
         for number, row, example in self._examples(file, writer):
             writer.add(example, row.source, number)
@@ -197,7 +197,7 @@ class _Build:
         with TableWriter(self._out / "general_holdout" / "texts.parquet", schema) as texts:
             for place, (document, chunk) in enumerate(chunks):
                 if place < WATCHED:
-                    writer.add(chunk.rendered(), f"general:{general.name}", chunk.row)
+                    writer.add(chunk.rendered(), f"{GENERAL}{general.name}", chunk.row)
                 texts.add({"text": chunk.text, "group": document}, len(chunk.text))
         return writer.close()
 
@@ -356,6 +356,6 @@ class _Build:
 
 def _realized(declared: GeneralSpec | None, train: SplitFigures) -> float:
     name = "tokens" if declared and declared.share_of == "processed" else "trained_tokens"
-    general = sum(getattr(n, name) for s, n in train.by_source.items() if s.startswith("general:"))
+    general = sum(getattr(n, name) for s, n in train.by_source.items() if s.startswith(GENERAL))
     whole = getattr(train, name)
     return general / whole if whole else 0.0

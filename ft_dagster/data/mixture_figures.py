@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ft_dagster.spec.variant import ShareOf
+
 if TYPE_CHECKING:
     from ft_dagster.store import Artifact
 
 SCHEMA_VERSION = 1
+GENERAL = "general:"  # what the name of a corpus begins with among the sources
 SILENT = ("overlaps", "share_reason")  # left out where they say nothing
 OUTSIDE = ("warnings", "share_reason")  # of mixture.json
+COUNTED: dict[ShareOf, str] = {"processed": "tokens", "trained": "trained_tokens"}  # what a share is of
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class SplitFigures:
     trained_tokens: int
     shards: tuple[ShardFigures, ...]
     by_source: Mapping[str, SourceFigures]
+
+    def shares(self, of: ShareOf) -> dict[str, float]:
+        """source -> its share of the tokens, of all or of those with a label."""
+        whole = getattr(self, COUNTED[of]) or 1
+        return {source: getattr(part, COUNTED[of]) / whole for source, part in self.by_source.items()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SplitFigures:
@@ -105,6 +114,14 @@ class MixtureFigures:
     @property
     def train(self) -> SplitFigures:
         return self.splits["train"]
+
+    @property
+    def share_of(self) -> ShareOf:
+        """Of which tokens `general_share` is, by its value."""
+        trained = sum(s for name, s in self.train.shares("trained").items() if name.startswith(GENERAL))
+        processed = sum(s for name, s in self.train.shares("processed").items() if name.startswith(GENERAL))
+        realized = self.general_share.realized
+        return "trained" if abs(trained - realized) < abs(processed - realized) else "processed"
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it."""

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_dagster.data.mixture_figures import SCHEMA_VERSION, MixtureFigures
+from ft_dagster.data.mixture_figures import GENERAL, SCHEMA_VERSION, MixtureFigures
 from ft_dagster.data.parquet import column_names, quoted, rows_of
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import refuse_newer
 
-GENERAL = "general:"  # of what a mixture calls a corpus
 HOLDOUT = "general_holdout"
 Int32 = NDArray[np.int32]
 

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ft_dagster.data.dataset_io import ORIGINS
-from ft_dagster.data.mixture_io import GENERAL, HOLDOUT, read_mixture
+from ft_dagster.data.mixture_figures import GENERAL
+from ft_dagster.data.mixture_io import HOLDOUT, read_mixture
 from ft_dagster.data.record_tree import DIGESTS
 from ft_dagster.data.tables import TableWriter, open_table
 

@@ -19,7 +19,6 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from ft_dagster.data.content import normal_text, words_of
-from ft_dagster.data.decontaminate import sought_words
 from ft_dagster.errors import UserError
 from ft_dagster.files import what_is_there
 from ft_dagster.roots import Roots
@@ -128,6 +127,8 @@ def _says(answer: str, expected: str, kind: Kind, database: Path | None) -> bool
         except QueryError as error:
             raise ValueError(f"the query fails: {error}") from None
         return execution_accuracy(answer, reference, database, ordered=is_ordered(expected)) == 1
+    from ft_dagster.data.decontaminate import sought_words
+
     said, wanted = (list(sought_words(words_of(normal_text(text)))) for text in (answer, expected))
     if not wanted:
         raise ValueError("it has no word")

@@ -352,12 +352,21 @@ def _rule(found: _Found, against: str = "") -> Rule:
         p=found.p,
         units=comparison.units,
         bound=comparison.bound,
+        counted=_counted(comparison, better),
         within=comparison.within(allowed),
         blocked=_UNBOUNDED if unbounded else "",
         there=found.there,
         look=found.look,
         tail=comparison.tail,
     )
+
+
+def _counted(comparison: Comparison, better: bool) -> float | None:
+    """The mean change that its interval is of, where that is not the measured one."""
+    measured, counted = comparison.improvement, comparison.counted
+    if not math.isfinite(counted) or math.isclose(measured, counted, rel_tol=1e-9, abs_tol=1e-12):
+        return None
+    return counted if better else -counted
 
 
 def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]:

@@ -55,7 +55,7 @@ class Answer(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The weighted mean of one metric over the questions of one task, or an F1 over its labels."""
+    """The mean of one metric over the questions of one task, or an F1 over its labels."""
 
     role: Role
     task: str
@@ -97,7 +97,10 @@ def write_answers(answers: Sequence[Answer], folder: Path) -> None:
 
 
 def scores(samples: Iterable[Sample]) -> list[Score]:
-    """Every metric of every task, in the order of the samples; not a number if any of its values is not."""
+    """Every metric of every task, in the order of the samples; not a number if any of its values is not.
+
+    As scores.json has it: of a loss each token counts alike. What is shown is `means`, as the gate judges.
+    """
     groups: dict[tuple[Role, str, str], list[Sample]] = {}
     for sample in samples:
         groups.setdefault((sample.role, sample.task, sample.metric), []).append(sample)
@@ -109,10 +112,15 @@ def scores(samples: Iterable[Sample]) -> list[Score]:
     return found
 
 
-def scores_on_the_same(samples: Iterable[Sample], asked: Iterable[Sample]) -> list[Score]:
-    """The scores of `samples` on the questions that `asked` has too."""
+def means(samples: Iterable[Sample]) -> list[Score]:
+    """The same with each question, or text, counting alike, as in the rules of the gate."""
+    return scores(sample._replace(weight=1.0) for sample in samples)
+
+
+def on_the_same(samples: Iterable[Sample], asked: Iterable[Sample]) -> list[Sample]:
+    """Those of `samples` on questions that `asked` has too."""
     known = {sample[:4] for sample in asked}
-    return scores(sample for sample in samples if sample[:4] in known)
+    return [sample for sample in samples if sample[:4] in known]
 
 
 def label_aggregates(pairs: Sequence[tuple[str, str]]) -> list[Score]:

@@ -69,6 +69,8 @@ def _reach(rule: Rule, points: Said) -> str:
         return "no interval can be given"
     ends = [f"{'-' if end < 0 else '+'}{points(abs(end))}" for end in (low, high)]
     counted = f", of which a text counts at most {rule.bound:g}" if rule.metric.endswith("_loss") else ""
+    if rule.counted is not None:
+        counted += f", in the mean {'-' if rule.counted < 0 else '+'}{points(abs(rule.counted))}"
     return f"{100 * rule.confidence:.3g}% interval of the change{counted}: {ends[0].split()[0]} to {ends[1]}"
 
 

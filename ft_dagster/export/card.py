@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.weights import GENERATION_CONFIG
 from ft_dagster.evaluation.loaded_by_vllm import not_loaded
+from ft_dagster.evaluation.rule_figures import difference, metric_name, sides
 from ft_dagster.evaluation.verdict_words import rule_word, verdict_sentence
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
 from ft_dagster.export.candidates import DEQUANTIZED, ORIGINAL
@@ -81,7 +81,6 @@ def _content(request: ExportRequest, certificate: Certificate) -> dict[str, Any]
         if card.made is None
         else ", ".join(f"{n:,} {split}" for split, n in card.made.rows.items()),
         "rules": [_rule(rule) for rule in card.verdict.rules],
-        "counted": _counted(card.verdict.rules),
         "corpus": "" if card.made is None or card.made.corpus is None else f" (`{card.made.corpus}`)",
         "sources": [
             {"path": _cell(_shown(source.path)), "licence": _cell(source.licence or "not declared")}
@@ -115,29 +114,15 @@ def _figures(card: Card) -> list[tuple[str, str]]:
 
 def _rule(rule: Rule) -> dict[str, Any]:
     """A rule of the verdict with its figures as text."""
-    content = rule.to_json()
-    low, high = content["interval"]
+    base, tuned = sides(rule)
+    metric = metric_name(rule.metric, higher_is_better=rule.higher_is_better)
+    figures = {"metric": metric, "base": base, "tuned": tuned, "difference": difference(rule)}
     return {
-        **content,
+        **rule.to_json(),
+        **figures,
         "word": rule_word(rule),
-        "base": _figure(content["base"]),
-        "tuned": _figure(content["tuned"]),
-        "difference": _figure(content["difference"], "+"),
-        "interval": f"{_figure(low, '+')} to {_figure(high, '+')}",
+        "confidence": f"{100 * rule.confidence:.3g}%",
     }
-
-
-def _counted(rules: Sequence[Rule]) -> list[float]:
-    """What the change of a question counts at most in the intervals that do not hold what was measured."""
-    return sorted(
-        {
-            rule.bound
-            for rule in rules
-            if rule.bound is not None
-            and math.isfinite(rule.difference)
-            and not rule.interval[0] <= rule.difference <= rule.interval[1]
-        }
-    )
 
 
 def _limits(request: ExportRequest, certificate: Certificate) -> list[str]:
@@ -210,10 +195,6 @@ def _stop_tokens(request: ExportRequest) -> list[str]:
 def _shown(path: str) -> str:
     """A declared path; of an absolute one the name alone, since the rest is this machine's."""
     return Path(path).name if Path(path).is_absolute() else path
-
-
-def _figure(value: float | None, sign: str = "") -> str:
-    return "not a number" if value is None else f"{value:{sign}.4f}"
 
 
 def _is_number(value: Any) -> bool:

@@ -55,7 +55,8 @@ class CostItem(NamedTuple):
     known; `price`: dollars an hour of one. `weights`: digest of what it trained, judged or exported.
 
     Of a training alone: `planned`, hours that its plan foretold of it and its evaluation (None: not said);
-    `outcome`: what the gate found, "" where nothing judged it; `judged`: how many evaluations it had.
+    `outcome`: pass where its gate let it pass, else what that found, "" where nothing judged it; `judged`:
+    how many evaluations it had.
     """
 
     at: datetime
@@ -81,8 +82,9 @@ class CostsRead(NamedTuple):
 
 @dataclass(frozen=True)
 class CostRow:
-    """`trainings`: how many, and of them those whose gate held (`passed`), did not (`failed`), left it open
-    (`undecided`), and those that nothing judged; `judged_again`: evaluations that reused one of them.
+    """`trainings`: how many, and of them those that their gate let pass (`passed`: verdicts that begin with
+    this word), refused (`failed`) or held back undecided, and those that nothing judged; `judged_again`:
+    evaluations that reused one of them.
 
     Hours are those of one GPU, without any of a training by the clock (`cpu_hours` of `hours`): `planned`,
     foretold of `trainings`; and what they, preparations (probes, texts of a base), evaluations and exports
@@ -239,7 +241,7 @@ def _training(
     device, devices = str(said.get("hardware", "")), said.get("layout", {}).get("gpus", 1)
     judged = sorted(verdicts.get((model.place.prefix, model.digest), ()), key=made)
     found = judged[-1].figures.get("verdict", {}) if judged else {}
-    outcome = found.get("outcome", "pass" if found.get("passed") else "fail") if found else ""
+    outcome = "" if not found else "pass" if found.get("passed") else found.get("outcome", "fail")
     return _item(
         model,
         hours=hours_of(model) * devices,

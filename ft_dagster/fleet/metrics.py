@@ -83,7 +83,7 @@ def _of_costs(costs: Iterable[CostRow]) -> Iterator[Metric]:
     unpriced = [((row.name,), row.unpriced_hours) for row in costs]
     yield _counter("unpriced_hours", "Device hours without a known price", ["tenant"], unpriced)
     trainings = [((row.name, outcome), getattr(row, outcome)) for row in costs for outcome in OUTCOMES]
-    yield _counter("trainings", "Trainings by what the gate found", ["tenant", "outcome"], trainings)
+    yield _counter("trainings", "Trainings by what their gate made of them", ["tenant", "outcome"], trainings)
 
 
 def _of(counts: Mapping[str, int]) -> Samples:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ft_dagster.schema_version import refuse_newer
 
-SCHEMA_VERSION = 5  # 4 has no `tail`; 3 neither that nor what was asked batch after batch
+SCHEMA_VERSION = 5  # 4 has neither `tail` nor `counted`; 3 none of them and nothing asked batch after batch
 _IN_BATCHES = ("there", "look")  # of a rule that was asked batch after batch
 Outcome = Literal["pass", "fail", "undecided"]
 RuleName = Literal["task", "general_benchmark", "general_loss", "degeneration", "regurgitation", "regression"]
@@ -42,7 +42,8 @@ class Tail:
 class Rule:
     """One rule on one task. `difference` = tuned - base, in the metric's unit (a share, or nats a token).
 
-    `interval`: of the difference, at `confidence` = 1 - 2 level, each question's counted up to `bound`.
+    `interval`: at `confidence` = 1 - 2 level, of the difference with each question's counted up to `bound`;
+    `counted`: that difference, where some question's is larger (None: it is `difference`, or not known).
     `margin`: the largest worsening that passes. `p`: of no fall (None: the rule is no test); `harm`: the same
     after Holm. `seen`: the smallest fall that so many questions show with power 0.8. `needed`: about how many
     would decide an undecided rule. `outcome`: what was found; `passed`: what is enforced (see
@@ -78,11 +79,17 @@ class Rule:
     p: float | None = None
     units: int | None = None
     bound: float | None = None
+    counted: float | None = None
     within: bool = False
     blocked: str = ""
     there: int | None = None
     look: tuple[int, int] | None = None
     tail: Tail | None = None
+
+    @property
+    def estimate(self) -> float:
+        """What `interval` is of."""
+        return self.difference if self.counted is None else self.counted
 
     @property
     def level(self) -> float:
@@ -97,8 +104,11 @@ class Rule:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; a figure that is not a finite number becomes null."""
         content = {name: _plain(value) for name, value in asdict(self).items()}
-        absent = {*(_IN_BATCHES if self.there is None else ()), *(("tail",) if self.tail is None else ())}
-        content = {name: value for name, value in content.items() if name not in absent}  # as once written
+        later = {
+            *(_IN_BATCHES if self.there is None else ()),
+            *(name for name in ("tail", "counted") if getattr(self, name) is None),
+        }
+        content = {name: value for name, value in content.items() if name not in later}  # as once written
         return content | {"interval": [_plain(bound) for bound in self.interval]}
 
     @classmethod
@@ -141,10 +151,8 @@ class Verdict:
         return "; ".join(rule.sentence for rule in self.broken)
 
     def to_json(self) -> dict[str, Any]:
-        in_batches = any(rule.there is not None for rule in self.rules)
-        tails = any(rule.tail is not None for rule in self.rules)
         return {
-            "schema_version": SCHEMA_VERSION if tails else 4 if in_batches else 3,
+            "schema_version": _schema_version(self.rules),
             "passed": self.passed,
             "outcome": self.outcome,
             "tries": self.tries,
@@ -160,6 +168,13 @@ class Verdict:
         rules = tuple(Rule.from_json(rule) for rule in content.get("rules", ()))
         outcome = content.get("outcome", "pass" if passed else "fail")
         return cls(passed, outcome, rules, content.get("tries", 1), content.get("policy"))
+
+
+def _schema_version(rules: Sequence[Rule]) -> int:
+    """The first that has all that these rules say."""
+    if any(rule.tail is not None or rule.counted is not None for rule in rules):
+        return SCHEMA_VERSION
+    return 3 if all(rule.there is None for rule in rules) else 4
 
 
 def _plain(value: object) -> object:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+from ft_dagster.evaluation.rule_figures import difference
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.svg import COLOUR_OF, COLOURS, GREY, ORANGE, RED, Bar, measured, reach
-from ft_dagster.report.tables import change, interval, is_share
+from ft_dagster.report.tables import change, is_share
 from ft_dagster.report.training import GENERAL, TASK, Course
 
 WIDTH, LEFT, RIGHT = 720, 230, 700  # pixels: of the chart, and of its drawing between names and edge
@@ -138,10 +139,10 @@ def _interval(one: RuleOf, top: int, largest: float) -> str:
     scale = ((RIGHT - LEFT) / 2 - 10) / largest
     ends = sorted(sign * end for end in rule.interval)
     low, dot, high, limit = (
-        MIDDLE + scale * value for value in (ends[0], sign * rule.difference, ends[1], -rule.margin)
+        MIDDLE + scale * value for value in (ends[0], sign * rule.estimate, ends[1], -rule.margin)
     )
     colour, moved = COLOUR_OF[rule.outcome], change(rule.metric, rule.base, rule.tuned)
-    said = f"{one.name} {rule.metric}: {moved}, difference {interval(rule)}"
+    said = f"{one.name} {rule.metric}: {moved}, difference {difference(rule)}"
     return (
         f"<g>{_title(said)}{_name(one.name, top)}"
         f'<rect x="{LEFT}" y="{y - 10}" width="{RIGHT - LEFT}" height="20" fill="transparent"/>'

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster.evaluation.rule_figures import difference
 from ft_dagster.evaluation.verdict_words import verdict_of, verdict_word
 from ft_dagster.lineage.verdict import Rule, RuleName
-from ft_dagster.report.tables import ABSENT, change, count, duration, interval, size
+from ft_dagster.report.tables import ABSENT, change, count, duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +56,7 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
             str(place) if done else "",
             run["name"],
             "\n".join(change(rule.metric, rule.base, rule.tuned) for rule in rules) or run["status"],
-            "\n".join(interval(rule) for rule in rules),
+            "\n".join(difference(rule) for rule in rules),
             _found(general),
             _losses(run),
             f"{duration(_figure(run, 'training_seconds'))}\n{_general(_figure(run, 'flops'))}"
@@ -102,7 +103,7 @@ def _judgement(run: Row, rule: str, task: str) -> str:
     found = next((r for r in _rules(run) if (r.rule, r.task) == (rule, task)), None)
     if found is None:
         return ABSENT
-    return f"{change(found.metric, found.base, found.tuned)}\n{interval(found)}"
+    return f"{change(found.metric, found.base, found.tuned)}\n{difference(found)}"
 
 
 def _losses(run: Row) -> str:

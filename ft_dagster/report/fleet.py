@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft_dagster.evaluation.rule_figures import difference
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.report.charts import RuleOf
 from ft_dagster.report.html import SortedCell
 from ft_dagster.report.states import ORDER, VariantStatus
 from ft_dagster.report.svg import measured
-from ft_dagster.report.tables import ABSENT, breakable, change, counted, interval, is_share
+from ft_dagster.report.tables import ABSENT, breakable, change, counted, is_share
 
 WORD = 14  # characters of a word of a cause that stays whole on paper
 DRAWN = 60  # gains that a chart shows at most of one unit
@@ -101,7 +102,7 @@ def _gain(rules: Sequence[Rule]) -> SortedCell:
     if not rules:
         return SortedCell(ABSENT, None)
     shown = [
-        f"{rule.task} {rule.metric} {change(rule.metric, rule.base, rule.tuned)}: {interval(rule)}"
+        f"{rule.task} {rule.metric} {change(rule.metric, rule.base, rule.tuned)}: {difference(rule)}"
         for rule in rules
     ]
     return SortedCell("; ".join(shown), better(rules[0]))

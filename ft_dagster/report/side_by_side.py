@@ -6,10 +6,11 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from ft_dagster.evaluation.rule_figures import difference
 from ft_dagster.evaluation.verdict_words import rule_word
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.charts import Lines, RuleOf
-from ft_dagster.report.tables import ABSENT, change, interval
+from ft_dagster.report.tables import ABSENT, change
 
 Flat = Mapping[str, Any]  # name -> value
 Splits = Mapping[str, Collection[bytes]]  # of a data set -> identities of rows
@@ -99,7 +100,7 @@ def score_rows(pairs: Sequence[Pair]) -> list[list[Any]]:
 def _score(rule: Rule | None) -> list[str]:
     if rule is None:
         return [ABSENT, ABSENT, "not asked"]
-    return [change(rule.metric, rule.base, rule.tuned), interval(rule), rule_word(rule)]
+    return [change(rule.metric, rule.base, rule.tuned), difference(rule), rule_word(rule)]
 
 
 def _counts(name: str, before: set[bytes], now: set[bytes]) -> list[Any]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ft_dagster.evaluation.samples import Answer, Role, Sample
-from ft_dagster.evaluation.samples import scores as means_of
+from ft_dagster.evaluation.samples import Answer, Role, Sample, means
 from ft_dagster.evaluation.skills import Skill
 from ft_dagster.report.tables import ABSENT, ARROW, percent
 
@@ -49,7 +48,7 @@ def lost_rows(found: Iterable[Skill], answers: Iterable[Answer], *, own_rows: bo
 def signs_rows(base: Sequence[Sample], tuned: Sequence[Sample], role: Role) -> list[list[Any]]:
     """The means of a role's metrics, base and tuned (degeneration, regurgitation); rows for `SIGNS`."""
     before, after = (
-        {(score.role, score.task, score.metric): score for score in means_of(side)} for side in (base, tuned)
+        {(score.role, score.task, score.metric): score for score in means(side)} for side in (base, tuned)
     )
     return [
         [key[1], key[2], percent(before[key].value), percent(score.value), score.questions]

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.evaluation.samples import Score
 from ft_dagster.evaluation.sentences import out_of_reach, wanted
 from ft_dagster.evaluation.skills import Skill
 from ft_dagster.evaluation.verdict_words import rule_word, slowest_rule, verdict_sentence
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.planning.estimate import Estimate
+from ft_dagster.report.mixture import general_share
 from ft_dagster.report.recommendation import refusal_of
 from ft_dagster.report.tables import ABSENT, change, count, counted, duration, percent, size
 from ft_dagster.spec.variant import MOST_QUESTIONS
@@ -52,11 +54,11 @@ FEW = 50  # test rows below which a gate rarely decides
 
 
 def mixture_summary(figures: MixtureFigures, warnings: Sequence[str]) -> Summary:
-    train, share = figures.train, figures.general_share
+    train = figures.train
     what = (
         f"{counted(train.examples, 'example')}, {counted(train.tokens, 'token')}, "
         f"{count(train.trained_tokens)} of them trained on; "
-        f"general text {percent(share.realized)}, {percent(share.asked)} asked"
+        f"general text {general_share(figures)}"
     )
     if figures.share_reason is not None:
         what += f" ({figures.share_reason.reason})"
@@ -96,14 +98,14 @@ def training_summary(figures: TrainingFigures) -> Summary:
         good = f"{learned}: validation loss {change('validation_loss', first, best)} nats a token"
     before, after = figures.general_holdout_loss_first, figures.general_holdout_loss_last
     if before is not None and after is not None:
-        good += f"; on general text {change('general_loss', before, after)}"
+        good += f"; on the general text that it watched {after - before:+.3f}"
     advice = [*([figures.stop_reason] if figures.stop_reason else []), *figures.advice]
     return Summary(what, good, _heed(advice, "Nothing stands out; evaluation judges it"))
 
 
-def base_scores_summary(scores: Sequence[Mapping[str, Any]]) -> Summary:
-    """Of the figures of a base_evaluation."""
-    tasks = list(dict.fromkeys(score["task"] for score in scores))
+def base_scores_summary(scores: Sequence[Score]) -> Summary:
+    """Of a base_evaluation."""
+    tasks = list(dict.fromkeys(score.task for score in scores))
     what = f"The base was asked {counted(len(tasks), 'task')}: {', '.join(tasks)}"
     return Summary(
         what,

@@ -144,7 +144,7 @@ def chain(parts: Sequence[Link]) -> str:
 def intervals(rules: Sequence[Rule]) -> str:
     """The interval of each rule's change, better to the right, each on its own scale.
 
-    The stroke across is what was measured, the grey line no change, the red one the margin.
+    The stroke across is the change that the interval is of, the grey line no change, the red one the margin.
     """
     middle, half = 205, 85
     names, margins, drawn = [], [], dict.fromkeys(COLOUR_OF.values(), "")
@@ -153,8 +153,7 @@ def intervals(rules: Sequence[Rule]) -> str:
         ends = sorted(sign * end for end in rule.interval)
         scale = half / (reach(rule) or 1.0)
         low, dot, high, limit = (
-            round(middle + scale * value)
-            for value in (ends[0], sign * rule.difference, ends[1], -rule.margin)
+            round(middle + scale * value) for value in (ends[0], sign * rule.estimate, ends[1], -rule.margin)
         )
         names.append(f"<text y='{y + 4}'>{_short(rule.task)}</text>")
         margins.append(f"M{limit} {y - 6}v12")
@@ -171,10 +170,10 @@ def measured(rules: Sequence[Rule]) -> list[Rule]:
 
 
 def reach(rule: Rule) -> float:
-    """How far from no change a drawing of a rule goes. What was measured may lie outside its interval, in
-    which a question counts up to a bound.
+    """How far from no change a drawing of a rule goes. Of an older verdict what was measured may lie outside
+    its interval, in which a question counts up to a bound.
     """
-    return max(*map(abs, rule.interval), abs(rule.difference), rule.margin)
+    return max(*map(abs, rule.interval), abs(rule.estimate), rule.margin)
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:

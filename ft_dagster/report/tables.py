@@ -82,16 +82,6 @@ def change(metric: str, base: float | None, tuned: float | None) -> str:
     return f"{show(base)}{ARROW}{show(tuned)}"
 
 
-def interval(rule: Rule) -> str:
-    """The difference to the base, with its interval: points of a share, or the metric's own unit."""
-    values = [rule.difference, *rule.interval]
-    if not all(map(math.isfinite, values)):
-        return ABSENT
-    share = is_share(rule.metric, (rule.base, rule.tuned))
-    middle, low, high = ((points(v).removesuffix(" points") if share else f"{v:+.3f}") for v in values)
-    return f"{middle} ({low} to {high})"
-
-
 HISTORY = ("", "action", "version", "in production", "export", "at", "by", "reason")
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.planning.cost.learned import measured_bytes
 from ft_dagster.report.tables import ABSENT, change, count, duration, percent, size
 from ft_dagster.training.training_figures import TrainingFigures
 
 FIGURES = ("figure", "value", "measured on")
 FORETOLD = ("what", "foretold", "measured")
 LOSSES = {"validation_loss": "validation", "loss": "training", "general_holdout_loss": "general"}
-TASK, GENERAL = "validation loss", "loss on general text"
+# While it trains, on the general texts that it watches; the general loss of a model is the evaluation's.
+TASK, GENERAL = "validation loss", "loss on watched general text"
 
 
 def losses(log: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
@@ -28,9 +28,9 @@ def losses(log: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, floa
 
 @dataclass(frozen=True)
 class Course:
-    """Of a training, between what it learned and what it forgot. `looks`: step -> (loss on general text,
-    validation loss), nats a token. `exported`: the step whose weights are kept, one of these. `limit`: of the
-    loss on general text; None: none.
+    """Of a training, between what it learned and what it forgot. `looks`: step -> (loss on the general text
+    that it watched, validation loss), nats a token. `exported`: the step whose weights are kept, one of
+    these. `limit`: of the former loss; None: none.
     """
 
     looks: Mapping[int, tuple[float, float]]
@@ -78,7 +78,7 @@ def figure_rows(figures: TrainingFigures) -> list[list[Any]]:
         ),
         ("training loss", _two("loss", figures.train_loss_first, figures.train_loss_last), ""),
         (
-            "loss on general text",
+            GENERAL,
             _two("loss", figures.general_holdout_loss_first, figures.general_holdout_loss_last),
             "general holdout loss",
         ),
@@ -109,6 +109,7 @@ def figure_rows(figures: TrainingFigures) -> list[list[Any]]:
         ("time of the steps", duration(figures.training_seconds), ""),
         ("time of the program", duration(figures.seconds), ""),
         ("memory at its highest", size(figures.peak_bytes), ""),
+        ("memory of the process, with its imports", size(figures.peak_memory_bytes), ""),
         ("weights trained", f"{count(figures.trainable_parameters)} of {count(figures.parameters)}", ""),
         ("FLOPs", f"{figures.flops or figures.flops_estimate:.3g}", ""),
         ("effective rank", "" if figures.effective_rank is None else f"{figures.effective_rank:.1f}", ""),
@@ -140,7 +141,7 @@ def foretold_rows(figures: TrainingFigures) -> list[list[Any]]:
     return [
         ["time of the steps", _of_hours(steps), duration(figures.training_seconds)],
         *([["with the evaluation", _of_hours(whole), ABSENT]] if steps is None else []),
-        ["memory at its highest", size(plan.get("memory_bytes")), size(measured_bytes(figures))],
+        ["memory at its highest", size(plan.get("memory_bytes")), size(figures.peak_bytes)],
     ]
 
 

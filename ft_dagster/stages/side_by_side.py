@@ -14,6 +14,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.report.charts import grouped_intervals, line_chart
 from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
 from ft_dagster.report.made_of import DIGITS, MadeRow, artifact_rows
+from ft_dagster.report.mixture import general_share
 from ft_dagster.report.side_by_side import (
     differing_rows,
     flat,
@@ -26,7 +27,7 @@ from ft_dagster.report.side_by_side import (
     split_headers,
     split_rows,
 )
-from ft_dagster.report.tables import count, counted, moment, percent, size
+from ft_dagster.report.tables import count, counted, moment, size
 from ft_dagster.report.training import figure_rows, losses
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantSpec
@@ -145,12 +146,12 @@ def _identities(one: VersionShelf) -> dict[str, set[bytes]]:
 
 def _mixture(one: VersionShelf) -> list[tuple[str, str]]:
     mixed = MixtureFigures.of(one.artifact("training_mixture"))
-    train, share = mixed.train, mixed.general_share
+    train = mixed.train
     return [
         ("examples", count(train.examples)),
         ("tokens trained on", count(train.trained_tokens)),
         *((f"of {name}", count(part.trained_tokens)) for name, part in train.by_source.items()),
-        ("general share", f"{percent(share.realized)}, {percent(share.asked)} asked"),
+        ("general share", general_share(mixed)),
         ("examples that were cut", count(sum(part.truncated for part in train.by_source.values()))),
     ]
 

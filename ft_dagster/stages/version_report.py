@@ -23,6 +23,7 @@ from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.charts import bar_chart, course_chart, interval_chart, line_chart
 from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
 from ft_dagster.report.made_of import DIGITS, MADE_OF, made_rows
+from ft_dagster.report.mixture import source_bars
 from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
 from ft_dagster.report.skills import LOST, SKILLS, lost_rows, skill_rows
 from ft_dagster.report.summaries import (
@@ -36,7 +37,7 @@ from ft_dagster.report.summaries import (
     training_summary,
 )
 from ft_dagster.report.svg import Bar
-from ft_dagster.report.tables import HISTORY, count, history_rows, percent, size
+from ft_dagster.report.tables import HISTORY, history_rows, size
 from ft_dagster.report.training import FIGURES, FORETOLD, course_of, figure_rows, foretold_rows, losses
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
@@ -136,19 +137,10 @@ def _data(shelf: VersionShelf) -> list[Section]:
         shelf.figures("task_dataset"),
         MixtureFigures.of(shelf.artifact("training_mixture")),
     )
-    whole = mixed.train.trained_tokens or 1
-    sources = [
-        Bar(
-            name,
-            part.trained_tokens,
-            f"{count(part.trained_tokens)} ({percent(part.trained_tokens / whole)})",
-        )
-        for name, part in mixed.train.by_source.items()
-    ]
     dropped = HtmlTable("rows that were dropped", ("reason", "rows"), list(figures["dropped"].items()))
     return [
         Section("Data", _said(dataset_summary(figures)), tables=[dropped]),
-        Section("Mixture", _said(mixture_summary(mixed, mixed.warnings)), bar_chart(sources)),
+        Section("Mixture", _said(mixture_summary(mixed, mixed.warnings)), bar_chart(source_bars(mixed))),
     ]
 
 

@@ -114,9 +114,19 @@ class TrainingFigures:
         return self.learning_rate_lowered or planned
 
     @property
+    def held_bytes(self) -> int | None:
+        """At its highest moment, as a plan foretells it: what CUDA's allocator reserved, else the process
+        above what its imports take. None where that was not measured.
+        """
+        if self.peak_device_reserved_bytes is not None:
+            return self.peak_device_reserved_bytes
+        peak, before = self.peak_memory_bytes, self.imported_bytes
+        return None if before is None or peak <= before else peak - before
+
+    @property
     def peak_bytes(self) -> int:
-        """At its highest moment: of the device's tensors where there is one, else of the process."""
-        return self.peak_device_memory_bytes or self.peak_memory_bytes
+        """`held_bytes`, or what else is known: of an older training the device's tensors, or the process."""
+        return self.held_bytes or self.peak_device_memory_bytes or self.peak_memory_bytes
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored, by name; without those of `SILENT` that say nothing."""

@@ -25,8 +25,7 @@ from ft_dagster.data.cuts import Cut, write_cuts
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.fingerprint import fingerprint_sources
-from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
-from ft_dagster.data.mixture_io import GENERAL
+from ft_dagster.data.mixture_figures import GENERAL, GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_records import write_mixture_records
 from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.data.rows import Row

@@ -12,7 +12,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import Referee, judge, regression
 from ft_dagster.evaluation.looks import RUNGS, Order, batches, expected_questions, looks_of
 from ft_dagster.evaluation.pairing import TaskKey
-from ft_dagster.evaluation.samples import Sample, scores_on_the_same
+from ft_dagster.evaluation.samples import Sample, on_the_same, scores
 from ft_dagster.evaluation.sampling import draw_questions, order_of_asking
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import MOST_QUESTIONS, GatesSpec
@@ -277,7 +277,7 @@ def test_a_referee_of_production_goes_by_the_margins_against_production() -> Non
 def test_the_base_is_shown_on_the_questions_that_the_tuned_model_was_asked() -> None:
     base = in_order([1.0] * 60 + [0.0] * 1940, 2000)
     tuned = in_order([1.0] * 60, 2000)
-    (score,) = scores_on_the_same(base, tuned)
+    (score,) = scores(on_the_same(base, tuned))
     assert (score.value, score.questions) == (1.0, 60)
 
 

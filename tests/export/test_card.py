@@ -61,7 +61,7 @@ def test_the_card_says_what_made_the_model_and_how_it_scored(card: Any) -> None:
     for said in (
         "# acme.support",
         "ml@acme.example",
-        "| test_split_task | answer_loss | 4.6600 | 1.4200 | -3.2400 | -3.4000 to -3.1000 | 60 |",
+        "| test_split_task | answer_loss, lower is better | 4.660 | 1.420 | -3.240 nats (-3.400 to -3.100) |",
         "- holds: the task test_split_task (answer_loss) went from 4.660 to 1.420",
         "| data/faq.jsonl | CC-BY-4.0 |",
         "| training.learning_rate | 0.0002 |",
@@ -92,9 +92,9 @@ def test_the_card_names_what_made_the_model(card: Any) -> None:
 
 
 def test_the_card_says_why_a_difference_is_outside_of_its_interval(card: Any) -> None:
-    why = "counts 2 at most, in the difference in full.\n\n## Gates"
-    assert why in card(rule={"interval": [-2.0, -1.9], "bound": 2.0}).text
-    assert why not in card(rule={"bound": 2.0}).text
+    why = "| -3.240 nats; counting up to 2 a text: -1.950 (-2.000 to -1.900) |"
+    assert why in card(rule={"interval": [-2.0, -1.9], "bound": 2.0, "counted": -1.95}).text
+    assert "counting up to" not in card(rule={"bound": 2.0}).text
 
 
 def test_the_card_says_the_verdict_as_every_page_does(card: Any) -> None:

@@ -41,8 +41,11 @@ def train(store: Store, prefix: str, name: str = "x", hours: float = 1.0, **said
     return put(store, "fine_tuned_model", prefix, {"training_plan": f"plan of {name}"}, figures, name=name)
 
 
-def judge(store: Store, model: Artifact, outcome: str, name: str = "x", seconds: float = 1800.0) -> Artifact:
-    verdict = {"outcome": outcome, "passed": outcome == "pass", "rules": []}
+def judge(
+    store: Store, model: Artifact, outcome: str, name: str = "x", seconds: float = 1800.0, **changes: Any
+) -> Artifact:
+    """`changes`: of the verdict."""
+    verdict = {"outcome": outcome, "passed": outcome == "pass", "rules": [], **changes}
     figures = {"seconds": seconds - 100, "load_seconds": 100.0, "verdict": verdict}
     inputs = {"fine_tuned_model": model.digest}
     return put(store, "evaluation", model.place.prefix, inputs, figures, name=name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.evaluation.verdict_words import verdict_word
 from ft_dagster.fleet import costs
 from ft_dagster.fleet.costs import (
     CostItem,
@@ -19,6 +20,7 @@ from ft_dagster.fleet.costs import (
     version_name,
     versions_in,
 )
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.store import Store
 from ft_dagster.store.contents import By, contents_of, usage
 from ft_dagster.store.removal import claim_removal, finish_removal
@@ -53,12 +55,15 @@ def test_a_cpu_has_no_price_and_its_hours_are_told_apart(store: Store, tmp_path:
 
 
 def test_trainings_are_told_apart_by_what_the_gate_found(store: Store, tmp_path: Path) -> None:
+    """A verdict "Passed, undecided: …" is one that passed, in the table of costs too."""
     prefix = "tenants/acme/support"
-    models = {name: train(store, prefix, name) for name in ("pass", "fail", "undecided", "none")}
+    models = {name: train(store, prefix, name) for name in ("pass", "fail", "undecided", "let pass", "none")}
     for name in ("pass", "fail", "undecided"):
         judge(store, models[name], name, name)
+    let = judge(store, models["let pass"], "undecided", "let pass", passed=True)
+    assert verdict_word(Verdict.from_json(let.figures["verdict"])) == "passed, undecided"
     row = cost_row("all", read_costs(store, catalogue(tmp_path)).items)
-    assert (row.trainings, row.passed, row.failed, row.undecided, row.not_judged) == (4, 1, 1, 1, 1)
+    assert (row.trainings, row.passed, row.failed, row.undecided, row.not_judged) == (5, 2, 1, 1, 1)
 
 
 def test_a_training_that_is_judged_again_is_paid_once(store: Store, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def test_it_has_the_looks_that_measured_both_and_says_which_was_exported() -> No
     course = present(course_of(LOG, figures(general_loss_limit=0.25)))
     assert course.looks == {0: (3.0, 4.0), 30: (3.125, 2.0), 40: (3.5, 1.75)}
     assert course.sentence == (
-        "Validation loss and loss on general text at 3 looks: 4.000 and 3.000 at step 0, 2.000 and 3.125 at "
-        "step 30 (exported), 1.750 and 3.500 at step 40; the limit of the latter is 3.250"
+        "Validation loss and loss on watched general text at 3 looks: 4.000 and 3.000 at step 0, "
+        "2.000 and 3.125 at step 30 (exported), 1.750 and 3.500 at step 40; the limit of the latter is 3.250"
     )
     svg = drawn(course)
     assert {BLUE, ORANGE, RED} <= set(colours(svg))

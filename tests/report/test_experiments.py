@@ -41,7 +41,7 @@ def test_methods_stand_side_by_side_with_what_they_took_of_the_budget() -> None:
     shown = text(bakeoff_table([run("lora"), failed], "flops=2e14"))
     for words in (
         "lora", "qlora", "1.96e+14 (98.0%)", "1m 35s", "2.5 GB", "460,800", "1.8 MB", "2.500 → 1.250",
-        "25.0% → 50.0%", "+25.0 (+10.0 to +40.0)", "3.00 → 3.20", "+0.200 (+0.190 to +0.210)", "failed",
+        "25.0% → 50.0%", "+25.0 points (+10.0", "3.00 → 3.20", "+0.200 nats (+0.190", "failed",
     ):  # fmt: skip
         assert words in shown
     assert "1m 35s (79.2%)" in text(bakeoff_table([run("lora")], "minutes=2"))

@@ -30,7 +30,7 @@ def test_what_a_person_is_to_look_at_comes_first() -> None:
     assert [row[0] for row in rows] == ["zoo.x", "acme.a", "acme.b"]
     assert {len(row) for row in rows} == {len(COLUMNS)}
     assert [str(cell) for cell in rows[1][1:]] == [
-        "fresh", "v2", "exam acc 50.0% → 60.0%: +10.0 (+0.0 to +20.0)",
+        "fresh", "v2", "exam acc 50.0% → 60.0%: +10.0 points (+0.0 to +20.0)",
         "Passed: the one rule of the gate holds", "3 days", "0.50", "1.25",
     ]  # fmt: skip
     assert rows[0][1] == "broken: no file"

@@ -99,7 +99,7 @@ def test_a_chart_is_well_formed_and_says_its_values_under_the_pointer(name: str)
     expected = {
         "bars": "data/<faq>.jsonl: 9 tokens",
         "lines": "loss: 2 at 1",
-        "intervals": "a&b acc: 50.0% → 60.0%, difference +10.0 (+0.0 to +20.0)",
+        "intervals": "a&b acc: 50.0% → 60.0%, difference +10.0 points (+0.0 to +20.0)",
     }
     assert expected[name] in titles
     assert svg.get("aria-label")

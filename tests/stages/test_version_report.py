@@ -57,5 +57,5 @@ def test_a_storage_out_of_reach_is_no_missing_report(
 
 def test_it_shows_what_was_learned_against_what_was_forgotten(settings: Settings) -> None:
     page = version_report(settings, KEY)
-    assert "<p>Validation loss and loss on general text at 3 looks: " in page
-    assert 'aria-label="validation loss over loss on general text"' in page
+    assert "<p>Validation loss and loss on watched general text at 3 looks: " in page
+    assert 'aria-label="validation loss over loss on watched general text"' in page

@@ -25,10 +25,16 @@ def test_what_says_nothing_is_not_stored() -> None:
     assert TrainingFigures.from_json(stored_training(micro_batch_halved=True)).to_json()["micro_batch_halved"]
 
 
-def test_the_peak_is_the_devices_where_there_is_one() -> None:
-    of_process = TrainingFigures.from_json(stored_training(peak_memory_bytes=7))
-    of_device = TrainingFigures.from_json(stored_training(peak_memory_bytes=7, peak_device_memory_bytes=3))
-    assert (of_process.peak_bytes, of_device.peak_bytes) == (7, 3)
+def test_the_peak_is_what_a_plan_foretells_where_that_was_measured() -> None:
+    """Of a GPU what its allocator reserved; of a process what it took beyond its imports."""
+
+    def peak(**measured: int) -> int:
+        return TrainingFigures.from_json(stored_training(peak_memory_bytes=7, **measured)).peak_bytes
+
+    assert (peak(), peak(imported_bytes=5)) == (7, 2)
+    assert peak(imported_bytes=5, peak_device_memory_bytes=3) == 2
+    assert peak(imported_bytes=5, peak_device_memory_bytes=3, peak_device_reserved_bytes=4) == 4
+    assert peak(peak_device_memory_bytes=3) == 3
 
 
 def test_the_rate_that_it_was_trained_at_is_the_lowered_one() -> None:

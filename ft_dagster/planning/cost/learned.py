@@ -84,15 +84,7 @@ def finished_training(figures: TrainingFigures) -> Finished | None:
     if not figures.predicted:
         return None
     predicted = Predicted.from_json(figures.predicted)
-    return Finished(predicted, measured_bytes(figures), _utilization(figures, predicted))
-
-
-def measured_bytes(figures: TrainingFigures) -> int | None:
-    """Of one device: what CUDA's allocator reserved, else the process' peak above its imports."""
-    if figures.peak_device_reserved_bytes is not None:
-        return figures.peak_device_reserved_bytes
-    peak, before = figures.peak_memory_bytes, figures.imported_bytes
-    return None if before is None or peak <= before else peak - before
+    return Finished(predicted, figures.held_bytes, _utilization(figures, predicted))
 
 
 def memory_correction(known: Iterable[Finished], base: str, hardware: str, layout: Layout) -> Correction:
