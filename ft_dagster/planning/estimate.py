@@ -165,7 +165,8 @@ class SurveyDocument:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate(SurveyDocument):
-    """estimate.json. `ranks`: processes; `variants`: declared on this base; `steps`: of the optimizer.
+    """estimate.json. `ranks`: processes; `variants`: declared on this base; `steps`: of the optimizer,
+    counted where the mixture was there and is not large (`packed_rows`), else an estimate.
 
     `utilization`: of the devices' peak, None where no number of them holds it; `storage_usd_per_month`: for
     all variants of the base and the checkpoints of one training; `storage`: bytes on disk of this one;

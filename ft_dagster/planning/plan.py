@@ -22,13 +22,14 @@ from ft_dagster.planning.load import RuleOfThumbBytes, memory, storage
 from ft_dagster.planning.methods.cautions import limits
 from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.training_settings import steps_of
+from ft_dagster.planning.packed_rows import ExampleLengths
 from ft_dagster.planning.prior import Prior, leaves_method_open
 from ft_dagster.planning.probe import leaves_open, plan_probe
 from ft_dagster.planning.probe_advice import advised_probe
 from ft_dagster.planning.survey import PlanContext, PlannedMethod, Survey, lora_settings, survey
 from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.spec import VariantSpec
-from ft_dagster.training.contract import Plan, TrainingDevice
+from ft_dagster.training.contract import Plan, TrainingDevice, TrainingSettings
 
 FAR = 0.20  # of the rule of thumb, from which the difference is explained
 OBEYED = "is declared and obeyed"  # of a decision's note on a declared method
@@ -114,7 +115,7 @@ def _estimate(
         **found.parts(),
         ranks=facts.ranks,
         variants=context.variants,
-        steps=steps_of(resolved.training, facts),
+        steps=_steps(resolved.training, facts, context.lengths),
         trainable_parameters=resolved.load.trained,
         utilization=None if figures.training is None else figures.training.utilization,
         storage_usd_per_month=figures.storage.usd_per_month,
@@ -133,6 +134,12 @@ def _estimate(
         warnings=(*warnings, *(each.sentence for each in judged_on if each.devices is None)),
         judged_on=judged_on,
     )
+
+
+def _steps(training: TrainingSettings, facts: Facts, lengths: ExampleLengths | None) -> int:
+    """Those that the training will take, else an estimate of them."""
+    counted = None if lengths is None else lengths.steps(training, facts.ranks)
+    return steps_of(training, facts) if counted is None else counted
 
 
 def _judged_on(spec: VariantSpec, facts: Facts, context: PlanContext, method: str) -> tuple[JudgedOn, ...]:

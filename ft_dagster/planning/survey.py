@@ -6,7 +6,7 @@ chosen for speed on GPUs (`methods/layout_search.py`), else changed, the mildest
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,7 +15,13 @@ from ft_dagster.errors import UserError
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.before import VersionBefore
 from ft_dagster.planning.collector import uncollected
-from ft_dagster.planning.cost.learned import Correction, Finished, memory_correction, utilizations
+from ft_dagster.planning.cost.learned import (
+    Correction,
+    Finished,
+    PlannedWork,
+    memory_correction,
+    utilizations,
+)
 from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
 from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.dryrun import footprint as dryrun
@@ -37,6 +43,7 @@ from ft_dagster.planning.methods.method_settings import resolve_method
 from ft_dagster.planning.methods.question import METHODS, Candidate, Question, fewest_gpus
 from ft_dagster.planning.methods.sharding import SHARDED
 from ft_dagster.planning.methods.training_settings import epochs_of, packs, precision_of, resolve_training
+from ft_dagster.planning.packed_rows import ExampleLengths
 from ft_dagster.planning.parallel import map_parallel
 from ft_dagster.planning.reasons import Reasons
 from ft_dagster.planning.shapes import trainable_parameters
@@ -55,6 +62,8 @@ class PlanContext:
 
     `architecture`: a folder with config.json; `base`: digest of the base model; `finished`: its trainings;
     `before`: what `auto` goes by of the variant's own. `judges`: GPUs that may judge; `questions`: on what.
+    `lengths`: of the examples, by which steps are counted; None: they are estimated.
+    `seconds_per_question`: of one model, as an evaluation took on this hardware.
     """
 
     architecture: Path
@@ -70,6 +79,8 @@ class PlanContext:
     before: VersionBefore | None = None
     judges: Judges | None = None
     questions: QuestionsThere = NOT_COUNTED
+    lengths: ExampleLengths | None = None
+    seconds_per_question: float | None = None
 
     @property
     def device_memory(self) -> int | None:
@@ -181,7 +192,7 @@ def survey(spec: VariantSpec, facts: Facts, context: PlanContext) -> Survey:
             raise found
         else:
             refused[name] = found.problem
-    question = _question(spec, facts, context, declared)
+    question = _question(spec, facts, context, declared, planned)
     decision = decide(question, [each.candidate for each in planned.values()])
     return Survey(question, decision, planned, refused, _changes(spec, facts, context, planned, decision))
 
@@ -436,7 +447,17 @@ def _in_words(layout: Layout) -> str:
     return ", ".join(parts)
 
 
-def _question(spec: VariantSpec, facts: Facts, context: PlanContext, declared: str | None) -> Question:
+def _question(
+    spec: VariantSpec,
+    facts: Facts,
+    context: PlanContext,
+    declared: str | None,
+    planned: Mapping[str, PlannedMethod],
+) -> Question:
+    work = {
+        name: PlannedWork(context.base, each.layout, each.candidate.flops_per_token)
+        for name, each in planned.items()
+    }
     return Question(
         objective=spec.objective,
         examples=facts.examples,
@@ -453,7 +474,8 @@ def _question(spec: VariantSpec, facts: Facts, context: PlanContext, declared: s
         serving=context.serving,
         method=declared,
         questions=context.questions.asked(spec.evaluation),
-        learned_utilization=utilizations(context.finished, context.hardware.name),
+        learned_utilization=utilizations(context.finished, context.hardware.name, work),
+        seconds_per_question=context.seconds_per_question,
         measuring=spec.training.watch.budget or 0.0,
     )
 

@@ -133,13 +133,16 @@ def plotted(figures: TrainingFigures) -> dict[str, float]:
 
 
 def foretold_rows(figures: TrainingFigures) -> list[list[Any]]:
-    """Time and memory as the plan foresaw them, beside what they were; none of an older training."""
+    """Time and memory as the plan foresaw them, beside what they were; none of an older training.
+
+    The time foretold is that of the steps and of what is measured between them: so is the program's.
+    """
     plan = figures.predicted
     if not plan:
         return []
     steps, whole = (plan.get(name) for name in ("training_hours", "hours"))
     return [
-        ["time of the steps", _of_hours(steps), duration(figures.training_seconds)],
+        ["time of the training", _of_hours(steps), duration(max(figures.seconds, figures.training_seconds))],
         *([["with the evaluation", _of_hours(whole), ABSENT]] if steps is None else []),
         ["memory at its highest", size(plan.get("memory_bytes")), size(figures.peak_bytes)],
     ]

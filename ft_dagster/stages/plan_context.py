@@ -5,8 +5,10 @@ their finished trainings taught.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ft_dagster.data.derived import new_token_ids_of, parent_artifact
 from ft_dagster.data.weights import CONFIG
@@ -22,6 +24,8 @@ from ft_dagster.stages.workspace import Desk
 from ft_dagster.store import SHARED, Artifact, Store, read_head
 from ft_dagster.training.contract import ParentAdapter
 from ft_dagster.training.training_figures import TrainingFigures
+
+ASKED = 8  # variants that are asked how long a question takes: a fleet has thousands
 
 
 def context_of(desk: Desk, spec: VariantSpec, base: Artifact, hardware: Hardware) -> PlanContext:
@@ -39,6 +43,7 @@ def context_of(desk: Desk, spec: VariantSpec, base: Artifact, hardware: Hardware
         base=base.digest,
         finished=_finished(desk.store, neighbours),
         questions=_questions_there(desk),
+        seconds_per_question=seconds_per_question(desk, neighbours, hardware.name),
     )
 
 
@@ -100,6 +105,38 @@ def _made_from(store: Store, prefix: str, stage: str, artifact: Artifact) -> Art
     """The artifact of a stage that another one was made from; None where there was none, or it is gone."""
     digest = artifact.inputs.get(stage)
     return None if digest is None else find_digest(store, (prefix,), stage, digest)
+
+
+def seconds_per_question(desk: Desk, variants: list[VariantKey], hardware: str | None = None) -> float | None:
+    """Of one model, in the newest evaluation of this variant, else of one of its tenant's; None where few of
+    them have none. `variants`: those on its base, itself first; `hardware`: on which they were trained, None:
+    on any.
+    """
+    same_tenant = [key for key in variants if key.tenant == desk.key.tenant]
+    for key in same_tenant[:ASKED]:
+        with suppress(UserError):  # said to who asks for that variant
+            judged = read_head(desk.store, key.prefix, "evaluation")
+            if judged is None or not _was_on(desk.store, key, hardware):
+                continue
+            asked = _asked(judged.figures)
+            if asked:
+                return float(judged.figures["seconds"] / asked)
+    return None
+
+
+def _was_on(store: Store, key: VariantKey, hardware: str | None) -> bool:
+    if hardware is None:
+        return True
+    model = read_head(store, key.prefix, "fine_tuned_model")
+    predicted = None if model is None else TrainingFigures.of(model).predicted
+    return predicted is not None and predicted["hardware"] == hardware
+
+
+def _asked(figures: Mapping[str, Any]) -> int:
+    """Questions of its tasks: all else that an evaluation asks comes with these."""
+    rules = figures.get("verdict", {}).get("rules", ())
+    asked = sum(rule["questions"] for rule in rules if rule["rule"] in ("task", "general_benchmark"))
+    return int(asked or figures.get("questions") or 0)
 
 
 def _finished(store: Store, keys: list[VariantKey]) -> tuple[Finished, ...]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Literal
 
-from ft_dagster.errors import UserError
 from ft_dagster.evaluation.power import hopeless_gates, is_of_successors, texts_of_losses
 from ft_dagster.evaluation.sentences import out_of_reach, wanted, would_decide
 from ft_dagster.evaluation.verdict_words import slowest_rule
@@ -13,14 +11,12 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.advice import release_warnings
 from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_margins
 from ft_dagster.planning.estimate import Estimate
-from ft_dagster.spec import VariantKey, VariantSpec
-from ft_dagster.stages.plan_context import variants_on_base
+from ft_dagster.spec import VariantSpec
+from ft_dagster.stages.plan_context import seconds_per_question, variants_on_base
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.store import Artifact, read_head
+from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import ABOUT_RANK
-
-ASKED = 8  # variants that are asked how long a question takes: a fleet has thousands
 
 
 def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, test_rows: int) -> list[str]:
@@ -30,7 +26,7 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
     variants = variants_on_base(workspace.project, workspace.key, spec)
     served = release_warnings(spec, estimate.plan.name, estimate.storage, len(variants))
     judged = workspace.head("evaluation")
-    seconds = _seconds_per_question(workspace, variants) if spec.evaluation.limit == "auto" else None
+    seconds = seconds_per_question(workspace, variants) if spec.evaluation.limit == "auto" else None
     batches = asking_in_batches(spec.gates, spec.evaluation, seconds)
     told = spec.method.rank == "auto"  # by the plan's reason
     trained = None if told else workspace.head("fine_tuned_model")
@@ -57,19 +53,6 @@ def rank_of_before(trained: TrainingFigures, method: str) -> list[str]:
     if trained.method != method:
         return []
     return [f"of the version before: {line}" for line in trained.advice if line.startswith(ABOUT_RANK)]
-
-
-def _seconds_per_question(workspace: Workspace, variants: list[VariantKey]) -> float | None:
-    """Of one model, in the newest evaluation of this variant, else of one of its tenant's; None where few of
-    them have none. `variants`: those on its base, itself first.
-    """
-    same_tenant = [key for key in variants if key.tenant == workspace.key.tenant]
-    for key in same_tenant[:ASKED]:
-        with suppress(UserError):  # said to who asks for that variant
-            judged = read_head(workspace.store, key.prefix, "evaluation")
-            if judged is not None and judged.figures.get("questions"):
-                return float(judged.figures["seconds"] / judged.figures["questions"])
-    return None
 
 
 def _questions(judged: Artifact | None, spec: VariantSpec) -> tuple[str, ...]:

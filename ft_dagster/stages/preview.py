@@ -20,6 +20,7 @@ from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.examples import examples_of, refuse_kind
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.mixture import asked_share
+from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.rows import Row
 from ft_dagster.data.sources import read_raw, read_rows
@@ -33,6 +34,7 @@ from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.planning.methods.share import chosen_share
+from ft_dagster.planning.packed_rows import is_counted, read_lengths
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.prior import Prior
 from ft_dagster.planning.prior import leaves_open as is_open
@@ -133,6 +135,8 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
         data = sample(declared, project, folder, workspace.roots, before)
     else:
         data = _counted(workspace, mixture)
+        if is_counted(MixtureFigures.of(mixture)):
+            context = replace(context, lengths=read_lengths(workspace.payload(mixture)))
     tried = None if mixture is None else _tried(workspace, spec, hardware)
     known = None if base is None else _prior(workspace, spec, base, mixture, tried)
     leak = leak_where_packed(spec, folder, workspace.cache)

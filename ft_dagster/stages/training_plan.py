@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import refuse_unmeasured
 from ft_dagster.evaluation.samples import FORMER, RESERVED, TEST_SPLIT_TASK
@@ -20,6 +21,7 @@ from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hard
 from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.judging import foresee_all
+from ft_dagster.planning.packed_rows import is_counted, read_lengths
 from ft_dagster.planning.plan import make_plan, refuse_unasked
 from ft_dagster.planning.prior import leaves_open as is_open
 from ft_dagster.planning.probe import leaves_open
@@ -96,6 +98,8 @@ def inputs(view: View) -> PlanInputs:
 def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     before = version_before.read_before(hands, inputs.version_before)
     base, context = inputs.base_model, replace(inputs.context, before=before)
+    if is_counted(MixtureFigures.of(inputs.training_mixture)):
+        context = replace(context, lengths=read_lengths(hands.payload(inputs.training_mixture)))
     weights = base.figures["parameters"], base.figures["weights_bytes"]
     counts, folder = counts_of(inputs.training_mixture), hands.base_folder(base)
     facts = facts_of(counts, *weights, folder, context.hardware, leak=inputs.leak)

@@ -26,6 +26,7 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import STAGES
 from ft_dagster.stages.version_report import report_path, version_report
 from ft_dagster.store import read_head
+from ft_dagster.training.training_figures import TrainingFigures
 from tests.e2e.project import edit, rows, write_lines
 from tests.e2e.workshop import Workshop
 from tests.present import present
@@ -122,6 +123,12 @@ def test_the_pages_above_are_told_what_was_made_of_them(workshop: Workshop) -> N
         "training_mixture", "training_plan", "fine_tuned_model", "evaluation", "model_export", "release",
     ]  # fmt: skip
     assert below[-1] == ("release", "version 1")
+
+
+def test_the_steps_of_the_plan_are_those_that_were_trained(workshop: Workshop) -> None:
+    shown, trained = pages(workshop.first), workshop.store
+    figures = TrainingFigures.of(present(read_head(trained, PREFIX, "fine_tuned_model")))
+    assert shown["training_plan"]["steps"].value == figures.steps
 
 
 def test_nothing_on_a_page_is_wider_than_its_pane(workshop: Workshop) -> None:

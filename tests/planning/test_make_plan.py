@@ -229,6 +229,19 @@ def test_a_finished_training_replaces_the_stated_utilization(folder: Path) -> No
     )
 
 
+def test_planned_hours_are_those_that_a_training_of_the_same_layout_took(folder: Path) -> None:
+    """By its tokens a second, whatever its FLOPs were counted as; of another layout by its utilization."""
+    before = planned(folder, spec(method="lora"))
+    quick = [replace(trained(before, 0), tokens_per_second=speed) for speed in (1000.0, 3000.0, 2000.0)]
+    after = present(planned(folder, spec(method="lora"), known=quick).estimate.predicted.training_hours)
+    again = planned(folder, spec(method="lora"), known=[replace(quick[0], tokens_per_second=4000.0)])
+    assert after == pytest.approx(2 * present(again.estimate.predicted.training_hours))
+    layout = replace(before.estimate.predicted.layout, length=4096)
+    other = replace(quick[0], predicted=replace(quick[0].predicted, layout=layout))
+    learned = planned(folder, spec(method="lora"), known=[other]).estimate.utilization
+    assert present(learned).value == pytest.approx(2e14 / (100 * 1e13))
+
+
 def test_another_shape_or_base_teaches_nothing(folder: Path) -> None:
     plan = planned(folder, spec(method="lora"))
     one, layout = trained(plan, 9), plan.estimate.predicted.layout

@@ -9,17 +9,17 @@ from tests.stored_figures import stored_training
 FORETOLD = {"hours": 0.5, "memory_bytes": 2_000_000_000}
 
 
-def test_the_steps_stand_beside_the_steps() -> None:
+def test_the_program_stands_beside_its_steps_and_looks_as_foretold() -> None:
     predicted = {**FORETOLD, "training_hours": 0.025}
     figures = TrainingFigures.from_json(stored_training(predicted=predicted))
-    assert foretold_rows(figures)[0] == ["time of the steps", "1m 30s", "1m 40s"]
+    assert foretold_rows(figures)[0] == ["time of the training", "1m 30s", "2m 00s"]
     assert len(foretold_rows(figures)) == 2
 
 
 def test_of_a_plan_of_0_1_that_knew_the_whole_alone_no_steps_are_foretold() -> None:
     figures = TrainingFigures.from_json(stored_training(predicted=FORETOLD))
     assert foretold_rows(figures)[:2] == [
-        ["time of the steps", "-", "1m 40s"],
+        ["time of the training", "-", "2m 00s"],
         ["with the evaluation", "30m 00s", "-"],
     ]
     assert foretold_rows(TrainingFigures.from_json(stored_training())) == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from ft_dagster.planning.layout import Layout
 from ft_dagster.training.training_figures import TrainingFigures
@@ -60,11 +60,20 @@ class Finished:
     predicted: Predicted
     memory_bytes: int | None
     utilization: float | None  # of the peak, by the counted FLOPs of its steps
+    tokens_per_second: float | None = None
 
     @property
     def excess(self) -> int | None:
         """Bytes measured beyond those predicted."""
         return None if self.memory_bytes is None else self.memory_bytes - self.predicted.memory_bytes
+
+
+class PlannedWork(NamedTuple):
+    """Of a method that is planned: the digest of its base, its layout, FLOPs a token as counted."""
+
+    base: str
+    layout: Layout
+    flops_per_token: float
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,8 @@ def finished_training(figures: TrainingFigures) -> Finished | None:
     if not figures.predicted:
         return None
     predicted = Predicted.from_json(figures.predicted)
-    return Finished(predicted, figures.held_bytes, _utilization(figures, predicted))
+    utilization = _utilization(figures, predicted)
+    return Finished(predicted, figures.held_bytes, utilization, figures.tokens_per_second)
 
 
 def memory_correction(known: Iterable[Finished], base: str, hardware: str, layout: Layout) -> Correction:
@@ -107,13 +117,26 @@ def memory_correction(known: Iterable[Finished], base: str, hardware: str, layou
     return Correction(middle, f"{count}{which} took {more}{spread}")
 
 
-def utilizations(known: Iterable[Finished], hardware: str) -> dict[str, float]:
-    """Method -> the median share of the peak that its trainings reached on this hardware."""
-    by_method: dict[str, list[float]] = {}
+def utilizations(
+    known: Iterable[Finished], hardware: str, planned: Mapping[str, PlannedWork] | None = None
+) -> dict[str, float]:
+    """Method -> the median share of the peak that its trainings reached on this hardware.
+
+    `planned`: method -> what is to be trained by it. Where the same base was trained in the same layout, its
+    tokens a second count, at the FLOPs a token that are planned: the hours are then those that it took.
+    """
+    same, by_method = dict[str, list[float]](), dict[str, list[float]]()
     for one in known:
-        if one.utilization is not None and one.predicted.hardware == hardware:
-            by_method.setdefault(one.predicted.layout.method, []).append(one.utilization)
-    return {method: median(values) for method, values in by_method.items()}
+        method, peak = one.predicted.layout.method, one.predicted.peak_flops
+        if one.predicted.hardware != hardware or one.utilization is None:
+            continue
+        by_method.setdefault(method, []).append(one.utilization)
+        work = (planned or {}).get(method)
+        alike = work is not None and (one.predicted.base, one.predicted.layout) == (work.base, work.layout)
+        if work is not None and alike and one.tokens_per_second and peak:
+            reached = one.tokens_per_second * work.flops_per_token / (work.layout.gpus * peak)
+            same.setdefault(method, []).append(reached)
+    return {method: median(values) for method, values in (by_method | same).items()}
 
 
 def _shape(layout: Layout) -> tuple[Any, ...]:

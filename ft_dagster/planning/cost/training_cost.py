@@ -45,6 +45,7 @@ UTILIZATION = {
     "prefix_tuning": Utilization(_LORA, "default", f"as lora, {_UNPACKED}"),
 }
 _SCORING = Utilization(0.30, "default", "forward passes alone, over short rows")
+_MEASURED = Utilization(0.0, "learned", "as long as an evaluation here took")
 
 
 def utilization_of(method: str, learned: Mapping[str, float] | None = None) -> Utilization:
@@ -185,6 +186,14 @@ def _gate(name: str, margin: float, asked: int | None, benchmarks: int, alpha: f
         seen = 100 * margin_seen(asked, power=power, alpha=alpha)
         sentence += f"; evaluation.limit of {asked:,} can show {seen:.1f} points"
     return GateQuestions(name, margin, needed, asked, sentence)
+
+
+def measured_evaluation(questions: int, seconds_per_question: float, usd_per_hour: float | None) -> Spent:
+    """Asking `questions` (all tasks together) of one model, as long as an evaluation here took: the base's
+    answers are kept by then. Its FLOPs are not counted.
+    """
+    hours = questions * seconds_per_question / 3600
+    return Spent(0.0, hours, None if usd_per_hour is None else hours * usd_per_hour, _MEASURED)
 
 
 def evaluation_cost(

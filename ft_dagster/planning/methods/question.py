@@ -18,6 +18,7 @@ from ft_dagster.planning.cost.training_cost import (
     Storage,
     evaluation_cost,
     experiments,
+    measured_evaluation,
     storage_cost,
     training_cost,
     utilization_of,
@@ -52,6 +53,7 @@ class Question:
     tokens_per_question: float = 200.0
     measuring: float = 0.0  # FLOPs of what is measured while it trains, at most, a share of the training's
     learned_utilization: Mapping[str, float] = field(default_factory=dict)  # by method
+    seconds_per_question: float | None = None  # of one model, as an evaluation here took
 
     def __post_init__(self) -> None:
         _above_zero("parameters", self.parameters, "Give the base model's size, such as 13e9")
@@ -161,14 +163,17 @@ def figures_of(question: Question, candidate: Candidate) -> Figures:
 
 
 def _judging(question: Question) -> Spent | None:
-    if question.questions is None:
+    hardware, asked = question.hardware, question.questions
+    if asked is None:
         return None
+    if question.seconds_per_question is not None:
+        return measured_evaluation(asked, question.seconds_per_question, hardware.usd_per_hour)
     return evaluation_cost(
-        question.questions,
+        asked,
         question.tokens_per_question,
         question.parameters,
-        peak_flops=question.hardware.peak_flops,
-        usd_per_hour=question.hardware.usd_per_hour,
+        peak_flops=hardware.peak_flops,
+        usd_per_hour=hardware.usd_per_hour,
     )
 
 
