@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ft_dagster.data.coverage import evaluation_grams
 from ft_dagster.data.dataset_io import (
     DATASET,
     DROPPED,
@@ -30,7 +31,7 @@ from ft_dagster.data.dataset_schema import (
     SAID,
     SCHEMA,
 )
-from ft_dagster.data.decontaminate import AskedItem, EvaluationGrams, read_items
+from ft_dagster.data.decontaminate import AskedItem, read_items
 from ft_dagster.data.dedup import NearDuplicates, SeenRows
 from ft_dagster.data.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.gc_freeze import heap_frozen
@@ -214,7 +215,7 @@ class _Filters:
         items = evaluation_texts if spec.decontaminate.enabled else None
         if isinstance(items, Path):
             items = read_items(items)
-        self._grams = EvaluationGrams(items or (), spec.decontaminate.ngram)
+        self._grams = evaluation_grams(items or (), spec.decontaminate)
         self.groups = SplitGroups()
         self.read = 0
         self.dropped = Counter[str]()

@@ -77,15 +77,19 @@ def sought_words(words: Sequence[str]) -> Sequence[str]:
     return [part for word in words for part in _PARTS.findall(word)]
 
 
-class _Sought(NamedTuple):
+class Sought(NamedTuple):
     """A text of the evaluation: its words, and how much of a word each is, in sixths; None: a whole one."""
 
     hashes: Hashes
     sizes: Sizes | None
 
     @classmethod
-    def of(cls, text: str) -> _Sought:
-        words = words_of(normal_text(text))
+    def of(cls, text: str) -> Sought:
+        return cls.of_words(words_of(normal_text(text)))
+
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> Sought:
+        """Of the words of a normal text."""
         sought = sought_words(words)
         sizes = None if sought is words else np.array([_size(word) for word in sought])
         return cls(_word_hashes(sought), sizes)
@@ -94,16 +98,20 @@ class _Sought(NamedTuple):
     def size(self) -> int:
         return WORD * len(self.hashes) if self.sizes is None else int(self.sizes.sum())
 
-    def runs(self, size: int) -> Iterator[tuple[int, Hashes]]:
-        """From each word on the shortest run of at least this size: (their length, their hashes)."""
+    def runs(self, size: int) -> Iterator[tuple[int, NDArray[np.intp], Hashes]]:
+        """From each word on the shortest run of at least this size: (their length, where they begin, their
+        hashes).
+        """
         if self.sizes is None:
-            yield size // WORD, _runs(self.hashes, size // WORD)
+            runs = runs_of(self.hashes, size // WORD)
+            yield size // WORD, np.arange(len(runs)), runs
             return
         before = np.concatenate([[0], self.sizes.cumsum()])
         ends = np.searchsorted(before, before[:-1] + size)
         lengths = (ends - np.arange(len(ends)))[ends < len(before)]
         for length in np.unique(lengths).tolist():
-            yield length, _runs(self.hashes, length)[np.flatnonzero(lengths == length)]
+            starts = np.flatnonzero(lengths == length)
+            yield length, starts, runs_of(self.hashes, length)[starts]
 
 
 def _size(word: str) -> int:
@@ -125,26 +133,26 @@ class EvaluationGrams:
         self.ignored = 0
         self._tasks: dict[str, int] = {}
         runs = _Collected()
-        short: dict[int, dict[int, _ShortQuestion]] = {}
+        short: dict[int, dict[int, ShortQuestion]] = {}
         for item in items:
             task = self._tasks.setdefault(item.task, len(self._tasks))
-            answers, questions = map(_Sought.of, item.answers), [_Sought.of(text) for text in item.questions]
+            answers, questions = map(Sought.of, item.answers), [Sought.of(text) for text in item.questions]
             said = [text for text in answers if len(text.hashes)]
             for text in (*questions, *said):
                 if text.size >= alone:
-                    for length, hashes in text.runs(min(least, text.size)):
+                    for length, _, hashes in text.runs(min(least, text.size)):
                         runs.add(length, hashes, task)
             pairs = [text for text in questions if said and WORD * LEAST_WITH_ANSWER <= text.size < alone]
             for words, _ in pairs:
-                whole = int(_runs(words, len(words))[0])
-                given = short.setdefault(len(words), {}).setdefault(whole, _ShortQuestion(task))
+                whole = int(runs_of(words, len(words))[0])
+                given = short.setdefault(len(words), {}).setdefault(whole, ShortQuestion(task))
                 for answer in said:
                     given.add(answer.hashes)
             self.ignored += not pairs and all(text.size < alone for text in questions)
         self._long = runs.sets()
         self._short = short
         starts = {size: np.fromiter(found, np.uint64, len(found)) for size, found in short.items()}
-        self._starts = {size: _GramSet(np.unique(hashes)) for size, hashes in starts.items()}
+        self._starts = {size: GramSet(np.unique(hashes)) for size, hashes in starts.items()}
         self._lengths = sorted({*self._long, *self._short})
         self._names = list(self._tasks)
 
@@ -157,7 +165,7 @@ class EvaluationGrams:
         if not self._lengths or len(words) < self._lengths[0]:
             return None
         hashes = _word_hashes(words)
-        places = _Places(hashes)
+        places = Places(hashes)
         for length, runs in self._runs_by_length(hashes):
             task = self._of_length(length, runs, places)
             if task is not None:
@@ -198,7 +206,7 @@ class EvaluationGrams:
             at = length
             yield length, runs
 
-    def _of_length(self, length: int, runs: Hashes, places: _Places) -> int | None:
+    def _of_length(self, length: int, runs: Hashes, places: Places) -> int | None:
         if length in self._long:
             found = self._long[length].find(runs)
             if len(found):
@@ -217,7 +225,7 @@ class EvaluationGrams:
         return None
 
 
-class _ShortQuestion:
+class ShortQuestion:
     """A question that counts where an answer stands beside it. `answers`: their hashes, by their length."""
 
     def __init__(self, task: int) -> None:
@@ -225,14 +233,14 @@ class _ShortQuestion:
         self._answers: dict[int, set[int]] = {}
 
     def add(self, answer: Hashes) -> None:
-        self._answers.setdefault(len(answer), set()).update(_runs(answer, len(answer)).tolist())
+        self._answers.setdefault(len(answer), set()).update(runs_of(answer, len(answer)).tolist())
 
     @cached_property
     def answers(self) -> dict[int, Hashes]:
         return {size: np.fromiter(found, np.uint64, len(found)) for size, found in self._answers.items()}
 
 
-class _Places:
+class Places:
     """Where answers stand in one text, which is hashed once for each length of an answer."""
 
     def __init__(self, words: Hashes) -> None:
@@ -256,7 +264,7 @@ class _Places:
     def _of_length(self, length: int) -> tuple[Hashes, NDArray[np.intp]]:
         """Sorted, with the place of each in the text; of equal ones in their order there."""
         if length not in self._sorted:
-            runs = _runs(self._words, length)
+            runs = runs_of(self._words, length)
             places = np.argsort(runs, kind="stable")
             self._sorted[length] = runs[places], places
         return self._sorted[length]
@@ -280,7 +288,7 @@ class _WordHashes(dict[str, int]):
 _known = _WordHashes()
 
 
-def _runs(words: Hashes, length: int) -> Hashes:
+def runs_of(words: Hashes, length: int) -> Hashes:
     """The hash of every run of `length` words: a polynomial in a fixed odd number, modulo 2**64."""
     count = max(0, len(words) - length + 1)
     hashes = np.zeros(count, np.uint64)
@@ -303,8 +311,8 @@ class _Collected:
             self._found = {size: [_union(parts)] for size, parts in self._found.items()}
             self._waiting = 0
 
-    def sets(self) -> Mapping[int, _GramSet]:
-        return {size: _GramSet(*_union(parts)) for size, parts in sorted(self._found.items())}
+    def sets(self) -> Mapping[int, GramSet]:
+        return {size: GramSet(*_union(parts)) for size, parts in sorted(self._found.items())}
 
 
 def _union(parts: list[tuple[Hashes, NDArray[np.uint16]]]) -> tuple[Hashes, NDArray[np.uint16]]:
@@ -312,7 +320,7 @@ def _union(parts: list[tuple[Hashes, NDArray[np.uint16]]]) -> tuple[Hashes, NDAr
     return hashes, np.concatenate([tasks for _, tasks in parts])[first]
 
 
-class _GramSet:
+class GramSet:
     """Sorted hashes behind a bitmap of at least 16 bits a hash: most of what is not in it costs one look.
 
     `tasks`: the number of the task that each is of.

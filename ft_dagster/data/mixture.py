@@ -20,9 +20,10 @@ from typing import NamedTuple
 import pyarrow as pa
 from pyarrow.parquet import read_metadata
 
+from ft_dagster.data.coverage import evaluation_grams
 from ft_dagster.data.cuts import IN_PART, Cut, place_of
 from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.decontaminate import EvaluationGrams, read_items
+from ft_dagster.data.decontaminate import read_items
 from ft_dagster.data.examples import examples_of, refuse_kind
 from ft_dagster.data.gc_freeze import heap_frozen
 from ft_dagster.data.general import WATCHED, GeneralText, holdout_chunks
@@ -230,7 +231,7 @@ class _Build:
             return None
         grams, texts = None, self._evaluation_texts
         if texts is not None:
-            grams = EvaluationGrams(read_items(texts), self._spec.data.decontaminate.ngram)
+            grams = evaluation_grams(read_items(texts), self._spec.data.decontaminate)
         seed = self._spec.training.seed
         return GeneralText(
             corpus,

@@ -82,6 +82,8 @@ class GateFloors(SpecModel):
 class EvaluationFloors(SpecModel):
     """The least that a declaration may ask."""
 
+    added = ("coverage",)
+
     questions: int = Field(50, ge=1, le=1_000_000, description="Least evaluation.limit")
     general: Literal["any", "none"] | tuple[str, ...] = Field(
         "any",
@@ -92,6 +94,12 @@ class EvaluationFloors(SpecModel):
     decontaminate: Literal["required", "optional"] = Field(
         "required",
         description="optional: rows that hold the questions may be trained on (data.decontaminate)",
+    )
+    coverage: float | None = Field(
+        None,
+        ge=0.3,
+        le=1.0,
+        description="Largest data.decontaminate.coverage, which must then be declared; null: none needed",
     )
 
 
@@ -272,6 +280,9 @@ def _of_training_rows(floors: EvaluationFloors, spec: VariantSpec) -> Iterator[B
         yield Breach("data.decontaminate.enabled", False, rule, "true")
     if declared.ngram > NGRAM:
         yield Breach("data.decontaminate.ngram", declared.ngram, rule, f"at most {NGRAM} words")
+    most, share = floors.coverage, declared.coverage
+    if most is not None and (share is None or share > most):
+        yield Breach("data.decontaminate.coverage", share, "evaluation.coverage", f"at most {most:g}")
 
 
 def _of_means(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:

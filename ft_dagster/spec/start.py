@@ -32,6 +32,9 @@ evaluation:
 """
 DEFAULTS = """\
 # What all tenants share; a declaration's own value wins. `ft-dagster show VARIANT` says what came from here.
+data:
+  decontaminate: {coverage: 0.6}   # leaves out rows with most of a benchmark's question, not those alone that
+                                   # repeat it word for word
 evaluation:
   general: []   # lm-eval tasks watched against forgetting, for example [arc_easy, hellaswag] or YAML files
   limit: 400   # questions of each task; 362 show a model that lost nothing to be within 5 points

@@ -215,8 +215,17 @@ class DeduplicateSpec(SpecModel):
 
 
 class DecontaminateSpec(SpecModel):
+    added = ("coverage",)
+
     enabled: bool = Field(True, description="Leave out rows and general text that overlap the evaluation")
     ngram: int = Field(13, ge=3, le=50, description="Words in a row that make an overlap")
+    coverage: float | None = Field(
+        None,
+        ge=0.3,
+        le=1.0,
+        description="Share of a question's runs of three words that make an overlap, too, where nine tenths "
+        "of its words stand beside them (an inserted word breaks two of these runs at most); null: none",
+    )
 
 
 ShareOf = Literal["trained", "processed"]

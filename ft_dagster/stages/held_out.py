@@ -11,7 +11,7 @@ from ft_dagster.store import Artifact, find_artifact
 def refuse_trained_on(workspace: Workspace) -> None:
     """Raises UserError unless the newest weights were trained on the data set whose test split is asked, and
     data set and general text were looked through for the questions of the declared tasks, by overlaps no
-    longer than declared.
+    longer, and by no larger part of a question, than declared.
     """
     tuned, mixture, rows = (
         workspace.upstream(stage) for stage in ("fine_tuned_model", "training_mixture", "task_dataset")
@@ -35,17 +35,26 @@ def refuse_trained_on(workspace: Workspace) -> None:
 
 def _refuse_longer_overlaps(workspace: Workspace, trained: Artifact) -> None:
     made_by = trained.spec.get("data.decontaminate")  # as the first stage versions wrote it
-    asked = (made_by or trained.spec["spec"]["data"]["decontaminate"])["ngram"]
-    declared = workspace.spec.data.decontaminate.ngram
-    if asked > declared:
-        raise UserError(
-            f"{trained.place.stage} was looked through for questions by {asked} words in a row, more than "
-            "are declared now: the weights may have been trained on shorter parts",
-            file=workspace.declared_in,
-            field="data.decontaminate.ngram",
-            value=declared,
-            fix=f"Run {workspace.key} again: what stays the same is reused",
-        )
+    asked = made_by or trained.spec["spec"]["data"]["decontaminate"]
+    declared, covered = workspace.spec.data.decontaminate, asked.get("coverage")
+    value: float
+    if asked["ngram"] > declared.ngram:
+        field, value = "ngram", declared.ngram
+        by = f"{asked['ngram']} words in a row, more than are declared now"
+        by += ": the weights may have been trained on shorter parts"
+    elif declared.coverage is not None and (covered is None or covered > declared.coverage):
+        field, value = "coverage", declared.coverage
+        by = "long runs of words alone" if covered is None else f"{covered:g} of their runs of three words"
+        by += ": the weights may have been trained on questions with a word put in"
+    else:
+        return
+    raise UserError(
+        f"{trained.place.stage} was looked through for questions by {by}",
+        file=workspace.declared_in,
+        field=f"data.decontaminate.{field}",
+        value=value,
+        fix=f"Run {workspace.key} again: what stays the same is reused",
+    )
 
 
 def _same(workspace: Workspace, stage: str, newest: Artifact, made_from_it: Artifact) -> None:

@@ -121,13 +121,13 @@ def test_a_text_is_hashed_once_however_often_a_short_question_stands_in_it(
 ) -> None:
     answers = ("one two", "three four", "甲乙丙丁", "甲乙丙子")
     grams = EvaluationGrams([AskedItem((unit,), answers, "quiz")], 13)
-    runs, hashed = decontaminate._runs, list[int]()
+    runs, hashed = decontaminate.runs_of, list[int]()
 
     def counted(words: decontaminate.Hashes, length: int) -> decontaminate.Hashes:
         hashed.append(len(words))
         return runs(words, length)
 
-    monkeypatch.setattr(decontaminate, "_runs", counted)
+    monkeypatch.setattr(decontaminate, "runs_of", counted)
     text = words_of(normal_text(unit * 200))
     assert grams.overlap(text) is None
     assert sum(hashed) <= 2 * len(sought_words(text))  # the answers have two lengths

@@ -375,6 +375,24 @@ def test_rows_that_were_looked_through_by_longer_overlaps_than_declared_are_not_
     assert outcome.error is None, outcome.error
 
 
+def test_rows_that_were_looked_through_by_a_larger_part_of_a_question_are_not_released_on(
+    project: Path,
+) -> None:
+    declare(project, data={"decontaminate": {"enabled": True}})
+    run_chain(desk(project, Pretend()), CHAIN)
+    declare(project, data={"decontaminate": {"enabled": True, "coverage": 0.6}})
+    with pytest.raises(UserError, match="by long runs of words alone: the weights may have been trained"):
+        release(desk(project, Pretend()))
+    outcome = run_chain(desk(project, Pretend()), CHAIN)
+    assert outcome.error is None, outcome.error
+    assert outcome.made["fine_tuned_model"].reused
+    declare(project, data={"decontaminate": {"enabled": True, "coverage": 0.5}})
+    with pytest.raises(UserError, match=r"by 0\.6 of their runs of three words"):
+        evaluate_alone(project)
+    declare(project, data={"decontaminate": {"enabled": True, "coverage": 0.9}})
+    assert release(desk(project, Pretend())).next == RELEASED
+
+
 def test_a_try_that_was_taken_out_is_noticed(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     for ordinal, questions in enumerate(("first", "second"), 1):

@@ -88,6 +88,19 @@ def test_asking_in_batches_counts_as_the_most_that_is_asked(tmp_path: Path) -> N
     assert broken(high, evaluation={"limit": "auto"}) == [("evaluation.limit", "evaluation.questions")]
 
 
+def test_a_share_of_a_question_that_is_an_overlap_is_asked_for_once_the_platform_sets_a_floor(
+    tmp_path: Path,
+) -> None:
+    floor = policies(tmp_path, {"evaluation": {"coverage": 0.6}}).of("acme")
+    breach = [("data.decontaminate.coverage", "evaluation.coverage")]
+    for share, found in ((None, breach), (0.7, breach), (0.6, []), (0.5, [])):
+        declared = {"sources": ["rows.jsonl"], "decontaminate": {"coverage": share}}
+        assert broken(floor, data=declared) == found
+    plain = policies(tmp_path, {"evaluation": {}}).of("acme")
+    assert broken(plain) == []
+    assert plain.digest == policies(tmp_path, {}).of("acme").digest != floor.digest
+
+
 @pytest.mark.parametrize(("declared", "field", "rule"), LAX, ids=str)
 def test_without_a_file_no_declaration_passes_below_the_built_in_floors(
     tmp_path: Path, declared: dict[str, Any], field: str, rule: str

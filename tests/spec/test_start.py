@@ -133,6 +133,14 @@ def test_init_refuses_a_base_or_rows_that_are_not_there_and_writes_nothing(
     assert not list((tmp_path / "mine").iterdir())
 
 
+def test_what_init_declares_is_looked_for_with_a_word_put_in_too(
+    tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert init("--base-model", "outside/model", "--data", "outside/rows, all/a.jsonl").exit_code == 0
+    assert load_variant(tmp_path / "mine", KEY).spec.data.decontaminate.coverage == 0.6
+
+
 def test_init_says_what_it_takes_for_a_name_of_the_hub(
     tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

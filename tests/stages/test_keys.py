@@ -71,6 +71,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "data.deduplicate.threshold": (0.7, {ROWS}),
     "data.decontaminate.enabled": (False, {ROWS, MIX}),
     "data.decontaminate.ngram": (8, {ROWS, MIX}),
+    "data.decontaminate.coverage": (0.6, {ROWS, MIX}),
     "data.general.share": (0.1, {MIX, EXPORT}),
     "data.general.share_of": ("trained", {MIX, EXPORT}),
     "data.general": (None, {MIX, EXPORT}),
