@@ -92,7 +92,7 @@ class Sought(NamedTuple):
         """Of the words of a normal text."""
         sought = sought_words(words)
         sizes = None if sought is words else np.array([_size(word) for word in sought])
-        return cls(_word_hashes(sought), sizes)
+        return cls(word_hashes(sought), sizes)
 
     @property
     def size(self) -> int:
@@ -164,7 +164,7 @@ class EvaluationGrams:
         words = sought_words(words)
         if not self._lengths or len(words) < self._lengths[0]:
             return None
-        hashes = _word_hashes(words)
+        hashes = word_hashes(words)
         places = Places(hashes)
         for length, runs in self._runs_by_length(hashes):
             task = self._of_length(length, runs, places)
@@ -182,7 +182,7 @@ class EvaluationGrams:
 
     def _suspects(self, texts: Sequence[Sequence[str]]) -> list[int]:
         """The numbers of those in which a run of words stands that is looked for."""
-        hashes = _word_hashes([word for words in texts for word in words])
+        hashes = word_hashes([word for words in texts for word in words])
         ends = np.cumsum([len(words) for words in texts])
         found = set[int]()
         for length, runs in self._runs_by_length(hashes):
@@ -270,7 +270,7 @@ class Places:
         return self._sorted[length]
 
 
-def _word_hashes(words: Sequence[str]) -> Hashes:
+def word_hashes(words: Sequence[str]) -> Hashes:
     if len(_known) > MOST_KNOWN:
         _known.clear()
     return np.fromiter(map(_known.__getitem__, words), np.uint64, len(words))
