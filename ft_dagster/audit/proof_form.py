@@ -41,7 +41,7 @@ class _Leaf(_Form):
     path: list[_Hash]
 
 
-class _Shown(_Form):
+class _ShownLeaf(_Form):
     """An identity and the leaves beside its place, or the one that it has."""
 
     identity: _Hash
@@ -49,7 +49,7 @@ class _Shown(_Form):
     leaves: list[_Leaf]
 
 
-class _Row(_Shown):
+class _Row(_ShownLeaf):
     salt: _Salt
     facts: str
     leaves: Annotated[list[_Leaf], Field(min_length=1, max_length=1)]
@@ -80,9 +80,9 @@ class _Presence(_Common, _Row):
     also: list[_Row] = []
 
 
-class _Absence(_Common, _Shown):
+class _Absence(_Common, _ShownLeaf):
     kind: Literal["absence"]
-    read_otherwise: list[_Shown] = []
+    read_otherwise: list[_ShownLeaf] = []
 
 
 _PROOF: TypeAdapter[_Presence | _Absence] = TypeAdapter(

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Looked:
+class TextFindings:
     """What a look through the stored text found; None of what was not looked for."""
 
     search: SearchAnswer | None
@@ -50,7 +50,7 @@ def look_through(
     part: bool = False,
     within: str | None = None,
     near: float | None = None,
-) -> Looked:
+) -> TextFindings:
     """What contains the record, where `search`; what is nearly it, from the similarity `near` on. `part`:
     also what has it inside a word. `within`: of a tenant or a variant alone. Each distinct file is read once.
 
@@ -61,7 +61,7 @@ def look_through(
     if inside is not None and not inside.sought:
         inside = None  # an identity has no text, nor have characters that nobody sees
     if inside is None and nearness is None:
-        return Looked(None, None)
+        return TextFindings(None, None)
     begun = time.monotonic()
     found = text_files(audit, tuple(COLUMNS) if inside else RECORDS, within)
     for batch in read_texts(audit, found, say):
@@ -70,7 +70,7 @@ def look_through(
         if nearness is not None and batch.file.kind in RECORDS:
             nearness.see(batch)
     seconds = time.monotonic() - begun
-    return Looked(
+    return TextFindings(
         None if inside is None else inside.answer(audit, found, within, seconds, say),
         None if nearness is None else nearness.answer(audit, found, seconds),
     )

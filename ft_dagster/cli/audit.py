@@ -148,9 +148,9 @@ def model(
     """All that made a model: sources, mixture, base, parents, recipe, code, evaluation, releases."""
     from ft_dagster.audit import models
 
-    def answer(audit: Audit) -> tuple[ModelAnswer, Written]:
+    def answer(audit: Audit) -> tuple[ModelAnswer, RecordCounts]:
         found = models.model(audit, model)
-        return found, Written() if to is None else write_records(audit, found.variant, found.weights, to)
+        return found, RecordCounts() if to is None else write_records(audit, found.variant, found.weights, to)
 
     found, written = ask(context, tenant, answer)
     if as_json:
@@ -177,7 +177,7 @@ def at(
     def answer(audit: Audit) -> Any:
         found = models.at(audit, variant, date)
         parts = (found.model.in_part, found.model.perhaps_in_part)
-        known = Written(found.records, 0, *parts)
+        known = RecordCounts(found.records, 0, *parts)
         return found, known if to is None else write_records(audit, variant, found.model.weights, to)
 
     found, written = ask(context, tenant, answer)
@@ -410,7 +410,7 @@ def progress(quiet: bool) -> Callable[[str], None]:
     return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
-class Written(NamedTuple):
+class RecordCounts(NamedTuple):
     """Of the records that a model was trained on: how many, without their content any more, in part, and
     perhaps in part.
     """
@@ -421,7 +421,7 @@ class Written(NamedTuple):
     perhaps: int = 0
 
 
-def write_records(audit: Audit, variant: str, weights: str, to: Path) -> Written:
+def write_records(audit: Audit, variant: str, weights: str, to: Path) -> RecordCounts:
     """`weights`: of this variant; others may have equal ones, of other files."""
     from ft_dagster.audit import trained
     from ft_dagster.audit.members import MODEL
@@ -435,10 +435,10 @@ def write_records(audit: Audit, variant: str, weights: str, to: Path) -> Written
             written["without"] += one.content is None
             written["perhaps" if is_perhaps(one.cut) else "in_part"] += bool(one.cut)
             file.write(dumps(one._asdict(), ensure_ascii=False) + "\n")
-    return Written(**written)
+    return RecordCounts(**written)
 
 
-def written_sentence(written: Written, to: Path | None) -> str:
+def written_sentence(written: RecordCounts, to: Path | None) -> str:
     """Of the records that a model was trained on."""
     where = "" if to is None else f", written to {to}"
     parts = f", {written.in_part:,} of them in part" if written.in_part else ""

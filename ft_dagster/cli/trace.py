@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ft_dagster.cli.audit import Written, ask, write_records, written_sentence
+from ft_dagster.cli.audit import RecordCounts, ask, write_records, written_sentence
 from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, print_json, show, tell
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
@@ -39,7 +39,7 @@ def trace(
     shelf = open_shelf(load_settings(context.obj), VariantKey.parse(variant), version)
     rows = made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)
     weights, sentence = shelf.artifact("fine_tuned_model").digest, verdict_sentence(shelf.verdict)
-    rows_of = Written()
+    rows_of = RecordCounts()
     if to is not None:
         name = str(shelf.key)
         rows_of = ask(context, None, lambda audit: write_records(audit, name, weights, to))

@@ -54,7 +54,7 @@ class _Marked(NamedTuple):
     eos: bool
 
 
-class _Answer(NamedTuple):
+class _AnswerSpan(NamedTuple):
     """An answer's place in a rendered conversation: where it begins and stops, where its end-of-turn token
     does, and whether it has one.
     """
@@ -169,7 +169,7 @@ def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
     return _with_ends(row, whole, answers, tokenizer)
 
 
-def _with_ends(row: Row, whole: str, answers: Sequence[_Answer], tokenizer: Any) -> _Marked:
+def _with_ends(row: Row, whole: str, answers: Sequence[_AnswerSpan], tokenizer: Any) -> _Marked:
     """A conversation with an end of each trained answer; what follows the last where nothing marks its end is
     left out.
     """
@@ -195,7 +195,7 @@ def _trained_turns(row: Row, train_on: TrainOn) -> list[int]:
     return [len(row.messages) - 1]
 
 
-def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _Answer:
+def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
     """Where the i-th message, an answer, stands in the rendered conversation. Raises UserError."""
     before = _chat(row, row.messages[:i], tokenizer, prompt=True) if i else ""
     upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer)
@@ -208,7 +208,7 @@ def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _Answer:
     stop, end = (found.start(), found.end()) if found else (len(upto.rstrip()), len(upto))
     if whole[:end] != upto[:end]:
         raise _untold(row, i, tokenizer)
-    return _Answer(len(before), stop, end if found else stop, found is not None)
+    return _AnswerSpan(len(before), stop, end if found else stop, found is not None)
 
 
 def _untold(row: Row, i: int, tokenizer: Any) -> UserError:

@@ -251,18 +251,9 @@ def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
 
     tokenizer, limit, seed = lm.tokenizer, request.most, request.seed
     asked: list[AskedTask] = []
-    own = request.test_split_task
-    if own is not None:
+    if request.test_split_task is not None:
         tasks = test_split_tasks(
-            own.test.path,
-            tokenizer,
-            limit=limit,
-            seed=seed,
-            max_new_tokens=own.max_new_tokens,
-            max_length=lm.max_length,
-            kind=own.kind,
-            database=None if own.database is None else own.database.path,
-            exchange=own.exchange,
+            request.test_split_task, tokenizer, limit=limit, seed=seed, max_length=lm.max_length
         )
         asked.append(
             AskedTask("test_split_task", TEST_SPLIT_TASK, {task.config.task: task for task in tasks}, None)

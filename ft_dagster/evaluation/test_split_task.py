@@ -34,6 +34,7 @@ from ft_dagster.evaluation.answer_scores import (
     run_query,
     token_f1,
 )
+from ft_dagster.evaluation.request import SplitTask
 from ft_dagster.evaluation.samples import GENERAL_TEXT, TEST_SPLIT_TASK
 from ft_dagster.evaluation.sampling import draw_rows
 
@@ -63,30 +64,22 @@ class Encoded(str):
 
 
 def test_split_tasks(
-    test: Path,
-    tokenizer: Any,
-    *,
-    limit: int | None,
-    seed: int,
-    max_new_tokens: int,
-    max_length: int,
-    kind: Kind = "text",
-    database: Path | None = None,
-    exchange: bool = False,
+    own: SplitTask, tokenizer: Any, *, limit: int | None, seed: int, max_length: int
 ) -> list[ConfigurableTask]:
-    """The lm-eval tasks that ask a drawn sample of a task_dataset's test.parquet. `exchange`: see
-    `data.rows.in_exchange`.
+    """The lm-eval tasks that ask a drawn sample of a task_dataset's test.parquet.
 
-    Raises UserError, also for a reference answer that is not of the declared `kind`: no JSON, or a query
-    that `database` does not answer.
+    Raises UserError, also for a reference answer that is not of the declared kind: no JSON, or a query that
+    the database does not answer.
     """
     import pyarrow.parquet as pq
 
+    test, kind, max_new_tokens = own.test.path, own.kind, own.max_new_tokens
+    database = None if own.database is None else own.database.path
     if not test.is_file():
         raise UserError(
             "no such file", file=test, field="test_split_task.test", fix="Materialize task_dataset again"
         )
-    rows = [in_exchange(as_row(record), exchange) for record in pq.read_table(test).to_pylist()]
+    rows = [in_exchange(as_row(record), own.exchange) for record in pq.read_table(test).to_pylist()]
     if not rows:
         raise UserError(
             "the test split has no rows", file=test, fix="Give the variant more rows or a larger splits.test"

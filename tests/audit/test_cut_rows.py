@@ -20,7 +20,7 @@ from ft_dagster.audit.proofs import check, prove
 from ft_dagster.audit.records import TRAINED, record, sought
 from ft_dagster.audit.search import look_through
 from ft_dagster.audit.trained import training_records
-from ft_dagster.cli.audit import Written, written_sentence
+from ft_dagster.cli.audit import RecordCounts, written_sentence
 from ft_dagster.data.cuts import IN_PART, Cut
 from ft_dagster.data.mixture import TOO_LONG, UNTRAINED
 from ft_dagster.strict_json import dumps
@@ -81,7 +81,7 @@ def test_what_a_model_was_trained_on_says_how_much_of_each_record(tmp_path: Path
     found = model(audit, "acme.one")
     assert (found.in_part, found.perhaps_in_part) == (1, 0)
     assert at(audit, "acme.one", this_moment()).model.in_part == 1
-    assert written_sentence(Written(4, 0, 1, 0), None) == "trained on 4 records, 1 of them in part"
+    assert written_sentence(RecordCounts(4, 0, 1, 0), None) == "trained on 4 records, 1 of them in part"
 
 
 def test_a_row_that_differs_past_the_cut_alone_is_found(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation import test_split_task
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.answer_scores import Kind
+from ft_dagster.evaluation.request import QuestionsFile, SplitTask
 from ft_dagster.evaluation.samples import main_metric, read_samples
 from tests.chat_templates import THINKS
 from tests.evaluation.questions import adds_tokens, row, write_database, write_rows, write_run, write_texts
@@ -29,11 +31,17 @@ def database(tmp_path: Path) -> Path:
 def tasks(tmp_path: Path, tiny_tokenizer: Any) -> Callable[..., Any]:
     def make(rows: list[dict[str, Any]], tokenizer: Any = tiny_tokenizer, **changes: Any) -> Any:
         test = write_rows(tmp_path / "test.parquet", rows)
-        return test_split_task.test_split_tasks(
-            test, tokenizer, **{**DRAWN, "max_new_tokens": 8, "max_length": 512, **changes}
-        )
+        drawn = {name: changes.pop(name, usual) for name, usual in DRAWN.items()}
+        if "database" in changes:
+            changes["database"] = _file(changes["database"])
+        own = SplitTask(test=_file(test), **{"max_new_tokens": 8, **changes})
+        return test_split_task.test_split_tasks(own, tokenizer, max_length=512, **drawn)
 
     return make
+
+
+def _file(path: Path) -> QuestionsFile:
+    return QuestionsFile(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.fixture
