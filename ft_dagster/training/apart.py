@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +56,13 @@ def leak_of(config_file: Path, cache: Path | None) -> str | None:
 
 
 def known_leak(config: str, cache: Path) -> str | None:
-    """The same of a config.json by its sha256, where it was measured on this host before; else None."""
-    found: str | None = recalled(cache, _question(config))
+    """The same of a config.json by its sha256, where it was measured on this host before; else None, as where
+    transformers, of whose version an answer is, is not installed.
+    """
+    try:
+        found: str | None = recalled(cache, _question(config))
+    except PackageNotFoundError:
+        return None
     return found
 
 
