@@ -54,7 +54,7 @@ class RetrainCost:
 
 @dataclass(frozen=True)
 class PlannedCost:
-    """What a variant's newest plan foretells of one training and its evaluation.
+    """What a variant's newest plan foretells of one training, the probe before it, and its evaluation.
 
     `hours`: by the clock, on `devices`; `usd`: None without a price.
     """

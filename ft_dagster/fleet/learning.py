@@ -91,12 +91,20 @@ def learnt(
 
 
 def planned_cost(settings: Settings, key: VariantKey) -> PlannedCost | None:
-    """What the newest plan foretells of a training and its evaluation; None where it cannot say."""
+    """What the newest plan foretells of a training, its evaluation and the probe before it; None where it
+    cannot say.
+    """
     plan = newest_plan(settings, key)
     if plan is None or plan.method is None or plan.planned_row.hours is None:
         return None
-    row = plan.planned_row
-    return PlannedCost(row.hours or 0.0, plan.predicted.layout.gpus, row.cost_usd)
+    row, predicted, hours = plan.planned_row, plan.predicted, plan.planned_row.hours
+    with_probe, without = predicted.usd(1.0), replace(predicted, probe_hours=None).usd(1.0)
+    dearer = with_probe / without if with_probe and without else 1.0  # hours of one device, of one price
+    return PlannedCost(
+        hours + (predicted.probe_hours or 0.0),
+        predicted.layout.gpus,
+        None if row.cost_usd is None else row.cost_usd * dearer,
+    )
 
 
 def paid_for(store: Store, key: VariantKey, plan: PlannedCost | None) -> PaidFor | None:

@@ -46,7 +46,7 @@ def training_warnings(
 
 
 def release_warnings(spec: VariantSpec, name: str, storage: StorageBytes, sharing: int) -> list[str]:
-    """Warnings about how it is judged and served; `sharing`: declared variants on the same base.
+    """Warnings about how it is judged and served; `sharing`: the tenant's declared variants on the base.
 
     `name`: the method that is planned; `storage`: of it.
     """
@@ -61,13 +61,13 @@ def release_warnings(spec: VariantSpec, name: str, storage: StorageBytes, sharin
     adapter, whole = (f"{size / 1e6:,.1f} MB" for size in (storage.adapter_bytes, storage.whole_bytes))
     if spec.export.format == "merged" and sharing > 1:
         said.append(
-            f"export: merged writes {whole} for each of {sharing} variants on this base; "
+            f"export: merged writes {whole} for each of the tenant's {sharing} variants on this base; "
             f"an adapter is {adapter} beside the one base"
         )
     if spec.export.format == "adapter" and sharing == 1:
         said.append(
-            f"export: adapter is {adapter} and needs its base beside it; no other variant shares that base, "
-            f"and merged ({whole}) would serve without the adapter's cost"
+            f"export: adapter is {adapter} and needs its base beside it; no other variant of the tenant's "
+            f"shares that base, and merged ({whole}) would serve without the adapter's cost"
         )
     return said
 

@@ -21,10 +21,11 @@ from ft_dagster.planning.judging import JudgedOn, foresee_all
 from ft_dagster.planning.load import RuleOfThumbBytes, memory, storage
 from ft_dagster.planning.methods.cautions import limits
 from ft_dagster.planning.methods.decision import Decision
+from ft_dagster.planning.methods.question import ProbeCost
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.packed_rows import ExampleLengths
 from ft_dagster.planning.prior import Prior, leaves_method_open
-from ft_dagster.planning.probe import leaves_open, plan_probe
+from ft_dagster.planning.probe import ProbePlan, leaves_open, plan_probe
 from ft_dagster.planning.probe_advice import advised_probe
 from ft_dagster.planning.survey import PlanContext, PlannedMethod, Survey, lora_settings, survey
 from ft_dagster.planning.trials import ProbeResult
@@ -87,10 +88,12 @@ def make_plan(
         ranks=facts.ranks,
         own_loss=objective_of(spec.objective).own_loss,
     )
-    warnings = _warnings(spec, facts, found, tried, prior)
+    probing = _probing(spec, facts, found, context, tried)
+    warnings = _warnings(spec, facts, found, probing, tried=tried, prior=prior)
     if prior is None:
         found = _with_advice(found, advised_probe(spec, facts, found))
-    return PlanAndEstimate(content, _estimate(spec, facts, context, found, warnings))
+    hours = probing.cost.hours
+    return PlanAndEstimate(content, _estimate(spec, facts, context, found, warnings, probe_hours=hours))
 
 
 def refuse_unasked(benchmark_limit: float | None, zero_stage: int) -> None:
@@ -105,7 +108,13 @@ def refuse_unasked(benchmark_limit: float | None, zero_stage: int) -> None:
 
 
 def _estimate(
-    spec: VariantSpec, facts: Facts, context: PlanContext, found: Survey, warnings: Sequence[str]
+    spec: VariantSpec,
+    facts: Facts,
+    context: PlanContext,
+    found: Survey,
+    warnings: Sequence[str],
+    *,
+    probe_hours: float | None,
 ) -> Estimate:
     chosen, resolved = found.chosen, found.chosen.resolved
     figures = found.decision.row(resolved.name).figures
@@ -130,6 +139,7 @@ def _estimate(
             context.hardware.peak_flops,
             figures.hours,
             None if figures.training is None else figures.training.hours,
+            probe_hours,
         ),
         warnings=(*warnings, *(each.sentence for each in judged_on if each.devices is None)),
         judged_on=judged_on,
@@ -149,21 +159,40 @@ def _judged_on(spec: VariantSpec, facts: Facts, context: PlanContext, method: st
 
 
 def _warnings(
-    spec: VariantSpec, facts: Facts, found: Survey, tried: ProbeResult | None, prior: Prior | None
+    spec: VariantSpec,
+    facts: Facts,
+    found: Survey,
+    probing: ProbePlan,
+    *,
+    tried: ProbeResult | None,
+    prior: Prior | None,
 ) -> list[str]:
     """Of a probe, of the settings, of the limits, and what obeying the declaration costs."""
     resolved = found.chosen.resolved
     return [
-        *_probing(spec, facts, found, tried, prior),
+        *_of_probe(spec, probing, tried, prior),
         *training_warnings(spec, facts, resolved.method, resolved.training),
         *([found.chosen.untrained] if found.chosen.untrained else []),
-        *limits(found.question, found.decision.row(resolved.name).figures),
+        *limits(found.question, found.decision.row(resolved.name).figures, probing.cost),
         *(note for note in found.decision.notes if OBEYED in note),
     ]
 
 
 def _probing(
-    spec: VariantSpec, facts: Facts, found: Survey, tried: ProbeResult | None, prior: Prior | None
+    spec: VariantSpec, facts: Facts, found: Survey, context: PlanContext, tried: ProbeResult | None
+) -> ProbePlan:
+    """What is tried before this plan, and what it costs: as announced while it is still to be run, as it was
+    once it ran.
+    """
+    if tried is None and spec.plan.probe is not None and leaves_open(spec):
+        return plan_probe(spec, facts, found, spec.plan.probe)
+    hours, price = context.probed_hours, context.hardware.usd_per_hour
+    usd = None if hours is None or price is None else hours * found.chosen.layout.gpus * price
+    return ProbePlan((), 0, 0.0, "", cost=ProbeCost(hours, usd))
+
+
+def _of_probe(
+    spec: VariantSpec, probing: ProbePlan, tried: ProbeResult | None, prior: Prior | None
 ) -> tuple[str, ...]:
     """What a probe came to that found nothing, or what one would take that is still to be run."""
     if tried is not None:
@@ -173,7 +202,7 @@ def _probing(
         return ()
     if not leaves_open(spec):
         return ("probe: nothing is tried: method and learning rate are declared, and rank is not auto",)
-    return (f"probe, before this plan is final: {plan_probe(spec, facts, found, spec.plan.probe).why}",)
+    return (f"probe, before this plan is final: {probing.why}",)
 
 
 def _without_obeyed(found: Survey) -> Survey:

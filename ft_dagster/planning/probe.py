@@ -19,6 +19,7 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.method_settings import resolve_method
+from ft_dagster.planning.methods.question import NO_PROBE, ProbeCost
 from ft_dagster.planning.methods.rank import largest_rank, least_rank
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.reasons import Reasons
@@ -45,7 +46,8 @@ MEASURING = 0.5  # of each training's FLOPs: a tenth would leave eight examples 
 class ProbePlan:
     """What is to be tried: `arms`, then some for longer. `steps`: of the method whose `whole` training has
     fewest; others take the same part of theirs. `share`: of the training's `flops`. `why`: in a sentence;
-    with no arms, why nothing is tried. `ranks`: of the best LoRA, tried for longer beside it.
+    with no arms, why nothing is tried. `ranks`: of the best LoRA, tried for longer beside it. `cost`: of all
+    of them.
     """
 
     arms: tuple[Arm, ...]
@@ -55,6 +57,7 @@ class ProbePlan:
     ranks: tuple[int, ...] = ()
     flops: float = 0.0
     whole: Mapping[str, int] = field(default_factory=dict)
+    cost: ProbeCost = NO_PROBE
 
     @property
     def wholly(self) -> bool:
@@ -134,10 +137,10 @@ def _whole_trainings(spec: VariantSpec, facts: Facts, found: Survey, settings: P
 
 def _with_words(planned: ProbePlan, facts: Facts, found: Survey) -> ProbePlan:
     spent = f"about {planned.share:.0%} of the training's FLOPs"
-    priced = _priced(found, planned.share * planned.flops)
+    cost = _cost(found, planned.share * planned.flops)
     rows = f"{facts.validation} validation row{'s' * (facts.validation > 1)}"
     said = f"; by {rows} alone, which may choose by chance" if facts.validation < FEW else ""
-    return replace(planned, why=f"{_planned_words(planned)}: {spent}{priced}{said}")
+    return replace(planned, why=f"{_planned_words(planned)}: {spent}{_priced(cost)}{said}", cost=cost)
 
 
 def _whole(arms: Sequence[Arm], facts: Facts, found: Survey) -> dict[str, int]:
@@ -257,14 +260,21 @@ def _planned_words(planned: ProbePlan) -> str:
     return f"{len(arms)} short trainings of {first} steps{again}{beside}"
 
 
-def _priced(found: Survey, flops: float) -> str:
-    """Hours and USD of so many FLOPs at the speed that is expected of the training, where they are known."""
+def _cost(found: Survey, flops: float) -> ProbeCost:
+    """Of so many FLOPs at the speed that is expected of the training."""
     training = found.decision.row(found.chosen.resolved.name).figures.training
-    if training is None or training.hours is None:
-        return ""
+    if training is None:
+        return NO_PROBE
     spent = training.times(flops / training.flops)
-    usd = "" if spent.usd is None else f", ${spent.usd:,.2f}"
-    return f", {spent.hours:,.2f} h{usd} beside what it takes to start them"
+    return ProbeCost(spent.hours, spent.usd)
+
+
+def _priced(cost: ProbeCost) -> str:
+    """In words, where it is known."""
+    if cost.hours is None:
+        return ""
+    usd = "" if cost.usd is None else f", ${cost.usd:,.2f}"
+    return f", {cost.hours:,.2f} h{usd} beside what it takes to start them"
 
 
 def _flops(planned: PlannedMethod, facts: Facts) -> float:

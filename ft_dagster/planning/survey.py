@@ -63,7 +63,7 @@ class PlanContext:
     `architecture`: a folder with config.json; `base`: digest of the base model; `finished`: its trainings;
     `before`: what `auto` goes by of the variant's own. `judges`: GPUs that may judge; `questions`: on what.
     `lengths`: of the examples, by which steps are counted; None: they are estimated.
-    `seconds_per_question`: of one model, as an evaluation took on this hardware.
+    `seconds_per_question`: of one model, as an evaluation took on this hardware. `probed_hours`: taken.
     """
 
     architecture: Path
@@ -81,6 +81,7 @@ class PlanContext:
     questions: QuestionsThere = NOT_COUNTED
     lengths: ExampleLengths | None = None
     seconds_per_question: float | None = None
+    probed_hours: float | None = None
 
     @property
     def device_memory(self) -> int | None:

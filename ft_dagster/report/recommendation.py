@@ -80,14 +80,15 @@ def _rows(document: SurveyDocument) -> list[list[str]]:
 
 def cost_rows(document: Estimate) -> list[tuple[str, str]]:
     """(what, figures with their units)"""
-    row = document.planned_row
+    row, probe = document.planned_row, document.predicted.probe_hours
     work, days = document.utilization, row.days_to_candidate
     speed = ABSENT if work is None else f"{work.value:.1%} of the peak ({work.origin}: {work.reason})"
     return [
         ("training and judging", _spent(row)),
+        *([] if not probe else [("and the probe before it", f"{probe:,.2f} h")]),
         ("counted FLOPs at", speed),
         ("memory", document.plan.learned),
-        ("stored, all variants of this base", f"{row.storage_gb:,.2f} GB"),
+        ("stored, the tenant's variants of this base", f"{row.storage_gb:,.2f} GB"),
         ("with the checkpoints of one training", f"${document.storage_usd_per_month:,.2f} a month"),
         ("served", document.serving),
         ("10 to 20 trainings", ABSENT if days is None else f"about {days:,.2f} days of the machine"),

@@ -117,7 +117,8 @@ class Policy(SpecModel):
         None,
         gt=0,
         le=1e9,
-        description="Largest resources.budget_usd, which must then be declared, and cost of a plan",
+        description="Largest resources.budget_usd, which must then be declared, and cost of a plan with its "
+        "probe",
     )
     approvers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="Who alone may put a version into production; release.approvers names some of them"
@@ -154,6 +155,31 @@ class PolicyFile(Policy):
 
 
 @dataclass(frozen=True)
+class CostLimit:
+    """What a plan of one tenant may cost, USD. `set_by`: who says so, in words."""
+
+    usd: float
+    set_by: str
+
+    def refusal(self, usd: float | None, file: Path, *, probe_usd: float = 0.0) -> UserError | None:
+        """Where a probe (`probe_usd`), a training and its evaluation together cost more; nothing is held
+        against it where no price is known (None).
+        """
+        if usd is None or usd <= self.usd:
+            return None
+        tried = f", ${probe_usd:,.2f} of it for what is tried before" if probe_usd else ""
+        less = "Try less (plan.probe.share, plan.probe.steps), or train" if probe_usd else "Train"
+        return UserError(
+            f"by its plan it costs ${usd:,.2f}{tried}, "
+            f"and the policy allows ${self.usd:,.2f} ({self.set_by})",
+            file=file,
+            field="resources.budget_usd",
+            fix=f"{less} less (training.num_train_epochs, training.max_steps) or by a cheaper method, see "
+            f"the reasons of training_plan, or let the platform raise budget_usd in {POLICY_FILE}",
+        )
+
+
+@dataclass(frozen=True)
 class Policies:
     """Of a project. `content`: what policy.yaml says for all, `tenants`: what it says for one."""
 
@@ -163,6 +189,11 @@ class Policies:
     def of(self, tenant: str) -> Policy:
         """What holds for a tenant."""
         return Policy.model_validate(merge(self.tenants.get(tenant, {}), self.content).content)
+
+    def cost_limit(self, tenant: str) -> CostLimit | None:
+        """What a plan of a tenant may cost; None: anything."""
+        most = self.of(tenant).budget_usd
+        return None if most is None else CostLimit(most, self.set_by(tenant, "budget_usd"))
 
     def set_by(self, tenant: str, rule: str) -> str:
         """Who set a rule (a dotted field of the policy) for a tenant, in words."""

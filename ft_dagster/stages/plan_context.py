@@ -1,5 +1,5 @@
-"""What a plan rests on beside the declaration and the data: the base's shapes, the variants on it, and what
-their finished trainings taught.
+"""What a plan rests on beside the declaration and the data: the base's shapes, the tenant's variants on it,
+and what their finished trainings taught. Nothing of another tenant's enters a plan from here.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def context_without_base(desk: Desk, spec: VariantSpec, folder: Path, hardware: 
 
 
 def variants_on_base(project: Path, key: VariantKey, spec: VariantSpec) -> list[VariantKey]:
-    """The declared variants on this one's base, itself first; a broken declaration counts for none."""
+    """The tenant's declared variants on this one's base, itself first; none whose declaration is broken."""
     found = [key]
     declarations = Declarations(project)
     for other in declarations:
-        if other == key:
+        if other == key or other.tenant != key.tenant:
             continue
         try:
             if declarations.declared(other).spec.base_model == spec.base_model:
@@ -108,12 +108,11 @@ def _made_from(store: Store, prefix: str, stage: str, artifact: Artifact) -> Art
 
 
 def seconds_per_question(desk: Desk, variants: list[VariantKey], hardware: str | None = None) -> float | None:
-    """Of one model, in the newest evaluation of this variant, else of one of its tenant's; None where few of
-    them have none. `variants`: those on its base, itself first; `hardware`: on which they were trained, None:
-    on any.
+    """Of one model, in the newest evaluation of this variant, else of another one; None where the first few
+    have none. `variants`: the tenant's on its base, itself first; `hardware`: on which they were trained,
+    None: on any.
     """
-    same_tenant = [key for key in variants if key.tenant == desk.key.tenant]
-    for key in same_tenant[:ASKED]:
+    for key in variants[:ASKED]:
         with suppress(UserError):  # said to who asks for that variant
             judged = read_head(desk.store, key.prefix, "evaluation")
             if judged is None or not _was_on(desk.store, key, hardware):

@@ -35,7 +35,7 @@ RANKED = (
     "resources.deadline_hours",
 )
 HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.nodes", "resources.sharing")
-NEIGHBOURS = ("base_model",)  # variants on the same base are counted: recorded
+NEIGHBOURS = ("base_model",)  # the tenant's variants on the same base are counted: recorded
 
 
 def ranked_by(spec: VariantSpec) -> Digest | None:

@@ -126,25 +126,15 @@ def refuse_method(workspace: Workspace, method: str) -> None:
 
 
 def too_dear(workspace: Workspace, foretold: Predicted, hardware: Hardware | None = None) -> UserError | None:
-    """Where a training and its evaluation, as a plan foretells them, cost more USD than the policy allows, at
-    today's price of `hardware` (None: of what trains here). Without a price nothing is held against it.
+    """Where a probe, a training and its evaluation, as a plan foretells them, cost more USD than the policy
+    allows, at today's price of `hardware` (None: of what trains here).
     """
-    policies, tenant = workspace.settings.policies(), workspace.key.tenant
-    most = policies.of(tenant).budget_usd
-    if most is None:
+    limit = workspace.settings.policies().cost_limit(workspace.key.tenant)
+    if limit is None:
         return None
     devices = hardware or hardware_of(workspace.spec, workspace.trains_on, workspace.project)
-    usd = foretold.usd(devices.usd_per_hour)
-    if usd is None or usd <= most:
-        return None
-    return UserError(
-        f"by its plan it costs ${usd:,.2f}, and the policy allows ${most:,.2f} "
-        f"({policies.set_by(tenant, 'budget_usd')})",
-        file=workspace.declared_in,
-        field="resources.budget_usd",
-        fix="Train less (training.num_train_epochs, training.max_steps) or by a cheaper method, see the "
-        f"reasons of training_plan, or let the platform raise budget_usd in {POLICY_FILE}",
-    )
+    usd, tried = foretold.usd(devices.usd_per_hour), foretold.probe_usd(devices.usd_per_hour)
+    return limit.refusal(usd, workspace.declared_in, probe_usd=tried)
 
 
 def refuse_dear(workspace: Workspace, plan: Artifact) -> None:

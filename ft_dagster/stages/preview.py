@@ -137,7 +137,9 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
         data = _counted(workspace, mixture)
         if is_counted(MixtureFigures.of(mixture)):
             context = replace(context, lengths=read_lengths(workspace.payload(mixture)))
-    tried = None if mixture is None else _tried(workspace, spec, hardware)
+    probed = None if mixture is None else _probed(workspace, spec, hardware)
+    tried = probe.read_result(workspace, probed)
+    context = replace(context, probed_hours=probe.hours_taken(probed))
     known = None if base is None else _prior(workspace, spec, base, mixture, tried)
     leak = leak_where_packed(spec, folder, workspace.cache)
     facts = facts_of(data.counts, parameters, stored, folder, hardware, leak=leak)
@@ -202,8 +204,8 @@ def _before(
     return version_before.version_before(workspace, spec, base)
 
 
-def _tried(workspace: Workspace, spec: VariantSpec, hardware: Hardware) -> ProbeResult | None:
-    """What a probe of this mixture found, if it is that of the declaration as it is now, on this hardware."""
+def _probed(workspace: Workspace, spec: VariantSpec, hardware: Hardware) -> Artifact | None:
+    """A probe of this mixture, if it is that of the declaration as it is now, on this hardware."""
     then = workspace.spec
     same_key = shown(probe.keyed(then)) == shown(probe.keyed(spec)) and ranked_by(then) == ranked_by(spec)
     if not leaves_open(spec) or not same_key:
@@ -213,7 +215,7 @@ def _tried(workspace: Workspace, spec: VariantSpec, hardware: Hardware) -> Probe
     except UserError:  # what it would be made from is not there
         return None
     same = made_from.hardware == hardware_in_key(hardware)
-    return probe.read_result(workspace, find_artifact(workspace.store, recipe.place)) if same else None
+    return find_artifact(workspace.store, recipe.place) if same else None
 
 
 def _prior(

@@ -22,6 +22,7 @@ from ft_dagster.planning.survey import PlanContext, Survey, survey
 from ft_dagster.planning.trials import Arm, ProbeResult, TriedArm, conclude, finalists, tried_arm
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.spec.policy import CostLimit
 from ft_dagster.stages import version_before
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
@@ -50,7 +51,7 @@ KEYED = (
 @dataclass(frozen=True)
 class ProbeInputs:
     """`hardware`: what a plan depends on. `ranked_by`, `leaks`, `leak`: as of a plan. `nodes`: that share the
-    ranks.
+    ranks. `cost_limit`: today's, for the probe and the training after it together.
     """
 
     spec: VariantSpec
@@ -65,6 +66,7 @@ class ProbeInputs:
     base: Base = recorded()
     nodes: int = recorded()
     leak: str | None = recorded()
+    cost_limit: CostLimit | None = recorded()
 
 
 def inputs(view: View) -> ProbeInputs:
@@ -84,6 +86,7 @@ def inputs(view: View) -> ProbeInputs:
         trained_base(view, base, spec.method.name),
         spec.resources.nodes,
         leak,
+        view.cost_limit,
     )
 
 
@@ -110,6 +113,11 @@ def read_result(hands: Hands | Workspace, artifact: Artifact | None) -> ProbeRes
     return ProbeResult.from_json(json.loads(file.read_text("utf-8")), file=file)
 
 
+def hours_taken(artifact: Artifact | None) -> float | None:
+    """By the clock, of all that was tried; None where nothing was."""
+    return None if artifact is None else float(artifact.figures.get("seconds") or 0.0) / 3600 or None
+
+
 def _devices(inputs: ProbeInputs) -> int:
     """GPUs of each short training; 1 without any."""
     return int(inputs.hardware["ranks"]) if inputs.hardware["kind"] == "cuda" else 1
@@ -133,6 +141,7 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
     stages = [found.planned[arm.method].resolved.training.deepspeed.stage for arm in planned.arms]
     with named_in(hands.declared_in):
         refuse_unasked(spec.training.watch.benchmark_limit, min(stages))
+    _refuse_dear(inputs, hands, found, planned)
     trial = _Trial(inputs, hands, attempt, facts, found, seconds, planned)
     limit = spec.training.watch.general_loss_limit or spec.gates.general_loss_margin
     rounds = [trial.round(planned.arms)]
@@ -143,6 +152,18 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
         result = with_cost(conclude(rounds, limit, wholly=planned.wholly), planned)
     hands.say(f"probe: {result.sentence}")
     return result
+
+
+def _refuse_dear(inputs: ProbeInputs, hands: Hands, found: Survey, planned: ProbePlan) -> None:
+    """Raises UserError, before anything is tried, where that and the training that it is for cost more than
+    the policy allows.
+    """
+    if inputs.cost_limit is None or planned.cost.usd is None:
+        return
+    training, tried = found.decision.row(found.chosen.resolved.name).figures.usd, planned.cost.usd
+    usd = None if training is None else training + tried
+    if dear := inputs.cost_limit.refusal(usd, hands.declared_in, probe_usd=tried):
+        raise dear
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ def inputs(view: View) -> PlanInputs:
 
 def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     before = version_before.read_before(hands, inputs.version_before)
-    base, context = inputs.base_model, replace(inputs.context, before=before)
+    base, hours = inputs.base_model, probe.hours_taken(inputs.probe)
+    context = replace(inputs.context, before=before, probed_hours=hours)
     if is_counted(MixtureFigures.of(inputs.training_mixture)):
         context = replace(context, lengths=read_lengths(hands.payload(inputs.training_mixture)))
     weights = base.figures["parameters"], base.figures["weights_bytes"]

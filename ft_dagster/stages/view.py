@@ -13,7 +13,7 @@ from ft_dagster.planning.judging import Judges
 from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.spec.policy import Policy
+from ft_dagster.spec.policy import CostLimit, Policy
 from ft_dagster.stages.corpora import find_corpus
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.stage import Stage
@@ -71,6 +71,11 @@ class View:
     def policy(self) -> Policy:
         """What the platform allows this tenant today."""
         return self._workspace.settings.policies().of(self.key.tenant)
+
+    @property
+    def cost_limit(self) -> CostLimit | None:
+        """What a plan may cost by it."""
+        return self._workspace.settings.policies().cost_limit(self.key.tenant)
 
     @property
     def device(self) -> str:

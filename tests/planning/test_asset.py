@@ -1,5 +1,6 @@
 """training_plan through Dagster: what it shows, and what makes it plan again."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,12 @@ def test_what_acts_on_no_weight_plans_nothing_again(workshop: Workshop, change: 
 
 def test_warnings_follow_the_declaration_where_the_plan_is_reused(workshop: Workshop) -> None:
     same = {"method": "lora", "training": SHORT}
+    tenants = workshop.folder / "tenants"
+    shutil.copy(tenants / "acme" / "places.yaml", tenants / "acme" / "again.yaml")
     merged, _ = planned(workshop, **same, export="merged")
     adapter, _ = planned(workshop, **same, export="adapter")
-    assert "for each of 2 variants on this base" in merged["warnings"]
+    (tenants / "acme" / "again.yaml").unlink()
+    assert "for each of the tenant's 2 variants on this base" in merged["warnings"]
     assert "merged" not in adapter["warnings"]
 
 

@@ -224,9 +224,7 @@ def test_a_finished_training_replaces_the_stated_utilization(folder: Path) -> No
     assert present(before.estimate.utilization).origin == "default"
     learned = present(after.estimate.utilization)
     assert learned.value == pytest.approx(2e14 / (100 * 1e13))
-    assert replace(learned, value=0) == Utilization(
-        0, "learned", "from this installation's finished trainings"
-    )
+    assert replace(learned, value=0) == Utilization(0, "learned", "from the tenant's finished trainings")
 
 
 def test_planned_hours_are_those_that_a_training_of_the_same_layout_took(folder: Path) -> None:

@@ -22,6 +22,7 @@ from ft_dagster.training.contract import LoraSettings
 from tests.planning.llama import spec
 from tests.planning.small import given, surveyed
 from tests.planning.tried import ranked, tried
+from tests.present import present
 
 ON = {"plan": {"probe": "on"}}
 
@@ -226,6 +227,29 @@ def test_a_share_above_one_is_spent_on_whole_trainings_where_it_pays_for_two(sma
     rates = {name: [arm.learning_rate for arm in many if arm.method == name] for name in ("full", "lora")}
     assert rates == {"full": [6e-5, 1e-4, 2e-4, 2e-5], "lora": [4e-4, 2e-3, 1e-3, 6e-4, 1e-4]}
     assert plan_probe(declared, known, found, ProbeSpec()).arms == ()  # `on` is as it was
+
+
+@pytest.mark.slow
+def test_what_a_probe_costs_counts_towards_the_budget_before_it_runs_and_after(small: PlanContext) -> None:
+    """It fits the budget without, and not with the probe; the plan says so, and what the probe's part is."""
+    priced = replace(small, hardware=replace(small.hardware, usd_per_hour=1000.0))
+    price = priced.hardware.usd_per_hour
+    declared, known, found = surveyed(priced, 4000, **ON)
+    without = make_plan(spec(), known, priced).estimate.predicted.usd(price)
+    planned = plan_probe(declared, known, found, ProbeSpec())
+    assert (planned.cost.hours or 0) * found.chosen.layout.gpus * present(price) == planned.cost.usd
+    budget = present(without) * 1.05
+    limited = replace(priced, budget_usd=budget)
+    before = make_plan(spec(**ON), known, limited).estimate
+    assert before.predicted.usd(price) == pytest.approx(present(without) + present(planned.cost.usd))
+    (line,) = (line for line in before.warnings if line.startswith("beyond the limits: $"))
+    assert f", ${planned.cost.usd:,.2f} of it the probe's" in line
+    assert not [line for line in make_plan(spec(), known, limited).estimate.warnings if "beyond" in line]
+    taken = replace(limited, probed_hours=2 * present(planned.cost.hours))
+    result = ProbeResult("lora", 4e-4, "tried", ())
+    after = make_plan(spec(**ON), known, taken, result).estimate
+    assert after.predicted.probe_hours == taken.probed_hours
+    assert any(f"${2 * present(planned.cost.usd):,.2f} of it the probe's" in line for line in after.warnings)
 
 
 @pytest.mark.slow

@@ -255,6 +255,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "base": "where the base lies, by digest in the key",
         "nodes": "which machines the ranks of the key are on",
         "leak": "as of training_plan",
+        "cost_limit": "what the platform lets a plan cost today: it refuses, and changes no arm",
     },
     "evaluation": {"policy": "its digest stands beside the verdict; export and release ask today's again"},
     "model_export": {"corpus": "named on the card; it is in the key of the mixture that the weights learned"},

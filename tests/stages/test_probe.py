@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from ft_dagster.audit.answers import EXACT
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.replay import replay
 from ft_dagster.audit.replay_judged import SAME
+from ft_dagster.fleet.learning import planned_cost
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.planning.context import hardware_of
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import load_settings
@@ -124,6 +128,43 @@ def test_a_plan_before_the_next_run_is_by_what_was_found(
     file.write_text(declared, "utf-8")
     assert not is_foreseen_to_be_tried()
     assert is_foreseen_to_be_tried(Hardware("gpu", 1, "A card", 16 * 10**9, 1e14, True, 1.0))
+
+
+def test_a_probe_that_costs_more_with_its_training_than_the_policy_allows_does_not_begin(
+    probed: Path, first: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a price of a CPU that it has for this test alone; refused before anything is leased."""
+    project = shutil.copytree(probed, tmp_path / "project")
+    declare(project, plan={"probe": {"steps": 3, "share": 0.1}}, resources={"budget_usd": 1.0})
+    policy = yaml.safe_load((project / "policy.yaml").read_text())
+
+    def chain(budget: float) -> tuple[str, list[str]]:
+        (project / "policy.yaml").write_text(yaml.safe_dump({**policy, "budget_usd": budget}))
+        lines: list[str] = []
+        workspace = Workspace(load_settings(project), KEY, RunOf("test", "test", lines.append))
+        return str(run_chain(workspace, PLANNED).error or ""), lines
+
+    monkeypatch.setattr(probe, "hardware_of", lambda *_: replace(hardware_of(*_), usd_per_hour=1e9))
+    error, lines = chain(1.0)
+    assert re.search(r"by its plan it costs \$[\d,.]+, \$[\d,.]+ of it for what is tried before", error)
+    assert "policy.yaml: budget_usd" in error
+    assert "plan.probe.share" in error
+    assert not [line for line in lines if "leased" in line]
+    error, lines = chain(1e9)
+    assert not error
+    assert [line for line in lines if "leased" in line]
+
+
+def test_what_a_probe_took_is_part_of_what_its_plan_foretells_of_the_next_retrain(
+    first: tuple[Workspace, list[str], dict[str, Artifact]],
+) -> None:
+    workspace, _, made = first
+    tried, _ = found_in(workspace, made)
+    estimate = training_plan.estimate_of(workspace, made["training_plan"])
+    probed = estimate.predicted.probe_hours
+    assert probed == tried.figures["seconds"] / 3600
+    foretold = present(planned_cost(workspace.settings, KEY))
+    assert foretold.hours == pytest.approx(present(estimate.planned_row.hours) + present(probed))
 
 
 def test_asked_again_nothing_is_trained(

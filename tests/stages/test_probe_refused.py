@@ -47,7 +47,7 @@ def test_a_limit_that_no_arm_could_act_on_is_refused_before_any_is_tried(
     inputs: Any = SimpleNamespace(
         whole=VariantSpec.model_validate(content), training_mixture=None, version_before=None,
         base_model=SimpleNamespace(figures={"parameters": 1, "weights_bytes": 1}),
-        context=SimpleNamespace(hardware=None),
+        context=SimpleNamespace(hardware=None), cost_limit=None,
     )  # fmt: skip
     hands: Any = SimpleNamespace(base_folder=lambda base: None, declared_in=None, say=lambda line: None)
     attempt: Any = None

@@ -1,4 +1,4 @@
-"""What finished trainings here teach the next plan: their memory and speed against what was predicted.
+"""What finished trainings of a tenant teach its next plan: their memory and speed against what was predicted.
 
 Only trainings of the same shape count: the same base, method, kind of device and layout. Bytes are of one
 device (on a CPU, of one process above what its imports take).
@@ -21,7 +21,8 @@ class Predicted:
 
     `memory_bytes`: by the dry run, before any correction, of what will be measured: a GPU's allocator, or a
     process above its imports. `base`: digest of the base model; `hardware`: name of the device; `peak_flops`:
-    of one device. `hours`: with the evaluation; `training_hours`: of the steps alone (not of plans of 0.1).
+    of one device. `hours`: with the evaluation; `training_hours`: of the steps alone (not of plans of 0.1);
+    `probe_hours`: beside both, of the short trainings that the plan goes by, or is to go by.
     """
 
     base: str
@@ -31,22 +32,26 @@ class Predicted:
     peak_flops: float | None
     hours: float | None
     training_hours: float | None = None
+    probe_hours: float | None = None
 
     def usd(self, per_hour: float | None) -> float | None:
-        """Of the training and its evaluation, which takes one device, at a price of a device; None where that
-        or a number of hours is not known.
+        """Of the probe, of the training, and of its evaluation, which takes one device, at a price of a
+        device; None where that or a number of hours is not known.
         """
         if per_hour is None or self.hours is None or self.training_hours is None:
             return None
         judging = self.hours - self.training_hours
-        return (self.training_hours * self.layout.gpus + judging) * per_hour
+        return (self.training_hours * self.layout.gpus + judging) * per_hour + self.probe_usd(per_hour)
+
+    def probe_usd(self, per_hour: float | None) -> float:
+        """Of the probe alone; 0 without one, or a price."""
+        return (self.probe_hours or 0.0) * self.layout.gpus * (per_hour or 0.0)
 
     def to_json(self) -> dict[str, Any]:
-        """As a plan of 0.1 had it, where nothing is known of the steps alone."""
+        """As a plan of 0.1 had it, where nothing is known of the steps alone or nothing is tried."""
         content = asdict(self)
-        if self.training_hours is None:
-            del content["training_hours"]
-        return content
+        later = ("training_hours", "probe_hours")
+        return {name: value for name, value in content.items() if name not in later or value is not None}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Predicted:
@@ -85,7 +90,7 @@ class Correction:
     """
 
     added: int = 0
-    sentence: str = "by the dry run alone: no training of this shape has finished here"
+    sentence: str = "by the dry run alone: no finished training of this shape is known"
 
 
 def finished_training(figures: TrainingFigures) -> Finished | None:

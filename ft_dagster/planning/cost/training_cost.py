@@ -49,7 +49,7 @@ _MEASURED = Utilization(0.0, "learned", "as long as an evaluation here took")
 
 
 def utilization_of(method: str, learned: Mapping[str, float] | None = None) -> Utilization:
-    """The learned figure of this installation where there is one, else the stated default."""
+    """The learned figure where there is one, else the stated default."""
     value = (learned or {}).get(method)
     if value is None:
         return UTILIZATION[method]
@@ -61,7 +61,7 @@ def utilization_of(method: str, learned: Mapping[str, float] | None = None) -> U
             fix="Leave it out, and the default is taken",
         )
     low = "; above 1: the stated peak is too low" if value > 1 else ""
-    return Utilization(value, "learned", f"from this installation's finished trainings{low}")
+    return Utilization(value, "learned", f"from the tenant's finished trainings{low}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ft_dagster.planning.load import LORA_LIKE, QUANTIZED
-from ft_dagster.planning.methods.question import Figures, Question
+from ft_dagster.planning.methods.question import NO_PROBE, Figures, ProbeCost, Question
 
 TIGHT = 0.95  # of a device's memory
 GENERAL = 0.05  # of the tokens
@@ -15,11 +15,11 @@ def cautions(question: Question, figures: Figures) -> tuple[str, ...]:
     return (*(line for line in said if line), *limits(question, figures))
 
 
-def limits(question: Question, figures: Figures) -> tuple[str, ...]:
-    """Those about memory, money and time, and about what is served."""
+def limits(question: Question, figures: Figures, probe: ProbeCost = NO_PROBE) -> tuple[str, ...]:
+    """Those about memory, money and time, and about what is served. `probe`: what is tried before counts."""
     said = [
         _tight(question, figures),
-        _beyond(question, figures),
+        _beyond(question, figures, probe),
         _merging(question, figures),
         _tries(question, figures),
     ]
@@ -46,14 +46,21 @@ def _tight(question: Question, figures: Figures) -> str | None:
     )
 
 
-def _beyond(question: Question, figures: Figures) -> str | None:
+def _beyond(question: Question, figures: Figures, probe: ProbeCost) -> str | None:
     over = []
-    if question.budget_usd is not None and figures.usd is not None and figures.usd > question.budget_usd:
-        over.append(f"${figures.usd:,.2f} of a budget of ${question.budget_usd:,.0f}")
-    limit = question.deadline_hours
-    if limit is not None and figures.hours is not None and figures.hours > limit:
-        over.append(f"{figures.hours:,.1f} h of a deadline of {limit:,.1f} h")
+    budget, usd = question.budget_usd, _with_probe(figures.usd, probe.usd)
+    if budget is not None and usd is not None and usd > budget:
+        tried = f", ${probe.usd:,.2f} of it the probe's" if probe.usd else ""
+        over.append(f"${usd:,.2f} of a budget of ${budget:,.0f}{tried}")
+    limit, hours = question.deadline_hours, _with_probe(figures.hours, probe.hours)
+    if limit is not None and hours is not None and hours > limit:
+        tried = f", {probe.hours:,.1f} of it the probe's" if probe.hours else ""
+        over.append(f"{hours:,.1f} h of a deadline of {limit:,.1f} h{tried}")
     return f"beyond the limits: {' and '.join(over)}" if over else None
+
+
+def _with_probe(training: float | None, probe: float | None) -> float | None:
+    return None if training is None else training + (probe or 0.0)
 
 
 def _general(question: Question, figures: Figures) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import objective_of
@@ -97,6 +98,18 @@ class Candidate:
     layout: str = ""  # in words: "ZeRO-3 over 2, gradient checkpointing"
     epochs: float | None = None  # None: the method's default
     frozen_bytes: int | None = None
+
+
+class ProbeCost(NamedTuple):
+    """What the short trainings before a plan take: hours by the clock of all its devices, and USD. None where
+    a peak or a price is unknown.
+    """
+
+    hours: float | None = None
+    usd: float | None = None
+
+
+NO_PROBE = ProbeCost()
 
 
 @dataclass(frozen=True)
