@@ -33,7 +33,8 @@ from ft_dagster.evaluation.pairing import (
     pair,
 )
 from ft_dagster.evaluation.power import level_of
-from ft_dagster.evaluation.samples import Role, Sample
+from ft_dagster.evaluation.regurgitation_rules import regurgitation_rules
+from ft_dagster.evaluation.samples import Sample
 from ft_dagster.evaluation.sentences import sentence_of
 from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
 from ft_dagster.objectives import DEFAULT
@@ -50,7 +51,6 @@ __all__ = [
     "with_rules",
 ]
 
-_PROBED: tuple[Role, ...] = ("regurgitation",)
 _WHAT: dict[RuleName, str] = {
     "task": "the task",
     "general_benchmark": "the benchmark",
@@ -111,7 +111,7 @@ def judge(
     rules = tuple(_rule(each) for each in found)
     if is_of_facts(objective):
         rules = _with_questions(rules, objective)
-    return _verdict((*rules, *_regurgitation(base, tuned, gates, level)), gates, tries, own)
+    return _verdict((*rules, *regurgitation_rules(base, tuned, gates, level)), gates, tries, own)
 
 
 def regression(
@@ -386,44 +386,6 @@ def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]
         "falls when style is learned, so that alone does not pass"
     )
     return tuple(replace(rule, blocked=why) if rule in tasks else rule for rule in rules)
-
-
-def _regurgitation(
-    base: Sequence[Sample], tuned: Sequence[Sample], gates: GatesSpec, level: float
-) -> tuple[Rule, ...]:
-    """Where a limit is declared: the measured share of training rows, and of canaries, that are repeated."""
-    limit = gates.max_regurgitation
-    if limit is None:
-        return ()
-    before, after = (by_task(side, roles=_PROBED) for side in (base, tuned))
-    rules = []
-    for key, metrics in after.items():
-        paired = _pair(key, before.get(key, {}), metrics, gates, None)
-        comparison, (share_before, share) = paired.compare(level), paired.means
-        passed = share <= limit + 1e-9
-        rules.append(
-            Rule(
-                rule="regurgitation",
-                task=paired.task,
-                metric=paired.metric,
-                base=share_before,
-                tuned=share,
-                difference=-comparison.improvement,
-                interval=(-comparison.high, -comparison.low),
-                margin=limit,
-                questions=comparison.questions,
-                higher_is_better=False,
-                passed=passed,
-                sentence=f"of {comparison.questions} {paired.task.replace('_', ' ')} probed, {share:.1%} are "
-                f"repeated word for word (by the base {share_before:.1%}); {limit:.1%} are allowed",
-                outcome="pass" if passed else "fail",
-                confidence=1 - 2 * level,
-                harm=comparison.harm,
-                seen=comparison.seen,
-                needed=None,
-            )
-        )
-    return tuple(rules)
 
 
 def _nothing_shared(gates: GatesSpec, version: int, level: float) -> Rule:

@@ -8,6 +8,7 @@ neural language models" (ICLR 2023). Imports lm-eval.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from ft_dagster.evaluation.test_split_task import Doc, Encoded, abouts, config_o
 
 REPEATED = "regurgitated"
 CONTINUED = 32  # tokens of a row that must come out
-TRIED = 8  # rows looked at for one that is long enough
 SHORTEST = 8  # tokens: fewer are as soon guessed as remembered
 
 
@@ -41,19 +41,18 @@ def probes(
 ) -> dict[str, ConfigurableTask]:
     """By name, the lm-eval tasks that probe a task_dataset's train.parquet; none where nothing can be probed.
 
-    `rows`: how many are drawn, by `seed`, of those long enough. `exchange`: see `data.rows.in_exchange`.
+    `rows`: how many are drawn, by `seed`, of all those that are long enough; fewer where there are no more.
+    `exchange`: see `data.rows.in_exchange`.
     Raises UserError for a canary that stands in no training row, or is parted wherever one is rendered.
     """
     if not train.is_file():
         raise UserError("no such file", file=train, fix="Materialize task_dataset again")
-    ids = question_ids([row.identity for row in read_split(train)])
-    drawn = in_drawn_order(ids, seed)[: TRIED * rows]
+    drawn = _Drawn.of(train, tokenizer, rows, seed)
     all_rows = (in_exchange(row, exchange) for row in read_split(train))
-    given, planted = _read(all_rows, set(drawn), canaries, tokenizer)
-    about = {n: {"index": n, "question": ids[n]} for n in drawn}
+    planted = _read(all_rows, drawn, canaries, tokenizer)
     names = abouts([Row("text", "", text=canary) for canary in planted])
     found = {
-        ROWS: _row_docs([(about[number], given[number]) for number in drawn], tokenizer, rows),
+        ROWS: drawn.docs(),
         CANARIES: [
             _canary_doc(name, canary, row, tokenizer)
             for name, (canary, row) in zip(names, planted.items(), strict=True)
@@ -83,18 +82,42 @@ def _results(doc: Doc, answers: Sequence[str]) -> dict[str, float]:
     return {REPEATED: float(answers[0].strip().startswith(doc["answer"].strip()))}
 
 
-def _read(
-    all_rows: Iterable[Row], drawn: set[int], canaries: Sequence[str], tokenizer: Any
-) -> tuple[dict[int, Row], dict[str, Row]]:
-    """The drawn rows by number, and the first row that holds each canary as it is rendered; streamed. Raises
+class _Drawn:
+    """The first `most` rows that are long enough, in the order in which all are drawn. They are given one
+    after the other, as the file has them, so that few are tokenized and fewer kept.
+    """
+
+    def __init__(self, ids: Sequence[str], tokenizer: Any, most: int, seed: int) -> None:
+        self._ids, self._tokenizer, self._most = ids, tokenizer, most
+        self._places = {n: place for place, n in enumerate(in_drawn_order(ids, seed))} if most else {}
+        self._kept: list[tuple[int, Doc]] = []  # a heap, the last that is drawn first
+
+    @classmethod
+    def of(cls, train: Path, tokenizer: Any, most: int, seed: int) -> _Drawn:
+        return cls(question_ids([row.identity for row in read_split(train)]), tokenizer, most, seed)
+
+    def give(self, number: int, row: Row) -> None:
+        if not self._most or len(row.parts[-1][1].encode()) < SHORTEST:  # a token takes a byte at least
+            return
+        place, full = -self._places[number], len(self._kept) == self._most
+        if full and place < self._kept[0][0]:
+            return
+        doc = _row_doc({"index": number, "question": self._ids[number]}, row, self._tokenizer)
+        if doc is not None:
+            (heapq.heappushpop if full else heapq.heappush)(self._kept, (place, doc))
+
+    def docs(self) -> list[Doc]:
+        return sorted((doc for _, doc in self._kept), key=lambda doc: doc["index"])
+
+
+def _read(all_rows: Iterable[Row], drawn: _Drawn, canaries: Sequence[str], tokenizer: Any) -> dict[str, Row]:
+    """The first row that holds each canary as it is rendered; each row is given to `drawn`. Streamed. Raises
     UserError.
     """
-    rows: dict[int, Row] = {}
     planted: dict[str, Row] = {}
     parted = set[str]()
     for number, row in enumerate(all_rows):
-        if number in drawn:
-            rows[number] = row
+        drawn.give(number, row)
         words = row.whole_text if len(planted) < len(canaries) else ""
         held = [canary for canary in canaries if canary not in planted and canary in words]
         whole = render_turn(row, tokenizer).whole if held else ""
@@ -103,7 +126,7 @@ def _read(
     for number, canary in enumerate(canaries):
         if canary not in planted:
             raise _not_read(number) if canary in parted else _absent(number)
-    return rows, {canary: planted[canary] for canary in canaries}
+    return {canary: planted[canary] for canary in canaries}
 
 
 def _absent(number: int) -> UserError:
@@ -122,15 +145,13 @@ def _not_read(number: int) -> UserError:
     )
 
 
-def _row_docs(drawn: Sequence[tuple[Doc, Row]], tokenizer: Any, rows: int) -> list[Doc]:
-    """Of the drawn rows, in this order, the first `rows` that are long enough."""
-    docs: list[Doc] = []
-    for about, row in drawn:
-        given, asked = _halves(about, row, tokenizer)
-        text = tokenizer.decode(asked, skip_special_tokens=True)
-        if len(docs) < rows and len(asked) >= SHORTEST and text.strip():
-            docs.append(_doc(about, given, asked, text=text, tokenizer=tokenizer))
-    return sorted(docs, key=lambda doc: doc["index"])
+def _row_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
+    """A row with what must follow; None of one that is too short."""
+    given, asked = _halves(about, row, tokenizer)
+    text = tokenizer.decode(asked, skip_special_tokens=True)
+    if len(asked) < SHORTEST or not text.strip():
+        return None
+    return _doc(about, given, asked, text=text, tokenizer=tokenizer)
 
 
 def _halves(about: Doc, row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:

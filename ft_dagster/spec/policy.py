@@ -131,6 +131,11 @@ class Policy(SpecModel):
     )
 
     @property
+    def least_probed(self) -> int | None:
+        """Training rows that must be probed, where a limit of what is repeated is asked for; else None."""
+        return None if self.gates.max_regurgitation is None else PROBED_ROWS
+
+    @property
     def digest(self) -> str:
         """Of the floors: who is told figures judges nothing."""
         floors = shown(self)

@@ -13,6 +13,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import AskedTooFew, gates_digest, judge, later_rules
 from ft_dagster.evaluation.looks import Order
+from ft_dagster.evaluation.regurgitation_rules import with_probed
 from ft_dagster.evaluation.samples import RESERVED, read_samples
 from ft_dagster.evaluation.tasks import names_of
 from ft_dagster.evaluation.verdict_words import verdict_sentence
@@ -40,7 +41,7 @@ NAME = "evaluation"
 VERDICT = "verdict.json"
 POLICY = "policy.json"
 JUDGED = ("objective", "gates")
-JUDGING = ("gates", "spec", "own", "rules")  # of the key: by what answers are judged
+JUDGING = ("gates", "spec", "own", "rules", "probed")  # of the key: by what answers are judged
 ANSWERS_OF = "answers_of"  # a figure: the key of the evaluation whose answers were judged again
 
 
@@ -48,8 +49,8 @@ ANSWERS_OF = "answers_of"  # a figure: the key of the evaluation whose answers w
 class EvaluationInputs:
     """`gates`: digest of the declared gates. `spec`: by what the answers are judged. `tries`: the ordinal of
     these questions among all sets that the weights were put to. `chat`: see `asked.chat_of`. `own`: see
-    `own_tasks`, `rules`: see `gates.later_rules`; None without any. `policy`: today's, kept beside the
-    verdict; release and export hold the declaration against theirs.
+    `own_tasks`, `rules`: see `gates.later_rules`; None without any. `probed`: see `Policy.least_probed`.
+    `policy`: today's, kept beside the verdict; release and export hold the declaration against theirs.
     """
 
     base_model: Artifact
@@ -66,6 +67,7 @@ class EvaluationInputs:
     chat: dict[str, Any] | None
     own: tuple[str, ...] | None
     rules: dict[str, int] | None
+    probed: int | None
     policy: Policy = recorded()
 
 
@@ -87,6 +89,7 @@ def inputs(view: View) -> EvaluationInputs:
         asked.chat_of(before),
         own_tasks(view) or None,
         rules_of(view, before),
+        view.policy.least_probed,
         view.policy,
     )
 
@@ -113,6 +116,11 @@ def own_tasks(view: View) -> tuple[str, ...]:
 def own_of(evaluation: Artifact) -> tuple[str, ...]:
     """The same of an evaluation; it is in its key."""
     return tuple(evaluation.spec.get("own", ()))
+
+
+def probed_of(evaluation: Artifact) -> int:
+    """Training rows that the policy asked to be probed, of an evaluation; 0: it asked nothing."""
+    return int(evaluation.spec.get("probed") or 0)
 
 
 def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -182,8 +190,16 @@ def _asking(made_of: KeyParts | Artifact) -> tuple[dict[str, str], dict[str, Any
 
 def _verdict(inputs: EvaluationInputs, hands: Hands, payload: Path) -> Verdict:
     before, how = hands.payload(inputs.base_evaluation), inputs.task.spec.evaluation
-    own, where = inputs.own or (), hands.declared_in
-    return verdict_on(inputs.spec, how, before, payload, declared_in=where, tries=inputs.tries, own=own)
+    return verdict_on(
+        inputs.spec,
+        how,
+        before,
+        payload,
+        declared_in=hands.declared_in,
+        tries=inputs.tries,
+        own=inputs.own or (),
+        probed=inputs.probed or 0,
+    )
 
 
 def verdict_on(
@@ -195,15 +211,16 @@ def verdict_on(
     declared_in: Path,
     tries: int,
     own: Collection[str],
+    probed: int,
 ) -> Verdict:
     """Judge a tuned model's stored samples against its base's (`before`), by the declared gates.
 
     `how`: they were asked. `tries`: the ordinal of this set of questions among all that the weights were put
-    to. `own`: see `own_tasks`.
+    to. `own`: see `own_tasks`, `probed`: see `probed_of`.
     """
     base, tuned = read_samples(before), read_samples(payload)
     order = Order.of(base, how.seed) if how.limit == "auto" else None
-    return judge(
+    verdict = judge(
         base,
         tuned,
         spec.gates,
@@ -213,6 +230,7 @@ def verdict_on(
         order=order,
         own=own,
     )
+    return with_probed(verdict, spec.gates, asked=how.probed_rows, least=probed)
 
 
 def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:

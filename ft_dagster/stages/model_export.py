@@ -27,7 +27,7 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
 from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.evaluation import JUDGED, own_of, rules_of, verdict_on
+from ft_dagster.stages.evaluation import JUDGED, own_of, probed_of, rules_of, verdict_on
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts, recorded
 from ft_dagster.stages.models import base_of
@@ -178,6 +178,7 @@ def _verdict(inputs: ExportInputs, hands: Hands, payload: Path) -> Verdict:
         declared_in=hands.declared_in,
         tries=tries_of(inputs.evaluation),
         own=own_of(inputs.evaluation),
+        probed=probed_of(inputs.evaluation),
     )
 
 

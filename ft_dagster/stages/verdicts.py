@@ -18,7 +18,7 @@ from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages import production_evaluation
 from ft_dagster.stages.asked import chat_of, check_measured, rules_of
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
-from ft_dagster.stages.evaluation import own_of, verdict_on
+from ft_dagster.stages.evaluation import own_of, probed_of, verdict_on
 from ft_dagster.stages.production_evaluation import ProductionGone
 from ft_dagster.stages.rendering import LEAD, RENDERING, lead_of_answers
 from ft_dagster.stages.today import Today
@@ -61,6 +61,7 @@ def rejudge(desk: Desk, tuned: Artifact, evaluation: Artifact) -> Verdict:
         declared_in=desk.declared_in,
         tries=tries_of(evaluation),
         own=own_of(evaluation),
+        probed=probed_of(evaluation),
     )
 
 
@@ -195,6 +196,7 @@ def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) ->
         declared_in=workspace.declared_in,
         tries=tries_of(evaluation),
         own=own_of(evaluation),
+        probed=probed_of(evaluation),
     )
 
 

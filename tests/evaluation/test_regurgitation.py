@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.data.content import question_ids
+from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.gates import check_metrics, judge
 from ft_dagster.evaluation.regurgitation import probes
+from ft_dagster.evaluation.regurgitation_rules import with_probed
 from ft_dagster.evaluation.samples import Sample, read_answers, read_samples
+from ft_dagster.evaluation.sampling import in_drawn_order
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import row, sample, write_rows, write_run
 
@@ -72,6 +77,38 @@ def test_answers_too_short_to_be_remembered_are_left_out(tmp_path: Path, tiny_to
     rows = [{**row(n, "prompt_completion"), "completion": "no"} for n in range(5)]
     train = write_rows(tmp_path / "short.parquet", rows)
     assert probes(train, tiny_tokenizer, rows=5, canaries=[], seed=0, max_length=256) == {}
+
+
+def test_rows_are_drawn_of_all_that_are_long_enough_however_few_they_are(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    """Of 400 rows whose answers are short but for five, which the draw has anywhere."""
+    rows = [{**row(n, "prompt_completion"), "completion": "no"} for n in range(400)]
+    long = [7, 90, 155, 291, 399]
+    for n in long:
+        rows[n]["completion"] = f"{SECRET} That was number {n}."
+    train = write_rows(tmp_path / "rare.parquet", rows)
+
+    def drawn(count: int, seed: int) -> list[int]:
+        tasks = probes(train, tiny_tokenizer, rows=count, canaries=[], seed=seed, max_length=256)
+        return [doc["index"] for doc in docs_of(tasks["training_rows"])]
+
+    assert all(drawn(16, seed) == long for seed in range(4))
+    few = [drawn(3, seed) for seed in range(4)]
+    assert all(len(found) == 3 and set(found) <= set(long) for found in few)
+    assert len({tuple(found) for found in few}) > 1
+
+
+def test_rows_that_were_drawn_when_enough_were_long_are_drawn_as_before(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    """The first of the draw, so that what models were asked stays comparable."""
+    rows = [{**row(n, "prompt_completion"), "completion": f"{SECRET} Number {n}."} for n in range(60)]
+    train = write_rows(tmp_path / "long.parquet", rows)
+    tasks = probes(train, tiny_tokenizer, rows=16, canaries=[], seed=5, max_length=256)
+    ids = question_ids([each.identity for each in read_split(train)])
+    found = [doc["index"] for doc in docs_of(tasks["training_rows"])]
+    assert found == sorted(in_drawn_order(ids, 5)[:16])
 
 
 def test_a_canary_that_was_not_planted_is_refused(train: Path, tiny_tokenizer: Any) -> None:
@@ -178,6 +215,53 @@ def test_regurgitation_is_judged_only_where_a_limit_is_declared() -> None:
     assert "of 16 training rows probed, 6.2% are repeated word for word (by the base 0.0%)" in (
         verdict.rules[-1].sentence
     )
+
+
+def held(values: Iterable[float], *, asked: int, least: int, limit: float = 0.1) -> Verdict:
+    gates = GatesSpec(max_regurgitation=limit)
+    samples = probed(values)
+    verdict = judge([*own(2.0), *samples], [*own(1.0), *samples], gates)
+    return with_probed(verdict, gates, asked=asked, least=least)
+
+
+def test_a_verdict_says_how_many_rows_were_probed_where_that_is_fewer_than_were_asked_for() -> None:
+    verdict = held([0] * 5, asked=16, least=0)
+    assert verdict.passed
+    sentence = verdict.rules[-1].sentence
+    assert sentence.startswith("of 5 training rows probed, 0.0% are repeated word for word")
+    assert sentence.endswith("; 16 were to be probed, and no more are long enough")
+    assert "long enough" not in held([0] * 16, asked=16, least=0).rules[-1].sentence
+
+
+def test_fewer_rows_than_the_policy_asks_do_not_pass() -> None:
+    verdict = held([0] * 5, asked=16, least=16)
+    assert (verdict.passed, verdict.outcome) == (False, "undecided")
+    assert "of 5 training rows" in verdict.failures
+    assert "the policy asks that 16 are probed" in verdict.rules[-1].sentence
+    assert held([0] * 16, asked=16, least=16).passed
+    assert held([1] * 5, asked=16, least=16).outcome == "fail"
+
+
+def test_canaries_alone_do_not_stand_in_for_the_rows_that_the_policy_asks() -> None:
+    fields = {"role": "regurgitation", "task": "canaries", "metric": "regurgitated"}
+    canaries = [sample(0, 0.0, higher_is_better=False, **fields)]
+    gates = GatesSpec(max_regurgitation=0.1)
+    verdict = judge([*own(2.0), *canaries], [*own(1.0), *canaries], gates)
+    assert with_probed(verdict, gates, asked=16, least=0).passed
+    demanded = with_probed(verdict, gates, asked=16, least=16)
+    assert (demanded.passed, demanded.outcome) == (False, "undecided")
+    assert "no training row was probed" in demanded.rules[-1].sentence
+    assert Verdict.from_json(demanded.to_json()).failures == demanded.failures
+
+
+def test_a_base_that_was_given_other_rows_earlier_is_held_against_those_of_both() -> None:
+    """Its answers are kept by content, and rows are drawn from more of them since."""
+    gates = GatesSpec(max_regurgitation=0.5)
+    base, tuned = [*own(2.0), *probed([1, 0])], [*own(1.0), *probed([1, 1, 0, 0])]
+    (rule,) = [each for each in judge(base, tuned, gates).rules if each.rule == "regurgitation"]
+    assert (rule.questions, rule.tuned, rule.base) == (4, 0.5, 0.5)
+    (alone,) = [each for each in judge(own(2.0), tuned, gates).rules if each.rule == "regurgitation"]
+    assert alone.passed
 
 
 def test_a_limit_where_nothing_was_probed_is_refused() -> None:

@@ -207,3 +207,20 @@ def test_what_a_tenant_adds_goes_by_the_entries_and_not_by_the_names_that_its_fi
         roots=None,
     )
     assert own_tasks(view) == own
+def test_stored_answers_about_fewer_rows_than_the_policy_comes_to_ask_do_not_pass_and_nobody_is_asked(
+    declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of the fixture are too short to be probed; a canary is, and stands in for none of them."""
+    workspace = declare(gates={"max_regurgitation": 1.0}, evaluation={"canaries": ["The permit is"]})
+    assert run_chain(workspace).error is None
+    lenient, leased = judged(workspace), LeasedSeconds(monkeypatch)
+    edit(workspace.project / "policy.yaml", lambda content: content["gates"].update(max_regurgitation=1.0))
+    error = present(run_chain(workspace).error)
+    assert error.startswith("evaluation: gate did not pass")
+    assert leased.count == 0
+    strict = judged(workspace)
+    assert (lenient.spec.get("probed"), strict.spec["probed"]) == (None, 16)
+    assert strict.figures[ANSWERS_OF] == lenient.place.key
+    assert verdict_of(lenient).passed
+    assert "no training row was probed; 16 were to be" in verdict_of(strict).failures
+    assert "the policy asks that 16 are probed" in verdict_of(strict).failures
