@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import objective_of
-from ft_dagster.planning.advice import training_warnings
+from ft_dagster.planning.advice import alpha_note, training_warnings
 from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.estimate import Estimate, MemoryBytes
@@ -92,6 +92,7 @@ def make_plan(
     warnings = _warnings(spec, facts, found, probing, tried=tried, prior=prior)
     if prior is None:
         found = _with_advice(found, advised_probe(spec, facts, found))
+    found = _with_advice(found, alpha_note(resolved.method))
     hours = probing.cost.hours
     return PlanAndEstimate(content, _estimate(spec, facts, context, found, warnings, probe_hours=hours))
 

@@ -463,6 +463,7 @@ def _question(
         objective=spec.objective,
         examples=facts.examples,
         tokens=facts.tokens,
+        trained_tokens=facts.trained_tokens,
         parameters=facts.parameters,
         hardware=context.hardware,
         base_bytes=facts.base_bytes,

@@ -28,6 +28,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
+from ft_dagster.stages.foreseen import foreseen
 from ft_dagster.stages.policy import problems, unknown_targets
 from ft_dagster.stages.rendering import notes_on_prompts
 from ft_dagster.stages.workspace import Workspace
@@ -110,16 +111,18 @@ def check_variant(
         with found.gathered(f"{field}.path"):
             asked = DeclaredAt(file, field, roots)
             rows.append(list(islice(read_rows(source, settings.project, asked), ROWS)))
-    template, read = RowsTemplate(), [row for part in rows for row in part]
+    template, few, read = RowsTemplate(), tuple[str, ...](), [row for part in rows for row in part]
+    workspace = Workspace(settings, key, looking=True)
     if not found.errors:
         with found.gathered("base_model"):
             template = _template_of(read, declarations.declared(key).spec, base)
+        with found.gathered("data.sources"):
+            few = foreseen(workspace, None if declared.spec.base_model.variant else base.folder)
     found.end()
     longest = max(map(len, rows))
     seen = f"{len(read)} rows read" if longest < ROWS else f"the first {ROWS} rows of each source read"
     exchange = template.tokenizer is not None
     how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
-    workspace = Workspace(settings, key, looking=True)
     notes = notes_on_prompts(workspace, read, template.tokenizer) if template.known else []
     losses = _losses(declarations.declared(key).spec)
     return {
@@ -128,7 +131,7 @@ def check_variant(
         "tasks": sorted(tasks),
         "losses": losses,
         "summary": "; ".join([f"{base.said}, {len(rows)} sources, {len(tasks)} tasks", seen + how, *losses]),
-        "warnings": notes,
+        "warnings": [*notes, *few],
     }
 
 

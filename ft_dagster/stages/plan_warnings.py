@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ft_dagster.evaluation.power import hopeless_gates, is_of_successors, texts_of_losses
+from ft_dagster.evaluation.power import hopeless_gates, texts_of_losses
 from ft_dagster.evaluation.sentences import out_of_reach, wanted, would_decide
 from ft_dagster.evaluation.verdict_words import slowest_rule
 from ft_dagster.lineage.verdict import Verdict
@@ -31,20 +31,28 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
     told = spec.method.rank == "auto"  # by the plan's reason
     trained = None if told else workspace.head("fine_tuned_model")
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
-    asked = (*too_few_for_successors(spec, test_rows), *_questions(judged, spec))
+    asked = (*too_few_rows(spec, test_rows), *_questions(judged, spec, test_rows))
     return [*estimate.warnings, *before, *served, *asked, *batches]
 
 
-def too_few_for_successors(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
-    """That the variant's own rows cannot hold a version against the one before it: said before the first,
-    since what is trained after that is refused.
+def too_few_rows(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
+    """That the variant's own rows decide nothing, of a first version or of one against production: a run is
+    refused for it, or, where `gates.undecided` lets pass what was measured, no verdict is ever more.
     """
     if spec.evaluation.task:
         return ()
+    strict = spec.gates.model_copy(update={"undecided": "fail"})
+    asked_all, asked = (
+        {rule.field: rule for rule in hopeless_gates(strict, spec.evaluation, known)}
+        for known in ({}, {"task": test_rows})
+    )
+    found = [rule for field, rule in asked.items() if field not in asked_all]
+    if spec.gates.undecided == "fail":
+        return tuple(f"{rule.sentence}. {rule.fix} ({rule.field})" for rule in found)
     return tuple(
-        f"{rule.sentence}. {rule.fix} ({rule.field})"
-        for rule in hopeless_gates(spec.gates, spec.evaluation, {"task": test_rows})
-        if is_of_successors(rule.field)
+        f"{rule.asked:,} test rows leave {rule.field} undecided whatever is trained, and it passes as it was "
+        f"measured (gates.undecided); from {rule.least:,} rows on it can be decided"
+        for rule in found
     )
 
 
@@ -55,11 +63,11 @@ def rank_of_before(trained: TrainingFigures, method: str) -> list[str]:
     return [f"of the version before: {line}" for line in trained.advice if line.startswith(ABOUT_RANK)]
 
 
-def _questions(judged: Artifact | None, spec: VariantSpec) -> tuple[str, ...]:
+def _questions(judged: Artifact | None, spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
     losses = texts_of_losses(spec.gates, spec.evaluation, general=spec.data.general is not None)
     texts = [loss.sentence for loss in losses]
     if judged is None or "verdict" not in judged.figures:
-        return (*unseen_margins(spec.gates, spec.evaluation), *texts)
+        return (*unseen_margins(spec.gates, spec.evaluation, test_rows), *texts)
     verdict = Verdict.from_json(judged.figures["verdict"])
     known = any(rule.tail is not None for rule in verdict.rules)
     return (*still_undecided(verdict, spec.evaluation.limit), *(() if known else texts))

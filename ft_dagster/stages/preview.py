@@ -62,7 +62,7 @@ COUNTED = 1_000_000  # of each source, read to be counted
 
 class Counted(NamedTuple):
     """Facts of the data, where they come from, and some of its rows. `exchange`: how their prompts with
-    completions are rendered.
+    completions are rendered. `more`: some source has more rows than were counted.
     """
 
     counts: Counts
@@ -70,6 +70,7 @@ class Counted(NamedTuple):
     test_rows: int
     rows: tuple[Row, ...]
     exchange: bool
+    more: bool = False
 
 
 @dataclass(frozen=True)
@@ -254,9 +255,11 @@ def sample(
     folder: Path,
     roots: Roots | None = None,
     before: VersionBefore | None = None,
+    *,
+    most: int = COUNTED,
 ) -> Counted:
-    """Counts of the mixture to be, from the first rows of each source. `before`: what an open share goes by.
-    Raises UserError.
+    """Counts of the mixture to be, from the first rows of each source, of which at most so many are counted.
+    `before`: what an open share goes by. Raises UserError.
     """
     spec = declared.spec
     longest = json.loads((folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
@@ -264,6 +267,7 @@ def sample(
     tokenizer = load_tokenizer(folder)
     exchange = spec.data.render == "auto" and chats(tokenizer)
     examples, tokens, trained, read, rows_in_all, longest = 0.0, 0.0, 0.0, list[Row](), 0, 0
+    more = False
     for place, source in enumerate(spec.data.sources):
         asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
         rows = list(islice(read_rows(source, project, asked), ROWS))
@@ -272,7 +276,8 @@ def sample(
         found = list(_rendered(spec, rows, tokenizer, max_length, exchange=exchange))
         whole = len(rows)
         if whole == ROWS:
-            whole = sum(1 for _ in islice(read_raw(source, project, asked), COUNTED))
+            whole = sum(1 for _ in islice(read_raw(source, project, asked), most))
+            more = more or whole == most
         times = whole / len(rows)
         examples += times * len(found)
         tokens += times * sum(length for length, _ in found)
@@ -298,7 +303,7 @@ def sample(
     looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
     basis = f"an estimate from {looked_at}; duplicates are not looked for"
     test_rows = round(rows_in_all * spec.data.splits.test)
-    return Counted(counts, basis, test_rows, tuple(read), exchange)
+    return Counted(counts, basis, test_rows, tuple(read), exchange, more)
 
 
 def _rendered(

@@ -111,7 +111,7 @@ def test_qlora_names_its_correction() -> None:
     made = plan_of("qlora")
     assert made["method"] == {
         "name": "qlora", "rank": 64, "alpha": 16.0, "dropout": 0.1, "use_rslora": False, "use_dora": False,
-        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], "activations": "bf16",
     }  # fmt: skip
     assert made["memory"].trainable_parameters == 54_525_952
     (warning,) = made["warnings"]

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from ft_dagster.planning.advice import release_warnings
+from ft_dagster.planning.advice import alpha_note, release_warnings
 from ft_dagster.training import attention
+from ft_dagster.training.contract import LoraSettings
 from tests.older_trl import have_older_trl
 from tests.planning.llama import ADAPTERS, METHODS, facts, gpus, plan, spec
 
 NO_GENERAL = {"sources": ["r.jsonl"]}
+EIGHT = gpus(8, examples=1_600, tokens=160_000)  # rows enough for a hundred steps of eight
 
 
 def about(made: dict[str, Any], text: str) -> list[str]:
@@ -22,7 +24,7 @@ def about(made: dict[str, Any], text: str) -> list[str]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_usual_raises_no_warning(method: str) -> None:
-    assert plan(method, gpus(8))["warnings"] == []
+    assert plan(method, EIGHT)["warnings"] == []
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
@@ -93,6 +95,36 @@ def test_alpha_32_at_any_rank_and_its_like_is_not(settings: dict[str, Any]) -> N
     assert plan({"name": "lora", **settings}, gpus(1))["warnings"] == []
 
 
+@pytest.mark.parametrize(("rank", "alpha"), [(64, 128), (8, 16), (16, 32)])
+def test_alpha_2r_is_the_common_rule_and_no_warning(rank: int, alpha: float) -> None:
+    assert plan({"name": "lora", "rank": rank, "alpha": alpha}, gpus(1))["warnings"] == []
+
+
+def test_alpha_2r_has_a_note_with_its_ground_and_its_limits() -> None:
+    def note(**settings: Any) -> str | None:
+        return alpha_note(LoraSettings(**settings))
+
+    said = note(rank=64, alpha=128)
+    assert said is not None
+    assert said.startswith("alpha 128 is 2r, the common rule: steps of 4 times those of 32")
+    assert "On two tasks of a 135M base" in said
+    assert said.endswith("no other size was measured")
+    assert note(rank=16, alpha=32) is note(rank=64, alpha=32) is note(rank=8, alpha=64) is None
+    assert note(rank=16, alpha=32, use_rslora=True) is None
+
+
+def test_fewer_than_fifty_optimizer_steps_are_said_with_the_numbers() -> None:
+    few = facts(tokens=512 * 20)
+    (line,) = plan("lora", few, training={"gradient_accumulation_steps": 2})["warnings"]
+    assert line.startswith(
+        "30 optimizer steps (20 packed rows of 512 tokens, 3 epochs, 2 a step): fewer than"
+    )
+    assert plan("lora", few)["warnings"] == []  # 60, of a row each
+    (line,) = plan("lora", training={"max_steps": 40})["warnings"]
+    assert line.startswith("40 optimizer steps (training.max_steps: 40): fewer than 50")
+    assert plan("lora", training={"max_steps": 50})["warnings"] == []
+
+
 def test_the_scaling_warning_says_which_alpha_is_usual() -> None:
     assert about(
         plan({"name": "qlora", "rank": 64, "alpha": 16}),
@@ -102,7 +134,7 @@ def test_the_scaling_warning_says_which_alpha_is_usual() -> None:
 
 @pytest.mark.parametrize(("method", "rate", "side"), [("full", 2e-4, "above"), ("lora", 2e-5, "below")])
 def test_a_rate_of_another_method_is_noticed(method: str, rate: float, side: str) -> None:
-    (line,) = plan(method, gpus(8), training={"learning_rate": rate})["warnings"]
+    (line,) = plan(method, EIGHT, training={"learning_rate": rate})["warnings"]
     assert f"{rate:g} is {side} the usual" in line
 
 
@@ -135,7 +167,7 @@ def test_a_trl_without_a_fused_head_is_named_in_the_plan_of_gpus(
     have_older_trl(tmp_path, monkeypatch)
     (adapter,) = plan("lora", gpus(1))["warnings"]
     assert adapter.startswith("TRL 1.14.0 has no fused output head, which 1.15 has: logits are made a part")
-    (whole,) = plan("full", gpus(8))["warnings"]
+    (whole,) = plan("full", EIGHT)["warnings"]
     assert "logits of all trained positions of a micro-batch are made at once" in whole
     assert plan("lora")["warnings"] == plan("prompt_tuning", gpus(1))["warnings"] == []
 

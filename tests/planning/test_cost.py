@@ -72,7 +72,7 @@ def test_a_learned_utilization_that_cannot_be_is_refused(value: float) -> None:
 
 
 def test_each_gate_says_how_many_questions_it_needs_and_what_those_asked_can_show() -> None:
-    task, general = gate_questions(GatesSpec(task_margin=0.05), EvaluationSpec(limit=100))
+    task, general = gate_questions(GatesSpec(task_margin=0.05), EvaluationSpec(limit=100, kind="label"))
     assert (task.needed, task.asked) == (362, 100)
     assert "evaluation.limit of 100 can show 10.3 points" in task.sentence
     assert present(general.needed) > present(task.needed)  # all four benchmarks must pass
@@ -80,12 +80,12 @@ def test_each_gate_says_how_many_questions_it_needs_and_what_those_asked_can_sho
 
 
 def test_a_gate_that_asks_enough_says_no_more() -> None:
-    task, _ = gate_questions(GatesSpec(task_margin=0.05), EvaluationSpec(limit=400))
+    task, _ = gate_questions(GatesSpec(task_margin=0.05), EvaluationSpec(limit=400, kind="label"))
     assert "can show" not in task.sentence
 
 
 def test_a_margin_of_zero_asks_for_an_improvement() -> None:
-    task, _ = gate_questions(GatesSpec(), EvaluationSpec())
+    task, _ = gate_questions(GatesSpec(), EvaluationSpec(kind="label"))
     assert task.needed is None
     assert "must be shown to be better" in task.sentence
 
@@ -96,6 +96,28 @@ def test_a_margin_that_the_questions_cannot_see_says_how_many_would() -> None:
     assert "raise evaluation.limit to 362, or allow more" in said
     assert unseen_margins(gates, EvaluationSpec(limit=362, general=("arc_easy",))) == ()
     assert unseen_margins(gates, EvaluationSpec(limit=None)) == ()
+
+
+def test_a_margin_in_nats_is_said_to_need_no_number_of_answers() -> None:
+    """Of a task that is judged by its loss; nor is one of benchmarks where none is asked."""
+    gates = GatesSpec(task_margin=0.05, general_margin=0.05)
+    assert gate_questions(gates, EvaluationSpec(limit=100, general=())) == ()
+    (said,) = unseen_margins(gates, EvaluationSpec(limit=100, general=("arc_easy",)))
+    assert said.startswith("gates.general_margin")
+
+
+def test_fewer_test_rows_than_a_margin_needs_are_said_with_what_they_can_show() -> None:
+    gates, asked = GatesSpec(task_margin=0.05), EvaluationSpec(limit=None, general=(), kind="label")
+    (said,) = unseen_margins(gates, asked, test_rows=60)
+    assert "needs 362 questions" in said
+    assert "; 60 test rows can show 1" in said
+    assert said.endswith("points: give as many test rows, or allow more")
+    assert unseen_margins(gates, asked, test_rows=400) == unseen_margins(gates, asked) == ()
+    limited = asked.model_copy(update={"limit": 50})
+    (said,) = unseen_margins(gates, limited, test_rows=60)
+    assert "evaluation.limit of 50 can show" in said
+    tasks = limited.model_copy(update={"task": ("quiz",)})
+    assert "evaluation.limit of 50" in unseen_margins(gates, tasks, test_rows=10)[0]
 
 
 def test_asking_in_batches_says_what_is_expected_at_most_and_how_long_it_takes() -> None:

@@ -253,3 +253,13 @@ def test_adapters_are_served_on_the_base_they_were_trained_on() -> None:
     decision = decided(LLAMA_70B, "A100-80GB", variants=10)
     gpus = {row.method: RankedRow.of(row).serving_gpus for row in decision.ranking}
     assert (gpus["full"], gpus["lora"], gpus["qlora"]) == (30, 3, 1)
+
+
+def test_lora_is_said_to_match_full_while_it_has_a_parameter_for_each_trained_token() -> None:
+    def said(trained_tokens: int | None) -> str:
+        decision = decided(LLAMA_8B, "8xH100", trained_tokens=trained_tokens)
+        (rule,) = (rule for rule in decision.row("lora").rules if rule.rule == "dataset_size")
+        return rule.sentence
+
+    assert said(None) == said(10**6) == "50,000 examples, below 1M: lora matches full"
+    assert said(10**8).endswith("for each trained token, and it has 41,943,040 for 100,000,000")

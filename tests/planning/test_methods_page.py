@@ -26,3 +26,11 @@ def test_the_table_of_an_8b_llama_is_what_the_plan_says(method: str) -> None:
         size(kept.whole_bytes if method == "full" else kept.adapter_bytes),
     ]
     assert f"| {' | '.join(cells)} |" in PAGE
+
+
+def test_the_page_says_that_houlsby_adapters_cannot_be_had_and_peft_has_none() -> None:
+    from peft import PeftType
+
+    assert not [kind for kind in PeftType if any(name in kind.name for name in ("HOULSBY", "BOTTLENECK"))]
+    (line,) = (line for line in PAGE.splitlines() if "Houlsby" in line)
+    assert "PEFT, which trains and loads the others, has none" in line

@@ -13,6 +13,7 @@ from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
 from ft_dagster.planning.survey import Survey
 from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
+from tests.present import present
 
 CATALOGUE = load_catalogue()
 
@@ -44,6 +45,19 @@ def test_of_seventy_billion_on_one_card_only_qlora_fits(seventy: Survey) -> None
     assert 141 < memory["lora"] < 155
     assert 85.9 < memory["lora_8bit"] < 95  # by a few GB
     assert 44 < memory["qlora"] < 85.9  # without recomputing what it can hold
+
+
+@pytest.mark.slow
+def test_no_reason_says_that_4_bits_are_slower_where_lora_has_to_recompute() -> None:
+    """34B on one card: LoRA fits with checkpointing alone, takes longer and costs more."""
+    found = asked("A100-80GB", model="CodeLlama-34B", max_length=1024)
+    lora, qlora = (found.decision.row(name) for name in ("lora", "qlora"))
+    assert present(lora.figures.usd) > present(qlora.figures.usd)
+    said = {rule.rule: rule.sentence for rule in qlora.rules}
+    assert "gradient checkpointing" not in said["fits"]
+    assert not [sentence for sentence in said.values() if "slower" in sentence]
+    own, other = (present(present(row.figures.training).hours) for row in (qlora, lora))
+    assert f"here {own:.3g} h on 1 device, lora {other:.3g} h on 1 device" in said["usual"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -228,3 +229,65 @@ def test_status_names_what_is_broken_and_shows_the_others(
     code, text = run(monkeypatch, capsys, project, "status", "acme.support")
     assert code == 0
     assert "broken" not in text
+
+
+def prompts(count: int) -> str:
+    return "".join(
+        json.dumps({"prompt": f"what is {n}?", "completion": f"it is the number {n}"}) + "\n"
+        for n in range(count)
+    )
+
+
+def warnings(project: Path) -> list[str]:
+    found: list[str] = check_variant(load_settings(project), KEY)["warnings"]
+    return found
+
+
+def test_few_steps_and_few_test_rows_are_warned_of_with_the_numbers(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "tenants/acme/support.yaml").write_text(TEXT.replace(", task: [tasks/quiz.yaml]", ""))
+    (project / "rows.jsonl").write_text(prompts(60))
+    steps, rows = warnings(project)
+    assert re.match(
+        r"\d+ optimizer steps \(\d+ packed rows of 512 tokens, 3 epochs, 1 a step\): fewer than", steps
+    )
+    assert "60 of 60 rows" in steps
+    assert "of 6 questions even a model of which no answer changed would stay undecided" in rows
+    assert "Ask 48 questions" in rows
+    monkeypatch.setattr("sys.argv", ["ft-dagster", "--project", str(project), "check"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert shown.startswith("ok acme.support")
+    assert f"  ! {steps}"[:60] in shown
+
+
+def test_enough_rows_are_not_warned_of(project: Path) -> None:
+    (project / "tenants/acme/support.yaml").write_text(TEXT.replace(", task: [tasks/quiz.yaml]", ""))
+    (project / "rows.jsonl").write_text(prompts(3000))
+    assert warnings(project) == []
+
+
+def test_test_rows_that_let_pass_what_was_measured_are_said_to_decide_nothing(project: Path) -> None:
+    lax = TEXT.replace(", task: [tasks/quiz.yaml]", "") + "gates: {undecided: measured}\n"
+    (project / "tenants/acme/support.yaml").write_text(lax)
+    (project / "policy.yaml").write_text("gates: {undecided: measured}\n")
+    (project / "rows.jsonl").write_text(prompts(60))
+    *_, rows = warnings(project)
+    assert rows.startswith("6 test rows leave gates.regression_loss_margin undecided whatever is trained")
+    assert "it passes as it was measured (gates.undecided); from " in rows
+
+
+def test_a_row_that_a_run_would_refuse_is_a_mistake_of_the_declaration(project: Path) -> None:
+    for file in (project / "model").glob("chat_template*"):
+        file.unlink()
+    config = project / "model/tokenizer_config.json"
+    content = json.loads(config.read_text())
+    content.pop("chat_template", None)
+    config.write_text(json.dumps(content))
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (project / "rows.jsonl").write_text((json.dumps({"messages": said}) + "\n") * 20)
+    (error,) = mistakes(project)
+    assert "no chat template" in error.problem

@@ -25,8 +25,8 @@ _WHY = {
     ),
     "lora": "lora spends two thirds of full's FLOPs (no gradients of the base's weights), not a tenth",
     "qlora": (
-        "qlora computes what lora computes and unpacks 4-bit weights besides: slower a step, so never half "
-        "of lora's hours; it is cheaper where it needs fewer or smaller GPUs"
+        "qlora computes what lora computes and unpacks 4-bit weights besides: slower a step of the same "
+        "layout, so not half of lora's hours; it is cheaper where it needs fewer or smaller GPUs"
     ),
 }
 _LENGTH = "the rule of thumb names no length of an example, so its figure fits some length only"

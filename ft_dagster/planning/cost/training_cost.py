@@ -13,7 +13,14 @@ from typing import Literal
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.looks import expected_questions
-from ft_dagster.evaluation.power import DISCORDANT, POWER, level_of, margin_seen, questions_needed
+from ft_dagster.evaluation.power import (
+    DISCORDANT,
+    POWER,
+    is_judged_by_loss,
+    level_of,
+    margin_seen,
+    questions_needed,
+)
 from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH
 from ft_dagster.spec.variant import MOST_QUESTIONS, EvaluationSpec, GatesSpec
 
@@ -111,6 +118,7 @@ class GateQuestions:
     needed: int | None
     asked: int | None  # None: all that there are
     sentence: str
+    raised: str = "raise evaluation.limit to {:,}"
 
     @property
     def unseen(self) -> bool:
@@ -118,23 +126,34 @@ class GateQuestions:
         return self.needed is not None and self.asked is not None and self.asked < self.needed
 
 
-def gate_questions(gates: GatesSpec, evaluation: EvaluationSpec) -> tuple[GateQuestions, ...]:
-    """The gates on shares of right answers, at the level of a first try.
+def gate_questions(
+    gates: GatesSpec, evaluation: EvaluationSpec, test_rows: int | None = None
+) -> tuple[GateQuestions, ...]:
+    """The gates on shares of right answers, at the level of a first try. `test_rows`: see `unseen_margins`.
 
     Every general benchmark must pass, so each is given a power of 0.8^(1/k), that all k pass with 0.8.
     """
-    benchmarks, level = max(1, len(evaluation.general)), level_of(gates.alpha)
-    return (
-        _gate("task_margin", gates.task_margin, evaluation.most, 1, level),
-        _gate("general_margin", gates.general_margin, evaluation.most, benchmarks, level),
-    )
+    benchmarks, level = len(evaluation.general), level_of(gates.alpha)
+    found = []
+    if not is_judged_by_loss(gates, evaluation):
+        rows = None if evaluation.task else test_rows
+        asked = min((n for n in (evaluation.most, rows) if n is not None), default=None)
+        few = rows is not None and asked == rows
+        found.append(_gate("task_margin", gates.task_margin, asked, 1, level, few=few))
+    if benchmarks:
+        found.append(_gate("general_margin", gates.general_margin, evaluation.most, benchmarks, level))
+    return tuple(found)
 
 
-def unseen_margins(gates: GatesSpec, evaluation: EvaluationSpec) -> tuple[str, ...]:
-    """A sentence for each margin that the declared questions cannot see, and how many would."""
+def unseen_margins(
+    gates: GatesSpec, evaluation: EvaluationSpec, test_rows: int | None = None
+) -> tuple[str, ...]:
+    """A sentence for each margin that the declared questions cannot see, and how many would. `test_rows`: of
+    the variant's own, which are asked where no task is declared; None: not known.
+    """
     return tuple(
-        f"{gate.sentence}: raise evaluation.limit to {gate.needed:,}, or allow more"
-        for gate in gate_questions(gates, evaluation)
+        f"{gate.sentence}: {gate.raised.format(gate.needed)}, or allow more"
+        for gate in gate_questions(gates, evaluation, test_rows)
         if gate.unseen and gate.needed is not None
     )
 
@@ -168,7 +187,10 @@ def asking_in_batches(
     )
 
 
-def _gate(name: str, margin: float, asked: int | None, benchmarks: int, alpha: float) -> GateQuestions:
+def _gate(
+    name: str, margin: float, asked: int | None, benchmarks: int, alpha: float, *, few: bool = False
+) -> GateQuestions:
+    """`few`: there are no more than are asked, all of the variant's test split."""
     if margin == 0:
         sentence = (
             f"gates.{name} is 0: it must be shown to be better, and how many questions that takes depends on "
@@ -184,7 +206,10 @@ def _gate(name: str, margin: float, asked: int | None, benchmarks: int, alpha: f
     )
     if asked is not None and asked < needed:
         seen = 100 * margin_seen(asked, power=power, alpha=alpha)
-        sentence += f"; evaluation.limit of {asked:,} can show {seen:.1f} points"
+        by = f"{asked:,} test rows" if few else f"evaluation.limit of {asked:,}"
+        sentence += f"; {by} can show {seen:.1f} points"
+    if few:
+        return GateQuestions(name, margin, needed, asked, sentence, "give as many test rows")
     return GateQuestions(name, margin, needed, asked, sentence)
 
 

@@ -77,7 +77,8 @@ def decide(question: Question, candidates: Iterable[Candidate]) -> Decision:
     given = list(candidates)
     _check(question, given)
     all_figures = {candidate.method: figures_of(question, candidate) for candidate in given}
-    cast = {name: votes(question, figures) for name, figures in all_figures.items()}
+    lora = all_figures.get("lora")
+    cast = {name: votes(question, figures, lora) for name, figures in all_figures.items()}
     order = sorted(cast, key=lambda name: [vote.tier for vote in cast[name]])
     best = order[0]
     ranking = tuple(

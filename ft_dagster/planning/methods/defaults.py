@@ -46,9 +46,9 @@ SMALL_WIDTH, SMALL_TIMES = 576, {"full": 3.0, "lora": 2.0, "qlora": 2.0, "lora_8
 NARROW_TIMES = {**SMALL_TIMES, "full": 5.0}  # of one narrow task: labels, JSON, SQL
 EPOCHS = {
     "full": Default(2.0, "1-2 for full fine-tuning: it fits the data soonest"),
-    "lora": Default(3.0, "usual for LoRA below 1M examples"),
-    "qlora": Default(3.0, "usual for LoRA below 1M examples"),
-    "lora_8bit": Default(3.0, "usual for LoRA below 1M examples"),
+    "lora": Default(3.0, "usual for LoRA"),
+    "qlora": Default(3.0, "usual for LoRA"),
+    "lora_8bit": Default(3.0, "usual for LoRA"),
     "prompt_tuning": Default(10.0, "a prompt learns slowly: PEFT's guide takes 50 on 50 rows"),
     "prefix_tuning": Default(5.0, "a prefix learns more slowly than LoRA"),
 }

@@ -52,6 +52,7 @@ class Question:
     method: str | None = None  # as declared; None: auto
     questions: int | None = 0  # asked in one evaluation, all tasks together; None: nobody counted them
     tokens_per_question: float = 200.0
+    trained_tokens: int | None = None  # of those of one epoch; None: not known
     measuring: float = 0.0  # FLOPs of what is measured while it trains, at most, a share of the training's
     learned_utilization: Mapping[str, float] = field(default_factory=dict)  # by method
     seconds_per_question: float | None = None  # of one model, as an evaluation here took
@@ -125,6 +126,7 @@ class Figures:
     storage: Storage
     serving: Serving
     experiments: Experiments | None
+    devices: int | None = None  # that it is trained on
 
     @property
     def hours(self) -> float | None:
@@ -172,6 +174,7 @@ def figures_of(question: Question, candidate: Candidate) -> Figures:
         ),
         serving_of(question, candidate),
         None if training is None or evaluation is None else experiments(training, evaluation),
+        devices,
     )
 
 

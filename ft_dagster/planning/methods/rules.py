@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ft_dagster.objectives import objective_of
-from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS
+from ft_dagster.planning.load import LORA_LIKE, QUANTIZED, SOFT_PROMPTS
 from ft_dagster.planning.methods.question import Figures, Question, shown_epochs
 
 Verdict = Literal["for", "against", "neither"]
@@ -19,10 +19,10 @@ MATCHES_FULL, FULL_WINS = 1_000_000, 10_000_000  # examples
 LARGE = 10_000_000_000  # parameters from which soft prompts come close to full
 SMALL = 200_000_000  # parameters up to which full forgot less than lora (benchmarks/decisions.py, at 135M)
 USUAL = {  # of methods that all else leaves equal
-    "lora": "the usual choice: little memory, small files, quick to try again",
-    "qlora": "where the base does not fit in bf16: 4-bit weights cost a slower step",
-    "lora_8bit": "between the two; int8 steps measured slower than 4-bit ones, and it cannot be sharded",
-    "full": "moves every weight: more memory and checkpoints, and what it can forget is everything",
+    "lora": "the usual choice: small files beside a base that is as it was",
+    "qlora": "a base in 4 bits has lost a little before the first step (0.25 nats at 135M; larger ones less)",
+    "lora_8bit": "between the two; int8 steps were measured slower than 4-bit ones, and it cannot be sharded",
+    "full": "moves every weight: large checkpoints, and what it can forget is everything",
     "prefix_tuning": "of 2021: close to full at 10B and above, worse below",
     "prompt_tuning": "of 2021: close to full at 10B and above, worse below; learns slowly",
 }
@@ -83,6 +83,9 @@ def dataset_size(question: Question, figures: Figures) -> Vote | None:
         said = f"{count}, 1M to 10M: undetermined between full and lora; a bake-off decides"
         return Vote("dataset_size", 0, "neither", said)
     said = f"{count}, below 1M: lora matches full"
+    held, tokens = figures.candidate.trained, question.trained_tokens
+    if name in LORA_LIKE and tokens is not None and held < tokens:
+        said += f" while it has a parameter for each trained token, and it has {held:,} for {tokens:,}"
     return Vote("dataset_size", 0, "for" if name in LORA_LIKE else "neither", said)
 
 
@@ -193,10 +196,27 @@ def narrow_task(question: Question, figures: Figures) -> Vote | None:
     return Vote("narrow_task", 1, "against", f"{said}: full would bend all weights to it")
 
 
-def usual(question: Question, figures: Figures) -> Vote:
+def usual(question: Question, figures: Figures, lora: Figures | None = None) -> Vote:
+    """`lora`: what its hours are held against, of a method above a quantized base."""
     name = figures.candidate.method
     tier = list(USUAL).index(name)
-    return Vote("usual", tier, "for" if tier == 0 else "neither", USUAL[name])
+    said = USUAL[name] + (_beside_lora(figures, lora) if name in QUANTIZED and lora else "")
+    return Vote("usual", tier, "for" if tier == 0 else "neither", said)
+
+
+def _beside_lora(figures: Figures, lora: Figures) -> str:
+    """Which of both takes longer depends on what else each needs, as checkpointing and devices."""
+    own, other = figures.training, lora.training
+    if own is None or other is None or own.hours is None or other.hours is None:
+        return ""
+    return f"; here {_taken(own.hours, figures)}, lora {_taken(other.hours, lora)}"
+
+
+def _taken(hours: float, figures: Figures) -> str:
+    shown = (
+        f"{3600 * hours:.2g} s" if hours < 0.01 else f"{hours:.3g} h" if hours < 100 else f"{hours:,.0f} h"
+    )
+    return f"{shown} on {figures.devices} device{'s' if figures.devices != 1 else ''}"
 
 
 # What comes first outvotes what comes later.
@@ -214,9 +234,12 @@ ORDER: tuple[Callable[[Question, Figures], Vote | None], ...] = (
 )
 
 
-def votes(question: Question, figures: Figures) -> tuple[Vote, ...]:
-    """Of every rule that applies, in order. The same rules apply to every method of a question."""
-    return tuple(vote for rule in ORDER if (vote := rule(question, figures)) is not None)
+def votes(question: Question, figures: Figures, lora: Figures | None = None) -> tuple[Vote, ...]:
+    """Of every rule that applies, in order. The same rules apply to every method of a question. `lora`: the
+    figures that others are held against, where it was planned.
+    """
+    found = (usual(question, figures, lora) if rule is usual else rule(question, figures) for rule in ORDER)
+    return tuple(vote for vote in found if vote is not None)
 
 
 def _unknown(question: Question, figures: Figures) -> str:

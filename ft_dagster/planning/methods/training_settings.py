@@ -53,7 +53,7 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
     rate = defaults.learning_rate(name, facts.hidden_size, spec.objective)
     packing = _packing(declared, name, facts, reasons)
     learning_rate = settle("learning_rate", Default(rate.value, rate.reason))
-    epochs = float(settle("num_train_epochs", defaults.epochs(name, spec.objective, _rows(packing, facts))))
+    epochs = float(settle("num_train_epochs", defaults.epochs(name, spec.objective, rows_of(packing, facts))))
     micro = settle("per_device_train_batch_size", defaults.MICRO_BATCH[packing])
     settled = {
         "learning_rate": learning_rate,
@@ -85,7 +85,7 @@ def _say_the_rates_batch(name: str, training: TrainingSettings, facts: Facts, re
     large = facts.device_kind == "cuda" and facts.parameters >= defaults.LARGE
     if name != "full" or not large or known.origin != "built-in":
         return
-    tokens = _rows_a_step(training, facts) * training.max_length
+    tokens = rows_a_step(training, facts) * training.max_length
     said = defaults.rate_at(training.learning_rate, tokens)
     reasons.explain(known.field, known.origin, f"{known.reason}; {said}")
 
@@ -94,15 +94,15 @@ def steps_of(training: TrainingSettings, facts: Facts) -> int:
     """Optimizer steps; an estimate where rows are packed."""
     if training.max_steps:
         return training.max_steps
-    rows = _rows(training.packing, facts) * training.num_train_epochs
-    return max(1, math.ceil(rows / _rows_a_step(training, facts)))
+    rows = rows_of(training.packing, facts) * training.num_train_epochs
+    return max(1, math.ceil(rows / rows_a_step(training, facts)))
 
 
 def epochs_of(training: TrainingSettings, facts: Facts) -> float:
     """Passes over the mixture, those that `max_steps` comes to where it decides; see `steps_of`."""
     if training.max_steps is None:
         return training.num_train_epochs
-    return training.max_steps * _rows_a_step(training, facts) / _rows(training.packing, facts)
+    return training.max_steps * rows_a_step(training, facts) / rows_of(training.packing, facts)
 
 
 def _standing(field: str, declared: TrainingSpec, why: str, reasons: Reasons) -> Any:
@@ -130,7 +130,7 @@ def _packing(declared: TrainingSpec, name: str, facts: Facts, reasons: Reasons) 
 
 def unpacked_cost(facts: Facts) -> str:
     """What it takes to train each example in a row of its own."""
-    rows, longest = _rows(True, facts), facts.longest or facts.max_length
+    rows, longest = rows_of(True, facts), facts.longest or facts.max_length
     most = max(1.0, facts.examples * longest / facts.tokens)
     return (
         f"each example has a row of its own, {facts.examples:,} a pass in place of about {rows:,} packed "
@@ -209,17 +209,17 @@ def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
     return watch
 
 
-def _rows(packing: bool, facts: Facts) -> int:
+def rows_of(packing: bool, facts: Facts) -> int:
     """Rows of one epoch: packed ones hold about max_length tokens each."""
     return math.ceil(facts.tokens / facts.max_length) if packing else facts.examples
 
 
-def _rows_a_step(training: TrainingSettings, facts: Facts) -> int:
+def rows_a_step(training: TrainingSettings, facts: Facts) -> int:
     return training.per_device_train_batch_size * training.gradient_accumulation_steps * facts.ranks
 
 
 def _accumulation(name: str, packing: bool, micro: int, epochs: float, facts: Facts) -> Default:
-    rows, together, steps = _rows(packing, facts) * epochs, micro * facts.ranks, defaults.WANTED_STEPS
+    rows, together, steps = rows_of(packing, facts) * epochs, micro * facts.ranks, defaults.WANTED_STEPS
     most = defaults.largest_batch(name, facts.parameters, facts.device_kind, facts.max_length)
     value = max(1, min(most.value // together, int(rows / (steps * together))))
     said = f"about {rows:,.0f} rows in all: {steps} steps or more of at most {most.value} rows{most.reason}"

@@ -82,7 +82,10 @@ class Adapter(Method):
 
         if self.activations is None:
             return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        return model.requires_grad_(False)  # which was loaded in that type
+        for weight in model.parameters():  # which were loaded in that type
+            if weight.is_floating_point() and weight.device.type == "cpu":
+                weight.data = weight.data.clone()  # or the whole file stays mapped for them
+        return model.requires_grad_(False)
 
     def check(self, base: Base) -> None:
         """Refuse what can be refused before the base is loaded. Raises UserError."""

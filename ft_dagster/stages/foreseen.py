@@ -1,0 +1,51 @@
+"""What a plan will warn of, said by `check` from a sample of the rows: no dry run, and nothing is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ft_dagster.data.weights import measure_weights, weight_files
+from ft_dagster.errors import UserError
+from ft_dagster.planning.advice import few_steps
+from ft_dagster.planning.context import facts_of, hardware_of
+from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.load import SOFT_PROMPTS
+from ft_dagster.planning.methods.question import METHODS
+from ft_dagster.planning.methods.training_settings import steps_of
+from ft_dagster.planning.survey import resolve, with_method
+from ft_dagster.spec import VariantSpec
+from ft_dagster.stages.plan_warnings import too_few_rows
+from ft_dagster.stages.preview import sample
+from ft_dagster.stages.workspace import Workspace
+
+LOOKED_THROUGH = 20_000  # rows of a source: where there are more, neither steps nor test rows are few
+
+
+def foreseen(workspace: Workspace, base: Path | None) -> tuple[str, ...]:
+    """One line each, of the declaration as it is now. `base`: its folder; None: it is not there yet. Raises
+    UserError for rows that a run would refuse.
+    """
+    declared = workspace.declared()
+    if base is None:
+        return ()
+    data = sample(declared, workspace.project, base, workspace.roots, most=LOOKED_THROUGH)
+    if data.more:
+        return ()
+    spec, hardware = declared.spec, hardware_of(declared.spec, workspace.trains_on, workspace.project)
+    parameters, stored, _ = measure_weights(base, weight_files(base))
+    few = _few_steps(spec, facts_of(data.counts, parameters, stored, base, hardware, leak=None))
+    return (*([] if few is None else [f"{few} ({data.basis})"]), *too_few_rows(spec, data.test_rows))
+
+
+def _few_steps(spec: VariantSpec, facts: Facts) -> str | None:
+    """By the method that is declared, else by the one that would take most."""
+    named = spec.method.name
+    names = [named] if named != "auto" else [name for name in METHODS if name not in SOFT_PROMPTS]
+    trainings = []
+    for name in names:
+        try:
+            trainings.append(resolve(with_method(spec, name), facts).training)
+        except UserError:  # which the plan says
+            continue
+    most = max(trainings, key=lambda training: steps_of(training, facts), default=None)
+    return None if most is None else few_steps(most, facts)
