@@ -207,8 +207,8 @@ def few_steps(training: TrainingSettings, facts: Facts) -> str | None:
     if training.max_steps:
         return f"{steps} optimizer steps (training.max_steps: {training.max_steps}): {few}"
     rows, epochs = rows_of(training.packing, facts), training.num_train_epochs
-    kind = f"packed rows of {training.max_length:,} tokens" if training.packing else "examples"
-    passes = f"{rows:,} {kind}, {epochs:g} epoch{'s' if epochs != 1 else ''}"
+    kind, of = ("packed row", f" of {training.max_length:,} tokens") if training.packing else ("example", "")
+    passes = f"{rows:,} {kind}{'s' * (rows != 1)}{of}, {epochs:g} epoch{'s' * (epochs != 1)}"
     return (
         f"{steps} optimizer steps ({passes}, {rows_a_step(training, facts)} a step): {few}; more rows, more "
         "epochs or a smaller batch give more"

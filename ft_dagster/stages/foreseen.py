@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from ft_dagster.data.weights import measure_weights, weight_files
@@ -15,37 +18,44 @@ from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.survey import resolve, with_method
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stages.plan_warnings import too_few_rows
+from ft_dagster.stages.planned import leak_where_packed
 from ft_dagster.stages.preview import sample
 from ft_dagster.stages.workspace import Workspace
 
-LOOKED_THROUGH = 20_000  # rows of a source: where there are more, neither steps nor test rows are few
+LOOKED_AT = 100  # rows of a source, tokenized
+LOOKED_THROUGH = 20_000  # and counted: where there are more, neither steps nor test rows are few
 
 
 def foreseen(workspace: Workspace, base: Path | None) -> tuple[str, ...]:
-    """One line each, of the declaration as it is now. `base`: its folder; None: it is not there yet. Raises
-    UserError for rows that a run would refuse.
+    """One line each, of the declaration as it is now; none where what renders rows is not installed. `base`:
+    its folder; None: it is not there yet. Raises UserError for rows that a run would refuse.
     """
     declared = workspace.declared()
-    if base is None:
+    if base is None or find_spec("transformers") is None:
         return ()
-    data = sample(declared, workspace.project, base, workspace.roots, most=LOOKED_THROUGH)
+    roots = workspace.roots
+    data = sample(declared, workspace.project, base, roots, first=LOOKED_AT, most=LOOKED_THROUGH)
     if data.more:
         return ()
     spec, hardware = declared.spec, hardware_of(declared.spec, workspace.trains_on, workspace.project)
     parameters, stored, _ = measure_weights(base, weight_files(base))
-    few = _few_steps(spec, facts_of(data.counts, parameters, stored, base, hardware, leak=None))
-    return (*([] if few is None else [f"{few} ({data.basis})"]), *too_few_rows(spec, data.test_rows))
+    facts = facts_of(data.counts, parameters, stored, base, hardware, leak=None)
+    few = _few_steps(spec, facts)
+    if few is not None:  # packed; as many or more where examples cannot be
+        few = _few_steps(spec, replace(facts, leak=leak_where_packed(spec, base, workspace.cache)))
+    basis = "" if spec.training.max_steps else f" ({data.basis})"
+    return (*([] if few is None else [few + basis]), *too_few_rows(spec, data.test_rows))
 
 
 def _few_steps(spec: VariantSpec, facts: Facts) -> str | None:
-    """By the method that is declared, else by the one that would take most."""
-    named = spec.method.name
-    names = [named] if named != "auto" else [name for name in METHODS if name not in SOFT_PROMPTS]
+    """By the method that is declared, else by the one that would take most. Raises UserError for what the
+    declared one cannot have.
+    """
+    if spec.method.name != "auto":
+        return few_steps(resolve(spec, facts).training, facts)
     trainings = []
-    for name in names:
-        try:
-            trainings.append(resolve(with_method(spec, name), facts).training)
-        except UserError:  # which the plan says
-            continue
+    for name in METHODS:
+        with suppress(UserError):  # the plan says which cannot be had, and why
+            trainings += [] if name in SOFT_PROMPTS else [resolve(with_method(spec, name), facts).training]
     most = max(trainings, key=lambda training: steps_of(training, facts), default=None)
     return None if most is None else few_steps(most, facts)

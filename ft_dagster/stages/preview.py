@@ -256,10 +256,11 @@ def sample(
     roots: Roots | None = None,
     before: VersionBefore | None = None,
     *,
+    first: int = ROWS,
     most: int = COUNTED,
 ) -> Counted:
-    """Counts of the mixture to be, from the first rows of each source, of which at most so many are counted.
-    `before`: what an open share goes by. Raises UserError.
+    """Counts of the mixture to be, from the `first` rows of each source, of which at most so many are
+    counted. `before`: what an open share goes by. Raises UserError.
     """
     spec = declared.spec
     longest = json.loads((folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
@@ -270,12 +271,12 @@ def sample(
     more = False
     for place, source in enumerate(spec.data.sources):
         asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
-        rows = list(islice(read_rows(source, project, asked), ROWS))
+        rows = list(islice(read_rows(source, project, asked), first))
         for row in rows:
             refuse_kind(spec, row, declared.file)
         found = list(_rendered(spec, rows, tokenizer, max_length, exchange=exchange))
         whole = len(rows)
-        if whole == ROWS:
+        if whole == first:
             whole = sum(1 for _ in islice(read_raw(source, project, asked), most))
             more = more or whole == most
         times = whole / len(rows)

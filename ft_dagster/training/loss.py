@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -50,8 +51,8 @@ def by_fused_head(model: Any, device: str, own_loss: str | None = None) -> bool:
 
 def has_fused_head() -> bool:
     """Whether the TRL that is installed has one."""
-    major, minor, *_ = version("trl").split(".")
-    return (int(major), int(minor)) >= FUSED_HEAD_SINCE
+    major, minor = map(int, re.findall(r"\d+", version("trl"))[:2])
+    return (major, minor) >= FUSED_HEAD_SINCE
 
 
 def readable_head(model: Any) -> bool:

@@ -74,12 +74,15 @@ def test_the_memory_of_each_method_is_drawn_where_it_is_asked_for(folder: Path, 
 
 
 def test_the_command_line_warns_of_what_the_page_warns_of(folder: Path) -> None:
-    edit(folder / "tenants/acme/places.yaml", lambda declared: declared["gates"].update(task_margin=0.02))
+    file = folder / "tenants/acme/places.yaml"
+    edit(file, lambda declared: declared["gates"].update(task_margin=0.02))
+    edit(file, lambda declared: declared["evaluation"].update(kind="label"))  # judged by shares of answers
     _, document = asked(folder, str(KEY))
     workspace = Workspace(load_settings(folder), KEY)
     estimate = plan_variant(workspace.settings, KEY).estimate
     spec = workspace.declared().spec
-    edit(folder / "tenants/acme/places.yaml", lambda declared: declared["gates"].pop("task_margin"))
+    edit(file, lambda declared: declared["gates"].pop("task_margin"))
+    edit(file, lambda declared: declared["evaluation"].pop("kind"))
     assert document["warnings"] == plan_warnings(workspace, spec, estimate, document["test_rows"])
     assert any("gates.task_margin of 2 points needs" in line for line in document["warnings"])
 

@@ -15,7 +15,7 @@ from ft_dagster.training.contract import MethodSettings, method_settings
 
 IN_BF16 = (
     "no field of a declaration: embeddings, norms and head of a 4-bit base lie in bf16, as those of lora do; "
-    "in fp32 half as much again would be kept for the backward pass"
+    "in fp32, as in plans from before, half as much again would be kept for the backward pass"
 )
 
 

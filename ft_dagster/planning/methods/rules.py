@@ -205,17 +205,19 @@ def usual(question: Question, figures: Figures, lora: Figures | None = None) -> 
 
 
 def _beside_lora(figures: Figures, lora: Figures) -> str:
-    """Which of both takes longer depends on what else each needs, as checkpointing and devices."""
+    """Which of both takes longer depends on what else each needs, as checkpointing and devices. Nothing where
+    one goes by finished trainings and the other by what is usual.
+    """
     own, other = figures.training, lora.training
     if own is None or other is None or own.hours is None or other.hours is None:
+        return ""
+    if own.utilization.origin != other.utilization.origin:
         return ""
     return f"; here {_taken(own.hours, figures)}, lora {_taken(other.hours, lora)}"
 
 
 def _taken(hours: float, figures: Figures) -> str:
-    shown = (
-        f"{3600 * hours:.2g} s" if hours < 0.01 else f"{hours:.3g} h" if hours < 100 else f"{hours:,.0f} h"
-    )
+    shown = f"{60 * hours:.2g} min" if hours < 1 else f"{hours:.3g} h" if hours < 100 else f"{hours:,.0f} h"
     return f"{shown} on {figures.devices} device{'s' if figures.devices != 1 else ''}"
 
 
