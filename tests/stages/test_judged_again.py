@@ -207,6 +207,8 @@ def test_what_a_tenant_adds_goes_by_the_entries_and_not_by_the_names_that_its_fi
         roots=None,
     )
     assert own_tasks(view) == own
+
+
 def test_stored_answers_about_fewer_rows_than_the_policy_comes_to_ask_do_not_pass_and_nobody_is_asked(
     declare: Declare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
