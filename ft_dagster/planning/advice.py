@@ -15,7 +15,7 @@ from ft_dagster.planning.load import LORA_LIKE, QUANTIZED, SOFT_PROMPTS, Storage
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.cautions import on_cpu_kernels
 from ft_dagster.planning.methods.rank import LARGEST, rank_for
-from ft_dagster.planning.methods.training_settings import rows_a_step, rows_of, steps_of, unpacked_cost
+from ft_dagster.planning.methods.training_settings import rows_a_step, rows_of, unpacked_cost
 from ft_dagster.planning.shapes import narrowest_layer, smallest_dimension, trainable_parameters
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingSettings
@@ -29,9 +29,9 @@ LARGE_BATCH_ROWS = 32  # of an adapter: published curves of LoRA and full part b
 
 
 def training_warnings(
-    spec: VariantSpec, facts: Facts, method: MethodSettings, training: TrainingSettings
+    spec: VariantSpec, facts: Facts, method: MethodSettings, training: TrainingSettings, steps: int
 ) -> list[str]:
-    """Warnings about what is trained, and on what."""
+    """Warnings about what is trained, and on what. `steps`: of the optimizer."""
     said = [
         _knowledge(spec, method.name),
         _general(spec, facts, method.name),
@@ -41,7 +41,7 @@ def training_warnings(
         _rate(facts, method.name, spec.objective, training.learning_rate),
         _batch(spec, facts, method.name, training),
         _unpacked(spec, facts, method.name),
-        few_steps(training, facts),
+        few_steps(training, facts, steps),
         *_host(spec, facts, method.name, training),
         *slower_ways(spec, facts, method.name, training),
     ]
@@ -198,17 +198,18 @@ def _rate(facts: Facts, name: str, objective: str, rate: float) -> str | None:
     return f"learning rate {rate:g} is {side} the usual {usual.low:g} to {usual.high:g} of {name}"
 
 
-def few_steps(training: TrainingSettings, facts: Facts) -> str | None:
+def few_steps(training: TrainingSettings, facts: Facts, steps: int) -> str | None:
     """Where a training has so few optimizer steps that its rate rises and falls within them."""
-    steps = steps_of(training, facts)
     if steps >= FEW_STEPS:
         return None
     few = f"fewer than {FEW_STEPS} teach little by any method"
     if training.max_steps:
         return f"{steps} optimizer steps (training.max_steps: {training.max_steps}): {few}"
     rows, epochs = rows_of(training.packing, facts), training.num_train_epochs
-    kind, of = ("packed row", f" of {training.max_length:,} tokens") if training.packing else ("example", "")
-    passes = f"{rows:,} {kind}{'s' * (rows != 1)}{of}, {epochs:g} epoch{'s' * (epochs != 1)}"
+    several = "s" * (rows != 1)
+    packed = f"about {rows:,} packed row{several} of {training.max_length:,} tokens"
+    count = packed if training.packing else f"{rows:,} example{several}"
+    passes = f"{count}, {epochs:g} epoch{'s' * (epochs != 1)}"
     return (
         f"{steps} optimizer steps ({passes}, {rows_a_step(training, facts)} a step): {few}; more rows, more "
         "epochs or a smaller batch give more"

@@ -89,12 +89,14 @@ def make_plan(
         own_loss=objective_of(spec.objective).own_loss,
     )
     probing = _probing(spec, facts, found, context, tried)
-    warnings = _warnings(spec, facts, found, probing, tried=tried, prior=prior)
+    steps = _steps(resolved.training, facts, context.lengths)
+    warnings = _warnings(spec, facts, found, probing, steps, tried=tried, prior=prior)
     if prior is None:
         found = _with_advice(found, advised_probe(spec, facts, found))
     found = _with_advice(found, alpha_note(resolved.method))
     hours = probing.cost.hours
-    return PlanAndEstimate(content, _estimate(spec, facts, context, found, warnings, probe_hours=hours))
+    estimate = _estimate(spec, facts, context, found, warnings, steps=steps, probe_hours=hours)
+    return PlanAndEstimate(content, estimate)
 
 
 def refuse_unasked(benchmark_limit: float | None, zero_stage: int) -> None:
@@ -115,6 +117,7 @@ def _estimate(
     found: Survey,
     warnings: Sequence[str],
     *,
+    steps: int,
     probe_hours: float | None,
 ) -> Estimate:
     chosen, resolved = found.chosen, found.chosen.resolved
@@ -125,7 +128,7 @@ def _estimate(
         **found.parts(),
         ranks=facts.ranks,
         variants=context.variants,
-        steps=_steps(resolved.training, facts, context.lengths),
+        steps=steps,
         trainable_parameters=resolved.load.trained,
         utilization=None if figures.training is None else figures.training.utilization,
         storage_usd_per_month=figures.storage.usd_per_month,
@@ -164,6 +167,7 @@ def _warnings(
     facts: Facts,
     found: Survey,
     probing: ProbePlan,
+    steps: int,
     *,
     tried: ProbeResult | None,
     prior: Prior | None,
@@ -172,7 +176,7 @@ def _warnings(
     resolved = found.chosen.resolved
     return [
         *_of_probe(spec, probing, tried, prior),
-        *training_warnings(spec, facts, resolved.method, resolved.training),
+        *training_warnings(spec, facts, resolved.method, resolved.training, steps),
         *([found.chosen.untrained] if found.chosen.untrained else []),
         *limits(found.question, found.decision.row(resolved.name).figures, probing.cost),
         *(note for note in found.decision.notes if OBEYED in note),

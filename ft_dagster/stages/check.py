@@ -28,7 +28,6 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
-from ft_dagster.stages.foreseen import foreseen
 from ft_dagster.stages.policy import problems, unknown_targets
 from ft_dagster.stages.rendering import notes_on_prompts
 from ft_dagster.stages.workspace import Workspace
@@ -117,7 +116,7 @@ def check_variant(
         with found.gathered("base_model"):
             template = _template_of(read, declarations.declared(key).spec, base)
         with found.gathered("data.sources"):
-            few = foreseen(workspace, None if declared.spec.base_model.variant else base.folder)
+            few = _few(workspace, base)
     found.end()
     longest = max(map(len, rows))
     seen = f"{len(read)} rows read" if longest < ROWS else f"the first {ROWS} rows of each source read"
@@ -142,6 +141,15 @@ def _template_of(rows: list[Row], spec: VariantSpec, base: CheckedBase) -> RowsT
         return RowsTemplate(known=False)
     tokenizer = load_tokenizer(base.folder)
     return RowsTemplate(tokenizer if chats(tokenizer) else None)
+
+
+def _few(workspace: Workspace, base: CheckedBase) -> tuple[str, ...]:
+    """See `foreseen`; nothing where the base is a release, or what renders rows is not installed here."""
+    if base.folder is None or workspace.declared().spec.base_model.variant or not find_spec("transformers"):
+        return ()
+    from ft_dagster.stages.foreseen import foreseen
+
+    return foreseen(workspace, base.folder)
 
 
 def _losses(spec: VariantSpec) -> list[str]:

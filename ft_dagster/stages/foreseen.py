@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from ft_dagster.data.weights import measure_weights, weight_files
@@ -26,13 +25,11 @@ LOOKED_AT = 100  # rows of a source, tokenized
 LOOKED_THROUGH = 20_000  # and counted: where there are more, neither steps nor test rows are few
 
 
-def foreseen(workspace: Workspace, base: Path | None) -> tuple[str, ...]:
-    """One line each, of the declaration as it is now; none where what renders rows is not installed. `base`:
-    its folder; None: it is not there yet. Raises UserError for rows that a run would refuse.
+def foreseen(workspace: Workspace, base: Path) -> tuple[str, ...]:
+    """One line each, of the declaration as it is now. `base`: its folder. Raises UserError for rows that a
+    run would refuse.
     """
     declared = workspace.declared()
-    if base is None or find_spec("transformers") is None:
-        return ()
     roots = workspace.roots
     data = sample(declared, workspace.project, base, roots, first=LOOKED_AT, most=LOOKED_THROUGH)
     if data.more:
@@ -52,10 +49,11 @@ def _few_steps(spec: VariantSpec, facts: Facts) -> str | None:
     declared one cannot have.
     """
     if spec.method.name != "auto":
-        return few_steps(resolve(spec, facts).training, facts)
-    trainings = []
+        training = resolve(spec, facts).training
+        return few_steps(training, facts, steps_of(training, facts))
+    found = []
     for name in METHODS:
         with suppress(UserError):  # the plan says which cannot be had, and why
-            trainings += [] if name in SOFT_PROMPTS else [resolve(with_method(spec, name), facts).training]
-    most = max(trainings, key=lambda training: steps_of(training, facts), default=None)
-    return None if most is None else few_steps(most, facts)
+            found += [] if name in SOFT_PROMPTS else [resolve(with_method(spec, name), facts).training]
+    most = max(found, key=lambda training: steps_of(training, facts), default=None)
+    return None if most is None else few_steps(most, facts, steps_of(most, facts))

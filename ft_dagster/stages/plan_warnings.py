@@ -43,10 +43,10 @@ def too_few_rows(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
         return ()
     strict = spec.gates.model_copy(update={"undecided": "fail"})
     asked_all, asked = (
-        {rule.field: rule for rule in hopeless_gates(strict, spec.evaluation, known)}
+        {(rule.rule, rule.field): rule for rule in hopeless_gates(strict, spec.evaluation, known)}
         for known in ({}, {"task": test_rows})
     )
-    found = [rule for field, rule in asked.items() if field not in asked_all]
+    found = [rule for place, rule in asked.items() if place not in asked_all]
     if spec.gates.undecided == "fail":
         return tuple(f"{rule.sentence}. {rule.fix} ({rule.field})" for rule in found)
     return tuple(

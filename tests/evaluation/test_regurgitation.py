@@ -218,7 +218,7 @@ def test_regurgitation_is_judged_only_where_a_limit_is_declared() -> None:
 
 
 def held(values: Iterable[float], *, asked: int, least: int, limit: float = 0.1) -> Verdict:
-    gates = GatesSpec(max_regurgitation=limit)
+    gates = GatesSpec(max_regurgitation=limit, loss_tail=0.5)
     samples = probed(values)
     verdict = judge([*own(2.0), *samples], [*own(1.0), *samples], gates)
     return with_probed(verdict, gates, asked=asked, least=least)
@@ -245,7 +245,7 @@ def test_fewer_rows_than_the_policy_asks_do_not_pass() -> None:
 def test_canaries_alone_do_not_stand_in_for_the_rows_that_the_policy_asks() -> None:
     fields = {"role": "regurgitation", "task": "canaries", "metric": "regurgitated"}
     canaries = [sample(0, 0.0, higher_is_better=False, **fields)]
-    gates = GatesSpec(max_regurgitation=0.1)
+    gates = GatesSpec(max_regurgitation=0.1, loss_tail=0.5)
     verdict = judge([*own(2.0), *canaries], [*own(1.0), *canaries], gates)
     assert with_probed(verdict, gates, asked=16, least=0).passed
     demanded = with_probed(verdict, gates, asked=16, least=16)

@@ -74,7 +74,7 @@ def plan(method: Any = "lora", given: Facts | None = None, **more: Any) -> dict[
 def resolved(declared: VariantSpec, facts_: Facts) -> dict[str, Any]:
     """What is resolved without a dry run, of a method that is named."""
     made = resolve(declared, facts_)
-    deepspeed = made.training.deepspeed
+    deepspeed, steps = made.training.deepspeed, steps_of(made.training, facts_)
     return {
         "schema_version": SCHEMA_VERSION,
         "method": made.method.model_dump(mode="json"),
@@ -82,11 +82,11 @@ def resolved(declared: VariantSpec, facts_: Facts) -> dict[str, Any]:
         "reasons": [asdict(row) for row in made.reasons.rows],
         "device": {"kind": facts_.device_kind, "count": facts_.ranks},
         "ranks": facts_.ranks,
-        "steps": steps_of(made.training, facts_),
+        "steps": steps,
         "trainable_parameters": made.load.trained,
         "memory": memory(made.load, deepspeed.stage, deepspeed.offload),
         "storage": storage(made.load, deepspeed.stage, made.training),
-        "warnings": training_warnings(declared, facts_, made.method, made.training),
+        "warnings": training_warnings(declared, facts_, made.method, made.training, steps),
     }
 
 

@@ -117,7 +117,7 @@ def test_fewer_than_fifty_optimizer_steps_are_said_with_the_numbers() -> None:
     few = facts(tokens=512 * 20)
     (line,) = plan("lora", few, training={"gradient_accumulation_steps": 2})["warnings"]
     assert line.startswith(
-        "30 optimizer steps (20 packed rows of 512 tokens, 3 epochs, 2 a step): fewer than"
+        "30 optimizer steps (about 20 packed rows of 512 tokens, 3 epochs, 2 a step): fewer than"
     )
     assert plan("lora", few)["warnings"] == []  # 60, of a row each
     (line,) = plan("lora", training={"max_steps": 40})["warnings"]

@@ -248,13 +248,14 @@ def test_few_steps_and_few_test_rows_are_warned_of_with_the_numbers(
 ) -> None:
     (project / "tenants/acme/support.yaml").write_text(TEXT.replace(", task: [tasks/quiz.yaml]", ""))
     (project / "rows.jsonl").write_text(prompts(60))
-    steps, rows = warnings(project)
+    steps, tail, later = warnings(project)
     assert re.match(
-        r"\d+ optimizer steps \(\d+ packed rows of 512 tokens, 3 epochs, 1 a step\): fewer than", steps
+        r"\d+ optimizer steps \(about \d+ packed rows of 512 tokens, 3 epochs, 1 a step\): fewer than", steps
     )
     assert "60 of 60 rows" in steps
-    assert "of 6 questions even a model of which no answer changed would stay undecided" in rows
-    assert "Ask 48 questions" in rows
+    for rows, least in ((tail, "183"), (later, "48")):
+        assert "of 6 questions even a model of which no answer changed would stay undecided" in rows
+        assert f"Ask {least} questions" in rows
     monkeypatch.setattr("sys.argv", ["ft-dagster", "--project", str(project), "check"])
     with pytest.raises(SystemExit) as ended:
         main()
