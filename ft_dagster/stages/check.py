@@ -43,15 +43,6 @@ class CheckedBase(NamedTuple):
     folder: Path | None = None
 
 
-class RowsTemplate(NamedTuple):
-    """The tokenizer whose chat template renders prompts with completions; None where they are plain text, or
-    there are none. Not `known` where the base is not there yet, or what renders them is not installed here.
-    """
-
-    tokenizer: Any | None = None
-    known: bool = True
-
-
 class Mistakes:
     """Errors gathered one after the other, so that one does not hide the next."""
 
@@ -110,37 +101,39 @@ def check_variant(
         with found.gathered(f"{field}.path"):
             asked = DeclaredAt(file, field, roots)
             rows.append(list(islice(read_rows(source, settings.project, asked), ROWS)))
-    template, few, read = RowsTemplate(), tuple[str, ...](), [row for part in rows for row in part]
+    tokenizer, few, read = None, tuple[str, ...](), [row for part in rows for row in part]
     workspace = Workspace(settings, key, looking=True)
     if not found.errors:
         with found.gathered("base_model"):
-            template = _template_of(read, declarations.declared(key).spec, base)
+            tokenizer = _tokenizer_of(read, base)
         with found.gathered("data.sources"):
             few = _few(workspace, base)
     found.end()
     longest = max(map(len, rows))
     seen = f"{len(read)} rows read" if longest < ROWS else f"the first {ROWS} rows of each source read"
-    exchange = template.tokenizer is not None
+    spec = declarations.declared(key).spec
+    exchange = spec.data.render == "auto" and tokenizer is not None and chats(tokenizer)
     how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
-    notes = notes_on_prompts(workspace, read, template.tokenizer) if template.known else []
-    losses = _losses(declarations.declared(key).spec)
+    losses = _losses(spec)
     return {
         "base_model": base.said,
         "sources": len(rows),
         "tasks": sorted(tasks),
         "losses": losses,
         "summary": "; ".join([f"{base.said}, {len(rows)} sources, {len(tasks)} tasks", seen + how, *losses]),
-        "warnings": [*notes, *few],
+        "warnings": [*notes_on_prompts(workspace, spec, read, tokenizer), *few],
     }
 
 
-def _template_of(rows: list[Row], spec: VariantSpec, base: CheckedBase) -> RowsTemplate:
-    if spec.data.render == "plain" or all(row.kind != "prompt_completion" for row in rows):
-        return RowsTemplate()
+def _tokenizer_of(rows: list[Row], base: CheckedBase) -> Any | None:
+    """Of the base, where rows may be rendered by its chat template; None without such rows, where it is not
+    there yet, or where what renders them is not installed here.
+    """
+    if all(row.kind != "prompt_completion" for row in rows):
+        return None
     if base.folder is None or find_spec("transformers") is None:
-        return RowsTemplate(known=False)
-    tokenizer = load_tokenizer(base.folder)
-    return RowsTemplate(tokenizer if chats(tokenizer) else None)
+        return None
+    return load_tokenizer(base.folder)
 
 
 def _few(workspace: Workspace, base: CheckedBase) -> tuple[str, ...]:

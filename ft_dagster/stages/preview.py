@@ -51,7 +51,7 @@ from ft_dagster.stages.plan_context import context_of, context_without_base
 from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.planned import leak_where_packed, ranked_by
 from ft_dagster.stages.policy import refuse_declared, too_dear
-from ft_dagster.stages.rendering import RENDERING, notes_on_prompts, rendered_otherwise
+from ft_dagster.stages.rendering import notes_on_prompts, rendered_otherwise
 from ft_dagster.stages.versions import is_of_now
 from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact, find_artifact
@@ -61,15 +61,14 @@ COUNTED = 1_000_000  # of each source, read to be counted
 
 
 class Counted(NamedTuple):
-    """Facts of the data, where they come from, and some of its rows. `exchange`: how their prompts with
-    completions are rendered. `more`: some source has more rows than were counted.
+    """Facts of the data, where they come from, and some of its rows. `more`: some source has more rows than
+    were counted.
     """
 
     counts: Counts
     basis: str
     test_rows: int
     rows: tuple[Row, ...]
-    exchange: bool
     more: bool = False
 
 
@@ -151,7 +150,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     if dear and named is None and mixture and _is_carried_out(workspace, declared):
         dear = None
     refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
-    notes = notes_on_prompts(workspace, data.rows, load_tokenizer(folder) if data.exchange else None)
+    notes = notes_on_prompts(workspace, spec, data.rows, load_tokenizer(folder))
     warnings = (*refused, *notes, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
     return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings)
@@ -245,8 +244,7 @@ def _alike(one: VariantSpec, other: VariantSpec, fields: Iterable[str]) -> bool:
 def _counted(workspace: Workspace, mixture: Artifact) -> Counted:
     basis, dataset = f"the newest training_mixture, {mixture.digest[:12]}", workspace.upstream("task_dataset")
     rows = tuple(islice(read_split(workspace.payload(dataset) / "train.parquet"), ROWS))
-    exchange = mixture.spec.get(RENDERING) is not None
-    return Counted(counts_of(mixture), basis, dataset.figures["rows"]["test"], rows, exchange)
+    return Counted(counts_of(mixture), basis, dataset.figures["rows"]["test"], rows)
 
 
 def sample(
@@ -304,7 +302,7 @@ def sample(
     looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
     basis = f"an estimate from {looked_at}; duplicates are not looked for"
     test_rows = round(rows_in_all * spec.data.splits.test)
-    return Counted(counts, basis, test_rows, tuple(read), exchange, more)
+    return Counted(counts, basis, test_rows, tuple(read), more)
 
 
 def _rendered(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.chat_rules import ChatTraits, chat_traits
+from ft_dagster.data.chat_rules import ChatTraits, chat_traits, chats
 from ft_dagster.data.formats import CONVERSATIONS
 from ft_dagster.data.parquet import rows_of
 from ft_dagster.data.render import has_control_tokens, load_tokenizer
@@ -26,6 +27,8 @@ FOLDER = "chat_traits"  # in the host's cache, a file a base
 # In the keys of a mixture, and of what is asked.
 RENDERING, TURN_END, LEAD = "rendering", "turn_end", "task.lead"
 EXCHANGE = "exchange"  # how prompts with completions are rendered where they are no plain text
+# Of a base's name: what publishers call one that was trained to answer.
+MADE_FOR_CHATS = re.compile(r"(?i)(?:^|[-_.])(?:instruct|chat|it)(?:[-_.]|$)")
 ASKED_ROWS = ("base_evaluation", "evaluation")
 _KNOWN: dict[Path, ChatTraits] = {}
 
@@ -98,15 +101,48 @@ def rendered_otherwise(desk: Desk, spec: VariantSpec, made: Mapping[str, Artifac
     return found
 
 
-def notes_on_prompts(workspace: Workspace, rows: Iterable[Row], tokenizer: Any | None) -> list[str]:
+def notes_on_prompts(
+    workspace: Workspace, spec: VariantSpec, rows: Sequence[Row], tokenizer: Any | None
+) -> list[str]:
     """What a person should know of how prompts with completions are rendered, by some of the rows.
-    `tokenizer`: whose chat template makes an exchange of them; None: they are plain text.
+    `tokenizer`: of the base; None: it is not known here.
     """
     prompts = [row for row in rows if row.kind == "prompt_completion"]
+    if not prompts:
+        return []
+    plain = [
+        *said_of_seams(sum(row.runs_together for row in prompts), len(prompts)),
+        *_without_template(spec, len(prompts), len(rows), tokenizer),
+    ]
+    if spec.data.render == "plain":
+        return plain
     if tokenizer is None:
-        return said_of_seams(sum(row.runs_together for row in prompts), len(prompts))
+        return []
+    return _of_exchanges(workspace, prompts, tokenizer) if chats(tokenizer) else plain
+
+
+def _without_template(spec: VariantSpec, prompts: int, rows: int, tokenizer: Any | None) -> list[str]:
+    """That a base which was made for chats is taught without its template."""
+    if tokenizer is None:
+        return []
+    said = f"{prompts:,} of {rows:,} rows that were looked at are prompts with completions"
+    if chats(tokenizer):
+        return [
+            f"{said}, and plain text on a base that has a chat template: it learns them without the template "
+            "that it answers chats in (data.render: plain)"
+        ]
+    source = (spec.base_model.source or "").rstrip("/").rpartition("/")[2]
+    if not MADE_FOR_CHATS.search(source):
+        return []
+    return [
+        f"{said}, and plain text: {source} is named as a base for chats, and no chat template is among its "
+        "files. Put its chat_template.jinja there, or take the base that it was made from"
+    ]
+
+
+def _of_exchanges(workspace: Workspace, prompts: Sequence[Row], tokenizer: Any) -> list[str]:
     lines, held = list[str](), sum(has_control_tokens(row, tokenizer) for row in prompts)
-    if prompts and _were_plain(workspace):
+    if _were_plain(workspace):
         lines.append(
             "prompts with completions are one exchange in the base's chat template now, and were plain text "
             "in the newest mixture: a run trains again. "

@@ -90,7 +90,8 @@ def test_a_variant_keeps_its_mixture_once_its_file_says_plain(older: Path) -> No
     after = at(older).declared_in.read_text("utf-8")
     assert COMMENT in after
     assert after.replace("  render: plain\n", "") == before
-    assert checked(older)[VARIANT]["warnings"] == []
+    (line,) = checked(older)[VARIANT]["warnings"]
+    assert "plain text on a base that has a chat template" in line
     assert answer(older, "upgrade", "--plan", "--json")["stages"] == []
     outcome = run_chain(at(older), up_to("training_mixture"))
     assert outcome.error is None, outcome.error
@@ -131,6 +132,45 @@ def test_plain_prompts_that_run_into_their_completions_are_told(older: Path) -> 
     assert [line for line in answer(older, "plan", VARIANT, "--json")["warnings"] if line.startswith(said)]
     edit(at(older).declared_in, lambda content: content["data"].pop("render"))
     assert not [line for line in checked(older)[VARIANT]["warnings"] if "goes on with" in line]
+
+
+def test_prompts_without_the_template_of_a_base_that_has_one_are_told_with_their_number(older: Path) -> None:
+    rows = [{"prompt": f"Where is item {n}?", "completion": f" Item {n} is there."} for n in range(60)]
+    write_lines(older / "data/prompts.jsonl", rows)
+    write_lines(older / "data/texts.jsonl", [{"text": f"Item {n} is here."} for n in range(20)])
+    sources = ["data/prompts.jsonl", "data/texts.jsonl"]
+    edit(at(older).declared_in, lambda content: content["data"].update(sources=sources, render="plain"))
+    said = (
+        "60 of 80 rows that were looked at are prompts with completions, and plain text on a base that has a "
+        "chat template: "
+    )
+    for found in (checked(older)[VARIANT], answer(older, "plan", VARIANT, "--json")):
+        assert [line for line in found["warnings"] if line.startswith(said)]
+
+
+@pytest.mark.parametrize("name", ["Tiny-135M-Instruct", "tiny-it", "Tiny-chat-hf"])
+def test_an_instruct_base_that_lacks_its_template_is_told_with_the_number_of_rows(
+    older: Path, name: str
+) -> None:
+    rows = [{"prompt": f"Where is item {n}?", "completion": f" Item {n} is there."} for n in range(60)]
+    write_lines(older / "data/prompts.jsonl", rows)
+    base = shutil.copytree(at(older).base_folder(at(older).upstream("base_model")), older / "models" / name)
+    edit(at(older).declared_in, lambda content: content.update(base_model=f"models/{name}"))
+
+    def told() -> list[list[str]]:
+        found = (checked(older)[VARIANT], answer(older, "plan", VARIANT, "--json"))
+        return [[line for line in one["warnings"] if "as a base for chats" in line] for one in found]
+
+    assert told() == [[], []]
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((base / "tokenizer_config.json").read_text("utf-8"))
+    config.pop("chat_template", None)
+    (base / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    for (line,) in told():
+        assert line.startswith(
+            "60 of 60 rows that were looked at are prompts with completions, and plain text"
+        )
+        assert f"{name} is named as a base for chats, and no chat template is among its files" in line
 
 
 @pytest.mark.parametrize(
