@@ -227,7 +227,8 @@ def _hurts(kind: str, before: Layout, after: Layout) -> str:
         return f"{after.method} learns behaviour as well as full, facts perhaps not"
     said = {
         "checkpointing": "20-40% slower: activations are computed twice",
-        "method": "each step unpacks quantized weights: slower",
+        "method": "each step unpacks quantized weights"
+        + (": slower" if replace(before, method=after.method) == after else ""),
         "zero_stage": "the GPUs exchange what they shard at each step: slower without a fast link",
         "offload": "states cross to the host's memory at each step: several times slower",
         "gpus": f"{after.gpus} GPUs where {before.gpus} {'is' if before.gpus == 1 else 'are'} declared",
