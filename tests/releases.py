@@ -10,6 +10,7 @@ from typing import Any
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.spec import VariantSpec
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.certificates import certificate
@@ -70,6 +71,25 @@ def release(
     speaks = certificate(export.digest, weights, form)
     candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, speaks)
     return record_release(store, prefix, candidate, ReleaseRequest("test"), variant=variant, run_id=None)
+
+
+def frozen(store: Store, variant: str, *, work: Path | None = None) -> Artifact:
+    """A declaration of a variant, as a run freezes it, by which all built-in floors are held."""
+    spec = VariantSpec.model_validate(
+        {
+            "description": "says hello",
+            "owners": ["ann@acme.example"],
+            "base_model": {"source": "models/x"},
+            "data": {"sources": [{"path": "rows.jsonl"}]},
+            "evaluation": {"general": ["arc_easy"]},
+        }
+    )
+    content = {"variant": variant, "spec": spec.model_dump(mode="json"), "sources": [], "tasks": {}}
+    prefix = f"tenants/{variant.replace('.', '/')}"
+    recipe = Recipe("declaration", prefix, {}, {"content": content})
+    made = make_artifact(store, work or Path(store.root) / "work", recipe, lambda attempt: {})
+    write_head(store, prefix, made, None)
+    return made
 
 
 def adapter(number: int = 1, **config: Any) -> dict[str, Any]:

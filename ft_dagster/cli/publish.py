@@ -26,14 +26,16 @@ def publish(
 ) -> None:
     """Write a released version with its card and certificate to a folder or a repository of a model hub.
 
-    The bytes are hashed again first. A repository is private, or made so, unless --public, and then holds
-    that version alone; HF_TOKEN is whose.
+    The bytes are hashed again first, and today's policy is asked. A repository is private, or made so, unless
+    --public, and then holds that version alone; HF_TOKEN is whose.
     """
     from ft_dagster.export.publish import publish_to_folder, publish_to_hub
+    from ft_dagster.stages.may_serve import refuse_unserved
 
     settings, key = load_settings(context.obj), VariantKey.parse(variant)
     if (folder is None) == (hub is None):
         raise UserError("names no place, or two", fix="Give --folder or --hub")
+    version = refuse_unserved(settings, key, version)
     if folder is not None:
         done = publish_to_folder(settings, key, version, folder)
     else:

@@ -37,7 +37,8 @@ def release(
 ) -> None:
     """Put a released version into production: approve a candidate, or go forward again.
 
-    Only versions whose gate held are in the log; the bytes of the export are hashed again first.
+    Only versions whose gate held are in the log. The bytes of the export are hashed again first, and today's
+    policy is asked.
     """
     from ft_dagster.lineage.release import ReleaseRequest, aliases, promote
     from ft_dagster.lineage.release import history as entries
@@ -46,9 +47,9 @@ def release(
     store, prefix = settings.open_store(), _prefix(declared.key)
     if version is None:  # named now, so that no other is promoted than is verified
         version = aliases(entries(store, prefix))["candidate"]
-    _verify(settings, prefix, version)
+    doubt = _doubt(settings, declared.key, version)
     policy = settings.policies().of(declared.key.tenant)
-    request = ReleaseRequest(reason, by, policy.approvers_of(declared.spec))
+    request = ReleaseRequest(reason, by, policy.approvers_of(declared.spec), doubt)
     entry = promote(store, prefix, version, request, force=force)
     _conclude(settings, declared.key, entry, as_json)
 
@@ -62,17 +63,18 @@ def rollback(
     by: By = None,
     as_json: Json = False,
 ) -> None:
-    """Put an earlier version into production again. Recorded; nothing is deleted.
+    """Put an earlier version into production again, if today's policy allows it.
 
-    What was rolled back is not promoted again unless forced with a reason.
+    It is recorded, and nothing is deleted. What was rolled back is not promoted again unless forced with a
+    reason.
     """
     from ft_dagster.lineage.release import ReleaseRequest, history, rollback, to_go_back_to
 
     settings, key = _released(context, variant)
     store, prefix = settings.open_store(), _prefix(key)
     to = to_go_back_to(history(store, prefix), prefix, to)
-    _verify(settings, prefix, to)
-    entry = rollback(store, prefix, ReleaseRequest(reason, by), to)
+    doubt = _doubt(settings, key, to)
+    entry = rollback(store, prefix, ReleaseRequest(reason, by, _approvers(settings, key), doubt), to)
     _conclude(settings, key, entry, as_json)
 
 
@@ -112,11 +114,22 @@ def _released(context: typer.Context, variant: str) -> tuple[Settings, VariantKe
     return settings, key
 
 
-def _verify(settings: Settings, prefix: str, version: int | None) -> None:
-    """Hash the export of a version again, so that what is promoted is there and is what was judged."""
-    from ft_dagster.lineage.release import export_of
+def _doubt(settings: Settings, key: VariantKey, version: int | None) -> str | None:
+    """Why a named approver has to decide on a version. Its export is hashed again, so that what is promoted
+    is there and is what was judged. Raises UserError where it may not be served.
+    """
+    from ft_dagster.stages.may_serve import may_serve, version_in
 
-    export_of(settings.open_store(), prefix, version, settings.cache_folder)
+    return may_serve(settings, key, version_in(settings, key, version))
+
+
+def _approvers(settings: Settings, key: VariantKey) -> tuple[str, ...]:
+    """Who may approve a version; the policy's where the declaration is invalid or gone."""
+    policy = settings.policies().of(key.tenant)
+    try:
+        return policy.approvers_of(load_variant(settings.project, key).spec)
+    except UserError:
+        return policy.approvers
 
 
 def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json: bool) -> None:

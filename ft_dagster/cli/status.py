@@ -11,7 +11,7 @@ from rich.table import Table
 from ft_dagster.cli.common import RUNNING, Json, Keys, app, escape, keys_of, out, print_json, show, tell
 from ft_dagster.cli.picture import picture
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.status import COLUMNS, FAILING, PAIRS, SortedBy, StatusRow, arranged
+from ft_dagster.fleet.status import COLUMNS, FAILING, PAIRS, SortedBy, StatusRow, arranged, on_rolled_back
 from ft_dagster.report.states import states_sentence
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -75,6 +75,8 @@ def status(
         _print_more(row, of_store.get(row.variant, {}).get("verdict"))
     said = states_sentence([row.state for row in rows])
     out.print(f"{said}; {found.from_when}", highlight=False, soft_wrap=True)
+    for line in on_rolled_back(rows):
+        tell(line)
     for error in () if stale or failing else wrong:
         out.print(f"[red]broken[/] {escape(error['message'])}", highlight=False, soft_wrap=True)
 

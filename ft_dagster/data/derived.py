@@ -12,12 +12,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.base import locate_base
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.ancestors import find_digest
-from ft_dagster.lineage.release import WEIGHTS, production
+from ft_dagster.lineage.release import WEIGHTS, history, production, rolled_back_weights
+from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
@@ -218,6 +219,38 @@ def newer_parent(store: Store, child: VariantKey, base: Artifact | None) -> tupl
     if entry is None or entry.export == base.inputs[EXPORT]:
         return None
     return parent, entry.version
+
+
+class RolledBack(NamedTuple):
+    """A release that a base was made on, and `why` it was rolled back since."""
+
+    parent: VariantKey
+    version: int
+    why: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.parent} v{self.version}, which it was made on, was rolled back"
+
+
+def rolled_back_beneath(store: Store, base: Artifact) -> Iterator[RolledBack]:
+    """Of all releases that a base was made on, the nearest first. Raises UserError for one that is gone."""
+    for each in bases_beneath(store, base):
+        parent = each.figures.get("parent")
+        if parent:
+            key = VariantKey.parse(parent["variant"])
+            gone = rolled_back_weights(history(store, parent["places"][EXPORT][0]))
+            if each.inputs[WEIGHTS] in gone:
+                yield RolledBack(key, parent["version"], gone[each.inputs[WEIGHTS]])
+
+
+def parents_moved(store: Store, child: VariantKey, base: Artifact | None) -> Iterator[StaleCause]:
+    """Why a base is out of date by the releases that it was made on. Raises UserError where one is gone."""
+    back = [] if base is None else list(rolled_back_beneath(store, base))
+    yield from (StaleCause("rolled_back", str(each.parent), each.words) for each in back)
+    newer = newer_parent(store, child, base)
+    if newer is not None and newer[0] not in {each.parent for each in back}:
+        yield StaleCause("parent", str(newer[0]), f"{newer[0]} v{newer[1]} was released since")
 
 
 def _gone(key: object, version: int, what: str, file: object) -> UserError:

@@ -108,6 +108,16 @@ def arranged(rows: Sequence[StatusRow], by: SortedBy = "state") -> list[StatusRo
     return sorted(rows, key=largest_first)
 
 
+def on_rolled_back(rows: Sequence[StatusRow]) -> list[str]:
+    """The versions in production that were made on a release that was rolled back, a sentence each."""
+    return [
+        f"{row.variant} v{row.version} is in production: {each.cause.words}"
+        for row in rows
+        for each in row.causes
+        if row.version is not None and each.variant == row.variant and each.cause.kind == "rolled_back"
+    ]
+
+
 def _value(row: StatusRow, by: SortedBy) -> float | None:
     if by == "gain":
         return None if row.gain is None else row.gain.better

@@ -61,6 +61,11 @@ class ReleaseEntry:
     unmeasured: str | None = None
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def doubt(self) -> str | None:
+        """Why a named approver has to decide on it; None where nobody has to."""
+        return f"nothing passes unmeasured: {self.unmeasured}" if self.unmeasured else None
+
     def to_json(self) -> dict[str, Any]:
         """As it is stored: without what only other actions have."""
         others = {name for action in ACTIONS if action != self.action for name in _OWN[action]}

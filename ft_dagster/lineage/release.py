@@ -91,12 +91,14 @@ def _listed(artifact: Artifact, name: str) -> str | None:
 class ReleaseRequest:
     """Who asks for a change of what is served, and why; `by` None: the user of this process.
 
-    `approvers`: who alone may put a version into production; none: anyone.
+    `approvers`: who alone may put a version into production; none: anyone. `doubt`: why one of them has to
+    decide on it, a rollback too; None: nobody has to.
     """
 
     reason: str
     by: str | None = None
     approvers: tuple[str, ...] = ()
+    doubt: str | None = None
 
     @property
     def user(self) -> str:
@@ -114,11 +116,11 @@ def record_release(
 ) -> ReleaseEntry:
     """Append a version and return its entry. One payload is one version, however often it is released.
 
-    With approvers it stays a candidate, as do weights that were rolled back in another format; one that could
-    not be measured against production needs approvers. A payload that was served before goes into production
-    again, unless it was rolled back or must be approved; else its standing entry is returned (see `promote`).
-    Raises UserError where the candidate's parts do not all speak of the same weights and of the export's
-    bytes, or the verdict is no pass.
+    With approvers it stays a candidate, as do weights that were rolled back in another format; what is in
+    doubt, or could not be measured against production, needs approvers. A payload that was served before goes
+    into production again, unless it was rolled back or must be approved; else its standing entry is returned
+    (see `promote`). Raises UserError where the candidate's parts do not all speak of the same weights and of
+    the export's bytes, or the verdict is no pass.
     """
     return _change(store, prefix, request, _recording(candidate, request, variant, run_id), recalled_log)
 
@@ -144,8 +146,8 @@ def _recording(
 ) -> Decide:
     """What a log becomes by a candidate. Raises UserError, see `record_release`."""
     check_bytes(candidate)
-    _need_approvers(candidate.unmeasured, request)
     made = candidate.entry(variant, run_id)
+    _approve(request, made.doubt)
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
         versions, serving = _versions(past), _in_production(past)
@@ -154,9 +156,10 @@ def _recording(
             entry, new = _again(same, past, request)
         else:
             version = max(versions, default=0) + 1
-            waits = bool(request.approvers) or made.weights in _rolled_back_weights(past)
+            waits = bool(request.approvers) or made.weights in rolled_back_weights(past)
             entry, new = replace(made, version=version, production=serving if waits else version), True
         if new:
+            _approve(request, request.doubt)
             _same_production(candidate.held_against, past)
         return entry, new
 
@@ -186,19 +189,12 @@ def promote(
     """
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
-        chosen = _named(past, version, prefix)
+        chosen = released(past, version, prefix)
         if chosen.version == _in_production(past):
             return (past[-1] if past[-1].action == PROMOTE else chosen), False
-        if request.approvers and request.user not in request.approvers:
-            raise UserError(
-                f"{request.user} may not approve version {chosen.version}",
-                field="release.approvers",
-                value=request.user,
-                fix=f"Ask {' or '.join(request.approvers)}",
-            )
-        _need_approvers(chosen.unmeasured, request)
-        if chosen.version in rolled_back(past) and not (force and request.reason):
-            raise _gone(chosen.version, rolled_back(past)[chosen.version])
+        _approve(request, chosen.doubt or request.doubt, chosen.version)
+        if not (force and request.reason):
+            refuse_rolled_back(past, chosen.version)
         _keep_export(store, prefix, chosen)
         return chosen.then(PROMOTE, chosen.version, forced=force), True
 
@@ -208,13 +204,16 @@ def promote(
 def rollback(store: Store, prefix: str, request: ReleaseRequest, version: int | None = None) -> ReleaseEntry:
     """Put what was in production before into production again (None: what was there last, of other weights).
 
-    Nothing is deleted. Raises UserError as `to_go_back_to`, and for a version that retention removed.
+    Nothing is deleted. Raises UserError as `to_go_back_to`, for a version that retention removed, and in
+    doubt unless one of the approvers asks.
     """
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
-        target = to_go_back_to(past, prefix, version)
-        _keep_export(store, prefix, _named(past, target, prefix))
-        return _named(past, target, prefix).then(ROLLBACK, target, from_version=_in_production(past)), True
+        target = released(past, to_go_back_to(past, prefix, version), prefix)
+        if request.doubt:
+            _approve(request, request.doubt, target.version)
+        _keep_export(store, prefix, target)
+        return target.then(ROLLBACK, target.version, from_version=_in_production(past)), True
 
     return _change(store, prefix, request, decide)
 
@@ -233,13 +232,19 @@ def _keep_export(store: Store, prefix: str, entry: ReleaseEntry) -> None:
         )
 
 
-def _need_approvers(unmeasured: str | None, request: ReleaseRequest) -> None:
-    """Raises UserError where nobody is named who may decide on what could not be measured."""
-    if unmeasured and not request.approvers:
+def _approve(request: ReleaseRequest, doubt: str | None, version: int | None = None) -> None:
+    """Raises UserError where nobody is named who may decide on what is in doubt, and where it is not one of
+    them who puts a version into production.
+    """
+    if doubt and not request.approvers:
+        fix = "Mend what it says, or name in release.approvers who decides: it then waits for them"
+        raise UserError(doubt, field="release.approvers", fix=fix)
+    if version is not None and request.approvers and request.user not in request.approvers:
         raise UserError(
-            f"nothing passes unmeasured: {unmeasured}",
+            f"{request.user} may not approve version {version}",
             field="release.approvers",
-            fix="Restore it from a backup, or name in release.approvers who decides: it then waits for them",
+            value=request.user,
+            fix=f"Ask {' or '.join(request.approvers)}",
         )
 
 
@@ -304,12 +309,6 @@ def served_in(past: Sequence[ReleaseEntry]) -> ReleaseEntry | None:
     return None if version is None else _versions(past)[version]
 
 
-def candidate(store: Store, prefix: str) -> ReleaseEntry | None:
-    """The release entry of the newest version; None before the first."""
-    versions = _versions(history(store, prefix))
-    return versions[max(versions)] if versions else None
-
-
 def aliases(past: Sequence[ReleaseEntry]) -> dict[str, int | None]:
     """The versions that are served, and that would be next."""
     return {"production": _in_production(past), "candidate": max(_versions(past), default=None)}
@@ -317,7 +316,7 @@ def aliases(past: Sequence[ReleaseEntry]) -> dict[str, int | None]:
 
 def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Artifact:
     """The export of a version (None: the newest), its bytes hashed again. Raises UserError."""
-    entry = _named(history(store, prefix), version, prefix)
+    entry = released(history(store, prefix), version, prefix)
     place = Place(prefix, EXPORT, entry.export_key)
     found = find_artifact(store, place)
     if found is None or found.digest != entry.export:
@@ -342,7 +341,7 @@ def to_go_back_to(past: Sequence[ReleaseEntry], prefix: str, version: int | None
         raise _nothing(prefix)
     before = _served_before(past, now)
     if version is not None:
-        _check_target(past, _named(past, version, prefix), now, before)
+        _check_target(past, released(past, version, prefix), now, before)
         return version
     weights = _versions(past)[now].weights
     good = [v for v in before if v not in rolled_back(past) and _versions(past)[v].weights != weights]
@@ -360,8 +359,7 @@ def _check_target(
     past: Sequence[ReleaseEntry], target: ReleaseEntry, now: int, before: Sequence[int]
 ) -> None:
     version, put = target.version, f"`ft-dagster release {target.variant} --version {target.version}`"
-    if version in rolled_back(past):
-        raise _gone(version, rolled_back(past)[version])
+    refuse_rolled_back(past, version)
     if version in before and target.weights != _versions(past)[now].weights:
         return
     why, fix = (
@@ -377,13 +375,14 @@ def _check_target(
 
 def rolled_back(past: Sequence[ReleaseEntry]) -> dict[int, str]:
     """Version -> why it was rolled back, of those whose weights were and were not promoted since."""
-    gone = _rolled_back_weights(past)
+    gone = rolled_back_weights(past)
     return {
         version: gone[entry.weights] for version, entry in _versions(past).items() if entry.weights in gone
     }
 
 
-def _rolled_back_weights(past: Sequence[ReleaseEntry]) -> dict[str, str]:
+def rolled_back_weights(past: Sequence[ReleaseEntry]) -> dict[str, str]:
+    """The same by the weights' digest."""
     versions, gone = _versions(past), dict[str, str]()
     for entry in past:
         if entry.action == ROLLBACK and entry.from_version in versions:
@@ -412,7 +411,8 @@ def _served_before(past: Sequence[ReleaseEntry], now: int) -> list[int]:
     return [version for version in served[: came[-1] if came else 0] if version is not None]
 
 
-def _named(past: Sequence[ReleaseEntry], version: int | None, prefix: str) -> ReleaseEntry:
+def released(past: Sequence[ReleaseEntry], version: int | None, prefix: str) -> ReleaseEntry:
+    """The release entry of a version (None: the newest). Raises UserError where there is none."""
     versions = _versions(past)
     if not versions:
         raise _nothing(prefix)
@@ -424,13 +424,15 @@ def _named(past: Sequence[ReleaseEntry], version: int | None, prefix: str) -> Re
     return versions[version]
 
 
-def _gone(version: int, reason: str) -> UserError:
-    return UserError(
-        f"version {version} was rolled back: {reason}",
-        field="version",
-        value=version,
-        fix="Release other weights, or promote it by force with a reason",
-    )
+def refuse_rolled_back(past: Sequence[ReleaseEntry], version: int) -> None:
+    """Raises UserError where a version was rolled back and not promoted since."""
+    if version in rolled_back(past):
+        raise UserError(
+            f"version {version} was rolled back: {rolled_back(past)[version]}",
+            field="version",
+            value=version,
+            fix="Release other weights, or promote it by force with a reason",
+        )
 
 
 def _nothing(prefix: str) -> UserError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, NamedTuple
 
-StaleKind = Literal["field", "source", "task", "corpus", "base", "parent", "policy", "stage"]
+StaleKind = Literal["field", "source", "task", "corpus", "base", "parent", "rolled_back", "policy", "stage"]
 PLAIN = re.compile(r"[\w.+/-]{1,32}")  # a declared text that a sentence may repeat: a word, no prose
 
 

@@ -239,12 +239,19 @@ def breaches(
 
     `names`: what the YAML files of `policy.evaluation.general` call their tasks, by entry.
     """
+    return [*breaches_of_version(policy, spec, tenant, names), *_of_request(policy, spec)]
+
+
+def breaches_of_version(
+    policy: Policy, spec: VariantSpec, tenant: str = "", names: Mapping[str, str] | None = None
+) -> list[Breach]:
+    """The same of what was judged and made by a declaration: what it may cost and who approves is past."""
     return [
         *_of_gates(policy.gates, spec),
         *_of_questions(policy.evaluation, spec, tenant),
         *_of_metrics(policy.evaluation, spec, names or {}),
         *_of_training_rows(policy.evaluation, spec),
-        *_of_means(policy, spec),
+        *_of_making(policy, spec),
     ]
 
 
@@ -321,8 +328,8 @@ def _of_training_rows(floors: EvaluationFloors, spec: VariantSpec) -> Iterator[B
         yield Breach("data.decontaminate.coverage", share, "evaluation.coverage", f"at most {most:g}")
 
 
-def _of_means(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
-    """Methods, bases, formats, money, approvers."""
+def _of_making(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
+    """Methods, bases, formats."""
     method, (source, parent) = spec.method.name, (spec.base_model.source, spec.base_model.variant)
     if policy.methods and method not in ("auto", *policy.methods):
         yield Breach("method.name", method, "methods", f"{', '.join(policy.methods)} or auto")
@@ -331,6 +338,10 @@ def _of_means(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
         yield Breach(field, source, "bases", f"{made}what matches {', '.join(policy.bases)}")
     if policy.exports and spec.export.format not in policy.exports:
         yield Breach("export.format", spec.export.format, "exports", ", ".join(policy.exports))
+
+
+def _of_request(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
+    """Money, approvers."""
     budget, most = spec.resources.budget_usd, policy.budget_usd
     if most is not None and (budget is None or budget > most):
         yield Breach("resources.budget_usd", budget, "budget_usd", f"a budget of at most {most:g}")

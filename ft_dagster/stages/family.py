@@ -75,9 +75,9 @@ def _above(workspace: Workspace, artifact: Artifact) -> Iterator[Relative]:
         below, variant = due.pop()
         whose = _parent(below) or variant
         there = prefix if whose is None else VariantKey.parse(whose).prefix
-        manifests = below.predicate.get("input_manifests") or {}
         for name, digest in below.inputs.items():
-            found = find_input(store, there, name, digest, manifests.get(name)) if name in ORDER else None
+            named = below.input_manifests.get(name)
+            found = find_input(store, there, name, digest, named) if name in ORDER else None
             if found is not None and found.place not in seen:
                 seen.add(found.place)
                 due.append(Relative(found, whose if found.place.prefix == there else None))

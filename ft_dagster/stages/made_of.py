@@ -21,6 +21,7 @@ from ft_dagster.store.committed import all_committed
 
 DECLARATION, EVALUATION = "declaration", "evaluation"
 CORPUS, CORPORA = "general_corpus", f"{SHARED}/corpora"
+PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
 ORDER = (CORPUS, *(stage.name for stage in CHAIN))
 
 
@@ -42,27 +43,31 @@ class MadeOf(NamedTuple):
 
 
 def made_of(store: Store, prefix: str, export: Artifact, released: ReleaseEntry | None = None) -> MadeOf:
-    """Of an export of the variant whose part of the store is `prefix`. `released`: the entry by which it is a
+    """Of an export of the variant whose part of the store is `prefix`; `released`: see `artifacts_of`."""
+    artifacts = artifacts_of(store, prefix, export, released)
+    dataset = artifacts.get("task_dataset")
+    return MadeOf(artifacts, () if dataset is None else tuple(_files(store, prefix, dataset)))
+
+
+def artifacts_of(
+    store: Store, prefix: str, export: Artifact, released: ReleaseEntry | None = None
+) -> dict[str, Artifact]:
+    """The artifacts alone, by stage, in the order of the graph. `released`: the entry by which it is a
     version: of evaluations of equal bytes it names the one whose verdict let it be.
     """
     judged = None if released is None else released.evaluation_manifest
     found, due = {export.place.stage: export}, [export]
     while due:
-        child = due.pop()
-        manifests = child.predicate.get("input_manifests") or {}
-        for stage, digest in child.inputs.items():
-            manifest = judged if judged and stage == EVALUATION else manifests.get(stage)
-            artifact = (
-                find_input(store, prefix, stage, digest, manifest)
-                if stage in ORDER and stage not in found
-                else None
-            )
+        below = due.pop()
+        for stage, digest in below.inputs.items():
+            artifact = None
+            if stage in ORDER and stage not in found:
+                manifest = judged if judged and stage == EVALUATION else below.input_manifests.get(stage)
+                artifact = find_input(store, prefix, stage, digest, manifest)
             if artifact is not None:
                 found[stage] = artifact
                 due.append(artifact)
-    ordered = {stage: found[stage] for stage in ORDER if stage in found}
-    dataset = found.get("task_dataset")
-    return MadeOf(ordered, () if dataset is None else tuple(_files(store, prefix, dataset)))
+    return {stage: found[stage] for stage in ORDER if stage in found}
 
 
 def source_files(
@@ -77,9 +82,7 @@ def source_files(
             yield list(zip(frozen["spec"]["data"]["sources"], frozen["sources"], strict=True))
 
 
-def find_input(
-    store: Store, prefix: str, stage: str, digest: str, manifest: str | None = None
-) -> Artifact | None:
+def find_input(store: Store, prefix: str, stage: str, digest: str, manifest: str | None) -> Artifact | None:
     """What a manifest of a variant names by stage and digest: the variant's own, else what is shared; of
     several that with this manifest.
     """

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from ft_dagster.data.derived import added_tokens, newer_parent
+from ft_dagster.data.derived import added_tokens, parents_moved
 from ft_dagster.data.weights import CONFIG
 from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.lineage.stale import StaleCause, field_changed, stage_raised
@@ -33,7 +33,7 @@ from ft_dagster.stages.asked import chat_of
 from ft_dagster.stages.corpora import NAME as CORPUS
 from ft_dagster.stages.declaration import content_of
 from ft_dagster.stages.made_from import VersionArtifacts
-from ft_dagster.stages.made_of import frozen_declarations
+from ft_dagster.stages.made_of import PARTS, frozen_declarations
 from ft_dagster.stages.planned import RANKED, ranked_by
 from ft_dagster.stages.rendering import known_traits, rendered_otherwise
 from ft_dagster.stages.versions import is_of_now
@@ -41,7 +41,6 @@ from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import SHARED, Artifact, Store
 from ft_dagster.training.apart import known_leak
 
-PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
 NODES = "resources.nodes"  # in no key: a plan's has the ranks of all of them
 ASKED_AFTER = (  # what is asked by the rules of a chat that the one before it says
     ("general_scores", "base_evaluation"),
@@ -305,10 +304,9 @@ def _base(store: Store, declared: Declared, version: VersionArtifacts) -> Iterat
     base, newest = version.artifacts.get("base_model"), version.heads["base_model"]
     if base is None:
         return
-    newer = newer_parent(store, declared.key, base)
-    if newer is not None:
-        yield StaleCause("parent", str(newer[0]), f"{newer[0]} v{newer[1]} was released since")
-    elif newest is not None and newest.digest != base.digest:
+    moved = list(parents_moved(store, declared.key, base))
+    yield from moved
+    if not moved and newest is not None and newest.digest != base.digest:
         what = str(declared.spec.base_model.source or declared.spec.base_model.variant)
         yield StaleCause("base", what, f"{what} is another")
 

@@ -143,21 +143,6 @@ def refuse_dear(workspace: Workspace, plan: Artifact) -> None:
         raise dear
 
 
-def refuse_made(workspace: Workspace, method: str, base: Artifact, format: str) -> None:
-    """Raises UserError where weights and export, as they were made, are none that today's policy allows:
-    whatever is declared by now, and however many releases lie between `base` and its source.
-    """
-    settings, tenant, spec = workspace.settings, workspace.key.tenant, workspace.spec
-    parts = {
-        "method": spec.method.model_copy(update={"name": method}),
-        "export": spec.export.model_copy(update={"format": format}),
-    }
-    spec = spec.model_copy(update=parts)
-    if settings.policies().of(tenant).bases:
-        spec = _on(spec, named_source(workspace.store, base))
-    _raise(_beyond(settings, tenant, spec, lambda field: workspace.declared_in))
-
-
 def with_source(settings: Settings, declared: Declared, policy: Policy) -> VariantSpec:
     """A declaration with the source of the release that it starts from, where the policy asks; as it is where
     there is none yet, which is said where the base is made.

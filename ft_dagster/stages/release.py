@@ -5,7 +5,6 @@ The last step, and no stage: it makes no artifact, it appends to the variant's r
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 
 from ft_dagster.data.derived import base_folder
@@ -26,13 +25,13 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.stages import evaluation as evaluation_stage
 from ft_dagster.stages.evaluation import own_of
 from ft_dagster.stages.held_out import refuse_trained_on
-from ft_dagster.stages.policy import refuse_frozen, refuse_made
+from ft_dagster.stages.may_serve import Version, may_serve
+from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.today import today
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact
-from ft_dagster.training.contract import PLAN_FILE
 
 NAME = "release"
 
@@ -67,7 +66,7 @@ def release(workspace: Workspace) -> Released:
     verdict = rejudge(desk, tuned, evaluation)
     check_base(desk, export)
     certificate = certificate_of(desk, export)
-    refuse_made(desk, _method(desk, tuned), desk.upstream("base_model"), certificate.format)
+    doubt = may_serve(desk.settings, desk.key, _version(desk, tuned, certificate.format))
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
     verdict = replace(with_rules(verdict, held.rules, spec.gates, own_of(evaluation)), policy=policy.digest)
     record = standing_release if desk.looking else record_release
@@ -84,12 +83,12 @@ def release(workspace: Workspace) -> Released:
             held.unmeasured,
             held.log,
         ),
-        ReleaseRequest(desk.run.reason, approvers=policy.approvers_of(spec)),
+        ReleaseRequest(desk.run.reason, approvers=policy.approvers_of(spec), doubt=doubt),
         variant=str(desk.key),
         run_id=desk.run.id,
     )
     past = history(store, desk.prefix)
-    following = _next(desk, entry, past, policy.approvers_of(spec))
+    following = _next(desk, entry, past, policy.approvers_of(spec), doubt)
     return Released(entry, past, verdict, export, following)
 
 
@@ -107,19 +106,28 @@ def check_base(workspace: Workspace, export: Artifact) -> None:
     base_folder(workspace.store, base, workspace.project, workspace.cache, verify=not workspace.looking)
 
 
-def _method(workspace: Workspace, tuned: Artifact) -> str:
-    """By what the weights were trained. Raises UserError where their plan is gone."""
-    digest = tuned.inputs["training_plan"]
-    plan = find_digest(workspace.store, [workspace.prefix], "training_plan", digest)
-    if plan is None:
-        gone = f"the plan {digest[:12]} by which the weights were trained is gone"
-        raise UserError(gone, fix="Restore it from a backup, or run the variant again")
-    content = json.loads((workspace.payload(plan) / PLAN_FILE).read_text("utf-8"))
-    return str(content["method"]["name"])
+def _version(workspace: Workspace, tuned: Artifact, format: str) -> Version:
+    """What is to be served, judged by today's declaration."""
+    found = {
+        "base_model": workspace.upstream("base_model"),
+        "training_plan": find_digest(
+            workspace.store,
+            [workspace.prefix],
+            "training_plan",
+            tuned.inputs["training_plan"],
+            tuned.input_manifests.get("training_plan"),
+        ),
+    }
+    made_of = {stage: artifact for stage, artifact in found.items() if artifact is not None}
+    return Version(f"the new version of {workspace.key}", workspace.spec, made_of, format)
 
 
 def _next(
-    workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry], approvers: tuple[str, ...]
+    workspace: Workspace,
+    entry: ReleaseEntry,
+    past: list[ReleaseEntry],
+    approvers: tuple[str, ...],
+    doubt: str | None,
 ) -> str:
     """What is to be done for this version to be served; empty where it is."""
     version, gone, key = entry.version, rolled_back(past), workspace.key
@@ -130,6 +138,6 @@ def _next(
         )
     if past[-1].production != version:
         who = " or ".join(approvers) or "anyone"
-        why = f" ({entry.unmeasured})" if entry.unmeasured else ""
+        why = f" ({entry.unmeasured or doubt})" if entry.unmeasured or doubt else ""
         return f"version {version} waits for {who}{why}: `ft-dagster release {key} --version {version}`"
     return ""

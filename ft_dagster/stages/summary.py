@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ft_dagster.data.derived import newer_parent
+from ft_dagster.data.derived import parents_moved
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import production
@@ -82,9 +82,8 @@ def _older_stages(heads: Heads) -> Iterator[str]:
 
 
 def _stale(store: Store, key: VariantKey, base: Artifact | None) -> str | None:
-    """Why the variant's newest model is out of date: its parent released another since."""
-    newer = newer_parent(store, key, base)
-    return None if newer is None else f"{newer[0]} v{newer[1]} was released since"
+    """Why the variant's newest model is out of date by its parent's releases."""
+    return next((cause.words for cause in parents_moved(store, key, base)), None)
 
 
 def newest_plan(settings: Settings, key: VariantKey) -> Estimate | None:

@@ -16,7 +16,7 @@ from ft_dagster.automation.instance import workspace_file, write_home
 from ft_dagster.fleet.delivery import SIGNATURE, signature
 from ft_dagster.settings import load_settings
 from tests.e2e.instance import BIN, running, wait_until
-from tests.e2e.project import command_environment
+from tests.e2e.project import POLICY, command_environment, write_yaml
 from tests.fleet.receiver import receiving
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -33,6 +33,7 @@ fleet: {{budget: {{hours_per_day: 0}}}}
 def test_each_event_is_told_and_what_was_told_again_has_the_same_id(tmp_path: Path) -> None:
     project = shutil.copytree(OLD_PROJECT, tmp_path / "project")
     (project / "tenants" / "defaults.yaml").write_text("notify: [ops]\n")
+    write_yaml(project / "policy.yaml", POLICY)
     with receiving() as receiver:
         (project / "ft_dagster.yaml").write_text(SETTINGS.format(locks=tmp_path / "locks", url=receiver.url))
         settings = load_settings(project)

@@ -13,9 +13,11 @@ from ft_dagster.automation.instance import open_instance
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from tests.e2e.project import POLICY, write_yaml
 from tests.kept_project import answer, copied_project
 from tests.present import present
-from tests.releases import adapter, release, whole_model
+from tests.releases import adapter, frozen, release, whole_model
 from tests.s3_server import free_port
 
 pytestmark = pytest.mark.slow
@@ -39,6 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.parent.mkdir(parents=True)
     file.write_text(VARIANT)
     store = load_settings(folder).open_store()
+    frozen(store, "acme.support")
     for number in (1, 2):
         release(store, "acme.support", adapter(number), weights=str(number) * 64)
     return folder
@@ -65,6 +68,7 @@ def test_a_rollback_and_a_forced_release_are_in_the_history(project: Path) -> No
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with releases of real trainings."""
     project = copied_project(tmp_path, monkeypatch)
+    write_yaml(project / "policy.yaml", POLICY)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FT_DAGSTER_PROJECT", str(project))
     return project
@@ -229,11 +233,11 @@ def test_what_is_released_meanwhile_is_not_served_unverified(
         release(store, "acme.support", adapter(number), weights=str(number) * 64)
     verified = []
 
-    def verify(settings: Any, prefix: str, version: int | None) -> None:
+    def verify(settings: Any, key: VariantKey, version: int | None) -> None:
         verified.append(version)
         release(store, "acme.support", adapter(5), weights="5" * 64)
 
-    monkeypatch.setattr(commands, "_verify", verify)
+    monkeypatch.setattr(commands, "_doubt", verify)
     command, *options = words
     assert typed(project, command, "acme.support", *options)["production"] == verified[0]
 

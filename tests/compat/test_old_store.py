@@ -231,10 +231,11 @@ def test_it_is_rolled_back_and_forward_again(project: Path, tmp_path: Path) -> N
     assert (entry["from_version"], entry["production"]) == (3, 1)  # 2 had been rolled back
     rows = {row["variant"]: row for row in typed(project, "status")["variants"]}
     assert rows["acme.places"]["version"] == 1
-    assert rows["acme.colours"]["stale"] == "acme.places v1 was released since"
-    parent = [cause for cause in rows["acme.colours"]["causes"] if cause["kind"] == "parent"]
-    assert [(cause["variant"], cause["what"], cause["words"]) for cause in parent] == [
-        ("acme.colours", "acme.places", "acme.places v1 was released since")
+    said = "acme.places v3, which it was made on, was rolled back"
+    assert rows["acme.colours"]["stale"] == said
+    moved = [cause for cause in rows["acme.colours"]["causes"] if cause["kind"] in ("parent", "rolled_back")]
+    assert [(cause["variant"], cause["what"], cause["words"]) for cause in moved] == [
+        ("acme.colours", "acme.places", said)
     ]
     assert {cause["variant"] for cause in rows["acme.colours"]["causes"]} == {"acme.colours", "acme.places"}
     typed(project, "catalogue", "--to", str(tmp_path / "catalogue"))

@@ -18,7 +18,7 @@ from ft_dagster.export.publish import publish_to_folder, publish_to_hub, with_ve
 from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
-from tests.releases import adapter, release
+from tests.releases import adapter, frozen, release
 
 KEY = VariantKey("acme", "support")
 
@@ -28,6 +28,7 @@ def settings(tmp_path: Path) -> Settings:
     (tmp_path / "tenants").mkdir()
     settings = load_settings(tmp_path)
     store = settings.open_store()
+    frozen(store, str(KEY))
     release(store, str(KEY), adapter(1))
     release(store, str(KEY), adapter(2), "c" * 64)
     return settings

@@ -14,7 +14,7 @@ import pytest
 from ft_dagster.data.derived import named_source
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.world import World
-from ft_dagster.lineage.release import ReleaseRequest, candidate, history, production, promote
+from ft_dagster.lineage.release import ReleaseRequest, history, production, promote
 from ft_dagster.lineage.tries import record_try, tries, try_of
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
@@ -281,7 +281,7 @@ def test_a_named_approver_decides_on_what_cannot_be_measured(bereft: Path) -> No
     assert "its weights are gone" in str(done.entry.unmeasured)
     assert "waits for ann" in done.next
     store = workspace.store
-    standing, waiting = production(store, PREFIX), candidate(store, PREFIX)
+    standing, waiting = production(store, PREFIX), history(store, PREFIX)[-1]
     assert standing is not None
     assert waiting is not None
     assert standing.version == 1
