@@ -43,7 +43,7 @@ class Cluster(Part):
     )
     environment: dict[str, str] = Field(
         {},
-        description="Of the programs there (NCCL_SOCKET_IFNAME: eth0); kept in the store, so no secrets",
+        description="Of the programs there (NCCL_SOCKET_IFNAME: eth0); all who see the cluster can read it",
     )
 
     @field_validator("work_folder", "shared_folder")

@@ -19,6 +19,8 @@ from ft_dagster.launch.launcher import (
     carry_out,
 )
 from ft_dagster.launch.leases import Ask, Leases
+from ft_dagster.launch.remote.folders import NodeDisk
+from ft_dagster.launch.remote.node import NodePart
 from ft_dagster.launch.remote.staging import Staging
 from ft_dagster.provenance.digest import hash_folder
 from ft_dagster.store.blobs import Store
@@ -45,10 +47,9 @@ def training_job(runs: Runs, name: str, *, ask: Ask | None = None, **prepared: A
     }
     things = Belongings(PLACE, lent, runs.folder / "cache", CHECKPOINTS, MANIFEST)
     request = TrainingRun.model_validate(content)
-    environment = {"OMP_NUM_THREADS": "1"}
     return Job(
         "training", run_dir, request, ask or Ask("acme.support", "acme", 1, 0, "a test", "run"),
-        environment, "acme.support", things,
+        {"OMP_NUM_THREADS": "1"}, "acme.support", things,
     )  # fmt: skip
 
 
@@ -57,10 +58,15 @@ def staging(store: Store, node_folder: Path, **cluster: Any) -> Staging:
     return Staging(store, Cluster(work_folder=node_folder, **cluster))
 
 
+def part(folder: Path) -> NodePart:
+    """The only node of a training, which works in a folder."""
+    return NodePart(NodeDisk(folder))
+
+
 def send(store: Store, job: Job, node: Path) -> str:
     """Order a training; the attempt."""
     side = staging(store, node)
-    order = side.prepare(job, dict(job.environment))
+    order = side.prepare(job, threads=1)
     side.send(job, order)
     return order.attempt
 

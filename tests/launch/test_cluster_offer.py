@@ -68,7 +68,7 @@ def test_what_is_on_this_host_alone_is_refused() -> None:
         refuse_beyond(Cluster(**GPUS), "ray", KEY, spec(**asked))
     assert error.value.field == "training.watch.questions"
     disk = {"training": {"deepspeed": {"stage": 3, "offload": "nvme", "nvme_path": "/nvme"}}}
-    with pytest.raises(UserError, match="knows of no such folder"):
+    with pytest.raises(UserError, match="no training is sharded by ZeRO on a cluster"):
         refuse_beyond(Cluster(**GPUS), "ray", KEY, spec(**disk))
 
 

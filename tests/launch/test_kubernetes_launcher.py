@@ -17,6 +17,7 @@ from ft_dagster.launch.launcher import OUTPUT
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_kubernetes import follow, launcher
 from ft_dagster.launch.on_kubernetes.launcher import KubernetesLauncher
+from ft_dagster.launch.remote import order
 from ft_dagster.launch.remote.staging import Staging
 from tests.launch.helpers import wait_until
 from tests.launch.kubernetes_stand_in import StandIn, serve_stand_in
@@ -30,6 +31,7 @@ STEPS: dict[str, Any] = {"steps": 40, "seconds": 0.15}
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     with serve_stand_in(tmp_path / "cluster", IMAGE) as (stand_in, kubeconfig):
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        monkeypatch.setattr(order, "PROGRAMS", (*order.PROGRAMS, "pod"))  # in pods: programs/sitecustomize.py
         monkeypatch.setattr(follow, "POLL_SECONDS", 0.1)
         monkeypatch.setattr(launcher, "POLL_SECONDS", 0.1)
         yield stand_in
@@ -224,7 +226,8 @@ def test_a_cancel_lets_a_checkpoint_be_kept_and_leaves_nothing(cluster: StandIn,
     wait_until(lambda: kept_a_checkpoint(tmp_path))
     own.cancel(run)
     assert nothing_is_left(cluster)
-    assert not list((tmp_path / "node" / "runs").iterdir())
+    (left,) = cluster.folder.glob("*/work/runs")  # of the pod's own disk
+    assert not list(left.iterdir())
     assert kept_a_checkpoint(tmp_path)
 
 

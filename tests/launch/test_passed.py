@@ -59,7 +59,7 @@ def test_what_is_no_credential_is_passed() -> None:
 def test_secrets_in_the_environment_of_nodes_are_refused(name: str, value: str, tmp_path: Path) -> None:
     side = staging(Store(str(tmp_path / "store")), tmp_path / "node", environment={name: value})
     with pytest.raises(UserError, match="is a secret") as error:
-        side.prepare(None, {})  # type: ignore[arg-type]  # before it looks at the job
+        _ = side.environment
     assert error.value.field == f"cluster.environment.{name}"
     assert "sesame" not in str(error.value)
 

@@ -133,7 +133,7 @@ def recorded(folder: Path, profile: str | None = None, **ray: Any) -> tuple[RayL
 def submitted(folder: Path, profile: str | None, **ray: Any) -> dict[str, Any]:
     """The environment of its Ray job."""
     to, job, client = recorded(folder, profile, **ray)
-    to._submit(job, to.staging.prepare(job, {}), {"GPU": 1})
+    to._submit(job, to.staging.prepare(job), {"GPU": 1})
     variables: dict[str, Any] = client.asked["runtime_env"]["env_vars"]
     return variables
 

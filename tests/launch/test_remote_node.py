@@ -28,6 +28,7 @@ from tests.launch.remote_jobs import (
     LONG,
     PLACE,
     kept,
+    part,
     payload_of,
     send,
     staging,
@@ -78,7 +79,7 @@ def test_a_step_without_the_folder_of_its_former_self_knows_what_the_newest_try_
         recall(store, PLACE, job.run_dir)
         request = job.request.model_dump()
         request["members"][0]["micro_batch_halved"] = wants_halving(job.run_dir, job.result_file)
-        return side.prepare(replace(job, request=TrainingRun.model_validate(request)), {})
+        return side.prepare(replace(job, request=TrainingRun.model_validate(request)))
 
     first = asked_anew()
     side.send(job, first)
@@ -95,7 +96,7 @@ def test_what_ended_damaged_or_out_of_the_folder_says_nothing_to_the_next_try(
     runs: Runs, store: Store, tmp_path: Path
 ) -> None:
     job, side = training_job(runs, "away"), staging(store, tmp_path / "node")
-    order = side.prepare(job, {})
+    order = side.prepare(job)
     side.send(job, order)
     ran_out(store, order, tmp_path / "output")
     store.write(f"{output_folder(PLACE)}/{RESULT_FILE}", b"{}")
@@ -126,7 +127,7 @@ def test_a_node_trains_what_this_host_would_have_from_an_object_store(
     store = Store(f"s3://{s3_server.bucket}/nodes", s3_server.options)
     job = training_job(runs, "away", training=LONG)
     attempt, node, said = send(store, job, tmp_path / "node"), tmp_path / "node", list[str]()
-    assert carry_out_order(store, PLACE, said.append, Stopping()) == DONE
+    assert carry_out_order(store, PLACE, part(tmp_path / "node"), said.append, Stopping()) == DONE
     assert any("step 1/" in line for line in said)
     staging(store, node).collect(job, attempt)
     assert job.read_result(DONE)["status"] == "done"
@@ -146,7 +147,9 @@ def test_what_was_preempted_on_one_node_goes_on_on_another_to_the_same_model(
     job, stopping, codes, said = training_job(runs, "away", training=LONG), Stopping(), [], list[str]()
     send(store, job, tmp_path / "first")
     thread = threading.Thread(
-        target=lambda: codes.append(carry_out_order(store, PLACE, said.append, stopping))
+        target=lambda: codes.append(
+            carry_out_order(store, PLACE, part(tmp_path / "node"), said.append, stopping)
+        )
     )
     thread.start()
     wait_for(lambda: kept(store))
@@ -155,7 +158,7 @@ def test_what_was_preempted_on_one_node_goes_on_on_another_to_the_same_model(
     assert codes == [TRANSIENT]
     assert "the checkpoint of step" in kept_by_nodes(store, belongings_of(job))
     attempt, again = send(store, job, tmp_path / "second"), list[str]()
-    assert carry_out_order(store, PLACE, again.append, Stopping()) == DONE
+    assert carry_out_order(store, PLACE, part(tmp_path / "node"), again.append, Stopping()) == DONE
     assert any("resuming at step" in line for line in again)
     staging(store, tmp_path).collect(job, attempt)
     assert payload_of(job) == trained_here(runs)
@@ -169,7 +172,9 @@ def test_who_works_on_an_older_order_stops_and_keeps_nothing_more(
     job, codes = training_job(runs, "away", training={**LONG, "num_train_epochs": 400.0}), list[int]()
     send(store, job, tmp_path / "first")
     thread = threading.Thread(
-        target=lambda: codes.append(carry_out_order(store, PLACE, lambda line: None, Stopping()))
+        target=lambda: codes.append(
+            carry_out_order(store, PLACE, part(tmp_path / "node"), lambda line: None, Stopping())
+        )
     )
     thread.start()
     wait_for(lambda: kept(store))
@@ -182,9 +187,9 @@ def test_who_works_on_an_older_order_stops_and_keeps_nothing_more(
 
 def test_a_node_with_other_code_refuses_and_says_so(runs: Runs, store: Store, tmp_path: Path) -> None:
     job, side, said = training_job(runs, "away"), staging(store, tmp_path / "node"), list[str]()
-    order = side.prepare(job, {}).model_copy(update={"code": "0" * 64})
+    order = side.prepare(job).model_copy(update={"code": "0" * 64})
     side.send(job, order)
-    assert carry_out_order(store, PLACE, said.append, Stopping()) == BAD_INPUT
+    assert carry_out_order(store, PLACE, part(tmp_path / "node"), said.append, Stopping()) == BAD_INPUT
     side.collect(job, order.attempt)
     with pytest.raises(ProgramFailed, match="has another ft-dagster") as failure:
         job.read_result(BAD_INPUT)
@@ -194,7 +199,10 @@ def test_a_node_with_other_code_refuses_and_says_so(runs: Runs, store: Store, tm
 
 def test_a_machine_that_does_not_see_the_store_says_so(tmp_path: Path) -> None:
     said: list[str] = []
-    assert carry_out_order(Store(str(tmp_path)), PLACE, said.append, Stopping()) == BAD_INPUT
+    assert (
+        carry_out_order(Store(str(tmp_path)), PLACE, part(tmp_path / "node"), said.append, Stopping())
+        == BAD_INPUT
+    )
     assert "Name a store that this machine sees too" in said[0]
 
 
@@ -202,7 +210,7 @@ def test_a_node_that_cannot_write_says_so_and_leaves_it_to_another(store: Store,
     job, node, said = plain_job(tmp_path), tmp_path / "node", list[str]()
     node.write_text("a file where its folder belongs")
     send(store, job, node)
-    assert carry_out_order(store, PLACE, said.append, Stopping()) == TRANSIENT
+    assert carry_out_order(store, PLACE, part(tmp_path / "node"), said.append, Stopping()) == TRANSIENT
     assert "cannot be written" in said[0]
     assert str(node) in said[0]
 
@@ -213,7 +221,7 @@ def test_an_input_that_was_lost_can_be_mended_by_another_try(
     job = training_job(runs, "away")
     send(store, job, tmp_path / "node")
     store.remove(f"mixture/{name}" for name in store.names("mixture"))
-    assert carry_out_order(store, PLACE, print, Stopping()) == TRANSIENT
+    assert carry_out_order(store, PLACE, part(tmp_path / "node"), print, Stopping()) == TRANSIENT
     send(store, job, tmp_path / "node")
     assert store.names("mixture")
 
@@ -221,36 +229,36 @@ def test_an_input_that_was_lost_can_be_mended_by_another_try(
 def test_inputs_are_sent_once(runs: Runs, store: Store, tmp_path: Path) -> None:
     job = training_job(runs, "away")
     side = staging(store, tmp_path / "node")
-    order = side.prepare(job, {})
+    order = side.prepare(job)
     sent = {each.stored: store.modified(each.stored) for each in order.inputs}
     assert {each.sha256 for each in order.inputs} == {
         *belongings_of(job).lent[runs.base].files.values(),
         *belongings_of(job).lent[runs.mixture].files.values(),
     }
-    side.prepare(job, {})
+    side.prepare(job)
     assert {stored: store.modified(stored) for stored in sent} == sent
 
 
 def test_what_lies_elsewhere_on_this_host_is_refused(runs: Runs, store: Store, tmp_path: Path) -> None:
     job = training_job(runs, "away", mixture=str(tmp_path / "elsewhere"))
     with pytest.raises(UserError, match="no part of what a training brings"):
-        staging(store, tmp_path / "node").prepare(job, {})
+        staging(store, tmp_path / "node").prepare(job)
 
 
 def test_the_same_work_is_known_whichever_run_asks_for_it(runs: Runs, store: Store, tmp_path: Path) -> None:
     side, job = staging(store, tmp_path / "node"), training_job(runs, "away")
-    first = side.prepare(job, {"DAGSTER_PIPES_CONTEXT": "one"})
+    first = side.prepare(job)
     asked_again = replace(job, request=job.request.model_copy(update={"run_id": "another"}))
-    assert side.prepare(asked_again, {}).does_what(first)
+    assert side.prepare(asked_again).does_what(first)
     other = training_job(runs, "away", training={"learning_rate": 1e-4})
-    assert not side.prepare(other, {}).does_what(first)
+    assert not side.prepare(other).does_what(first)
 
 
 def test_a_result_of_a_mistake_is_not_left_to_the_next_attempt(
     runs: Runs, store: Store, tmp_path: Path
 ) -> None:
     job, side = training_job(runs, "away"), staging(store, tmp_path / "node")
-    order = side.prepare(job, {})
+    order = side.prepare(job)
     side.send(job, order)
     side.collect(job, order.attempt)  # nothing was written by it
     assert not (job.run_dir / OUTPUT / RESULT_FILE).exists()

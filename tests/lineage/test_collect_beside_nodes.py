@@ -57,7 +57,7 @@ class Training:
         self.staging = Staging(store, Cluster(work_folder=folder / "node"))
 
     def order(self) -> Kept:
-        order = self.staging.prepare(self.job, {})
+        order = self.staging.prepare(self.job)
         self.staging.send(self.job, order)
         return Kept(self.store, self.place, order, self.folder / order.attempt)
 

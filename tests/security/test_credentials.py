@@ -114,7 +114,7 @@ def test_a_pod_whose_credentials_are_refused_says_so_and_is_tried_again(s3_serve
     node = [sys.executable, "-P", "-m", "ft_dagster.launch.remote.node"]
     given = {**s3_server.environment, "AWS_SECRET_ACCESS_KEY": "expired-secret"}
     ended = subprocess.run(
-        [*node, "tenants/acme/places", "--store", f"s3://{s3_server.bucket}/pods"],
+        [*node, "tenants/acme/places", "--store", f"s3://{s3_server.bucket}/pods", "--work", "/tmp/node"],
         env={**os.environ, **given, OPTIONS: json.dumps({"endpoint_url": s3_server.endpoint})},
         capture_output=True,
         text=True,

@@ -25,6 +25,7 @@ from tests.launch.remote_jobs import (
     LONG,
     PLACE,
     kept,
+    part,
     payload_of,
     send,
     staging,
@@ -187,7 +188,9 @@ def test_a_node_trains_on_and_keeps_what_it_made_once_they_are_renewed(
     job, said = training_job(runs, "away", training=LONG), list[str]()
     attempt = send(site.host, job, tmp_path / "node")
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(carry_out_order, site.open(), PLACE, said.append, Stopping())
+        ended = pool.submit(
+            carry_out_order, site.open(), PLACE, part(tmp_path / "node"), said.append, Stopping()
+        )
         site.expire_once(lambda: kept(site.host)).join()
         wait_for(lambda: any("nothing is kept before credentials are renewed" in line for line in said))
         assert not ended.done()
@@ -208,14 +211,14 @@ def test_a_node_that_waited_in_vain_ends_and_another_goes_on_from_what_was_kept(
     job, said = training_job(runs, "away", training=LONG), list[str]()
     send(site.host, job, tmp_path / "first")
     expiring_on_the_way = site.expire_once(lambda: kept(site.host))
-    assert carry_out_order(site.open(), PLACE, said.append, Stopping()) == TRANSIENT
+    assert carry_out_order(site.open(), PLACE, part(tmp_path / "first"), said.append, Stopping()) == TRANSIENT
     expiring_on_the_way.join()
     assert "lets nobody in with these credentials" in said[-1]
     assert "expired" in said[-1]
     assert kept(site.host)
     site.renew()
     attempt, again = send(site.host, job, tmp_path / "second"), list[str]()
-    assert carry_out_order(site.open(), PLACE, again.append, Stopping()) == DONE
+    assert carry_out_order(site.open(), PLACE, part(tmp_path / "second"), again.append, Stopping()) == DONE
     assert any("resuming at step" in line for line in again)
     staging(site.host, tmp_path / "second").collect(job, attempt)
     assert payload_of(job) == trained_here(runs)

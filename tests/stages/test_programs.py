@@ -123,8 +123,8 @@ def test_a_training_is_asked_for_by_what_its_newest_try_on_a_cluster_was(
     attempt = Attempt(Place(KEY.prefix, "fine_tuned_model", "0" * 64), "one", tmp_path / "attempt", True)
     halved = {"members": [{"micro_batch_halved": True}]}
     order = RemoteOrder(
-        attempt="a", module="m", code="c", request=halved, inputs=(), environment={}, kept_in="checkpoints",
-        whole_with="manifest.json", work_folder=tmp_path,
+        attempt="a" * 32, module="ft_dagster.training", code="c" * 64, request=halved, inputs=(),
+        kept_in="checkpoints", whole_with="manifest.json",
     )  # fmt: skip
     file = order_file(workspace.left_by_nodes(attempt))
     workspace.store.write_json(file, order.model_dump(mode="json"))

@@ -18,6 +18,7 @@ from ft_dagster.launch.on_kubernetes.api import ApiServerSilent, Json, Kubernete
 from ft_dagster.launch.on_kubernetes.follow import POLL_SECONDS, JobFollower, JobPatience
 from ft_dagster.launch.on_kubernetes.job import PodOrder, job_of
 from ft_dagster.launch.on_kubernetes.pods import has_failed
+from ft_dagster.launch.remote.folders import NodeDisk
 from ft_dagster.launch.remote.node import OPTIONS, OWN
 from ft_dagster.launch.remote.order import read_order
 from ft_dagster.launch.remote.passed import options_to_pass, refuse_secret_variables
@@ -94,7 +95,7 @@ class KubernetesLauncher:
         manifest, staging = self._manifest(job), self._staging(job)
         with ending(lambda: self._remove(*_where(manifest))):
             stands = _patiently(lambda: self._stands(manifest))
-            order = staging.prepare(job, relay_of(job.environment).environment)
+            order = staging.prepare(job)
             before = staging.order_before(job)
             if stands and before is not None and before.does_what(order):
                 return
@@ -175,9 +176,9 @@ class KubernetesLauncher:
             key=VariantKey.parse(job.lessee),
             program=job.program,
             work=f"{url}/{place}",
-            command=(*NODE_PROGRAM, place, "--store", url),
+            command=(*NODE_PROGRAM, place, "--store", url, *NodeDisk.of(cluster).arguments),
             folder=str(cluster.work_folder),
-            environment={OPTIONS: options},
+            environment={**self._staging(job).environment, OPTIONS: options},
             gpus=count if cluster.gpus else 0,
             cpus=None if cluster.gpus or not count else count,
             profile=job.profile,

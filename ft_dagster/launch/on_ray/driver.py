@@ -1,6 +1,6 @@
 """What a Ray job runs: an actor on each node of one training, all placed at once, that carries out the order.
 
-    python -m ft_dagster.launch.on_ray.driver PLACE --store URL --nodes 2 --each '{"GPU": 8}'
+    python -m ft_dagster.launch.on_ray.driver PLACE --store URL --work FOLDER --nodes 2 --each '{"GPU": 8}'
 
 It needs next to nothing and runs where Ray starts drivers, on the head. Its exit code is the training's; one
 whose node is lost ends with 75. SIGTERM (`ray job stop`) cancels; a node that Ray drains is a preemption.
@@ -25,6 +25,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
+from ft_dagster.launch.remote.folders import NodeDisk, add_disk
 from ft_dagster.launch.remote.node import OWN, NodePart, Stopping, carry_out_order, open_store
 
 SECONDS_BETWEEN_REASONS = 10.0  # why it still waits
@@ -58,12 +59,11 @@ class NodeActor:
     def node_id(self) -> str:
         return str(ray.get_runtime_context().get_node_id())
 
-    def begin(self, url: str, place: str, index: int, rendezvous: str | None) -> None:
+    def begin(self, url: str, place: str, part: NodePart) -> None:
         def work() -> None:
             code = FAILED
             try:
-                part = NodePart(index, rendezvous)
-                code = carry_out_order(open_store(url), place, self._lines.append, self._stopping, part)
+                code = carry_out_order(open_store(url), place, part, self._lines.append, self._stopping)
             except Exception as error:
                 self._lines.append(f"{OWN}{type(error).__name__}: {error}")
             finally:
@@ -89,9 +89,10 @@ class Nodes:
         self._ids = ray.get([actor.node_id.remote() for actor in actors])
         self.codes: dict[int, int] = {}
 
-    def begin(self, url: str, place: str) -> None:
+    def begin(self, url: str, place: str, disk: NodeDisk) -> None:
         meet = ray.get(self._actors[0].meeting_point.remote()) if len(self._actors) > 1 else None
-        ray.get([actor.begin.remote(url, place, i, meet) for i, actor in enumerate(self._actors)])
+        parts = [NodePart(disk, index, meet) for index in range(len(self._actors))]
+        ray.get([a.begin.remote(url, place, part) for a, part in zip(self._actors, parts, strict=True)])
 
     def ask(self, number: signal.Signals) -> None:
         for index, actor in enumerate(self._actors):
@@ -136,7 +137,9 @@ def say(text: str) -> None:
     print(f"{OWN}{text}", flush=True)
 
 
-def carry_out(url: str, place: str, each: dict[str, float], nodes: int, stopping: Stopping) -> int:
+def carry_out(
+    url: str, place: str, disk: NodeDisk, each: dict[str, float], nodes: int, *, stopping: Stopping
+) -> int:
     """Place, run and follow a training; its exit code."""
     group = placement_group([each] * nodes, strategy="STRICT_SPREAD" if nodes > 1 else "PACK")
     try:
@@ -144,7 +147,7 @@ def carry_out(url: str, place: str, each: dict[str, float], nodes: int, stopping
             return CANCELLED
         actors = [_actor(group, each, index) for index in range(nodes)]
         running = Nodes(actors)
-        running.begin(url, place)
+        running.begin(url, place, disk)
         code = _follow(running, stopping)
         for actor in actors:
             ray.kill(actor)
@@ -230,11 +233,13 @@ def main() -> int:
     parser.add_argument("--store", required=True, help="a folder, or s3://bucket/prefix")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--each", type=json.loads, required=True, help="what each node gives, as JSON")
+    add_disk(parser)
     given = parser.parse_args()
     stopping = Stopping()
     ray.init(log_to_driver=False, logging_level="warning")
     signal.signal(signal.SIGTERM, _on_sigterm(stopping))  # after Ray has set its own
-    code = carry_out(given.store, given.place, given.each, given.nodes, stopping)
+    disk = NodeDisk.parsed(given)
+    code = carry_out(given.store, given.place, disk, given.each, given.nodes, stopping=stopping)
     ray.shutdown()
     return code
 

@@ -22,6 +22,7 @@ from ft_dagster.launch.launcher import Job, Say, credentials, ending
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_ray.job_log import JobLog
+from ft_dagster.launch.remote.folders import NodeDisk
 from ft_dagster.launch.remote.node import OPTIONS, OWN
 from ft_dagster.launch.remote.offer import threads_of
 from ft_dagster.launch.remote.order import RemoteOrder, read_order
@@ -96,15 +97,13 @@ class RayLauncher:
 
     def stage_in(self, job: Job) -> None:
         """A job that already does this very work is left alone; another of the same training is ended."""
-        threads = str(threads_of(self.staging.cluster, _ask(job)))
-        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        environment |= relay_of(job.environment).environment
+        threads = threads_of(self.staging.cluster, _ask(job))
         before = self.staging.order_before(job)
         if before is None:
-            self.staging.send(job, self.staging.prepare(job, environment, _ask(job).nodes))
+            self.staging.send(job, self.staging.prepare(job, _ask(job).nodes, threads))
             return
         with ending(lambda: self._end(_id(before.attempt))):
-            order = self.staging.prepare(job, environment, _ask(job).nodes)
+            order = self.staging.prepare(job, _ask(job).nodes, threads)
             state = self._state(before.attempt)
             if state in (*LIVING, "SUCCEEDED") and before.does_what(order):
                 return
@@ -177,10 +176,12 @@ class RayLauncher:
     def _submit(self, job: Job, order: RemoteOrder, each: dict[str, float]) -> None:
         store, place = self.staging.store, belongings_of(job).place
         nodes = ["--nodes", str(order.nodes), "--each", json.dumps(each)]
+        nodes += NodeDisk.of(self.staging.cluster).arguments
         command = ["python", "-P", "-m", DRIVER, place, "--store", store.url, *nodes]
         given = dict(self.settings.runtime_env)
         own = {OPTIONS: self.options, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-        variables = {**given.get("env_vars", {}), **own, **credentials(job.profile)}
+        named = {**given.get("env_vars", {}), **self.staging.environment}
+        variables = {**named, **own, **credentials(job.profile)}
         try:
             self.client.submit_job(
                 entrypoint=f"exec {shlex.join(command)}",

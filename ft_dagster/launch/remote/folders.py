@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple, Self
 
+from ft_dagster.cluster import Cluster
 from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock
 from ft_dagster.launch.remote.order import StoredInput
@@ -16,6 +19,42 @@ from ft_dagster.store.cache import DRAFTS
 from ft_dagster.store.transfer import Transfer, fetch_all
 
 LOCK = ".lock"
+
+
+class NodeDisk(NamedTuple):
+    """Where a node works, as its launcher's settings say, and no order: `work` on its own disk, `shared` by
+    several nodes. `cache_bytes`: of its copies, None: any amount.
+    """
+
+    work: Path
+    shared: Path | None = None
+    cache_bytes: float | None = None
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> Self:
+        return cls(cluster.work_folder, cluster.shared_folder, cluster.cache_bytes)
+
+    @classmethod
+    def parsed(cls, given: argparse.Namespace) -> Self:
+        return cls(given.work, given.shared, given.cache_bytes)
+
+    @property
+    def cache(self) -> Path:
+        return self.work / "cache"
+
+    @property
+    def arguments(self) -> list[str]:
+        """As `add_disk` has them parsed."""
+        shared = [] if self.shared is None else ["--shared", str(self.shared)]
+        cache = [] if self.cache_bytes is None else ["--cache-bytes", f"{self.cache_bytes:.0f}"]
+        return ["--work", str(self.work), *shared, *cache]
+
+
+def add_disk(parser: argparse.ArgumentParser) -> None:
+    """Have a node's program take a disk by its arguments."""
+    parser.add_argument("--work", type=Path, required=True, help="a folder of this node's own disk")
+    parser.add_argument("--shared", type=Path, help="a folder that all nodes of a training see")
+    parser.add_argument("--cache-bytes", type=float, help="of copies of bases and data; left out: any amount")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ft_dagster.errors import UserError
-from ft_dagster.launch.remote.order import RemoteOrder, output_folder, read_order, written_file
+from ft_dagster.launch.remote.order import RemoteOrder, below, output_folder, read_order, written_file
 from ft_dagster.provenance.digest import files_below, sha256_file
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.cache import DRAFTS
@@ -101,7 +101,8 @@ class Kept:
         return sorted(paths, key=lambda path: (path == self.order.whole_with, path))
 
     def _fetch(self, path: str) -> None:
-        draft, target = self.output / DRAFTS / path, self.output / path
+        listed_in = self.store.uri(output_folder(self.place))
+        draft, target = below(self.output / DRAFTS, path, listed_in), below(self.output, path, listed_in)
         draft.parent.mkdir(parents=True, exist_ok=True)
         persist(lambda: self.store.download(f"{output_folder(self.place)}/{path}", draft))
         target.parent.mkdir(parents=True, exist_ok=True)

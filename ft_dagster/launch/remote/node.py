@@ -1,6 +1,6 @@
 """The side of a node: carry out an order, keep in the store what is whole, leave nothing on the node.
 
-    python -m ft_dagster.launch.remote.node PLACE --store s3://bucket/prefix
+    python -m ft_dagster.launch.remote.node PLACE --store s3://bucket/prefix --work FOLDER
 
 SIGTERM is a preemption: the program saves a checkpoint, which is kept, and ends with 75. SIGINT is a cancel.
 The exit code is the program's. What it says is on standard output, its lines and its messages for Dagster
@@ -28,11 +28,12 @@ from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
 from ft_dagster.launch import processes
 from ft_dagster.launch.launcher import OFFLINE, OUTPUT, RESULT_FILE, RUN_FILE, Say
 from ft_dagster.launch.local import GRACE, Patience, StartedProgram, start_program
-from ft_dagster.launch.remote.folders import bring, own_folder
+from ft_dagster.launch.remote.folders import NodeDisk, add_disk, bring, own_folder
 from ft_dagster.launch.remote.kept import Kept
 from ft_dagster.launch.remote.order import CACHE, INPUTS, RUN, RemoteOrder, on_this_node, read_order
+from ft_dagster.launch.remote.relay import reporting
 from ft_dagster.launch.warm.choice import START
-from ft_dagster.program import SCHEMA_VERSION, write_json
+from ft_dagster.program import SCHEMA_VERSION, WITHIN, write_json
 from ft_dagster.provenance.code import source_digest
 from ft_dagster.store.blobs import Store, expired, refused, unreachable
 
@@ -42,6 +43,7 @@ LEAVING_SECONDS = 15.0  # that a program has to end once it has saved
 SHARED_SECONDS = 60.0  # for a folder made on another node to be seen on this one
 RENEWAL_SECONDS = 900.0  # for credentials that have run out to be renewed, while the program goes on
 RENEWAL_POLL = 5.0
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 T = TypeVar("T")
 
 
@@ -54,27 +56,26 @@ class Stopping:
 
 @dataclass(frozen=True)
 class NodePart:
-    """Which of an attempt's nodes this is; where there are several, the first one's address and a port of it,
-    at which they meet.
+    """A node: its disk, and which of an attempt's nodes it is; where there are several, the first one's
+    address and a port of it, at which they meet.
     """
 
+    disk: NodeDisk
     index: int = 0
     rendezvous: str | None = None
 
 
-def carry_out_order(
-    store: Store, place: str, say: Say, stopping: Stopping, part: NodePart | None = None
-) -> int:
+def carry_out_order(store: Store, place: str, part: NodePart, say: Say, stopping: Stopping) -> int:
     """Run the program of the newest order to its end on this node; its exit code."""
-    part = part or NodePart()
     try:
         order = read_order(store, place)
         with ExitStack() as stack:
-            own = stack.enter_context(own_folder(order.work_folder / "runs", f"{order.attempt}-{part.index}"))
+            own = stack.enter_context(own_folder(part.disk.work / "runs", f"{order.attempt}-{part.index}"))
             run = _run_folder(stack, order, own, part)
             kept = Kept(store, place, order, run / OUTPUT)
+            folders = {RUN: run, INPUTS: own / "inputs", CACHE: part.disk.cache}
             try:
-                return _carry_out(kept, {RUN: run, INPUTS: own / "inputs"}, say, stopping, part)
+                return _carry_out(kept, folders, say, stopping, part)
             except UserError as error:
                 _tell(kept, error)
                 raise
@@ -96,17 +97,18 @@ def carry_out_order(
 
 def _run_folder(stack: ExitStack, order: RemoteOrder, own: Path, part: NodePart) -> Path:
     """Where the program leaves its output: on this node, or where all of several nodes see it."""
-    if order.nodes == 1 or order.shared_folder is None:
+    shared = part.disk.shared
+    if order.nodes == 1 or shared is None:
         return own / "run"
     if part.index == 0:
-        return stack.enter_context(own_folder(order.shared_folder, order.attempt))
-    folder, deadline = order.shared_folder / order.attempt, time.monotonic() + SHARED_SECONDS
+        return stack.enter_context(own_folder(shared, order.attempt))
+    folder, deadline = shared / order.attempt, time.monotonic() + SHARED_SECONDS
     while not folder.is_dir():
         if time.monotonic() > deadline:
             raise UserError(
                 "what the first node made in it is not seen on another",
                 field="cluster.shared_folder",
-                value=str(order.shared_folder),
+                value=str(shared),
                 fix="Name a folder of a file system that all nodes have mounted under this path",
             )
         time.sleep(0.2)
@@ -118,14 +120,14 @@ def _carry_out(kept: Kept, folders: dict[Path, Path], say: Say, stopping: Stoppi
     _refuse_other_code(order)
     if part.index == 0:
         kept.fetch()
-    cache = order.work_folder / "cache"
-    bring(kept.store, order.inputs, cache / "files", folders[INPUTS], order.cache_bytes)
-    request = on_this_node(order.request, {**folders, CACHE: cache})
+    bring(kept.store, order.inputs, folders[CACHE] / "files", folders[INPUTS], part.disk.cache_bytes)
+    request = on_this_node(order.request, folders)
     if part.rendezvous is not None:
         request["launch"].update(rendezvous=part.rendezvous, node=part.index)
     write_json(own / "program" / RUN_FILE, request)
     log = own / "log.txt"
-    environment = {**OFFLINE, **order.environment, START: "off"}
+    environment = {**OFFLINE, **reporting(order.reports), **_threads(order), START: "off"}
+    environment[WITHIN] = os.pathsep.join(map(str, (own, *folders.values())))
     patience = Patience(max(GRACE, float(os.environ.get(processes.GRACE) or 0) + LEAVING_SECONDS))
     program = start_program(
         order.module, own / "program", environment=environment, patience=patience, output=log
@@ -234,6 +236,10 @@ class _Lines:
             self.say(line.decode("utf-8", "replace"))
 
 
+def _threads(order: RemoteOrder) -> dict[str, str]:
+    return {} if order.threads is None else dict.fromkeys(THREADS, str(order.threads))
+
+
 def _refuse_other_code(order: RemoteOrder) -> None:
     here = source_digest()
     if here != order.code:
@@ -272,11 +278,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ft_dagster.launch.remote.node", description=__doc__)
     parser.add_argument("place", help="the folder of the store with the order")
     parser.add_argument("--store", required=True, help="a folder, or s3://bucket/prefix")
+    add_disk(parser)
     given = parser.parse_args()
-    stopping = Stopping()
+    stopping, part = Stopping(), NodePart(NodeDisk.parsed(given))
     stopped_by_signals(stopping)
     return carry_out_order(
-        open_store(given.store), given.place, lambda line: print(line, flush=True), stopping
+        open_store(given.store), given.place, part, lambda line: print(line, flush=True), stopping
     )
 
 

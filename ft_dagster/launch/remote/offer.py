@@ -6,6 +6,7 @@ from ft_dagster.cluster import Cluster
 from ft_dagster.errors import UserError
 from ft_dagster.launch.inventory import Device, Inventory
 from ft_dagster.launch.leases import Ask
+from ft_dagster.launch.remote.order import refuse_unsafe
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.spec.variant import ResourcesSpec
 
@@ -63,13 +64,7 @@ def refuse_beyond(cluster: Cluster, launcher: str, key: VariantKey, spec: Varian
             value=spec.training.watch.questions,
             fix="Leave it out: the evaluation asks them after the training, on the host of the code location",
         )
-    if spec.training.deepspeed.nvme_path is not None:
-        raise UserError(
-            f"launcher: {launcher} knows of no such folder on the nodes",
-            field="training.deepspeed.nvme_path",
-            value=spec.training.deepspeed.nvme_path,
-            fix="Offload to `cpu`",
-        )
+    refuse_unsafe({"deepspeed": spec.training.deepspeed.model_dump()})
 
 
 def _refuse_resources(cluster: Cluster, ask: Ask) -> None:

@@ -7,57 +7,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.store.blobs import Store
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ORDER_FILE = "order.json"
+WHO_WROTE_IT = "See who wrote it, and whose credentials these were; then delete it, and run the variant again"
+PROGRAMS: tuple[str, ...] = ("ft_dagster.training",)
 NODE = Path("/ft_dagster.node")  # stands in an order for folders of whichever node carries it out
 RUN, INPUTS, CACHE = NODE / "run", NODE / "inputs", NODE / "cache"
+
+
+def is_below(path: str) -> bool:
+    """Whether a path names something below the folder that it is of, and nothing else."""
+    plain = PurePosixPath(path)
+    return bool(plain.parts) and not plain.is_absolute() and ".." not in plain.parts and "\0" not in path
+
+
+def below(folder: Path, path: str, listed_in: str) -> Path:
+    """A file of a folder by its path there. Raises UserError for a path that leads out of it."""
+    if not is_below(path):
+        problem = "names a file that is not below the output of its training"
+        raise UserError(problem, file=listed_in, value=path, fix=WHO_WROTE_IT)
+    return folder / path
+
+
+def _plain(path: str) -> str:
+    if not is_below(path):
+        raise ValueError("a path that leads out of its folder")
+    return path
+
+
+def _program(module: str) -> str:
+    if module not in PROGRAMS:
+        raise ValueError("not a program that runs on a cluster's nodes")
+    return module
+
+
+Below = Annotated[str, AfterValidator(_plain)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class StoredInput(NamedTuple):
     """A file that a program reads: its path on a node, where it lies in the store, and what it hashes to."""
 
-    path: str
-    stored: str
-    sha256: str
+    path: Below
+    stored: Below
+    sha256: Sha256
 
 
 class RemoteOrder(BaseModel):
-    """`attempt`: unique. `code`: digest of the package that wrote it. `request`: run.json, its paths below
-    NODE. `kept_in`, `whole_with`: see `Belongings`. `cache_bytes`: of a node's copies, None: any amount.
+    """Whoever may write to the store may write one: so it names no folder of a node, no variable of its
+    environment, and no program but the one that trains.
+
+    `attempt`: unique. `code`: digest of the package that wrote it. `request`: run.json, its paths below NODE.
+    `reports`: what Dagster Pipes hands on to the program, None: nobody listens. `threads`: of its processes
+    together. `kept_in`, `whole_with`: see `Belongings`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = SCHEMA_VERSION
-    attempt: str
-    module: str
-    code: str
+    attempt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    module: Annotated[str, AfterValidator(_program)]
+    code: Sha256
     request: dict[str, Any]
     inputs: tuple[StoredInput, ...]
-    environment: dict[str, str]
-    nodes: int = 1
-    kept_in: str
-    whole_with: str
-    work_folder: Path
-    shared_folder: Path | None = None
-    cache_bytes: float | None = None
+    reports: dict[str, Any] | None = None
+    threads: int | None = Field(None, ge=1)
+    nodes: int = Field(1, ge=1)
+    kept_in: Below
+    whole_with: Below
 
     def does_what(self, other: RemoteOrder) -> bool:
         """Whether it trains the same, whichever run asked for it."""
         return self._work() == other._work()
 
     def _work(self) -> dict[str, Any]:
-        work = self.model_dump(mode="json", exclude={"attempt", "environment"})
+        work = self.model_dump(mode="json", exclude={"attempt", "reports", "threads"})
         work["request"].pop("run_id", None)
         return work
 
@@ -75,14 +109,52 @@ def written_file(place: str, attempt: str) -> str:
 
 
 def read_order(store: Store, place: str) -> RemoteOrder:
-    """Raises UserError where this machine does not see the store, or reads another version of orders."""
+    """Raises UserError where this machine does not see the store, reads another version of orders, or does
+    not do what this one asks for.
+    """
     try:
         content = store.read_json(order_file(place))
     except FileNotFoundError:
         fix = "Name a store that this machine sees too: an s3:// prefix, or a folder that all machines share"
         raise UserError("no such order", file=store.uri(order_file(place)), fix=fix) from None
-    refuse_newer(content.get("schema_version"), SCHEMA_VERSION, file=store.uri(order_file(place)))
-    return RemoteOrder.model_validate(content)
+    where = store.uri(order_file(place))
+    try:
+        refuse_newer(content["schema_version"], SCHEMA_VERSION, file=where)
+        order = RemoteOrder.model_validate(content)
+    except (KeyError, TypeError, ValidationError) as error:
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        problem = "not an order" if first is None else f"an order that no node carries out: {first['msg']}"
+        field = None if first is None else ".".join(map(str, first["loc"]))
+        raise UserError(problem, file=where, field=field, fix=WHO_WROTE_IT) from None
+    refuse_unsafe(order.request, file=where)
+    return order
+
+
+def refuse_unsafe(request: Any, *, file: object = None) -> None:
+    """Raises UserError for a training that would load what may run code: the shards of ZeRO's checkpoints are
+    pickles, which come from the store, and benchmarks' files may name functions.
+    """
+    declared = [said for said in _values_of(request, "deepspeed") if isinstance(said, dict)]
+    if any(said.get("stage") in (2, 3) or said.get("offload") in ("cpu", "nvme") for said in declared):
+        raise UserError(
+            "no training is sharded by ZeRO on a cluster: its checkpoints are pickles, and who may write to "
+            "the store could have a node run them",
+            file=file,
+            field="training.deepspeed",
+            fix="Declare `training: {deepspeed: 0}`, a copy on each process, or train with `launcher: local`",
+        )
+    if any(said is not None for said in _values_of(request, "benchmarks")):
+        problem = "a training on a cluster asks no benchmarks: their files may name functions"
+        raise UserError(problem, file=file, field="benchmarks", fix=WHO_WROTE_IT)
+
+
+def _values_of(content: Any, name: str) -> Iterator[Any]:
+    """All that has this name, however deep."""
+    if isinstance(content, dict):
+        yield from ([content[name]] if name in content else ())
+    if isinstance(content, dict | list | tuple):
+        for each in content.values() if isinstance(content, dict) else content:
+            yield from _values_of(each, name)
 
 
 def with_paths(content: Any, change: Callable[[Path], str]) -> Any:

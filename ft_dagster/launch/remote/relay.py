@@ -18,10 +18,12 @@ MESSAGE = '{"__dagster_pipes_version"'  # how the line of a message begins
 
 
 class Relay(NamedTuple):
-    """`environment`: for the program there. `messages`: the file that a step reads here; None: no session."""
+    """`reports`: for the program there, see `reporting`. `messages`: the file that a step reads here; both
+    None: there is no session.
+    """
 
-    environment: dict[str, str]
-    messages: Path | None
+    reports: dict[str, Any] | None = None
+    messages: Path | None = None
 
     def pass_on(self, line: str) -> str:
         """Pass on the message in a line of output; what of the line is none. Another process may have written
@@ -40,14 +42,19 @@ class Relay(NamedTuple):
 
 
 def relay_of(environment: Mapping[str, str]) -> Relay:
-    """Of the environment that a session of files gives: its context is put into the variable itself."""
+    """Of the environment that a session of files gives."""
     if CONTEXT not in environment:
-        return Relay(dict(environment), None)
+        return Relay()
     context, messages = _decoded(environment[CONTEXT]), _decoded(environment[MESSAGES])
-    if "path" in context:
-        context = {"data": json.loads(Path(context["path"]).read_text("utf-8"))}
-    there = {CONTEXT: _encoded(context), MESSAGES: _encoded({"stdio": "stdout"})}
-    return Relay({**environment, **there}, Path(messages["path"]))
+    data = json.loads(Path(context["path"]).read_text("utf-8")) if "path" in context else context["data"]
+    return Relay(data, Path(messages["path"]))
+
+
+def reporting(reports: dict[str, Any] | None) -> dict[str, str]:
+    """The environment of a program whose messages are lines of its output."""
+    if reports is None:
+        return {}
+    return {CONTEXT: _encoded({"data": reports}), MESSAGES: _encoded({"stdio": "stdout"})}
 
 
 def _decoded(value: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pydantic_core import to_jsonable_python
 
@@ -21,13 +21,16 @@ from ft_dagster.launch.remote.order import (
     RUN,
     RemoteOrder,
     StoredInput,
+    below,
     order_file,
     output_folder,
     read_order,
+    refuse_unsafe,
     with_paths,
     written_file,
 )
 from ft_dagster.launch.remote.passed import refuse_secret_variables
+from ft_dagster.launch.remote.relay import relay_of
 from ft_dagster.program import write_json
 from ft_dagster.provenance.code import source_digest
 from ft_dagster.store.blobs import Store
@@ -44,28 +47,33 @@ class Staging:
     store: Store
     cluster: Cluster
 
-    def prepare(self, job: Job, environment: Mapping[str, str], nodes: int = 1) -> RemoteOrder:
-        """Have in the store what the program reads; the order to run it. Raises UserError."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the nodes' programs: it goes by way of the cluster, never of the store. Raises UserError."""
         refuse_secret_variables(self.cluster.environment, "cluster.environment")
+        return self.cluster.environment
+
+    def prepare(self, job: Job, nodes: int = 1, threads: int | None = None) -> RemoteOrder:
+        """Have in the store what the program reads; the order to run it. Raises UserError."""
         things = belongings_of(job)
+        refuse_unsafe(job.request.model_dump())
         job.write_request()  # by which the next try knows whether this one's micro-batches were halved
         sources: dict[StoredInput, Path] = {}
         request = with_paths(job.request.model_dump(), lambda path: self._placed(path, job, things, sources))
         self._send_missing(things, sources)
-        return RemoteOrder(
-            attempt=uuid.uuid4().hex,
-            module=job.module,
-            code=source_digest(),
-            request=to_jsonable_python(request),
-            inputs=tuple(sources),
-            environment={**self.cluster.environment, **environment},
-            nodes=nodes,
-            kept_in=things.kept_in,
-            whole_with=things.whole_with,
-            work_folder=self.cluster.work_folder,
-            shared_folder=self.cluster.shared_folder,
-            cache_bytes=self.cluster.cache_bytes,
-        )
+        content = {
+            "attempt": uuid.uuid4().hex,
+            "module": job.module,
+            "code": source_digest(),
+            "request": to_jsonable_python(request),
+            "inputs": tuple(sources),
+            "reports": relay_of(job.environment).reports,
+            "threads": threads,
+            "nodes": nodes,
+            "kept_in": things.kept_in,
+            "whole_with": things.whole_with,
+        }
+        return RemoteOrder.model_validate(content)
 
     def send(self, job: Job, order: RemoteOrder) -> None:
         """Make it the newest order: who works on an older one stops."""
@@ -87,7 +95,7 @@ class Staging:
             return
         output, listed_in = job.run_dir / OUTPUT, self.store.uri(written_file(place, attempt))
         files = [
-            Transfer(_below(output, path, listed_in), f"{output_folder(place)}/{path}", sha256)
+            Transfer(below(output, path, listed_in), f"{output_folder(place)}/{path}", sha256)
             for path, sha256 in written["files"].items()
         ]
         fetch_all(self.store, files, output / DRAFTS)
@@ -160,19 +168,6 @@ def _newest_order(store: Store, place: str) -> RemoteOrder | None:
         return read_order(store, place)
     except (UserError, ValueError):
         return None
-
-
-def _below(folder: Path, path: str, listed_in: str) -> Path:
-    """A file of a folder by its path there. Raises UserError for a path that leads out of it."""
-    plain = PurePosixPath(path)
-    if plain.is_absolute() or ".." in plain.parts or not plain.parts:
-        raise UserError(
-            "lists a file that is not below the output of its training",
-            file=listed_in,
-            value=path,
-            fix="See who wrote it, and whose credentials these were; then delete the file, and run it again",
-        )
-    return folder / plain
 
 
 def belongings_of(job: Job) -> Belongings:
