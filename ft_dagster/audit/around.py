@@ -22,13 +22,14 @@ from ft_dagster.audit.index import Indexed, LogEntry, SeenFile, tenant_of
 from ft_dagster.audit.kept_code import unpack_code
 from ft_dagster.audit.members import CORPUS, EVALUATION, MODEL
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.log import entry_path, read_log
+from ft_dagster.lineage.log import UNCOUNTED, entry_path, read_log
 from ft_dagster.lineage.tries import refuse_unrecorded, tries
 from ft_dagster.store import SHARED, Artifact, Place, read_head
 from ft_dagster.store.artifacts import generations
 from ft_dagster.strict_json import loads
 
 RESTORE = "Restore it from a backup"
+WHO_WROTE_IT = "See who wrote it, and delete it, or have the same done again"
 ON_PURPOSE = f"{RESTORE}; if a backup was restored on purpose, `ft-dagster audit index --again`"
 HEADS = "heads"
 _HEAD = re.compile(rf".+/{HEADS}(?:/[^/.][^/]*)?")
@@ -216,6 +217,7 @@ def _of_code(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]:
 def _of_log(audit: Audit, prefix: str, name: str, *, known: Sequence[LogEntry]) -> Iterator[str]:
     """A release log: its chain, what the index knows of it, or knew before it followed, and its exports."""
     log = read_log(audit.store, prefix)
+    yield from (f"{file}: an entry {UNCOUNTED}. {WHO_WROTE_IT}" for file in log.uncounted)
     yield from _of_known(audit, known, log_entries(prefix, log))
     manifests = defaultdict[str, set[str]](set)  # by digest
     for export in audit.index.of_stage(EXPORT, prefix):

@@ -81,15 +81,18 @@ def rollback(
 @app.command(rich_help_panel=RELEASING)
 def history(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     """Everything that was released, promoted and rolled back, oldest first."""
-    from ft_dagster.lineage.log import read_log
+    from ft_dagster.lineage.log import UNCOUNTED, read_log
     from ft_dagster.lineage.release import aliases
     from ft_dagster.report.tables import HISTORY, history_rows
 
     settings, key = _released(context, variant)
-    past = read_log(settings.open_store(), _prefix(key)).entries
-    named = aliases(past)
+    log = read_log(settings.open_store(), _prefix(key))
+    past, named = log.entries, aliases(log.entries)
     if as_json:
-        print_json({"variant": variant, "aliases": named, "entries": [entry.to_json() for entry in past]})
+        entries = [entry.to_json() for entry in past]
+        print_json(
+            {"variant": variant, "aliases": named, "entries": entries, "uncounted": list(log.uncounted)}
+        )
         return
     table = Table(*HISTORY, box=SIMPLE_HEAD)
     for row in history_rows(past):
@@ -97,6 +100,8 @@ def history(context: typer.Context, variant: Key, as_json: Json = False) -> None
     show(table)
     for name, version in named.items():
         out.print(f"{name}: {'none' if version is None else f'version {version}'}", highlight=False)
+    for file in log.uncounted:
+        tell(f"{file}: an entry {UNCOUNTED}")
 
 
 def _declared(context: typer.Context, variant: str) -> tuple[Settings, Declared]:

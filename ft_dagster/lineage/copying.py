@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from threading import Lock
 from typing import Literal, TypeVar
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.log import HEAD, mark_newest, read_log
+from ft_dagster.lineage.log import entry_path, mark_newest, marked, read_log
 from ft_dagster.lineage.reachable import reached
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.store.artifacts import Artifact, Place, Removed, generations, stated
@@ -74,17 +75,16 @@ def copy_store(
     if damaged is not None:
         raise damaged
     copy = _Copy(source, target, drafts, rules)
-    logs = sorted({str(PurePosixPath(file.path).parent.parent) for file in early if _is_of_log(file)})
-    for prefix in logs:
-        read_log(source, prefix)
+    listed = Counter(str(PurePosixPath(file.path).parent.parent) for file in early if _is_entry(file))
+    logs = {prefix: min(listed[prefix], len(read_log(source, prefix).entries)) for prefix in sorted(listed)}
     committed = [keyed for keyed in contents.keyed.values() if keyed.committed]
     records = [file for file in contents.records if _is_record(file) and not _is_mutable(file)]
     fixed = [file for file in records if not _is_of_log(file)]
     expect(len(committed) + len(fixed) + len(changing))
     yield from copy.each(copy.artifact, committed)
-    yield from copy.each(copy.record, fixed)
-    for prefix in logs:
-        yield from copy.log(prefix, early)
+    yield from copy.each(copy.record, [file.path for file in fixed])
+    for prefix, entries in logs.items():
+        yield from copy.log(prefix, entries)
     yield from copy.each(copy.changing, list(changing.items()))
 
 
@@ -181,15 +181,15 @@ class _Copy:
         files = {f"{artifact.path}/{name}": artifact.files[name] for name in names}
         return sum(self._file(path, file.size, file.sha256) for path, file in files.items())
 
-    def record(self, file: StoredFile) -> Copied:
+    def record(self, path: str) -> Copied:
         """A file that is never changed once it is there."""
-        there = self._read_target(file.path)
-        content = self._source.read(file.path)
+        there = self._read_target(path)
+        content = self._source.read(path)
         if there is None:
-            self._create(file.path, content)
-            return Copied(file.path, "copied", len(content))
-        self._same(file.path, content, there)
-        return Copied(file.path, "there")
+            self._create(path, content)
+            return Copied(path, "copied", len(content))
+        self._same(path, content, there)
+        return Copied(path, "there")
 
     def changing(self, read: tuple[StoredFile, bytes]) -> Copied:
         """A file that may be written over, with its content; unless the target's is newer."""
@@ -209,17 +209,17 @@ class _Copy:
             return dates[0] > dates[1]
         return self._target.modified(file.path) >= file.modified
 
-    def log(self, prefix: str, listed: Sequence[StoredFile]) -> Iterator[Copied]:
-        """A release log, of which the target may have a part, or more than all; it is read whole then."""
-        folder = PurePosixPath(prefix, "releases")
-        files = sorted(file for file in listed if PurePosixPath(file.path).parent == folder)
-        entries = [file for file in files if PurePosixPath(file.path).stem.isdigit()]
-        has_head = any(PurePosixPath(file.path).name == HEAD for file in files)
-        for file in entries:
-            yield self.record(file)
-        if len(read_log(self._target, prefix).entries) == len(entries) and has_head:
-            mark_newest(self._target, prefix, len(entries), self._source.read(entries[-1].path))
-            read_log(self._target, prefix)
+    def log(self, prefix: str, entries: int) -> Iterator[Copied]:
+        """So many of a release log, of which the target may have a part, or more than all. Each is counted
+        there once it is.
+        """
+        has_head, there = marked(self._source, prefix) > 0, marked(self._target, prefix)
+        for number in range(1, entries + 1):
+            path = entry_path(prefix, number)
+            yield self.record(path)
+            if has_head and number > there:
+                mark_newest(self._target, prefix, number, self._source.read(path))
+        read_log(self._target, prefix)
 
     def _file(self, path: str, size: int, sha256: str) -> int:
         """Bytes moved: none where the target has them. Read back, and held against the manifest's digest."""
@@ -279,6 +279,11 @@ def _is_record(file: StoredFile) -> bool:
 
 def _is_of_log(file: StoredFile) -> bool:
     return PurePosixPath(file.path).parent.name == "releases"
+
+
+def _is_entry(file: StoredFile) -> bool:
+    path = PurePosixPath(file.path)
+    return _is_of_log(file) and path.stem.isdigit() and path.suffix == ".json"
 
 
 def _is_mutable(file: StoredFile) -> bool:

@@ -3,9 +3,11 @@
 Each entry names in `previous` what it was written after: the sha256 of the file before it. Entries of schema
 1 and 2 named nothing; the first entry after them names them all, by the sha256 over the list of their hashes.
 So an entry that was changed, taken out or put in is noticed by the one after it. For the last there is
-`head.json` beside the entries, written after each: how many there were, and the hash of the newest. It may
-lag behind, where its writer was killed or others were faster; it is never ahead. So the head holds all before
-it, and of a remote store this host reads each entry once (`recalled_log`).
+`head.json` beside the entries, written after each: how many there were, and the hash of the newest. So the
+head holds all before it, and of a remote store this host reads each entry once (`recalled_log`).
+
+What stands after the head does not count, and is named: its writer was killed before it wrote the head, or is
+about to, or somebody put it there. Who does the same again writes the head for it (`adopt`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain, count
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
@@ -28,6 +29,7 @@ CHAINED = 3  # the first schema whose entries name what stands before them
 HEAD = "head.json"
 AT_ONCE = 64  # entries read from a remote store together
 RESTORE = "Restore the log's folder from a backup"
+UNCOUNTED = "without its head, so that it does not count: its writer was killed, or somebody put it there"
 
 
 class _Head(NamedTuple):
@@ -48,32 +50,38 @@ class _Stored(NamedTuple):
 @dataclass(frozen=True)
 class ReleaseLog:
     """All entries, oldest first, the sha256 of the file of each, and what the next one is to name as
-    `previous`.
+    `previous`. `uncounted`: files that stand after the head, as far as they were looked for.
     """
 
     entries: list[ReleaseEntry]
     hashes: list[str]
     link: str | None
+    uncounted: tuple[str, ...] = ()
 
 
 def read_log(store: Store, prefix: str) -> ReleaseLog:
     """Every entry, from the store. Raises UserError that names the entry: one that is missing, was changed,
     or cannot be read.
     """
-    return _whole(store, prefix, _head(store, prefix))
+    head = _head(store, prefix)
+    while True:
+        log = _whole(store, prefix, head)
+        now = _head(store, prefix) if log.uncounted else head
+        if now == head:
+            return log
+        head = now  # what stood after it is counted by now
 
 
 def recalled_log(store: Store, prefix: str) -> ReleaseLog:
-    """As `read_log`; of a remote store the head is read, and what this host did not read before.
+    """As `read_log`; of a remote store the head is read, and what of it this host did not read before.
 
     The head names the newest entry by its hash, and each entry the one before it: so none that is remembered
     is another than was there when the head was written. Where they do not fit, all are read.
     """
     head = _head(store, prefix)
     if head.entries and store.remote:
-        held = _contents(store, prefix, head.entries, recalled=True)
         with suppress(UserError):
-            return _checked(store, prefix, head, chain(held, _after(store, prefix, head.entries)))
+            return _checked(store, prefix, head, _contents(store, prefix, head.entries, recalled=True))
     return _whole(store, prefix, head)
 
 
@@ -83,15 +91,22 @@ def _whole(store: Store, prefix: str, head: _Head) -> ReleaseLog:
 
 
 def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]) -> ReleaseLog:
-    """The log of these entries, in order; those that its head holds are remembered."""
+    """The log of these entries, in order, as far as its head holds them; these are remembered."""
     entries: list[ReleaseEntry] = []
     hashes: list[str] = []
+    uncounted: list[str] = []
     read = dict[str, bytes]()
     for path, content, recalled in contents:
+        if uncounted or (head.entries and len(entries) == head.entries):
+            uncounted += [] if content is None else [store.uri(path)]
+            continue
         if content is None:
             gone = "this entry of a release log is missing"
             raise UserError(gone, file=store.uri(path), fix=RESTORE)
         entry = _entry(content, store.uri(path))
+        if entry.schema_version >= CHAINED and not head.entries:  # the first one before its head
+            uncounted.append(store.uri(path))
+            continue
         if entry.variant != variant_of(prefix):
             another = f"an entry of another variant's release log ({entry.variant})"
             raise UserError(another, file=store.uri(path), fix=RESTORE)
@@ -99,14 +114,17 @@ def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]
         _check_link(entry, entries, hashes, store.uri(path))
         entries.append(entry)
         hashes.append(hashlib.sha256(content).hexdigest())
-        if len(entries) <= head.entries and not recalled:
+        if head.entries and not recalled:
             read[path] = content
+    if len(uncounted) > 1 and not head.entries:
+        gone = f"{HEAD} of this release log is missing"
+        raise UserError(gone, file=store.uri(folder_of(prefix)), fix=RESTORE)
     if head.entries and hashes[head.entries - 1] != head.sha256:
         changed = f"this entry of a release log is not the one that {HEAD} was written after"
         raise UserError(changed, file=store.uri(entry_path(prefix, head.entries)), fix=RESTORE)
     if head.entries and entries[head.entries - 1].schema_version >= CHAINED:
         store.remember(read)
-    return ReleaseLog(entries, hashes, _link(entries, hashes))
+    return ReleaseLog(entries, hashes, _link(entries, hashes), tuple(uncounted))
 
 
 def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> ReleaseEntry | None:
@@ -115,8 +133,38 @@ def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> R
     content = as_stored(linked.to_json())
     if not store.create_exclusively(entry_path(prefix, number), content):
         return None
-    mark_newest(store, prefix, number, content)
+    _mark(store, prefix, number, content)
     return linked
+
+
+def adopt(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> ReleaseEntry | None:
+    """Write the head for what stands after `log`, where it says what `entry` would, whoever wrote it; None
+    where nothing stands there. Raises UserError where it says something else. For who waited for its writer.
+    """
+    number = len(log.entries) + 1
+    path = entry_path(prefix, number)
+    (content,) = store.read_each([path])
+    if content is None or marked(store, prefix) >= number:
+        return None
+    found = _entry(content, store.uri(path))
+    same = replace(entry, at=found.at, entry=found.entry, run_id=found.run_id, previous=log.link)
+    if same != found:
+        said = f"{found.action} of version {found.version} by {found.by}"
+        fix = "Ask for the same again to have it counted; or see who wrote it, and delete the file"
+        raise UserError(f"an entry ({said}) {UNCOUNTED}", file=store.uri(path), fix=fix)
+    _mark(store, prefix, number, content)
+    return found
+
+
+def _mark(store: Store, prefix: str, number: int, content: bytes) -> None:
+    """Write the head, unless others went on from there meanwhile."""
+    if marked(store, prefix) < number:
+        mark_newest(store, prefix, number, content)
+
+
+def marked(store: Store, prefix: str) -> int:
+    """How many entries the head holds; 0 without one. Raises UserError for what is none."""
+    return _head(store, prefix).entries
 
 
 def mark_newest(store: Store, prefix: str, number: int, content: bytes) -> None:
@@ -193,16 +241,6 @@ def _contents(store: Store, prefix: str, count: int, *, recalled: bool = False) 
         yield from (
             _Stored(path, known[path] if path in known else read[path], path in known) for path in paths
         )
-
-
-def _after(store: Store, prefix: str, held: int) -> Iterator[_Stored]:
-    """The entries that the log's head does not know of yet."""
-    for number in count(held + 1):
-        path = entry_path(prefix, number)
-        (content,) = store.read_each([path])
-        if content is None:
-            return
-        yield _Stored(path, content)
 
 
 def _entry(content: bytes, file: str) -> ReleaseEntry:

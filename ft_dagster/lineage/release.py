@@ -23,7 +23,7 @@ from pathlib import Path
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry
-from ft_dagster.lineage.log import ReleaseLog, append, folder_of, read_log, recalled_log
+from ft_dagster.lineage.log import ReleaseLog, adopt, append, folder_of, read_log, recalled_log
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, refuse_removed, verify_artifact
@@ -460,7 +460,7 @@ def _change(
     """Append what `decide` makes of the log, signed and dated, where it says that it is new; else what
     stands. Where another writer was faster, it is asked again about the log as it then is.
 
-    Raises UserError where that does not end.
+    Raises UserError where that does not end, see `adopt`.
     """
     for tried in range(TRIES):
         log = read(store, prefix)
@@ -471,6 +471,8 @@ def _change(
         if appended:
             return appended
         time.sleep(random.uniform(0, min(0.5, 0.01 * 2**tried)))
+    if adopted := adopt(store, prefix, log, _signed(entry, request)):
+        return adopted
     raise UserError(
         f"others were faster {TRIES} times, or the store does not list what is in it",
         file=store.uri(folder_of(prefix)),

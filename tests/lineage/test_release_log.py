@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.log import mark_newest, read_log, recalled_log
 from ft_dagster.lineage.release import (
     history,
     production,
@@ -19,6 +20,7 @@ from ft_dagster.lineage.release import (
     rollback,
 )
 from ft_dagster.store import Store
+from ft_dagster.store.blobs import as_stored
 from tests.lineage.releases import (
     GATES,
     PREFIX,
@@ -31,12 +33,19 @@ from tests.lineage.releases import (
 )
 from tests.s3_server import serve_s3
 
+HEAD_FILE = f"{PREFIX}/releases/head.json"
 FIRST = {  # as 0.1 wrote it: served at once, without an id
     "schema_version": 1, "action": "release", "variant": "acme.support", "export": "e" * 64,
     "export_key": "key", "format": "adapter", "weights": WEIGHTS, "evaluation": "f" * 64, "verdict": "d" * 64,
     "gates": GATES, "run_id": None, "by": "ann", "reason": "materialized", "at": "2025-01-01T00:00:00+00:00",
     "version": 1,
 }  # fmt: skip
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else is at work there."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 def test_a_log_of_the_first_schema_is_still_read_and_goes_on(store: Store) -> None:
@@ -107,14 +116,74 @@ def test_a_last_entry_that_was_changed_is_named(store: Store) -> None:
         production(store, PREFIX)
 
 
-def test_a_head_that_lags_behind_is_no_fault(store: Store) -> None:
-    released(store, "one")
-    before = store.read(f"{PREFIX}/releases/head.json")
-    released(store, "two")
-    store.write(f"{PREFIX}/releases/head.json", before)
-    assert [entry.version for entry in history(store, PREFIX)] == [1, 2]
+def without_its_head(store: Store, *contents: str) -> None:
+    """Released, but for the newest entry's head: as a killed writer leaves it, or who puts one there."""
+    *counted, last = contents
+    released(store, *counted)
+    before = store.read_each([HEAD_FILE])[0]
+    released(store, last)
+    store.remove([HEAD_FILE]) if before is None else store.write(HEAD_FILE, before)
+
+
+@pytest.mark.parametrize("contents", [("one", "two"), ("one",)])
+def test_a_last_entry_put_into_the_log_without_its_head_does_not_count_and_is_named(
+    store: Store, contents: tuple[str, ...]
+) -> None:
+    without_its_head(store, *contents)
+    number = len(contents)
+    counted = list(range(1, number))
+    assert [entry.version for entry in history(store, PREFIX)] == counted
+    assert [entry.version for entry in recalled_log(store, PREFIX).entries] == counted
+    log = read_log(store, PREFIX)
+    assert [entry.version for entry in log.entries] == counted
+    assert log.uncounted == (store.uri(f"{PREFIX}/releases/00000{number}.json"),)
+    assert served(store) == (counted[-1] if counted else None)
+
+
+def test_who_does_what_a_killed_writer_did_has_it_counted(store: Store, no_waiting: None) -> None:
+    without_its_head(store, "one", "two")
+    left = store.read(f"{PREFIX}/releases/000002.json")
+    (again,) = released(store, "two")
+    assert (again.version, served(store)) == (2, 2)
+    assert store.read(f"{PREFIX}/releases/000002.json") == left
     released(store, "three")
     assert [entry.version for entry in history(store, PREFIX)] == [1, 2, 3]
+
+
+def test_what_was_put_there_is_named_to_who_would_write_something_else(
+    store: Store, no_waiting: None
+) -> None:
+    without_its_head(store, "one", "two")
+    said = r"000002\.json: an entry \(release of version 2 by ann\) without its head, so that it does not"
+    for content, by in (("three", "ann"), ("two", "eve")):
+        with pytest.raises(UserError, match=said):
+            released(store, content, by=by)
+    assert [entry.version for entry in history(store, PREFIX)] == [1]
+
+
+def test_a_log_of_several_entries_whose_head_is_gone_is_refused(store: Store) -> None:
+    released(store, "one", "two")
+    store.remove([HEAD_FILE])
+    with pytest.raises(UserError, match=r"head\.json of this release log is missing"):
+        history(store, PREFIX)
+
+
+def test_who_wrote_an_entry_moves_no_head_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writer was so slow that others had it counted, and went on."""
+    create = Store.create_exclusively
+
+    def slowly(self: Store, path: str, content: bytes) -> bool:
+        made = create(self, path, content)
+        if not path.endswith("releases/000001.json"):
+            return made
+        monkeypatch.setattr(Store, "create_exclusively", create)
+        mark_newest(self, PREFIX, 1, content)
+        released(self, "two")
+        return made
+
+    monkeypatch.setattr(Store, "create_exclusively", slowly)
+    released(store, "one")
+    assert [entry.version for entry in history(store, PREFIX)] == [1, 2]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"entries": "x", "sha256": ""}', "{}"])
@@ -148,7 +217,9 @@ def test_older_entries_are_held_by_the_first_one_that_is_chained(store: Store) -
 
 def test_an_entry_of_an_older_schema_after_a_chained_one_is_refused(store: Store) -> None:
     released(store, "one")
-    store.write_json(f"{PREFIX}/releases/000002.json", {**FIRST, "version": 2})
+    content = as_stored({**FIRST, "version": 2})
+    store.write(f"{PREFIX}/releases/000002.json", content)
+    mark_newest(store, PREFIX, 2, content)
     with pytest.raises(UserError, match="names none before it"):
         history(store, PREFIX)
 
@@ -170,7 +241,7 @@ def test_a_store_that_lists_nothing_ends_with_an_error(store: Store, monkeypatch
     monkeypatch.setattr(store, "names", lambda folder: [])
     assert put(store, given).version == 2  # the head says what is there
     store.fs.rm(store.path(f"{PREFIX}/releases/head.json"))
-    with pytest.raises(UserError, match="the store does not list what is in it"):
+    with pytest.raises(UserError, match=r"000001\.json: an entry .* without its head"):
         put(store, judged(store, "three"))
 
 
