@@ -23,7 +23,7 @@ OUTSIDE = "outside of what the platform lets this tenant read"
 
 class Roots(BaseModel):
     """Of one tenant. All paths are real and absolute; `addresses` are URL prefixes, cut at whole parts, and
-    upstream assets, each itself alone.
+    upstream assets, each itself alone. `own`: those of the folders that no other tenant has.
 
     `bases`, `base_addresses`: where base models may lie besides. `hub`: patterns of repositories. `offload`:
     where optimizer states may be written. `functions`: files and modules that a task YAML may call;
@@ -39,6 +39,7 @@ class Roots(BaseModel):
     project: Path
     tenant: str
     folders: tuple[Path, ...] = ()
+    own: tuple[Path, ...] = ()
     addresses: tuple[str, ...] = ()
     bases: tuple[Path, ...] = ()
     base_addresses: tuple[str, ...] = ()
@@ -59,6 +60,17 @@ class Roots(BaseModel):
         deepest = max((len(root.parts) for root in roots if real.is_relative_to(root)), default=0)
         return deepest >= max(1, self._closed(real))
 
+    def is_own(self, path: Path | str) -> bool:
+        """Whether what lies there is the tenant's own to write: in a folder that is its alone, or has its
+        name. A link counts by where it stands, too: who may write there may have it lead elsewhere.
+        """
+        return any(map(self._is_own_place, (Path(os.path.realpath(path)), Path(os.path.abspath(path)))))
+
+    def _is_own_place(self, place: Path) -> bool:
+        inside = place.is_relative_to(self.project)
+        folders = (place.relative_to(self.project) if inside else place).parent.parts
+        return self.tenant in folders or any(place.is_relative_to(root) for root in self.own)
+
     def may_fetch(self, address: str, *, base: bool = False) -> bool:
         """Whether a URL may be read; of a glob, what stands before its first sign."""
         allowed = (*self.addresses, *self.base_addresses) if base else self.addresses
@@ -72,6 +84,11 @@ class Roots(BaseModel):
 
     def may_ask_hub(self, repo: str) -> bool:
         return any(fnmatchcase(repo, pattern) for pattern in self.hub)
+
+    @property
+    def lists_hub(self) -> bool:
+        """Whether the platform names repositories: then commits that others propose to them do not count."""
+        return not {"*", "*/*"} & set(self.hub)
 
     def may_offload(self, path: str) -> bool:
         real = Path(os.path.realpath(path))

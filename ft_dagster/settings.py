@@ -486,6 +486,7 @@ class Settings(BaseSettings):
             project=Path(self._inside(".")),
             tenant=tenant,
             folders=self._folders(named),
+            own=self._folders(self.sources.per_tenant.get(tenant, ())),
             addresses=tuple(filter(is_address, named)),
             bases=self._folders(self.sources.bases),
             base_addresses=tuple(filter(is_address, self.sources.bases)),

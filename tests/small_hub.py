@@ -11,12 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PROPOSED = "fedcba9876543210fedcba9876543210fedcba98"  # of refs/pr/7, which anybody may open
 
 
 @contextmanager
 def small_hub(sets: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
     """The address (for HF_ENDPOINT) of a hub that has `sets` (repository -> name -> content), whatever the
-    revision: all is COMMIT.
+    revision: all is COMMIT, the only one of the default branch, but refs/pr/7, which is PROPOSED.
     """
 
     class Answer(BaseHTTPRequestHandler):
@@ -40,13 +41,19 @@ def small_hub(sets: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
             repo, files = self._asked()
             if f"/{repo}/resolve/" in path:
                 self._send(files.get(path.partition("/resolve/")[2].partition("/")[2]))
+            elif f"/{repo}/commits/" in path:
+                said = {"authors": [], "date": "2026-01-01T00:00:00.000Z", "title": "", "message": ""}
+                self._send([{"id": COMMIT, **said}])
+            elif f"/{repo}/revision/refs/pr/7" in path:
+                self._send({"id": repo, "sha": PROPOSED, "siblings": []})
             elif f"/{repo}/tree/" in path:
                 self._send([_entry(name, content) for name, content in files.items()])
             else:
                 self._send({"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
 
         def _asked(self) -> tuple[str, Mapping[str, bytes]]:
-            return next((repo, sets[repo]) for repo in sets if f"/{repo}/" in unquote(self.path))
+            path = f"{unquote(self.path.partition('?')[0])}/"
+            return next((repo, sets[repo]) for repo in sets if f"/{repo}/" in path)
 
         def _send(self, content: object) -> None:
             body = content if isinstance(content, bytes) else json.dumps(content).encode()

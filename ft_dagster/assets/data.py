@@ -16,6 +16,7 @@ from ft_dagster.data.dataset_io import paths_of
 from ft_dagster.data.declared_warnings import declared_warnings
 from ft_dagster.data.lengths import row_lengths
 from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.markdown import plain
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.report.mixture import source_bars, source_shares
@@ -51,7 +52,7 @@ def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
     own = sum(origin == workspace.declared_in.name for origin in origins.values())
     sources, files = counted(figures["sources"], "source"), counted(figures["files"], "file")
     summary = Summary(
-        f"{declared.description}: {declared.objective} by {declared.method.name}",
+        f"{plain(declared.description)}: {declared.objective} by {declared.method.name}",
         f"{sources} of {files}; {own} of {len(origins)} values are its own, the rest have their origin below",
         f"Nothing to do; it is read from `{workspace.declared_in.relative_to(workspace.project)}`",
     )

@@ -8,6 +8,7 @@ import dagster as dg
 from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.page import Page, table
 from ft_dagster.assets.partitions import Graph
+from ft_dagster.evaluation.own_checks import FIGURE, shown
 from ft_dagster.evaluation.rule_figures import metric_name
 from ft_dagster.evaluation.samples import (
     LABELS,
@@ -35,7 +36,8 @@ GROUP = "evaluation"
 
 def describe_base(workspace: Workspace, artifact: Artifact) -> Page:
     payload = workspace.payload(artifact)
-    scores = [*means(read_samples(payload)), *read_aggregates(payload)]
+    found = [*means(read_samples(payload)), *read_aggregates(payload)]
+    scores = [s._replace(task=_called(artifact, s)) for s in found]
     rows = [[s.task, _metric(s), score(s.metric, s.value), s.questions] for s in scores]
     shown = {"scores": table(["task", "metric", "base", "questions"], rows)}
     first = {s.task: s.value for s in reversed(scores) if is_share(s.metric, [s.value])}
@@ -52,7 +54,7 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     before, verdict = workspace.upstream("base_evaluation"), Verdict.from_json(artifact.figures["verdict"])
     rules = verdict.rules
     base, tuned = (read_samples(workspace.payload(each)) for each in (before, artifact))
-    found = skills(base, tuned)
+    found = skills(base, tuned, artifact.figures.get(FIGURE))
     entries = {
         "outcome": verdict_word(verdict),
         "rules": table(PAGE_RULES, page_rules_rows(rules)),
@@ -67,6 +69,10 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     }
     summary = evaluation_summary(verdict, found, workspace.spec.evaluation.limit)
     return Page(summary, entries, fitting(intervals, measured(rules), "changes with their intervals"))
+
+
+def _called(artifact: Artifact, found: Score) -> str:
+    return shown(artifact.figures, found.role, found.task)
 
 
 def _engine(artifact: Artifact) -> dict[str, str]:
@@ -85,7 +91,7 @@ def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> lis
     ]
     return [
         [
-            one.task,
+            _called(after, one),
             _metric(one),
             *(score(one.metric, side[name].value if name in side else None) for side in sides),
         ]

@@ -65,10 +65,12 @@ def resolve_base(
     *,
     declared_in: object = None,
     roots: Roots | None = None,
+    bound: bool = False,
 ) -> ResolvedBase:
     """Find the base of a local folder, a hub id or an s3:// prefix, and hash the files that loading reads.
 
-    `roots`: what the tenant who names it may read; None: all.
+    `roots`: what the tenant who names it may read; None: all. `bound`: the platform lists bases, so that one
+    of the hub has to be of its repository's default branch (as where `roots` list repositories).
     What is not local is downloaded below `cache`. Raises UserError for a base that is missing or has
     no config.json, no safetensors, no tokenizer, lacks a tensor, or needs code of its own.
     """
@@ -84,8 +86,10 @@ def resolve_base(
         folder = _local(spec.source, project)
         _check_folder(folder, spec.source, declared_in, roots)
     else:
+        listed = bound or (roots is not None and roots.lists_hub)
+        field = f"{FIELD}.source"
         revision = pin_revision(
-            spec.source, spec.revision, "model", file=declared_in, field=f"{FIELD}.source"
+            spec.source, spec.revision, "model", file=declared_in, field=field, bound=listed
         )
         folder = _from_hub(spec.source, revision, cache, declared_in)
     _check_config(folder)

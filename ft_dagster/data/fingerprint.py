@@ -46,7 +46,9 @@ def _of_files(source: SourceSpec, project: Path, asked: DeclaredAt, cache: Path 
     if is_hub(source, project):
         asked.check_hub(source.path)
         field = f"{asked.field}.path"
-        commit = pin_revision(source.path, source.revision, "dataset", file=asked.file, field=field)
+        commit = pin_revision(
+            source.path, source.revision, "dataset", file=asked.file, field=field, bound=asked.lists_hub
+        )
         return [{"repo": source.path, "revision": commit}]
     files = data_files(source, project, asked)
     with s3_errors(source.path, asked):

@@ -3,33 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
 from ft_dagster.data.locations import COMMIT
 from ft_dagster.errors import UserError
 from ft_dagster.extras import of_train
+from ft_dagster.provenance.digest import sha256_json
+
+Kind = Literal["dataset", "model"]
+SEEN = "ft_dagster-default-branch"  # in the hub's cache: a file for each commit that was found there
 
 
 def pin_revision(
     repo: str,
     revision: str | None,
-    kind: Literal["dataset", "model"],
+    kind: Kind,
     *,
     file: object = None,
     field: str | None = None,
+    bound: bool = False,
 ) -> str:
     """The commit (40 hex digits) of a revision of a hub repository; asks the hub unless it is one already.
 
-    Raises UserError where the repository or the hub cannot be found.
+    `bound`: it has to be one of the default branch, for anybody may propose another (refs/pr/7) to a
+    repository. Raises UserError where it is not, and where the repository or the hub cannot be found.
     """
     if revision and COMMIT.fullmatch(revision):
-        return revision
-    with of_train():
-        from huggingface_hub import HfApi
+        commit = revision
+    else:
+        with of_train():
+            from huggingface_hub import HfApi
 
+        with hub_errors(repo, kind, file=file, field=field):
+            commit = str(HfApi().repo_info(repo, repo_type=kind, revision=revision).sha)
+    if bound and not _is_of_default_branch(repo, commit, kind, file=file, field=field):
+        raise UserError(
+            f"the commit {commit[:12]} is not of the default branch of {repo}, and anybody may propose one",
+            file=file,
+            field=None if field is None else f"{field.rpartition('.')[0]}.revision",
+            value=revision,
+            fix="Name a commit of the default branch, or leave the revision out",
+        )
+    return commit
+
+
+def _is_of_default_branch(repo: str, commit: str, kind: Kind, *, file: object, field: str | None) -> bool:
+    """Asked of the hub once for each commit that is."""
+    with of_train():
+        from huggingface_hub import HfApi, constants
+
+    seen = Path(constants.HF_HUB_CACHE) / SEEN / sha256_json([kind, repo, commit])
+    if seen.exists():
+        return True
     with hub_errors(repo, kind, file=file, field=field):
-        return str(HfApi().repo_info(repo, repo_type=kind, revision=revision).sha)
+        found = any(each.commit_id == commit for each in HfApi().list_repo_commits(repo, repo_type=kind))
+    with suppress(OSError):
+        if found:
+            seen.parent.mkdir(parents=True, exist_ok=True)
+            seen.touch()
+    return found
 
 
 @contextmanager

@@ -68,6 +68,11 @@ class DeclaredAt(NamedTuple):
         if self.roots is not None and not self.roots.may_ask_hub(repo):
             raise self.error("not a repository of the platform's list", repo, HUB_LIST)
 
+    @property
+    def lists_hub(self) -> bool:
+        """See `Roots.lists_hub`."""
+        return self.roots is not None and self.roots.lists_hub
+
     def error(self, problem: str, value: object, fix: str, under: str = "path") -> UserError:
         return UserError(problem, file=self.file, field=f"{self.field}.{under}", value=value, fix=fix)
 

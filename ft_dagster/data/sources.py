@@ -63,7 +63,9 @@ def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow
 
     asked.check_hub(source.path)
     field = f"{asked.field}.path"
-    commit = pin_revision(source.path, source.revision, "dataset", file=asked.file, field=field)
+    commit = pin_revision(
+        source.path, source.revision, "dataset", file=asked.file, field=field, bound=asked.lists_hub
+    )
     with hub_errors(source.path, "data set", file=asked.file, field=field):
         try:
             builder = load_dataset_builder(source.path, revision=commit)

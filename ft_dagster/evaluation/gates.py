@@ -51,7 +51,7 @@ __all__ = [
     "with_rules",
 ]
 
-_WHAT: dict[RuleName, str] = {
+WHAT: dict[RuleName, str] = {
     "task": "the task",
     "general_benchmark": "the benchmark",
     "general_loss": "the loss on",
@@ -348,7 +348,7 @@ def _rule(found: _Found, against: str = "") -> Rule:
         harm=found.p,
         seen=comparison.seen,
         needed=None if found.passed else comparison.needed(allowed, level=level),
-        what=f"{against}{_WHAT[name]} {paired.task}",
+        what=f"{against}{WHAT[name]} {paired.task}",
         p=found.p,
         units=comparison.units,
         bound=comparison.bound,

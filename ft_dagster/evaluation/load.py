@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.data.hub import pin_revision
 from ft_dagster.data.plain_sets import extract_nothing, foreign_files, media_columns
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.questions import questions_of
@@ -114,6 +115,7 @@ def load_task(entry: TaskEntry, cache: Path) -> LoadedTask:
         with contextlib.chdir(entry.file.parent):
             config = runnable_config(entry.file, entry.roots)
             _check_metrics(config, entry.file)
+            _refuse_proposed(config, entry)
             with _tables_in(None if is_of_hub(config) else cache):
                 parts = manager.load([_with_documents(config, entry.file)])["tasks"]
     except UserError:
@@ -126,6 +128,14 @@ def load_task(entry: TaskEntry, cache: Path) -> LoadedTask:
         problem = f"lm-eval cannot load the task: {_of_documents(error)}"
         raise UserError(problem, file=entry.file, fix="Mend the YAML or its data") from None
     return LoadedTask(entry, parts)
+
+
+def _refuse_proposed(config: dict[str, Any], entry: TaskEntry) -> None:
+    """Raises UserError for questions of the hub that somebody proposed to a repository of the platform's."""
+    path, kwargs = config.get("dataset_path"), config.get("dataset_kwargs") or {}
+    if entry.roots is not None and entry.roots.lists_hub and is_of_hub(config) and isinstance(path, str):
+        commit = kwargs.get("revision")
+        pin_revision(path, commit, "dataset", file=entry.file, field="dataset_kwargs.path", bound=True)
 
 
 @contextlib.contextmanager

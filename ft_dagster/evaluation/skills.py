@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ft_dagster.evaluation.own_checks import OwnChecks
 from ft_dagster.evaluation.samples import Role, Sample, main_metric
 
 # Scores that say right or wrong; a loss or an overlap does not.
@@ -30,8 +31,10 @@ class Skill:
     gained: tuple[str, ...]
 
 
-def skills(base: Sequence[Sample], tuned: Sequence[Sample]) -> list[Skill]:
-    """Every subject with right-or-wrong answers, the largest fall first, on questions asked of both."""
+def skills(base: Sequence[Sample], tuned: Sequence[Sample], own: OwnChecks | None = None) -> list[Skill]:
+    """Every subject with right-or-wrong answers, the largest fall first, on questions asked of both. `own`:
+    what the tenant's own checks are called.
+    """
     metrics = _deciding_metrics(tuned)
     before = {(s.role, s.task, s.metric, s.question): s.value for s in base}
     groups: dict[tuple[Role, str, str, str], dict[str, tuple[float, float]]] = {}
@@ -40,7 +43,10 @@ def skills(base: Sequence[Sample], tuned: Sequence[Sample]) -> list[Skill]:
         if key in before and sample.metric == metrics.get((sample.role, sample.task)):
             group = (sample.role, sample.task, subject_of(sample.question), sample.metric)
             groups.setdefault(group, {})[sample.question] = (before[key], sample.value)
-    return sorted((_skill(*group, pairs) for group, pairs in groups.items()), key=lambda s: s.tuned - s.base)
+    found = [_skill(*group, pairs) for group, pairs in groups.items()]
+    names = own or {}
+    named = [replace(one, subject=names.get(one.role, {}).get(one.subject, one.subject)) for one in found]
+    return sorted(named, key=lambda skill: skill.tuned - skill.base)
 
 
 def subject_of(question: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.weights import GENERATION_CONFIG
+from ft_dagster.errors import in_one_line
 from ft_dagster.evaluation.loaded_by_vllm import not_loaded
 from ft_dagster.evaluation.rule_figures import difference, metric_name, sides
 from ft_dagster.evaluation.verdict_words import rule_word, verdict_sentence
@@ -18,6 +19,7 @@ from ft_dagster.export.candidates import DEQUANTIZED, ORIGINAL
 from ft_dagster.export.merged import KEPT
 from ft_dagster.export.vllm import LOADED_AS, serve_command
 from ft_dagster.lineage.verdict import Rule
+from ft_dagster.markdown import plain
 
 if TYPE_CHECKING:
     from ft_dagster.export.request import Card, ExportRequest
@@ -71,12 +73,15 @@ def _content(request: ExportRequest, certificate: Certificate) -> dict[str, Any]
     settings = [(f"{part}.{name}", _cell(value)) for part, name, value in _settings(card)]
     return {
         "card": card,
-        "base": reference,
+        "description": plain(card.description),
+        "owners": ", ".join(map(plain, card.owners)),
+        "base": plain(reference),
+        "base_line": in_one_line(reference),
         "base_digest": base.digest,
         "format": request.format,
         "payload": certificate.payload,
         "certificate": certificate.figures,
-        "verdict": verdict_sentence(card.verdict),
+        "verdict": plain(verdict_sentence(card.verdict)),
         "rows": ""
         if card.made is None
         else ", ".join(f"{n:,} {split}" for split, n in card.made.rows.items()),
@@ -116,9 +121,11 @@ def _rule(rule: Rule) -> dict[str, Any]:
     """A rule of the verdict with its figures as text."""
     base, tuned = sides(rule)
     metric = metric_name(rule.metric, higher_is_better=rule.higher_is_better)
-    figures = {"metric": metric, "base": base, "tuned": tuned, "difference": difference(rule)}
+    names = {"task": plain(rule.task), "metric": plain(metric), "sentence": plain(rule.sentence)}
+    figures = {"base": base, "tuned": tuned, "difference": difference(rule)}
     return {
         **rule.to_json(),
+        **names,
         **figures,
         "word": rule_word(rule),
         "confidence": f"{100 * rule.confidence:.3g}%",
@@ -203,4 +210,4 @@ def _is_number(value: Any) -> bool:
 
 def _cell(value: Any) -> str:
     shown = f"{value:.6g}" if isinstance(value, float) else f"{value:,}" if _is_number(value) else str(value)
-    return shown.replace("|", "\\|").replace("\n", " ")
+    return plain(shown)

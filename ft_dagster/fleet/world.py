@@ -15,12 +15,12 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, Declared, load_corpus
-from ft_dagster.spec.policy import Breach, Policies, Policy, breaches
+from ft_dagster.spec.policy import Breach, Checks, Policies, Policy, breaches
 from ft_dagster.stages.corpora import NAME as CORPUS
 from ft_dagster.stages.corpora import prefix_of_corpus
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.stages.outdated import CorpusNow, FoundNow
-from ft_dagster.stages.policy import task_names, with_source
+from ft_dagster.stages.policy import own_entries, task_names, with_source
 from ft_dagster.store import Artifact, read_head
 from ft_dagster.store.heads import head_time
 
@@ -42,8 +42,9 @@ class World:
             wrong.append(StaleCause("policy", str(self._policies.file), str(self._policies)))
         else:
             policy = self._policies.of(declared.key.tenant)
-            spec, names = with_source(self.settings, declared, policy), self._names(policy, declared)
-            breached = breaches(policy, spec, declared.key.tenant, names)
+            spec = with_source(self.settings, declared, policy)
+            own = own_entries(self.settings, declared.key.tenant, spec.evaluation.general)
+            breached = breaches(policy, spec, Checks(self._names(policy, declared), own))
         if isinstance(tasks, UserError):
             wrong.append(StaleCause("task", str(tasks.file), str(tasks)))
         general = declared.spec.data.general

@@ -7,12 +7,11 @@ stricter or laxer: the file is the platform's.
 from __future__ import annotations
 
 import os
-import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -231,25 +230,31 @@ def load_policies(project: Path) -> Policies:
     return Policies(said, tenants)
 
 
-def breaches(
-    policy: Policy, spec: VariantSpec, tenant: str = "", names: Mapping[str, str] | None = None
-) -> list[Breach]:
-    """Where a declaration of `tenant` passes below the floors, or asks for what is not allowed. One that
-    starts from a release has the source of that beside its `base_model.variant`, where it is known.
-
-    `names`: what the YAML files of `policy.evaluation.general` call their tasks, by entry.
+class Checks(NamedTuple):
+    """What is known of the YAML files that `evaluation.general` names. `names`: what those of the policy's
+    list call their tasks, by entry; `own`: entries of files that the tenant may write.
     """
-    return [*breaches_of_version(policy, spec, tenant, names), *_of_request(policy, spec)]
+
+    names: Mapping[str, str] = {}
+    own: Collection[str] = ()
 
 
-def breaches_of_version(
-    policy: Policy, spec: VariantSpec, tenant: str = "", names: Mapping[str, str] | None = None
-) -> list[Breach]:
+NO_CHECKS = Checks()
+
+
+def breaches(policy: Policy, spec: VariantSpec, checks: Checks = NO_CHECKS) -> list[Breach]:
+    """Where a declaration passes below the floors, or asks for what is not allowed. One that starts from a
+    release has the source of that beside its `base_model.variant`, where it is known.
+    """
+    return [*breaches_of_version(policy, spec, checks), *_of_request(policy, spec)]
+
+
+def breaches_of_version(policy: Policy, spec: VariantSpec, checks: Checks = NO_CHECKS) -> list[Breach]:
     """The same of what was judged and made by a declaration: what it may cost and who approves is past."""
     return [
         *_of_gates(policy.gates, spec),
-        *_of_questions(policy.evaluation, spec, tenant),
-        *_of_metrics(policy.evaluation, spec, names or {}),
+        *_of_questions(policy.evaluation, spec, checks.own),
+        *_of_metrics(policy.evaluation, spec, checks.names),
         *_of_training_rows(policy.evaluation, spec),
         *_of_making(policy, spec),
     ]
@@ -284,13 +289,13 @@ def _of_gates(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
         yield Breach("evaluation.probed_rows", probed, "gates.max_regurgitation", allowed)
 
 
-def _of_questions(floors: EvaluationFloors, spec: VariantSpec, tenant: str) -> Iterator[Breach]:
+def _of_questions(floors: EvaluationFloors, spec: VariantSpec, own: Collection[str]) -> Iterator[Breach]:
     asked = spec.evaluation
     if asked.most is not None and asked.most < floors.questions:
         allowed = f"at least {floors.questions} questions a task, or null for all"
         yield Breach("evaluation.limit", asked.limit, "evaluation.questions", allowed)
     field, rule = "evaluation.general", "evaluation.general"
-    others = [entry for entry in asked.general if not _is_own(entry, tenant)]
+    others = [entry for entry in asked.general if entry not in own]
     if floors.general == "any" and not others and spec.data.general is None:
         allowed = "at least one general benchmark, not the tenant's own, or general text (data.general)"
         yield Breach(field, list(asked.general), rule, allowed)
@@ -307,11 +312,6 @@ def _of_metrics(floors: EvaluationFloors, spec: VariantSpec, names: Mapping[str,
         metric = spec.gates.metrics.get(name)
         if metric is not None:
             yield Breach(f"gates.metrics.{name}", metric, "evaluation.general", "its main metric")
-
-
-def _is_own(entry: str, tenant: str) -> bool:
-    """Whether a task is a YAML in a folder of the tenant's, as tasks/acme."""
-    return entry.endswith((".yaml", ".yml")) and tenant in PurePosixPath(posixpath.normpath(entry)).parts[:-1]
 
 
 def _of_training_rows(floors: EvaluationFloors, spec: VariantSpec) -> Iterator[Breach]:

@@ -14,6 +14,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.measured import expected_of
+from ft_dagster.evaluation.own_checks import own_names
 from ft_dagster.evaluation.request import (
     BaseFiles,
     EvaluationRequest,
@@ -25,6 +26,7 @@ from ft_dagster.evaluation.request import (
     Until,
 )
 from ft_dagster.evaluation.samples import SAMPLES
+from ft_dagster.evaluation.tasks import is_file_entry, resolve_tasks
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
@@ -105,6 +107,16 @@ def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
 def unprobed(task: OwnTask) -> OwnTask:
     """The same task without what is probed for regurgitation."""
     return replace(task, train=None, lead=None if task.test is None else task.lead)
+
+
+def own_checks(desk: Desk) -> dict[str, dict[str, str]]:
+    """What the checks are called that are YAML files of the tenant's own, by role; see `own_names`."""
+    asked, roots, found = desk.spec.evaluation, desk.roots, {}
+    for role, entries in (("task", asked.task), ("general", asked.general)):
+        own = filter(is_file_entry, entries)
+        tasks = resolve_tasks(own, desk.project, asked_by=desk.declared_in, roots=roots)
+        found[role] = own_names(tasks, desk.key.tenant)
+    return {role: names for role, names in found.items() if names}
 
 
 def refuse_no_database(workspace: Workspace) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 from ft_dagster.data.weights import declared_ends
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import check_metrics
+from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks
 from ft_dagster.evaluation.samples import read_aggregates, read_samples, write_samples, write_scores
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.stage import Owner, Stage
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
@@ -66,7 +68,7 @@ def owner(inputs: GeneralScoresInputs) -> Owner:
 
 @dataclass(frozen=True)
 class BaseEvaluationInputs:
-    """`chat`: see `asked.chat_of`."""
+    """`chat`: see `asked.chat_of`. `called`: see `asked.own_checks`."""
 
     base_model: Artifact
     general_scores: Artifact
@@ -75,12 +77,14 @@ class BaseEvaluationInputs:
     dtype: Dtype
     engine: Engine
     chat: dict[str, Any] | None = None
+    called: OwnChecks = recorded(default_factory=dict)
 
 
 def inputs(view: View) -> BaseEvaluationInputs:
     base, general, task = view.upstream("base_model"), view.made(GENERAL_SCORES), asked.own_task(view)
     chat = asked.chat_of(general)
-    return BaseEvaluationInputs(base, general, task, view.device, view.dtype, view.engine, chat)
+    own = asked.own_checks(view)
+    return BaseEvaluationInputs(base, general, task, view.device, view.dtype, view.engine, chat, own)
 
 
 def build(inputs: BaseEvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def build(inputs: BaseEvaluationInputs, hands: Hands, attempt: Attempt) -> dict[
     samples = read_samples(hands.payload(inputs.general_scores)) + read_samples(payload)
     write_samples(samples, payload)
     write_scores(samples, payload, read_aggregates(payload))
-    return {**figures, "scores": scores_in(payload)}
+    return {**figures, "scores": scores_in(payload), **({FIGURE: inputs.called} if inputs.called else {})}
 
 
 def refuse(workspace: Workspace) -> None:

@@ -73,7 +73,14 @@ def inputs(view: View) -> BaseModelInputs:
 def source_inputs(view: View) -> BaseModelInputs:
     """Of a named source as it is."""
     spec = view.spec.base_model
-    found = resolve_base(spec, view.project, view.cache, declared_in=view.declared_in, roots=view.roots)
+    found = resolve_base(
+        spec,
+        view.project,
+        view.cache,
+        declared_in=view.declared_in,
+        roots=view.roots,
+        bound=bool(view.policy.bases),
+    )
     return BaseModelInputs(found.content, keep=spec.keep, source=found)
 
 

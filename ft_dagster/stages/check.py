@@ -180,8 +180,8 @@ def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModel
     store, cache = settings.open_store(), settings.cache_folder
     check_tokens(spec.new_tokens, file=file)
     if spec.variant is None:
-        roots = settings.roots(key.tenant)
-        base = resolve_base(spec, settings.project, cache, declared_in=file, roots=roots)
+        roots, listed = settings.roots(key.tenant), bool(settings.policies().of(key.tenant).bases)
+        base = resolve_base(spec, settings.project, cache, declared_in=file, roots=roots, bound=listed)
         folder, said = base.folder, str(base.content["architecture"])
         said += f" ({unused_words(base.unused)})" if base.unused else ""
     elif production(store, parent_prefix(key, VariantKey.parse(spec.variant))) is None:

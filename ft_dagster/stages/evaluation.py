@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import AskedTooFew, gates_digest, judge, later_rules
 from ft_dagster.evaluation.looks import Order
+from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks, as_called
 from ft_dagster.evaluation.regurgitation_rules import with_probed
 from ft_dagster.evaluation.samples import RESERVED, read_samples
 from ft_dagster.evaluation.tasks import names_of
@@ -51,6 +51,7 @@ class EvaluationInputs:
     these questions among all sets that the weights were put to. `chat`: see `asked.chat_of`. `own`: see
     `own_tasks`, `rules`: see `gates.later_rules`; None without any. `probed`: see `Policy.least_probed`.
     `policy`: today's, kept beside the verdict; release and export hold the declaration against theirs.
+    `called`: see `asked.own_checks`.
     """
 
     base_model: Artifact
@@ -69,6 +70,7 @@ class EvaluationInputs:
     rules: dict[str, int] | None
     probed: int | None
     policy: Policy = recorded()
+    called: OwnChecks = recorded(default_factory=dict)
 
 
 def inputs(view: View) -> EvaluationInputs:
@@ -91,6 +93,7 @@ def inputs(view: View) -> EvaluationInputs:
         rules_of(view, before),
         view.policy.least_probed,
         view.policy,
+        asked.own_checks(view),
     )
 
 
@@ -118,9 +121,26 @@ def own_of(evaluation: Artifact) -> tuple[str, ...]:
     return tuple(evaluation.spec.get("own", ()))
 
 
-def probed_of(evaluation: Artifact) -> int:
-    """Training rows that the policy asked to be probed, of an evaluation; 0: it asked nothing."""
-    return int(evaluation.spec.get("probed") or 0)
+def tries_of(evaluation: Artifact) -> int:
+    """The ordinal of its questions among all sets that its weights were put to; it is in its key."""
+    return int(evaluation.spec["tries"])
+
+
+class Judging(NamedTuple):
+    """By what answers are judged beside the declared gates, as `EvaluationInputs` has it: 0 `probed` rows
+    where the policy asks for none.
+    """
+
+    tries: int
+    own: tuple[str, ...]
+    probed: int
+    called: OwnChecks
+
+    @classmethod
+    def of(cls, evaluation: Artifact, called: OwnChecks) -> Judging:
+        """That of an evaluation, whose key has it but for what a tenant's checks are `called` now."""
+        probed = int(evaluation.spec.get("probed") or 0)
+        return cls(tries_of(evaluation), own_of(evaluation), probed, called)
 
 
 def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -141,7 +161,8 @@ def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str,
     policy = inputs.policy
     (attempt.evidence / POLICY).write_text(policy.model_dump_json(indent=1), "utf-8")
     judged = replace(verdict, policy=policy.digest).to_json()
-    return {**figures, "scores": scores_in(attempt.payload), "verdict": judged}
+    named = {FIGURE: inputs.called} if inputs.called else {}
+    return {**figures, "scores": scores_in(attempt.payload), "verdict": judged, **named}
 
 
 def _ask(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -196,9 +217,7 @@ def _verdict(inputs: EvaluationInputs, hands: Hands, payload: Path) -> Verdict:
         before,
         payload,
         declared_in=hands.declared_in,
-        tries=inputs.tries,
-        own=inputs.own or (),
-        probed=inputs.probed or 0,
+        judging=Judging(inputs.tries, inputs.own or (), inputs.probed or 0, inputs.called),
     )
 
 
@@ -209,14 +228,11 @@ def verdict_on(
     payload: Path,
     *,
     declared_in: Path,
-    tries: int,
-    own: Collection[str],
-    probed: int,
+    judging: Judging,
 ) -> Verdict:
     """Judge a tuned model's stored samples against its base's (`before`), by the declared gates.
 
-    `how`: they were asked. `tries`: the ordinal of this set of questions among all that the weights were put
-    to. `own`: see `own_tasks`, `probed`: see `probed_of`.
+    `how`: they were asked.
     """
     base, tuned = read_samples(before), read_samples(payload)
     order = Order.of(base, how.seed) if how.limit == "auto" else None
@@ -226,11 +242,12 @@ def verdict_on(
         spec.gates,
         objective=spec.objective,
         declared_in=declared_in,
-        tries=tries,
+        tries=judging.tries,
         order=order,
-        own=own,
+        own=judging.own,
     )
-    return with_probed(verdict, spec.gates, asked=how.probed_rows, least=probed)
+    verdict = with_probed(verdict, spec.gates, asked=how.probed_rows, least=judging.probed)
+    return replace(verdict, rules=as_called(verdict.rules, judging.called))
 
 
 def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:

@@ -19,10 +19,10 @@ from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.lineage.release import aliases, export_of, history, refuse_rolled_back, released
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
-from ft_dagster.spec.policy import POLICY_FILE, breaches_of_version
+from ft_dagster.spec.policy import POLICY_FILE, Checks, breaches_of_version
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from ft_dagster.stages.made_of import PARTS, artifacts_of, frozen_declarations
-from ft_dagster.stages.policy import task_names
+from ft_dagster.stages.policy import own_entries, task_names
 from ft_dagster.store import Artifact, Store
 from ft_dagster.training.contract import PLAN_FILE
 
@@ -63,7 +63,10 @@ def may_serve(settings: Settings, key: VariantKey, version: Version) -> str | No
         source = named_source(store, base)
         changes["base_model"] = spec.base_model.model_copy(update={"source": source})
     spec = spec.model_copy(update=changes)
-    names = task_names(settings, key.tenant, policy, spec, lambda field: settings.project / POLICY_FILE)
+    checks = Checks(
+        task_names(settings, key.tenant, policy, spec, lambda field: settings.project / POLICY_FILE),
+        own_entries(settings, key.tenant, spec.evaluation.general),
+    )
     found = [
         UserError(
             f"{version.name} is not as the policy demands: {breach.allowed} "
@@ -72,7 +75,7 @@ def may_serve(settings: Settings, key: VariantKey, version: Version) -> str | No
             value="nothing" if breach.value is None else breach.value,
             fix=f"{OTHER}, or let the platform set {breach.rule} in {POLICY_FILE}",
         )
-        for breach in breaches_of_version(policy, spec, key.tenant, names)
+        for breach in breaches_of_version(policy, spec, checks)
     ]
     if found:
         raise UserErrors.of(found)

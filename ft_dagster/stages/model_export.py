@@ -15,6 +15,7 @@ from ft_dagster.data.probes import probe_prompts
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.measured import base_digest
+from ft_dagster.evaluation.own_checks import OwnChecks
 from ft_dagster.evaluation.request import TunedWeights
 from ft_dagster.evaluation.samples import OWN
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, MadeFrom, Source
@@ -27,14 +28,14 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
 from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.evaluation import JUDGED, own_of, probed_of, rules_of, verdict_on
+from ft_dagster.stages.evaluation import JUDGED, Judging, rules_of, tries_of, verdict_on
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts, recorded
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.today import refuse_unjudged
-from ft_dagster.stages.verdicts import certificate_of, own_verdict, rejudge, tries_of
+from ft_dagster.stages.verdicts import certificate_of, own_verdict, rejudge
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, Attempt
@@ -48,7 +49,7 @@ DESCRIBED = ("export", "description", "owners", "objective", "data.sources", "da
 class ExportInputs:
     """`task`, `general`, `device`, `dtype`, `chat` (see `asked.chat_of`): how weights that drifted from what
     was judged are asked again; `rules` (see `gates.later_rules`): until what is decided, where that is batch
-    after batch. `corpus`: the digest of the general text in their mixture.
+    after batch. `corpus`: the digest of the general text in their mixture. `called`: see `asked.own_checks`.
     """
 
     spec: VariantSpec
@@ -67,6 +68,7 @@ class ExportInputs:
     chat: dict[str, Any] | None = None
     rules: dict[str, int] | None = None
     corpus: str | None = recorded(default=None)
+    called: OwnChecks = recorded(default_factory=dict)
 
 
 def inputs(view: View) -> ExportInputs:
@@ -95,6 +97,7 @@ def inputs(view: View) -> ExportInputs:
         asked.chat_of(before),
         rules_of(view, before) if view.spec.evaluation.limit == "auto" else None,
         mixture.inputs.get("general_corpus") if mixture.digest == tuned.inputs["training_mixture"] else None,
+        asked.own_checks(view),
     )
 
 
@@ -176,9 +179,7 @@ def _verdict(inputs: ExportInputs, hands: Hands, payload: Path) -> Verdict:
         hands.payload(inputs.base_evaluation),
         payload,
         declared_in=hands.declared_in,
-        tries=tries_of(inputs.evaluation),
-        own=own_of(inputs.evaluation),
-        probed=probed_of(inputs.evaluation),
+        judging=Judging.of(inputs.evaluation, inputs.called),
     )
 
 

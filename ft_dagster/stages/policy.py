@@ -24,7 +24,7 @@ from ft_dagster.settings import FILE as SETTINGS_FILE
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.declarations import DEFAULTS
-from ft_dagster.spec.policy import POLICY_FILE, Breach, Policies, Policy, breaches
+from ft_dagster.spec.policy import POLICY_FILE, Breach, Checks, Policies, Policy, breaches
 from ft_dagster.spec.validation import nearest
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import SHARED, Artifact
@@ -167,8 +167,14 @@ def _beyond(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf)
         names = task_names(settings, tenant, policy, spec, file_of)
     except UserError as error:  # whatever it calls itself, nothing is judged by it
         unread.append(error)
-    found = breaches(policy, spec, tenant, names)
+    found = breaches(policy, spec, Checks(names, own_entries(settings, tenant, spec.evaluation.general)))
     return [*unread, *(_as_error(breach, policies, tenant, file_of(breach.field)) for breach in found)]
+
+
+def own_entries(settings: Settings, tenant: str, entries: Iterable[str]) -> tuple[str, ...]:
+    """Those that are YAML files which the tenant may write."""
+    roots = settings.roots(tenant)
+    return tuple(each for each in entries if is_file_entry(each) and roots.is_own(settings.project / each))
 
 
 def task_names(

@@ -124,7 +124,12 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
         )
     else:
         folder = resolve_base(
-            spec.base_model, project, workspace.cache, declared_in=declared.file, roots=workspace.roots
+            spec.base_model,
+            project,
+            workspace.cache,
+            declared_in=declared.file,
+            roots=workspace.roots,
+            bound=bool(workspace.settings.policies().of(declared.key.tenant).bases),
         ).folder
         parameters, stored, _ = measure_weights(folder, weight_files(folder))
         context = context_without_base(workspace, spec, folder, hardware)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, with_rules
+from ft_dagster.evaluation.own_checks import by_any_name
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import (
@@ -23,6 +24,7 @@ from ft_dagster.lineage.release import (
 )
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.stages import evaluation as evaluation_stage
+from ft_dagster.stages.asked import own_checks
 from ft_dagster.stages.evaluation import own_of
 from ft_dagster.stages.held_out import refuse_trained_on
 from ft_dagster.stages.may_serve import Version, may_serve
@@ -68,7 +70,8 @@ def release(workspace: Workspace) -> Released:
     certificate = certificate_of(desk, export)
     doubt = may_serve(desk.settings, desk.key, _version(desk, tuned, certificate.format))
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
-    verdict = replace(with_rules(verdict, held.rules, spec.gates, own_of(evaluation)), policy=policy.digest)
+    own = by_any_name(own_of(evaluation), own_checks(desk))
+    verdict = replace(with_rules(verdict, held.rules, spec.gates, own), policy=policy.digest)
     record = standing_release if desk.looking else record_release
     entry = record(
         store,

@@ -9,6 +9,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, regression
 from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.measured import FILE as MEASURED
+from ft_dagster.evaluation.own_checks import as_called
 from ft_dagster.evaluation.samples import OWN, read_samples
 from ft_dagster.lineage.ancestors import find_digest, of_equal_bytes
 from ft_dagster.lineage.certificate import Certificate
@@ -16,9 +17,9 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages import production_evaluation
-from ft_dagster.stages.asked import chat_of, check_measured, rules_of
+from ft_dagster.stages.asked import chat_of, check_measured, own_checks, rules_of
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
-from ft_dagster.stages.evaluation import own_of, probed_of, verdict_on
+from ft_dagster.stages.evaluation import Judging, own_of, tries_of, verdict_on
 from ft_dagster.stages.production_evaluation import ProductionGone
 from ft_dagster.stages.rendering import LEAD, RENDERING, lead_of_answers
 from ft_dagster.stages.today import Today
@@ -59,15 +60,8 @@ def rejudge(desk: Desk, tuned: Artifact, evaluation: Artifact) -> Verdict:
         desk.payload(before),
         desk.payload(evaluation),
         declared_in=desk.declared_in,
-        tries=tries_of(evaluation),
-        own=own_of(evaluation),
-        probed=probed_of(evaluation),
+        judging=Judging.of(evaluation, own_checks(desk)),
     )
-
-
-def tries_of(evaluation: Artifact) -> int:
-    """The ordinal of its questions among all sets that its weights were put to; it is in its key."""
-    return int(evaluation.spec["tries"])
 
 
 def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> Held:
@@ -109,7 +103,8 @@ def _regression(
         desk.verify(base)
         order = Order.of(read_samples(desk.payload(base)), how.seed)
     tries, own = tries_of(evaluation), own_of(evaluation)
-    return regression(old, new, desk.spec.gates, version=version, tries=tries, order=order, own=own)
+    rules = regression(old, new, desk.spec.gates, version=version, tries=tries, order=order, own=own)
+    return as_called(rules, own_checks(desk))
 
 
 def asked_alike(one: Artifact, other: Artifact) -> bool:
@@ -194,9 +189,7 @@ def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) ->
         before,
         folder / "payload",
         declared_in=workspace.declared_in,
-        tries=tries_of(evaluation),
-        own=own_of(evaluation),
-        probed=probed_of(evaluation),
+        judging=Judging.of(evaluation, own_checks(workspace)),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.own_checks import FIGURE
 from ft_dagster.evaluation.samples import read_answers, read_samples
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.export.served import command_of
@@ -200,7 +201,7 @@ def _evaluation(shelf: VersionShelf, verdict: Verdict, spec: VariantSpec) -> Sec
     found = []
     if shelf.has("base_evaluation"):
         base, tuned = (read_samples(shelf.payload(stage)) for stage in ("base_evaluation", "evaluation"))
-        found = skills(base, tuned)
+        found = skills(base, tuned, shelf.figures("evaluation").get(FIGURE))
         own = spec.data.samples == "metadata" and _rows_were_shown(shelf.artifact("training_mixture"))
         lost = lost_rows(found, read_answers(shelf.evidence("evaluation")), own_rows=own)
         tables += [

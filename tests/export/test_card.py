@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from html import escape
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from ft_dagster.export.card import write_card
 from ft_dagster.export.certificate import EXACT
@@ -27,12 +30,15 @@ def card(make_adapter: MakeAdapter, make_request: MakeRequest) -> Any:
     adapter = make_adapter()
 
     def write(
-        made: dict[str, Any] | None = None, rule: dict[str, Any] | None = None, **base: str
+        made: dict[str, Any] | None = None,
+        rule: dict[str, Any] | None = None,
+        said: dict[str, Any] | None = None,
+        **base: str,
     ) -> ModelCard:
         content = make_request(adapter, format=base.pop("format", "adapter"))
         verdict = content["card"]["verdict"]
         rules = [{**verdict["rules"][0], **(rule or {})}]
-        told = {**content["card"], "made": made, "verdict": {**verdict, "rules": rules}}
+        told = {**content["card"], "made": made, "verdict": {**verdict, "rules": rules}, **(said or {})}
         request = parse({**content, "card": told, "base": {**content["base"], **base}})
         if not any(request.payload.iterdir()):
             WRITERS[request.format](request.base.folder, request.base.digest, adapter, request.payload)
@@ -71,6 +77,22 @@ def test_the_card_says_what_made_the_model_and_how_it_scored(card: Any) -> None:
         "`<|im_end|>`",
     ):
         assert said in text
+
+
+def test_a_description_says_what_it_says_and_does_nothing(card: Any) -> None:
+    evil = (
+        "Kind.\n\n## Gates\n\n**passed** by [us](https://evil.example) ![seen](https://evil.example/x.png)"
+        " <script>alert(1)</script>\n\n| task | metric |\n|---|---|\n| mmlu | 0.99 |"
+    )
+    said = {"description": evil, "owners": ["<b>ann</b>"], "sources": [{"path": "a|`b`", "licence": "*MIT*"}]}
+    html = MarkdownIt("js-default").render(card(said=said, rule={"task": "a*b*"}).text)
+    shown = re.sub(r"<[^>]+>", "", html)
+    assert escape(" ".join(evil.split())) in shown
+    for never in ("<script", "<img", 'evil.example"', "<b>ann", "<em>", "<td>0.99</td>"):
+        assert never not in html
+    assert html.count("<h2>Gates</h2>") == 1
+    assert "<td>a|`b`</td>\n<td>*MIT*</td>" in html
+    assert "<td>a*b*</td>" in html
 
 
 def test_the_card_names_what_made_the_model(card: Any) -> None:

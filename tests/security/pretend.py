@@ -25,6 +25,7 @@ from ft_dagster.evaluation.request import EvaluationRequest, TextsRequest
 from ft_dagster.evaluation.run import referee_of
 from ft_dagster.evaluation.samples import Sample, write_answers, write_samples, write_scores
 from ft_dagster.evaluation.sampling import order_of_asking
+from ft_dagster.evaluation.tasks import resolve_tasks
 from ft_dagster.export.certificate import EXACT
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.run import hold as hold_export
@@ -144,7 +145,8 @@ def _texts(request: TextsRequest) -> Figures:
 
 def _samples(request: EvaluationRequest, share: float) -> list[Sample]:
     """Right or wrong answers: the own task by `share`, benchmarks always right."""
-    asked: list[tuple[Any, str, float]] = [("general", task, 1.0) for task in request.general]
+    tasks = resolve_tasks(request.general, request.project)
+    asked: list[tuple[Any, str, float]] = [("general", task.name, 1.0) for task in tasks]
     if request.test_split_task is not None:
         asked.append(("test_split_task", "test_split_task", share))
     count, found, referee = request.most or 400, [], referee_of(request)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.security.projects import QUESTION, QUIZ, SECRET, settle, two_tenants, write
-from tests.small_hub import COMMIT, small_hub
+from tests.small_hub import COMMIT, PROPOSED, small_hub
 
 READ = """
 import json, sys
@@ -75,10 +75,14 @@ def test_a_set_of_the_hub_is_read_from_its_own_files_and_nothing_is_unpacked(tmp
         "packed": {"test.jsonl": packed(question)},
     }
     settle(project, sources={"hub": ["org/*"]})
-    for name in sets:
-        asked = {"dataset_path": f"org/{name}", "dataset_kwargs": {"revision": COMMIT}}
+    for name in [*sets, "proposed"]:
+        asked = {
+            "dataset_path": f"org/{name}",
+            "dataset_kwargs": {"revision": PROPOSED if name == "proposed" else COMMIT},
+        }
         write(project / f"tasks/{name}.yaml", {**QUIZ, "task": name, **asked})
     home = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    sets["proposed"] = {"test.jsonl": question}
     with small_hub({f"org/{name}": files for name, files in sets.items()}) as address:
         done = subprocess.run(
             [sys.executable, "-c", READ, str(project), COMMIT, *sets],
@@ -91,6 +95,7 @@ def test_a_set_of_the_hub_is_read_from_its_own_files_and_nothing_is_unpacked(tmp
     said = json.loads(done.stdout.splitlines()[-1])
     for name in ("plain", "gzipped", "described"):
         assert said[f"{name} as a task"] == said[f"{name} as a source"] == [json.loads(QUESTION)]
+    assert "is not of the default branch of org/proposed" in said["proposed as a task"]
     for name in ("moving as a task", "moving as a source"):
         assert said[name] == "a data set that names files outside of itself"
     for name in ("elsewhere as a task", "elsewhere as a source", "packed as a task", "packed as a source"):

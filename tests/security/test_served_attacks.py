@@ -27,6 +27,7 @@ CHILD = VariantKey("acme", "colours")
 GATES = {
     "general_margin": 0.1,
     "general_loss_margin": 0.3,
+    "loss_tail": 0.5,
     "alpha": 0.05,
     "regression_margin": 0.1,
     "regression_loss_margin": 1.0,

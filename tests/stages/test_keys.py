@@ -234,6 +234,7 @@ ENGINE = {  # of what is asked
     "engine.python": "where vLLM is installed on this host",
     "engine.reason": "why transformers answer, as they do whatever the reason",
 }
+OWN = "what a verdict calls the tenant's own checks: their files are in the key"
 RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "declaration": {"declared": "evidence: the tenant's own text", "overrides": "evidence"},
     "base_model": {
@@ -257,8 +258,15 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "leak": "as of training_plan",
         "cost_limit": "what the platform lets a plan cost today: it refuses, and changes no arm",
     },
-    "evaluation": {"policy": "its digest stands beside the verdict; export and release ask today's again"},
-    "model_export": {"corpus": "named on the card; it is in the key of the mixture that the weights learned"},
+    "base_evaluation": {"called": OWN},
+    "evaluation": {
+        "policy": "its digest stands beside the verdict; export and release ask today's again",
+        "called": OWN,
+    },
+    "model_export": {
+        "corpus": "named on the card; it is in the key of the mixture that the weights learned",
+        "called": OWN,
+    },
     "fine_tuned_model": {
         "nodes": "which machines the ranks of its plan are on",
         "report_to": "shows the same curves elsewhere",
