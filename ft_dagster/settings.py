@@ -423,11 +423,17 @@ class Settings(BaseSettings):
             )
 
     def open_store_at(self, place: str, options: Mapping[str, Any] | None = None) -> Store:
-        """The store of another place, a whole path or an address; `options` over `store_options`. Raises
+        """The store of another place, a whole path or an address; `options` over `store_options`. The
+        project's own is opened by the platform's profile, unless they say by whose credentials. Raises
         UserError as `open_store`.
         """
+        own, given = place.rstrip("/") == self.store.rstrip("/"), dict(options or {})
+        profile = self.store_profiles.default
+        if own and profile is not None and place.startswith("s3://") and not CREDENTIALS & given.keys():
+            self._check_profile(profile)
+            given["profile"] = profile
         try:
-            given = {**self.store_options, **(options or {})}
+            given = {**self.store_options, **given}
             limit = None if self.cache_gb is None else self.cache_gb * 1e9
             return Store(place, given, self.dagster_home, limit, self.cache_folder)
         except (ValueError, TypeError, ImportError) as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 from ft_dagster.automation.experiments import PLANNED, TRAINED, Experiment, ExperimentRun, workspace_of
 from ft_dagster.errors import UserError
+from ft_dagster.schema_version import stored_as
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.stacking import trained_base
 from ft_dagster.stages.workspace import Workspace
@@ -108,7 +109,8 @@ def _cost(workspace: Workspace, artifact: Artifact, plan: "Plan") -> _Cost:
 def _plan(workspace: Workspace, artifact: Artifact) -> "Plan":
     from ft_dagster.training.contract import Plan
 
-    return Plan.model_validate_json((workspace.payload(artifact) / PLAN_FILE).read_text("utf-8"))
+    content = json.loads((workspace.payload(artifact) / PLAN_FILE).read_text("utf-8"))
+    return stored_as(Plan, content, file=PLAN_FILE)
 
 
 def _steps_for_flops(plan: "Plan", mixture: Path, cost: _Cost, budget: Budget, method: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ft_dagster.schema_version import refuse_newer
+from ft_dagster.schema_version import refuse_newer, refuse_newer_fields
 
 SCHEMA_VERSION = 1
 Spectrum = Literal["flat", "collapsed", "fits"]
@@ -36,4 +36,5 @@ class VersionBefore:
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> VersionBefore:
         """Raises UserError for one of a newer version."""
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
-        return cls(**{name: value for name, value in content.items() if name != "schema_version"})
+        with refuse_newer_fields(file):
+            return cls(**{name: value for name, value in content.items() if name != "schema_version"})

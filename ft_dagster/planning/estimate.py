@@ -17,7 +17,7 @@ from ft_dagster.planning.load import StorageBytes
 from ft_dagster.planning.methods.changes import Change
 from ft_dagster.planning.methods.decision import MethodRule, RankedMethod
 from ft_dagster.planning.reasons import Reason
-from ft_dagster.schema_version import refuse_newer
+from ft_dagster.schema_version import refuse_newer, refuse_newer_fields
 from ft_dagster.training.training_figures import PREDICTED_IN_0_1
 
 SCHEMA_VERSION = 1
@@ -202,17 +202,18 @@ class Estimate(SurveyDocument):
         }
         lines = {name: tuple(content[name]) for name in ("notes", "cross_checks", "warnings")}
         work, predicted = content["utilization"], content.get("predicted") or content[PREDICTED_IN_0_1]
-        return cls(**{
-            **plain, **lines,
-            "ranking": tuple(RankedRow.from_json(row) for row in content["ranking"]),
-            "changes": tuple(ChangeRow(**change) for change in content["changes"]),
-            "memory_bytes": {name: MemoryBytes(**held) for name, held in content["memory_bytes"].items()},
-            "plan": PlannedRow.from_json(content["plan"]),
-            "utilization": None if work is None else Utilization(**work),
-            "storage": StorageBytes(**content["storage"]),
-            "judged_on": tuple(JudgedOn(**each) for each in content.get("judged_on", ())),
-            "predicted": Predicted.from_json(predicted),
-        })  # fmt: skip
+        with refuse_newer_fields(file):
+            return cls(**{
+                **plain, **lines,
+                "ranking": tuple(RankedRow.from_json(row) for row in content["ranking"]),
+                "changes": tuple(ChangeRow(**change) for change in content["changes"]),
+                "memory_bytes": {name: MemoryBytes(**held) for name, held in content["memory_bytes"].items()},
+                "plan": PlannedRow.from_json(content["plan"]),
+                "utilization": None if work is None else Utilization(**work),
+                "storage": StorageBytes(**content["storage"]),
+                "judged_on": tuple(JudgedOn(**each) for each in content.get("judged_on", ())),
+                "predicted": Predicted.from_json(predicted),
+            })  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ft_dagster.planning.survey import Survey, lora_settings, same_family, with_method
-from ft_dagster.schema_version import refuse_newer
+from ft_dagster.schema_version import refuse_newer, refuse_newer_fields
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 
@@ -41,7 +41,8 @@ class Prior:
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> Prior:
         """Raises UserError for one of a newer version."""
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
-        return cls(**{name: value for name, value in content.items() if name != "schema_version"})
+        with refuse_newer_fields(file):
+            return cls(**{name: value for name, value in content.items() if name != "schema_version"})
 
     @property
     def said(self) -> str:

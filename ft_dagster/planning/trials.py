@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.planning.paired_losses import ByExample, difference
 from ft_dagster.planning.survey import with_method
-from ft_dagster.schema_version import refuse_newer
+from ft_dagster.schema_version import refuse_newer, refuse_newer_fields
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.training_figures import TrainingFigures
 
@@ -89,7 +89,8 @@ class ProbeResult:
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> ProbeResult:
         """Raises UserError for one of a newer version."""
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
-        rounds = tuple(tuple(map(_stored_arm, tried)) for tried in content["rounds"])
+        with refuse_newer_fields(file):
+            rounds = tuple(tuple(map(_stored_arm, tried)) for tried in content["rounds"])
         method, rate, sentence = (content[name] for name in ("method", "learning_rate", "sentence"))
         return cls(method, rate, sentence, rounds, content.get("rank"))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.launcher import RESULT_FILE
+from ft_dagster.schema_version import stored_as
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.policy import refuse_dear
@@ -68,7 +69,7 @@ def inputs(view: View) -> TrainingInputs:
 
 def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     content = json.loads((hands.payload(inputs.training_plan) / PLAN_FILE).read_text("utf-8"))
-    plan, seed = Plan.model_validate(content), content["training"]["seed"]
+    plan, seed = stored_as(Plan, content, file=PLAN_FILE), content["training"]["seed"]
 
     def request(output: Path) -> TrainingRun:
         questions = inputs.questions

@@ -40,6 +40,7 @@ from ft_dagster.report.summaries import (
 from ft_dagster.report.svg import Bar
 from ft_dagster.report.tables import HISTORY, history_rows, size
 from ft_dagster.report.training import FIGURES, FORETOLD, course_of, figure_rows, foretold_rows, losses
+from ft_dagster.schema_version import stored_as
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stages import declaration, training_plan
@@ -99,7 +100,7 @@ def _spec(shelf: VersionShelf) -> VariantSpec:
     if frozen is None:
         raise UserError(f"{shelf.key} has no declaration in the store", fix="Materialize declaration")
     content = json.loads(frozen.read(shelf.store, f"payload/{declaration.FILE}"))
-    return VariantSpec.model_validate(content["spec"])
+    return stored_as(VariantSpec, content["spec"], file=declaration.FILE)
 
 
 def _rows_were_shown(mixture: Artifact) -> bool:

@@ -28,6 +28,7 @@ from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.remote.staging import forget, kept_by_nodes, recall
 from ft_dagster.planning.judging import Judges
 from ft_dagster.roots import Roots
+from ft_dagster.schema_version import stored_as
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import refuse_fixed, with_overrides
@@ -197,7 +198,7 @@ class Workspace:
 
     @cached_property
     def spec(self) -> VariantSpec:
-        return VariantSpec.model_validate(self.frozen["spec"])
+        return stored_as(VariantSpec, self.frozen["spec"], file="declaration.json")
 
     def head(self, stage: str) -> Artifact | None:
         """The newest artifact of a stage; of a corpus see `stages.corpora`."""

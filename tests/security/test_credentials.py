@@ -11,14 +11,18 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from typer.testing import CliRunner
 
+from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import TRANSIENT
 from ft_dagster.launch.remote.node import OPTIONS
+from ft_dagster.lineage.log import read_log
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, refused
 from tests.e2e.project import edit, write_project
 from tests.e2e.workshop import Workshop
+from tests.releases import adapter, release
 from tests.s3_server import KEY, SECRET, S3Server
 
 OF_PLATFORM = {"AWS_ACCESS_KEY_ID": "platforms-own", "AWS_SECRET_ACCESS_KEY": "platforms-secret"}
@@ -107,6 +111,24 @@ def test_without_a_profile_the_environment_counts_and_with_one_it_does_not(shop:
         shop.settings.open_store().names("tenants")
     assert refused(error.value) is not None
     assert shop.settings.open_store("acme").names("tenants") == []
+
+
+@pytest.mark.slow
+def test_a_copy_from_and_to_the_projects_own_store_uses_its_profile(shop: Workshop, tmp_path: Path) -> None:
+    """Those of the environment are refused there."""
+    own = shop.settings.open_store()
+    release(own, "acme.support", adapter(), work=tmp_path / "work")
+    folder = tmp_path / "copy"
+    for source, target in ((f"{own.url}/", folder), (own.url, folder), (folder, own.url)):
+        words = ["--project", str(shop.folder), "store", "copy", str(source), str(target)]
+        done = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert "0 copied and read back" in done.output
+    assert read_log(Store(str(folder)), "tenants/acme/support").entries
+    words = ["--project", str(shop.folder), "store", "copy", own.url, str(tmp_path / "other")]
+    with pytest.raises(Exception) as error:  # noqa: PT011  # of s3fs
+        CliRunner().invoke(app, [*words, "--from-option", "profile=globex"], catch_exceptions=False)
+    assert refused(error.value) is not None  # an option says by whose
 
 
 @pytest.mark.slow
