@@ -24,7 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ft_dagster.data.globs import NoGlob, globbed
 from ft_dagster.data.upstream import SHA256, asset_of, is_asset, newest_snapshot, snapshot_file
-from ft_dagster.errors import UserError
+from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.files import expanded, special_kind
 from ft_dagster.roots import Roots, outside
 from ft_dagster.spec.variant import SourceSpec
@@ -161,6 +161,7 @@ def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[Dat
         raise asked.error("no data file there", source.path, f"Supported are {SUPPORTED}")
     for file in files:
         asked.check_place(source.path, f"s3://{file}" if remote else file)
+    _refuse_unspeakable(files, source, asked)
     if not remote:
         _refuse_special(files, source, asked)
     opened_in = None if remote else asked.roots
@@ -184,6 +185,14 @@ def _snapshot(source: SourceSpec, project: Path, asked: DeclaredAt) -> DataFile:
             fix = "Run the variant again from its declaration"
             raise asked.error("that snapshot is gone", source.path, fix)
     return DataFile(fsspec.filesystem("file"), str(taken), source.path, "jsonl")
+
+
+def _refuse_unspeakable(files: list[str], source: SourceSpec, asked: DeclaredAt) -> None:
+    """A file is recorded by its name, as text."""
+    for path in files:
+        if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
+            problem = f"the name {in_one_line(path)} is not UTF-8 text"
+            raise asked.error(problem, source.path, "Rename the file, or its folder")
 
 
 def _refuse_special(files: list[str], source: SourceSpec, asked: DeclaredAt) -> None:

@@ -15,6 +15,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
@@ -25,6 +26,10 @@ from ft_dagster.extras import of_train
 
 BATCH = 512  # rows of a columnar file held as Python objects at a time
 LONGEST_CELL = 64_000_000  # characters of one CSV cell: an unclosed quote must not swallow a large file
+LONGEST_LINE = 64_000_000  # bytes of a line of text: a gzip of 3 MB may hold one of 3 GB
+LARGEST_LIST = 256_000_000  # bytes of a JSON list, which is read whole
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+BLANK = b"\xef\xbb\xbf \t\r\n"  # what may stand before the text of a file
 MOST_COLUMNS, LONGEST_NAME = 20, 40  # of the columns that an error names
 
 
@@ -91,18 +96,28 @@ def _opened(file: DataFile) -> Any:
     return opened
 
 
-def _lines(file: DataFile) -> Iterator[tuple[int, str]]:
-    """(number, text) of every line, its line break kept."""
+def _lines(file: DataFile, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
+    """(number, text) of every line, its line break kept. No more than `longest` bytes of one are read."""
     number = 0
     with _open(file) as content:
         try:
-            for number, line in enumerate(content, 1):
+            for number, line in enumerate(iter(partial(content.readline, longest + 1), b""), 1):
+                if len(line) > longest:
+                    raise _too_long(file, number, longest)
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
             raise UserError("not UTF-8 text", file=file.name, line=number, fix="Save it as UTF-8") from None
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            fix = "Compress it again"
-            raise UserError("damaged gzip file", file=file.name, line=number + 1, fix=fix) from None
+        except DAMAGED:
+            raise _damaged_gzip(file, number + 1) from None
+
+
+def _damaged_gzip(file: DataFile, line: int) -> UserError:
+    return UserError("damaged gzip file", file=file.name, line=line, fix="Compress it again")
+
+
+def _too_long(file: DataFile, line: int, longest: int) -> UserError:
+    fix = "Put each row on a line of its own, and long texts into several rows"
+    return UserError(f"a line of more than {longest:,} bytes", file=file.name, line=line, fix=fix)
 
 
 def _read_jsonl(file: DataFile) -> Iterator[RawRow]:
@@ -143,11 +158,18 @@ def _object(file: DataFile, number: int, fields: Any) -> RawRow:
 
 def _read_json(file: DataFile) -> Iterator[RawRow]:
     """A `.json` file is a list of objects, or JSON lines under another name."""
-    start = next((line for _, line in _lines(file) if line.strip()), "").lstrip()
-    if not start.startswith("["):
+    if not _begins_with_bracket(file):
         yield from _read_jsonl(file)
         return
-    text = "".join(line for _, line in _lines(file))
+    lines, held = list[str](), 0
+    for _, line in _lines(file, LARGEST_LIST):
+        held += len(line)
+        if held > LARGEST_LIST:
+            fix = "Write one object a line instead, as .jsonl"
+            problem = f"a JSON list of more than {LARGEST_LIST:,} bytes, which would be read whole"
+            raise UserError(problem, file=file.name, fix=fix)
+        lines.append(line)
+    text = "".join(lines)
     try:
         rows = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
@@ -155,6 +177,15 @@ def _read_json(file: DataFile) -> Iterator[RawRow]:
         raise UserError(f"malformed JSON: {what}", file=file.name, line=line, fix="Mend the file") from None
     for number, fields in enumerate(rows, 1):
         yield _object(file, number, fields)
+
+
+def _begins_with_bracket(file: DataFile) -> bool:
+    with _open(file) as content:
+        try:
+            pieces = iter(partial(content.read, 1 << 16), b"")
+            return next(filter(None, (piece.lstrip(BLANK) for piece in pieces)), b"").startswith(b"[")
+        except DAMAGED:
+            raise _damaged_gzip(file, 1) from None
 
 
 def _read_csv(file: DataFile, delimiter: str = ",") -> Iterator[RawRow]:

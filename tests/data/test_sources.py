@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 from pyarrow import parquet
 
 from ft_dagster.data.locations import DeclaredAt, s3
+from ft_dagster.data.readers import LARGEST_LIST, LONGEST_LINE
 from ft_dagster.data.sources import read_raw
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SourceSpec
@@ -203,6 +207,70 @@ def test_a_line_that_is_not_utf8_is_named(project: Path) -> None:
     (project / "latin.jsonl").write_bytes(LINES.encode() + '{"a": "é"}\n'.encode("latin-1"))
     error = refusal(project, "latin.jsonl")
     assert (error.line, error.problem) == (4, "not UTF-8 text")
+
+
+READ_ALL = """
+import resource, sys
+from pathlib import Path
+from ft_dagster.data.sources import read_raw
+from ft_dagster.spec.variant import SourceSpec
+try:
+    print(sum(1 for _ in read_raw(SourceSpec(path=sys.argv[2]), Path(sys.argv[1]))))
+except Exception as error:
+    print(type(error).__name__, error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+MOST_MB = 1000  # of a process that reads a line of 3 GB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "begins", "limit"),
+    [
+        ("rows.jsonl.gz", b'{"text": "', f"rows.jsonl.gz:2: a line of more than {LONGEST_LINE:,} bytes"),
+        ("rows.csv.gz", b'"', f"rows.csv.gz:2: a line of more than {LONGEST_LINE:,} bytes"),
+        ("rows.json.gz", b'{"text": "', f"rows.json.gz:2: a line of more than {LONGEST_LINE:,} bytes"),
+        ("list.json.gz", b'[{"text": "', f"list.json.gz:2: a line of more than {LARGEST_LIST:,} bytes"),
+    ],
+)
+def test_a_gzip_of_one_line_of_3_gb_is_refused_and_never_held(
+    project: Path, name: str, begins: bytes, limit: str
+) -> None:
+    """Of gzip's members one after the other makes one file."""
+    member = gzip.compress(b"a" * 100_000_000, 1)
+    (project / name).write_bytes(gzip.compress(b"\n" + begins) + 30 * member)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ALL, str(project), name], capture_output=True, text=True, check=True
+    )
+    said, peak = done.stdout.splitlines()
+    assert said.startswith(f"UserError {limit}")
+    assert int(peak) < MOST_MB
+
+
+def test_a_json_list_on_many_lines_is_bounded_too(project: Path) -> None:
+    line = gzip.compress(b" " * 63_999_999 + b"\n", 1)
+    (project / "list.json.gz").write_bytes(gzip.compress(b"[\n") + 5 * line)
+    error = refusal(project, "list.json.gz")
+    assert f"a JSON list of more than {LARGEST_LIST:,} bytes" in error.problem
+    assert error.file == "list.json.gz"
+
+
+def test_json_may_begin_with_a_byte_order_mark_and_blank_lines(project: Path) -> None:
+    (project / "list.json").write_text("\ufeff\n" + " " * 100_000 + '\n[{"text": "a"}]', "utf-8")
+    (project / "lines.json").write_text('\ufeff\n \n{"text": "a"}\n', "utf-8")
+    assert read(project, "list.json") == read(project, "lines.json") == [{"text": "a"}]
+
+
+def test_a_file_whose_name_is_not_utf8_is_refused_in_one_line(project: Path) -> None:
+    folder = project / "rows"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(LINES, "utf-8")
+    (Path(os.fsdecode(bytes(folder) + b"/caf\xe9.jsonl"))).write_text(LINES, "utf-8")
+    for path in ("rows", "rows/*.jsonl"):
+        error = refusal(project, path)
+        assert error.problem.endswith("caf\\udce9.jsonl is not UTF-8 text")
+        assert (error.value, error.fix) == (path, "Rename the file, or its folder")
+    assert read(project, "rows/a.jsonl")
 
 
 def test_a_cut_gzip_file_is_refused(project: Path) -> None:
