@@ -173,8 +173,8 @@ def _read_json(file: DataFile) -> Iterator[RawRow]:
     try:
         rows = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        line, what = getattr(error, "lineno", None), getattr(error, "msg", "not JSON")
-        raise UserError(f"malformed JSON: {what}", file=file.name, line=line, fix="Mend the file") from None
+        at, what = getattr(error, "lineno", None), getattr(error, "msg", "not JSON")
+        raise UserError(f"malformed JSON: {what}", file=file.name, line=at, fix="Mend the file") from None
     for number, fields in enumerate(rows, 1):
         yield _object(file, number, fields)
 
