@@ -265,10 +265,10 @@ def test_a_file_whose_name_is_not_utf8_is_refused_in_one_line(project: Path) -> 
     folder = project / "rows"
     folder.mkdir()
     (folder / "a.jsonl").write_text(LINES, "utf-8")
-    (Path(os.fsdecode(bytes(folder) + b"/caf\xe9.jsonl"))).write_text(LINES, "utf-8")
+    (Path(os.fsdecode(bytes(folder) + b"/rows\xe9.jsonl"))).write_text(LINES, "utf-8")
     for path in ("rows", "rows/*.jsonl"):
         error = refusal(project, path)
-        assert error.problem.endswith("caf\\udce9.jsonl is not UTF-8 text")
+        assert error.problem.endswith("rows\\udce9.jsonl is not UTF-8 text")
         assert (error.value, error.fix) == (path, "Rename the file, or its folder")
     assert read(project, "rows/a.jsonl")
 
