@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/gates.py
 
 Draws changes of answers and losses and judges them by the tests of the gate, and by others that might be
-taken. Prints the tables of benchmarks/README.md in about two minutes (`--whole`: each number of questions).
+taken. Prints the tables of benchmarks/notes/gates.md in two minutes (`--whole`: each number of questions).
 `--search` looks for distributions on which the gate's test errs more often than its level, for some minutes.
 """
 

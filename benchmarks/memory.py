@@ -248,7 +248,7 @@ def compare(model: Path, precision: str, only: str | None) -> None:
 
 
 def sizes() -> None:
-    """The memory table of benchmarks/README.md, from published architectures."""
+    """The memory table of benchmarks/notes/memory.md, from published architectures."""
     from ft_dagster.planning.dryrun.footprint import footprint
     from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
     from ft_dagster.planning.dryrun.step import Step

@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/sequential.py
 
 Draws changes of answers and losses, batch after batch, and lets the looks of the gate decide
-(`ft_dagster/evaluation/looks.py`). Prints the tables of benchmarks/README.md in about a minute.
+(`ft_dagster/evaluation/looks.py`). Prints the tables of benchmarks/notes/gates-in-batches.md in a minute.
 `--ladders` compares other ladders of batches and other ways to share the level.
 """
 

@@ -22,7 +22,7 @@ from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingS
 from ft_dagster.training.methods import can_pack
 
 USUAL_SHARE = (0.05, 0.10)
-LITTLE = 0.015  # of all tokens that are read: 1.4% took nothing off (benchmarks/README.md)
+LITTLE = 0.015  # of all tokens that are read: 1.4% took nothing off (benchmarks/notes/general-text.md)
 ROUNDING = 0.0025  # a share comes out in whole examples
 FEW_STEPS = 50  # of the optimizer
 LARGE_BATCH_ROWS = 32  # of an adapter: published curves of LoRA and full part between 32 and 256

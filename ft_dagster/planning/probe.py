@@ -34,7 +34,7 @@ FILE = "probe.json"
 METHODS_TRIED = 2
 # Times the rate that is usual for a method, the likeliest first; of which family alone, where of one.
 RATES_TRIED = ((1.0, None), (3.0, None), (1 / 3, None))
-WHOLLY_TRIED = (  # the same of whole trainings (benchmarks/README.md)
+WHOLLY_TRIED = (  # the same of whole trainings (benchmarks/notes/decisions.md)
     (1.0, None), (5.0, "lora"), (2.5, "lora"), (2.0, "full"), (1.5, "lora"), (3.0, None), (1 / 3, None),
 )  # fmt: skip
 LONGER = 2  # times the steps of the first round, in the second

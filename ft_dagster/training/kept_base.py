@@ -1,5 +1,5 @@
 """A base in nf4 kept by content on this host, for the next training on it: on a CPU to quantize 135M weights
-takes 3 s, and to load what came of it 0.3 s with its check (benchmarks/README.md).
+takes 3 s, and to load what came of it 0.3 s with its check (benchmarks/notes/shared-base.md).
 
 Kept under all that its bits depend on, so that no result tells whether it was kept. Judging and export
 quantize their own: a verdict rests on the files of the base. On a GPU nothing is kept: nobody measured it.

@@ -115,9 +115,12 @@ def test_it_ends_again_where_nothing_was_mended(small: Callable[[str], str], tmp
     assert "gone.md" in built(tmp_path, tmp_path / "site").stderr
 
 
-def test_a_page_that_the_readme_does_not_list_ends_it(small: Callable[[str], str], tmp_path: Path) -> None:
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "README.md").write_text("# Alone\n")
+@pytest.mark.parametrize("alone", ["benchmarks/README.md", "benchmarks/notes/alone.md"])
+def test_a_page_that_no_table_of_contents_lists_ends_it(
+    small: Callable[[str], str], tmp_path: Path, alone: str
+) -> None:
+    (tmp_path / "benchmarks" / "notes").mkdir(parents=True)
+    (tmp_path / alone).write_text("# Alone\n")
     said = small("# Page\n")
-    assert "benchmarks/README.md" in said
+    assert alone in said
     assert "toctree" in said

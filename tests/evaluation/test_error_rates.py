@@ -160,5 +160,5 @@ def test_the_page_shows_the_figures_of_the_simulation(
     simulation.print_verdicts()
     simulation.print_losses()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    page = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    page = (ROOT / "benchmarks" / "notes" / "gates.md").read_text("utf-8")
     assert [row for row in rows if row not in page] == []

@@ -105,5 +105,5 @@ def test_the_page_shows_the_figures_of_the_simulation(
 ) -> None:
     simulation.print_all()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| ", "In the mean"))]
-    page = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    page = (ROOT / "benchmarks" / "notes" / "gates-in-batches.md").read_text("utf-8")
     assert [row for row in rows if row not in page] == []

@@ -54,7 +54,7 @@ def test_there_is_something_to_find_where_method_or_rate_is_open() -> None:
 
 
 def test_a_short_training_may_forget_as_much_as_its_part_of_the_steps() -> None:
-    """A rise of 0.045 in 20 of 87 steps became 0.35, of a LoRA on raw text (benchmarks/README.md)."""
+    """A rise of 0.045 in 20 of 87 steps became 0.35, LoRA on raw text (benchmarks/notes/decisions.md)."""
     usual, other = tried("full", 6e-5, 1.3, rise=0.02), tried("lora", 4e-4, 1.2, rise=0.045)
     assert conclude([[usual, other]], 0.1).method == "lora"
     planned = ProbePlan((usual.arm, other.arm), 20, 0.5, "why", whole={"full": 87, "lora": 87})

@@ -2,7 +2,7 @@
 
 Sources: for rates of `full` Alpaca, of LoRA QLoRA's own trainings (arXiv 2305.14314) and LoRA Without Regret;
 PEFT's guide for prompt tuning; for prefix tuning and for rates of small models what learned on a 135M model
-(benchmarks/README.md); for raw text read again arXiv 2305.16264.
+(benchmarks/notes/decisions.md); for raw text read again arXiv 2305.16264.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from ft_dagster.spec.variant import GeneralSpec, ShareOf
 
 FIELD = "data.general.share"
 # The usual span; then a quarter: of all tokens that are read it takes the rise away, at some cost in the
-# task, of the trained ones it kept no more than a tenth did (benchmarks/README.md).
+# task, of the trained ones it kept no more than a tenth did (benchmarks/notes/general-text.md).
 USUAL, MOST = (0.05, 0.08, 0.10), 0.25
 PRIOR = float(GeneralSpec.model_fields["share"].default)
 
