@@ -146,3 +146,25 @@ def test_the_demo_elsewhere_has_the_digests_of_a_folder_at_toy_size(tmp_path: Pa
     assert "the server was killed: 0" not in ways["killed"]
     assert "refused with 503: 0" not in ways["slow"]
     assert len([line for line in done.stdout.splitlines() if line.startswith("| fine_tuned_model |")]) == 2
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_qlora_keeps_less_for_its_backward_pass_in_bf16_than_in_fp32_as_its_plan_says(tmp_path: Path) -> None:
+    file = tmp_path / "activations.json"
+    command = [
+        sys.executable,
+        BENCHMARKS / "activations.py",
+        "--width",
+        "256",
+        "--length",
+        "64",
+        "--file",
+        file,
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text("utf-8"))["bytes"]
+    older, newer = (found[f"qlora, {kind}"] for kind in ("fp32", "bf16"))
+    for how in ("measured", "planned"):
+        assert 1.4 < older[how] / newer[how] < 1.6
