@@ -114,8 +114,8 @@ def look_on(paired: Paired, order: Sequence[str], allowed: Allowed, *, level: fl
 
 
 def harm_shown(comparison: Comparison, allowed: Allowed, fell: float, rose: float) -> float:
-    """The p of harm: of a mean that fell, or of texts that rose by more than they count up to where these
-    alone are what does not hold.
+    """The p of harm: of a mean that fell, or of texts that rose by more than 2 nats where the mean holds and
+    these do not.
     """
     tail = comparison.tail
     return rose if tail is not None and not tail.shown and comparison.mean_holds(allowed) else fell

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.evaluation.bounded import lower_bound
-from ft_dagster.evaluation.power import margin_seen, questions_needed
+from ft_dagster.evaluation.power import LOSS_BOUND, margin_seen, questions_needed
 from ft_dagster.lineage.verdict import Tail
 from ft_dagster.spec.variant import LEAST
 
@@ -30,7 +30,7 @@ SEED = 20240229
 
 class Allowed(NamedTuple):
     """What a rule allows: a fall of `margin` is to be ruled out, and at most `measured` may be measured. Of
-    a loss: fewer than the share `tail` of the texts may rise by more than each counts up to.
+    a loss: fewer than the share `tail` of the texts may rise by more than 2 nats, whatever each counts up to.
     """
 
     margin: float
@@ -47,7 +47,7 @@ class Comparison:
     ruled out at that level exactly where `low` is above -margin. `harm`: one-sided p that nothing fell.
     `seen`: the smallest fall that so many questions show with power 0.8. `spread`: variance of one question's
     change. `units`: independent groups of questions; `weight`: how many of the largest they amount to.
-    `tail`: of a loss, the texts that rise beyond the bound.
+    `tail`: of a loss, the texts that rise by more than 2 nats.
     """
 
     improvement: float
@@ -123,8 +123,8 @@ def compare_paired(
 
     `bound`: what a change can be at most; one beyond it counts as `bound`. None: no bound is known, and no
     interval can be given. `groups`: questions of one name depend on each other; None stands alone. The mean
-    is that of the questions, each counting alike. `tail`: the share that may fall by more than `bound`; None:
-    they are not counted.
+    is that of the questions, each counting alike. `tail`: the share that may fall by more than LOSS_BOUND;
+    None: they are not counted.
     """
     import numpy as np
 
@@ -150,12 +150,12 @@ def compare_paired(
         units=len(sums),
         weight=weight,
         bound=bound,
-        tail=None if tail is None or bound is None else _tail(better < -bound, groups, tail, level),
+        tail=None if tail is None else _tail(better < -LOSS_BOUND, groups, tail, level),
     )
 
 
 def _tail(fell: NDArray[np.bool_], groups: Sequence[str | None], allowed: float, level: float) -> Tail:
-    """Of questions that fell by more than they count up to: how many units have one. The bound is Clopper and
+    """Of questions that fell by more than LOSS_BOUND: how many units have one. The bound is Clopper and
     Pearson's, and p the binomial one.
     """
     from scipy.stats import beta, binom

@@ -18,7 +18,8 @@ from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 
 ALPHA = 0.05  # one-sided level of each rule, over all tries
 POWER = 0.80
-LOSS_BOUND: float = GatesSpec.model_fields["loss_bound"].default  # nats a token: see gates.loss_bound
+# Nats a token: a text counts up to so many unless gates.loss_bound says more, and is of the tail beyond them.
+LOSS_BOUND: float = GatesSpec.model_fields["loss_bound"].default
 LOSS_TAIL: float = GatesSpec.model_fields["loss_tail"].default
 OWN_NAMES = (TEST_SPLIT_TASK, *FORMER)  # what declarations call the test split's task
 GENERAL_TEXTS = 200  # all that are held out are read (data.general.HELD_OUT), whatever evaluation.limit is
@@ -257,12 +258,13 @@ def texts_of_losses(gates: GatesSpec, evaluation: EvaluationSpec, *, general: bo
 def _texts(gates: GatesSpec, what: str, margin: float) -> LossTexts:
     level, bound, tail = level_of(gates.alpha), gates.loss_bound, gates.loss_tail
     mean, rise = least_questions(margin, bound=bound, alpha=level), least_questions(tail, alpha=level)
+    than = "" if bound == LOSS_BOUND else f" than {LOSS_BOUND:g} nats"
     shown = (
         f"a mean rise of {margin:g} nats a token can be ruled out" if margin else "a mean fall can be shown"
     )
     said = (
         f"{what} is judged by its loss: from {mean:,} texts on {shown}, each counted up to {bound:g} nats, "
-        f"and from {rise:,} on that {100 * tail:.3g}% or more rise by more (gates.loss_tail)"
+        f"and from {rise:,} on that {100 * tail:.3g}% or more rise by more{than} (gates.loss_tail)"
     )
     return LossTexts(what, max(mean, rise), said)
 

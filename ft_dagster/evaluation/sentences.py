@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ft_dagster.evaluation.power import GENERAL_TEXTS, least_questions
+from ft_dagster.evaluation.power import GENERAL_TEXTS, LOSS_BOUND, least_questions
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.lineage.verdict import Rule, RuleName, Tail
 
@@ -87,7 +87,8 @@ def _shown(rule: Rule, points: Said, worse: str) -> str:
         return said
     few = f"fewer than {_percent(rule.tail.allowed)}"
     those = f"{few} of the groups have one that" if _grouped(rule) else few
-    return f"{said}, {_counted(rule)}; {those} rose by more"
+    more = "more" if rule.bound == LOSS_BOUND else f"more than {_nats(LOSS_BOUND)}"
+    return f"{said}, {_counted(rule)}; {those} rose by {more}"
 
 
 def _failed(rule: Rule, points: Said, worse: str) -> str:
@@ -132,7 +133,8 @@ def _of_tail(rule: Rule, tail: Tail) -> str:
     if (rule.units or rule.questions) < least:
         units = "groups" if _grouped(rule) else "texts"
         return (
-            f"even where none rises by more than {_nats(rule)}, {least:,} {units} are the least that show it"
+            f"even where none rises by more than {_nats(LOSS_BOUND)}, {least:,} {units} are the least that "
+            "show it"
         )
     return f"it is possible that up to {_percent(tail.high)} {_rises(rule)}, {allowed}"
 
@@ -144,11 +146,11 @@ def _mean_holds(rule: Rule) -> bool:
 
 
 def _counted(rule: Rule) -> str:
-    return f"each text counted up to {_nats(rule)}"
+    return f"each text counted up to {_nats(rule.bound or LOSS_BOUND)}"
 
 
 def _rises(rule: Rule, *, measured: bool = False) -> str:
-    more = f"by more than {_nats(rule)}"
+    more = f"by more than {_nats(LOSS_BOUND)}"
     if _grouped(rule):
         return f"of the groups have a text that {'rose' if measured else 'rises'} {more}"
     return f"of the texts {'rose' if measured else 'rise'} {more}"
@@ -158,8 +160,8 @@ def _grouped(rule: Rule) -> bool:
     return rule.units is not None and rule.units != rule.questions
 
 
-def _nats(rule: Rule) -> str:
-    return f"{rule.bound:g} nats"
+def _nats(number: float) -> str:
+    return f"{number:g} nats"
 
 
 def _percent(share: float) -> str:

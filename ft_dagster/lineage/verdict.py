@@ -20,8 +20,8 @@ RuleName = Literal["task", "general_benchmark", "general_loss", "degeneration", 
 
 @dataclass(frozen=True)
 class Tail:
-    """Of a loss: how many of the texts rise by more than the bound, up to which each counts in the mean; of
-    groups (documents), how many have such a text.
+    """Of a loss: how many of the texts rise by more than 2 nats; of groups (documents), how many have such a
+    text.
 
     `share`: as measured; `high`: what the share is shown to be below, at the level of the rule; `allowed`: by
     `gates.loss_tail`; `harm`: one-sided p that no more than that rise.

@@ -544,7 +544,7 @@ class GatesSpec(SpecModel):
         0.15, description="The same where a loss judges the task (nats a token)"
     )
     loss_tail: Margin = Field(
-        0.02, description="Of a loss: the share of the texts of which fewer may rise by more than loss_bound"
+        0.02, description="Of a loss: the share of the texts of which fewer may rise by more than 2 nats"
     )
     loss_bound: float = Field(
         2.0,

@@ -192,9 +192,21 @@ def test_the_mean_up_to_20_nats_takes_ten_times_the_texts() -> None:
     assert one([0.0] * 736, wide).outcome == "pass"
     assert one([0.0] * 735, wide).outcome == "undecided"
     assert one([19.0] + [0.0] * 999, wide).outcome == "undecided"
-    assert "each text counted up to 20 nats; fewer than 2% rose by more" in one([0.0] * 736, wide).sentence
+    said = "each text counted up to 20 nats; fewer than 2% rose by more than 2 nats"
+    assert said in one([0.0] * 736, wide).sentence
     (hopeless,) = (h for h in hopeless_gates(wide, EvaluationSpec()) if h.rule == "general_loss")
     assert (hopeless.field, hopeless.asked, hopeless.least) == ("gates.general_loss_margin", 200, 736)
+
+
+@pytest.mark.parametrize("undecided", ["fail", "measured"])
+def test_the_tail_is_of_2_nats_whatever_a_text_counts_up_to(undecided: Any) -> None:
+    """A wider bound of the mean, which a tenant may declare, takes no text out of the tail."""
+    wide = GATES.model_copy(update={"loss_bound": 100.0, "undecided": undecided})
+    found = one([10.0] * 300 + [-2.0] * 1700, wide)
+    assert found.difference < 0
+    assert present(found.tail).share == 0.15
+    assert (found.outcome, found.passed) == ("fail", False)
+    assert "more than 2% of the texts rise by more than 2 nats" in found.sentence
 
 
 def test_asking_in_batches_ends_where_both_are_decided() -> None:
