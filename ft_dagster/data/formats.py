@@ -1,7 +1,7 @@
 """The row formats people have (chat, sharegpt, alpaca, prompt_completion, text): detect, check, convert.
 
 Alpaca and sharegpt become messages. A malformed row raises UserError with its file and line, and so does one
-that says something which nothing here renders: no part of a row is lost without a word.
+that says something which nothing here renders. Columns whose names nothing here knows have no meaning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ FILED = (
 # Whether a message is trained, and how much: each answer is, by 1 or true, and no other message.
 TRAINED = ("train", "trainable", "weight", "loss")
 # Columns beside a row's own that would change what it says.
-UNRENDERED = ("tools", "functions", "history", "chat_template_kwargs", "images", "videos", "audios")
+UNRENDERED = (
+    *("tools", "functions", "tool_calls", "history", "reasoning_content", "thinking"),
+    *("chat_template_kwargs", "images", "videos", "audios"),
+)
+LEFT_OUT = ("label", "train", "trainable")  # columns that say by `false` that a row is none to learn from
 DEEPEST = 8  # of fields within fields that are looked through for anything said
 COLUMNS = {
     "chat": ("messages",),
@@ -97,7 +101,7 @@ def parse_row(raw: RawRow, fields: dict[str, Any], format: str, system: str | No
 def refuse_unrendered(raw: RawRow, fields: dict[str, Any], format: str) -> None:
     """Raise UserError for what a row of `format` says and nothing here renders; `fields` are renamed.
 
-    Of a text nothing but the text is read. Columns that are not in `UNRENDERED` have no meaning here.
+    Of a text nothing but the text is read.
     """
     if format == "text":
         return
@@ -106,8 +110,9 @@ def refuse_unrendered(raw: RawRow, fields: dict[str, Any], format: str) -> None:
             raise _unrendered(raw, name, "Remove the column, or write what it says into the turns")
     if _is_a_weight(fields.get("weight")):
         raise _unrendered(raw, "weight", "Remove the column, or give it another name: each row counts alike")
-    if fields.get("label") is False:
-        raise _unrendered(raw, "label", "Leave out such rows, or give the column another name")
+    for name in LEFT_OUT:
+        if fields.get(name) is False:
+            raise _unrendered(raw, name, "Leave out such rows, or give the column another name")
     if format in ("chat", "prompt_completion") and not _says_nothing(fields.get("system")):
         raise _unrendered(raw, "system", _way_for_system(fields, format))
     for column in COLUMNS[format]:

@@ -155,6 +155,11 @@ def test_fields_that_parquet_adds_to_each_turn_are_no_loss_where_they_are_null(p
         ("images", ["a.png"]),
         ("weight", 0.5),
         ("label", False),
+        ("train", False),
+        ("trainable", False),
+        ("reasoning_content", "two and two"),
+        ("thinking", "two and two"),
+        ("tool_calls", CALL),
     ],
 )
 def test_what_a_row_says_beside_its_turns_is_refused_by_name(
@@ -173,6 +178,8 @@ def test_a_column_that_says_nothing_or_what_holds_anyway_is_no_loss(rows: Any, r
         "images": "",
         "weight": 1.0,
         "label": True,
+        "train": True,
+        "thinking": "",
         "id": 7,
         "topic": "x",
     }
@@ -217,10 +224,21 @@ def test_what_a_part_of_a_text_says_is_refused_by_name(refused: Any, part: dict[
     assert error.field == f"messages[1].content[1].{next(name for name in part if name != 'cache_control')}"
 
 
-@pytest.mark.parametrize("text", [{}, {"text": None}, {"text": 5}, {"text": [{"type": "text", "text": "a"}]}])
-def test_a_part_without_a_text_is_malformed(refused: Any, text: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ({}, "null"),
+        ({"text": None}, "null"),
+        ({"text": 5}, "a number"),
+        ({"text": [{"type": "text", "text": "a"}]}, "a list of 1"),
+    ],
+)
+def test_a_part_without_a_text_is_malformed(refused: Any, text: dict[str, Any], kind: str) -> None:
     error = refused({"messages": [ASKS, {**SAYS, "content": [{"type": "text", **text}]}]})
-    assert (error.problem, error.field) == ("malformed row: not text", "messages[1].content[0].text")
+    assert (error.problem, error.field) == (
+        f"malformed row: not text but {kind}",
+        "messages[1].content[0].text",
+    )
 
 
 def test_parts_of_a_text_are_joined(rows: Any) -> None:
