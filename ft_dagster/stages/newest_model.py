@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages.made_of import made_of
 from ft_dagster.stages.rendering import RENDERING, has_conversations
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.store import Artifact
 
 
 class NewestModel(NamedTuple):
-    """Newest trained weights (`tuned`: their payload folder, of any kind) and their base.
+    """Newest trained weights (`tuned`: their payload folder, of any kind) and the base they were trained on.
 
     `chat` says that their rows were rendered as conversations, not as plain prompts or texts.
     """
@@ -26,21 +25,18 @@ class NewestModel(NamedTuple):
 
 
 def newest_model(settings: Settings, key: VariantKey) -> NewestModel:
-    """Where the newest trained weights of a variant lie. Raises UserError before the first."""
-    workspace = Workspace(settings, key, looking=True)
-    tuned, base = workspace.head("fine_tuned_model"), workspace.head("base_model")
-    rows = workspace.head("task_dataset")
-    if tuned is None or base is None or rows is None:
-        raise UserError(f"{key} has no trained model yet", fix=f"Run `ft-dagster run {key}` first")
-    chat = _rendering_of(workspace, tuned) is not None or has_conversations(workspace, rows)
-    return NewestModel(workspace.base_folder(base), workspace.payload(tuned), chat)
-
-
-def _rendering_of(workspace: Workspace, tuned: Artifact) -> str | None:
-    """How the prompts with completions that these weights learned were rendered, where they were no plain
-    text.
+    """Where the newest trained weights of a variant lie, and what they were made of, whatever was made since.
+    Raises UserError before the first, and where that is gone.
     """
-    digest = tuned.inputs["training_mixture"]
-    mixture = find_digest(workspace.store, (workspace.prefix,), "training_mixture", digest)
-    rendering = None if mixture is None else mixture.spec.get(RENDERING)
-    return None if rendering is None else str(rendering)
+    workspace = Workspace(settings, key, looking=True)
+    tuned = workspace.head("fine_tuned_model")
+    if tuned is None:
+        raise UserError(f"{key} has no trained model yet", fix=f"Run `ft-dagster run {key}` first")
+    made = made_of(workspace.store, workspace.prefix, tuned).artifacts
+    try:
+        base, mixture, rows = (made[stage] for stage in ("base_model", "training_mixture", "task_dataset"))
+    except KeyError as gone:
+        problem = f"the {gone.args[0]} that the newest weights of {key} were made of is gone"
+        raise UserError(problem, fix=f"Run `ft-dagster run {key}` again") from None
+    chat = mixture.spec.get(RENDERING) is not None or has_conversations(workspace, rows)
+    return NewestModel(workspace.base_folder(base), workspace.payload(tuned), chat)
