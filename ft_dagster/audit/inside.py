@@ -1,8 +1,9 @@
 """Whether a text stands inside another: in normal form, as whole words, across tags and line breaks.
 
-`normal_text` decides, over every way in which a text may be read (`views`). Before it comes a filter that is
-faster, over many texts at once: what is looked for has a word, and where that word stands in no view of a
-text, whatever the white space, nothing of it does.
+`normal_text` decides, over every way in which a text may be read (`views`), but for what writers of a script
+leave out or add at will (`loosely`). Before it comes a filter that is faster, over many texts at once: what
+is looked for has a word, and where that word stands in no view of a text, whatever the white space, nothing
+of it does.
 """
 
 from __future__ import annotations
@@ -20,17 +21,34 @@ from ft_dagster.data.content import CONTROLS, folded, normal_text
 # What ends a text that stands among others, one of ASCII and any other: no tag, no entity, no broken word and
 # no composed letter reaches over it.
 PLAIN_END, END = "\x1d", "\ue000"
-_TAG = re.compile(f"<[^<>{PLAIN_END}{END}]{{1,1000}}>")
+_TAG = re.compile(f"<[^<>{PLAIN_END}{END}]+>")
+# Of JSON and of most programs, however often it was written into another: `\\u00fc`, `\\n`.
+_ESCAPES = re.compile(r"(?<!\\)(?:\\++u[0-9a-fA-F]{4})+|(?<!\\)\\++[nrt]")
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 _LOWER = bytes(range(0x41)) + bytes(range(0x61, 0x7B)) + bytes(range(0x5B, 0x100))
 _SQUEEZED = CONTROLS.replace(PLAIN_END.encode(), b"") + b" \t\n\x0b\x0c\r-"  # what no word of ASCII has
 _JAMO = frozenset((*range(0x1160, 0x1200), *range(0xD7B0, 0xD800)))
 _CASED_MARK = "\u0345"  # the one mark that is a letter once its case is folded
 # Scripts in which a word begins without a mark, or a name goes on as another word: Chinese, Japanese, Thai,
 # Lao, Khmer, Burmese, Korean.
-_UNSPACED = re.compile(
+_OF_UNSPACED = (
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff"
     "\uaa60-\uaa7f\uac00-\ud7a3\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
 )
+_UNSPACED = re.compile(_OF_UNSPACED)
+_BETWEEN = re.compile(f"[\\s\u00b7\u30a0\u30fb=]+(?={_OF_UNSPACED})")
+_GREEK = {  # letters with accents, which capitals do not bear
+    letter: unicodedata.normalize("NFD", letter)[0]
+    for letter in map(chr, (*range(0x370, 0x400), *range(0x1F00, 0x2000)))
+    if letter.islower() and unicodedata.normalize("NFD", letter) != letter
+}
+# The signs for vowels of Arabic and Hebrew, and the stroke that makes an Arabic word longer.
+_SIGNS = (
+    "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0656-\u065f\u0670"
+    "\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"
+)
+_LOOSE = re.compile(f"[{_SIGNS}{''.join(_GREEK)}]")
+_HAS_LOOSE = re.compile("[\u0370-\u03ff\u0590-\u06ff\u1f00-\u1fff]")  # Greek, Hebrew, Arabic
 
 
 def views(text: str) -> Iterator[str]:
@@ -43,8 +61,35 @@ def views(text: str) -> Iterator[str]:
 
 
 def _read(text: str) -> Iterable[str]:
-    """The text, and with its entities read."""
-    return dict.fromkeys((text, html.unescape(text))) if "&" in text else (text,)
+    """The text; with its escapes read, its entities, and both."""
+    found = (text, _ESCAPES.sub(_unescaped, text)) if "\\" in text else (text,)
+    return dict.fromkeys((*found, *(html.unescape(one) for one in found if "&" in one)))
+
+
+def _unescaped(escapes: re.Match[str]) -> str:
+    """What one of `_ESCAPES` means."""
+    letters = escapes[0].replace("\\", "")
+    if letters in _ESCAPED:
+        return _ESCAPED[letters]
+    return bytes.fromhex(letters.replace("u", "")).decode("utf-16-be", "replace")
+
+
+def loosely(normal: str, like: str) -> str:
+    """A normal text without what is written or left out at will in the scripts of another, `like`: the dot of
+    an i, which in Turkish tells two letters; those of a Russian e; accents of Greek, which capitals do not
+    bear; signs for vowels of Arabic and Hebrew; spaces and dots between letters of scripts without spaces.
+    """
+    if normal.isascii():
+        return normal
+    plain = normal.replace("i\u0307", "i").replace("\u0131", "i").replace("\u0451", "\u0435")
+    if _HAS_LOOSE.search(like):
+        plain = _LOOSE.sub(lambda one: _GREEK.get(one[0], ""), plain)
+    return _BETWEEN.sub(_between, plain) if _UNSPACED.search(like) else plain
+
+
+def _between(space: re.Match[str]) -> str:
+    before = space.string[space.start() - 1 : space.start()]
+    return "" if _UNSPACED.match(before) else space[0]
 
 
 def joined(text: str) -> str:
@@ -91,7 +136,14 @@ class Inside:
 
     @cached_property
     def normal(self) -> str:
+        return self._loosely(self._normal)
+
+    @cached_property
+    def _normal(self) -> str:
         return normal_text(self.text)
+
+    def _loosely(self, text: str) -> str:
+        return loosely(text, self._normal)
 
     @cached_property
     def words(self) -> list[str]:
@@ -104,7 +156,7 @@ class Inside:
 
     def is_in(self, text: str) -> bool:
         """Whether it stands in a text."""
-        return any(self._stands_in(normal_text(view)) for view in views(text))
+        return any(self._stands_in(self._loosely(normal_text(view))) for view in views(text))
 
     def _stands_in(self, normal: str) -> bool:
         at = normal.find(self.normal)
@@ -150,11 +202,11 @@ class Inside:
                 return range(several)
             text = text.replace(PLAIN_END, END)
         there = folded(text)
-        found = set(_places(self.key, there, END))
+        found = set(_places(self.key, self._loosely(there), END))
         if "\n" in text:
             lines, marked = _joined(there)
             again = marked or _CASED_MARK in text  # it is composed, and folded, with what stands before it
-            found.update(_places(self.key, folded(joined(text)) if again else lines, END))
+            found.update(_places(self.key, self._loosely(folded(joined(text)) if again else lines), END))
         return found
 
 

@@ -19,7 +19,7 @@ from ft_dagster.audit.absence import and_held, held_against
 from ft_dagster.audit.answers import RecordAnswer, SearchAnswer
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
-from ft_dagster.audit.inside import AllInside, rows_with, views, words_in
+from ft_dagster.audit.inside import AllInside, loosely, rows_with, views, words_in
 from ft_dagster.audit.members import DATASET, EVALUATION
 from ft_dagster.audit.records import ANSWERED, JUDGED, TRAINED, record, sought
 from ft_dagster.audit.search import look_through
@@ -129,6 +129,42 @@ def test_of_scripts_without_spaces_a_name_need_not_be_a_word(tmp_path: Path) -> 
     audit = made.audit()
     found = [searched(audit, name).rows for name in ("田中太郎", "김민수", "สมชาย", "佐藤")]
     assert found == [2, 1, 1, 0]
+
+
+WRITTEN_OTHERWISE = {
+    "Turkish capitals": ("Ayşe Kılıç", "AYŞE KILIÇ geldi"),
+    "Turkish small letters": ("AYŞE KILIÇ", "Ayşe Kılıç geldi"),
+    "a Turkish I with a dot": ("ilker", "İLKER geldi"),
+    "a Turkish I with a dot that is asked for": ("İlker", "ILKER and ilker came"),
+    "Greek capitals": (
+        "Παπαδόπουλος",
+        "ο ΠΑΠΑΔΟΠΟΥΛΟΣ",
+    ),
+    "an Arabic name made longer": ("محمد", "محــمد هنا"),
+    "an Arabic name with vowels": ("محمد", "مُحَمَّد"),
+    "a Hebrew name with vowels": ("שלום", "שָׁלוֹם"),
+    "a Russian name without its dots": ("Ёлкин", "Елкин"),
+    "a space in a Japanese name": ("田中太郎", "田中　太郎さん"),
+    "no space in a Japanese name": ("田中 太郎", "田中太郎さん"),
+    "a space in a Korean name": ("김민수", "김 민수는"),
+    "a dot in a name in katakana": (
+        "ジョンスミス",
+        "ジョン・スミス",
+    ),
+    "JSON": (NAME, json.dumps({"name": NAME})),
+    "JSON in JSON": (NAME, json.dumps(json.dumps({"name": NAME}))),
+    "a break of the line in JSON": ("Agnes Miller", json.dumps("Agnes\nMiller")),
+    "beyond the first plane in JSON": ("𠮷野", json.dumps("𠮷野")),
+    "a long tag": ("Agnes Miller", f'Agnes <img src="data:{"x" * 5000}"> Miller'),
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN_OTHERWISE)
+def test_a_name_is_found_however_its_script_and_format_write_it(tmp_path: Path, kind: str) -> None:
+    name, text = WRITTEN_OTHERWISE[kind]
+    made = History(tmp_path / "project")
+    made.dataset("acme.one", [chat(("user", "Who?"), ("assistant", text))], splits=WHOLE)
+    assert (searched(made.audit(), name).rows, searched(made.audit(), f"q{name}").rows) == (1, 0)
 
 
 @pytest.fixture
@@ -336,6 +372,17 @@ PIECES = (
     "&#xE000;",
     "&#776;",
     "\n",
+    "\\u00fc",
+    "\\\\u0131",
+    "\\ue000",
+    "\\u001d",
+    "\\n",
+    "\\",
+    "u00e9",
+    "\u03ac\u0391",
+    "\u0640\u064e\u0645",
+    "\u30fb\u30ab",
+    "\u4e2d \u6587",
 )
 ALPHABET = (*LETTERS, *PIECES)
 UNSPACED = ((0x3005, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3))  # of these letters
@@ -357,9 +404,10 @@ def some_query(draw: random.Random, rows: Sequence[Sequence[str]]) -> str:
 
 def naive(query: str, text: str, *, part: bool) -> bool:
     """As the page of audits has it, letter by letter."""
-    wanted = normal_text(query)
+    like = normal_text(query)
+    wanted = loosely(like, like)
     words = words_in(wanted)
-    for there in map(normal_text, views(text)):
+    for there in (loosely(normal_text(view), like) for view in views(text)):
         for at in range(len(there) - len(wanted) + 1):
             end = at + len(wanted)
             ends = part or not (goes_on(there, at) or goes_on(there, end))
@@ -387,7 +435,8 @@ def test_the_filter_loses_nothing_that_the_normal_form_finds(seed: int) -> None:
         rows = [[drawn(draw, 14) for _ in range(draw.randint(1, 3))] for _ in range(draw.randint(1, 6))]
         query, part = some_query(draw, rows), draw.random() < 0.5
         asked = AllInside.of([query], part=part)
-        assert (asked is None) == (not normal_text(query))
+        like = normal_text(query)
+        assert (asked is None) == (not loosely(like, like))
         if asked is not None:
             expected = [
                 at for at, row in enumerate(rows) if any(naive(query, text, part=part) for text in row)
