@@ -34,7 +34,9 @@ def named_once(pairs):
 
 def read(file):
     try:
-        return json.loads(Path(file).read_text("utf-8"), object_pairs_hook=named_once)
+        found = json.loads(Path(file).read_text("utf-8"), object_pairs_hook=named_once)
+        json.dumps(found, ensure_ascii=False).encode()  # half a pair of UTF-16 is no text
+        return found
     except FileNotFoundError:
         sys.exit(f"{file}: no such file")
     except (OSError, ValueError, RecursionError) as error:
@@ -54,7 +56,10 @@ def check_form(value, form, name):
     elif isinstance(form, re.Pattern):
         need(type(value) is str and form.fullmatch(value), f"not a proof: {name} is {value!r:.80}")
     else:  # a bool is no whole number
-        need(type(value) is form and (form is str or value >= 0), f"not a proof: {name} is {value!r:.80}")
+        need(
+            type(value) is form and (form is str or 0 <= value < 2**63),
+            f"not a proof: {name} is {value!r:.80}",
+        )
 
 
 def sha(data):
@@ -115,10 +120,16 @@ rows = [proof, *proof.get("also", [])]
 need(all(len(row["leaves"]) == 1 for row in rows), "not a proof: leaves of a row are not one")
 mixture, model = (proof["manifests"][name] for name in ("training_mixture", "fine_tuned_model"))
 try:
-    root = predicate_of(mixture)["figures"]["records"]["root"]
-    trained_on = predicate_of(model)["input_manifests"]["training_mixture"]
+    made, trained = predicate_of(mixture), predicate_of(model)
+    stages, tree = [made["stage"], trained["stage"]], made["figures"]["records"]
+    root, trained_on = tree["root"], trained["input_manifests"]["training_mixture"]
+    same = [tree[name] for name in ("root", "size", "key")] == [
+        proof["tree"][name] for name in ("root", "size", "key")
+    ]
 except (LookupError, TypeError):
     sys.exit("not a proof: a manifest that names no root, or no mixture")
+need(stages == ["training_mixture", "fine_tuned_model"], "a manifest is of another stage")
+need(same, "the mixture has another tree")
 named = [row for row in rows if row["identity"] == identity.hex()]  # a source may read the record otherwise
 if not named or any(root_of(row, identity) != root for row in named):
     sys.exit("the record is not in the mixture")
@@ -130,4 +141,6 @@ for row in named:
     print("in:", row["facts"])
 if len(named) < len(rows):
     print("not checked:", len(rows) - len(named), "rows that were read otherwise")
+if proof.get("through"):
+    print("not checked: the manifests from the model that was asked about to this one, its parent")
 print("manifest of the model:", hashlib.sha256(model.encode()).hexdigest())

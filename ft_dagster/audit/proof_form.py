@@ -24,7 +24,8 @@ MOST_BYTES = 16_000_000
 _FIX = "Name what `ft-dagster audit prove` wrote"
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Salt = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-_Number = Annotated[int, Field(ge=0)]
+_MOST = 2**63 - 1
+_Number = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 class _Form(BaseModel):
@@ -76,7 +77,7 @@ class _Common(_Form):
 class _Presence(_Common, _Row):
     kind: Literal["presence"]
     times: _Number
-    rows: Annotated[int, Field(ge=1)] = 1
+    rows: Annotated[int, Field(ge=1, le=_MOST)] = 1
     also: list[_Row] = []
 
 

@@ -32,7 +32,7 @@ Forge = Callable[[Proof], object]
 def written(history: History, tmp_path: Path) -> Callable[[Proof], Path]:
     def write(proof: Proof) -> Path:
         file = tmp_path / "proof.json"
-        file.write_text(dumps(proof), "utf-8")
+        file.write_text(json.dumps(proof), "utf-8")  # also what is no text
         return file
 
     return write
@@ -94,6 +94,7 @@ WRONG: dict[str, Forge] = {
     "schema_version": lambda proof: proof.update(schema_version=True),
     "identity": lambda proof: proof.update(identity="x" * 64),
     "kind": lambda proof: proof.update(kind="presents"),
+    "tree.key": lambda proof: proof["tree"].update(key=None),
     "manifests.training_mixture": lambda proof: proof["manifests"].update(training_mixture=7),
 }
 OF_PRESENCE: dict[str, Forge] = {
@@ -136,6 +137,39 @@ def test_without_the_tenants_key_an_absence_is_not_shown(
     assert (found.kind, found.shown) == (ABSENCE, False)
     present_proof = prove(audit, asked_record(identity), weights)
     assert check(written(present_proof)).shown
+
+
+def first_of(proof: Proof, name: str, said: str) -> None:
+    """Put a field before all others of a manifest."""
+    proof["manifests"][name] = proof["manifests"][name].replace("{", f"{{{said},", 1)
+
+
+FORGED: dict[str, Forge] = {
+    "facts of half a pair": lambda proof: proof.update(facts="\ud800"),
+    "a mixture of half a pair": lambda proof: first_of(proof, MIXTURE, '"x":"\ud800"'),
+    "a model of half a pair": lambda proof: first_of(proof, MODEL, '"x":"\ud800"'),
+    "a number that no program counts": lambda proof: proof.update(times=10**4200),
+    "more rows than there can be": lambda proof: proof.update(rows=10**4200),
+    "another size": lambda proof: proof["tree"].update(size=proof["tree"]["size"] + 1),
+    "another key": lambda proof: proof["tree"].update(key="0" * 16),
+    "the mixture in place of the model": lambda proof: proof["manifests"].update(
+        fine_tuned_model=proof["manifests"][MIXTURE]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_what_was_made_by_hand_ends_in_one_line_of_either_program(
+    history: History, written: Callable[[Proof], Path], kind: str
+) -> None:
+    proof, content = trained_row(history)
+    FORGED[kind](proof)
+    file = written(proof)
+    with pytest.raises(UserError):
+        check(file)
+    done = ran(file, content)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 DOUBLED = [("kind", PRESENCE), ("index", 0), ("size", 8)]
