@@ -20,7 +20,7 @@ from ft_dagster.extras import left_out
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.report.tables import breakable
 from ft_dagster.settings import Retries
-from ft_dagster.store import refused, unreachable
+from ft_dagster.store import closed, refused, unreachable
 
 FAILURE = "failure"  # metadata of a failure: what happened, what was kept, what to do
 ASKED = "ft/retry_on_asset_or_op_failure"  # of a run: what was asked for of Dagster's tag of this name
@@ -99,7 +99,7 @@ def failures(
             raise _failure(context, str(error)) from None
         _try_again(context, retries(), str(error))
     except Exception as error:
-        if (not_let_in := refused(error)) is not None:
+        if (not_let_in := refused(error) or closed(error)) is not None:
             raise _failure(context, str(not_let_in)) from None
         if context is None or retries is None or not unreachable(error):
             raise

@@ -26,8 +26,8 @@ from ft_dagster.strict_json import dumps
 
 EXIT_CODES = (
     f"Exit codes: {DONE} done; {FAILED} it was carried out and came to no good (a run that failed, a plan "
-    f"that does not fit); {BAD_INPUT} a mistake in what was given, said in one line; {TRANSIENT} the "
-    f"storage could not be reached; {CANCELLED} cancelled."
+    f"that does not fit, some of several declarations that are wrong); {BAD_INPUT} a mistake in what was "
+    f"given, said in one line; {TRANSIENT} the storage could not be reached; {CANCELLED} cancelled."
 )
 app = typer.Typer(
     help="Fine-tune language models for many tenants: declare, plan, run, compare, release.",
@@ -153,9 +153,6 @@ def main(call: Callable[[], Any] = app) -> None:
     except Exception as error:
         if (not_let_in := _not_let_in(error)) is not None:
             _refuse(not_let_in)
-        if isinstance(error, PermissionError) and error.filename is not None:
-            fix = "Run it as its owner, or give this user the right"
-            _refuse(UserError("this user may not read or write it", file=error.filename, fix=fix))
         if not _is_out_of_reach(error):
             raise
         problem = f"the storage could not be reached: {error}"
@@ -177,9 +174,9 @@ def _end_in_order() -> None:
 
 
 def _not_let_in(error: Exception) -> UserError | None:
-    from ft_dagster.store import refused
+    from ft_dagster.store import closed, refused
 
-    return refused(error)
+    return refused(error) or closed(error)
 
 
 def _is_out_of_reach(error: Exception) -> bool:

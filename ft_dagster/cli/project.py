@@ -15,12 +15,14 @@ from ft_dagster.cli.common import (
     show as show_table,
 )
 from ft_dagster.errors import UserError, UserErrors, all_of, in_one_line
+from ft_dagster.exit_codes import BAD_INPUT, FAILED
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import CorpusSpec, Declarations, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.policy import PolicyFile
 
 if TYPE_CHECKING:
     from ft_dagster.planning.reasons import Reason
+    from ft_dagster.store import Store
 
 
 @app.command(rich_help_panel=DECLARING)
@@ -55,23 +57,36 @@ def init(
 
 
 @app.command(rich_help_panel=DECLARING)
-def check(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
-    """Read declarations, their sources, corpora, tasks and base models; report every mistake."""
-    from ft_dagster.stages.check import check_variant
+def check(
+    context: typer.Context,
+    variants: Keys = None,
+    all_rows: Annotated[bool, typer.Option("--all-rows", help="Read all rows, not the first 100")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read declarations, their sources, corpora, tasks and base models; report every mistake.
+
+    One that is wrong stops no other: those that are wrong are named at the end. The exit code is 1 where
+    others are right, and 2 where none is.
+    """
+    from ft_dagster.stages.check import Looks, check_variant
 
     found: list[dict[str, Any]] = []
     try:
         settings = load_settings(context.obj)
-        settings.open_store()
+        store = settings.open_store()
         settings.policies()
         declarations = Declarations(settings.project)
         found += [] if variants else [_wrong(None, error) for error in declarations.misnamed.values()]
         keys = keys_of(declarations, variants, every=True) if variants or not found else list(declarations)
+        found += _unwritable(store)
     except UserErrors as errors:
         found, keys = [_wrong(None, errors)], []
+    looks = Looks(most=None) if all_rows else Looks()
     for key in keys:
         try:
-            found.append({"variant": str(key), "ok": True, **check_variant(settings, key, declarations)})
+            found.append(
+                {"variant": str(key), "ok": True, **check_variant(settings, key, declarations, looks)}
+            )
         except UserError as error:
             found.append(_wrong(key, error))
     if as_json:
@@ -79,7 +94,15 @@ def check(context: typer.Context, variants: Keys = None, as_json: Json = False) 
     else:
         _print_checked(found)
     if not all(one["ok"] for one in found):
-        raise typer.Exit(2)
+        raise typer.Exit(FAILED if any(one["ok"] for one in found) else BAD_INPUT)
+
+
+def _unwritable(store: Store) -> list[dict[str, Any]]:
+    try:
+        store.check_writable()
+    except UserError as error:
+        return [_wrong(None, error)]
+    return []
 
 
 def _wrong(key: VariantKey | None, error: UserError) -> dict[str, Any]:
@@ -96,14 +119,26 @@ def _wrong(key: VariantKey | None, error: UserError) -> dict[str, Any]:
 def _print_checked(found: list[dict[str, Any]]) -> None:
     for one in found:
         mark = "[green]ok[/]" if one["ok"] else "[red]wrong[/]"
-        name = one["variant"] or Path(one["error"]["file"]).name
         said = [one["summary"]] if one["ok"] else [error["message"] for error in one["errors"]]
-        out.print(f"{mark} {escape(in_one_line(name))}", end="  " if len(said) == 1 else "\n")
+        out.print(f"{mark} {escape(in_one_line(_named(one)))}", end="  " if len(said) == 1 else "\n")
         for line in map(in_one_line, said):
             shown = line if len(said) == 1 else f"  {line}"
             tell(shown)
         for line in one.get("warnings", ()):
             tell(f"  ! {line}")
+    if any(not file["whole"] for one in found for file in one.get("files", ())):
+        tell("Rows that were not read may be wrong: `ft-dagster check --all-rows` reads them too")
+    wrong = [_named(one) for one in found if not one["ok"]]
+    if wrong and len(found) > 1:
+        are = "is" if len(wrong) == 1 else "are"
+        tell(f"{len(wrong)} of {len(found)} {are} wrong: {in_one_line(', '.join(wrong))}")
+
+
+def _named(one: dict[str, Any]) -> str:
+    """A variant, or the file, or the field of the settings, that is none."""
+    if one["variant"] is not None or one["error"]["field"] == "store":
+        return one["variant"] or "store"
+    return Path(one["error"]["file"]).name
 
 
 @app.command(rich_help_panel=DECLARING)

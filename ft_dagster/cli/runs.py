@@ -30,7 +30,8 @@ from ft_dagster.cli.common import (
     tell,
 )
 from ft_dagster.cli.prompts import Judge, asked_prompts
-from ft_dagster.errors import in_one_line
+from ft_dagster.errors import UserError, UserErrors, all_of, in_one_line
+from ft_dagster.exit_codes import FAILED
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 
@@ -57,34 +58,75 @@ def run(
 
     Unchanged stages are reused. Where nothing at all changed since the variant's newest run, none is started,
     and that run is reported. A run of the same variant that is in progress is shown too, and the new one
-    comes after it. Ctrl-C cancels the runs that are shown and waits until nothing of them is left. Where this
-    command is killed, or its terminal closed, the runs go on, and a further one shows them.
+    comes after it. With --all a declaration that is wrong stops no other: it is left out and named at the
+    end, and the exit code is 1. Ctrl-C cancels the runs that are shown and waits until nothing of them is
+    left. Where this command is killed, or its terminal closed, the runs go on, and a further one shows them.
     """
     from ft_dagster.automation import instance as dagster_instance
 
     settings = load_settings(context.obj)
     declarations = Declarations(settings.project)
-    keys = keys_of(declarations, variants, every=every)
-    for key in keys:
-        declarations.declared(key)
+    keys, left_out = _to_run(declarations, variants, every=every)
+    settings.open_store().check_writable()
     with dagster_instance.open_instance(settings) as instance:
         if detach:
             submitted = list(dagster_instance.launch(instance, settings, keys, reason))
-            _say_submitted(submitted, as_json)
+            _say_submitted(submitted, left_out, as_json)
             return
         standing = [] if rerun else _standing(instance, settings, keys)
         changed = [key for key in keys if key not in {run.key for run in standing}]
         started = _run(instance, settings, changed, reason, as_json) if changed else []
         runs = sorted([*standing, *started], key=lambda run: keys.index(run.key))
-        _conclude(instance, settings, runs, standing, as_json)
+        _conclude(instance, settings, runs, standing, left_out, as_json)
 
 
-def _say_submitted(runs: Sequence[Launched], as_json: bool) -> None:
+class _LeftOut(NamedTuple):
+    """A declaration that is wrong; `variant` is None where its file is no variant's."""
+
+    variant: str | None
+    error: UserError
+
+    def to_json(self) -> dict[str, Any]:
+        said = {"error": self.error.as_dict(), "message": str(self.error)}
+        return {"variant": self.variant, "run_id": None, "started": False, **said}
+
+
+def _to_run(
+    declarations: Declarations, variants: list[str] | None, *, every: bool
+) -> tuple[list[VariantKey], list[_LeftOut]]:
+    """The variants to run, and what is left out of all. Raises UserError for one that was named and is wrong,
+    and where all are.
+    """
+    keys = keys_of(declarations, variants, every=every)
+    if variants:
+        for key in keys:
+            declarations.declared(key)
+        return keys, []
+    wrong = {key: error for key in keys if (error := declarations.wrong(key)) is not None}
+    left_out = [_LeftOut(None, error) for error in declarations.misnamed.values()]
+    left_out += [_LeftOut(str(key), error) for key, error in wrong.items()]
+    if len(wrong) == len(keys):
+        raise UserErrors.of([one for each in left_out for one in all_of(each.error)])
+    return [key for key in keys if key not in wrong], left_out
+
+
+def _say_submitted(runs: Sequence[Launched], left_out: Sequence[_LeftOut], as_json: bool) -> None:
+    """Exit 1 where something was left out."""
     if as_json:
-        print_json([{"variant": str(run.key), "run_id": run.run_id} for run in runs])
-        return
-    for run in runs:
-        tell(f"{run.key}: run {run.run_id} is submitted")
+        submitted = [{"variant": str(run.key), "run_id": run.run_id} for run in runs]
+        print_json([*submitted, *(each.to_json() for each in left_out)])
+    else:
+        for run in runs:
+            tell(f"{run.key}: run {run.run_id} is submitted")
+        _say_left_out(left_out)
+    if left_out:
+        raise typer.Exit(FAILED)
+
+
+def _say_left_out(left_out: Sequence[_LeftOut]) -> None:
+    for each in left_out:
+        out.print("[red]left out[/]", end=" ")
+        tell(in_one_line(f"{each.variant}: {each.error}" if each.variant else str(each.error)))
 
 
 def _standing(instance: DagsterInstance, settings: Settings, keys: list[VariantKey]) -> list[Launched]:
@@ -333,9 +375,12 @@ def _conclude(
     settings: Settings,
     runs: list[Launched],
     standing: list[Launched],
+    left_out: list[_LeftOut],
     as_json: bool,
 ) -> None:
-    """Print what came out; exit 1 if a run did not succeed. `standing`: those that needed no new run."""
+    """Print what came out; exit 1 if a run did not succeed, or something was left out. `standing`: those that
+    needed no new run.
+    """
     from ft_dagster.report.tables import release_table
     from ft_dagster.stages.summary import variant_row
 
@@ -343,7 +388,8 @@ def _conclude(
     rows = [variant_row(store, run.key) for run in runs]
     ended = [_ended(instance, run, run not in standing) for run in runs]
     if as_json:
-        print_json({"variants": [{**r.to_json(), **end} for r, end in zip(rows, ended, strict=True)]})
+        ran = [{**r.to_json(), **end} for r, end in zip(rows, ended, strict=True)]
+        print_json({"variants": [*ran, *(each.to_json() for each in left_out)]})
     else:
         show(release_table(rows))
         for row, end in zip(rows, ended, strict=True):
@@ -355,8 +401,9 @@ def _conclude(
                 out.print(f"{row.variant}: {since} (--rerun starts one)", highlight=False, soft_wrap=True)
             elif end["reused"]:
                 out.print(f"{row.variant}: nothing changed, every artifact was reused")
-    if any("failure" in end for end in ended):
-        raise typer.Exit(1)
+        _say_left_out(left_out)
+    if left_out or any("failure" in end for end in ended):
+        raise typer.Exit(FAILED)
 
 
 def _ended(instance: DagsterInstance, run: Launched, started: bool) -> dict[str, Any]:

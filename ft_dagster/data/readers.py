@@ -162,13 +162,13 @@ def _read_json(file: DataFile) -> Iterator[RawRow]:
         yield from _read_jsonl(file)
         return
     lines, held = list[str](), 0
-    for _, line in _lines(file, LARGEST_LIST):
-        held += len(line)
+    for _, part in _lines(file, LARGEST_LIST):
+        held += len(part)
         if held > LARGEST_LIST:
             fix = "Write one object a line instead, as .jsonl"
             problem = f"a JSON list of more than {LARGEST_LIST:,} bytes, which would be read whole"
             raise UserError(problem, file=file.name, fix=fix)
-        lines.append(line)
+        lines.append(part)
     text = "".join(lines)
     try:
         rows = json.loads(text, object_pairs_hook=_once)

@@ -34,7 +34,7 @@ from ft_dagster.stages import (
 )
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.workspace import TrainingStopped, Workspace
-from ft_dagster.store import Artifact, refused, unreachable
+from ft_dagster.store import Artifact, closed, refused, unreachable
 
 CHAIN: tuple[Stage[Any], ...] = (
     declaration.STAGE,
@@ -103,7 +103,7 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
     except (UserError, ProgramFailed) as error:
         return ChainOutcome(made, str(error))
     except Exception as error:
-        if (not_let_in := refused(error)) is not None:
+        if (not_let_in := refused(error) or closed(error)) is not None:
             return ChainOutcome(made, str(not_let_in))
         if not unreachable(error):
             raise

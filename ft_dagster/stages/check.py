@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.new_tokens import check_tokens, pieces_of
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.rows import Row
-from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.evaluation.power import texts_of_losses
@@ -30,9 +29,9 @@ from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stages.policy import problems, unknown_targets
 from ft_dagster.stages.rendering import notes_on_prompts
+from ft_dagster.stages.rows_read import ROWS, FileRead, RowsLook, rows_sentence
 from ft_dagster.stages.workspace import Workspace
 
-ROWS = 100
 PARENT = "base_model.variant"
 
 
@@ -56,12 +55,16 @@ class Mistakes:
         try:
             yield
         except UserError as error:
-            self.errors += [one for one in all_of(error) if str(one) not in map(str, self.errors)]
+            self.add(all_of(error))
         except OSError as error:
             where = self.file if error.errno == errno.ENAMETOOLONG else error.filename or self.file
             fix = f"Check its permissions, or what {field} names"
             problem = f"cannot be read: {error.strerror or error}"
             self.errors.append(UserError(problem, file=where, field=field, fix=fix))
+
+    def add(self, errors: Iterable[UserError]) -> None:
+        """Those that were not gathered yet."""
+        self.errors += [one for one in errors if str(one) not in map(str, self.errors)]
 
     def end(self) -> None:
         """Raises UserError where there was any mistake."""
@@ -69,59 +72,68 @@ class Mistakes:
             raise UserErrors.of(self.errors)
 
 
+@dataclass
+class Looks:
+    """`most`: rows of each source that are read, None: all. `corpora`: what was found in the rows of general
+    corpora, each of which is read once for all variants.
+    """
+
+    most: int | None = ROWS
+    corpora: dict[str, tuple[list[FileRead], list[UserError]]] = field(default_factory=dict)
+
+
 def check_variant(
-    settings: Settings, key: VariantKey, declarations: Declarations | None = None
+    settings: Settings, key: VariantKey, declarations: Declarations | None = None, looks: Looks | None = None
 ) -> dict[str, Any]:
-    """Read a declaration, its base, corpus, tasks, database and the first rows of each source.
+    """Read a declaration, its base, corpus, tasks, database and rows of each source: the first, or all.
 
     Raises UserError for all mistakes at once: of a declaration that is invalid, those of what it names too.
     What the platform does not allow, and a gate that cannot hold, are mistakes as well. `warnings`: what is
     none, and is to be known before a run.
     """
-    declarations = declarations or Declarations(settings.project)
+    declarations, looks = declarations or Declarations(settings.project), looks or Looks()
     file, roots = declarations.file(key), settings.roots(key.tenant)
     found = Mistakes(file, declarations.errors(key))
     if not found.errors:
         declared = declarations.declared(key)
         found.errors += [*problems(settings, declared), *unknown_targets(settings, declared)]
     named = named_by(declarations.content(key))
-    base, rows, tasks = CheckedBase(""), list[list[Row]](), set[str]()
+    base, rows, tasks = CheckedBase(""), list[Row](), set[str]()
     if named.base_model is not None and not any(one.field == PARENT for one in found.errors):
         with found.gathered("base_model"):
             base = _check_base(settings, key, file, named.base_model)
-    if named.corpus is not None:
-        _check_corpus(declarations, named.corpus, file, found)
     for role, entries in named.tasks.items():
         tasks |= _check_tasks(settings, key, role, entries, found)
     if named.database is not None:
         with found.gathered("evaluation.database"):
             find_database(named.database, settings.project, file, roots)
+    look = RowsLook(settings.project, looks.most)
     for i, source in named.sources.items():
-        field = f"data.sources[{i}]"
-        with found.gathered(f"{field}.path"):
-            asked = DeclaredAt(file, field, roots)
-            rows.append(list(islice(read_rows(source, settings.project, asked), ROWS)))
-    tokenizer, few, read = None, tuple[str, ...](), [row for part in rows for row in part]
+        at = f"data.sources[{i}]"
+        with found.gathered(f"{at}.path"):
+            rows += look.rows(source, DeclaredAt(file, at, roots))
+    if named.corpus is not None:
+        look.files += _check_corpus(declarations, named.corpus, looks, found)
+    tokenizer, few = None, tuple[str, ...]()
     workspace = Workspace(settings, key, looking=True)
     if not found.errors:
         with found.gathered("base_model"):
-            tokenizer = _tokenizer_of(read, base)
+            tokenizer = _tokenizer_of(rows, base)
         with found.gathered("data.sources"):
             few = _few(workspace, base)
     found.end()
-    longest = max(map(len, rows))
-    seen = f"{len(read)} rows read" if longest < ROWS else f"the first {ROWS} rows of each source read"
-    spec = declarations.declared(key).spec
+    spec, sources = declarations.declared(key).spec, len(named.sources)
     exchange = spec.data.render == "auto" and tokenizer is not None and chats(tokenizer)
     how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
-    losses = _losses(spec)
+    losses, seen = _losses(spec), rows_sentence(look.files) + how
     return {
         "base_model": base.said,
-        "sources": len(rows),
+        "sources": sources,
         "tasks": sorted(tasks),
+        "files": [each.to_json() for each in look.files],
         "losses": losses,
-        "summary": "; ".join([f"{base.said}, {len(rows)} sources, {len(tasks)} tasks", seen + how, *losses]),
-        "warnings": [*notes_on_prompts(workspace, spec, read, tokenizer), *few],
+        "summary": "; ".join([f"{base.said}, {sources} sources, {len(tasks)} tasks", seen, *losses]),
+        "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *few],
     }
 
 
@@ -151,14 +163,23 @@ def _losses(spec: VariantSpec) -> list[str]:
     return [f"{loss.what} is judged by its loss, of {loss.least:,} texts or more" for loss in found]
 
 
-def _check_corpus(declarations: Declarations, name: str, file: Path, found: Mistakes) -> None:
+def _check_corpus(declarations: Declarations, name: str, looks: Looks, found: Mistakes) -> list[FileRead]:
+    """The files of a general corpus that were read."""
     corpus = None
     with found.gathered("data.general.corpus"):
-        corpus = declarations.corpus(name, asked_by=file)
-    for i, source in enumerate(corpus.sources if corpus else ()):
-        asked = DeclaredAt(declarations.corpus_files()[name], f"sources[{i}]")
-        with found.gathered(f"sources[{i}].path"):
-            list(islice(read_raw(source, declarations.project, asked), ROWS))
+        corpus = declarations.corpus(name, asked_by=found.file)
+    if corpus is None:
+        return []
+    if name not in looks.corpora:
+        file, look = declarations.corpus_files()[name], RowsLook(declarations.project, looks.most)
+        wrong = Mistakes(file)
+        for i, source in enumerate(corpus.sources):
+            with wrong.gathered(f"sources[{i}].path"):
+                look.raw_rows(source, DeclaredAt(file, f"sources[{i}]"))
+        looks.corpora[name] = look.files, wrong.errors
+    files, errors = looks.corpora[name]
+    found.add(errors)
+    return files
 
 
 def _check_tasks(

@@ -9,7 +9,7 @@ from ft_dagster.store.artifacts import (
     find_artifact,
     verify_artifact,
 )
-from ft_dagster.store.blobs import Store, refused, unreachable
+from ft_dagster.store.blobs import Store, closed, refused, unreachable
 from ft_dagster.store.heads import SHARED, read_head, tenant_name, write_head
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Place",
     "Store",
     "begin_attempt",
+    "closed",
     "commit_attempt",
     "find_artifact",
     "read_head",

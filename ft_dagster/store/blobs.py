@@ -26,6 +26,11 @@ _PASSING_ERRNOS = {
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE,
     errno.EBUSY, errno.EREMOTEIO,  # s3fs' words for 503 and 500
 }  # fmt: skip
+_CLOSED = {
+    errno.EACCES: "this user may not read or write it", errno.EPERM: "this user may not read or write it",
+    errno.EROFS: "its file system takes no files", errno.ENOTDIR: "a file stands where a folder has to be",
+}  # fmt: skip
+_OPEN_IT = "Name another place, or let this user read and write there"
 _PASSING_ERRORS = {
     "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
     "botocore.ReadTimeoutError", "botocore.HTTPClientError",
@@ -95,6 +100,17 @@ class Store:
         else:
             self.root = str(Path(self.url.removeprefix("file://")).expanduser().resolve())
             self.fs = fsspec.filesystem("file")
+
+    def check_writable(self) -> None:
+        """Raises UserError where a folder of this host would take no file. A remote store is not asked."""
+        if self.remote:
+            return
+        folder = Path(self.root)
+        at = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        why = _takes_no_file(at)
+        if why is not None:
+            problem = f"cannot be written: {why}"
+            raise UserError(problem, file=at, field="store", value=self.url, fix=_OPEN_IT)
 
     def path(self, relative: str) -> str:
         """The file system's own path of `relative`. Raises UserError where a link below the root is on it."""
@@ -402,6 +418,14 @@ def as_stored(value: Any) -> bytes:
     return (dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
+def _takes_no_file(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return _CLOSED[errno.ENOTDIR]
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return _CLOSED[errno.EROFS]
+    return None if os.access(folder, os.W_OK | os.X_OK) else _CLOSED[errno.EACCES]
+
+
 def unreachable(error: BaseException) -> bool:
     """Whether an error says that the storage could not be reached just now: a retry may find it again."""
     for at in _causes(error):
@@ -414,6 +438,13 @@ def unreachable(error: BaseException) -> bool:
 def expired(error: BaseException) -> bool:
     """Whether a remote storage says that temporary credentials have run out: renewed ones may let in."""
     return any(code_of(at) in _EXPIRED for at in _causes(error))
+
+
+def closed(error: BaseException) -> UserError | None:
+    """What to say where this host's file system does not let in who asks. None of any other error."""
+    if isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
+        return UserError(_CLOSED[error.errno], file=os.fsdecode(error.filename), fix=_OPEN_IT)
+    return None
 
 
 def refused(error: BaseException) -> UserError | None:
