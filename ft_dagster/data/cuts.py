@@ -7,7 +7,7 @@ is in the mixture whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,10 +59,20 @@ def place_of(texts: Sequence[str], kept: str) -> tuple[int | None, int | None]:
         if found >= 0:
             at = found + len(text)
             continue
-        start = next((start for start in range(at, len(end)) if text.startswith(end[start:])), len(end))
+        starts = (start for start in _beginnings(text, end, at) if text.startswith(end[start:]))
+        start = next(starts, len(end))
         told = start < len(end) or len(end) - at <= _BETWEEN
         return (number, len(end) - start) if told else (None, None)
     return None, None
+
+
+def _beginnings(text: str, kept: str, at: int) -> Iterator[int]:
+    """Where `text` may begin in `kept`, from `at` on: where its first characters stand, or `kept` ends."""
+    first, last = text[:_BETWEEN], max(at, len(kept) - _BETWEEN)
+    while first and 0 <= (at := kept.find(first, at)) < last:
+        yield at
+        at += 1
+    yield from range(last, len(kept))
 
 
 def is_same_up_to(cut: Cut, row: Row, other: Row) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.made_of import made_of
+from ft_dagster.stages.made_of import artifacts_of
 from ft_dagster.stages.rendering import RENDERING, has_conversations
 from ft_dagster.stages.workspace import Workspace
 
@@ -32,7 +32,7 @@ def newest_model(settings: Settings, key: VariantKey) -> NewestModel:
     tuned = workspace.head("fine_tuned_model")
     if tuned is None:
         raise UserError(f"{key} has no trained model yet", fix=f"Run `ft-dagster run {key}` first")
-    made = made_of(workspace.store, workspace.prefix, tuned).artifacts
+    made = artifacts_of(workspace.store, workspace.prefix, tuned)
     try:
         base, mixture, rows = (made[stage] for stage in ("base_model", "training_mixture", "task_dataset"))
     except KeyError as gone:

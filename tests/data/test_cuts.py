@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from ft_dagster.data.corpus import build_general_corpus
-from ft_dagster.data.cuts import IN_PART, Cut, is_same_up_to, place_of, read_cuts, write_cuts
+from ft_dagster.data.cuts import IN_PART, Cut, _beginnings, is_same_up_to, place_of, read_cuts, write_cuts
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import as_row, paths_of
 from ft_dagster.data.mixture import TOO_LONG, UNTRAINED, BuiltMixture, MixtureParts, build_mixture
@@ -161,6 +161,14 @@ PLACES: dict[str, tuple[list[str], str, tuple[int | None, int | None]]] = {
 def test_the_place_of_a_cut_is_told_by_what_is_kept(kind: str) -> None:
     texts, kept, place = PLACES[kind]
     assert place_of(texts, kept) == place
+
+
+def test_a_long_row_whose_tokenizer_changes_its_letters_is_looked_for_at_few_places() -> None:
+    text = "The Old Bank of the Town lends to Ships. " * 3_000
+    kept = "user: " + text.lower()[:-20]
+    assert len(list(_beginnings(text, kept, 0))) <= 80
+    assert place_of([text], kept) == (None, None)
+    assert place_of([text], "user: " + text[:-20]) == (0, len(text) - 20)
 
 
 def test_a_row_of_another_kind_or_role_is_not_the_same() -> None:

@@ -1,4 +1,4 @@
-"""The newest weights are tried on what they were trained on and as it was rendered, whatever came later."""
+"""The newest weights are tried as they were trained: on their base, and by the rendering of their rows."""
 
 from __future__ import annotations
 
