@@ -41,11 +41,24 @@ def unused_tensors(folder: Path, files: Sequence[FileDigest], cache: Path | None
     """
     if find_spec("torch") is None or find_spec("transformers") is None:
         return ()
-    if read_json(folder / CONFIG).get("quantization_config") is not None:
+    if _is_stored_quantized(read_json(folder / CONFIG).get("quantization_config")):
         return ()
     question = {"load report": HOW, "files": [list(file) for file in files]}
     question["transformers"] = version("transformers")
     return tuple(remembered(cache, question, lambda: _unused(folder)))
+
+
+def _is_stored_quantized(said: Any) -> bool:
+    """Whether transformers reads files as quantized ones: where config.json says a method that it knows."""
+    if not said or not isinstance(said, dict):
+        return False
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    with _told_by_transformers():
+        try:
+            return bool(AutoHfQuantizer.supports_quant_method(said))
+        except ValueError:  # without a method
+            return False
 
 
 def unused_words(names: Sequence[str]) -> str:

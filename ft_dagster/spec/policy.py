@@ -316,14 +316,17 @@ def _of_metrics(floors: EvaluationFloors, spec: VariantSpec, names: Mapping[str,
 
 def _of_training_rows(floors: EvaluationFloors, spec: VariantSpec) -> Iterator[Breach]:
     """Rows that hold the questions: who was trained on them shows no fall, whatever was forgotten."""
-    declared, rule = spec.data.decontaminate, "evaluation.decontaminate"
-    if floors.decontaminate == "optional" or not (spec.evaluation.task or spec.evaluation.general):
+    declared, most = spec.data.decontaminate, floors.coverage
+    required = floors.decontaminate == "required"
+    if not (spec.evaluation.task or spec.evaluation.general):
         return
-    if not declared.enabled:
+    if not declared.enabled and (required or most is not None):
+        rule = "evaluation.decontaminate" if required else "evaluation.coverage"
         yield Breach("data.decontaminate.enabled", False, rule, "true")
-    if declared.ngram > NGRAM:
-        yield Breach("data.decontaminate.ngram", declared.ngram, rule, f"at most {NGRAM} words")
-    most, share = floors.coverage, declared.coverage
+    if declared.ngram > NGRAM and required:
+        allowed = f"at most {NGRAM} words"
+        yield Breach("data.decontaminate.ngram", declared.ngram, "evaluation.decontaminate", allowed)
+    share = declared.coverage
     if most is not None and (share is None or share > most):
         yield Breach("data.decontaminate.coverage", share, "evaluation.coverage", f"at most {most:g}")
 

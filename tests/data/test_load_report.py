@@ -60,6 +60,28 @@ def test_a_base_without_a_tensor_that_its_class_needs_is_refused(project: Path, 
     assert error.value == "model.layers.1.mlp.up_proj.weight"
 
 
+def test_a_method_of_quantization_that_transformers_does_not_know_hides_no_missing_tensor(
+    project: Path, base: Path
+) -> None:
+    """It reads such files as plain ones, and draws what they lack."""
+    reconfigured(base, quantization_config={"quant_method": "exl9"})
+    assert resolve(project).unused == ()
+    rewritten(base, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    assert refusal(project).value == "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("said", ["4 bits", {"bits": 4}, {}, False])
+def test_a_quantization_that_no_method_has_is_one_line(project: Path, base: Path, said: Any) -> None:
+    reconfigured(base, quantization_config=said)
+    assert "no model can be made by it" in refusal(project).problem
+
+
+def test_a_base_that_is_stored_quantized_is_not_looked_at(project: Path, base: Path) -> None:
+    reconfigured(base, quantization_config={"quant_method": "fp8"})
+    rewritten(base, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    assert resolve(project).unused == ()
+
+
 def test_a_config_of_more_layers_than_the_files_have_is_refused(project: Path, base: Path) -> None:
     reconfigured(base, num_hidden_layers=20)
     error = refusal(project)

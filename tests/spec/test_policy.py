@@ -96,6 +96,10 @@ def test_a_share_of_a_question_that_is_an_overlap_is_asked_for_once_the_platform
     for share, found in ((None, breach), (0.7, breach), (0.6, []), (0.5, [])):
         declared = {"sources": ["rows.jsonl"], "decontaminate": {"coverage": share}}
         assert broken(floor, data=declared) == found
+    lax = policies(tmp_path, {"evaluation": {"coverage": 0.6, "decontaminate": "optional"}}).of("acme")
+    assert broken(lax) == breach
+    off = {"sources": ["rows.jsonl"], "decontaminate": {"coverage": 0.6, "enabled": False}}
+    assert broken(lax, data=off) == [("data.decontaminate.enabled", "evaluation.coverage")]
     plain = policies(tmp_path, {"evaluation": {}}).of("acme")
     assert broken(plain) == []
     assert plain.digest == policies(tmp_path, {}).of("acme").digest != floor.digest
