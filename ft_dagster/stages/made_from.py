@@ -73,9 +73,12 @@ def _root(
 def _followed(
     store: Store, prefix: str, root: Artifact, heads: Mapping[str, Artifact | None]
 ) -> Iterator[tuple[str, Artifact]]:
-    """From input to input; of equal bytes the newest, or see `_without_head`: what a run would find."""
+    """From input to input; of equal bytes the newest, or see `_without_head`: what a run would find. The last
+    of the chain is asked first: a plan of equal bytes may be of other rows than the weights.
+    """
     found, due = {root.place.stage}, [root]
     while due:
+        due.sort(key=lambda made: STAGES.index(made.place.stage) if made.place.stage in STAGES else -1)
         artifact = due.pop()
         yield artifact.place.stage, artifact
         if artifact.place.stage == BASE:  # what it was made from is the parent's, or the platform's
