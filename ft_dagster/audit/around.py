@@ -31,12 +31,12 @@ from ft_dagster.strict_json import loads
 RESTORE = "Restore it from a backup"
 WHO_WROTE_IT = "See who wrote it, and delete it, or have the same done again"
 ON_PURPOSE = f"{RESTORE}; if a backup was restored on purpose, `ft-dagster audit index --again`"
+NOBODYS = "nobody wrote it there. Look where it came from, and delete it"
 HEADS = "heads"
 _HEAD = re.compile(rf".+/{HEADS}(?:/[^/.][^/]*)?")
 _TRY = re.compile(r"tenants/[^/]+/[^/]+/tries/[0-9a-f]{64}/[0-9]{6}\.json")
 _PART = rf"(?P<prefix>tenants/[^/]+/[^/]+|{SHARED}(?:/corpora/[^/]+)?)"
 _UNDER_KEY = re.compile(rf"{_PART}/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{{64}})/(?P<rest>.+)")
-_MANIFEST = re.compile(r"manifest(?:-(?P<generation>[0-9]+))?\.json")
 _OF_KEY = re.compile(
     r"claims/[^/]+/[0-9]{6}\.json|divergences/[^/]+\.json|[^/]+/(?:payload|evidence)/.+"
     r"|(?:.+/)?\.[^/]+\.[0-9a-f]{32}"  # the draft of a writer that was killed
@@ -47,16 +47,21 @@ Check = Callable[[Audit, str, str], Iterable[str]]
 def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]:
     """What does not hold of it, one line each. `artifacts`: of which the code is looked at that made them."""
     known = defaultdict[str, list[LogEntry]](list)  # entries of release logs, by the part of the store
+    wrong = set[str]()  # heads, and folders of tries, of which something was told
     for entry in (*audit.index.gone_releases(), *audit.index.releases()):
         known[entry.prefix].append(entry)
     for prefix in sorted({*tenant_prefixes(audit.store), *known}):
         if audit.tenant in (None, tenant_of(prefix)):
             yield from _told(audit, partial(_of_log, known=known[prefix]), prefix, "releases")
             for weights in audit.store.names(f"{prefix}/tries"):
-                yield from _told(audit, _of_tries, prefix, f"tries/{weights}")
+                lines = _told(audit, _of_tries, prefix, f"tries/{weights}")
+                wrong |= {f"{prefix}/tries/{weights}"} if lines else set()
+                yield from lines
     files = [file.path for file in audit.store.walk() if audit.allows_part(file.path)]
+    unnamed = [path for path in files if not _is_text(path)]
+    yield from (f"{audit.store.uri(ascii(path)[1:-1])}: {NOBODYS}" for path in sorted(unnamed))
+    files = [path for path in files if _is_text(path)]
     heads = sorted(path for path in files if _HEAD.fullmatch(path))
-    wrong = set[str]()
     for head in map(PurePosixPath, heads):
         part = head.parent if head.name == HEADS else head.parent.parent
         lines = _told(audit, _of_head, str(part), str(head.relative_to(part)))
@@ -67,6 +72,13 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
     yield from _since_seen(audit, {*heads, *filter(_TRY.fullmatch, files)}, wrong)
     yield from _nobodys(audit, files)
     yield from _of_code(audit, artifacts)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is UTF-8, as all that is written to a store."""
+    with suppress(UnicodeEncodeError):
+        return bool(path.encode())
+    return False
 
 
 def _told(audit: Audit, check: Check, prefix: str, name: str) -> list[str]:
@@ -128,17 +140,18 @@ def _without_tries(audit: Audit) -> Iterator[str]:
 
 def _since_seen(audit: Audit, files: Iterable[str], wrong: Container[str]) -> Iterator[str]:
     """Heads and tries that an earlier check saw and that are gone, or are others though nothing wrote them
-    since. Those that it saw for the first time, or that were written since, it remembers. `wrong`: of which
-    something was told.
+    since. Those that it saw for the first time, or that were written since, it remembers. `wrong`: heads, and
+    folders of tries, of which something was told: these are left as they were known.
     """
     known = {each.path: each for each in audit.index.seen() if audit.allows_part(each.path)}
+    files = [path for path in files if path not in wrong and str(PurePosixPath(path).parent) not in wrong]
     there = {each.path: each for each in _read(audit, sorted(files))}
     altered = "it is another than it was, and nothing wrote it since"
     for path, before in known.items():
         now = there.get(path)
-        if path in wrong:
-            there.pop(path, None)
-        elif now is None:
+        if path in wrong or str(PurePosixPath(path).parent) in wrong:
+            continue
+        if now is None:
             yield f"{audit.store.uri(path)}: it is gone, and an earlier check saw it. {ON_PURPOSE}"
         elif now.sha256 != before.sha256 and (_TRY.fullmatch(path) or now.at <= before.at):
             yield f"{audit.store.uri(path)}: {altered}. {ON_PURPOSE}"
@@ -172,10 +185,10 @@ def _nobodys(audit: Audit, files: Iterable[str]) -> Iterator[str]:
         found = _UNDER_KEY.fullmatch(path)
         if found is None or found["stage"] in (*NO_STAGES, "digests") or _OF_KEY.fullmatch(found["rest"]):
             continue
-        manifest = _MANIFEST.fullmatch(found["rest"])
-        newest = generations.get(Place(found["prefix"], found["stage"], found["key"]), 1)
-        if manifest is None or int(manifest["generation"] or 1) > newest:
-            yield f"{audit.store.uri(path)}: nobody wrote it there. Look where it came from, and delete it"
+        place = Place(found["prefix"], found["stage"], found["key"])
+        manifests = (place.manifest_of(number) for number in range(1, generations.get(place, 1) + 1))
+        if path not in manifests:
+            yield f"{audit.store.uri(path)}: {NOBODYS}"
 
 
 def _of_head(audit: Audit, prefix: str, name: str) -> Iterator[str]:

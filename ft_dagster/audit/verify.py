@@ -37,7 +37,8 @@ MOST_SECONDS = 86_400.0  # after which a check that was ended is not gone on wit
 CANNOT_NOTICE = (
     "manifests, and all that names them, that were rewritten or removed together before an audit looked",
     "a head that was pointed at another artifact of its own stage, with a later date",
-    "what lies in attempts that nothing committed, in reports and in notes where a digest lies",
+    "what lies in attempts that nothing committed, in claims, in reports and in notes where a digest lies",
+    "files that stand beside the folders of keys, under names that nothing reads",
 )
 
 

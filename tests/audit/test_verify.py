@@ -225,6 +225,9 @@ FORGED: dict[str, tuple[Forge, str]] = {
     "a file under a key": (planted("more.json"), r"more\.json: nobody wrote it there"),
     "a folder under a key": (planted("attempt/more/x"), r"attempt/more/x: nobody wrote it there"),
     "a manifest that comes after one that stands": (planted("manifest-2.json"), r"manifest-2\.json: nobody"),
+    "a manifest of before the first": (planted("manifest-0.json"), r"manifest-0\.json: nobody wrote it"),
+    "a manifest of a name beside its own": (planted("manifest-01.json"), r"manifest-01\.json: nobody"),
+    "a name that is no text": (planted("more\udcff.json"), r"more\\udcff\.json: nobody wrote it there"),
     "a claim of another name": (planted("claims/x/y.txt"), r"claims/x/y\.txt: nobody wrote it there"),
     "the head of an experiment": (written(TRIED_HEAD, "garbage"), "tried/lora/heads.*not a head"),
 }
@@ -263,6 +266,18 @@ def test_it_is_noticed_without_the_index_too(history: History, forged: str) -> N
 
 def _says(line: str, pattern: str) -> bool:
     return re.search(pattern, line) is not None
+
+
+@pytest.mark.parametrize("name", ["heads/more.json", f"tries/{'0' * 64}/000001.json", "heads/\udcff.json"])
+def test_a_file_that_was_never_right_is_not_missed_once_it_is_deleted(history: History, name: str) -> None:
+    assert verify(history.audit()).holds
+    file = history.folder / ".ft_dagster/store/tenants/acme/one" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("{}")
+    [problem] = verify(history.audit()).problems
+    assert ascii(name)[1:-1] in problem
+    file.unlink()
+    assert verify(history.audit()).problems == ()
 
 
 def test_what_holds_is_not_said_to_be_wrong(history: History, old: Settings) -> None:
