@@ -34,7 +34,7 @@ TEXTS = (DATASET, CORPUS, BASE_TEXT)  # stages whose payload is records
 EVALUATION_TEXTS = "evaluation_texts"
 # Of each kind the columns that hold text, before those that say what it is.
 COLUMNS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    ROW: (("messages", "prompt", "completion", "text"), ("kind",)),
+    ROW: (("messages", "prompt", "completion", "text", "group"), ("kind",)),
     DOCUMENT: (("text",), ()),
     PIECE: (("text",), ("group",)),
     ITEM: (("questions", "answers"), ("task",)),
@@ -164,14 +164,14 @@ def _batches(path: Path, file: TextFile) -> Iterator[Batch]:
 
 
 def _texts(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[list[str]]:
-    """Of each row: those of its messages, which are JSON, else those of its other columns."""
+    """Of each row: those of its messages, which are JSON, and those of its other columns."""
     plain = [columns[name] for name in names if name != "messages"]
     others = zip(*plain, strict=True) if plain else ((),) * len(columns["messages"])
     if "messages" not in columns:
         return list(map(_flat, others))
     turns = loads(f"[{','.join([each or 'null' for each in columns['messages']])}]")
     return [
-        [turn["content"] for turn in each] if each else _flat(values)
+        [*(turn["content"] for turn in each or ()), *_flat(values)]
         for each, values in zip(turns, others, strict=True)
     ]
 

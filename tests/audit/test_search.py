@@ -111,6 +111,14 @@ def test_a_name_inside_a_row_is_found(tmp_path: Path, kind: str) -> None:
     assert [(each.how, each.times) for each in present(answer.search).models] == [(TRAINED, 2)]
 
 
+@pytest.mark.parametrize("row", [question(1), chat(("user", "Who?"), ("assistant", "You."))])
+def test_a_name_of_a_group_of_rows_is_found(tmp_path: Path, row: dict[str, Any]) -> None:
+    made = History(tmp_path / "project")
+    source = {"path": "rows.jsonl", "fields": {"group": "patient"}}
+    made.dataset("acme.one", [{**row, "patient": NAME}], splits=WHOLE, sources=[source])
+    assert searched(made.audit(), NAME).rows == 1
+
+
 @pytest.mark.parametrize("kind", NONE)
 def test_what_is_not_the_name_is_not_taken_for_it(tmp_path: Path, kind: str) -> None:
     made = History(tmp_path / "project")
