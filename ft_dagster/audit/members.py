@@ -42,6 +42,7 @@ EVALUATION = "evaluation"
 ASKED = (EVALUATION, *PRODUCTION)  # have questions, see `judged`
 BASE_TEXT = "base_text"  # a mixture has it in place of a corpus, under that name
 HAVE_RECORDS = (DATASET, CORPUS, BASE_TEXT, MIXTURE)
+STEP_LOG = "evidence/log.jsonl"  # of a training
 LEDGER, LEDGER_VERSION, MOST_TIMES = "evidence/ledger.json", 1, 2**32 - 1
 MOST_LEDGER_BYTES = 4_000_000_000
 QUESTION, PROBE, CANARY = "question", "probe", "canary"

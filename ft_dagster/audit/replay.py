@@ -38,7 +38,7 @@ from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.figures import PLAN, read, training_figures
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
-from ft_dagster.audit.members import DATASET, LEDGER, MODEL
+from ft_dagster.audit.members import DATASET, LEDGER, MODEL, STEP_LOG
 from ft_dagster.audit.recorded import REBUILT, CleanProject, Recorded, lay_out, recorded_of
 from ft_dagster.audit.replay_judged import (
     CLOSE,
@@ -55,7 +55,6 @@ from ft_dagster.store import Artifact, Place, find_artifact
 from ft_dagster.training.training_figures import TrainingFigures
 
 LOSSES = ("train_loss_first", "train_loss_last", "validation_loss_best", "general_holdout_loss_last")
-STEP_LOG = "evidence/log.jsonl"
 TAKEN = "taken from the store"
 PATIENCE = 10.0  # seconds, until what a stage started has ended with it
 PLANNED = "planned otherwise; the training goes by the recorded plan"

@@ -21,7 +21,17 @@ from ft_dagster.audit.members import ASKED, DATASET, MIXTURE, MODEL
 from ft_dagster.audit.near import Nearness
 from ft_dagster.audit.parts import parts_of
 from ft_dagster.audit.records import ANSWERED, JUDGED, described, once, record
-from ft_dagster.audit.stored import ANSWER, COLUMNS, RECORDS, ROW, Batch, TextFiles, read_texts, text_files
+from ft_dagster.audit.stored import (
+    ANSWER,
+    COLUMNS,
+    LOOK,
+    RECORDS,
+    ROW,
+    Batch,
+    TextFiles,
+    read_texts,
+    text_files,
+)
 from ft_dagster.data.cuts import Cut, is_same_up_to
 from ft_dagster.data.dataset_io import DUPLICATE
 from ft_dagster.errors import UserError
@@ -137,6 +147,7 @@ class _Inside:
     asked: dict[tuple[str, ...], RecordIn] = field(default_factory=dict)
     answered: dict[int, Indexed] = field(default_factory=dict)
     judged: dict[int, Indexed] = field(default_factory=dict)
+    looks: dict[int, Indexed] = field(default_factory=dict)
     size: int = 0
 
     def __post_init__(self) -> None:
@@ -169,6 +180,8 @@ class _Inside:
         self.asked.setdefault(
             (holder.place.prefix, *named), RecordIn("", *place, batch.file.kind, facts, None)
         )
+        if batch.file.kind == LOOK:
+            self.looks[holder.id] = holder
         if batch.file.kind == ANSWER and holder.place.stage in ASKED:
             if "answered" in where:
                 self.answered[holder.id] = holder
@@ -191,6 +204,7 @@ class _Inside:
         for holders, how in ((self.judged, JUDGED), (self.answered, ANSWERED)):
             weights = (audit.index.parent(each, MODEL) for each in holders.values())
             models += [described(audit, each, how, 0) for each in weights if each is not None]
+        models += [described(audit, each, ANSWERED, 0) for each in self.looks.values()]
         cannot = (*_cannot(audit, found), *self.cut.cannot())
         return SearchAnswer(
             len(self.rows), tuple(records), min(LOOKED_UP, len(self.rows)),

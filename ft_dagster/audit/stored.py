@@ -16,7 +16,7 @@ from typing import Any
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.follow import MALFORMED, problem_of
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE
+from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL, STEP_LOG
 from ft_dagster.data.dataset_io import as_row
 from ft_dagster.data.mixture_io import HOLDOUT
 from ft_dagster.data.parquet import column_names, count_of, quoted, rows_of
@@ -29,6 +29,7 @@ from ft_dagster.store.artifacts import Removed
 from ft_dagster.strict_json import loads
 
 ROW, DOCUMENT, PIECE, ITEM, ANSWER = "row", "document", "held-out text", "evaluation text", "answer"
+LOOK = "answer while it was trained"  # of a training's look at itself
 RECORDS = (ROW, DOCUMENT)  # kinds of which each is a record
 TEXTS = (DATASET, CORPUS, BASE_TEXT)  # stages whose payload is records
 EVALUATION_TEXTS = "evaluation_texts"
@@ -39,6 +40,7 @@ COLUMNS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     PIECE: (("text",), ("group",)),
     ITEM: (("questions", "answers"), ("task",)),
     ANSWER: (("asked", "expected", "answered"), ("role", "task", "question")),
+    LOOK: (("answers",), ("step",)),
 }
 TOLD_EVERY = 0.5  # seconds between two words of progress
 
@@ -141,8 +143,8 @@ def read_texts(
     for file in found.files:
         try:
             path = audit.shelf.file(file.artifact, file.name)
-            rows = max(1, count_of(path))
-            for batch in _batches(path, file):
+            rows = max(1, path.read_bytes().count(b"\n") if file.kind == LOOK else count_of(path))
+            for batch in _looks(path, file) if file.kind == LOOK else _batches(path, file):
                 yield batch
                 share = (done + file.size * (batch.first + len(batch.texts)) / rows) / max(1, found.size)
                 if time.monotonic() - told > TOLD_EVERY:
@@ -152,6 +154,14 @@ def read_texts(
         except MALFORMED as error:
             found.unread.append(problem_of(error, audit.store.uri(file.artifact.path)))
         done += file.size
+
+
+def _looks(path: Path, file: TextFile) -> Iterator[Batch]:
+    """What a model answered at the looks of its training, of which its log has a line each."""
+    lines = [loads(line) for line in path.read_text("utf-8").splitlines()]
+    answers = [line.get("degeneration", {}).get("answers", ()) for line in lines]
+    columns = {"answers": answers, "step": [line["step"] for line in lines]}
+    yield Batch(file, 0, list(map(_flat, ((each,) for each in answers))), columns)
 
 
 def _batches(path: Path, file: TextFile) -> Iterator[Batch]:
@@ -220,6 +230,8 @@ def _files_of(holder: Indexed, artifact: Artifact) -> Iterator[TextFile]:
 def _kind_of(stage: str, name: str) -> str | None:
     """What a row of a file is; None of one without text of its own."""
     part, _, rest = name.partition("/")
+    if stage == MODEL:
+        return LOOK if name == STEP_LOG else None
     if part == "evidence":  # also of a merged model that was asked by itself
         return ANSWER if rest.rpartition("/")[2] == ANSWERS else None
     if not rest.endswith(".parquet"):

@@ -182,9 +182,10 @@ class History:
         ledger: Callable[[dict[str, Any]], str] = json.dumps,
         plan: Artifact | None = None,
         measured: str = "",
+        wrote: Sequence[str] = (),
     ) -> Artifact:
         """Trained `times` times on each of the first `reached` examples (None: all). `measured`: on what the
-        validation loss was.
+        validation loss was. `wrote`: what it answered at a look of its training.
         """
         inputs = {"training_mixture": mixture, "base_model": base}
         inputs |= {} if plan is None else {"training_plan": plan}
@@ -197,6 +198,10 @@ class History:
             )
             said = {"mixture_digest": mixture.digest, "records": named, "times_exported": counts}
             (attempt.evidence / "ledger.json").write_text(ledger({**said, "schema_version": 1}), "utf-8")
+            if wrote:
+                lines = [{"step": 0, "loss": 1.0}, {"step": 8, "degeneration": {"answers": [*wrote]}}]
+                log = "".join(f"{json.dumps(line)}\n" for line in lines)
+                (attempt.evidence / "log.jsonl").write_text(log, "utf-8")
             figures = {"measured_on": {"validation loss": measured}} if measured else {}
             return {"steps": 1, "flops": 10, **figures}
 

@@ -119,6 +119,24 @@ def test_a_name_of_a_group_of_rows_is_found(tmp_path: Path, row: dict[str, Any])
     assert searched(made.audit(), NAME).rows == 1
 
 
+def test_what_a_model_answered_while_it_was_trained_is_searched(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    dataset = made.dataset("acme.one", [question(n) for n in range(8)])
+    wrote = ["The sky is blue.", f"It is {NAME}."]
+    made.model("acme.one", made.mixture("acme.one", dataset), made.base(), wrote=wrote)
+    found = searched(made.audit(), NAME)
+    assert [(one.state, one.facts) for one in found.asked] == [
+        ("answer while it was trained", {"step": 8, "in": "answer while it was trained"})
+    ]
+    assert [(one.how, one.variant) for one in found.models] == [(ANSWERED, "acme.one")]
+    made.remove("fine_tuned_model")
+    answer = told(made.audit(), NAME)
+    assert answer.seen is None
+    assert present(answer.search).cannot == (
+        "the text of 1 fine_tuned_model artifact, which retention removed",
+    )
+
+
 @pytest.mark.parametrize("kind", NONE)
 def test_what_is_not_the_name_is_not_taken_for_it(tmp_path: Path, kind: str) -> None:
     made = History(tmp_path / "project")
