@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from ft_dagster.planning.hardware.catalogue import Catalogue, Hardware
 
 
-Picture = Annotated[Path | None, typer.Option(help="Write a stacked bar of each method's memory to this PNG")]
+def _as_svg(picture: Path | None) -> Path | None:
+    if picture is not None and picture.suffix.lower() != ".svg":
+        raise UserError("it is drawn as SVG", field="--picture", value=str(picture), fix="Let it end in .svg")
+    return picture
+
+
+Picture = Annotated[
+    Path | None,
+    typer.Option(help="Write a stacked bar of each method's memory to this SVG", callback=_as_svg),
+]
 
 
 @app.command(rich_help_panel=PLANNING)
@@ -76,7 +85,7 @@ def _draw(document: SurveyDocument, picture: Path | None) -> None:
     from ft_dagster.report.plots import memory_bars
 
     try:
-        picture.write_bytes(memory_bars(document))
+        picture.write_text(memory_bars(document), "utf-8")
     except OSError as error:
         problem = error.strerror or "cannot be written"
         raise UserError(problem, field="--picture", value=str(picture), fix="Name another file") from None

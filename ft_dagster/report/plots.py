@@ -1,24 +1,21 @@
-"""The memory of each method as a PNG, 700 pixels wide, for a slide or a page."""
+"""The memory of each method as an SVG, 700 pixels wide, for a slide or a page."""
 
 from __future__ import annotations
 
-import io
+from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from ft_dagster.planning.estimate import SurveyDocument
 
-WIDTH, DPI = 7.0, 100  # inches, dots an inch
-COLOURS = 64  # of the PNG's palette: enough for anti-aliased text, a third of the bytes
-INK, BLUE, ORANGE, GREEN = "#30363d", "#2563a8", "#c8641b", "#4a8a5c"
+WIDTH, LEFT, RIGHT, TOP, ROW, COLUMN = 700, 110, 640, 56, 26, 115  # pixels
+INK, RED = "#30363d", "#b3261e"
 PARTS = {  # of a device's memory, with a colour each
     "frozen": "#8fa3b8",
-    "trained": BLUE,
-    "gradients": ORANGE,
+    "trained": "#2563a8",
+    "gradients": "#c8641b",
     "states": "#d9a441",
-    "activations": GREEN,
+    "activations": "#4a8a5c",
     "temporaries": "#9bc4a5",
     "communication": "#b07aa1",
     "slack": "#d3d8dd",
@@ -26,61 +23,37 @@ PARTS = {  # of a device's memory, with a colour each
 }
 
 
-def memory_bars(document: SurveyDocument) -> bytes:
+def memory_bars(document: SurveyDocument) -> str:
     """A stacked bar of one device's memory for each method, as ranked; the device is a line.
 
-    A correction learned from finished trainings widens or narrows the
-    bar's end.
+    A correction learned from finished trainings moves the total beside the bar, and no part of it.
     """
-    rows = [row.method for row in document.ranking]
-    chosen = document.plan.name
-    held = {name: document.memory_bytes[name] for name in rows}
-    scale, unit = (1e9, "GB") if max(one.total for one in held.values()) >= 1e9 else (1e6, "MB")
-    figure = _figure(1.2 + 0.36 * len(rows))
-    axes = figure.subplots()
-    at = list(range(len(rows), 0, -1))
-    left = [0.0] * len(rows)
-    for part, colour in PARTS.items():
-        widths = [held[name].of(part) / scale for name in rows]
-        if any(widths):
-            axes.barh(at, widths, left=left, color=colour, height=0.62, label=part)
-            left = [a + b for a, b in zip(left, widths, strict=True)]
-    for y, name in zip(at, rows, strict=True):
-        total = held[name].total / scale
-        axes.plot([total, total], [y - 0.31, y + 0.31], color=INK, linewidth=1.5)
-        axes.annotate(
-            f"{total:,.1f}", (total, y), (4, 0), textcoords="offset points", va="center", fontsize=8
-        )
-    device = document.device_bytes
-    if device is not None and device / scale < 3 * max(left):
-        axes.axvline(device / scale, color="#b3261e", linewidth=1.5, linestyle="--", label="the device")
-    axes.set_yticks(at, [f"{name} ◂" if name == chosen else name for name in rows])
-    axes.set_xlabel(f"{unit} on one device at the highest moment of a step; ◂ planned")
-    axes.margins(x=0.1)
-    figure.legend(loc="outside upper left", ncols=5, frameon=False, fontsize=7)
-    return _png(figure)
-
-
-def _figure(height: float) -> Figure:
-    """A figure of its own, outside pyplot's global state; savefig draws it with Agg."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-
-
-def _png(figure: Figure) -> bytes:
-    from PIL import Image
-
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8, colors=INK)
-        axes.xaxis.label.set(size=8, color=INK)
-        axes.yaxis.label.set(size=8, color=INK)
-        axes.yaxis.offsetText.set(size=8)
-        axes.grid(axis="x", color="#e5e8eb", linewidth=0.6)
-        axes.set_axisbelow(True)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", facecolor="white")
-    small = io.BytesIO()
-    Image.open(drawn).convert("RGB").quantize(COLOURS).save(small, format="PNG", optimize=True)
-    return small.getvalue()
+    held = {row.method: document.memory_bytes[row.method] for row in document.ranking}
+    largest, device = max(each.total for each in held.values()), document.device_bytes or 0
+    unit, size = ("GB", 1e9) if largest >= 1e9 else ("MB", 1e6)
+    shown = device if device < 3 * largest else 0
+    pixels = (RIGHT - LEFT) / max(largest, shown)
+    below = TOP + ROW * len(held)
+    drawn = [
+        f"<rect x='{COLUMN * (at % 6)}' y='{18 * (at // 6) + 6}' width='12' height='12' fill='{colour}'/>"
+        f"<text x='{COLUMN * (at % 6) + 17}' y='{18 * (at // 6) + 16}'>{name}</text>"
+        for at, (name, colour) in enumerate([*PARTS.items(), *([("the device", RED)] if shown else [])])
+    ]
+    for row, (method, memory) in enumerate(held.items()):
+        y, x = TOP + ROW * row, float(LEFT)
+        name = escape(method) + (" ◂" if method == document.plan.name else "")
+        drawn.append(f"<text x='{LEFT - 8}' y='{y + 14}' text-anchor='end'>{name}</text>")
+        for part, colour in PARTS.items():
+            wide = pixels * memory.of(part)
+            drawn.append(f"<rect x='{x:.1f}' y='{y}' width='{wide:.1f}' height='18' fill='{colour}'/>")
+            x += wide
+        at = max(x, LEFT + pixels * memory.total)
+        drawn.append(f"<text x='{at + 6:.1f}' y='{y + 14}'>{memory.total / size:,.1f}</text>")
+    if shown:
+        drawn.append(f"<path d='M{LEFT + pixels * shown:.1f} {TOP - 6}V{below}' stroke='{RED}'/>")
+    said = f"{unit} on one device at the highest moment of a step; ◂ planned"
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{below + 24}' fill='{INK}' "
+        f"font-family='sans-serif' font-size='12'><rect width='100%' height='100%' fill='white'/>"
+        f"{''.join(drawn)}<text x='{LEFT}' y='{below + 14}'>{said}</text></svg>\n"
+    )

@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import dagster as dg
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app
@@ -66,11 +66,26 @@ def test_before_there_is_a_mixture_the_sources_are_sampled_and_that_is_said(fold
 
 
 def test_the_memory_of_each_method_is_drawn_where_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
-    file = tmp_path / "memory.png"
-    asked(folder, str(KEY), "--picture", str(file))
-    with Image.open(file) as image:
-        assert (image.format, image.width) == ("PNG", 700)
+    file = tmp_path / "memory.svg"
+    _, document = asked(folder, str(KEY), "--picture", str(file))
+    drawn = ElementTree.parse(file).getroot()
+    said = ["".join(each.itertext()) for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    planned = document["plan"]["method"]["name"]
+    names = [row["method"] + (" ◂" if row["method"] == planned else "") for row in document["ranking"]]
+    assert drawn.get("width") == "700"
+    assert [each for each in said if each in names] == names
     assert file.stat().st_size < 40_000
+
+
+def test_a_picture_of_another_format_is_refused_before_anything_is_planned(
+    folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "memory.png"
+    ended = CliRunner().invoke(app, ["--project", str(folder), "plan", str(KEY), "--picture", str(file)])
+    assert isinstance(ended.exception, UserError)
+    assert "--picture" in str(ended.exception)
+    assert "Let it end in .svg" in str(ended.exception)
+    assert not file.exists()
 
 
 def test_the_command_line_warns_of_what_the_page_warns_of(folder: Path) -> None:
