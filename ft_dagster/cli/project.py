@@ -60,7 +60,9 @@ def init(
 def check(
     context: typer.Context,
     variants: Keys = None,
-    all_rows: Annotated[bool, typer.Option("--all-rows", help="Read all rows, not the first 100")] = False,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Read all rows, not only the first 20,000 of each source")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Read declarations, their sources, corpora, tasks and base models; report every mistake.

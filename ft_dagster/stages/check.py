@@ -29,7 +29,7 @@ from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stages.policy import problems, unknown_targets
 from ft_dagster.stages.rendering import notes_on_prompts
-from ft_dagster.stages.rows_read import ROWS, FileRead, RowsLook, rows_sentence
+from ft_dagster.stages.rows_read import READ, FileRead, RowsLook, rows_sentence
 from ft_dagster.stages.workspace import Workspace
 
 PARENT = "base_model.variant"
@@ -78,7 +78,7 @@ class Looks:
     corpora, each of which is read once for all variants.
     """
 
-    most: int | None = ROWS
+    most: int | None = READ
     corpora: dict[str, tuple[list[FileRead], list[UserError]]] = field(default_factory=dict)
 
 

@@ -19,10 +19,8 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.stages.plan_warnings import too_few_rows
 from ft_dagster.stages.planned import leak_where_packed
 from ft_dagster.stages.preview import sample
+from ft_dagster.stages.rows_read import KEPT, READ
 from ft_dagster.stages.workspace import Workspace
-
-LOOKED_AT = 100  # rows of a source, tokenized
-LOOKED_THROUGH = 20_000  # and counted: where there are more, neither steps nor test rows are few
 
 
 def foreseen(workspace: Workspace, base: Path) -> tuple[str, ...]:
@@ -31,9 +29,9 @@ def foreseen(workspace: Workspace, base: Path) -> tuple[str, ...]:
     """
     declared = workspace.declared()
     roots = workspace.roots
-    data = sample(declared, workspace.project, base, roots, first=LOOKED_AT, most=LOOKED_THROUGH)
+    data = sample(declared, workspace.project, base, roots, first=KEPT, most=READ)
     if data.more:
-        return ()
+        return ()  # of so many rows neither steps nor test rows are few
     spec, hardware = declared.spec, hardware_of(declared.spec, workspace.trains_on, workspace.project)
     parameters, stored, _ = measure_weights(base, weight_files(base))
     facts = facts_of(data.counts, parameters, stored, base, hardware, leak=None)

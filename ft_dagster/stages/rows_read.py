@@ -13,7 +13,8 @@ from ft_dagster.data.rows import Row
 from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.spec.variant import SourceSpec
 
-ROWS = 100
+KEPT = 100  # rows of a source, for those who look at what they say
+READ = 20_000  # of a source, where not all are asked for
 NAMED = 5  # files in a sentence
 T = TypeVar("T")
 
@@ -35,11 +36,11 @@ class RowsLook:
     """Reads `most` rows of each source (None: all), and remembers of which files they were."""
 
     project: Path
-    most: int | None = ROWS
+    most: int | None = READ
     files: list[FileRead] = field(default_factory=list)
 
     def rows(self, source: SourceSpec, asked: DeclaredAt) -> list[Row]:
-        """The first rows of a tenant's source, at most ROWS. Raises UserError as `read_rows`."""
+        """The first KEPT rows of a tenant's source, of all that are read. Raises UserError as `read_rows`."""
         read = read_rows(source, self.project, asked)
         return self._first(source, asked, read, lambda row: "" if row.place is None else row.place.file)
 
@@ -56,7 +57,7 @@ class RowsLook:
         for row in islice(read, self.most):
             last = file_of(row)
             counts[last] = counts.get(last, 0) + 1
-            if len(first) < ROWS:
+            if len(first) < KEPT:
                 first.append(row)
         following = next(read, None)
         ended = following is None or file_of(following) != last

@@ -20,6 +20,7 @@ from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages.rows_read import READ
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Store
 from tests.e2e.project import command_environment, edit, rows, write_lines, write_project
@@ -27,7 +28,6 @@ from tests.e2e.project import command_environment, edit, rows, write_lines, writ
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--")  # in which a root may mount
 BIN = Path(sys.executable).parent
 RIGHT = {"acme.places", "globex.places"}
-ROWS = 100  # of the project's file
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_no_command_ends_in_a_traceback_on_a_store_below_a_device(
 READ_ONLY = """
 import sys
 from ft_dagster.settings import load_settings
-from ft_dagster.stages.chain import run_chain, CHAIN
+from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.cli import main
 if sys.argv[1] == "chain":
     from pathlib import Path
@@ -259,7 +259,9 @@ def test_a_store_that_can_be_written_is(tmp_path: Path) -> None:
 
 
 def test_check_says_how_many_rows_of_each_file_it_read(project: Path) -> None:
-    for name, count in (("a", 40), ("b", 60), ("c", 60), ("d", 5)):
+    write_lines(project / "data/rows.jsonl", rows(5))
+    write_lines(project / "data/general.jsonl", [{"text": "an old town"}] * (READ + 1))
+    for name, count in (("a", 40), ("b", READ - 40), ("c", 60), ("d", 5)):
         write_lines(project / f"data/parts/{name}.jsonl", rows(count))
     edit(
         project / "tenants/acme/places.yaml",
@@ -268,39 +270,40 @@ def test_check_says_how_many_rows_of_each_file_it_read(project: Path) -> None:
     done = typed(project, "check", "acme.places")
     assert done.exit_code == 0
     assert (
-        f"all {ROWS} rows of data/rows.jsonl, all 40 rows of data/parts/a.jsonl, all 60 rows of "
-        "data/parts/b.jsonl, the first 100 of data/general.jsonl and none of 2 more files read"
+        f"all 5 rows of data/rows.jsonl, all 40 rows of data/parts/a.jsonl, all {READ - 40:,} rows of "
+        f"data/parts/b.jsonl, the first {READ:,} of data/general.jsonl and none of 2 more files read"
     ) in done.stdout
     assert "`ft-dagster check --all-rows` reads them too" in done.stdout
     (one,) = json.loads(typed(project, "check", "acme.places", "--json").stdout)["variants"]
     assert [(each["file"], each["rows"], each["whole"]) for each in one["files"]] == [
-        ("data/rows.jsonl", 100, True),
+        ("data/rows.jsonl", 5, True),
         ("data/parts/a.jsonl", 40, True),
-        ("data/parts/b.jsonl", 60, True),
+        ("data/parts/b.jsonl", READ - 40, True),
         ("data/parts/c.jsonl", 0, False),
         ("data/parts/d.jsonl", 0, False),
-        ("data/general.jsonl", 100, False),
+        ("data/general.jsonl", READ, False),
     ]
 
 
 def test_all_rows_reads_all(project: Path) -> None:
     file = project / "data/rows.jsonl"
-    write_lines(file, rows(5000))
+    write_lines(file, rows(READ))
     done = typed(project, "check", "--all-rows", "acme.places")
-    assert "all 5,000 rows of data/rows.jsonl and all 400 rows of data/general.jsonl read" in done.stdout
+    assert f"all {READ:,} rows of data/rows.jsonl and all 400 rows of data/general.jsonl read" in done.stdout
     assert "--all-rows" not in done.stdout
     with file.open("a") as lines:
-        lines.write("{no row\n")
+        lines.write(json.dumps(rows(1)[0]) + "\n{no row\n")
     assert typed(project, "check", "acme.places").exit_code == 0
     done = typed(project, "check", "--all-rows", "acme.places")
     assert done.exit_code == 2
-    assert "data/rows.jsonl:5001: malformed line" in done.stdout
+    assert f"data/rows.jsonl:{READ + 2}: malformed line" in done.stdout
 
 
 def test_a_wrong_row_of_a_corpus_is_found_by_all_rows_for_each_variant_that_names_it(project: Path) -> None:
+    write_lines(project / "data/general.jsonl", [{"text": "an old town"}] * (READ + 1))
     with (project / "data/general.jsonl").open("a") as lines:
         lines.write("{no row\n")
     assert typed(project, "check").exit_code == 0
     done = typed(project, "check", "--all-rows")
     assert done.exit_code == 2
-    assert done.stdout.count("data/general.jsonl:401: malformed line") == len(RIGHT)
+    assert done.stdout.count(f"data/general.jsonl:{READ + 2}: malformed line") == len(RIGHT)
