@@ -110,7 +110,8 @@ def test_what_a_model_was_judged_with_is_found(judged: History, given: str, stat
     [model] = found.models
     assert (model.variant, model.how, model.times) == ("acme.one", JUDGED, 0)
     assert found.equal
-    assert sought(found) == "in 1 artifact; 0 models learned from it"
+    told = "in 1 artifact; 0 models learned from it; others were not searched for it"
+    assert sought(found) == told
 
 
 def test_a_probed_row_was_trained_on_and_judged_with(judged: History) -> None:
