@@ -38,7 +38,7 @@ COLUMNS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ROW: (("messages", "prompt", "completion", "text", "group"), ("kind",)),
     DOCUMENT: (("text",), ()),
     PIECE: (("text",), ("group",)),
-    ITEM: (("questions", "answers"), ("task",)),
+    ITEM: (("questions", "answers", "text"), ("task",)),  # 0.1 had a question's text alone
     ANSWER: (("asked", "expected", "answered"), ("role", "task", "question")),
     LOOK: (("answers",), ("step",)),
 }

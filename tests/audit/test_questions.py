@@ -490,7 +490,8 @@ def test_nothing_shows_that_a_row_of_a_source_with_a_transformation_is_absent(tm
     elsewhere = record(made.audit(), asked_record(dumps(question(40))))
     assert (elsewhere.equal, elsewhere.transformed) == (True, (source_of,))
     assert sought(elsewhere) == (
-        "in 1 artifact; 0 models learned from it; the rows of 1 source were transformed"
+        "in 1 artifact; 0 models learned from it; others were not searched for it; "
+        "the rows of 1 source were transformed"
     )
     assert record(made.audit(tenant="globex"), asked_record("no row of it")).equal is False
     assert record(audit, asked_record("0" * 64)).equal is False

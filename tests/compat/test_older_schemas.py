@@ -21,11 +21,15 @@ LOOKS = (
     "test_a_verdict_of_looks_is_read_as_it_was_written_and_any_other_is_written_as_before"
 )
 READERS = {  # file of the package -> test that reads samples, the oldest schema first
-    "audit/index_file.py": [INDEX] * 5 + [ALTERED] * 2,
-    "audit/proofs.py": ["audit/test_questions.py::test_an_older_proof_of_absence_still_holds"],
+    "audit/index_file.py": [INDEX] * 5 + [ALTERED] * 3,
+    "audit/proof_form.py": ["audit/test_questions.py::test_an_older_proof_of_absence_still_holds"],
     "data/corpus.py": [CORPUS],
     "data/dataset.py": ["compat/test_old_data.py::test_rows_are_read_and_named_by_their_path"],
     "fleet/table.py": [TABLE, TABLE],
+    "launch/remote/order.py": [
+        "launch/test_forged_orders.py::"
+        "test_an_order_of_the_first_schema_with_an_environment_and_folders_of_its_own_is_refused"
+    ],
     "lineage/entry.py": [
         "lineage/test_release_log.py::test_a_log_of_the_first_schema_is_still_read_and_goes_on",
         "compat/test_old_store.py::test_the_release_logs_tell_what_happened",

@@ -168,7 +168,7 @@ def test_what_is_reused_names_the_run_that_made_it(workshop: Workshop) -> None:
         if name != "general_corpus":
             assert f"/runs/{workshop.first.run_id}" in metadata[SUMMARY].value, name
     written = sum(len(dg.serialize_value(event)) for event in again.all_events)
-    assert written < 330_000  # characters of the event log, for work that was not done again
+    assert written < 350_000  # characters of the event log, for work that was not done again
 
 
 def test_a_release_says_what_it_was_made_of_from_the_file_on(workshop: Workshop) -> None:

@@ -100,6 +100,17 @@ def test_an_order_that_asks_for_more_than_a_training_is_refused_before_anything_
     assert not (tmp_path / "node").exists()
 
 
+def test_an_order_of_the_first_schema_with_an_environment_and_folders_of_its_own_is_refused(
+    store: Store, job: Job, tmp_path: Path
+) -> None:
+    send(store, job, tmp_path / "node")
+    first = {"schema_version": 1, "environment": {}, "work_folder": "/tmp/work", "cache_bytes": None}
+    forged(store, lambda content: content.update(first))
+    code, lines = carried_out(store, tmp_path / "node")
+    assert (code, len(lines.splitlines())) == (BAD_INPUT, 1)
+    assert "an order that no node carries out" in lines
+
+
 @pytest.mark.parametrize(
     "output", ["{folder}/outside", "/ft_dagster.node/run/../../../../outside", "../outside"]
 )

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -146,7 +147,7 @@ def test_a_run_and_a_plan_refuse_what_check_refuses(project: Path, monkeypatch: 
     workspace = Workspace(load_settings(project), KEY)
     with pytest.raises(UserError, match=OUTSIDE):
         workspace.make(declaration.STAGE)
-    monkeypatch.setattr(preview, "load_tokenizer", lambda folder: None)
+    monkeypatch.setattr(preview, "load_tokenizer", lambda folder: SimpleNamespace(chat_template=None))
     base = write(project / "models/base/config.json", "{}").parent
     with pytest.raises(UserError, match=OUTSIDE):
         preview.sample(load_variant(project, KEY), project, base, workspace.roots)

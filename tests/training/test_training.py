@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ft_dagster.errors import UserError
-from ft_dagster.training import sft
+from ft_dagster.training import loss as losses
 from ft_dagster.training.contract import read_run
 from ft_dagster.training.loss import loss_at_trained_positions
 from ft_dagster.training.mixture import open_split
@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(
         loss = honest(model, inputs, tokens, summed)
         return loss * float("inf") if model.training and next(calls) >= 7 else loss
 
-    monkeypatch.setattr(sft, "loss_at_trained_positions", exploding)
+    monkeypatch.setattr(losses, "loss_at_trained_positions", exploding)
     folder = runs.prepare()
     error = failure(folder)
     named = [leaf("train", ordinal) for ordinal in range(30) if leaf("train", ordinal) in error["problem"]]
