@@ -24,9 +24,10 @@ from ft_dagster.files import expanded
 from ft_dagster.launch.launcher import RUN_FILE
 from ft_dagster.planning.hardware.catalogue import FILE as CARDS
 from ft_dagster.provenance.digest import sha256_file, sha256_json
+from ft_dagster.provenance.stage_versions import FORMER_STAGES
 from ft_dagster.roots import is_address
 from ft_dagster.settings import FILE, Settings
-from ft_dagster.spec.policy import POLICY_FILE
+from ft_dagster.spec.policy import POLICY_FILE, Policy
 from ft_dagster.stages import declaration, evaluation
 from ft_dagster.stages.versions import usual_share_of
 from ft_dagster.store import Artifact, Store, write_head
@@ -36,7 +37,7 @@ REBUILT = (DATASET, MIXTURE, PLAN, MODEL)  # in their order
 JUDGED = (EVALUATION, EXPORT)  # what is made of the weights, in its order
 # As the store has them.
 TEXTS = "evaluation_texts"
-TAKEN = (BASE, CORPUS, BASE_TEXT, TEXTS, "unsaid_tokens", "version_before", "probe", "prior")
+TAKEN = (BASE, CORPUS, BASE_TEXT, TEXTS, "unsaid_tokens", "version_before", "probe", *FORMER_STAGES)
 RUN, WORK = "replay", "work"
 
 
@@ -296,7 +297,9 @@ def _write_policy(audit: Audit, weights: Indexed, folder: Path) -> None:
         if audit.shelf.has(said, f"evidence/{evaluation.POLICY}"):
             file = audit.shelf.left(said, f"evidence/{evaluation.POLICY}")
             if file is not None:
-                _write(folder / POLICY_FILE, {"schema_version": 1, **json.loads(file.read_text("utf-8"))})
+                floors = json.loads(file.read_text("utf-8"))
+                kept = {name: value for name, value in floors.items() if name not in Policy.gone}
+                _write(folder / POLICY_FILE, {"schema_version": 1, **kept})
                 return
 
 

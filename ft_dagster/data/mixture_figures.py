@@ -86,7 +86,7 @@ class GeneralShare:
 class ShareReason:
     """Why a share that the declaration leaves open came to what was asked, and by what."""
 
-    origin: Literal["declaration", "built-in", "host", "measured", "prior"]
+    origin: Literal["declaration", "built-in", "host", "measured"]
     reason: str
 
 

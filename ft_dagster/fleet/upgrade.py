@@ -1,8 +1,8 @@
 """What this version of the project would make again of what older ones made: for whom, and at what cost.
 
-A raised stage version changes keys, so a run makes the stage again; so does rendering that changed for some
-rows on some bases, whose stages keep their version. Libraries are recorded and in no key: another version of
-them makes nothing again.
+A raised stage version changes keys, so a run makes the stage again. So does the end of a stage from which it
+was made, and rendering that changed for some rows on some bases; then versions stay. Libraries are recorded
+and in no key: another version of them makes nothing again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ft_dagster.spec import Declarations, VariantKey, load_variant
 from ft_dagster.spec.overrides import write_declared
 from ft_dagster.stages.rendering import loses_plain_text, rendered_otherwise
 from ft_dagster.stages.summary import STAGES
+from ft_dagster.stages.versions import is_older
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head
 
@@ -171,9 +172,7 @@ def _row(settings: Settings, declarations: Declarations, store: Store, key: Vari
     heads = {stage: head for stage, head in read.items() if head is not None}
     if not heads:
         return None
-    older = tuple(
-        stage for stage, head in heads.items() if head.predicate["stage_version"] < STAGE_VERSIONS[stage]
-    )
+    older = tuple(stage for stage, head in heads.items() if is_older(head))
     now = Workspace(settings, key, looking=True)
     rendered = _rendered_otherwise(now, declarations, {s: h for s, h in heads.items() if s not in older})
     effect = _effect((*older, *rendered))

@@ -24,10 +24,16 @@ from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.question import ProbeCost
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.packed_rows import ExampleLengths
-from ft_dagster.planning.prior import Prior, leaves_method_open
 from ft_dagster.planning.probe import ProbePlan, leaves_open, plan_probe
 from ft_dagster.planning.probe_advice import advised_probe
-from ft_dagster.planning.survey import PlanContext, PlannedMethod, Survey, lora_settings, survey
+from ft_dagster.planning.survey import (
+    PlanContext,
+    PlannedMethod,
+    Survey,
+    leaves_method_open,
+    lora_settings,
+    survey,
+)
 from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import Plan, TrainingDevice, TrainingSettings
@@ -53,27 +59,17 @@ def make_plan(
     facts: Facts,
     context: PlanContext,
     tried: ProbeResult | None = None,
-    prior: Prior | None = None,
 ) -> PlanAndEstimate:
-    """Resolve `spec`, what is open in it by trial; by `prior` where nothing came of one. Raises UserError for
-    what cannot be trained.
-    """
+    """Resolve `spec`, what is open in it by trial. Raises UserError for what cannot be trained."""
     if facts.trained_tokens == 0:
         raise UserError("the mixture has no trained token", fix="See the counts of training_mixture")
     decided = tried is not None and tried.method is not None
     found = survey(spec if tried is None else tried.applied(spec), facts, context)
-    by_prior = spec if prior is None or decided else prior.applied(spec, found)
-    if by_prior is spec:
-        prior = None
-    else:
-        found = survey(by_prior, facts, context)
     if leaves_method_open(spec):
         found = _without_obeyed(found)
     chosen = found.chosen
     if tried is not None and decided:
         _say_what_was_tried(found, spec, tried)
-    elif prior is not None:
-        _say_what_is_known(found, spec, prior)
     elif spec.method.name == "auto":
         _say_why(found, spec)
     resolved = chosen.resolved
@@ -90,9 +86,8 @@ def make_plan(
     )
     probing = _probing(spec, facts, found, context, tried)
     steps = _steps(resolved.training, facts, context.lengths)
-    warnings = _warnings(spec, facts, found, probing, steps, tried=tried, prior=prior)
-    if prior is None:
-        found = _with_advice(found, advised_probe(spec, facts, found))
+    warnings = _warnings(spec, facts, found, probing, steps, tried)
+    found = _with_advice(found, advised_probe(spec, facts, found))
     found = _with_advice(found, alpha_note(resolved.method))
     hours = probing.cost.hours
     estimate = _estimate(spec, facts, context, found, warnings, steps=steps, probe_hours=hours)
@@ -168,14 +163,12 @@ def _warnings(
     found: Survey,
     probing: ProbePlan,
     steps: int,
-    *,
     tried: ProbeResult | None,
-    prior: Prior | None,
 ) -> list[str]:
     """Of a probe, of the settings, of the limits, and what obeying the declaration costs."""
     resolved = found.chosen.resolved
     return [
-        *_of_probe(spec, probing, tried, prior),
+        *_of_probe(spec, probing, tried),
         *training_warnings(spec, facts, resolved.method, resolved.training, steps),
         *([found.chosen.untrained] if found.chosen.untrained else []),
         *limits(found.question, found.decision.row(resolved.name).figures, probing.cost),
@@ -196,13 +189,10 @@ def _probing(
     return ProbePlan((), 0, 0.0, "", cost=ProbeCost(hours, usd))
 
 
-def _of_probe(
-    spec: VariantSpec, probing: ProbePlan, tried: ProbeResult | None, prior: Prior | None
-) -> tuple[str, ...]:
+def _of_probe(spec: VariantSpec, probing: ProbePlan, tried: ProbeResult | None) -> tuple[str, ...]:
     """What a probe came to that found nothing, or what one would take that is still to be run."""
     if tried is not None:
-        instead = "the usual values hold" if prior is None else f"what {prior.variant} found is taken"
-        return () if tried.method else (f"probe: {tried.sentence}; {instead}",)
+        return () if tried.method else (f"probe: {tried.sentence}; the usual values hold",)
     if spec.plan.probe is None:
         return ()
     if not leaves_open(spec):
@@ -233,17 +223,6 @@ def _say_what_was_tried(found: Survey, spec: VariantSpec, tried: ProbeResult) ->
         reasons.explain("training.learning_rate", "measured", tried.sentence)
     if tried.rank is not None:
         reasons.explain("method.rank", "measured", tried.sentence)
-
-
-def _say_what_is_known(found: Survey, spec: VariantSpec, prior: Prior) -> None:
-    """The same, of what another variant tried."""
-    reasons = found.chosen.resolved.reasons
-    if prior.method_tried and leaves_method_open(spec):
-        reasons.explain("method.name", "prior", prior.said)
-    elif spec.method.name == "auto":
-        _say_why(found, spec)
-    if prior.learning_rate is not None and spec.training.learning_rate is None:
-        reasons.explain("training.learning_rate", "prior", prior.said)
 
 
 def _say_why(found: Survey, spec: VariantSpec) -> None:

@@ -23,7 +23,7 @@ from ft_dagster.planning.methods.question import NO_PROBE, ProbeCost
 from ft_dagster.planning.methods.rank import largest_rank, least_rank
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.reasons import Reasons
-from ft_dagster.planning.survey import PlannedMethod, Survey, lora_settings, with_method
+from ft_dagster.planning.survey import PlannedMethod, Survey, leaves_method_open, with_method
 from ft_dagster.planning.trials import FINALISTS, Arm, ProbeResult, span_of, with_rank
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import ProbeSpec
@@ -74,7 +74,7 @@ class ProbePlan:
 
 def leaves_open(spec: VariantSpec) -> bool:
     """Whether a probe is wanted and has anything to find."""
-    open_values = _any_method(spec), spec.training.learning_rate is None, spec.method.rank == "auto"
+    open_values = leaves_method_open(spec), spec.training.learning_rate is None, spec.method.rank == "auto"
     return spec.plan.probe is not None and any(open_values)
 
 
@@ -160,7 +160,7 @@ def arms_of(
     then at those that are so many times as high; declared values alone where there are any. Where nothing
     but a rank is open, it is what differs.
     """
-    methods = _methods(found) if _any_method(spec) else [found.chosen.resolved.name]
+    methods = _methods(found) if leaves_method_open(spec) else [found.chosen.resolved.name]
     declared = spec.training.learning_rate
     rates = [(1.0, None)] if declared is not None else tried
     (first, *more) = arms = tuple(
@@ -221,10 +221,6 @@ def _methods(found: Survey) -> list[str]:
 
 def _family(name: str) -> str:
     return "lora" if name in LORA_LIKE else name
-
-
-def _any_method(spec: VariantSpec) -> bool:
-    return spec.method.name == "auto" and not lora_settings(spec)
 
 
 def _open_rank(spec: VariantSpec, found: Survey, name: str) -> int | None:

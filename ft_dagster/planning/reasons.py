@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-Origin = Literal["declaration", "built-in", "host", "measured", "prior"]
+Origin = Literal["declaration", "built-in", "host", "measured"]
 AS_DECLARED = "as declared"
 
 

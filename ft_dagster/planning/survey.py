@@ -513,6 +513,11 @@ def general_matters(spec: VariantSpec) -> bool:
     return bool(spec.evaluation.general) or spec.data.general is not None
 
 
+def leaves_method_open(spec: VariantSpec) -> bool:
+    """Whether the plan chooses among all methods: no setting names LoRA."""
+    return spec.method.name == "auto" and not lora_settings(spec)
+
+
 def lora_settings(spec: VariantSpec) -> list[str]:
     """Settings of LoRA that are declared; beside `auto` they make it LoRA."""
     values = {name: getattr(spec.method, name) for name in METHOD_SETTINGS["auto"]}

@@ -17,7 +17,6 @@ STAGE_VERSIONS = {
     "version_before": 1,
     "training_mixture": 5,
     "probe": 5,
-    "prior": 1,
     "training_plan": 10,
     "fine_tuned_model": 3,
     "general_scores": 6,
@@ -28,3 +27,4 @@ STAGE_VERSIONS = {
     "model_export": 4,
     "release": 1,
 }
+FORMER_STAGES = ("prior",)  # which stores may hold: nothing makes one or goes by one any more

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -105,6 +105,10 @@ class EvaluationFloors(SpecModel):
 class Policy(SpecModel):
     """What one tenant may declare. An empty list of methods, bases or exports: all."""
 
+    gone: ClassVar[Mapping[str, str]] = {
+        "share_probes": "Remove the line: what a probe found is taken for no other variant any more"
+    }
+
     gates: GateFloors = GateFloors()
     evaluation: EvaluationFloors = EvaluationFloors()
     methods: tuple[MethodName, ...] = Field((), description="Methods that may be trained")
@@ -122,12 +126,6 @@ class Policy(SpecModel):
     approvers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="Who alone may put a version into production; release.approvers names some of them"
     )
-    share_probes: Literal["tenant", "platform"] = Field(
-        "tenant",
-        description="platform: what a probe of the tenant found (methods, rates, losses, how many steps and "
-        "rows) may be a prior for other tenants of which the same is said, and theirs for it; no name goes "
-        "with it, and what was taken stays",
-    )
 
     @property
     def least_probed(self) -> int | None:
@@ -136,10 +134,8 @@ class Policy(SpecModel):
 
     @property
     def digest(self) -> str:
-        """Of the floors: who is told figures judges nothing."""
-        floors = shown(self)
-        del floors["share_probes"]
-        return sha256_json(floors)
+        """Of the floors."""
+        return sha256_json(shown(self))
 
     def approvers_of(self, spec: VariantSpec) -> tuple[str, ...]:
         """Who may put a version of this declaration into production; none: anyone."""

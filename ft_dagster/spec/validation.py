@@ -79,8 +79,11 @@ def _value(error: Any) -> object:
 
 def _fix(model: type[BaseModel], path: list[Any], error: Any, otherwise: str) -> str:
     if error["type"] == "extra_forbidden":
-        known = list(_model_at(model, path[:-1]).model_fields)
-        return nearest(str(path[-1]), known, f"Known here: {', '.join(known)}")
+        kind, name = _model_at(model, path[:-1]), str(path[-1])
+        if name in getattr(kind, "gone", {}):
+            return str(kind.gone[name])  # type: ignore[attr-defined]
+        known = list(kind.model_fields)
+        return nearest(name, known, f"Known here: {', '.join(known)}")
     return otherwise
 
 

@@ -7,6 +7,7 @@ says why.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -68,11 +69,12 @@ class UnlistedField(Exception):
 
 class SpecModel(BaseModel):
     """`added`: fields that keys did not cover at first. At their default they enter none, so that what was
-    made before stands.
+    made before stands. `gone`: fields that are no more, with the way out for who declares one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
     added: ClassVar[tuple[str, ...]] = ()
+    gone: ClassVar[Mapping[str, str]] = {}
 
     @field_validator("*", mode="before")
     @classmethod

@@ -36,7 +36,7 @@ from ft_dagster.stages.made_from import VersionArtifacts
 from ft_dagster.stages.made_of import PARTS, frozen_declarations
 from ft_dagster.stages.planned import RANKED, ranked_by
 from ft_dagster.stages.rendering import known_traits, rendered_otherwise
-from ft_dagster.stages.versions import is_of_now
+from ft_dagster.stages.versions import former_input, is_of_now
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import SHARED, Artifact, Store
 from ft_dagster.training.apart import known_leak
@@ -102,8 +102,12 @@ def _breached(breach: Breach) -> StaleCause:
 
 def _raised(made: Iterable[Artifact]) -> Iterator[StaleCause]:
     for artifact in made:
-        if not is_of_now(artifact):
-            stage = artifact.place.stage
+        stage, former = artifact.place.stage, former_input(artifact)
+        if former is not None:
+            yield StaleCause(
+                "stage", stage, f"{stage} was made from {former}, which nothing goes by any more"
+            )
+        elif not is_of_now(artifact):
             yield stage_raised(stage, int(artifact.predicate["stage_version"]), STAGE_VERSIONS[stage])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ft_dagster.data.weights import CONFIG
-from ft_dagster.planning.prior import leaves_method_open
+from ft_dagster.planning.survey import leaves_method_open
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown

@@ -36,15 +36,12 @@ from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.planning.methods.share import chosen_share
 from ft_dagster.planning.packed_rows import is_counted, read_lengths
 from ft_dagster.planning.plan import make_plan
-from ft_dagster.planning.prior import Prior
-from ft_dagster.planning.prior import leaves_open as is_open
 from ft_dagster.planning.probe import leaves_open
-from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
-from ft_dagster.stages import prior, probe, task_dataset, training_mixture, training_plan, version_before
+from ft_dagster.stages import probe, task_dataset, training_mixture, training_plan, version_before
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.judged_on import judges_among, refuse_unheld
 from ft_dagster.stages.plan_context import context_of, context_without_base
@@ -145,10 +142,9 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     probed = None if mixture is None else _probed(workspace, spec, hardware)
     tried = probe.read_result(workspace, probed)
     context = replace(context, probed_hours=probe.hours_taken(probed))
-    known = None if base is None else _prior(workspace, spec, base, mixture, tried)
     leak = leak_where_packed(spec, folder, workspace.cache)
     facts = facts_of(data.counts, parameters, stored, folder, hardware, leak=leak)
-    plan = make_plan(spec, facts, context, tried, known)
+    plan = make_plan(spec, facts, context, tried)
     if named is None:
         refuse_unheld(plan.estimate.judged_on, declared.file)
     dear = too_dear(workspace, plan.estimate.predicted, hardware)
@@ -221,24 +217,6 @@ def _probed(workspace: Workspace, spec: VariantSpec, hardware: Hardware) -> Arti
         return None
     same = made_from.hardware == hardware_in_key(hardware)
     return find_artifact(workspace.store, recipe.place) if same else None
-
-
-def _prior(
-    workspace: Workspace,
-    spec: VariantSpec,
-    base: Artifact,
-    mixture: Artifact | None,
-    tried: ProbeResult | None,
-) -> Prior | None:
-    """What another variant tried, where no probe is to say more: as taken for this mixture already, else as
-    it would be now.
-    """
-    if not is_open(spec) or (spec.plan.probe is not None and tried is None):
-        return None
-    if mixture is None:
-        return prior.prior_of(workspace, spec, base)
-    taken = prior.standing(workspace, spec, mixture, base)
-    return prior.read_prior(workspace, taken) or prior.to_be_taken(workspace, spec, mixture, base)
 
 
 def _alike(one: VariantSpec, other: VariantSpec, fields: Iterable[str]) -> bool:

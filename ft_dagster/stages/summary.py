@@ -12,11 +12,11 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.report.variant_row import VariantRow
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import CHAIN
+from ft_dagster.stages.versions import is_older
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.training_figures import TrainingFigures
 
@@ -72,12 +72,13 @@ def _row(store: Store, key: VariantKey, heads: Heads) -> VariantRow:
 
 
 def _older_stages(heads: Heads) -> Iterator[str]:
-    """The stages whose newest artifact was made by an older version of the stage.
+    """The stages whose newest artifact was made by an older version of the stage, or from
+    one that is no more.
 
     Their releases stay released. Only a run makes them again, and somebody decides to start one.
     """
     for stage, head in heads.items():
-        if head is not None and head.predicate["stage_version"] < STAGE_VERSIONS[stage]:
+        if head is not None and is_older(head):
             yield stage
 
 

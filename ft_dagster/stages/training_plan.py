@@ -23,14 +23,13 @@ from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.judging import foresee_all
 from ft_dagster.planning.packed_rows import is_counted, read_lengths
 from ft_dagster.planning.plan import make_plan, refuse_unasked
-from ft_dagster.planning.prior import leaves_open as is_open
 from ft_dagster.planning.probe import leaves_open
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.report.recommendation import memory_line, refusal_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.stages import evaluation_texts, prior, probe, version_before
+from ft_dagster.stages import evaluation_texts, probe, version_before
 from ft_dagster.stages.asked import refuse_no_database
 from ft_dagster.stages.engine import refuse_absent
 from ft_dagster.stages.hands import Hands
@@ -55,9 +54,9 @@ FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "pred
 @dataclass(frozen=True)
 class PlanInputs:
     """`hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by. `probe`: what was
-    tried beforehand, where the declaration asks for it; `prior`: what another variant tried, where nothing
-    came of that. `version_before`: what a rank that is left open goes by. `leaks`: that packed examples of
-    the base would reach each other, so that none are packed; None elsewhere. `leak`: how that was found.
+    tried beforehand, where the declaration asks for it. `version_before`: what a rank that is left open goes
+    by. `leaks`: that packed examples of the base would reach each other, so that none are packed; None
+    elsewhere. `leak`: how that was found.
     """
 
     spec: VariantSpec
@@ -66,7 +65,6 @@ class PlanInputs:
     hardware: dict[str, Any]
     ranked_by: Digest | None
     probe: Artifact | None
-    prior: Artifact | None
     version_before: Artifact | None
     leaks: bool | None
     whole: VariantSpec = recorded()
@@ -78,15 +76,13 @@ def inputs(view: View) -> PlanInputs:
     base, spec = view.upstream("base_model"), view.spec
     leak = leak_where_packed(spec, view.base_folder(base), view.cache)
     hardware = hardware_of(spec, view.trains_on, view.project)
-    tried = view.made(probe.STAGE) if leaves_open(spec) else None
     return PlanInputs(
         narrowed(spec, PLANNED),
         view.upstream("training_mixture"),
         base,
         hardware_in_key(hardware),
         ranked_by(spec),
-        tried,
-        prior.taken(view) if is_open(spec) and not (tried and tried.figures["method"]) else None,
+        view.made(probe.STAGE) if leaves_open(spec) else None,
         view.made(version_before.STAGE) if spec.method.rank == "auto" else None,
         None if leak is None else True,
         narrowed(spec, (*PLANNED, *RANKED, "plan.probe")),
@@ -105,8 +101,7 @@ def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     counts, folder = counts_of(inputs.training_mixture), hands.base_folder(base)
     facts = facts_of(counts, *weights, folder, context.hardware, leak=inputs.leak)
     with named_in(hands.declared_in):
-        tried, known = probe.read_result(hands, inputs.probe), prior.read_prior(hands, inputs.prior)
-        plan = make_plan(inputs.whole, facts, context, tried, known)
+        plan = make_plan(inputs.whole, facts, context, probe.read_result(hands, inputs.probe))
     planned = plan.content.to_json()
     _write(attempt.payload / PLAN_FILE, planned)
     estimate = plan.estimate.to_json()
@@ -216,8 +211,8 @@ def _write(file: Path, document: dict[str, Any]) -> None:
 
 STAGE = Stage(
     "training_plan",
-    reads=("declaration", "base_model", "training_mixture", "probe", "prior", "version_before"),
-    fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, "plan.probe", "evaluation.kind"),
+    reads=("declaration", "base_model", "training_mixture", "probe", "version_before"),
+    fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, "plan.probe"),
     inputs=inputs,
     build=build,
     checks={"fits": "The training's memory, by a dry run of its step, fits the device"},

@@ -40,7 +40,6 @@ READERS = {  # file of the package -> test that reads samples, the oldest schema
         LOOKS,
         "evaluation/test_loss_tail.py::test_a_verdict_with_a_tail_survives_json_and_one_of_before_is_read",
     ],
-    "planning/prior.py": ["planning/test_prior.py::test_one_of_the_first_schema_is_read"],
     "planning/trials.py": [
         "planning/test_trials.py::test_a_probe_of_the_first_schema_is_read",
         "planning/test_trials.py::test_a_probe_of_the_second_schema_is_read",

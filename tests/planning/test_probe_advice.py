@@ -9,7 +9,6 @@ import pytest
 
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
-from ft_dagster.planning.prior import Prior
 from ft_dagster.planning.probe_advice import SHARE
 from ft_dagster.planning.survey import PlanContext
 from tests.planning.llama import spec
@@ -20,8 +19,8 @@ NARROW: dict[str, Any] = {"objective": "task_specific", "evaluation": {"kind": "
 ADVICE = f"`plan.probe: {{share: {SHARE:g}}}` tries it: "
 
 
-def planned(context: PlanContext, examples: int = 400, prior: Prior | None = None, **declared: Any) -> str:
-    plan: PlanAndEstimate = make_plan(spec(**declared), given(context, examples), context, prior=prior)
+def planned(context: PlanContext, examples: int = 400, **declared: Any) -> str:
+    plan: PlanAndEstimate = make_plan(spec(**declared), given(context, examples), context)
     return "; ".join(plan.estimate.notes)
 
 
@@ -59,8 +58,3 @@ def test_it_is_not_where_it_takes_hours(small: PlanContext) -> None:
     assert ADVICE not in planned(slow, **NARROW)
     assert ADVICE in planned(small, **NARROW, training={"max_steps": 100})
     assert ADVICE not in planned(small, **NARROW, training={"max_steps": 100_000})
-
-
-def test_it_is_not_where_another_variant_has_tried(small: PlanContext) -> None:
-    known = Prior("acme.other", "0" * 64, "full", 1e-4, "it was tried")
-    assert ADVICE not in planned(small, prior=known, export="merged", **NARROW)

@@ -247,3 +247,14 @@ def test_a_policy_by_another_name_is_not_taken_for_none(tmp_path: Path) -> None:
     (tmp_path / "policy.yml").write_text("gates: {alpha: 0.01}")
     with pytest.raises(UserError, match="no floor in it holds"):
         policies(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [{"share_probes": "tenant"}, {"per_tenant": {"acme": {"share_probes": "platform"}}}]
+)
+def test_a_field_that_is_no_more_is_refused_with_the_way_out(tmp_path: Path, content: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as refused:
+        policies(tmp_path, content)
+    (one,) = all_of(refused.value)
+    assert (one.problem, one.fix) == ("unknown field", Policy.gone["share_probes"])
+    assert str(one.field).endswith("share_probes")

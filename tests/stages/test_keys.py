@@ -17,7 +17,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import UnlistedField
-from ft_dagster.stages import prior, probe, training_mixture, version_before
+from ft_dagster.stages import probe, training_mixture, version_before
 from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.stages.engine import Engine
@@ -29,7 +29,7 @@ from tests.stages.changed import changed
 
 ALL = (*CHAIN, *ON_DEMAND)
 # But what is made where a declaration leaves values open, which that of the table does not.
-MOVED = [stage for stage in ALL if stage not in (prior.STAGE, probe.STAGE, version_before.STAGE)]
+MOVED = [stage for stage in ALL if stage not in (probe.STAGE, version_before.STAGE)]
 Keys = Callable[[Mapping[str, Any]], Sequence[str]]
 BASE, ROWS, MIX, PLAN, TUNED = (
     "base_model",
@@ -243,7 +243,6 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     },
     "task_dataset": {"fingerprints": "its digest is the key's `sources`"},
     "version_before": {"before": "taken once for these data: what stands under the key is kept"},
-    "prior": {"found": "taken once for these data: what stands under the key is kept"},
     "training_plan": {
         "whole": "the fields by which methods are ranked: in the key where the plan chooses",
         "context": "prices, neighbours, finished trainings, questions there are, as known that day: a key's "

@@ -12,23 +12,18 @@ from typing import Any
 import pytest
 import yaml
 
-from ft_dagster.audit.answers import EXACT
-from ft_dagster.audit.desk import open_audit
-from ft_dagster.audit.replay import replay
-from ft_dagster.audit.replay_judged import SAME
 from ft_dagster.fleet.learning import planned_cost
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.planning.context import hardware_of
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages import prior, probe, training_plan
+from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.workspace import RunOf, Workspace
-from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.store import Artifact
 from tests.e2e.project import write_project
 from tests.present import present
 
@@ -324,182 +319,6 @@ def test_ranks_are_tried_where_nothing_else_is_open_and_the_plan_trains_the_one_
     assert all(artifact.reused for artifact in reused.values())
     assert not [line for line in again if "leased" in line]
     assert any("3 short trainings of" in line for line in lines)
-
-
-def beside(folder: Path, tenant: str, name: str, **changed: Any) -> VariantKey:
-    """Another variant of the same rows that tries nothing, its rate left open."""
-    content = yaml.safe_load((folder / "tenants" / "acme" / "places.yaml").read_text())
-    content.pop("plan")
-    if "base_model" in changed:
-        changed["base_model"] = {"source": content["base_model"], **changed["base_model"]}
-    file = folder / "tenants" / tenant / f"{name}.yaml"
-    file.write_text(yaml.safe_dump({**content, **changed}))
-    return VariantKey(tenant, name)
-
-
-def test_what_another_variant_of_the_tenant_found_is_taken_where_nothing_is_tried(
-    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]]
-) -> None:
-    workspace, _, made = first
-    tried, content = found_in(workspace, made)
-    key = beside(probed, "acme", "other")
-    other, lines, plans = planned(probed, key)
-    assert not [line for line in lines if "leased" in line]
-    assert plans["training_plan"].figures["training"]["learning_rate"] == content["learning_rate"]
-    estimate = training_plan.estimate_of(other, plans["training_plan"]).plan
-    (reason,) = (r for r in estimate.reasons if r.field == "training.learning_rate")
-    said = f"acme.places, on this base for this objective: {content['sentence']}"
-    assert (reason.value, reason.origin, reason.reason) == (content["learning_rate"], "prior", said)
-    taken = other.make(prior.STAGE)
-    assert (taken.reused, taken.figures["probe"]) == (True, tried.digest)
-    assert plans["training_plan"].inputs["prior"] == taken.digest
-    assert plan_variant(other.settings, key).estimate.plan.reasons == estimate.reasons
-    (probed / "tenants" / "acme" / "other.yaml").unlink()
-
-
-def test_what_a_probe_of_a_former_version_found_is_still_taken(
-    probed: Path,
-    first: tuple[Workspace, list[str], dict[str, Artifact]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    workspace, _, made = first
-    tried, content = found_in(workspace, made)
-    monkeypatch.setitem(STAGE_VERSIONS, "probe", STAGE_VERSIONS["probe"] + 1)
-    key = beside(probed, "acme", "after-an-upgrade")
-    other, lines, plans = planned(probed, key)
-    (probed / "tenants" / "acme" / f"{key.variant}.yaml").unlink()
-    assert not [line for line in lines if "leased" in line]
-    assert other.make(prior.STAGE).figures["probe"] == tried.digest
-    assert plans["training_plan"].figures["training"]["learning_rate"] == content["learning_rate"]
-
-
-@pytest.mark.parametrize(
-    ("tenant", "changed"),
-    [
-        ("globex", {}),
-        ("acme", {"objective": "task_specific", "evaluation": {"kind": "label", "general": []}}),
-        ("acme", {"evaluation": {"kind": "label", "general": []}}),
-        ("acme", {"method": "prompt_tuning"}),
-        ("acme", {"base_model": {"new_tokens": ["<new>"]}}),
-    ],
-)
-def test_nothing_is_taken_of_another_tenant_base_objective_kind_or_family(
-    probed: Path,
-    first: tuple[Workspace, list[str], dict[str, Artifact]],
-    tenant: str,
-    changed: dict[str, Any],
-) -> None:
-    key = beside(probed, tenant, "else", **changed)
-    other, _, plans = planned(probed, key)
-    assert "prior" not in plans["training_plan"].inputs
-    reasons = training_plan.estimate_of(other, plans["training_plan"]).plan.reasons
-    assert {r.origin for r in reasons if r.field == "training.learning_rate"} == {"built-in"}
-    (probed / "tenants" / tenant / "else.yaml").unlink()
-
-
-@pytest.mark.parametrize(
-    ("sharing", "taken"), [(("acme", "globex"), True), (("acme",), False), (("globex",), False)]
-)
-def test_figures_cross_tenants_where_the_policy_lets_both_tell_theirs_and_no_name_does(
-    probed: Path,
-    first: tuple[Workspace, list[str], dict[str, Artifact]],
-    sharing: tuple[str, ...],
-    taken: bool,
-) -> None:
-    policy, before = probed / "policy.yaml", (probed / "policy.yaml").read_text("utf-8")
-    content = yaml.safe_load(before)
-    content["per_tenant"] = {tenant: {"share_probes": "platform"} for tenant in sharing}
-    policy.write_text(yaml.safe_dump(content))
-    key = beside(probed, "globex", f"told-by-{len(sharing)}-{sharing[0]}")
-    other, _, plans = planned(probed, key)
-    policy.write_text(before)
-    (probed / "tenants" / "globex" / f"{key.variant}.yaml").unlink()
-    reasons = training_plan.estimate_of(other, plans["training_plan"]).plan.reasons
-    (reason,) = (r for r in reasons if r.field == "training.learning_rate")
-    assert ("prior" in plans["training_plan"].inputs, reason.origin == "prior") == (taken, taken)
-    if taken:
-        assert reason.reason.startswith("a variant of another tenant, on this base for this objective: ")
-        kept = (other.payload(other.make(prior.STAGE)) / "prior.json").read_text("utf-8")
-        assert "acme" not in kept
-        assert json.loads(kept)["probe"] == ""
-
-
-def test_a_tenant_whose_part_of_the_store_may_not_be_read_tells_nothing(
-    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policy, before = probed / "policy.yaml", (probed / "policy.yaml").read_text("utf-8")
-    policy.write_text(yaml.safe_dump({**yaml.safe_load(before), "share_probes": "platform"}))
-    key = beside(probed, "globex", "not-told")
-    workspace = Workspace(load_settings(probed), key, RunOf("test", "test", lambda line: None))
-    run_chain(workspace, up_to("training_mixture"))
-    base = workspace.upstream("base_model")
-    found = prior.prior_of(workspace, workspace.spec, base)
-    assert found is not None
-
-    def refusing(store: Store, prefix: str, stage: str) -> Artifact | None:
-        if prefix.startswith("tenants/acme"):
-            raise PermissionError("Forbidden")
-        return read_head(store, prefix, stage)
-
-    monkeypatch.setattr(prior, "read_head", refusing)
-    assert prior.prior_of(workspace, workspace.spec, base) is None
-    policy.write_text(before)
-    (probed / "tenants" / "globex" / "not-told.yaml").unlink()
-
-
-def test_a_plan_that_stands_for_its_rows_is_not_made_anew_because_another_variant_tried(
-    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]]
-) -> None:
-    own, away = probed / "tenants" / "acme" / "places.yaml", probed / "places.yaml"
-    early = beside(probed, "acme", "early")
-    own.rename(away)
-    _, _, before = planned(probed, early)
-    away.rename(own)
-    assert "prior" not in before["training_plan"].inputs
-    _, _, again = planned(probed, early)
-    assert again["training_plan"].reused
-    assert again["training_plan"].digest == before["training_plan"].digest
-    file = probed / "tenants" / "acme" / "early.yaml"
-    content = yaml.safe_load(file.read_text())
-    content["data"]["splits"] = {**content["data"].get("splits", {}), "validation": 0.2}
-    unchanged = file.read_text()
-    file.write_text(yaml.safe_dump(content))
-    _, _, other_rows = planned(probed, early)
-    assert "prior" in other_rows["training_plan"].inputs
-    file.write_text(unchanged)
-    _, _, back = planned(probed, early)
-    assert (back["training_plan"].reused, back["training_plan"].place) == (
-        True,
-        before["training_plan"].place,
-    )
-    own.rename(away)  # what was taken is kept when its source is gone
-    file.write_text(yaml.safe_dump(content))
-    _, _, alone = planned(probed, early)
-    away.rename(own)
-    assert alone["training_plan"].place == other_rows["training_plan"].place
-    file.unlink()
-
-
-@pytest.mark.long
-def test_a_replay_goes_by_what_was_taken_of_another_variant(
-    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]], tmp_path: Path
-) -> None:
-    """In its clean store there is no other variant. What was declared in between decides nothing."""
-    key = beside(probed, "acme", "other")
-    planned(probed, key)
-    beside(probed, "acme", "other", evaluation={"kind": "label", "general": []})
-    _, _, between = planned(probed, key)
-    assert "prior" not in between["training_plan"].inputs
-    beside(probed, "acme", "other")
-    workspace = Workspace(load_settings(probed), key, RunOf("test", "test", lambda line: None))
-    outcome = run_chain(workspace, up_to("evaluation"))
-    assert outcome.error is None, outcome.error
-    assert "prior" in outcome.made["training_plan"].inputs
-    audit = open_audit(workspace.settings)
-    answer = replay(audit, audit.model(str(key)), tmp_path / "clean")
-    assert (answer.verdict, answer.first) == (EXACT, None)
-    assert {part.stage: part.said for part in answer.stages}["training_plan"] == SAME
-    (probed / "tenants" / "acme" / "other.yaml").unlink()
 
 
 @pytest.mark.long
