@@ -302,8 +302,8 @@ def plot(found: Sequence[Regrets], file: Path) -> None:
 
 
 def _planned(content: Mapping[str, Any]) -> ProbePlan:
-    arms = tuple(Arm(*arm) for arm in content["arms"])
-    return ProbePlan(**{**content, "arms": arms, "ranks": tuple(content["ranks"])})
+    arms = tuple(Arm(*arm[:2]) for arm in content["arms"])  # with a rank, and ranks, as older runs kept it
+    return ProbePlan(**{name: value for name, value in {**content, "arms": arms}.items() if name != "ranks"})
 
 
 def _all(found: Sequence[Regrets], name: str, times: float = 1) -> list[float]:

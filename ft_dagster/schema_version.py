@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from ft_dagster.errors import UserError
 
 FIELD = "schema_version"
+STORED = {"stored": True}  # context of a validation: what the store froze may say words that are no more
 BY_IT = "Read it with the version of ft-dagster that wrote it"
 T = TypeVar("T", bound=BaseModel)
 
@@ -42,7 +43,7 @@ def stored_as(kind: type[T], content: object, *, file: object = None) -> T:
     later field out at its default, so that versions find the same artifact, whose files say the field.
     """
     try:
-        return kind.model_validate(content)
+        return kind.model_validate(content, context=STORED)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))

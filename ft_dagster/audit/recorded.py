@@ -37,7 +37,7 @@ REBUILT = (DATASET, MIXTURE, PLAN, MODEL)  # in their order
 JUDGED = (EVALUATION, EXPORT)  # what is made of the weights, in its order
 # As the store has them.
 TEXTS = "evaluation_texts"
-TAKEN = (BASE, CORPUS, BASE_TEXT, TEXTS, "unsaid_tokens", "version_before", "probe", *FORMER_STAGES)
+TAKEN = (BASE, CORPUS, BASE_TEXT, TEXTS, "unsaid_tokens", "probe", *FORMER_STAGES)
 RUN, WORK = "replay", "work"
 
 

@@ -16,8 +16,7 @@ def declared_warnings(spec: VariantSpec, general_share: float) -> list[str]:
     Not part of the mixture: it says things of fields that the mixture does not depend on.
     """
     lines, (low, high), general = [], USUAL_SHARE, spec.data.general
-    chosen = general is not None and general.share == "auto"
-    if spec.method.name == "full" and not chosen and not low <= general_share <= high:
+    if spec.method.name == "full" and not low <= general_share <= high:
         tokens = "tokens" if general is None else f"{general.share_of} tokens"
         lines.append(
             f"general text is {general_share:.1%} of the {tokens}; "

@@ -62,8 +62,7 @@ class MixtureParts:
     """What a mixture is made from: payload folders of the data set, the base and the general corpus (or the
     folder of the one corpus in it), and the file of evaluation texts that general text must not overlap.
 
-    `paths`: what the data set's sources are called in errors. `share`: of general text, where the declaration
-    leaves it open. `exchange`: see `rows.in_exchange`.
+    `paths`: what the data set's sources are called in errors. `exchange`: see `rows.in_exchange`.
     """
 
     dataset: Path
@@ -71,7 +70,6 @@ class MixtureParts:
     corpus: Path | None = None
     evaluation_texts: Path | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
-    share: float | None = None
     exchange: bool = False
 
 
@@ -105,7 +103,7 @@ def build_mixture(
         seed=spec.training.seed,
         order=ORDER,
         splits=splits,
-        general_share=GeneralShare(asked_share(general, parts.share), _realized(general, splits["train"])),
+        general_share=GeneralShare(asked_share(general), _realized(general, splits["train"])),
         longest=build.longest,
         dropped=dict(sorted(build.dropped.items())),
         warnings=tuple(build.warnings()),
@@ -116,15 +114,9 @@ def build_mixture(
     return BuiltMixture(figures, build.sample, build.overlaps, build.cuts)
 
 
-def asked_share(general: GeneralSpec | None, chosen: float | None) -> float:
-    """Of general text: as declared, `chosen` where that is left open, 0 without any."""
-    if general is None:
-        return 0.0
-    if general.share != "auto":
-        return general.share
-    if chosen is None:
-        raise ValueError("data.general.share is left open: what was chosen is needed")
-    return chosen
+def asked_share(general: GeneralSpec | None) -> float:
+    """Of general text: as declared, 0 without any."""
+    return 0.0 if general is None else general.share
 
 
 class _Build:
@@ -143,14 +135,13 @@ class _Build:
         self._spec, self._max_length, self._out = spec, max_length, out
         self._tokenizer, self._paths = load_tokenizer(parts.base), parts.paths
         self._evaluation_texts, self._exchange = parts.evaluation_texts, parts.exchange
-        self._share = asked_share(spec.data.general, parts.share)
+        self._share = asked_share(spec.data.general)
         self._say = progress or (lambda line: None)
         self._declared_in = declared_in
         self._rows = 0
         self._cut = 0
         self._with_control_tokens = 0
         self._ending_in_space, self._run_together, self._prompts = 0, 0, 0
-        self._small: str | None = None  # why there is less general text than was asked for
         self.dropped = Counter[str]()
         self.overlaps: Mapping[str, Sequence[int]] = {}
         self.longest = 0
@@ -204,7 +195,7 @@ class _Build:
 
     def warnings(self) -> list[str]:
         """What a person should know of the rows before training on them, one line each."""
-        lines = [] if self._small is None else [self._small]
+        lines = list[str]()
         lost = self._cut + sum(self.dropped.values())
         if lost > MANY_CUT * self._rows:
             dropped = ", ".join(f"{n} dropped: {reason}" for reason, n in sorted(self.dropped.items()))
@@ -322,9 +313,6 @@ class _Build:
         most = general.given / (general.given + counted)
         text = f"corpus {declared.corpus}" if declared.corpus else "the text sampled from the base"
         small = f"it has {general.given} {declared.share_of} tokens, the share needs {needed}"
-        if declared.share == "auto":  # what is left open asks for no more than there is
-            self._small = f"{text} is used up: {small}, and {most:.1%} of the tokens are general text"
-            return
         ways = [
             f"Lower the share to {int(most * 1e4) / 1e4}",
             f"add text to corpora/{declared.corpus}.yaml" if declared.corpus else "name a corpus",

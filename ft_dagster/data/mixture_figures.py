@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.spec.variant import ShareOf
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 GENERAL = "general:"  # what the name of a corpus begins with among the sources
-SILENT = ("overlaps", "share_reason")  # left out where they say nothing
-OUTSIDE = ("warnings", "share_reason")  # of mixture.json
+SILENT = ("overlaps",)  # left out where they say nothing
+OUTSIDE = ("warnings",)  # of mixture.json
 COUNTED: dict[ShareOf, str] = {"processed": "tokens", "trained": "trained_tokens"}  # what a share is of
 
 
@@ -83,20 +83,11 @@ class GeneralShare:
 
 
 @dataclass(frozen=True)
-class ShareReason:
-    """Why a share that the declaration leaves open came to what was asked, and by what."""
-
-    origin: Literal["declaration", "built-in", "host", "measured"]
-    reason: str
-
-
-@dataclass(frozen=True)
 class MixtureFigures:
     """`tokenizer`: digest of its files; `max_length`, `longest`: of an example, in tokens; `splits`: train,
     validation and general_holdout; `order`: how the trainer walks the shards; `dropped`: reason -> examples
     (rows, where a row gave none); `warnings`: lines for a person, which mixture.json does not hold;
-    `overlaps`: task -> pieces of general text that were left out since they overlap its questions;
-    `share_reason`: where `data.general.share` is auto, which mixture.json does not hold either.
+    `overlaps`: task -> pieces of general text that were left out since they overlap its questions.
     """
 
     tokenizer: str
@@ -109,7 +100,6 @@ class MixtureFigures:
     dropped: Mapping[str, int]
     warnings: tuple[str, ...] = ()
     overlaps: Mapping[str, int] = field(default_factory=dict)
-    share_reason: ShareReason | None = None
 
     @property
     def train(self) -> SplitFigures:
@@ -140,7 +130,6 @@ class MixtureFigures:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> MixtureFigures:
         """What `to_json` or `file_json` wrote, of this schema."""
-        why = content.get("share_reason")
         plain = ("tokenizer", "max_length", "seed", "order", "longest", "dropped")
         return cls(
             **{name: content[name] for name in plain},
@@ -148,7 +137,6 @@ class MixtureFigures:
             general_share=GeneralShare(**content["general_share"]),
             warnings=tuple(content.get("warnings", ())),
             overlaps=content.get("overlaps", {}),
-            share_reason=None if why is None else ShareReason(**why),
         )
 
     @classmethod

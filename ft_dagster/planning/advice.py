@@ -14,7 +14,6 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import LORA_LIKE, QUANTIZED, SOFT_PROMPTS, StorageBytes
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.cautions import on_cpu_kernels
-from ft_dagster.planning.methods.rank import LARGEST, rank_for
 from ft_dagster.planning.methods.training_settings import rows_a_step, rows_of, unpacked_cost
 from ft_dagster.planning.shapes import narrowest_layer, smallest_dimension, trainable_parameters
 from ft_dagster.spec import VariantSpec
@@ -23,6 +22,7 @@ from ft_dagster.training.methods import can_pack
 
 USUAL_SHARE = (0.05, 0.10)
 LITTLE = 0.015  # of all tokens that are read: 1.4% took nothing off (benchmarks/notes/general-text.md)
+LARGEST = 128  # the top of the usual ranks; above it an adapter's cost nears that of full fine-tuning
 ROUNDING = 0.0025  # a share comes out in whole examples
 FEW_STEPS = 50  # of the optimizer
 LARGE_BATCH_ROWS = 32  # of an adapter: published curves of LoRA and full part between 32 and 256
@@ -36,7 +36,7 @@ def training_warnings(
         _knowledge(spec, method.name),
         _general(spec, facts, method.name),
         _scaling(method) if isinstance(method, LoraSettings) else None,
-        _capacity(spec, facts, method) if isinstance(method, LoraSettings) else None,
+        _capacity(facts, method) if isinstance(method, LoraSettings) else None,
         _narrowest(spec, facts, method) if isinstance(method, LoraSettings) else None,
         _rate(facts, method.name, spec.objective, training.learning_rate),
         _batch(spec, facts, method.name, training),
@@ -125,7 +125,7 @@ def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
             f"general text is {share:.1%} of the trained tokens and {of_read:.1%} of all that are read: so "
             "little took nothing off what was forgotten; `data.general.share_of: processed` counts the latter"
         )
-    if spec.data.general.share != "auto" and not low - ROUNDING <= share <= high + ROUNDING:
+    if not low - ROUNDING <= share <= high + ROUNDING:
         return f"general share {share:.1%} is outside the usual 5-10%"
     return None
 
@@ -143,16 +143,14 @@ def _scaling(method: LoraSettings) -> str | None:
     )
 
 
-def _capacity(spec: VariantSpec, facts: Facts, method: LoraSettings) -> str | None:
+def _capacity(facts: Facts, method: LoraSettings) -> str | None:
     """LoRA does as well as full fine-tuning while it has a parameter for each trained token to learn."""
     held, tokens = trainable_parameters(method, facts), facts.trained_tokens
     if held >= tokens:
         return None
-    rank = rank_for(tokens, held / method.rank)
+    rank = 2 ** max(0, math.ceil(math.log2(tokens * method.rank / held)))
     enough = rank <= smallest_dimension(facts.linear_shapes, method.target_modules)
     wanted = f"rank {rank} would have as many" if enough else "no rank has as many: full would"
-    if enough and spec.method.rank is None and rank <= LARGEST:
-        wanted += ", as `method.rank: auto` takes it"
     return (
         f"rank {method.rank} trains {held:,} parameters and an epoch has {tokens:,} trained tokens: LoRA "
         f"with fewer parameters than tokens is known to fall behind full fine-tuning; {wanted}"

@@ -11,17 +11,14 @@ from ft_dagster.evaluation.arithmetic import computes_bf16
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.planning.facts import BaseFacts, Facts
 from ft_dagster.planning.hardware.catalogue import Hardware, load_catalogue, of_cpu
-from ft_dagster.planning.methods.share import FIELD as SHARE
-from ft_dagster.planning.reasons import Reason
 from ft_dagster.planning.shapes import dimensions, linear_shapes
 from ft_dagster.spec import VariantSpec
 from ft_dagster.store import Artifact
 
 
 class Counts(NamedTuple):
-    """Of one epoch of the training split. `general_share`: of the tokens that `share_of` names;
-    `chosen_share`: why, where the declaration leaves it open. `validation`: examples of that split.
-    `longest`: example, in tokens.
+    """Of one epoch of the training split. `general_share`: of the tokens that `share_of` names.
+    `validation`: examples of that split. `longest`: example, in tokens.
     """
 
     examples: int
@@ -29,7 +26,6 @@ class Counts(NamedTuple):
     trained_tokens: int
     general_share: float
     max_length: int
-    chosen_share: Reason | None = None
     validation: int = 64
     longest: int | None = None
 
@@ -97,8 +93,7 @@ def facts_of(
 def counts_of(mixture: Artifact) -> Counts:
     """As a training_mixture counted them."""
     figures = MixtureFigures.of(mixture)
-    train, share, why = figures.train, figures.general_share, figures.share_reason
-    chosen = None if why is None else Reason(SHARE, share.asked, why.origin, why.reason)
+    train, share = figures.train, figures.general_share
     counted = train.examples, train.tokens, train.trained_tokens
     validation = figures.splits["validation"].examples
-    return Counts(*counted, share.realized, figures.max_length, chosen, validation, figures.longest)
+    return Counts(*counted, share.realized, figures.max_length, validation, figures.longest)

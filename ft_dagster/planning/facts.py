@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ft_dagster.planning.reasons import Reason
-
 
 @dataclass(frozen=True)
 class BaseFacts:
@@ -47,7 +45,6 @@ class Facts(BaseFacts):
     ranks: int  # processes that train together: GPUs, or shares of a CPU
     device_memory: int | None  # bytes of one device, None where unknown
     bf16: bool  # the hardware computes in bf16
-    chosen_share: Reason | None = None  # of general text, where the declaration leaves it open
     validation: int = 64  # examples to choose by
     longest: int | None = None  # example of the mixture, in tokens; None: as long as may be
     leak: str | None = None  # why packed examples of the base reach each other; None: they are kept apart

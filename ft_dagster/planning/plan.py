@@ -74,8 +74,6 @@ def make_plan(
         _say_why(found, spec)
     resolved = chosen.resolved
     refuse_unasked(resolved.training.watch.benchmark_limit, resolved.training.deepspeed.stage)
-    if facts.chosen_share is not None:
-        resolved.reasons.add(facts.chosen_share)
     count = facts.ranks if facts.device_kind == "cuda" else 1
     content = Plan(
         method=resolved.method,
@@ -86,7 +84,7 @@ def make_plan(
     )
     probing = _probing(spec, facts, found, context, tried)
     steps = _steps(resolved.training, facts, context.lengths)
-    warnings = _warnings(spec, facts, found, probing, steps, tried)
+    warnings = _warnings(spec, facts, found, probing, steps, tried=tried)
     found = _with_advice(found, advised_probe(spec, facts, found))
     found = _with_advice(found, alpha_note(resolved.method))
     hours = probing.cost.hours
@@ -163,6 +161,7 @@ def _warnings(
     found: Survey,
     probing: ProbePlan,
     steps: int,
+    *,
     tried: ProbeResult | None,
 ) -> list[str]:
     """Of a probe, of the settings, of the limits, and what obeying the declaration costs."""
@@ -196,7 +195,7 @@ def _of_probe(spec: VariantSpec, probing: ProbePlan, tried: ProbeResult | None) 
     if spec.plan.probe is None:
         return ()
     if not leaves_open(spec):
-        return ("probe: nothing is tried: method and learning rate are declared, and rank is not auto",)
+        return ("probe: nothing is tried: method and learning rate are declared",)
     return (f"probe, before this plan is final: {probing.why}",)
 
 
@@ -221,8 +220,6 @@ def _say_what_was_tried(found: Survey, spec: VariantSpec, tried: ProbeResult) ->
         _say_why(found, spec)
     if spec.training.learning_rate is None:
         reasons.explain("training.learning_rate", "measured", tried.sentence)
-    if tried.rank is not None:
-        reasons.explain("method.rank", "measured", tried.sentence)
 
 
 def _say_why(found: Survey, spec: VariantSpec) -> None:

@@ -2,8 +2,7 @@
 
 Arms are tried over the same rows in the same order, each from the base and for the same part of its own
 training; the best by validation loss, of those that forget no more than that part may, are tried once more
-for longer: successive halving (arXiv 1502.07943) in two rounds. Where the rank is open too, half and twice
-the usual one are tried in the second, if the budget holds them. A share that pays for two whole trainings or
+for longer: successive halving (arXiv 1502.07943) in two rounds. A share that pays for two whole trainings or
 more is spent on these, in one round. Pure functions over the survey of all methods; what the trainings came
 to is in `trials`.
 """
@@ -18,16 +17,12 @@ from ft_dagster.data.general import HELD_OUT_TOKENS
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
-from ft_dagster.planning.methods.method_settings import resolve_method
 from ft_dagster.planning.methods.question import NO_PROBE, ProbeCost
-from ft_dagster.planning.methods.rank import largest_rank, least_rank
 from ft_dagster.planning.methods.training_settings import steps_of
-from ft_dagster.planning.reasons import Reasons
-from ft_dagster.planning.survey import PlannedMethod, Survey, leaves_method_open, with_method
-from ft_dagster.planning.trials import FINALISTS, Arm, ProbeResult, span_of, with_rank
+from ft_dagster.planning.survey import PlannedMethod, Survey, leaves_method_open
+from ft_dagster.planning.trials import FINALISTS, Arm, ProbeResult, span_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import ProbeSpec
-from ft_dagster.training.contract import LoraSettings, MethodSettings
 from ft_dagster.training.watch.budget import FEWEST, forward_share
 
 FILE = "probe.json"
@@ -46,15 +41,13 @@ MEASURING = 0.5  # of each training's FLOPs: a tenth would leave eight examples 
 class ProbePlan:
     """What is to be tried: `arms`, then some for longer. `steps`: of the method whose `whole` training has
     fewest; others take the same part of theirs. `share`: of the training's `flops`. `why`: in a sentence;
-    with no arms, why nothing is tried. `ranks`: of the best LoRA, tried for longer beside it. `cost`: of all
-    of them.
+    with no arms, why nothing is tried. `cost`: of all of them.
     """
 
     arms: tuple[Arm, ...]
     steps: int
     share: float
     why: str
-    ranks: tuple[int, ...] = ()
     flops: float = 0.0
     whole: Mapping[str, int] = field(default_factory=dict)
     cost: ProbeCost = NO_PROBE
@@ -74,8 +67,8 @@ class ProbePlan:
 
 def leaves_open(spec: VariantSpec) -> bool:
     """Whether a probe is wanted and has anything to find."""
-    open_values = leaves_method_open(spec), spec.training.learning_rate is None, spec.method.rank == "auto"
-    return spec.plan.probe is not None and any(open_values)
+    is_open = leaves_method_open(spec) or spec.training.learning_rate is None
+    return spec.plan.probe is not None and is_open
 
 
 def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSpec) -> ProbePlan:
@@ -84,7 +77,7 @@ def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSp
     """
     if not facts.validation:
         return ProbePlan((), 0, 0.0, "nothing is tried: there is no validation split to compare on")
-    arms, ranks = arms_of(spec, facts, found), _other_ranks(spec, facts, found)
+    arms = arms_of(spec, facts, found)
     if len(arms) < 2:
         return ProbePlan((), 0, 0.0, "nothing is tried: one method fits, and the rate is declared")
     wholly = _whole_trainings(spec, facts, found, settings)
@@ -94,21 +87,18 @@ def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSp
     if fewest < 2 * LONGER:
         return ProbePlan((), 0, 0.0, f"nothing is tried: the training has {fewest} steps")
 
-    def of(arms: tuple[Arm, ...], ranks: tuple[int, ...] = ()) -> ProbePlan:
+    def of(arms: tuple[Arm, ...]) -> ProbePlan:
         whole = _whole(arms, facts, found)
         first = sorted(_whole_costs(arms, facts, found))
-        dearest = first[-FINALISTS:] if len(arms) > FINALISTS or ranks else []
-        longer = [LONGER * cost for cost in (*dearest, *(first[-1:] * len(ranks)))]
+        dearest = first[-FINALISTS:] if len(arms) > FINALISTS else []
+        longer = [LONGER * cost for cost in dearest]
         a_step = [cost / fewest for cost in (*first, *longer)]
         look = _look(arms, spec, facts, found)
         affordable = (settings.share - look) / ((1 + MEASURING) * sum(a_step))
         tried = min(max(settings.steps, int(affordable + 1e-9)), fewest // LONGER)
         share = look + sum(tried * each + max(MEASURING * tried * each, look) for each in a_step)
-        return _with_words(ProbePlan(arms, tried, share, "", ranks, flops, whole), facts, found)
+        return _with_words(ProbePlan(arms, tried, share, "", flops, whole), facts, found)
 
-    planned = of(arms, ranks)
-    if ranks and planned.share <= settings.share:
-        return planned
     while len(arms) > 1:
         planned = of(arms)
         if planned.share <= max(1.0, settings.share):
@@ -119,11 +109,8 @@ def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSp
 
 
 def _whole_trainings(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSpec) -> ProbePlan | None:
-    """Of as many arms as `share` pays for, the likeliest first, other ranks last; None where that is one."""
+    """Of as many arms as `share` pays for, the likeliest first; None where that is one."""
     arms = arms_of(spec, facts, found, WHOLLY_TRIED)
-    ranked = [arm for arm in arms if arm.rank is not None][:1]
-    ranks = _other_ranks(spec, facts, found)
-    arms += tuple(arm._replace(rank=rank) for arm in ranked for rank in ranks)
     look = _look(arms, spec, facts, found)
     costs = [cost + max(MEASURING * cost, look) for cost in _whole_costs(arms, facts, found)]
     costs[0] += look  # the base's own
@@ -131,7 +118,7 @@ def _whole_trainings(spec: VariantSpec, facts: Facts, found: Survey, settings: P
     if count < 2:
         return None
     whole, flops = _whole(arms[:count], facts, found), _flops(found.chosen, facts)
-    planned = ProbePlan(arms[:count], min(whole.values()), sum(costs[:count]), "", (), flops, whole)
+    planned = ProbePlan(arms[:count], min(whole.values()), sum(costs[:count]), "", flops, whole)
     return _with_words(planned, facts, found)
 
 
@@ -157,28 +144,23 @@ def arms_of(
     spec: VariantSpec, facts: Facts, found: Survey, tried: Sequence[tuple[float, str | None]] = RATES_TRIED
 ) -> tuple[Arm, ...]:
     """The likeliest first: the methods that fit in their order, one of each family, at their usual rates,
-    then at those that are so many times as high; declared values alone where there are any. Where nothing
-    but a rank is open, it is what differs.
+    then at those that are so many times as high; declared values alone where there are any.
     """
     methods = _methods(found) if leaves_method_open(spec) else [found.chosen.resolved.name]
     declared = spec.training.learning_rate
     rates = [(1.0, None)] if declared is not None else tried
-    (first, *more) = arms = tuple(
+    return tuple(
         dict.fromkeys(
             Arm(
                 name,
                 declared
                 or _rounded(factor * defaults.learning_rate(name, facts.hidden_size, spec.objective).value),
-                _open_rank(spec, found, name),
             )
             for factor, family in rates
             for name in methods
             if family in (None, _family(name))
         )
     )
-    if more or first.rank is None:
-        return arms
-    return (first, *(first._replace(rank=rank) for rank in _around(first, spec, facts, found)))
 
 
 def span_of_rates(name: str, width: int, objective: str) -> tuple[float, float]:
@@ -186,13 +168,6 @@ def span_of_rates(name: str, width: int, objective: str) -> tuple[float, float]:
     usual, family = defaults.learning_rate(name, width, objective).value, _family(name)
     times = [factor for factor, of in (*RATES_TRIED, *WHOLLY_TRIED) if of in (None, family)]
     return _rounded(min(times) * usual), _rounded(max(times) * usual)
-
-
-def settings_of(arm: Arm, spec: VariantSpec, facts: Facts, found: Survey) -> MethodSettings:
-    """The settings of an arm's method, as the trainer takes them."""
-    if arm.rank is None:
-        return found.planned[arm.method].resolved.method
-    return resolve_method(with_rank(with_method(spec, arm.method), arm.rank), facts, Reasons())
 
 
 def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
@@ -223,37 +198,13 @@ def _family(name: str) -> str:
     return "lora" if name in LORA_LIKE else name
 
 
-def _open_rank(spec: VariantSpec, found: Survey, name: str) -> int | None:
-    """The rank of a method by its plan, where the declaration leaves it open."""
-    method = found.planned[name].resolved.method
-    return method.rank if spec.method.rank == "auto" and isinstance(method, LoraSettings) else None
-
-
-def _other_ranks(spec: VariantSpec, facts: Facts, found: Survey) -> tuple[int, ...]:
-    """What is tried beside the usual rank of the best LoRA, once methods and rates were."""
-    arms = arms_of(spec, facts, found)
-    first = next((arm for arm in arms if arm.rank is not None), None)
-    varied = {arm.rank for arm in arms if arm.rank is not None}
-    return () if first is None or len(varied) > 1 else _around(first, spec, facts, found)
-
-
-def _around(arm: Arm, spec: VariantSpec, facts: Facts, found: Survey) -> tuple[int, ...]:
-    """Half and twice the rank of an arm, as far as the objective and the layers allow."""
-    method = found.planned[arm.method].resolved.method
-    assert isinstance(method, LoraSettings)
-    most = max(method.rank, largest_rank(facts, method.target_modules))
-    near = (method.rank // 2, min(2 * method.rank, most))
-    return tuple(rank for rank in near if rank != method.rank and rank >= least_rank(spec.objective))
-
-
 def _planned_words(planned: ProbePlan) -> str:
-    arms, ranks = planned.arms, planned.ranks
+    arms = planned.arms
     if planned.wholly:
         return f"{len(arms)} whole trainings of {span_of([planned.steps_of(arm) for arm in arms])} steps"
     first, longer = (span_of([planned.steps_of(arm, times) for arm in arms]) for times in (1, LONGER))
-    again = f", then the best {FINALISTS} of {longer}" if len(arms) > FINALISTS or ranks else ""
-    beside = f", at rank {' and '.join(map(str, ranks))} too" if ranks else ""
-    return f"{len(arms)} short trainings of {first} steps{again}{beside}"
+    again = f", then the best {FINALISTS} of {longer}" if len(arms) > FINALISTS else ""
+    return f"{len(arms)} short trainings of {first} steps{again}"
 
 
 def _cost(found: Survey, flops: float) -> ProbeCost:

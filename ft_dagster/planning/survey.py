@@ -13,7 +13,6 @@ from typing import Any, Literal, cast
 
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import objective_of
-from ft_dagster.planning.before import VersionBefore
 from ft_dagster.planning.collector import uncollected
 from ft_dagster.planning.cost.learned import (
     Correction,
@@ -61,7 +60,7 @@ class PlanContext:
     """What a survey needs beside the declaration and the facts.
 
     `architecture`: a folder with config.json; `base`: digest of the base model; `finished`: its trainings;
-    `before`: what `auto` goes by of the variant's own. `judges`: GPUs that may judge; `questions`: on what.
+    `judges`: GPUs that may judge; `questions`: on what.
     `lengths`: of the examples, by which steps are counted; None: they are estimated.
     `seconds_per_question`: of one model, as an evaluation took on this hardware. `probed_hours`: taken.
     """
@@ -76,7 +75,6 @@ class PlanContext:
     serving: Manner | None = None
     base: str = ""
     finished: tuple[Finished, ...] = ()
-    before: VersionBefore | None = None
     judges: Judges | None = None
     questions: QuestionsThere = NOT_COUNTED
     lengths: ExampleLengths | None = None
@@ -218,7 +216,7 @@ def with_method(spec: VariantSpec, name: str) -> VariantSpec:
 
 def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlannedMethod:
     """One method by name. Raises UserError for what it cannot be."""
-    resolved = resolve(spec, facts, context.before)
+    resolved = resolve(spec, facts)
     untrained = untrained_by(resolved.method, context.architecture)
     first, held = _layout(resolved, facts), _Memory(spec, facts, context)
     layout = _filled(resolved, first, held) or _milder_that_fits(spec, first, facts, held)
@@ -228,10 +226,10 @@ def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planne
     return PlannedMethod(resolved, layout, occupied, held.correction_of(layout), candidate, untrained)
 
 
-def resolve(spec: VariantSpec, facts: Facts, before: VersionBefore | None = None) -> Resolved:
+def resolve(spec: VariantSpec, facts: Facts) -> Resolved:
     """Every value of a declaration whose method is named. Raises UserError for what it cannot be."""
     reasons, precision = Reasons(), precision_of(spec, facts)
-    method = resolve_method(spec, facts, reasons, before)
+    method = resolve_method(spec, facts, reasons)
     trained = trainable_parameters(method, facts, len(spec.base_model.new_tokens))
     load = Load(method.name, trained, precision, facts)
     return Resolved(method, resolve_training(spec, load, reasons), reasons, load)
@@ -329,7 +327,7 @@ class _Memory:
     def _method(self, name: str) -> MethodSettings:
         if name not in self._methods:
             declared = with_method(self.spec, name)
-            self._methods[name] = resolve_method(declared, self.facts, Reasons(), self.context.before)
+            self._methods[name] = resolve_method(declared, self.facts, Reasons())
         return self._methods[name]
 
     def _trained(self, rows: int, length: int) -> int:
@@ -521,7 +519,7 @@ def leaves_method_open(spec: VariantSpec) -> bool:
 def lora_settings(spec: VariantSpec) -> list[str]:
     """Settings of LoRA that are declared; beside `auto` they make it LoRA."""
     values = {name: getattr(spec.method, name) for name in METHOD_SETTINGS["auto"]}
-    return [name for name, value in values.items() if value not in (None, "auto") and value is not False]
+    return [name for name, value in values.items() if value is not None and value is not False]
 
 
 def same_family(one: str, other: str) -> bool:

@@ -15,26 +15,22 @@ from ft_dagster.training.training_figures import TrainingFigures
 
 SCHEMA_VERSION = 3
 FINALISTS = 2  # arms that are tried once more, for longer
-RANK_MATTERS = 0.02  # of the loss: by less, the usual rank holds, since tuned LoRAs differ by 1 to 2%
 FORGETTING_UNKNOWN = "what is forgotten was not measured: there is no general text"
-LATER = ("rank", "examples", "whole")  # fields that were stored from some version on
+LATER = ("examples", "whole")  # fields that were stored from some version on
 
 
 class Arm(NamedTuple):
-    """One thing that is tried. `rank`: of a LoRA, where the declaration leaves it open."""
+    """One thing that is tried."""
 
     method: str
     learning_rate: float
-    rank: int | None = None
 
     @property
     def name(self) -> str:
-        ranked = "" if self.rank is None else f"-r{self.rank}"
-        return f"{self.method}-{self.learning_rate:.0e}{ranked}"
+        return f"{self.method}-{self.learning_rate:.0e}"
 
     def __str__(self) -> str:
-        ranked = "" if self.rank is None else f" and rank {self.rank}"
-        return f"{self.method} at {self.learning_rate:g}{ranked}"
+        return f"{self.method} at {self.learning_rate:g}"
 
 
 @dataclass(frozen=True)
@@ -54,13 +50,12 @@ class TriedArm:
     general_rise: float | None = None
     flops: float | None = None
     failed: str | None = None
-    rank: int | None = None
     examples: ByExample = ()
     whole: int | None = None
 
     @property
     def arm(self) -> Arm:
-        return Arm(self.method, self.learning_rate, self.rank)
+        return Arm(self.method, self.learning_rate)
 
     def forgets_past(self, limit: float | None) -> bool:
         """By its part of the whole training's steps: what is forgotten grows about as they do."""
@@ -71,14 +66,13 @@ class TriedArm:
 @dataclass(frozen=True)
 class ProbeResult:
     """What was tried, by round, and what it came to; without a `method` the usual values hold. `sentence`:
-    of the plan's reasons. `rank`: None where no two were tried.
+    of the plan's reasons.
     """
 
     method: str | None
     learning_rate: float | None
     sentence: str
     rounds: tuple[tuple[TriedArm, ...], ...] = ()
-    rank: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Without what says nothing, as it was written before there was any."""
@@ -87,12 +81,12 @@ class ProbeResult:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> ProbeResult:
-        """Raises UserError for one of a newer version."""
+        """A rank that an older version tried is passed over. Raises UserError for a newer version."""
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
         with refuse_newer_fields(file):
             rounds = tuple(tuple(map(_stored_arm, tried)) for tried in content["rounds"])
         method, rate, sentence = (content[name] for name in ("method", "learning_rate", "sentence"))
-        return cls(method, rate, sentence, rounds, content.get("rank"))
+        return cls(method, rate, sentence, rounds)
 
     def applied(self, spec: VariantSpec) -> VariantSpec:
         """The declaration with what was found by trial in place of what it leaves open."""
@@ -100,14 +94,7 @@ class ProbeResult:
             return spec
         named = spec if spec.method.name == self.method else with_method(spec, self.method)
         training = named.training.model_copy(update={"learning_rate": self.learning_rate})
-        return with_rank(named.model_copy(update={"training": training}), self.rank)
-
-
-def with_rank(spec: VariantSpec, rank: int | None) -> VariantSpec:
-    """The declaration with that rank in place of the one that it leaves open."""
-    if rank is None:
-        return spec
-    return spec.model_copy(update={"method": spec.method.model_copy(update={"rank": rank})})
+        return named.model_copy(update={"training": training})
 
 
 def tried_arm(arm: Arm, steps: int, figures: TrainingFigures, whole: int | None = None) -> TriedArm:
@@ -124,19 +111,14 @@ def tried_arm(arm: Arm, steps: int, figures: TrainingFigures, whole: int | None 
         failed = "no finite loss on general text came of it"
     apart = figures.validation_by_example[: max(map(int, losses), default=0)]
     examples = tuple((loss, tokens) for loss, tokens in apart)
-    method, rate, rank = arm
-    return TriedArm(method, rate, steps, losses, rise, flops, failed, rank, examples, whole)
+    method, rate = arm
+    return TriedArm(method, rate, steps, losses, rise, flops, failed, examples, whole)
 
 
-def finalists(tried: Sequence[TriedArm], limit: float | None, ranks: Sequence[int] = ()) -> list[Arm]:
-    """The arms that are tried for longer, the better LoRA of them at other `ranks` too: none where there is
-    nothing left to choose.
-    """
+def finalists(tried: Sequence[TriedArm], limit: float | None) -> list[Arm]:
+    """The arms that are tried for longer: none where there is nothing left to choose."""
     good = [each.arm for each in _ranked(tried, limit)[:FINALISTS]]
-    best = next((arm for arm in good if arm.rank is not None), None)
-    others = [] if best is None else [best._replace(rank=rank) for rank in ranks]
-    enough = len(tried) > FINALISTS and len(good) > 1
-    return [*good, *others] if enough or others else []
+    return good if len(tried) > FINALISTS and len(good) > 1 else []
 
 
 def conclude(
@@ -170,11 +152,9 @@ def conclude(
         *([] if any(each.general_rise is not None for each in ranked) else [FORGETTING_UNKNOWN]),
         *why,
     ]
-    ranks = {each.rank for tried in everything for each in tried if each.method == taken.method}
-    rank = taken.rank if len(ranks) > 1 else None
     tried = "trained wholly, in" if wholly else "tried for"
     sentence = f"{tried} {span_of([each.steps for each in ranked])} steps: {'; '.join(said)}"
-    return ProbeResult(taken.method, taken.learning_rate, sentence, everything, rank)
+    return ProbeResult(taken.method, taken.learning_rate, sentence, everything)
 
 
 def _deciding(
@@ -200,21 +180,15 @@ def _deciding(
 def _or_usual(
     best: TriedArm, rounds: Sequence[Sequence[TriedArm]], limit: float | None
 ) -> tuple[TriedArm, list[str]]:
-    """The best, or its like at the usual rank, or the arm that is usual; and why."""
-    usual_rank = next((each.rank for each in rounds[0] if each.rank is not None), None)
-    ranked_as_usual = best.arm if best.rank is None else best.arm._replace(rank=usual_rank)
-    taken, why = best, list[str]()
-    for usual in dict.fromkeys((ranked_as_usual, rounds[0][0].arm)):
-        sides = (taken.arm, ranked_as_usual)  # a rank of the last round alone never stood beside all others
-        both = [_of(tried, one, usual) for tried in reversed(rounds) for one in sides]
-        pair = next((each for each in both if each), None)
-        known = [each for tried in rounds for each in tried if each.arm == usual]
-        if pair is None or any(each.failed or each.forgets_past(limit) for each in known):
-            continue
-        reason = _why_usual(*pair)
-        if reason is not None:
-            taken, why = pair[1], [*why, reason]
-    return taken, why
+    """The best, or the arm that is usual; and why."""
+    usual = rounds[0][0].arm
+    both = (_of(tried, best.arm, usual) for tried in reversed(rounds))
+    pair = next((each for each in both if each), None)
+    known = [each for tried in rounds for each in tried if each.arm == usual]
+    if pair is None or any(each.failed or each.forgets_past(limit) for each in known):
+        return best, []
+    reason = _why_usual(*pair)
+    return (best, []) if reason is None else (pair[1], [reason])
 
 
 def _of(tried: Sequence[TriedArm], one: Arm, other: Arm) -> tuple[TriedArm, TriedArm] | None:
@@ -226,9 +200,6 @@ def _of(tried: Sequence[TriedArm], one: Arm, other: Arm) -> tuple[TriedArm, Trie
 def _why_usual(best: TriedArm, usual: TriedArm) -> str | None:
     """Why the second holds though the first is better; None where it does not."""
     on = _common((best, usual))
-    alike = best.arm._replace(rank=usual.rank) == usual.arm
-    if alike and usual.validation[on] <= (1 + RANK_MATTERS) * best.validation[on]:
-        return f"by less than {RANK_MATTERS:.0%} the usual rank holds"
     found = difference(best.examples, usual.examples, int(on))
     if found is None or found.high < 0:
         return None
@@ -249,7 +220,8 @@ def _compared(ranked: Sequence[TriedArm], why: Sequence[str]) -> list[str]:
 
 def _stored_arm(content: Mapping[str, Any]) -> TriedArm:
     examples = tuple((loss, tokens) for loss, tokens in content.get("examples", ()))
-    return TriedArm(**{**content, "examples": examples})
+    known = {name: value for name, value in content.items() if name != "rank"}
+    return TriedArm(**{**known, "examples": examples})
 
 
 def _without_empty(content: dict[str, Any]) -> dict[str, Any]:

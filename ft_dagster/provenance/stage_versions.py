@@ -14,7 +14,6 @@ STAGE_VERSIONS = {
     "unsaid_tokens": 2,
     "base_text": 1,
     "task_dataset": 4,
-    "version_before": 1,
     "training_mixture": 5,
     "probe": 5,
     "training_plan": 10,
@@ -27,4 +26,7 @@ STAGE_VERSIONS = {
     "model_export": 4,
     "release": 1,
 }
-FORMER_STAGES = ("prior",)  # which stores may hold: nothing makes one or goes by one any more
+FORMER_STAGES = (
+    "prior",
+    "version_before",
+)  # which stores may hold, and nothing reads any more

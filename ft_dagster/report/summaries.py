@@ -60,8 +60,6 @@ def mixture_summary(figures: MixtureFigures, warnings: Sequence[str]) -> Summary
         f"{count(train.trained_tokens)} of them trained on; "
         f"general text {general_share(figures)}"
     )
-    if figures.share_reason is not None:
-        what += f" ({figures.share_reason.reason})"
     cut = sum(part.truncated for part in train.by_source.values())
     length = f"the longest has {count(figures.longest)} of {count(figures.max_length)} tokens"
     good = f"{counted(cut, 'example')} cut" if cut else "No example cut"

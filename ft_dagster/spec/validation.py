@@ -84,7 +84,7 @@ def _fix(model: type[BaseModel], path: list[Any], error: Any, otherwise: str) ->
             return str(kind.gone[name])  # type: ignore[attr-defined]
         known = list(kind.model_fields)
         return nearest(name, known, f"Known here: {', '.join(known)}")
-    return otherwise
+    return str(error.get("ctx", {}).get("fix", otherwise))
 
 
 def _model_at(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:

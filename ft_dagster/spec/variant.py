@@ -22,9 +22,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from ft_dagster.objectives import DEFAULT, OBJECTIVES, known
+from ft_dagster.schema_version import STORED
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.zones import known_zone
@@ -89,6 +90,19 @@ class SpecModel(BaseModel):
             if name in type(self).model_fields:
                 raise UnlistedField(f"{type(self).__name__}.{name} is read, and the stage does not list it")
             return super().__getattr__(name)
+
+
+def _former_auto(value: Any, info: ValidationInfo, usual: Any, otherwise: str) -> Any:
+    """`usual` in place of the word `auto` of a frozen declaration; refuses the word in a file of today."""
+    if value != "auto":
+        return value
+    if info.context == STORED:
+        return usual
+    raise PydanticCustomError(
+        "former_auto",
+        "no plan chooses it by the version before any more",
+        {"fix": f"Name a number (`ft-dagster check` gives that of the newest plan), or {otherwise}"},
+    )
 
 
 def _from_string(field: str) -> BeforeValidator:
@@ -231,6 +245,7 @@ class DecontaminateSpec(SpecModel):
 
 
 ShareOf = Literal["trained", "processed"]
+USUAL_SHARE = 0.08  # of general text
 
 
 class GeneralSpec(SpecModel):
@@ -243,10 +258,8 @@ class GeneralSpec(SpecModel):
     sampled_from: Literal["base"] | None = Field(
         None, alias="from", description="base: text sampled from the base itself, in place of a corpus"
     )
-    share: Annotated[float, Field(ge=0.0, le=0.5)] | Literal["auto"] = Field(
-        0.08,
-        description="Share of the tokens of the final mix, 0 to 0.5; auto: 0.08, then that of the "
-        "version before, or a step of 0.05, 0.08, 0.1 and 0.25 beside it, by what that forgot",
+    share: float = Field(
+        USUAL_SHARE, ge=0.0, le=0.5, description="Share of the tokens of the final mix, 0 to 0.5"
     )
     share_of: ShareOf = Field(
         "processed",
@@ -255,6 +268,11 @@ class GeneralSpec(SpecModel):
     texts: int = Field(
         512, ge=64, le=100_000, description="With `from: base`, how many texts of up to 128 tokens"
     )
+
+    @field_validator("share", mode="before")
+    @classmethod
+    def _is_no_former_word(cls, value: Any, info: ValidationInfo) -> Any:
+        return _former_auto(value, info, USUAL_SHARE, f"leave it out: it is {USUAL_SHARE} then")
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> GeneralSpec:
@@ -298,11 +316,7 @@ class MethodSpec(SpecModel):
     """How it is taught. A plain string stands for `name`; unset values are the plan's."""
 
     name: Literal["auto"] | MethodName = "auto"
-    rank: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = Field(
-        None,
-        description="LoRA rank r; null: by objective and examples; auto: also by the tokens to learn, the "
-        "version before and the probe",
-    )
+    rank: int | None = Field(None, ge=1, le=1024, description="LoRA rank r; null: by objective and examples")
     alpha: float | None = Field(None, gt=0, le=65_536, description="LoRA alpha; 32 unless said")
     dropout: float | None = Field(None, ge=0.0, lt=1.0, description="LoRA dropout")
     target_modules: tuple[str, ...] | Literal["all-linear"] | None = Field(
@@ -313,6 +327,11 @@ class MethodSpec(SpecModel):
     num_virtual_tokens: int | None = Field(
         None, ge=1, le=512, description="Length of the learned prompt or prefix"
     )
+
+    @field_validator("rank", mode="before")
+    @classmethod
+    def _is_no_former_word(cls, value: Any, info: ValidationInfo) -> Any:
+        return _former_auto(value, info, None, "leave it out: it goes by objective and examples then")
 
     @field_validator(*LORA_SETTINGS, *PROMPT_SETTINGS)
     @classmethod

@@ -29,7 +29,6 @@ from ft_dagster.stages import (
     training_mixture,
     training_plan,
     unsaid_tokens,
-    version_before,
 )
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.workspace import TrainingStopped, Workspace
@@ -50,7 +49,6 @@ ON_DEMAND: tuple[Stage[Any], ...] = (
     base_model.SOURCE,
     evaluation_texts.STAGE,
     unsaid_tokens.STAGE,
-    version_before.STAGE,
     probe.STAGE,
     base_text.STAGE,
     base_evaluation.GENERAL_SCORES,

@@ -31,8 +31,13 @@ from ft_dagster.stages.policy import problems, unknown_targets
 from ft_dagster.stages.rendering import notes_on_prompts
 from ft_dagster.stages.rows_read import READ, FileRead, RowsLook, rows_sentence
 from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import read_head
 
 PARENT = "base_model.variant"
+LEFT_TO_PLANS = {  # by the former word `auto`: field -> stage, and the figure that has what came of it
+    "method.rank": ("training_plan", "method", "rank"),
+    "data.general.share": ("training_mixture", "general_share", "asked"),
+}
 
 
 class CheckedBase(NamedTuple):
@@ -93,7 +98,7 @@ def check_variant(
     """
     declarations, looks = declarations or Declarations(settings.project), looks or Looks()
     file, roots = declarations.file(key), settings.roots(key.tenant)
-    found = Mistakes(file, declarations.errors(key))
+    found = Mistakes(file, (_with_number(settings, key, one) for one in declarations.errors(key)))
     if not found.errors:
         declared = declarations.declared(key)
         found.errors += [*problems(settings, declared), *unknown_targets(settings, declared)]
@@ -135,6 +140,19 @@ def check_variant(
         "summary": "; ".join([f"{base.said}, {sources} sources, {len(tasks)} tasks", seen, *losses]),
         "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *few],
     }
+
+
+def _with_number(settings: Settings, key: VariantKey, error: UserError) -> UserError:
+    """The refusal of the former word `auto` with the number that came of it, where the store has one."""
+    if error.value != "auto" or error.field not in LEFT_TO_PLANS:
+        return error
+    stage, part, name = LEFT_TO_PLANS[error.field]
+    newest = read_head(settings.open_store(key.tenant), key.prefix, stage)
+    number = None if newest is None else newest.figures[part].get(name)
+    if number is None:
+        return error
+    fix = f"Name {number:g}, which its newest {stage} has, or leave it out for the usual value"
+    return UserError(error.problem, fix=fix, file=error.file, field=error.field, value=error.value)
 
 
 def _tokenizer_of(rows: list[Row], base: CheckedBase) -> Any | None:

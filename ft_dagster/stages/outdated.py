@@ -25,6 +25,7 @@ from ft_dagster.planning.probe import leaves_open
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.memory import cached_sha256
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.schema_version import STORED
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.narrow import shown_value
@@ -181,7 +182,7 @@ def _other_ranks(plan: Artifact, spec: VariantSpec, version: VersionArtifacts) -
 def _with_later_fields(declared: dict[str, Any]) -> dict[str, Any]:
     """A frozen declaration with the defaults of what could not be declared then, where it is still valid."""
     with suppress(ValidationError):
-        return _content_of(VariantSpec.model_validate(declared))
+        return _content_of(VariantSpec.model_validate(declared, context=STORED))
     return declared
 
 

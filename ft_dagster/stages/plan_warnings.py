@@ -28,8 +28,7 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
     judged = workspace.head("evaluation")
     seconds = seconds_per_question(workspace, variants) if spec.evaluation.limit == "auto" else None
     batches = asking_in_batches(spec.gates, spec.evaluation, seconds)
-    told = spec.method.rank == "auto"  # by the plan's reason
-    trained = None if told else workspace.head("fine_tuned_model")
+    trained = workspace.head("fine_tuned_model")
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
     asked = (*too_few_rows(spec, test_rows), *_questions(judged, spec, test_rows))
     return [*estimate.warnings, *before, *served, *asked, *batches]

@@ -27,13 +27,11 @@ from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.data.weights import CONFIG, measure_weights, weight_files
 from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import refuse_lacking
-from ft_dagster.planning.before import VersionBefore
 from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.cost.questions import NOT_COUNTED
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
-from ft_dagster.planning.methods.share import chosen_share
 from ft_dagster.planning.packed_rows import is_counted, read_lengths
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.probe import leaves_open
@@ -41,7 +39,7 @@ from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
-from ft_dagster.stages import probe, task_dataset, training_mixture, training_plan, version_before
+from ft_dagster.stages import probe, task_dataset, training_mixture, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.judged_on import judges_among, refuse_unheld
 from ft_dagster.stages.plan_context import context_of, context_without_base
@@ -107,7 +105,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
         refuse_lacking(workspace.settings, workspace.leases, declared.key, spec)
     hardware = named or hardware_of(spec, workspace.trains_on, project)
     judges = judges_among(named) if named else workspace.judges(spec)
-    base, mixture, same_rows = _recorded(workspace, declared)
+    base, mixture = _recorded(workspace, declared)
     if base is not None:
         folder = workspace.base_folder(base)
         parameters, stored = base.figures["parameters"], base.figures["weights_bytes"]
@@ -130,11 +128,10 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
         ).folder
         parameters, stored, _ = measure_weights(folder, weight_files(folder))
         context = context_without_base(workspace, spec, folder, hardware)
-    before = None if base is None else _before(workspace, declared, base, same_rows)
     counted = context.questions if mixture else NOT_COUNTED
-    context = replace(context, before=before, judges=judges, questions=counted)
+    context = replace(context, judges=judges, questions=counted)
     if mixture is None:
-        data = sample(declared, project, folder, workspace.roots, before)
+        data = sample(declared, project, folder, workspace.roots)
     else:
         data = _counted(workspace, mixture)
         if is_counted(MixtureFigures.of(mixture)):
@@ -169,17 +166,15 @@ def _is_carried_out(workspace: Workspace, declared: Declared) -> bool:
     return plan is not None and training_plan.is_carried_out(workspace, plan)
 
 
-def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None, bool]:
-    """The newest base and mixture, each where it is still that of the declaration as it is now, and whether
-    the newest data set is.
-    """
+def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None]:
+    """The newest base and mixture, each where it is still that of the declaration as it is now."""
     base, mixture = workspace.head("base_model"), workspace.head("training_mixture")
     if base is None or workspace.head("declaration") is None:
-        return None, None, False
+        return None, None
     now = freeze(declared, workspace.project, workspace.cache, workspace.roots)
     then = workspace.frozen
     if then["spec"]["base_model"] != now["spec"]["base_model"]:
-        return None, None, False
+        return None, None
     same = all(then[part] == now[part] for part in ("sources", "tasks"))
     same = same and _alike(workspace.spec, declared.spec, task_dataset.STAGE.fields)
     mixed = same and _alike(workspace.spec, declared.spec, training_mixture.STAGE.fields)
@@ -188,21 +183,7 @@ def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None
         heads = {stage: workspace.head(stage) for stage in ("base_model", "task_dataset", "training_mixture")}
         made = {stage: head for stage, head in heads.items() if head is not None}
         mixed = not rendered_otherwise(workspace, declared.spec, made)
-    return base, mixture if mixed else None, same
-
-
-def _before(
-    workspace: Workspace, declared: Declared, base: Artifact, same_rows: bool
-) -> VersionBefore | None:
-    """What `auto` would go by: as taken for these data already, else as it would be now."""
-    spec = declared.spec
-    if not version_before.leaves_open(spec):
-        return None
-    if same_rows and _alike(workspace.spec, spec, version_before.LEFT_OPEN):
-        taken = find_artifact(workspace.store, workspace.recipe(version_before.STAGE)[0].place)
-        if taken is not None:
-            return version_before.read_before(workspace, taken)
-    return version_before.version_before(workspace, spec, base)
+    return base, mixture if mixed else None
 
 
 def _probed(workspace: Workspace, spec: VariantSpec, hardware: Hardware) -> Artifact | None:
@@ -235,13 +216,12 @@ def sample(
     project: Path,
     folder: Path,
     roots: Roots | None = None,
-    before: VersionBefore | None = None,
     *,
     first: int = ROWS,
     most: int = COUNTED,
 ) -> Counted:
     """Counts of the mixture to be, from the `first` rows of each source, of which at most so many are
-    counted. `before`: what an open share goes by. Raises UserError.
+    counted. Raises UserError.
     """
     spec = declared.spec
     longest = json.loads((folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
@@ -268,8 +248,7 @@ def sample(
         read, rows_in_all = [*read, *rows], rows_in_all + whole
     kept = 1 - spec.data.splits.validation - spec.data.splits.test
     mixed = spec.data.general
-    chosen = chosen_share(before, mixed.share_of) if mixed is not None and mixed.share == "auto" else None
-    share = asked_share(mixed, None if chosen is None else chosen.value)
+    share = asked_share(mixed)
     processed = mixed is not None and mixed.share_of == "processed"
     general = kept * (tokens if processed else trained) * share / (1 - share)  # text: every token is trained
     counts = Counts(
@@ -278,7 +257,6 @@ def sample(
         round(kept * trained + general),
         share,
         max_length,
-        chosen,
         math.ceil(examples * spec.data.splits.validation),
         longest,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,12 @@ from ft_dagster.objectives import objective_of
 from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.plan import refuse_unasked
-from ft_dagster.planning.probe import FILE, LONGER, MEASURING, ProbePlan, plan_probe, settings_of, with_cost
+from ft_dagster.planning.probe import FILE, LONGER, MEASURING, ProbePlan, plan_probe, with_cost
 from ft_dagster.planning.survey import PlanContext, Survey, survey
 from ft_dagster.planning.trials import Arm, ProbeResult, TriedArm, conclude, finalists, tried_arm
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import CostLimit
-from ft_dagster.stages import version_before
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
@@ -59,7 +58,6 @@ class ProbeInputs:
     base_model: Artifact
     hardware: dict[str, Any]
     ranked_by: Digest | None
-    version_before: Artifact | None
     leaks: bool | None
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
@@ -79,7 +77,6 @@ def inputs(view: View) -> ProbeInputs:
         base,
         hardware_in_key(hardware),
         ranked_by(spec),
-        view.made(version_before.STAGE) if spec.method.rank == "auto" else None,
         None if leak is None else True,
         narrowed(spec, (*PLANNED, *RANKED, *TRIED)),
         context_of(view, spec, base, hardware),
@@ -101,7 +98,6 @@ def build(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]
     result = _result(inputs, hands, attempt, seconds)
     (attempt.payload / FILE).write_text(json.dumps(result.to_json(), indent=1, sort_keys=True), "utf-8")
     figures = {"method": result.method, "learning_rate": result.learning_rate, "sentence": result.sentence}
-    figures |= {} if result.rank is None else {"rank": result.rank}
     return {**figures, "seconds": sum(seconds), "devices": _devices(inputs)}
 
 
@@ -131,9 +127,8 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
     weights = base.figures["parameters"], base.figures["weights_bytes"]
     counts, folder = counts_of(inputs.training_mixture), hands.base_folder(base)
     facts = facts_of(counts, *weights, folder, inputs.context.hardware, leak=inputs.leak)
-    context = replace(inputs.context, before=version_before.read_before(hands, inputs.version_before))
     with named_in(hands.declared_in):
-        found = survey(spec, facts, context)
+        found = survey(spec, facts, inputs.context)
     planned = plan_probe(spec, facts, found, settings)
     hands.say(f"probe: {planned.why}")
     if not planned.arms:
@@ -145,7 +140,7 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
     trial = _Trial(inputs, hands, attempt, facts, found, seconds, planned)
     limit = spec.training.watch.general_loss_limit or spec.gates.general_loss_margin
     rounds = [trial.round(planned.arms)]
-    last = [] if planned.wholly else finalists(rounds[0], limit, planned.ranks)
+    last = [] if planned.wholly else finalists(rounds[0], limit)
     if last:
         rounds.append(trial.round(last, LONGER))
     with named_in(hands.declared_in):
@@ -191,8 +186,7 @@ class _Trial:
             if failure.mendable:
                 raise
             self.hands.say(f"probe: {arm}: {failure.happened}")
-            rank, why = arm.rank, failure.happened
-            return TriedArm(arm.method, arm.learning_rate, steps, {}, failed=why, rank=rank)
+            return TriedArm(arm.method, arm.learning_rate, steps, {}, failed=failure.happened)
         shutil.rmtree(folder / "payload")
         known = TrainingFigures.from_json(figures)
         self.seconds.append(known.seconds)
@@ -212,7 +206,7 @@ class _Trial:
             "on_bad_rate": "stop",  # it is the rate that is tried
         }
         plan = Plan(
-            method=settings_of(arm, inputs.whole, facts, self.found),
+            method=resolved.method,
             training=resolved.training.model_copy(update={**short, "keep_best": 1, "keep_last": 1}),
             device=TrainingDevice(
                 kind=facts.device_kind, count=facts.ranks if facts.device_kind == "cuda" else 1
@@ -240,7 +234,7 @@ class _Trial:
 
 STAGE = Stage(
     "probe",
-    reads=("declaration", "base_model", "training_mixture", "version_before"),
+    reads=("declaration", "base_model", "training_mixture"),
     fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, *TRIED),
     inputs=inputs,
     build=build,

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.dataset_io import ORIGINS, paths_of, read_paths
-from ft_dagster.data.mixture_figures import MixtureFigures, ShareReason
+from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.data.mixture_io import origins_of
 from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
-from ft_dagster.planning.methods.share import chosen_share
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.roots import is_address
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import GeneralSpec
-from ft_dagster.stages import base_text, evaluation_texts, unsaid_tokens, version_before
+from ft_dagster.stages import base_text, evaluation_texts, unsaid_tokens
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.rendering import end_of_turns, rendering_of
 from ft_dagster.stages.stage import Check, Stage
@@ -45,7 +44,7 @@ GUARDED = (*RENDERED, "data.decontaminate")  # where general text must not overl
 class MixtureInputs:
     """`max_length`: of an example, in tokens, as resolved. `general_corpus`: a corpus, or the text that the
     base wrote. `evaluation_texts`: what general text must not overlap; None where there is no general text,
-    nothing is asked, or it may. `version_before`: what a share that is left open goes by. `unsaid_tokens`:
+    nothing is asked, or it may. `unsaid_tokens`:
     that new tokens of the base stand in no general task; None where there are none of either. `turn_end`,
     `rendering`: see `stages.rendering`.
     """
@@ -55,7 +54,6 @@ class MixtureInputs:
     base_model: Artifact
     general_corpus: Artifact | None
     evaluation_texts: Artifact | None
-    version_before: Artifact | None
     max_length: int
     unsaid_tokens: Artifact | None
     turn_end: str | None = None
@@ -74,7 +72,6 @@ def inputs(view: View) -> MixtureInputs:
         base,
         None if general is None else _general_text(view, general),
         view.made(evaluation_texts.STAGE) if guarded else None,
-        view.made(version_before.STAGE) if general is not None and general.share == "auto" else None,
         longest,
         view.made(unsaid_tokens.STAGE) if tasks["general"] and tokens_of(view, base) else None,
         end_of_turns(view, spec.data.train_on, dataset, base),
@@ -91,16 +88,12 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
     from ft_dagster.data.mixture import MixtureParts, build_mixture
 
     corpus, texts = inputs.general_corpus, inputs.evaluation_texts
-    before = version_before.read_before(hands, inputs.version_before)
-    general = inputs.spec.data.general
-    chosen = None if before is None or general is None else chosen_share(before, general.share_of)
     parts = MixtureParts(
         dataset=hands.payload(inputs.task_dataset),
         base=hands.base_folder(inputs.base_model),
         corpus=None if corpus is None else hands.payload(corpus),
         evaluation_texts=None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS,
         paths=read_paths(hands.evidence(inputs.task_dataset)),
-        share=None if chosen is None else chosen.value,
         exchange=inputs.rendering is not None,
     )
     built = build_mixture(
@@ -112,9 +105,7 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
         (attempt.evidence / OVERLAPS).write_text(text + "\n", "utf-8")
     if inputs.spec.data.samples != "off" and built.sample is not None:
         (attempt.evidence / SAMPLE).write_text(built.sample, "utf-8")
-    why = None if chosen is None else ShareReason(chosen.origin, chosen.reason)
-    figures = replace(built.figures, share_reason=why)
-    return {**figures.to_json(), **_records(inputs, hands, attempt)}
+    return {**built.figures.to_json(), **_records(inputs, hands, attempt)}
 
 
 def _records(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -141,13 +132,11 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     counted = {
         f"trained_tokens {paths.get(source, source)}": part.trained_tokens for source, part in sources.items()
     }
-    # What was left open takes no more than there is (see data.mixture).
-    missing = 0.0 if figures.share_reason is not None else share.asked - share.realized
     return [
         Check("trained_tokens", not empty, said, counted),
         Check(
             "general_share",
-            max(missing, share.realized - share.asked) <= 0.01,
+            abs(share.realized - share.asked) <= 0.01,
             f"asked {share.asked:.1%}, realized {share.realized:.2%}",
             asdict(share),
         ),
@@ -189,7 +178,7 @@ STAGE = Stage(
     "training_mixture",
     reads=(
         *("declaration", "base_model", "task_dataset", "general_corpus"),
-        *("evaluation_texts", "unsaid_tokens", "base_text", "version_before"),
+        *("evaluation_texts", "unsaid_tokens", "base_text"),
     ),
     fields=(*GUARDED, "data.render", "training.max_length"),
     inputs=inputs,

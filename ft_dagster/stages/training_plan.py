@@ -29,7 +29,7 @@ from ft_dagster.report.recommendation import memory_line, refusal_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.stages import evaluation_texts, probe, version_before
+from ft_dagster.stages import evaluation_texts, probe
 from ft_dagster.stages.asked import refuse_no_database
 from ft_dagster.stages.engine import refuse_absent
 from ft_dagster.stages.hands import Hands
@@ -54,9 +54,8 @@ FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "pred
 @dataclass(frozen=True)
 class PlanInputs:
     """`hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by. `probe`: what was
-    tried beforehand, where the declaration asks for it. `version_before`: what a rank that is left open goes
-    by. `leaks`: that packed examples of the base would reach each other, so that none are packed; None
-    elsewhere. `leak`: how that was found.
+    tried beforehand, where the declaration asks for it. `leaks`: that packed examples of the base would
+    reach each other, so that none are packed; None elsewhere. `leak`: how that was found.
     """
 
     spec: VariantSpec
@@ -65,7 +64,6 @@ class PlanInputs:
     hardware: dict[str, Any]
     ranked_by: Digest | None
     probe: Artifact | None
-    version_before: Artifact | None
     leaks: bool | None
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
@@ -83,7 +81,6 @@ def inputs(view: View) -> PlanInputs:
         hardware_in_key(hardware),
         ranked_by(spec),
         view.made(probe.STAGE) if leaves_open(spec) else None,
-        view.made(version_before.STAGE) if spec.method.rank == "auto" else None,
         None if leak is None else True,
         narrowed(spec, (*PLANNED, *RANKED, "plan.probe")),
         replace(context_of(view, spec, base, hardware), judges=view.judges),
@@ -92,9 +89,8 @@ def inputs(view: View) -> PlanInputs:
 
 
 def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    before = version_before.read_before(hands, inputs.version_before)
-    base, hours = inputs.base_model, probe.hours_taken(inputs.probe)
-    context = replace(inputs.context, before=before, probed_hours=hours)
+    base = inputs.base_model
+    context = replace(inputs.context, probed_hours=probe.hours_taken(inputs.probe))
     if is_counted(MixtureFigures.of(inputs.training_mixture)):
         context = replace(context, lengths=read_lengths(hands.payload(inputs.training_mixture)))
     weights = base.figures["parameters"], base.figures["weights_bytes"]
@@ -211,7 +207,7 @@ def _write(file: Path, document: dict[str, Any]) -> None:
 
 STAGE = Stage(
     "training_plan",
-    reads=("declaration", "base_model", "training_mixture", "probe", "version_before"),
+    reads=("declaration", "base_model", "training_mixture", "probe"),
     fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, "plan.probe"),
     inputs=inputs,
     build=build,

@@ -57,7 +57,7 @@ def measured(
 ) -> Measured:
     parts = {"validation": chosen, "chosen_on": chosen, "scored_on": scored, "general": general}
     losses = {} if failed else {part: (loss, 10) for part, loss in parts.items()}
-    method, rate, _ = cell.arm
+    method, rate = cell.arm
     steps = 60 if cell.steps is None else cell.steps
     return Measured("sql", 0, method, rate, cell.steps, steps, losses, failed, 1e12, 10.0, 2.0)
 

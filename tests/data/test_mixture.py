@@ -45,15 +45,15 @@ def built(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) 
         evaluation_texts: Path | None = None,
         **data: Any,
     ) -> BuiltMixture:
-        """`chosen`: the share that the declaration leaves open. `exchange`: see `MixtureParts`."""
-        chosen, exchange = data.pop("chosen", None), data.pop("exchange", False)
+        """`exchange`: see `MixtureParts`."""
+        exchange = data.pop("exchange", False)
         spec = variant(rest, **data)
         (tmp_path / f"{name}-rows").mkdir()
         build_task_dataset(spec, project, [], tmp_path / f"{name}-rows")
         out = tmp_path / name
         out.mkdir()
         rows, paths = tmp_path / f"{name}-rows", paths_of(spec)
-        parts = MixtureParts(rows, tiny_model_folder, corpus, evaluation_texts, paths, chosen, exchange)
+        parts = MixtureParts(rows, tiny_model_folder, corpus, evaluation_texts, paths, exchange)
         return build_mixture(spec, parts, max_length, out)
 
     return build
@@ -194,18 +194,6 @@ def test_a_corpus_too_small_says_how_much_there_is_and_how_much_is_needed(
     there, needed = (int(word) for word in caught.value.problem.split() if word.isdigit())
     assert 0 < there < needed
     assert "Lower the share to 0." in caught.value.fix
-
-
-def test_a_share_that_is_left_open_asks_for_no_more_than_there_is(
-    write: Any, questions: Any, mix: Any, corpus: Any
-) -> None:
-    payload = corpus(12, words=12)
-    write("faq.jsonl", [q | {"completion": q["completion"] * 9} for q in questions])
-    figures = mix(payload, general={"corpus": "general", "share": "auto"}, chosen=0.25)
-    assert figures.general_share.asked == 0.25
-    assert 0 < figures.general_share.realized < 0.25
-    said = f"corpus general is used up: it has {figures.train.by_source['general:general'].tokens} processed"
-    assert figures.warnings[0].startswith(said)
 
 
 def test_the_share_that_the_error_proposes_fits(write: Any, questions: Any, mix: Any, corpus: Any) -> None:

@@ -71,9 +71,9 @@ def test_a_note_that_leads_nowhere_or_elsewhere_is_passed_over(tmp_path: Path) -
 
 def test_of_equal_bytes_it_is_that_whose_manifest_is_named(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
-    same = [put(store, "version_before", "shared", {"before.json": {}}, {"rows": rows}) for rows in "abc"]
+    same = [put(store, "evaluation_texts", "shared", {"before.json": {}}, {"rows": rows}) for rows in "abc"]
     assert len({each.digest for each in same}) == 1
     for each in same:
-        found = find_digest(store, ["shared"], "version_before", each.digest, each.manifest)
+        found = find_digest(store, ["shared"], "evaluation_texts", each.digest, each.manifest)
         assert present(found).place == each.place
-    assert find_digest(store, ["shared"], "version_before", same[0].digest, "0" * 64) is not None
+    assert find_digest(store, ["shared"], "evaluation_texts", same[0].digest, "0" * 64) is not None

@@ -11,17 +11,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.plan import make_plan
-from ft_dagster.planning.probe import ProbePlan, arms_of, leaves_open, plan_probe, settings_of, with_cost
-from ft_dagster.planning.survey import PlanContext, Survey, survey
+from ft_dagster.planning.probe import ProbePlan, arms_of, leaves_open, plan_probe, with_cost
+from ft_dagster.planning.survey import PlanContext, survey
 from ft_dagster.planning.trials import Arm, ProbeResult, conclude
 from ft_dagster.spec.variant import PlanSpec, ProbeSpec
-from ft_dagster.training.contract import LoraSettings
 from tests.planning.llama import spec
 from tests.planning.small import given, surveyed
-from tests.planning.tried import ranked, tried
+from tests.planning.tried import tried
 from tests.present import present
 
 ON = {"plan": {"probe": "on"}}
@@ -49,7 +47,6 @@ def test_there_is_something_to_find_where_method_or_rate_is_open() -> None:
     assert leaves_open(spec(training={"learning_rate": 1e-4}, **ON))
     assert not leaves_open(spec(method="lora", training={"learning_rate": 1e-4}, **ON))
     assert not leaves_open(spec(method={"rank": 8}, training={"learning_rate": 1e-4}, **ON))
-    assert leaves_open(spec(method={"name": "lora", "rank": "auto"}, training={"learning_rate": 1e-4}, **ON))
     assert not leaves_open(spec())
 
 
@@ -107,75 +104,6 @@ def test_arms_are_the_best_of_each_family_at_three_rates(small: PlanContext) -> 
     assert {arm.method for arm in arms_of(named, known, other)} == {"qlora"}
     rated, _, third = surveyed(small, 4000, training={"learning_rate": 1e-3}, **ON)
     assert {arm.learning_rate for arm in arms_of(rated, known, third)} == {1e-3}
-
-
-RANKED = {"method": {"name": "lora", "rank": "auto"}}
-RATED = {"training": {"learning_rate": 1e-3}}
-
-
-@pytest.mark.parametrize(
-    ("objective", "ranks"), [("instruction", {8, 16, 32}), ("domain_knowledge", {64, 128})]
-)
-def test_no_rank_is_tried_below_that_of_an_objective_that_has_its_own(
-    small: PlanContext, objective: str, ranks: set[int]
-) -> None:
-    declared, known, found = surveyed(small, 4000, objective=objective, **RANKED, **RATED, **ON)
-    assert {arm.rank for arm in arms_of(declared, known, found)} == ranks
-
-
-def learning_little(context: PlanContext, **declared: Any) -> tuple[Any, Facts, Survey]:
-    """Many steps, and few trained tokens: the usual rank of 32 is enough."""
-    declaration, known = spec(**declared), replace(given(context, 400_000), trained_tokens=10_000)
-    return declaration, known, survey(declaration, known, context)
-
-
-@pytest.mark.slow
-def test_where_only_the_rank_is_open_it_is_what_differs(small: PlanContext) -> None:
-    declared, known, found = learning_little(small, **ON, **RANKED, **RATED)
-    usual = found.chosen.resolved.method
-    assert isinstance(usual, LoraSettings)
-    arms = arms_of(declared, known, found)
-    assert arms[0] == Arm("lora", 1e-3, usual.rank)
-    assert [arm.rank for arm in arms[1:]] == [usual.rank // 2, 2 * usual.rank]
-    plan = plan_probe(declared, known, found, ProbeSpec())
-    assert (plan.arms, plan.ranks) == (arms, ())
-    named = settings_of(arms[2], declared, known, found)
-    assert isinstance(named, LoraSettings)
-    assert (named.rank, named.alpha) == (2 * usual.rank, 32.0)
-    assert settings_of(arms[0], declared, known, found) == usual
-
-
-@pytest.mark.slow
-def test_ranks_are_tried_in_the_second_round_where_the_budget_holds_them(small: PlanContext) -> None:
-    declared, known, found = learning_little(small, **ON, **RANKED)
-    rich = plan_probe(declared, known, found, ProbeSpec())
-    rank = rich.arms[0].rank
-    assert rank is not None
-    assert (len(rich.arms), rich.ranks) == (3, (rank // 2, 2 * rank))
-    assert f"then the best 2 of {2 * rich.steps}, at rank {rank // 2} and {2 * rank} too" in rich.why
-    assert 0.05 < rich.share <= 0.1
-    without = plan_probe(spec(**ON, method="lora"), known, found, ProbeSpec())
-    assert without.ranks == ()
-    assert without.steps > rich.steps  # the same budget, for fewer
-    poor = plan_probe(declared, known, found, ProbeSpec(share=1e-4))
-    assert poor.ranks == ()
-    assert len(poor.arms) == 3
-    any_method, known, found = learning_little(small, **ON, method={"rank": "auto"})
-    both = plan_probe(any_method, known, found, ProbeSpec())
-    assert {arm.method for arm in both.arms} == {"full", "lora"}
-    assert all((arm.rank is None) == (arm.method == "full") for arm in both.arms)
-    assert len(both.ranks) == 2
-
-
-@pytest.mark.slow
-def test_a_plan_has_the_rank_of_a_probe_as_a_declared_one(small: PlanContext) -> None:
-    declared, known = spec(**ON, **RANKED), given(small, 400_000)
-    result = conclude([[ranked(16, 1.0), ranked(32, 0.9)]], None)
-    made = make_plan(declared, known, small, result)
-    (reason,) = (each for each in made.estimate.plan.reasons if each.field == "method.rank")
-    assert (reason.value, reason.origin, reason.reason) == (32, "measured", result.sentence)
-    alike = spec(method={"name": "lora", "rank": 32}, training={"learning_rate": 2e-4})
-    assert made.content.to_json() == make_plan(alike, known, small).content.to_json()
 
 
 @pytest.mark.slow
@@ -259,19 +187,6 @@ def test_a_share_between_one_and_two_trainings_is_spent_on_shorter_ones(small: P
     assert not planned.wholly
     assert 1 < planned.share <= 1.5
     assert planned.steps > plan_probe(declared, known, found, ProbeSpec()).steps
-
-
-@pytest.mark.slow
-def test_ranks_come_last_where_whole_trainings_are_tried(small: PlanContext) -> None:
-    declared, known, found = learning_little(small, **ON, **RANKED)
-    planned = plan_probe(declared, known, found, ProbeSpec(share=20))
-    rank = planned.arms[0].rank
-    assert rank is not None
-    assert planned.ranks == ()
-    assert [arm.rank for arm in planned.arms[-2:]] == [rank // 2, 2 * rank]
-    assert {arm.rank for arm in planned.arms[:-2]} == {rank}
-    fewer = plan_probe(declared, known, found, ProbeSpec(share=4))
-    assert fewer.arms == planned.arms[: len(fewer.arms)]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from ft_dagster.planning.paired_losses import difference
 from ft_dagster.planning.trials import Arm, ProbeResult, TriedArm, conclude, finalists, tried_arm
 from ft_dagster.strict_json import finite
 from ft_dagster.training.training_figures import TrainingFigures
-from tests.planning.tried import ranked, tried
+from tests.planning.tried import tried
 from tests.present import present
 from tests.stored_figures import stored_training
 
@@ -72,13 +72,11 @@ def test_an_arm_whose_loss_on_general_text_is_no_number_has_failed() -> None:
     assert arm.failed == "no finite loss on general text came of it"
 
 
-def apart(
-    method: str, rate: float, losses: list[float], *, rise: float = 0.0, rank: int | None = None
-) -> TriedArm:
+def apart(method: str, rate: float, losses: list[float], *, rise: float = 0.0) -> TriedArm:
     """An arm by what each of its examples lost, of two tokens each."""
     mean = sum(losses) / (2 * len(losses))
     arm = tried(method, rate, mean, rise=rise, on=len(losses))
-    return replace(arm, rank=rank, examples=tuple((loss, 2) for loss in losses))
+    return replace(arm, examples=tuple((loss, 2) for loss in losses))
 
 
 SPREAD = [1.0, 9.0, 2.0, 8.0, 3.0, 7.0, 4.0, 6.0, 5.0, 5.0]  # far more than any two arms differ
@@ -130,17 +128,6 @@ def test_what_is_usual_is_held_against_the_best_where_both_were_tried_last() -> 
     assert conclude([first, last], None).learning_rate == 2e-4
 
 
-def test_the_usual_rank_holds_where_another_is_not_shown_to_be_better() -> None:
-    usual = apart("lora", 2e-4, SPREAD, rank=16)
-    lucky = conclude([[usual, apart("lora", 2e-4, here_and_there(1.0), rank=32)]], None)
-    assert (lucky.rank, lucky.learning_rate) == (16, 2e-4)
-    shown = conclude([[usual, apart("lora", 2e-4, all_less(1.0), rank=32)]], None)
-    assert shown.rank == 32
-    hardly = conclude([[usual, apart("lora", 2e-4, all_less(0.05), rank=32)]], None)
-    assert hardly.rank == 16
-    assert hardly.sentence.endswith("; by less than 2% the usual rank holds")
-
-
 def test_what_examples_lost_is_kept() -> None:
     found = conclude([[apart("lora", 2e-4, SPREAD), apart("full", 2e-5, all_less(0.2))]], None)
     assert ProbeResult.from_json(json.loads(json.dumps(found.to_json()))) == found
@@ -163,8 +150,7 @@ def test_a_probe_of_the_second_schema_is_read() -> None:
     }  # fmt: skip
     found_then = {"method": "lora", "learning_rate": 2e-4, "sentence": "s", "rank": 8, "rounds": [[arm]]}
     (tried,) = ProbeResult.from_json({"schema_version": 2, **found_then}).rounds[0]
-    assert (tried.rank, tried.examples) == (8, ((1.5, 4), (1.25, 2)))
-    assert tried == TriedArm("lora", 2e-4, 20, {"8": 1.5}, 0.01, 1e12, None, 8, ((1.5, 4), (1.25, 2)))
+    assert tried == TriedArm("lora", 2e-4, 20, {"8": 1.5}, 0.01, 1e12, None, ((1.5, 4), (1.25, 2)))
 
 
 def test_figures_of_examples_are_those_that_the_losses_are_of() -> None:
@@ -176,16 +162,6 @@ def test_figures_of_examples_are_those_that_the_losses_are_of() -> None:
     )
     arm = tried_arm(Arm("lora", 2e-4), 20, TrainingFigures.from_json(stored))
     assert arm.examples == ((2.0, 2),) * 8
-
-
-def test_a_rank_of_the_last_round_is_no_reason_to_leave_the_usual_rate() -> None:
-    usual, other = (
-        apart("lora", 4e-4, all_less(0.0), rank=16),
-        apart("lora", 1e-3, here_and_there(0.2), rank=16),
-    )
-    third = apart("lora", 1e-4, all_less(-0.3), rank=16)
-    last = [other, apart("lora", 1e-3, all_less(0.5), rank=32)]
-    assert conclude([[usual, other, third], last], None).learning_rate == 4e-4
 
 
 def test_losses_are_compared_on_as_many_examples_as_all_measured() -> None:
@@ -225,40 +201,6 @@ def test_a_result_of_a_newer_version_is_refused() -> None:
     content = {**ProbeResult(None, None, "nothing").to_json(), "schema_version": 99}
     with pytest.raises(UserError, match="newer"):
         ProbeResult.from_json(content)
-
-
-def test_the_better_lora_of_the_finalists_is_tried_at_other_ranks() -> None:
-    first = [tried("full", 2e-5, 1.0), ranked(16, 1.1), tried("full", 6e-5, 1.2)]
-    assert finalists(first, None, (8, 32)) == [
-        Arm("full", 2e-5), Arm("lora", 2e-4, 16), Arm("lora", 2e-4, 8), Arm("lora", 2e-4, 32),
-    ]  # fmt: skip
-    assert finalists(first[:2], None) == []
-    assert len(finalists(first[:2], None, (8, 32))) == 4  # of two there is a second round for the ranks alone
-    assert finalists([tried("full", 2e-5, 1.0), tried("full", 6e-5, 1.1)], None, (8, 32)) == []
-
-
-def test_another_rank_is_taken_where_it_is_better_by_more_than_loras_differ() -> None:
-    first = [ranked(16, 1.2), replace(ranked(16, 1.5), learning_rate=6e-4)]
-    clear = conclude([first, [ranked(16, 1.0), ranked(8, 1.1), ranked(32, 0.97)]], None)
-    assert (clear.rank, clear.learning_rate) == (32, 2e-4)
-    assert "lora at 0.0002 and rank 32 0.970" in clear.sentence
-    hardly = conclude([first, [ranked(16, 1.0), ranked(8, 1.1), ranked(32, 0.99)]], None)
-    assert hardly.rank == 16
-    assert hardly.sentence.endswith("; by less than 2% the usual rank holds")
-    over = conclude([first, [ranked(16, 1.0, rise=0.3), ranked(32, 0.99)]], 0.1)
-    assert over.rank == 32  # the usual one forgets too much
-    worse = conclude([first, [ranked(16, 1.0, rise=0.3), ranked(32, 0.9, rise=0.4)]], 0.1)
-    assert worse.rank == 16  # the least that is forgotten
-
-
-def test_a_rank_is_measured_where_two_were_tried_and_no_other_probe_is_written_otherwise() -> None:
-    one = conclude([[ranked(16, 1.0), tried("full", 2e-5, 1.1)]], None)
-    assert (one.method, one.rank) == ("lora", None)
-    two = conclude([[ranked(16, 1.0), ranked(32, None)]], None)
-    assert two.rank == 16
-    assert ProbeResult.from_json(json.loads(json.dumps(two.to_json()))) == two
-    none = conclude([[tried("lora", 2e-4, 1.0)]], None).to_json()
-    assert "rank" not in json.dumps(none)
 
 
 def test_of_whole_trainings_the_best_is_taken() -> None:

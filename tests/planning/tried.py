@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ft_dagster.planning.trials import TriedArm
 
 
@@ -12,7 +10,3 @@ def tried(
 ) -> TriedArm:
     validation = {} if loss is None else {"8": loss + 1, str(on): loss}
     return TriedArm(method, rate, 20, validation, rise, 1e12, "diverged" if loss is None else None)
-
-
-def ranked(rank: int | None, loss: float | None, *, rise: float = 0.0) -> TriedArm:
-    return replace(tried("lora", 2e-4, loss, rise=rise), rank=rank)

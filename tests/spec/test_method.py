@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.schema_version import STORED
 from ft_dagster.spec import VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.variant import METHOD_SETTINGS, MethodName
@@ -32,20 +33,10 @@ def refusal(tmp_path: Path) -> Callable[..., UserError]:
     return load
 
 
-@pytest.mark.parametrize("method", ["full", "prompt_tuning", "prefix_tuning"])
-def test_an_open_rank_is_refused_where_the_method_has_none(
-    method: MethodName, refusal: Callable[..., UserError]
-) -> None:
-    error = refusal(f"method: {{name: {method}, rank: auto}}\n")
-    assert (error.field, error.value) == ("method.rank", "auto")
-    assert f"not a setting of {method}" in error.problem
-    assert "name lora or qlora or lora_8bit" in error.problem
-
-
 @pytest.mark.parametrize(
     ("own", "field", "value", "words"),
     [
-        ("method: {name: lora, rank: best}\n", "method.rank", "best", "'auto'"),
+        ("method: {name: lora, rank: best}\n", "method.rank", "best", "integer"),
         ("method: {name: lora, rank: 0}\n", "method.rank", 0, "greater than or equal to 1"),
         ("evaluation: {limit: many}\n", "evaluation.limit", "many", "'auto'"),
     ],
@@ -72,12 +63,6 @@ def test_a_rate_may_be_left_open_in_a_word_and_is_then_left_out(refusal: Callabl
 def test_a_share_that_is_none_is_one_error(share: str, refusal: Callable[..., UserError]) -> None:
     error = refusal("", f"data: {{general: {{corpus: c, share: {share}}}}}\n")
     assert error.field == "data.general.share"
-
-
-def test_an_open_share_of_no_text_is_refused(refusal: Callable[..., UserError]) -> None:
-    error = refusal("", "data: {general: {share: auto}}\n")
-    assert error.field == "data.general"
-    assert "name either a corpus or `from: base`" in error.problem
 
 
 @pytest.mark.parametrize("method", METHOD_SETTINGS)
@@ -108,3 +93,31 @@ def test_a_frozen_declaration_of_every_method_is_read_again() -> None:
         export = "merged" if method == "full" else "adapter"
         declared = VariantSpec.model_validate({**whole, "method": method, "export": export})
         assert VariantSpec.model_validate(declared.model_dump(mode="json")) == declared
+
+
+FORMER = [
+    ("method: {name: lora, rank: auto}\n", "", "method.rank", "by objective and examples"),
+    ("", "data: {sources: [r], general: {corpus: c, share: auto}}\n", "data.general.share", "0.08"),
+]
+
+
+@pytest.mark.parametrize(("own", "defaults", "field", "usual"), FORMER)
+def test_the_former_word_auto_is_refused_with_the_way_out(
+    own: str, defaults: str, field: str, usual: str, refusal: Callable[..., UserError]
+) -> None:
+    error = refusal(own, defaults)
+    assert (error.field, error.value) == (field, "auto")
+    assert "no plan chooses it" in error.problem
+    assert "`ft-dagster check`" in str(error.fix)
+    assert usual in str(error.fix)
+
+
+def test_a_frozen_declaration_with_the_former_word_is_read_by_what_is_usual() -> None:
+    content = {
+        "description": "d", "owners": ["o"], "base_model": "b", "method": {"name": "lora", "rank": "auto"},
+        "data": {"sources": ["r"], "general": {"corpus": "c", "share": "auto"}},
+    }  # fmt: skip
+    spec = VariantSpec.model_validate(content, context=STORED)
+    assert spec.method.rank is None
+    assert spec.data.general is not None
+    assert spec.data.general.share == 0.08

@@ -17,7 +17,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import UnlistedField
-from ft_dagster.stages import probe, training_mixture, version_before
+from ft_dagster.stages import probe
 from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.stages.engine import Engine
@@ -29,7 +29,7 @@ from tests.stages.changed import changed
 
 ALL = (*CHAIN, *ON_DEMAND)
 # But what is made where a declaration leaves values open, which that of the table does not.
-MOVED = [stage for stage in ALL if stage not in (probe.STAGE, version_before.STAGE)]
+MOVED = [stage for stage in ALL if stage is not probe.STAGE]
 Keys = Callable[[Mapping[str, Any]], Sequence[str]]
 BASE, ROWS, MIX, PLAN, TUNED = (
     "base_model",
@@ -242,7 +242,6 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "parent": "the artifacts that are in the key, with the version they are called by",
     },
     "task_dataset": {"fingerprints": "its digest is the key's `sources`"},
-    "version_before": {"before": "taken once for these data: what stands under the key is kept"},
     "training_plan": {
         "whole": "the fields by which methods are ranked: in the key where the plan chooses",
         "context": "prices, neighbours, finished trainings, questions there are, as known that day: a key's "
@@ -338,18 +337,6 @@ def test_a_probe_is_made_again_for_what_can_change_it_alone(
 
 
 @pytest.mark.slow
-def test_what_is_left_open_is_decided_anew_for_what_it_is_about_and_nothing_else(chained: Workspace) -> None:
-    def key(**more: Any) -> str:
-        return key_of(changed(chained, {"method.rank": "auto", **more}), version_before.STAGE)
-
-    about = ("objective", "data.general", "data.general.share_of")
-    assert len({key(), *(key(**{field: TABLE[field][0]}) for field in about)}) == 1 + len(about)
-    mine = ("objective", "data.general", *WITH)
-    others = {field: value for field, (value, _) in TABLE.items() if not field.startswith(mine)}
-    assert {key(**{field: value}) for field, value in others.items()} == {key()}
-
-
-@pytest.mark.slow
 def test_a_base_is_asked_again_where_it_declares_other_ends(
     chained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,11 +349,6 @@ def test_a_base_is_asked_again_where_it_declares_other_ends(
         assert chained.recipe(GENERAL_SCORES)[0].spec == {**before.spec, "ends": said}
     (base / "generation_config.json").unlink()
     assert "ends" not in chained.recipe(GENERAL_SCORES)[0].spec
-
-
-def test_a_mixture_is_of_one_version_before_by_its_key() -> None:
-    """Else a replay has another than the mixture was made by, and `status` holds fields against another."""
-    assert set(version_before.LEFT_OPEN) <= set(training_mixture.RENDERED)
 
 
 @pytest.mark.slow

@@ -30,14 +30,14 @@ def made(store: Store, stage: str, spec: str, **above: Artifact) -> Artifact:
 def test_of_what_is_made_on_demand_it_is_the_very_one_that_was_read(tmp_path: Path) -> None:
     """No head names it, and others of the variant may say the same of other fields."""
     store = Store(str(tmp_path / "store"))
-    before = [made(store, "version_before", spec) for spec in "abc"]
+    before = [made(store, "evaluation_texts", spec) for spec in "abc"]
     assert {each.digest for each in before} == {sha256_json([])}
     for each in before:
-        mixture = made(store, "training_mixture", str(each.spec), version_before=each)
+        mixture = made(store, "training_mixture", str(each.spec), evaluation_texts=each)
         model = made(store, "fine_tuned_model", str(each.spec), training_mixture=mixture)
         for head in (mixture, model):
             write_head(store, PREFIX, head, "run")
-        assert version_artifacts(store, PREFIX).artifacts["version_before"].place == each.place
+        assert version_artifacts(store, PREFIX).artifacts["evaluation_texts"].place == each.place
 
 
 def test_of_what_is_made_on_demand_and_was_raised_it_is_todays_of_the_same_fields(
@@ -45,17 +45,17 @@ def test_of_what_is_made_on_demand_and_was_raised_it_is_todays_of_the_same_field
 ) -> None:
     """The mixture is not made again, for the bytes are the same: it names the older one for ever."""
     store = Store(str(tmp_path / "store"))
-    before = made(store, "version_before", "b")
-    mixture = made(store, "training_mixture", "b", version_before=before)
+    before = made(store, "evaluation_texts", "b")
+    mixture = made(store, "training_mixture", "b", evaluation_texts=before)
     for head in (mixture, made(store, "fine_tuned_model", "b", training_mixture=mixture)):
         write_head(store, PREFIX, head, "run")
-    version = stage_versions.STAGE_VERSIONS["version_before"]
-    monkeypatch.setitem(stage_versions.STAGE_VERSIONS, "version_before", version + 1)
+    version = stage_versions.STAGE_VERSIONS["evaluation_texts"]
+    monkeypatch.setitem(stage_versions.STAGE_VERSIONS, "evaluation_texts", version + 1)
 
     def found() -> Artifact:
-        return version_artifacts(store, PREFIX).artifacts["version_before"]
+        return version_artifacts(store, PREFIX).artifacts["evaluation_texts"]
 
     assert found().place == before.place
-    today = [made(store, "version_before", spec) for spec in "abc"]
+    today = [made(store, "evaluation_texts", spec) for spec in "abc"]
     assert {each.digest for each in today} == {before.digest}
     assert found().place == today[1].place

@@ -292,36 +292,6 @@ def test_a_share_that_pays_for_them_is_spent_on_whole_trainings_of_which_the_bes
 
 
 @pytest.mark.long
-def test_ranks_are_tried_where_nothing_else_is_open_and_the_plan_trains_the_one_that_was_found(
-    tmp_path: Path, tiny_model_folder: Path, probed: Path
-) -> None:
-    folder = copied(probed, tmp_path, tiny_model_folder)
-    declare(folder, method={"name": "lora", "rank": "auto"}, training={**SHORT, "learning_rate": 5e-3})
-    workspace, lines, made = planned(folder)
-    tried, content = found_in(workspace, made)
-    arms, last = content["rounds"]
-    assert [arm["rank"] for arm in arms] == [16, 8, 32]
-    assert {arm["learning_rate"] for arm in (*arms, *last)} == {5e-3}
-    assert len(last) == 2
-    assert len({json.dumps(arm["validation"]) for arm in arms}) == 3  # each is another adapter
-    found = content["rank"]
-    if found not in {arm["rank"] for arm in last}:  # no other one was shown to be better
-        assert found == 16
-        assert "by less than 2% the usual rank holds" in content["sentence"]
-    figures = made["training_plan"].figures["method"]
-    assert (figures["rank"], figures["alpha"]) == (found, 32.0)
-    estimate = training_plan.estimate_of(workspace, made["training_plan"])
-    (reason,) = (r for r in estimate.plan.reasons if r.field == "method.rank")
-    assert (reason.value, reason.origin) == (found, "measured")
-    assert reason.reason == tried.figures["sentence"]
-    assert "and rank 16" in reason.reason
-    _, again, reused = planned(folder)
-    assert all(artifact.reused for artifact in reused.values())
-    assert not [line for line in again if "leased" in line]
-    assert any("3 short trainings of" in line for line in lines)
-
-
-@pytest.mark.long
 def test_an_arm_that_forgets_past_the_declared_limit_ranks_last_and_is_not_lost(
     tmp_path: Path, tiny_model_folder: Path, probed: Path
 ) -> None:
@@ -329,7 +299,7 @@ def test_an_arm_that_forgets_past_the_declared_limit_ranks_last_and_is_not_lost(
     watch = {"general_loss_limit": 0.001}
     declare(
         folder,
-        method={"name": "lora", "rank": "auto"},
+        method="lora",
         training={**SHORT, "learning_rate": 0.3, "watch": watch},
     )
     workspace, _, made = planned(folder)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from ft_dagster.planning.before import VersionBefore
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
-from ft_dagster.planning.methods.rank import chosen_rank
 from ft_dagster.planning.methods.training_settings import precision_of
 from ft_dagster.planning.reasons import Default, Reasons
 from ft_dagster.planning.shapes import narrowest_layer
@@ -19,12 +17,9 @@ IN_BF16 = (
 )
 
 
-def resolve_method(
-    spec: VariantSpec, facts: Facts, reasons: Reasons, before: VersionBefore | None = None
-) -> MethodSettings:
-    """Of a declaration that names its method, as the trainer takes it. `before`: what `rank: auto` goes by.
-
-    Raises UserError for layers that the base has not.
+def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> MethodSettings:
+    """Of a declaration that names its method, as the trainer takes it. Raises UserError for layers that the
+    base has not.
     """
     declared = spec.method
     name = reasons.settle("method.name", declared.name, Default(None, ""))
@@ -36,15 +31,11 @@ def resolve_method(
         )
         return method_settings({"name": name, "num_virtual_tokens": tokens})
     targets = reasons.settle("method.target_modules", declared.target_modules, defaults.TARGET_MODULES)
-    if declared.rank == "auto":
-        rank = reasons.add(chosen_rank(name, facts, spec.objective, targets, before))
-    else:
-        most, narrowest = narrowest_layer(facts.linear_shapes, targets)
-        by_data = defaults.lora_rank(name, facts.examples, spec.objective, most, narrowest)
-        rank = reasons.settle("method.rank", declared.rank, by_data)
+    most, narrowest = narrowest_layer(facts.linear_shapes, targets)
+    by_data = defaults.lora_rank(name, facts.examples, spec.objective, most, narrowest)
     settled = {
         "name": name,
-        "rank": rank,
+        "rank": reasons.settle("method.rank", declared.rank, by_data),
         "alpha": float(reasons.settle("method.alpha", declared.alpha, defaults.ALPHA)),
         "dropout": reasons.settle("method.dropout", declared.dropout, defaults.DROPOUT),
         "target_modules": targets,
