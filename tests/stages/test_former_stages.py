@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from ft_dagster.errors import UserError
 from ft_dagster.provenance.stage_versions import FORMER_STAGES, STAGE_VERSIONS
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages.check import _with_number
 from ft_dagster.stages.outdated import _raised
 from ft_dagster.stages.versions import former_input, is_of_now, is_older
-from ft_dagster.store import Artifact, Place
+from ft_dagster.store import Artifact, Place, Store, write_head
+from ft_dagster.store.make import Recipe, make_artifact
 
 
 def made(*inputs: str, version: int | None = None) -> Artifact:
@@ -35,3 +43,17 @@ def test_what_was_made_from_one_is_older_at_the_version_of_today(former: str) ->
 def test_an_earlier_version_of_a_stage_is_told_by_its_number() -> None:
     (cause,) = _raised([made(version=1)])
     assert f"{STAGE_VERSIONS['training_plan']}" in cause.words
+
+
+def test_check_gives_the_number_that_came_of_the_former_word(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    settings: Any = SimpleNamespace(open_store=lambda tenant: store)
+    key = VariantKey("acme", "places")
+    error = UserError("no plan chooses it", fix="-", file="places.yaml", field="method.rank", value="auto")
+    assert _with_number(settings, key, error) is error
+    recipe = Recipe("training_plan", key.prefix, {}, {})
+    plan = make_artifact(store, tmp_path / "work", recipe, lambda attempt: {"method": {"rank": 24}})
+    write_head(store, key.prefix, plan, None)
+    found = _with_number(settings, key, error)
+    assert found.fix == "Name 24, which its newest training_plan has, or leave it out for the usual value"
+    assert found.statement == error.statement

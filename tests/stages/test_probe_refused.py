@@ -45,7 +45,7 @@ def test_a_limit_that_no_arm_could_act_on_is_refused_before_any_is_tried(
 
     monkeypatch.setattr(probe, "_Trial", tries)
     inputs: Any = SimpleNamespace(
-        whole=VariantSpec.model_validate(content), training_mixture=None,
+        whole=VariantSpec.model_validate(content), training_mixture=None, leak=None,
         base_model=SimpleNamespace(figures={"parameters": 1, "weights_bytes": 1}),
         context=SimpleNamespace(hardware=None), cost_limit=None,
     )  # fmt: skip
