@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.tables import dots, markdown
+from ft_dagster.planning.methods.question import ProbeCost
 from ft_dagster.planning.paired_losses import difference
 from ft_dagster.planning.probe import LONGER, ProbePlan
 from ft_dagster.planning.trials import Arm, TriedArm, conclude, finalists
@@ -303,7 +304,9 @@ def plot(found: Sequence[Regrets], file: Path) -> None:
 
 def _planned(content: Mapping[str, Any]) -> ProbePlan:
     arms = tuple(Arm(*arm[:2]) for arm in content["arms"])  # with a rank, and ranks, as older runs kept it
-    return ProbePlan(**{name: value for name, value in {**content, "arms": arms}.items() if name != "ranks"})
+    cost = ProbeCost(*content.get("cost", ()))
+    plain = {name: value for name, value in content.items() if name != "ranks"}
+    return ProbePlan(**{**plain, "arms": arms, "cost": cost})
 
 
 def _all(found: Sequence[Regrets], name: str, times: float = 1) -> list[float]:

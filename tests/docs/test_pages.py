@@ -118,7 +118,7 @@ def test_the_tutorials_declaration_is_valid_and_its_first_commands_run(
     edit(project / "tenants" / "post" / "triage.yaml", lambda file: (file.clear(), file.update(content)))
     done = CliRunner().invoke(app, ["--project", str(project), "check", "--json"])
     assert done.exit_code == 0, done.stdout
-    assert "first 100 rows" in json.loads(done.stdout)["variants"][0]["summary"]
+    assert "all 450 rows of" in json.loads(done.stdout)["variants"][0]["summary"]
 
 
 def test_settings_that_pages_show_are_settings() -> None:
