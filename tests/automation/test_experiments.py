@@ -223,7 +223,7 @@ def test_methods_at_equal_flops_realize_the_budget(swept: tuple[Path, dict[str, 
         assert figures["flops"] == pytest.approx(3e9, rel=0.05)
         assert figures["steps"] == run["overrides"]["training.max_steps"]
         assert {rule["rule"] for rule in figures["rules"]} == {"task", "general_loss", "degeneration"}
-        assert figures["peak_memory_bytes"] > 1e8
+        assert 1e6 < figures["peak_memory_bytes"] < 1e9  # above what imports take, as a plan foretells it
     assert lora["figures"]["steps"] > full["figures"]["steps"]
     assert full["figures"]["trainable_parameters"] > lora["figures"]["trainable_parameters"]
     assert full["figures"]["size_bytes"] > lora["figures"]["size_bytes"]
