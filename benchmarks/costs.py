@@ -19,7 +19,7 @@ from typing import Any
 
 from ft_dagster.provenance.digest import FileDigest, stage_key
 from ft_dagster.provenance.manifest import Origin, manifest_of
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.stage_entries import version_of
 
 TENANTS = 50
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -50,9 +50,9 @@ main()
 def put(store: Path, prefix: str, stage: str, inputs: dict[str, str]) -> str:
     """An artifact; its digest."""
     spec = {"of": prefix}
-    key = stage_key(stage, STAGE_VERSIONS[stage], inputs, spec)
+    key = stage_key(stage, version_of(stage), inputs, spec)
     variant = ".".join(prefix.split("/")[1:])
-    origin = Origin(stage, STAGE_VERSIONS[stage], key, inputs, spec, EMPTY, variant)
+    origin = Origin(stage, version_of(stage), key, inputs, spec, EMPTY, variant)
     payload = [FileDigest(f"{prefix.replace('/', '-')}-{stage}-{number}", 0, EMPTY) for number in range(2)]
     evidence = [FileDigest("log.jsonl", 0, EMPTY)]
     manifest = manifest_of(origin, attempt="a", payload=payload, evidence=evidence, figures=FIGURES[stage])

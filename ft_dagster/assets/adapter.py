@@ -16,10 +16,10 @@ from ft_dagster.assets.lineage import lineage, tell_above
 from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link
 from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
 from ft_dagster.data.record_tree import TreeHead
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.resources import LAUNCHER, TENANTS
 from ft_dagster.resources.launchers import Programs
 from ft_dagster.resources.tenants import Tenants
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT, RELEASE, version_of
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.workspace import RunOf, Workspace
@@ -29,10 +29,12 @@ Describe = Callable[[Workspace, Artifact], Page]
 DATA_VERSION = "dagster/data_version"  # tag of a materialization
 RUN = "run"  # metadata: the run that made the artifact, whichever run shows it
 BEFORE = 20  # materializations of a partition among which that run is looked for
-READS = {stage.name: stage.reads for stage in CHAIN} | {"release": ("model_export",)}
+READS = {stage.name: [each.name for each in stage.reads] for stage in CHAIN} | {
+    RELEASE.name: [MODEL_EXPORT.name]
+}
 # Of steps that could both be next a run takes the training first: its base may be judged just now for another
 # variant, which would be waited for while devices idle.
-FIRST = {"fine_tuned_model": {PRIORITY_TAG: "1"}}
+FIRST = {FINE_TUNED_MODEL.name: {PRIORITY_TAG: "1"}}
 
 
 def stage_asset(
@@ -86,7 +88,7 @@ def variant_asset(
         group_name=graph.name(group),
         kinds=kinds,
         check_specs=_check_specs(graph, name, checks or {}),
-        code_version=str(STAGE_VERSIONS[name]),
+        code_version=str(version_of(name)),
         metadata={PROJECT: graph.project} if graph.project else None,
         op_tags=FIRST.get(name),
         required_resource_keys={graph.name(TENANTS), graph.name(LAUNCHER)},
@@ -129,7 +131,7 @@ def links(context: dg.AssetExecutionContext, name: str, made_by: str | None) -> 
     """The run that made it, and the pages of what is directly above; markdown."""
     said = "made earlier" if made_by is None else f"made by {run_link(made_by)}"
     partition = {
-        each: None if each == "general_corpus" else context.partition_key for each in dependencies(name)
+        each: None if each == GENERAL_CORPUS.name else context.partition_key for each in dependencies(name)
     }
     beside = Graph(tuple(context.asset_key.path[:-1]))
     above = ", ".join(asset_link(beside.key(each), key) for each, key in partition.items())
@@ -138,7 +140,7 @@ def links(context: dg.AssetExecutionContext, name: str, made_by: str | None) -> 
 
 def dependencies(name: str) -> list[str]:
     """The assets directly above one: of what its stage reads, all that no other of them reads already."""
-    assets = {*READS, "general_corpus"} - {name}
+    assets = {*READS, GENERAL_CORPUS.name} - {name}
     read = [each for each in READS[name] if each in assets]
     return [each for each in read if not any(each in _ancestors(other) for other in read if other != each)]
 

@@ -18,7 +18,6 @@ from ft_dagster.data.lengths import row_lengths
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.markdown import plain
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.report.mixture import source_bars, source_shares
 from ft_dagster.report.side_by_side import split_headers, split_rows
 from ft_dagster.report.summaries import SPLITS, Summary, dataset_summary, mixture_summary
@@ -26,6 +25,7 @@ from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import count, counted, size
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
+from ft_dagster.stage_entries import GENERAL_CORPUS, version_of
 from ft_dagster.stages import base_model as base_stage
 from ft_dagster.stages import declaration as declaration_stage
 from ft_dagster.stages import general_corpus as corpus_stage
@@ -94,12 +94,12 @@ def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
 
 def _general_corpus(graph: Graph) -> dg.AssetsDefinition:
     @dg.asset(
-        key=graph.key("general_corpus"),
+        key=graph.key(GENERAL_CORPUS.name),
         description=described(corpus_stage.make_corpora),
-        deps=graph.above("general_corpus"),
+        deps=graph.above(GENERAL_CORPUS.name),
         group_name=graph.name(GROUP),
         kinds={"parquet"},
-        code_version=str(STAGE_VERSIONS["general_corpus"]),
+        code_version=str(version_of(GENERAL_CORPUS.name)),
         required_resource_keys={graph.name(TENANTS)},
         hooks={run_again_where_unreported},
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from ft_dagster import stage_entries
 from ft_dagster.assets.adapter import DATA_VERSION, described, links, maker, stage_asset, variant_asset
 from ft_dagster.assets.lineage import tell_above
 from ft_dagster.assets.page import DIGITS, SUMMARY, Page, asset_link, run_link, table
@@ -105,7 +106,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         tell_above(context, workspace)
     picture = fitting(intervals, measured(verdict.rules), "changes with their intervals")
     made_by = entry.run_id or maker(context, entry.export, True)
-    more = f"{links(context, release_step.NAME, made_by)}; {_asked(workspace.key, entry.version)}"
+    more = f"{links(context, stage_entries.RELEASE.name, made_by)}; {_asked(workspace.key, entry.version)}"
     return dg.MaterializeResult(
         metadata=Page(summary, entries, picture).metadata(more),
         data_version=dg.DataVersion(entry.export),
@@ -123,7 +124,7 @@ def release_event(
 ) -> dg.AssetMaterialization:
     """What shows an entry of the log that no run shows."""
     return dg.AssetMaterialization(
-        graph.key(release_step.NAME),
+        graph.key(stage_entries.RELEASE.name),
         partition=str(key),
         description=f"{entry.action} by {entry.by}: {entry.reason or 'no reason given'}",
         metadata=page,
@@ -190,5 +191,7 @@ def release_assets(graph: Graph) -> list[dg.AssetsDefinition]:
     said = described(release_step.release)
     return [
         stage_asset(graph, export_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_model_export),
-        variant_asset(graph, release_step.NAME, _release, description=said, group=GROUP, kinds={"json"}),
+        variant_asset(
+            graph, stage_entries.RELEASE.name, _release, description=said, group=GROUP, kinds={"json"}
+        ),
     ]

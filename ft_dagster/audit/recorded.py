@@ -13,31 +13,44 @@ from typing import Any
 
 import yaml
 
-from ft_dagster.audit.desk import BASE, EXPORT, Audit
-from ft_dagster.audit.figures import PLAN
+from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, EVALUATION, MIXTURE, MODEL
-from ft_dagster.audit.models import DECLARATION
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.task_files import task_references
 from ft_dagster.files import expanded
 from ft_dagster.launch.launcher import RUN_FILE
 from ft_dagster.planning.hardware.catalogue import FILE as CARDS
 from ft_dagster.provenance.digest import sha256_file, sha256_json
-from ft_dagster.provenance.stage_versions import FORMER_STAGES
 from ft_dagster.roots import is_address
 from ft_dagster.settings import FILE, Settings
 from ft_dagster.spec.policy import POLICY_FILE, Policy
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    DECLARATION,
+    EVALUATION,
+    EVALUATION_TEXTS,
+    FINE_TUNED_MODEL,
+    FORMER_STAGES,
+    GENERAL_CORPUS,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+    made_before,
+)
 from ft_dagster.stages import declaration, evaluation
 from ft_dagster.stages.versions import usual_share_of
 from ft_dagster.store import Artifact, Store, write_head
 from ft_dagster.store.artifacts import Removed
 
-REBUILT = (DATASET, MIXTURE, PLAN, MODEL)  # in their order
-JUDGED = (EVALUATION, EXPORT)  # what is made of the weights, in its order
-# As the store has them.
-TEXTS = "evaluation_texts"
-TAKEN = (BASE, CORPUS, BASE_TEXT, TEXTS, "unsaid_tokens", "probe", *FORMER_STAGES)
+# In their order.
+REBUILT = (TASK_DATASET.name, TRAINING_MIXTURE.name, TRAINING_PLAN.name, FINE_TUNED_MODEL.name)
+JUDGED = (EVALUATION.name, MODEL_EXPORT.name)  # what is made of the weights, in its order
+_NOT_TAKEN = (DECLARATION.name, *REBUILT)
+TAKEN = (  # as the store has them
+    *(each.name for each in made_before(FINE_TUNED_MODEL) if each.name not in _NOT_TAKEN),
+    *FORMER_STAGES,
+)
 RUN, WORK = "replay", "work"
 
 
@@ -62,10 +75,15 @@ class Recorded:
 
 def recorded_of(audit: Audit, weights: Indexed) -> Recorded:
     """Raises UserError where something that the model was made of is gone."""
-    mixture = _above(audit, weights, MIXTURE)
-    plan = _above(audit, weights, PLAN)
-    dataset = _above(audit, mixture, DATASET)
-    rebuilt = {DATASET: dataset, MIXTURE: mixture, PLAN: plan, MODEL: weights}
+    mixture = _above(audit, weights, TRAINING_MIXTURE.name)
+    plan = _above(audit, weights, TRAINING_PLAN.name)
+    dataset = _above(audit, mixture, TASK_DATASET.name)
+    rebuilt = {
+        TASK_DATASET.name: dataset,
+        TRAINING_MIXTURE.name: mixture,
+        TRAINING_PLAN.name: plan,
+        FINE_TUNED_MODEL.name: weights,
+    }
     taken: dict[int, Indexed] = {}
     for part in rebuilt.values():
         for above in _inputs(audit, part, TAKEN):
@@ -76,12 +94,12 @@ def recorded_of(audit: Audit, weights: Indexed) -> Recorded:
 
 def _judged(audit: Audit, weights: Indexed) -> dict[str, Indexed]:
     """The newest export and the evaluation that it was made by, else the newest evaluation."""
-    for export in reversed(audit.index.made_of(weights, EXPORT)):
-        evaluation = audit.index.parent(export, EVALUATION)
+    for export in reversed(audit.index.made_of(weights, MODEL_EXPORT.name)):
+        evaluation = audit.index.parent(export, EVALUATION.name)
         if evaluation is not None:
-            return {EVALUATION: evaluation, EXPORT: export}
-    evaluations = audit.index.made_of(weights, EVALUATION)
-    return {EVALUATION: evaluations[-1]} if evaluations else {}
+            return {EVALUATION.name: evaluation, MODEL_EXPORT.name: export}
+    evaluations = audit.index.made_of(weights, EVALUATION.name)
+    return {EVALUATION.name: evaluations[-1]} if evaluations else {}
 
 
 def _above(audit: Audit, child: Indexed, stage: str) -> Indexed:
@@ -101,8 +119,8 @@ def _inputs(audit: Audit, part: Indexed, stages: tuple[str, ...]) -> Iterator[In
 def _with_parents(audit: Audit, part: Indexed) -> Iterator[Indexed]:
     """An artifact; of a base also the release that it starts from, and the base of that."""
     yield part
-    if part.place.stage == BASE:
-        for above in _inputs(audit, part, (EXPORT, BASE)):
+    if part.place.stage == BASE_MODEL.name:
+        for above in _inputs(audit, part, (MODEL_EXPORT.name, BASE_MODEL.name)):
             yield from _with_parents(audit, above)
 
 
@@ -112,17 +130,21 @@ def _declaration(
     """The newest declaration before the model that says what its manifests say that it was made from; of
     several the newest that says what those of `taken` do: they may be of an earlier one.
     """
-    weights = rebuilt[MODEL]
+    weights = rebuilt[FINE_TUNED_MODEL.name]
     parts = [audit.artifact(part) for part in rebuilt.values()]
-    sources = audit.artifact(rebuilt[DATASET]).inputs.get("sources")
-    own = [part for part in taken if part.place.prefix == weights.place.prefix or part.place.stage == TEXTS]
+    sources = audit.artifact(rebuilt[TASK_DATASET.name]).inputs.get("sources")
+    own = [
+        part
+        for part in taken
+        if part.place.prefix == weights.place.prefix or part.place.stage == EVALUATION_TEXTS.name
+    ]
     said = [audit.artifact(part).spec for part in own]
     newest = None
     for each, content in _declarations(audit, weights):
         if (
             sha256_json(content["sources"]) == sources
             and all(_is_within(part.spec.get("spec", {}), content["spec"]) for part in parts)
-            and _is_mixed_alike(audit.artifact(rebuilt[MIXTURE]), content)
+            and _is_mixed_alike(audit.artifact(rebuilt[TRAINING_MIXTURE.name]), content)
         ):
             if all(_agrees(spec, content) for spec in said):
                 return each, content
@@ -166,7 +188,7 @@ def judged_by(audit: Audit, judged: Indexed) -> tuple[Indexed, Mapping[str, Any]
 
 def _declarations(audit: Audit, made: Indexed) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
     """Those of a variant from before something was made, the newest first, with their declaration.json."""
-    for each in reversed(audit.index.of_stage(DECLARATION, made.place.prefix)):
+    for each in reversed(audit.index.of_stage(DECLARATION.name, made.place.prefix)):
         if each.created <= made.created:
             file = audit.shelf.left(audit.artifact(each), f"payload/{declaration.FILE}")
             if file is not None:
@@ -213,7 +235,13 @@ class CleanProject:
         """Let the training of these weights find what one left that ran out of memory: the code of its day
         then takes half the micro-batch.
         """
-        run = self.folder / WORK / "runs" / str(weights.variant) / f"{MODEL}-{weights.place.key[:16]}"
+        run = (
+            self.folder
+            / WORK
+            / "runs"
+            / str(weights.variant)
+            / f"{FINE_TUNED_MODEL.name}-{weights.place.key[:16]}"
+        )
         run.mkdir(parents=True)
         (run / RUN_FILE).write_text(json.dumps({"members": [{"micro_batch_halved": True}]}), "utf-8")
 
@@ -236,7 +264,7 @@ class CleanProject:
 
     def point_at(self, artifact: Artifact) -> None:
         """Let the head of the artifact's stage be this one."""
-        corpus = artifact.place.stage == CORPUS
+        corpus = artifact.place.stage == GENERAL_CORPUS.name
         write_head(self.store, artifact.place.prefix if corpus else self.prefix, artifact, RUN)
 
 
@@ -255,21 +283,21 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
     project = CleanProject(folder, Store(str(folder / "store")), recorded.model.place.prefix, why)
     for part in (recorded.declaration, *recorded.taken):
         project.take(audit, part)
-    own_base = _above(audit, recorded.model, BASE)
+    own_base = _above(audit, recorded.model, BASE_MODEL.name)
     for part in (recorded.declaration, own_base, *recorded.taken):
-        if part.place.stage in (DECLARATION, CORPUS) or part is own_base:
+        if part.place.stage in (DECLARATION.name, GENERAL_CORPUS.name) or part is own_base:
             project.point_at(audit.artifact(part))
     _link_bases(audit, recorded, folder)
     if audit.artifact(recorded.model).figures.get("micro_batch_halved"):
         project.ran_out_of_memory(recorded.model)
     if why:
-        project.point_at(project.take(audit, recorded.rebuilt[DATASET]))
+        project.point_at(project.take(audit, recorded.rebuilt[TASK_DATASET.name]))
     return project
 
 
 def _engine(audit: Audit, recorded: Recorded, settings: Settings) -> dict[str, str]:
     """What wrote the answers, where the code that made the model knows of more than one engine."""
-    judged = recorded.judged.get(EVALUATION)
+    judged = recorded.judged.get(EVALUATION.name)
     said = None if judged is None else audit.artifact(judged)
     if said is None or "engine" not in said.figures:
         return {}
@@ -292,7 +320,7 @@ def _settings(settings: Settings, engine: dict[str, str]) -> dict[str, Any]:
 
 def _write_policy(audit: Audit, weights: Indexed, folder: Path) -> None:
     """The policy that the model was judged by, where it was judged."""
-    for judged in reversed(audit.index.made_of(weights, EVALUATION)):
+    for judged in reversed(audit.index.made_of(weights, EVALUATION.name)):
         said = audit.artifact(judged)
         if audit.shelf.has(said, f"evidence/{evaluation.POLICY}"):
             file = audit.shelf.left(said, f"evidence/{evaluation.POLICY}")
@@ -344,7 +372,7 @@ def _link_bases(audit: Audit, recorded: Recorded, folder: Path) -> None:
             (folder / WORK / "cache").mkdir(parents=True, exist_ok=True)
             (folder / WORK / "cache" / name).symlink_to(downloads, target_is_directory=True)
     for part in recorded.taken:
-        if part.place.stage != BASE:
+        if part.place.stage != BASE_MODEL.name:
             continue
         file = audit.shelf.file(audit.artifact(part), "payload/base.json")
         base = json.loads(file.read_text("utf-8"))

@@ -21,19 +21,20 @@ import yaml
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.learning import DAMAGE, paid_for, planned_cost, said_of
-from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, TRAINING, hours_of
+from ft_dagster.fleet.spent import EVALUATIONS, hours_of
 from ft_dagster.provenance.manifest import local_environment
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import PlatformOrder, Settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 from ft_dagster.spec.overrides import write_declared
+from ft_dagster.stage_entries import DECLARATION, FINE_TUNED_MODEL, MODEL_EXPORT, made_before, version_of
 from ft_dagster.stages.rendering import loses_plain_text, rendered_otherwise
 from ft_dagster.stages.summary import STAGES
 from ft_dagster.stages.versions import is_older
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head
 
-BEFORE_TRAINING = ("base_model", "task_dataset", "training_mixture", "training_plan")
+# A declaration is frozen anew by every run.
+BEFORE_TRAINING = tuple(each.name for each in made_before(FINE_TUNED_MODEL) if each != DECLARATION)
 Effect = Literal["trains", "may train", "is judged", "is exported", "same"]
 EFFECTS: dict[Effect, str] = {
     "trains": "trains again",
@@ -104,7 +105,7 @@ class UpgradePlan:
         """Which stages, by how many variants; and which variants have rows that are rendered otherwise."""
         counts = Counter(stage for row in self.rows for stage in row.stages)
         raised = [
-            f"{stage} is at version {STAGE_VERSIONS[stage]}: {counts[stage]} variants have an older one"
+            f"{stage} is at version {version_of(stage)}: {counts[stage]} variants have an older one"
             for stage in STAGES
             if counts[stage]
         ]
@@ -176,10 +177,12 @@ def _row(settings: Settings, declarations: Declarations, store: Store, key: Vari
     now = Workspace(settings, key, looking=True)
     rendered = _rendered_otherwise(now, declarations, {s: h for s, h in heads.items() if s not in older})
     effect = _effect((*older, *rendered))
-    wanted = {"is judged": (*EVALUATIONS, EXPORT), "is exported": (EXPORT,)}.get(effect, ())
+    wanted = {"is judged": (*EVALUATIONS, MODEL_EXPORT.name), "is exported": (MODEL_EXPORT.name,)}.get(
+        effect, ()
+    )
     hours = sum(hours_of(head) for stage, head in heads.items() if stage in wanted)
     origin = "as it took before" if hours else ""
-    libraries = _libraries(heads.get(TRAINING))
+    libraries = _libraries(heads.get(FINE_TUNED_MODEL.name))
     return UpgradeRow(key.tenant, str(key), effect, older, hours, 0.0, origin, libraries, rendered)
 
 
@@ -213,13 +216,13 @@ def _priced(each: _Retraining, paid: Iterable[PaidFor]) -> UpgradeRow:
 
 def _effect(older: Sequence[str]) -> Effect:
     """The dearest that follows from raised versions."""
-    if TRAINING in older:
+    if FINE_TUNED_MODEL.name in older:
         return "trains"
     if any(stage in older for stage in BEFORE_TRAINING):
         return "may train"
     if any(stage in older for stage in EVALUATIONS):
         return "is judged"
-    return "is exported" if EXPORT in older else "same"
+    return "is exported" if MODEL_EXPORT.name in older else "same"
 
 
 def _libraries(model: Artifact | None) -> dict[str, str] | None:

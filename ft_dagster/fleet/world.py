@@ -12,11 +12,10 @@ from ft_dagster.fleet.listing import ListedFile, WatchedPlace, difference, diges
 from ft_dagster.lineage.stale import StaleCause, stage_raised
 from ft_dagster.planning.hardware.catalogue import Catalogue, load_catalogue
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, Declared, load_corpus
 from ft_dagster.spec.policy import Breach, Checks, Policies, Policy, breaches
-from ft_dagster.stages.corpora import NAME as CORPUS
+from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS, version_of
 from ft_dagster.stages.corpora import prefix_of_corpus
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.stages.outdated import CorpusNow, FoundNow
@@ -74,7 +73,7 @@ class World:
         policies = str(said) if isinstance(said, UserError) else [said.content, said.tenants]
         names = sorted(file.stem for file in (self.settings.project / "corpora").glob("*.yaml"))
         corpora = [[name, *self._corpus(name)] for name in names]
-        return sha256_json([policies, STAGE_VERSIONS, corpora])
+        return sha256_json([policies, {stage: version_of(stage) for stage in ENTRIES}, corpora])
 
     @cached_property
     def _policies(self) -> Policies | UserError:
@@ -109,7 +108,7 @@ class World:
 
     def _read_corpus(self, name: str) -> CorpusNow:
         try:
-            newest = read_head(self.settings.open_store(), prefix_of_corpus(name), CORPUS)
+            newest = read_head(self.settings.open_store(), prefix_of_corpus(name), GENERAL_CORPUS.name)
             spec = load_corpus(self.settings.project, name)
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:
             return CorpusNow(None, (StaleCause("corpus", name, str(error)),))
@@ -118,14 +117,14 @@ class World:
         changed = [f"corpora/{name}.yaml: {field}" for field in _declared_otherwise(newest, spec)]
         changed += [] if changed else self._other_files(spec, newest)
         causes = [StaleCause("corpus", what, f"{what} changed") for what in changed]
-        then, now = int(newest.predicate["stage_version"]), STAGE_VERSIONS[CORPUS]
+        then, now = int(newest.predicate["stage_version"]), version_of(GENERAL_CORPUS.name)
         return CorpusNow(
-            newest.digest, (*causes, *([stage_raised(CORPUS, then, now)] if then != now else []))
+            newest.digest, (*causes, *([stage_raised(GENERAL_CORPUS.name, then, now)] if then != now else []))
         )
 
     def _other_files(self, spec: CorpusSpec, newest: Artifact) -> list[str]:
         """The first file of each source on this host that is other than the newest artifact read it."""
-        at = head_time(self.settings.open_store(), newest.place.prefix, CORPUS)
+        at = head_time(self.settings.open_store(), newest.place.prefix, GENERAL_CORPUS.name)
         found = []
         for source, then in zip(spec.sources, newest.spec["sources"], strict=True):
             place = WatchedPlace("data", source.path, source.revision, source.split)

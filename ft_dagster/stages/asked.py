@@ -32,6 +32,14 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import GatesSpec
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    BASE_MODEL,
+    DECLARATION,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import File, key_parts
@@ -51,7 +59,7 @@ TASK = (
 )
 GENERAL = ("evaluation.general",)
 FIELDS = (*QUESTIONS, *TASK, *GENERAL, "evaluation.database")
-READS = ("declaration", "base_model", "task_dataset", "training_mixture", "training_plan")
+READS = (DECLARATION, BASE_MODEL, TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN)
 
 
 @dataclass(frozen=True)
@@ -82,13 +90,13 @@ class General:
 
 def own_task(view: View) -> OwnTask:
     """Raises UserError, before anything is computed, for a database that is not there."""
-    rendering = view.upstream("training_mixture").spec.get(RENDERING)
-    return own_task_of(view, view.upstream("base_model"), rendering)
+    rendering = view.upstream(TRAINING_MIXTURE.name).spec.get(RENDERING)
+    return own_task_of(view, view.upstream(BASE_MODEL.name), rendering)
 
 
 def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
     """As it is put to a base, or to a model that was trained from it on rows that were rendered so."""
-    spec, dataset = view.spec, view.upstream("task_dataset")
+    spec, dataset = view.spec, view.upstream(TASK_DATASET.name)
     rows, asked = view.payload(dataset), spec.evaluation
     probes = bool(asked.probed_rows or asked.canaries)
     splits = not asked.task
@@ -131,7 +139,7 @@ def _database(view: View, path: str) -> Path:
 
 
 def general(view: View) -> General:
-    texts = view.payload(view.upstream("training_mixture")) / "general_holdout" / "texts.parquet"
+    texts = view.payload(view.upstream(TRAINING_MIXTURE.name)) / "general_holdout" / "texts.parquet"
     return General(
         narrowed(view.spec, (*QUESTIONS, *GENERAL)),
         view.frozen("tasks")["general"],
@@ -285,8 +293,8 @@ def rules_of(desk: Desk, base: Artifact) -> dict[str, Any] | None:
     """The rules, as `chat_of` says them, by which a base is asked that is not always today's: of another one
     its tokenizer says them. Raises UserError where that is gone.
     """
-    before = desk.upstream("base_evaluation")
-    if base.digest == before.inputs["base_model"]:
+    before = desk.upstream(BASE_EVALUATION.name)
+    if base.digest == before.inputs[BASE_MODEL.name]:
         return chat_of(before)
     return chat_rules(load_tokenizer(desk.base_folder(base))) or None
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ft_dagster import stage_entries
 from ft_dagster.data.weights import declared_ends
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import check_metrics
 from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks
 from ft_dagster.evaluation.samples import read_aggregates, read_samples, write_samples, write_scores
+from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, TRAINING_MIXTURE
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.engine import Engine
@@ -43,7 +45,7 @@ class GeneralScoresInputs:
 
 
 def general_inputs(view: View) -> GeneralScoresInputs:
-    base = view.upstream("base_model")
+    base = view.upstream(BASE_MODEL.name)
     added = [] if base.place.prefix == SHARED else view.added_token_ids(base)
     general, ends = asked.general(view), sorted(set(declared_ends(view.base_folder(base))))
     return GeneralScoresInputs(
@@ -81,7 +83,7 @@ class BaseEvaluationInputs:
 
 
 def inputs(view: View) -> BaseEvaluationInputs:
-    base, general, task = view.upstream("base_model"), view.made(GENERAL_SCORES), asked.own_task(view)
+    base, general, task = view.upstream(BASE_MODEL.name), view.made(GENERAL_SCORES), asked.own_task(view)
     chat = asked.chat_of(general)
     own = asked.own_checks(view)
     return BaseEvaluationInputs(base, general, task, view.device, view.dtype, view.engine, chat, own)
@@ -100,7 +102,7 @@ def build(inputs: BaseEvaluationInputs, hands: Hands, attempt: Attempt) -> dict[
 
 def refuse(workspace: Workspace) -> None:
     """Raises UserError where a token that was added to the base stands in a general question or text."""
-    refuse_said_tokens(workspace, workspace.upstream("training_mixture"))
+    refuse_said_tokens(workspace, workspace.upstream(TRAINING_MIXTURE.name))
 
 
 def after(workspace: Workspace, artifact: Artifact) -> None:
@@ -110,18 +112,17 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
 
 
 GENERAL_SCORES = Stage(
-    "general_scores",
+    stage_entries.GENERAL_SCORES,
     reads=asked.READS,
     fields=asked.FIELDS,
     inputs=general_inputs,
     build=build_general,
     owner=owner,
-    on_demand=True,
     programs=("evaluation",),
 )
 STAGE = Stage(
-    "base_evaluation",
-    reads=(*asked.READS, "general_scores"),
+    BASE_EVALUATION,
+    reads=(*asked.READS, stage_entries.GENERAL_SCORES),
     fields=asked.FIELDS,
     inputs=inputs,
     build=build,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ft_dagster.data.derived import MODEL, ParentRelease, check_adapter, release
 from ft_dagster.data.load_report import unused_words
 from ft_dagster.data.new_tokens import check_tokens
 from ft_dagster.export.derivation_request import DerivationRequest
+from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, FINE_TUNED_MODEL
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.models import base_of, weights_of, whole_model
@@ -65,7 +66,7 @@ def inputs(view: View) -> BaseModelInputs:
         mode=parent.mode,
         base_model=parent.base,
         model_export=parent.export,
-        fine_tuned_model=Digest(parent.export.inputs["fine_tuned_model"]),
+        fine_tuned_model=Digest(parent.export.inputs[FINE_TUNED_MODEL.name]),
         parent=parent,
     )
 
@@ -170,17 +171,16 @@ def _write_record(
 
 FIELDS = ("base_model", "method.name")
 SOURCE = Stage(
-    "base_model",
-    reads=("declaration",),
+    replace(BASE_MODEL, on_demand=True),
+    reads=(DECLARATION,),
     fields=FIELDS,
     inputs=source_inputs,
     build=build,
     owner=owner,
-    on_demand=True,
 )
 STAGE = Stage(
-    "base_model",
-    reads=("declaration", "base_model"),
+    BASE_MODEL,
+    reads=(DECLARATION, BASE_MODEL),
     fields=FIELDS,
     inputs=inputs,
     build=build,

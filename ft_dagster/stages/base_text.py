@@ -9,6 +9,7 @@ from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.request import SampledRequest
 from ft_dagster.spec.variant import GeneralSpec
+from ft_dagster.stage_entries import BASE_MODEL, BASE_TEXT
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.stage import Owner, Stage
@@ -30,7 +31,7 @@ class BaseTextInputs:
 
 def inputs(view: View) -> BaseTextInputs:
     texts = (view.spec.data.general or GeneralSpec(sampled_from="base")).texts
-    return BaseTextInputs(view.upstream("base_model"), texts, TOKENS, SEED, view.device, view.dtype)
+    return BaseTextInputs(view.upstream(BASE_MODEL.name), texts, TOKENS, SEED, view.device, view.dtype)
 
 
 def build(inputs: BaseTextInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -62,12 +63,11 @@ def owner(inputs: BaseTextInputs) -> Owner:
 
 
 STAGE = Stage(
-    "base_text",
-    reads=("base_model",),
+    BASE_TEXT,
+    reads=(BASE_MODEL,),
     fields=("data.general.texts",),
     inputs=inputs,
     build=build,
     owner=owner,
-    on_demand=True,
     programs=("evaluation.sampled",),
 )

@@ -15,6 +15,13 @@ from ft_dagster.lineage.tries import try_of
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    BASE_MODEL,
+    CANDIDATE_EVALUATION,
+    FINE_TUNED_MODEL,
+    PRODUCTION_EVALUATION,
+)
 from ft_dagster.stages import asked, production_evaluation
 from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, scores_in
 from ft_dagster.stages.engine import Engine
@@ -46,10 +53,10 @@ class CandidateInputs:
 
 
 def inputs(view: View) -> CandidateInputs:
-    tuned, task, general = view.upstream("fine_tuned_model"), asked.own_task(view), asked.general(view)
-    before = view.upstream("base_evaluation")
+    tuned, task, general = view.upstream(FINE_TUNED_MODEL.name), asked.own_task(view), asked.general(view)
+    before = view.upstream(BASE_EVALUATION.name)
     return CandidateInputs(
-        view.upstream("base_model"),
+        view.upstream(BASE_MODEL.name),
         tuned,
         view.made(production_evaluation.STAGE),
         narrowed(view.spec, ("gates",)),
@@ -75,11 +82,10 @@ def build(inputs: CandidateInputs, hands: Hands, attempt: Attempt) -> dict[str, 
 
 
 STAGE = Stage(
-    "candidate_evaluation",
-    reads=(*asked.READS, "fine_tuned_model", "base_evaluation", "production_evaluation"),
+    CANDIDATE_EVALUATION,
+    reads=(*asked.READS, FINE_TUNED_MODEL, BASE_EVALUATION, PRODUCTION_EVALUATION),
     fields=(*asked.FIELDS, "gates"),
     inputs=inputs,
     build=build,
-    on_demand=True,
     programs=("evaluation",),
 )

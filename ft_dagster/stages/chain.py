@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.settings import Retries
+from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS
 from ft_dagster.stages import (
     base_evaluation,
     base_model,
@@ -34,27 +35,30 @@ from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.workspace import TrainingStopped, Workspace
 from ft_dagster.store import Artifact, closed, refused, unreachable
 
-CHAIN: tuple[Stage[Any], ...] = (
+_STAGES: tuple[Stage[Any], ...] = (
+    base_model.SOURCE,
     declaration.STAGE,
     base_model.STAGE,
-    task_dataset.STAGE,
-    training_mixture.STAGE,
-    training_plan.STAGE,
-    fine_tuned_model.STAGE,
-    base_evaluation.STAGE,
-    evaluation.STAGE,
-    model_export.STAGE,
-)
-ON_DEMAND: tuple[Stage[Any], ...] = (
-    base_model.SOURCE,
+    base_text.STAGE,
     evaluation_texts.STAGE,
     unsaid_tokens.STAGE,
+    task_dataset.STAGE,
+    training_mixture.STAGE,
     probe.STAGE,
-    base_text.STAGE,
+    training_plan.STAGE,
+    fine_tuned_model.STAGE,
     base_evaluation.GENERAL_SCORES,
+    base_evaluation.STAGE,
+    evaluation.STAGE,
     production_evaluation.STAGE,
     candidate_evaluation.STAGE,
+    model_export.STAGE,
 )
+_ORDER = tuple(ENTRIES)
+CHAIN = tuple(
+    sorted((stage for stage in _STAGES if not stage.entry.on_demand), key=lambda one: _ORDER.index(one.name))
+)
+ON_DEMAND = tuple(stage for stage in _STAGES if stage.entry.on_demand)
 
 T = TypeVar("T")
 
@@ -82,7 +86,7 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
     """
     made: dict[str, Artifact] = {}
     try:
-        needs_corpora = any("general_corpus" in stage.reads for stage in stages)
+        needs_corpora = any(GENERAL_CORPUS in stage.reads for stage in stages)
         general = workspace.declared().spec.data.general
         if needs_corpora and general is not None and general.corpus is not None:
             _with_retries(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ft_dagster.errors import UserError
+from ft_dagster.stage_entries import GENERAL_CORPUS
 from ft_dagster.store import SHARED, Artifact, Store, read_head
-
-NAME = "general_corpus"
 
 
 def prefix_of_corpus(name: str) -> str:
@@ -15,7 +14,7 @@ def prefix_of_corpus(name: str) -> str:
 
 def find_corpus(store: Store, name: str) -> Artifact:
     """The newest artifact of a corpus. Raises UserError."""
-    artifact = read_head(store, prefix_of_corpus(name), NAME)
+    artifact = read_head(store, prefix_of_corpus(name), GENERAL_CORPUS.name)
     if artifact is None:
         raise UserError(
             "this corpus has not been prepared",

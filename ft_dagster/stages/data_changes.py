@@ -9,13 +9,18 @@ from ft_dagster.data.row_changes import split_identities
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.release import history
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages.shelf import UNREADABLE, told
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store
 
 LOOKED_AT = 10  # versions
 # From the weights to the rows: each stage, and its input that is the next.
-TO_ROWS = {"fine_tuned_model": "training_mixture", "training_mixture": "task_dataset", "task_dataset": ""}
+TO_ROWS = {
+    FINE_TUNED_MODEL.name: TRAINING_MIXTURE.name,
+    TRAINING_MIXTURE.name: TASK_DATASET.name,
+    TASK_DATASET.name: "",
+}
 
 
 class DataChanges(NamedTuple):

@@ -15,6 +15,7 @@ from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared
 from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.stage_entries import DECLARATION
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.policy import refuse_declared
@@ -108,8 +109,8 @@ def _write(file: Path, content: Any, **options: Any) -> None:
 
 
 STAGE = Stage(
-    "declaration",
-    reads=("declared.yaml",),
+    DECLARATION,
+    reads=(),
     fields=(),
     inputs=inputs,
     build=build,

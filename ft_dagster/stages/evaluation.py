@@ -23,6 +23,13 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import Policy
 from ft_dagster.spec.variant import EvaluationSpec
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    BASE_MODEL,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    TRAINING_MIXTURE,
+)
 from ft_dagster.stages import asked, base_evaluation
 from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, scores_in
 from ft_dagster.stages.engine import Engine
@@ -37,7 +44,6 @@ from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
-NAME = "evaluation"
 VERDICT = "verdict.json"
 POLICY = "policy.json"
 JUDGED = ("objective", "gates")
@@ -74,10 +80,10 @@ class EvaluationInputs:
 
 
 def inputs(view: View) -> EvaluationInputs:
-    tuned, task, general = view.upstream("fine_tuned_model"), asked.own_task(view), asked.general(view)
-    before = view.upstream("base_evaluation")
+    tuned, task, general = view.upstream(FINE_TUNED_MODEL.name), asked.own_task(view), asked.general(view)
+    before = view.upstream(BASE_EVALUATION.name)
     return EvaluationInputs(
-        view.upstream("base_model"),
+        view.upstream(BASE_MODEL.name),
         tuned,
         before,
         Digest(gates_digest(view.spec.gates)),
@@ -187,7 +193,7 @@ def _answered_before(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -
     asking ended by other gates before these decide anything.
     """
     wanted = _asking(key_parts(inputs))
-    for stored in hands.stored(NAME, lambda other: _asking(other) == wanted):
+    for stored in hands.stored(EVALUATION.name, lambda other: _asking(other) == wanted):
         folder = hands.payload(stored).parent
         try:
             verdict = _verdict(inputs, hands, folder / "payload")
@@ -272,8 +278,8 @@ def refuse_evaluation(workspace: Workspace) -> None:
     """
     refuse_frozen(workspace)
     refuse_trained_on(workspace)
-    refuse_said_tokens(workspace, workspace.upstream("training_mixture"))
-    before = workspace.upstream("base_evaluation")
+    refuse_said_tokens(workspace, workspace.upstream(TRAINING_MIXTURE.name))
+    before = workspace.upstream(BASE_EVALUATION.name)
     if workspace.recipe(base_evaluation.STAGE)[0].place != before.place:
         raise UserError(
             "the base was asked otherwise than the tuned model would be",
@@ -284,8 +290,8 @@ def refuse_evaluation(workspace: Workspace) -> None:
 
 
 STAGE = Stage(
-    NAME,
-    reads=(*asked.READS, "fine_tuned_model", "base_evaluation"),
+    EVALUATION,
+    reads=(*asked.READS, FINE_TUNED_MODEL, BASE_EVALUATION),
     fields=(*asked.FIELDS, *JUDGED),
     inputs=inputs,
     build=build,

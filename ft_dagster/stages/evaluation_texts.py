@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest
+from ft_dagster.stage_entries import DECLARATION, EVALUATION_TEXTS
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
@@ -38,12 +39,11 @@ def build(inputs: TextsInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]
 
 
 STAGE = Stage(
-    "evaluation_texts",
-    reads=("declaration",),
+    EVALUATION_TEXTS,
+    reads=(DECLARATION,),
     fields=(),
     inputs=inputs,
     build=build,
     owner=lambda inputs: "shared",
-    on_demand=True,
     programs=("evaluation.texts",),
 )

@@ -15,12 +15,12 @@ from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.release import history
 from ft_dagster.report.family import Relative
 from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.made_of import ORDER, find_input
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head
 
-EXPORT, BASE, MODEL = "model_export", "base_model", "fine_tuned_model"
 STAGES = tuple(stage.name for stage in CHAIN)
 Heads = Mapping[str, Artifact]
 
@@ -46,7 +46,7 @@ class Kin:
 
     @cached_property
     def children(self) -> tuple[Relative, ...]:
-        export = self.heads.get(EXPORT)
+        export = self.heads.get(MODEL_EXPORT.name)
         return () if export is None else tuple(_children(self.workspace, export))
 
 
@@ -57,8 +57,8 @@ def family(kin: Kin, artifact: Artifact) -> Family:
     own = list(_below(kin.heads, artifact))
     known = {(each.place.stage, each.digest) for each in (artifact, *own)}
     stages = {stage for stage, _ in known}
-    children = kin.children if EXPORT in stages else ()
-    versions = _versions(workspace, known) if stages & {MODEL, EXPORT} else ()
+    children = kin.children if MODEL_EXPORT.name in stages else ()
+    versions = _versions(workspace, known) if stages & {FINE_TUNED_MODEL.name, MODEL_EXPORT.name} else ()
     return Family(above, [*map(Relative, own), *children], list(versions))
 
 
@@ -86,7 +86,7 @@ def _above(workspace: Workspace, artifact: Artifact) -> Iterator[Relative]:
 
 def _parent(artifact: Artifact) -> str | None:
     """The variant whose release a base is."""
-    parent = artifact.figures.get("parent") if artifact.place.stage == BASE else None
+    parent = artifact.figures.get("parent") if artifact.place.stage == BASE_MODEL.name else None
     return str(parent["variant"]) if parent else None
 
 
@@ -104,17 +104,20 @@ def _children(workspace: Workspace, export: Artifact) -> Iterator[Relative]:
     """The newest artifacts of variants that are declared on this one, as far as they are of its export."""
     declared = Declarations(workspace.project)
     for key in declared:
-        base = declared.content(key).get(BASE) if key.tenant == workspace.key.tenant else None
+        base = declared.content(key).get(BASE_MODEL.name) if key.tenant == workspace.key.tenant else None
         if isinstance(base, dict) and base.get("variant") == str(workspace.key):
-            head = read_head(workspace.store, key.prefix, BASE)
-            if head is not None and head.inputs.get(EXPORT) == export.digest:
+            head = read_head(workspace.store, key.prefix, BASE_MODEL.name)
+            if head is not None and head.inputs.get(MODEL_EXPORT.name) == export.digest:
                 below = _below(newest(workspace.store, key.prefix), head)
                 yield from (Relative(each, str(key)) for each in (head, *below))
 
 
 def _versions(workspace: Workspace, known: set[tuple[str, str]]) -> Iterator[int]:
     for entry in history(workspace.store, workspace.prefix):
-        if entry.action == RELEASE and known & {(MODEL, entry.weights), (EXPORT, entry.export)}:
+        if entry.action == RELEASE and known & {
+            (FINE_TUNED_MODEL.name, entry.weights),
+            (MODEL_EXPORT.name, entry.export),
+        }:
             yield entry.version
 
 

@@ -13,6 +13,13 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.launch.launcher import RESULT_FILE
 from ft_dagster.schema_version import stored_as
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    DECLARATION,
+    FINE_TUNED_MODEL,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.policy import refuse_dear
@@ -48,7 +55,9 @@ class TrainingInputs:
 
 
 def inputs(view: View) -> TrainingInputs:
-    plan, mixture, base = (view.upstream(s) for s in ("training_plan", "training_mixture", "base_model"))
+    plan, mixture, base = (
+        view.upstream(s) for s in (TRAINING_PLAN.name, TRAINING_MIXTURE.name, BASE_MODEL.name)
+    )
     if not plan.figures["fits"]:
         raise UserError("the plan does not fit the device", fix="See training_plan, check `fits`")
     spec = view.spec
@@ -119,8 +128,8 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
 
 
 STAGE = Stage(
-    "fine_tuned_model",
-    reads=("declaration", "base_model", "training_mixture", "training_plan"),
+    FINE_TUNED_MODEL,
+    reads=(DECLARATION, BASE_MODEL, TRAINING_MIXTURE, TRAINING_PLAN),
     fields=(
         *("training.watch", "training.report_to", "training.checkpoint_minutes"),
         *("evaluation.general", "evaluation.seed", "resources.nodes"),
@@ -129,7 +138,7 @@ STAGE = Stage(
     build=build,
     checks={"learned": "The loss on the validation split, never trained on, fell"},
     judge=judge,
-    refuse_new=lambda workspace: refuse_dear(workspace, workspace.upstream("training_plan")),
+    refuse_new=lambda workspace: refuse_dear(workspace, workspace.upstream(TRAINING_PLAN.name)),
     seed=lambda inputs: int(inputs.training_plan.figures["training"]["seed"]),
     programs=("training",),
 )

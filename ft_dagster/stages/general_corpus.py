@@ -13,7 +13,8 @@ from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
-from ft_dagster.stages.corpora import NAME, find_corpus, prefix_of_corpus
+from ft_dagster.stage_entries import GENERAL_CORPUS
+from ft_dagster.stages.corpora import find_corpus, prefix_of_corpus
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 
@@ -48,7 +49,7 @@ def _recipe(settings: Settings, name: str) -> tuple[Recipe, CorpusSpec, list[Fin
         cache=settings.cache_folder,
     )
     parts = {"corpus": spec.model_dump(mode="json"), "sources": sources}
-    return Recipe(NAME, prefix_of_corpus(name), spec=parts), spec, sources
+    return Recipe(GENERAL_CORPUS.name, prefix_of_corpus(name), spec=parts), spec, sources
 
 
 def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]) -> Artifact:

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from ft_dagster.errors import UserError
+from ft_dagster.stage_entries import (
+    EVALUATION_TEXTS,
+    FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+)
 from ft_dagster.stages import evaluation_texts
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, find_artifact
@@ -14,15 +21,16 @@ def refuse_trained_on(workspace: Workspace) -> None:
     longer, and by no larger part of a question, than declared.
     """
     tuned, mixture, rows = (
-        workspace.upstream(stage) for stage in ("fine_tuned_model", "training_mixture", "task_dataset")
+        workspace.upstream(stage)
+        for stage in (FINE_TUNED_MODEL.name, TRAINING_MIXTURE.name, TASK_DATASET.name)
     )
-    _same(workspace, "training_mixture", mixture, tuned)
-    _same(workspace, "task_dataset", rows, mixture)
+    _same(workspace, TRAINING_MIXTURE.name, mixture, tuned)
+    _same(workspace, TASK_DATASET.name, rows, mixture)
     if not workspace.spec.data.decontaminate.enabled or not any(workspace.frozen["tasks"].values()):
         return
     texts = find_artifact(workspace.store, workspace.recipe(evaluation_texts.STAGE)[0].place)
-    for trained in (rows, mixture) if "general_corpus" in mixture.inputs else (rows,):
-        if texts is None or trained.inputs.get("evaluation_texts") != texts.digest:
+    for trained in (rows, mixture) if GENERAL_CORPUS.name in mixture.inputs else (rows,):
+        if texts is None or trained.inputs.get(EVALUATION_TEXTS.name) != texts.digest:
             raise UserError(
                 f"{trained.place.stage} was not looked through for the questions that are declared now: the "
                 "weights may have been trained on them",

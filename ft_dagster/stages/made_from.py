@@ -13,15 +13,22 @@ from typing import Any, NamedTuple
 from ft_dagster.lineage.ancestors import find_digest, of_equal_bytes
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history, served_in
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    BASE_TEXT,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
+    MODEL_EXPORT,
+    TASK_DATASET,
+)
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
-from ft_dagster.stages.corpora import NAME as CORPUS
 from ft_dagster.stages.versions import is_of_now
 from ft_dagster.store import SHARED, Artifact, Place, Store, find_artifact, read_head
 
 STAGES = tuple(stage.name for stage in CHAIN)
 HEADLESS = {stage.name for stage in ON_DEMAND}
 FOLLOWED = {*STAGES, *HEADLESS}
-EXPORT, EVALUATION, MODEL, BASE = "model_export", "evaluation", "fine_tuned_model", "base_model"
 
 
 class VersionArtifacts(NamedTuple):
@@ -40,7 +47,7 @@ class VersionArtifacts(NamedTuple):
     @property
     def sources_then(self) -> str | None:
         """The digest of the sources' fingerprints that its rows were read by."""
-        rows = self.artifacts.get("task_dataset")
+        rows = self.artifacts.get(TASK_DATASET.name)
         return None if rows is None else rows.inputs.get("sources")
 
 
@@ -49,7 +56,9 @@ def version_artifacts(store: Store, prefix: str) -> VersionArtifacts:
     UserError for damage.
     """
     log = tuple(history(store, prefix))
-    if not log and all(read_head(store, prefix, stage) is None for stage in (MODEL, EVALUATION)):
+    if not log and all(
+        read_head(store, prefix, stage) is None for stage in (FINE_TUNED_MODEL.name, EVALUATION.name)
+    ):
         return VersionArtifacts({}, {}, log)
     heads = {stage: read_head(store, prefix, stage) for stage in STAGES}
     root = _root(store, prefix, heads, served_in(log))
@@ -60,14 +69,16 @@ def version_artifacts(store: Store, prefix: str) -> VersionArtifacts:
 def _root(
     store: Store, prefix: str, heads: Mapping[str, Artifact | None], released: ReleaseEntry | None
 ) -> Artifact | None:
-    export, judged, trained = (heads[stage] for stage in (EXPORT, EVALUATION, MODEL))
+    export, judged, trained = (
+        heads[stage] for stage in (MODEL_EXPORT.name, EVALUATION.name, FINE_TUNED_MODEL.name)
+    )
     if released is not None:
         if export is not None and export.digest == released.export:
             return export
-        return find_artifact(store, Place(prefix, EXPORT, released.export_key))
-    if judged is None or (trained is not None and judged.inputs.get(MODEL) != trained.digest):
+        return find_artifact(store, Place(prefix, MODEL_EXPORT.name, released.export_key))
+    if judged is None or (trained is not None and judged.inputs.get(FINE_TUNED_MODEL.name) != trained.digest):
         return trained
-    return export if export is not None and export.inputs.get(EVALUATION) == judged.digest else judged
+    return export if export is not None and export.inputs.get(EVALUATION.name) == judged.digest else judged
 
 
 def _followed(
@@ -81,10 +92,12 @@ def _followed(
         due.sort(key=lambda made: STAGES.index(made.place.stage) if made.place.stage in STAGES else -1)
         artifact = due.pop()
         yield artifact.place.stage, artifact
-        if artifact.place.stage == BASE:  # what it was made from is the parent's, or the platform's
+        if (
+            artifact.place.stage == BASE_MODEL.name
+        ):  # what it was made from is the parent's, or the platform's
             continue
         for name, digest in artifact.inputs.items():
-            stage = "base_text" if name == CORPUS and _is_of_base(artifact) else name
+            stage = BASE_TEXT.name if name == GENERAL_CORPUS.name and _is_of_base(artifact) else name
             if stage not in FOLLOWED or stage in found:
                 continue
             found.add(stage)

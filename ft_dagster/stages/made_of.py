@@ -14,15 +14,15 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.stage_entries import DECLARATION, EVALUATION, GENERAL_CORPUS, TASK_DATASET
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.declaration import content_of
 from ft_dagster.store import SHARED, Artifact, Place, Store, read_head
 from ft_dagster.store.committed import all_committed
 
-DECLARATION, EVALUATION = "declaration", "evaluation"
-CORPUS, CORPORA = "general_corpus", f"{SHARED}/corpora"
+CORPORA = f"{SHARED}/corpora"
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
-ORDER = (CORPUS, *(stage.name for stage in CHAIN))
+ORDER = (GENERAL_CORPUS.name, *(stage.name for stage in CHAIN))
 
 
 class SourceFile(NamedTuple):
@@ -45,7 +45,7 @@ class MadeOf(NamedTuple):
 def made_of(store: Store, prefix: str, export: Artifact, released: ReleaseEntry | None = None) -> MadeOf:
     """Of an export of the variant whose part of the store is `prefix`; `released`: see `artifacts_of`."""
     artifacts = artifacts_of(store, prefix, export, released)
-    dataset = artifacts.get("task_dataset")
+    dataset = artifacts.get(TASK_DATASET.name)
     return MadeOf(artifacts, () if dataset is None else tuple(_files(store, prefix, dataset)))
 
 
@@ -62,7 +62,7 @@ def artifacts_of(
         for stage, digest in below.inputs.items():
             artifact = None
             if stage in ORDER and stage not in found:
-                manifest = judged if judged and stage == EVALUATION else below.input_manifests.get(stage)
+                manifest = judged if judged and stage == EVALUATION.name else below.input_manifests.get(stage)
                 artifact = find_input(store, prefix, stage, digest, manifest)
             if artifact is not None:
                 found[stage] = artifact
@@ -87,7 +87,7 @@ def find_input(store: Store, prefix: str, stage: str, digest: str, manifest: str
     several that with this manifest.
     """
     prefixes = [prefix, SHARED]
-    if stage == CORPUS:
+    if stage == GENERAL_CORPUS.name:
         prefixes = [f"{CORPORA}/{name}" for name in store.names(CORPORA)]
     return find_digest(store, prefixes, stage, digest, manifest)
 
@@ -104,10 +104,10 @@ def frozen_declarations(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
     """
     newest = None
     with suppress(UserError):
-        newest = read_head(store, prefix, DECLARATION)
+        newest = read_head(store, prefix, DECLARATION.name)
     if newest is not None:
         yield content_of(newest)
-    places = [Place(prefix, DECLARATION, key) for key in store.names(f"{prefix}/{DECLARATION}")]
+    places = [Place(prefix, DECLARATION.name, key) for key in store.names(f"{prefix}/{DECLARATION.name}")]
     for one in all_committed(store, places):
         if isinstance(one, UserError):
             raise one

@@ -21,12 +21,13 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.spec.policy import POLICY_FILE, Checks, breaches_of_version
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
+from ft_dagster.stage_entries import BASE_MODEL, EVALUATION, TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN
 from ft_dagster.stages.made_of import PARTS, artifacts_of, frozen_declarations
 from ft_dagster.stages.policy import own_entries, task_names
 from ft_dagster.store import Artifact, Store
 from ft_dagster.training.contract import PLAN_FILE
 
-JUDGED_BY = ("task_dataset", "training_mixture", "evaluation")  # whose keys say what a policy asks
+JUDGED_BY = (TASK_DATASET.name, TRAINING_MIXTURE.name, EVALUATION.name)  # whose keys say what a policy asks
 OTHER = "Serve another version"
 
 
@@ -54,10 +55,10 @@ def may_serve(settings: Settings, key: VariantKey, version: Version) -> str | No
     that today's policy does not let be served of it.
     """
     store, policies = settings.open_store(key.tenant), settings.policies()
-    policy, spec, base = policies.of(key.tenant), version.spec, version.artifact("base_model")
+    policy, spec, base = policies.of(key.tenant), version.spec, version.artifact(BASE_MODEL.name)
     changes: dict[str, Any] = {"export": spec.export.model_copy(update={"format": version.format})}
     if policy.methods:
-        name = _method(settings, store, version.artifact("training_plan"))
+        name = _method(settings, store, version.artifact(TRAINING_PLAN.name))
         changes["method"] = spec.method.model_copy(update={"name": name})
     if policy.bases:
         source = named_source(store, base)

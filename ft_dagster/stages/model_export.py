@@ -25,6 +25,17 @@ from ft_dagster.provenance.code import source_digest
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    BASE_MODEL,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
 from ft_dagster.stages.engine import Engine
@@ -72,19 +83,19 @@ class ExportInputs:
 
 
 def inputs(view: View) -> ExportInputs:
-    tuned, evaluation = view.upstream("fine_tuned_model"), view.upstream("evaluation")
+    tuned, evaluation = view.upstream(FINE_TUNED_MODEL.name), view.upstream(EVALUATION.name)
     verdict = rejudge(view, tuned, evaluation)
     if not verdict.passed:
         raise UserError(
             f"the gate does not hold for weights {tuned.digest[:12]}: {verdict.failures}",
             fix="Train again with other data or settings, or change the gates and evaluate again",
         )
-    mixture, before = view.upstream("training_mixture"), view.upstream("base_evaluation")
+    mixture, before = view.upstream(TRAINING_MIXTURE.name), view.upstream(BASE_EVALUATION.name)
     return ExportInputs(
         narrowed(view.spec, DESCRIBED),
-        view.upstream("base_model"),
-        view.upstream("task_dataset"),
-        view.upstream("training_plan"),
+        view.upstream(BASE_MODEL.name),
+        view.upstream(TASK_DATASET.name),
+        view.upstream(TRAINING_PLAN.name),
         tuned,
         before,
         evaluation,
@@ -96,7 +107,9 @@ def inputs(view: View) -> ExportInputs:
         view.engine_of(evaluation),
         asked.chat_of(before),
         rules_of(view, before) if view.spec.evaluation.limit == "auto" else None,
-        mixture.inputs.get("general_corpus") if mixture.digest == tuned.inputs["training_mixture"] else None,
+        mixture.inputs.get(GENERAL_CORPUS.name)
+        if mixture.digest == tuned.inputs[TRAINING_MIXTURE.name]
+        else None,
         asked.own_checks(view),
     )
 
@@ -163,7 +176,7 @@ def _made(inputs: ExportInputs, hands: Hands) -> MadeFrom:
     return MadeFrom(
         dataset=inputs.task_dataset.digest,
         rows=inputs.task_dataset.figures["rows"],
-        mixture=inputs.fine_tuned_model.inputs["training_mixture"],
+        mixture=inputs.fine_tuned_model.inputs[TRAINING_MIXTURE.name],
         plan=inputs.training_plan.digest,
         corpus=inputs.corpus,
         run=hands.run_id,
@@ -212,7 +225,7 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     if certificate.passed:
         said = ", ".join(f"{name} {value:.3g}" for name, value in certificate.figures.items())
         return [Check("certificate", True, said, figures)]
-    own = own_verdict(workspace, artifact, workspace.upstream("evaluation"))
+    own = own_verdict(workspace, artifact, workspace.upstream(EVALUATION.name))
     passed = own is not None and own.passed
     said = f"{'; '.join(certificate.failures)}: evaluated by itself"
     said = f"{said}, it passes" if passed else f"{said}: no pass"
@@ -242,8 +255,8 @@ def stands(newest: Artifact, inputs: ExportInputs) -> bool:
 
 
 STAGE = Stage(
-    "model_export",
-    reads=(*asked.READS, "training_plan", "fine_tuned_model", "base_evaluation", "evaluation"),
+    MODEL_EXPORT,
+    reads=(*asked.READS, TRAINING_PLAN, FINE_TUNED_MODEL, BASE_EVALUATION, EVALUATION),
     fields=(*asked.FIELDS, *JUDGED, *DESCRIBED),
     inputs=inputs,
     build=build,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages.made_of import artifacts_of
 from ft_dagster.stages.rendering import RENDERING, has_conversations
 from ft_dagster.stages.workspace import Workspace
@@ -29,12 +30,14 @@ def newest_model(settings: Settings, key: VariantKey) -> NewestModel:
     Raises UserError before the first, and where that is gone.
     """
     workspace = Workspace(settings, key, looking=True)
-    tuned = workspace.head("fine_tuned_model")
+    tuned = workspace.head(FINE_TUNED_MODEL.name)
     if tuned is None:
         raise UserError(f"{key} has no trained model yet", fix=f"Run `ft-dagster run {key}` first")
     made = artifacts_of(workspace.store, workspace.prefix, tuned)
     try:
-        base, mixture, rows = (made[stage] for stage in ("base_model", "training_mixture", "task_dataset"))
+        base, mixture, rows = (
+            made[stage] for stage in (BASE_MODEL.name, TRAINING_MIXTURE.name, TASK_DATASET.name)
+        )
     except KeyError as gone:
         problem = f"the {gone.args[0]} that the newest weights of {key} were made of is gone"
         raise UserError(problem, fix=f"Run `ft-dagster run {key}` again") from None

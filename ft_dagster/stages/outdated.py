@@ -24,14 +24,26 @@ from ft_dagster.lineage.stale import StaleCause, field_changed, stage_raised
 from ft_dagster.planning.probe import leaves_open
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.memory import cached_sha256
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.schema_version import STORED
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.narrow import shown_value
 from ft_dagster.spec.policy import Breach
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    BASE_MODEL,
+    DECLARATION,
+    EVALUATION,
+    EVALUATION_TEXTS,
+    GENERAL_CORPUS,
+    GENERAL_SCORES,
+    MODEL_EXPORT,
+    PROBE,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+    version_of,
+)
 from ft_dagster.stages.asked import chat_of
-from ft_dagster.stages.corpora import NAME as CORPUS
 from ft_dagster.stages.declaration import content_of
 from ft_dagster.stages.made_from import VersionArtifacts
 from ft_dagster.stages.made_of import PARTS, frozen_declarations
@@ -44,9 +56,9 @@ from ft_dagster.training.apart import known_leak
 
 NODES = "resources.nodes"  # in no key: a plan's has the ranks of all of them
 ASKED_AFTER = (  # what is asked by the rules of a chat that the one before it says
-    ("general_scores", "base_evaluation"),
-    ("base_evaluation", "evaluation"),
-    ("base_evaluation", "model_export"),
+    (GENERAL_SCORES.name, BASE_EVALUATION.name),
+    (BASE_EVALUATION.name, EVALUATION.name),
+    (BASE_EVALUATION.name, MODEL_EXPORT.name),
 )
 TASK_PARTS = {"task": "task.tasks", "general": "general.tasks"}  # of a key: digests of the declared tasks
 
@@ -109,7 +121,7 @@ def _raised(made: Iterable[Artifact]) -> Iterator[StaleCause]:
                 "stage", stage, f"{stage} was made from {former}, which nothing goes by any more"
             )
         elif not is_of_now(artifact):
-            yield stage_raised(stage, int(artifact.predicate["stage_version"]), STAGE_VERSIONS[stage])
+            yield stage_raised(stage, int(artifact.predicate["stage_version"]), version_of(stage))
 
 
 def _fields(settings: Settings, declared: Declared, version: VersionArtifacts) -> Iterator[str]:
@@ -121,11 +133,11 @@ def _fields(settings: Settings, declared: Declared, version: VersionArtifacts) -
         for part in PARTS:
             if isinstance(artifact.spec.get(part), dict):
                 named |= set(_differences(artifact.spec[part], spec, partial(_then, made))) - {NODES}
-        if artifact.place.stage == "training_plan":
+        if artifact.place.stage == TRAINING_PLAN.name:
             named |= set(_planned(artifact, spec, version, named))
-        if artifact.place.stage == "evaluation" and _database(settings, declared, artifact):
+        if artifact.place.stage == EVALUATION.name and _database(settings, declared, artifact):
             named.add("evaluation.database")
-    yield from sorted({*named, *_of_base(made.get("base_model"), spec)})
+    yield from sorted({*named, *_of_base(made.get(BASE_MODEL.name), spec)})
 
 
 def _then(made: Mapping[str, Artifact], field: str) -> Any:
@@ -155,7 +167,7 @@ def _differences(then: Any, now: Any, said: Callable[[str], Any], path: str = ""
 def _planned(plan: Artifact, spec: VariantSpec, version: VersionArtifacts, named: set[str]) -> Iterator[str]:
     """Fields that a plan's key has by what follows from them."""
     yield from _other_ranks(plan, spec, version)
-    if ("probe" in plan.inputs) != leaves_open(spec):
+    if (PROBE.name in plan.inputs) != leaves_open(spec):
         yield "plan.probe"
     then, now = plan.inputs.get("ranked_by"), ranked_by(spec)
     if then is not None and now is not None and then != now and not any(map(_is_ranked, named)):
@@ -173,7 +185,7 @@ def _other_ranks(plan: Artifact, spec: VariantSpec, version: VersionArtifacts) -
     field, ranks = by_kind[hardware["kind"]]
     if hardware["ranks"] == ranks * own.nodes:
         return []
-    newest = version.heads.get("declaration")
+    newest = version.heads.get(DECLARATION.name)
     then = {} if newest is None else _with_later_fields(content_of(newest)["spec"])
     now = _content_of(spec)
     return [each for each in (field, NODES) if then and _at(then, each) != _at(now, each)] or [field]
@@ -194,7 +206,7 @@ def _ranked(version: VersionArtifacts, spec: VariantSpec) -> Iterator[str]:
     """Of what `method: auto` chooses by: what changed since the newest run, or all of it; none where it is a
     default that changed with the version of the mixture, which is said by itself.
     """
-    newest, mixture = version.heads["declaration"], version.artifacts.get("training_mixture")
+    newest, mixture = version.heads[DECLARATION.name], version.artifacts.get(TRAINING_MIXTURE.name)
     then = {} if newest is None else _with_later_fields(content_of(newest)["spec"])
     changed = [field for field in RANKED if _at(then, field) != _at(_content_of(spec), field)]
     if changed or mixture is None or is_of_now(mixture):
@@ -253,7 +265,7 @@ def _tasks(
 ) -> Iterator[StaleCause]:
     """Tasks whose files are others than those that were asked; a task that came or went is a field's."""
     then = dict[str, str]()
-    for stage in ("evaluation_texts", "general_scores", "base_evaluation", "evaluation"):
+    for stage in (EVALUATION_TEXTS.name, GENERAL_SCORES.name, BASE_EVALUATION.name, EVALUATION.name):
         artifact = made.get(stage)
         if artifact is not None and is_of_now(artifact):
             then |= artifact.spec.get("tasks", {})
@@ -266,17 +278,17 @@ def _tasks(
 
 
 def _corpus(made: Mapping[str, Artifact], now: CorpusNow | None, spec: VariantSpec) -> Iterator[StaleCause]:
-    mixture, general = made.get("training_mixture"), spec.data.general
+    mixture, general = made.get(TRAINING_MIXTURE.name), spec.data.general
     if now is None or mixture is None or general is None or general.corpus is None:
         return
     yield from now.causes
-    if now.digest is not None and mixture.inputs.get(CORPUS) != now.digest:
+    if now.digest is not None and mixture.inputs.get(GENERAL_CORPUS.name) != now.digest:
         yield StaleCause("corpus", general.corpus, f"the corpus {general.corpus} was made again")
 
 
 def _sources(store: Store, prefix: str, version: VersionArtifacts) -> Iterator[StaleCause]:
     """Files that the newest run found otherwise than the run of the version did."""
-    newest, then = version.heads["declaration"], version.sources_then
+    newest, then = version.heads[DECLARATION.name], version.sources_then
     if newest is None or then is None:
         return
     now = content_of(newest)["sources"]
@@ -306,7 +318,7 @@ def _names(sources: Iterable[Any]) -> list[str]:
 
 def _base(store: Store, declared: Declared, version: VersionArtifacts) -> Iterator[StaleCause]:
     """Another base than the version's: by its parent's release, or as the newest run found it."""
-    base, newest = version.artifacts.get("base_model"), version.heads["base_model"]
+    base, newest = version.artifacts.get(BASE_MODEL.name), version.heads[BASE_MODEL.name]
     if base is None:
         return
     moved = list(parents_moved(store, declared.key, base))
@@ -318,26 +330,26 @@ def _base(store: Store, declared: Declared, version: VersionArtifacts) -> Iterat
 
 def _asked_with_added(store: Store, made: Mapping[str, Artifact]) -> Iterator[StaleCause]:
     """The scores of a base that chose among tokens that were added to it, as older code had it do."""
-    base, scores = made.get("base_model"), made.get("general_scores")
+    base, scores = made.get(BASE_MODEL.name), made.get(GENERAL_SCORES.name)
     if base is None or scores is None or base.place.prefix == SHARED or not is_of_now(scores):
         return
     if not scores.spec.get("withheld") and added_tokens(store, base):
         problem = "general questions were asked of the base with the tokens that were added to it"
-        yield StaleCause("stage", "general_scores", problem)
+        yield StaleCause("stage", GENERAL_SCORES.name, problem)
 
 
 def _packed_though_it_leaks(made: Mapping[str, Artifact], cache: Path) -> Iterator[StaleCause]:
     """A plan of older code that packs examples which reach each other in its base: of a named source, where
     this host has measured it.
     """
-    base, plan = made.get("base_model"), made.get("training_plan")
+    base, plan = made.get(BASE_MODEL.name), made.get(TRAINING_PLAN.name)
     if base is None or plan is None or not plan.figures["training"]["packing"] or plan.spec.get("leaks"):
         return
     files = base.spec.get("base", {}).get("files", ())
     config = next((file["sha256"] for file in files if file["path"] == CONFIG), None)
     if config is not None and known_leak(config, cache) is not None:
         yield StaleCause(
-            "stage", "training_plan", "its examples were packed, and reach each other in this base"
+            "stage", TRAINING_PLAN.name, "its examples were packed, and reach each other in this base"
         )
 
 
@@ -355,7 +367,7 @@ def _by_other_rendering(
     workspace: Workspace, spec: VariantSpec, made: Mapping[str, Artifact]
 ) -> Iterator[StaleCause]:
     """What has its rows rendered otherwise, as by older code; by what this host knows of the template."""
-    base = made.get("base_model")
+    base = made.get(BASE_MODEL.name)
     if base is None or known_traits(workspace.cache, base) is None:
         return
     for stage in rendered_otherwise(

@@ -20,6 +20,14 @@ from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
+from ft_dagster.stage_entries import (
+    EVALUATION,
+    EVALUATION_TEXTS,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+)
 from ft_dagster.stages.workspace import Desk
 from ft_dagster.store import SHARED, Artifact, Store, read_head
 from ft_dagster.training.contract import ParentAdapter
@@ -85,15 +93,17 @@ def _parent(desk: Desk, base: Artifact) -> ParentAdapter | None:
     parent = base.figures.get("parent")
     if not parent or parent["mode"] != "stack":
         return None
-    adapter = parent_artifact(desk.store, base, "model_export")
+    adapter = parent_artifact(desk.store, base, MODEL_EXPORT.name)
     return ParentAdapter(adapter=desk.payload(adapter), digest=adapter.digest)
 
 
 def _questions_there(desk: Desk) -> QuestionsThere:
     """As the data set of the newest mixture has them, and the texts that it was looked through for."""
     with suppress(UserError):
-        rows = _made_from(desk.store, desk.key.prefix, "task_dataset", desk.upstream("training_mixture"))
-        texts = None if rows is None else _made_from(desk.store, SHARED, "evaluation_texts", rows)
+        rows = _made_from(
+            desk.store, desk.key.prefix, TASK_DATASET.name, desk.upstream(TRAINING_MIXTURE.name)
+        )
+        texts = None if rows is None else _made_from(desk.store, SHARED, EVALUATION_TEXTS.name, rows)
         return QuestionsThere(
             None if rows is None else rows.figures["rows"]["test"],
             None if texts is None else tuple(texts.figures["by_task"].values()),
@@ -114,7 +124,7 @@ def seconds_per_question(desk: Desk, variants: list[VariantKey], hardware: str |
     """
     for key in variants[:ASKED]:
         with suppress(UserError):  # said to who asks for that variant
-            judged = read_head(desk.store, key.prefix, "evaluation")
+            judged = read_head(desk.store, key.prefix, EVALUATION.name)
             if judged is None or not _was_on(desk.store, key, hardware):
                 continue
             asked = _asked(judged.figures)
@@ -126,7 +136,7 @@ def seconds_per_question(desk: Desk, variants: list[VariantKey], hardware: str |
 def _was_on(store: Store, key: VariantKey, hardware: str | None) -> bool:
     if hardware is None:
         return True
-    model = read_head(store, key.prefix, "fine_tuned_model")
+    model = read_head(store, key.prefix, FINE_TUNED_MODEL.name)
     predicted = None if model is None else TrainingFigures.of(model).predicted
     return predicted is not None and predicted["hardware"] == hardware
 
@@ -143,7 +153,7 @@ def _finished(store: Store, keys: list[VariantKey]) -> tuple[Finished, ...]:
     found = []
     for key in keys:
         with suppress(UserError):  # of another variant: said to who asks for that one
-            head = read_head(store, key.prefix, "fine_tuned_model")
+            head = read_head(store, key.prefix, FINE_TUNED_MODEL.name)
             known = None if head is None else finished_training(TrainingFigures.of(head))
             found += [] if known is None else [known]
     return tuple(found)

@@ -12,6 +12,7 @@ from ft_dagster.planning.advice import release_warnings
 from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_margins
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.spec import VariantSpec
+from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.stages.plan_context import seconds_per_question, variants_on_base
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
@@ -25,10 +26,10 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
     """
     variants = variants_on_base(workspace.project, workspace.key, spec)
     served = release_warnings(spec, estimate.plan.name, estimate.storage, len(variants))
-    judged = workspace.head("evaluation")
+    judged = workspace.head(EVALUATION.name)
     seconds = seconds_per_question(workspace, variants) if spec.evaluation.limit == "auto" else None
     batches = asking_in_batches(spec.gates, spec.evaluation, seconds)
-    trained = workspace.head("fine_tuned_model")
+    trained = workspace.head(FINE_TUNED_MODEL.name)
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
     asked = (*too_few_rows(spec, test_rows), *_questions(judged, spec, test_rows))
     return [*estimate.warnings, *before, *served, *asked, *batches]

@@ -10,6 +10,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.spec.variant import TrainingSpec
+from ft_dagster.stage_entries import BASE_MODEL
 from ft_dagster.stages.inputs import Digest
 from ft_dagster.training.apart import leak_of
 from ft_dagster.training.methods import can_pack
@@ -35,7 +36,7 @@ RANKED = (
     "resources.deadline_hours",
 )
 HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.nodes", "resources.sharing")
-NEIGHBOURS = ("base_model",)  # the tenant's variants on the same base are counted: recorded
+NEIGHBOURS = (BASE_MODEL.name,)  # the tenant's variants on the same base are counted: recorded
 
 
 def ranked_by(spec: VariantSpec) -> Digest | None:

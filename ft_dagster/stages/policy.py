@@ -26,6 +26,7 @@ from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.declarations import DEFAULTS
 from ft_dagster.spec.policy import POLICY_FILE, Breach, Checks, Policies, Policy, breaches
 from ft_dagster.spec.validation import nearest
+from ft_dagster.stage_entries import BASE_MODEL, EVALUATION_TEXTS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import SHARED, Artifact
 
@@ -73,7 +74,7 @@ def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Poli
     starts from a release on a base that they do not allow; `spec`: another than that.
     """
     settings, tenant, spec = workspace.settings, workspace.key.tenant, spec or workspace.spec
-    policy, base = settings.policies().of(tenant), workspace.head("base_model")
+    policy, base = settings.policies().of(tenant), workspace.head(BASE_MODEL.name)
     if spec.base_model.variant is not None and base is not None and policy.bases:
         spec = _on(spec, named_source(workspace.store, base))
     _raise(_beyond(settings, tenant, spec, lambda field: workspace.declared_in))
@@ -93,9 +94,9 @@ def refuse_successor(workspace: Workspace) -> None:
 
 def _too_few(workspace: Workspace, *, for_successors: bool) -> list[UserError]:
     """Rules that the questions there are cannot decide: those against production, or all others."""
-    texts = held_out_documents(workspace.payload(workspace.upstream("training_mixture")))
+    texts = held_out_documents(workspace.payload(workspace.upstream(TRAINING_MIXTURE.name)))
     known = {"general_loss": texts} if texts else {}
-    rows, asked = workspace.upstream("task_dataset"), workspace.spec.evaluation
+    rows, asked = workspace.upstream(TASK_DATASET.name), workspace.spec.evaluation
     if not asked.task:
         known["task"] = rows.figures["rows"]["test"]
     there = _questions_there(workspace, rows, (*asked.task, *asked.general))
@@ -107,8 +108,8 @@ def _questions_there(workspace: Workspace, rows: Artifact, entries: Iterable[str
     """How many questions each of these tasks has, by its entry: of those that the rows were looked through
     for.
     """
-    digest = rows.inputs.get("evaluation_texts")
-    texts = None if digest is None else find_digest(workspace.store, (SHARED,), "evaluation_texts", digest)
+    digest = rows.inputs.get(EVALUATION_TEXTS.name)
+    texts = None if digest is None else find_digest(workspace.store, (SHARED,), EVALUATION_TEXTS.name, digest)
     if texts is None:
         return {}
     asked_by, counts = workspace.declared_in, texts.figures["by_task"]

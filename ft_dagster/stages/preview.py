@@ -39,6 +39,7 @@ from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
+from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages import probe, task_dataset, training_mixture, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.judged_on import judges_among, refuse_unheld
@@ -168,8 +169,8 @@ def _is_carried_out(workspace: Workspace, declared: Declared) -> bool:
 
 def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None]:
     """The newest base and mixture, each where it is still that of the declaration as it is now."""
-    base, mixture = workspace.head("base_model"), workspace.head("training_mixture")
-    if base is None or workspace.head("declaration") is None:
+    base, mixture = workspace.head(BASE_MODEL.name), workspace.head(TRAINING_MIXTURE.name)
+    if base is None or workspace.head(DECLARATION.name) is None:
         return None, None
     now = freeze(declared, workspace.project, workspace.cache, workspace.roots)
     then = workspace.frozen
@@ -180,7 +181,10 @@ def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None
     mixed = same and _alike(workspace.spec, declared.spec, training_mixture.STAGE.fields)
     mixed = mixed and mixture is not None and is_of_now(mixture)
     if mixed:
-        heads = {stage: workspace.head(stage) for stage in ("base_model", "task_dataset", "training_mixture")}
+        heads = {
+            stage: workspace.head(stage)
+            for stage in (BASE_MODEL.name, TASK_DATASET.name, TRAINING_MIXTURE.name)
+        }
         made = {stage: head for stage, head in heads.items() if head is not None}
         mixed = not rendered_otherwise(workspace, declared.spec, made)
     return base, mixture if mixed else None
@@ -206,7 +210,10 @@ def _alike(one: VariantSpec, other: VariantSpec, fields: Iterable[str]) -> bool:
 
 
 def _counted(workspace: Workspace, mixture: Artifact) -> Counted:
-    basis, dataset = f"the newest training_mixture, {mixture.digest[:12]}", workspace.upstream("task_dataset")
+    basis, dataset = (
+        f"the newest training_mixture, {mixture.digest[:12]}",
+        workspace.upstream(TASK_DATASET.name),
+    )
     rows = tuple(islice(read_split(workspace.payload(dataset) / "train.parquet"), ROWS))
     return Counted(counts_of(mixture), basis, dataset.figures["rows"]["test"], rows)
 

@@ -23,6 +23,7 @@ from ft_dagster.planning.trials import Arm, ProbeResult, TriedArm, conclude, fin
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import CostLimit
+from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, PROBE, TRAINING_MIXTURE
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
@@ -68,12 +69,12 @@ class ProbeInputs:
 
 
 def inputs(view: View) -> ProbeInputs:
-    base, spec = view.upstream("base_model"), view.spec
+    base, spec = view.upstream(BASE_MODEL.name), view.spec
     leak = leak_where_packed(spec, view.base_folder(base), view.cache)
     hardware = hardware_of(spec, view.trains_on, view.project)
     return ProbeInputs(
         keyed(spec),
-        view.upstream("training_mixture"),
+        view.upstream(TRAINING_MIXTURE.name),
         base,
         hardware_in_key(hardware),
         ranked_by(spec),
@@ -233,12 +234,11 @@ class _Trial:
 
 
 STAGE = Stage(
-    "probe",
-    reads=("declaration", "base_model", "training_mixture"),
+    PROBE,
+    reads=(DECLARATION, BASE_MODEL, TRAINING_MIXTURE),
     fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, *TRIED),
     inputs=inputs,
     build=build,
     refuse_new=refuse_successor,
-    on_demand=True,
     programs=("training",),
 )

@@ -13,6 +13,13 @@ from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import production
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    BASE_MODEL,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    PRODUCTION_EVALUATION,
+)
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.engine import Engine
@@ -60,14 +67,14 @@ def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact, 
     """The base, the weights and the export of a released version, found and whole. Raises ProductionGone."""
     store, prefix = desk.store, desk.key.prefix
     try:
-        export = find_artifact(store, Place(prefix, "model_export", entry.export_key))
-        if export is None or (export.digest, export.inputs.get("fine_tuned_model")) != (
+        export = find_artifact(store, Place(prefix, MODEL_EXPORT.name, entry.export_key))
+        if export is None or (export.digest, export.inputs.get(FINE_TUNED_MODEL.name)) != (
             entry.export,
             entry.weights,
         ):
             raise _gone(entry, "its export is gone")
-        tuned = find_digest(store, [prefix], "fine_tuned_model", entry.weights)
-        base = find_digest(store, (prefix, SHARED), "base_model", export.inputs["base_model"])
+        tuned = find_digest(store, [prefix], FINE_TUNED_MODEL.name, entry.weights)
+        base = find_digest(store, (prefix, SHARED), BASE_MODEL.name, export.inputs[BASE_MODEL.name])
         if tuned is None or base is None:
             raise _gone(entry, "its base is gone" if tuned else "its weights are gone")
         desk.verify(tuned)
@@ -96,11 +103,10 @@ def _gone(entry: ReleaseEntry, what: str) -> ProductionGone:
 
 
 STAGE = Stage(
-    "production_evaluation",
-    reads=(*asked.READS, "base_evaluation"),
+    PRODUCTION_EVALUATION,
+    reads=(*asked.READS, BASE_EVALUATION),
     fields=asked.FIELDS,
     inputs=inputs,
     build=build,
-    on_demand=True,
     programs=("evaluation",),
 )

@@ -23,6 +23,13 @@ from ft_dagster.lineage.release import (
     standing_release,
 )
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.stages import evaluation as evaluation_stage
 from ft_dagster.stages.asked import own_checks
 from ft_dagster.stages.evaluation import own_of
@@ -34,8 +41,6 @@ from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact
-
-NAME = "release"
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,10 @@ def release(workspace: Workspace) -> Released:
     refuse_experiment(workspace)
     desk = today(workspace)
     policy, store, spec = refuse_frozen(desk), desk.store, desk.spec
-    export, tuned = desk.upstream("model_export"), desk.upstream("fine_tuned_model")
+    export, tuned = desk.upstream(MODEL_EXPORT.name), desk.upstream(FINE_TUNED_MODEL.name)
     evaluation = desk.find(evaluation_stage.STAGE)
     refuse_trained_on(desk)
-    refuse_said_tokens(desk, desk.upstream("training_mixture"))
+    refuse_said_tokens(desk, desk.upstream(TRAINING_MIXTURE.name))
     desk.verify(export)
     verdict = rejudge(desk, tuned, evaluation)
     check_base(desk, export)
@@ -99,11 +104,11 @@ def check_base(workspace: Workspace, export: Artifact) -> None:
     """Hash the files of the base that an export stands on; where one only looks, those touched since then.
     Raises UserError where one is not what it was.
     """
-    base = workspace.upstream("base_model")
-    if export.inputs["base_model"] != base.digest:
+    base = workspace.upstream(BASE_MODEL.name)
+    if export.inputs[BASE_MODEL.name] != base.digest:
         raise UserError(
             f"the export was made on another base than {base.digest[:12]}",
-            value=export.inputs["base_model"][:12],
+            value=export.inputs[BASE_MODEL.name][:12],
             fix=JUDGED_AGAIN,
         )
     base_folder(workspace.store, base, workspace.project, workspace.cache, verify=not workspace.looking)
@@ -112,13 +117,13 @@ def check_base(workspace: Workspace, export: Artifact) -> None:
 def _version(workspace: Workspace, tuned: Artifact, format: str) -> Version:
     """What is to be served, judged by today's declaration."""
     found = {
-        "base_model": workspace.upstream("base_model"),
-        "training_plan": find_digest(
+        BASE_MODEL.name: workspace.upstream(BASE_MODEL.name),
+        TRAINING_PLAN.name: find_digest(
             workspace.store,
             [workspace.prefix],
-            "training_plan",
-            tuned.inputs["training_plan"],
-            tuned.input_manifests.get("training_plan"),
+            TRAINING_PLAN.name,
+            tuned.inputs[TRAINING_PLAN.name],
+            tuned.input_manifests.get(TRAINING_PLAN.name),
         ),
     }
     made_of = {stage: artifact for stage, artifact in found.items() if artifact is not None}

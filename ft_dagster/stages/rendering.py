@@ -19,6 +19,7 @@ from ft_dagster.data.splits import SPLITS
 from ft_dagster.extras import of_train
 from ft_dagster.program import write_json
 from ft_dagster.spec import VariantSpec
+from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, EVALUATION, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import Artifact
 from ft_dagster.strict_json import loads
@@ -29,7 +30,7 @@ RENDERING, TURN_END, LEAD = "rendering", "turn_end", "task.lead"
 EXCHANGE = "exchange"  # how prompts with completions are rendered where they are no plain text
 # Of a base's name: what publishers call one that was trained to answer.
 MADE_FOR_CHATS = re.compile(r"(?i)(?:^|[-_.])(?:instruct|chat|it)(?:[-_.]|$)")
-ASKED_ROWS = ("base_evaluation", "evaluation")
+ASKED_ROWS = (BASE_EVALUATION.name, EVALUATION.name)
 _KNOWN: dict[Path, ChatTraits] = {}
 
 
@@ -84,15 +85,15 @@ def rendered_otherwise(desk: Desk, spec: VariantSpec, made: Mapping[str, Artifac
     """Of a variant's newest artifacts by stage, the stages of those that older code made with its rows
     rendered otherwise than a run would now. Raises UserError.
     """
-    base, dataset = made.get("base_model"), made.get("task_dataset")
+    base, dataset = made.get(BASE_MODEL.name), made.get(TASK_DATASET.name)
     if base is None or dataset is None:
         return []
-    mixture, found, trained = made.get("training_mixture"), list[str](), None
+    mixture, found, trained = made.get(TRAINING_MIXTURE.name), list[str](), None
     if mixture is not None:
         trained, now = mixture.spec.get(RENDERING), rendering_of(desk, spec.data.render, dataset, base)
         ends = end_of_turns(desk, spec.data.train_on, dataset, base)
         if (trained, mixture.spec.get(TURN_END)) != (now, ends):
-            found.append("training_mixture")
+            found.append(TRAINING_MIXTURE.name)
     lead = lead_of_answers(desk, dataset, base, trained)
     for stage in ASKED_ROWS:
         asked = made.get(stage)
@@ -160,7 +161,7 @@ def loses_plain_text(workspace: Workspace, render: str) -> bool:
     """Whether prompts with completions of the newest mixture are plain text, and a run would render them as
     an exchange. `render`: see `data.render`. Raises UserError.
     """
-    base, dataset = workspace.head("base_model"), workspace.head("task_dataset")
+    base, dataset = workspace.head(BASE_MODEL.name), workspace.head(TASK_DATASET.name)
     if base is None or dataset is None or not _were_plain(workspace):
         return False
     return rendering_of(workspace, render, dataset, base) is not None
@@ -168,10 +169,10 @@ def loses_plain_text(workspace: Workspace, render: str) -> bool:
 
 def _were_plain(workspace: Workspace) -> bool:
     """Whether the newest mixture has prompts with completions as plain text."""
-    mixture, dataset = workspace.head("training_mixture"), workspace.head("task_dataset")
+    mixture, dataset = workspace.head(TRAINING_MIXTURE.name), workspace.head(TASK_DATASET.name)
     if mixture is None or dataset is None or mixture.spec.get(RENDERING):
         return False
-    of_these = mixture.inputs["task_dataset"] == dataset.digest
+    of_these = mixture.inputs[TASK_DATASET.name] == dataset.digest
     return of_these and "prompt_completion" in _kinds(workspace, dataset)
 
 

@@ -14,6 +14,7 @@ from ft_dagster.lineage.release import export_of, history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.stages.made_of import MadeOf, made_of
 from ft_dagster.store import Artifact, Store, read_head, unreachable
 
@@ -64,7 +65,7 @@ class VersionShelf(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        return Verdict.from_json(self.figures("evaluation")["verdict"])
+        return Verdict.from_json(self.figures(EVALUATION.name)["verdict"])
 
     def artifact(self, stage: str) -> Artifact:
         """Raises UserError where it is gone."""
@@ -86,7 +87,7 @@ class VersionShelf(NamedTuple):
 
     def training_log(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl."""
-        lines = (self.evidence("fine_tuned_model") / "log.jsonl").read_text("utf-8").splitlines()
+        lines = (self.evidence(FINE_TUNED_MODEL.name) / "log.jsonl").read_text("utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
 
@@ -100,7 +101,7 @@ def open_shelf(settings: Settings, key: VariantKey, version: int | None = None) 
         export = export_of(store, prefix, version, cache)
         entry = _entry(past, export.digest, version)
         return VersionShelf(key, store, cache, made_of(store, prefix, export, entry), past, entry)
-    judged = read_head(store, prefix, "evaluation")
+    judged = read_head(store, prefix, EVALUATION.name)
     if judged is None:
         raise UserError(
             f"{key} has neither a version nor an evaluation", fix=f"`ft-dagster run {key}` makes them"

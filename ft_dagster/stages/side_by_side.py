@@ -31,12 +31,20 @@ from ft_dagster.report.tables import count, counted, moment, size
 from ft_dagster.report.training import figure_rows, losses
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantSpec
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.stages.shelf import AskedVersion, VersionShelf, open_shelf
 from ft_dagster.training.training_figures import TrainingFigures
 
 PARTS = ("spec.", "task.spec.", "general.spec.", "judged_by.")  # of a manifest, with fields of a declaration
 PLANNED = ("method", "training", "steps", "ranks", "on")  # of a plan's figures
-DATASET, MODEL, EVALUATION = "task_dataset", "fine_tuned_model", "evaluation"
 
 
 class _Two(NamedTuple):
@@ -72,16 +80,18 @@ def _sides(two: _Two) -> Section:
 
 
 def _about(one: VersionShelf) -> dict[str, str]:
-    tuned, entry = one.artifact(MODEL), one.entry
+    tuned, entry = one.artifact(FINE_TUNED_MODEL.name), one.entry
     said = {
         "trained (UTC)": moment(str(tuned.predicate["created"])),
         "weights": tuned.digest[:DIGITS],
-        "base": one.artifact("base_model").digest[:DIGITS],
+        "base": one.artifact(BASE_MODEL.name).digest[:DIGITS],
     }
     if entry is None:
         return {**said, "released (UTC)": "no: its newest evaluation is shown"}
     released = {"released (UTC)": f"{moment(entry.at)} by {entry.by}", "run": (entry.run_id or "unknown")[:8]}
-    export = {"export": f"{entry.format}, {size(one.artifact('model_export').size)}, {entry.export[:DIGITS]}"}
+    export = {
+        "export": f"{entry.format}, {size(one.artifact(MODEL_EXPORT.name).size)}, {entry.export[:DIGITS]}"
+    }
     return {**said, **released, **export}
 
 
@@ -110,7 +120,7 @@ def declared_fields(one: VersionShelf) -> dict[str, Any]:
 def _data(two: _Two) -> Section:
     said, tables = [], [HtmlTable("artifacts", ("what", *two.names, ""), list(_artifacts(two)))]
     try:
-        rows = split_rows(*map(_identities, two)) if _differ(two, DATASET) else []
+        rows = split_rows(*map(_identities, two)) if _differ(two, TASK_DATASET.name) else []
         said.append("" if rows else "The rows are the same.")
         tables.append(HtmlTable("rows, by their content", split_headers(two.names), rows))
     except UserError as error:
@@ -140,12 +150,12 @@ def _differ(two: _Two, stage: str) -> bool:
 
 def _identities(one: VersionShelf) -> dict[str, set[bytes]]:
     """Of the rows of each split of its data set. Raises UserError where they are not there any more."""
-    files = one.payload(DATASET).glob("*.parquet")
+    files = one.payload(TASK_DATASET.name).glob("*.parquet")
     return {file.stem: {row.identity for row in read_split(file)} for file in sorted(files)}
 
 
 def _mixture(one: VersionShelf) -> list[tuple[str, str]]:
-    mixed = MixtureFigures.of(one.artifact("training_mixture"))
+    mixed = MixtureFigures.of(one.artifact(TRAINING_MIXTURE.name))
     train = mixed.train
     return [
         ("examples", count(train.examples)),
@@ -167,7 +177,7 @@ def _settings(two: _Two) -> Section:
 
 
 def _set(one: VersionShelf) -> dict[str, Any]:
-    plan, tuned = one.figures("training_plan"), one.artifact(MODEL).predicate
+    plan, tuned = one.figures(TRAINING_PLAN.name), one.artifact(FINE_TUNED_MODEL.name).predicate
     libraries: Mapping[str, Any] = tuned["environment"].get("libraries", {})
     around = {"seed": tuned["seed"], "code": tuned["code"]["sha256"][:DIGITS], "libraries": dict(libraries)}
     return flat({**{name: plan.get(name) for name in PLANNED}, **around})
@@ -183,7 +193,7 @@ def _training(two: _Two) -> Section:
         ]
     except UserError as error:
         said.append(f"Their curves cannot be drawn: {error}")
-    figures = [figure_rows(TrainingFigures.of(one.artifact(MODEL))) for one in two]
+    figures = [figure_rows(TrainingFigures.of(one.artifact(FINE_TUNED_MODEL.name))) for one in two]
     table = HtmlTable("figures", ("figure", *two.names), joined_rows(*figures))
     return Section("Training", said, "".join(charts), [table])
 
@@ -205,7 +215,7 @@ def _scores(two: _Two) -> Section:
 
 def _asked(one: VersionShelf) -> dict[str, str]:
     """What was asked, each with the digest of its questions."""
-    judged = one.artifact(EVALUATION)
+    judged = one.artifact(EVALUATION.name)
     own = {name: digest for name, digest in judged.inputs.items() if name.startswith(("task.", "general."))}
     tasks = {
         name.partition(".tasks.")[2]: str(digest)

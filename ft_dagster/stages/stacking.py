@@ -7,6 +7,7 @@ from pathlib import Path
 from ft_dagster.data.derived import new_token_ids_of, parent_artifact
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.errors import UserError
+from ft_dagster.stage_entries import MODEL_EXPORT
 from ft_dagster.stages.workspace import Desk
 from ft_dagster.store import Artifact
 from ft_dagster.training.contract import Base, ParentAdapter
@@ -46,7 +47,7 @@ def trained_base(desk: Desk, base: Artifact, method: str) -> Base:
     parent = None
     recorded_parent = base.figures.get("parent")
     if recorded_parent and recorded_parent["mode"] == "stack":
-        adapter = parent_artifact(desk.store, base, "model_export")
+        adapter = parent_artifact(desk.store, base, MODEL_EXPORT.name)
         refuse_unstacked(method, desk.payload(adapter), desk.declared_in)
         parent = ParentAdapter(adapter=desk.payload(adapter), digest=adapter.digest)
     return Base(

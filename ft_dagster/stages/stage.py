@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from ft_dagster.stage_entries import StageEntry
+
 if TYPE_CHECKING:
     from ft_dagster.stages.hands import Hands
     from ft_dagster.stages.view import View
@@ -38,12 +40,12 @@ class Stage(Generic[I]):
     `refuse`: raises UserError before anything is looked for or made, `refuse_new` where what would be made
     does not stand yet. `stands`: whether the newest artifact stands though its key is another, where only
     what decides whether it may be made differs, and shapes none of its bytes. `owner`: whose part of the
-    store takes the artifact. `seed`: what the manifest says of it. `on_demand`: made when another stage asks
-    for it, and no asset of its own. `programs`: modules of this package that `build` runs.
+    store takes the artifact. `seed`: what the manifest says of it. `programs`: modules of this package that
+    `build` runs.
     """
 
-    name: str
-    reads: tuple[str, ...]
+    entry: StageEntry
+    reads: tuple[StageEntry, ...]
     fields: tuple[str, ...]
     inputs: Callable[[View], I]
     build: Callable[[I, Hands, Attempt], dict[str, Any]]
@@ -55,5 +57,8 @@ class Stage(Generic[I]):
     stands: Callable[[Artifact, I], bool] | None = None
     owner: Callable[[I], Owner] = lambda inputs: "variant"
     seed: Callable[[I], int | None] = lambda inputs: None
-    on_demand: bool = False
     programs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.entry.name

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import RELEASE
 from ft_dagster.stages.chain import CHAIN, failed_check
 from ft_dagster.stages.general_corpus import corpora_stand
-from ft_dagster.stages.release import NAME, Released, release
+from ft_dagster.stages.release import Released, release
 from ft_dagster.stages.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -52,4 +53,4 @@ def _standing(workspace: Workspace) -> Standing | None:
             workspace.verify(artifact)
         digests[stage.name] = artifact.digest
     released = release(workspace)
-    return Standing({**digests, NAME: released.entry.export}, released)
+    return Standing({**digests, RELEASE.name: released.entry.export}, released)

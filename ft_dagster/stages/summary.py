@@ -15,6 +15,15 @@ from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.variant_row import VariantRow
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.versions import is_older
 from ft_dagster.store import Artifact, Store, read_head
@@ -45,9 +54,11 @@ def variant_summary(store: Store, key: VariantKey) -> VariantSummary:
 
 
 def _row(store: Store, key: VariantKey, heads: Heads) -> VariantRow:
-    dataset, plan, judged = (_figures(heads[s]) for s in ("task_dataset", "training_plan", "evaluation"))
-    mixed, trained = heads["training_mixture"], heads["fine_tuned_model"]
-    export = heads["model_export"]
+    dataset, plan, judged = (
+        _figures(heads[s]) for s in (TASK_DATASET.name, TRAINING_PLAN.name, EVALUATION.name)
+    )
+    mixed, trained = heads[TRAINING_MIXTURE.name], heads[FINE_TUNED_MODEL.name]
+    export = heads[MODEL_EXPORT.name]
     mixture = None if mixed is None else MixtureFigures.of(mixed)
     tuned = None if trained is None else TrainingFigures.of(trained)
     released = production(store, key.prefix)
@@ -66,7 +77,7 @@ def _row(store: Store, key: VariantKey, heads: Heads) -> VariantRow:
         size_bytes=None if export is None else export.size,
         digest=None if export is None else export.digest,
         version=None if released is None else released.version,
-        stale=_stale(store, key, heads["base_model"]),
+        stale=_stale(store, key, heads[BASE_MODEL.name]),
         older_stages=tuple(_older_stages(heads)),
     )
 
@@ -92,7 +103,7 @@ def newest_plan(settings: Settings, key: VariantKey) -> Estimate | None:
     UserError for one that cannot be read.
     """
     store = settings.open_store()
-    head = read_head(store, key.prefix, "training_plan")
+    head = read_head(store, key.prefix, TRAINING_PLAN.name)
     if head is None:
         return None
     if ESTIMATE not in head.files:  # of an earlier version

@@ -13,6 +13,7 @@ from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
+from ft_dagster.stage_entries import DECLARATION, EVALUATION_TEXTS, TASK_DATASET
 from ft_dagster.stages import evaluation_texts
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
@@ -60,8 +61,8 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
 
 
 STAGE = Stage(
-    "task_dataset",
-    reads=("declaration", "evaluation_texts"),
+    TASK_DATASET,
+    reads=(DECLARATION, EVALUATION_TEXTS),
     fields=("data.sources", "data.splits", "data.deduplicate", "data.decontaminate"),
     inputs=inputs,
     build=build,

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, get_args
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.lineage.reachable import PRODUCTION
-from ft_dagster.stages import base_evaluation, evaluation, unsaid_tokens
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, UNSAID_TOKENS
+from ft_dagster.stages import base_evaluation, evaluation
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.stage import Stage
@@ -60,7 +61,7 @@ class Today(Workspace):
         return self.find(base_evaluation.STAGE) if stage == _BEFORE else super().upstream(stage)
 
     def make(self, stage: Stage[I]) -> Artifact:
-        return super().make(stage) if stage.name in (*PRODUCTION, unsaid_tokens.NAME) else self.find(stage)
+        return super().make(stage) if stage.name in (*PRODUCTION, UNSAID_TOKENS.name) else self.find(stage)
 
     def find(self, stage: Stage[Any]) -> Artifact:
         """The artifact that is demanded now. Raises UserError, naming what is other than it was."""
@@ -92,7 +93,7 @@ def today(workspace: Workspace) -> Today:
 def refuse_unjudged(workspace: Workspace) -> None:
     """Raises UserError unless the newest evaluation is the one that today's declaration demands."""
     refuse_experiment(workspace)
-    workspace.upstream("fine_tuned_model")
+    workspace.upstream(FINE_TUNED_MODEL.name)
     if today(workspace).find(evaluation.STAGE).place != workspace.upstream(_EVALUATION).place:
         raise UserError(
             "the newest evaluation is not the one that the declaration of today demands",

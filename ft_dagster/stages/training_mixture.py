@@ -13,11 +13,21 @@ from ft_dagster.data.mixture_io import origins_of
 from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.roots import is_address
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import GeneralSpec
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    BASE_TEXT,
+    DECLARATION,
+    EVALUATION_TEXTS,
+    GENERAL_CORPUS,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    UNSAID_TOKENS,
+    version_of,
+)
 from ft_dagster.stages import base_text, evaluation_texts, unsaid_tokens
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.rendering import end_of_turns, rendering_of
@@ -61,7 +71,7 @@ class MixtureInputs:
 
 
 def inputs(view: View) -> MixtureInputs:
-    spec, base, dataset = view.spec, view.upstream("base_model"), view.upstream("task_dataset")
+    spec, base, dataset = view.spec, view.upstream(BASE_MODEL.name), view.upstream(TASK_DATASET.name)
     general = spec.data.general
     longest = spec.training.max_length or min(MAX_LENGTH.value, _context_length(view.base_folder(base)))
     tasks = view.frozen("tasks")
@@ -148,7 +158,7 @@ def _own_records(workspace: Workspace, artifact: Artifact) -> Check:
     """By where the evidence says that each record came from, as the platform lets tenants read today."""
     file = workspace.evidence(artifact) / ORIGINS
     if not file.is_file():
-        older = artifact.predicate["stage_version"] < STAGE_VERSIONS[artifact.place.stage]
+        older = artifact.predicate["stage_version"] < version_of(artifact.place.stage)
         said = "older than the records of a mixture" if older else "nothing says what records it has"
         return Check("own_records", older, f"{said}: not judged")
     origins = origins_of(file)
@@ -175,10 +185,10 @@ def _context_length(base_folder: Path) -> int:
 
 
 STAGE = Stage(
-    "training_mixture",
+    TRAINING_MIXTURE,
     reads=(
-        *("declaration", "base_model", "task_dataset", "general_corpus"),
-        *("evaluation_texts", "unsaid_tokens", "base_text"),
+        *(DECLARATION, BASE_MODEL, TASK_DATASET, GENERAL_CORPUS),
+        *(EVALUATION_TEXTS, UNSAID_TOKENS, BASE_TEXT),
     ),
     fields=(*GUARDED, "data.render", "training.max_length"),
     inputs=inputs,

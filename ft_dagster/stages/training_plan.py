@@ -29,6 +29,14 @@ from ft_dagster.report.recommendation import memory_line, refusal_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    DECLARATION,
+    FINE_TUNED_MODEL,
+    PROBE,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.stages import evaluation_texts, probe
 from ft_dagster.stages.asked import refuse_no_database
 from ft_dagster.stages.engine import refuse_absent
@@ -46,8 +54,7 @@ from ft_dagster.store.committed import all_committed
 from ft_dagster.training.contract import PLAN_FILE
 
 ESTIMATE = "estimate.json"
-MODEL = "fine_tuned_model"
-TRAINED_FROM = ("base_model", "training_mixture")  # beside the plan
+TRAINED_FROM = (BASE_MODEL.name, TRAINING_MIXTURE.name)  # beside the plan
 FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "predicted", "on")
 
 
@@ -71,12 +78,12 @@ class PlanInputs:
 
 
 def inputs(view: View) -> PlanInputs:
-    base, spec = view.upstream("base_model"), view.spec
+    base, spec = view.upstream(BASE_MODEL.name), view.spec
     leak = leak_where_packed(spec, view.base_folder(base), view.cache)
     hardware = hardware_of(spec, view.trains_on, view.project)
     return PlanInputs(
         narrowed(spec, PLANNED),
-        view.upstream("training_mixture"),
+        view.upstream(TRAINING_MIXTURE.name),
         base,
         hardware_in_key(hardware),
         ranked_by(spec),
@@ -145,9 +152,11 @@ def is_carried_out(workspace: Workspace, plan: Artifact) -> bool:
     """Whether a model was trained by this plan, from its base and mixture, and stands, be it the newest or
     not: it costs nothing more.
     """
-    made_from = {"training_plan": plan.digest, **{name: plan.inputs[name] for name in TRAINED_FROM}}
+    made_from = {TRAINING_PLAN.name: plan.digest, **{name: plan.inputs[name] for name in TRAINED_FROM}}
     store, prefix = workspace.store, workspace.prefix
-    places = [Place(prefix, MODEL, key) for key in store.names(f"{prefix}/{MODEL}")]
+    places = [
+        Place(prefix, FINE_TUNED_MODEL.name, key) for key in store.names(f"{prefix}/{FINE_TUNED_MODEL.name}")
+    ]
     models = (model for model in all_committed(store, places) if isinstance(model, Artifact))
     return any(
         made_from.items() <= model.inputs.items() and find_artifact(store, model.place) for model in models
@@ -177,7 +186,7 @@ def _refuse_unheld(workspace: Workspace, method: str, format: str) -> None:
     judges = workspace.judges(workspace.spec)
     if judges is None:
         return
-    base = workspace.upstream("base_model")
+    base = workspace.upstream(BASE_MODEL.name)
     weights = base.figures["parameters"], base.figures["weights_bytes"]
     facts = base_facts_of(*weights, workspace.base_folder(base))
     foreseen = foresee_all(facts, method, judges, merged=format == "merged")
@@ -206,8 +215,8 @@ def _write(file: Path, document: dict[str, Any]) -> None:
 
 
 STAGE = Stage(
-    "training_plan",
-    reads=("declaration", "base_model", "training_mixture", "probe"),
+    TRAINING_PLAN,
+    reads=(DECLARATION, BASE_MODEL, TRAINING_MIXTURE, PROBE),
     fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, "plan.probe"),
     inputs=inputs,
     build=build,

@@ -17,13 +17,12 @@ from ft_dagster.data.parquet import rows_of
 from ft_dagster.evaluation.degeneration import PLAIN
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.request import UnsaidRequest
+from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, UNSAID_TOKENS
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import SHARED, Artifact, Attempt
-
-NAME = "unsaid_tokens"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class UnsaidInputs:
 
 
 def inputs(view: View) -> UnsaidInputs:
-    tokens, general = tokens_of(view, view.upstream("base_model")), view.frozen("tasks")["general"]
+    tokens, general = tokens_of(view, view.upstream(BASE_MODEL.name)), view.frozen("tasks")["general"]
     return UnsaidInputs(tokens, general, view.spec.evaluation.num_fewshot)
 
 
@@ -64,7 +63,7 @@ def refuse_said_tokens(workspace: Workspace, mixture: Artifact) -> None:
     """Raises UserError where a token that was added to the base stands in the held-out general text of a
     mixture, in a general prompt, or in what a general task asks.
     """
-    tokens, file = tokens_of(workspace, workspace.upstream("base_model")), workspace.declared_in
+    tokens, file = tokens_of(workspace, workspace.upstream(BASE_MODEL.name)), workspace.declared_in
     if not tokens:
         return
     held_out = workspace.payload(mixture) / HOLDOUT / "texts.parquet"
@@ -78,11 +77,10 @@ def refuse_said_tokens(workspace: Workspace, mixture: Artifact) -> None:
 
 
 STAGE = Stage(
-    NAME,
-    reads=("declaration", "base_model"),
+    UNSAID_TOKENS,
+    reads=(DECLARATION, BASE_MODEL),
     fields=("evaluation.num_fewshot",),
     inputs=inputs,
     build=build,
-    on_demand=True,
     programs=("evaluation.unsaid",),
 )

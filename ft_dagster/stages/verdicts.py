@@ -16,6 +16,14 @@ from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    BASE_MODEL,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    GENERAL_SCORES,
+    TASK_DATASET,
+)
 from ft_dagster.stages import production_evaluation
 from ft_dagster.stages.asked import chat_of, check_measured, own_checks, rules_of
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
@@ -42,15 +50,15 @@ class Held(NamedTuple):
 
 def rejudge(desk: Desk, tuned: Artifact, evaluation: Artifact) -> Verdict:
     """The verdict of an evaluation of exactly these weights, derived again from its verified bytes."""
-    if evaluation.inputs["fine_tuned_model"] != tuned.digest:
+    if evaluation.inputs[FINE_TUNED_MODEL.name] != tuned.digest:
         raise UserError(
             f"the newest evaluation judged other weights than {tuned.digest[:12]}",
             fix="Materialize evaluation again",
         )
     if evaluation.inputs["gates"] != gates_digest(desk.spec.gates):
         raise UserError("the gates changed after the evaluation", fix="Materialize evaluation again")
-    before = desk.upstream("base_evaluation")
-    if evaluation.inputs["base_evaluation"] != before.digest:
+    before = desk.upstream(BASE_EVALUATION.name)
+    if evaluation.inputs[BASE_EVALUATION.name] != before.digest:
         raise UserError("the base's scores changed after the evaluation", fix="Materialize evaluation again")
     for artifact in (tuned, evaluation, before):
         desk.verify(artifact)
@@ -77,7 +85,7 @@ def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> He
     standing = served_in(log)
     if standing is None or standing.weights == tuned.digest:
         return Held((), log=log)
-    before = find_digest(desk.store, [desk.prefix], "evaluation", standing.evaluation)
+    before = find_digest(desk.store, [desk.prefix], EVALUATION.name, standing.evaluation)
     try:
         if before is None or not (asked_alike(before, evaluation) and asked_by_its_rules(desk, before)):
             before = desk.make(production_evaluation.STAGE)
@@ -99,7 +107,7 @@ def _regression(
     old, new = (read_samples(desk.payload(each)) for each in (before, after))
     how, order = desk.spec.evaluation, None
     if how.limit == "auto":
-        base = desk.upstream("base_evaluation")
+        base = desk.upstream(BASE_EVALUATION.name)
         desk.verify(base)
         order = Order.of(read_samples(desk.payload(base)), how.seed)
     tries, own = tries_of(evaluation), own_of(evaluation)
@@ -128,7 +136,7 @@ def asked_by_its_rules(desk: Desk, evaluation: Artifact) -> bool:
     """
     places = (desk.key.prefix, SHARED)
     try:
-        base = find_digest(desk.store, places, "base_model", evaluation.inputs["base_model"])
+        base = find_digest(desk.store, places, BASE_MODEL.name, evaluation.inputs[BASE_MODEL.name])
         scores, then = _scores_of_base(desk, evaluation), evaluation.spec.get("chat")
         if scores is None:
             same = base is not None and then == rules_of(desk, base)
@@ -147,7 +155,7 @@ def _led_as_today(desk: Desk, evaluation: Artifact, base: Artifact) -> bool:
         return True
     try:
         rendering = evaluation.spec.get(f"task.{RENDERING}")
-        lead = lead_of_answers(desk, desk.upstream("task_dataset"), base, rendering)
+        lead = lead_of_answers(desk, desk.upstream(TASK_DATASET.name), base, rendering)
     except UserError:
         return True
     return bool(evaluation.spec.get(LEAD) == lead)
@@ -156,12 +164,12 @@ def _led_as_today(desk: Desk, evaluation: Artifact, base: Artifact) -> bool:
 def _scores_of_base(desk: Desk, evaluation: Artifact) -> Artifact | None:
     """Today's general scores of the base beneath an evaluation, where they are those it was held against."""
     store, places = desk.store, (desk.key.prefix, SHARED)
-    before = find_digest(store, places, "base_evaluation", evaluation.inputs["base_evaluation"])
+    before = find_digest(store, places, BASE_EVALUATION.name, evaluation.inputs[BASE_EVALUATION.name])
     if before is None:
         return None
-    base = evaluation.inputs["base_model"]
-    same = of_equal_bytes(store, places, "general_scores", before.inputs["general_scores"])
-    return next((each for each in same if is_of_now(each) and each.inputs["base_model"] == base), None)
+    base = evaluation.inputs[BASE_MODEL.name]
+    same = of_equal_bytes(store, places, GENERAL_SCORES.name, before.inputs[GENERAL_SCORES.name])
+    return next((each for each in same if is_of_now(each) and each.inputs[BASE_MODEL.name] == base), None)
 
 
 def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) -> Verdict | None:
@@ -182,7 +190,7 @@ def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) ->
     check_measured(
         {"measured": measured}, {**evaluation.figures["measured"], "weights": export.digest}
     )  # fmt: skip
-    spec, before = workspace.spec, workspace.payload(workspace.upstream("base_evaluation"))
+    spec, before = workspace.spec, workspace.payload(workspace.upstream(BASE_EVALUATION.name))
     return verdict_on(
         spec,
         spec.evaluation,

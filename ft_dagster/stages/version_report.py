@@ -43,6 +43,16 @@ from ft_dagster.report.training import FIGURES, FORETOLD, course_of, figure_rows
 from ft_dagster.schema_version import stored_as
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    DECLARATION,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.stages import declaration, training_plan
 from ft_dagster.stages.shelf import UNREADABLE, VersionShelf, open_shelf, why_not
 from ft_dagster.store import Artifact, read_head
@@ -96,7 +106,7 @@ def _html(shelf: VersionShelf) -> str:
 
 def _spec(shelf: VersionShelf) -> VariantSpec:
     """The declaration as the variant froze it last."""
-    frozen = read_head(shelf.store, shelf.key.prefix, "declaration")
+    frozen = read_head(shelf.store, shelf.key.prefix, DECLARATION.name)
     if frozen is None:
         raise UserError(f"{shelf.key} has no declaration in the store", fix="Materialize declaration")
     content = json.loads(frozen.read(shelf.store, f"payload/{declaration.FILE}"))
@@ -110,7 +120,7 @@ def _rows_were_shown(mixture: Artifact) -> bool:
 
 
 def _facts(shelf: VersionShelf, spec: VariantSpec) -> list[tuple[str, str]]:
-    tuned, entry = shelf.artifact("fine_tuned_model"), shelf.entry
+    tuned, entry = shelf.artifact(FINE_TUNED_MODEL.name), shelf.entry
     facts = [
         ("owners", ", ".join(spec.owners)),
         ("objective", spec.objective),
@@ -136,8 +146,8 @@ def _said(summary: Summary) -> list[str]:
 
 def _data(shelf: VersionShelf) -> list[Section]:
     figures, mixed = (
-        shelf.figures("task_dataset"),
-        MixtureFigures.of(shelf.artifact("training_mixture")),
+        shelf.figures(TASK_DATASET.name),
+        MixtureFigures.of(shelf.artifact(TRAINING_MIXTURE.name)),
     )
     dropped = HtmlTable("rows that were dropped", ("reason", "rows"), list(figures["dropped"].items()))
     return [
@@ -147,7 +157,7 @@ def _data(shelf: VersionShelf) -> list[Section]:
 
 
 def _plan(shelf: VersionShelf) -> Section:
-    file = shelf.evidence("training_plan") / training_plan.ESTIMATE
+    file = shelf.evidence(TRAINING_PLAN.name) / training_plan.ESTIMATE
     estimate = Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
     held = {row.method: estimate.memory_bytes[row.method].total for row in estimate.ranking}
     reasons = [
@@ -167,8 +177,8 @@ def _plan(shelf: VersionShelf) -> Section:
 
 def _run(shelf: VersionShelf) -> Section:
     figures, evidence = (
-        TrainingFigures.of(shelf.artifact("fine_tuned_model")),
-        shelf.evidence("fine_tuned_model"),
+        TrainingFigures.of(shelf.artifact(FINE_TUNED_MODEL.name)),
+        shelf.evidence(FINE_TUNED_MODEL.name),
     )
     ranks = _ranks(evidence)
     log = shelf.training_log()
@@ -200,11 +210,13 @@ def _ranks(evidence: Path) -> dict[str, list[tuple[float, float]]]:
 def _evaluation(shelf: VersionShelf, verdict: Verdict, spec: VariantSpec) -> Section:
     tables = [HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))]
     found = []
-    if shelf.has("base_evaluation"):
-        base, tuned = (read_samples(shelf.payload(stage)) for stage in ("base_evaluation", "evaluation"))
-        found = skills(base, tuned, shelf.figures("evaluation").get(FIGURE))
-        own = spec.data.samples == "metadata" and _rows_were_shown(shelf.artifact("training_mixture"))
-        lost = lost_rows(found, read_answers(shelf.evidence("evaluation")), own_rows=own)
+    if shelf.has(BASE_EVALUATION.name):
+        base, tuned = (
+            read_samples(shelf.payload(stage)) for stage in (BASE_EVALUATION.name, EVALUATION.name)
+        )
+        found = skills(base, tuned, shelf.figures(EVALUATION.name).get(FIGURE))
+        own = spec.data.samples == "metadata" and _rows_were_shown(shelf.artifact(TRAINING_MIXTURE.name))
+        lost = lost_rows(found, read_answers(shelf.evidence(EVALUATION.name)), own_rows=own)
         tables += [
             HtmlTable("right before, and now", SKILLS, skill_rows(found)),
             HtmlTable("questions right before and wrong now", LOST, lost),
@@ -219,9 +231,9 @@ def _version(shelf: VersionShelf) -> list[Section]:
     entry = shelf.entry
     if entry is None:
         return []
-    export, evidence = shelf.artifact("model_export"), shelf.evidence("model_export")
+    export, evidence = shelf.artifact(MODEL_EXPORT.name), shelf.evidence(MODEL_EXPORT.name)
     certificate = Certificate.read(evidence / "certificate.json")
-    serve = command_of(shelf.payload("model_export"), entry.format, str(shelf.key))
+    serve = command_of(shelf.payload(MODEL_EXPORT.name), entry.format, str(shelf.key))
     files = [
         [file["path"], size(file["size"]), file["sha256"][:DIGITS]] for file in export.predicate["payload"]
     ]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from ft_dagster.provenance.stage_versions import FORMER_STAGES, STAGE_VERSIONS
 from ft_dagster.spec.variant import ShareOf
+from ft_dagster.stage_entries import FORMER_STAGES, version_of
 from ft_dagster.store import Artifact
 
 
 def is_of_now(artifact: Artifact) -> bool:
     """Whether a stage would make it as it did: it keeps its version, and reads no other stages."""
-    same_version = artifact.predicate["stage_version"] == STAGE_VERSIONS[artifact.place.stage]
+    same_version = artifact.predicate["stage_version"] == version_of(artifact.place.stage)
     return bool(same_version) and former_input(artifact) is None
 
 
 def is_older(artifact: Artifact) -> bool:
     """Whether an older project made it: by an earlier version of its stage, or from one that is no more."""
-    earlier = artifact.predicate["stage_version"] < STAGE_VERSIONS[artifact.place.stage]
+    earlier = artifact.predicate["stage_version"] < version_of(artifact.place.stage)
     return bool(earlier) or former_input(artifact) is not None
 
 

@@ -14,6 +14,7 @@ from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import CostLimit, Policy
+from ft_dagster.stage_entries import DECLARATION, GENERAL_CORPUS, TRAINING_PLAN
 from ft_dagster.stages.corpora import find_corpus
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.stage import Stage
@@ -87,7 +88,7 @@ class View:
 
     @property
     def engine(self) -> Engine:
-        self._listed("training_plan")
+        self._listed(TRAINING_PLAN.name)
         return self._workspace.engine
 
     def engine_of(self, evaluation: Artifact) -> Engine:
@@ -119,12 +120,13 @@ class View:
 
     def declared(self) -> Declared:
         """The declaration as the tenant's file has it now: for the stage that freezes it."""
-        self._listed("declared.yaml")
+        if self.stage.entry != DECLARATION:
+            raise UnlistedStage(f"{self.stage.name} asks for the file, and is not the stage that freezes it")
         return self._workspace.declared()
 
     def frozen(self, part: str) -> Any:
         """`sources` (their fingerprints) or `tasks` (their digests) of the frozen declaration."""
-        self._listed("declaration")
+        self._listed(DECLARATION.name)
         return self._workspace.frozen[part]
 
     def upstream(self, stage: str) -> Artifact:
@@ -134,7 +136,7 @@ class View:
 
     def corpus(self, name: str) -> Artifact:
         """The newest artifact of a general corpus. Raises UserError."""
-        self._listed("general_corpus")
+        self._listed(GENERAL_CORPUS.name)
         return find_corpus(self.store, name)
 
     def made(self, stage: Stage[Any]) -> Artifact:
@@ -160,5 +162,5 @@ class View:
         return added_token_ids(self.store, base, self.cache)
 
     def _listed(self, stage: str) -> None:
-        if stage not in self.stage.reads:
+        if stage not in [each.name for each in self.stage.reads]:
             raise UnlistedStage(f"{self.stage.name} asks for {stage}, and does not list it")

@@ -32,6 +32,7 @@ from ft_dagster.schema_version import stored_as
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import refuse_fixed, with_overrides
+from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TRAINING_PLAN
 from ft_dagster.stages.engine import TRANSFORMERS, Engine, may_be_vllm, not_by_vllm, without_room
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts
@@ -192,7 +193,7 @@ class Workspace:
     @cached_property
     def frozen(self) -> dict[str, Any]:
         """declaration.json as it was frozen: spec, sources (their fingerprints), tasks (their digests)."""
-        file = self.payload(self.upstream("declaration")) / "declaration.json"
+        file = self.payload(self.upstream(DECLARATION.name)) / "declaration.json"
         content: dict[str, Any] = json.loads(file.read_text("utf-8"))
         return content
 
@@ -282,7 +283,7 @@ class Workspace:
     def _not_by_vllm(self) -> str | None:
         if self.spec.resources.sharing == "shared":
             return "the device is shared, and vLLM takes what is free of it"
-        base, method = self.upstream("base_model"), self.upstream("training_plan").figures["method"]
+        base, method = self.upstream(BASE_MODEL.name), self.upstream(TRAINING_PLAN.name).figures["method"]
         new_tokens = base.place.prefix != SHARED and bool(added_tokens(self.store, base))
         devices = [d.memory_bytes for d in self.leases.inventory.devices if d.memory_bytes is not None]
         room = without_room(base.figures["parameters"], self.dtype, min(devices, default=None))
@@ -293,11 +294,11 @@ class Workspace:
         ProgramFailed, TrainingStopped.
         """
         artifact = self._make(stage)
-        if stage.name == "declaration":
+        if stage.name == DECLARATION.name:
             for read in ("frozen", "spec"):
                 self.__dict__.pop(read, None)
         stage.after(self, artifact)
-        if not stage.on_demand and not self.looking:
+        if not stage.entry.on_demand and not self.looking:
             write_head(self.store, self.heads, artifact, self.run.id)
         return artifact
 
@@ -346,7 +347,7 @@ class Workspace:
     def _standing(self, stage: Stage[I], recipe: Recipe) -> Artifact:
         """What stands under the key, and is the newest of its stage. Raises UserError."""
         found = find_artifact(self.store, recipe.place)
-        head = found if stage.on_demand else self.head(stage.name)
+        head = found if stage.entry.on_demand else self.head(stage.name)
         if found is None or head is None or head.place != found.place:
             raise UserError(f"{self.key} has another {stage.name} by now", fix="Run it")
         return found

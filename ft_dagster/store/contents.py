@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.stage_entries import BASE_MODEL, ENTRIES
 from ft_dagster.store.artifacts import Artifact, Place, Removed, stated
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.heads import SHARED, tenant_name
@@ -56,8 +56,8 @@ class Keyed:
     @property
     def is_older(self) -> bool:
         """Whether an older version of the stage made it, or a stage that is no more: no run asks for it."""
-        made, current = self.artifact, STAGE_VERSIONS.get(self.place.stage)
-        return made is not None and (current is None or made.predicate["stage_version"] < current)
+        made, current = self.artifact, ENTRIES.get(self.place.stage)
+        return made is not None and (current is None or made.predicate["stage_version"] < current.version)
 
     @property
     def attempts(self) -> dict[str, list[StoredFile]]:
@@ -100,7 +100,7 @@ class Keyed:
     def kept_base(self) -> int:
         """Bytes of the copy that `base_model.keep` asked for."""
         copies = (file for path, file in self.files.items() if "/evidence/files/" in path)
-        return sum(file.size for file in copies) if self.place.stage == "base_model" else 0
+        return sum(file.size for file in copies) if self.place.stage == BASE_MODEL.name else 0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.digest import stage_key
 from ft_dagster.provenance.manifest import Origin, manifest_of, variant_of
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.stage_entries import version_of
 from ft_dagster.store.artifacts import (
     Artifact,
     Attempt,
@@ -45,7 +45,7 @@ class Recipe:
 
     @property
     def place(self) -> Place:
-        version = STAGE_VERSIONS[self.stage]
+        version = version_of(self.stage)
         return Place(self.prefix, self.stage, stage_key(self.stage, version, self.inputs, self.spec))
 
 
@@ -95,7 +95,7 @@ def _manifest(recipe: Recipe, attempt: Attempt, code: str, figures: dict[str, An
     payload, evidence = files_of(attempt)
     origin = Origin(
         recipe.stage,
-        STAGE_VERSIONS[recipe.stage],
+        version_of(recipe.stage),
         recipe.place.key,
         recipe.inputs,
         recipe.spec,

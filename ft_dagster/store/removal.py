@@ -18,6 +18,7 @@ from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.stage_entries import ENTRIES
 from ft_dagster.store.artifacts import TOMBSTONE_VERSION, Artifact, Place, Removed, stated
 from ft_dagster.store.blobs import Store, as_stored, unreachable
 
@@ -29,7 +30,6 @@ RECORDS = (
     "evidence/rows.parquet", "evidence/dropped.parquet", "evidence/tree.parquet", "evidence/ledger.json",
     "evidence/cuts.parquet",
 )  # fmt: skip
-STAGE_RECORDS = {"declaration": "payload/declaration.json", "base_model": "payload/base.json"}
 DAY = 86_400.0  # seconds; what was written or kept since is never removed
 FRESH = DAY / 2  # for so long an artifact or a claim is young enough to be used without a new claim
 AGAIN = FRESH / 3  # how often what is in use is kept again: two that fail lose nothing
@@ -104,7 +104,8 @@ def claim_removal(store: Store, artifact: Artifact, why: str, before: float) -> 
 
 def outlives(place: Place, name: str) -> bool:
     """Whether a file of an artifact stays when retention removes it. `name`: in the attempt's folder."""
-    return name in RECORDS or name == STAGE_RECORDS.get(place.stage)
+    entry = ENTRIES.get(place.stage)
+    return name in RECORDS or (entry is not None and name == entry.outlives)
 
 
 def finish_removal(store: Store, artifact: Artifact, files: Iterable[str] = ()) -> None:

@@ -13,9 +13,9 @@ from pyarrow import parquet
 
 from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import FIGURES, TREE, TreeHead
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import version_of
 from ft_dagster.stages import task_dataset, training_mixture
 from ft_dagster.stages.chain import CHAIN, run_chain, up_to
 from ft_dagster.stages.hands import Hands
@@ -23,6 +23,7 @@ from ft_dagster.stages.task_dataset import DatasetInputs
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Attempt
 from tests.e2e.project import POLICY, write_project
+from tests.stage_version import set_version
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def made_again(workspace: Workspace, older: str) -> None:
     outcome = run_chain(workspace, up_to("training_mixture"))
     assert outcome.error is None, outcome.error
     rows, mixture = (outcome.made[stage] for stage in ("task_dataset", "training_mixture"))
-    assert rows.predicate["stage_version"] == STAGE_VERSIONS["task_dataset"]
+    assert rows.predicate["stage_version"] == version_of("task_dataset")
     assert mixture.inputs["task_dataset"] == rows.digest
     assert TreeHead.of(mixture.figures) is not None
     assert all(check.passed for check in training_mixture.judge(workspace, mixture))
@@ -71,7 +72,7 @@ def test_a_data_set_of_version_2_is_made_again_and_then_the_mixture(
     project = write_project(tmp_path / "project", tiny_model_folder)
     workspace = at(project, "acme")
     with monkeypatch.context() as patched:
-        patched.setitem(STAGE_VERSIONS, "task_dataset", 2)
+        set_version(patched, "task_dataset", 2)
         made = run_chain(workspace, (*CHAIN[:2], replace(task_dataset.STAGE, build=build))).made
     alone = run_chain(workspace, (training_mixture.STAGE,))
     assert "older than record trees. Materialize task_dataset" in str(alone.error)
@@ -84,8 +85,8 @@ def test_rows_looked_through_by_former_rules_are_looked_through_again_and_nothin
     """Where questions are found that were not before, the same texts of questions give other rows."""
     project = write_project(tmp_path / "project", tiny_model_folder)
     with monkeypatch.context() as patched:
-        patched.setitem(STAGE_VERSIONS, "task_dataset", 3)
-        patched.setitem(STAGE_VERSIONS, "training_mixture", 4)
+        set_version(patched, "task_dataset", 3)
+        set_version(patched, "training_mixture", 4)
         before = run_chain(at(project, "acme"), up_to("training_plan")).made
     after = run_chain(at(project, "acme"), up_to("training_plan")).made
     anew = {stage for stage, artifact in after.items() if artifact.place != before[stage].place}

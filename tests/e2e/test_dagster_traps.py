@@ -111,7 +111,7 @@ def test_a_program_that_ends_well_without_a_result_materializes_nothing(tmp_path
     run_dir, nothing = tmp_path / "run", TextsRequest(tasks={}, output=tmp_path)
     run_dir.mkdir()
     # this module does nothing and exits with 0
-    job = Job("provenance.stage_versions", run_dir, nothing, None, {}, "acme")
+    job = Job("stage_entries.entry", run_dir, nothing, None, {}, "acme")
 
     @dg.asset
     def trained(context: dg.AssetExecutionContext, launcher: dg.ResourceParam[Programs]) -> None:

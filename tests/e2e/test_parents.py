@@ -10,9 +10,9 @@ import pytest
 from ft_dagster.data.derived import base_folder
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import production
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.report.family import family_rows
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import ENTRIES
 from ft_dagster.stages.check import check_variant
 from ft_dagster.stages.family import Kin, family, newest
 from ft_dagster.stages.workspace import Workspace
@@ -35,7 +35,7 @@ def _ancestors(store: Store, artifact: Artifact) -> Iterator[Artifact]:
     while queue:
         for name, digest in queue.pop(0).inputs.items():
             stage = {"general_scores": "base_evaluation"}.get(name, name)
-            if digest in seen or stage not in STAGE_VERSIONS:
+            if digest in seen or stage not in ENTRIES:
                 continue
             found = find_digest(store, [CHILD, PARENT, "shared"], stage, digest)
             if found is not None:

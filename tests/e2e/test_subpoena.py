@@ -35,8 +35,8 @@ from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.rows import Row
 from ft_dagster.provenance.code import PACKAGE, source_digest
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings, load_settings
+from ft_dagster.stage_entries import ENTRIES, version_of
 from ft_dagster.store import Store, read_head
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
@@ -51,6 +51,7 @@ from tests.e2e.project import (
 )
 from tests.e2e.workshop import Workshop
 from tests.present import present
+from tests.stage_version import set_version
 
 pytestmark = pytest.mark.slow
 PARENT, CHILD = "acme.places", "acme.colours"
@@ -88,8 +89,8 @@ def left(
     shutil.rmtree(folder / ".ft_dagster" / "dagster_home", ignore_errors=True)
     shutil.rmtree(folder / ".ft_dagster" / "work")
     with pytest.MonkeyPatch.context() as patch:
-        for stage, version in STAGE_VERSIONS.items():
-            patch.setitem(STAGE_VERSIONS, stage, version + 1)
+        for stage in ENTRIES:
+            set_version(patch, stage, version_of(stage) + 1)
         yield shop.settings, noted
 
 

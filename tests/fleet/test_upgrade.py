@@ -14,10 +14,10 @@ import yaml
 
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.upgrade import UpgradePlan, UpgradeRow, as_yaml, canaries, order_for, plan_upgrade
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from tests.kept_project import answer, copied_project
+from tests.stage_version import set_version
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 FLEET = [
@@ -42,7 +42,7 @@ def current(monkeypatch: pytest.MonkeyPatch, project: Path, **raised: int) -> No
         predicate = json.loads(file.read_bytes())["predicate"]
         found[predicate["stage"]] = predicate["stage_version"]
     for stage, version in (found | raised).items():
-        monkeypatch.setitem(STAGE_VERSIONS, stage, version)
+        set_version(monkeypatch, stage, version)
 
 
 def test_a_store_of_version_0_1_trains_again_at_what_was_paid(project: Path) -> None:

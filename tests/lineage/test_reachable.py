@@ -14,8 +14,8 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.reachable import Unreached, unreached
 from ft_dagster.lineage.retention import Rules
-from ft_dagster.provenance import stage_versions
 from ft_dagster.settings import Retention
+from ft_dagster.stage_entries import ENTRIES, StageEntry
 from ft_dagster.store import Artifact, Place, Store, begin_attempt, write_head
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.make import host_lock, is_being_made
@@ -104,11 +104,11 @@ def test_every_released_version_stays_with_its_weights_and_its_evaluation(store:
 def test_what_a_stage_made_that_is_no_more_is_needed_as_ever(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(stage_versions.STAGE_VERSIONS, "cleaned_rows", 1)
+    monkeypatch.setitem(ENTRIES, "cleaned_rows", StageEntry("cleaned_rows", 1))
     rows = made(store, "task_dataset", 1)
     cleaned, lost = made(store, "cleaned_rows", 1, rows), made(store, "cleaned_rows", 2)
     write_head(store, PREFIX, made(store, "training_mixture", 1, cleaned), None)
-    monkeypatch.delitem(stage_versions.STAGE_VERSIONS, "cleaned_rows")
+    monkeypatch.delitem(ENTRIES, "cleaned_rows")
     assert places(left(store)) == {lost.place}
     assert contents_of(store).keyed[lost.place].is_older
 

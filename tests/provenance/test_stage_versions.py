@@ -1,6 +1,6 @@
 """A stage's code changed: somebody must decide whether its meaning did.
 
-When this fails, either raise the stage's version in provenance/stage_versions.py (its artifacts are then
+When this fails, either raise the stage's version in ft_dagster/stage_entries (its artifacts are then
 made again) or leave it, and in both cases record the decision:
 `python -m tests.provenance.test_stage_versions`.
 
@@ -19,7 +19,7 @@ import grimp
 import pytest
 
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.stage_entries import ENTRIES, version_of
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 
 PACKAGE = Path(__file__).resolve().parents[2] / "ft_dagster"
@@ -34,6 +34,7 @@ FLOOR = {  # what means nothing to a result, and why
     "store": "where artifacts lie",
     "provenance": "names and digests of artifacts; a change of these moves every key by itself",
     "spec": "what a stage reads of a declaration is in its key by value",
+    "stage_entries": "what is known of a stage without its code; its version is recorded beside the code",
     "stages.stage": "how stages are put together",
     "stages.inputs": "how keys are put together: a change moves every key by itself",
     "stages.workspace": "how stages are run",
@@ -85,7 +86,7 @@ def modules_of(stage: str) -> set[str]:
 def code_of(stage: str) -> dict[str, Any]:
     """A digest of the stage's code without comments, docstrings and layout, and its version."""
     trees = {module: _bare(_file(module)) for module in sorted(modules_of(stage))}
-    return {"version": STAGE_VERSIONS[stage], "code": sha256_json(trees)}
+    return {"version": version_of(stage), "code": sha256_json(trees)}
 
 
 def _file(module: str) -> Path:
@@ -106,14 +107,14 @@ def _bare(file: Path) -> str:
     return ast.unparse(tree)
 
 
-@pytest.mark.parametrize("stage", STAGE_VERSIONS)
+@pytest.mark.parametrize("stage", ENTRIES)
 def test_a_stage_whose_code_changed_was_decided_upon(stage: str) -> None:
     recorded = json.loads(RECORD.read_text("utf-8"))
     assert code_of(stage) == recorded[stage], f"{stage}: see the top of {Path(__file__).name}"
 
 
 def test_every_stage_has_a_version() -> None:
-    assert set(roots()) == set(STAGE_VERSIONS)
+    assert set(roots()) == set(ENTRIES)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +133,10 @@ def test_what_a_program_of_the_stage_imports_is_its_code(stage: str, module: str
     assert f"ft_dagster.{module}" in modules_of(stage)
 
 
-@pytest.mark.parametrize("stage", STAGE_VERSIONS)
+@pytest.mark.parametrize("stage", ENTRIES)
 def test_wording_trips_no_stage(stage: str) -> None:
     assert not [m for m in modules_of(stage) if m.startswith(("ft_dagster.report", "ft_dagster.errors"))]
 
 
 if __name__ == "__main__":
-    RECORD.write_text(
-        json.dumps({stage: code_of(stage) for stage in STAGE_VERSIONS}, indent=1) + "\n", "utf-8"
-    )
+    RECORD.write_text(json.dumps({stage: code_of(stage) for stage in ENTRIES}, indent=1) + "\n", "utf-8")

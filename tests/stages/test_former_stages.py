@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.stage_versions import FORMER_STAGES, STAGE_VERSIONS
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import ENTRIES, FORMER_STAGES, version_of
 from ft_dagster.stages.check import _with_number
 from ft_dagster.stages.outdated import _raised
 from ft_dagster.stages.versions import former_input, is_of_now, is_older
@@ -21,14 +21,14 @@ from ft_dagster.store.make import Recipe, make_artifact
 def made(*inputs: str, version: int | None = None) -> Artifact:
     stage = "training_plan"
     predicate = {
-        "stage_version": STAGE_VERSIONS[stage] if version is None else version,
+        "stage_version": version_of(stage) if version is None else version,
         "inputs": dict.fromkeys(("training_mixture", *inputs), "d" * 64),
     }
     return Artifact(Place("tenants/acme/places", stage, "k" * 64), predicate, reused=True)
 
 
 def test_no_stage_of_today_is_a_former_one() -> None:
-    assert not set(FORMER_STAGES) & STAGE_VERSIONS.keys()
+    assert not set(FORMER_STAGES) & ENTRIES.keys()
 
 
 @pytest.mark.parametrize("former", FORMER_STAGES)
@@ -42,7 +42,7 @@ def test_what_was_made_from_one_is_older_at_the_version_of_today(former: str) ->
 
 def test_an_earlier_version_of_a_stage_is_told_by_its_number() -> None:
     (cause,) = _raised([made(version=1)])
-    assert f"{STAGE_VERSIONS['training_plan']}" in cause.words
+    assert f"{version_of('training_plan')}" in cause.words
 
 
 def test_check_gives_the_number_that_came_of_the_former_word(tmp_path: Path) -> None:

@@ -25,11 +25,11 @@ from ft_dagster.fleet.table_rows import Watched
 from ft_dagster.fleet.watching import look, places_of
 from ft_dagster.fleet.world import World
 from ft_dagster.lineage.stale import StaleCause
-from ft_dagster.provenance import stage_versions
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, Declared, VariantKey
 from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.spec.variant import VariantSpec
+from ft_dagster.stage_entries import version_of
 from ft_dagster.stages import outdated, probe, training_mixture
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.declaration import freeze
@@ -40,6 +40,7 @@ from ft_dagster.stages.policy import problems
 from ft_dagster.stages.workspace import Workspace
 from tests.e2e.project import edit
 from tests.fleet.tables import row_of
+from tests.stage_version import set_version
 
 pytestmark = pytest.mark.slow
 KEY = VariantKey("acme", "places")
@@ -225,7 +226,7 @@ def test_a_raised_stage_version_is_the_cause(
 ) -> None:
     project = shutil.copytree(settled, tmp_path / "project")
     age(project)
-    monkeypatch.setitem(stage_versions.STAGE_VERSIONS, stage, 99)
+    set_version(monkeypatch, stage, 99)
     (cause,) = causes(project)
     assert (cause.kind, cause.what) == ("stage", stage)
     assert cause.words.startswith(f"{stage} is at version 99, it was made by ")
@@ -238,7 +239,7 @@ def test_raised_stages_are_no_cause_once_a_run_made_the_same_by_them(
     project, raised = shutil.copytree(settled, tmp_path / "project"), ("evaluation_texts", "general_scores")
     age(project)
     for stage in raised:
-        monkeypatch.setitem(stage_versions.STAGE_VERSIONS, stage, 99)
+        set_version(monkeypatch, stage, 99)
     assert {cause.what for cause in causes(project)} == set(raised)
     desk = Workspace(load_settings(project), KEY)
     assert run_chain(desk).error is None
@@ -284,7 +285,7 @@ def test_without_any_tick_a_few_variants_are_told_by_what_lies_there_now(
 
 
 PLAIN = {"description": "d", "owners": ["o"], "base_model": "b"}
-NOW = stage_versions.STAGE_VERSIONS["training_mixture"]
+NOW = version_of("training_mixture")
 
 
 @pytest.mark.parametrize(("version", "said"), [(3, ()), (NOW, RANKED)])
@@ -318,7 +319,7 @@ def test_what_keys_took_up_later_is_in_some_of_them_and_those_without_it_name_no
         return VariantSpec.model_validate({**plain, "training": {"watch": watched, **training}})
 
     def made(stage: str, part: VariantSpec) -> Any:
-        predicate = {"stage_version": stage_versions.STAGE_VERSIONS[stage]}
+        predicate = {"stage_version": version_of(stage)}
         of, inputs = SimpleNamespace(stage=stage), {"probe": "d" * 64}
         return SimpleNamespace(place=of, predicate=predicate, inputs=inputs, spec={"spec": shown(part)})
 
@@ -352,7 +353,7 @@ def test_a_training_over_nodes_is_fresh_until_their_number_or_a_nodes_ranks_chan
     then = declared(nodes=nodes, **{name: 2})
     plan: Any = SimpleNamespace(
         place=SimpleNamespace(stage="training_plan"),
-        predicate={"stage_version": stage_versions.STAGE_VERSIONS["training_plan"]},
+        predicate={"stage_version": version_of("training_plan")},
         inputs={},
         spec={"spec": shown(narrowed(then, PLANNED)), "hardware": {"kind": kind, "ranks": 2 * nodes}},
     )
@@ -375,7 +376,7 @@ def test_scores_of_a_base_that_chose_among_added_tokens_are_out_of_date(
     base: Any = SimpleNamespace(
         place=SimpleNamespace(prefix=KEY.prefix), figures={}, spec={"new_tokens": list(tokens)}
     )
-    predicate = {"stage_version": stage_versions.STAGE_VERSIONS["general_scores"]}
+    predicate = {"stage_version": version_of("general_scores")}
     place = SimpleNamespace(stage="general_scores")
     scores: Any = SimpleNamespace(place=place, predicate=predicate, spec={"withheld": withheld})
     store = load_settings(settled).open_store()

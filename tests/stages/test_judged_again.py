@@ -15,10 +15,10 @@ from ft_dagster.fleet.costs import cost_items
 from ft_dagster.fleet.learning import retrain_hours
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec.policy import EvaluationFloors, Policy
 from ft_dagster.spec.variant import EvaluationSpec
+from ft_dagster.stage_entries import version_of
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.evaluation import ANSWERS_OF, own_of, own_tasks
 from ft_dagster.stages.release import release
@@ -29,6 +29,7 @@ from tests.e2e.project import TASK, edit, write_yaml
 from tests.fleet.manifests import catalogue
 from tests.leased import LeasedSeconds
 from tests.present import present
+from tests.stage_version import set_version
 
 pytestmark = pytest.mark.slow
 Declare = Callable[..., Workspace]
@@ -120,7 +121,7 @@ def test_answers_that_were_asked_for_otherwise_are_asked_for_again(
     declare: Declare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leased = LeasedSeconds(monkeypatch)
-    monkeypatch.setitem(STAGE_VERSIONS, "evaluation", STAGE_VERSIONS["evaluation"] + 1)
+    set_version(monkeypatch, "evaluation", version_of("evaluation") + 1)
     workspace = declare(gates={"general_margin": 0.9})
     run_chain(workspace)
     assert leased.count > 0

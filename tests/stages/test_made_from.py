@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.provenance import stage_versions
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.stage_entries import version_of
 from ft_dagster.stages.made_from import version_artifacts
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
+from tests.stage_version import set_version
 
 PREFIX = "tenants/acme/places"
 
@@ -49,8 +50,8 @@ def test_of_what_is_made_on_demand_and_was_raised_it_is_todays_of_the_same_field
     mixture = made(store, "training_mixture", "b", evaluation_texts=before)
     for head in (mixture, made(store, "fine_tuned_model", "b", training_mixture=mixture)):
         write_head(store, PREFIX, head, "run")
-    version = stage_versions.STAGE_VERSIONS["evaluation_texts"]
-    monkeypatch.setitem(stage_versions.STAGE_VERSIONS, "evaluation_texts", version + 1)
+    version = version_of("evaluation_texts")
+    set_version(monkeypatch, "evaluation_texts", version + 1)
 
     def found() -> Artifact:
         return version_artifacts(store, PREFIX).artifacts["evaluation_texts"]

@@ -15,6 +15,7 @@ from ft_dagster.launch.launcher import RESULT_FILE, Job, Say
 from ft_dagster.launch.remote.order import RemoteOrder, order_file
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import TRAINING_PLAN
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import TrainingStopped, Workspace
@@ -152,7 +153,7 @@ def test_what_a_program_left_is_kept_until_it_is_committed(
     launcher = AtOnce({"status": "done", "figures": {}})
     workspace = desk(launcher)
     stage = Stage(
-        "training_plan",
+        TRAINING_PLAN,
         reads=(),
         fields=(),
         inputs=lambda view: Nothing(),

@@ -11,9 +11,9 @@ import pytest
 from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import RecordTree, TreeHead, check_tree
 from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import AllowedSources, Settings, load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import version_of
 from ft_dagster.stages import training_mixture
 from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.stages.corpora import find_corpus
@@ -78,7 +78,7 @@ def test_a_record_of_a_file_that_is_another_tenants_stops_the_chain(prepared: Wo
     assert "data/rows.jsonl" in checks["own_records"].sentence
 
 
-@pytest.mark.parametrize(("version", "passed"), [(STAGE_VERSIONS["training_mixture"], False), (1, True)])
+@pytest.mark.parametrize(("version", "passed"), [(version_of("training_mixture"), False), (1, True)])
 def test_a_mixture_that_says_nothing_of_its_records_is_no_old_one(
     prepared: Workspace, tmp_path: Path, version: int, passed: bool
 ) -> None:

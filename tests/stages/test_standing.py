@@ -14,7 +14,6 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import ReleaseRequest, rollback
-from ft_dagster.provenance import stage_versions
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import general_corpus
@@ -24,6 +23,7 @@ from ft_dagster.stages.standing import Standing, standing
 from ft_dagster.stages.workspace import Workspace
 from tests.e2e.project import edit
 from tests.present import present
+from tests.stage_version import set_version
 
 pytestmark = pytest.mark.slow
 KEY = VariantKey("acme", "places")
@@ -139,7 +139,7 @@ def test_a_change_is_noticed(project: Path, name: str, caplog: pytest.LogCapture
 def test_a_raised_stage_version_is_noticed(
     project: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(stage_versions.STAGE_VERSIONS, stage, 99)
+    set_version(monkeypatch, stage, 99)
     assert look(project) is None
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ft_dagster.provenance.digest import stage_key
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import version_of
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
@@ -100,7 +100,7 @@ def test_a_plan_of_before_that_packs_is_not_taken_for_todays(trained: Workspace)
     """Its key had no word of it: the variant is planned and trained anew, and no other is."""
     recipe, _ = trained.recipe(training_plan.STAGE)
     of_before = {name: value for name, value in recipe.spec.items() if name != "leaks"}
-    version = STAGE_VERSIONS["training_plan"]
+    version = version_of("training_plan")
     assert stage_key("training_plan", version, recipe.inputs, recipe.spec) == recipe.place.key
     assert stage_key("training_plan", version, recipe.inputs, of_before) != recipe.place.key
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.provenance import stage_versions
 from ft_dagster.store import Attempt, Place, Store, begin_attempt, write_head
 from ft_dagster.store.contents import RECORDS, By, contents_of, usage
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.releases import put
+from tests.stage_version import set_version
 
 PREFIX = "tenants/acme/support"
 
@@ -51,7 +51,7 @@ def test_what_an_older_version_of_a_stage_made_is_counted_apart(
     put(any_store, "task_dataset", PREFIX, {"rows.json": [1] * 100}, {}, work=tmp_path)
     (row,) = [row for row in usage(contents_of(any_store), By.STAGE) if row.name == "task_dataset"]
     assert row.older_versions == 0
-    monkeypatch.setitem(stage_versions.STAGE_VERSIONS, "task_dataset", 99)
+    set_version(monkeypatch, "task_dataset", 99)
     (older,) = [row for row in usage(contents_of(any_store), By.STAGE) if row.name == "task_dataset"]
     assert older.older_versions == older.bytes == row.bytes > 0
     put(any_store, "task_dataset", PREFIX, {"rows.json": [1] * 100}, {}, work=tmp_path)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.program import write_json
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, version_of
 from ft_dagster.strict_json import loads
 from ft_dagster.training import ranks
 from ft_dagster.training.contract import LoraSettings, Member, MethodSettings, PromptSettings, TrainingRun
@@ -78,7 +78,7 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
     method, settings, base = member.plan.method, member.plan.training, run.base
     device = member.plan.device.kind
     return {
-        "version": STAGE_VERSIONS["fine_tuned_model"],
+        "version": version_of(FINE_TUNED_MODEL.name),
         "how": HOW,
         "base": base.digest,
         "parent": base.parent and base.parent.digest,
