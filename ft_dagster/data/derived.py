@@ -17,10 +17,11 @@ from typing import Any, Literal, NamedTuple
 from ft_dagster.data.base import locate_base
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.ancestors import find_digest
-from ft_dagster.lineage.release import WEIGHTS, history, production, rolled_back_weights
+from ft_dagster.lineage.release import history, production, rolled_back_weights
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
+from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.heads import SHARED
@@ -28,7 +29,6 @@ from ft_dagster.store.heads import SHARED
 FIELD = "base_model.variant"
 MODEL = "model"  # the folder of a derived base, inside its payload
 ADAPTER_CONFIG = "adapter_config.json"
-EXPORT, BASE = "model_export", "base_model"
 Mode = Literal["fold", "stack", "whole"]
 
 
@@ -51,7 +51,7 @@ class ParentRelease:
         return {
             "variant": str(self.key),
             "export": self.export.digest,
-            "weights": self.export.inputs[WEIGHTS],
+            "weights": self.export.inputs[FINE_TUNED_MODEL.name],
             "base": self.base.digest,
             "mode": self.mode,
         }
@@ -59,12 +59,14 @@ class ParentRelease:
     @property
     def inputs(self) -> dict[str, str]:
         return {
-            EXPORT: self.export.digest, WEIGHTS: self.export.inputs[WEIGHTS], BASE: self.base.digest
-        }  # fmt: skip
+            MODEL_EXPORT.name: self.export.digest,
+            FINE_TUNED_MODEL.name: self.export.inputs[FINE_TUNED_MODEL.name],
+            BASE_MODEL.name: self.base.digest,
+        }
 
     @property
     def figures(self) -> dict[str, Any]:
-        places = {EXPORT: self.export.place, BASE: self.base.place}
+        places = {MODEL_EXPORT.name: self.export.place, BASE_MODEL.name: self.base.place}
         return {
             "variant": str(self.key),
             "version": self.version,
@@ -91,10 +93,13 @@ def released_parent(
     if entry is None:
         fix = f"Run it first (`ft-dagster run {key}`); once it is released, run {child} again"
         raise UserError("this variant was never released", file=file, field=FIELD, value=str(key), fix=fix)
-    export = find_artifact(store, Place(prefix, EXPORT, entry.export_key))
-    if export is None or (export.digest, export.inputs[WEIGHTS]) != (entry.export, entry.weights):
+    export = find_artifact(store, Place(prefix, MODEL_EXPORT.name, entry.export_key))
+    if export is None or (export.digest, export.inputs[FINE_TUNED_MODEL.name]) != (
+        entry.export,
+        entry.weights,
+    ):
         raise _gone(key, entry.version, "its export", file)
-    base = find_digest(store, (prefix, SHARED), BASE, export.inputs[BASE])
+    base = find_digest(store, (prefix, SHARED), BASE_MODEL.name, export.inputs[BASE_MODEL.name])
     if base is None:
         raise _gone(key, entry.version, "the record of its base", file)
     adapter = any(part["path"] == ADAPTER_CONFIG for part in export.predicate["payload"])
@@ -151,8 +156,10 @@ def base_folder(store: Store, base: Artifact, project: Path, cache: Path, *, ver
     if parent is None:
         return locate_base(record, project, cache, verify=verify)
     if parent["mode"] != "whole":
-        return base_folder(store, parent_artifact(store, base, BASE), project, cache, verify=verify)
-    export = parent_artifact(store, base, EXPORT)
+        return base_folder(
+            store, parent_artifact(store, base, BASE_MODEL.name), project, cache, verify=verify
+        )
+    export = parent_artifact(store, base, MODEL_EXPORT.name)
     if verify:
         verify_artifact(store, export, cache)
     return export.folder(store, cache) / "payload"
@@ -177,7 +184,7 @@ def bases_beneath(store: Store, base: Artifact) -> Iterator[Artifact]:
     """
     yield base
     while base.figures.get("parent"):
-        base = parent_artifact(store, base, BASE)
+        base = parent_artifact(store, base, BASE_MODEL.name)
         yield base
 
 
@@ -216,7 +223,7 @@ def newer_parent(store: Store, child: VariantKey, base: Artifact | None) -> tupl
         return None
     parent = VariantKey.parse(used["variant"])
     entry = production(store, parent_prefix(child, parent))
-    if entry is None or entry.export == base.inputs[EXPORT]:
+    if entry is None or entry.export == base.inputs[MODEL_EXPORT.name]:
         return None
     return parent, entry.version
 
@@ -239,9 +246,9 @@ def rolled_back_beneath(store: Store, base: Artifact) -> Iterator[RolledBack]:
         parent = each.figures.get("parent")
         if parent:
             key = VariantKey.parse(parent["variant"])
-            gone = rolled_back_weights(history(store, parent["places"][EXPORT][0]))
-            if each.inputs[WEIGHTS] in gone:
-                yield RolledBack(key, parent["version"], gone[each.inputs[WEIGHTS]])
+            gone = rolled_back_weights(history(store, parent["places"][MODEL_EXPORT.name][0]))
+            if each.inputs[FINE_TUNED_MODEL.name] in gone:
+                yield RolledBack(key, parent["version"], gone[each.inputs[FINE_TUNED_MODEL.name]])
 
 
 def parents_moved(store: Store, child: VariantKey, base: Artifact | None) -> Iterator[StaleCause]:

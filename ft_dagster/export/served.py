@@ -19,6 +19,7 @@ from ft_dagster.lineage.release import export_of, production
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, variant_files
+from ft_dagster.stage_entries import BASE_MODEL, EVALUATION
 from ft_dagster.store import SHARED, Artifact, Store
 
 
@@ -93,15 +94,15 @@ def _adapter(payload: Path, key: VariantKey, version: int, digest: str) -> Relea
 def _verdict(store: Store, key: VariantKey, entry: ReleaseEntry) -> str:
     """The sentence of the evaluation that a version was released by; empty where it is gone."""
     named = entry.evaluation, entry.evaluation_manifest
-    judged = find_digest(store, (key.prefix,), "evaluation", *named)
+    judged = find_digest(store, (key.prefix,), EVALUATION.name, *named)
     verdict = None if judged is None else judged.figures.get("verdict")
     return verdict_sentence(Verdict.from_json(verdict)) if verdict else ""
 
 
 def _base(store: Store, key: VariantKey, export: Artifact, quantization: str | None) -> ServedBase:
     """Without its adapters."""
-    digest = export.inputs["base_model"]
-    base = find_digest(store, (key.prefix, SHARED), "base_model", digest)
+    digest = export.inputs[BASE_MODEL.name]
+    base = find_digest(store, (key.prefix, SHARED), BASE_MODEL.name, digest)
     reference = digest if base is None else _reference(base, store)
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", reference).strip("-")[-40:]
     folder = "-".join(filter(None, (name, quantization, digest[:8])))

@@ -15,8 +15,8 @@ from pathlib import PurePosixPath
 
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.log import read_log
-from ft_dagster.lineage.release import WEIGHTS
 from ft_dagster.lineage.retention import Rules, kept_versions
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, names_of
 from ft_dagster.store.artifacts import Artifact, Place, generations
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Contents, Keyed
@@ -25,7 +25,7 @@ from ft_dagster.store.removal import outlives, removal_claim
 
 ByDigest = Mapping[str, list[Artifact]]
 # What a release was held against production by; the log names the weights.
-PRODUCTION = ("production_evaluation", "candidate_evaluation")
+PRODUCTION = names_of(lambda entry: entry.judges == "production")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,9 @@ def reached(
     ]
     found = _closure(roots, by_digest)
     known = {artifact.digest for artifact in artifacts if artifact.place in found}
-    held = [a for a in artifacts if a.place.stage in PRODUCTION and a.inputs.get(WEIGHTS) in known]
+    held = [
+        a for a in artifacts if a.place.stage in PRODUCTION and a.inputs.get(FINE_TUNED_MODEL.name) in known
+    ]
     beneath = [each for one in held for each in _inputs(one, by_digest) if each.digest not in known]
     return found | {one.place for one in held} | _closure(beneath, by_digest)
 

@@ -26,12 +26,11 @@ from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION,
 from ft_dagster.lineage.log import ReleaseLog, adopt, append, folder_of, read_log, recalled_log
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, refuse_removed, verify_artifact
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.removal import keep
 
-EXPORT = "model_export"
-WEIGHTS = "fine_tuned_model"  # the input of export and evaluation that names the weights
 TRIES = 30  # of an entry, while others write theirs
 JUDGED_AGAIN = "Materialize evaluation, model_export and release again, in that order"
 Decide = Callable[[list[ReleaseEntry]], tuple[ReleaseEntry, bool]]  # the entry, and whether it is new
@@ -66,7 +65,7 @@ class ReleaseCandidate:
             export=self.export.digest,
             export_key=self.export.place.key,
             format=self.certificate.format,
-            weights=self.export.inputs[WEIGHTS],
+            weights=self.export.inputs[FINE_TUNED_MODEL.name],
             evaluation=self.evaluation.digest,
             by="",
             reason="",
@@ -220,7 +219,7 @@ def rollback(store: Store, prefix: str, request: ReleaseRequest, version: int | 
 
 def _keep_export(store: Store, prefix: str, entry: ReleaseEntry) -> None:
     """Keep what is to be served, and so all that it was made from. Raises UserError: retention removed it."""
-    place = Place(prefix, EXPORT, entry.export_key)
+    place = Place(prefix, MODEL_EXPORT.name, entry.export_key)
     found = find_artifact(store, place)
     if found is None or found.digest != entry.export:
         refuse_removed(store, place, entry.export)
@@ -267,11 +266,13 @@ def check_bytes(candidate: ReleaseCandidate) -> None:
     """
     export, evaluation = candidate.export, candidate.evaluation
     certificate, verdict = candidate.certificate, candidate.verdict
-    weights = export.inputs.get(WEIGHTS)
+    weights = export.inputs.get(FINE_TUNED_MODEL.name)
     _same(
-        "the export is of other weights than the evaluation judged", weights, evaluation.inputs.get(WEIGHTS)
+        "the export is of other weights than the evaluation judged",
+        weights,
+        evaluation.inputs.get(FINE_TUNED_MODEL.name),
     )
-    _same("the export was made for another evaluation", evaluation.digest, export.inputs.get("evaluation"))
+    _same("the export was made for another evaluation", evaluation.digest, export.inputs.get(EVALUATION.name))
     _same("the gates changed after the evaluation", candidate.gates, evaluation.inputs.get("gates"))
     _same("the certificate is of other weights", weights, certificate.judged)
     _same("the certificate is of another payload", export.digest, certificate.payload)
@@ -317,7 +318,7 @@ def aliases(past: Sequence[ReleaseEntry]) -> dict[str, int | None]:
 def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Artifact:
     """The export of a version (None: the newest), its bytes hashed again. Raises UserError."""
     entry = released(history(store, prefix), version, prefix)
-    place = Place(prefix, EXPORT, entry.export_key)
+    place = Place(prefix, MODEL_EXPORT.name, entry.export_key)
     found = find_artifact(store, place)
     if found is None or found.digest != entry.export:
         refuse_removed(store, place, entry.export)
