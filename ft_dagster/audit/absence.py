@@ -9,10 +9,11 @@ from ft_dagster.audit.answers import Absence, HeldAgainst, ModelName, RecordAnsw
 from ft_dagster.audit.asked import AskedRecord
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import HAVE_RECORDS, MODEL
+from ft_dagster.audit.members import HAVE_RECORDS
 from ft_dagster.audit.proofs import neighbours
 from ft_dagster.data.record_tree import TREE, TreeHead
 from ft_dagster.errors import UserError
+from ft_dagster.stage_entries import FINE_TUNED_MODEL
 
 OLDER = "older than record trees: held against its rows, by the index"
 OTHER_ROOT = "the root of its record tree is not the one of its manifest"
@@ -27,7 +28,7 @@ def held_against(
     Raises UserError where a tree has the record: the index then does not tell of all that is there.
     """
     holders = [each for stage in HAVE_RECORDS for each in audit.allowed(audit.index.of_stage(stage))]
-    models = audit.allowed(audit.index.of_stage(MODEL))
+    models = audit.allowed(audit.index.of_stage(FINE_TUNED_MODEL.name))
     absences: list[Absence] = []
     unread: list[str] = []
     for number, holder in enumerate(holders, 1):

@@ -16,14 +16,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ft_dagster.audit.desk import EXPORT, Audit, index_error
+from ft_dagster.audit.desk import Audit, index_error
 from ft_dagster.audit.follow import AT_ONCE, MALFORMED, NO_STAGES, log_entries, problem_of, tenant_prefixes
 from ft_dagster.audit.index import Indexed, LogEntry, SeenFile, tenant_of
 from ft_dagster.audit.kept_code import unpack_code
-from ft_dagster.audit.members import CORPUS, EVALUATION, MODEL
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import UNCOUNTED, entry_path, read_log
 from ft_dagster.lineage.tries import refuse_unrecorded, tries
+from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT
 from ft_dagster.store import SHARED, Artifact, Place, read_head
 from ft_dagster.store.artifacts import generations
 from ft_dagster.strict_json import loads
@@ -97,14 +97,14 @@ def _without_head(audit: Audit, heads: Sequence[str]) -> Iterator[str]:
 
     having = {(_part_of(path), PurePosixPath(path).stem) for path in heads}
     standing = dict[tuple[str, str], None]()
-    for stage in (CORPUS, *(each.name for each in CHAIN)):
+    for stage in (GENERAL_CORPUS.name, *(each.name for each in CHAIN)):
         for each in audit.allowed(audit.index.of_stage(stage)):
             if each.place.prefix != SHARED and isinstance(_said(audit, each), Artifact):
                 standing[each.place.prefix, stage] = None
     for prefix, stage in standing:
         if (prefix, stage) not in having:
             why = "no head points at what stands: it was deleted, or a run was killed just before it wrote it"
-            again = "the corpora" if stage == CORPUS else "the variant"
+            again = "the corpora" if stage == GENERAL_CORPUS.name else "the variant"
             yield f"{audit.store.uri(prefix)}/{HEADS}/{stage}.json: {why}. {RESTORE}, or run {again} again"
 
 
@@ -124,11 +124,11 @@ def _said(audit: Audit, each: Indexed) -> object:
 def _without_tries(audit: Audit) -> Iterator[str]:
     """Weights that were put to more sets of questions than are recorded."""
     asked = defaultdict[tuple[str, str], int](int)
-    for each in audit.index.of_stage(EVALUATION):
+    for each in audit.index.of_stage(EVALUATION.name):
         if audit.tenant in (None, each.tenant):
             with suppress(*MALFORMED):  # told of the artifact
                 made = audit.artifact(each)
-                weights = made.inputs.get(MODEL, "")
+                weights = made.inputs.get(FINE_TUNED_MODEL.name, "")
                 number = int(made.spec.get("tries", 0))
                 asked[each.place.prefix, weights] = max(asked[each.place.prefix, weights], number)
     for (prefix, weights), most in asked.items():
@@ -233,7 +233,7 @@ def _of_log(audit: Audit, prefix: str, name: str, *, known: Sequence[LogEntry]) 
     yield from (f"{file}: an entry {UNCOUNTED}. {WHO_WROTE_IT}" for file in log.uncounted)
     yield from _of_known(audit, known, log_entries(prefix, log))
     manifests = defaultdict[str, set[str]](set)  # by digest
-    for export in audit.index.of_stage(EXPORT, prefix):
+    for export in audit.index.of_stage(MODEL_EXPORT.name, prefix):
         manifests[export.digest].add(export.manifest)
     for number, entry in enumerate(log.entries, 1):
         where = audit.store.uri(entry_path(prefix, number))

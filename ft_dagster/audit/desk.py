@@ -18,7 +18,7 @@ from ft_dagster.audit.asked import TRANSFORM, reading_of
 from ft_dagster.audit.follow import LOCK, Followed, Follower
 from ft_dagster.audit.index import Count, Index, Indexed, tenant_of
 from ft_dagster.audit.index_file import is_damage, remove_index
-from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL, Shelf, said_by
+from ft_dagster.audit.members import Shelf, said_by
 from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import RecordTree, TreeLeaves
 from ft_dagster.errors import UserError
@@ -27,11 +27,19 @@ from ft_dagster.provenance.merkle import MerkleTree
 from ft_dagster.provenance.record_keys import SHARED_OWNER, OwnerKeys, keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec.keys import HALF
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    names_of,
+)
 from ft_dagster.store import Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.make import host_lock
 
-EXPORT, BASE = "model_export", "base_model"
 LEAVES_AT_ONCE = 12_000_000  # of trees that are kept in memory, at 37 bytes each
 SHORTEST = 6  # digits of a digest that is given in part
 
@@ -162,9 +170,9 @@ class Audit:
         """(model, what leads to it) of each that a model starts from, the nearest first."""
         through = [model]
         while True:
-            base = self.index.parent(model, BASE)
-            export = None if base is None else self.index.parent(base, EXPORT)
-            parent = None if export is None else self.index.parent(export, MODEL)
+            base = self.index.parent(model, BASE_MODEL.name)
+            export = None if base is None else self.index.parent(base, MODEL_EXPORT.name)
+            parent = None if export is None else self.index.parent(export, FINE_TUNED_MODEL.name)
             if base is None or export is None or parent is None or not self.allows(parent):
                 return
             through += [base, export]
@@ -174,12 +182,12 @@ class Audit:
 
     def _sources(self, model: Indexed | None) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
         """(data set or corpus, each of its sources as it was read); see `readings`."""
-        stages = (DATASET, CORPUS)
+        stages = (TASK_DATASET.name, GENERAL_CORPUS.name)
         if model is None:
             holders = [each for stage in stages for each in self.index.of_stage(stage)]
         else:
             models = [model, *(parent for parent, _ in self.above(model))]
-            mixtures = [self.index.parent(each, MIXTURE) for each in models]
+            mixtures = [self.index.parent(each, TRAINING_MIXTURE.name) for each in models]
             above = [self.index.parent(each, stage) for each in mixtures if each for stage in stages]
             holders = [each for each in above if each is not None]
         for holder in self.allowed(holders):
@@ -225,7 +233,7 @@ class Audit:
         tenant, dot, rest = variant.partition(".")
         if dot and HALF.fullmatch(tenant) and HALF.fullmatch(rest):
             return self._of_variant(f"tenants/{tenant}/{rest}", variant, version)
-        return self._weights(self.by_digest(name, (MODEL, EXPORT))[-1])
+        return self._weights(self.by_digest(name, (FINE_TUNED_MODEL.name, MODEL_EXPORT.name))[-1])
 
     def by_digest(self, start: str, stages: tuple[str, ...] = ()) -> list[Indexed]:
         """The artifacts of the one digest that is, or begins with, this: equal ones of several variants, made
@@ -245,21 +253,23 @@ class Audit:
         return found
 
     def _weights(self, found: Indexed) -> Indexed:
-        if found.place.stage == MODEL:
+        if found.place.stage == FINE_TUNED_MODEL.name:
             return found
-        weights = self.index.parent(found, MODEL)
+        weights = self.index.parent(found, FINE_TUNED_MODEL.name)
         if weights is None:
             fix = "Restore it from a backup"
             raise UserError("the weights of this export are gone", value=found.digest, fix=fix)
         return weights
 
     def _of_variant(self, prefix: str, variant: str, version: str) -> Indexed:
-        models = self.allowed(self.index.of_stage(MODEL, prefix))
+        models = self.allowed(self.index.of_stage(FINE_TUNED_MODEL.name, prefix))
         entries = self.log.get(prefix, []) if models else []
         wanted = version.removeprefix("v") or (entries[-1]["production"] if entries else None)
         for entry in entries:
             if entry["action"] == RELEASE and str(entry["version"]) == str(wanted):
-                exports = [e for e in self.index.of_stage(EXPORT, prefix) if e.digest == entry["export"]]
+                exports = [
+                    e for e in self.index.of_stage(MODEL_EXPORT.name, prefix) if e.digest == entry["export"]
+                ]
                 if exports:
                     return self._weights(exports[-1])
         if version:
@@ -274,7 +284,7 @@ class Audit:
     def _parent(self, artifact: Artifact, stage: str) -> Artifact | None:
         """What an artifact was made from, of the same variant or shared, by its digest."""
         digest = artifact.inputs.get(stage) or ""
-        stages = (CORPUS, BASE_TEXT) if stage == CORPUS else (stage,)
+        stages = (stage, *names_of(lambda entry: entry.given_as == stage))
         named = artifact.input_manifests.get(stage)
         exact = [] if named is None else self.index.with_digest(digest, named)
         found = exact or self.index.with_digest(digest)
@@ -299,7 +309,7 @@ def read_sources(holder: Artifact) -> list[dict[str, Any]]:
     """The sources of a data set or corpus, with the format that their rows were read in; none of what a base
     wrote.
     """
-    if holder.place.stage != DATASET:
+    if holder.place.stage != TASK_DATASET.name:
         declared = holder.spec.get("corpus", {}).get("sources", [])
         return [{**source, "format": "text"} for source in declared]
     said = holder.figures.get("formats")
@@ -316,9 +326,12 @@ def rows_stand(audit: Audit, indexed: Indexed) -> bool:
     """
     if audit.shelf.has(audit.artifact(indexed), f"evidence/{ORIGINS}"):
         return True
-    if indexed.place.stage != MODEL and isinstance(audit.said(indexed), Removed):
+    if indexed.place.stage != FINE_TUNED_MODEL.name and isinstance(audit.said(indexed), Removed):
         return False
-    above = (audit.index.parent(indexed, stage) for stage in (MIXTURE, DATASET, CORPUS))
+    above = (
+        audit.index.parent(indexed, stage)
+        for stage in (TRAINING_MIXTURE.name, TASK_DATASET.name, GENERAL_CORPUS.name)
+    )
     return all(rows_stand(audit, each) for each in above if each is not None)
 
 

@@ -12,17 +12,25 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from ft_dagster.audit.desk import BASE, Audit
+from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, EVALUATION, MIXTURE, MODEL
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.manifest import RESTORE, wrong_field
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    BASE_TEXT,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
 
-PLAN = "training_plan"
 _TRAINING, _VERDICT = TypeAdapter(TrainingFigures), TypeAdapter(Verdict)
 
 
@@ -126,9 +134,15 @@ class _Evaluation(_Figures):
 
 
 READ: Mapping[str, type[_Figures]] = {
-    DATASET: _Dataset, CORPUS: _Corpus, BASE_TEXT: _BaseText, MIXTURE: _Mixture, BASE: _Base, PLAN: _Plan,
-    MODEL: _Model, EVALUATION: _Evaluation,
-}  # fmt: skip
+    TASK_DATASET.name: _Dataset,
+    GENERAL_CORPUS.name: _Corpus,
+    BASE_TEXT.name: _BaseText,
+    TRAINING_MIXTURE.name: _Mixture,
+    BASE_MODEL.name: _Base,
+    TRAINING_PLAN.name: _Plan,
+    FINE_TUNED_MODEL.name: _Model,
+    EVALUATION.name: _Evaluation,
+}
 
 
 def read(audit: Audit, indexed: Indexed) -> Artifact:

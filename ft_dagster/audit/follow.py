@@ -18,23 +18,14 @@ import numpy as np
 
 from ft_dagster.audit.index import MEMBER, Index, LogEntry, Members, as_members, short, tenant_of
 from ft_dagster.audit.judged import judged_questions
-from ft_dagster.audit.members import (
-    ASKED,
-    HAVE_RECORDS,
-    MIXTURE,
-    MODEL,
-    Shelf,
-    members_of,
-    row_states,
-    said_by,
-    times_of,
-)
+from ft_dagster.audit.members import ASKED, HAVE_RECORDS, Shelf, members_of, row_states, said_by, times_of
 from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import RecordTree, TreeHead
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import CHAINED, ReleaseLog, entry_path, folder_of, read_log
 from ft_dagster.provenance.merkle import SIZE
 from ft_dagster.provenance.record_keys import OwnerKeys, keys_of
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import SHARED, Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed, stated
 from ft_dagster.store.blobs import unreachable
@@ -193,7 +184,7 @@ class Follower:
                 members = indexed_members(self.shelf, artifact, keys)
                 self.index.add_members(owner, id, members)
                 records = len(members)
-            elif artifact.place.stage == MODEL:
+            elif artifact.place.stage == FINE_TUNED_MODEL.name:
                 self._add_times(artifact, id)
         except MALFORMED as error:
             said = problem_of(error, self.store.uri(artifact.path))
@@ -204,7 +195,7 @@ class Follower:
         return records if artifact.place.stage in HAVE_RECORDS else 0
 
     def _add_times(self, model: Artifact, id: int) -> None:
-        mixture = self.shelf.parent(model, MIXTURE)
+        mixture = self.shelf.parent(model, TRAINING_MIXTURE.name)
         if mixture is None:
             fix = "Restore it from a backup"
             raise UserError("the mixture that this model was trained on is gone", value=model.digest, fix=fix)
@@ -315,5 +306,5 @@ def tenant_prefixes(store: Store) -> list[str]:
 
 def _rank(place: Place) -> tuple[int, str]:
     """What records are read from goes before what was made of it."""
-    ranked = (*HAVE_RECORDS, MODEL)
+    ranked = (*HAVE_RECORDS, FINE_TUNED_MODEL.name)
     return (ranked.index(place.stage) if place.stage in ranked else len(ranked)), place.path

@@ -26,22 +26,19 @@ from ft_dagster.data.parquet import arrays_of, column_names, dicts_of, rows_of
 from ft_dagster.data.record_tree import TREE
 from ft_dagster.errors import UserError
 from ft_dagster.files import read_text
-from ft_dagster.lineage.reachable import PRODUCTION
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.provenance.memory import SETTLED_SECONDS
 from ft_dagster.provenance.stamp import Stamp
 from ft_dagster.schema_version import refuse_newer
+from ft_dagster.stage_entries import BASE_TEXT, GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE, names_of
 from ft_dagster.store import Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed, stated
 from ft_dagster.store.cache import DRAFTS, hold, make_room, release
 from ft_dagster.store.transfer import OTHER_BYTES, Transfer, fetch_all
 from ft_dagster.strict_json import loads
 
-DATASET, CORPUS, MIXTURE, MODEL = "task_dataset", "general_corpus", "training_mixture", "fine_tuned_model"
-EVALUATION = "evaluation"
-ASKED = (EVALUATION, *PRODUCTION)  # have questions, see `judged`
-BASE_TEXT = "base_text"  # a mixture has it in place of a corpus, under that name
-HAVE_RECORDS = (DATASET, CORPUS, BASE_TEXT, MIXTURE)
+ASKED = names_of(lambda entry: entry.judges in ("model", "production"))  # have questions, see `judged`
+HAVE_RECORDS = names_of(lambda entry: entry.has_records)
 STEP_LOG = "evidence/log.jsonl"  # of a training
 LEDGER, LEDGER_VERSION, MOST_TIMES = "evidence/ledger.json", 1, 2**32 - 1
 MOST_LEDGER_BYTES = 4_000_000_000
@@ -192,8 +189,11 @@ def members_of(shelf: Shelf, artifact: Artifact) -> Iterator[list[HeldRecord]]:
                 yield from _of_evidence(shelf.file(artifact, f"evidence/{name}"))
         return
     readers = {
-        DATASET: _of_rows, CORPUS: _of_documents, BASE_TEXT: _of_documents, MIXTURE: _of_examples,
-    }  # fmt: skip
+        TASK_DATASET.name: _of_rows,
+        GENERAL_CORPUS.name: _of_documents,
+        BASE_TEXT.name: _of_documents,
+        TRAINING_MIXTURE.name: _of_examples,
+    }
     yield from _batched(readers[artifact.place.stage](shelf, artifact))
 
 
@@ -329,7 +329,7 @@ def _names_above(shelf: Shelf, mixture: Artifact) -> dict[tuple[str, bool, str],
     """
     found: dict[tuple[str, bool, str], bytes] = {}
     parts = {"train": "train", "validation": "validation", "holdout": HOLDOUT}
-    for stage in (DATASET, CORPUS):
+    for stage in (TASK_DATASET.name, GENERAL_CORPUS.name):
         above = shelf.parent(mixture, stage)
         if above is None:
             continue
@@ -337,7 +337,7 @@ def _names_above(shelf: Shelf, mixture: Artifact) -> dict[tuple[str, bool, str],
             split = parts.get(STATES[member.state])
             if split is not None:
                 is_leaf = len(member.name) == LEAF_DIGITS
-                found[split, stage == CORPUS and not is_leaf, member.name] = member.identity
+                found[split, stage == GENERAL_CORPUS.name and not is_leaf, member.name] = member.identity
     return found
 
 

@@ -12,17 +12,9 @@ from itertools import islice
 from typing import Any
 
 from ft_dagster.audit.answers import AtAnswer, Compute, DiffAnswer, ModelAnswer, PartOf, SourceOf
-from ft_dagster.audit.desk import BASE, EXPORT, Audit, declared_sources
-from ft_dagster.audit.figures import PLAN, read
+from ft_dagster.audit.desk import Audit, declared_sources
+from ft_dagster.audit.figures import read
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import (
-    BASE_TEXT,
-    CORPUS,
-    DATASET,
-    EVALUATION,
-    MIXTURE,
-    MODEL,
-)
 from ft_dagster.audit.moments import moment_of
 from ft_dagster.audit.records import descendants
 from ft_dagster.audit.trained import identities_of, in_part, mixtures_of, training_records
@@ -31,26 +23,25 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.log import read_log
 from ft_dagster.spec.keys import VariantKey
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    BASE_TEXT,
+    DECLARATION,
+    ENTRIES,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.stages.made_of import source_files
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 
-DECLARATION = "declaration"
 THIRD = 1 / 3  # of what a base took: more makes a provider of who trained on it
 FIRST = 5  # records of a difference that are shown
-_ORDER = (
-    BASE,
-    CORPUS,
-    BASE_TEXT,
-    "evaluation_texts",
-    DATASET,
-    MIXTURE,
-    PLAN,
-    MODEL,
-    "base_evaluation",
-    EVALUATION,
-    EXPORT,
-)
 
 
 @dataclass(frozen=True)
@@ -73,12 +64,12 @@ def model(audit: Audit, name: str) -> ModelAnswer:
 def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
     chain = _chain(audit, weights)
     tuned = read(audit, weights)
-    exports = audit.index.made_of(weights, EXPORT)
-    base = chain.parts[BASE]
+    exports = audit.index.made_of(weights, MODEL_EXPORT.name)
+    base = chain.parts[BASE_MODEL.name]
     entries = audit.log.get(weights.place.prefix, [])
     versions = {e["version"] for e in entries if e["weights"] == weights.digest}
     parent = None if base is None else _parent(audit, base)
-    unmixed = audit.index.parent(weights, MIXTURE) is None
+    unmixed = audit.index.parent(weights, TRAINING_MIXTURE.name) is None
     parts, perhaps = (0, 0) if unmixed else in_part(audit, weights)
     children = (f"{child.variant} {child.digest}" for child, _ in descendants(audit, weights))
     return ModelAnswer(
@@ -92,7 +83,7 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
         mixture=_mixture(chain),
         base=_base(audit, base),
         parent=parent,
-        recipe={name: chain.figures(PLAN).get(name) for name in ("method", "training", "on")},
+        recipe={name: chain.figures(TRAINING_PLAN.name).get(name) for name in ("method", "training", "on")},
         training=tuned.figures,
         evaluation=_evaluation(audit, exports),
         environment=tuned.predicate["environment"],
@@ -106,7 +97,7 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
 
 def _unread(audit: Audit, weights: Indexed) -> tuple[str, ...]:
     """Of which equal mixtures the rows cannot be told."""
-    known = audit.index.parent(weights, MIXTURE) is not None
+    known = audit.index.parent(weights, TRAINING_MIXTURE.name) is not None
     return tuple(mixtures_of(audit, weights)[1]) if known else ()
 
 
@@ -129,9 +120,9 @@ def ancestors(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
             above = audit.index.parent(part, stage)
             if above is not None:
                 waiting.append(above)
-            elif stage in _ORDER:
+            elif stage in ENTRIES:
                 found[stage, digest] = PartOf(stage, digest, gone=True)
-    ranks = {stage: at for at, stage in enumerate(_ORDER)}
+    ranks = {stage: at for at, stage in enumerate(ENTRIES)}
     yield from sorted(found.values(), key=lambda part: (ranks.get(part.stage, 99), part.created, part.digest))
 
 
@@ -150,11 +141,11 @@ def at(audit: Audit, variant: str, date: str, *, now: datetime | None = None) ->
         problem = f"nothing of {variant} was in production then{since}"
         raise UserError(problem, value=date, fix="Name a later date")
     entry = next(e for e in entries if e.action == RELEASE and e.version == serving)
-    exports = [e for e in audit.index.of_stage(EXPORT, prefix) if e.digest == entry.export]
+    exports = [e for e in audit.index.of_stage(MODEL_EXPORT.name, prefix) if e.digest == entry.export]
     if not exports:
         fix = "Restore the store from a backup"
         raise UserError(f"the export of version {serving} of {variant} is gone", value=entry.export, fix=fix)
-    weights = audit.index.parent(exports[-1], MODEL)
+    weights = audit.index.parent(exports[-1], FINE_TUNED_MODEL.name)
     if weights is None:
         fix = "Restore the store from a backup"
         raise UserError(
@@ -191,12 +182,12 @@ def _settings(audit: Audit, weights: Indexed) -> dict[str, Any]:
     """All that shaped a model beside its records."""
     chain = _chain(audit, weights)
     tuned = read(audit, weights)
-    exports = audit.index.made_of(weights, EXPORT)
-    plan = chain.figures(PLAN)
-    data = {stage: chain.parts[stage] for stage in (DATASET, MIXTURE)}
+    exports = audit.index.made_of(weights, MODEL_EXPORT.name)
+    plan = chain.figures(TRAINING_PLAN.name)
+    data = {stage: chain.parts[stage] for stage in (TASK_DATASET.name, TRAINING_MIXTURE.name)}
     shown = ("steps", "epochs", "validation_loss_best", "general_holdout_loss_last", "trained_tokens")
     return {
-        "base": _base(audit, chain.parts[BASE]),
+        "base": _base(audit, chain.parts[BASE_MODEL.name]),
         "declared": {stage: part.spec for stage, part in data.items() if part is not None},
         "plan": {name: plan.get(name) for name in ("method", "training", "on", "ranks")},
         "code": tuned.predicate["code"]["sha256"],
@@ -225,11 +216,15 @@ def _flat(tree: Any, name: str = "") -> dict[str, Any]:
 
 def _chain(audit: Audit, weights: Indexed) -> _Chain:
     found: dict[str, Artifact | None] = {}
-    for stage, above in ((MIXTURE, weights), (PLAN, weights), (BASE, weights)):
+    for stage, above in (
+        (TRAINING_MIXTURE.name, weights),
+        (TRAINING_PLAN.name, weights),
+        (BASE_MODEL.name, weights),
+    ):
         part = audit.index.parent(above, stage)
         found[stage] = None if part is None else read(audit, part)
-    mixture = audit.index.parent(weights, MIXTURE)
-    for stage in (DATASET, CORPUS):
+    mixture = audit.index.parent(weights, TRAINING_MIXTURE.name)
+    for stage in (TASK_DATASET.name, GENERAL_CORPUS.name):
         part = None if mixture is None else audit.index.parent(mixture, stage)
         found[stage] = None if part is None else read(audit, part)
     return _Chain(weights, found)
@@ -237,7 +232,7 @@ def _chain(audit: Audit, weights: Indexed) -> _Chain:
 
 def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
     found = []
-    dataset, corpus = chain.parts[DATASET], chain.parts[CORPUS]
+    dataset, corpus = chain.parts[TASK_DATASET.name], chain.parts[GENERAL_CORPUS.name]
     if dataset is not None:
         known = source_files(declarations(audit, dataset.place.prefix), dataset.inputs.get("sources", ""))
         prints = [files for _, files in next(known, [])]
@@ -245,8 +240,8 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
             files = tuple(prints[at]) if at < len(prints) else ()
             rows = dataset.figures["sources"]
             found.append(SourceOf(source["path"], files, rows.get(source["path"], {})))
-    if corpus is not None and corpus.place.stage == BASE_TEXT:
-        named = chain.figures(MIXTURE)["splits"]["train"]["by_source"]
+    if corpus is not None and corpus.place.stage == BASE_TEXT.name:
+        named = chain.figures(TRAINING_MIXTURE.name)["splits"]["train"]["by_source"]
         sampled = next((name for name in named if name.startswith(GENERAL)), GENERAL)
         found.append(SourceOf(sampled, (), {"kept": int(corpus.figures.get("texts", 0))}))
     elif corpus is not None:
@@ -259,17 +254,17 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
 
 def declarations(audit: Audit, prefix: str) -> Iterator[Mapping[str, Any]]:
     """What the declaration.json of each declaration of a variant says, where it is there."""
-    for each in audit.index.of_stage(DECLARATION, prefix):
+    for each in audit.index.of_stage(DECLARATION.name, prefix):
         file = audit.shelf.left(audit.artifact(each), "payload/declaration.json")
         if file is not None:
             yield json.loads(file.read_text("utf-8"))
 
 
 def _mixture(chain: _Chain) -> Mapping[str, Any]:
-    figures = chain.figures(MIXTURE)
+    figures = chain.figures(TRAINING_MIXTURE.name)
     if not figures:
         return {}
-    train, dataset = figures["splits"]["train"], chain.parts[DATASET]
+    train, dataset = figures["splits"]["train"], chain.parts[TASK_DATASET.name]
     sources = [] if dataset is None else declared_sources(dataset)
     paths = {f"data.sources[{at}]": source["path"] for at, source in enumerate(sources)}
     by_source = train["by_source"]
@@ -295,7 +290,7 @@ def _base(audit: Audit, base: Artifact | None) -> Mapping[str, Any]:
 def _compute(audit: Audit, weights: Indexed) -> Compute:
     """Of the training and of those that it starts from, beside what the base under all of them took."""
     trained = [weights, *(parent for parent, _ in audit.above(weights))]
-    bases = [audit.index.parent(each, BASE) for each in trained]
+    bases = [audit.index.parent(each, BASE_MODEL.name) for each in trained]
     lowest = None if bases[-1] is None else read(audit, bases[-1])
     figures = [read(audit, each).figures for each in trained]
     counted = [each.get("flops") or each.get("flops_estimate") for each in figures]
@@ -317,8 +312,12 @@ def _parent(audit: Audit, base: Artifact) -> Mapping[str, Any] | None:
     used = base.figures.get("parent")
     if not used:
         return None
-    weights = base.inputs.get(MODEL, "")
-    there = [each for each in audit.allowed(audit.index.with_digest(weights)) if each.place.stage == MODEL]
+    weights = base.inputs.get(FINE_TUNED_MODEL.name, "")
+    there = [
+        each
+        for each in audit.allowed(audit.index.with_digest(weights))
+        if each.place.stage == FINE_TUNED_MODEL.name
+    ]
     named = {name: used[name] for name in ("variant", "version", "mode")}
     said = [audit.said(each) for each in there]
     removed = [one.at for one in said if isinstance(one, Removed)]
@@ -330,7 +329,7 @@ def _parent(audit: Audit, base: Artifact) -> Mapping[str, Any] | None:
 def _evaluation(audit: Audit, exports: list[Indexed]) -> Mapping[str, Any]:
     """The verdict that the newest export was made by."""
     for export in reversed(exports):
-        judged = audit.index.parent(export, EVALUATION)
+        judged = audit.index.parent(export, EVALUATION.name)
         if judged is not None:
             found = read(audit, judged)
             return {"digest": found.digest, "questions": found.figures.get("questions"),

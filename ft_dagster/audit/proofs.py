@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.audit.asked import PLAIN, READ_BY, WHOLE, AskedRecord
-from ft_dagster.audit.desk import BASE, EXPORT, Audit
+from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import MIXTURE, MODEL, STATES, times_of
+from ft_dagster.audit.members import STATES, times_of
 from ft_dagster.audit.proof_form import ABSENCE, PRESENCE, SCHEMA_VERSION, all_shown, read_proof
 from ft_dagster.audit.records import TRAINED, record
 from ft_dagster.data.record_tree import FIGURES, TREE, RecordTree, TreeHead
@@ -33,6 +33,7 @@ from ft_dagster.provenance.manifest import predicate_of
 from ft_dagster.provenance.merkle import EMPTY, leaf_hash, root_of
 from ft_dagster.provenance.record_keys import RecordKey
 from ft_dagster.report.tables import counted
+from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT, TRAINING_MIXTURE
 from ft_dagster.strict_json import dumps, loads
 
 WHERE_IT_IS = "`ft-dagster audit record` says where it is"
@@ -94,7 +95,9 @@ def _inherited(audit: Audit, asked: AskedRecord, parent: Indexed, through: list[
     except UserError as error:
         raise unproven from error
     texts = [audit.manifest(each).decode() for each in through]
-    leads = _leads([loads(text)["predicate"] for text in texts], [*texts, proof["manifests"][MODEL]])
+    leads = _leads(
+        [loads(text)["predicate"] for text in texts], [*texts, proof["manifests"][FINE_TUNED_MODEL.name]]
+    )
     if not proof.get("times") or not leads:
         raise unproven
     return {**proof, "through": texts}
@@ -104,14 +107,18 @@ def _leads(predicates: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> boo
     """Whether each manifest names the next by its sha256: a model its base, a base the export that it is of,
     an export its weights. `texts`: one more than `predicates`.
     """
-    above = {MODEL: BASE, BASE: EXPORT, EXPORT: MODEL}
+    above = {
+        FINE_TUNED_MODEL.name: BASE_MODEL.name,
+        BASE_MODEL.name: MODEL_EXPORT.name,
+        MODEL_EXPORT.name: FINE_TUNED_MODEL.name,
+    }
     names = [said.get("input_manifests", {}).get(above[said["stage"]]) for said in predicates]
     return names == [hashlib.sha256(text.encode()).hexdigest() for text in texts[1:]]
 
 
 def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
     """By the model's own mixture."""
-    mixture = audit.index.parent(weights, MIXTURE)
+    mixture = audit.index.parent(weights, TRAINING_MIXTURE.name)
     if mixture is None:
         fix = "Restore it from a backup"
         raise UserError("the mixture of this model is gone", value=weights.digest[:12], fix=fix)
@@ -129,7 +136,8 @@ def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]
         "schema_version": SCHEMA_VERSION,
         "tree": {"size": len(tree), "key": head.key, "root": head.root},
         "manifests": {
-            name: audit.manifest(each).decode() for name, each in ((MIXTURE, mixture), (MODEL, weights))
+            name: audit.manifest(each).decode()
+            for name, each in ((TRAINING_MIXTURE.name, mixture), (FINE_TUNED_MODEL.name, weights))
         },
     }
     places = {
@@ -370,13 +378,18 @@ def _note_absence(reading: _Reading, key: RecordKey | None) -> None:
 def _check_manifests(reading: _Reading, file: Path) -> tuple[Mapping[str, Any], str]:
     """What the model's manifest says, and its sha256."""
     tree = reading.proof["tree"]
-    mixture, model = (reading.proof["manifests"][name].encode() for name in (MIXTURE, MODEL))
+    mixture, model = (
+        reading.proof["manifests"][name].encode() for name in (TRAINING_MIXTURE.name, FINE_TUNED_MODEL.name)
+    )
     made, tuned = (predicate_of(loads(content, once=True), file) for content in (mixture, model))
     head = made["figures"][FIGURES]
     same = (head["root"], head["size"], head["key"]) == (tree["root"], tree["size"], tree["key"])
     reading.need(same, "the mixture has another tree")
-    reading.need((made["stage"], tuned["stage"]) == (MIXTURE, MODEL), "a manifest is of another stage")
-    named = tuned["input_manifests"][MIXTURE]
+    reading.need(
+        (made["stage"], tuned["stage"]) == (TRAINING_MIXTURE.name, FINE_TUNED_MODEL.name),
+        "a manifest is of another stage",
+    )
+    named = tuned["input_manifests"][TRAINING_MIXTURE.name]
     reading.need(named == hashlib.sha256(mixture).hexdigest(), "the model was trained on another mixture")
     reading.steps.append("the mixture's manifest names the root, and the model's manifest that manifest")
     reading.unchecked.append(
@@ -395,7 +408,7 @@ def _check_through(
     if not through:
         return tuned, hashlib.sha256(model).hexdigest()
     said = [predicate_of(loads(text, once=True), file) for text in through]
-    reading.need(said[0]["stage"] == MODEL, "it begins with no model")
+    reading.need(said[0]["stage"] == FINE_TUNED_MODEL.name, "it begins with no model")
     reading.need(
         _leads(said, [*through, model.decode()]), "the model does not start from the other's release"
     )

@@ -17,21 +17,11 @@ from ft_dagster.audit.answers import (
     Transformed,
 )
 from ft_dagster.audit.asked import AskedRecord
-from ft_dagster.audit.desk import BASE, EXPORT, Audit, inclusion, rows_stand
+from ft_dagster.audit.desk import Audit, inclusion, rows_stand
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.index import Hit, Indexed, tenant_of
 from ft_dagster.audit.judged import BY_CONTENT, judged_questions
-from ft_dagster.audit.members import (
-    ASKED,
-    DATASET,
-    EVALUATION,
-    HAVE_RECORDS,
-    MIXTURE,
-    MODEL,
-    STATES,
-    members_of,
-    times_of,
-)
+from ft_dagster.audit.members import ASKED, HAVE_RECORDS, STATES, members_of, times_of
 from ft_dagster.audit.parts import parts_of
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS
 from ft_dagster.data.mixture_io import HOLDOUT
@@ -40,6 +30,14 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import OWN, SAMPLES
 from ft_dagster.provenance.record_keys import SHARED_OWNER, RecordKey
 from ft_dagster.report.tables import counted, size
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+)
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 
@@ -49,7 +47,12 @@ HELD_OUT, PERHAPS = "held out, and not judged with", "held out, perhaps judged w
 BY_INDEX = "removed by retention, told by the index alone"
 REMOVED = "removed by retention before the index was made"
 LOOK = "Run `ft-dagster audit verify` to see what was altered"
-LEAD_TO_RECORDS = (*HAVE_RECORDS, MODEL, *ASKED, EXPORT)  # and bases that were made of a release
+LEAD_TO_RECORDS = (
+    *HAVE_RECORDS,
+    FINE_TUNED_MODEL.name,
+    *ASKED,
+    MODEL_EXPORT.name,
+)  # and bases that were made of a release
 ANSWERED = "wrote it in an answer"
 UNREACHED = "in its mixture, and not reached before the exported checkpoint"
 _MEASURED = re.compile(r"on (\d+) of (\d+)\b")
@@ -74,7 +77,7 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
                     cut[artifact] = cut.get(artifact) or held.cut
         for artifact, question in _questions(audit, name, owner, asked):
             found.append(question)
-            weights = audit.index.parent(artifact, MODEL)
+            weights = audit.index.parent(artifact, FINE_TUNED_MODEL.name)
             judged |= {} if weights is None else {_named(weights): weights}
     models = [
         replace(one, cut=cut[holder] if one.how in (TRAINED, INHERITED) else "")
@@ -98,15 +101,19 @@ def _left_out(
     audit: Audit, dataset: Indexed, found: Iterable[RecordIn], hits: Container[Indexed]
 ) -> Iterator[RecordIn]:
     """A record of a data set in mixtures that were made of it, and left it out."""
-    mixtures = audit.allowed(audit.index.made_of(dataset, MIXTURE)) if dataset.place.stage == DATASET else ()
-    named = (DATASET, dataset.place.key, dataset.variant)
+    mixtures = (
+        audit.allowed(audit.index.made_of(dataset, TRAINING_MIXTURE.name))
+        if dataset.place.stage == TASK_DATASET.name
+        else ()
+    )
+    named = (TASK_DATASET.name, dataset.place.key, dataset.variant)
     own = [one for one in found if (one.stage, one.key, one.variant) == named]
     for mixture in (each for each in mixtures if each not in hits):
         for one in own:
             if one.state in ("train", "validation") and one.facts.get("row") is not None:
                 reason, tokens = parts_of(audit, mixture).why_left_out(one.state, int(one.facts["row"]))
                 if reason:
-                    place = (mixture.variant, MIXTURE, mixture.digest, mixture.place.key)
+                    place = (mixture.variant, TRAINING_MIXTURE.name, mixture.digest, mixture.place.key)
                     facts = {**one.facts, "reason": reason, "tokens": tokens}
                     yield RecordIn(one.identity, *place, STATES[0], facts, None)
 
@@ -126,7 +133,7 @@ def checked(audit: Audit) -> Checked:
     holders = [each for each in counts if each.stage in HAVE_RECORDS]
     judged = [each for each in counts if each.stage in ASKED]
     artifacts, records = (sum(each.artifacts for each in holders), sum(each.records for each in holders))
-    models = sum(each.artifacts for each in counts if each.stage == MODEL)
+    models = sum(each.artifacts for each in counts if each.stage == FINE_TUNED_MODEL.name)
     gone = sum(each.gone for each in judged)
     removed = [f"the questions of {counted(gone, 'evaluation')}: {REMOVED}"] if gone else []
     unread = tuple(dict.fromkeys([*unread_for_records(audit), *removed]))
@@ -139,7 +146,7 @@ def unread_for_records(audit: Audit) -> Iterator[str]:
     """
     yield from (str(each.problem) for each in audit.allowed(audit.index.unread()))
     for each in audit.followed.problems:
-        base = each.stage == BASE and tenant_of(each.prefix) != SHARED_OWNER
+        base = each.stage == BASE_MODEL.name and tenant_of(each.prefix) != SHARED_OWNER
         if (each.stage in LEAD_TO_RECORDS or base) and audit.allows_part(each.prefix):
             yield each.problem
 
@@ -168,7 +175,7 @@ def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn
     row, facts = record_row(audit.shelf.file(artifact, name), hit.number)
     if row.identity != identity:
         return None
-    if indexed.place.stage == MIXTURE:
+    if indexed.place.stage == TRAINING_MIXTURE.name:
         answer = replace(answer, cut=parts_of(audit, indexed).said(facts))
     head = TreeHead.of(artifact.figures, file=audit.store.uri(artifact.manifest_path))
     if head is None or not audit.shelf.has(artifact, f"evidence/{TREE}"):
@@ -224,16 +231,16 @@ def _models(
     for hit in hits:
         rows[STATES[hit.state]].append(hit.number)
     held_out = list[Indexed]()
-    if holder.place.stage == MIXTURE:
-        models = audit.allowed(audit.index.made_of(holder, MODEL))
+    if holder.place.stage == TRAINING_MIXTURE.name:
+        models = audit.allowed(audit.index.made_of(holder, FINE_TUNED_MODEL.name))
         for model in models if "train" in rows else ():
             yield from _with_children(audit, model, _times(audit, holder, model, rows["train"]))
         for model in models if "validation" in rows else ():
             yield _validated(audit, model)
         held_out = models if HOLDOUT in rows else []
-    elif holder.place.stage == DATASET and "test" in rows:
-        for mixture in audit.index.made_of(holder, MIXTURE):
-            held_out += audit.allowed(audit.index.made_of(mixture, MODEL))
+    elif holder.place.stage == TASK_DATASET.name and "test" in rows:
+        for mixture in audit.index.made_of(holder, TRAINING_MIXTURE.name):
+            held_out += audit.allowed(audit.index.made_of(mixture, FINE_TUNED_MODEL.name))
     for model in held_out:
         if _named(model) not in judged:
             yield described(audit, model, HELD_OUT if _tells(audit, model) else PERHAPS, 0)
@@ -250,7 +257,7 @@ def _times(audit: Audit, mixture: Indexed, model: Indexed, rows: Iterable[int]) 
     """
     if model.problem:
         return None
-    if audit.index.parent(model, MIXTURE) == mixture:
+    if audit.index.parent(model, TRAINING_MIXTURE.name) == mixture:
         return sum(audit.index.times(model.id, row) for row in rows)
     if not rows_stand(audit, mixture):
         return None
@@ -275,9 +282,9 @@ def _tells(audit: Audit, model: Indexed) -> bool:
         if each.problem or not each.records:
             return False
         older = int(audit.artifact(each).predicate["stage_version"]) < BY_CONTENT
-        if older and each.place.stage == EVALUATION:
+        if older and each.place.stage == EVALUATION.name:
             return False
-    exports = audit.index.made_of(model, EXPORT)
+    exports = audit.index.made_of(model, MODEL_EXPORT.name)
     try:
         return not any(audit.shelf.has(audit.artifact(one), OWN_SAMPLES) for one in exports)
     except UserError:  # a manifest that is gone or altered, which `verify` says
@@ -308,13 +315,13 @@ def descendants(audit: Audit, model: Indexed) -> Iterator[tuple[Indexed, Indexed
 
 
 def _children(audit: Audit, model: Indexed) -> Iterable[Indexed]:
-    for export in audit.index.made_of(model, EXPORT):
-        for base in audit.index.made_of(export, BASE):
-            yield from audit.index.made_of(base, MODEL)
+    for export in audit.index.made_of(model, MODEL_EXPORT.name):
+        for base in audit.index.made_of(export, BASE_MODEL.name):
+            yield from audit.index.made_of(base, FINE_TUNED_MODEL.name)
 
 
 def described(audit: Audit, model: Indexed, how: str, times: int | None) -> ModelThatHas:
-    exports = audit.index.made_of(model, EXPORT)
+    exports = audit.index.made_of(model, MODEL_EXPORT.name)
     releases = dict.fromkeys(one for export in exports for one in audit.releases_of(export))
     digests = dict.fromkeys(export.digest for export in exports)
     named = (model.variant or "", model.digest, model.created)

@@ -35,10 +35,10 @@ from typing import Any, TypeVar
 from ft_dagster.audit import rebuild_stage
 from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
 from ft_dagster.audit.desk import Audit
-from ft_dagster.audit.figures import PLAN, read, training_figures
+from ft_dagster.audit.figures import read, training_figures
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
-from ft_dagster.audit.members import DATASET, LEDGER, MODEL, STEP_LOG
+from ft_dagster.audit.members import LEDGER, STEP_LOG
 from ft_dagster.audit.recorded import REBUILT, CleanProject, Recorded, lay_out, recorded_of
 from ft_dagster.audit.replay_judged import (
     CLOSE,
@@ -51,6 +51,7 @@ from ft_dagster.audit.replay_judged import (
 )
 from ft_dagster.errors import UserError
 from ft_dagster.report.tables import counted
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_PLAN
 from ft_dagster.store import Artifact, Place, find_artifact
 from ft_dagster.training.training_figures import TrainingFigures
 
@@ -118,7 +119,7 @@ def _make_empty(folder: Path) -> None:
 
 def _refuse_other_device(audit: Audit, recorded: Recorded, project: CleanProject) -> None:
     """Raises UserError where the training took a kind of device that this host has not."""
-    plan = read(audit, recorded.rebuilt[PLAN])
+    plan = read(audit, recorded.rebuilt[TRAINING_PLAN.name])
     then, here = plan.spec.get("hardware", {}).get("kind"), device_of(project)
     if then == "cuda" and here != then:
         on = plan.figures.get("on", "a GPU")
@@ -134,14 +135,18 @@ def _rebuild(
     for stage in REBUILT:
         part = recorded.rebuilt[stage]
         code = code_of(audit, part)
-        if stage == DATASET and project.from_dataset:
+        if stage == TASK_DATASET.name and project.from_dataset:
             stages.append(StageReplayed(stage, part.digest, "", code, f"{TAKEN}: {project.from_dataset}"))
             continue
         made = make(stage)
         same = made.digest == part.digest
-        said = SAME if same else (PLANNED if stage == PLAN else other_files(audit.artifact(part), made))
+        said = (
+            SAME
+            if same
+            else (PLANNED if stage == TRAINING_PLAN.name else other_files(audit.artifact(part), made))
+        )
         stages.append(StageReplayed(stage, part.digest, made.digest, code, said))
-        if stage == PLAN and not same:
+        if stage == TRAINING_PLAN.name and not same:
             project.point_at(project.take(audit, part))
         elif not same:
             break
@@ -232,7 +237,7 @@ def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
         folder=str(rebuilt.project.folder),
     )
     last = rebuilt.stages[-1].stage
-    if last != MODEL:
+    if last != FINE_TUNED_MODEL.name:
         return replace(answer, verdict=DIVERGED, said=f"{last} came out as another", first=last)
     answer = replace(answer, figures=_figures(audit, recorded, rebuilt))
     ledgers = _both(audit, recorded, rebuilt, LEDGER, _ledger)
@@ -242,7 +247,7 @@ def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
         whole = whole_steps(*ledgers, training_figures(audit, recorded.model))
         if not whole:
             said = f"step {step} had another batch than the ledger says"
-            return replace(answer, verdict=DIVERGED, said=said, first=MODEL, step=step)
+            return replace(answer, verdict=DIVERGED, said=said, first=FINE_TUNED_MODEL.name, step=step)
         had = otherwise_before(whole)
         micro_batch = {f"micro-batch of the first {counted(whole, 'step')}": ("whole", "half")}
         answer = replace(answer, differs={**answer.differs, **micro_batch})
@@ -255,7 +260,7 @@ def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
         said = f"{had}, and no loss differs by more than {CLOSE:.0%}{since}"
         return replace(answer, verdict=EQUIVALENT, said=said, step=step)
     said = f"{had}, and the weights are others{since}"
-    return replace(answer, verdict=DIVERGED, said=said, first=MODEL, step=step)
+    return replace(answer, verdict=DIVERGED, said=said, first=FINE_TUNED_MODEL.name, step=step)
 
 
 def whole_steps(then: Mapping[str, Any], now: Mapping[str, Any], recorded: TrainingFigures) -> int:
@@ -280,12 +285,12 @@ def _differences(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str
     """What of the environment differs, of the last stage that was made again."""
     then, now = audit.artifact(recorded.rebuilt[rebuilt.made.place.stage]), rebuilt.made
     differs = environment_differences(then.predicate["environment"], now.predicate["environment"])
-    if now.place.stage == MODEL:
+    if now.place.stage == FINE_TUNED_MODEL.name:
         before = training_figures(audit, recorded.model).computed_on
         after = TrainingFigures.of(now).computed_on
         if before and before != after:
             differs["computed on"] = before, after
-        plan = read(audit, recorded.rebuilt[PLAN]).figures.get("training", {})
+        plan = read(audit, recorded.rebuilt[TRAINING_PLAN.name]).figures.get("training", {})
         if not plan.get("deterministic", True):
             differs["order of sums"] = "left open by the plan", "left open by the plan"
     return differs

@@ -13,23 +13,26 @@ from dataclasses import replace
 from typing import Any
 
 from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
-from ft_dagster.audit.desk import EXPORT, Audit
+from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.kept_code import environment_differences
-from ft_dagster.audit.members import EVALUATION
 from ft_dagster.audit.recorded import JUDGED, CleanProject, Recorded, judged_by
 from ft_dagster.errors import UserError
 from ft_dagster.launch.leases import of_host
 from ft_dagster.settings import load_settings
+from ft_dagster.stage_entries import BASE_EVALUATION, EVALUATION, GENERAL_SCORES, MODEL_EXPORT
 from ft_dagster.stages.evaluation import ANSWERS_OF, VERDICT
 from ft_dagster.store import Artifact
 
 CLOSE = 0.01  # of a recorded loss, or of a score, by which an equivalent one may differ
 SAME, NOT_MADE = "the same", "not made again"
 FIRST = 3  # files that differ and are named
-ASKED = ("base_evaluation", "general_scores")  # what the base was asked, taken as the store has it
-ALIKE = {EVALUATION: "of the same verdict and near scores", EXPORT: "and behaves as the judged weights"}
+ASKED = (BASE_EVALUATION.name, GENERAL_SCORES.name)  # what the base was asked, taken as the store has it
+ALIKE = {
+    EVALUATION.name: "of the same verdict and near scores",
+    MODEL_EXPORT.name: "and behaves as the judged weights",
+}
 WORSE = (EXACT, EQUIVALENT, DIVERGED)
 Make = Callable[[str], Artifact]
 
@@ -53,7 +56,7 @@ def judge_again(
 
 def _lay_out(audit: Audit, recorded: Recorded, project: CleanProject, answer: ReplayAnswer) -> str | None:
     """Bring what they are made of; why that cannot be, None where it was."""
-    judged = recorded.judged.get(EVALUATION)
+    judged = recorded.judged.get(EVALUATION.name)
     if judged is None:
         return None
     device, here = audit.artifact(judged).spec.get("device"), device_of(project)
@@ -106,8 +109,8 @@ def _again(
         return replace(answer, said=f"{answer.said}; {name} is the recorded one")
     _stand_in(audit, part, project)
     differs = environment_differences(then.predicate["environment"], made.predicate["environment"])
-    figures = _scores(then, made) if name == EVALUATION else {}
-    alike = _judged_alike(then, made, figures) if name == EVALUATION else made.figures.get("certified")
+    figures = _scores(then, made) if name == EVALUATION.name else {}
+    alike = _judged_alike(then, made, figures) if name == EVALUATION.name else made.figures.get("certified")
     answer = replace(answer, differs={**answer.differs, **differs}, figures={**answer.figures, **figures})
     if not (answer.differs and alike):
         said = f"{answer.said}; {name} came out as another"

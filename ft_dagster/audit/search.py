@@ -17,7 +17,7 @@ from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.follow import MALFORMED
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.inside import AllInside, rows_with
-from ft_dagster.audit.members import ASKED, DATASET, MIXTURE, MODEL
+from ft_dagster.audit.members import ASKED
 from ft_dagster.audit.near import Nearness
 from ft_dagster.audit.parts import parts_of
 from ft_dagster.audit.records import ANSWERED, JUDGED, described, once, record
@@ -36,6 +36,7 @@ from ft_dagster.data.cuts import Cut, is_same_up_to
 from ft_dagster.data.dataset_io import DUPLICATE
 from ft_dagster.errors import UserError
 from ft_dagster.report.tables import counted
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 
 MOST = 50  # records, and questions, that are told
 LOOKED_UP = 1000  # records of which the models are told
@@ -102,8 +103,8 @@ class _UpToCut:
     def of(cls, audit: Audit, asked: AskedRecord) -> _UpToCut:
         cuts, older = defaultdict[tuple[str, str], dict[int, list[Cut]]](dict), 0
         longest = max((sum(len(text) for _, text in row.parts) for row in asked.rows), default=0)
-        for mixture in audit.allowed(audit.index.of_stage(MIXTURE)) if asked.rows else ():
-            digest, _ = audit.index.inputs(mixture.id).get(DATASET, ("", None))
+        for mixture in audit.allowed(audit.index.of_stage(TRAINING_MIXTURE.name)) if asked.rows else ():
+            digest, _ = audit.index.inputs(mixture.id).get(TASK_DATASET.name, ("", None))
             try:
                 parts = parts_of(audit, mixture)
             except MALFORMED:  # its records could not be read either, which is told
@@ -202,7 +203,7 @@ class _Inside:
         cut = tuple(_containing(audit, identity) for identity in list(self.cut.found)[:MOST])
         models += [one for each in cut for one in each.models]
         for holders, how in ((self.judged, JUDGED), (self.answered, ANSWERED)):
-            weights = (audit.index.parent(each, MODEL) for each in holders.values())
+            weights = (audit.index.parent(each, FINE_TUNED_MODEL.name) for each in holders.values())
             models += [described(audit, each, how, 0) for each in weights if each is not None]
         models += [described(audit, each, ANSWERED, 0) for each in self.looks.values()]
         cannot = (*_cannot(audit, found), *self.cut.cannot())

@@ -16,7 +16,7 @@ from typing import Any
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.follow import MALFORMED, problem_of
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL, STEP_LOG
+from ft_dagster.audit.members import STEP_LOG
 from ft_dagster.data.dataset_io import as_row
 from ft_dagster.data.mixture_io import HOLDOUT
 from ft_dagster.data.parquet import column_names, count_of, quoted, rows_of
@@ -24,6 +24,14 @@ from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import ANSWERS
 from ft_dagster.spec.keys import HALF
+from ft_dagster.stage_entries import (
+    BASE_TEXT,
+    EVALUATION_TEXTS,
+    FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+)
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 from ft_dagster.strict_json import loads
@@ -31,8 +39,7 @@ from ft_dagster.strict_json import loads
 ROW, DOCUMENT, PIECE, ITEM, ANSWER = "row", "document", "held-out text", "evaluation text", "answer"
 LOOK = "answer while it was trained"  # of a training's look at itself
 RECORDS = (ROW, DOCUMENT)  # kinds of which each is a record
-TEXTS = (DATASET, CORPUS, BASE_TEXT)  # stages whose payload is records
-EVALUATION_TEXTS = "evaluation_texts"
+TEXTS = (TASK_DATASET.name, GENERAL_CORPUS.name, BASE_TEXT.name)  # stages whose payload is records
 # Of each kind the columns that hold text, before those that say what it is.
 COLUMNS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ROW: (("messages", "prompt", "completion", "text", "group"), ("kind",)),
@@ -121,7 +128,7 @@ def text_files(audit: Audit, kinds: Sequence[str] = tuple(COLUMNS), within: str 
             found.unread.append(str(error))
             continue
         artifact = said.artifact if isinstance(said, Removed) else said
-        found.datasets += [each] if each.place.stage == DATASET else []
+        found.datasets += [each] if each.place.stage == TASK_DATASET.name else []
         files = [file for file in _files_of(each, artifact) if file.kind in kinds]
         if isinstance(said, Removed):
             gone.append((each, {file.sha256 for file in files}))
@@ -230,12 +237,17 @@ def _files_of(holder: Indexed, artifact: Artifact) -> Iterator[TextFile]:
 def _kind_of(stage: str, name: str) -> str | None:
     """What a row of a file is; None of one without text of its own."""
     part, _, rest = name.partition("/")
-    if stage == MODEL:
+    if stage == FINE_TUNED_MODEL.name:
         return LOOK if name == STEP_LOG else None
     if part == "evidence":  # also of a merged model that was asked by itself
         return ANSWER if rest.rpartition("/")[2] == ANSWERS else None
     if not rest.endswith(".parquet"):
         return None
-    if stage == MIXTURE:
+    if stage == TRAINING_MIXTURE.name:
         return PIECE if rest == f"{HOLDOUT}/texts.parquet" else None
-    return {DATASET: ROW, CORPUS: DOCUMENT, BASE_TEXT: DOCUMENT, EVALUATION_TEXTS: ITEM}.get(stage)
+    return {
+        TASK_DATASET.name: ROW,
+        GENERAL_CORPUS.name: DOCUMENT,
+        BASE_TEXT.name: DOCUMENT,
+        EVALUATION_TEXTS.name: ITEM,
+    }.get(stage)

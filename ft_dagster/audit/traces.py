@@ -7,13 +7,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ft_dagster.audit.answers import CameOf, PartOf, TenantAnswer
-from ft_dagster.audit.desk import EXPORT, Audit
+from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import CORPUS, DATASET, MODEL
 from ft_dagster.audit.models import declarations
 from ft_dagster.audit.records import described, once
 from ft_dagster.errors import UserError
 from ft_dagster.spec.keys import HALF
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT, TASK_DATASET
 from ft_dagster.stages.made_of import source_files
 
 MADE = "made from it"
@@ -41,7 +41,9 @@ def source(audit: Audit, asked: str) -> CameOf:
         raise UserError(f"nothing was made of such a source{but}", value=asked, fix=fix)
     made = sorted(_downstream(audit, list(starts.values())), key=lambda each: (each.created, each.id))
     parts = (PartOf(each.place.stage, each.digest, each.variant, each.created) for each in made)
-    models = (described(audit, each, MADE, None) for each in made if each.place.stage == MODEL)
+    models = (
+        described(audit, each, MADE, None) for each in made if each.place.stage == FINE_TUNED_MODEL.name
+    )
     return CameOf(asked, tuple(files), tuple(parts), once(models), unread)
 
 
@@ -63,10 +65,10 @@ def tenant(audit: Audit, name: str) -> TenantAnswer:
     for each in own:
         above = (audit.index.parent(each, stage) for stage in audit.index.inputs(each.id))
         given |= {part.id: part for part in above if part is not None and not part.tenant}
-    exports = [each for each in own if each.place.stage == EXPORT]
+    exports = [each for each in own if each.place.stage == MODEL_EXPORT.name]
     releases = tuple(dict.fromkeys(one for export in exports for one in audit.releases_of(export)))
     shared = (PartOf(part.place.stage, part.digest, None, part.created) for part in given.values())
-    datasets = sum(each.records for each in own if each.place.stage == DATASET)
+    datasets = sum(each.records for each in own if each.place.stage == TASK_DATASET.name)
     return TenantAnswer(name, owns, datasets, releases, tuple(shared))
 
 
@@ -91,12 +93,12 @@ def _downstream(audit: Audit, starts: list[Indexed]) -> Iterator[Indexed]:
 
 def _sources(audit: Audit) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
     """(data set or corpus, fingerprint of a file of it), with the path as it was declared."""
-    for corpus in audit.index.of_stage(CORPUS):
+    for corpus in audit.index.of_stage(GENERAL_CORPUS.name):
         spec = audit.artifact(corpus).spec
         for declared, prints in zip(spec["corpus"]["sources"], spec["sources"], strict=True):
             yield from ((corpus, {"declared": declared["path"], **entry}) for entry in prints)
     known: dict[str, list[Mapping[str, Any]]] = {}
-    for dataset in audit.allowed(audit.index.of_stage(DATASET)):
+    for dataset in audit.allowed(audit.index.of_stage(TASK_DATASET.name)):
         prefix = dataset.place.prefix
         if prefix not in known:
             known[prefix] = list(declarations(audit, prefix))

@@ -10,17 +10,7 @@ from typing import Any, NamedTuple
 from ft_dagster.audit.desk import Audit, rows_stand
 from ft_dagster.audit.follow import MALFORMED, problem_of
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import (
-    CORPUS,
-    DATASET,
-    HAVE_RECORDS,
-    MIXTURE,
-    TRAIN,
-    HeldRecord,
-    Times,
-    members_of,
-    times_of,
-)
+from ft_dagster.audit.members import HAVE_RECORDS, TRAIN, HeldRecord, Times, members_of, times_of
 from ft_dagster.audit.parts import is_perhaps, parts_of
 from ft_dagster.data.dataset_io import ORIGINS, as_row, read_split
 from ft_dagster.data.mixture_figures import GENERAL
@@ -28,6 +18,7 @@ from ft_dagster.data.parquet import dicts_of
 from ft_dagster.data.record_tree import record_rows
 from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
+from ft_dagster.stage_entries import GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
 
 
@@ -105,14 +96,14 @@ def mixtures_of(audit: Audit, weights: Indexed) -> tuple[list[Indexed], list[str
     """The mixture that a model names, and those of other rows that came out equal to it: it was trained on
     either's. Of the latter, why the rows of some cannot be read.
     """
-    own = _needed(audit, weights, MIXTURE)
+    own = _needed(audit, weights, TRAINING_MIXTURE.name)
     found, unread, seen = [own], list[str](), {_rows_of(audit, own)}
     for each in audit.index.equals(own):
         if (rows := _rows_of(audit, each)) in seen:
             continue
         problem = _problem_of(audit, weights, each)
         if problem:
-            unread.append(f"the rows of an equal {MIXTURE}, {each.place.key[:12]}: {problem}")
+            unread.append(f"the rows of an equal {TRAINING_MIXTURE.name}, {each.place.key[:12]}: {problem}")
         else:
             found.append(each)
             seen.add(rows)
@@ -168,7 +159,7 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
     and by identity. All of it in memory.
     """
     found: dict[Any, Mapping[str, Any]] = {}
-    for stage in (DATASET, CORPUS):
+    for stage in (TASK_DATASET.name, GENERAL_CORPUS.name):
         if stage not in audit.index.inputs(mixture.id):
             continue
         above = audit.artifact(_needed(audit, mixture, stage))
@@ -177,11 +168,11 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
                 file = audit.shelf.left(above, name)
                 if file is None:
                     continue
-                rows = read_split(file) if stage == DATASET else documents(file)
+                rows = read_split(file) if stage == TASK_DATASET.name else documents(file)
                 for number, row in enumerate(rows):
                     turns = [message._asdict() for message in row.messages]
                     content = {"messages": turns} if turns else dict(row.parts)
-                    found[row.identity] = found[stage == CORPUS, number] = content
+                    found[row.identity] = found[stage == GENERAL_CORPUS.name, number] = content
     return found
 
 

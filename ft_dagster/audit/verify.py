@@ -22,10 +22,11 @@ from ft_dagster.audit.desk import Audit, index_error, index_folder, rows_stand
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.follow import MALFORMED, indexed_members, problem_of
 from ft_dagster.audit.index import Indexed, created, digest_of, made_from, tenant_of
-from ft_dagster.audit.members import ASKED, HAVE_RECORDS, MIXTURE, MODEL, times_of
+from ft_dagster.audit.members import ASKED, HAVE_RECORDS, times_of
 from ft_dagster.data.record_tree import TREE, TreeHead, check_tree
 from ft_dagster.errors import UserError
 from ft_dagster.report.tables import counted
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import Artifact, verify_artifact
 from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.removal import check_tombstone, outlives
@@ -259,7 +260,11 @@ def _without_key(audit: Audit, wanted: Sequence[Indexed]) -> Iterator[str]:
 
 
 def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
-    mixture = audit.index.parent(indexed, MIXTURE) if indexed.place.stage == MODEL else None
+    mixture = (
+        audit.index.parent(indexed, TRAINING_MIXTURE.name)
+        if indexed.place.stage == FINE_TUNED_MODEL.name
+        else None
+    )
     if mixture is not None and rows_stand(audit, mixture):
         times_of(audit.shelf, artifact, audit.artifact(mixture))
 
@@ -289,12 +294,12 @@ def _check_row(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     """The index says of its records what the evidence says."""
-    if indexed.problem or indexed.place.stage not in (*HAVE_RECORDS, *ASKED, MODEL):
+    if indexed.problem or indexed.place.stage not in (*HAVE_RECORDS, *ASKED, FINE_TUNED_MODEL.name):
         return
     if not rows_stand(audit, indexed):
         return
-    if indexed.place.stage == MODEL:
-        mixture = audit.index.parent(indexed, MIXTURE)
+    if indexed.place.stage == FINE_TUNED_MODEL.name:
+        mixture = audit.index.parent(indexed, TRAINING_MIXTURE.name)
         if mixture is None:
             return
         times = times_of(audit.shelf, artifact, audit.artifact(mixture))

@@ -48,6 +48,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance import record_keys
 from ft_dagster.report.tables import counted
 from ft_dagster.settings import load_settings
+from ft_dagster.stage_entries import FINE_TUNED_MODEL
 from ft_dagster.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -424,10 +425,9 @@ class RecordCounts(NamedTuple):
 def write_records(audit: Audit, variant: str, weights: str, to: Path) -> RecordCounts:
     """`weights`: of this variant; others may have equal ones, of other files."""
     from ft_dagster.audit import trained
-    from ft_dagster.audit.members import MODEL
     from ft_dagster.audit.parts import is_perhaps
 
-    own = [each for each in audit.by_digest(weights, (MODEL,)) if each.variant == variant]
+    own = [each for each in audit.by_digest(weights, (FINE_TUNED_MODEL.name,)) if each.variant == variant]
     written = Counter[str]()
     with _writable(to) as file:
         for one in trained.training_records(audit, own[-1]):

@@ -12,12 +12,12 @@ import pytest
 from ft_dagster.audit.absence import OLDER, and_held, held_against
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.index import short
-from ft_dagster.audit.members import CORPUS, DATASET, MIXTURE
 from ft_dagster.audit.records import record
 from ft_dagster.data.record_tree import TREE
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import leaf_hash, root_of
 from ft_dagster.provenance.record_keys import keys_of
+from ft_dagster.stage_entries import GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE
 from tests.audit.histories import History, question
 from tests.audit.index_rows import edit_members
 from tests.present import present
@@ -31,7 +31,9 @@ def test_the_record_would_be_between_two_leaves_of_every_tree(history: History) 
     held = held_against(audit, asked)
     assert {model.variant for model in held.models} == {"acme.one", "acme.child", "globex.two"}
     stages = [absence.stage for absence in held.absences]
-    assert sorted(stages) == sorted(2 * [*[DATASET] * 3, *[MIXTURE] * 3, CORPUS])  # as a row and as a text
+    assert sorted(stages) == sorted(
+        2 * [*[TASK_DATASET.name] * 3, *[TRAINING_MIXTURE.name] * 3, GENERAL_CORPUS.name]
+    )  # as a row and as a text
     for absence in held.absences:
         assert not absence.unproved
         identity = bytes.fromhex(absence.identity)
@@ -72,7 +74,7 @@ def test_nothing_is_called_never_seen_where_a_record_tree_cannot_be_read(history
     audit = history.audit()
     asked = asked_record(NOBODYS)
     assert and_held(record(audit, asked), held_against(audit, asked)).equal is False
-    [first, *_] = audit.index.of_stage(DATASET)
+    [first, *_] = audit.index.of_stage(TASK_DATASET.name)
     tree = present(history.store.local(f"{audit.artifact(first).path}/evidence/{TREE}"))
     tree.write_bytes(tree.read_bytes()[:-1] + b"?")
     audit = history.audit()
@@ -106,7 +108,9 @@ def test_the_trees_that_were_asked_for_last_stay_in_memory(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = history.audit()
-    holders = [each for stage in (DATASET, MIXTURE) for each in audit.index.of_stage(stage)]
+    holders = [
+        each for stage in (TASK_DATASET.name, TRAINING_MIXTURE.name) for each in audit.index.of_stage(stage)
+    ]
     monkeypatch.setattr("ft_dagster.audit.desk.LEAVES_AT_ONCE", sum(each.records for each in holders[:2]))
     first, second, third = holders[:3]
     for each in (first, second, first, third):

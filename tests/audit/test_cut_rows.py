@@ -13,7 +13,6 @@ from ft_dagster.audit.absence import and_held, held_against
 from ft_dagster.audit.answers import RecordAnswer
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
-from ft_dagster.audit.members import DATASET, MIXTURE
 from ft_dagster.audit.models import at, model
 from ft_dagster.audit.parts import OLDER
 from ft_dagster.audit.proofs import check, prove
@@ -23,6 +22,7 @@ from ft_dagster.audit.trained import training_records
 from ft_dagster.cli.audit import RecordCounts, written_sentence
 from ft_dagster.data.cuts import IN_PART, Cut
 from ft_dagster.data.mixture import TOO_LONG, UNTRAINED
+from ft_dagster.stage_entries import TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question, this_moment
 from tests.present import present
@@ -54,7 +54,10 @@ def test_a_record_says_how_much_of_it_was_trained_on(tmp_path: Path) -> None:
     audit = made(tmp_path).audit()
     cut, whole = asked_of(audit, 0), asked_of(audit, 3)
     said = "the first 512 of 812 tokens"
-    assert {(one.stage, one.cut) for one in cut.found} == {(DATASET, ""), (MIXTURE, said)}
+    assert {(one.stage, one.cut) for one in cut.found} == {
+        (TASK_DATASET.name, ""),
+        (TRAINING_MIXTURE.name, said),
+    }
     assert [(one.how, one.times, one.cut) for one in cut.models] == [(TRAINED, 4, said)]
     assert {one.cut for one in whole.found} == {one.cut for one in whole.models} == {""}
 
@@ -63,7 +66,7 @@ def test_a_row_that_the_mixture_left_out_shows_with_the_reason(tmp_path: Path) -
     audit = made(tmp_path).audit()
     for number, reason, tokens in ((1, TOO_LONG, 900), (2, UNTRAINED, None)):
         found = asked_of(audit, number)
-        [left_out] = [one for one in found.found if one.stage == MIXTURE]
+        [left_out] = [one for one in found.found if one.stage == TRAINING_MIXTURE.name]
         assert (left_out.state, left_out.facts["reason"], left_out.facts["tokens"]) == (
             "dropped",
             reason,
@@ -117,7 +120,7 @@ def test_a_document_of_which_pieces_are_there_says_so(tmp_path: Path) -> None:
 
 def test_what_was_cut_is_told_after_retention_removed_the_rows(tmp_path: Path) -> None:
     history = made(tmp_path)
-    history.remove(DATASET, MIXTURE)
+    history.remove(TASK_DATASET.name, TRAINING_MIXTURE.name)
     audit = history.audit(again=True)
     assert [one.cut for one in asked_of(audit, 0).models] == ["the first 512 of 812 tokens"]
     assert [one.facts.get("reason") for one in asked_of(audit, 1).found] == [None, TOO_LONG]
@@ -130,7 +133,7 @@ def test_a_mixture_that_was_made_before_tells_what_follows_from_its_figures(tmp_
     audit = some.audit()
     assert [(one.how, one.cut) for one in asked_of(audit, 3).models] == [(TRAINED, said)]
     assert (model(audit, "acme.one").in_part, model(audit, "acme.one").perhaps_in_part) == (0, 4)
-    [left_out] = [one for one in asked_of(audit, 1).found if one.stage == MIXTURE]
+    [left_out] = [one for one in asked_of(audit, 1).found if one.stage == TRAINING_MIXTURE.name]
     assert left_out.facts["reason"] == f"{UNTRAINED} or {TOO_LONG}"
     every = tuple(Cut("train", SOURCE, row, 9, 3) for row in range(6))
     audit = made(tmp_path / "every", tells=False, cuts=every).audit()
@@ -138,7 +141,7 @@ def test_a_mixture_that_was_made_before_tells_what_follows_from_its_figures(tmp_
     assert (model(audit, "acme.one").in_part, model(audit, "acme.one").perhaps_in_part) == (6, 0)
     audit = made(tmp_path / "none", tells=False, cuts=()).audit()
     assert [one.cut for one in asked_of(audit, 3).models] == [""]
-    some.remove(MIXTURE)
+    some.remove(TRAINING_MIXTURE.name)
     said = f"perhaps its beginning alone: {OLDER}"
     assert [one.cut for one in asked_of(some.audit(again=True), 3).models] == [said]
 

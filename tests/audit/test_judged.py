@@ -11,7 +11,7 @@ import pytest
 from ft_dagster.audit.answers import RecordAnswer
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit, index_folder, open_audit
-from ft_dagster.audit.members import CANARY, DATASET, EVALUATION, PROBE, QUESTION, STATES, members_of
+from ft_dagster.audit.members import CANARY, PROBE, QUESTION, STATES, members_of
 from ft_dagster.audit.records import (
     BY_INDEX,
     HELD_OUT,
@@ -35,6 +35,7 @@ from ft_dagster.evaluation.samples import OWN, Answer, Role, Sample, write_sampl
 from ft_dagster.lineage.reachable import PRODUCTION
 from ft_dagster.provenance.record_keys import rotate
 from ft_dagster.settings import Settings
+from ft_dagster.stage_entries import EVALUATION, TASK_DATASET
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.audit.histories import History, pieces, question
@@ -105,7 +106,7 @@ def test_what_a_model_was_judged_with_is_found(judged: History, given: str, stat
     found = ask(judged, given)
     [held] = found.found
     assert (held.stage, held.variant, held.state, held.facts["task"]) == (
-        EVALUATION, "acme.one", state, task,
+        EVALUATION.name, "acme.one", state, task,
     )  # fmt: skip
     [model] = found.models
     assert (model.variant, model.how, model.times) == ("acme.one", JUDGED, 0)
@@ -118,7 +119,7 @@ def test_a_probed_row_was_trained_on_and_judged_with(judged: History) -> None:
     number = int((judged.folder / "probed").read_text())
     found = ask(judged, json.dumps(question(number)))
     assert {one.how for one in found.models if one.variant == "acme.one"} == {TRAINED, JUDGED}
-    assert [one.state for one in found.found if one.stage == EVALUATION] == [PROBE]
+    assert [one.state for one in found.found if one.stage == EVALUATION.name] == [PROBE]
 
 
 @pytest.mark.parametrize("given", ["Which organ pumps", "A. heart", "Question: Which organ", "pumps blood?"])
@@ -135,7 +136,7 @@ def test_an_auditor_of_another_tenant_hears_of_no_question(judged: History) -> N
 
 def test_an_evaluation_that_retention_removed_is_told_by_the_index(judged: History) -> None:
     assert ask(judged, CANARY_TEXT).equal
-    judged.remove(EVALUATION)
+    judged.remove(EVALUATION.name)
     [held] = ask(judged, CANARY_TEXT).found
     assert held.facts == {"reason": BY_INDEX}
     assert verify(judged.audit()).problems == ()
@@ -143,7 +144,7 @@ def test_an_evaluation_that_retention_removed_is_told_by_the_index(judged: Histo
 
 def test_questions_that_retention_took_from_the_index_are_not_said_to_be_never_asked(judged: History) -> None:
     before = ask(judged, CANARY_TEXT).checked.evaluations
-    judged.remove(EVALUATION)
+    judged.remove(EVALUATION.name)
     kept = ask(judged, CANARY_TEXT)
     assert (kept.equal, kept.checked.evaluations, kept.checked.unread) == (True, before, ())
     judged.audit(again=True).index.close()
@@ -162,7 +163,7 @@ def test_an_upgrade_keeps_what_the_index_alone_knows_of_evaluations(judged: Hist
     other = judged.audit()
     later = judged.evaluated("acme.one", other.artifact(other.model("acme.one")), [], [], PRODUCTION[0])
     other.index.close()
-    judged.remove(EVALUATION, later.place.stage)
+    judged.remove(EVALUATION.name, later.place.stage)
     judged.audit().index.close()
     as_schema(judged.settings, schema)
     found = ask(judged, CANARY_TEXT)
@@ -175,7 +176,7 @@ def test_an_upgrade_keeps_what_the_index_alone_knows_of_evaluations(judged: Hist
 def test_what_retention_removed_is_known_without_reading_its_manifests(
     judged: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged.remove(EVALUATION)
+    judged.remove(EVALUATION.name)
     audit = judged.audit()
 
     def refuse(*_: object) -> None:
@@ -231,7 +232,7 @@ def test_judged_with_is_what_an_evaluation_asked_alone(tmp_path: Path) -> None:
     assert min(len(asked), len(left)) > 2
     assert all(hows(made, row) == {(model, JUDGED), (other, HELD_OUT)} for row in asked)
     assert all(hows(made, row) == {(model, HELD_OUT), (other, HELD_OUT)} for row in left)
-    made.remove(EVALUATION)
+    made.remove(EVALUATION.name)
     assert hows(made, asked[0]) == {(model, JUDGED), (other, HELD_OUT)}
     rotate(made.settings.keys_folder, "acme")  # the index, made again, has no questions of it
     assert hows(made, asked[0]) == hows(made, left[0]) == {(model, PERHAPS), (other, HELD_OUT)}
@@ -244,12 +245,12 @@ def test_what_was_asked_to_compare_it_with_production_was_judged_with(tmp_path: 
     dataset = made.dataset("acme.one", [question(n) for n in range(60)])
     model = made.model("acme.one", made.mixture("acme.one", dataset), made.base())
     first, second, third = rows_of(made, dataset, "test")[:3]
-    for row, by in ((first, EVALUATION), (second, stage)):
+    for row, by in ((first, EVALUATION.name), (second, stage)):
         id = f"test_split_task:0:{row.identity.hex()[:32]}"
         made.evaluated("acme.one", model, [sample("test_split_task", "test_split_task", id)], [], by)
     said = [hows(made, row) for row in (first, second, third)]
     assert said == [{(model.digest, how)} for how in (JUDGED, JUDGED, HELD_OUT)]
-    assert {one.stage for one in ask(made, second.identity.hex()).found} == {DATASET, stage}
+    assert {one.stage for one in ask(made, second.identity.hex()).found} == {TASK_DATASET.name, stage}
     assert verify(made.audit()).problems == ()
 
 
@@ -293,13 +294,13 @@ def test_a_document_that_was_asked_in_pieces_was_judged_with(tmp_path: Path) -> 
         {(model.digest, JUDGED)}, {(model.digest, HELD_OUT)}, set(),
     ]  # fmt: skip
     stages = [one.stage for one in ask(made, held[0].text).found]
-    assert stages.count(EVALUATION) == 1
+    assert stages.count(EVALUATION.name) == 1
     assert verify(made.audit()).problems == ()
 
 
 def test_what_version_0_1_asked_of_its_rows_is_not_known(old: Settings) -> None:
     audit = open_audit(old)
-    [dataset, *_] = [one for one in audit.index.of_stage(DATASET) if one.variant == "acme.places"]
+    [dataset, *_] = [one for one in audit.index.of_stage(TASK_DATASET.name) if one.variant == "acme.places"]
     rows = (row for batch in members_of(audit.shelf, audit.artifact(dataset)) for row in batch)
     identity = next(row.identity for row in rows if STATES[row.state] == "test")
     found = record(audit, asked_record(identity.hex())).models

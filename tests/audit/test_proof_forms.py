@@ -13,12 +13,12 @@ import pytest
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import MIXTURE, MODEL
 from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
 from ft_dagster.audit.proofs import check, prove
 from ft_dagster.data.record_tree import RecordTree
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.record_keys import RecordKey, keys_of
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
 from tests.audit.proved import ran
@@ -40,8 +40,8 @@ def written(history: History, tmp_path: Path) -> Callable[[Proof], Path]:
 
 def model_of(history: History) -> tuple[Audit, Indexed, RecordTree, RecordKey]:
     audit = history.audit()
-    [weights] = [each for each in audit.index.of_stage(MODEL) if each.variant == "acme.one"]
-    tree = audit.tree(audit.artifact(present(audit.index.parent(weights, MIXTURE))))
+    [weights] = [each for each in audit.index.of_stage(FINE_TUNED_MODEL.name) if each.variant == "acme.one"]
+    tree = audit.tree(audit.artifact(present(audit.index.parent(weights, TRAINING_MIXTURE.name))))
     return audit, weights, tree, keys_of(history.settings.keys_folder, "acme").current
 
 
@@ -146,14 +146,14 @@ def first_of(proof: Proof, name: str, said: str) -> None:
 
 FORGED: dict[str, Forge] = {
     "facts of half a pair": lambda proof: proof.update(facts="\ud800"),
-    "a mixture of half a pair": lambda proof: first_of(proof, MIXTURE, '"x":"\ud800"'),
-    "a model of half a pair": lambda proof: first_of(proof, MODEL, '"x":"\ud800"'),
+    "a mixture of half a pair": lambda proof: first_of(proof, TRAINING_MIXTURE.name, '"x":"\ud800"'),
+    "a model of half a pair": lambda proof: first_of(proof, FINE_TUNED_MODEL.name, '"x":"\ud800"'),
     "a number that no program counts": lambda proof: proof.update(times=10**4200),
     "more rows than there can be": lambda proof: proof.update(rows=10**4200),
     "another size": lambda proof: proof["tree"].update(size=proof["tree"]["size"] + 1),
     "another key": lambda proof: proof["tree"].update(key="0" * 16),
     "the mixture in place of the model": lambda proof: proof["manifests"].update(
-        fine_tuned_model=proof["manifests"][MIXTURE]
+        fine_tuned_model=proof["manifests"][TRAINING_MIXTURE.name]
     ),
 }
 

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from ft_dagster.audit import recorded
-from ft_dagster.audit.figures import PLAN
-from ft_dagster.audit.members import DATASET, MIXTURE, MODEL
-from ft_dagster.audit.recorded import TEXTS
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.stage_entries import (
+    EVALUATION_TEXTS,
+    FINE_TUNED_MODEL,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 
 SOURCES: list[Any] = []
 
@@ -30,8 +34,11 @@ def declared(kind: str | None, share: Any = 0.08, tasks: tuple[str, ...] = ()) -
 
 def chosen(monkeypatch: pytest.MonkeyPatch, taken: list[Any], *newest_first: dict[str, Any]) -> Any:
     """The place of the declaration that is taken, from 0, the newest."""
-    rebuilt = {stage: part(stage, {"spec": {"objective": "instruction"}}) for stage in (MIXTURE, PLAN, MODEL)}
-    rebuilt[DATASET] = part(DATASET, {})
+    rebuilt = {
+        stage: part(stage, {"spec": {"objective": "instruction"}})
+        for stage in (TRAINING_MIXTURE.name, TRAINING_PLAN.name, FINE_TUNED_MODEL.name)
+    }
+    rebuilt[TASK_DATASET.name] = part(TASK_DATASET.name, {})
     audit: Any = SimpleNamespace(
         artifact=lambda each: SimpleNamespace(spec=each.said, inputs={"sources": sha256_json(SOURCES)})
     )
@@ -48,13 +55,13 @@ def test_what_was_taken_for_a_variant_tells_its_declaration_from_a_newer_one(
 
 
 def test_questions_that_rows_were_held_against_tell_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = part(TEXTS, {"tasks": {"quiz": "f" * 64}}, prefix="shared")
+    texts = part(EVALUATION_TEXTS.name, {"tasks": {"quiz": "f" * 64}}, prefix="shared")
     assert chosen(monkeypatch, [texts], declared(None), declared(None, tasks=("quiz",))) == 1
 
 
 def test_what_was_taken_under_an_older_declaration_refuses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     before = part("version_before", {"spec": {"data": {"general": {"share": "auto"}}}})
-    texts = part(TEXTS, {"tasks": {"quiz": "f" * 64}}, prefix="shared")
+    texts = part(EVALUATION_TEXTS.name, {"tasks": {"quiz": "f" * 64}}, prefix="shared")
     newer, older = declared(None, tasks=("quiz",)), declared(None, "auto")
     assert chosen(monkeypatch, [before, texts], newer, older) == 0
 

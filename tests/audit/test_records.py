@@ -18,7 +18,6 @@ import pytest
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit, index_folder
 from ft_dagster.audit.index_file import FILE, SCHEMA_VERSION
-from ft_dagster.audit.members import CORPUS, DATASET, MIXTURE, MODEL
 from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
 from ft_dagster.audit.proofs import check, prove
 from ft_dagster.audit.records import (
@@ -36,6 +35,7 @@ from ft_dagster.data.dataset_io import read_split
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import Sample
 from ft_dagster.provenance.record_keys import keys_of, rotate
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact, Store
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
@@ -121,7 +121,7 @@ def proofs_agree(history: History, expected: dict[int, dict[Pair, int]], file: P
     audit = history.audit()
     for number, found in expected.items():
         asked = asked_record(json.dumps(question(number)))
-        for model in audit.index.of_stage(MODEL):
+        for model in audit.index.of_stage(FINE_TUNED_MODEL.name):
             hows = {
                 how for variant, weights, how in found if (variant, weights) == (model.variant, model.digest)
             }
@@ -474,7 +474,12 @@ def test_what_a_record_was_in_is_told_after_retention_removed_it(history: Histor
     store = history.store
     for keyed in contents_of(store).keyed.values():
         artifact = keyed.artifact
-        if artifact is not None and artifact.place.stage in (DATASET, CORPUS, MIXTURE, MODEL):
+        if artifact is not None and artifact.place.stage in (
+            TASK_DATASET.name,
+            GENERAL_CORPUS.name,
+            TRAINING_MIXTURE.name,
+            FINE_TUNED_MODEL.name,
+        ):
             assert claim_removal(store, artifact, "retention", time.time() + DAY)
             finish_removal(store, artifact, (f"{artifact.predicate['attempt']}/{n}" for n in artifact.files))
             assert not store.names(f"{artifact.path}/payload")

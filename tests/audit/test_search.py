@@ -20,7 +20,6 @@ from ft_dagster.audit.answers import RecordAnswer, SearchAnswer
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.inside import AllInside, loosely, rows_with, views, words_in
-from ft_dagster.audit.members import DATASET, EVALUATION
 from ft_dagster.audit.records import ANSWERED, JUDGED, TRAINED, record, sought
 from ft_dagster.audit.search import look_through
 from ft_dagster.audit.stored import read_texts, text_files
@@ -28,6 +27,7 @@ from ft_dagster.cli import app
 from ft_dagster.data.content import normal_text
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import Answer, Sample
+from ft_dagster.stage_entries import EVALUATION, TASK_DATASET
 from tests.audit.histories import History, question
 from tests.present import present
 
@@ -107,7 +107,10 @@ def test_a_name_inside_a_row_is_found(tmp_path: Path, kind: str) -> None:
     assert sought(answer).startswith("no record equals this; 1 row contains it: held against ")
     assert answer.seen
     [one] = present(answer.search).records
-    assert [(each.stage, each.facts["line"]) for each in one.found] == [(DATASET, 1), ("training_mixture", 1)]
+    assert [(each.stage, each.facts["line"]) for each in one.found] == [
+        (TASK_DATASET.name, 1),
+        ("training_mixture", 1),
+    ]
     assert [(each.how, each.times) for each in present(answer.search).models] == [(TRAINED, 2)]
 
 
@@ -256,7 +259,7 @@ def test_held_out_pieces_are_searched_after_retention_removed_their_corpus(histo
         if name.endswith("holdout.parquet")
     )
     held = list(documents(file))
-    dataset = audit.artifact(audit.index.of_stage(DATASET, "tenants/globex/two")[0])
+    dataset = audit.artifact(audit.index.of_stage(TASK_DATASET.name, "tenants/globex/two")[0])
     history.mixture("globex.two", dataset, audit.artifact(corpus), held=held)
     history.remove("general_corpus")
     found = searched(history.audit(), " ".join(held[0].text.split()[:2]))
@@ -267,7 +270,7 @@ def test_held_out_pieces_are_searched_after_retention_removed_their_corpus(histo
 
 def test_what_retention_removed_cannot_be_searched_and_is_not_never_seen(history: History) -> None:
     assert told(history.audit(), "Nobody Ever").seen is False
-    history.remove(DATASET, EVALUATION)
+    history.remove(TASK_DATASET.name, EVALUATION.name)
     answer = told(history.audit(), "Nobody Ever")
     assert answer.seen is None
     assert sought(answer).startswith(
@@ -293,7 +296,7 @@ def test_rows_that_were_left_out_cannot_be_searched(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_searched(history: History) -> None:
     audit = history.audit()
-    [damaged] = audit.index.of_stage(DATASET, "tenants/globex/two")
+    [damaged] = audit.index.of_stage(TASK_DATASET.name, "tenants/globex/two")
     file = present(history.store.local(f"{audit.artifact(damaged).path}/payload/train.parquet"))
     file.chmod(0o644)
     file.write_bytes(b"other")
@@ -498,7 +501,7 @@ def test_the_command_says_what_contains_it_and_what_learned_from_that(history: H
     assert typed(history.folder, "Agne", "--within", "acme").startswith(
         "no record equals this; nothing within acme"
     )
-    history.remove(DATASET)
+    history.remove(TASK_DATASET.name)
     assert "cannot be searched: the text of 2 task_dataset artifacts" in " ".join(
         typed(history.folder, "x").split()
     )
