@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.spent import (
     EVALUATIONS,
-    EXPORT,
     PREPARATIONS,
-    TRAINING,
+    TAKE_DEVICES,
     computed,
     devices_of,
     hours_of,
@@ -31,12 +30,12 @@ from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.release import history
 from ft_dagster.planning.hardware.catalogue import Catalogue
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, MODEL_EXPORT, TRAINING_PLAN
 from ft_dagster.store import SHARED, Artifact, Store, tenant_name
 from ft_dagster.store.contents import contents_of
 from ft_dagster.training.training_figures import PREDICTED_IN_0_1, TrainingFigures
 
-PLAN, JUDGED = "training_plan", "evaluation"
-STAGES = frozenset((PLAN, TRAINING, EXPORT, *EVALUATIONS, *PREPARATIONS))
+STAGES = frozenset((TRAINING_PLAN.name, *TAKE_DEVICES))
 WITHOUT_GPU = "CPU"  # how names of devices begin that are none
 UNRELEASED, BASE = "not released", "its base"
 
@@ -149,7 +148,8 @@ def cost_items(made_of: Mapping[str, Sequence[Artifact]], catalogue: Catalogue) 
     by_weights, devices = {item.weights: item for item in trained}, _devices(trained)
     others = [
         _other(artifact, by_weights, devices, catalogue)
-        for stage in (*PREPARATIONS, *EVALUATIONS, EXPORT)
+        for stage in TAKE_DEVICES
+        if stage != FINE_TUNED_MODEL.name
         for artifact in computed(made_of.get(stage, ()))
     ]
     return (*trained, *others)
@@ -168,7 +168,7 @@ def cost_rows(
 
 def cost_row(name: str, items: Sequence[CostItem]) -> CostRow:
     """The sum of items."""
-    trained = [item for item in items if item.stage == TRAINING]
+    trained = [item for item in items if item.stage == FINE_TUNED_MODEL.name]
     outcomes = Counter(item.outcome for item in trained)
 
     def hours(chosen: Iterable[CostItem]) -> float:
@@ -187,7 +187,7 @@ def cost_row(name: str, items: Sequence[CostItem]) -> CostRow:
         training_hours=hours(trained),
         evaluation_hours=hours(item for item in items if item.stage in EVALUATIONS),
         preparation_hours=hours(item for item in items if item.stage in PREPARATIONS),
-        export_hours=hours(item for item in items if item.stage == EXPORT),
+        export_hours=hours(item for item in items if item.stage == MODEL_EXPORT.name),
         cpu_hours=hours(item for item in items if item.device.startswith(WITHOUT_GPU)),
         unpriced_hours=hours(item for item in items if item.price is None),
         planned_usd=sum((item.planned or 0.0) * (item.price or 0.0) for item in trained),
@@ -221,13 +221,13 @@ def version_name(item: CostItem, versions: Mapping[tuple[str, str], int]) -> str
 
 
 def _trainings(made_of: Mapping[str, Sequence[Artifact]], catalogue: Catalogue) -> list[CostItem]:
-    plans = {plan.digest: plan for plan in made_of.get(PLAN, ())}
+    plans = {plan.digest: plan for plan in made_of.get(TRAINING_PLAN.name, ())}
     verdicts: dict[tuple[str | None, str], list[Artifact]] = defaultdict(list)
-    for judged in made_of.get(JUDGED, ()):
-        verdicts[judged.place.prefix, judged.inputs.get(TRAINING, "")].append(judged)
+    for judged in made_of.get(EVALUATION.name, ()):
+        verdicts[judged.place.prefix, judged.inputs.get(FINE_TUNED_MODEL.name, "")].append(judged)
     return [
-        _training(model, plans.get(model.inputs.get(PLAN, "")), verdicts, catalogue)
-        for model in made_of.get(TRAINING, ())
+        _training(model, plans.get(model.inputs.get(TRAINING_PLAN.name, "")), verdicts, catalogue)
+        for model in made_of.get(FINE_TUNED_MODEL.name, ())
     ]
 
 
@@ -278,7 +278,7 @@ def _other(
     """What is no training: on the device of the training that it is of, else of the newest of the variant or
     its tenant.
     """
-    weights, variant = artifact.inputs.get(TRAINING), artifact.predicate["variant"]
+    weights, variant = artifact.inputs.get(FINE_TUNED_MODEL.name), artifact.predicate["variant"]
     of = trained.get(weights) if weights is not None else None
     newest = devices.get(variant or "", devices.get(_tenant(artifact), ""))
     device = newest if of is None else of.device

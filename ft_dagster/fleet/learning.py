@@ -13,35 +13,47 @@ from ft_dagster.data.derived import newer_parent
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.fleet.amounts import Amount, PaidFor, PlannedCost, expected_cost
-from ft_dagster.fleet.costs import PLAN, STAGES, cost_items, cost_row
+from ft_dagster.fleet.costs import STAGES, cost_items, cost_row
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.listing import unasked_places
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look, not_dealt_with
-from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, PREPARATIONS, TRAINING, computed, hours_of, made
+from ft_dagster.fleet.spent import TAKE_DEVICES, computed, hours_of, made
 from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
 from ft_dagster.fleet.world import World
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
+from ft_dagster.lineage.reachable import PRODUCTION
 from ft_dagster.lineage.release import rolled_back
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    ENTRIES,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    PROBE,
+    TRAINING_PLAN,
+)
+from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
 from ft_dagster.stages.outdated import outdated
 from ft_dagster.stages.summary import newest_plan
 from ft_dagster.store import SHARED, Artifact, Place, Store, read_head, refused, unreachable
 from ft_dagster.store.committed import all_committed
 
-DECIDES = "evaluation"  # whose newest artifact says when a variant came to a verdict, where no run does
-PAID = (TRAINING, "base_evaluation", DECIDES, EXPORT)
-ON_DEMAND = tuple(sorted({*EVALUATIONS, *PREPARATIONS} - {*PAID}))  # which no head names
+PAID = tuple(stage for stage in TAKE_DEVICES if not ENTRIES[stage].on_demand)
+ON_DEMAND = tuple(stage for stage in TAKE_DEVICES if stage not in PAID)  # which no head names
 CLOCKS_APART = 60.0  # seconds between a store's clock and this host's
-JUDGES_PRODUCTION = ("production_evaluation", "candidate_evaluation")
-SHARED_INPUTS = (  # which stage's artifact names what is made for it and may be all tenants', by which input
-    ("base_evaluation", "general_scores", "general_scores"),
-    ("training_mixture", "general_corpus", "base_text"),
+# Which stage's artifact names what is made for it and may be all tenants', by which input.
+SHARED_INPUTS = tuple(
+    (stage.name, read.given_as or read.name, read.name)
+    for stage in CHAIN
+    for read in stage.reads
+    if read.on_demand and read.shared and read.device_use is not None
 )
 COUNTED = tuple(sorted(STAGES))
 MadeOf = Mapping[str, Sequence[Artifact]]  # by stage
@@ -75,7 +87,7 @@ def learnt(
     plan = planned_cost(settings, key)
     paid = _paid(plan, 0.0 if row.version is None else row.version.retrain_hours)
     if runs.served is None:
-        judged = read_head(store, key.prefix, DECIDES)
+        judged = read_head(store, key.prefix, EVALUATION.name)
         if judged is not None:
             passed = judged.figures.get("verdict", {}).get("passed", False)
             runs = runs._replace(served=made(judged), renewed=made(judged) if passed else None)
@@ -120,13 +132,13 @@ def retrain_hours(made_of: MadeOf) -> float:
     """By the clock, of the newest training of a variant, the probe of its plan, the newest evaluations and
     export, and what of production was asked since; 0 before any. `made_of`: all of the variant.
     """
-    trained = _newest(made_of.get(TRAINING, ()))
+    trained = _newest(made_of.get(FINE_TUNED_MODEL.name, ()))
     if trained is None:
         return 0.0
-    plan = _of_digest(made_of.get(PLAN, ()), trained.inputs.get(PLAN))
-    probe = None if plan is None else _of_digest(made_of.get("probe", ()), plan.inputs.get("probe"))
-    judged = [_newest(made_of.get(stage, ())) for stage in PAID if stage != TRAINING]
-    again = [_newest(made_of.get(stage, ())) for stage in JUDGES_PRODUCTION]
+    plan = _of_digest(made_of.get(TRAINING_PLAN.name, ()), trained.inputs.get(TRAINING_PLAN.name))
+    probe = None if plan is None else _of_digest(made_of.get(PROBE.name, ()), plan.inputs.get(PROBE.name))
+    judged = [_newest(made_of.get(stage, ())) for stage in PAID if stage != FINE_TUNED_MODEL.name]
+    again = [_newest(made_of.get(stage, ())) for stage in PRODUCTION]
     again = [each for each in again if each is not None and made(each) >= made(trained)]
     return sum(hours_of(each) for each in (trained, probe, *judged, *again) if each is not None)
 
@@ -193,8 +205,8 @@ def _known_version(world: World, row: FleetRow, declared: Declared | None) -> Kn
     stands = version_artifacts(store, prefix)
     if not stands.artifacts:
         return None
-    released, judged, export = stands.released, stands.heads[DECIDES], stands.heads["model_export"]
-    newest = stands.artifacts.get(DECIDES) or stands.artifacts.get(TRAINING)
+    released, judged, export = stands.released, stands.heads[EVALUATION.name], stands.heads[MODEL_EXPORT.name]
+    newest = stands.artifacts.get(EVALUATION.name) or stands.artifacts.get(FINE_TUNED_MODEL.name)
     verdict = _verdict(judged)
     now = None if declared is None else world.of(declared)
     unseen = [] if declared is None else unasked_places(declared.spec, world.settings.project)
@@ -246,7 +258,9 @@ def _over_production(
     if not others or now is None:
         return None
     other = others[0]
-    then = _verdict(find_digest(store, [prefix], DECIDES, other.evaluation, other.evaluation_manifest))
+    then = _verdict(
+        find_digest(store, [prefix], EVALUATION.name, other.evaluation, other.evaluation_manifest)
+    )
     before, after = (None if verdict is None else _gain(verdict) for verdict in (then, now))
     if before is None or after is None or before[:2] != after[:2]:
         return None
@@ -290,7 +304,7 @@ def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:
     person to run.
     """
     told = [each for each in row.state.news if each.stamp.startswith(f"{row.parent}-v")]
-    newer = newer_parent(store, row.state.key, read_head(store, row.state.key.prefix, "base_model"))
+    newer = newer_parent(store, row.state.key, read_head(store, row.state.key.prefix, BASE_MODEL.name))
     if newer is None:
         return not_dealt_with(told, row.state)
     if str(newer[0]) != row.parent:

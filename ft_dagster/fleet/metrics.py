@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ft_dagster.fleet.costs import CostRow
+from ft_dagster.stage_entries import DeviceUse
 
 OUTCOMES = ("passed", "failed", "undecided", "not_judged")
-PARTS = ("training", "evaluation", "preparation", "export")
+PARTS = get_args(DeviceUse)
 Samples = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, and the figure
 
 

@@ -21,6 +21,7 @@ from ft_dagster.report.states import states_sentence
 from ft_dagster.report.tables import count
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import EVALUATION
 from ft_dagster.stages.shelf import UNREADABLE, told
 from ft_dagster.store import Store, read_head
 
@@ -77,7 +78,7 @@ def _variant(store: Store, row: StatusRow, cost: CostRow) -> FleetVariant:
 def _verdict(store: Store, prefix: str) -> Verdict | None:
     """Of the newest evaluation; None where there is none, or its row says why it cannot be read."""
     try:
-        judged = read_head(store, prefix, "evaluation")
+        judged = read_head(store, prefix, EVALUATION.name)
         return None if judged is None else Verdict.from_json(judged.figures["verdict"])
     except UNREADABLE as error:
         told(error)  # raises where the storage is out of reach

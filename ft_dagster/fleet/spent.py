@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, names_of
 from ft_dagster.stages.evaluation import ANSWERS_OF
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
 
-TRAINING, EXPORT = "fine_tuned_model", "model_export"
-EVALUATIONS = (
-    "general_scores", "base_evaluation", "evaluation", "production_evaluation", "candidate_evaluation",
-)  # fmt: skip
-PREPARATIONS = ("probe", "base_text")  # what a plan and a mixture may be made of
+EVALUATIONS = names_of(lambda entry: entry.device_use == "evaluation")
+PREPARATIONS = names_of(lambda entry: entry.device_use == "preparation")
+TAKE_DEVICES = names_of(lambda entry: entry.device_use is not None)
 SECONDS = ("seconds", "load_seconds", "seconds_writing", "seconds_certifying")  # of all but trainings
 
 
 def hours_of(artifact: Artifact) -> float:
-    """Of a training, an evaluation, an export, a probe or a base's text; 0 of all others."""
-    if artifact.place.stage == TRAINING:
+    """Sum the hours; 0 of a stage that takes no device."""
+    if artifact.place.stage == FINE_TUNED_MODEL.name:
         figures = TrainingFigures.of(artifact)
         return max(figures.seconds, figures.training_seconds) / 3600
-    if artifact.place.stage not in (*EVALUATIONS, *PREPARATIONS, EXPORT):
+    if artifact.place.stage not in TAKE_DEVICES:
         return 0.0
     return sum(float(artifact.figures.get(name) or 0.0) for name in SECONDS) / 3600
 

@@ -31,6 +31,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import OUTSIDE, Roots, outside
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
+from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TASK_DATASET
 from ft_dagster.stages.declaration import FILE
 from ft_dagster.store import SHARED, Store, read_head
 from ft_dagster.store.heads import head_time
@@ -274,7 +275,7 @@ def _told(found: News, state: VariantState, frozen: datetime) -> News:
 
 def _frozen_sources(store: Store, key: VariantKey) -> tuple[list[Mapping[str, Any]], datetime] | None:
     """The fingerprints of all sources at the newest run, and when they were taken; None before any."""
-    head, at = read_head(store, key.prefix, "declaration"), head_time(store, key.prefix, "declaration")
+    head, at = read_head(store, key.prefix, DECLARATION.name), head_time(store, key.prefix, DECLARATION.name)
     if head is None or at is None:
         return None
     content = loads(head.read(store, f"payload/{FILE}"))
@@ -283,9 +284,9 @@ def _frozen_sources(store: Store, key: VariantKey) -> tuple[list[Mapping[str, An
 
 def _frozen_base(store: Store, key: VariantKey) -> tuple[list[Mapping[str, Any]], datetime] | None:
     """The files of the named base at the newest run, or its commit."""
-    head, at = read_head(store, key.prefix, "base_model"), head_time(store, key.prefix, "base_model")
-    if head is not None and "base_model" in head.inputs:  # made of it, with tokens of its own
-        head = find_digest(store, (SHARED,), "base_model", head.inputs["base_model"])
+    head, at = read_head(store, key.prefix, BASE_MODEL.name), head_time(store, key.prefix, BASE_MODEL.name)
+    if head is not None and BASE_MODEL.name in head.inputs:  # made of it, with tokens of its own
+        head = find_digest(store, (SHARED,), BASE_MODEL.name, head.inputs[BASE_MODEL.name])
     if head is None or at is None:
         return None
     content = loads(head.read(store, "payload/base.json"))
@@ -296,7 +297,7 @@ def _frozen_base(store: Store, key: VariantKey) -> tuple[list[Mapping[str, Any]]
 
 def _rows_of(store: Store, key: VariantKey) -> int | None:
     """How many rows the newest data set was made from."""
-    made = read_head(store, key.prefix, "task_dataset")
+    made = read_head(store, key.prefix, TASK_DATASET.name)
     if made is None:
         return None
     return sum(made.figures["rows"].values()) + sum(made.figures["dropped"].values())
