@@ -9,6 +9,7 @@ from ft_dagster.evaluation.rule_figures import difference
 from ft_dagster.evaluation.verdict_words import verdict_of, verdict_word
 from ft_dagster.lineage.verdict import Rule, RuleName
 from ft_dagster.report.tables import ABSENT, change, count, duration, size
+from ft_dagster.stage_entries import FINE_TUNED_MODEL
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,7 +63,7 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
             f"{duration(_figure(run, 'training_seconds'))}\n{_general(_figure(run, 'flops'))}"
             if done
             else "",
-            run["digests"].get("fine_tuned_model", "")[:12],
+            run["digests"].get(FINE_TUNED_MODEL.name, "")[:12],
         )
     return table
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ft_dagster.report.made_of import artifact_rows
+from ft_dagster.report.made_of import artifact_rows, figure_at
 from ft_dagster.report.svg import Link, chain, fitting
-from ft_dagster.report.tables import count, counted
+from ft_dagster.report.tables import counted
+from ft_dagster.stage_entries import ENTRIES, RELEASE
 from ft_dagster.store import Artifact
 
 RELATED = ("it is", "what", "which", "digest")
@@ -28,7 +29,7 @@ def family_rows(
     """Columns RELATED; `versions`: released of it."""
     rows = [(ABOVE, *_row(each)) for each in above]
     rows += [(BELOW, *_row(each)) for each in below]
-    return rows + [(BELOW, "release", f"version {version}", "") for version in versions]
+    return rows + [(BELOW, RELEASE.name, f"version {version}", "") for version in versions]
 
 
 def _row(one: Relative) -> tuple[str, str, str]:
@@ -77,14 +78,11 @@ def _released(versions: Sequence[int]) -> str:
 
 def _counted(stage: str, figures: Mapping[str, Any]) -> str:
     """How many of what an artifact has, in two words."""
-    if stage == "task_dataset":
-        return counted(sum(figures["rows"].values()), "row")
-    if stage == "training_mixture":
-        return counted(figures["splits"]["train"]["examples"], "example")
-    if stage == "fine_tuned_model":
-        return counted(figures["steps"], "step")
-    if stage == "base_model" and "parameters" in figures:  # not of a parent's whole model, used where it lies
-        return f"{count(figures['parameters'])} weights"
-    if stage == "evaluation":
-        return counted(figures["questions"], "question")
-    return str(figures.get("format", "")) if stage == "model_export" else ""
+    entry = ENTRIES.get(stage)
+    if entry is None or entry.counted is None:
+        return ""
+    path, one = entry.counted
+    found = figure_at(path, figures)
+    if not one or found is None:
+        return str(found or "")
+    return counted(sum(found.values()) if isinstance(found, Mapping) else found, one)

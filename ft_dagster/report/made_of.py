@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from string import Formatter
 from typing import Any, NamedTuple
 
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.report.tables import count, duration, moment, size
+from ft_dagster.report.tables import duration, moment, size
+from ft_dagster.stage_entries import ENTRIES
 from ft_dagster.store import Artifact
 
 MADE_OF = ("what", "which", "digest", "made")
 DIGITS = 12  # of a digest
-SPLITS = ("train", "validation", "test")
 
 
 class MadeRow(NamedTuple):
@@ -21,6 +22,16 @@ class MadeRow(NamedTuple):
     which: str
     digest: str
     made: str
+
+
+class _Words(Formatter):
+    """Format strings in which `:duration` writes seconds as a person would."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return duration(value) if format_spec == "duration" else str(format(value, format_spec))
+
+
+_WORDS = _Words()
 
 
 def made_rows(
@@ -63,21 +74,20 @@ def version_row(entry: ReleaseEntry) -> MadeRow:
 
 
 def _which(stage: str, figures: Mapping[str, Any]) -> str:
-    """The one figure by which a person knows an artifact."""
-    if stage == "task_dataset":
-        rows = figures["rows"]
-        return ", ".join(f"{count(rows[split])} {split}" for split in SPLITS if rows.get(split))
-    if stage == "general_corpus":
-        return f"{count(figures['documents']['train'])} texts"
-    if stage == "training_mixture":
-        train = figures["splits"]["train"]
-        return f"{count(train['examples'])} examples, {count(train['trained_tokens'])} tokens trained on"
-    if stage == "training_plan":
-        return f"{figures['method']['name']}, {count(figures['steps'])} steps foretold"
-    if stage == "fine_tuned_model":
-        return f"{count(figures['steps'])} steps in {duration(figures['training_seconds'])}"
-    if stage == "base_model" and "parameters" in figures:  # not of a parent's whole model, used where it lies
-        return f"{count(figures['parameters'])} weights"
-    if stage in ("evaluation", "base_evaluation"):
-        return f"{count(figures.get('questions'))} questions"
-    return str(figures.get("format", "")) if stage == "model_export" else ""
+    """Say the figures by which a person knows an artifact; nothing of a stage that is no more."""
+    entry = ENTRIES.get(stage)
+    parts = () if entry is None else entry.shown
+    return ", ".join(_WORDS.vformat(part, (), figures) for part in parts if _has_figure(part, figures))
+
+
+def figure_at(path: str, figures: Mapping[str, Any]) -> Any:
+    """The figure at a path such as splits[train][examples]; None where there is none."""
+    try:
+        return _WORDS.get_field(path, (), figures)[0]
+    except LookupError:
+        return None
+
+
+def _has_figure(part: str, figures: Mapping[str, Any]) -> bool:
+    first = next(path for _, path, _, _ in _WORDS.parse(part) if path)
+    return bool(figure_at(first, figures))
