@@ -26,6 +26,7 @@ from ft_dagster.report.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows,
 from ft_dagster.report.summaries import PAGE_RULES, base_scores_summary, evaluation_summary, page_rules_rows
 from ft_dagster.report.svg import Bar, bars, fitting, intervals, measured
 from ft_dagster.report.tables import is_share, percent, score
+from ft_dagster.stage_entries import BASE_EVALUATION
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
 from ft_dagster.stages.workspace import Workspace
@@ -51,7 +52,7 @@ def _metric(found: Score) -> str:
 
 
 def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
-    before, verdict = workspace.upstream("base_evaluation"), Verdict.from_json(artifact.figures["verdict"])
+    before, verdict = workspace.upstream(BASE_EVALUATION.name), Verdict.from_json(artifact.figures["verdict"])
     rules = verdict.rules
     base, tuned = (read_samples(workspace.payload(each)) for each in (before, artifact))
     found = skills(base, tuned, artifact.figures.get(FIGURE))

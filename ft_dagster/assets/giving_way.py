@@ -18,10 +18,11 @@ from dagster._core.execution.stats import RunStepKeyStatsSnapshot
 from dagster._core.storage.tags import PRIORITY_TAG
 
 from ft_dagster.assets.failures import unreported
+from ft_dagster.stage_entries import TRAINING_PLAN
 
 Steps = Mapping[str, RunStepKeyStatsSnapshot]  # of one run, by name
 Order = tuple[int, float]  # priority, and hours by the plan: the greater goes first
-PLAN, HOURS = "training_plan", "hours"  # an asset, and a figure of its page
+HOURS = "hours"
 PATIENCE, PACE = 15.0, 0.25  # seconds
 LEISURE = 10  # a pause is at least this many times as long as the look before it took
 TO_ASK = 1.0  # seconds from the start of a step until its program stands in line
@@ -62,7 +63,7 @@ class _Line:
 
     @cached_property
     def plan(self) -> str:
-        return self.step.removesuffix(self.context.asset_key.path[-1]) + PLAN
+        return self.step.removesuffix(self.context.asset_key.path[-1]) + TRAINING_PLAN.name
 
     @cached_property
     def own(self) -> Order:

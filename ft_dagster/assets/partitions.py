@@ -8,9 +8,10 @@ import dagster as dg
 
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import names_of
 
 VARIANT_TAG = "ft/variant"  # of a run: whose it is to the queue
-READ_SOURCES = ("declaration", "general_corpus")
+READ_SOURCES = names_of(lambda entry: entry.reads_sources)
 PROJECT = "ft_dagster/project"  # metadata of an asset: the folder of its project
 NAME = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*")  # what Dagster takes, but for what joins parts to one name
 

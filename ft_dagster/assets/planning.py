@@ -14,6 +14,7 @@ from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, rankin
 from ft_dagster.report.summaries import plan_summary
 from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import size
+from ft_dagster.stage_entries import TASK_DATASET
 from ft_dagster.stages import training_plan as stage
 from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.workspace import Workspace
@@ -27,7 +28,7 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
     estimate = stage.estimate_of(workspace, artifact)
     row, plan = estimate.planned_row, estimate.plan
     known = {HOURS: row.hours, "cost_usd": row.cost_usd}
-    test_rows = workspace.upstream("task_dataset").figures["rows"]["test"]
+    test_rows = workspace.upstream(TASK_DATASET.name).figures["rows"]["test"]
     warnings = plan_warnings(workspace, workspace.spec, estimate, test_rows)
     entries = {
         "warnings": lines(warnings),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 from ft_dagster.automation.experiments import PLANNED, TRAINED, Experiment, ExperimentRun, workspace_of
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import stored_as
+from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, TRAINING_MIXTURE, TRAINING_PLAN
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.stacking import trained_base
 from ft_dagster.stages.workspace import Workspace
@@ -74,9 +75,9 @@ def steps_within(experiment: Experiment, run: ExperimentRun, budget: Budget) -> 
     outcome = run_chain(workspace, PLANNED)
     if outcome.error:
         return outcome.error
-    plan = _plan(workspace, outcome.made["training_plan"])
-    cost = _cost(workspace, outcome.made["base_model"], plan)
-    mixture = workspace.payload(outcome.made["training_mixture"])
+    plan = _plan(workspace, outcome.made[TRAINING_PLAN.name])
+    cost = _cost(workspace, outcome.made[BASE_MODEL.name], plan)
+    mixture = workspace.payload(outcome.made[TRAINING_MIXTURE.name])
     return _steps_for_flops(plan, mixture, cost, budget, run.name)
 
 
@@ -159,7 +160,7 @@ def _steps_in_minutes(experiment: Experiment, run: ExperimentRun, budget: Budget
     label = f"{run.number}-speed"
     workspace = workspace_of(experiment, label, run.overrides | CALIBRATION)
     outcome = run_chain(workspace, TRAINED)
-    tuned = outcome.made.get("fine_tuned_model")
+    tuned = outcome.made.get(FINE_TUNED_MODEL.name)
     if tuned is None:
         return outcome.error or "it made no model"
     log = workspace.evidence(tuned) / "log.jsonl"

@@ -45,6 +45,7 @@ from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations
+from ft_dagster.stage_entries import RELEASE
 from ft_dagster.store import Store
 
 OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a moment after it said it happened
@@ -245,7 +246,7 @@ def _read(
     records = instance.get_run_records(filters, MOST_RUNS, order_by="update_timestamp", ascending=True)
     runs = [record for record in records if PARTITION in record.dagster_run.tags]
     _charge(settings, table, [record for record in runs if CHARGES in record.dagster_run.tags], now)
-    released = dg.AssetRecordsFilter(graph.key("release"), after_storage_id=seen.releases)
+    released = dg.AssetRecordsFilter(graph.key(RELEASE.name), after_storage_id=seen.releases)
     events = instance.fetch_materializations(released, MOST_RELEASES, ascending=True).records
     parents = {event.partition_key for event in events if event.partition_key is not None}
     touched = {record.dagster_run.tags[PARTITION] for record in runs}

@@ -24,6 +24,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
+from ft_dagster.stage_entries import DECLARATION, EVALUATION, FINE_TUNED_MODEL, TRAINING_PLAN
 from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.workspace import RunOf, Trial, Workspace
@@ -31,7 +32,9 @@ from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.training_figures import TrainingFigures
 
 SCHEMA_VERSION = 1
-JUDGED, PLANNED, TRAINED = (up_to(name) for name in ("evaluation", "training_plan", "fine_tuned_model"))
+JUDGED, PLANNED, TRAINED = (
+    up_to(name) for name in (EVALUATION.name, TRAINING_PLAN.name, FINE_TUNED_MODEL.name)
+)
 Status = Literal["waiting", "running", "done", "stopped early", "failed"]
 Say = Callable[[str], None]
 
@@ -175,7 +178,7 @@ def carried(
     label = str(run.number)
     outcome = _run_alone(experiment, run, limits, launcher)
     run.error = outcome.error
-    if "evaluation" in outcome.made:  # a gate that does not hold is a finding, not a failure
+    if EVALUATION.name in outcome.made:  # a gate that does not hold is a finding, not a failure
         run.status, run.error = "done", None
         run.figures = _figures(experiment, label)
     elif outcome.stopped is not None:
@@ -184,13 +187,13 @@ def carried(
         shutil.rmtree(outcome.stopped)
     else:
         run.status = "failed"
-    tuned = experiment.head(label, "fine_tuned_model") if "fine_tuned_model" in outcome.made else None
+    tuned = experiment.head(label, FINE_TUNED_MODEL.name) if FINE_TUNED_MODEL.name in outcome.made else None
     if tuned is not None:
         with tuned.held(experiment.store, experiment.settings.cache_folder) as folder:
             run.curve, run.curves = _curves(folder / "evidence")
     run.digests = {
         stage: head.digest
-        for stage in ("declaration", "training_plan", "fine_tuned_model", "evaluation")
+        for stage in (DECLARATION.name, TRAINING_PLAN.name, FINE_TUNED_MODEL.name, EVALUATION.name)
         if stage in outcome.made and (head := experiment.head(label, stage))
     }
 
@@ -230,7 +233,8 @@ def _figures(experiment: Experiment, label: str) -> dict[str, Any]:
     architecture; `training_seconds`: of the optimizer steps alone, over all resumptions.
     """
     plan, tuned, judged = (
-        experiment.head(label, stage) for stage in ("training_plan", "fine_tuned_model", "evaluation")
+        experiment.head(label, stage)
+        for stage in (TRAINING_PLAN.name, FINE_TUNED_MODEL.name, EVALUATION.name)
     )
     if plan is None or tuned is None or judged is None:
         raise UserError("an artifact of this run is gone", value=label, fix="Run the experiment again")

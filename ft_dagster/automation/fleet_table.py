@@ -16,10 +16,10 @@ from ft_dagster.fleet.lost_store import refuse_lost_store
 from ft_dagster.fleet.table import FleetTable, emptied
 from ft_dagster.launch.locks import locked
 from ft_dagster.settings import Settings
+from ft_dagster.stage_entries import DECLARATION
 
 LOCK = "fleet.lock"
 PATIENCE = 60.0  # seconds
-FIRST_MADE = "declaration"  # of every run
 
 
 def fleet_url(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> str:
@@ -46,7 +46,7 @@ def refuse_lost(instance: dg.DagsterInstance, settings: Settings, table: FleetTa
     """Raises UserError where the store cannot be read, or holds nothing of what runs of the instance made."""
 
     def has_made() -> bool:
-        return instance.get_latest_materialization_event(graph.key(FIRST_MADE)) is not None
+        return instance.get_latest_materialization_event(graph.key(DECLARATION.name)) is not None
 
     refuse_lost_store(settings.open_store(), table, has_made)
 

@@ -35,13 +35,18 @@ from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.stage_entries import DECLARATION, EVALUATION, FINE_TUNED_MODEL, RELEASE, TRAINING_PLAN
 from ft_dagster.store import read_head, unreachable
 
 DATABASE, LOCK, PATIENCE = "notifications.db", "notifications.lock", 60.0
 LOOK_BACK = timedelta(days=1)  # of a first tick, and before a cursor for entries of release logs
 MOST_RUNS, MOST_RELEASES = 500, 500  # that one tick reads
-GATE = ("evaluation", "gate")
-FIGURES_ALONE = {GATE, ("training_plan", "fits"), ("fine_tuned_model", "learned")}  # what these checks say
+GATE = (EVALUATION.name, "gate")
+FIGURES_ALONE = {
+    GATE,
+    (TRAINING_PLAN.name, "fits"),
+    (FINE_TUNED_MODEL.name, "learned"),
+}  # what these checks say
 
 
 class Told(NamedTuple):
@@ -213,7 +218,7 @@ def _released(
     event that says so; the new cursor; and whether no release is left to be read.
     """
     filters = dg.AssetRecordsFilter(
-        graph.key("release"),
+        graph.key(RELEASE.name),
         after_storage_id=seen.releases or None,
         after_timestamp=None if seen.releases else since.timestamp(),
     )
@@ -343,7 +348,7 @@ def _named(content: Mapping[str, Any]) -> set[str]:
 def _frozen(settings: Settings, key: VariantKey) -> list[str]:
     """What the newest run's declaration named, where today's says nothing that can be read."""
     store = settings.open_store()
-    head = read_head(store, key.prefix, "declaration")
+    head = read_head(store, key.prefix, DECLARATION.name)
     if head is None:
         return []
     content = json.loads(head.read(store, "payload/declaration.json"))

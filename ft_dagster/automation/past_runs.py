@@ -22,9 +22,10 @@ from ft_dagster.fleet.due import Retrain
 from ft_dagster.fleet.history import MOST_RUNS, PastRun, RunOutcome
 from ft_dagster.fleet.learning import CLOCKS_APART, DAMAGE, hours_between, out_of_reach
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import DECLARATION, RELEASE
 from ft_dagster.store import Store
 
-WHOLE_CHAIN = ("declaration", "release")  # what a run from end to end makes
+WHOLE_CHAIN = (DECLARATION.name, RELEASE.name)  # what a run from end to end makes
 SUCCESS = dg.DagsterRunStatus.SUCCESS
 MOST_PAGES = 100  # that are gone through for attempts: many runs may be of single assets, or run again
 

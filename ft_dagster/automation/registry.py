@@ -16,6 +16,7 @@ from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import RELEASE
 
 MOST_RELEASES = 500  # that one tick reads
 PUSH_SECONDS = 20.0  # of a tick; the rest is the next one's
@@ -88,7 +89,7 @@ def register_changed(
 
     After one that failed the others wait for the next tick: a registry that is down is asked once.
     """
-    asked = dg.AssetRecordsFilter(graph.key("release"), after_storage_id=seen.releases or None)
+    asked = dg.AssetRecordsFilter(graph.key(RELEASE.name), after_storage_id=seen.releases or None)
     events = instance.fetch_materializations(asked, MOST_RELEASES, ascending=True).records
     newest = max((event.storage_id for event in events), default=seen.releases)
     changed = {event.partition_key for event in events if event.partition_key is not None}

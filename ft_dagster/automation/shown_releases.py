@@ -18,6 +18,7 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import RELEASE
 
 PATIENCE = timedelta(minutes=10)  # in which who wrote an entry shows it
 Newest = dg.EventLogRecord | None
@@ -49,7 +50,7 @@ def show_unshown(
 
 def newest_event(instance: dg.DagsterInstance, key: str, graph: Graph, before: int | None = None) -> Newest:
     """The newest that shows a release of a variant; `before`: of those before the one of this id."""
-    asked = dg.AssetRecordsFilter(graph.key("release"), [key], before_storage_id=before)
+    asked = dg.AssetRecordsFilter(graph.key(RELEASE.name), [key], before_storage_id=before)
     return next(iter(instance.fetch_materializations(asked, limit=1).records), None)
 
 

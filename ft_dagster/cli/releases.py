@@ -15,6 +15,7 @@ from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declared, VariantKey, load_variant
+from ft_dagster.stage_entries import MODEL_EXPORT
 
 if TYPE_CHECKING:
     from ft_dagster.export.served import Served, ServedBase
@@ -152,7 +153,7 @@ def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json:
     if as_json:
         print_json(entry.to_json())
         return
-    folder = Path(_prefix(key)) / "model_export" / entry.export_key
+    folder = Path(_prefix(key)) / MODEL_EXPORT.name / entry.export_key
     out.print(
         f"{key}: version {entry.production} is in production "
         f"({entry.export[:12]}, {settings.open_store().uri(str(folder))})",

@@ -13,6 +13,7 @@ from ft_dagster.cli.audit import RecordCounts, ask, write_records, written_sente
 from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, print_json, show, tell
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import FINE_TUNED_MODEL
 
 
 @app.command(rich_help_panel=RELEASING)
@@ -38,7 +39,7 @@ def trace(
 
     shelf = open_shelf(load_settings(context.obj), VariantKey.parse(variant), version)
     rows = made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)
-    weights, sentence = shelf.artifact("fine_tuned_model").digest, verdict_sentence(shelf.verdict)
+    weights, sentence = shelf.artifact(FINE_TUNED_MODEL.name).digest, verdict_sentence(shelf.verdict)
     rows_of = RecordCounts()
     if to is not None:
         name = str(shelf.key)
