@@ -11,9 +11,23 @@ import pytest
 from ft_dagster import exit_codes
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import is_readable, refuse_newer
+from ft_dagster.stage_entries import ENTRIES
 
 PACKAGE = Path(__file__).resolve().parents[1] / "ft_dagster"
 CODES = {name for name in vars(exit_codes) if name.isupper()}
+FIELDS = {"base_model", "evaluation"}  # stages whose names a declaration has too
+OTHER_MEANINGS = {  # where a word that is a stage's name means something else
+    "assets/release.py": "a group of assets",
+    "audit/members.py": "the state of a row that was probed",
+    "automation/experiments.py": "the content of a declaration",
+    "cli/planning.py": "who said a value",
+    "data/mixture_figures.py": "who said a value",
+    "lineage/entry.py": "an action",
+    "planning/methods/sharding.py": "who said a value",
+    "planning/methods/training_settings.py": "who said a value",
+    "planning/plan.py": "who said a value",
+    "planning/reasons.py": "who said a value",
+}
 
 
 @cache
@@ -33,6 +47,17 @@ def _assigned(tree: ast.Module) -> set[str]:
 def test_exit_codes_are_given_a_value_in_one_module() -> None:
     found = {file for file, tree in trees().items() if _assigned(tree) & CODES}
     assert found == {"exit_codes.py"}
+
+
+def test_the_name_of_a_stage_is_written_in_its_entry_alone() -> None:
+    names = ENTRIES.keys() - FIELDS
+    found = {
+        file
+        for file, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
+    }
+    assert found - OTHER_MEANINGS.keys() == {"stage_entries/__init__.py"}
 
 
 def test_no_program_ends_with_a_bare_number() -> None:
