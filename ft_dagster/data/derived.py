@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.base import locate_base
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.release import history, production, rolled_back_weights
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.spec.keys import VariantKey

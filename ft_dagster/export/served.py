@@ -13,8 +13,8 @@ from ft_dagster.evaluation.loaded_by_vllm import not_loaded, rank_of
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.export.catalogue import ReleasedAdapter
 from ft_dagster.export.vllm import serve_command
-from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.release import export_of, production
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import Settings

@@ -21,8 +21,8 @@ from ft_dagster.fleet.spent import TAKE_DEVICES, computed, hours_of, made
 from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
 from ft_dagster.fleet.world import World
-from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.reachable import PRODUCTION
 from ft_dagster.lineage.release import rolled_back
 from ft_dagster.lineage.verdict import Verdict

@@ -26,7 +26,7 @@ from ft_dagster.fleet.listing import (
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, VariantState, next_look, not_dealt_with
 from ft_dagster.fleet.table import FleetTable
 from ft_dagster.fleet.table_rows import FleetRow
-from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import OUTSIDE, Roots, outside
 from ft_dagster.settings import Settings

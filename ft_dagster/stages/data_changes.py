@@ -6,8 +6,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from ft_dagster.data.row_changes import split_identities
-from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.release import history
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages.shelf import UNREADABLE, told

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from ft_dagster.lineage.ancestors import find_digest, of_equal_bytes
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.graph import find_digest, of_equal_bytes
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.stage_entries import (
     BASE_MODEL,

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import DECLARATION, EVALUATION, GENERAL_CORPUS, TASK_DATASET
 from ft_dagster.stages.chain import CHAIN

@@ -13,7 +13,7 @@ from typing import Any
 from ft_dagster.data.derived import new_token_ids_of, parent_artifact
 from ft_dagster.data.weights import CONFIG
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.planning.cost.learned import Finished, finished_training
 from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
 from ft_dagster.planning.cost.serving import Manner

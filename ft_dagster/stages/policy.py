@@ -14,7 +14,7 @@ from ft_dagster.data.mixture_io import held_out_documents
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.power import hopeless_gates, is_of_successors
 from ft_dagster.evaluation.tasks import is_file_entry, names_of
-from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.objectives import OBJECTIVES
 from ft_dagster.planning.context import hardware_of

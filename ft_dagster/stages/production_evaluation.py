@@ -10,8 +10,8 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,

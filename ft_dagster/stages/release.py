@@ -11,8 +11,8 @@ from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, with_rules
 from ft_dagster.evaluation.own_checks import by_any_name
-from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.release import (
     JUDGED_AGAIN,
     ReleaseCandidate,

@@ -11,9 +11,9 @@ from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.measured import FILE as MEASURED
 from ft_dagster.evaluation.own_checks import as_called
 from ft_dagster.evaluation.samples import OWN, read_samples
-from ft_dagster.lineage.ancestors import find_digest, of_equal_bytes
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.graph import find_digest, of_equal_bytes
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stage_entries import (

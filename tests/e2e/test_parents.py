@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.data.derived import base_folder
-from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.report.family import family_rows
 from ft_dagster.spec import VariantKey

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.collect import collect
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.retention import Rules

@@ -12,7 +12,7 @@ import pytest
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import OWN
-from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.settings import load_settings
 from ft_dagster.stages import (
     asked,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.store import Store
 from ft_dagster.store.artifacts import digests_folder
 from tests.present import present

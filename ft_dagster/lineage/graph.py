@@ -1,0 +1,316 @@
+"""What made what: the inputs of artifacts, all that is above and below them, and the versions that they are.
+
+A manifest names each input by digest and, since version 0.2, by the sha256 of the input's own manifest. The
+digest alone does not say which of several artifacts with equal bytes was used; `named` says it for every
+walk: through the store itself (`StoredGraph`), what was listed of it (`ListedGraph`), or an audit's index.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol, TypeVar
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
+from ft_dagster.store.artifacts import Artifact, Place, digests_folder, find_artifact, note_digest
+from ft_dagster.store.blobs import Store
+from ft_dagster.store.committed import all_committed
+from ft_dagster.store.heads import SHARED
+
+BASE, CORPUS, BASE_TEXT = "base_model", "general_corpus", "base_text"
+WEIGHTS, EXPORT = "fine_tuned_model", "model_export"
+CORPORA = f"{SHARED}/corpora"
+
+
+class Input(NamedTuple):
+    """An input as a manifest names it. `manifest`: sha256 of its own; None where that was not recorded."""
+
+    digest: str
+    manifest: str | None
+
+
+class Node(Protocol):
+    """An artifact as a store or an index has it."""
+
+    @property
+    def place(self) -> Place: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def manifest(self) -> str: ...
+
+
+N = TypeVar("N", bound=Node)
+
+
+class Graph(Protocol[N]):
+    """Where the inputs of artifacts are found."""
+
+    def inputs(self, artifact: N) -> Mapping[str, Input]:
+        """All inputs by their names, also those that are no artifacts."""
+
+    def find(self, artifact: N, name: str, one: Input) -> Sequence[N]:
+        """The artifact that an input names; several where nobody can tell which, none where it is gone."""
+
+
+class Descent(Protocol[N]):
+    """Where what was made of artifacts is found."""
+
+    def made_of(self, artifact: N, stage: str | None = None) -> Sequence[N]:
+        """The artifacts that were made of one; `stage`: by this stage alone."""
+
+
+def inputs_of(artifact: Artifact) -> dict[str, Input]:
+    """Return what a manifest names as inputs, by their names."""
+    manifests = artifact.input_manifests
+    return {name: Input(digest, manifests.get(name)) for name, digest in artifact.inputs.items()}
+
+
+def named(found: Sequence[N], prefix: str, manifest: str | None) -> Sequence[N]:
+    """Choose, of artifacts with the digest of an input, what an artifact below `prefix` names: the one of
+    that manifest. Where none is named, or it is gone: those of the same variant and shared ones, else the others.
+    """
+    exact = [each for each in found if each.manifest == manifest]
+    near = [each for each in found if each.place.prefix == prefix or each.place.prefix.startswith(SHARED)]
+    return exact or near or found
+
+
+def path(graph: Graph[N], artifact: N, *names: str) -> list[N]:
+    """Go from input to input by these names, as far as the artifacts stand."""
+    found = list[N]()
+    for name in names:
+        below = found[-1] if found else artifact
+        one = graph.inputs(below).get(name)
+        above = () if one is None else graph.find(below, name, one)
+        if not above:
+            break
+        found.append(above[0])
+    return found
+
+
+def input_of(graph: Graph[N], artifact: N, *names: str) -> N | None:
+    """Find the artifact that is the last on a `path`; None where it, or one before it, is gone."""
+    found = path(graph, artifact, *names)
+    return found[-1] if len(found) == len(names) else None
+
+
+def needed(graph: Graph[N], artifact: N, name: str) -> N:
+    """Find the artifact that an input names. Raises UserError where it is gone."""
+    found = input_of(graph, artifact, name)
+    if found is None:
+        one = graph.inputs(artifact).get(name)
+        problem = f"the {name} that {artifact.place.stage} was made of is gone"
+        fix = "Restore it from a backup"
+        raise UserError(problem, value="" if one is None else one.digest[:12], fix=fix)
+    return found
+
+
+def walk(starts: Iterable[N], step: Callable[[N], Iterable[N]]) -> Iterator[tuple[N, N | None]]:
+    """Yield (artifact, the one before it) of the starts and all that steps lead to, each once."""
+    seen = set[tuple[Place, str]]()
+    waiting = deque[tuple[N, N | None]]((start, None) for start in starts)
+    while waiting:
+        artifact, before = waiting.popleft()
+        if (artifact.place, artifact.manifest) not in seen:
+            seen.add((artifact.place, artifact.manifest))
+            yield artifact, before
+            waiting.extend((each, artifact) for each in step(artifact))
+
+
+def ancestors(
+    graph: Graph[N], starts: Iterable[N], follow: Callable[[N], Iterable[str]] | None = None
+) -> Iterator[N]:
+    """Yield the starts and all that they were made of. `follow`: by which of its inputs; None: all."""
+
+    def above(artifact: N) -> Iterator[N]:
+        inputs = graph.inputs(artifact)
+        for name in inputs if follow is None else follow(artifact):
+            yield from graph.find(artifact, name, inputs[name])
+
+    return (artifact for artifact, _ in walk(starts, above))
+
+
+def descendants(graph: Descent[N], starts: Iterable[N]) -> Iterator[N]:
+    """Yield the starts and all that was made of them."""
+    return (artifact for artifact, _ in walk(starts, graph.made_of))
+
+
+def made_through(graph: Descent[N], artifact: N, *stages: str) -> list[N]:
+    """Find what was made of an artifact by the first stage, of that by the next, and so on to the last."""
+    found = [artifact]
+    for stage in stages:
+        found = [each for one in found for each in graph.made_of(one, stage)]
+    return found
+
+
+def parts_of_version(
+    graph: Graph[Artifact],
+    roots: Iterable[Artifact],
+    order: Sequence[str],
+    follow: Callable[[Artifact], Iterable[str]],
+) -> dict[str, Artifact]:
+    """Find one artifact a stage of the roots and all that they were made of. The last in `order`, stages,
+    is asked first: a plan of equal bytes may be of other rows than the weights.
+    """
+    found = {root.place.stage: root for root in roots}
+    asked, due, ranks = set(found), list(found.values()), {stage: at for at, stage in enumerate(order)}
+    while due:
+        due.sort(key=lambda made: ranks.get(made.place.stage, -1))
+        artifact = due.pop()
+        for name in follow(artifact):
+            stage = stage_of(artifact, name)
+            if stage not in asked:
+                asked.add(stage)
+                for above in graph.find(artifact, name, inputs_of(artifact)[name])[:1]:
+                    found[stage] = above
+                    due.append(above)
+    return found
+
+
+def stage_of(artifact: Artifact, name: str) -> str:
+    """Name the stage by which an input was made: the general text of a mixture may be written by its base."""
+    general = artifact.spec.get("spec", {}).get("data", {}).get("general") if name == CORPUS else None
+    return BASE_TEXT if general and general.get("corpus") is None else name
+
+
+def versions_of(log: Iterable[ReleaseEntry], artifacts: Iterable[Node]) -> list[ReleaseEntry]:
+    """Find the releases of weights and exports among these, by their bytes: those were served, whichever of
+    their manifests was there first, and a log names no other thing of weights.
+    """
+    known = {(each.place.stage, each.digest) for each in artifacts}
+    released = (entry for entry in log if entry.action == RELEASE)
+    return [each for each in released if known & {(WEIGHTS, each.weights), (EXPORT, each.export)}]
+
+
+@dataclass(frozen=True)
+class StoredGraph:
+    """The graph of a store as its manifests say it; each step reads the manifest that it comes to."""
+
+    store: Store
+
+    def inputs(self, artifact: Artifact) -> Mapping[str, Input]:
+        return inputs_of(artifact)
+
+    def find(self, artifact: Artifact, name: str, one: Input) -> Sequence[Artifact]:
+        """By an input whose name is a stage's: of the same variant, of the one whose release a base starts
+        from, or shared.
+        """
+        stage, prefixes = stage_of(artifact, name), [artifact.place.prefix, SHARED]
+        if stage == CORPUS:
+            prefixes = [f"{CORPORA}/{each}" for each in self.store.names(CORPORA)]
+        parent = artifact.figures.get("parent") if artifact.place.stage == BASE else None
+        if parent:
+            prefixes[0] = "/".join(("tenants", *str(parent["variant"]).split(".")))
+        found = find_digest(self.store, dict.fromkeys(prefixes), stage, one.digest, one.manifest)
+        return () if found is None else (found,)
+
+
+class ListedGraph:
+    """The graph of artifacts that were read before; it asks no store."""
+
+    def __init__(self, artifacts: Iterable[Artifact]) -> None:
+        self._by_digest = defaultdict[str, list[Artifact]](list)
+        for artifact in artifacts:
+            self._by_digest[artifact.digest].append(artifact)
+
+    def inputs(self, artifact: Artifact) -> Mapping[str, Input]:
+        return inputs_of(artifact)
+
+    def find(self, artifact: Artifact, name: str, one: Input) -> Sequence[Artifact]:
+        return self.named(artifact.place.prefix, *one)
+
+    def named(self, prefix: str, digest: str, manifest: str | None = None) -> Sequence[Artifact]:
+        """Find what is named below a prefix, of all that were listed; see the function of this name."""
+        return named(self._by_digest.get(digest, ()), prefix, manifest)
+
+    def made_of(self, artifact: Artifact, stage: str | None = None) -> Sequence[Artifact]:
+        found = self._made.get((artifact.place, artifact.manifest), ())
+        return [each for each in found if stage in (None, each.place.stage)]
+
+    @cached_property
+    def _made(self) -> Mapping[tuple[Place, str], list[Artifact]]:
+        found = defaultdict[tuple[Place, str], list[Artifact]](list)
+        for each in (one for same in self._by_digest.values() for one in same):
+            for name, one in inputs_of(each).items():
+                for above in self.find(each, name, one):
+                    found[above.place, above.manifest].append(each)
+        return found
+
+
+def find_digest(
+    store: Store, prefixes: Iterable[str], stage: str, digest: str, manifest: str | None = None
+) -> Artifact | None:
+    """The committed artifact of a stage with this digest, from the first of the prefixes that has one.
+    `manifest`: sha256 of its manifest, where several may have the digest; of another where none has that.
+
+    By what was noted at the commit; where nothing was, as in a store of an earlier version, all artifacts of
+    the stage are looked at, and it is noted then. Raises UserError for a manifest that cannot be read, where
+    it is in none of the others.
+    """
+    known = list(prefixes)
+    with suppress(UserError):
+        found = _first(store, _noted(store, known, stage, digest), digest, manifest)
+        if found is not None:
+            return found
+    found = _looked_for(store, known, stage, digest)
+    if found is not None:
+        with suppress(OSError):  # who may only read finds it without
+            note_digest(store, found)
+    return found
+
+
+def of_equal_bytes(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Iterator[Artifact]:
+    """All artifacts of a stage that were noted with this digest at their commit; those that cannot be read
+    are left out.
+    """
+    for place in _noted(store, prefixes, stage, digest):
+        with suppress(UserError):
+            found = _first(store, [place], digest)
+            if found is not None:
+                yield found
+
+
+def _noted(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Iterator[Place]:
+    for prefix in prefixes:
+        for key in store.names(digests_folder(prefix, stage, digest)):
+            yield Place(prefix, stage, key)
+
+
+def _looked_for(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Artifact | None:
+    """Among all artifacts of the stage; one that was made so stands if it is still there."""
+    damaged: UserError | None = None
+    for prefix in prefixes:
+        places = [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")]
+        for one in all_committed(store, places):
+            if isinstance(one, UserError):
+                damaged = damaged or one
+            elif one.digest == digest and (found := _first(store, [one.place], digest)) is not None:
+                return found
+    if damaged is not None:
+        raise damaged
+    return None
+
+
+def _first(
+    store: Store, places: Iterable[Place], digest: str, manifest: str | None = None
+) -> Artifact | None:
+    """Raises UserError for a manifest that cannot be read, where none of the others is it."""
+    damaged: UserError | None = None
+    other: Artifact | None = None
+    for place in places:
+        try:
+            artifact = find_artifact(store, place)
+        except UserError as error:
+            damaged = damaged or error
+            continue
+        if artifact is not None and artifact.digest == digest:
+            if manifest in (None, artifact.manifest):
+                return artifact
+            other = other or artifact
+    if other is None and damaged is not None:
+        raise damaged
+    return other
