@@ -72,7 +72,7 @@ def inputs_of(artifact: Artifact) -> dict[str, Input]:
 
 def named(found: Sequence[N], prefix: str, manifest: str | None) -> Sequence[N]:
     """Choose, of artifacts with the digest of an input, what an artifact below `prefix` names: the one of
-    that manifest. Where none is named, or it is gone: those of the same variant and shared ones, else the others.
+    that manifest. Where none is named, or it is gone: those of the same variant and shared ones, else others.
     """
     exact = [each for each in found if each.manifest == manifest]
     near = [each for each in found if each.place.prefix == prefix or each.place.prefix.startswith(SHARED)]
@@ -121,17 +121,20 @@ def walk(starts: Iterable[N], step: Callable[[N], Iterable[N]]) -> Iterator[tupl
             waiting.extend((each, artifact) for each in step(artifact))
 
 
+def inputs(graph: Graph[N], artifact: N, names: Iterable[str] | None = None) -> Iterator[N]:
+    """Yield the artifacts that these of the inputs name (None: all), as far as they stand."""
+    known = graph.inputs(artifact)
+    for name in known if names is None else names:
+        if name in known:
+            yield from graph.find(artifact, name, known[name])
+
+
 def ancestors(
-    graph: Graph[N], starts: Iterable[N], follow: Callable[[N], Iterable[str]] | None = None
+    graph: Graph[N], starts: Iterable[N], follow: Callable[[N], Iterable[str] | None] = lambda artifact: None
 ) -> Iterator[N]:
-    """Yield the starts and all that they were made of. `follow`: by which of its inputs; None: all."""
-
-    def above(artifact: N) -> Iterator[N]:
-        inputs = graph.inputs(artifact)
-        for name in inputs if follow is None else follow(artifact):
-            yield from graph.find(artifact, name, inputs[name])
-
-    return (artifact for artifact, _ in walk(starts, above))
+    """Yield the starts and all that they were made of. `follow`: by which inputs of each; None: all."""
+    found = walk(starts, lambda artifact: inputs(graph, artifact, follow(artifact)))
+    return (artifact for artifact, _ in found)
 
 
 def descendants(graph: Descent[N], starts: Iterable[N]) -> Iterator[N]:

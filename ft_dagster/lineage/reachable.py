@@ -3,27 +3,26 @@
 Reached are the newest artifacts of every variant, corpus and experiment, every released version that
 retention keeps with the evaluations that speak for it, what is young or on hold, and all that any of these
 were made from, in other variants too. Of artifacts with equal bytes the one is reached whose manifest is
-named, so that rows of an old version do not stay because a later plan came out equal.
+named (`graph.named`), so that rows of an old version do not stay because a later plan came out equal.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.graph import ListedGraph, ancestors, inputs
 from ft_dagster.lineage.log import read_log
 from ft_dagster.lineage.retention import Rules, kept_versions
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, names_of
 from ft_dagster.store.artifacts import Artifact, Place, generations
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Contents, Keyed
-from ft_dagster.store.heads import SHARED, read_head
+from ft_dagster.store.heads import read_head
 from ft_dagster.store.removal import outlives, removal_claim
 
-ByDigest = Mapping[str, list[Artifact]]
 # What a release was held against production by; the log names the weights.
 PRODUCTION = names_of(lambda entry: entry.judges == "production")
 
@@ -56,18 +55,18 @@ def unreached(
     Raises UserError for a head, a log or a manifest that cannot be read: who knows what it reaches.
     """
     made = {place for place in contents.keyed if being_made(place)}
-    needed, by_digest = reached(store, contents, rules, made), _by_digest(_standing(contents))
+    needed, graph = reached(store, contents, rules, made), ListedGraph(_standing(contents))
     found = [
         one
         for keyed in contents.keyed.values()
         if keyed.place not in made and not rules.for_path(keyed.place.path).hold
-        for one in _parts(keyed, keyed.place in needed, by_digest)
+        for one in _parts(keyed, keyed.place in needed, graph)
         if one.committed or (one.written < rules.before(one.place.path) and is_litter(store, one))
     ]
     return sorted(found, key=lambda one: (-one.bytes, one.place.path))
 
 
-def _parts(keyed: Keyed, reached: bool, by_digest: ByDigest) -> Iterator[Unreached]:
+def _parts(keyed: Keyed, reached: bool, graph: ListedGraph) -> Iterator[Unreached]:
     """The attempts under a key that nothing needs, with their files that go."""
     committed = {str(one.predicate["attempt"]): one for one in keyed.committed}
     for name, files in keyed.attempts.items():
@@ -83,21 +82,14 @@ def _parts(keyed: Keyed, reached: bool, by_digest: ByDigest) -> Iterator[Unreach
             continue
         written = keyed.used if stands else max(file.modified for file in files)
         below = tuple(file.path.removeprefix(f"{keyed.place.path}/") for file in going)
-        inputs = () if artifact is None else tuple(each.place for each in _inputs(artifact, by_digest))
-        yield Unreached(keyed.place, name, artifact, below, sum(f.size for f in going), written, inputs)
+        above = () if artifact is None else tuple(each.place for each in inputs(graph, artifact))
+        yield Unreached(keyed.place, name, artifact, below, sum(f.size for f in going), written, above)
 
 
 def is_litter(store: Store, one: Unreached) -> bool:
     """Whether an attempt was not committed since it was listed either, nor removed after that."""
     found = (each if isinstance(each, Artifact) else each.artifact for each in generations(store, one.place))
     return all(artifact.predicate["attempt"] != one.attempt for artifact in found)
-
-
-def _by_digest(artifacts: Iterable[Artifact]) -> ByDigest:
-    found = defaultdict(list)
-    for artifact in artifacts:
-        found[artifact.digest].append(artifact)
-    return found
 
 
 def reached(
@@ -110,19 +102,19 @@ def reached(
     if damaged is not None:
         raise damaged
     artifacts = _standing(contents)
-    by_digest = _by_digest(artifacts)
+    graph = ListedGraph(artifacts)
     roots = [
         *_heads(store, contents.records),
-        *_released(store, contents.records, by_digest, rules),
+        *_released(store, contents.records, graph, rules),
         *_not_to_go_yet(store, contents, rules, made),
     ]
-    found = _closure(roots, by_digest)
+    found = {artifact.place for artifact in ancestors(graph, roots)}
     known = {artifact.digest for artifact in artifacts if artifact.place in found}
     held = [
         a for a in artifacts if a.place.stage in PRODUCTION and a.inputs.get(FINE_TUNED_MODEL.name) in known
     ]
-    beneath = [each for one in held for each in _inputs(one, by_digest) if each.digest not in known]
-    return found | {one.place for one in held} | _closure(beneath, by_digest)
+    beneath = [each for one in held for each in inputs(graph, one) if each.digest not in known]
+    return found | {each.place for each in (*held, *ancestors(graph, beneath))}
 
 
 def _standing(contents: Contents) -> list[Artifact]:
@@ -149,35 +141,6 @@ def _is_going(store: Store, keyed: Keyed, artifact: Artifact) -> bool:
     return any(path.startswith(claims) for path in keyed.files) and removal_claim(store, artifact) is not None
 
 
-def _closure(roots: Iterable[Artifact], by_digest: ByDigest) -> set[Place]:
-    """The roots and all that they were made from."""
-    reached: set[Place] = set()
-    waiting = list(roots)
-    while waiting:
-        artifact = waiting.pop()
-        if artifact.place not in reached:
-            reached.add(artifact.place)
-            waiting += _inputs(artifact, by_digest)
-    return reached
-
-
-def _inputs(artifact: Artifact, by_digest: ByDigest) -> Iterator[Artifact]:
-    """What an artifact was made from."""
-    prefix, manifests = artifact.place.prefix, artifact.input_manifests
-    for name, digest in artifact.inputs.items():
-        yield from _named(by_digest, prefix, digest, manifests.get(name))
-
-
-def _named(by_digest: ByDigest, prefix: str, digest: str, manifest: str | None) -> list[Artifact]:
-    """The artifact of a digest and a manifest that one below `prefix` names. Where no manifest is named, or
-    that is gone, all of the digest: of its variant and shared ones, else another variant's, its parent's.
-    """
-    found = by_digest.get(digest, [])
-    exact = [each for each in found if each.manifest == manifest]
-    near = [each for each in found if each.place.prefix == prefix or each.place.prefix.startswith(SHARED)]
-    return exact or near or found
-
-
 def _heads(store: Store, records: Iterable[StoredFile]) -> Iterator[Artifact]:
     for file in records:
         path = PurePosixPath(file.path)
@@ -188,7 +151,7 @@ def _heads(store: Store, records: Iterable[StoredFile]) -> Iterator[Artifact]:
 
 
 def _released(
-    store: Store, records: Iterable[StoredFile], by_digest: ByDigest, rules: Rules
+    store: Store, records: Iterable[StoredFile], graph: ListedGraph, rules: Rules
 ) -> Iterator[Artifact]:
     """The export, the evaluation and so the weights of every version that is kept, of every variant."""
     logs = {str(PurePosixPath(file.path).parent) for file in records}
@@ -198,7 +161,7 @@ def _released(
         kept = kept_versions(past, prefix, rules)
         for entry in past:
             if entry.action == RELEASE and entry.version in kept:
-                exports = _named(by_digest, prefix, entry.export, entry.export_manifest)
+                exports = graph.named(prefix, entry.export, entry.export_manifest)
                 yield from exports
-                yield from _named(by_digest, prefix, entry.evaluation, entry.evaluation_manifest)
-                yield from () if exports else _named(by_digest, prefix, entry.weights, None)
+                yield from graph.named(prefix, entry.evaluation, entry.evaluation_manifest)
+                yield from () if exports else graph.named(prefix, entry.weights)
