@@ -23,6 +23,7 @@ from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import RecordTree, TreeLeaves
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.graph import inputs, inputs_of, path
 from ft_dagster.provenance.merkle import MerkleTree
 from ft_dagster.provenance.record_keys import SHARED_OWNER, OwnerKeys, keys_of
 from ft_dagster.settings import Settings
@@ -34,12 +35,13 @@ from ft_dagster.stage_entries import (
     MODEL_EXPORT,
     TASK_DATASET,
     TRAINING_MIXTURE,
-    names_of,
 )
 from ft_dagster.store import Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.make import host_lock
 
+# From weights to those that they start from, by inputs.
+TO_PARENT = (BASE_MODEL.name, MODEL_EXPORT.name, FINE_TUNED_MODEL.name)
 LEAVES_AT_ONCE = 12_000_000  # of trees that are kept in memory, at 37 bytes each
 SHORTEST = 6  # digits of a digest that is given in part
 
@@ -169,16 +171,18 @@ class Audit:
     def above(self, model: Indexed) -> Iterator[tuple[Indexed, list[Indexed]]]:
         """(model, what leads to it) of each that a model starts from, the nearest first."""
         through = [model]
-        while True:
-            base = self.index.parent(model, BASE_MODEL.name)
-            export = None if base is None else self.index.parent(base, MODEL_EXPORT.name)
-            parent = None if export is None else self.index.parent(export, FINE_TUNED_MODEL.name)
-            if base is None or export is None or parent is None or not self.allows(parent):
+        while (
+            len(
+                found := path(
+                    self.index, through[-1], BASE_MODEL.name, MODEL_EXPORT.name, FINE_TUNED_MODEL.name
+                )
+            )
+            == 3
+        ):
+            if not self.allows(found[-1]):
                 return
-            through += [base, export]
-            yield parent, list(through)
-            through.append(parent)
-            model = parent
+            yield found[-1], [*through, *found[:-1]]
+            through += found
 
     def _sources(self, model: Indexed | None) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
         """(data set or corpus, each of its sources as it was read); see `readings`."""
@@ -188,8 +192,7 @@ class Audit:
         else:
             models = [model, *(parent for parent, _ in self.above(model))]
             mixtures = [self.index.parent(each, TRAINING_MIXTURE.name) for each in models]
-            above = [self.index.parent(each, stage) for each in mixtures if each for stage in stages]
-            holders = [each for each in above if each is not None]
+            holders = [above for each in mixtures if each for above in inputs(self.index, each, stages)]
         for holder in self.allowed(holders):
             with suppress(UserError):  # `verify` tells of a manifest that cannot be read
                 yield from ((holder, source) for source in read_sources(self.artifact(holder)))
@@ -282,15 +285,13 @@ class Audit:
         return models[-1]
 
     def _parent(self, artifact: Artifact, stage: str) -> Artifact | None:
-        """What an artifact was made from, of the same variant or shared, by its digest."""
-        digest = artifact.inputs.get(stage) or ""
-        stages = (stage, *names_of(lambda entry: entry.given_as == stage))
-        named = artifact.input_manifests.get(stage)
-        exact = [] if named is None else self.index.with_digest(digest, named)
-        found = exact or self.index.with_digest(digest)
-        found = [each for each in found if each.place.stage in stages]
-        near = [each for each in found if each.place.prefix == artifact.place.prefix and not exact] or found
-        return self.artifact(near[-1]) if near else None
+        """What an artifact was made from; where that is gone, one of equal bytes."""
+        one = inputs_of(artifact).get(stage)
+        if one is None:
+            return None
+        equal = one._replace(manifest=None)
+        found = self.index.find(artifact, stage, one) or self.index.find(artifact, stage, equal)
+        return self.artifact(found[0]) if found else None
 
 
 def inclusion(merkle: MerkleTree, at: int) -> Inclusion:
@@ -328,11 +329,8 @@ def rows_stand(audit: Audit, indexed: Indexed) -> bool:
         return True
     if indexed.place.stage != FINE_TUNED_MODEL.name and isinstance(audit.said(indexed), Removed):
         return False
-    above = (
-        audit.index.parent(indexed, stage)
-        for stage in (TRAINING_MIXTURE.name, TASK_DATASET.name, GENERAL_CORPUS.name)
-    )
-    return all(rows_stand(audit, each) for each in above if each is not None)
+    above = inputs(audit.index, indexed, (TRAINING_MIXTURE.name, TASK_DATASET.name, GENERAL_CORPUS.name))
+    return all(rows_stand(audit, each) for each in above)
 
 
 def index_folder(settings: Settings) -> Path:

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ft_dagster.audit.index_file import Holds, open_file
 from ft_dagster.audit.members import STATES, Times
+from ft_dagster.lineage.graph import Input, Node, input_of, inputs_of, named
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.provenance.record_keys import SHARED_OWNER
 from ft_dagster.store import Artifact, Place
@@ -139,12 +140,6 @@ def _framed(place: int, records: bytes) -> bytes:
     return f"{place} {len(records)} ".encode() + records
 
 
-def made_from(artifact: Artifact) -> dict[str, tuple[str, str | None]]:
-    """Of each input by its name: digest, and sha256 of its manifest where that was recorded."""
-    manifests = artifact.input_manifests
-    return {name: (digest, manifests.get(name)) for name, digest in artifact.inputs.items()}
-
-
 def created(artifact: Artifact) -> str:
     """When it was made, ISO 8601; empty where its manifest does not say."""
     return str(artifact.predicate.get("created", ""))
@@ -227,7 +222,7 @@ class Index:
             ),
         )
         id = int(found.lastrowid or 0)
-        rows = [(id, name, *made, place.prefix) for name, made in made_from(artifact).items()]
+        rows = [(id, name, *made, place.prefix) for name, made in inputs_of(artifact).items()]
         self._db.executemany("INSERT INTO inputs VALUES (?, ?, ?, ?, ?)", rows)
         return id
 
@@ -346,10 +341,20 @@ class Index:
         """Those whose records could not be read."""
         return self._select("a.problem IS NOT NULL", ())
 
-    def inputs(self, artifact: int) -> dict[str, tuple[str, str | None]]:
-        """Name -> (digest, sha256 of its manifest where it was recorded)."""
-        rows = self._db.execute("SELECT name, digest, manifest FROM inputs WHERE artifact = ?", (artifact,))
-        return {str(name): (str(digest), manifest) for name, digest, manifest in rows}
+    def inputs(self, artifact: Indexed) -> dict[str, Input]:
+        """See `lineage.graph.Graph`."""
+        query = "SELECT name, digest, manifest FROM inputs WHERE artifact = ?"
+        rows = self._db.execute(query, (artifact.id,))
+        return {str(name): Input(str(digest), manifest) for name, digest, manifest in rows}
+
+    def find(self, artifact: Node, name: str, one: Input) -> list[Indexed]:
+        """See `lineage.graph.Graph`: the one with the recorded manifest alone. Where none was recorded, the
+        first that was made, by the same tenant or for all: the artifact may be older than the others.
+        """
+        found, prefix = self.with_digest(*one), artifact.place.prefix
+        if one.manifest is None:
+            found = [each for each in found if each.tenant in (tenant_of(prefix), SHARED_OWNER)]
+        return list(named(found, prefix, one.manifest))[:1]
 
     def made_of(self, artifact: Indexed, stage: str | None = None) -> list[Indexed]:
         """The artifacts that were made from this one, which come last, or from its equal in the same variant:
@@ -367,15 +372,15 @@ class Index:
         for id, manifest in rows:
             child = self.artifact(id)
             own = child.place.prefix == artifact.place.prefix
-            if stage in (None, child.place.stage) and (own or self._is_parent(artifact, child, manifest)):
+            if stage in (None, child.place.stage) and (
+                own or manifest or artifact in self.find(child, "", Input(artifact.digest, None))
+            ):
                 made[id] = child
         return list(made.values())
 
-    def parent(self, child: Indexed, name: str) -> Indexed | None:
-        """The artifact that an input names; None where it is not in the store."""
-        digest, manifest = self.inputs(child.id).get(name, (None, None))
-        found = [] if digest is None else self.with_digest(digest, manifest)
-        return next((each for each in found if self._is_parent(each, child, manifest)), None)
+    def parent(self, child: Indexed, *names: str) -> Indexed | None:
+        """See `lineage.graph.input_of`."""
+        return input_of(self, child, *names)
 
     def times(self, model: int, number: int) -> int:
         """How often a record was trained on, by its number in the mixture."""
@@ -427,14 +432,6 @@ class Index:
     def _entries(self, table: str) -> list[LogEntry]:
         found = self._db.execute(f"SELECT prefix, number, entry, sha256 FROM {table} ORDER BY 1, 2")
         return [LogEntry(str(one), int(number), str(text), str(hash)) for one, number, text, hash in found]
-
-    def _is_parent(self, above: Indexed, child: Indexed, manifest: str | None) -> bool:
-        if manifest:
-            return above.manifest == manifest
-        if above.place.prefix == child.place.prefix or not above.tenant:
-            return True
-        own = [each for each in self.with_digest(above.digest) if each.place.prefix == child.place.prefix]
-        return above.tenant == child.tenant and not own
 
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Indexed]:
         rows = self._db.execute(

@@ -116,7 +116,7 @@ def ancestors(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
             part.place.stage, part.digest, part.variant, part.created, code,
             removed=said.at if isinstance(said, Removed) else "",
         )  # fmt: skip
-        for stage, (digest, _) in audit.index.inputs(part.id).items():
+        for stage, (digest, _) in audit.index.inputs(part).items():
             above = audit.index.parent(part, stage)
             if above is not None:
                 waiting.append(above)

@@ -105,14 +105,14 @@ def _judged(audit: Audit, weights: Indexed) -> dict[str, Indexed]:
 def _above(audit: Audit, child: Indexed, stage: str) -> Indexed:
     found = audit.index.parent(child, stage)
     if found is None:
-        digest, _ = audit.index.inputs(child.id).get(stage, ("", None))
+        digest, _ = audit.index.inputs(child).get(stage, ("", None))
         problem = f"the {stage} that {child.place.stage} was made of is gone"
         raise UserError(problem, value=digest[:12], fix="Restore it from a backup")
     return found
 
 
 def _inputs(audit: Audit, part: Indexed, stages: tuple[str, ...]) -> Iterator[Indexed]:
-    names = audit.index.inputs(part.id)
+    names = audit.index.inputs(part)
     yield from (_above(audit, part, name) for name in stages if name in names)
 
 

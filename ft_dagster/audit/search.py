@@ -104,7 +104,7 @@ class _UpToCut:
         cuts, older = defaultdict[tuple[str, str], dict[int, list[Cut]]](dict), 0
         longest = max((sum(len(text) for _, text in row.parts) for row in asked.rows), default=0)
         for mixture in audit.allowed(audit.index.of_stage(TRAINING_MIXTURE.name)) if asked.rows else ():
-            digest, _ = audit.index.inputs(mixture.id).get(TASK_DATASET.name, ("", None))
+            digest, _ = audit.index.inputs(mixture).get(TASK_DATASET.name, ("", None))
             try:
                 parts = parts_of(audit, mixture)
             except MALFORMED:  # its records could not be read either, which is told

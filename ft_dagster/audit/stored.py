@@ -220,7 +220,7 @@ def _within(audit: Audit, within: str | None) -> list[Indexed]:
     waiting = list(own)
     while waiting:
         each = waiting.pop()
-        above = (audit.index.parent(each, stage) for stage in audit.index.inputs(each.id))
+        above = (audit.index.parent(each, stage) for stage in audit.index.inputs(each))
         new = [one for one in above if one is not None and not one.tenant and one.id not in shared]
         shared.update((one.id, one) for one in new)
         waiting += new

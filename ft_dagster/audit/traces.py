@@ -63,7 +63,7 @@ def tenant(audit: Audit, name: str) -> TenantAnswer:
         stages[each.place.stage] = stages.get(each.place.stage, 0) + 1
     given: dict[int, Indexed] = {}
     for each in own:
-        above = (audit.index.parent(each, stage) for stage in audit.index.inputs(each.id))
+        above = (audit.index.parent(each, stage) for stage in audit.index.inputs(each))
         given |= {part.id: part for part in above if part is not None and not part.tenant}
     exports = [each for each in own if each.place.stage == MODEL_EXPORT.name]
     releases = tuple(dict.fromkeys(one for export in exports for one in audit.releases_of(export)))
@@ -102,7 +102,7 @@ def _sources(audit: Audit) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
         prefix = dataset.place.prefix
         if prefix not in known:
             known[prefix] = list(declarations(audit, prefix))
-        digest, _ = audit.index.inputs(dataset.id).get("sources", ("", None))
+        digest, _ = audit.index.inputs(dataset).get("sources", ("", None))
         for sources in source_files(known[prefix], digest):
             for declared, prints in sources:
                 yield from ((dataset, {"declared": declared["path"], **entry}) for entry in prints)

@@ -112,7 +112,7 @@ def mixtures_of(audit: Audit, weights: Indexed) -> tuple[list[Indexed], list[str
 
 def _rows_of(audit: Audit, mixture: Indexed) -> frozenset[str]:
     """What says of which rows a mixture was made."""
-    inputs = audit.index.inputs(mixture.id)
+    inputs = audit.index.inputs(mixture)
     return frozenset(inputs[stage][0] for stage in HAVE_RECORDS if stage in inputs)
 
 
@@ -137,7 +137,7 @@ def _trained(audit: Audit, mixture: Artifact, times: Times) -> Iterator[HeldReco
 def _needed(audit: Audit, child: Indexed, stage: str) -> Indexed:
     found = audit.index.parent(child, stage)
     if found is None:
-        digest, _ = audit.index.inputs(child.id).get(stage, ("", None))
+        digest, _ = audit.index.inputs(child).get(stage, ("", None))
         fix = "Restore it from a backup"
         raise UserError(
             f"the {stage} that {child.place.stage} was made of is gone", value=digest[:12], fix=fix
@@ -160,7 +160,7 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
     """
     found: dict[Any, Mapping[str, Any]] = {}
     for stage in (TASK_DATASET.name, GENERAL_CORPUS.name):
-        if stage not in audit.index.inputs(mixture.id):
+        if stage not in audit.index.inputs(mixture):
             continue
         above = audit.artifact(_needed(audit, mixture, stage))
         for name in above.files:

@@ -21,10 +21,11 @@ from ft_dagster.audit.around import RESTORE, problems_around
 from ft_dagster.audit.desk import Audit, index_error, index_folder, rows_stand
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.follow import MALFORMED, indexed_members, problem_of
-from ft_dagster.audit.index import Indexed, created, digest_of, made_from, tenant_of
+from ft_dagster.audit.index import Indexed, created, digest_of, tenant_of
 from ft_dagster.audit.members import ASKED, HAVE_RECORDS, times_of
 from ft_dagster.data.record_tree import TREE, TreeHead, check_tree
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.graph import inputs_of
 from ft_dagster.report.tables import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import Artifact, verify_artifact
@@ -271,7 +272,7 @@ def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     """Every artifact that it was made from is there, with the manifest that it had then."""
-    for name, (digest, manifest) in made_from(artifact).items():
+    for name, (digest, manifest) in inputs_of(artifact).items():
         if manifest is None:
             continue
         if not audit.index.with_digest(digest, manifest):
@@ -287,8 +288,8 @@ def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _check_row(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     """The index says of it, and of what it was made from, what its manifest says."""
-    row = (indexed.digest, indexed.created, indexed.tenant, audit.index.inputs(indexed.id))
-    if row != (artifact.digest, created(artifact), tenant_of(artifact.place.prefix), made_from(artifact)):
+    row = (indexed.digest, indexed.created, indexed.tenant, audit.index.inputs(indexed))
+    if row != (artifact.digest, created(artifact), tenant_of(artifact.place.prefix), inputs_of(artifact)):
         raise index_error(audit, f"the index says otherwise of {artifact.place.path} than its manifest")
 
 
