@@ -12,6 +12,7 @@ from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.models import declarations
 from ft_dagster.audit.records import described, once
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.graph import descendants, inputs
 from ft_dagster.spec.keys import HALF
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT, TASK_DATASET
 from ft_dagster.stages.made_of import source_files
@@ -39,7 +40,8 @@ def source(audit: Audit, asked: str) -> CameOf:
             fix += "; `ft-dagster audit index` names what could not be read"
         but = f", of what could be read: {len(unread)} could not" if unread else ""
         raise UserError(f"nothing was made of such a source{but}", value=asked, fix=fix)
-    made = sorted(_downstream(audit, list(starts.values())), key=lambda each: (each.created, each.id))
+    reached = descendants(audit.index, starts.values(), audit.allows)
+    made = sorted(reached, key=lambda each: (each.created, each.id))
     parts = (PartOf(each.place.stage, each.digest, each.variant, each.created) for each in made)
     models = (
         described(audit, each, MADE, None) for each in made if each.place.stage == FINE_TUNED_MODEL.name
@@ -63,8 +65,7 @@ def tenant(audit: Audit, name: str) -> TenantAnswer:
         stages[each.place.stage] = stages.get(each.place.stage, 0) + 1
     given: dict[int, Indexed] = {}
     for each in own:
-        above = (audit.index.parent(each, stage) for stage in audit.index.inputs(each))
-        given |= {part.id: part for part in above if part is not None and not part.tenant}
+        given |= {part.id: part for part in inputs(audit.index, each) if not part.tenant}
     exports = [each for each in own if each.place.stage == MODEL_EXPORT.name]
     releases = tuple(dict.fromkeys(one for export in exports for one in audit.releases_of(export)))
     shared = (PartOf(part.place.stage, part.digest, None, part.created) for part in given.values())
@@ -77,18 +78,6 @@ def _unread(audit: Audit) -> Iterator[str]:
     known = {each.problem for each in audit.index.unread()}  # of artifacts whose manifests were
     problems = (each for each in audit.followed.problems if each.stage and each.problem not in known)
     yield from dict.fromkeys(each.problem for each in problems if audit.allows_part(each.prefix))
-
-
-def _downstream(audit: Audit, starts: list[Indexed]) -> Iterator[Indexed]:
-    """The artifacts and all that was made from them, children of releases among it."""
-    seen: set[int] = set()
-    waiting = list(starts)
-    while waiting:
-        artifact = waiting.pop(0)
-        if artifact.id not in seen and audit.allows(artifact):
-            seen.add(artifact.id)
-            yield artifact
-            waiting += audit.index.made_of(artifact)
 
 
 def _sources(audit: Audit) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:

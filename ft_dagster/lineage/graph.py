@@ -137,9 +137,12 @@ def ancestors(
     return (artifact for artifact, _ in found)
 
 
-def descendants(graph: Descent[N], starts: Iterable[N]) -> Iterator[N]:
-    """Yield the starts and all that was made of them."""
-    return (artifact for artifact, _ in walk(starts, graph.made_of))
+def descendants(
+    graph: Descent[N], starts: Iterable[N], allows: Callable[[N], bool] = lambda artifact: True
+) -> Iterator[N]:
+    """Yield the starts and all that was made of them; `allows`: what may be told."""
+    found = walk(starts, lambda artifact: filter(allows, graph.made_of(artifact)))
+    return (artifact for artifact, _ in found)
 
 
 def made_through(graph: Descent[N], artifact: N, *stages: str) -> list[N]:
