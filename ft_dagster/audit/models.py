@@ -21,13 +21,13 @@ from ft_dagster.audit.trained import identities_of, in_part, mixtures_of, traini
 from ft_dagster.data.mixture_figures import GENERAL
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.graph import ancestors
 from ft_dagster.lineage.log import read_log
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.stage_entries import (
     BASE_MODEL,
     BASE_TEXT,
     DECLARATION,
-    ENTRIES,
     EVALUATION,
     FINE_TUNED_MODEL,
     GENERAL_CORPUS,
@@ -41,6 +41,7 @@ from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 
 THIRD = 1 / 3  # of what a base took: more makes a provider of who trained on it
+MADE_WEIGHTS = (TRAINING_MIXTURE, TRAINING_PLAN, BASE_MODEL)
 FIRST = 5  # records of a difference that are shown
 
 
@@ -78,7 +79,7 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
         created=weights.created,
         exports=tuple(dict.fromkeys(export.digest for export in exports)),
         releases=tuple(entry for entry in entries if entry["version"] in versions),
-        parts=tuple(ancestors(audit, [weights, *exports])),
+        parts=tuple(_parts(audit, [weights, *exports])),
         sources=_sources(audit, chain),
         mixture=_mixture(chain),
         base=_base(audit, base),
@@ -101,27 +102,19 @@ def _unread(audit: Audit, weights: Indexed) -> tuple[str, ...]:
     return tuple(mixtures_of(audit, weights)[1]) if known else ()
 
 
-def ancestors(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
+def _parts(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
     """The artifacts and all that they were made of, in the order of the graph; what is gone among them."""
     found: dict[tuple[str, str], PartOf] = {}
-    waiting, seen = list(starts), set[int]()
-    while waiting:
-        part = waiting.pop()
-        if part.id in seen:
-            continue
-        seen.add(part.id)
+    for part in ancestors(audit.index, starts):
         said = audit.said(part)
         code = audit.artifact(part).predicate["code"]["sha256"]
         found[part.place.stage, f"{part.place.path} {part.generation}"] = PartOf(
             part.place.stage, part.digest, part.variant, part.created, code,
             removed=said.at if isinstance(said, Removed) else "",
         )  # fmt: skip
-        for stage, (digest, _) in audit.index.inputs(part).items():
-            above = audit.index.parent(part, stage)
-            if above is not None:
-                waiting.append(above)
-            elif stage in ENTRIES:
-                found[stage, digest] = PartOf(stage, digest, gone=True)
+        for stage, one in audit.index.inputs(part).items():
+            if stage in ENTRIES and not audit.index.find(part, stage, one):
+                found[stage, one.digest] = PartOf(stage, one.digest, gone=True)
     ranks = {stage: at for at, stage in enumerate(ENTRIES)}
     yield from sorted(found.values(), key=lambda part: (ranks.get(part.stage, 99), part.created, part.digest))
 
@@ -215,19 +208,11 @@ def _flat(tree: Any, name: str = "") -> dict[str, Any]:
 
 
 def _chain(audit: Audit, weights: Indexed) -> _Chain:
-    found: dict[str, Artifact | None] = {}
-    for stage, above in (
-        (TRAINING_MIXTURE.name, weights),
-        (TRAINING_PLAN.name, weights),
-        (BASE_MODEL.name, weights),
-    ):
-        part = audit.index.parent(above, stage)
-        found[stage] = None if part is None else read(audit, part)
-    mixture = audit.index.parent(weights, TRAINING_MIXTURE.name)
-    for stage in (TASK_DATASET.name, GENERAL_CORPUS.name):
-        part = None if mixture is None else audit.index.parent(mixture, stage)
-        found[stage] = None if part is None else read(audit, part)
-    return _Chain(weights, found)
+    found = {stage.name: audit.index.parent(weights, stage.name) for stage in MADE_WEIGHTS}
+    for stage in (TASK_DATASET, GENERAL_CORPUS):
+        found[stage.name] = audit.index.parent(weights, TRAINING_MIXTURE.name, stage.name)
+    parts = {stage: None if part is None else read(audit, part) for stage, part in found.items()}
+    return _Chain(weights, parts)
 
 
 def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
