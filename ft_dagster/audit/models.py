@@ -28,6 +28,7 @@ from ft_dagster.stage_entries import (
     BASE_MODEL,
     BASE_TEXT,
     DECLARATION,
+    ENTRIES,
     EVALUATION,
     FINE_TUNED_MODEL,
     GENERAL_CORPUS,

@@ -28,6 +28,7 @@ from ft_dagster.data.mixture_io import HOLDOUT
 from ft_dagster.data.record_tree import TREE, TreeHead, record_row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import OWN, SAMPLES
+from ft_dagster.lineage.graph import made_through, walk
 from ft_dagster.provenance.record_keys import SHARED_OWNER, RecordKey
 from ft_dagster.report.tables import counted, size
 from ft_dagster.stage_entries import (
@@ -53,6 +54,11 @@ LEAD_TO_RECORDS = (
     *ASKED,
     MODEL_EXPORT.name,
 )  # and bases that were made of a release
+TO_CHILD = (
+    MODEL_EXPORT.name,
+    BASE_MODEL.name,
+    FINE_TUNED_MODEL.name,
+)  # from weights, by what is made of them
 ANSWERED = "wrote it in an answer"
 UNREACHED = "in its mixture, and not reached before the exported checkpoint"
 _MEASURED = re.compile(r"on (\d+) of (\d+)\b")
@@ -239,8 +245,9 @@ def _models(
             yield _validated(audit, model)
         held_out = models if HOLDOUT in rows else []
     elif holder.place.stage == TASK_DATASET.name and "test" in rows:
-        for mixture in audit.index.made_of(holder, TRAINING_MIXTURE.name):
-            held_out += audit.allowed(audit.index.made_of(mixture, FINE_TUNED_MODEL.name))
+        held_out = audit.allowed(
+            made_through(audit.index, holder, TRAINING_MIXTURE.name, FINE_TUNED_MODEL.name)
+        )
     for model in held_out:
         if _named(model) not in judged:
             yield described(audit, model, HELD_OUT if _tells(audit, model) else PERHAPS, 0)
@@ -303,21 +310,11 @@ def _with_children(audit: Audit, model: Indexed, times: int | None) -> Iterator[
 
 def descendants(audit: Audit, model: Indexed) -> Iterator[tuple[Indexed, Indexed]]:
     """(child, parent) of every model that starts from a model's exports, children of children among them."""
-    seen: set[int] = set()
-    waiting = [model]
-    while waiting:
-        parent = waiting.pop(0)
-        for child in _children(audit, parent):
-            if child.id not in seen and audit.allows(child):
-                seen.add(child.id)
-                waiting.append(child)
-                yield child, parent
 
+    def children(parent: Indexed) -> list[Indexed]:
+        return audit.allowed(made_through(audit.index, parent, *TO_CHILD))
 
-def _children(audit: Audit, model: Indexed) -> Iterable[Indexed]:
-    for export in audit.index.made_of(model, MODEL_EXPORT.name):
-        for base in audit.index.made_of(export, BASE_MODEL.name):
-            yield from audit.index.made_of(base, FINE_TUNED_MODEL.name)
+    return ((child, parent) for child, parent in walk([model], children) if parent is not None)
 
 
 def described(audit: Audit, model: Indexed, how: str, times: int | None) -> ModelThatHas:
