@@ -23,6 +23,7 @@ from ft_dagster.data.parquet import column_names, count_of, quoted, rows_of
 from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import ANSWERS
+from ft_dagster.lineage.graph import inputs, walk
 from ft_dagster.spec.keys import HALF
 from ft_dagster.stage_entries import (
     BASE_TEXT,
@@ -216,15 +217,8 @@ def _within(audit: Audit, within: str | None) -> list[Indexed]:
     if not own:
         fix = "`ft-dagster status` lists those that are"
         raise UserError("nothing of it is stored", field="--within", value=within, fix=fix)
-    shared = dict[int, Indexed]()
-    waiting = list(own)
-    while waiting:
-        each = waiting.pop()
-        above = (audit.index.parent(each, stage) for stage in audit.index.inputs(each))
-        new = [one for one in above if one is not None and not one.tenant and one.id not in shared]
-        shared.update((one.id, one) for one in new)
-        waiting += new
-    return [*own, *shared.values()]
+    shared = walk(own, lambda each: [one for one in inputs(audit.index, each) if not one.tenant])
+    return [each for each, _ in shared]
 
 
 def _files_of(holder: Indexed, artifact: Artifact) -> Iterator[TextFile]:
