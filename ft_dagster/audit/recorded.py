@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +20,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.task_files import task_references
 from ft_dagster.files import expanded
 from ft_dagster.launch.launcher import RUN_FILE
+from ft_dagster.lineage.graph import needed, walk
 from ft_dagster.planning.hardware.catalogue import FILE as CARDS
 from ft_dagster.provenance.digest import sha256_file, sha256_json
 from ft_dagster.roots import is_address
@@ -75,19 +77,17 @@ class Recorded:
 
 def recorded_of(audit: Audit, weights: Indexed) -> Recorded:
     """Raises UserError where something that the model was made of is gone."""
-    mixture = _above(audit, weights, TRAINING_MIXTURE.name)
-    plan = _above(audit, weights, TRAINING_PLAN.name)
-    dataset = _above(audit, mixture, TASK_DATASET.name)
+    mixture = needed(audit.index, weights, TRAINING_MIXTURE.name)
+    plan = needed(audit.index, weights, TRAINING_PLAN.name)
+    dataset = needed(audit.index, mixture, TASK_DATASET.name)
     rebuilt = {
         TASK_DATASET.name: dataset,
         TRAINING_MIXTURE.name: mixture,
         TRAINING_PLAN.name: plan,
         FINE_TUNED_MODEL.name: weights,
     }
-    taken: dict[int, Indexed] = {}
-    for part in rebuilt.values():
-        for above in _inputs(audit, part, TAKEN):
-            taken |= {each.id: each for each in _with_parents(audit, above)}
+    found = walk(rebuilt.values(), partial(_taken, audit, tuple(rebuilt.values())))
+    taken = {each.id: each for each, below in found if below is not None}
     declared, content = _declaration(audit, rebuilt, taken.values())
     return Recorded(weights, rebuilt, tuple(taken.values()), declared, content, _judged(audit, weights))
 
@@ -102,26 +102,17 @@ def _judged(audit: Audit, weights: Indexed) -> dict[str, Indexed]:
     return {EVALUATION.name: evaluations[-1]} if evaluations else {}
 
 
-def _above(audit: Audit, child: Indexed, stage: str) -> Indexed:
-    found = audit.index.parent(child, stage)
-    if found is None:
-        digest, _ = audit.index.inputs(child).get(stage, ("", None))
-        problem = f"the {stage} that {child.place.stage} was made of is gone"
-        raise UserError(problem, value=digest[:12], fix="Restore it from a backup")
-    return found
-
-
-def _inputs(audit: Audit, part: Indexed, stages: tuple[str, ...]) -> Iterator[Indexed]:
-    names = audit.index.inputs(part)
-    yield from (_above(audit, part, name) for name in stages if name in names)
-
-
-def _with_parents(audit: Audit, part: Indexed) -> Iterator[Indexed]:
-    """An artifact; of a base also the release that it starts from, and the base of that."""
-    yield part
-    if part.place.stage == BASE_MODEL.name:
-        for above in _inputs(audit, part, (MODEL_EXPORT.name, BASE_MODEL.name)):
-            yield from _with_parents(audit, above)
+def _taken(audit: Audit, rebuilt: Collection[Indexed], part: Indexed) -> Iterator[Indexed]:
+    """What a part was made of by others; of a base the release that it starts from, and the base of that."""
+    names = (
+        TAKEN
+        if part in rebuilt
+        else (MODEL_EXPORT.name, BASE_MODEL.name)
+        if part.place.stage == BASE_MODEL.name
+        else ()
+    )
+    known = audit.index.inputs(part)
+    return (needed(audit.index, part, name) for name in names if name in known)
 
 
 def _declaration(
@@ -283,7 +274,7 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
     project = CleanProject(folder, Store(str(folder / "store")), recorded.model.place.prefix, why)
     for part in (recorded.declaration, *recorded.taken):
         project.take(audit, part)
-    own_base = _above(audit, recorded.model, BASE_MODEL.name)
+    own_base = needed(audit.index, recorded.model, BASE_MODEL.name)
     for part in (recorded.declaration, own_base, *recorded.taken):
         if part.place.stage in (DECLARATION.name, GENERAL_CORPUS.name) or part is own_base:
             project.point_at(audit.artifact(part))
