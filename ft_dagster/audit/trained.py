@@ -17,7 +17,7 @@ from ft_dagster.data.mixture_figures import GENERAL
 from ft_dagster.data.parquet import dicts_of
 from ft_dagster.data.record_tree import record_rows
 from ft_dagster.data.rows import Row
-from ft_dagster.errors import UserError
+from ft_dagster.lineage.graph import needed
 from ft_dagster.stage_entries import GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
 
@@ -96,7 +96,7 @@ def mixtures_of(audit: Audit, weights: Indexed) -> tuple[list[Indexed], list[str
     """The mixture that a model names, and those of other rows that came out equal to it: it was trained on
     either's. Of the latter, why the rows of some cannot be read.
     """
-    own = _needed(audit, weights, TRAINING_MIXTURE.name)
+    own = needed(audit.index, weights, TRAINING_MIXTURE.name)
     found, unread, seen = [own], list[str](), {_rows_of(audit, own)}
     for each in audit.index.equals(own):
         if (rows := _rows_of(audit, each)) in seen:
@@ -134,17 +134,6 @@ def _trained(audit: Audit, mixture: Artifact, times: Times) -> Iterator[HeldReco
         yield from (one for one in batch if one.state == TRAIN and times[one.number])
 
 
-def _needed(audit: Audit, child: Indexed, stage: str) -> Indexed:
-    found = audit.index.parent(child, stage)
-    if found is None:
-        digest, _ = audit.index.inputs(child).get(stage, ("", None))
-        fix = "Restore it from a backup"
-        raise UserError(
-            f"the {stage} that {child.place.stage} was made of is gone", value=digest[:12], fix=fix
-        )
-    return found
-
-
 def _facts(audit: Audit, mixture: Artifact) -> Iterator[Mapping[str, Any]]:
     """Of each training record in order; none of an older mixture."""
     if audit.shelf.has(mixture, f"evidence/{ORIGINS}"):
@@ -162,7 +151,7 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
     for stage in (TASK_DATASET.name, GENERAL_CORPUS.name):
         if stage not in audit.index.inputs(mixture):
             continue
-        above = audit.artifact(_needed(audit, mixture, stage))
+        above = audit.artifact(needed(audit.index, mixture, stage))
         for name in above.files:
             if name.startswith("payload/") and name.endswith("train.parquet"):
                 file = audit.shelf.left(above, name)
