@@ -80,12 +80,7 @@ def recorded_of(audit: Audit, weights: Indexed) -> Recorded:
     mixture = needed(audit.index, weights, TRAINING_MIXTURE.name)
     plan = needed(audit.index, weights, TRAINING_PLAN.name)
     dataset = needed(audit.index, mixture, TASK_DATASET.name)
-    rebuilt = {
-        TASK_DATASET.name: dataset,
-        TRAINING_MIXTURE.name: mixture,
-        TRAINING_PLAN.name: plan,
-        FINE_TUNED_MODEL.name: weights,
-    }
+    rebuilt = {part.place.stage: part for part in (dataset, mixture, plan, weights)}
     found = walk(rebuilt.values(), partial(_taken, audit, tuple(rebuilt.values())))
     taken = {each.id: each for each, below in found if below is not None}
     declared, content = _declaration(audit, rebuilt, taken.values())

@@ -16,13 +16,12 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
+from ft_dagster.stage_entries import BASE_MODEL, BASE_TEXT, FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT
 from ft_dagster.store.artifacts import Artifact, Place, digests_folder, find_artifact, note_digest
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.committed import all_committed
 from ft_dagster.store.heads import SHARED
 
-BASE, CORPUS, BASE_TEXT = "base_model", "general_corpus", "base_text"
-WEIGHTS, EXPORT = "fine_tuned_model", "model_export"
 CORPORA = f"{SHARED}/corpora"
 
 
@@ -179,8 +178,10 @@ def parts_of_version(
 
 def stage_of(artifact: Artifact, name: str) -> str:
     """Name the stage by which an input was made: the general text of a mixture may be written by its base."""
-    general = artifact.spec.get("spec", {}).get("data", {}).get("general") if name == CORPUS else None
-    return BASE_TEXT if general and general.get("corpus") is None else name
+    if name != GENERAL_CORPUS.name:
+        return name
+    general = artifact.spec.get("spec", {}).get("data", {}).get("general")
+    return BASE_TEXT.name if general and general.get("corpus") is None else name
 
 
 def versions_of(log: Iterable[ReleaseEntry], artifacts: Iterable[Node]) -> list[ReleaseEntry]:
@@ -189,7 +190,11 @@ def versions_of(log: Iterable[ReleaseEntry], artifacts: Iterable[Node]) -> list[
     """
     known = {(each.place.stage, each.digest) for each in artifacts}
     released = (entry for entry in log if entry.action == RELEASE)
-    return [each for each in released if known & {(WEIGHTS, each.weights), (EXPORT, each.export)}]
+    return [
+        each
+        for each in released
+        if known & {(FINE_TUNED_MODEL.name, each.weights), (MODEL_EXPORT.name, each.export)}
+    ]
 
 
 @dataclass(frozen=True)
@@ -206,9 +211,9 @@ class StoredGraph:
         from, or shared.
         """
         stage, prefixes = stage_of(artifact, name), [artifact.place.prefix, SHARED]
-        if stage == CORPUS:
+        if stage == GENERAL_CORPUS.name:
             prefixes = [f"{CORPORA}/{each}" for each in self.store.names(CORPORA)]
-        parent = artifact.figures.get("parent") if artifact.place.stage == BASE else None
+        parent = artifact.figures.get("parent") if artifact.place.stage == BASE_MODEL.name else None
         if parent:
             prefixes[0] = "/".join(("tenants", *str(parent["variant"]).split(".")))
         found = find_digest(self.store, dict.fromkeys(prefixes), stage, one.digest, one.manifest)

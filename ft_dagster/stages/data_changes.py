@@ -6,21 +6,16 @@ from itertools import islice
 from typing import NamedTuple
 
 from ft_dagster.data.row_changes import split_identities
-from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
-from ft_dagster.lineage.graph import find_digest
+from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of
 from ft_dagster.lineage.release import history
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages.shelf import UNREADABLE, told
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.store import Artifact, Store
+from ft_dagster.store import Artifact
 
 LOOKED_AT = 10  # versions
-# From the weights to the rows: each stage, and its input that is the next.
-TO_ROWS = {
-    FINE_TUNED_MODEL.name: TRAINING_MIXTURE.name,
-    TRAINING_MIXTURE.name: TASK_DATASET.name,
-    TASK_DATASET.name: "",
-}
+TO_ROWS = (TRAINING_MIXTURE.name, TASK_DATASET.name)  # from weights
 
 
 class DataChanges(NamedTuple):
@@ -61,22 +56,13 @@ def data_changes(workspace: Workspace, dataset: Artifact) -> DataChanges | None:
 def _before(workspace: Workspace, dataset: Artifact) -> tuple[int, Artifact] | None:
     store, prefix = workspace.store, workspace.prefix
     released = [entry for entry in reversed(history(store, prefix)) if entry.action == RELEASE]
+    graph = StoredGraph(store)
     for entry in islice(released, LOOKED_AT):
-        rows = _rows_of(store, prefix, entry)
+        weights = find_digest(store, [prefix], FINE_TUNED_MODEL.name, entry.weights)
+        rows = None if weights is None else input_of(graph, weights, *TO_ROWS)
         if rows is not None and rows.digest != dataset.digest:
             return entry.version, rows
     return None
-
-
-def _rows_of(store: Store, prefix: str, entry: ReleaseEntry) -> Artifact | None:
-    """What the weights of a release learned from; None where any of it is gone."""
-    found, digest, manifest = None, entry.weights, None
-    for stage, made_from in TO_ROWS.items():
-        found = find_digest(store, [prefix], stage, digest, manifest)
-        if found is None:
-            return None
-        digest, manifest = found.inputs.get(made_from, ""), found.input_manifests.get(made_from)
-    return found
 
 
 def _every(splits: dict[str, set[bytes]]) -> set[bytes]:

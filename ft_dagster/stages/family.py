@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.graph import ListedGraph, StoredGraph, ancestors, descendants, versions_of
 from ft_dagster.lineage.release import history
+from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.report.family import Relative
-from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec import Declarations
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.stages.chain import CHAIN
-from ft_dagster.stages.made_of import ORDER, find_input
+from ft_dagster.stages.made_of import ORDER, named_stages
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head
 
 STAGES = tuple(stage.name for stage in CHAIN)
+RELEASED = {FINE_TUNED_MODEL.name, MODEL_EXPORT.name}
 Heads = Mapping[str, Artifact]
 
 
@@ -54,12 +56,12 @@ def family(kin: Kin, artifact: Artifact) -> Family:
     """Raises UserError for what cannot be read."""
     workspace = kin.workspace
     above = sorted(_above(workspace, artifact), key=lambda one: (one.variant is None, _rank(one.artifact)))
-    own = list(_below(kin.heads, artifact))
-    known = {(each.place.stage, each.digest) for each in (artifact, *own)}
-    stages = {stage for stage, _ in known}
+    own = _below(kin.heads, artifact)
+    stages = {each.place.stage for each in (artifact, *own)}
     children = kin.children if MODEL_EXPORT.name in stages else ()
-    versions = _versions(workspace, known) if stages & {FINE_TUNED_MODEL.name, MODEL_EXPORT.name} else ()
-    return Family(above, [*map(Relative, own), *children], list(versions))
+    log = history(workspace.store, workspace.prefix) if stages & RELEASED else ()
+    versions = [entry.version for entry in versions_of(log, (artifact, *own))]
+    return Family(above, [*map(Relative, own), *children], versions)
 
 
 def newest(store: Store, prefix: str) -> Heads:
@@ -69,35 +71,17 @@ def newest(store: Store, prefix: str) -> Heads:
 
 
 def _above(workspace: Workspace, artifact: Artifact) -> Iterator[Relative]:
-    store, prefix = workspace.store, workspace.prefix
-    seen, due = {artifact.place}, [Relative(artifact)]
-    while due:
-        below, variant = due.pop()
-        whose = _parent(below) or variant
-        there = prefix if whose is None else VariantKey.parse(whose).prefix
-        for name, digest in below.inputs.items():
-            named = below.input_manifests.get(name)
-            found = find_input(store, there, name, digest, named) if name in ORDER else None
-            if found is not None and found.place not in seen:
-                seen.add(found.place)
-                due.append(Relative(found, whose if found.place.prefix == there else None))
-                yield due[-1]
+    graph = StoredGraph(workspace.store)
+    _, *above = ancestors(graph, [artifact], named_stages)
+    for each in above:
+        whose = variant_of(each.place.prefix)
+        yield Relative(each, None if whose == str(workspace.key) else whose)
 
 
-def _parent(artifact: Artifact) -> str | None:
-    """The variant whose release a base is."""
-    parent = artifact.figures.get("parent") if artifact.place.stage == BASE_MODEL.name else None
-    return str(parent["variant"]) if parent else None
-
-
-def _below(heads: Heads, artifact: Artifact) -> Iterator[Artifact]:
-    """Those that lead back to an artifact, in the order of the graph."""
-    known = {(artifact.place.stage, artifact.digest)}
-    for stage in STAGES:
-        head = heads.get(stage)
-        if head is not None and head.place != artifact.place and known & set(head.inputs.items()):
-            known.add((stage, head.digest))
-            yield head
+def _below(heads: Heads, artifact: Artifact) -> list[Artifact]:
+    """Those that were made of an artifact, in the order of the graph."""
+    _, *found = descendants(ListedGraph([artifact, *heads.values()]), [artifact])
+    return sorted(found, key=_rank)
 
 
 def _children(workspace: Workspace, export: Artifact) -> Iterator[Relative]:
@@ -110,15 +94,6 @@ def _children(workspace: Workspace, export: Artifact) -> Iterator[Relative]:
             if head is not None and head.inputs.get(MODEL_EXPORT.name) == export.digest:
                 below = _below(newest(workspace.store, key.prefix), head)
                 yield from (Relative(each, str(key)) for each in (head, *below))
-
-
-def _versions(workspace: Workspace, known: set[tuple[str, str]]) -> Iterator[int]:
-    for entry in history(workspace.store, workspace.prefix):
-        if entry.action == RELEASE and known & {
-            (FINE_TUNED_MODEL.name, entry.weights),
-            (MODEL_EXPORT.name, entry.export),
-        }:
-            yield entry.version
 
 
 def _rank(artifact: Artifact) -> int:

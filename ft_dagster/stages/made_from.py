@@ -6,19 +6,18 @@ The version in production; before the first release the newest that was judged, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import find_digest, of_equal_bytes
+from ft_dagster.lineage.graph import Input, StoredGraph, of_equal_bytes, parts_of_version, stage_of
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.stage_entries import (
     BASE_MODEL,
-    BASE_TEXT,
     EVALUATION,
     FINE_TUNED_MODEL,
-    GENERAL_CORPUS,
     MODEL_EXPORT,
     TASK_DATASET,
 )
@@ -62,8 +61,9 @@ def version_artifacts(store: Store, prefix: str) -> VersionArtifacts:
         return VersionArtifacts({}, {}, log)
     heads = {stage: read_head(store, prefix, stage) for stage in STAGES}
     root = _root(store, prefix, heads, served_in(log))
-    found = {} if root is None else dict(_followed(store, prefix, root, heads))
-    return VersionArtifacts(found, heads, log)
+    found = [] if root is None else [root]
+    parts = parts_of_version(_AsFoundNow(store, heads), found, STAGES, _followed)
+    return VersionArtifacts(parts, heads, log)
 
 
 def _root(
@@ -81,45 +81,33 @@ def _root(
     return export if export is not None and export.inputs.get(EVALUATION.name) == judged.digest else judged
 
 
-def _followed(
-    store: Store, prefix: str, root: Artifact, heads: Mapping[str, Artifact | None]
-) -> Iterator[tuple[str, Artifact]]:
-    """From input to input; of equal bytes the newest, or see `_without_head`: what a run would find. The last
-    of the chain is asked first: a plan of equal bytes may be of other rows than the weights.
-    """
-    found, due = {root.place.stage}, [root]
-    while due:
-        due.sort(key=lambda made: STAGES.index(made.place.stage) if made.place.stage in STAGES else -1)
-        artifact = due.pop()
-        yield artifact.place.stage, artifact
-        if (
-            artifact.place.stage == BASE_MODEL.name
-        ):  # what it was made from is the parent's, or the platform's
-            continue
-        for name, digest in artifact.inputs.items():
-            stage = BASE_TEXT.name if name == GENERAL_CORPUS.name and _is_of_base(artifact) else name
-            if stage not in FOLLOWED or stage in found:
-                continue
-            found.add(stage)
-            head = heads.get(stage)
-            same = head if head is not None and head.digest == digest else None
-            made = same or _without_head(store, prefix, stage, digest, artifact.input_manifests.get(name))
-            due += [] if made is None else [made]
+def _followed(artifact: Artifact) -> list[str]:
+    """What a base was made from is the parent's, or the platform's."""
+    names = [] if artifact.place.stage == BASE_MODEL.name else artifact.inputs
+    return [name for name in names if stage_of(artifact, name) in FOLLOWED]
 
 
-def _without_head(
-    store: Store, prefix: str, stage: str, digest: str, manifest: str | None
-) -> Artifact | None:
-    """Of equal bytes that whose manifest is named. Where a stage on demand was raised since, of those of
-    today's version the one that was made from most of the same: what was made of the bytes keeps naming the
-    old one, for it is not made again.
-    """
-    places = (prefix, SHARED)
-    named = find_digest(store, places, stage, digest, manifest)
-    if named is None or stage not in HEADLESS or is_of_now(named):
-        return named
-    today = filter(is_of_now, of_equal_bytes(store, places, stage, digest))
-    return max(today, key=partial(_in_common, named), default=named)
+@dataclass(frozen=True)
+class _AsFoundNow(StoredGraph):
+    """The graph that a run would find now; of equal bytes the newest."""
+
+    heads: Mapping[str, Artifact | None]
+
+    def find(self, artifact: Artifact, name: str, one: Input) -> Sequence[Artifact]:
+        """The head of the stage where it has the bytes, else what is named. Of a stage on demand that was
+        raised since, the one of today's version that was made from most of the same: what was made of the
+        bytes keeps naming the old one, for it is not made again.
+        """
+        stage = stage_of(artifact, name)
+        head = self.heads.get(stage)
+        if head is not None and head.digest == one.digest:
+            return (head,)
+        found = super().find(artifact, name, one)
+        if not found or stage not in HEADLESS or is_of_now(found[0]):
+            return found
+        places = (artifact.place.prefix, SHARED)
+        today = filter(is_of_now, of_equal_bytes(self.store, places, stage, one.digest))
+        return (max(today, key=partial(_in_common, found[0]), default=found[0]),)
 
 
 def _in_common(one: Artifact, other: Artifact) -> int:
@@ -134,9 +122,3 @@ def _values(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         return
     for name, value in tree.items():
         yield from _values(value, (*path, name))
-
-
-def _is_of_base(mixture: Artifact) -> bool:
-    """Whether the general text of a mixture was written by its base."""
-    general = mixture.spec.get("spec", {}).get("data", {}).get("general") or {}
-    return general.get("corpus") is None

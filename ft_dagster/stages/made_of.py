@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import find_digest
+from ft_dagster.lineage.graph import StoredGraph, find_digest, parts_of_version, stage_of
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.stage_entries import DECLARATION, EVALUATION, GENERAL_CORPUS, TASK_DATASET
+from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, EVALUATION, GENERAL_CORPUS, TASK_DATASET
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.declaration import content_of
-from ft_dagster.store import SHARED, Artifact, Place, Store, read_head
+from ft_dagster.store import Artifact, Place, Store, read_head
 from ft_dagster.store.committed import all_committed
 
-CORPORA = f"{SHARED}/corpora"
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
 ORDER = (GENERAL_CORPUS.name, *(stage.name for stage in CHAIN))
 
@@ -55,19 +54,23 @@ def artifacts_of(
     """The artifacts alone, by stage, in the order of the graph. `released`: the entry by which it is a
     version: of evaluations of equal bytes it names the one whose verdict let it be.
     """
-    judged = None if released is None else released.evaluation_manifest
-    found, due = {export.place.stage: export}, [export]
-    while due:
-        below = due.pop()
-        for stage, digest in below.inputs.items():
-            artifact = None
-            if stage in ORDER and stage not in found:
-                manifest = judged if judged and stage == EVALUATION.name else below.input_manifests.get(stage)
-                artifact = find_input(store, prefix, stage, digest, manifest)
-            if artifact is not None:
-                found[stage] = artifact
-                due.append(artifact)
+    roots = [export]
+    if released is not None and released.evaluation_manifest:
+        named = released.evaluation, released.evaluation_manifest
+        judged = find_digest(store, [prefix], EVALUATION.name, *named)
+        roots += [] if judged is None else [judged]
+    found = parts_of_version(StoredGraph(store), roots, ORDER, _own_inputs)
     return {stage: found[stage] for stage in ORDER if stage in found}
+
+
+def named_stages(artifact: Artifact) -> list[str]:
+    """Name the inputs of an artifact that stages of the chain made, and corpora."""
+    return [name for name in artifact.inputs if stage_of(artifact, name) in ORDER]
+
+
+def _own_inputs(artifact: Artifact) -> list[str]:
+    """Name those of the same version: what a base was made of is its parent's, or the platform's."""
+    return [] if artifact.place.stage == BASE_MODEL.name else named_stages(artifact)
 
 
 def source_files(
@@ -80,16 +83,6 @@ def source_files(
     for frozen in declarations:
         if sha256_json(frozen["sources"]) == digest:
             yield list(zip(frozen["spec"]["data"]["sources"], frozen["sources"], strict=True))
-
-
-def find_input(store: Store, prefix: str, stage: str, digest: str, manifest: str | None) -> Artifact | None:
-    """What a manifest of a variant names by stage and digest: the variant's own, else what is shared; of
-    several that with this manifest.
-    """
-    prefixes = [prefix, SHARED]
-    if stage == GENERAL_CORPUS.name:
-        prefixes = [f"{CORPORA}/{name}" for name in store.names(CORPORA)]
-    return find_digest(store, prefixes, stage, digest, manifest)
 
 
 def _files(store: Store, prefix: str, dataset: Artifact) -> list[SourceFile]:
