@@ -60,7 +60,9 @@ class Descent(Protocol[N]):
     """Where what was made of artifacts is found."""
 
     def made_of(self, artifact: N, stage: str | None = None) -> Sequence[N]:
-        """The artifacts that were made of one; `stage`: by this stage alone."""
+        """The artifacts that name one, or its equal of the same variant: an equal has nothing made again, as
+        keys go by digests. `stage`: of this stage alone.
+        """
 
 
 def inputs_of(artifact: Artifact) -> dict[str, Input]:
@@ -207,15 +209,20 @@ class StoredGraph:
         return inputs_of(artifact)
 
     def find(self, artifact: Artifact, name: str, one: Input) -> Sequence[Artifact]:
-        """By an input whose name is a stage's: of the same variant, of the one whose release a base starts
-        from, or shared.
+        """Of an input that is named as its stage: by the same variant, by the one whose release a base starts
+        from, or for all.
         """
         stage, prefixes = stage_of(artifact, name), [artifact.place.prefix, SHARED]
-        if stage == GENERAL_CORPUS.name:
-            prefixes = [f"{CORPORA}/{each}" for each in self.store.names(CORPORA)]
         parent = artifact.figures.get("parent") if artifact.place.stage == BASE_MODEL.name else None
+        if parent and stage in parent.get("places", ()):
+            prefix, key = parent["places"][stage]
+            found = find_artifact(self.store, Place(prefix, stage, key))
+            if found is not None and found.digest == one.digest:
+                return (found,)
         if parent:
             prefixes[0] = "/".join(("tenants", *str(parent["variant"]).split(".")))
+        elif stage == GENERAL_CORPUS.name:
+            prefixes = [f"{CORPORA}/{each}" for each in self.store.names(CORPORA)]
         found = find_digest(self.store, dict.fromkeys(prefixes), stage, one.digest, one.manifest)
         return () if found is None else (found,)
 
@@ -239,16 +246,20 @@ class ListedGraph:
         return named(self._by_digest.get(digest, ()), prefix, manifest)
 
     def made_of(self, artifact: Artifact, stage: str | None = None) -> Sequence[Artifact]:
-        found = self._made.get((artifact.place, artifact.manifest), ())
-        return [each for each in found if stage in (None, each.place.stage)]
+        found = self._by_input.get(artifact.digest, ())
+        return [
+            child
+            for child, name, one in found
+            if stage in (None, child.place.stage)
+            and (child.place.prefix == artifact.place.prefix or artifact in self.find(child, name, one))
+        ]
 
     @cached_property
-    def _made(self) -> Mapping[tuple[Place, str], list[Artifact]]:
-        found = defaultdict[tuple[Place, str], list[Artifact]](list)
+    def _by_input(self) -> Mapping[str, list[tuple[Artifact, str, Input]]]:
+        found = defaultdict[str, list[tuple[Artifact, str, Input]]](list)
         for each in (one for same in self._by_digest.values() for one in same):
             for name, one in inputs_of(each).items():
-                for above in self.find(each, name, one):
-                    found[above.place, above.manifest].append(each)
+                found[one.digest].append((each, name, one))
         return found
 
 
