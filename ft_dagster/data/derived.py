@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.base import locate_base
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.graph import find_digest
+from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.release import history, production, rolled_back_weights
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.spec.keys import VariantKey
@@ -24,7 +24,6 @@ from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
 from ft_dagster.store.blobs import Store
-from ft_dagster.store.heads import SHARED
 
 FIELD = "base_model.variant"
 MODEL = "model"  # the folder of a derived base, inside its payload
@@ -99,7 +98,7 @@ def released_parent(
         entry.weights,
     ):
         raise _gone(key, entry.version, "its export", file)
-    base = find_digest(store, (prefix, SHARED), BASE_MODEL.name, export.inputs[BASE_MODEL.name])
+    base = input_of(StoredGraph(store), export, BASE_MODEL.name)
     if base is None:
         raise _gone(key, entry.version, "the record of its base", file)
     adapter = any(part["path"] == ADAPTER_CONFIG for part in export.predicate["payload"])
@@ -209,9 +208,8 @@ def added_token_ids(store: Store, base: Artifact, cache: Path) -> list[int]:
 def parent_artifact(store: Store, base: Artifact, stage: str) -> Artifact:
     """The model_export or base_model artifact of the release that `base` starts from. Raises UserError."""
     parent = base.figures["parent"]
-    prefix, key = parent["places"][stage]
-    found = find_artifact(store, Place(prefix, stage, key))
-    if found is None or found.digest != base.inputs[stage]:
+    found = input_of(StoredGraph(store), base, stage)
+    if found is None:
         raise _gone(parent["variant"], parent["version"], stage, None)
     return found
 

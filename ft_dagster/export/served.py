@@ -14,13 +14,13 @@ from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.export.catalogue import ReleasedAdapter
 from ft_dagster.export.vllm import serve_command
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import find_digest
+from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of
 from ft_dagster.lineage.release import export_of, production
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, variant_files
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION
-from ft_dagster.store import SHARED, Artifact, Store
+from ft_dagster.store import Artifact, Store
 
 
 class ServedBase(NamedTuple):
@@ -102,7 +102,7 @@ def _verdict(store: Store, key: VariantKey, entry: ReleaseEntry) -> str:
 def _base(store: Store, key: VariantKey, export: Artifact, quantization: str | None) -> ServedBase:
     """Without its adapters."""
     digest = export.inputs[BASE_MODEL.name]
-    base = find_digest(store, (key.prefix, SHARED), BASE_MODEL.name, digest)
+    base = input_of(StoredGraph(store), export, BASE_MODEL.name)
     reference = digest if base is None else _reference(base, store)
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", reference).strip("-")[-40:]
     folder = "-".join(filter(None, (name, quantization, digest[:8])))

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.errors import UserError
@@ -22,7 +23,7 @@ from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
 from ft_dagster.fleet.world import World
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
-from ft_dagster.lineage.graph import find_digest
+from ft_dagster.lineage.graph import ListedGraph, StoredGraph, find_digest, input_of
 from ft_dagster.lineage.reachable import PRODUCTION
 from ft_dagster.lineage.release import rolled_back
 from ft_dagster.lineage.verdict import Verdict
@@ -50,7 +51,7 @@ ON_DEMAND = tuple(stage for stage in TAKE_DEVICES if stage not in PAID)  # which
 CLOCKS_APART = 60.0  # seconds between a store's clock and this host's
 # Which stage's artifact names what is made for it and may be all tenants', by which input.
 SHARED_INPUTS = tuple(
-    (stage.name, read.given_as or read.name, read.name)
+    (stage.name, read.given_as or read.name)
     for stage in CHAIN
     for read in stage.reads
     if read.on_demand and read.shared and read.device_use is not None
@@ -135,8 +136,8 @@ def retrain_hours(made_of: MadeOf) -> float:
     trained = _newest(made_of.get(FINE_TUNED_MODEL.name, ()))
     if trained is None:
         return 0.0
-    plan = _of_digest(made_of.get(TRAINING_PLAN.name, ()), trained.inputs.get(TRAINING_PLAN.name))
-    probe = None if plan is None else _of_digest(made_of.get(PROBE.name, ()), plan.inputs.get(PROBE.name))
+    graph = ListedGraph(chain.from_iterable(made_of.values()))
+    probe = input_of(graph, trained, TRAINING_PLAN.name, PROBE.name)
     judged = [_newest(made_of.get(stage, ())) for stage in PAID if stage != FINE_TUNED_MODEL.name]
     again = [_newest(made_of.get(stage, ())) for stage in PRODUCTION]
     again = [each for each in again if each is not None and made(each) >= made(trained)]
@@ -145,10 +146,6 @@ def retrain_hours(made_of: MadeOf) -> float:
 
 def _newest(artifacts: Iterable[Artifact]) -> Artifact | None:
     return max(artifacts, key=made, default=None)
-
-
-def _of_digest(artifacts: Iterable[Artifact], digest: str | None) -> Artifact | None:
-    return next((each for each in artifacts if each.digest == digest), None)
 
 
 def hours_between(store: Store, key: VariantKey, since: datetime, until: datetime) -> float:
@@ -169,11 +166,10 @@ def hours_between(store: Store, key: VariantKey, since: datetime, until: datetim
 
 
 def _shared(store: Store, key: VariantKey) -> Iterator[Artifact]:
-    for stage, name, what in SHARED_INPUTS:
+    for stage, name in SHARED_INPUTS:
         head = read_head(store, key.prefix, stage)
-        digest = None if head is None else head.inputs.get(name)
-        found = None if digest is None else find_digest(store, (SHARED,), what, digest)
-        if found is not None:
+        found = None if head is None else input_of(StoredGraph(store), head, name)
+        if found is not None and found.place.prefix == SHARED:
             yield found
 
 

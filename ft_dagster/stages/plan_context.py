@@ -13,7 +13,7 @@ from typing import Any
 from ft_dagster.data.derived import new_token_ids_of, parent_artifact
 from ft_dagster.data.weights import CONFIG
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.graph import find_digest
+from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.planning.cost.learned import Finished, finished_training
 from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
 from ft_dagster.planning.cost.serving import Manner
@@ -29,7 +29,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
 )
 from ft_dagster.stages.workspace import Desk
-from ft_dagster.store import SHARED, Artifact, Store, read_head
+from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.contract import ParentAdapter
 from ft_dagster.training.training_figures import TrainingFigures
 
@@ -100,21 +100,14 @@ def _parent(desk: Desk, base: Artifact) -> ParentAdapter | None:
 def _questions_there(desk: Desk) -> QuestionsThere:
     """As the data set of the newest mixture has them, and the texts that it was looked through for."""
     with suppress(UserError):
-        rows = _made_from(
-            desk.store, desk.key.prefix, TASK_DATASET.name, desk.upstream(TRAINING_MIXTURE.name)
-        )
-        texts = None if rows is None else _made_from(desk.store, SHARED, EVALUATION_TEXTS.name, rows)
+        graph = StoredGraph(desk.store)
+        rows = input_of(graph, desk.upstream(TRAINING_MIXTURE.name), TASK_DATASET.name)
+        texts = None if rows is None else input_of(graph, rows, EVALUATION_TEXTS.name)
         return QuestionsThere(
             None if rows is None else rows.figures["rows"]["test"],
             None if texts is None else tuple(texts.figures["by_task"].values()),
         )
     return NOT_COUNTED
-
-
-def _made_from(store: Store, prefix: str, stage: str, artifact: Artifact) -> Artifact | None:
-    """The artifact of a stage that another one was made from; None where there was none, or it is gone."""
-    digest = artifact.inputs.get(stage)
-    return None if digest is None else find_digest(store, (prefix,), stage, digest)
 
 
 def seconds_per_question(desk: Desk, variants: list[VariantKey], hardware: str | None = None) -> float | None:

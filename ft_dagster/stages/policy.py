@@ -14,7 +14,7 @@ from ft_dagster.data.mixture_io import held_out_documents
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.power import hopeless_gates, is_of_successors
 from ft_dagster.evaluation.tasks import is_file_entry, names_of
-from ft_dagster.lineage.graph import find_digest
+from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.release import production
 from ft_dagster.objectives import OBJECTIVES
 from ft_dagster.planning.context import hardware_of
@@ -28,7 +28,7 @@ from ft_dagster.spec.policy import POLICY_FILE, Breach, Checks, Policies, Policy
 from ft_dagster.spec.validation import nearest
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION_TEXTS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.store import SHARED, Artifact
+from ft_dagster.store import Artifact
 
 FileOf = Callable[[str], Path]
 
@@ -108,8 +108,7 @@ def _questions_there(workspace: Workspace, rows: Artifact, entries: Iterable[str
     """How many questions each of these tasks has, by its entry: of those that the rows were looked through
     for.
     """
-    digest = rows.inputs.get(EVALUATION_TEXTS.name)
-    texts = None if digest is None else find_digest(workspace.store, (SHARED,), EVALUATION_TEXTS.name, digest)
+    texts = input_of(StoredGraph(workspace.store), rows, EVALUATION_TEXTS.name)
     if texts is None:
         return {}
     asked_by, counts = workspace.declared_in, texts.figures["by_task"]

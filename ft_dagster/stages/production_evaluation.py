@@ -11,7 +11,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import find_digest
+from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.release import production
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
@@ -29,7 +29,7 @@ from ft_dagster.stages.rendering import RENDERING
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Desk
-from ft_dagster.store import SHARED, Artifact, Attempt, Place, find_artifact
+from ft_dagster.store import Artifact, Attempt, Place, find_artifact
 
 
 class ProductionGone(UserError):
@@ -73,8 +73,8 @@ def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact, 
             entry.weights,
         ):
             raise _gone(entry, "its export is gone")
-        tuned = find_digest(store, [prefix], FINE_TUNED_MODEL.name, entry.weights)
-        base = find_digest(store, (prefix, SHARED), BASE_MODEL.name, export.inputs[BASE_MODEL.name])
+        graph = StoredGraph(store)
+        tuned, base = (input_of(graph, export, stage.name) for stage in (FINE_TUNED_MODEL, BASE_MODEL))
         if tuned is None or base is None:
             raise _gone(entry, "its base is gone" if tuned else "its weights are gone")
         desk.verify(tuned)

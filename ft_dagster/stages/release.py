@@ -12,7 +12,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, with_rules
 from ft_dagster.evaluation.own_checks import by_any_name
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import find_digest
+from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.release import (
     JUDGED_AGAIN,
     ReleaseCandidate,
@@ -118,13 +118,7 @@ def _version(workspace: Workspace, tuned: Artifact, format: str) -> Version:
     """What is to be served, judged by today's declaration."""
     found = {
         BASE_MODEL.name: workspace.upstream(BASE_MODEL.name),
-        TRAINING_PLAN.name: find_digest(
-            workspace.store,
-            [workspace.prefix],
-            TRAINING_PLAN.name,
-            tuned.inputs[TRAINING_PLAN.name],
-            tuned.input_manifests.get(TRAINING_PLAN.name),
-        ),
+        TRAINING_PLAN.name: input_of(StoredGraph(workspace.store), tuned, TRAINING_PLAN.name),
     }
     made_of = {stage: artifact for stage, artifact in found.items() if artifact is not None}
     return Version(f"the new version of {workspace.key}", workspace.spec, made_of, format)

@@ -13,7 +13,7 @@ from ft_dagster.evaluation.own_checks import as_called
 from ft_dagster.evaluation.samples import OWN, read_samples
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import find_digest, of_equal_bytes
+from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of, of_equal_bytes
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stage_entries import (
@@ -134,9 +134,8 @@ def asked_by_its_rules(desk: Desk, evaluation: Artifact) -> bool:
     """Whether an evaluation was answered by the rules that the base beneath it is asked by today. Where its
     scores of today's version do not say them, its tokenizer does; False where both are gone.
     """
-    places = (desk.key.prefix, SHARED)
     try:
-        base = find_digest(desk.store, places, BASE_MODEL.name, evaluation.inputs[BASE_MODEL.name])
+        base = input_of(StoredGraph(desk.store), evaluation, BASE_MODEL.name)
         scores, then = _scores_of_base(desk, evaluation), evaluation.spec.get("chat")
         if scores is None:
             same = base is not None and then == rules_of(desk, base)
@@ -164,7 +163,7 @@ def _led_as_today(desk: Desk, evaluation: Artifact, base: Artifact) -> bool:
 def _scores_of_base(desk: Desk, evaluation: Artifact) -> Artifact | None:
     """Today's general scores of the base beneath an evaluation, where they are those it was held against."""
     store, places = desk.store, (desk.key.prefix, SHARED)
-    before = find_digest(store, places, BASE_EVALUATION.name, evaluation.inputs[BASE_EVALUATION.name])
+    before = input_of(StoredGraph(store), evaluation, BASE_EVALUATION.name)
     if before is None:
         return None
     base = evaluation.inputs[BASE_MODEL.name]
