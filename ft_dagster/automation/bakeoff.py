@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 from ft_dagster.automation.budget import Budget, steps_within
 from ft_dagster.automation.experiments import Experiment, ExperimentRun, Say, open_experiment
 from ft_dagster.automation.side_by_side import carry_out_all, name_of
 from ft_dagster.errors import UserError
-from ft_dagster.planning.methods.defaults import LEARNING_RATES
+from ft_dagster.methods import METHODS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
 from ft_dagster.spec.overrides import value_at, with_overrides
-from ft_dagster.spec.variant import METHOD_SETTINGS, PROMPT_SETTINGS, MethodName, MethodSpec
+from ft_dagster.spec.variant import METHOD_SETTINGS, MethodSpec
 
 MAX_STEPS = "training.max_steps"
 
@@ -53,11 +53,10 @@ def bakeoff(
 
 
 def _runs(declared: Declared, methods: Sequence[str]) -> list[ExperimentRun]:
-    known = get_args(MethodName)
     for method in methods:
-        if method not in known:
+        if method not in METHODS:
             raise UserError(
-                "no such method", field="--methods", value=method, fix=f"There are: {', '.join(known)}"
+                "no such method", field="--methods", value=method, fix=f"There are: {', '.join(METHODS)}"
             )
     if len(set(methods)) < 2 or len(set(methods)) < len(methods):
         raise UserError(
@@ -103,7 +102,7 @@ def for_method(declared: Declared, method: str) -> tuple[dict[str, Any], list[st
 
 def _same_rates(declared: str, method: str) -> bool:
     """Whether a rate that was chosen for one method is usual for the other; of `auto` nobody knows."""
-    return declared == method or (declared != "auto" and LEARNING_RATES[declared] == LEARNING_RATES[method])
+    return declared == method or (declared != "auto" and METHODS[declared].rates == METHODS[method].rates)
 
 
 def said(declared: Declared, dropped: Sequence[str]) -> list[str]:
@@ -112,9 +111,5 @@ def said(declared: Declared, dropped: Sequence[str]) -> list[str]:
 
 def _export(declared: Declared, method: str) -> dict[str, Any]:
     """Nothing of an experiment is exported, but a declaration must say what the method can give."""
-    format = declared.spec.export.format
-    if method == "full" and format == "adapter":
-        return {"export.format": "merged"}
-    if METHOD_SETTINGS[method] == PROMPT_SETTINGS and format == "merged":
-        return {"export.format": "adapter"}
-    return {}
+    formats = METHODS[method].exports
+    return {} if declared.spec.export.format in formats else {"export.format": formats[0]}

@@ -24,11 +24,12 @@ from ft_dagster.automation.experiments import (
 from ft_dagster.automation.side_by_side import carry_out_all, name_of
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Rule
+from ft_dagster.methods import METHODS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
 from ft_dagster.spec.load import SHORTHANDS
 from ft_dagster.spec.overrides import declared_text, refuse_fixed, value_at, with_overrides, write_declared
-from ft_dagster.spec.variant import LORA_SETTINGS, METHOD_SETTINGS, PROMPT_SETTINGS
+from ft_dagster.spec.variant import MethodSpec
 
 FINISHED_BEFORE_STOPPING = 3
 TASK, LOSS = "task", "validation loss"
@@ -144,10 +145,10 @@ def _overrides(declared: Declared, point: dict[str, Any]) -> tuple[dict[str, Any
     if "method.name" not in point:
         return point, []
     method = str(point["method.name"])
-    if method not in METHOD_SETTINGS or method == "auto":
+    if method not in METHODS:
         return point, []
-    foreign = {f"method.{name}" for name in (*LORA_SETTINGS, *PROMPT_SETTINGS)}
-    foreign -= {f"method.{name}" for name in METHOD_SETTINGS[method]}
+    foreign = {f"method.{name}" for name in MethodSpec.model_fields if name != "name"}
+    foreign -= {f"method.{name}" for name in METHODS[method].declared}
     own = {field: value for field, value in point.items() if field not in foreign}
     adapted, dropped = for_method(declared, method)
     return {**adapted, **own}, said(declared, [field for field in dropped if field not in own])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ft_dagster.methods import METHODS
 from ft_dagster.objectives import objective_of
 from ft_dagster.spec.variant import VariantSpec
 
@@ -16,7 +17,8 @@ def declared_warnings(spec: VariantSpec, general_share: float) -> list[str]:
     Not part of the mixture: it says things of fields that the mixture does not depend on.
     """
     lines, (low, high), general = [], USUAL_SHARE, spec.data.general
-    if spec.method.name == "full" and not low <= general_share <= high:
+    known = METHODS.get(spec.method.name)
+    if known is not None and not known.freezes and not low <= general_share <= high:
         tokens = "tokens" if general is None else f"{general.share_of} tokens"
         lines.append(
             f"general text is {general_share:.1%} of the {tokens}; "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from cronsim import CronSim, CronSimError
@@ -24,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from ft_dagster.methods import METHODS, usual_method
 from ft_dagster.objectives import DEFAULT, OBJECTIVES, known
 from ft_dagster.schema_version import STORED
 from ft_dagster.spec.formats import export_problem
@@ -32,17 +34,13 @@ from ft_dagster.spec.zones import known_zone
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Format = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "text"]
-MethodName = Literal["full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning"]
-LORA_SETTINGS = ("rank", "alpha", "dropout", "target_modules", "use_rslora", "use_dora")
-PROMPT_SETTINGS = ("num_virtual_tokens",)
-METHOD_SETTINGS: dict[str, tuple[str, ...]] = {  # of `method`, those that act
-    "auto": LORA_SETTINGS,
-    "full": (),
-    "lora": LORA_SETTINGS,
-    "qlora": LORA_SETTINGS,
-    "lora_8bit": LORA_SETTINGS,
-    "prompt_tuning": PROMPT_SETTINGS,
-    "prefix_tuning": PROMPT_SETTINGS,
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
+METHOD_SETTINGS = {  # fields of `method` that act, by its name; `auto` with some of them is the usual one
+    "auto": usual_method().declared,
+    **{name: known.declared for name, known in METHODS.items()},
 }
 
 SEED_LIMIT = (1 << 32) - 1  # numpy takes no larger one
@@ -333,7 +331,7 @@ class MethodSpec(SpecModel):
     def _is_no_former_word(cls, value: Any, info: ValidationInfo) -> Any:
         return _former_auto(value, info, None, "leave it out: it goes by objective and examples then")
 
-    @field_validator(*LORA_SETTINGS, *PROMPT_SETTINGS)
+    @field_validator(*dict.fromkeys(chain(*METHOD_SETTINGS.values())))
     @classmethod
     def _is_a_setting_of_the_method(cls, value: Any, info: ValidationInfo) -> Any:
         name = info.data.get("name")  # None: already refused

@@ -8,7 +8,7 @@ import pytest
 from ft_dagster.evaluation.power import ALPHA, level_of, margin_seen, questions_needed
 from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.cost.serving import serve_copies
-from ft_dagster.planning.cost.training_cost import UTILIZATION
+from ft_dagster.planning.cost.training_cost import utilization_of
 from ft_dagster.planning.methods import rules
 from ft_dagster.planning.methods.question import Figures, Question, figures_of
 from ft_dagster.spec.variant import EvaluationSpec
@@ -59,8 +59,8 @@ def test_the_hidden_costs_are_the_plans() -> None:
 
 def test_the_default_utilizations_are_the_codes() -> None:
     for name in SHOWN:
-        assert re.search(rf"\| `{name}`[^|]*\| {UTILIZATION[name].value:.2f} \|", PAGE)
-    assert f"| `lora_8bit` | {UTILIZATION['lora_8bit'].value:.2f} |" in PAGE
+        assert re.search(rf"\| `{name}`[^|]*\| {utilization_of(name).value:.2f} \|", PAGE)
+    assert f"| `lora_8bit` | {utilization_of('lora_8bit').value:.2f} |" in PAGE
 
 
 def test_the_questions_of_a_margin_are_the_formulas() -> None:

@@ -7,7 +7,6 @@ from ft_dagster.evaluation.looks import expected_questions
 from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.cost.serving import serve_adapters, serve_copies
 from ft_dagster.planning.cost.training_cost import (
-    UTILIZATION,
     Spent,
     Utilization,
     asking_in_batches,
@@ -62,7 +61,8 @@ def test_a_utilization_starts_from_a_stated_default_and_a_learned_one_replaces_i
 
 
 def test_quantized_methods_are_slower_a_step_than_lora() -> None:
-    assert UTILIZATION["lora_8bit"].value < UTILIZATION["qlora"].value < UTILIZATION["lora"].value
+    share = {name: utilization_of(name).value for name in METHODS}
+    assert share["lora_8bit"] < share["qlora"] < share["lora"]
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1])

@@ -7,28 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ft_dagster.methods import method_of
 from ft_dagster.planning.cost.training_cost import Spent, training_cost, utilization_of
 
 EXAMPLES, EPOCHS = 50_000, 3.0
 A100_PEAK, A100_USD = 312e12, 3.0
-# USD of 50,000 examples, 3 epochs, an A100 at about $3 an hour, by billions of parameters.
-USD = {
-    7: {"full": (150, 300), "lora": (15, 30), "qlora": (8, 15)},
-    13: {"full": (400, 700), "lora": (30, 60), "qlora": (15, 25)},
-    70: {"full": (2000, 4000), "lora": (200, 400), "qlora": (80, 150)},
-}
 _NEAR = 0.15  # of a size
-_WHY = {
-    "full": (
-        "the rule of thumb has full cost ten times lora. Counted, a token costs full 6 FLOPs a parameter and "
-        "lora 4: 1.5 times. Full is dearer because it needs more and larger GPUs, not more arithmetic"
-    ),
-    "lora": "lora spends two thirds of full's FLOPs (no gradients of the base's weights), not a tenth",
-    "qlora": (
-        "qlora computes what lora computes and unpacks 4-bit weights besides: slower a step of the same "
-        "layout, so not half of lora's hours; it is cheaper where it needs fewer or smaller GPUs"
-    ),
-}
 _LENGTH = "the rule of thumb names no length of an example, so its figure fits some length only"
 
 
@@ -56,8 +40,9 @@ def beside_published(
     method: str, parameters: int, flops_per_token: float, tokens_per_example: float
 ) -> Beside | None:
     """The rule's row for this method and size (within 15%) beside the counted figure, if it has one."""
-    near = [size for size in USD if abs(parameters / 1e9 / size - 1) <= _NEAR]
-    if not near or method not in _WHY:
+    published = method_of(method).published
+    near = [size for size in published.usd if abs(parameters / 1e9 / size - 1) <= _NEAR] if published else []
+    if published is None or not near:
         return None
     tokens = EXAMPLES * EPOCHS * tokens_per_example
     counted = training_cost(
@@ -68,7 +53,7 @@ def beside_published(
         usd_per_hour=A100_USD,
         utilization=utilization_of(method),
     )
-    low, high = USD[near[0]][method]
+    low, high = published.usd[near[0]]
     inside = counted.usd is not None and low <= counted.usd <= high
-    reason = None if inside else f"{_WHY[method]}; {_LENGTH}"
+    reason = None if inside else f"{published.why_not}; {_LENGTH}"
     return Beside(method, near[0], (low, high), counted, reason)

@@ -21,6 +21,7 @@ from ft_dagster.evaluation.power import (
     margin_seen,
     questions_needed,
 )
+from ft_dagster.methods import method_of
 from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH
 from ft_dagster.spec.variant import MOST_QUESTIONS, EvaluationSpec, GatesSpec
 
@@ -37,20 +38,6 @@ class Utilization:
     reason: str
 
 
-_FULL, _LORA = 0.35, 0.30
-# Steps of 4 x 128 tokens on two CPU cores took 1.8 s (lora), 2.4 s (nf4), 2.9 s (int8).
-_NF4, _INT8 = round(_LORA * 1.8 / 2.4, 2), round(_LORA * 1.8 / 2.9, 2)
-_UNPACKED = "and its rows are not packed: short ones are padded"
-UTILIZATION = {
-    "full": Utilization(
-        _FULL, "default", "large models pre-train at 0.35 to 0.5 of the peak; a fine-tune's rows are smaller"
-    ),
-    "lora": Utilization(_LORA, "default", "as full, less for the many small products with A and B"),
-    "qlora": Utilization(_NF4, "default", "as lora, times 1.8/2.4: each step unpacks the 4-bit weights"),
-    "lora_8bit": Utilization(_INT8, "default", "as lora, times 1.8/2.9: each step unpacks the int8 weights"),
-    "prompt_tuning": Utilization(_LORA, "default", f"as lora, {_UNPACKED}"),
-    "prefix_tuning": Utilization(_LORA, "default", f"as lora, {_UNPACKED}"),
-}
 _SCORING = Utilization(0.30, "default", "forward passes alone, over short rows")
 _MEASURED = Utilization(0.0, "learned", "as long as an evaluation here took")
 
@@ -59,7 +46,8 @@ def utilization_of(method: str, learned: Mapping[str, float] | None = None) -> U
     """The learned figure where there is one, else the stated default."""
     value = (learned or {}).get(method)
     if value is None:
-        return UTILIZATION[method]
+        usual, reason = method_of(method).utilization
+        return Utilization(usual, "default", reason)
     if not value > 0:
         raise UserError(
             "utilization is a share of the peak, above 0",
@@ -275,8 +263,9 @@ def storage_cost(
     training resumes from exactly is 12 bytes a trained parameter (fp32 master, two moments), not the 2 of the
     weights alone.
     """
-    adapter = 0 if method == "full" else 4 * trained
-    if method == "full":
+    freezes = method_of(method).freezes
+    adapter = 4 * trained if freezes else 0
+    if not freezes:
         artifacts = 2 * trained * variants
     elif merged:
         artifacts = (base_bytes + adapter) * variants

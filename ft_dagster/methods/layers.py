@@ -1,0 +1,59 @@
+"""The linear layers that a method trains something beside, by their shapes."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from ft_dagster.errors import UserError
+
+LinearShapes: TypeAlias = dict[str, list[list[int]]]  # by last name: [out, in] of each layer
+Targets: TypeAlias = str | list[str] | tuple[str, ...]  # "all-linear", or last names
+
+
+def smallest_dimension(linear_shapes: LinearShapes, targets: Targets) -> int:
+    """The largest rank that still saves anything. Raises UserError when a name matches no layer."""
+    return narrowest_layer(linear_shapes, targets)[0]
+
+
+def narrowest_layer(linear_shapes: LinearShapes, targets: Targets) -> tuple[int, str]:
+    """The same, and the layer by which it is so."""
+    names = targeted(linear_shapes, targets)
+    return min((min(shape), name) for name in names for shape in linear_shapes[name])
+
+
+def adapter_parameters(linear_shapes: LinearShapes, rank: int, targets: Targets) -> int:
+    """Sum of r * (in + out) over the targeted layers.
+
+    `linear_shapes` maps a module's last name (`q_proj`) to the [out, in] shape of each such layer.
+    Raises UserError when a name matches no layer, or the rank is above a layer's smaller dimension.
+    """
+    smallest, layer = narrowest_layer(linear_shapes, targets)
+    if rank > smallest:
+        raise UserError(
+            f"above the smallest dimension of the targeted layers, {smallest} of {layer}",
+            field="method.rank",
+            value=rank,
+            fix=f"Use at most {smallest}, or name method.target_modules without {layer}",
+        )
+    names = targeted(linear_shapes, targets)
+    return sum(rank * sum(shape) for name in names for shape in linear_shapes[name])
+
+
+def targeted(linear_shapes: LinearShapes, targets: Targets) -> list[str]:
+    names = list(linear_shapes) if targets == "all-linear" else list(targets)
+    for name in names:
+        if name not in linear_shapes:
+            raise UserError(
+                "the base model has no such layer",
+                field="method.target_modules",
+                value=name,
+                fix=f"It has: {', '.join(sorted(linear_shapes))}",
+            )
+    if not names:
+        raise UserError(
+            "the base model has no linear layers that LoRA can update",
+            field="method.name",
+            value="lora",
+            fix="Use full",
+        )
+    return names

@@ -1,0 +1,77 @@
+"""LoRA: low-rank updates beside the base's linear layers; rsLoRA and DoRA are settings of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ft_dagster.methods.base_facts import BaseFacts
+from ft_dagster.methods.layers import adapter_parameters, targeted
+from ft_dagster.methods.method import Figure, Method, PublishedCost, Rate, Rates, SettingDefault
+from ft_dagster.methods.settings import MethodSettings
+
+DECLARED = ("rank", "alpha", "dropout", "target_modules", "use_rslora", "use_dora")
+DEFAULTS = {  # of what is declared; the rank is chosen by objective and examples
+    "target_modules": SettingDefault(
+        "all-linear", "all linear layers at a modest rank beat fewer at a higher one"
+    ),
+    "alpha": SettingDefault(32.0, "32 at any rank: one rate then learned and forgot alike at ranks 4 to 64"),
+    "dropout": SettingDefault(0.0, "at 135M 0.05 moved no loss and slowed each step"),
+    "use_rslora": SettingDefault(False, "updates scale by alpha/r, not by alpha/sqrt(r)"),
+    "use_dora": SettingDefault(False, "DoRA gains little for its time and memory"),
+}
+RATES = Rates(  # 1e-3 of 128 rows a step (LoRA Without Regret) is 3.5e-4 of 16 by Adam's square root
+    Rate(2e-4, 1e-4, 3e-4, "2e-4 at 7B and 13B, 16 rows a step (QLoRA on OASST1)"),
+    small_times=2.0,  # at 135M so much more did better (benchmarks/decisions.py)
+    narrow_times=2.0,
+    large=Rate(1e-4, 5e-5, 3e-4, "1e-4 at 33B and 65B, 16 rows a step (QLoRA on OASST1)"),
+)
+EPOCHS = Figure(3.0, "usual for LoRA")
+UTILIZATION = Figure(0.30, "as full, less for the many small products with A and B")
+CPU_STEP_SECONDS = 1.8  # of 4 x 128 tokens at 135M on two CPU cores
+
+
+class LoraSettings(MethodSettings):
+    """LoRA and its relatives: a low-rank update of `target_modules`, scaled by alpha and rank."""
+
+    name: str = "lora"
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
+
+    def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
+        """A and B of each layer, the rows of new tokens, with DoRA the length of each output's weights."""
+        rows = new_tokens * base.hidden_size * (1 if base.tied_embeddings else 2)
+        adapter = adapter_parameters(base.linear_shapes, self.rank, self.target_modules)
+        return adapter + rows + (self._magnitudes(base) if self.use_dora else 0)
+
+    def _magnitudes(self, base: BaseFacts) -> int:
+        names = targeted(base.linear_shapes, self.target_modules)
+        return sum(shape[0] for name in names for shape in base.linear_shapes[name])
+
+
+METHOD = Method(
+    name="lora",
+    order=1,
+    trains="layers",
+    settings=LoraSettings,
+    declared=DECLARED,
+    defaults=DEFAULTS,
+    usual=Figure(0, "the usual choice: small files beside a base that is as it was"),
+    rates=RATES,
+    epochs=EPOCHS,
+    utilization=UTILIZATION,
+    exports=("adapter", "merged"),
+    stacks=True,
+    zero_stages=(0, 3),
+    declared_zero_stages=(0, 2, 3),
+    smaller=("lora_8bit", "qlora"),
+    published=PublishedCost(
+        {7: (15, 30), 13: (30, 60), 70: (200, 400)},
+        "lora spends two thirds of full's FLOPs (no gradients of the base's weights), not a tenth",
+    ),
+)
