@@ -50,9 +50,9 @@ def measured(folder: Path, method: Mapping[str, Any], length: int) -> int:
     import torch
 
     from ft_dagster.training.contract import Base, method_settings
-    from ft_dagster.training.methods import method_of
+    from ft_dagster.training.methods import taught_by
 
-    model = method_of(method_settings(method)).build(Base(folder=folder, digest="b" * 64), "bf16", 0)
+    model = taught_by(method_settings(method)).build(Base(folder=folder, digest="b" * 64), "bf16", 0)
     decoder = model.train().get_base_model().model
     weights = {one.untyped_storage().data_ptr() for one in [*model.parameters(), *model.buffers()]}
     saved: dict[int, int] = {}

@@ -91,8 +91,8 @@ class _Cost(NamedTuple):
 def _cost(workspace: Workspace, artifact: Artifact, plan: "Plan") -> _Cost:
     from transformers import AutoConfig
 
+    from ft_dagster.methods import method_of
     from ft_dagster.training.attention import attends_by_example
-    from ft_dagster.training.methods import can_pack
     from ft_dagster.training.watch.flops import count_flops
 
     base = trained_base(workspace, artifact, plan.method.name)
@@ -104,7 +104,7 @@ def _cost(workspace: Workspace, artifact: Artifact, plan: "Plan") -> _Cost:
             field="base_model", value=str(base.folder), fix=IN_MINUTES,
         )  # fmt: skip
     config = AutoConfig.from_pretrained(base.folder)
-    return _Cost(model, attends_by_example(config, packs=can_pack(plan.method.name)))
+    return _Cost(model, attends_by_example(config, packs=method_of(plan.method.name).packs))
 
 
 def _plan(workspace: Workspace, artifact: Artifact) -> "Plan":

@@ -34,7 +34,7 @@ from ft_dagster.stages.fine_tuned_model import STAGE
 from ft_dagster.store import Place, find_artifact
 from ft_dagster.store.make import host_lock
 from ft_dagster.training.contract import TrainingRun, read_result, recipe_digest
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.methods import taught_by
 
 MEMORY = "training.per_device_train_batch_size"  # the field that an error names where memory ran out
 Ended = Callable[[ExperimentRun], None]
@@ -165,8 +165,8 @@ def _kind(job: Job) -> tuple[Any, ...] | None:
     """
     request = _request(job)
     plan = request.members[0].plan
-    method = method_of(plan.method)
-    if not method.freezes or request.launch.nodes * request.launch.ranks_per_node > 1:
+    method = taught_by(plan.method)
+    if not method.known.freezes or request.launch.nodes * request.launch.ranks_per_node > 1:
         return None
     asked = None if job.ask is None else replace(job.ask, reason="", run_id="")
     return request.base.digest, method.quantization, plan.training.precision, plan.device.kind, asked

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods.method import Quantization
 
 if TYPE_CHECKING:
     import torch
@@ -14,9 +15,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 QUANTIZATION_FILE = "quantization.json"
-KINDS = ("nf4", "int8")
-
-Quantization = Literal["nf4", "int8"]
+KINDS = get_args(Quantization)
 
 
 def quantization_config(

@@ -12,11 +12,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle_quantized
+from ft_dagster.data.quantize import quantization_config, quantization_of, settle_quantized
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import USABLE_SHARE
 from ft_dagster.launch.rank import LEASE
+from ft_dagster.methods.method import Quantization
 
 if TYPE_CHECKING:
     from torch import Tensor

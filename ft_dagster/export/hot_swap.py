@@ -16,7 +16,7 @@ from ft_dagster.evaluation.weights import let_go, load_base, put_adapter
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ft_dagster.data.quantize import Quantization
+    from ft_dagster.methods.method import Quantization
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.quantize import Quantization, dequantized_weight, quantized_weights
+from ft_dagster.data.quantize import dequantized_weight, quantized_weights
 from ft_dagster.data.tensors import (
     PlannedTensor,
     Stored,
@@ -30,6 +30,7 @@ from ft_dagster.data.weights import CONFIG, INDEX, read_json, weight_files
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ft_dagster.export.adapter import adapted_without_memory, model_without_memory
+from ft_dagster.methods.method import Quantization
 from ft_dagster.program import write_json
 from ft_dagster.strict_json import tagged
 from ft_dagster.training.rounding import Rounding

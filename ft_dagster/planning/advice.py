@@ -9,21 +9,24 @@ from __future__ import annotations
 import math
 from importlib.metadata import version
 
+from ft_dagster.methods import method_of
+from ft_dagster.methods.layers import narrowest_layer, smallest_dimension
+from ft_dagster.methods.lora import DEFAULTS, LoraSettings
+from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import LORA_LIKE, QUANTIZED, SOFT_PROMPTS, StorageBytes
+from ft_dagster.planning.load import StorageBytes
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.cautions import on_cpu_kernels
 from ft_dagster.planning.methods.training_settings import rows_a_step, rows_of, unpacked_cost
-from ft_dagster.planning.shapes import narrowest_layer, smallest_dimension, trainable_parameters
 from ft_dagster.spec import VariantSpec
-from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingSettings
-from ft_dagster.training.methods import can_pack
+from ft_dagster.training.contract import TrainingSettings
 
 USUAL_SHARE = (0.05, 0.10)
 LITTLE = 0.015  # of all tokens that are read: 1.4% took nothing off (benchmarks/notes/general-text.md)
 LARGEST = 128  # the top of the usual ranks; above it an adapter's cost nears that of full fine-tuning
 ROUNDING = 0.0025  # a share comes out in whole examples
+USUAL_ALPHA = float(DEFAULTS["alpha"].value)
 FEW_STEPS = 50  # of the optimizer
 LARGE_BATCH_ROWS = 32  # of an adapter: published curves of LoRA and full part between 32 and 256
 
@@ -59,7 +62,7 @@ def release_warnings(spec: VariantSpec, name: str, storage: StorageBytes, sharin
             f"{spec.objective} without evaluation.task: perplexity falls when style is learned; "
             "only factual questions of the domain show whether the facts were"
         )
-    if name == "full" or storage.whole_bytes is None or storage.adapter_bytes is None:
+    if storage.whole_bytes is None or storage.adapter_bytes is None:
         return said
     adapter, whole = (f"{size / 1e6:,.1f} MB" for size in (storage.adapter_bytes, storage.whole_bytes))
     if spec.export.format == "merged" and sharing > 1:
@@ -84,7 +87,7 @@ def alpha_note(method: MethodSettings) -> str | None:
     """Of the common rule, alpha = 2r, where that is not what is usual here: on what little that rests."""
     if not isinstance(method, LoraSettings) or not _by_common_rule(method):
         return None
-    times = method.alpha / defaults.ALPHA.value
+    times = method.alpha / USUAL_ALPHA
     if math.isclose(times, 1.0, rel_tol=0.01):
         return None
     return (
@@ -99,7 +102,7 @@ def _by_common_rule(method: LoraSettings) -> bool:
 
 
 def _knowledge(spec: VariantSpec, name: str) -> str | None:
-    if objective_of(spec.objective).teaches != "facts" or name == "full":
+    if objective_of(spec.objective).teaches != "facts" or not method_of(name).freezes:
         return None
     return (
         f"NEW KNOWLEDGE BY {name.upper()}: style is learned, facts perhaps not; the evaluation needs "
@@ -109,7 +112,7 @@ def _knowledge(spec: VariantSpec, name: str) -> str | None:
 
 def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
     share, (low, high) = facts.general_share, USUAL_SHARE
-    if name == "full" and share < low - ROUNDING:
+    if not method_of(name).freezes and share < low - ROUNDING:
         return (
             f"full fine-tuning with {share:.1%} general data: it moves every weight; "
             "at least 5% of the tokens should hold it to what it knew"
@@ -132,7 +135,7 @@ def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
 
 def _scaling(method: LoraSettings) -> str | None:
     alpha, rank, scaling = method.alpha, method.rank, scaling_of(method)
-    usual = defaults.ALPHA.value
+    usual = USUAL_ALPHA
     times = scaling * rank / usual
     if math.isclose(times, 1.0, rel_tol=0.01) or _by_common_rule(method):
         return None
@@ -145,7 +148,7 @@ def _scaling(method: LoraSettings) -> str | None:
 
 def _capacity(facts: Facts, method: LoraSettings) -> str | None:
     """LoRA does as well as full fine-tuning while it has a parameter for each trained token to learn."""
-    held, tokens = trainable_parameters(method, facts), facts.trained_tokens
+    held, tokens = method.trainable_parameters(facts), facts.trained_tokens
     if held >= tokens:
         return None
     rank = 2 ** max(0, math.ceil(math.log2(tokens * method.rank / held)))
@@ -171,7 +174,7 @@ def _narrowest(spec: VariantSpec, facts: Facts, method: LoraSettings) -> str | N
 
 def _batch(spec: VariantSpec, facts: Facts, name: str, training: TrainingSettings) -> str | None:
     rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * facts.ranks
-    if name == "full" or rows <= LARGE_BATCH_ROWS:
+    if not method_of(name).freezes or rows <= LARGE_BATCH_ROWS:
         return None
     usual = defaults.learning_rate(name, facts.hidden_size, spec.objective).value
     few = defaults.LARGEST_BATCH_ROWS
@@ -183,7 +186,7 @@ def _batch(spec: VariantSpec, facts: Facts, name: str, training: TrainingSetting
 
 
 def _unpacked(spec: VariantSpec, facts: Facts, name: str) -> str | None:
-    if facts.leak is None or not (spec.training.packing and can_pack(name)):
+    if facts.leak is None or not (spec.training.packing and method_of(name).packs):
         return None
     return f"not packed, for examples would reach each other ({facts.leak}): {unpacked_cost(facts)}"
 
@@ -221,16 +224,17 @@ def slower_ways(spec: VariantSpec, facts: Facts, name: str, training: TrainingSe
     from ft_dagster.training.attention import installed_kernel
     from ft_dagster.training.loss import FUSED_HEAD_SINCE, has_fused_head
 
-    said, shared = [], objective_of(spec.objective).own_loss is None and name not in SOFT_PROMPTS
+    known = method_of(name)
+    said, shared = [], objective_of(spec.objective).own_loss is None and known.trains != "prompt"
     logits = "logits of all trained positions of a micro-batch are made at once"
     if shared and not has_fused_head():
         since = ".".join(map(str, FUSED_HEAD_SINCE))
-        made = logits if name == "full" else "logits are made a part of the positions at a time"
+        made = logits if not known.freezes else "logits are made a part of the positions at a time"
         said.append(
             f"TRL {version('trl')} has no fused output head, which {since} has: {made}, which is slower and "
             "takes more memory (counted here)"
         )
-    elif shared and name in LORA_LIKE and spec.base_model.new_tokens:
+    elif shared and known.trains == "layers" and spec.base_model.new_tokens:
         said.append(
             f"TRL's fused output head does not read the rows of new tokens: {logits}, which is slower and "
             "takes more memory (counted here)"
@@ -255,6 +259,5 @@ def _host(spec: VariantSpec, facts: Facts, name: str, training: TrainingSettings
         )
     if training.precision == "bf16" and not facts.bf16:
         said.append("bf16 is declared and this CPU has no bf16 arithmetic: it is emulated, slower than fp32")
-    if name in QUANTIZED:
-        said.append(on_cpu_kernels(name))
-    return said
+    slower = on_cpu_kernels(name)
+    return [*said, slower] if slower else said

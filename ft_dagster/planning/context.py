@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.evaluation.arithmetic import computes_bf16
 from ft_dagster.launch.inventory import Inventory
-from ft_dagster.planning.facts import BaseFacts, Facts
+from ft_dagster.methods.base_facts import BaseFacts
+from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware, load_catalogue, of_cpu
 from ft_dagster.planning.shapes import dimensions, linear_shapes
 from ft_dagster.spec import VariantSpec

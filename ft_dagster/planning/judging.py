@@ -12,9 +12,10 @@ from typing import Literal, NamedTuple
 from ft_dagster.evaluation.arithmetic import BATCH_TOKENS, GENERATION_TOKENS, USABLE_SHARE, Dtype
 from ft_dagster.export.certificate import GREEDY, LONGEST
 from ft_dagster.launch.inventory import Device
+from ft_dagster.methods import METHODS
+from ft_dagster.methods.base_facts import BaseFacts
+from ft_dagster.methods.method import BF16, FP32
 from ft_dagster.planning.dryrun.occupancy import CUDA_CONTEXT
-from ft_dagster.planning.facts import BaseFacts
-from ft_dagster.planning.load import BF16, FP32, QUANTIZED
 
 What = Literal["evaluation", "export"]
 IN_WORDS: dict[What, str] = {"evaluation": "judged", "export": "certified"}
@@ -112,7 +113,8 @@ def foresee_all(base: BaseFacts, method: str, judges: Judges, *, merged: bool) -
 
 def _held(base: BaseFacts, dtype: Dtype, method: str, cached: int, passed: int) -> JudgedBytes:
     width = WIDTH[dtype]
-    linear = base.linear_parameters * QUANTIZED.get(method, width)
+    quantized = METHODS[method].quantized if method else None
+    linear = base.linear_parameters * (quantized.bytes_a_weight if quantized else width)
     rest = (base.parameters - base.linear_parameters) * width
     token = 2 * base.key_value_size * base.layers * width
     rows = HIDDEN * base.hidden_size + WIDE * (base.largest_layer // base.hidden_size)

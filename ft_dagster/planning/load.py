@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ft_dagster.methods import method_of
+from ft_dagster.methods.method import BF16, FP32
 from ft_dagster.planning.facts import Facts
 from ft_dagster.training.contract import TrainingSettings
 
-LORA_LIKE = ("lora", "qlora", "lora_8bit")
-SOFT_PROMPTS = ("prompt_tuning", "prefix_tuning")
-FP32, BF16 = 4, 2
 MOMENTS = 2 * FP32  # Adam's two
-# A weight in nf4, 4 bits, with a scale of 8 bits for 64 weights and one of 32 bits for 256 scales; in int8.
-QUANTIZED = {"qlora": 0.5 + 1 / 64 + 4 / (64 * 256), "lora_8bit": 1.0}
 
 
 class Load(NamedTuple):
@@ -38,14 +35,7 @@ def frozen_bytes(load: Load) -> int:
     """The frozen base in memory. What is not quantized is in the type that computes above a 4-bit base, and
     above an 8-bit one in fp32, as PEFT prepares it.
     """
-    facts = load.facts
-    if load.method == "full":
-        return 0
-    if load.method in QUANTIZED:
-        rest = facts.parameters - facts.linear_parameters
-        width = load.width if load.method == "qlora" else FP32
-        return round(facts.linear_parameters * QUANTIZED[load.method] + rest * width)
-    return facts.parameters * load.width
+    return method_of(load.method).frozen_bytes(load.facts, load.width)
 
 
 @dataclass(frozen=True)
@@ -123,8 +113,9 @@ def storage(load: Load, stage: int, training: TrainingSettings) -> StorageBytes:
     weights = trained * (FP32 + (load.width if stage == 2 else 0))
     optimizer = trained * MOMENTS
     kept = training.keep_best + training.keep_last + 2
-    adapter = None if load.method == "full" else trained * FP32
-    whole = {"full": trained * BF16, "prompt_tuning": None, "prefix_tuning": None}
+    known = method_of(load.method)
+    adapter = trained * FP32 if "adapter" in known.exports else None
+    merged = load.facts.base_bytes + (adapter or 0) if known.freezes else trained * BF16
     return StorageBytes(
         checkpoint_weights_bytes=weights,
         checkpoint_optimizer_bytes=optimizer,
@@ -132,5 +123,5 @@ def storage(load: Load, stage: int, training: TrainingSettings) -> StorageBytes:
         checkpoints_at_most=kept,
         checkpoints_bytes=kept * (weights + optimizer),
         adapter_bytes=adapter,
-        whole_bytes=whole.get(load.method, load.facts.base_bytes + (adapter or 0)),
+        whole_bytes=merged if "merged" in known.exports else None,
     )

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from ft_dagster.data.general import HELD_OUT_TOKENS
+from ft_dagster.methods import method_of
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.question import NO_PROBE, ProbeCost
 from ft_dagster.planning.methods.training_settings import steps_of
@@ -30,7 +30,8 @@ METHODS_TRIED = 2
 # Times the rate that is usual for a method, the likeliest first; of which family alone, where of one.
 RATES_TRIED = ((1.0, None), (3.0, None), (1 / 3, None))
 WHOLLY_TRIED = (  # the same of whole trainings (benchmarks/notes/decisions.md)
-    (1.0, None), (5.0, "lora"), (2.5, "lora"), (2.0, "full"), (1.5, "lora"), (3.0, None), (1 / 3, None),
+    (1.0, None), (5.0, "layers"), (2.5, "layers"), (2.0, "weights"), (1.5, "layers"), (3.0, None),
+    (1 / 3, None),
 )  # fmt: skip
 LONGER = 2  # times the steps of the first round, in the second
 FEW = 16  # validation examples: the best of whole trainings by so many lost up to 4.8%, by 8 up to 8.5%
@@ -187,7 +188,7 @@ def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
 def _methods(found: Survey) -> list[str]:
     """The best of each family that fits, soft prompts where nothing else does."""
     fitting = [row.method for row in found.decision.ranking if row.fits and row.method in found.planned]
-    weights = [name for name in fitting if name not in SOFT_PROMPTS]
+    weights = [name for name in fitting if method_of(name).trains != "prompt"]
     families: dict[str, str] = {}
     for name in weights or fitting:
         families.setdefault(_family(name), name)
@@ -195,7 +196,9 @@ def _methods(found: Survey) -> list[str]:
 
 
 def _family(name: str) -> str:
-    return "lora" if name in LORA_LIKE else name
+    """Methods of one family are told apart by their bytes alone; each soft prompt is one of its own."""
+    trains = method_of(name).trains
+    return name if trains == "prompt" else trains
 
 
 def _planned_words(planned: ProbePlan) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import METHODS, usual_method
 from ft_dagster.objectives import DEFAULT, OBJECTIVES
 from ft_dagster.planning.collector import uncollected
 from ft_dagster.planning.cost.serving import Manner
@@ -21,7 +22,6 @@ from ft_dagster.planning.dryrun.from_figures import (
     shapes_of_configuration,
 )
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.planning.methods.question import METHODS
 from ft_dagster.planning.survey import PlanContext, Survey, survey
 from ft_dagster.training.apart import leak_of
 
@@ -97,7 +97,7 @@ def _declared(request: RecommendationRequest) -> dict[str, Any]:
         "method": request.method or "auto",
         "base_model": {"source": "model", "new_tokens": tokens},
         "training": training,
-        "export": "merged" if request.method == "full" else "adapter",
+        "export": METHODS[request.method].exports[0] if request.method else "adapter",
     }
 
 
@@ -110,7 +110,7 @@ def _check(request: RecommendationRequest) -> None:
             fix=f"Give --params 13e9, or --model: a config.json, its folder, or {', '.join(shipped())}",
         )
     for field, given, known in (
-        ("--method", request.method or METHODS[0], METHODS),
+        ("--method", request.method or usual_method().name, tuple(METHODS)),
         ("--objective", request.objective, tuple(OBJECTIVES)),
     ):
         if given not in known:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import METHODS, method_of, usual_method
+from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.collector import uncollected
 from ft_dagster.planning.cost.learned import (
@@ -33,22 +35,21 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.judging import Judges
 from ft_dagster.planning.layout import Layout
-from ft_dagster.planning.load import LORA_LIKE, Load, frozen_bytes
+from ft_dagster.planning.load import Load, frozen_bytes
 from ft_dagster.planning.load import memory as states_of
 from ft_dagster.planning.methods.changes import Change, changes
 from ft_dagster.planning.methods.decision import Decision, decide
 from ft_dagster.planning.methods.layout_search import fastest_that_fits, search_space
 from ft_dagster.planning.methods.method_settings import resolve_method
-from ft_dagster.planning.methods.question import METHODS, Candidate, Question, fewest_gpus
-from ft_dagster.planning.methods.sharding import SHARDED
+from ft_dagster.planning.methods.question import Candidate, Question, fewest_gpus
+from ft_dagster.planning.methods.sharding import is_sharded
 from ft_dagster.planning.methods.training_settings import epochs_of, packs, precision_of, resolve_training
 from ft_dagster.planning.packed_rows import ExampleLengths
 from ft_dagster.planning.parallel import map_parallel
 from ft_dagster.planning.reasons import Reasons
-from ft_dagster.planning.shapes import trainable_parameters
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import METHOD_SETTINGS, MethodSpec
-from ft_dagster.training.contract import Base, MethodSettings, ParentAdapter, TrainingSettings
+from ft_dagster.training.contract import Base, ParentAdapter, TrainingSettings
 from ft_dagster.training.watch import flops
 
 MOST_GPUS = 64
@@ -183,7 +184,7 @@ def survey(spec: VariantSpec, facts: Facts, context: PlanContext) -> Survey:
     import ft_dagster.planning.dryrun.training_step  # noqa: F401
 
     planned, refused = {}, {}
-    for name, (found, kept) in zip(METHODS, map_parallel(attempt, METHODS), strict=True):
+    for name, (found, kept) in zip(METHODS, map_parallel(attempt, list(METHODS)), strict=True):
         dryrun.kept.update(kept)
         if isinstance(found, PlannedMethod):
             planned[name] = found
@@ -230,7 +231,7 @@ def resolve(spec: VariantSpec, facts: Facts) -> Resolved:
     """Every value of a declaration whose method is named. Raises UserError for what it cannot be."""
     reasons, precision = Reasons(), precision_of(spec, facts)
     method = resolve_method(spec, facts, reasons)
-    trained = trainable_parameters(method, facts, len(spec.base_model.new_tokens))
+    trained = method.trainable_parameters(facts, len(spec.base_model.new_tokens))
     load = Load(method.name, trained, precision, facts)
     return Resolved(method, resolve_training(spec, load, reasons), reasons, load)
 
@@ -270,8 +271,8 @@ class _Memory:
 
     def _least(self, layout: Layout) -> int:
         facts = replace(self.facts, ranks=layout.gpus)
-        trained = trainable_parameters(
-            self._method(layout.method), facts, len(self.spec.base_model.new_tokens)
+        trained = self._method(layout.method).trainable_parameters(
+            facts, len(self.spec.base_model.new_tokens)
         )
         load = Load(layout.method, trained, precision_of(self.spec, facts), facts)
         return int(SURELY_HELD * states_of(load, layout.zero_stage, layout.offload).floor_bytes)
@@ -294,7 +295,7 @@ class _Memory:
             alike=self._alike(same),
         )
         if counted is None:
-            passes = (6 if method.name == "full" else 4) + 2 * layout.gradient_checkpointing
+            passes = (4 if method_of(method.name).freezes else 6) + 2 * layout.gradient_checkpointing
             return float(passes * self.facts.parameters)
         return counted / layout.length
 
@@ -371,10 +372,10 @@ def _milder(spec: VariantSpec, first: Layout, facts: Facts) -> list[Layout]:
     tried = [first]
     if spec.training.per_device_train_batch_size is None and first.micro_batch > 1:
         tried += [replace(each, micro_batch=1) for each in tried]
-    undecided = spec.training.gradient_checkpointing is None and first.method != "prefix_tuning"
+    undecided = spec.training.gradient_checkpointing is None and method_of(first.method).recomputes
     if undecided and not first.gradient_checkpointing:
         tried += [replace(each, gradient_checkpointing=True) for each in tried]
-    shards = spec.training.deepspeed.stage == "auto" and first.method in SHARDED and facts.ranks > 1
+    shards = spec.training.deepspeed.stage == "auto" and is_sharded(first.method) and facts.ranks > 1
     if shards and first.zero_stage < 3:
         tried += [replace(each, zero_stage=3) for each in tried]
     return tried
@@ -424,7 +425,8 @@ def _candidate(resolved: Resolved, layout: Layout, held: _Memory) -> Candidate:
 def _on(layout: Layout, held: _Memory, memory: int) -> Callable[[int], int]:
     """Bytes on one of n devices: copies where one fits or nothing can be sharded, else ZeRO-3."""
     alone = replace(layout, gpus=1, zero_stage=0, offload="none")
-    shards = layout.method in SHARDED and (layout.method == "full" or held.bytes_of(alone) > memory)
+    whole = not method_of(layout.method).freezes
+    shards = is_sharded(layout.method) and (whole or held.bytes_of(alone) > memory)
 
     def on(count: int) -> int:
         stage: Literal[0, 3] = 3 if shards and count > 1 else 0
@@ -502,7 +504,7 @@ def _changes(
 def _declared(spec: VariantSpec) -> str | None:
     """The method that is not for the plan to choose."""
     if spec.method.name == "auto":
-        return "lora" if lora_settings(spec) else None
+        return usual_method().name if lora_settings(spec) else None
     return spec.method.name
 
 
@@ -523,4 +525,5 @@ def lora_settings(spec: VariantSpec) -> list[str]:
 
 
 def same_family(one: str, other: str) -> bool:
-    return one == other or (one in LORA_LIKE and other in LORA_LIKE)
+    """Whether a rate that was chosen for one method is usual for the other."""
+    return method_of(one).rates == method_of(other).rates

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.loaded_by_vllm import not_loaded
-from ft_dagster.planning.load import QUANTIZED
+from ft_dagster.methods import method_of
 from ft_dagster.settings import FILE, Settings
 from ft_dagster.stages.inputs import recorded
 
@@ -64,11 +64,12 @@ def not_by_vllm(method: Mapping[str, Any], *, new_tokens: bool) -> str | None:
     """Why vLLM does not answer for what is trained by this method of a plan; None: it does. `new_tokens`:
     some were added to its base, or to one beneath that.
     """
-    if method["name"] in QUANTIZED:
+    known = method_of(method["name"])
+    if known.quantized:
         return "the adapter stands on a quantized base"
     if new_tokens:
         return "tokens were added to the base, and vLLM cannot have it answer as if it had none"
-    reasons = not_loaded({**method, "r": method.get("rank")}) if method["name"] != "full" else []
+    reasons = not_loaded({**method, "r": method.get("rank")}) if known.freezes else []
     return f"vLLM does not load the adapter: it {', '.join(reasons)}" if reasons else None
 
 

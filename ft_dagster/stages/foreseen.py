@@ -8,11 +8,10 @@ from pathlib import Path
 
 from ft_dagster.data.weights import measure_weights, weight_files
 from ft_dagster.errors import UserError
+from ft_dagster.methods import METHODS
 from ft_dagster.planning.advice import few_steps
 from ft_dagster.planning.context import facts_of, hardware_of
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import SOFT_PROMPTS
-from ft_dagster.planning.methods.question import METHODS
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.survey import resolve, with_method
 from ft_dagster.spec import VariantSpec
@@ -50,8 +49,8 @@ def _few_steps(spec: VariantSpec, facts: Facts) -> str | None:
         training = resolve(spec, facts).training
         return few_steps(training, facts, steps_of(training, facts))
     found = []
-    for name in METHODS:
+    for name, known in METHODS.items():
         with suppress(UserError):  # the plan says which cannot be had, and why
-            found += [] if name in SOFT_PROMPTS else [resolve(with_method(spec, name), facts).training]
+            found += [] if known.trains == "prompt" else [resolve(with_method(spec, name), facts).training]
     most = max(found, key=lambda training: steps_of(training, facts), default=None)
     return None if most is None else few_steps(most, facts, steps_of(most, facts))

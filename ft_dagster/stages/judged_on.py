@@ -17,12 +17,11 @@ from ft_dagster.evaluation.request import EvaluationRequest, SampledRequest
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.launch.inventory import Device
 from ft_dagster.launch.leases import Ask, Leases
+from ft_dagster.methods import METHODS
+from ft_dagster.methods.base_facts import BaseFacts
 from ft_dagster.planning.context import base_facts_of
-from ft_dagster.planning.facts import BaseFacts
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.judging import JudgedBytes, JudgedOn, Judges, asked, certified, foresee
-
-METHODS = {"nf4": "qlora", "int8": "lora_8bit"}  # that train on a base which is quantized so
 
 
 def judges_of(leases: Leases, ask: Ask, dtype: Dtype) -> Judges | None:
@@ -95,4 +94,4 @@ def _facts(folder: Path) -> BaseFacts:
 
 def _method(weights: Path) -> str:
     kind = quantization_of(weights)
-    return "" if kind is None else METHODS[kind]
+    return next((name for name, known in METHODS.items() if known.quantization == kind), "") if kind else ""

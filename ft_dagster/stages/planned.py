@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ft_dagster.data.weights import CONFIG
+from ft_dagster.methods import method_of
 from ft_dagster.planning.survey import leaves_method_open
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
@@ -13,7 +14,6 @@ from ft_dagster.spec.variant import TrainingSpec
 from ft_dagster.stage_entries import BASE_MODEL
 from ft_dagster.stages.inputs import Digest
 from ft_dagster.training.apart import leak_of
-from ft_dagster.training.methods import can_pack
 
 ACTS_ON_NO_WEIGHT = ("report_to", "checkpoint_minutes")
 TRAINING = tuple(f"training.{name}" for name in TrainingSpec.model_fields if name not in ACTS_ON_NO_WEIGHT)
@@ -48,5 +48,5 @@ def leak_where_packed(spec: VariantSpec, base: Path, cache: Path) -> str | None:
     """Why packed examples of a base, a model folder, reach each other; None where they do not, or where the
     declaration lets none be packed.
     """
-    may_pack = spec.training.packing and (spec.method.name == "auto" or can_pack(spec.method.name))
+    may_pack = spec.training.packing and (spec.method.name == "auto" or method_of(spec.method.name).packs)
     return leak_of(base / CONFIG, cache) if may_pack else None

@@ -7,12 +7,13 @@ from pathlib import Path
 from ft_dagster.data.derived import new_token_ids_of, parent_artifact
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.errors import UserError
+from ft_dagster.methods import METHODS
 from ft_dagster.stage_entries import MODEL_EXPORT
 from ft_dagster.stages.workspace import Desk
 from ft_dagster.store import Artifact
 from ft_dagster.training.contract import Base, ParentAdapter
 
-STACKED = {"lora": None, "qlora": "nf4", "lora_8bit": "int8"}  # method -> how it quantizes the base
+STACKED = {name: known.quantization for name, known in METHODS.items() if known.stacks}
 
 
 def refuse_unstacked(method: str, adapter: Path, declared_in: Path) -> None:

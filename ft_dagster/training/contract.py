@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
     model_serializer,
-    model_validator,
 )
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import method_of
+from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.program import SCHEMA_VERSION, read_json_as, write_json
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import Roots
@@ -37,7 +39,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-S = TypeVar("S", bound=Strict)
+S = TypeVar("S", bound=BaseModel)
 
 
 def checked(kind: type[S], content: Mapping[str, Any], part: str, *, fix: str) -> S:
@@ -117,70 +119,11 @@ class TrainingSettings(Strict):
         return _but(handler(self), deterministic=True, on_bad_rate="stop")
 
 
-class FullSettings(Strict):
-    """Full fine-tuning has nothing to set."""
-
-    name: Literal["full"] = "full"
-
-
-class LoraSettings(Strict):
-    """LoRA and its relatives: a low-rank update of `target_modules`, scaled by alpha and rank."""
-
-    name: Literal["lora", "qlora", "lora_8bit"] = "lora"
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    use_rslora: bool = False
-    use_dora: bool = False
-    activations: Literal["bf16"] | None = Field(
-        None,
-        description="Of qlora: the type of what is not quantized of the base, and so of all that is kept for "
-        "the backward pass; null: fp32, as plans had it before there was a choice",
-    )
-
-    @model_validator(mode="after")
-    def _of_qlora(self) -> Self:
-        if self.activations is not None and self.name != "qlora":
-            raise ValueError(
-                f"activations have a type of their own above a 4-bit base alone, not in {self.name}"
-            )
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """So that a plan of any other method, and an older one, keeps its digest."""
-        return _but(handler(self), activations=None)
-
-
-class PromptSettings(Strict):
-    """Learned positions before the text."""
-
-    name: Literal["prompt_tuning", "prefix_tuning"]
-    num_virtual_tokens: int = Field(20, ge=1)
-
-
-MethodSettings = FullSettings | LoraSettings | PromptSettings
-METHOD_FAMILIES: tuple[type[FullSettings] | type[LoraSettings] | type[PromptSettings], ...] = (
-    FullSettings,
-    LoraSettings,
-    PromptSettings,
-)
-
-
 def method_settings(content: Mapping[str, Any]) -> MethodSettings:
     """The `method` part of plan.json. Raises UserError for an unknown method or an unknown field of it."""
-    families = {name: kind for kind in METHOD_FAMILIES for name in _names_of(kind)}
-    name = content.get("name")
-    if name not in families:
-        known = ", ".join(families)
-        raise UserError("no such training method", field="method.name", value=name, fix=f"Known: {known}")
-    kind = families[name]
-    return checked(kind, content, "method", fix=f"Settings of {name}: {', '.join(kind.model_fields)}")
-
-
-def _names_of(kind: type[BaseModel]) -> tuple[str, ...]:
-    return get_args(kind.model_fields["name"].annotation)
+    known = method_of(content.get("name"))
+    kind = known.settings
+    return checked(kind, content, "method", fix=f"Settings of {known.name}: {', '.join(kind.model_fields)}")
 
 
 class TrainingDevice(Strict):
@@ -194,7 +137,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     schema_version: int = SCHEMA_VERSION
-    method: MethodSettings
+    method: SerializeAsAny[MethodSettings]
     training: TrainingSettings
     device: TrainingDevice = TrainingDevice()
     ranks: int = Field(1, ge=1)

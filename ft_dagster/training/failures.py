@@ -6,6 +6,7 @@ import errno
 import shutil
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import method_of
 from ft_dagster.training.contract import Member
 from ft_dagster.training.halving import can_halve, in_force
 
@@ -54,8 +55,7 @@ def _no_memory(member: Member) -> UserError:
     settings = member.plan.training
     changes = [] if settings.gradient_checkpointing else ["training.gradient_checkpointing: true"]
     changes.append(f"a training.max_length below {settings.max_length}")
-    if member.plan.method.name != "qlora":
-        changes.append("method.name: qlora")
+    changes += [f"method.name: {name}" for name in method_of(member.plan.method.name).smaller[-1:]]
     if not can_halve(member):
         fix = f"Declare {' or '.join(changes)}, or use a device with more memory"
     else:

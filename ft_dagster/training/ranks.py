@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, FAILED, PREEMPTED
 from ft_dagster.launch.warm import forked
+from ft_dagster.methods import method_of
 from ft_dagster.training.contract import (
     Launch,
     Member,
@@ -163,7 +164,8 @@ def patience(base: Path, method: str) -> int:
     """Seconds that a collective waits: as long as the first rank may take to hash a checkpoint. Those of
     adapters are hashed within the least. On CPUs transformers leaves torch its own half an hour.
     """
-    files = [file for file in base.glob("*.safetensors") if file.is_file()] if method == "full" else []
+    adapter = method_of(method).freezes
+    files = [] if adapter else [file for file in base.glob("*.safetensors") if file.is_file()]
     return max(PATIENCE, math.ceil(STATES * sum(file.stat().st_size for file in files) / HASHED))
 
 

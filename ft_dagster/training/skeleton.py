@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.training.contract import Base
-from ft_dagster.training.methods import Method
+from ft_dagster.training.methods import TaughtBy
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +74,7 @@ def _made_of(named: tuple[str, nn.Module]) -> Hashable:
 def skeleton(
     config: PreTrainedConfig,
     base: Base,
-    method: Method,
+    method: TaughtBy,
     *,
     attention: str,
     dtype: torch.dtype,
@@ -109,7 +109,7 @@ def _unsharded() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
-def _wrapped(model: Any, base: Base, method: Method) -> Any:
+def _wrapped(model: Any, base: Base, method: TaughtBy) -> Any:
     """With what the method adds, and what stays beneath it."""
     from peft import PeftConfig, get_peft_model
 

@@ -16,7 +16,7 @@ from ft_dagster.training.contract import Member, Status, TrainingResult, Trainin
 from ft_dagster.training.figures import process_bytes, training_figures
 from ft_dagster.training.halving import in_force
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
-from ft_dagster.training.methods import Method, method_of, packs
+from ft_dagster.training.methods import TaughtBy, packs, taught_by
 from ft_dagster.training.mixture import Examples, open_split, read_records
 from ft_dagster.training.packing import Bin, evaluation_steps, fewer_evaluations, schedule, total_steps
 from ft_dagster.training.progress import Channel, TrainingProgress
@@ -44,7 +44,7 @@ class Work:
     """
 
     member: Member
-    method: Method
+    method: TaughtBy
     recipe: str
     train: Examples
     held_out: dict[Split, Examples]  # by split: what is measured, never trained on
@@ -205,7 +205,7 @@ def _reported(
 def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> Work:
     """Read the mixture and lay out every bin of the training. Raises UserError."""
     settings = member.plan.training
-    method = method_of(member.plan.method)
+    method = taught_by(member.plan.method)
     zero.refuse_whole_base(member, quantized=method.quantization is not None)
     if not member.mixture.is_dir():
         raise UserError(

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.quantize import (
-    Quantization,
     quantization_config,
     quantization_of,
     settle_quantized,
     write_quantization,
 )
+from ft_dagster.methods.method import Quantization
 
 KINDS = ("lora", "tokens", "nf4", "int8", "prompt", "prefix", "full")
 PROMPTS = ["The whale rose slowly beside the ship and the men", "a permit", "Which documents must I bring"]

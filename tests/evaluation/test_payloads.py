@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from ft_dagster.data.quantize import Quantization
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answers import AskedPrompts, answer
 from ft_dagster.evaluation.model import TokenBatchedLM, load_judged, load_model
 from ft_dagster.evaluation.weights import kind_of, load_base, load_dequantized, virtual_tokens
+from ft_dagster.methods.method import Quantization
 from tests.evaluation.payloads import KINDS, PROMPTS, load_plainly, make_payload, write_greedily
 from tests.evaluation.questions import requests
 

@@ -13,7 +13,7 @@ from ft_dagster.spec import Declared, VariantKey, load_corpus, load_variant, var
 from ft_dagster.stages.policy import problems
 from ft_dagster.training import zero
 from ft_dagster.training.contract import Base, Member, Plan, method_settings
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.methods import taught_by
 from ft_dagster.training.methods.base import load_base
 from ft_dagster.training.packing import evaluation_steps
 from tests.planning.llama import A100_80, gpus, reason, resolved
@@ -137,7 +137,7 @@ def test_a_checkpoint_is_written_every_ten_to_twenty_percent(name: str) -> None:
 def test_an_adapter_has_no_bias_and_training_no_cache(tiny_model_folder: Path) -> None:
     base = load_base(tiny_model_folder, "fp32")
     assert base.config.use_cache is False
-    method: Any = method_of(method_settings(plan_of("lora")["method"]))
+    method: Any = taught_by(method_settings(plan_of("lora")["method"]))
     configuration = method.configure(base, Base(folder=tiny_model_folder, digest="b" * 64))
     assert configuration.bias == "none"
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ft_dagster.methods import METHODS as KNOWN
 from ft_dagster.planning.hardware.catalogue import Hardware, load_catalogue
-from ft_dagster.planning.load import QUANTIZED, SOFT_PROMPTS
 from ft_dagster.planning.methods.question import Candidate, Question, fewest_gpus
 from tests.planning.llama import METHODS
 
@@ -65,7 +65,7 @@ LLAMA_70B = Shape(8192, 80, 1024, 28_672, 128_256)
 def trained(method: str, shape: Shape) -> int:
     if method == "full":
         return shape.parameters
-    if method in SOFT_PROMPTS:
+    if KNOWN[method].trains == "prompt":
         return 20 * (shape.hidden if method == "prompt_tuning" else 2 * shape.layers * shape.key_value)
     return shape.adapter()
 
@@ -73,9 +73,10 @@ def trained(method: str, shape: Shape) -> int:
 def frozen(method: str, shape: Shape) -> int:
     if method == "full":
         return 0
-    if method in QUANTIZED:
+    quantized = KNOWN[method].quantized
+    if quantized:
         rest = 2 if method == "qlora" else 4
-        return round(shape.linear * QUANTIZED[method] + (shape.parameters - shape.linear) * rest)
+        return round(shape.linear * quantized.bytes_a_weight + (shape.parameters - shape.linear) * rest)
     return 2 * shape.parameters
 
 

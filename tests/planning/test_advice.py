@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from ft_dagster.methods.lora import LoraSettings
 from ft_dagster.planning.advice import alpha_note, release_warnings
 from ft_dagster.training import attention
-from ft_dagster.training.contract import LoraSettings
 from tests.older_trl import have_older_trl
 from tests.planning.llama import ADAPTERS, METHODS, facts, gpus, plan, spec
 

@@ -8,7 +8,7 @@ import pytest
 from ft_dagster.planning.estimate import ChangeRow
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.methods.changes import KINDS, Change, changes, largest_micro_batch
-from ft_dagster.planning.methods.sharding import SHARDED
+from ft_dagster.planning.methods.sharding import is_sharded
 from ft_dagster.spec import VariantSpec
 from tests.planning.llama import spec
 
@@ -120,7 +120,7 @@ def test_copies_are_not_helped_by_more_gpus_or_a_stage_they_cannot_have() -> Non
     assert offered
     for changed in offered:
         assert changed.method != "lora_8bit"
-        assert changed.method in SHARDED or (changed.zero_stage, changed.gpus) == (0, 1)
+        assert is_sharded(changed.method) or (changed.zero_stage, changed.gpus) == (0, 1)
     assert found(Layout("qlora", 1, True, 128, gpus=2), 0.2, most_gpus=64) == ()
 
 

@@ -21,7 +21,7 @@ from ft_dagster.planning.dryrun.training_step import numbers, shapes
 from ft_dagster.training.callbacks import WatchCallback
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.loss import LOGITS
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.methods import taught_by
 from ft_dagster.training.skeleton import kinds_of_layers
 from tests.training.methods.taught import trainer_of
 from tests.training.runs import LORA, Runs, write_shard
@@ -131,7 +131,7 @@ def test_layers_of_kinds_that_alternate_are_extrapolated_by_their_period(tmp_pat
 def test_layers_that_differ_in_a_setting_alone_are_told_apart(tmp_path: Path) -> None:
     """Every fourth layer does not rotate its queries and keys, and so keeps less."""
     folder = architecture(tmp_path, model_type="smollm3", num_hidden_layers=20, pad_token_id=0)
-    kinds = kinds_of_layers(shapes(configuration(folder), BASE, method_of(method_settings(FULL)), STEP))
+    kinds = kinds_of_layers(shapes(configuration(folder), BASE, taught_by(method_settings(FULL)), STEP))
     assert [kind == kinds[0] for kind in kinds] == [True, True, True, False] * 5
     found = footprint(folder, method_settings(FULL), STEP)
     assert found.extrapolated
@@ -170,7 +170,7 @@ def test_a_quantized_base_in_gigabytes(
 ) -> None:
     """Prepared for training, embeddings, head and norms go to fp32; under DeepSpeed back to bf16."""
     step = replace(STEP, sharded=not prepared)
-    built = shapes(configuration(model), BASE, method_of(method_settings(method)), step)
+    built = shapes(configuration(model), BASE, taught_by(method_settings(method)), step)
     tensors = [weight for weight in built.parameters() if not weight.requires_grad] + list(built.buffers())
     assert round(sum(tensor.nbytes for tensor in tensors) / 1e9, 1) == expected
 
@@ -179,7 +179,7 @@ def test_a_70b_takes_less_than_two_gigabytes() -> None:
     program = (
         "import json; from ft_dagster.planning.dryrun.footprint import footprint\n"
         "from ft_dagster.planning.dryrun.step import Step\n"
-        "from ft_dagster.training.contract import LoraSettings\n"
+        "from ft_dagster.methods.lora import LoraSettings\n"
         "from ft_dagster.training.figures import peak_process_bytes\n"
         "step = Step(rows=1, length=512, trained_positions=256, gradient_checkpointing=True, device='cuda')\n"
         "peak = footprint('Llama-3-70B', LoraSettings(name='qlora'), step).peak\n"
@@ -229,7 +229,7 @@ def test_every_shipped_architecture_has_its_published_parameters() -> None:
 
 
 def numbers_of(name: str) -> int:
-    return sum(numbers(shapes(configuration(name), BASE, method_of(method_settings(FULL)), STEP)))
+    return sum(numbers(shapes(configuration(name), BASE, taught_by(method_settings(FULL)), STEP)))
 
 
 @pytest.mark.parametrize(

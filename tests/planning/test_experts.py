@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods.lora import LoraSettings
 from ft_dagster.planning.dryrun.reach import reach_of, untrained_by
-from ft_dagster.planning.shapes import linear_shapes, trainable_parameters
-from ft_dagster.training.contract import Base, LoraSettings
-from ft_dagster.training.methods import method_of
+from ft_dagster.planning.shapes import linear_shapes
+from ft_dagster.training.contract import Base
+from ft_dagster.training.methods import taught_by
 from ft_dagster.training.skeleton import skeleton
 from tests.planning.llama import facts, plan, reason
 from tests.tiny_classes import STATEFUL, tiny_config
@@ -57,7 +58,7 @@ def test_the_share_that_stays_as_it_is_is_that_of_the_whole_model(
         model = skeleton(
             tiny_config(kind),
             Base(folder=Path("base"), digest="0" * 64),
-            method_of(lora(rank=1)),
+            taught_by(lora(rank=1)),
             attention="sdpa",
             dtype=torch.float32,
             gradient_checkpointing=False,
@@ -115,13 +116,13 @@ def test_what_is_counted_of_a_base_of_experts_is_what_is_trained(
         model = skeleton(
             tiny_config(kind),
             Base(folder=Path("base"), digest="0" * 64),
-            method_of(settings),
+            taught_by(settings),
             attention="sdpa",
             dtype=torch.float32,
             gradient_checkpointing=False,
         )
     trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
-    assert trainable_parameters(settings, facts(linear_shapes=shapes)) == trained
+    assert settings.trainable_parameters(facts(linear_shapes=shapes)) == trained
 
 
 def test_a_gate_that_limits_the_rank_is_named_in_reason_warning_and_refusal() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from ft_dagster.evaluation.arithmetic import USABLE_SHARE
 from ft_dagster.launch.inventory import Device
+from ft_dagster.methods.qlora import QUANTIZED
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.planning.judging import Judges, asked, certified, foresee, foresee_all
-from ft_dagster.planning.load import QUANTIZED
 from tests.planning.llama import LLAMA_8B, LLAMA_70B, facts
 from tests.present import present
 
@@ -50,7 +50,7 @@ def test_weights_are_counted_in_the_precision_that_they_are_asked_in() -> None:
     assert certified(LARGE, "lora", merged=False).weights == 4 * LARGE.parameters
     rest = LARGE.parameters - LARGE.linear_parameters
     quantized = certified(LARGE, "qlora", merged=False).weights
-    assert quantized == round(QUANTIZED["qlora"] * LARGE.linear_parameters + 4 * rest)
+    assert quantized == round(QUANTIZED.bytes_a_weight * LARGE.linear_parameters + 4 * rest)
     assert certified(LARGE, "qlora", merged=True).weights == 4 * LARGE.parameters
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.inventory import Device
+from ft_dagster.methods.full import FullSettings
 from ft_dagster.planning.cost.learned import (
     Finished,
     Predicted,
@@ -27,7 +28,6 @@ from ft_dagster.planning.plan import PlanAndEstimate, make_plan
 from ft_dagster.planning.survey import PlanContext, with_method
 from ft_dagster.report.recommendation import cost_rows
 from ft_dagster.spec import VariantSpec
-from ft_dagster.training.contract import FullSettings
 from ft_dagster.training.training_figures import TrainingFigures
 from tests.planning.llama import SMALL_LLAMA, reason, spec
 from tests.present import present

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import Load, frozen_bytes, memory
 from ft_dagster.training.contract import Base, method_settings
-from ft_dagster.training.methods import Precision, method_of
+from ft_dagster.training.methods import Precision, taught_by
 from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan
 from tests.training.runs import Runs, train
 
@@ -36,7 +36,7 @@ def test_the_frozen_base_is_as_large_as_the_loaded_one(
 ) -> None:
     training = {"precision": precision}
     settings = plan({"name": method, "rank": 4}, tiny_facts, training=training)["method"]
-    model = method_of(method_settings(settings)).build(
+    model = taught_by(method_settings(settings)).build(
         Base(folder=tiny_model_folder, digest="b" * 64), precision, 0
     )
     frozen = sum(_bytes_of(weight) for weight in model.parameters() if not weight.requires_grad)

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import METHODS as TRAINED
 from ft_dagster.planning.facts import Facts
 from ft_dagster.spec.variant import METHOD_SETTINGS
 from ft_dagster.training.contract import Plan, method_settings
-from ft_dagster.training.methods import METHODS as TRAINED
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.methods import taught_by
 from tests.planning.llama import A100_80, METHODS, facts, gpus, plan, reason
 
 
@@ -24,7 +24,7 @@ def test_the_trainer_takes_a_plan_as_it_is(method: str) -> None:
     assert read.method.model_dump(mode="json") == {"name": method, **own} | {
         name: made["method"][name] for name in METHOD_SETTINGS[method]
     }
-    assert method_of(read.method).packs or not read.training.packing
+    assert taught_by(read.method).known.packs or not read.training.packing
     assert read.training.model_dump(mode="json") == made["training"]
 
 

@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.methods.layers import adapter_parameters
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.shapes import adapter_parameters, dimensions, trainable_parameters
+from ft_dagster.planning.shapes import dimensions
 from ft_dagster.training.contract import Base, method_settings
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.methods import taught_by
 from tests.planning.llama import LLAMA_8B, facts, plan
 
 SEVEN = LLAMA_8B["linear_shapes"]
@@ -52,16 +53,16 @@ def test_what_is_counted_is_what_the_trainer_trains(
     method: dict[str, Any] | str, tiny_facts: Facts, tiny_model_folder: Path
 ) -> None:
     settings = plan(method, tiny_facts)["method"]
-    model = method_of(method_settings(settings)).build(
+    model = taught_by(method_settings(settings)).build(
         Base(folder=tiny_model_folder, digest="b" * 64), "fp32", 0
     )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert trainable_parameters(method_settings(settings), tiny_facts) == trained
+    assert method_settings(settings).trainable_parameters(tiny_facts) == trained
 
 
 def test_new_rows_of_the_vocabulary_are_counted(tiny_facts: Facts, tiny_model_folder: Path) -> None:
     settings = plan({"name": "lora", "rank": 4}, tiny_facts)["method"]
     base = Base(folder=tiny_model_folder, digest="b" * 64, new_token_ids=(300, 301, 302))
-    model = method_of(method_settings(settings)).build(base, "fp32", 0)
+    model = taught_by(method_settings(settings)).build(base, "fp32", 0)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert trainable_parameters(method_settings(settings), tiny_facts, new_tokens=3) == trained
+    assert method_settings(settings).trainable_parameters(tiny_facts, new_tokens=3) == trained

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods.full import FullSettings
+from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.methods.prompt_tuning import PromptSettings
 from ft_dagster.settings import EvaluationSettings, Settings
 from ft_dagster.stages import base_evaluation, evaluation, model_export, training_plan
 from ft_dagster.stages.engine import Engine, may_be_vllm, not_by_vllm, without_room
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.verdicts import asked_alike
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.training.contract import FullSettings, LoraSettings, PromptSettings
 
 LORA = LoraSettings().model_dump()
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.data_parallel import may_be_unused
 from ft_dagster.training.loss import loss_at_trained_positions
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.methods import taught_by
 
 
 class Model:
@@ -34,7 +34,7 @@ def test_every_trained_weight_gets_a_gradient_by_each_method(
 ) -> None:
     import torch
 
-    method = method_of(method_settings({"name": name}))
+    method = taught_by(method_settings({"name": name}))
     model: Any = method.build(Base(folder=tiny_model_folder, digest="b"), "fp32", 0)
     ids = torch.arange(10, 22).view(1, 12)
     labels = ids.clone() if labelled else torch.full_like(ids, -100)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import METHOD_FAMILIES, LoraSettings, method_settings
-from ft_dagster.training.methods import METHODS, method_of
-
-
-def test_every_method_of_the_trainer_has_settings_and_the_other_way_round() -> None:
-    named = [name for kind in METHOD_FAMILIES for name in get_args(kind.model_fields["name"].annotation)]
-    assert sorted(named) == sorted(METHODS)
+from ft_dagster.methods import METHODS
+from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.training.contract import method_settings
+from ft_dagster.training.methods import taught_by
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_built_from_its_settings(name: str) -> None:
-    assert getattr(method_of(method_settings({"name": name})), "name", "full") == name
+    assert taught_by(method_settings({"name": name})).name == name
 
 
 @pytest.mark.parametrize(

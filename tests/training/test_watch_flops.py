@@ -13,7 +13,7 @@ from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.figures import flops_estimate
 from ft_dagster.training.journal import Journal
 from ft_dagster.training.loss import loss_at_trained_positions
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.methods import taught_by
 from ft_dagster.training.watch import flops
 from tests.training.runs import LORA
 
@@ -69,7 +69,7 @@ def test_real_weights_and_the_trained_positions_loss_cost_what_was_counted(
     from torch.utils.flop_counter import FlopCounterMode
 
     base = Base(folder=tiny_model_folder, digest="b" * 64)
-    model = method_of(method_settings(method)).build(base, "fp32", 0).train()
+    model = taught_by(method_settings(method)).build(base, "fp32", 0).train()
     model.set_attn_implementation("eager")
     ids = torch.randint(500 - 10, (2, 40))
     labels = torch.full_like(ids, -100)

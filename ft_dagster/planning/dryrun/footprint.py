@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import method_of
+from ft_dagster.methods.full import FullSettings
+from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration
 from ft_dagster.planning.dryrun.step import Step
-from ft_dagster.training.contract import Base, FullSettings, LoraSettings, MethodSettings, ParentAdapter
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.contract import Base, ParentAdapter
+from ft_dagster.training.methods import taught_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -132,8 +136,12 @@ def _footprint(file: str, content: bytes, base: str, method: MethodSettings, ste
 
 def unquantized(method: MethodSettings) -> MethodSettings:
     """The same update over a base that is not quantized: the same layers and products."""
-    quantized = method.name in ("qlora", "lora_8bit")
-    return method.model_copy(update={"name": "lora", "activations": None}) if quantized else method
+    quantized = method_of(method.name).quantized
+    if quantized is None:
+        return method
+    plain = method_of(quantized.plain)
+    own = {name: getattr(method, name) for name in plain.settings.model_fields}
+    return plain.settings.model_validate({**own, "name": plain.name})
 
 
 def _check(step: Step) -> None:
@@ -154,7 +162,7 @@ def _whole(config: PreTrainedConfig, base: Base, method: MethodSettings, step: S
     """All layers run."""
     from ft_dagster.planning.dryrun.training_step import numbers, record_step, shapes
 
-    model = shapes(config, base, method_of(method), step)
+    model = shapes(config, base, taught_by(method), step)
     trained, frozen = numbers(model)
     peaks = record_step(model, step).peaks()
     peaks.pop("before")
@@ -181,7 +189,7 @@ def _kinds_of(file: str, _content: bytes, base: str, method: MethodSettings) -> 
     from ft_dagster.training.skeleton import kinds_of_layers
 
     step, given = Step(rows=1, length=2, trained_positions=1), Base.model_validate_json(base)
-    kinds = kinds_of_layers(shapes(configuration(file), given, method_of(unquantized(method)), step))
+    kinds = kinds_of_layers(shapes(configuration(file), given, taught_by(unquantized(method)), step))
     return len(kinds), _period(kinds)
 
 

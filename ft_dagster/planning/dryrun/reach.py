@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration
 from ft_dagster.planning.dryrun.footprint import FULL, kinds_of, unquantized
-from ft_dagster.training.contract import Base, LoraSettings, MethodSettings
-from ft_dagster.training.methods import method_of
+from ft_dagster.training.contract import Base
+from ft_dagster.training.methods import taught_by
 
 LITTLE = 0.05  # of the weights: convolutions and other small parts of a layer
 EXPERTS = "experts"  # in the name of a tensor
@@ -92,7 +94,7 @@ def _reach(file: str, content: bytes, method: LoraSettings) -> Reach | None:
             model = skeleton(
                 config,
                 base,
-                method_of(method),
+                taught_by(method),
                 attention="sdpa",
                 dtype=torch.float32,
                 gradient_checkpointing=False,

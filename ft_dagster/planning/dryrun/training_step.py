@@ -28,7 +28,7 @@ from ft_dagster.planning.dryrun.tracker import FROZEN, GRADIENTS, STATES, TRAINE
 from ft_dagster.training.attention import ENDS, LENGTHS, given, packed
 from ft_dagster.training.contract import Base
 from ft_dagster.training.loss import by_fused_head, learned_prompt, loss_at
-from ft_dagster.training.methods import Method
+from ft_dagster.training.methods import TaughtBy
 from ft_dagster.training.methods.adapter import Adapter
 from ft_dagster.training.skeleton import layers_of, quiet, skeleton
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ft_dagster.planning.dryrun.step import Step
 
 
-def shapes(config: PreTrainedConfig, base: Base, method: Method, step: Step) -> PreTrainedModel:
+def shapes(config: PreTrainedConfig, base: Base, method: TaughtBy, step: Step) -> PreTrainedModel:
     """The model of a training on the meta device, weights in the types they train in. Raises UserError."""
     compute = torch.bfloat16 if step.precision == "bf16" else torch.float32
     adapter = isinstance(method, Adapter)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ft_dagster.planning.load import LORA_LIKE, QUANTIZED
+from ft_dagster.methods import method_of
+from ft_dagster.methods.lora import CPU_STEP_SECONDS
 from ft_dagster.planning.methods.question import NO_PROBE, Figures, ProbeCost, Question
 
 TIGHT = 0.95  # of a device's memory
@@ -28,7 +29,7 @@ def limits(question: Question, figures: Figures, probe: ProbeCost = NO_PROBE) ->
 
 def _knowledge(question: Question, figures: Figures) -> str | None:
     name = figures.candidate.method
-    if not question.teaches_facts or name == "full":
+    if not question.teaches_facts or not method_of(name).freezes:
         return None
     return (
         f"NEW KNOWLEDGE BY {name.upper()}: style is learned, facts perhaps not; the evaluation needs "
@@ -64,11 +65,11 @@ def _with_probe(training: float | None, probe: float | None) -> float | None:
 
 
 def _general(question: Question, figures: Figures) -> str | None:
-    name, share = figures.candidate.method, question.general_share
-    if name == "full" and (share is None or share < GENERAL):
+    freezes, share = method_of(figures.candidate.method).freezes, question.general_share
+    if not freezes and (share is None or share < GENERAL):
         has = "full fine-tuning" if share is None else f"full fine-tuning with {share:.1%} general data"
         return f"{has}: at least 5% of the tokens should be general, or it forgets"
-    if share == 0 and name != "full":
+    if share == 0 and freezes:
         return (
             "no general data: frozen weights are not frozen behaviour (measured elsewhere: LoRA of rank 32 "
             "forgot .050 where full forgot .030)"
@@ -78,27 +79,30 @@ def _general(question: Question, figures: Figures) -> str | None:
 
 def _hardware(question: Question, figures: Figures) -> str | None:
     name, hardware = figures.candidate.method, question.hardware
-    if hardware.kind == "cpu" and name in QUANTIZED:
-        return on_cpu_kernels(name)
+    slower = on_cpu_kernels(name)
+    if hardware.kind == "cpu" and slower:
+        return slower
     if hardware.kind == "gpu" and not hardware.bf16:
         return f"{hardware.name} has no bf16 arithmetic: it trains in fp32, twice the bytes a weight"
     return None
 
 
-def on_cpu_kernels(name: str) -> str:
+def on_cpu_kernels(name: str) -> str | None:
     """What is known of a quantized method without a GPU: times of steps of 4 x 128 tokens."""
-    slower = {"qlora": "2.4", "lora_8bit": "2.9"}[name]
+    quantized = method_of(name).quantized
+    if quantized is None:
+        return None
     return (
-        f"{name} on a CPU runs through bitsandbytes' CPU kernels: at 135M a step took {slower} s where one "
-        "of lora took 1.8 s"
+        f"{name} on a CPU runs through bitsandbytes' CPU kernels: at 135M a step took "
+        f"{quantized.cpu_step_seconds} s where one of {quantized.plain} took {CPU_STEP_SECONDS} s"
     )
 
 
 def _merging(question: Question, figures: Figures) -> str | None:
-    name = figures.candidate.method
-    if question.serving != "copies" or name not in LORA_LIKE:
+    known = method_of(figures.candidate.method)
+    if question.serving != "copies" or not known.freezes or "merged" not in known.exports:
         return None
-    loss = ", and what was learned on quantized weights loses a little in it" if name in QUANTIZED else ""
+    loss = ", and what was learned on quantized weights loses a little in it" if known.quantized else ""
     return f"merged for serving: merging cannot be undone, so the adapter is kept beside it{loss}"
 
 

@@ -14,18 +14,12 @@ from functools import cache
 from itertools import combinations
 from typing import Any
 
+from ft_dagster.methods import method_of
 from ft_dagster.planning.layout import Layout
-from ft_dagster.planning.methods.sharding import SHARDED
+from ft_dagster.planning.methods.sharding import is_sharded
 
 KINDS = ("micro_batch", "checkpointing", "length", "method", "zero_stage", "offload", "gpus")
 SHORTEST = 128  # tokens
-SMALLER = {  # methods that keep less on a device, the nearest first
-    "full": ("lora", "lora_8bit", "qlora"),
-    "lora": ("lora_8bit", "qlora"),
-    "lora_8bit": ("qlora",),
-    "prompt_tuning": ("qlora",),
-    "prefix_tuning": ("qlora",),
-}
 
 
 @dataclass(frozen=True)
@@ -155,12 +149,12 @@ def _values(kind: str, layout: Layout, most_gpus: int) -> list[Any]:
     if kind == "micro_batch":
         return [size for size in _halves(layout.micro_batch) if size < layout.micro_batch]
     if kind == "checkpointing":
-        return [] if layout.gradient_checkpointing or layout.method == "prefix_tuning" else [True]
+        return [] if layout.gradient_checkpointing or not method_of(layout.method).recomputes else [True]
     if kind == "length":
         shorter = [layout.length * eighths // 8 // 64 * 64 for eighths in (6, 4, 3, 2)]
         return [length for length in dict.fromkeys(shorter) if SHORTEST <= length < layout.length]
     if kind == "method":
-        return list(SMALLER.get(layout.method, ()))
+        return list(method_of(layout.method).smaller)
     if kind == "zero_stage":
         return [stage for stage in (2, 3) if stage > layout.zero_stage and layout.gpus > 1]
     if kind == "offload":
@@ -178,10 +172,10 @@ def _with(layout: Layout, kind: str, value: Any) -> Layout:
     """`layout` changed, and what must go with it: several GPUs and offload shard whatever can be sharded."""
     if kind == "checkpointing":
         return replace(layout, gradient_checkpointing=value)
-    if kind == "method" and value not in SHARDED:
+    if kind == "method" and not is_sharded(value):
         return replace(layout, method=value, zero_stage=0, offload="none")
     changed = replace(layout, **{kind: value})
-    if changed.method not in SHARDED:
+    if not is_sharded(changed.method):
         shards = kind in ("zero_stage", "offload", "gpus")
         return replace(changed, zero_stage=0, offload="none") if shards else changed
     if kind in ("offload", "gpus") and changed.zero_stage == 0:
@@ -223,7 +217,7 @@ def _hurts(kind: str, before: Layout, after: Layout) -> str:
         return f"accumulate {before.micro_batch / after.micro_batch:g} times as often for the same batch"
     if kind == "length":
         return f"rows above {after.length} of {before.length} tokens are truncated"
-    if kind == "method" and before.method == "full":
+    if kind == "method" and not method_of(before.method).freezes:
         return f"{after.method} learns behaviour as well as full, facts perhaps not"
     said = {
         "checkpointing": "20-40% slower: activations are computed twice",

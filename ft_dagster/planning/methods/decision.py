@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import METHODS, method_of
 from ft_dagster.planning.methods.cautions import cautions
 from ft_dagster.planning.methods.question import (
-    METHODS,
     Candidate,
     Figures,
     Question,
@@ -77,8 +77,9 @@ def decide(question: Question, candidates: Iterable[Candidate]) -> Decision:
     given = list(candidates)
     _check(question, given)
     all_figures = {candidate.method: figures_of(question, candidate) for candidate in given}
-    lora = all_figures.get("lora")
-    cast = {name: votes(question, figures, lora) for name, figures in all_figures.items()}
+    cast = {
+        name: votes(question, figures, all_figures.get(_plain(name))) for name, figures in all_figures.items()
+    }
     order = sorted(cast, key=lambda name: [vote.tier for vote in cast[name]])
     best = order[0]
     ranking = tuple(
@@ -90,6 +91,12 @@ def decide(question: Question, candidates: Iterable[Candidate]) -> Decision:
     method = question.method or recommended
     notes = _notes(question, ranking, cast, recommended, unsure)
     return Decision(method, recommended, ranking, unsure, notes)
+
+
+def _plain(name: str) -> str:
+    """What a method above a quantized base is above one that is not; else itself."""
+    quantized = method_of(name).quantized
+    return quantized.plain if quantized else name
 
 
 def _check(question: Question, given: list[Candidate]) -> None:
@@ -190,7 +197,8 @@ def _shared_base(question: Question, ranking: tuple[RankedMethod, ...]) -> str |
     name = question.method or ranking[0].method
     frozen = next(row for row in ranking if row.method == name).figures.candidate.frozen_bytes
     as_stored = frozen is None or math.isclose(frozen, question.stored_bytes, rel_tol=0.1)
-    mapped = name == "lora" and as_stored
+    known = method_of(name)
+    mapped = known.trains == "layers" and known.quantized is None and as_stored
     if question.hardware.kind != "cpu" or question.variants == 1 or not mapped:
         return None
     size = question.stored_bytes / 1e9

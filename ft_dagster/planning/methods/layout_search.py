@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ft_dagster.evaluation.arithmetic import USABLE_SHARE
+from ft_dagster.methods import method_of
 from ft_dagster.planning.layout import Layout, Stage
-from ft_dagster.planning.methods.sharding import STAGES
 from ft_dagster.spec.variant import TrainingSpec
 
 EFFICIENT_TOKENS = 1024  # tokens of a micro-batch, from which a GPU's products are about as fast as they get
@@ -40,12 +40,13 @@ def search_space(declared: TrainingSpec, first: Layout, accumulation: int) -> Se
     batch = (declared.per_device_train_batch_size, declared.gradient_accumulation_steps)
     divisible = batch == (None, None)
     sizes = divisors(first.micro_batch * accumulation) if divisible else (first.micro_batch,)
-    undecided = declared.gradient_checkpointing is None and first.method != "prefix_tuning"
+    known = method_of(first.method)
+    undecided = declared.gradient_checkpointing is None and known.recomputes
     shards = declared.deepspeed.stage == "auto" and first.offload == "none" and first.gpus > 1
     return SearchSpace(
         sizes,
         (False, True) if undecided else (first.gradient_checkpointing,),
-        STAGES.get(first.method, (0,)) if shards else (first.zero_stage,),
+        known.zero_stages if shards else (first.zero_stage,),
     )
 
 

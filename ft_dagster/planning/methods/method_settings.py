@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ft_dagster.methods import method_of
+from ft_dagster.methods.layers import Targets, narrowest_layer
+from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.training_settings import precision_of
 from ft_dagster.planning.reasons import Default, Reasons
-from ft_dagster.planning.shapes import narrowest_layer
 from ft_dagster.spec import VariantSpec
-from ft_dagster.training.contract import MethodSettings, method_settings
+from ft_dagster.training.contract import method_settings
 
+LAYERS = "target_modules"
 IN_BF16 = (
     "no field of a declaration: embeddings, norms and head of a 4-bit base lie in bf16, as those of lora do; "
     "in fp32, as in plans from before, half as much again would be kept for the backward pass"
@@ -21,27 +25,18 @@ def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> MethodS
     """Of a declaration that names its method, as the trainer takes it. Raises UserError for layers that the
     base has not.
     """
-    declared = spec.method
-    name = reasons.settle("method.name", declared.name, Default(None, ""))
-    if name == "full":
-        return method_settings({"name": name})
-    if name in SOFT_PROMPTS:
-        tokens = reasons.settle(
-            "method.num_virtual_tokens", declared.num_virtual_tokens, defaults.VIRTUAL_TOKENS
-        )
-        return method_settings({"name": name, "num_virtual_tokens": tokens})
-    targets = reasons.settle("method.target_modules", declared.target_modules, defaults.TARGET_MODULES)
-    most, narrowest = narrowest_layer(facts.linear_shapes, targets)
-    by_data = defaults.lora_rank(name, facts.examples, spec.objective, most, narrowest)
-    settled = {
-        "name": name,
-        "rank": reasons.settle("method.rank", declared.rank, by_data),
-        "alpha": float(reasons.settle("method.alpha", declared.alpha, defaults.ALPHA)),
-        "dropout": reasons.settle("method.dropout", declared.dropout, defaults.DROPOUT),
-        "target_modules": targets,
-        "use_rslora": reasons.settle("method.use_rslora", declared.use_rslora or None, defaults.RSLORA),
-        "use_dora": reasons.settle("method.use_dora", declared.use_dora or None, defaults.DORA),
-    }
-    if name == "qlora" and precision_of(spec, facts) == "bf16":
+    known = method_of(reasons.settle("method.name", spec.method.name, Default(None, "")))
+    settled: dict[str, Any] = {"name": known.name}
+    for field in sorted(known.declared, key=lambda name: name != LAYERS):  # by which the rank is chosen
+        by_data = field == "rank"
+        usual = _rank(known.name, spec, facts, settled[LAYERS]) if by_data else known.defaults[field]
+        given = getattr(spec.method, field)
+        settled[field] = reasons.settle(f"method.{field}", None if given is False else given, Default(*usual))
+    if "activations" in known.settings.model_fields and precision_of(spec, facts) == "bf16":
         settled["activations"] = reasons.put("method.activations", "bf16", "built-in", IN_BF16)
     return method_settings(settled)
+
+
+def _rank(name: str, spec: VariantSpec, facts: Facts, targets: Targets) -> Default:
+    most, narrowest = narrowest_layer(facts.linear_shapes, targets)
+    return defaults.lora_rank(name, facts.examples, spec.objective, most, narrowest)

@@ -11,6 +11,8 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import METHODS, method_of
+from ft_dagster.methods.method import BF16
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.cost.serving import Manner, Serving, serve_adapters, serve_copies
 from ft_dagster.planning.cost.training_cost import (
@@ -25,11 +27,7 @@ from ft_dagster.planning.cost.training_cost import (
     utilization_of,
 )
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.planning.load import SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
-
-METHODS = ("full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning")
-BF16 = 2  # bytes of a weight as served
 
 
 @dataclass(frozen=True)
@@ -222,9 +220,10 @@ def shown_epochs(epochs: float, digits: int = 3) -> str:
 
 
 def _served(question: Question, method: str) -> Manner:
-    if method == "full":
+    known = method_of(method)
+    if not known.freezes:
         return "copies"
-    if method in SOFT_PROMPTS or question.serving is None:
+    if "merged" not in known.exports or question.serving is None:
         return "adapters"
     return question.serving
 

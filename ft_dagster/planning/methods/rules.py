@@ -10,22 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from ft_dagster.methods import method_of
 from ft_dagster.objectives import objective_of
-from ft_dagster.planning.load import LORA_LIKE, QUANTIZED, SOFT_PROMPTS
 from ft_dagster.planning.methods.question import Figures, Question, shown_epochs
 
 Verdict = Literal["for", "against", "neither"]
 MATCHES_FULL, FULL_WINS = 1_000_000, 10_000_000  # examples
 LARGE = 10_000_000_000  # parameters from which soft prompts come close to full
 SMALL = 200_000_000  # parameters up to which full forgot less than lora (benchmarks/decisions.py, at 135M)
-USUAL = {  # of methods that all else leaves equal
-    "lora": "the usual choice: small files beside a base that is as it was",
-    "qlora": "a base in 4 bits has lost a little before the first step (0.25 nats at 135M; larger ones less)",
-    "lora_8bit": "between the two; int8 steps were measured slower than 4-bit ones, and it cannot be sharded",
-    "full": "moves every weight: large checkpoints, and what it can forget is everything",
-    "prefix_tuning": "of 2021: close to full at 10B and above, worse below",
-    "prompt_tuning": "of 2021: close to full at 10B and above, worse below; learns slowly",
-}
 
 
 @dataclass(frozen=True)
@@ -56,9 +48,10 @@ def fits(question: Question, figures: Figures) -> Vote:
 
 def objective(question: Question, figures: Figures) -> Vote:
     name = figures.candidate.method
-    soft = name in SOFT_PROMPTS
+    trains = method_of(name).trains
+    soft = trains == "prompt"
     if question.teaches_facts:
-        if name == "full":
+        if trains == "weights":
             return Vote("objective", 0, "for", f"{question.objective}: facts are said to need all weights")
         said = f"{question.objective}: {name} is said to learn the style of a text and not its facts"
         return Vote("objective", 2 if soft else 1, "against", said)
@@ -68,15 +61,16 @@ def objective(question: Question, figures: Figures) -> Vote:
         worse = "comes close to lora and stays behind it" if near else "is worse below 10B"
         return Vote("objective", 1, "against", f"{question.objective}: at {size} {name} {worse}")
     said = f"{question.objective}: behaviour and format are what {name} can teach"
-    return Vote("objective", 0, "for" if name in LORA_LIKE else "neither", said)
+    return Vote("objective", 0, "for" if trains == "layers" else "neither", said)
 
 
 def dataset_size(question: Question, figures: Figures) -> Vote | None:
     if question.teaches_facts:
         return None  # facts are said to need all weights at any size
     name, count = figures.candidate.method, f"{question.examples:,} examples"
+    trains = method_of(name).trains
     if question.examples > FULL_WINS:
-        if name == "full":
+        if trains == "weights":
             return Vote("dataset_size", 0, "for", f"{count}, more than 10M: full learns more from them")
         return Vote("dataset_size", 1, "against", f"{count}, more than 10M: {name} falls behind full")
     if question.examples >= MATCHES_FULL:
@@ -84,18 +78,19 @@ def dataset_size(question: Question, figures: Figures) -> Vote | None:
         return Vote("dataset_size", 0, "neither", said)
     said = f"{count}, below 1M: lora matches full"
     held, tokens = figures.candidate.trained, question.trained_tokens
-    if name in LORA_LIKE and tokens is not None and held < tokens:
+    if trains == "layers" and tokens is not None and held < tokens:
         said += f" while it has a parameter for each trained token, and it has {held:,} for {tokens:,}"
-    return Vote("dataset_size", 0, "for" if name in LORA_LIKE else "neither", said)
+    return Vote("dataset_size", 0, "for" if trains == "layers" else "neither", said)
 
 
 def new_tokens(question: Question, figures: Figures) -> Vote | None:
     if not question.new_tokens:
         return None
     name, count = figures.candidate.method, f"{question.new_tokens:,} new tokens"
-    if name in SOFT_PROMPTS:
+    trains = method_of(name).trains
+    if trains == "prompt":
         return Vote("new_tokens", 1, "against", f"{count}: {name} cannot train their rows")
-    if name == "full":
+    if trains == "weights":
         return Vote("new_tokens", 0, "neither", f"{count}: full trains their rows, and so does lora")
     return Vote(
         "new_tokens", 0, "for", f"{count}: their rows are trained beside the adapter; no need of full"
@@ -109,7 +104,7 @@ def variants(question: Question, figures: Figures) -> Vote | None:
     said = (
         f"{question.variants} variants on this base: {storage:,.1f} GB stored; served as {serving.sentence}"
     )
-    if figures.candidate.method == "full":
+    if not method_of(figures.candidate.method).freezes:
         return Vote("variants", 1, "against", said)
     return Vote("variants", 0, "for", said)
 
@@ -171,10 +166,10 @@ def serving(question: Question, figures: Figures) -> Vote | None:
     if question.serving is None:
         return None
     if question.serving == "adapters":
-        if name == "full":
+        if "adapter" not in method_of(name).exports:
             return Vote("serving", 1, "against", f"one base with adapters is wished; full is {gpus}")
         return Vote("serving", 0, "for", f"one base with adapters is wished: {gpus}")
-    if name in SOFT_PROMPTS:
+    if "merged" not in method_of(name).exports:
         return Vote("serving", 1, "against", f"whole models are wished; {name} cannot be merged into one")
     return Vote("serving", 0, "for", f"whole models are wished: {gpus}")
 
@@ -191,29 +186,28 @@ def narrow_task(question: Question, figures: Figures) -> Vote | None:
     if question.general_matters:
         size = f"{question.parameters / 1e6:,.0f}M parameters"
         said = f"one narrow task on {size}, a size at which full was measured to forget less than lora"
-    if figures.candidate.method == "full":
+    if not method_of(figures.candidate.method).freezes:
         return Vote("narrow_task", 0, "for", f"{said}: full bends all weights to it")
     return Vote("narrow_task", 1, "against", f"{said}: full would bend all weights to it")
 
 
-def usual(question: Question, figures: Figures, lora: Figures | None = None) -> Vote:
-    """`lora`: what its hours are held against, of a method above a quantized base."""
-    name = figures.candidate.method
-    tier = list(USUAL).index(name)
-    said = USUAL[name] + (_beside_lora(figures, lora) if name in QUANTIZED and lora else "")
-    return Vote("usual", tier, "for" if tier == 0 else "neither", said)
+def usual(question: Question, figures: Figures, plain: Figures | None = None) -> Vote:
+    """`plain`: of a method above a quantized base, the same above one that is not, if it was planned."""
+    place, said = method_of(figures.candidate.method).usual
+    beside = "" if plain is None or plain is figures else _beside_plain(figures, plain)
+    return Vote("usual", int(place), "for" if place == 0 else "neither", f"{said}{beside}")
 
 
-def _beside_lora(figures: Figures, lora: Figures) -> str:
+def _beside_plain(figures: Figures, plain: Figures) -> str:
     """Which of both takes longer depends on what else each needs, as checkpointing and devices. Nothing where
     one goes by finished trainings and the other by what is usual.
     """
-    own, other = figures.training, lora.training
+    own, other = figures.training, plain.training
     if own is None or other is None or own.hours is None or other.hours is None:
         return ""
     if own.utilization.origin != other.utilization.origin:
         return ""
-    return f"; here {_taken(own.hours, figures)}, lora {_taken(other.hours, lora)}"
+    return f"; here {_taken(own.hours, figures)}, {plain.candidate.method} {_taken(other.hours, plain)}"
 
 
 def _taken(hours: float, figures: Figures) -> str:
@@ -236,11 +230,11 @@ ORDER: tuple[Callable[[Question, Figures], Vote | None], ...] = (
 )
 
 
-def votes(question: Question, figures: Figures, lora: Figures | None = None) -> tuple[Vote, ...]:
-    """Of every rule that applies, in order. The same rules apply to every method of a question. `lora`: the
-    figures that others are held against, where it was planned.
+def votes(question: Question, figures: Figures, plain: Figures | None = None) -> tuple[Vote, ...]:
+    """Of every rule that applies, in order. The same rules apply to every method of a question. `plain`: see
+    `usual`.
     """
-    found = (usual(question, figures, lora) if rule is usual else rule(question, figures) for rule in ORDER)
+    found = (usual(question, figures, plain) if rule is usual else rule(question, figures) for rule in ORDER)
     return tuple(vote for vote in found if vote is not None)
 
 

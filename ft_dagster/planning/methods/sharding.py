@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import USABLE_SHARE
+from ft_dagster.methods import METHODS, Method, method_of
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.layout import Stage
 from ft_dagster.planning.load import Load, memory
 from ft_dagster.planning.reasons import Default, Origin
 from ft_dagster.spec import VariantSpec
 
-STAGES: dict[str, tuple[Stage, ...]] = {"full": (0, 2, 3), "lora": (0, 3)}  # a plan's own; others: copies
-SHARDED = tuple(STAGES)  # whose weights ZeRO-3 divides
-WHOLE_BASE = ("qlora",)  # whose base each process holds whole: ZeRO-2 divides what is trained, if declared
+
+def is_sharded(name: str) -> bool:
+    """Whether ZeRO-3 divides the weights of a method."""
+    return 3 in method_of(name).zero_stages
 
 
 def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
     """The ZeRO stage with its reason and origin. Raises UserError for one that cannot be had."""
-    declared, facts, name = spec.training.deepspeed, load.facts, load.method
-    _refuse(declared.stage, declared.offload, name)
+    declared, facts, known = spec.training.deepspeed, load.facts, method_of(load.method)
+    _refuse(declared.stage, declared.offload, known)
     if facts.ranks == 1 and offload_of(spec, facts)[0].value == "none":
         alone = "one process: there is nothing to shard"
         if declared.stage in ("auto", 0):
@@ -27,12 +28,12 @@ def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
     if declared.stage != "auto":
         return Default(declared.stage, "as declared"), "declaration"
     if offload_of(spec, facts)[0].value != "none":
-        if name in WHOLE_BASE:
+        if 3 not in known.declared_zero_stages:
             return Default(2, "offload is a part of ZeRO, and the 4-bit base stays whole"), "built-in"
         return Default(3, "offload is a part of ZeRO"), "built-in"
-    if name not in SHARDED:
-        return Default(0, f"a copy on each process: {name} is not sharded here"), "built-in"
-    if name == "full":
+    if not is_sharded(known.name):
+        return Default(0, f"a copy on each process: {known.name} is not sharded here"), "built-in"
+    if not known.freezes:
         return _of_full(load), "built-in"
     floor = memory(load, 0, "none").floor_bytes
     if facts.device_memory is None or floor <= facts.device_memory:
@@ -44,7 +45,8 @@ def _of_full(load: Load) -> Default:
     """On GPUs the least that fits by rule of thumb, before the dry run; on a CPU all share one memory."""
     ranks, device = load.facts.ranks, load.facts.device_memory
     if load.facts.device_kind == "cuda" and device is not None:
-        floors = {stage: memory(load, stage, "none").floor_bytes for stage in STAGES["full"]}
+        stages = method_of(load.method).zero_stages
+        floors = {stage: memory(load, stage, "none").floor_bytes for stage in stages}
         stage = next((stage for stage, floor in floors.items() if floor <= USABLE_SHARE * device), 3)
         said = {
             0: "a copy on each process: weights, gradients and states fit a device",
@@ -65,21 +67,22 @@ def offload_of(spec: VariantSpec, facts: Facts) -> tuple[Default, Origin]:
     return Default(declared, "as declared"), "declaration"
 
 
-def _refuse(stage: str | int, offload: str, name: str) -> None:
-    if name in WHOLE_BASE and stage == 3:
+def _refuse(stage: str | int, offload: str, known: Method) -> None:
+    name, may = known.name, known.declared_zero_stages
+    if stage == 3 and 2 in may and 3 not in may:
         raise UserError(
             f"ZeRO-3 cannot divide the base of {name}: its 4-bit weights are loaded whole by each process",
             field="training.deepspeed.stage",
             value=stage,
             fix="Leave it out, declare 2 (which divides what is trained), or take lora",
         )
-    if name not in (*SHARDED, *WHOLE_BASE) and (stage in (2, 3) or offload != "none"):
+    if len(may) == 1 and (stage in (2, 3) or offload != "none"):
         field, value = ("stage", stage) if stage in (2, 3) else ("offload", offload)
         raise UserError(
             f"{name} trains over several processes as copies only",
             field=f"training.deepspeed.{field}",
             value=value,
-            fix=f"Leave it out, or take one of {', '.join(SHARDED)}",
+            fix=f"Leave it out, or take one of {', '.join(filter(is_sharded, METHODS))}",
         )
     if stage == 0 and offload != "none":
         raise UserError(

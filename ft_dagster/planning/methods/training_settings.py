@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import method_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import Load
 from ft_dagster.planning.methods import defaults
@@ -14,7 +15,6 @@ from ft_dagster.planning.reasons import AS_DECLARED, Default, Origin, Reasons
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import DeepspeedSpec, TrainingSpec
 from ft_dagster.training.contract import TrainingSettings, checked
-from ft_dagster.training.methods import can_pack
 
 BUDGETED = (
     "of the training's FLOPs, for all that is measured while it trains: losses on a sample, which the "
@@ -83,7 +83,7 @@ def _say_the_rates_batch(name: str, training: TrainingSettings, facts: Facts, re
     """For which steps the usual rate of a large base is that is trained whole on GPUs."""
     known = reasons.of("training.learning_rate")
     large = facts.device_kind == "cuda" and facts.parameters >= defaults.LARGE
-    if name != "full" or not large or known.origin != "built-in":
+    if method_of(name).freezes or not large or known.origin != "built-in":
         return
     tokens = rows_a_step(training, facts) * training.max_length
     said = defaults.rate_at(training.learning_rate, tokens)
@@ -115,14 +115,14 @@ def _standing(field: str, declared: TrainingSpec, why: str, reasons: Reasons) ->
 
 def packs(declared: TrainingSpec, name: str, facts: Facts) -> bool:
     """Whether a method packs examples of a base as declared."""
-    return declared.packing and can_pack(name) and facts.leak is None
+    return declared.packing and method_of(name).packs and facts.leak is None
 
 
 def _packing(declared: TrainingSpec, name: str, facts: Facts, reasons: Reasons) -> bool:
     packed = packs(declared, name, facts)
     if packed == declared.packing:
         return bool(_standing("packing", declared, "whole examples fill each row, kept apart", reasons))
-    if not can_pack(name):
+    if not method_of(name).packs:
         why = f"PEFT's {name} drops the positions that would keep packed examples apart"
         return bool(reasons.put("training.packing", packed, "built-in", why))
     return bool(reasons.put("training.packing", packed, "measured", f"{facts.leak}; {unpacked_cost(facts)}"))
@@ -140,7 +140,7 @@ def unpacked_cost(facts: Facts) -> str:
 
 def _checkpointing(declared: TrainingSpec, load: Load, reasons: Reasons) -> bool:
     default = defaults.gradient_checkpointing(load.method, load.facts.parameters)
-    if load.method == "prefix_tuning" and declared.gradient_checkpointing:
+    if not method_of(load.method).recomputes and declared.gradient_checkpointing:
         raise UserError(
             default.reason,
             field="training.gradient_checkpointing",

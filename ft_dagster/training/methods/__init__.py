@@ -1,14 +1,19 @@
-"""Training methods, one file each, all of the same shape; plan.json's `method.name` picks one."""
+"""How training methods compute, one file each, found by the name that plan.json's `method` has.
+
+`<name>.py` holds the class of that name in capitals, without underscores: `lora_8bit.py` has `Lora8bit`.
+"""
 
 from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from ft_dagster.data.quantize import Quantization
-from ft_dagster.training.contract import Base, MethodSettings, Plan
+from ft_dagster.methods import method_of
+from ft_dagster.methods.method import Quantization
+from ft_dagster.methods.settings import MethodSettings
+from ft_dagster.training.contract import Base, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,12 +26,17 @@ if TYPE_CHECKING:
 Precision = Literal["bf16", "fp32"]
 
 
-class Method(ABC):
-    """How a model is taught: built from the `method` part of plan.json."""
+class TaughtBy(ABC):
+    """How a method builds the model that it trains, and saves it; made of the `method` part of plan.json."""
 
-    packs: bool = True  # whether several examples may share a row (position_ids reach the model)
-    freezes: bool = True  # whether its base stays as it is
-    quantization: Quantization | None = None  # of its frozen base
+    def __init__(self, settings: MethodSettings) -> None:
+        self.name = settings.name
+        self.known = method_of(settings.name)
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """Of its frozen base."""
+        return self.known.quantization
 
     @abstractmethod
     def build(
@@ -46,31 +56,15 @@ class Method(ABC):
         """
 
 
-METHODS = {
-    "full": "Full",
-    "lora": "Lora",
-    "qlora": "Qlora",
-    "lora_8bit": "Lora8bit",
-    "prompt_tuning": "PromptTuning",
-    "prefix_tuning": "PrefixTuning",
-}
-
-
-def method_of(settings: MethodSettings) -> Method:
+def taught_by(settings: MethodSettings) -> TaughtBy:
     """The method that a plan names. Raises UserError for settings that it cannot have."""
-    method: Method = _class_of(settings.name)(settings)
+    name = method_of(settings.name).name
+    module = importlib.import_module(f"{__name__}.{name}")
+    kind = getattr(module, "".join(part.capitalize() for part in name.split("_")))
+    method: TaughtBy = kind(settings)
     return method
-
-
-def can_pack(name: str) -> bool:
-    """Whether a method can put several examples into a row."""
-    return bool(_class_of(name).packs)
 
 
 def packs(plan: Plan) -> bool:
     """Whether a training puts several examples into a row: as planned, and never by a method that cannot."""
-    return plan.training.packing and can_pack(plan.method.name)
-
-
-def _class_of(name: str) -> Any:
-    return getattr(importlib.import_module(f"{__name__}.{name}"), METHODS[name])
+    return plan.training.packing and method_of(plan.method.name).packs

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.quantize import Quantization, quantization_config, settle_quantized, write_quantization
+from ft_dagster.data.quantize import quantization_config, settle_quantized, write_quantization
 from ft_dagster.errors import UserError
+from ft_dagster.methods.method import Quantization
 from ft_dagster.training.contract import Base
-from ft_dagster.training.methods import Method, Precision
+from ft_dagster.training.methods import Precision, TaughtBy
 from ft_dagster.training.methods.shared import SharedBase
 
 if TYPE_CHECKING:
@@ -26,12 +27,11 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 
 
-class Adapter(Method):
+class Adapter(TaughtBy):
     """A method that PEFT knows; subclasses say with which configuration. `activations`: the type of what is
     not quantized of a quantized base; None: fp32.
     """
 
-    name: str
     activations: Precision | None = None
 
     def build(

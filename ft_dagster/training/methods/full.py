@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ft_dagster.program import write_json
 from ft_dagster.strict_json import tagged
-from ft_dagster.training.contract import Base, FullSettings
-from ft_dagster.training.methods import Method, Precision
+from ft_dagster.training.contract import Base
+from ft_dagster.training.methods import Precision, TaughtBy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 SHARD = "4GB"
 
 
-class Full(Method):
-    freezes = False
-
-    def __init__(self, settings: FullSettings) -> None:
-        self.settings = settings
-
+class Full(TaughtBy):
     def build(
         self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
     ) -> PreTrainedModel:

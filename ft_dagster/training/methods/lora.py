@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base, LoraSettings, ParentAdapter
+from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.training.contract import Base, ParentAdapter
 from ft_dagster.training.methods import Precision
 from ft_dagster.training.methods.adapter import Adapter
 from ft_dagster.training.methods.shared import SharedBase
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
 
 
 class Lora(Adapter):
-    name = "lora"
-
     def __init__(self, settings: LoraSettings) -> None:
+        super().__init__(settings)
         self.settings = settings
-        self.activations = settings.activations
         self.parent: ParentAdapter | None = None
 
     def check(self, base: Base) -> None:

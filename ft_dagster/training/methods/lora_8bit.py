@@ -6,5 +6,4 @@ from ft_dagster.training.methods.lora import Lora
 
 
 class Lora8bit(Lora):
-    name = "lora_8bit"
-    quantization = "int8"
+    """As LoRA; the base is quantized by what the method says of itself."""

@@ -22,8 +22,6 @@ FIRST_SCALE = 0.1
 class PrefixTuning(LearnedPrompt):
     """They stand in the cache, so the logits are those of the text alone."""
 
-    name = "prefix_tuning"
-
     def build(
         self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
     ) -> PreTrainedModel:

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 
 class PromptTuning(LearnedPrompt):
-    name = "prompt_tuning"
-
     def configure(self, model: PreTrainedModel, base: Base) -> Any:
         from peft import PromptTuningConfig
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base, PromptSettings
+from ft_dagster.methods.prompt_tuning import PromptSettings
+from ft_dagster.training.contract import Base
 from ft_dagster.training.methods.adapter import ADAPTER, Adapter
 
 if TYPE_CHECKING:
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 class LearnedPrompt(Adapter):
     """One example a row: PEFT hands no position_ids on, by which packed ones are told apart."""
 
-    packs = False
-
     def __init__(self, settings: PromptSettings) -> None:
+        super().__init__(settings)
         self.settings = settings
 
     def check(self, base: Base) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ft_dagster.methods.qlora import QloraSettings
 from ft_dagster.training.methods.lora import Lora
 
 
 class Qlora(Lora):
-    name = "qlora"
-    quantization = "nf4"
+    def __init__(self, settings: QloraSettings) -> None:
+        super().__init__(settings)
+        self.activations = settings.activations

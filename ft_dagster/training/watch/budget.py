@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ft_dagster.training.contract import MethodSettings
+from ft_dagster.methods import method_of
+from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.training.mixture import Examples
 from ft_dagster.training.packing import Bin
 
@@ -55,7 +56,7 @@ def forward_share(method: MethodSettings, *, gradient_checkpointing: bool) -> fl
     """A forward pass over what a training does at the same positions, in multiplications a weight: 2 forward,
     2 for the gradients of activations, 2 for those of weights that are trained, 2 where it is recomputed.
     """
-    trained = 2 if method.name == "full" else 0
+    trained = 0 if method_of(method.name).freezes else 2
     return 2 / (4 + trained + (2 if gradient_checkpointing else 0))
 
 

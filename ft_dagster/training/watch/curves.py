@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Literal
 
-from ft_dagster.training.contract import LoraSettings, MethodSettings, PromptSettings
+from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.methods.prompt_tuning import PromptSettings
+from ft_dagster.methods.settings import MethodSettings
 
 Curve = Sequence[tuple[int, float]]
 Finding = Literal["diverging", "overfitting", "plateau", "falling"]

@@ -13,12 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.methods.prompt_tuning import PromptSettings
+from ft_dagster.methods.qlora import QloraSettings
+from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.program import write_json
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, version_of
 from ft_dagster.strict_json import loads
 from ft_dagster.training import ranks
-from ft_dagster.training.contract import LoraSettings, Member, MethodSettings, PromptSettings, TrainingRun
+from ft_dagster.training.contract import Member, TrainingRun
 
 FIRST_LOOKS = "first_looks"  # in the host's cache
 HOW = 3  # raised where a look computes otherwise: 3 by the shapes of its micro-batches
@@ -101,7 +105,7 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
 
 def _activations(method: MethodSettings) -> dict[str, str]:
     """Where a plan says their type; nothing of older plans, whose looks were kept without."""
-    of_lora = isinstance(method, LoraSettings) and method.activations
+    of_lora = isinstance(method, QloraSettings) and method.activations
     return {"activations": of_lora} if of_lora else {}
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base, MethodSettings
-from ft_dagster.training.methods import method_of
+from ft_dagster.methods.settings import MethodSettings
+from ft_dagster.training.contract import Base
+from ft_dagster.training.methods import taught_by
 from ft_dagster.training.skeleton import cut_layers, skeleton
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def shapes_of(
         model = skeleton(
             config if layers is None else cut_layers(config, layers),
             base,
-            method_of(method),
+            taught_by(method),
             attention="eager",
             dtype=torch.float32,
             gradient_checkpointing=checkpointing,

@@ -10,10 +10,11 @@ from transformers import AutoConfig
 
 from ft_dagster.data.chat_rules import chat_rules
 from ft_dagster.evaluation.degeneration import WATCHED
+from ft_dagster.methods import method_of
 from ft_dagster.training import ranks
 from ft_dagster.training.attention import attends_by_example
 from ft_dagster.training.contract import Member, TrainingRun
-from ft_dagster.training.methods import can_pack, packs
+from ft_dagster.training.methods import packs
 from ft_dagster.training.mixture import Examples
 from ft_dagster.training.packing import Bin
 from ft_dagster.training.watch import degeneration, flops, forgetting
@@ -125,7 +126,7 @@ def plan_measuring(
     counted = _counted(run, member, first)
     share = forward_share(member.plan.method, gradient_checkpointing=checkpointing)
     attends = attends_by_example(
-        AutoConfig.from_pretrained(run.base.folder), packs=can_pack(member.plan.method.name)
+        AutoConfig.from_pretrained(run.base.folder), packs=method_of(member.plan.method.name).packs
     )
     training = float((counted or TOKENS).sum(*work_of(train[1], train[0], attends)))
     allowed = None if watch.budget is None else watch.budget * training

@@ -17,15 +17,16 @@ from pathlib import Path
 
 import torch
 
-from ft_dagster.training.contract import Base, LoraSettings
-from ft_dagster.training.methods import method_of
+from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.training.contract import Base
+from ft_dagster.training.methods import taught_by
 
 def anonymous():
     said = Path("/proc/self/smaps_rollup").read_text()
     return int(re.search(r"^Anonymous: +([0-9]+)", said, re.MULTILINE)[1]) * 1024
 
 folder, precision = sys.argv[1:]
-method = method_of(LoraSettings(name="lora"))
+method = taught_by(LoraSettings(name="lora"))
 method.build(Base(folder=folder, digest="0" * 64), precision, 0)  # imports, and what they keep
 before = anonymous()
 model = method.build(Base(folder=folder, digest="0" * 64), precision, 0)

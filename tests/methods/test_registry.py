@@ -1,0 +1,56 @@
+"""A method is one file of this room; how it computes is found by its name."""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import get_args
+
+import pytest
+
+from ft_dagster import methods
+from ft_dagster.errors import UserError
+from ft_dagster.methods import METHODS, Method, method_of, usual_method
+from ft_dagster.spec.variant import METHOD_SETTINGS, MethodName
+from ft_dagster.training.contract import method_settings
+from ft_dagster.training.methods import taught_by
+
+KNOWN = list(METHODS.values())
+
+
+def test_a_file_with_a_method_is_one() -> None:
+    modules = {each.name for each in pkgutil.iter_modules(methods.__path__)}
+    assert set(METHODS) == modules - {"base_facts", "layers", "method", "settings"}
+    assert get_args(MethodName) == tuple(METHODS) == tuple(METHOD_SETTINGS)[1:]
+
+
+def test_each_has_a_place_of_its_own() -> None:
+    for places in ([each.order for each in KNOWN], [each.usual.value for each in KNOWN]):
+        assert sorted(places) == list(range(len(KNOWN)))
+    assert usual_method().usual.value == 0
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
+def test_its_settings_and_how_it_computes_are_found_by_its_name(known: Method) -> None:
+    method = taught_by(method_settings({"name": known.name}))
+    assert type(method).__name__.lower() == known.name.replace("_", "")
+    assert type(method).__module__ == f"ft_dagster.training.methods.{known.name}"
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
+def test_a_setting_that_may_be_declared_is_one_that_the_trainer_takes(known: Method) -> None:
+    fields = known.settings.model_fields
+    assert set(known.declared) <= set(fields) - {"name"}
+    assert set(known.declared) == {*known.defaults, *(["rank"] if "rank" in fields else [])}
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
+def test_it_names_methods_that_there_are(known: Method) -> None:
+    named = [*known.smaller, *([known.quantized.plain] if known.quantized else [])]
+    assert set(named) <= set(METHODS) - {known.name}
+
+
+def test_an_unknown_method_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(UserError, match="no such training method") as refused:
+        method_of("lorra")
+    assert refused.value.field == "method.name"
+    assert "full, lora, qlora" in str(refused.value)
