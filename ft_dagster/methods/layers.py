@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import ClassVar, Literal, TypeAlias
+
+from pydantic import Field
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods.base_facts import BaseFacts
+from ft_dagster.methods.settings import MethodSettings
 
 LinearShapes: TypeAlias = dict[str, list[list[int]]]  # by last name: [out, in] of each layer
 Targets: TypeAlias = str | list[str] | tuple[str, ...]  # "all-linear", or last names
+
+
+class LayerSettings(MethodSettings):
+    """What methods share that train something of a `rank` beside the linear layers of the base."""
+
+    capacity: ClassVar[str | None] = "rank"
+
+    rank: int = Field(16, ge=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+    def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
+        """A and B of each layer, of the rank, and the rows of new tokens."""
+        rows = new_tokens * base.hidden_size * (1 if base.tied_embeddings else 2)
+        return adapter_parameters(base.linear_shapes, self.rank, self.target_modules) + rows
 
 
 def smallest_dimension(linear_shapes: LinearShapes, targets: Targets) -> int:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from ft_dagster.methods.base_facts import BaseFacts
-from ft_dagster.methods.layers import adapter_parameters, targeted
+from ft_dagster.methods.layers import LayerSettings, targeted
 from ft_dagster.methods.method import Figure, Method, PublishedCost, Rate, Rates, SettingDefault
-from ft_dagster.methods.settings import MethodSettings
 
 DECLARED = ("rank", "alpha", "dropout", "target_modules", "use_rslora", "use_dora")
 DEFAULTS = {  # of what is declared; the rank is chosen by objective and examples
@@ -32,26 +29,22 @@ UTILIZATION = Figure(0.30, "as full, less for the many small products with A and
 CPU_STEP_SECONDS = 1.8  # of 4 x 128 tokens at 135M on two CPU cores
 
 
-class LoraSettings(MethodSettings):
-    """LoRA and its relatives: a low-rank update of `target_modules`, scaled by alpha and rank."""
+class LoraSettings(LayerSettings):
+    """LoRA and its relatives: a low-rank update of the layers, scaled by alpha and rank."""
 
     name: str = "lora"
-    rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.05, ge=0, lt=1)
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     use_rslora: bool = False
     use_dora: bool = False
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
-        """A and B of each layer, the rows of new tokens, with DoRA the length of each output's weights."""
-        rows = new_tokens * base.hidden_size * (1 if base.tied_embeddings else 2)
-        adapter = adapter_parameters(base.linear_shapes, self.rank, self.target_modules)
-        return adapter + rows + (self._magnitudes(base) if self.use_dora else 0)
-
-    def _magnitudes(self, base: BaseFacts) -> int:
+        """DoRA trains the length of each output's weights besides."""
+        trained = super().trainable_parameters(base, new_tokens)
+        if not self.use_dora:
+            return trained
         names = targeted(base.linear_shapes, self.target_modules)
-        return sum(shape[0] for name in names for shape in base.linear_shapes[name])
+        return trained + sum(shape[0] for name in names for shape in base.linear_shapes[name])
 
 
 METHOD = Method(
@@ -66,7 +59,7 @@ METHOD = Method(
     epochs=EPOCHS,
     utilization=UTILIZATION,
     exports=("adapter", "merged"),
-    stacks=True,
+    is_lora=True,
     zero_stages=(0, 3),
     declared_zero_stages=(0, 2, 3),
     smaller=("lora_8bit", "qlora"),

@@ -32,7 +32,7 @@ METHOD = Method(
         "as lora, times 1.8/2.9: each step unpacks the int8 weights",
     ),
     exports=("adapter", "merged"),
-    stacks=True,
+    is_lora=True,
     quantized=QUANTIZED,
     smaller=("qlora",),
 )

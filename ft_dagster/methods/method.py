@@ -86,8 +86,8 @@ class Method:
     `declared` the fields of a declaration's `method` that act, `defaults` what they are unless declared.
 
     What it can: `exports`, the usual format first. `packs`: several examples may share a row. `recomputes`:
-    its activations may be computed again for the backward pass; if not, `no_recomputing` says why. `stacks`:
-    it trains above another variant's LoRA. `zero_stages`: those of ZeRO that a plan chooses among;
+    its activations may be computed again for the backward pass; if not, `no_recomputing` says why. `is_lora`:
+    it is stacked on another LoRA, and vLLM serves it. `zero_stages`: those of ZeRO that a plan may choose;
     `declared_zero_stages`: those that may be declared. `smaller`: methods that keep less on a device, the
     nearest first.
 
@@ -109,7 +109,7 @@ class Method:
     defaults: Mapping[str, SettingDefault] = field(default_factory=dict)
     packs: bool = True
     no_recomputing: str = ""
-    stacks: bool = False
+    is_lora: bool = False
     zero_stages: tuple[ZeroStage, ...] = (0,)
     declared_zero_stages: tuple[ZeroStage, ...] = (0,)
     quantized: Quantized | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from ft_dagster.methods.base_facts import BaseFacts
@@ -16,6 +18,8 @@ UTILIZATION = Figure(OF_LORA.value, "as lora, and its rows are not packed: short
 
 class PromptSettings(MethodSettings):
     """Learned positions before the text."""
+
+    capacity: ClassVar[str | None] = "num_virtual_tokens"
 
     num_virtual_tokens: int = Field(20, ge=1)
 

@@ -60,7 +60,7 @@ METHOD = Method(
         "as lora, times 1.8/2.4: each step unpacks the 4-bit weights",
     ),
     exports=("adapter", "merged"),
-    stacks=True,
+    is_lora=True,
     declared_zero_stages=(0, 2),  # each process holds the base whole: ZeRO-2 divides what is trained
     quantized=QUANTIZED,
     published=PublishedCost(

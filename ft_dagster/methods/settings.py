@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 from ft_dagster.methods.base_facts import BaseFacts
@@ -10,9 +12,13 @@ from ft_dagster.methods.base_facts import BaseFacts
 class MethodSettings(BaseModel):
     """The `method` part of plan.json; each family of methods has a model of its own. Unknown fields are
     refused.
+
+    `capacity`: the one of them by which it can hold more.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    capacity: ClassVar[str | None] = None
 
     name: str
 

@@ -10,7 +10,7 @@ import math
 from importlib.metadata import version
 
 from ft_dagster.methods import method_of
-from ft_dagster.methods.layers import narrowest_layer, smallest_dimension
+from ft_dagster.methods.layers import LayerSettings, narrowest_layer, smallest_dimension
 from ft_dagster.methods.lora import DEFAULTS, LoraSettings
 from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.objectives import objective_of
@@ -40,7 +40,7 @@ def training_warnings(
         _general(spec, facts, method.name),
         _scaling(method) if isinstance(method, LoraSettings) else None,
         _capacity(facts, method) if isinstance(method, LoraSettings) else None,
-        _narrowest(spec, facts, method) if isinstance(method, LoraSettings) else None,
+        _narrowest(spec, facts, method) if isinstance(method, LayerSettings) else None,
         _rate(facts, method.name, spec.objective, training.learning_rate),
         _batch(spec, facts, method.name, training),
         _unpacked(spec, facts, method.name),
@@ -160,7 +160,7 @@ def _capacity(facts: Facts, method: LoraSettings) -> str | None:
     )
 
 
-def _narrowest(spec: VariantSpec, facts: Facts, method: LoraSettings) -> str | None:
+def _narrowest(spec: VariantSpec, facts: Facts, method: LayerSettings) -> str | None:
     """A small layer, such as a gate of experts, that limits the rank of all."""
     most, layer = narrowest_layer(facts.linear_shapes, method.target_modules)
     wanted = defaults.lora_rank(method.name, facts.examples, spec.objective, LARGEST).value

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.loaded_by_vllm import not_loaded
-from ft_dagster.methods import method_of
+from ft_dagster.methods import Method, method_of
 from ft_dagster.settings import FILE, Settings
 from ft_dagster.stages.inputs import recorded
 
@@ -69,8 +69,13 @@ def not_by_vllm(method: Mapping[str, Any], *, new_tokens: bool) -> str | None:
         return "the adapter stands on a quantized base"
     if new_tokens:
         return "tokens were added to the base, and vLLM cannot have it answer as if it had none"
-    reasons = not_loaded({**method, "r": method.get("rank")}) if known.freezes else []
+    reasons = not_loaded(_adapter_of(known, method)) if known.freezes else []
     return f"vLLM does not load the adapter: it {', '.join(reasons)}" if reasons else None
+
+
+def _adapter_of(known: Method, method: Mapping[str, Any]) -> dict[str, Any]:
+    """What its adapter_config.json will say."""
+    return {**method, "r": method.get("rank"), "peft_type": "LORA" if known.is_lora else known.name.upper()}
 
 
 def without_room(parameters: int, dtype: str, memory_bytes: int | None) -> str | None:

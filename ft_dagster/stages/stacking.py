@@ -13,7 +13,7 @@ from ft_dagster.stages.workspace import Desk
 from ft_dagster.store import Artifact
 from ft_dagster.training.contract import Base, ParentAdapter
 
-STACKED = {name: known.quantization for name, known in METHODS.items() if known.stacks}
+STACKED = {name: known.quantization for name, known in METHODS.items() if known.is_lora}
 
 
 def refuse_unstacked(method: str, adapter: Path, declared_in: Path) -> None:

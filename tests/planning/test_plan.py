@@ -126,7 +126,7 @@ def test_qlora_keeps_its_activations_in_bf16_where_the_hardware_computes_in_it(
 
 
 def test_activations_that_would_not_act_are_refused() -> None:
-    with pytest.raises(UserError, match=r"method: .* above a 4-bit base alone, not in lora"):
+    with pytest.raises(UserError, match=r"method.activations: .* Settings of lora: name, rank"):
         method_settings({"name": "lora", "activations": "bf16"})
 
 

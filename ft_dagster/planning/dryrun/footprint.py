@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.errors import UserError
 from ft_dagster.methods import method_of
 from ft_dagster.methods.full import FullSettings
-from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.methods.layers import LayerSettings
 from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration
 from ft_dagster.planning.dryrun.step import Step
@@ -172,7 +172,7 @@ def _whole(config: PreTrainedConfig, base: Base, method: MethodSettings, step: S
 
 def _picks_layers(base: Base, method: MethodSettings) -> bool:
     """Whether layers that are alike may be taught differently: where some are named by their number."""
-    targets = method.target_modules if isinstance(method, LoraSettings) else ()
+    targets = method.target_modules if isinstance(method, LayerSettings) else ()
     names = (targets,) if isinstance(targets, str) else targets
     return base.parent is not None or any(part.isdigit() for name in names for part in name.split("."))
 

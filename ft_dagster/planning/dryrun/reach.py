@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.methods.layers import LayerSettings
 from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration
 from ft_dagster.planning.dryrun.footprint import FULL, kinds_of, unquantized
@@ -39,7 +39,7 @@ class Reach:
     layers: tuple[str, ...]
     as_tensors: tuple[str, ...]
 
-    def sentence(self, method: LoraSettings) -> str | None:
+    def sentence(self, method: LayerSettings) -> str | None:
         """What is not trained: experts, and what `all-linear` does not come to, unless that is little."""
         experts = {name: count for name, count in self.beyond.items() if EXPERTS in name}
         share = sum(self.beyond.values()) / max(1, self.whole)
@@ -53,13 +53,15 @@ class Reach:
 
 
 def reach_of(architecture: Path, method: MethodSettings) -> Reach | None:
-    """None of a method that is no LoRA, and of a base that cannot be built on shapes. Raises UserError for
-    layers that the base has not.
+    """None of a method that trains nothing beside layers, and of a base that cannot be built on shapes.
+
+    Raises UserError for layers that the base has not.
     """
-    if not isinstance(method, LoraSettings):
+    if not isinstance(method, LayerSettings):
         return None
     file = architecture_file(architecture)
-    return _reach(str(file), file.read_bytes(), unquantized(method).model_copy(update=ANY))
+    same = {name: value for name, value in ANY.items() if name in type(method).model_fields}
+    return _reach(str(file), file.read_bytes(), unquantized(method).model_copy(update=same))
 
 
 def untrained_by(method: MethodSettings, architecture: Path) -> str | None:
@@ -67,7 +69,7 @@ def untrained_by(method: MethodSettings, architecture: Path) -> str | None:
     UserError where an adapter could afterwards neither be merged into its base nor be served.
     """
     reach = reach_of(architecture, method)
-    if reach is None or not isinstance(method, LoraSettings):
+    if reach is None or not isinstance(method, LayerSettings):
         return None
     if reach.as_tensors:
         raise UserError(
@@ -81,7 +83,7 @@ def untrained_by(method: MethodSettings, architecture: Path) -> str | None:
 
 
 @lru_cache(maxsize=32)
-def _reach(file: str, content: bytes, method: LoraSettings) -> Reach | None:
+def _reach(file: str, content: bytes, method: LayerSettings) -> Reach | None:
     import torch
 
     from ft_dagster.training.skeleton import cut_layers, quiet, skeleton

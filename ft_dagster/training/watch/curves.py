@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Literal
 
-from ft_dagster.methods.lora import LoraSettings
-from ft_dagster.methods.prompt_tuning import PromptSettings
 from ft_dagster.methods.settings import MethodSettings
 
 Curve = Sequence[tuple[int, float]]
@@ -39,11 +37,8 @@ class Knobs:
     @classmethod
     def of(cls, method: MethodSettings) -> Knobs:
         """From the `method` part of a plan; full fine-tuning has no such knob."""
-        if isinstance(method, LoraSettings):
-            return cls("rank", method.rank)
-        if isinstance(method, PromptSettings):
-            return cls("num_virtual_tokens", method.num_virtual_tokens)
-        return cls()
+        name = method.capacity
+        return cls(name, getattr(method, name)) if name else cls()
 
 
 def advice(training: Curve, validation: Curve, knobs: Knobs, *, rank_collapsed: bool = False) -> list[str]:
