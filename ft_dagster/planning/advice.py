@@ -20,7 +20,7 @@ from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.cautions import on_cpu_kernels
 from ft_dagster.planning.methods.training_settings import rows_a_step, rows_of, unpacked_cost
 from ft_dagster.spec import VariantSpec
-from ft_dagster.training.contract import TrainingSettings
+from ft_dagster.spec.training import TrainingSettings
 
 USUAL_SHARE = (0.05, 0.10)
 LITTLE = 0.015  # of all tokens that are read: 1.4% took nothing off (benchmarks/notes/general-text.md)

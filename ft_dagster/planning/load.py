@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ft_dagster.methods import method_of
 from ft_dagster.methods.method import BF16, FP32
 from ft_dagster.planning.facts import Facts
-from ft_dagster.training.contract import TrainingSettings
+from ft_dagster.spec.training import TrainingSettings
 
 MOMENTS = 2 * FP32  # Adam's two
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.training.contract import TrainingSettings
+from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.mixture import shard_files
 from ft_dagster.training.packing import schedule, total_steps
 

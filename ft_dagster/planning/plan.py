@@ -36,7 +36,8 @@ from ft_dagster.planning.survey import (
 )
 from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.spec import VariantSpec
-from ft_dagster.training.contract import Plan, TrainingDevice, TrainingSettings
+from ft_dagster.spec.training import TrainingSettings
+from ft_dagster.training.contract import Plan, TrainingDevice
 
 FAR = 0.20  # of the rule of thumb, from which the difference is explained
 OBEYED = "is declared and obeyed"  # of a decision's note on a declared method

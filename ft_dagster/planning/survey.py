@@ -48,8 +48,9 @@ from ft_dagster.planning.packed_rows import ExampleLengths
 from ft_dagster.planning.parallel import map_parallel
 from ft_dagster.planning.reasons import Reasons
 from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.spec.variant import METHOD_SETTINGS, MethodSpec
-from ft_dagster.training.contract import Base, ParentAdapter, TrainingSettings
+from ft_dagster.training.contract import Base, ParentAdapter
 from ft_dagster.training.watch import flops
 
 MOST_GPUS = 64

@@ -7,15 +7,13 @@ says why.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -29,10 +27,10 @@ from ft_dagster.methods import METHODS, usual_method
 from ft_dagster.objectives import DEFAULT, OBJECTIVES, known
 from ft_dagster.schema_version import STORED
 from ft_dagster.spec.formats import export_problem
-from ft_dagster.spec.plain import plain_value
+from ft_dagster.spec.model import Fraction, SpecModel
+from ft_dagster.spec.training import SEED_LIMIT, TrainingSpec
 from ft_dagster.spec.zones import known_zone
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Format = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "text"]
 if TYPE_CHECKING:
     MethodName = str
@@ -43,8 +41,6 @@ METHOD_SETTINGS = {  # fields of `method` that act, by its name; `auto` with som
     **{name: known.declared for name, known in METHODS.items()},
 }
 
-SEED_LIMIT = (1 << 32) - 1  # numpy takes no larger one
-LONGEST_EXAMPLE = 10_485_760  # tokens: the longest context of a published model
 MOST_QUESTIONS = 2000  # of a task, where evaluation.limit is auto
 
 
@@ -60,34 +56,6 @@ ObjectiveName = Annotated[
     BeforeValidator(_name_of_an_objective),
     Field(json_schema_extra=lambda schema: schema.update(enum=list(OBJECTIVES))),
 ]
-
-
-class UnlistedField(Exception):
-    """A stage read a field of the declaration that it does not list: it would be missing in its key."""
-
-
-class SpecModel(BaseModel):
-    """`added`: fields that keys did not cover at first. At their default they enter none, so that what was
-    made before stands. `gone`: fields that are no more, with the way out for who declares one.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-    added: ClassVar[tuple[str, ...]] = ()
-    gone: ClassVar[Mapping[str, str]] = {}
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_of_its_plain_type(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic would take `true` for 1, and 1 for true."""
-        return plain_value(value, cls.model_fields[str(info.field_name)].annotation)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Called for what is not there: an unlisted field of a narrowed declaration (see spec.narrow)."""
-            if name in type(self).model_fields:
-                raise UnlistedField(f"{type(self).__name__}.{name} is read, and the stage does not list it")
-            return super().__getattr__(name)
 
 
 def _former_auto(value: Any, info: ValidationInfo, usual: Any, otherwise: str) -> Any:
@@ -106,10 +74,6 @@ def _former_auto(value: Any, info: ValidationInfo, usual: Any, otherwise: str) -
 def _from_string(field: str) -> BeforeValidator:
     """Let a plain string stand for the object whose one needed field it is."""
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
-
-
-def _from_number(field: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: {field: value} if isinstance(value, int | str) else value)
 
 
 class BaseModelSpec(SpecModel):
@@ -345,25 +309,6 @@ class MethodSpec(SpecModel):
         )
 
 
-class DeepspeedSpec(SpecModel):
-    """How a training over several processes shards its states. A plain number stands for `stage`."""
-
-    stage: Literal["auto", 0, 2, 3] = Field(
-        "auto", description="ZeRO stage; 0: a copy on each process (data-parallel); auto: the plan decides"
-    )
-    offload: Literal["none", "cpu", "nvme"] = Field("none", description="Where optimizer states are kept")
-    nvme_path: str | None = Field(None, description="Folder on a fast disk, for offload: nvme")
-    bucket_mb: float = Field(
-        500.0, gt=0, le=100_000, description="Size of the communication buckets, MB of 1e6 bytes"
-    )
-
-    @model_validator(mode="after")
-    def _nvme_has_a_folder(self) -> DeepspeedSpec:
-        if (self.offload == "nvme") != (self.nvme_path is not None):
-            raise ValueError("offload: nvme and nvme_path go together")
-        return self
-
-
 class ProbeSpec(SpecModel):
     """Trainings of a few methods and rates over the same rows, before the plan that they decide."""
 
@@ -393,104 +338,6 @@ class PlanSpec(SpecModel):
     probe: Annotated[ProbeSpec | None, BeforeValidator(_on_or_off)] = Field(
         None, description="Try methods and learning rates before choosing: on, off, or {share, steps}"
     )
-
-
-class WatchSpec(SpecModel):
-    """What is measured while it trains; of what is past a limit of forgetting nothing is exported."""
-
-    added = ("past_limit",)
-
-    budget: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        0.1, description="Largest share of the training's FLOPs for measuring; null: all, at every evaluation"
-    )
-    questions: int = Field(
-        0, ge=0, le=1000, description="Questions of each general benchmark asked while it trains; 0: none"
-    )
-    general_loss_limit: float | None = Field(
-        None,
-        gt=0,
-        le=100,
-        description="Largest rise of the loss on held-out text of data.general, nats a token",
-    )
-    benchmark_limit: float | None = Field(
-        None, gt=0, le=1, description="Largest fall of the mean accuracy on those questions; not under ZeRO-3"
-    )
-    past_limit: Literal["stop", "go_on"] = Field(
-        "stop",
-        description="Past a limit the training stops, or goes on: the best checkpoint within the limits is "
-        "exported either way",
-    )
-
-    @model_validator(mode="after")
-    def _limit_has_questions(self) -> WatchSpec:
-        if self.benchmark_limit is not None and not self.questions:
-            raise ValueError("benchmark_limit needs questions")
-        return self
-
-
-def _takes_auto(schema: dict[str, Any]) -> None:
-    schema["anyOf"].insert(1, {"const": "auto", "type": "string"})
-
-
-class TrainingSpec(SpecModel):
-    """transformers' own names; an unset value is the plan's, with its reason."""
-
-    added = ("on_bad_rate",)
-
-    learning_rate: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="null, or auto: the plan's, by the probe where there is one",
-        json_schema_extra=_takes_auto,
-    )
-    num_train_epochs: float | None = Field(None, gt=0, le=1000)
-    max_steps: int | None = Field(
-        None, ge=1, le=100_000_000, description="Stop after this many optimizer steps"
-    )
-    per_device_train_batch_size: int | None = Field(None, ge=1, le=65_536)
-    gradient_accumulation_steps: int | None = Field(None, ge=1, le=65_536)
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    warmup_ratio: Fraction = Field(0.03, description="Linear warmup over this share of the steps")
-    weight_decay: float = Field(0.0, ge=0, le=10)
-    max_grad_norm: float = Field(1.0, gt=0, le=1e12)
-    max_length: int | None = Field(None, ge=16, le=LONGEST_EXAMPLE, description="Longest example, in tokens")
-    packing: bool = Field(
-        True, description="Fill each row of a batch with whole examples, where the base keeps them apart"
-    )
-    gradient_checkpointing: bool | None = None
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="auto: bf16 where the hardware has it"
-    )
-    deterministic: bool = Field(True, description="On GPUs, kernels that add in a fixed order, some slower")
-    on_bad_rate: Literal["stop", "lower", "warn"] = Field(
-        "stop",
-        description="Where the loss of the first tenth of the steps shows that the rate is too high: stop, "
-        "begin again at a third of it (once), or only say so",
-    )
-    deepspeed: Annotated[DeepspeedSpec, _from_number("stage")] = DeepspeedSpec()
-    watch: WatchSpec = WatchSpec()
-    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        (), description="Also write the curves for these, where installed"
-    )
-    evaluations: int | None = Field(
-        None,
-        ge=1,
-        le=100,
-        description="Validation losses and checkpoints of a training; null: 8, or as many of them as "
-        "`watch.budget` pays for",
-    )
-    checkpoint_minutes: float | None = Field(
-        15.0, gt=0, le=100_000, description="Checkpoints between evaluations, this far apart; null: none"
-    )
-    keep_best: int = Field(3, ge=1, le=1000, description="Checkpoints kept, by validation loss")
-    keep_last: int = Field(2, ge=1, le=1000, description="Newest checkpoints kept")
-    seed: int = Field(0, ge=0, le=SEED_LIMIT)
-
-    @field_validator("learning_rate", mode="before")
-    @classmethod
-    def _auto_is_left_out(cls, value: Any) -> Any:
-        return None if value == "auto" else value
 
 
 class EvaluationSpec(SpecModel):

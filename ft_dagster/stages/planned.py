@@ -10,7 +10,7 @@ from ft_dagster.planning.survey import leaves_method_open
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
-from ft_dagster.spec.variant import TrainingSpec
+from ft_dagster.spec.training import TrainingSpec
 from ft_dagster.stage_entries import BASE_MODEL
 from ft_dagster.stages.inputs import Digest
 from ft_dagster.training.apart import leak_of

@@ -11,10 +11,8 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
 )
 
 from ft_dagster.errors import UserError
@@ -23,10 +21,9 @@ from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.program import SCHEMA_VERSION, read_json_as, write_json
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import Roots
+from ft_dagster.spec.training import TrainingSettings
 
 Status = Literal["done", "stopped", "failed", "preempted", "cancelled"]
-OnBadRate = Literal["stop", "lower", "warn"]
-BUDGET = 0.1  # of measuring, a share of the training's FLOPs
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"  # in the payload of a training_plan
 RESULT_FILE = "result.json"
@@ -50,73 +47,6 @@ def checked(kind: type[S], content: Mapping[str, Any], part: str, *, fix: str) -
         first = error.errors(include_url=False)[0]
         field = ".".join((part, *map(str, first["loc"])))
         raise UserError(str(first["msg"]), field=field, value=first["input"], fix=fix) from None
-
-
-class Deepspeed(Strict):
-    """Sharding over the ranks: stage 0 is a copy on each; buckets in bytes."""
-
-    stage: Literal[0, 2, 3] = 0
-    offload: Literal["none", "cpu", "nvme"] = "none"
-    nvme_path: str | None = None
-    bucket_bytes: int = Field(500_000_000, ge=1)
-
-
-def _but(content: dict[str, Any], **usual: Any) -> dict[str, Any]:
-    """Without what is as usual."""
-    return {name: value for name, value in content.items() if name not in usual or value != usual[name]}
-
-
-class WatchSettings(Strict):
-    """Forgetting: questions of each benchmark, and the limits past which nothing is exported. `budget`: of
-    all that is measured while it trains, a share of its FLOPs; None: everything, at every evaluation.
-    """
-
-    budget: float | None = Field(BUDGET, gt=0, le=1)
-    questions: int = Field(0, ge=0)
-    general_loss_limit: float | None = Field(None, gt=0, description="Rise of the held-out loss, nats")
-    benchmark_limit: float | None = Field(None, gt=0, le=1, description="Fall of the mean accuracy")
-    past_limit: Literal["stop", "go_on"] = Field("stop", description="Whether a training ends past a limit")
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """So that a plan that says nothing of what was added later keeps its digest."""
-        return _but(handler(self), budget=BUDGET, past_limit="stop")
-
-
-class TrainingSettings(Strict):
-    """transformers' own names; every value resolved by the plan."""
-
-    learning_rate: float = Field(gt=0)
-    num_train_epochs: float = Field(gt=0, description="A fraction ends within an epoch")
-    max_steps: int | None = Field(None, ge=1, description="Optimizer steps; overrides num_train_epochs")
-    per_device_train_batch_size: int = Field(ge=1, description="Bins of a micro-batch (examples, unpacked)")
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    lr_scheduler_type: str = "cosine"
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    max_length: int = Field(ge=2, description="Tokens of a bin: the longest example, and what packing fills")
-    packing: bool = True
-    gradient_checkpointing: bool = False
-    precision: Literal["bf16", "fp32"] = "bf16"
-    deterministic: bool = Field(True, description="On GPUs, kernels that add in a fixed order")
-    on_bad_rate: OnBadRate = Field("stop", description="What is done where the first steps say: too high")
-    deepspeed: Deepspeed = Deepspeed()
-    watch: WatchSettings = WatchSettings()
-    evaluations: int | None = Field(
-        None,
-        ge=1,
-        description="Validation losses and checkpoints of one training; null: 8, or as many as the budget of "
-        "`watch` pays for",
-    )
-    keep_best: int = Field(3, ge=1)
-    keep_last: int = Field(2, ge=1)
-    seed: int = Field(0, ge=0, description="The seed declared; a member's own seed is the one used")
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """So that a plan that says nothing of what was added later keeps its digest."""
-        return _but(handler(self), deterministic=True, on_bad_rate="stop")
 
 
 def method_settings(content: Mapping[str, Any]) -> MethodSettings:

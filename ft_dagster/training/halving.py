@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import RUN_FILE, Member, TrainingSettings, read_result
+from ft_dagster.spec.training import TrainingSettings
+from ft_dagster.training.contract import RUN_FILE, Member, read_result
 
 OUT_OF_MEMORY = "out_of_memory"  # the `reason` of a result
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_dagster.training.contract import TrainingSettings
+from ft_dagster.spec.training import TrainingSettings
 
 OPEN_BINS = 64  # bounds the search and keeps an example near its place in the epoch's order
 Lengths = NDArray[np.int64]

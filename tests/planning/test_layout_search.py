@@ -13,7 +13,7 @@ from ft_dagster.planning.methods.layout_search import (
     fastest_that_fits,
     search_space,
 )
-from ft_dagster.spec.variant import DeepspeedSpec, TrainingSpec
+from ft_dagster.spec.training import DeepspeedSpec, TrainingSpec
 
 FIRST = Layout("full", 1, gradient_checkpointing=False, length=512, zero_stage=0, gpus=8)
 ALL = SearchSpace((1, 2, 4, 8), (False, True), (0, 2, 3))

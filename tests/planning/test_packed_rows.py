@@ -12,7 +12,7 @@ import pytest
 from ft_dagster.planning.packed_rows import MOST_EXAMPLES, ExampleLengths, read_lengths
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
-from ft_dagster.training.contract import TrainingSettings
+from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.mixture import open_split
 from ft_dagster.training.packing import schedule, total_steps
 from tests.planning.llama import spec

@@ -4,7 +4,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.facts import Facts
-from ft_dagster.training.contract import Deepspeed
+from ft_dagster.spec.training import Deepspeed
 from tests.planning.llama import A100_80, LLAMA_70B, METHODS, facts, gpus, plan, reason
 
 

@@ -7,8 +7,8 @@ from operator import attrgetter
 import pytest
 
 from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.model import UnlistedField
 from ft_dagster.spec.narrow import narrowed, shown
-from ft_dagster.spec.variant import UnlistedField
 
 CONTENT = {"description": "d", "owners": ["o"], "base_model": "b", "data": {"sources": ["s"]}}
 SPEC = VariantSpec.model_validate(CONTENT)

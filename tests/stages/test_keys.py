@@ -15,8 +15,8 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.model import UnlistedField
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.spec.variant import UnlistedField
 from ft_dagster.stages import probe
 from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND

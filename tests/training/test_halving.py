@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ft_dagster.training.contract import TrainingSettings, read_run
+from ft_dagster.spec.training import TrainingSettings
+from ft_dagster.training.contract import read_run
 from ft_dagster.training.halving import halved, in_force, wants_halving
 from tests.programs import RunningProgram
 from tests.training.runs import TRAINING, Runs, losses, result_of, wait_for_step

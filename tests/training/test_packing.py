@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ft_dagster.training.contract import TrainingSettings
+from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.packing import (
     epoch_bins,
     epoch_order,

@@ -13,9 +13,9 @@ from transformers import AutoConfig
 
 from ft_dagster.automation.experiments import _curves
 from ft_dagster.fake_tensors import FakeMode
-from ft_dagster.spec.variant import WatchSpec
+from ft_dagster.spec.training import BUDGET, WatchSpec
 from ft_dagster.training.attention import attends_by_example
-from ft_dagster.training.contract import BUDGET, Base, method_settings, read_run
+from ft_dagster.training.contract import Base, method_settings, read_run
 from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.mixture import open_split
 from ft_dagster.training.progress import Console

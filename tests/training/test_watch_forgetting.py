@@ -14,7 +14,8 @@ import torch
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks import tasks_digest
-from ft_dagster.training.contract import Benchmarks, WatchSettings
+from ft_dagster.spec.training import WatchSettings
+from ft_dagster.training.contract import Benchmarks
 from ft_dagster.training.journal import Journal
 from ft_dagster.training.watch.degeneration import degeneration
 from ft_dagster.training.watch.forgetting import Benchmark, benchmark_fall, passed

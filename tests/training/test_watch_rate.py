@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training import trainer
-from ft_dagster.training.contract import TrainingSettings
 from ft_dagster.training.journal import JournalStep
 from ft_dagster.training.watch.rate import FEWEST, RateTooHigh, batch_noise, judged, looked_at, sentence
 from tests.programs import RunningProgram

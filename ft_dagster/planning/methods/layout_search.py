@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ft_dagster.evaluation.arithmetic import USABLE_SHARE
 from ft_dagster.methods import method_of
 from ft_dagster.planning.layout import Layout, Stage
-from ft_dagster.spec.variant import TrainingSpec
+from ft_dagster.spec.training import TrainingSpec
 
 EFFICIENT_TOKENS = 1024  # tokens of a micro-batch, from which a GPU's products are about as fast as they get
 

@@ -13,8 +13,8 @@ from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.sharding import offload_of, stage_of
 from ft_dagster.planning.reasons import AS_DECLARED, Default, Origin, Reasons
 from ft_dagster.spec import VariantSpec
-from ft_dagster.spec.variant import DeepspeedSpec, TrainingSpec
-from ft_dagster.training.contract import TrainingSettings, checked
+from ft_dagster.spec.training import DeepspeedSpec, TrainingSettings, TrainingSpec
+from ft_dagster.training.contract import checked
 
 BUDGETED = (
     "of the training's FLOPs, for all that is measured while it trains: losses on a sample, which the "

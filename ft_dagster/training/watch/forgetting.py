@@ -10,7 +10,8 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.held import FOLDER, held_files
-from ft_dagster.training.contract import Benchmarks, Member, TrainingRun, WatchSettings
+from ft_dagster.spec.training import WatchSettings
+from ft_dagster.training.contract import Benchmarks, Member, TrainingRun
 from ft_dagster.training.watch.budget import ForwardWork
 
 GENERATED = 256  # tokens of an answer where a task does not say: lm-eval's own

@@ -1,0 +1,40 @@
+"""What every part of a declaration is: frozen, strict of types, read by the fields that a stage lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from ft_dagster.spec.plain import plain_value
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class UnlistedField(Exception):
+    """A stage read a field of the declaration that it does not list: it would be missing in its key."""
+
+
+class SpecModel(BaseModel):
+    """`added`: fields that keys did not cover at first. At their default they enter none, so that what was
+    made before stands. `gone`: fields that are no more, with the way out for who declares one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    added: ClassVar[tuple[str, ...]] = ()
+    gone: ClassVar[Mapping[str, str]] = {}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_of_its_plain_type(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take `true` for 1, and 1 for true."""
+        return plain_value(value, cls.model_fields[str(info.field_name)].annotation)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Called for what is not there: an unlisted field of a narrowed declaration (see spec.narrow)."""
+            if name in type(self).model_fields:
+                raise UnlistedField(f"{type(self).__name__}.{name} is read, and the stage does not list it")
+            return super().__getattr__(name)

@@ -1,0 +1,212 @@
+"""The settings of a training, each defined once: as declared, where null is left to the plan, and as planned.
+
+What is planned has every value. It is what plan.json holds and the trainer takes: plans that were stored once
+stay readable where a declaration's bounds are narrowed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Le
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from ft_dagster.spec.model import Fraction, SpecModel
+
+SEED_LIMIT = (1 << 32) - 1  # numpy takes no larger one
+BUDGET = 0.1  # of measuring, a share of the training's FLOPs
+LONGEST_EXAMPLE = 10_485_760  # tokens: the longest context of a published model
+
+
+class Planned(SpecModel):
+    """Of the fields that are inherited from what may be declared the upper bounds are taken off."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for field in cls.model_fields.values():
+            field.metadata = [each for each in field.metadata if not isinstance(each, Le)]
+        cls.model_rebuild(force=True)
+
+
+def _but(content: dict[str, Any], **usual: Any) -> dict[str, Any]:
+    """Without what is as usual, so that a plan that says nothing of what was added later keeps its digest."""
+    return {name: value for name, value in content.items() if name not in usual or value != usual[name]}
+
+
+def _from_number(field: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: {field: value} if isinstance(value, int | str) else value)
+
+
+class DeepspeedFields(SpecModel):
+    """How a training over several processes shards its states."""
+
+    stage: Literal["auto", 0, 2, 3] = Field(
+        "auto", description="ZeRO stage; 0: a copy on each process (data-parallel); auto: the plan decides"
+    )
+    offload: Literal["none", "cpu", "nvme"] = Field("none", description="Where optimizer states are kept")
+    nvme_path: str | None = Field(None, description="Folder on a fast disk, for offload: nvme")
+
+
+class DeepspeedSpec(DeepspeedFields):
+    """How a training over several processes shards its states. A plain number stands for `stage`."""
+
+    bucket_mb: float = Field(
+        500.0, gt=0, le=100_000, description="Size of the communication buckets, MB of 1e6 bytes"
+    )
+
+    @model_validator(mode="after")
+    def _nvme_has_a_folder(self) -> Self:
+        if (self.offload == "nvme") != (self.nvme_path is not None):
+            raise ValueError("offload: nvme and nvme_path go together")
+        return self
+
+
+class Deepspeed(Planned, DeepspeedFields):
+    """Sharding over the ranks: stage 0 is a copy on each; buckets in bytes."""
+
+    stage: Literal[0, 2, 3] = 0
+    bucket_bytes: int = Field(500_000_000, ge=1)
+
+
+class WatchFields(SpecModel):
+    """What is measured while it trains; of what is past a limit of forgetting nothing is exported."""
+
+    budget: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        BUDGET,
+        description="Largest share of the training's FLOPs for measuring; null: all, at every evaluation",
+    )
+    questions: int = Field(
+        0, ge=0, le=1000, description="Questions of each general benchmark asked while it trains; 0: none"
+    )
+    general_loss_limit: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="Largest rise of the loss on held-out text of data.general, nats a token",
+    )
+    benchmark_limit: float | None = Field(
+        None, gt=0, le=1, description="Largest fall of the mean accuracy on those questions; not under ZeRO-3"
+    )
+    past_limit: Literal["stop", "go_on"] = Field(
+        "stop",
+        description="Past a limit the training stops, or goes on: the best checkpoint within the limits is "
+        "exported either way",
+    )
+
+
+class WatchSpec(WatchFields):
+    """What is measured while it trains; of what is past a limit of forgetting nothing is exported."""
+
+    added = ("past_limit",)
+
+    @model_validator(mode="after")
+    def _limit_has_questions(self) -> Self:
+        if self.benchmark_limit is not None and not self.questions:
+            raise ValueError("benchmark_limit needs questions")
+        return self
+
+
+class WatchSettings(Planned, WatchFields):
+    """The same, as planned."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _but(handler(self), budget=BUDGET, past_limit="stop")
+
+
+def _takes_auto(schema: dict[str, Any]) -> None:
+    schema["anyOf"].insert(1, {"const": "auto", "type": "string"})
+
+
+class TrainingFields(SpecModel):
+    """transformers' own names."""
+
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="null, or auto: the plan's, by the probe where there is one",
+        json_schema_extra=_takes_auto,
+    )
+    num_train_epochs: float | None = Field(None, gt=0, le=1000)
+    max_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="Stop after this many optimizer steps"
+    )
+    per_device_train_batch_size: int | None = Field(None, ge=1, le=65_536)
+    gradient_accumulation_steps: int | None = Field(None, ge=1, le=65_536)
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: Fraction = Field(0.03, description="Linear warmup over this share of the steps")
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    max_grad_norm: float = Field(1.0, gt=0, le=1e12)
+    max_length: int | None = Field(None, ge=16, le=LONGEST_EXAMPLE, description="Longest example, in tokens")
+    packing: bool = Field(
+        True, description="Fill each row of a batch with whole examples, where the base keeps them apart"
+    )
+    gradient_checkpointing: bool | None = None
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the hardware has it"
+    )
+    deterministic: bool = Field(True, description="On GPUs, kernels that add in a fixed order, some slower")
+    on_bad_rate: Literal["stop", "lower", "warn"] = Field(
+        "stop",
+        description="Where the loss of the first tenth of the steps shows that the rate is too high: stop, "
+        "begin again at a third of it (once), or only say so",
+    )
+    deepspeed: DeepspeedFields = DeepspeedFields()
+    watch: WatchFields = WatchFields()
+    evaluations: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Validation losses and checkpoints of a training; null: 8, or as many of them as "
+        "`watch.budget` pays for",
+    )
+    keep_best: int = Field(3, ge=1, le=1000, description="Checkpoints kept, by validation loss")
+    keep_last: int = Field(2, ge=1, le=1000, description="Newest checkpoints kept")
+    seed: int = Field(0, ge=0, le=SEED_LIMIT)
+
+
+class TrainingSpec(TrainingFields):
+    """An unset value is the plan's, with its reason."""
+
+    added = ("on_bad_rate",)
+
+    deepspeed: Annotated[DeepspeedSpec, _from_number("stage")] = DeepspeedSpec()
+    watch: WatchSpec = WatchSpec()
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="Also write the curves for these, where installed"
+    )
+    checkpoint_minutes: float | None = Field(
+        15.0, gt=0, le=100_000, description="Checkpoints between evaluations, this far apart; null: none"
+    )
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _auto_is_left_out(cls, value: Any) -> Any:
+        return None if value == "auto" else value
+
+
+class TrainingSettings(Planned, TrainingFields):
+    """Every value resolved by the plan."""
+
+    learning_rate: float = Field(gt=0)
+    num_train_epochs: float = Field(gt=0, description="A fraction ends within an epoch")
+    per_device_train_batch_size: int = Field(ge=1, description="Bins of a micro-batch (examples, unpacked)")
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    max_length: int = Field(ge=2, description="Tokens of a bin: the longest example, and what packing fills")
+    gradient_checkpointing: bool = False
+    precision: Literal["bf16", "fp32"] = "bf16"
+    deepspeed: Deepspeed = Deepspeed()
+    watch: WatchSettings = WatchSettings()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _but(handler(self), deterministic=True, on_bad_rate="stop")
