@@ -27,6 +27,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
+from ft_dagster.stage_entries import TRAINING_MIXTURE, TRAINING_PLAN
 from ft_dagster.stages.policy import problems, unknown_targets
 from ft_dagster.stages.rendering import notes_on_prompts
 from ft_dagster.stages.rows_read import READ, FileRead, RowsLook, rows_sentence
@@ -35,8 +36,8 @@ from ft_dagster.store import read_head
 
 PARENT = "base_model.variant"
 LEFT_TO_PLANS = {  # by the former word `auto`: field -> stage, and the figure that has what came of it
-    "method.rank": ("training_plan", "method", "rank"),
-    "data.general.share": ("training_mixture", "general_share", "asked"),
+    "method.rank": (TRAINING_PLAN.name, "method", "rank"),
+    "data.general.share": (TRAINING_MIXTURE.name, "general_share", "asked"),
 }
 
 
