@@ -13,13 +13,12 @@ from ft_dagster.data.chat_rules import stop_token_ids
 from ft_dagster.data.render import prompt_tokens, render_asked
 from ft_dagster.data.rows import Message
 from ft_dagster.evaluation.prompts import PROMPTS
-from ft_dagster.evaluation.samples import GENERAL_PROMPTS, Answer, Role, Sample
+from ft_dagster.evaluation.samples import DEGENERATE, GENERAL_PROMPTS, Answer, Role, Sample
 
 if TYPE_CHECKING:
     from ft_dagster.evaluation.greedy import Greedy, PromptRow
 
 ROLE: Role = "general_prompts"
-DEGENERATE = "degenerate"  # the metric that the gate judges
 NEW_TOKENS = 96  # so that a loop of up to half of them is seen
 WATCHED, WATCHED_TOKENS = PROMPTS[:4], 32  # while it trains
 GRAM = 4

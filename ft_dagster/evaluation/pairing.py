@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.degeneration import DEGENERATE
 from ft_dagster.evaluation.paired import Comparison, compare_paired, not_a_number
 from ft_dagster.evaluation.power import LOSS_BOUND
-from ft_dagster.evaluation.samples import FORMER, Role, Sample, main_metric
+from ft_dagster.evaluation.samples import DEGENERATE, FORMER, Role, Sample, main_metric
 from ft_dagster.spec.variant import GatesSpec
 
 if TYPE_CHECKING:

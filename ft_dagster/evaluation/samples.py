@@ -16,6 +16,7 @@ from ft_dagster.strict_json import dumps
 Role = Literal["task", "test_split_task", "general", "general_loss", "general_prompts", "regurgitation"]
 SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.parquet", "labels.json"
 OWN = "own_evaluation"  # beside the certificate of a merge that drifted from what was judged
+DEGENERATE = "degenerate"  # the metric of general prompts by which a model is judged
 AGGREGATES = ("macro_f1", "micro_f1")
 # What is asked beside declared tasks: by the variant's rows, by general text, and what is probed.
 TEST_SPLIT_TASK, GENERAL_TEXT, GENERAL_PROMPTS = "test_split_task", "general_holdout", "general_prompts"
