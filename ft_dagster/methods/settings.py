@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from ft_dagster.methods.base_facts import BaseFacts
 
@@ -21,6 +21,14 @@ class MethodSettings(BaseModel):
     capacity: ClassVar[str | None] = None
 
     name: str
+
+    @model_validator(mode="after")
+    def _are_of_that_method(self) -> Self:
+        from ft_dagster.methods import METHODS  # which are made of these
+
+        if self.name not in METHODS or METHODS[self.name].settings is not type(self):
+            raise ValueError(f"{type(self).__name__} are no settings of {self.name}")
+        return self
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
         """What the optimizer moves, with the rows of `new_tokens` where they are trained. Raises UserError

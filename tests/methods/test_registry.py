@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
+from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
 from ft_dagster import methods
 from ft_dagster.errors import UserError
 from ft_dagster.methods import METHODS, Method, method_of, usual_method
+from ft_dagster.methods.lora import LoraSettings
 from ft_dagster.spec.variant import METHOD_SETTINGS, MethodName
 from ft_dagster.training.contract import method_settings
 from ft_dagster.training.methods import taught_by
 
 KNOWN = list(METHODS.values())
+PACKAGE = Path(methods.__file__).parents[1]
+ROOMS = ("methods", "training/methods")  # of what is known of a method
+OTHER_WORDS = {"training/watch/flops.py"}  # `full` is a kind of attention there
 
 
 def test_a_file_with_a_method_is_one() -> None:
@@ -54,3 +61,23 @@ def test_an_unknown_method_is_refused_with_those_that_there_are() -> None:
         method_of("lorra")
     assert refused.value.field == "method.name"
     assert "full, lora, qlora" in str(refused.value)
+
+
+@pytest.mark.parametrize("other", ["full", "qlora", "lorra"])
+def test_settings_are_those_of_one_method(other: str) -> None:
+    with pytest.raises(ValidationError, match=f"LoraSettings are no settings of {other}"):
+        LoraSettings(name=other)
+
+
+def test_no_other_file_of_the_package_names_a_method() -> None:
+    named = set()
+    for file in PACKAGE.rglob("*.py"):
+        place = file.relative_to(PACKAGE)
+        texts = {
+            node.value
+            for node in ast.walk(ast.parse(file.read_text("utf-8")))
+            if isinstance(node, ast.Constant)
+        }
+        if place.parent.as_posix() not in ROOMS and texts & set(METHODS):
+            named.add(place.as_posix())
+    assert named == OTHER_WORDS

@@ -179,10 +179,10 @@ def test_a_70b_takes_less_than_two_gigabytes() -> None:
     program = (
         "import json; from ft_dagster.planning.dryrun.footprint import footprint\n"
         "from ft_dagster.planning.dryrun.step import Step\n"
-        "from ft_dagster.methods.lora import LoraSettings\n"
+        "from ft_dagster.methods.qlora import QloraSettings\n"
         "from ft_dagster.training.figures import peak_process_bytes\n"
         "step = Step(rows=1, length=512, trained_positions=256, gradient_checkpointing=True, device='cuda')\n"
-        "peak = footprint('Llama-3-70B', LoraSettings(name='qlora'), step).peak\n"
+        "peak = footprint('Llama-3-70B', QloraSettings(), step).peak\n"
         "print(json.dumps([peak_process_bytes(), peak]))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -15,6 +15,7 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.methods.full import FullSettings
 from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.methods.prefix_tuning import PrefixSettings
 from ft_dagster.methods.prompt_tuning import PromptSettings
 from ft_dagster.settings import EvaluationSettings, Settings
 from ft_dagster.stages import base_evaluation, evaluation, model_export, training_plan
@@ -91,7 +92,7 @@ def test_it_is_refused_before_anything_is_trained(chained: Workspace) -> None:
         ({**LORA, "name": "qlora"}, False, "quantized base"),
         ({**LORA, "name": "lora_8bit"}, False, "quantized base"),
         (PromptSettings(name="prompt_tuning").model_dump(), False, "prompt or prefix"),
-        (PromptSettings(name="prefix_tuning").model_dump(), False, "prompt or prefix"),
+        (PrefixSettings(name="prefix_tuning").model_dump(), False, "prompt or prefix"),
     ],
 )
 def test_what_vllm_does_not_load_is_answered_by_transformers_with_the_reason(
