@@ -99,13 +99,8 @@ def _judged(audit: Audit, weights: Indexed) -> dict[str, Indexed]:
 
 def _taken(audit: Audit, rebuilt: Collection[Indexed], part: Indexed) -> Iterator[Indexed]:
     """What a part was made of by others; of a base the release that it starts from, and the base of that."""
-    names = (
-        TAKEN
-        if part in rebuilt
-        else (MODEL_EXPORT.name, BASE_MODEL.name)
-        if part.place.stage == BASE_MODEL.name
-        else ()
-    )
+    of_release = (MODEL_EXPORT.name, BASE_MODEL.name) if part.place.stage == BASE_MODEL.name else ()
+    names = TAKEN if part in rebuilt else of_release
     known = audit.index.inputs(part)
     return (needed(audit.index, part, name) for name in names if name in known)
 

@@ -8,15 +8,22 @@ walk: through the store itself (`StoredGraph`), what was listed of it (`ListedGr
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple, Protocol, TypeVar
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
-from ft_dagster.stage_entries import BASE_MODEL, BASE_TEXT, FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    BASE_TEXT,
+    ENTRIES,
+    FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
+    MODEL_EXPORT,
+    names_of,
+)
 from ft_dagster.store.artifacts import Artifact, Place, digests_folder, find_artifact, note_digest
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.committed import all_committed
@@ -130,12 +137,9 @@ def inputs(graph: Graph[N], artifact: N, names: Iterable[str] | None = None) -> 
             yield from graph.find(artifact, name, known[name])
 
 
-def ancestors(
-    graph: Graph[N], starts: Iterable[N], follow: Callable[[N], Iterable[str] | None] = lambda artifact: None
-) -> Iterator[N]:
-    """Yield the starts and all that they were made of. `follow`: by which inputs of each; None: all."""
-    found = walk(starts, lambda artifact: inputs(graph, artifact, follow(artifact)))
-    return (artifact for artifact, _ in found)
+def ancestors(graph: Graph[N], starts: Iterable[N]) -> Iterator[N]:
+    """Yield the starts and all that they were made of."""
+    return (artifact for artifact, _ in walk(starts, lambda artifact: inputs(graph, artifact)))
 
 
 def descendants(
@@ -155,24 +159,22 @@ def made_through(graph: Descent[N], artifact: N, *stages: str) -> list[N]:
 
 
 def parts_of_version(
-    graph: Graph[Artifact],
-    roots: Iterable[Artifact],
-    order: Sequence[str],
-    follow: Callable[[Artifact], Iterable[str]],
+    graph: Graph[Artifact], roots: Iterable[Artifact], stages: Container[str]
 ) -> dict[str, Artifact]:
-    """Find one artifact a stage of the roots and all that they were made of. The last in `order`, stages,
-    is asked first: a plan of equal bytes may be of other rows than the weights.
+    """Find one artifact a stage of these that the roots were made of, the roots among them, but nothing
+    that a base was made of, which is its parent's or the platform's. What is made last is asked first: a plan
+    of equal bytes may be of other rows than the weights.
     """
     found = {root.place.stage: root for root in roots}
-    asked, due, ranks = set(found), list(found.values()), {stage: at for at, stage in enumerate(order)}
+    asked, due, order = set(found), list(found.values()), list(ENTRIES)
     while due:
-        due.sort(key=lambda made: ranks.get(made.place.stage, -1))
+        due.sort(key=lambda made: order.index(made.place.stage))
         artifact = due.pop()
-        for name in follow(artifact):
+        for name in artifact.inputs if artifact.place.stage != BASE_MODEL.name else ():
             stage = stage_of(artifact, name)
-            if stage not in asked:
+            if stage in stages and stage not in asked:
                 asked.add(stage)
-                for above in graph.find(artifact, name, inputs_of(artifact)[name])[:1]:
+                for above in inputs(graph, artifact, (name,)):
                     found[stage] = above
                     due.append(above)
     return found
@@ -191,12 +193,9 @@ def versions_of(log: Iterable[ReleaseEntry], artifacts: Iterable[Node]) -> list[
     their manifests was there first, and a log names no other thing of weights.
     """
     known = {(each.place.stage, each.digest) for each in artifacts}
-    released = (entry for entry in log if entry.action == RELEASE)
-    return [
-        each
-        for each in released
-        if known & {(FINE_TUNED_MODEL.name, each.weights), (MODEL_EXPORT.name, each.export)}
-    ]
+    weights, export = FINE_TUNED_MODEL.name, MODEL_EXPORT.name
+    released = (one for one in log if one.action == RELEASE)
+    return [one for one in released if known & {(weights, one.weights), (export, one.export)}]
 
 
 @dataclass(frozen=True)
@@ -204,27 +203,27 @@ class StoredGraph:
     """The graph of a store as its manifests say it; each step reads the manifest that it comes to."""
 
     store: Store
-
-    def inputs(self, artifact: Artifact) -> Mapping[str, Input]:
-        return inputs_of(artifact)
+    inputs = staticmethod(inputs_of)
 
     def find(self, artifact: Artifact, name: str, one: Input) -> Sequence[Artifact]:
-        """Of an input that is named as its stage: by the same variant, by the one whose release a base starts
-        from, or for all.
+        """Of an input that is named as its stage, or as what that stands for: by the same variant, by the one
+        whose release a base starts from, or for all.
         """
-        stage, prefixes = stage_of(artifact, name), [artifact.place.prefix, SHARED]
+        stages = (stage_of(artifact, name), *names_of(lambda entry: entry.given_as == name))
         parent = artifact.figures.get("parent") if artifact.place.stage == BASE_MODEL.name else None
-        if parent and stage in parent.get("places", ()):
-            prefix, key = parent["places"][stage]
-            found = find_artifact(self.store, Place(prefix, stage, key))
+        if parent and name in parent["places"]:
+            prefix, key = parent["places"][name]
+            found = find_artifact(self.store, Place(prefix, name, key))
             if found is not None and found.digest == one.digest:
                 return (found,)
-        if parent:
-            prefixes[0] = "/".join(("tenants", *str(parent["variant"]).split(".")))
-        elif stage == GENERAL_CORPUS.name:
-            prefixes = [f"{CORPORA}/{each}" for each in self.store.names(CORPORA)]
-        found = find_digest(self.store, dict.fromkeys(prefixes), stage, one.digest, one.manifest)
-        return () if found is None else (found,)
+        own = parent["places"][MODEL_EXPORT.name][0] if parent else artifact.place.prefix
+        for stage in dict.fromkeys(stages):
+            corpora = self.store.names(CORPORA) if stage == GENERAL_CORPUS.name else ()
+            prefixes = [f"{CORPORA}/{each}" for each in corpora] or dict.fromkeys((own, SHARED))
+            found = find_digest(self.store, prefixes, stage, one.digest, one.manifest)
+            if found is not None:
+                return (found,)
+        return ()
 
 
 class ListedGraph:
@@ -235,8 +234,7 @@ class ListedGraph:
         for artifact in artifacts:
             self._by_digest[artifact.digest].append(artifact)
 
-    def inputs(self, artifact: Artifact) -> Mapping[str, Input]:
-        return inputs_of(artifact)
+    inputs = staticmethod(inputs_of)
 
     def find(self, artifact: Artifact, name: str, one: Input) -> Sequence[Artifact]:
         return self.named(artifact.place.prefix, *one)
@@ -244,23 +242,6 @@ class ListedGraph:
     def named(self, prefix: str, digest: str, manifest: str | None = None) -> Sequence[Artifact]:
         """Find what is named below a prefix, of all that were listed; see the function of this name."""
         return named(self._by_digest.get(digest, ()), prefix, manifest)
-
-    def made_of(self, artifact: Artifact, stage: str | None = None) -> Sequence[Artifact]:
-        found = self._by_input.get(artifact.digest, ())
-        return [
-            child
-            for child, name, one in found
-            if stage in (None, child.place.stage)
-            and (child.place.prefix == artifact.place.prefix or artifact in self.find(child, name, one))
-        ]
-
-    @cached_property
-    def _by_input(self) -> Mapping[str, list[tuple[Artifact, str, Input]]]:
-        found = defaultdict[str, list[tuple[Artifact, str, Input]]](list)
-        for each in (one for same in self._by_digest.values() for one in same):
-            for name, one in inputs_of(each).items():
-                found[one.digest].append((each, name, one))
-        return found
 
 
 def find_digest(
@@ -275,10 +256,10 @@ def find_digest(
     """
     known = list(prefixes)
     with suppress(UserError):
-        found = _first(store, _noted(store, known, stage, digest), digest, manifest)
+        found = _chosen(_standing(store, _noted(store, known, stage, digest), digest), manifest)
         if found is not None:
             return found
-    found = _looked_for(store, known, stage, digest)
+    found = _chosen(_looked_for(store, known, stage, digest), manifest)
     if found is not None:
         with suppress(OSError):  # who may only read finds it without
             note_digest(store, found)
@@ -289,11 +270,8 @@ def of_equal_bytes(store: Store, prefixes: Iterable[str], stage: str, digest: st
     """All artifacts of a stage that were noted with this digest at their commit; those that cannot be read
     are left out.
     """
-    for place in _noted(store, prefixes, stage, digest):
-        with suppress(UserError):
-            found = _first(store, [place], digest)
-            if found is not None:
-                yield found
+    found = _standing(store, _noted(store, prefixes, stage, digest), digest)
+    return (each for each in found if isinstance(each, Artifact))
 
 
 def _noted(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Iterator[Place]:
@@ -302,37 +280,41 @@ def _noted(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> It
             yield Place(prefix, stage, key)
 
 
-def _looked_for(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Artifact | None:
+def _looked_for(
+    store: Store, prefixes: Iterable[str], stage: str, digest: str
+) -> Iterator[Artifact | UserError]:
     """Among all artifacts of the stage; one that was made so stands if it is still there."""
-    damaged: UserError | None = None
     for prefix in prefixes:
         places = [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")]
         for one in all_committed(store, places):
             if isinstance(one, UserError):
-                damaged = damaged or one
-            elif one.digest == digest and (found := _first(store, [one.place], digest)) is not None:
-                return found
-    if damaged is not None:
-        raise damaged
-    return None
+                yield one
+            elif one.digest == digest:
+                yield from _standing(store, [one.place], digest)
 
 
-def _first(
-    store: Store, places: Iterable[Place], digest: str, manifest: str | None = None
-) -> Artifact | None:
-    """Raises UserError for a manifest that cannot be read, where none of the others is it."""
-    damaged: UserError | None = None
-    other: Artifact | None = None
+def _standing(store: Store, places: Iterable[Place], digest: str) -> Iterator[Artifact | UserError]:
+    """What stands there with this digest; of a manifest that cannot be read why not."""
     for place in places:
         try:
-            artifact = find_artifact(store, place)
+            found = find_artifact(store, place)
         except UserError as error:
-            damaged = damaged or error
-            continue
-        if artifact is not None and artifact.digest == digest:
-            if manifest in (None, artifact.manifest):
-                return artifact
-            other = other or artifact
+            yield error
+        else:
+            yield from () if found is None or found.digest != digest else (found,)
+
+
+def _chosen(found: Iterable[Artifact | UserError], manifest: str | None) -> Artifact | None:
+    """The one with the manifest, else the first. Raises the first error where there is none."""
+    other: Artifact | None = None
+    damaged: UserError | None = None
+    for one in found:
+        if isinstance(one, UserError):
+            damaged = damaged or one
+        elif manifest in (None, one.manifest):
+            return one
+        else:
+            other = other or one
     if other is None and damaged is not None:
         raise damaged
     return other

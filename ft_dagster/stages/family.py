@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from ft_dagster.lineage.graph import ListedGraph, StoredGraph, ancestors, descendants, versions_of
+from ft_dagster.lineage.graph import ListedGraph, StoredGraph, ancestors, inputs, stage_of, versions_of, walk
 from ft_dagster.lineage.release import history
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.report.family import Relative
 from ft_dagster.spec import Declarations
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.stages.chain import CHAIN
-from ft_dagster.stages.made_of import ORDER, named_stages
+from ft_dagster.stages.made_of import ORDER
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head
 
@@ -72,16 +72,21 @@ def newest(store: Store, prefix: str) -> Heads:
 
 def _above(workspace: Workspace, artifact: Artifact) -> Iterator[Relative]:
     graph = StoredGraph(workspace.store)
-    _, *above = ancestors(graph, [artifact], named_stages)
-    for each in above:
+
+    def inputs_in_order(made: Artifact) -> Iterator[Artifact]:
+        return inputs(graph, made, [name for name in made.inputs if stage_of(made, name) in ORDER])
+
+    for each, below in walk([artifact], inputs_in_order):
         whose = variant_of(each.place.prefix)
-        yield Relative(each, None if whose == str(workspace.key) else whose)
+        if below is not None:
+            yield Relative(each, None if whose == str(workspace.key) else whose)
 
 
 def _below(heads: Heads, artifact: Artifact) -> list[Artifact]:
     """Those that were made of an artifact, in the order of the graph."""
-    _, *found = descendants(ListedGraph([artifact, *heads.values()]), [artifact])
-    return sorted(found, key=_rank)
+    graph = ListedGraph([artifact, *heads.values()])
+    others = [head for head in heads.values() if head.place != artifact.place]
+    return [head for head in others if artifact in ancestors(graph, [head])]
 
 
 def _children(workspace: Workspace, export: Artifact) -> Iterator[Relative]:

@@ -15,7 +15,6 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import Input, StoredGraph, of_equal_bytes, parts_of_version, stage_of
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.stage_entries import (
-    BASE_MODEL,
     EVALUATION,
     FINE_TUNED_MODEL,
     MODEL_EXPORT,
@@ -62,7 +61,7 @@ def version_artifacts(store: Store, prefix: str) -> VersionArtifacts:
     heads = {stage: read_head(store, prefix, stage) for stage in STAGES}
     root = _root(store, prefix, heads, served_in(log))
     found = [] if root is None else [root]
-    parts = parts_of_version(_AsFoundNow(store, heads), found, STAGES, _followed)
+    parts = parts_of_version(_AsFoundNow(store, heads), found, FOLLOWED)
     return VersionArtifacts(parts, heads, log)
 
 
@@ -79,12 +78,6 @@ def _root(
     if judged is None or (trained is not None and judged.inputs.get(FINE_TUNED_MODEL.name) != trained.digest):
         return trained
     return export if export is not None and export.inputs.get(EVALUATION.name) == judged.digest else judged
-
-
-def _followed(artifact: Artifact) -> list[str]:
-    """What a base was made from is the parent's, or the platform's."""
-    names = [] if artifact.place.stage == BASE_MODEL.name else artifact.inputs
-    return [name for name in names if stage_of(artifact, name) in FOLLOWED]
 
 
 @dataclass(frozen=True)

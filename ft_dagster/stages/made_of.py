@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import StoredGraph, find_digest, parts_of_version, stage_of
+from ft_dagster.lineage.graph import StoredGraph, find_digest, parts_of_version
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, EVALUATION, GENERAL_CORPUS, TASK_DATASET
+from ft_dagster.stage_entries import DECLARATION, EVALUATION, GENERAL_CORPUS, TASK_DATASET
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.declaration import content_of
 from ft_dagster.store import Artifact, Place, Store, read_head
@@ -59,18 +59,8 @@ def artifacts_of(
         named = released.evaluation, released.evaluation_manifest
         judged = find_digest(store, [prefix], EVALUATION.name, *named)
         roots += [] if judged is None else [judged]
-    found = parts_of_version(StoredGraph(store), roots, ORDER, _own_inputs)
+    found = parts_of_version(StoredGraph(store), roots, ORDER)
     return {stage: found[stage] for stage in ORDER if stage in found}
-
-
-def named_stages(artifact: Artifact) -> list[str]:
-    """Name the inputs of an artifact that stages of the chain made, and corpora."""
-    return [name for name in artifact.inputs if stage_of(artifact, name) in ORDER]
-
-
-def _own_inputs(artifact: Artifact) -> list[str]:
-    """Name those of the same version: what a base was made of is its parent's, or the platform's."""
-    return [] if artifact.place.stage == BASE_MODEL.name else named_stages(artifact)
 
 
 def source_files(
