@@ -117,6 +117,9 @@ class Method:
     published: PublishedCost | None = None
     on_low_rank: str = ""
 
+    def __post_init__(self) -> None:
+        self.settings.methods.add(self.name)
+
     @property
     def freezes(self) -> bool:
         """Whether its base stays as it is."""

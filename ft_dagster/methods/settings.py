@@ -13,20 +13,25 @@ class MethodSettings(BaseModel):
     """The `method` part of plan.json; each family of methods has a model of its own. Unknown fields are
     refused.
 
-    `capacity`: the one of them by which it can hold more.
+    `capacity`: the one of them by which it can hold more. `methods`: those that take these; each `Method` adds
+    its own name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     capacity: ClassVar[str | None] = None
+    methods: ClassVar[set[str]] = set()
 
     name: str
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.methods = set()
+
     @model_validator(mode="after")
     def _are_of_that_method(self) -> Self:
-        from ft_dagster.methods import METHODS  # which are made of these
-
-        if self.name not in METHODS or METHODS[self.name].settings is not type(self):
+        if self.name not in self.methods:
             raise ValueError(f"{type(self).__name__} are no settings of {self.name}")
         return self
 
