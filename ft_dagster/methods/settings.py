@@ -13,8 +13,8 @@ class MethodSettings(BaseModel):
     """The `method` part of plan.json; each family of methods has a model of its own. Unknown fields are
     refused.
 
-    `capacity`: the one of them by which it can hold more. `methods`: those that take these; each `Method` adds
-    its own name.
+    `capacity`: the one of them by which it can hold more. `methods`: those that take these; each `Method`
+    adds its own name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
