@@ -48,17 +48,17 @@ def request_of(project: Path, variant: str, output: Path) -> Any:
     from ft_dagster.settings import load_settings
     from ft_dagster.spec import VariantKey
     from ft_dagster.stages import asked, evaluation
-    from ft_dagster.stages.hands import Hands
     from ft_dagster.stages.models import base_of, weights_of
     from ft_dagster.stages.view import View
     from ft_dagster.stages.workspace import Workspace
 
     workspace = Workspace(load_settings(project), VariantKey(*variant.split(".")))
-    hands, view = Hands(workspace), View(workspace, evaluation.STAGE)
-    base = base_of(workspace.upstream("base_model"), hands)
-    weights = weights_of(workspace.upstream("fine_tuned_model"), hands)
+    view = View(workspace, evaluation.STAGE)
+    base = base_of(workspace.upstream("base_model"), view)
+    weights = weights_of(workspace.upstream("fine_tuned_model"), view)
     task, general = asked.own_task(view), asked.general(view)
-    return asked.ModelQuestions(base, weights, "cpu", view.dtype, task, general).request(hands, output)
+    question = asked.ModelQuestions(base, weights, "cpu", view.dtype, view.engine, task, general)
+    return question.request(view, output)
 
 
 def measure(request: Any) -> None:

@@ -19,7 +19,7 @@ CONTRACTS: list[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_t
 LAYERED = {contract["containers"][0]: contract for contract in CONTRACTS if contract["type"] == "layers"}
 KNOWS_DAGSTER = {"definitions", "component", "build", "cli", "automation", "assets", "resources"}
 TYPES_ONLY = {  # what a stage is called with
-    "ft_dagster.stages.stage": {"view", "hands", "workspace"},
+    "ft_dagster.stages.stage": {"view", "workspace"},
     "ft_dagster.stages.view": {"workspace"},
     "ft_dagster.stages.hands": {"workspace"},
 }

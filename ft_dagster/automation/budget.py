@@ -95,7 +95,7 @@ def _cost(workspace: Workspace, artifact: Artifact, plan: "Plan") -> _Cost:
     from ft_dagster.training.attention import attends_by_example
     from ft_dagster.training.watch.flops import count_flops
 
-    base = trained_base(workspace, artifact, plan.method.name)
+    base = trained_base(workspace.context, artifact, plan.method.name)
     checkpointing = plan.training.gradient_checkpointing
     model = count_flops(base, plan.method, gradient_checkpointing=checkpointing)
     if model is None:

@@ -194,7 +194,7 @@ def _rendered_otherwise(
     """
     try:
         spec = declarations.declared(workspace.key).spec
-        return tuple(rendered_otherwise(workspace, spec, made))
+        return tuple(rendered_otherwise(workspace.context, spec, made))
     except UserError:
         return ()
 

@@ -31,9 +31,8 @@ from ft_dagster.objectives import DEFAULT
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.spec.variant import GatesSpec
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from ft_dagster.stage_entries import (
-    BASE_EVALUATION,
     BASE_MODEL,
     DECLARATION,
     TASK_DATASET,
@@ -41,11 +40,11 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.inputs import File, key_parts
 from ft_dagster.stages.rendering import RENDERING, lead_of_answers
 from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Desk, Workspace
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
@@ -117,13 +116,13 @@ def unprobed(task: OwnTask) -> OwnTask:
     return replace(task, train=None, lead=None if task.test is None else task.lead)
 
 
-def own_checks(desk: Desk) -> dict[str, dict[str, str]]:
+def own_checks(context: BuildContext, asked: EvaluationSpec) -> dict[str, dict[str, str]]:
     """What the checks are called that are YAML files of the tenant's own, by role; see `own_names`."""
-    asked, roots, found = desk.spec.evaluation, desk.roots, {}
+    roots, found = context.roots, {}
     for role, entries in (("task", asked.task), ("general", asked.general)):
         own = filter(is_file_entry, entries)
-        tasks = resolve_tasks(own, desk.project, asked_by=desk.declared_in, roots=roots)
-        found[role] = own_names(tasks, desk.key.tenant)
+        tasks = resolve_tasks(own, context.project, asked_by=context.declared_in, roots=roots)
+        found[role] = own_names(tasks, context.key.tenant)
     return {role: names for role, names in found.items() if names}
 
 
@@ -167,8 +166,8 @@ class Decides:
     production: bool = False
     objective: str = DEFAULT
 
-    def until(self, hands: Hands) -> Until:
-        file = File.of(hands.payload(self.before) / SAMPLES)
+    def until(self, context: BuildContext) -> Until:
+        file = File.of(context.payload(self.before) / SAMPLES)
         return Until(
             before=_data(file),
             gates=self.gates,
@@ -194,17 +193,17 @@ class ModelQuestions:
     decides: Decides | None = None
     withheld: tuple[int, ...] = ()
 
-    def ask(self, hands: Hands, attempt: Attempt, *, into: Path | None = None) -> dict[str, Any]:
+    def ask(self, context: BuildContext, attempt: Attempt, *, into: Path | None = None) -> dict[str, Any]:
         """Run the evaluation program into the attempt, or into the folder `into`; returns its figures.
 
         Raises UserError where it says that it measured anything else than was asked.
         """
-        figures = hands.run("evaluation", attempt, lambda output: self.request(hands, output), into=into)
-        check_measured(figures, expected_of(self.request(hands, attempt.folder)).to_json())
+        figures = context.run("evaluation", attempt, lambda output: self.request(context, output), into=into)
+        check_measured(figures, expected_of(self.request(context, attempt.folder)).to_json())
         reason = None if self.task is None else self.engine.reason  # what all share tells of no tenant
         return figures if reason is None else {**figures, "engine_reason": reason}
 
-    def request(self, hands: Hands, output: Path) -> EvaluationRequest:
+    def request(self, context: BuildContext, output: Path) -> EvaluationRequest:
         """The evaluation program's run.json."""
         part = self.task or self.general
         assert part is not None
@@ -222,12 +221,12 @@ class ModelQuestions:
                     **({} if task is None else task.tasks), **({} if general is None else general.tasks)
                 },
                 "limit": spec.limit,
-                "until": self.decides.until(hands) if self.decides and spec.limit == "auto" else None,
+                "until": self.decides.until(context) if self.decides and spec.limit == "auto" else None,
                 "seed": spec.seed,
                 "num_fewshot": spec.num_fewshot,
-                "project": hands.project,
-                "roots": hands.roots,
-                "declared_in": hands.declared_in,
+                "project": context.project,
+                "roots": context.roots,
+                "declared_in": context.declared_in,
                 "output": output,
                 **({} if task is None else _of_task(task)),
                 **({} if general is None else _of_general(general)),
@@ -289,14 +288,13 @@ def chat_of(evaluation: Artifact) -> dict[str, Any] | None:
     return evaluation.figures.get("chat")
 
 
-def rules_of(desk: Desk, base: Artifact) -> dict[str, Any] | None:
-    """The rules, as `chat_of` says them, by which a base is asked that is not always today's: of another one
-    its tokenizer says them. Raises UserError where that is gone.
+def rules_of(context: BuildContext, base: Artifact, before: Artifact) -> dict[str, Any] | None:
+    """The rules, as `chat_of` says them, by which a base is asked that is not always today's, of which
+    `before` is the evaluation: of another one its tokenizer says them. Raises UserError where that is gone.
     """
-    before = desk.upstream(BASE_EVALUATION.name)
     if base.digest == before.inputs[BASE_MODEL.name]:
         return chat_of(before)
-    return chat_rules(load_tokenizer(desk.base_folder(base))) or None
+    return chat_rules(load_tokenizer(context.base_folder(base))) or None
 
 
 def scores_in(payload: Path) -> list[dict[str, Any]]:

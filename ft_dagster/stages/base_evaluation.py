@@ -18,7 +18,7 @@ from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, TRAINING_MIXTU
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.stage import Owner, Stage
@@ -53,13 +53,13 @@ def general_inputs(view: View) -> GeneralScoresInputs:
     )
 
 
-def build_general(inputs: GeneralScoresInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    base = base_of(inputs.base_model, hands)
+def build_general(inputs: GeneralScoresInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+    base = base_of(inputs.base_model, context)
     question = ModelQuestions(
         base, None, inputs.device, inputs.dtype, inputs.engine, general=inputs.general,
         withheld=tuple(inputs.withheld or ()),
     )  # fmt: skip
-    figures = question.ask(hands, attempt)
+    figures = question.ask(context, attempt)
     return {**figures, "scores": scores_in(attempt.payload)}
 
 
@@ -85,16 +85,16 @@ class BaseEvaluationInputs:
 def inputs(view: View) -> BaseEvaluationInputs:
     base, general, task = view.upstream(BASE_MODEL.name), view.made(GENERAL_SCORES), asked.own_task(view)
     chat = asked.chat_of(general)
-    own = asked.own_checks(view)
+    own = asked.own_checks(view, view.spec.evaluation)
     return BaseEvaluationInputs(base, general, task, view.device, view.dtype, view.engine, chat, own)
 
 
-def build(inputs: BaseEvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    base = base_of(inputs.base_model, hands)
+def build(inputs: BaseEvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+    base = base_of(inputs.base_model, context)
     question = ModelQuestions(base, None, inputs.device, inputs.dtype, inputs.engine, task=inputs.task)
-    figures = question.ask(hands, attempt)
+    figures = question.ask(context, attempt)
     payload = attempt.payload
-    samples = read_samples(hands.payload(inputs.general_scores)) + read_samples(payload)
+    samples = read_samples(context.payload(inputs.general_scores)) + read_samples(payload)
     write_samples(samples, payload)
     write_scores(samples, payload, read_aggregates(payload))
     return {**figures, "scores": scores_in(payload), **({FIGURE: inputs.called} if inputs.called else {})}

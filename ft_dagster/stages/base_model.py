@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.base import ResolvedBase, describe_base, resolve_base
-from ft_dagster.data.derived import MODEL, ParentRelease, check_adapter, released_parent
+from ft_dagster.data.derived import MODEL, ParentRelease, check_adapter
 from ft_dagster.data.load_report import unused_words
 from ft_dagster.data.new_tokens import check_tokens
 from ft_dagster.export.derivation_request import DerivationRequest
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, FINE_TUNED_MODEL
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.models import base_of, weights_of, whole_model
 from ft_dagster.stages.stacking import refuse_unstacked
@@ -54,7 +54,7 @@ def inputs(view: View) -> BaseModelInputs:
             origin = view.made(SOURCE)
             return BaseModelInputs(_reference(origin), new_tokens=spec.new_tokens, base_model=origin)
         return source_inputs(view)
-    parent = released_parent(view.store, view.key, spec, file=view.declared_in)
+    parent = view.past.parent(spec)
     view.verify(parent.export)
     if parent.mode != "whole":
         check_adapter(parent, view.payload(parent.export), file=view.declared_in)
@@ -85,19 +85,19 @@ def source_inputs(view: View) -> BaseModelInputs:
     return BaseModelInputs(found.content, keep=spec.keep, source=found)
 
 
-def build(inputs: BaseModelInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: BaseModelInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     parent = inputs.parent
     if inputs.source is not None:
         if inputs.source.unused:
-            hands.say(f"base model: {unused_words(inputs.source.unused)}")
+            context.say(f"base model: {unused_words(inputs.source.unused)}")
         return _refer_to_source(inputs, inputs.source, attempt)
     if inputs.new_tokens or (parent is not None and parent.mode == "fold"):
-        return _derive(inputs, hands, attempt)
+        return _derive(inputs, context, attempt)
     assert parent is not None
     if parent.mode == "whole":
-        content = describe_base(hands.payload(parent.export), **inputs.base)
+        content = describe_base(context.payload(parent.export), **inputs.base)
     else:
-        content = {**read_record(hands.payload(parent.base)), **inputs.base}
+        content = {**read_record(context.payload(parent.base)), **inputs.base}
     return _write_record(attempt, {**content, "derived": None}, parent)
 
 
@@ -120,7 +120,7 @@ def _refer_to_source(inputs: BaseModelInputs, source: ResolvedBase, attempt: Att
     return _write_record(attempt, inputs.base)
 
 
-def _derive(inputs: BaseModelInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def _derive(inputs: BaseModelInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     """A folder of its own: the base, or a whole parent, with the parent's adapter in it and new tokens."""
     parent, origin = inputs.parent, inputs.base_model
     assert origin is not None
@@ -132,15 +132,15 @@ def _derive(inputs: BaseModelInputs, hands: Hands, attempt: Attempt) -> dict[str
     def request(output: Path) -> DerivationRequest:
         return DerivationRequest(
             schema_version=1,
-            base=whole_model(start, hands) if whole else base_of(origin, hands),
+            base=whole_model(start, context) if whole else base_of(origin, context),
             base_digest=start.digest,
-            adapter=None if folded is None else weights_of(folded, hands),
+            adapter=None if folded is None else weights_of(folded, context),
             new_tokens=new_tokens,
-            declared_in=str(hands.declared_in),
+            declared_in=str(context.declared_in),
             output=output,
         )
 
-    made = hands.run("export.derived", attempt, request, leased=False)
+    made = context.run("export.derived", attempt, request, leased=False)
     content = describe_base(attempt.payload / MODEL, **inputs.base)
     derived = {
         "from": start.digest,
@@ -184,6 +184,7 @@ STAGE = Stage(
     fields=FIELDS,
     inputs=inputs,
     build=build,
+    asks=("parent",),
     owner=owner,
     programs=("export.derived",),
 )

@@ -10,7 +10,7 @@ from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.request import SampledRequest
 from ft_dagster.spec.variant import GeneralSpec
 from ft_dagster.stage_entries import BASE_MODEL, BASE_TEXT
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.stage import Owner, Stage
 from ft_dagster.stages.view import View
@@ -34,12 +34,12 @@ def inputs(view: View) -> BaseTextInputs:
     return BaseTextInputs(view.upstream(BASE_MODEL.name), texts, TOKENS, SEED, view.device, view.dtype)
 
 
-def build(inputs: BaseTextInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: BaseTextInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     from ft_dagster.data.corpus import write_written_origins
     from ft_dagster.data.tree_growth import grow_tree
 
-    base = base_of(inputs.base_model, hands)
-    figures = hands.run(
+    base = base_of(inputs.base_model, context)
+    figures = context.run(
         "evaluation.sampled",
         attempt,
         lambda output: SampledRequest(
@@ -53,7 +53,7 @@ def build(inputs: BaseTextInputs, hands: Hands, attempt: Attempt) -> dict[str, A
         ),
     )
     write_written_origins(attempt.payload, attempt.evidence)
-    key = hands.shared_key if attempt.place.prefix == SHARED else hands.record_key
+    key = context.shared_key if attempt.place.prefix == SHARED else context.record_key
     return {**figures, FIGURES: grow_tree(attempt.evidence, key).to_json()}
 
 

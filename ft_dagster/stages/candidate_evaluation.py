@@ -11,7 +11,6 @@ from typing import Any
 
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import later_rules
-from ft_dagster.lineage.tries import try_of
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -25,7 +24,7 @@ from ft_dagster.stage_entries import (
 from ft_dagster.stages import asked, production_evaluation
 from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, scores_in
 from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.models import base_of, weights_of
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
@@ -65,20 +64,20 @@ def inputs(view: View) -> CandidateInputs:
         view.device,
         view.dtype,
         view.engine,
-        try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
+        view.past.tries(tuned, questions_digest(task, general)),
         asked.chat_of(before),
         later_rules(view.spec.gates, DEFAULT, before.figures["scores"]) or None,
     )
 
 
-def build(inputs: CandidateInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    hands.say("the new weights are asked on, until they are told from the version in production")
-    base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
+def build(inputs: CandidateInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+    context.say("the new weights are asked on, until they are told from the version in production")
+    base, weights = base_of(inputs.base_model, context), weights_of(inputs.fine_tuned_model, context)
     decides = Decides(inputs.production_evaluation, inputs.spec.gates, inputs.tries, production=True)
     question = ModelQuestions(
         base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )
-    return {**question.ask(hands, attempt), "scores": scores_in(attempt.payload)}
+    return {**question.ask(context, attempt), "scores": scores_in(attempt.payload)}
 
 
 STAGE = Stage(
@@ -87,5 +86,6 @@ STAGE = Stage(
     fields=(*asked.FIELDS, "gates"),
     inputs=inputs,
     build=build,
+    asks=("tries",),
     programs=("evaluation",),
 )

@@ -16,7 +16,7 @@ from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared
 from ft_dagster.spec.variant import SourceSpec
 from ft_dagster.stage_entries import DECLARATION
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.policy import refuse_declared
 from ft_dagster.stages.stage import Stage
@@ -40,7 +40,7 @@ def inputs(view: View) -> DeclarationInputs:
     return DeclarationInputs(freeze(declared, view.project, view.cache, view.roots), declared, view.overrides)
 
 
-def build(inputs: DeclarationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: DeclarationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     declared = inputs.declared
     _write(attempt.payload / FILE, inputs.content, sort_keys=True)
     (attempt.evidence / "declared.yaml").write_text(declared.file.read_text("utf-8"), "utf-8")

@@ -17,7 +17,6 @@ from ft_dagster.evaluation.regurgitation_rules import with_probed
 from ft_dagster.evaluation.samples import RESERVED, read_samples
 from ft_dagster.evaluation.tasks import names_of
 from ft_dagster.evaluation.verdict_words import verdict_sentence
-from ft_dagster.lineage.tries import try_of
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -33,7 +32,7 @@ from ft_dagster.stage_entries import (
 from ft_dagster.stages import asked, base_evaluation
 from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, scores_in
 from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.held_out import refuse_trained_on
 from ft_dagster.stages.inputs import Digest, KeyParts, key_parts, recorded
 from ft_dagster.stages.models import base_of, weights_of
@@ -93,13 +92,13 @@ def inputs(view: View) -> EvaluationInputs:
         view.device,
         view.dtype,
         view.engine,
-        try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
+        view.past.tries(tuned, questions_digest(task, general)),
         asked.chat_of(before),
         own_tasks(view) or None,
         rules_of(view, before),
         view.policy.least_probed,
         view.policy,
-        asked.own_checks(view),
+        asked.own_checks(view, view.spec.evaluation),
     )
 
 
@@ -149,19 +148,19 @@ class Judging(NamedTuple):
         return cls(tries_of(evaluation), own_of(evaluation), probed, called)
 
 
-def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     """Where the weights answered these questions before and only the gates are others, nobody is asked: the
     verdict is derived from those answers. Their bytes stay, with the verdict of that day among them; today's
     is in the figures, and in the evidence.
     """
-    hands.record_try(inputs.fine_tuned_model, questions_digest(inputs.task, inputs.general), inputs.tries)
-    known = _answered_before(inputs, hands, attempt)
+    context.record_try(inputs.fine_tuned_model, questions_digest(inputs.task, inputs.general), inputs.tries)
+    known = _answered_before(inputs, context, attempt)
     if known is not None:
-        hands.say("these weights answered these questions before: their answers are judged again")
+        context.say("these weights answered these questions before: their answers are judged again")
         verdict, figures, folder = known.verdict, known.figures, attempt.evidence
     else:
-        figures, folder = _ask(inputs, hands, attempt), attempt.payload
-        verdict = _verdict(inputs, hands, attempt.payload)
+        figures, folder = _ask(inputs, context, attempt), attempt.payload
+        verdict = _verdict(inputs, context, attempt.payload)
     text = json.dumps(verdict.to_json(), indent=1, sort_keys=True)
     (folder / VERDICT).write_text(text, "utf-8")
     policy = inputs.policy
@@ -171,14 +170,14 @@ def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str,
     return {**figures, "scores": scores_in(attempt.payload), "verdict": judged, **named}
 
 
-def _ask(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
+def _ask(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+    base, weights = base_of(inputs.base_model, context), weights_of(inputs.fine_tuned_model, context)
     gates, objective = inputs.spec.gates, inputs.spec.objective
     decides = Decides(inputs.base_evaluation, gates, inputs.tries, objective=objective)
     question = ModelQuestions(
         base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )
-    return question.ask(hands, attempt)
+    return question.ask(context, attempt)
 
 
 class _Known(NamedTuple):
@@ -188,15 +187,15 @@ class _Known(NamedTuple):
     figures: dict[str, Any]
 
 
-def _answered_before(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> _Known | None:
+def _answered_before(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> _Known | None:
     """Takes over answers of these weights to these questions into the attempt. None where there are none, or
     asking ended by other gates before these decide anything.
     """
     wanted = _asking(key_parts(inputs))
-    for stored in hands.stored(EVALUATION.name, lambda other: _asking(other) == wanted):
-        folder = hands.payload(stored).parent
+    for stored in context.past.made_before(EVALUATION.name, lambda other: _asking(other) == wanted):
+        folder = context.payload(stored).parent
         try:
-            verdict = _verdict(inputs, hands, folder / "payload")
+            verdict = _verdict(inputs, context, folder / "payload")
         except AskedTooFew:
             continue
         for name in stored.files:
@@ -215,14 +214,14 @@ def _asking(made_of: KeyParts | Artifact) -> tuple[dict[str, str], dict[str, Any
     )
 
 
-def _verdict(inputs: EvaluationInputs, hands: Hands, payload: Path) -> Verdict:
-    before, how = hands.payload(inputs.base_evaluation), inputs.task.spec.evaluation
+def _verdict(inputs: EvaluationInputs, context: BuildContext, payload: Path) -> Verdict:
+    before, how = context.payload(inputs.base_evaluation), inputs.task.spec.evaluation
     return verdict_on(
         inputs.spec,
         how,
         before,
         payload,
-        declared_in=hands.declared_in,
+        declared_in=context.declared_in,
         judging=Judging(inputs.tries, inputs.own or (), inputs.probed or 0, inputs.called),
     )
 
@@ -295,6 +294,7 @@ STAGE = Stage(
     fields=(*asked.FIELDS, *JUDGED),
     inputs=inputs,
     build=build,
+    asks=("tries", "made_before"),
     checks={
         "gate": "The task got better, and a fall of general ability beyond the margins is ruled out",
         "weights_act": "The training changed the base's logits",

@@ -7,7 +7,7 @@ from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest
 from ft_dagster.stage_entries import DECLARATION, EVALUATION_TEXTS
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.store import Attempt
@@ -27,12 +27,12 @@ def inputs(view: View) -> TextsInputs:
     return TextsInputs({**tasks["task"], **tasks["general"]})
 
 
-def build(inputs: TextsInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    return hands.run(
+def build(inputs: TextsInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+    return context.run(
         "evaluation.texts",
         attempt,
         lambda output: TextsRequest(
-            tasks=inputs.tasks, project=hands.project, roots=hands.roots, output=output
+            tasks=inputs.tasks, project=context.project, roots=context.roots, output=output
         ),
         leased=False,
     )

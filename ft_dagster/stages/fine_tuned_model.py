@@ -20,7 +20,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.policy import refuse_dear
 from ft_dagster.stages.stacking import trained_base
@@ -76,15 +76,15 @@ def inputs(view: View) -> TrainingInputs:
     )
 
 
-def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    content = json.loads((hands.payload(inputs.training_plan) / PLAN_FILE).read_text("utf-8"))
+def build(inputs: TrainingInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+    content = json.loads((context.payload(inputs.training_plan) / PLAN_FILE).read_text("utf-8"))
     plan, seed = stored_as(Plan, content, file=PLAN_FILE), content["training"]["seed"]
 
     def request(output: Path) -> TrainingRun:
         questions = inputs.questions
         member = Member(
-            variant=hands.variant,
-            mixture=hands.payload(inputs.training_mixture),
+            variant=context.variant,
+            mixture=context.payload(inputs.training_mixture),
             mixture_digest=inputs.training_mixture.digest,
             plan=plan,
             seed=seed,
@@ -92,7 +92,7 @@ def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, A
             benchmarks=None
             if questions is None
             else Benchmarks(
-                tasks=questions["tasks"], project=hands.project, roots=hands.roots, seed=questions["seed"]
+                tasks=questions["tasks"], project=context.project, roots=context.roots, seed=questions["seed"]
             ),
             report_to=inputs.report_to,
             checkpoint_minutes=inputs.checkpoint_minutes,
@@ -102,14 +102,14 @@ def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, A
         )
         launch = Launch(nodes=inputs.nodes, ranks_per_node=content["ranks"] // inputs.nodes)
         return TrainingRun(
-            run_id=hands.run_id,
+            run_id=context.run_id,
             base=inputs.base,
             members=(member,),
             launch=launch,
-            first_looks=hands.cache / FIRST_LOOKS,
+            first_looks=context.cache / FIRST_LOOKS,
         )
 
-    figures = TrainingFigures.from_json(hands.run("training", attempt, request))
+    figures = TrainingFigures.from_json(context.run("training", attempt, request))
     # Halved, it measured another layout than the one that was predicted.
     predicted = None if figures.micro_batch_halved else inputs.training_plan.figures["predicted"]
     return replace(figures, predicted=predicted).to_json()

@@ -1,40 +1,51 @@
-"""What a stage's `build` works with: folders and programs, and nothing of the declaration."""
+"""What a stage's `build` works with: folders and programs, and nothing of the declaration or of the store."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from ft_dagster.errors import UserError
+from ft_dagster.data.derived import added_token_ids, added_tokens, new_token_ids_of, parent_artifact
 from ft_dagster.lineage.tries import record_try
 from ft_dagster.provenance.record_keys import SHARED_OWNER, RecordKey, keys_of
 from ft_dagster.roots import Roots
-from ft_dagster.stages.versions import is_of_now
-from ft_dagster.store import Artifact, Attempt, Place, find_artifact
-from ft_dagster.store.committed import all_committed
-from ft_dagster.store.removal import keep
+from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import MODEL_EXPORT
+from ft_dagster.stages.past import Past
+from ft_dagster.store import SHARED, Artifact, Attempt
+from ft_dagster.training.contract import ParentAdapter
 
 if TYPE_CHECKING:
     from ft_dagster.stages.workspace import Workspace
 
 
-@dataclass(frozen=True)
-class Hands:
-    """What a stage's `build` works with: folders and programs, and nothing of the declaration."""
+class BuildContext:
+    """What a stage's `build` works with: folders, files of artifacts and programs, and what was made before.
+    `asks`: the questions that it may put to the past; None: all of them.
+    """
 
-    _workspace: Workspace
-    # Folders of programs, and what they left in the store, until what they made is committed.
-    finished: dict[Path, str] = field(default_factory=dict)
+    def __init__(self, workspace: Workspace, asks: tuple[str, ...] | None = None) -> None:
+        self._workspace = workspace
+        self._asks = asks
+        # Folders of programs, and what they left in the store, until what they made is committed.
+        self.finished: dict[Path, str] = {}
+
+    @property
+    def key(self) -> VariantKey:
+        return self._workspace.key
 
     @property
     def variant(self) -> str:
-        return str(self._workspace.key)
+        return str(self.key)
+
+    @property
+    def past(self) -> Past:
+        """What was made before. A question that the stage does not list raises UnlistedQuestion."""
+        return Past(self._workspace.store, self.key, self.cache, self.declared_in, self._asks)
 
     @property
     def project(self) -> Path:
@@ -44,6 +55,11 @@ class Hands:
     @property
     def cache(self) -> Path:
         return self._workspace.cache
+
+    @property
+    def bases_kept_in(self) -> Path | None:
+        """Where trainings keep quantized bases; None where they keep none."""
+        return self._workspace.bases_kept_in
 
     @property
     def declared_in(self) -> Path:
@@ -78,6 +94,10 @@ class Hands:
     def evidence(self, artifact: Artifact) -> Path:
         return self._workspace.evidence(artifact)
 
+    def verify(self, artifact: Artifact) -> None:
+        """Hash all files of an artifact again. Raises UserError."""
+        self._workspace.verify(artifact)
+
     def base_folder(self, base: Artifact) -> Path:
         return self._workspace.base_folder(base)
 
@@ -85,19 +105,29 @@ class Hands:
         """sha256 of each file of the base that loading reads, by its path below `base_folder`."""
         return self._workspace.base_files(base)
 
-    def stored(self, stage: str, wanted: Callable[[Artifact], bool]) -> Iterator[Artifact]:
-        """What stands of a stage of this variant's, as it is made today, and is `wanted`, the newest first.
-        Each is kept from retention and its bytes are hashed again; what is damaged is left out.
+    def new_token_ids(self, base: Artifact) -> list[int]:
+        """Rows of the base's vocabulary that were added for this variant, and are to be trained."""
+        return new_token_ids_of(self._workspace.store, base, self.cache)
+
+    def added_token_ids(self, base: Artifact) -> list[int]:
+        """The same, and those that were added for the variants whose releases it starts from."""
+        return added_token_ids(self._workspace.store, base, self.cache)
+
+    def added_tokens(self, base: Artifact) -> list[str]:
+        """What was added to the base, for this variant or for those whose releases it starts from: nothing to
+        one that all tenants share.
         """
-        store, prefix = self._workspace.store, self._workspace.prefix
-        places = [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")]
-        known = [one for one in all_committed(store, places) if isinstance(one, Artifact) and is_of_now(one)]
-        for each in sorted(known, key=lambda one: str(one.predicate["created"]), reverse=True):
-            with suppress(UserError):
-                found = find_artifact(store, each.place) if wanted(each) else None
-                if found is not None and keep(store, found):
-                    self._workspace.verify(found)
-                    yield found
+        return [] if base.place.prefix == SHARED else added_tokens(self._workspace.store, base)
+
+    def parent_adapter(self, base: Artifact) -> ParentAdapter | None:
+        """The adapter that stays frozen beneath the one to be trained; None for a base without one. Raises
+        UserError where it is gone.
+        """
+        parent = base.figures.get("parent")
+        if not parent or parent["mode"] != "stack":
+            return None
+        export = parent_artifact(self._workspace.store, base, MODEL_EXPORT.name)
+        return ParentAdapter(adapter=self.payload(export), digest=export.digest)
 
     def record_try(self, weights: Artifact, questions: str, ordinal: int) -> None:
         """Record that the weights are put to questions (by their digest), before they are."""

@@ -40,7 +40,7 @@ from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
 from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.evaluation import JUDGED, Judging, rules_of, tries_of, verdict_on
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.inputs import key_parts, recorded
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.policy import refuse_frozen
@@ -84,13 +84,14 @@ class ExportInputs:
 
 def inputs(view: View) -> ExportInputs:
     tuned, evaluation = view.upstream(FINE_TUNED_MODEL.name), view.upstream(EVALUATION.name)
-    verdict = rejudge(view, tuned, evaluation)
+    before = view.upstream(BASE_EVALUATION.name)
+    verdict = rejudge(view, view.spec, tuned, evaluation, before)
     if not verdict.passed:
         raise UserError(
             f"the gate does not hold for weights {tuned.digest[:12]}: {verdict.failures}",
             fix="Train again with other data or settings, or change the gates and evaluate again",
         )
-    mixture, before = view.upstream(TRAINING_MIXTURE.name), view.upstream(BASE_EVALUATION.name)
+    mixture = view.upstream(TRAINING_MIXTURE.name)
     return ExportInputs(
         narrowed(view.spec, DESCRIBED),
         view.upstream(BASE_MODEL.name),
@@ -110,22 +111,22 @@ def inputs(view: View) -> ExportInputs:
         mixture.inputs.get(GENERAL_CORPUS.name)
         if mixture.digest == tuned.inputs[TRAINING_MIXTURE.name]
         else None,
-        asked.own_checks(view),
+        asked.own_checks(view, view.spec.evaluation),
     )
 
 
-def build(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    figures = hands.run("export", attempt, lambda output: _request(inputs, hands, output))
-    base = base_digest(hands.base_files(inputs.base_model))
+def build(inputs: ExportInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+    figures = context.run("export", attempt, lambda output: _request(inputs, context, output))
+    base = base_digest(context.base_files(inputs.base_model))
     check_measured(figures, {"weights": inputs.fine_tuned_model.digest, "base": base})
     if not figures["certified"]:
-        _judge_itself(inputs, hands, attempt)
+        _judge_itself(inputs, context, attempt)
     return figures
 
 
-def _request(inputs: ExportInputs, hands: Hands, output: Path) -> ExportRequest:
+def _request(inputs: ExportInputs, context: BuildContext, output: Path) -> ExportRequest:
     """The export program's run.json. Its probes are prompts of the variant's own rows."""
-    base, tuned, files = inputs.base_model, inputs.fine_tuned_model, base_of(inputs.base_model, hands)
+    base, tuned, files = inputs.base_model, inputs.fine_tuned_model, base_of(inputs.base_model, context)
     named = base.spec["base"]
     return ExportRequest.model_validate(
         {
@@ -136,12 +137,12 @@ def _request(inputs: ExportInputs, hands: Hands, output: Path) -> ExportRequest:
                 reference=named["reference"],
                 revision=named["revision"],
             ),
-            "weights": hands.payload(tuned),
+            "weights": context.payload(tuned),
             "weights_digest": tuned.digest,
             "format": inputs.spec.export.format,
-            "card": _card(inputs, hands, str(named["reference"])),
+            "card": _card(inputs, context, str(named["reference"])),
             "probes": probe_prompts(
-                hands.payload(inputs.task_dataset),
+                context.payload(inputs.task_dataset),
                 files.folder,
                 PROBES,
                 exchange=inputs.task.rendering is not None,
@@ -152,10 +153,10 @@ def _request(inputs: ExportInputs, hands: Hands, output: Path) -> ExportRequest:
     )
 
 
-def _card(inputs: ExportInputs, hands: Hands, reference: str) -> Card:
+def _card(inputs: ExportInputs, context: BuildContext, reference: str) -> Card:
     spec, plan, tuned = inputs.spec, inputs.training_plan.figures, inputs.fine_tuned_model
     return Card(
-        variant=hands.variant,
+        variant=context.variant,
         description=spec.description,
         owners=spec.owners,
         base_model=reference,
@@ -163,51 +164,51 @@ def _card(inputs: ExportInputs, hands: Hands, reference: str) -> Card:
         method=plan["method"],
         training=plan["training"],
         figures=TrainingFigures.of(tuned),
-        verdict=_verdict(inputs, hands, hands.payload(inputs.evaluation)),
+        verdict=_verdict(inputs, context, context.payload(inputs.evaluation)),
         sources=tuple(Source(path=source.path, licence=source.licence) for source in spec.data.sources),
         general=None if spec.data.general is None else spec.data.general.name,
         weights=tuned.digest,
         evaluation=inputs.evaluation.digest,
-        made=_made(inputs, hands),
+        made=_made(inputs, context),
     )
 
 
-def _made(inputs: ExportInputs, hands: Hands) -> MadeFrom:
+def _made(inputs: ExportInputs, context: BuildContext) -> MadeFrom:
     return MadeFrom(
         dataset=inputs.task_dataset.digest,
         rows=inputs.task_dataset.figures["rows"],
         mixture=inputs.fine_tuned_model.inputs[TRAINING_MIXTURE.name],
         plan=inputs.training_plan.digest,
         corpus=inputs.corpus,
-        run=hands.run_id,
+        run=context.run_id,
         code=source_digest(),
         day=datetime.now(UTC).date().isoformat(),
     )
 
 
-def _verdict(inputs: ExportInputs, hands: Hands, payload: Path) -> Verdict:
+def _verdict(inputs: ExportInputs, context: BuildContext, payload: Path) -> Verdict:
     return verdict_on(
         inputs.judged_by,
         inputs.task.spec.evaluation,
-        hands.payload(inputs.base_evaluation),
+        context.payload(inputs.base_evaluation),
         payload,
-        declared_in=hands.declared_in,
+        declared_in=context.declared_in,
         judging=Judging.of(inputs.evaluation, inputs.called),
     )
 
 
-def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
+def _judge_itself(inputs: ExportInputs, context: BuildContext, attempt: Attempt) -> None:
     """Evaluate a merge that drifted from what was judged. Raises UserError where that is no pass."""
-    hands.say("the certificate does not hold: the merged weights are evaluated by themselves")
-    folder, base = attempt.evidence / OWN, base_of(inputs.base_model, hands)
+    context.say("the certificate does not hold: the merged weights are evaluated by themselves")
+    folder, base = attempt.evidence / OWN, base_of(inputs.base_model, context)
     merged = TunedWeights(folder=attempt.payload, digest=payload_digest(hash_folder(attempt.payload)))
     gates, objective = inputs.judged_by.gates, inputs.judged_by.objective
     decides = Decides(inputs.base_evaluation, gates, tries_of(inputs.evaluation), objective=objective)
     question = ModelQuestions(
         base, merged, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )
-    question.ask(hands, attempt, into=folder)
-    verdict = _verdict(inputs, hands, folder / "payload")
+    question.ask(context, attempt, into=folder)
+    verdict = _verdict(inputs, context, folder / "payload")
     if not verdict.passed:
         certificate = Certificate.read(attempt.evidence / "certificate.json")
         raise UserError(

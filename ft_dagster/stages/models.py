@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from ft_dagster.evaluation.request import BaseFiles, TunedWeights
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.store import Artifact
 
 
-def base_of(base: Artifact, hands: Hands) -> BaseFiles:
+def base_of(base: Artifact, context: BuildContext) -> BaseFiles:
     """A base_model: what loading reads, file by file."""
-    return BaseFiles(folder=hands.base_folder(base), files=hands.base_files(base))
+    return BaseFiles(folder=context.base_folder(base), files=context.base_files(base))
 
 
-def whole_model(export: Artifact, hands: Hands) -> BaseFiles:
+def whole_model(export: Artifact, context: BuildContext) -> BaseFiles:
     """An export that is a whole model, as the base of another."""
     files = {file["path"]: file["sha256"] for file in export.predicate["payload"]}
-    return BaseFiles(folder=hands.payload(export), files=files)
+    return BaseFiles(folder=context.payload(export), files=files)
 
 
-def weights_of(tuned: Artifact, hands: Hands) -> TunedWeights:
+def weights_of(tuned: Artifact, context: BuildContext) -> TunedWeights:
     """What a training made, or its export."""
-    return TunedWeights(folder=hands.payload(tuned), digest=tuned.digest)
+    return TunedWeights(folder=context.payload(tuned), digest=tuned.digest)

@@ -41,5 +41,5 @@ def newest_model(settings: Settings, key: VariantKey) -> NewestModel:
     except KeyError as gone:
         problem = f"the {gone.args[0]} that the newest weights of {key} were made of is gone"
         raise UserError(problem, fix=f"Run `ft-dagster run {key}` again") from None
-    chat = mixture.spec.get(RENDERING) is not None or has_conversations(workspace, rows)
+    chat = mixture.spec.get(RENDERING) is not None or has_conversations(workspace.context, rows)
     return NewestModel(workspace.base_folder(base), workspace.payload(tuned), chat)

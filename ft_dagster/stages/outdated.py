@@ -370,7 +370,6 @@ def _by_other_rendering(
     base = made.get(BASE_MODEL.name)
     if base is None or known_traits(workspace.cache, base) is None:
         return
-    for stage in rendered_otherwise(
-        workspace, spec, {name: one for name, one in made.items() if is_of_now(one)}
-    ):
+    of_now = {name: one for name, one in made.items() if is_of_now(one)}
+    for stage in rendered_otherwise(workspace.context, spec, of_now):
         yield StaleCause("stage", stage, f"{stage} has its rows rendered otherwise than a run would")

@@ -13,7 +13,7 @@ from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_mar
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
-from ft_dagster.stages.plan_context import seconds_per_question, variants_on_base
+from ft_dagster.stages.plan_context import variants_on_base
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
@@ -27,7 +27,9 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
     variants = variants_on_base(workspace.project, workspace.key, spec)
     served = release_warnings(spec, estimate.plan.name, estimate.storage, len(variants))
     judged = workspace.head(EVALUATION.name)
-    seconds = seconds_per_question(workspace, variants) if spec.evaluation.limit == "auto" else None
+    seconds = (
+        workspace.context.past.seconds_per_question(variants) if spec.evaluation.limit == "auto" else None
+    )
     batches = asking_in_batches(spec.gates, spec.evaluation, seconds)
     trained = workspace.head(FINE_TUNED_MODEL.name)
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)

@@ -28,7 +28,6 @@ from ft_dagster.data.weights import CONFIG, measure_weights, weight_files
 from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_in_key, hardware_of
-from ft_dagster.planning.cost.questions import NOT_COUNTED
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
@@ -110,7 +109,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     if base is not None:
         folder = workspace.base_folder(base)
         parameters, stored = base.figures["parameters"], base.figures["weights_bytes"]
-        context = context_of(workspace, spec, base, hardware)
+        context = context_of(workspace.context, spec, base, mixture, hardware)
     elif spec.base_model.variant is not None:
         raise UserError(
             "starts from another variant's release, which no run has taken up yet",
@@ -128,9 +127,8 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
             bound=bool(workspace.settings.policies().of(declared.key.tenant).bases),
         ).folder
         parameters, stored, _ = measure_weights(folder, weight_files(folder))
-        context = context_without_base(workspace, spec, folder, hardware)
-    counted = context.questions if mixture else NOT_COUNTED
-    context = replace(context, judges=judges, questions=counted)
+        context = context_without_base(workspace.context, spec, folder, hardware)
+    context = replace(context, judges=judges)
     if mixture is None:
         data = sample(declared, project, folder, workspace.roots)
     else:
@@ -186,7 +184,7 @@ def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None
             for stage in (BASE_MODEL.name, TASK_DATASET.name, TRAINING_MIXTURE.name)
         }
         made = {stage: head for stage, head in heads.items() if head is not None}
-        mixed = not rendered_otherwise(workspace, declared.spec, made)
+        mixed = not rendered_otherwise(workspace.context, declared.spec, made)
     return base, mixture if mixed else None
 
 

@@ -24,9 +24,9 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import CostLimit
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, PROBE, TRAINING_MIXTURE
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.inputs import Digest, recorded
-from ft_dagster.stages.plan_context import context_of
+from ft_dagster.stages.plan_context import PAST, context_of
 from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, leak_where_packed, ranked_by
 from ft_dagster.stages.policy import refuse_successor
 from ft_dagster.stages.stacking import trained_base
@@ -71,16 +71,17 @@ class ProbeInputs:
 def inputs(view: View) -> ProbeInputs:
     base, spec = view.upstream(BASE_MODEL.name), view.spec
     leak = leak_where_packed(spec, view.base_folder(base), view.cache)
+    mixture = view.upstream(TRAINING_MIXTURE.name)
     hardware = hardware_of(spec, view.trains_on, view.project)
     return ProbeInputs(
         keyed(spec),
-        view.upstream(TRAINING_MIXTURE.name),
+        mixture,
         base,
         hardware_in_key(hardware),
         ranked_by(spec),
         None if leak is None else True,
         narrowed(spec, (*PLANNED, *RANKED, *TRIED)),
-        context_of(view, spec, base, hardware),
+        context_of(view, spec, base, mixture, hardware),
         trained_base(view, base, spec.method.name),
         spec.resources.nodes,
         leak,
@@ -94,19 +95,19 @@ def keyed(spec: VariantSpec) -> VariantSpec:
     return narrowed(spec, KEYED if limited else (*KEYED, MARGIN))
 
 
-def build(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: ProbeInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     seconds = list[float]()
-    result = _result(inputs, hands, attempt, seconds)
+    result = _result(inputs, context, attempt, seconds)
     (attempt.payload / FILE).write_text(json.dumps(result.to_json(), indent=1, sort_keys=True), "utf-8")
     figures = {"method": result.method, "learning_rate": result.learning_rate, "sentence": result.sentence}
     return {**figures, "seconds": sum(seconds), "devices": _devices(inputs)}
 
 
-def read_result(hands: Hands | Workspace, artifact: Artifact | None) -> ProbeResult | None:
+def read_result(context: BuildContext | Workspace, artifact: Artifact | None) -> ProbeResult | None:
     """What was found; None where nothing was to be tried."""
     if artifact is None:
         return None
-    file = hands.payload(artifact) / FILE
+    file = context.payload(artifact) / FILE
     return ProbeResult.from_json(json.loads(file.read_text("utf-8")), file=file)
 
 
@@ -120,37 +121,39 @@ def _devices(inputs: ProbeInputs) -> int:
     return int(inputs.hardware["ranks"]) if inputs.hardware["kind"] == "cuda" else 1
 
 
-def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[float]) -> ProbeResult:
+def _result(
+    inputs: ProbeInputs, context: BuildContext, attempt: Attempt, seconds: list[float]
+) -> ProbeResult:
     """`seconds`: takes those of each short training that came to its end, by the clock."""
     spec, base = inputs.whole, inputs.base_model
     settings = spec.plan.probe
     assert settings is not None
     weights = base.figures["parameters"], base.figures["weights_bytes"]
-    counts, folder = counts_of(inputs.training_mixture), hands.base_folder(base)
+    counts, folder = counts_of(inputs.training_mixture), context.base_folder(base)
     facts = facts_of(counts, *weights, folder, inputs.context.hardware, leak=inputs.leak)
-    with named_in(hands.declared_in):
+    with named_in(context.declared_in):
         found = survey(spec, facts, inputs.context)
     planned = plan_probe(spec, facts, found, settings)
-    hands.say(f"probe: {planned.why}")
+    context.say(f"probe: {planned.why}")
     if not planned.arms:
         return ProbeResult(None, None, planned.why)
     stages = [found.planned[arm.method].resolved.training.deepspeed.stage for arm in planned.arms]
-    with named_in(hands.declared_in):
+    with named_in(context.declared_in):
         refuse_unasked(spec.training.watch.benchmark_limit, min(stages))
-    _refuse_dear(inputs, hands, found, planned)
-    trial = _Trial(inputs, hands, attempt, facts, found, seconds, planned)
+    _refuse_dear(inputs, context, found, planned)
+    trial = _Trial(inputs, context, attempt, facts, found, seconds, planned)
     limit = spec.training.watch.general_loss_limit or spec.gates.general_loss_margin
     rounds = [trial.round(planned.arms)]
     last = [] if planned.wholly else finalists(rounds[0], limit)
     if last:
         rounds.append(trial.round(last, LONGER))
-    with named_in(hands.declared_in):
+    with named_in(context.declared_in):
         result = with_cost(conclude(rounds, limit, wholly=planned.wholly), planned)
-    hands.say(f"probe: {result.sentence}")
+    context.say(f"probe: {result.sentence}")
     return result
 
 
-def _refuse_dear(inputs: ProbeInputs, hands: Hands, found: Survey, planned: ProbePlan) -> None:
+def _refuse_dear(inputs: ProbeInputs, context: BuildContext, found: Survey, planned: ProbePlan) -> None:
     """Raises UserError, before anything is tried, where that and the training that it is for cost more than
     the policy allows.
     """
@@ -158,7 +161,7 @@ def _refuse_dear(inputs: ProbeInputs, hands: Hands, found: Survey, planned: Prob
         return
     training, tried = found.decision.row(found.chosen.resolved.name).figures.usd, planned.cost.usd
     usd = None if training is None else training + tried
-    if dear := inputs.cost_limit.refusal(usd, hands.declared_in, probe_usd=tried):
+    if dear := inputs.cost_limit.refusal(usd, context.declared_in, probe_usd=tried):
         raise dear
 
 
@@ -167,7 +170,7 @@ class _Trial:
     """What every short training of a probe has in common."""
 
     inputs: ProbeInputs
-    hands: Hands
+    context: BuildContext
     attempt: Attempt
     facts: Facts
     found: Survey
@@ -180,13 +183,13 @@ class _Trial:
     def _try(self, arm: Arm, steps: int) -> TriedArm:
         folder = self.attempt.evidence / f"{arm.name}-{steps}"
         try:
-            figures = self.hands.run(
+            figures = self.context.run(
                 "training", self.attempt, lambda output: self._request(arm, steps, output), into=folder
             )
         except ProgramFailed as failure:
             if failure.mendable:
                 raise
-            self.hands.say(f"probe: {arm}: {failure.happened}")
+            self.context.say(f"probe: {arm}: {failure.happened}")
             return TriedArm(arm.method, arm.learning_rate, steps, {}, failed=failure.happened)
         shutil.rmtree(folder / "payload")
         known = TrainingFigures.from_json(figures)
@@ -194,7 +197,7 @@ class _Trial:
         return tried_arm(arm, known.steps, known, self.planned.whole_of(arm))
 
     def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
-        inputs, hands, facts, nodes = self.inputs, self.hands, self.facts, self.inputs.nodes
+        inputs, context, facts, nodes = self.inputs, self.context, self.facts, self.inputs.nodes
         resolved = self.found.planned[arm.method].resolved
         own = {"budget": MEASURING, "questions": 0, "general_loss_limit": None, "benchmark_limit": None}
         watch = resolved.training.watch.model_copy(update=own)  # what is forgotten ranks it, and ends none
@@ -216,8 +219,8 @@ class _Trial:
             own_loss=objective_of(inputs.whole.objective).own_loss,
         )
         member = Member(
-            variant=hands.variant,
-            mixture=hands.payload(inputs.training_mixture),
+            variant=context.variant,
+            mixture=context.payload(inputs.training_mixture),
             mixture_digest=inputs.training_mixture.digest,
             plan=plan,
             seed=resolved.training.seed,
@@ -225,11 +228,11 @@ class _Trial:
             by_example=True,
         )
         return TrainingRun(
-            run_id=hands.run_id,
+            run_id=context.run_id,
             base=inputs.base,
             members=(member,),
             launch=Launch(nodes=nodes, ranks_per_node=facts.ranks // nodes),
-            first_looks=hands.cache / FIRST_LOOKS,
+            first_looks=context.cache / FIRST_LOOKS,
         )
 
 
@@ -239,6 +242,7 @@ STAGE = Stage(
     fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, *TRIED),
     inputs=inputs,
     build=build,
+    asks=PAST,
     refuse_new=refuse_successor,
     programs=("training",),
 )

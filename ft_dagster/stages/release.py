@@ -24,6 +24,7 @@ from ft_dagster.lineage.release import (
 )
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
     BASE_MODEL,
     FINE_TUNED_MODEL,
     MODEL_EXPORT,
@@ -70,12 +71,12 @@ def release(workspace: Workspace) -> Released:
     refuse_trained_on(desk)
     refuse_said_tokens(desk, desk.upstream(TRAINING_MIXTURE.name))
     desk.verify(export)
-    verdict = rejudge(desk, tuned, evaluation)
+    verdict = rejudge(desk.context, spec, tuned, evaluation, desk.upstream(BASE_EVALUATION.name))
     check_base(desk, export)
     certificate = certificate_of(desk, export)
     doubt = may_serve(desk.settings, desk.key, _version(desk, tuned, certificate.format))
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
-    own = by_any_name(own_of(evaluation), own_checks(desk))
+    own = by_any_name(own_of(evaluation), own_checks(desk.context, spec.evaluation))
     verdict = replace(with_rules(verdict, held.rules, spec.gates, own), policy=policy.digest)
     record = standing_release if desk.looking else record_release
     entry = record(

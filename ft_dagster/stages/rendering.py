@@ -20,7 +20,8 @@ from ft_dagster.extras import of_train
 from ft_dagster.program import write_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, EVALUATION, TASK_DATASET, TRAINING_MIXTURE
-from ft_dagster.stages.workspace import Desk, Workspace
+from ft_dagster.stages.hands import BuildContext
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 from ft_dagster.strict_json import loads
 
@@ -34,11 +35,11 @@ ASKED_ROWS = (BASE_EVALUATION.name, EVALUATION.name)
 _KNOWN: dict[Path, ChatTraits] = {}
 
 
-def traits_of(desk: Desk, base: Artifact) -> ChatTraits:
+def traits_of(context: BuildContext, base: Artifact) -> ChatTraits:
     """What the chat template of a base makes of rows; its tokenizer is loaded for it once on a host. Raises
     UserError.
     """
-    return known_traits(desk.cache, base) or _learned(desk, base)
+    return known_traits(context.cache, base) or _learned(context, base)
 
 
 def known_traits(folder: Path, base: Artifact) -> ChatTraits | None:
@@ -52,36 +53,38 @@ def known_traits(folder: Path, base: Artifact) -> ChatTraits | None:
     return _KNOWN[file]
 
 
-def rendering_of(desk: Desk, render: str, dataset: Artifact, base: Artifact) -> str | None:
+def rendering_of(context: BuildContext, render: str, dataset: Artifact, base: Artifact) -> str | None:
     """How prompts with completions are rendered; None where no row is one, or they are plain text. `render`:
     see `data.render`.
     """
     if render == "plain" or "prompt_completion" not in _formats(dataset):
         return None
-    chats = traits_of(desk, base).chats
-    return EXCHANGE if chats and "prompt_completion" in _kinds(desk, dataset) else None
+    chats = traits_of(context, base).chats
+    return EXCHANGE if chats and "prompt_completion" in _kinds(context, dataset) else None
 
 
-def lead_of_answers(desk: Desk, dataset: Artifact, base: Artifact, rendering: str | None) -> str | None:
+def lead_of_answers(
+    context: BuildContext, dataset: Artifact, base: Artifact, rendering: str | None
+) -> str | None:
     """What the base's template writes before an answer of these rows; None where there is nothing, or none of
     them is a conversation. `rendering`: of prompts with completions.
     """
     if _formats(dataset) <= {"text"}:
         return None
-    lead = traits_of(desk, base).lead
-    return lead if lead and (rendering or has_conversations(desk, dataset)) else None
+    lead = traits_of(context, base).lead
+    return lead if lead and (rendering or has_conversations(context, dataset)) else None
 
 
-def end_of_turns(desk: Desk, train_on: str, dataset: Artifact, base: Artifact) -> str | None:
+def end_of_turns(context: BuildContext, train_on: str, dataset: Artifact, base: Artifact) -> str | None:
     """By what each trained answer of a conversation ends: None where the last alone is trained, or where the
     base's template marks it.
     """
-    if train_on == "completions" or not has_conversations(desk, dataset):
+    if train_on == "completions" or not has_conversations(context, dataset):
         return None
-    return None if traits_of(desk, base).ends else "eos"
+    return None if traits_of(context, base).ends else "eos"
 
 
-def rendered_otherwise(desk: Desk, spec: VariantSpec, made: Mapping[str, Artifact]) -> list[str]:
+def rendered_otherwise(context: BuildContext, spec: VariantSpec, made: Mapping[str, Artifact]) -> list[str]:
     """Of a variant's newest artifacts by stage, the stages of those that older code made with its rows
     rendered otherwise than a run would now. Raises UserError.
     """
@@ -90,11 +93,11 @@ def rendered_otherwise(desk: Desk, spec: VariantSpec, made: Mapping[str, Artifac
         return []
     mixture, found, trained = made.get(TRAINING_MIXTURE.name), list[str](), None
     if mixture is not None:
-        trained, now = mixture.spec.get(RENDERING), rendering_of(desk, spec.data.render, dataset, base)
-        ends = end_of_turns(desk, spec.data.train_on, dataset, base)
+        trained, now = mixture.spec.get(RENDERING), rendering_of(context, spec.data.render, dataset, base)
+        ends = end_of_turns(context, spec.data.train_on, dataset, base)
         if (trained, mixture.spec.get(TURN_END)) != (now, ends):
             found.append(TRAINING_MIXTURE.name)
-    lead = lead_of_answers(desk, dataset, base, trained)
+    lead = lead_of_answers(context, dataset, base, trained)
     for stage in ASKED_ROWS:
         asked = made.get(stage)
         if asked and "task.test" in asked.inputs and asked.spec.get(LEAD) != lead:
@@ -164,7 +167,7 @@ def loses_plain_text(workspace: Workspace, render: str) -> bool:
     base, dataset = workspace.head(BASE_MODEL.name), workspace.head(TASK_DATASET.name)
     if base is None or dataset is None or not _were_plain(workspace):
         return False
-    return rendering_of(workspace, render, dataset, base) is not None
+    return rendering_of(workspace.context, render, dataset, base) is not None
 
 
 def _were_plain(workspace: Workspace) -> bool:
@@ -173,29 +176,29 @@ def _were_plain(workspace: Workspace) -> bool:
     if mixture is None or dataset is None or mixture.spec.get(RENDERING):
         return False
     of_these = mixture.inputs[TASK_DATASET.name] == dataset.digest
-    return of_these and "prompt_completion" in _kinds(workspace, dataset)
+    return of_these and "prompt_completion" in _kinds(workspace.context, dataset)
 
 
-def has_conversations(desk: Desk, dataset: Artifact) -> bool:
+def has_conversations(context: BuildContext, dataset: Artifact) -> bool:
     """Whether any row of a data set is one: told by the formats of its sources, or by its rows, where these
     have prompts and completions, which may be lists of messages.
     """
-    return bool(_formats(dataset) & CONVERSATIONS) or "messages" in _kinds(desk, dataset)
+    return bool(_formats(dataset) & CONVERSATIONS) or "messages" in _kinds(context, dataset)
 
 
 def _formats(dataset: Artifact) -> set[str]:
     return set(dataset.figures["formats"].values())
 
 
-def _kinds(desk: Desk, dataset: Artifact) -> set[str]:
+def _kinds(context: BuildContext, dataset: Artifact) -> set[str]:
     if "prompt_completion" not in _formats(dataset):
         return set()
-    files = (desk.payload(dataset) / f"{split}.parquet" for split in SPLITS)
+    files = (context.payload(dataset) / f"{split}.parquet" for split in SPLITS)
     return {kind for file in files for batch in rows_of(file, "DISTINCT kind") for (kind,) in batch}
 
 
-def _learned(desk: Desk, base: Artifact) -> ChatTraits:
-    folder, file = desk.base_folder(base), _file(desk.cache, base)
+def _learned(context: BuildContext, base: Artifact) -> ChatTraits:
+    folder, file = context.base_folder(base), _file(context.cache, base)
     with of_train():
         _KNOWN[file] = chat_traits(load_tokenizer(folder))
     with suppress(OSError):  # then it is learned again by the next process

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ft_dagster.data.derived import new_token_ids_of, parent_artifact
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.errors import UserError
 from ft_dagster.methods import METHODS
-from ft_dagster.stage_entries import MODEL_EXPORT
-from ft_dagster.stages.workspace import Desk
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.store import Artifact
-from ft_dagster.training.contract import Base, ParentAdapter
+from ft_dagster.training.contract import Base
 
 STACKED = {name: known.quantization for name, known in METHODS.items() if known.is_lora}
 
@@ -41,20 +39,17 @@ def refuse_unstacked(method: str, adapter: Path, declared_in: Path) -> None:
     )
 
 
-def trained_base(desk: Desk, base: Artifact, method: str) -> Base:
+def trained_base(context: BuildContext, base: Artifact, method: str) -> Base:
     """The base as the trainer takes it. Raises UserError where `method` cannot be stacked on a parent's
     adapter.
     """
-    parent = None
-    recorded_parent = base.figures.get("parent")
-    if recorded_parent and recorded_parent["mode"] == "stack":
-        adapter = parent_artifact(desk.store, base, MODEL_EXPORT.name)
-        refuse_unstacked(method, desk.payload(adapter), desk.declared_in)
-        parent = ParentAdapter(adapter=desk.payload(adapter), digest=adapter.digest)
+    parent = context.parent_adapter(base)
+    if parent is not None:
+        refuse_unstacked(method, parent.adapter, context.declared_in)
     return Base(
-        folder=desk.base_folder(base),
+        folder=context.base_folder(base),
         digest=base.digest,
-        new_token_ids=tuple(new_token_ids_of(desk.store, base, desk.cache)),
+        new_token_ids=tuple(context.new_token_ids(base)),
         parent=parent,
-        kept_in=desk.bases_kept_in,
+        kept_in=context.bases_kept_in,
     )

@@ -2,7 +2,7 @@
 
 `inputs(view)` asks for what the stage is made from: artifacts of the stages that it `reads`, the `fields` of
 the declaration that it lists, facts of the host. It may branch on them, and returns one frozen dataclass (see
-`inputs.py`). `build(inputs, hands, attempt)` makes the artifact from that object alone.
+`inputs.py`). `build(inputs, context, attempt)` makes the artifact from that object alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from ft_dagster.stage_entries import StageEntry
 
 if TYPE_CHECKING:
-    from ft_dagster.stages.hands import Hands
+    from ft_dagster.stages.hands import BuildContext
     from ft_dagster.stages.view import View
     from ft_dagster.stages.workspace import Workspace
     from ft_dagster.store import Artifact, Attempt
@@ -35,7 +35,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Stage(Generic[I]):
-    """`checks`: name -> description of each check that `judge` gives.
+    """`asks`: the questions of `Past` that `inputs` and `build` put. `checks`: name -> description of each
+    check that `judge` gives.
 
     `refuse`: raises UserError before anything is looked for or made, `refuse_new` where what would be made
     does not stand yet. `stands`: whether the newest artifact stands though its key is another, where only
@@ -48,7 +49,8 @@ class Stage(Generic[I]):
     reads: tuple[StageEntry, ...]
     fields: tuple[str, ...]
     inputs: Callable[[View], I]
-    build: Callable[[I, Hands, Attempt], dict[str, Any]]
+    build: Callable[[I, BuildContext, Attempt], dict[str, Any]]
+    asks: tuple[str, ...] = ()
     checks: Mapping[str, str] = field(default_factory=dict)
     judge: Callable[[Workspace, Artifact], Sequence[Check]] = lambda workspace, artifact: ()
     refuse: Callable[[Workspace], None] = lambda workspace: None

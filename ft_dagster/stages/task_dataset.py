@@ -15,7 +15,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import DECLARATION, EVALUATION_TEXTS, TASK_DATASET
 from ft_dagster.stages import evaluation_texts
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
@@ -40,18 +40,18 @@ def inputs(view: View) -> DatasetInputs:
     return DatasetInputs(spec, Digest(sha256_json(sources)), texts, sources)
 
 
-def build(inputs: DatasetInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: DatasetInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     from ft_dagster.data.dataset import build_task_dataset
     from ft_dagster.data.tree_growth import grow_tree
 
     texts = inputs.evaluation_texts
-    file = None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS
+    file = None if texts is None else context.payload(texts) / evaluation_texts.TEXTS
     figures = build_task_dataset(
-        inputs.spec, hands.project, file, attempt.payload, hands.say,
-        evidence=attempt.evidence, asked=DeclaredAt(hands.declared_in, roots=hands.roots),
-        frozen=Frozen(inputs.fingerprints, hands.cache),
+        inputs.spec, context.project, file, attempt.payload, context.say,
+        evidence=attempt.evidence, asked=DeclaredAt(context.declared_in, roots=context.roots),
+        frozen=Frozen(inputs.fingerprints, context.cache),
     )  # fmt: skip
-    return {**figures, FIGURES: grow_tree(attempt.evidence, hands.record_key).to_json()}
+    return {**figures, FIGURES: grow_tree(attempt.evidence, context.record_key).to_json()}
 
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:

@@ -29,10 +29,10 @@ from ft_dagster.stage_entries import (
     version_of,
 )
 from ft_dagster.stages import base_text, evaluation_texts, unsaid_tokens
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.rendering import end_of_turns, rendering_of
 from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.unsaid_tokens import refuse_said_tokens, tokens_of
+from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
@@ -83,7 +83,7 @@ def inputs(view: View) -> MixtureInputs:
         None if general is None else _general_text(view, general),
         view.made(evaluation_texts.STAGE) if guarded else None,
         longest,
-        view.made(unsaid_tokens.STAGE) if tasks["general"] and tokens_of(view, base) else None,
+        view.made(unsaid_tokens.STAGE) if tasks["general"] and view.added_tokens(base) else None,
         end_of_turns(view, spec.data.train_on, dataset, base),
         rendering_of(view, spec.data.render, dataset, base),
     )
@@ -93,21 +93,21 @@ def _general_text(view: View, general: GeneralSpec) -> Artifact:
     return view.made(base_text.STAGE) if general.corpus is None else view.corpus(general.corpus)
 
 
-def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     from ft_dagster.data.cuts import write_cuts
     from ft_dagster.data.mixture import MixtureParts, build_mixture
 
     corpus, texts = inputs.general_corpus, inputs.evaluation_texts
     parts = MixtureParts(
-        dataset=hands.payload(inputs.task_dataset),
-        base=hands.base_folder(inputs.base_model),
-        corpus=None if corpus is None else hands.payload(corpus),
-        evaluation_texts=None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS,
-        paths=read_paths(hands.evidence(inputs.task_dataset)),
+        dataset=context.payload(inputs.task_dataset),
+        base=context.base_folder(inputs.base_model),
+        corpus=None if corpus is None else context.payload(corpus),
+        evaluation_texts=None if texts is None else context.payload(texts) / evaluation_texts.TEXTS,
+        paths=read_paths(context.evidence(inputs.task_dataset)),
         exchange=inputs.rendering is not None,
     )
     built = build_mixture(
-        inputs.spec, parts, inputs.max_length, attempt.payload, hands.say, declared_in=hands.declared_in
+        inputs.spec, parts, inputs.max_length, attempt.payload, context.say, declared_in=context.declared_in
     )
     write_cuts(built.cuts, attempt.evidence)
     if built.overlaps:
@@ -115,22 +115,22 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
         (attempt.evidence / OVERLAPS).write_text(text + "\n", "utf-8")
     if inputs.spec.data.samples != "off" and built.sample is not None:
         (attempt.evidence / SAMPLE).write_text(built.sample, "utf-8")
-    return {**built.figures.to_json(), **_records(inputs, hands, attempt)}
+    return {**built.figures.to_json(), **_records(inputs, context, attempt)}
 
 
-def _records(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def _records(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     """The figures of the record tree. Raises UserError where the data set or the corpus has none."""
     from ft_dagster.data.mixture_records import write_mixture_records
     from ft_dagster.data.tree_growth import grow_tree
 
-    corpus = None if inputs.general_corpus is None else hands.evidence(inputs.general_corpus)
-    dataset = hands.evidence(inputs.task_dataset)
+    corpus = None if inputs.general_corpus is None else context.evidence(inputs.general_corpus)
+    dataset = context.evidence(inputs.task_dataset)
     if not write_mixture_records(attempt.payload, attempt.evidence, dataset, corpus):
         raise UserError(
             "the data set or the corpus is older than record trees",
             fix="Materialize task_dataset and general_corpus first",
         )
-    return {FIGURES: grow_tree(attempt.evidence, hands.record_key).to_json()}
+    return {FIGURES: grow_tree(attempt.evidence, context.record_key).to_json()}
 
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:

@@ -40,10 +40,10 @@ from ft_dagster.stage_entries import (
 from ft_dagster.stages import evaluation_texts, probe
 from ft_dagster.stages.asked import refuse_no_database
 from ft_dagster.stages.engine import refuse_absent
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.judged_on import refuse_unheld
-from ft_dagster.stages.plan_context import context_of
+from ft_dagster.stages.plan_context import PAST, context_of
 from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, leak_where_packed, ranked_by
 from ft_dagster.stages.policy import refuse_few_questions, refuse_method, refuse_successor, too_dear
 from ft_dagster.stages.stage import Check, Stage
@@ -80,31 +80,32 @@ class PlanInputs:
 def inputs(view: View) -> PlanInputs:
     base, spec = view.upstream(BASE_MODEL.name), view.spec
     leak = leak_where_packed(spec, view.base_folder(base), view.cache)
+    mixture = view.upstream(TRAINING_MIXTURE.name)
     hardware = hardware_of(spec, view.trains_on, view.project)
     return PlanInputs(
         narrowed(spec, PLANNED),
-        view.upstream(TRAINING_MIXTURE.name),
+        mixture,
         base,
         hardware_in_key(hardware),
         ranked_by(spec),
         view.made(probe.STAGE) if leaves_open(spec) else None,
         None if leak is None else True,
         narrowed(spec, (*PLANNED, *RANKED, "plan.probe")),
-        replace(context_of(view, spec, base, hardware), judges=view.judges),
+        replace(context_of(view, spec, base, mixture, hardware), judges=view.judges),
         leak,
     )
 
 
-def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: PlanInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     base = inputs.base_model
-    context = replace(inputs.context, probed_hours=probe.hours_taken(inputs.probe))
+    known = replace(inputs.context, probed_hours=probe.hours_taken(inputs.probe))
     if is_counted(MixtureFigures.of(inputs.training_mixture)):
-        context = replace(context, lengths=read_lengths(hands.payload(inputs.training_mixture)))
+        known = replace(known, lengths=read_lengths(context.payload(inputs.training_mixture)))
     weights = base.figures["parameters"], base.figures["weights_bytes"]
-    counts, folder = counts_of(inputs.training_mixture), hands.base_folder(base)
-    facts = facts_of(counts, *weights, folder, context.hardware, leak=inputs.leak)
-    with named_in(hands.declared_in):
-        plan = make_plan(inputs.whole, facts, context, probe.read_result(hands, inputs.probe))
+    counts, folder = counts_of(inputs.training_mixture), context.base_folder(base)
+    facts = facts_of(counts, *weights, folder, known.hardware, leak=inputs.leak)
+    with named_in(context.declared_in):
+        plan = make_plan(inputs.whole, facts, known, probe.read_result(context, inputs.probe))
     planned = plan.content.to_json()
     _write(attempt.payload / PLAN_FILE, planned)
     estimate = plan.estimate.to_json()
@@ -220,6 +221,7 @@ STAGE = Stage(
     fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, "plan.probe"),
     inputs=inputs,
     build=build,
+    asks=PAST,
     checks={"fits": "The training's memory, by a dry run of its step, fits the device"},
     judge=judge,
     refuse=refuse,

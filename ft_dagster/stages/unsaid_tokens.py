@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.data.derived import added_tokens
 from ft_dagster.data.mixture_io import HOLDOUT
 from ft_dagster.data.new_tokens import refuse_said
 from ft_dagster.data.parquet import rows_of
@@ -18,11 +17,11 @@ from ft_dagster.evaluation.degeneration import PLAIN
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.request import UnsaidRequest
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, UNSAID_TOKENS
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Desk, Workspace
-from ft_dagster.store import SHARED, Artifact, Attempt
+from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import Artifact, Attempt
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,17 @@ class UnsaidInputs:
 
 
 def inputs(view: View) -> UnsaidInputs:
-    tokens, general = tokens_of(view, view.upstream(BASE_MODEL.name)), view.frozen("tasks")["general"]
+    tokens, general = view.added_tokens(view.upstream(BASE_MODEL.name)), view.frozen("tasks")["general"]
     return UnsaidInputs(tokens, general, view.spec.evaluation.num_fewshot)
 
 
-def build(inputs: UnsaidInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    figures = hands.run(
+def build(inputs: UnsaidInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+    figures = context.run(
         "evaluation.unsaid",
         attempt,
         lambda output: UnsaidRequest(
-            tokens=tuple(inputs.tokens), tasks=inputs.general, project=hands.project, roots=hands.roots,
-            num_fewshot=inputs.num_fewshot, declared_in=hands.declared_in, output=output,
+            tokens=tuple(inputs.tokens), tasks=inputs.general, project=context.project, roots=context.roots,
+            num_fewshot=inputs.num_fewshot, declared_in=context.declared_in, output=output,
         ),
         leased=False,
     )  # fmt: skip
@@ -54,16 +53,12 @@ def build(inputs: UnsaidInputs, hands: Hands, attempt: Attempt) -> dict[str, Any
     return figures
 
 
-def tokens_of(desk: Desk, base: Artifact) -> list[str]:
-    """What was added to the base of a variant, for it or for a parent: nothing to one that all share."""
-    return [] if base.place.prefix == SHARED else added_tokens(desk.store, base)
-
-
 def refuse_said_tokens(workspace: Workspace, mixture: Artifact) -> None:
     """Raises UserError where a token that was added to the base stands in the held-out general text of a
     mixture, in a general prompt, or in what a general task asks.
     """
-    tokens, file = tokens_of(workspace, workspace.upstream(BASE_MODEL.name)), workspace.declared_in
+    tokens = workspace.context.added_tokens(workspace.upstream(BASE_MODEL.name))
+    file = workspace.declared_in
     if not tokens:
         return
     held_out = workspace.payload(mixture) / HOLDOUT / "texts.parquet"

@@ -16,6 +16,7 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of, of_equal_bytes
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
     BASE_MODEL,
@@ -28,11 +29,12 @@ from ft_dagster.stages import production_evaluation
 from ft_dagster.stages.asked import chat_of, check_measured, own_checks, rules_of
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
 from ft_dagster.stages.evaluation import Judging, own_of, tries_of, verdict_on
-from ft_dagster.stages.production_evaluation import ProductionGone
+from ft_dagster.stages.hands import BuildContext
+from ft_dagster.stages.past import ProductionGone
 from ft_dagster.stages.rendering import LEAD, RENDERING, lead_of_answers
 from ft_dagster.stages.today import Today
 from ft_dagster.stages.versions import is_of_now
-from ft_dagster.stages.workspace import Desk, Workspace
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import SHARED, Artifact
 
 BY_BASE = (LEAD, f"task.{RENDERING}")  # what of a task is each base's own, or its training's
@@ -48,71 +50,74 @@ class Held(NamedTuple):
     log: list[ReleaseEntry] | None = None
 
 
-def rejudge(desk: Desk, tuned: Artifact, evaluation: Artifact) -> Verdict:
-    """The verdict of an evaluation of exactly these weights, derived again from its verified bytes."""
+def rejudge(
+    context: BuildContext, spec: VariantSpec, tuned: Artifact, evaluation: Artifact, before: Artifact
+) -> Verdict:
+    """The verdict of an evaluation of exactly these weights, derived again from its verified bytes. `before`:
+    the newest evaluation of their base.
+    """
     if evaluation.inputs[FINE_TUNED_MODEL.name] != tuned.digest:
         raise UserError(
             f"the newest evaluation judged other weights than {tuned.digest[:12]}",
             fix="Materialize evaluation again",
         )
-    if evaluation.inputs["gates"] != gates_digest(desk.spec.gates):
+    if evaluation.inputs["gates"] != gates_digest(spec.gates):
         raise UserError("the gates changed after the evaluation", fix="Materialize evaluation again")
-    before = desk.upstream(BASE_EVALUATION.name)
     if evaluation.inputs[BASE_EVALUATION.name] != before.digest:
         raise UserError("the base's scores changed after the evaluation", fix="Materialize evaluation again")
     for artifact in (tuned, evaluation, before):
-        desk.verify(artifact)
+        context.verify(artifact)
     return verdict_on(
-        desk.spec,
-        desk.spec.evaluation,
-        desk.payload(before),
-        desk.payload(evaluation),
-        declared_in=desk.declared_in,
-        judging=Judging.of(evaluation, own_checks(desk)),
+        spec,
+        spec.evaluation,
+        context.payload(before),
+        context.payload(evaluation),
+        declared_in=context.declared_in,
+        judging=Judging.of(evaluation, own_checks(context, spec.evaluation)),
     )
 
 
-def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> Held:
+def against_production(workspace: Today, tuned: Artifact, evaluation: Artifact) -> Held:
     """New weights against those in production, both on today's questions; no rules at the first release.
 
     Derived here and kept in no key: production is another one tomorrow. The release log names the version
     before, and so from which evaluations the rules can be derived again.
     """
-    gates = desk.spec.gates
+    gates = workspace.spec.gates
     if gates.regression_margin is None:
         return Held(())
-    log = history(desk.store, desk.prefix)
+    log = history(workspace.store, workspace.prefix)
     standing = served_in(log)
     if standing is None or standing.weights == tuned.digest:
         return Held((), log=log)
-    before = find_digest(desk.store, [desk.prefix], EVALUATION.name, standing.evaluation)
+    before = find_digest(workspace.store, [workspace.prefix], EVALUATION.name, standing.evaluation)
     try:
-        if before is None or not (asked_alike(before, evaluation) and asked_by_its_rules(desk, before)):
-            before = desk.make(production_evaluation.STAGE)
-        rules = _regression(desk, before, evaluation, standing.version, evaluation)
+        if before is None or not (asked_alike(before, evaluation) and asked_by_its_rules(workspace, before)):
+            before = workspace.make(production_evaluation.STAGE)
+        rules = _regression(workspace, before, evaluation, standing.version, evaluation)
         if any(rule.unfinished for rule in rules):
-            before, more = desk.make(production_evaluation.STAGE), desk.make(CANDIDATE)
-            rules = _regression(desk, before, more, standing.version, evaluation)
+            before, more = workspace.make(production_evaluation.STAGE), workspace.make(CANDIDATE)
+            rules = _regression(workspace, before, more, standing.version, evaluation)
     except ProductionGone as gone:
         return Held((), gone.problem, log)
     return Held(rules, log=log)
 
 
 def _regression(
-    desk: Desk, before: Artifact, after: Artifact, version: int, evaluation: Artifact
+    workspace: Workspace, before: Artifact, after: Artifact, version: int, evaluation: Artifact
 ) -> tuple[Rule, ...]:
     """`after`: the answers of the new weights, which `evaluation` judged."""
     for each in (before, after):
-        desk.verify(each)
-    old, new = (read_samples(desk.payload(each)) for each in (before, after))
-    how, order = desk.spec.evaluation, None
+        workspace.verify(each)
+    old, new = (read_samples(workspace.payload(each)) for each in (before, after))
+    how, order = workspace.spec.evaluation, None
     if how.limit == "auto":
-        base = desk.upstream(BASE_EVALUATION.name)
-        desk.verify(base)
-        order = Order.of(read_samples(desk.payload(base)), how.seed)
+        base = workspace.upstream(BASE_EVALUATION.name)
+        workspace.verify(base)
+        order = Order.of(read_samples(workspace.payload(base)), how.seed)
     tries, own = tries_of(evaluation), own_of(evaluation)
-    rules = regression(old, new, desk.spec.gates, version=version, tries=tries, order=order, own=own)
-    return as_called(rules, own_checks(desk))
+    rules = regression(old, new, workspace.spec.gates, version=version, tries=tries, order=order, own=own)
+    return as_called(rules, own_checks(workspace.context, workspace.spec.evaluation))
 
 
 def asked_alike(one: Artifact, other: Artifact) -> bool:
@@ -130,23 +135,25 @@ def asked_alike(one: Artifact, other: Artifact) -> bool:
     return asked(one) == asked(other)
 
 
-def asked_by_its_rules(desk: Desk, evaluation: Artifact) -> bool:
+def asked_by_its_rules(workspace: Workspace, evaluation: Artifact) -> bool:
     """Whether an evaluation was answered by the rules that the base beneath it is asked by today. Where its
     scores of today's version do not say them, its tokenizer does; False where both are gone.
     """
     try:
-        base = input_of(StoredGraph(desk.store), evaluation, BASE_MODEL.name)
-        scores, then = _scores_of_base(desk, evaluation), evaluation.spec.get("chat")
+        base = input_of(StoredGraph(workspace.store), evaluation, BASE_MODEL.name)
+        scores, then = _scores_of_base(workspace, evaluation), evaluation.spec.get("chat")
         if scores is None:
-            same = base is not None and then == rules_of(desk, base)
+            same = base is not None and then == rules_of(
+                workspace.context, base, workspace.upstream(BASE_EVALUATION.name)
+            )
         else:
             same = then == chat_of(scores)
-        return same and (base is None or _led_as_today(desk, evaluation, base))
+        return same and (base is None or _led_as_today(workspace, evaluation, base))
     except UserError:
         return False
 
 
-def _led_as_today(desk: Desk, evaluation: Artifact, base: Artifact) -> bool:
+def _led_as_today(workspace: Workspace, evaluation: Artifact, base: Artifact) -> bool:
     """Whether answers were held against what they are by today, without what the base's template writes
     before them; of a base that is gone, and of which nothing is known, they were.
     """
@@ -154,15 +161,15 @@ def _led_as_today(desk: Desk, evaluation: Artifact, base: Artifact) -> bool:
         return True
     try:
         rendering = evaluation.spec.get(f"task.{RENDERING}")
-        lead = lead_of_answers(desk, desk.upstream(TASK_DATASET.name), base, rendering)
+        lead = lead_of_answers(workspace.context, workspace.upstream(TASK_DATASET.name), base, rendering)
     except UserError:
         return True
     return bool(evaluation.spec.get(LEAD) == lead)
 
 
-def _scores_of_base(desk: Desk, evaluation: Artifact) -> Artifact | None:
+def _scores_of_base(workspace: Workspace, evaluation: Artifact) -> Artifact | None:
     """Today's general scores of the base beneath an evaluation, where they are those it was held against."""
-    store, places = desk.store, (desk.key.prefix, SHARED)
+    store, places = workspace.store, (workspace.key.prefix, SHARED)
     before = input_of(StoredGraph(store), evaluation, BASE_EVALUATION.name)
     if before is None:
         return None
@@ -196,7 +203,7 @@ def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) ->
         before,
         folder / "payload",
         declared_in=workspace.declared_in,
-        judging=Judging.of(evaluation, own_checks(workspace)),
+        judging=Judging.of(evaluation, own_checks(workspace.context, workspace.spec.evaluation)),
     )
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.derived import added_token_ids, new_token_ids_of
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.planning.judging import Judges
-from ft_dagster.roots import Roots
-from ft_dagster.spec import Declared, VariantKey, VariantSpec
+from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import CostLimit, Policy
 from ft_dagster.stage_entries import DECLARATION, GENERAL_CORPUS, TRAINING_PLAN
 from ft_dagster.stages.corpora import find_corpus
 from ft_dagster.stages.engine import Engine
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.stage import Stage
-from ft_dagster.store import Artifact, Store
+from ft_dagster.store import Artifact
 
 if TYPE_CHECKING:
     from ft_dagster.stages.workspace import Workspace
@@ -28,45 +25,17 @@ class UnlistedStage(Exception):
     """A stage asked for an artifact of a stage that it does not list in `reads`."""
 
 
-@dataclass(frozen=True)
-class View:
+class View(BuildContext):
     """What a stage's `inputs` may ask for. Its declaration has the listed fields alone."""
 
-    _workspace: Workspace
-    stage: Stage[Any]
-
-    @property
-    def key(self) -> VariantKey:
-        return self._workspace.key
+    def __init__(self, workspace: Workspace, stage: Stage[Any]) -> None:
+        super().__init__(workspace, stage.asks)
+        self.stage = stage
 
     @property
     def spec(self) -> VariantSpec:
         """As frozen, and narrowed: reading a field that the stage does not list raises UnlistedField."""
         return narrowed(self._workspace.spec, self.stage.fields)
-
-    @property
-    def store(self) -> Store:
-        return self._workspace.store
-
-    @property
-    def project(self) -> Path:
-        return self._workspace.project
-
-    @property
-    def cache(self) -> Path:
-        return self._workspace.cache
-
-    @property
-    def bases_kept_in(self) -> Path | None:
-        return self._workspace.bases_kept_in
-
-    @property
-    def declared_in(self) -> Path:
-        return self._workspace.declared_in
-
-    @property
-    def roots(self) -> Roots:
-        return self._workspace.roots
 
     @property
     def policy(self) -> Policy:
@@ -137,29 +106,12 @@ class View:
     def corpus(self, name: str) -> Artifact:
         """The newest artifact of a general corpus. Raises UserError."""
         self._listed(GENERAL_CORPUS.name)
-        return find_corpus(self.store, name)
+        return find_corpus(self._workspace.store, name)
 
     def made(self, stage: Stage[Any]) -> Artifact:
         """The artifact of a stage that is made on demand."""
         self._listed(stage.name)
         return self._workspace.make(stage)
-
-    def payload(self, artifact: Artifact) -> Path:
-        return self._workspace.payload(artifact)
-
-    def verify(self, artifact: Artifact) -> None:
-        self._workspace.verify(artifact)
-
-    def base_folder(self, base: Artifact) -> Path:
-        return self._workspace.base_folder(base)
-
-    def new_token_ids(self, base: Artifact) -> list[int]:
-        """Rows of the base's vocabulary that were added for this variant, and are to be trained."""
-        return new_token_ids_of(self.store, base, self.cache)
-
-    def added_token_ids(self, base: Artifact) -> list[int]:
-        """The same, and those that were added for the variants whose releases it starts from."""
-        return added_token_ids(self.store, base, self.cache)
 
     def _listed(self, stage: str) -> None:
         if stage not in [each.name for each in self.stage.reads]:

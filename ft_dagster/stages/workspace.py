@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -34,7 +34,7 @@ from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import refuse_fixed, with_overrides
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TRAINING_PLAN
 from ft_dagster.stages.engine import TRANSFORMERS, Engine, may_be_vllm, not_by_vllm, without_room
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.inputs import key_parts
 from ft_dagster.stages.judged_on import ask_to_judge, judges_of
 from ft_dagster.stages.stage import Stage
@@ -100,36 +100,11 @@ class Trial:
     stop_above_on: int | None = None
 
 
-class Desk(Protocol):
-    """What a workspace and a stage's view of it have in common: for what both of them derive."""
-
-    @property
-    def key(self) -> VariantKey: ...
-    @property
-    def spec(self) -> VariantSpec: ...
-    @property
-    def store(self) -> Store: ...
-    @property
-    def project(self) -> Path: ...
-    @property
-    def cache(self) -> Path: ...
-    @property
-    def bases_kept_in(self) -> Path | None: ...
-    @property
-    def roots(self) -> Roots: ...
-    @property
-    def declared_in(self) -> Path: ...
-    def upstream(self, stage: str) -> Artifact: ...
-    def payload(self, artifact: Artifact) -> Path: ...
-    def verify(self, artifact: Artifact) -> None: ...
-    def base_folder(self, base: Artifact) -> Path: ...
-
-
 @dataclass(frozen=True)
 class Workspace:
-    """One variant's desk. `trial`: of an experiment. Artifacts lie under `prefix` by their key either way, so
-    an experiment shares what is equal; its heads lie apart. `looking`: nothing is made and no head is moved;
-    what is not the newest artifact already raises UserError.
+    """All that is known of one variant. `trial`: of an experiment. Artifacts lie under `prefix` by their key
+    either way, so an experiment shares what is equal; its heads lie apart. `looking`: nothing is made and no
+    head is moved; what is not the newest artifact already raises UserError.
     """
 
     settings: Settings
@@ -302,6 +277,11 @@ class Workspace:
             write_head(self.store, self.heads, artifact, self.run.id)
         return artifact
 
+    @property
+    def context(self) -> BuildContext:
+        """What a build of no stage would work with: it may ask all of the past."""
+        return BuildContext(self)
+
     def recipe(self, stage: Stage[I]) -> tuple[Recipe, I]:
         """What the stage's artifact would be made from now."""
         inputs = stage.inputs(View(self, stage))
@@ -329,14 +309,14 @@ class Workspace:
         recipe, inputs = self.recipe(stage)
         if self.looking:
             return self._standing(stage, recipe)
-        hands = Hands(self)
+        context = BuildContext(self, stage.asks)
 
         def build(attempt: Attempt) -> dict[str, Any]:
             stage.refuse_new(self)
-            return stage.build(inputs, hands, attempt)
+            return stage.build(inputs, context, attempt)
 
         artifact = make_artifact(self.store, self.settings.work_folder, recipe, build)
-        for run_dir, left_at in hands.finished.items():
+        for run_dir, left_at in context.finished.items():
             shutil.rmtree(run_dir, ignore_errors=True)
             if self.settings.launcher != LOCAL:
                 forget(self.store, left_at)

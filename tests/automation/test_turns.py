@@ -12,7 +12,7 @@ from ft_dagster.automation import turns
 from ft_dagster.automation.experiments import ExperimentRun, Limits
 from ft_dagster.automation.turns import WaitingTraining, _of_one_base, carry_out_in_turns
 from ft_dagster.launch.launcher import Job
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.store import Place
 
 HERE, THERE = (Place("tenants/acme/places", "fine_tuned_model", key * 64) for key in "ab")
@@ -61,7 +61,9 @@ def test_what_was_taken_of_a_program_is_not_taken_for_its_result_again(tmp_path:
         run_program=run_program,
     )
     attempt = SimpleNamespace(folder=tmp_path / "attempt")
-    figures = Hands(cast(Any, workspace)).run("training", cast(Any, attempt), lambda _: cast(Any, None))
+    figures = BuildContext(cast(Any, workspace)).run(
+        "training", cast(Any, attempt), lambda _: cast(Any, None)
+    )
     assert figures == {"steps": 3}
     assert (tmp_path / "attempt" / "payload" / "weights").read_text() == "trained"
     assert not (output / "result.json").exists()

@@ -18,7 +18,7 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import version_of
 from ft_dagster.stages import task_dataset, training_mixture
 from ft_dagster.stages.chain import CHAIN, run_chain, up_to
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.task_dataset import DatasetInputs
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Attempt
@@ -62,8 +62,8 @@ def test_a_data_set_of_version_2_is_made_again_and_then_the_mixture(
 ) -> None:
     """Its rows.parquet did not say of which source a row is, and it had no tree."""
 
-    def build(inputs: DatasetInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-        figures = task_dataset.build(inputs, hands, attempt)
+    def build(inputs: DatasetInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+        figures = task_dataset.build(inputs, context, attempt)
         rows = attempt.evidence / ORIGINS
         parquet.write_table(parquet.read_table(rows).drop_columns(["source", "licence", "group"]), rows)
         (attempt.evidence / TREE).unlink()

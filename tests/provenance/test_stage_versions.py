@@ -41,6 +41,7 @@ FLOOR = {  # what means nothing to a result, and why
     "stages.policy": "what a platform allows: it refuses, and changes no result",
     "stages.held_out": "what weights are not judged on: it refuses, and changes no result",
     "stages.view": "what stages may ask for",
+    "stages.past": "what stages may ask of what was made before: an answer that acts is in the key by value",
     "stages.hands": "how builds reach folders and programs",
     "stages.plan_context": "what is recorded beside a plan, and in no key",
 }

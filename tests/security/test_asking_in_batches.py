@@ -119,17 +119,18 @@ def test_samples_that_end_earlier_than_the_looks_say_are_no_evaluation(
     """As if the program had been made to stop: its samples are whole, and too few."""
     workspace, _ = train(project, "first")
     evaluation, tuned = workspace.upstream("evaluation"), workspace.upstream("fine_tuned_model")
+    before = workspace.upstream("base_evaluation")
     whole = read_samples(workspace.payload(evaluation))
     quiz = [sample for sample in whole if sample.role == "general"]
     kept = [sample for sample in whole if sample.role != "general"] + quiz[:90]
-    assert rejudge(workspace, tuned, evaluation).passed
+    assert rejudge(workspace.context, workspace.spec, tuned, evaluation, before).passed
 
     def fewer(folder: Path) -> Any:
         return kept if folder == workspace.payload(evaluation) else read_samples(folder)
 
     monkeypatch.setattr("ft_dagster.stages.evaluation.read_samples", fewer)
     with pytest.raises(UserError, match="ended after 90 questions, before anything was decided"):
-        rejudge(workspace, tuned, evaluation)
+        rejudge(workspace.context, workspace.spec, tuned, evaluation, before)
 
 
 def test_what_the_rules_were_decided_against_is_in_what_was_measured(

@@ -29,7 +29,7 @@ from typing import Any
 from ft_dagster.data.dataset_io import ORIGINS, read_split
 from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.stage_entries import TASK_DATASET, WORD_COUNT
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.store import Artifact, Attempt
@@ -44,14 +44,14 @@ def inputs(view: View) -> WordInputs:
     return WordInputs(view.upstream(TASK_DATASET.name))
 
 
-def build(inputs: WordInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: WordInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     from ft_dagster.data.tree_growth import grow_tree
 
-    rows = read_split(hands.payload(inputs.task_dataset) / "train.parquet")
+    rows = read_split(context.payload(inputs.task_dataset) / "train.parquet")
     words = sum(len(str(turn.content).split()) for row in rows for turn in row.messages)
     (attempt.payload / "words.json").write_text(json.dumps(words), "utf-8")
-    shutil.copy(hands.evidence(inputs.task_dataset) / ORIGINS, attempt.evidence)
-    tree = grow_tree(attempt.evidence, hands.record_key)
+    shutil.copy(context.evidence(inputs.task_dataset) / ORIGINS, attempt.evidence)
+    tree = grow_tree(attempt.evidence, context.record_key)
     return {"words": words, "seconds": 7200.0, FIGURES: tree.to_json()}
 
 

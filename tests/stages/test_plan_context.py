@@ -23,7 +23,9 @@ from tests.present import present
 def context(workspace: Workspace, of: Workspace) -> PlanContext:
     spec = of.spec
     hardware = hardware_of(spec, of.trains_on, of.project)
-    return context_of(workspace, spec, of.upstream("base_model"), hardware)
+    return context_of(
+        workspace.context, spec, of.upstream("base_model"), workspace.head("training_mixture"), hardware
+    )
 
 
 def test_the_test_split_and_the_declared_tasks_are_counted(chained: Workspace) -> None:
@@ -40,7 +42,7 @@ def test_a_plan_goes_by_nothing_of_other_tenants(chained: Workspace) -> None:
     spec, base = theirs.declared().spec, chained.upstream("base_model")
     assert spec.base_model == chained.spec.base_model
     hardware = hardware_of(spec, theirs.trains_on, theirs.project)
-    found = context_of(theirs, spec, base, hardware)
+    found = context_of(theirs.context, spec, base, theirs.head("training_mixture"), hardware)
     assert (found.variants, found.finished) == (1, ())
     own = context(chained, chained)
     assert (own.variants, len(own.finished)) == (1, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +13,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages import plan_context, training_plan
+from ft_dagster.stages import past, training_plan
 from ft_dagster.stages.check import check_variant
 from ft_dagster.stages.plan_warnings import rank_of_before, still_undecided
 from ft_dagster.stages.preview import plan_variant
@@ -83,16 +83,16 @@ def test_how_long_a_question_takes_is_known_from_the_tenants_other_variants_on_t
             None if seconds is None else SimpleNamespace(figures={"seconds": 40 * seconds, "questions": 40})
         )
 
-    monkeypatch.setattr(plan_context, "read_head", head)
+    monkeypatch.setattr(past, "read_head", head)
     keys = [VariantKey(*prefix.split("/")[1:]) for prefix in took]
-    workspace: Any = SimpleNamespace(key=keys[0], store=None)
-    assert plan_context.seconds_per_question(workspace, keys) == 0.5
-    assert plan_context.seconds_per_question(workspace, keys[:2]) is None
-    many = [VariantKey("acme", f"v{number}") for number in range(plan_context.ASKED)]
+    asked = past.Past(cast(Any, None), keys[0], Path(), Path())
+    assert asked.seconds_per_question(keys) == 0.5
+    assert asked.seconds_per_question(keys[:2]) is None
+    many = [VariantKey("acme", f"v{number}") for number in range(past.VARIANTS_ASKED)]
     took |= {f"tenants/acme/{key.variant}": None for key in many}
-    assert plan_context.seconds_per_question(workspace, [*many, keys[2]]) is None
+    assert asked.seconds_per_question([*many, keys[2]]) is None
     took["tenants/acme/a"] = 2.0
-    assert plan_context.seconds_per_question(workspace, keys) == 2.0
+    assert asked.seconds_per_question(keys) == 2.0
 
 
 @pytest.mark.slow

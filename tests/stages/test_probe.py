@@ -20,7 +20,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.chain import run_chain, up_to
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
@@ -203,19 +203,19 @@ def test_an_interrupted_probe_goes_on_with_what_was_tried(
     folder = write_project(tmp_path / "project", tiny_model_folder)
     own = folder / "tenants" / "acme" / "places.yaml"
     own.write_text((probed / "tenants" / "acme" / "places.yaml").read_text())
-    run, tried = Hands.run, 0
+    run, tried = BuildContext.run, 0
 
-    def interrupted(self: Hands, *arguments: Any, **more: Any) -> dict[str, Any]:
+    def interrupted(self: BuildContext, *arguments: Any, **more: Any) -> dict[str, Any]:
         nonlocal tried
         if tried == 2:
             raise KeyboardInterrupt
         tried += arguments[0] == "training"
         return run(self, *arguments, **more)
 
-    monkeypatch.setattr(Hands, "run", interrupted)
+    monkeypatch.setattr(BuildContext, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         planned(folder)
-    monkeypatch.setattr(Hands, "run", run)
+    monkeypatch.setattr(BuildContext, "run", run)
     workspace, _, made = planned(folder)
     _, content = found_in(workspace, made)
     whole, _, known = planned(probed)
@@ -228,14 +228,14 @@ def test_what_can_be_mended_by_trying_again_is_no_answer(
     folder = write_project(tmp_path / "project", tiny_model_folder)
     own = folder / "tenants" / "acme" / "places.yaml"
     own.write_text((probed / "tenants" / "acme" / "places.yaml").read_text())
-    run, mendable = Hands.run, False
+    run, mendable = BuildContext.run, False
 
-    def preempted(self: Hands, program: str, *arguments: Any, **more: Any) -> dict[str, Any]:
+    def preempted(self: BuildContext, program: str, *arguments: Any, **more: Any) -> dict[str, Any]:
         if program == "training":
             raise ProgramFailed("preempted", "Run it again", mendable=mendable)
         return run(self, program, *arguments, **more)
 
-    monkeypatch.setattr(Hands, "run", preempted)
+    monkeypatch.setattr(BuildContext, "run", preempted)
     workspace = Workspace(load_settings(folder), KEY, RunOf("test", "test", lambda line: None))
     outcome = run_chain(workspace, PLANNED)
     assert outcome.error is not None

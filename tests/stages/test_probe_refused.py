@@ -49,7 +49,7 @@ def test_a_limit_that_no_arm_could_act_on_is_refused_before_any_is_tried(
         base_model=SimpleNamespace(figures={"parameters": 1, "weights_bytes": 1}),
         context=SimpleNamespace(hardware=None), cost_limit=None,
     )  # fmt: skip
-    hands: Any = SimpleNamespace(base_folder=lambda base: None, declared_in=None, say=lambda line: None)
+    context: Any = SimpleNamespace(base_folder=lambda base: None, declared_in=None, say=lambda line: None)
     attempt: Any = None
     with pytest.raises(UserError if min(stages) == 3 else InterruptedError):
-        probe._result(inputs, hands, attempt, [])
+        probe._result(inputs, context, attempt, [])

@@ -16,7 +16,7 @@ from ft_dagster.launch.remote.order import RemoteOrder, order_file
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import TRAINING_PLAN
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import TrainingStopped, Workspace
 from ft_dagster.store import Attempt, Place, make
@@ -106,10 +106,10 @@ def test_a_stages_second_program_runs_in_a_folder_of_its_own(
     desk: Callable[[AtOnce], Workspace], tmp_path: Path
 ) -> None:
     launcher = AtOnce({"status": "done", "figures": {}})
-    hands = Hands(desk(launcher))
+    context = BuildContext(desk(launcher))
     attempt = Attempt(Place(KEY.prefix, "model_export", "0" * 64), "attempt", tmp_path / "attempt", True)
-    hands.run("export", attempt, asked, leased=False)
-    hands.run("evaluation", attempt, asked, leased=False, into=tmp_path / "own")
+    context.run("export", attempt, asked, leased=False)
+    context.run("evaluation", attempt, asked, leased=False, into=tmp_path / "own")
     first, second = launcher.run_dirs
     assert first != second
     assert first.parent == second.parent
@@ -135,7 +135,7 @@ def test_a_training_is_asked_for_by_what_its_newest_try_on_a_cluster_was(
         found.append(wants_halving(output.parent, output / RESULT_FILE))
         return asked(output)
 
-    Hands(workspace).run("training", attempt, request, leased=False)
+    BuildContext(workspace).run("training", attempt, request, leased=False)
     assert found == [launcher == "ray"]
 
 
@@ -157,7 +157,7 @@ def test_what_a_program_left_is_kept_until_it_is_committed(
         reads=(),
         fields=(),
         inputs=lambda view: Nothing(),
-        build=lambda inputs, hands, attempt: hands.run("training", attempt, asked, leased=False),
+        build=lambda inputs, context, attempt: context.run("training", attempt, asked, leased=False),
     )
 
     def commit(*_: object) -> None:

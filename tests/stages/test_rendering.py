@@ -29,7 +29,7 @@ from ft_dagster.stages import (
 )
 from ft_dagster.stages.chain import CHAIN, run_chain, up_to
 from ft_dagster.stages.declaration import freeze
-from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.made_from import version_artifacts
 from ft_dagster.stages.newest_model import newest_model
 from ft_dagster.stages.outdated import FoundNow, outdated
@@ -139,7 +139,7 @@ def test_texts_and_declared_tasks_have_no_answer_that_a_template_leads_to(thinki
     def of(*formats: str) -> str | None:
         figures = {**dataset.figures, "formats": {str(n): format for n, format in enumerate(formats)}}
         other = replace(dataset, predicate={**dataset.predicate, "figures": figures})
-        return rendering.lead_of_answers(thinking, other, base, None)
+        return rendering.lead_of_answers(thinking.context, other, base, None)
 
     assert (of("text"), of("alpaca"), of("text", "chat")) == (None, LEAD, LEAD)
     assert of("prompt_completion") == LEAD  # by the rows: these are conversations
@@ -165,20 +165,22 @@ def test_a_tokenizer_is_loaded_once_for_what_its_template_makes_of_rows(
     thinking: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = thinking.upstream("base_model")
-    known = rendering.traits_of(thinking, base)
+    known = rendering.traits_of(thinking.context, base)
     monkeypatch.setattr(rendering, "_KNOWN", {})
 
     def load(folder: Path) -> Any:
         raise AssertionError("it is loaded again")
 
     monkeypatch.setattr(rendering, "load_tokenizer", load)
-    assert rendering.traits_of(thinking, base) == rendering.known_traits(thinking.cache, base) == known
+    assert (
+        rendering.traits_of(thinking.context, base) == rendering.known_traits(thinking.cache, base) == known
+    )
     monkeypatch.setattr(rendering, "_KNOWN", {})
     (file,) = (thinking.cache / rendering.FOLDER).glob(f"{base.digest}-*.json")
     file.write_text("{")
     assert rendering.known_traits(thinking.cache, base) is None
     with pytest.raises(AssertionError, match="it is loaded again"):
-        rendering.traits_of(thinking, base)
+        rendering.traits_of(thinking.context, base)
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +204,9 @@ def test_the_end_of_earlier_answers_is_in_the_key_of_a_mixture_where_no_template
 
 def test_a_mixture_of_earlier_answers_without_an_end_is_told(endless: Workspace) -> None:
     made = {stage: endless.upstream(stage) for stage in ("base_model", "task_dataset", "training_mixture")}
-    assert rendering.rendered_otherwise(endless, endless.spec, made) == []
+    assert rendering.rendered_otherwise(endless.context, endless.spec, made) == []
     older = {**made, "training_mixture": without("turn_end", made["training_mixture"])}
-    assert rendering.rendered_otherwise(endless, endless.spec, older) == ["training_mixture"]
+    assert rendering.rendered_otherwise(endless.context, endless.spec, older) == ["training_mixture"]
 
 
 ASKED = re.escape("<|im_start|>user\n") + r"Where is the \w+ of the \w+\?"
@@ -258,7 +260,7 @@ def test_prompts_are_trained_and_asked_as_one_exchange(prompting: Workspace) -> 
 def export_probes(workspace: Workspace) -> list[str]:
     """The prompts on which the export of a variant is compared with its weights."""
     _, inputs = workspace.recipe(model_export.STAGE)
-    request = model_export._request(inputs, Hands(workspace), workspace.project)
+    request = model_export._request(inputs, BuildContext(workspace), workspace.project)
     return list(request.probes)
 
 
