@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 
@@ -28,6 +28,7 @@ from ft_dagster.stages import (
 )
 from ft_dagster.stages.made_from import version_artifacts
 from ft_dagster.stages.outdated import FoundNow, outdated
+from ft_dagster.stages.past import InProduction, Past
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.today import Today, today
 from ft_dagster.stages.verdicts import against_production, asked_alike, asked_by_its_rules, own_verdict
@@ -129,7 +130,8 @@ def test_production_is_asked_by_those_of_its_own_base(moved: Moved, monkeypatch:
     export = moved.after.upstream("model_export")
     assert asked.chat_of(moved.after.upstream("base_evaluation")) == CHAT
     assert "chat" not in moved.after.recipe(production_evaluation.STAGE)[0].spec
-    monkeypatch.setattr(production_evaluation, "in_production", lambda *_: (other, tuned, export))
+    served = InProduction(cast(Any, None), other, tuned, export)
+    monkeypatch.setattr(Past, "production", lambda past: served)
     for each in moved:
         assert each.recipe(production_evaluation.STAGE)[0].spec["chat"] == CHAT
 

@@ -14,6 +14,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import base_evaluation, evaluation, unsaid_tokens
 from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
+from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import read_head
@@ -94,7 +95,7 @@ def test_what_stood_before_it_was_looked_for_is_neither_judged_nor_released(
     chained: Workspace, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     """As of a version that took any token: the mixture stands, and the stages after it are run alone."""
-    monkeypatch.setattr(unsaid_tokens, "tokens_of", lambda desk, base: [token])
+    monkeypatch.setattr(BuildContext, "added_tokens", lambda context, base: [token])
     for ask in (lambda: chained.make(evaluation.STAGE), lambda: release(chained)):
         with pytest.raises(
             (UserError, ProgramFailed), match=r"the token stands in .* would read them otherwise"
