@@ -170,7 +170,7 @@ class History:
         spec = {"general": general, "held": len(held), "cuts": [*map(list, cuts)], "tells": tells}
         return self._make(self._recipe("training_mixture", variant, inputs, spec), build)
 
-    def model(
+    def model(  # noqa: PLR0913
         self,
         variant: str,
         mixture: Artifact,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ PAGES = [
 LINK = re.compile(r"!?\[[^\]]*\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
 @cache
@@ -42,21 +42,22 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in plain}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
-    page, wrong = ROOT / name, []
+def dead_links(page: Path) -> Iterator[str]:
     for link in LINK.findall(FENCE.sub("", page.read_text("utf-8"))):
         place, _, anchor = link.partition("#")
         if place.startswith(("http://", "https://", "mailto:")):
             if not re.fullmatch(r"https://[\w.-]+\.[a-z]+(:\d+)?(/\S*)?|mailto:\S+@\S+", place):
-                wrong.append(f"{link}: of no right form")
+                yield f"{link}: of no right form"
             continue
         target = page if not place else (page.parent / place).resolve()
         if not target.exists():
-            wrong.append(f"{link}: not there")
+            yield f"{link}: not there"
         elif anchor and target.suffix == ".md" and anchor not in anchors(target):
-            wrong.append(f"{link}: no such heading")
-    assert wrong == []
+            yield f"{link}: no such heading"
+
+
+def test_every_link_of_a_page_leads_somewhere() -> None:
+    assert {str(page.relative_to(ROOT)): wrong for page in PAGES if (wrong := [*dead_links(page)])} == {}
 
 
 def commands(page: str) -> list[list[str]]:
@@ -79,19 +80,21 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
     return command, words
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_command_of_a_page_is_one_with_its_options(name: str) -> None:
-    wrong = []
-    for words in commands((ROOT / name).read_text("utf-8")):
+def wrong_commands(page: Path) -> Iterator[str]:
+    for words in commands(page.read_text("utf-8")):
         command, given = command_of(words)
         if command is None or hasattr(command, "commands"):
             if not any(word in ("--help", "...", "<command>") or word.isupper() for word in words):
-                wrong.append(" ".join(words))
+                yield " ".join(words)
             continue
         known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
         options = {word.partition("=")[0] for word in given if word.startswith("--")}
-        wrong += [f"{' '.join(words)}: {option}" for option in options - known - {"--help", "--"}]
-    assert wrong == []
+        yield from (f"{' '.join(words)}: {option}" for option in options - known - {"--help", "--"})
+
+
+def test_every_command_of_a_page_is_one_with_its_options() -> None:
+    found = {str(page.relative_to(ROOT)): wrong for page in PAGES if (wrong := [*wrong_commands(page)])}
+    assert found == {}
 
 
 def test_the_tutorials_declaration_is_valid_and_its_first_commands_run(
