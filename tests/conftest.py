@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from ft_dagster.launch.warm import choice
+from tests.once import made_once
 from tests.postgres import PostgresServer, serve_postgres
 from tests.s3_server import S3Server, serve_s3
 from tests.tiny_model import make_tiny_model
@@ -152,9 +153,17 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder in transformers' layout: Llama, hidden 64, 2 layers, fp32 safetensors, the same weights
     every time; a byte-level BPE tokenizer (any text encodes) with ChatML, eos <|im_end|>, pad <|endoftext|>.
 
-    Shared by the whole session: do not write into it.
+    Shared by all workers: do not write into it.
     """
-    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny-llama")
+    return made_once(tmp_path_factory, "model", lambda to: make_tiny_model(to / "tiny-llama")) / "tiny-llama"
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """What `tests.finished` makes copies of; shared by all workers: do not write into it."""
+    from tests.finished import finish
+
+    return made_once(tmp_path_factory, "finished", lambda to: finish(to, tiny_model_folder))
 
 
 @pytest.fixture(scope="session")

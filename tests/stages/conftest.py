@@ -1,4 +1,4 @@
-"""A project whose acme.places went through the whole chain, and was released, by Python alone."""
+"""A project whose acme.places went through the whole chain and was released, seen by Python alone."""
 
 from __future__ import annotations
 
@@ -8,20 +8,14 @@ import pytest
 
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.chain import run_chain
-from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import RunOf, Workspace
-from tests.e2e.project import write_project
+from tests.finished import copied
 
 KEY = VariantKey("acme", "places")
 
 
 @pytest.fixture(scope="session")
-def chained(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Workspace:
-    folder = write_project(tmp_path_factory.mktemp("chained") / "project", tiny_model_folder)
+def chained(tmp_path_factory: pytest.TempPathFactory, finished_project: Path) -> Workspace:
+    folder = copied(finished_project, tmp_path_factory.mktemp("chained") / "project")
     lines: list[str] = []
-    workspace = Workspace(load_settings(folder), KEY, RunOf("test", "test", lines.append))
-    outcome = run_chain(workspace)
-    assert outcome.error is None, outcome.error
-    release(workspace)
-    return workspace
+    return Workspace(load_settings(folder), KEY, RunOf("test", "test", lines.append))

@@ -6,40 +6,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
-from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.jobs import CHAIN as ASSETS
-from ft_dagster.build import default_resources as resources
 from ft_dagster.lineage.release import production
 from ft_dagster.settings import load_settings
 from ft_dagster.stages.chain import CHAIN, failed_check, run_chain
 from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import Workspace
 from tests.e2e.project import write_project
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 
 
-def test_it_makes_the_artifacts_that_it_makes_through_dagster(
+def test_it_makes_and_releases_the_artifacts_that_it_makes_through_dagster(
     chained: Workspace, tmp_path: Path, tiny_model_folder: Path
 ) -> None:
-    folder = write_project(tmp_path / "project", tiny_model_folder)
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(PARTITIONS, [str(chained.key)])
-        run = dg.materialize(
-            ASSETS[:-1],
-            partition_key=str(chained.key),
-            instance=instance,
-            resources=resources(str(folder)),
-        )
-    assert run.success
-    other = Workspace(load_settings(folder), chained.key)
+    alone = Workspace(load_settings(write_project(tmp_path / "project", tiny_model_folder)), chained.key)
+    outcome = run_chain(alone)
+    assert outcome.error is None, outcome.error
     for stage in CHAIN:
-        mine, theirs = chained.upstream(stage.name), other.upstream(stage.name)
+        mine, theirs = alone.upstream(stage.name), chained.upstream(stage.name)
         assert mine.place == theirs.place, stage.name
         assert mine.digest == theirs.digest, stage.name
+    assert release(alone).next == ""
+    assert present(production(alone.store, alone.prefix)).export == chained.upstream("model_export").digest
 
 
 def test_a_second_run_makes_nothing(chained: Workspace) -> None:
@@ -47,14 +38,6 @@ def test_a_second_run_makes_nothing(chained: Workspace) -> None:
     assert again.error is None
     assert [stage.name for stage in CHAIN] == list(again.made)
     assert all(artifact.reused for artifact in again.made.values())
-
-
-def test_it_is_released_without_dagster(chained: Workspace) -> None:
-    released = release(chained)
-    assert released.next == ""
-    entry = production(chained.store, chained.prefix)
-    assert entry is not None
-    assert entry.export == chained.upstream("model_export").digest
 
 
 def test_every_check_of_every_stage_is_declared(chained: Workspace) -> None:
