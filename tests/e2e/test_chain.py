@@ -142,21 +142,11 @@ def test_a_changed_source_is_a_new_dataset_and_the_old_one_stays(fresh: Workshop
     verify_artifact(fresh.store, first, fresh.settings.cache_folder)
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("{broken", "rows.jsonl:101"),
-        (json.dumps({"instruction": "a question", "output": ""}), "rows.jsonl:101"),
-        (json.dumps({"instruction": "a question"}), "rows.jsonl:101"),
-    ],
-)
-def test_a_bad_row_fails_once_with_file_and_line_and_leaves_nothing(
-    fresh: Workshop, line: str, words: str
-) -> None:
+def test_a_bad_row_fails_once_with_file_and_line_and_leaves_nothing(fresh: Workshop) -> None:
     file = fresh.folder / "data" / "rows.jsonl"
-    file.write_text(file.read_text() + line + "\n")
+    file.write_text(file.read_text() + "{broken\n")
     result = fresh.materialize("acme.places", "declaration", "task_dataset", raises=False)
-    assert words in fresh.failure(result)
+    assert "rows.jsonl:101" in fresh.failure(result)
     assert "Traceback" not in fresh.failure(result)
     assert [
         n

@@ -129,9 +129,6 @@ def test_a_gate_on_a_metric_that_its_task_has_not_is_refused_before_anything_is_
     said = workshop.failure(result)
     assert "gates.metrics.sea_quiz" in said
     assert "It has: acc, acc_norm" in said
-    edit(file, lambda declared: declared["gates"].update(metrics={"sea_quis": "acc"}))
-    said = workshop.failure(workshop.materialize("globex.places", *UP_TO_PLAN, raises=False))
-    assert "gates.metrics.sea_quis: no such task is asked" in said
     edit(file, lambda declared: declared["gates"].update(metrics={"own_task": "exact_match"}))
     said = workshop.failure(workshop.materialize("globex.places", *UP_TO_PLAN, raises=False))
     assert "gates.metrics.own_task: no such task is asked" in said  # a declared one is, in its place
@@ -166,12 +163,10 @@ def test_a_setting_that_the_base_cannot_have_names_the_declaration(workshop: Wor
 @pytest.mark.parametrize(
     ("resources", "host", "words"),
     [
-        ({"cpu_slots": 3}, {}, "resources.cpu_slots: acme.places asks for more CPU slots"),
         ({"gpus": 9}, {"gpus": ["0", "1"]}, "resources.gpus: acme.places asks for more GPUs"),
-        ({"gpu_kind": "A100"}, {"gpus": ["0"]}, "resources.gpu_kind: acme.places asks for 1, and 0 of"),
         ({"cpu_slots": 2}, {"quota": {"acme": 1}}, "resources.cpu_slots: acme may hold 1 CPU slots at once"),
     ],
-    ids=["cpu slots", "gpus", "kind", "quota"],
+    ids=["gpus", "quota"],
 )  # fmt: skip
 def test_more_than_the_host_can_ever_lend_is_refused_at_the_plan(
     workshop: Workshop,
@@ -192,4 +187,4 @@ def test_more_than_the_host_can_ever_lend_is_refused_at_the_plan(
         declared.write_text(before[1], "utf-8")
     message = workshop.failure(result)
     assert message.startswith(f"{declared}: {words}")
-    assert "ft_dagster.yaml" in message or "Here are" in message
+    assert "ft_dagster.yaml" in message

@@ -10,13 +10,24 @@ from typing import Any
 import pytest
 
 from ft_dagster.training.methods import base
+from tests.once import made_once
 from tests.programs import RunningProgram
-from tests.training.runs import Runs, write_mixture
+from tests.training.runs import Runs, train, write_mixture
 
 
 @pytest.fixture
 def runs(tmp_path: Path, tiny_model_folder: Path) -> Runs:
     return Runs(tmp_path, tiny_model_folder, write_mixture(tmp_path / "mixture"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """The run folder of a training as `runs.prepare()` says it, for all workers; not to be changed."""
+
+    def make(folder: Path) -> None:
+        assert train(Runs(folder, tiny_model_folder, write_mixture(folder / "mixture")).prepare()) == 0
+
+    return made_once(tmp_path_factory, "trained", make) / "run"
 
 
 @pytest.fixture

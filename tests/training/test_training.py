@@ -29,15 +29,6 @@ from tests.training.runs import (
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
-    """The run folder of a training as `runs.prepare()` says it; not to be changed."""
-    folder = tmp_path_factory.mktemp("trained")
-    run_folder = Runs(folder, tiny_model_folder, write_mixture(folder / "mixture")).prepare()
-    assert train(run_folder) == 0
-    return run_folder
-
-
 def failure(run_folder: Path) -> dict[str, Any]:
     """The error of a run that must exit with 2: of a member, or of run.json before there is one."""
     try:
@@ -74,22 +65,22 @@ def test_held_out_loss_falls(runs: Runs) -> None:
     assert figures["validation_loss_best"] < 0.9 * figures["validation_loss_first"]
 
 
-def test_the_exported_adapter_loads_with_peft_and_has_the_reported_loss(runs: Runs) -> None:
+def test_the_exported_adapter_loads_with_peft_and_has_the_reported_loss(
+    trained: Path, tiny_model_folder: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    folder = runs.prepare(training={"num_train_epochs": 4.0})
-    train(folder)
-    base = AutoModelForCausalLM.from_pretrained(runs.base)
-    model = PeftModel.from_pretrained(base, folder / "acme.support/payload").eval()
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    model = PeftModel.from_pretrained(base, trained / "acme.support/payload").eval()
     total, count = 0.0, 0
     for ids, spans in made_rows(6, seed=2):
         with torch.no_grad():
             log_probs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-        trained = [t for start, end in zip(spans[::2], spans[1::2], strict=True) for t in range(start, end)]
-        total -= sum(log_probs[t - 1, ids[t]].item() for t in trained)
-        count += len(trained)
-    assert total / count == pytest.approx(result_of(folder)["figures"]["validation_loss_best"], abs=1e-5)
+        learned = [t for start, end in zip(spans[::2], spans[1::2], strict=True) for t in range(start, end)]
+        total -= sum(log_probs[t - 1, ids[t]].item() for t in learned)
+        count += len(learned)
+    assert total / count == pytest.approx(result_of(trained)["figures"]["validation_loss_best"], abs=1e-5)
 
 
 def test_the_same_training_gives_the_same_bytes(runs: Runs, trained: Path) -> None:
@@ -145,10 +136,8 @@ def test_without_validation_split_the_last_checkpoint_is_exported_and_it_is_said
     assert "no validation split" in capsys.readouterr().out
 
 
-def test_general_loss_is_measured_before_and_after(runs: Runs) -> None:
-    folder = runs.prepare(training={"num_train_epochs": 4.0})
-    train(folder)
-    figures = result_of(folder)["figures"]
+def test_general_loss_is_measured_before_and_after(trained: Path) -> None:
+    figures = result_of(trained)["figures"]
     assert figures["general_holdout_loss_first"] != figures["general_holdout_loss_last"]
 
 
