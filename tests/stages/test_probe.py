@@ -297,11 +297,7 @@ def test_an_arm_that_forgets_past_the_declared_limit_ranks_last_and_is_not_lost(
 ) -> None:
     folder = copied(probed, tmp_path, tiny_model_folder)
     watch = {"general_loss_limit": 0.001}
-    declare(
-        folder,
-        method="lora",
-        training={**SHORT, "learning_rate": 0.3, "watch": watch},
-    )
+    declare(folder, method="auto", training={**SHORT, "learning_rate": 0.3, "watch": watch})
     workspace, _, made = planned(folder)
     _, content = found_in(workspace, made)
     over = [arm for tried in content["rounds"] for arm in tried if arm["general_rise"] > 0.001]
