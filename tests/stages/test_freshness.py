@@ -297,7 +297,7 @@ def test_a_default_that_changed_with_the_mixtures_version_is_said_by_that_alone(
     del then["data"]["general"]["texts"]  # as it was frozen before there was such a field
     declaration: Any = SimpleNamespace(spec={"content": {"spec": then}})
     place = SimpleNamespace(stage="training_mixture")
-    mixture: Any = SimpleNamespace(place=place, predicate={"stage_version": version})
+    mixture: Any = SimpleNamespace(place=place, predicate={"stage_version": version}, inputs={})
     standing = VersionArtifacts({"training_mixture": mixture}, {"declaration": declaration}, ())
     assert tuple(outdated._ranked(standing, spec)) == said
 
@@ -378,7 +378,7 @@ def test_scores_of_a_base_that_chose_among_added_tokens_are_out_of_date(
     )
     predicate = {"stage_version": version_of("general_scores")}
     place = SimpleNamespace(stage="general_scores")
-    scores: Any = SimpleNamespace(place=place, predicate=predicate, spec={"withheld": withheld})
+    scores: Any = SimpleNamespace(place=place, predicate=predicate, inputs={}, spec={"withheld": withheld})
     store = load_settings(settled).open_store()
     found = list(outdated._asked_with_added(store, {"base_model": base, "general_scores": scores}))
     assert bool(found) == (tokens != () and withheld is None)
