@@ -36,23 +36,23 @@ from preparation import questions
 from preparation import rows as prepared_rows
 from pyarrow.parquet import write_table
 
-from ft_dagster.audit.asked import AskedRecord
-from ft_dagster.audit.desk import Audit, open_audit
-from ft_dagster.audit.index import Index, as_members, short
-from ft_dagster.audit.inside import AllInside, rows_with
-from ft_dagster.audit.members import LEDGER_VERSION
-from ft_dagster.audit.proofs import prove
+from ft_dagster.audit.audit import Audit, open_audit
+from ft_dagster.audit.index.index import Index, as_members, short
+from ft_dagster.audit.index.members import LEDGER_VERSION
+from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.records import record
-from ft_dagster.audit.stored import read_texts, text_files
-from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.dataset_io import ORIGINS
-from ft_dagster.data.dataset_schema import SCHEMA as DATASET_SCHEMA
-from ft_dagster.data.decontaminate import AskedItem
-from ft_dagster.data.mixture_records import SCHEMA
-from ft_dagster.data.record_tree import FIGURES
-from ft_dagster.data.tables import TableWriter
-from ft_dagster.data.tree_growth import grow_tree
-from ft_dagster.provenance.record_keys import RecordKey, keys_of
+from ft_dagster.audit.search.inside import AllInside, rows_with
+from ft_dagster.audit.search.stored_text import read_texts, text_files
+from ft_dagster.audit.sought_record import AskedRecord
+from ft_dagster.data.files.tables import TableWriter
+from ft_dagster.data.rows.dataset import build_task_dataset
+from ft_dagster.data.rows.dataset_io import ORIGINS
+from ft_dagster.data.rows.dataset_schema import SCHEMA as DATASET_SCHEMA
+from ft_dagster.data.rows.decontaminate import AskedItem
+from ft_dagster.records.mixture_records import SCHEMA
+from ft_dagster.records.record_keys import RecordKey, keys_of
+from ft_dagster.records.record_tree import FIGURES
+from ft_dagster.records.tree_growth import grow_tree
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.store import Artifact, Attempt, Store

@@ -95,7 +95,7 @@ def write(folder: Path, model: Path, method: str, rows: int, *, fresh: bool) -> 
 def workspace_of(folder: Path, name: str) -> Any:
     from ft_dagster.settings import load_settings
     from ft_dagster.spec import VariantKey
-    from ft_dagster.stages.workspace import Workspace
+    from ft_dagster.workspace.workspace import Workspace
 
     return Workspace(load_settings(folder), VariantKey("acme", name))
 

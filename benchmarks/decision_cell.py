@@ -24,8 +24,8 @@ def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> Non
     from ft_dagster.launch.processes import die_with_parent
     from ft_dagster.program import keep_freed_memory, write_json
     from ft_dagster.training import trainer as program
+    from ft_dagster.training.batches.mixture import open_split
     from ft_dagster.training.contract import recipe_digest
-    from ft_dagster.training.mixture import open_split
     from ft_dagster.training.progress import Silent
     from ft_dagster.training.stop import Stop
 

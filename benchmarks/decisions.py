@@ -187,7 +187,7 @@ def write_project(
     folder: Path, tasks: Sequence[str], seeds: Sequence[int], general: Mapping[str, str] = GENERAL
 ) -> None:
     """A variant for each task, seed and general text, its rows beside it."""
-    from ft_dagster.data.render import load_tokenizer
+    from ft_dagster.data.rendering.render import load_tokenizer
 
     for part in PARTS:  # within the project, so that a digest is the same wherever it lies
         shutil.copytree(DEMO / part, folder / part, copy_function=_linked, dirs_exist_ok=True)
@@ -238,8 +238,8 @@ def prepared(project: Path, task: str, seed: int) -> Question:
     from ft_dagster.spec import VariantKey
     from ft_dagster.spec.variant import ProbeSpec
     from ft_dagster.stages.chain import run_chain, up_to
-    from ft_dagster.stages.plan_context import context_of
-    from ft_dagster.stages.workspace import Workspace
+    from ft_dagster.workspace.plan_context import context_of
+    from ft_dagster.workspace.workspace import Workspace
 
     def made(named: str) -> tuple[Workspace, Mapping[str, Any]]:
         workspace = Workspace(load_settings(project), VariantKey("bench", named))

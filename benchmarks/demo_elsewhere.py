@@ -41,7 +41,7 @@ import dagster as dg
 
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
-from ft_dagster.stages.summary import variant_summary
+from ft_dagster.versions.summary import variant_summary
 from tests.e2e.project import POLICY, edit, write_project, write_yaml
 from tests.ray_cluster import ray_cluster, workers_that_train
 from tests.s3_server import S3Server, free_port, start_s3

@@ -14,9 +14,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.project import DEMO, HERE
 from benchmarks.tables import markdown
-from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.evaluation.samples import read_answers
-from ft_dagster.evaluation.verdict_words import verdict_word
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.gate.samples import read_answers
+from ft_dagster.gate.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import change, count, duration, percent, size
 from ft_dagster.settings import Settings, load_settings

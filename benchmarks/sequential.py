@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/sequential.py
 
 Draws changes of answers and losses, batch after batch, and lets the looks of the gate decide
-(`ft_dagster/evaluation/looks.py`). Prints the tables of benchmarks/notes/gates-in-batches.md in a minute.
+(`ft_dagster/gate/looks.py`). Prints the tables of benchmarks/notes/gates-in-batches.md in a minute.
 `--ladders` compares other ladders of batches and other ways to share the level.
 """
 
@@ -16,11 +16,11 @@ from functools import cache
 
 import numpy as np
 
-from ft_dagster.evaluation import looks as gate
-from ft_dagster.evaluation.bounded import mean_p
-from ft_dagster.evaluation.looks import Look, looks_of
-from ft_dagster.evaluation.paired import harm_of_answers
-from ft_dagster.evaluation.power import (
+from ft_dagster.gate import looks as gate
+from ft_dagster.gate.bounded import mean_p
+from ft_dagster.gate.looks import Look, looks_of
+from ft_dagster.gate.paired import harm_of_answers
+from ft_dagster.gate.power import (
     ALPHA,
     LOSS_BOUND,
     least_questions,

@@ -103,7 +103,7 @@ def as_before(trainer: Any) -> None:
     from peft.tuners.lora.layer import Linear
     from trl import SFTTrainer
 
-    from ft_dagster.training.attention import ENDS, LENGTHS
+    from ft_dagster.training.batches.attention import ENDS, LENGTHS
     from ft_dagster.training.methods.low_rank import LowRankLinear
 
     def step(model: Any, batch: dict[str, Any], tokens: Any) -> Any:

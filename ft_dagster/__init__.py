@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ft_dagster.settings import Settings, load_settings
     from ft_dagster.spec import Declarations, VariantKey, VariantSpec
     from ft_dagster.stages.chain import CHAIN, run_chain
-    from ft_dagster.stages.stage import Stage
-    from ft_dagster.stages.workspace import Workspace
     from ft_dagster.store import Artifact, Store
+    from ft_dagster.workspace.stage import Stage
+    from ft_dagster.workspace.workspace import Workspace
 
 __version__: str
 
@@ -30,12 +30,12 @@ _DEFINED_IN = {  # imported when first asked for, so that this package costs not
     "Declarations": "spec",
     "FineTuning": "component",
     "Settings": "settings",
-    "Stage": "stages.stage",
+    "Stage": "workspace.stage",
     "Store": "store",
     "UserError": "errors",
     "VariantKey": "spec",
     "VariantSpec": "spec",
-    "Workspace": "stages.workspace",
+    "Workspace": "workspace.workspace",
     "build_defs": "build",
     "load_settings": "settings",
     "run_chain": "stages.chain",

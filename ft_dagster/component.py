@@ -33,8 +33,8 @@ class ProjectParams(BaseModel):
     @classmethod
     def _from_here(cls, place: str, field: ValidationInfo) -> str:
         """A path counts from the current folder, and must be there."""
-        from ft_dagster.data.base import base_from
-        from ft_dagster.data.locations import rows_from
+        from ft_dagster.data.sources.locations import rows_from
+        from ft_dagster.models.base import base_from
 
         try:
             if field.field_name == "data":

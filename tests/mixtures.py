@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ft_dagster.data.mixture_io import shard_files
+from ft_dagster.data.mixture.mixture_io import shard_files
 
 
 class Example(NamedTuple):

@@ -22,12 +22,12 @@ from pydantic import ValidationError
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.coordinator import project_of
 from ft_dagster.automation.due import rebuild_fleet, tick
-from ft_dagster.automation.instance import opened
+from ft_dagster.automation.processes.instance import opened
 from ft_dagster.automation.tags import changed_tags
 from ft_dagster.build import build_defs
 from ft_dagster.component import ProjectParams
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.decided import table_beside
+from ft_dagster.fleet.decision import table_beside
 from ft_dagster.lineage.release import production
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey

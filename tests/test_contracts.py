@@ -19,9 +19,9 @@ CONTRACTS: list[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_t
 LAYERED = {contract["containers"][0]: contract for contract in CONTRACTS if contract["type"] == "layers"}
 KNOWS_DAGSTER = {"definitions", "component", "build", "cli", "automation", "assets", "resources"}
 TYPES_ONLY = {  # what a stage is called with
-    "ft_dagster.stages.stage": {"view", "workspace"},
-    "ft_dagster.stages.view": {"workspace"},
-    "ft_dagster.stages.hands": {"workspace"},
+    "ft_dagster.workspace.stage": {"input_view", "workspace"},
+    "ft_dagster.workspace.input_view": {"workspace"},
+    "ft_dagster.workspace.build_context": {"workspace"},
 }
 
 
@@ -36,7 +36,7 @@ def layers(contract: dict[str, Any]) -> list[set[str]]:
     return [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
 
 
-@pytest.mark.parametrize("room", [".", "planning", "launch", "stages", "fleet"])
+@pytest.mark.parametrize("room", [".", "planning", "launch", "versions", "stages", "workspace", "fleet"])
 def test_a_contract_of_layers_has_every_room_and_module(room: str) -> None:
     contract = LAYERED[".".join(["ft_dagster", *Path(room).parts])]
     listed = set().union(*layers(contract))
@@ -47,7 +47,17 @@ def test_a_contract_of_layers_has_every_room_and_module(room: str) -> None:
 def test_stages_stand_between_what_adapts_them_and_the_core() -> None:
     order = layers(LAYERED["ft_dagster"])
     place = {name: number for number, names in enumerate(order) for name in names}
-    above = ["definitions", "build", "automation", "assets", "resources", "fleet", "audit", "stages"]
+    above = [
+        "build",
+        "automation",
+        "assets",
+        "resources",
+        "fleet",
+        "audit",
+        "versions",
+        "stages",
+        "workspace",
+    ]
     assert sorted(above, key=lambda name: place[name]) == above
     assert all(place[name] > place["stages"] for name in place.keys() - KNOWS_DAGSTER - {*above})
 
@@ -67,7 +77,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = grimp.build_graph("ft_dagster", exclude_type_checking_imports=False, cache_dir=None)
     imports = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
     for module, others in TYPES_ONLY.items():
-        imports[module] -= {f"ft_dagster.stages.{other}" for other in others}
+        imports[module] -= {f"ft_dagster.workspace.{other}" for other in others}
     imports["ft_dagster"] = set()  # names its public face for the type checker alone
     try:
         TopologicalSorter(imports).prepare()

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
-from ft_dagster.automation.instance import WORKSPACE_YAML, dagster_yaml
 from ft_dagster.automation.patience import PATIENCE
+from ft_dagster.automation.processes.instance import WORKSPACE_YAML, dagster_yaml
 from ft_dagster.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ft_dagster.automation.coordinator import VariantRunCoordinator
-from ft_dagster.automation.instance import dagster_yaml
+from ft_dagster.automation.processes.instance import dagster_yaml
 from ft_dagster.launch.choice import inventory_to_train_on
 from ft_dagster.launch.leases import Leases
 from ft_dagster.settings import load_settings

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ft_dagster.automation.instance import dagster_yaml
+from ft_dagster.automation.processes.instance import dagster_yaml
 from ft_dagster.launch.local import classify
 from ft_dagster.launch.queue import OVERTAKES
 from ft_dagster.settings import Host, Retries, Settings

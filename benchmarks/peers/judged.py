@@ -13,9 +13,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.peers.job import rows_of
-from ft_dagster.data.dataset_io import as_record
-from ft_dagster.data.dataset_schema import SCHEMA
-from ft_dagster.data.rows import Row
+from ft_dagster.data.rows.dataset_io import as_record
+from ft_dagster.data.rows.dataset_schema import SCHEMA
+from ft_dagster.data.rows.rows import Row
+from ft_dagster.evaluation.models.load import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ft_dagster.evaluation.request import (
     BaseFiles,
     EvaluationRequest,
@@ -24,7 +25,6 @@ from ft_dagster.evaluation.request import (
     SplitTask,
     TunedWeights,
 )
-from ft_dagster.evaluation.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 
 PROGRAM = "ft_dagster.evaluation"

@@ -15,15 +15,15 @@ from ft_dagster.assets.giving_way import give_way
 from ft_dagster.assets.lineage import lineage, tell_above
 from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link
 from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
-from ft_dagster.data.record_tree import TreeHead
+from ft_dagster.records.record_tree import TreeHead
 from ft_dagster.resources import LAUNCHER, TENANTS
 from ft_dagster.resources.launchers import Programs
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT, RELEASE, version_of
 from ft_dagster.stages.chain import CHAIN
-from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact, find_artifact
+from ft_dagster.workspace.stage import Check, Stage
+from ft_dagster.workspace.workspace import RunOf, Workspace
 
 Describe = Callable[[Workspace, Artifact], Page]
 DATA_VERSION = "dagster/data_version"  # tag of a materialization

@@ -12,10 +12,10 @@ from ft_dagster.assets.adapter import described, stage_asset
 from ft_dagster.assets.failures import failures, run_again_where_unreported, saying
 from ft_dagster.assets.page import DIGITS, OVERVIEW, Page, lines, table
 from ft_dagster.assets.partitions import Graph
-from ft_dagster.data.dataset_io import paths_of
-from ft_dagster.data.declared_warnings import declared_warnings
-from ft_dagster.data.lengths import row_lengths
-from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture.declared_warnings import declared_warnings
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.data.rows.dataset_io import paths_of
+from ft_dagster.data.rows.lengths import row_lengths
 from ft_dagster.markdown import plain
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.report.mixture import source_bars, source_shares
@@ -31,9 +31,9 @@ from ft_dagster.stages import declaration as declaration_stage
 from ft_dagster.stages import general_corpus as corpus_stage
 from ft_dagster.stages import task_dataset as dataset_stage
 from ft_dagster.stages import training_mixture as mixture_stage
-from ft_dagster.stages.data_changes import DataChanges, data_changes
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.versions.data_changes import DataChanges, data_changes
+from ft_dagster.workspace.workspace import Workspace
 
 GROUP = "data"
 ORIGIN = ("rows", "data_version", "at")  # of a snapshot, what the page of a declaration says

@@ -9,8 +9,9 @@ from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.page import Page, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.evaluation.own_checks import FIGURE, shown
-from ft_dagster.evaluation.rule_figures import metric_name
-from ft_dagster.evaluation.samples import (
+from ft_dagster.evaluation.skills import Skill, skills
+from ft_dagster.gate.rule_figures import metric_name
+from ft_dagster.gate.samples import (
     LABELS,
     Score,
     means,
@@ -19,8 +20,7 @@ from ft_dagster.evaluation.samples import (
     read_answers,
     read_samples,
 )
-from ft_dagster.evaluation.skills import Skill, skills
-from ft_dagster.evaluation.verdict_words import verdict_word
+from ft_dagster.gate.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows, skill_rows
 from ft_dagster.report.summaries import PAGE_RULES, base_scores_summary, evaluation_summary, page_rules_rows
@@ -29,8 +29,8 @@ from ft_dagster.report.tables import is_share, percent, score
 from ft_dagster.stage_entries import BASE_EVALUATION
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.workspace.workspace import Workspace
 
 GROUP = "evaluation"
 

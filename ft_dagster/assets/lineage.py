@@ -10,10 +10,10 @@ import dagster as dg
 from ft_dagster.assets.page import PICTURE, SUMMARY, Metadata, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.report.family import RELATED, family_picture, family_rows
-from ft_dagster.stages.family import Kin, family, newest
-from ft_dagster.stages.shelf import UNREADABLE, why_not
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.versions.relatives import Kin, family, newest
+from ft_dagster.versions.version_files import UNREADABLE, why_not
+from ft_dagster.workspace.workspace import Workspace
 
 LINEAGE, RELATIVES = "lineage", "relatives"
 

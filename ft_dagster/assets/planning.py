@@ -16,9 +16,9 @@ from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import size
 from ft_dagster.stage_entries import TASK_DATASET
 from ft_dagster.stages import training_plan as stage
-from ft_dagster.stages.plan_warnings import plan_warnings
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.versions.plan_warnings import plan_warnings
+from ft_dagster.workspace.workspace import Workspace
 
 SHOWN = ("method", "fits", "GB a device", "one training", AGAINST)  # of the ranking: the report has all
 SHOWN_AT = tuple((*COLUMNS, AGAINST).index(name) for name in SHOWN)

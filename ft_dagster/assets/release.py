@@ -11,8 +11,8 @@ from ft_dagster.assets.lineage import tell_above
 from ft_dagster.assets.page import DIGITS, SUMMARY, Page, asset_link, run_link, table
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.export.served import command_of
+from ft_dagster.gate.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import RELEASE, ROLLBACK, ReleaseEntry
 from ft_dagster.report.cards import without_header
@@ -32,11 +32,11 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages.made_of import made_of
-from ft_dagster.stages.shelf import UNREADABLE, VersionShelf, open_shelf, why_not
 from ft_dagster.stages.verdicts import certificate_of
-from ft_dagster.stages.version_report import keep_report
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.versions.version_files import UNREADABLE, VersionShelf, open_shelf, why_not
+from ft_dagster.versions.version_report import keep_report
+from ft_dagster.workspace.workspace import Workspace
 
 GROUP = "release"
 LOG = ("version", "what", "when (UTC)", "by", "reason")

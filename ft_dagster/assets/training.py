@@ -23,9 +23,9 @@ from ft_dagster.report.training import (
     plotted,
 )
 from ft_dagster.stages import fine_tuned_model as stage
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.workspace.workspace import Workspace
 
 
 def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:

@@ -11,7 +11,13 @@ from ft_dagster.assets.data import GROUP
 from ft_dagster.assets.failures import failures
 from ft_dagster.assets.page import DIGITS, Page
 from ft_dagster.assets.partitions import Graph
-from ft_dagster.data.upstream import Materialization, Snapshot, forget_snapshots, table_rows, take_snapshot
+from ft_dagster.data.sources.upstream import (
+    Materialization,
+    Snapshot,
+    forget_snapshots,
+    table_rows,
+    take_snapshot,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.report.summaries import Summary
 from ft_dagster.report.tables import counted, size

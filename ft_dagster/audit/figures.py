@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from ft_dagster.audit.desk import Audit
-from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.audit import Audit
+from ft_dagster.audit.index.index import Indexed
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.verdict_words import verdict_sentence
+from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.manifest import RESTORE, wrong_field
 from ft_dagster.stage_entries import (

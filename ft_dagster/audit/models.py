@@ -12,13 +12,13 @@ from itertools import islice
 from typing import Any
 
 from ft_dagster.audit.answers import AtAnswer, Compute, DiffAnswer, ModelAnswer, PartOf, SourceOf
-from ft_dagster.audit.desk import Audit, declared_sources
+from ft_dagster.audit.audit import Audit, declared_sources
 from ft_dagster.audit.figures import read
-from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.moments import moment_of
+from ft_dagster.audit.index.index import Indexed
+from ft_dagster.audit.index.moments import moment_of
 from ft_dagster.audit.records import descendants
 from ft_dagster.audit.trained import identities_of, in_part, mixtures_of, training_records
-from ft_dagster.data.mixture_figures import GENERAL
+from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.graph import ancestors

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ft_dagster.audit.desk import Audit
-from ft_dagster.audit.index import Indexed
-from ft_dagster.data.cuts import CUTS, Cut, Name, read_cuts
-from ft_dagster.data.mixture_figures import GENERAL, MixtureFigures
-from ft_dagster.data.parquet import rows_of
+from ft_dagster.audit.audit import Audit
+from ft_dagster.audit.index.index import Indexed
+from ft_dagster.data.files.parquet import rows_of
+from ft_dagster.data.mixture.cuts import CUTS, Cut, Name, read_cuts
+from ft_dagster.data.mixture.mixture_figures import GENERAL, MixtureFigures
 from ft_dagster.errors import UserError
 from ft_dagster.store import Artifact
 

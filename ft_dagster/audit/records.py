@@ -16,20 +16,20 @@ from ft_dagster.audit.answers import (
     SearchAnswer,
     Transformed,
 )
-from ft_dagster.audit.asked import AskedRecord
-from ft_dagster.audit.desk import Audit, inclusion, rows_stand
+from ft_dagster.audit.audit import Audit, inclusion, rows_stand
 from ft_dagster.audit.figures import read
-from ft_dagster.audit.index import Hit, Indexed, tenant_of
-from ft_dagster.audit.judged import BY_CONTENT, judged_questions
-from ft_dagster.audit.members import ASKED, HAVE_RECORDS, STATES, members_of, times_of
+from ft_dagster.audit.index.index import Hit, Indexed, tenant_of
+from ft_dagster.audit.index.judged import BY_CONTENT, judged_questions
+from ft_dagster.audit.index.members import ASKED, HAVE_RECORDS, STATES, members_of, times_of
 from ft_dagster.audit.parts import parts_of
-from ft_dagster.data.dataset_io import DROPPED, ORIGINS
-from ft_dagster.data.mixture_io import HOLDOUT
-from ft_dagster.data.record_tree import TREE, TreeHead, record_row
+from ft_dagster.audit.sought_record import AskedRecord
+from ft_dagster.data.mixture.mixture_io import HOLDOUT
+from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.samples import OWN, SAMPLES
+from ft_dagster.gate.samples import OWN, SAMPLES
 from ft_dagster.lineage.graph import made_through, walk
-from ft_dagster.provenance.record_keys import SHARED_OWNER, RecordKey
+from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey
+from ft_dagster.records.record_tree import TREE, TreeHead, record_row
 from ft_dagster.report.tables import counted, size
 from ft_dagster.stage_entries import (
     BASE_MODEL,

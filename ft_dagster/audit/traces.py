@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ft_dagster.audit.answers import CameOf, PartOf, TenantAnswer
-from ft_dagster.audit.desk import Audit
-from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.audit import Audit
+from ft_dagster.audit.index.index import Indexed
 from ft_dagster.audit.models import declarations
 from ft_dagster.audit.records import described, once
 from ft_dagster.errors import UserError

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ft_dagster.audit.desk import Audit, rows_stand
-from ft_dagster.audit.follow import MALFORMED, problem_of
-from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import HAVE_RECORDS, TRAIN, HeldRecord, Times, members_of, times_of
+from ft_dagster.audit.audit import Audit, rows_stand
+from ft_dagster.audit.index.follow import MALFORMED, problem_of
+from ft_dagster.audit.index.index import Indexed
+from ft_dagster.audit.index.members import HAVE_RECORDS, TRAIN, HeldRecord, Times, members_of, times_of
 from ft_dagster.audit.parts import is_perhaps, parts_of
-from ft_dagster.data.dataset_io import ORIGINS, as_row, read_split
-from ft_dagster.data.mixture_figures import GENERAL
-from ft_dagster.data.parquet import dicts_of
-from ft_dagster.data.record_tree import record_rows
-from ft_dagster.data.rows import Row
+from ft_dagster.data.files.parquet import dicts_of
+from ft_dagster.data.mixture.mixture_figures import GENERAL
+from ft_dagster.data.rows.dataset_io import ORIGINS, as_row, read_split
+from ft_dagster.data.rows.rows import Row
 from ft_dagster.lineage.graph import needed
+from ft_dagster.records.record_tree import record_rows
 from ft_dagster.stage_entries import GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
 

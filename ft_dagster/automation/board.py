@@ -9,7 +9,7 @@ from ft_dagster.assets.fleet import BOARD as ASSET
 from ft_dagster.assets.fleet import fleet_metadata
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.fleet.picture import picture_of
-from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.settings import Settings
 
 EVERY = timedelta(minutes=10)  # at most

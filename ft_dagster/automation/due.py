@@ -25,21 +25,21 @@ from ft_dagster.automation.past_runs import charged, charges_tag, past_runs
 from ft_dagster.automation.shown_releases import show_unshown
 from ft_dagster.automation.tags import CHARGES, DUE, PARTITION, VARIANT, variant_tags
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.amounts import PaidFor
-from ft_dagster.fleet.book import Book, Charge
-from ft_dagster.fleet.decided import DAYS_BACK, decided, keep_owner, keep_pace, owner_of
-from ft_dagster.fleet.declared import Noticed, notice
-from ft_dagster.fleet.due import Decisions, Retrain
+from ft_dagster.fleet.decision import DAYS_BACK, decided, keep_owner, keep_pace, owner_of
+from ft_dagster.fleet.due.amounts import PaidFor
+from ft_dagster.fleet.due.book import Book, Charge
+from ft_dagster.fleet.due.due import Decisions, Retrain
+from ft_dagster.fleet.due.reasons import next_look
 from ft_dagster.fleet.history import RunHistory, history
-from ft_dagster.fleet.learning import DAMAGE, known_version, learnt, out_of_reach, said_of
-from ft_dagster.fleet.listing import WatchedPlace
-from ft_dagster.fleet.lost_store import KNOWN, accept_empty
-from ft_dagster.fleet.reasons import next_look
-from ft_dagster.fleet.table import FleetTable
-from ft_dagster.fleet.table_rows import FleetRow, Watched
+from ft_dagster.fleet.refresh.declared import Noticed, notice
+from ft_dagster.fleet.refresh.from_store import DAMAGE, known_version, learnt, out_of_reach, said_of
+from ft_dagster.fleet.refresh.listing import WatchedPlace
+from ft_dagster.fleet.refresh.lost_store import KNOWN, accept_empty
+from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.watching import places_of
+from ft_dagster.fleet.table.table import FleetTable
+from ft_dagster.fleet.table.table_rows import FleetRow, Watched
 from ft_dagster.fleet.unforeseen import unforeseen
-from ft_dagster.fleet.watching import places_of
-from ft_dagster.fleet.world import World
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants

@@ -11,9 +11,9 @@ import dagster as dg
 
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.decided import sqlite_url
-from ft_dagster.fleet.lost_store import refuse_lost_store
-from ft_dagster.fleet.table import FleetTable, emptied
+from ft_dagster.fleet.decision import sqlite_url
+from ft_dagster.fleet.refresh.lost_store import refuse_lost_store
+from ft_dagster.fleet.table.table import FleetTable, emptied
 from ft_dagster.launch.locks import locked
 from ft_dagster.settings import Settings
 from ft_dagster.stage_entries import DECLARATION

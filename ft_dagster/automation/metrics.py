@@ -15,11 +15,11 @@ from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.notify import open_outbox
 from ft_dagster.automation.tags import NOBODY, TENANT
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.costs import cost_rows, read_costs
-from ft_dagster.fleet.decided import decided
+from ft_dagster.fleet.decision import decided
+from ft_dagster.fleet.due.costs import cost_rows, read_costs
 from ft_dagster.fleet.metrics import FleetCollector, FleetFigures
-from ft_dagster.fleet.table import FleetTable
-from ft_dagster.fleet.table_rows import FleetRow
+from ft_dagster.fleet.table.table import FleetTable
+from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.launch.leases import of_host
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.settings import Settings

@@ -17,17 +17,17 @@ from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.due import OVERLAP, TIE
 from ft_dagster.automation.fleet_table import fleet_home, fleet_url, open_fleet, refuse_lost
 from ft_dagster.automation.jobs import JOB
+from ft_dagster.automation.processes.unfinished import awaits_retry, is_retried
 from ft_dagster.automation.shown_releases import entries_shown, newest_event
 from ft_dagster.automation.tags import PARTITION
-from ft_dagster.automation.unfinished import awaits_retry, is_retried
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.decided import FILE, decided
-from ft_dagster.fleet.delivery import Delivered, deliver
-from ft_dagster.fleet.events import EventKind, FleetEvent, moment_of, released_events, run_link
-from ft_dagster.fleet.learning import DAMAGE, UNREACHED
-from ft_dagster.fleet.outbox import Outbox
-from ft_dagster.fleet.table import FleetTable
-from ft_dagster.fleet.table_rows import VARIANTS, FleetRow
+from ft_dagster.fleet.decision import FILE, decided
+from ft_dagster.fleet.events.delivery import Delivered, deliver
+from ft_dagster.fleet.events.events import EventKind, FleetEvent, moment_of, released_events, run_link
+from ft_dagster.fleet.events.outbox import Outbox
+from ft_dagster.fleet.refresh.from_store import DAMAGE, UNREACHED
+from ft_dagster.fleet.table.table import FleetTable
+from ft_dagster.fleet.table.table_rows import VARIANTS, FleetRow
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history

@@ -11,16 +11,16 @@ import dagster as dg
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG
 
 from ft_dagster.assets.partitions import Graph
-from ft_dagster.automation.instance import FINISHED, failure_of
 from ft_dagster.automation.jobs import JOB
+from ft_dagster.automation.processes.instance import FINISHED, failure_of
+from ft_dagster.automation.processes.unfinished import is_retried
 from ft_dagster.automation.tags import CHARGES, DUE, PARTITION
-from ft_dagster.automation.unfinished import is_retried
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.amounts import Amount
-from ft_dagster.fleet.book import Book, Charge, beyond, settled
-from ft_dagster.fleet.due import Retrain
+from ft_dagster.fleet.due.amounts import Amount
+from ft_dagster.fleet.due.book import Book, Charge, beyond, settled
+from ft_dagster.fleet.due.due import Retrain
 from ft_dagster.fleet.history import MOST_RUNS, PastRun, RunOutcome
-from ft_dagster.fleet.learning import CLOCKS_APART, DAMAGE, hours_between, out_of_reach
+from ft_dagster.fleet.refresh.from_store import CLOCKS_APART, DAMAGE, hours_between, out_of_reach
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import DECLARATION, RELEASE
 from ft_dagster.store import Store

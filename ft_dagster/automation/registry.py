@@ -11,7 +11,7 @@ import dagster as dg
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.errors import UserError
 from ft_dagster.export.registry import push_releases
-from ft_dagster.fleet.outbox import wait_after
+from ft_dagster.fleet.events.outbox import wait_after
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings

@@ -13,7 +13,7 @@ import dagster as dg
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.assets.release import LOG_ENTRIES, page_of_entry, release_event
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.learning import DAMAGE
+from ft_dagster.fleet.refresh.from_store import DAMAGE
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
 from ft_dagster.settings import Settings

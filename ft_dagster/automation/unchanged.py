@@ -2,11 +2,11 @@
 
 import dagster as dg
 
-from ft_dagster.automation.instance import Launched
+from ft_dagster.automation.processes.instance import Launched
 from ft_dagster.automation.tags import DATA_VERSION, VARIANT
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.standing import standing
+from ft_dagster.versions.up_to_date import standing
 
 
 def unchanged(instance: dg.DagsterInstance, settings: Settings, key: VariantKey) -> Launched | None:

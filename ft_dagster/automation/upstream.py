@@ -8,10 +8,10 @@ import dagster as dg
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.assets.upstream import newest_materialization
 from ft_dagster.automation.fleet_table import open_fleet
-from ft_dagster.data.upstream import read_snapshot
+from ft_dagster.data.sources.upstream import read_snapshot
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.listing import WatchedPlace
-from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.refresh.listing import WatchedPlace
+from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings

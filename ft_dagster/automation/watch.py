@@ -7,7 +7,7 @@ import dagster as dg
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.fleet_table import open_fleet, refuse_lost
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.watching import MOST_PLACES, look
+from ft_dagster.fleet.refresh.watching import MOST_PLACES, look
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings

@@ -45,7 +45,7 @@ from ft_dagster.cli.common import (
     tell,
 )
 from ft_dagster.errors import UserError
-from ft_dagster.provenance import record_keys
+from ft_dagster.records import record_keys
 from ft_dagster.report.tables import counted
 from ft_dagster.settings import load_settings
 from ft_dagster.stage_entries import FINE_TUNED_MODEL
@@ -53,9 +53,9 @@ from ft_dagster.strict_json import dumps
 
 if TYPE_CHECKING:
     from ft_dagster.audit.answers import CameOf, Checked, HeldAgainst, ModelAnswer, NearAnswer, RecordAnswer
-    from ft_dagster.audit.desk import Audit
-    from ft_dagster.audit.follow import Followed
-    from ft_dagster.audit.verify import Verified
+    from ft_dagster.audit.audit import Audit
+    from ft_dagster.audit.index.follow import Followed
+    from ft_dagster.audit.verify.verify import Verified
 
 audit = typer.Typer(
     help="Which records made a model, which models learned from a record, and whether all of it still holds.",
@@ -111,11 +111,12 @@ def record(
     trained on; and every row, document, question and answer that contains it. Of one that nobody saw: what it
     was held against, and that it is in none of it.
     """
-    from ft_dagster.audit import absence, asked, records
-    from ft_dagster.audit.search import look_through
+    from ft_dagster.audit import records, sought_record
+    from ft_dagster.audit.proofs import absence
+    from ft_dagster.audit.search.search import look_through
 
     def answer(audit: Audit) -> tuple[RecordAnswer, HeldAgainst | None, NearAnswer | None]:
-        wanted = asked.asked_record(record, audit.readings())
+        wanted = sought_record.asked_record(record, audit.readings())
         found = records.record(audit, wanted)
         say = progress(as_json)
         held = None if found.found else absence.held_against(audit, wanted, say)
@@ -276,7 +277,7 @@ def verify(
     """Hash again, and check trees, ledgers, manifests, logs and the index; exit 1 if anything does not
     hold.
     """
-    from ft_dagster.audit import verify as checks
+    from ft_dagster.audit.verify import verify as checks
 
     if every == (digest is not None):
         raise UserError("what is to be verified is not clear", fix="Give a digest, or --all")
@@ -304,11 +305,12 @@ def prove(
     as_json: Json = False,
 ) -> None:
     """A small file that shows a stranger that a model was trained on a record, or was not."""
-    from ft_dagster.audit import asked, proofs
+    from ft_dagster.audit import sought_record
+    from ft_dagster.audit.proofs import proofs
 
     def answer(audit: Audit) -> dict[str, Any]:
         weights = audit.model(model)
-        return proofs.prove(audit, asked.asked_record(record, audit.readings(weights)), weights)
+        return proofs.prove(audit, sought_record.asked_record(record, audit.readings(weights)), weights)
 
     proof = ask(context, tenant, answer)
     if to is None:
@@ -334,9 +336,10 @@ def check_proof(
     """Check a proof by itself: needs no project and no store. Exit 1 where it shows nothing, as a proof of
     absence does without --key.
     """
-    from ft_dagster.audit import asked, proofs
+    from ft_dagster.audit import sought_record
+    from ft_dagster.audit.proofs import proofs
 
-    wanted = None if record is None else asked.asked_record(record, proofs.proof_readings(file))
+    wanted = None if record is None else sought_record.asked_record(record, proofs.proof_readings(file))
     found = proofs.check(file, wanted, None if key_file is None else _key_of(file, key_file))
     if as_json:
         print_json({**asdict(found), "holds": found.shown})
@@ -371,7 +374,7 @@ def index(
 
 
 def _opened(context: typer.Context, tenant: str | None, *, again: bool = False, quiet: bool = False) -> Audit:
-    from ft_dagster.audit.desk import open_audit
+    from ft_dagster.audit.audit import open_audit
 
     opened = open_audit(load_settings(context.obj), tenant=tenant, say=progress(quiet), again=again)
     for line in opened.lost_keys():
@@ -388,7 +391,7 @@ def ask(
     quiet: bool = True,
 ) -> T:
     """What a question answers; an index that turns out to be damaged is made again first."""
-    from ft_dagster.audit.desk import reported
+    from ft_dagster.audit.audit import reported
 
     def answer(again: bool) -> T:
         opened = _opened(context, tenant, again=again, quiet=quiet)
@@ -457,7 +460,7 @@ def _writable(file: Path) -> TextIO:
 
 def _key_of(proof: Path, file: Path) -> record_keys.RecordKey:
     """The key of a key file that a proof's tree names. Raises UserError."""
-    from ft_dagster.audit.proofs import tree_key
+    from ft_dagster.audit.proofs.proofs import tree_key
 
     keys = record_keys.read_keys(file)
     named = tree_key(proof)

@@ -10,7 +10,7 @@ import typer
 from ft_dagster.cli.audit import audit
 from ft_dagster.cli.common import Json, declaring_tenants, escape, out, print_json, tell
 from ft_dagster.errors import UserError
-from ft_dagster.provenance import record_keys
+from ft_dagster.records import record_keys
 from ft_dagster.report.tables import counted
 from ft_dagster.settings import load_settings
 

@@ -17,7 +17,7 @@ from ft_dagster.cli.common import Json, escape, print_json, show, tell
 
 if TYPE_CHECKING:
     from ft_dagster.audit.answers import ReplayAnswer
-    from ft_dagster.audit.desk import Audit
+    from ft_dagster.audit.audit import Audit
 
 
 @audit.command()
@@ -37,9 +37,9 @@ def replay(
     """Make a model again from what was recorded, with the code that made it, in a clean store: EXACT,
     EQUIVALENT or DIVERGED (exit 1).
     """
-    from ft_dagster.audit import replay as replays
     from ft_dagster.audit.answers import DIVERGED
-    from ft_dagster.audit.replay_folder import replay_folder
+    from ft_dagster.audit.replay import replay as replays
+    from ft_dagster.audit.replay.replay_folder import replay_folder
 
     with ExitStack() as stack:
         within = keep or stack.enter_context(replay_folder())

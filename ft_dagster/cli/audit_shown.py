@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ft_dagster.cli.common import escape, out, show, tell
-from ft_dagster.evaluation.verdict_words import verdict_sentence
+from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import counted
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         RecordIn,
         SearchAnswer,
     )
-    from ft_dagster.audit.proofs import ProofChecked
-    from ft_dagster.audit.verify import Verified
+    from ft_dagster.audit.proofs.proofs import ProofChecked
+    from ft_dagster.audit.verify.verify import Verified
 
 SHOWN = 20  # of what a record that nobody saw was held against
 

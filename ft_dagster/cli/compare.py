@@ -22,7 +22,7 @@ ABREAST = 3  # variants in a table of 80 columns
 @app.command(rich_help_panel=JUDGING)
 def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -> None:
     """Base against tuned by every rule of the gate, for one variant or several side by side."""
-    from ft_dagster.stages.summary import variant_row
+    from ft_dagster.versions.summary import variant_row
 
     settings = load_settings(context.obj)
     store = settings.open_store()
@@ -42,7 +42,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
 
 
 def _rules_table(row: VariantRow) -> Table:
-    from ft_dagster.evaluation.rule_figures import margin
+    from ft_dagster.gate.rule_figures import margin
 
     table = Table("task", "base → tuned", "difference (interval)", "margin", "found", title=row.variant)
     table.show_lines = True
@@ -64,7 +64,7 @@ def _side_by_side(rows: Sequence[VariantRow]) -> Table:
 
 
 def _task(rule: Rule) -> str:
-    from ft_dagster.evaluation.rule_figures import metric_name
+    from ft_dagster.gate.rule_figures import metric_name
 
     metric = metric_name(rule.metric, higher_is_better=rule.higher_is_better)
     return f"{escape(rule.task)}\n[dim]{escape(metric)}[/]"
@@ -72,8 +72,8 @@ def _task(rule: Rule) -> str:
 
 def _cells(rule: Rule) -> tuple[str, str, str]:
     """Base and tuned, the difference with its interval, what was found."""
-    from ft_dagster.evaluation.rule_figures import difference
-    from ft_dagster.evaluation.verdict_words import rule_word
+    from ft_dagster.gate.rule_figures import difference
+    from ft_dagster.gate.verdict_words import rule_word
     from ft_dagster.report.tables import RULE_STYLE, change
 
     found = f"[{RULE_STYLE[rule.outcome]}]{rule_word(rule)}[/]"

@@ -27,14 +27,14 @@ from ft_dagster.cli.common import (
 )
 from ft_dagster.cli.picture import table_of_store
 from ft_dagster.errors import UserError, UserErrors, all_of
-from ft_dagster.fleet.costs import CostBy
+from ft_dagster.fleet.due.costs import CostBy
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ft_dagster.fleet.costs import CostItem, CostPeriod, CostRow
+    from ft_dagster.fleet.due.costs import CostItem, CostPeriod, CostRow
     from ft_dagster.fleet.upgrade import UpgradePlan
     from ft_dagster.store import Store
 
@@ -56,7 +56,7 @@ def cost(
 
     By the store's manifests, each counted when it was made; days and months are those of fleet.timezone.
     """
-    from ft_dagster.fleet.costs import cost_row, cost_rows, read_costs
+    from ft_dagster.fleet.due.costs import cost_row, cost_rows, read_costs
     from ft_dagster.planning.hardware.catalogue import load_catalogue
 
     settings = load_settings(context.obj)
@@ -85,7 +85,7 @@ def _names(
     by: CostBy, items: Sequence[CostItem], store: Store, zone: ZoneInfo
 ) -> tuple[Callable[[CostItem], str], list[str]]:
     """What each item's row is called; and what could not be read for it, a line each."""
-    from ft_dagster.fleet.costs import version_name, versions_in
+    from ft_dagster.fleet.due.costs import version_name, versions_in
 
     if by is CostBy.VERSION:
         versions, wrong = versions_in(store, items)
@@ -98,7 +98,7 @@ def _names(
 
 
 def _show(by: CostBy, rows: Sequence[CostRow], total: CostRow) -> None:
-    from ft_dagster.fleet.costs import shown_hours, shown_usd
+    from ft_dagster.fleet.due.costs import shown_hours, shown_usd
 
     table = Table(by.value, box=SIMPLE_HEAD)
     for column in COLUMNS:
@@ -122,7 +122,7 @@ def _show(by: CostBy, rows: Sequence[CostRow], total: CostRow) -> None:
 
 def _period(since: str | None, until: str | None, zone: ZoneInfo) -> CostPeriod:
     """Raises UserError."""
-    from ft_dagster.fleet.costs import CostPeriod
+    from ft_dagster.fleet.due.costs import CostPeriod
 
     first, last = _day("--since", since), _day("--until", until)
     if first is not None and last is not None and last < first:
@@ -157,8 +157,8 @@ def metrics(
 
     Read again and again, and served from what was read last, until Ctrl-C.
     """
-    from ft_dagster.automation.instance import open_instance
     from ft_dagster.automation.metrics import read_figures, serve
+    from ft_dagster.automation.processes.instance import open_instance
     from ft_dagster.fleet.metrics import as_text
 
     settings = load_settings(context.obj)
@@ -252,7 +252,7 @@ def _keep_rendering(settings: Settings, variants: list[str] | None, *, as_json: 
 
 
 def _show_upgrade(planned: UpgradePlan) -> None:
-    from ft_dagster.fleet.costs import shown_hours, shown_usd
+    from ft_dagster.fleet.due.costs import shown_hours, shown_usd
 
     table = Table("tenant", "what", box=SIMPLE_HEAD)
     for column in ("variants", "hours", "$"):

@@ -42,8 +42,8 @@ def bakeoff(
     steps, at the speed of a short training. The variant's own models and releases are left alone. The same
     command goes on where it was ended. Exits with 1 if a method failed.
     """
-    from ft_dagster.automation import bakeoff as bakeoffs
-    from ft_dagster.automation.budget import Budget
+    from ft_dagster.automation.experiments import bakeoff as bakeoffs
+    from ft_dagster.automation.experiments.budget import Budget
     from ft_dagster.report.experiments import bakeoff_table
 
     settings = load_settings(context.obj)
@@ -91,8 +91,8 @@ def sweep(
     above their median. --budget is for all runs together. The same command goes on where it was ended.
     `run` then reuses the winner's model. Exits with 1 if no run was finished.
     """
-    from ft_dagster.automation import sweep as sweeps
-    from ft_dagster.automation.budget import Budget
+    from ft_dagster.automation.experiments import sweep as sweeps
+    from ft_dagster.automation.experiments.budget import Budget
     from ft_dagster.report.experiments import sweep_table
 
     settings = load_settings(context.obj)
@@ -134,7 +134,7 @@ def sweep(
 @contextmanager
 def _experimenting(settings: Settings, key: VariantKey, as_json: bool) -> Iterator[Callable[[str], None]]:
     """Lines and progress in the terminal; what Dagster and the programs print goes to a file."""
-    from ft_dagster.automation.screen import output_to_log, progress_shown
+    from ft_dagster.automation.experiments.screen import output_to_log, progress_shown
 
     log = settings.work_folder / "experiments" / f"{key}.log"
     with output_to_log(log, on_stderr=as_json) as screen, progress_shown(screen, settings, key) as say:

@@ -43,9 +43,9 @@ def due_now(
     By what the sensor's last tick knew; nothing is asked for.
     """
     from ft_dagster.automation.fleet_table import open_fleet
-    from ft_dagster.automation.instance import open_instance
-    from ft_dagster.fleet.decided import decided
-    from ft_dagster.fleet.rows import COLUMNS, due_rows
+    from ft_dagster.automation.processes.instance import open_instance
+    from ft_dagster.fleet.decision import decided
+    from ft_dagster.fleet.due.due_rows import COLUMNS, due_rows
 
     settings = load_settings(context.obj)
     with open_instance(settings) as instance:
@@ -80,7 +80,7 @@ def rebuild(
     For a table that was lost, damaged, or written by another version. The sensor may run meanwhile.
     """
     from ft_dagster.automation.due import rebuild_fleet
-    from ft_dagster.automation.instance import open_instance
+    from ft_dagster.automation.processes.instance import open_instance
 
     settings = load_settings(context.obj)
     with open_instance(settings) as instance:

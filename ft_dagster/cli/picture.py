@@ -14,7 +14,7 @@ from ft_dagster.spec import Declarations, VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.fleet.picture import FleetPicture
-    from ft_dagster.fleet.table import FleetTable
+    from ft_dagster.fleet.table.table import FleetTable
 
 
 def picture(
@@ -38,7 +38,7 @@ def table_of_store(settings: Settings, *, needed: bool = False) -> FleetTable | 
     """What ticks know of the fleet; None before the first. One that cannot be used is said, unless it is
     `needed`. Raises UserError, also where it knows that the store held something and that holds nothing now.
     """
-    from ft_dagster.fleet.lost_store import refuse_lost_store
+    from ft_dagster.fleet.refresh.lost_store import refuse_lost_store
 
     try:
         table = _table(settings)
@@ -53,12 +53,12 @@ def table_of_store(settings: Settings, *, needed: bool = False) -> FleetTable | 
 
 
 def _table(settings: Settings) -> FleetTable | None:
-    from ft_dagster.fleet.decided import kept_elsewhere, table_beside
+    from ft_dagster.fleet.decision import kept_elsewhere, table_beside
 
     if not kept_elsewhere(settings):
         return table_beside(settings)
     from ft_dagster.automation.fleet_table import open_fleet
-    from ft_dagster.automation.instance import open_instance
+    from ft_dagster.automation.processes.instance import open_instance
 
     with open_instance(settings) as instance:
         return open_fleet(instance, settings)

@@ -49,7 +49,7 @@ def plan(
     from ft_dagster.planning.hardware.catalogue import load_catalogue
     from ft_dagster.planning.parallel import in_own_process
     from ft_dagster.report.recommendation import cost_rows
-    from ft_dagster.stages.preview import plan_variant
+    from ft_dagster.versions.preview import plan_variant
 
     quiet()
     settings = load_settings(context.obj)

@@ -38,8 +38,8 @@ def init(
     The paths of base and rows count from the folder in which this is called, and must be there; the
     declaration names them from the project. Those outside of it are added to what its tenants may read.
     """
-    from ft_dagster.data.base import base_from
-    from ft_dagster.data.locations import rows_from
+    from ft_dagster.data.sources.locations import rows_from
+    from ft_dagster.models.base import base_from
     from ft_dagster.spec.start import start_project
 
     here = Path.cwd()
@@ -70,7 +70,7 @@ def check(
     One that is wrong stops no other: those that are wrong are named at the end. The exit code is 1 where
     others are right, and 2 where none is.
     """
-    from ft_dagster.stages.check import Looks, check_variant
+    from ft_dagster.versions.check import Looks, check_variant
 
     found: list[dict[str, Any]] = []
     try:
@@ -186,7 +186,7 @@ def _shown(field: str, value: Any) -> str:
 
 def _planned(settings: Settings, key: VariantKey) -> tuple[Reason, ...]:
     """The reasons of the variant's newest plan; none before the first."""
-    from ft_dagster.stages.summary import newest_plan
+    from ft_dagster.versions.summary import newest_plan
 
     plan = newest_plan(settings, key)
     return () if plan is None else plan.plan.reasons

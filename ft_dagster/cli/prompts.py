@@ -32,7 +32,7 @@ class Judge:
         self, settings: Settings, declared: Declared, prompts: list[Prompt], file: Path | None
     ) -> None:
         """Raises UserError for what no answer of the variant's kind can be."""
-        from ft_dagster.evaluation.answer_scores import find_database
+        from ft_dagster.gate.answer_scores import find_database
 
         evaluation, expected = declared.spec.evaluation, [each for each in prompts if each.expected]
         self._kind, self._database = evaluation.kind, None
@@ -60,7 +60,7 @@ class Judge:
         return row
 
     def _is_right(self, answer: str, asked: Prompt) -> bool:
-        from ft_dagster.evaluation.answer_scores import is_right
+        from ft_dagster.gate.answer_scores import is_right
 
         return is_right(answer, asked.expected, self._kind, self._database)
 

@@ -141,7 +141,7 @@ def _approvers(settings: Settings, key: VariantKey) -> tuple[str, ...]:
 def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json: bool) -> None:
     """It is done, whether Dagster can show it or not: who is told of an error would do it again."""
     from ft_dagster.assets.failures import unreported
-    from ft_dagster.automation.instance import show_release
+    from ft_dagster.automation.processes.instance import show_release
 
     try:
         show_release(settings, key, entry)

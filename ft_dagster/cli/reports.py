@@ -60,11 +60,11 @@ def _of_version(
     """What the page is named after, and the page."""
     name = str(key) if version is None else f"{key}@{version}"
     if against is None:
-        from ft_dagster.stages.version_report import version_report
+        from ft_dagster.versions.version_report import version_report
 
         return name, version_report(settings, key, version)
-    from ft_dagster.stages.shelf import AskedVersion
-    from ft_dagster.stages.side_by_side import side_by_side
+    from ft_dagster.versions.side_by_side import side_by_side
+    from ft_dagster.versions.version_files import AskedVersion
 
     other = AskedVersion.parse(against, key)
     return f"{name}.against.{against}", side_by_side(settings, other, AskedVersion(key, version))

@@ -38,8 +38,8 @@ from ft_dagster.spec import Declarations, VariantKey, load_variant
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-    from ft_dagster.automation.daemon import Daemon
-    from ft_dagster.automation.instance import Launched
+    from ft_dagster.automation.processes.daemon import Daemon
+    from ft_dagster.automation.processes.instance import Launched
 
 POLL_SECONDS, LONGEST_SECONDS = 1.0, 10.0  # between two looks at runs
 
@@ -62,7 +62,7 @@ def run(
     end, and the exit code is 1. Ctrl-C cancels the runs that are shown and waits until nothing of them is
     left. Where this command is killed, or its terminal closed, the runs go on, and a further one shows them.
     """
-    from ft_dagster.automation import instance as dagster_instance
+    from ft_dagster.automation.processes import instance as dagster_instance
 
     settings = load_settings(context.obj)
     declarations = Declarations(settings.project)
@@ -140,8 +140,8 @@ def _run(
     instance: DagsterInstance, settings: Settings, keys: list[VariantKey], reason: str, as_json: bool
 ) -> list[Launched]:
     """Launch runs, or follow those that wait, and show them until they end."""
-    from ft_dagster.automation import instance as dagster_instance
-    from ft_dagster.automation.daemon import Daemon
+    from ft_dagster.automation.processes import instance as dagster_instance
+    from ft_dagster.automation.processes.daemon import Daemon
 
     with Daemon(instance, settings, runs_follow=True) as daemon:
         runs = _Runs(*_found(instance, keys))
@@ -169,7 +169,7 @@ def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Laun
     """
     from dagster import DagsterRunStatus
 
-    from ft_dagster.automation.instance import submitted
+    from ft_dagster.automation.processes.instance import submitted
 
     queued, started = [DagsterRunStatus.QUEUED], [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
     waiting = [runs[0] for key in keys if (runs := submitted(instance, key, queued))]
@@ -205,7 +205,7 @@ def try_(
     from ft_dagster.evaluation.answers import AskedPrompts, answer
     from ft_dagster.report.answers import answers_table, right_answers
     from ft_dagster.spec.load import read_yaml
-    from ft_dagster.stages.newest_model import newest_model
+    from ft_dagster.versions.newest_model import newest_model
 
     quiet()
     settings = load_settings(context.obj)
@@ -241,8 +241,8 @@ def ui(
 
     Runs that were submitted go on after it, and the daemon with them.
     """
-    from ft_dagster.automation.daemon import Daemon, own_daemon
-    from ft_dagster.automation.instance import open_instance, workspace_file
+    from ft_dagster.automation.processes.daemon import Daemon, own_daemon
+    from ft_dagster.automation.processes.instance import open_instance, workspace_file
 
     settings = load_settings(context.obj)
     with open_instance(settings) as instance:
@@ -263,7 +263,7 @@ def ui(
 @contextmanager
 def _webserver(options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Dagster's webserver; it ends when the pipe to it is closed, here or by the end of this process."""
-    program = [sys.executable, "-P", "-m", "ft_dagster.automation.webserver_program", *options]
+    program = [sys.executable, "-P", "-m", "ft_dagster.automation.processes.webserver_program", *options]
     process = subprocess.Popen(program, stdin=subprocess.PIPE)
     try:
         yield process
@@ -278,7 +278,7 @@ def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: D
     Each run is replaced by its newest try. Looking takes a thirtieth of a core at most, whose seconds are
     the runs'; one that has ended is not looked at again.
     """
-    from ft_dagster.automation.instance import newest_try, unfinished
+    from ft_dagster.automation.processes.instance import newest_try, unfinished
 
     screen = Console(stderr=True) if quiet else out
     shown = _lines if quiet or not screen.is_terminal else _table
@@ -312,7 +312,7 @@ class _State(NamedTuple):
 
 
 def _state(instance: DagsterInstance, settings: Settings, run: Launched) -> _State:
-    from ft_dagster.automation.instance import (
+    from ft_dagster.automation.processes.instance import (
         current_step,
         failed_step,
         progress_of,
@@ -382,7 +382,7 @@ def _conclude(
     needed no new run.
     """
     from ft_dagster.report.tables import release_table
-    from ft_dagster.stages.summary import variant_row
+    from ft_dagster.versions.summary import variant_row
 
     store = settings.open_store()
     rows = [variant_row(store, run.key) for run in runs]
@@ -408,7 +408,7 @@ def _conclude(
 
 def _ended(instance: DagsterInstance, run: Launched, started: bool) -> dict[str, Any]:
     """How a run came out. `started`: for this command; else it stands for one that was not needed."""
-    from ft_dagster.automation.instance import failure_of, reused_everything, status_of
+    from ft_dagster.automation.processes.instance import failure_of, reused_everything, status_of
 
     state = status_of(instance, run).value
     reused = not started or reused_everything(instance, run.run_id)

@@ -89,7 +89,7 @@ def _of_store(
     settings: Settings, declarations: Declarations, shown: Sequence[StatusRow]
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """What the newest artifacts of each say besides, by variant; and what is damaged."""
-    from ft_dagster.stages.summary import variant_summary
+    from ft_dagster.versions.summary import variant_summary
 
     store, found, damaged = settings.open_store(), dict[str, dict[str, Any]](), list[dict[str, Any]]()
     for row in shown:

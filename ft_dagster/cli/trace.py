@@ -33,9 +33,9 @@ def trace(
 
     Read from the manifests alone. `audit` answers further: from a record to its models, with proofs.
     """
-    from ft_dagster.evaluation.verdict_words import verdict_sentence
+    from ft_dagster.gate.verdict_words import verdict_sentence
     from ft_dagster.report.made_of import MADE_OF, made_rows
-    from ft_dagster.stages.shelf import open_shelf
+    from ft_dagster.versions.version_files import open_shelf
 
     shelf = open_shelf(load_settings(context.obj), VariantKey.parse(variant), version)
     rows = made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)

@@ -15,8 +15,8 @@ from typing import Any
 from ft_dagster.evaluation.measured import FILE as MEASURED
 from ft_dagster.evaluation.measured import hold
 from ft_dagster.evaluation.request import EvaluationRequest
-from ft_dagster.evaluation.samples import Role
-from ft_dagster.evaluation.tasks import TaskEntry, frozen_tasks, resolve_tasks
+from ft_dagster.evaluation.tasks.tasks import TaskEntry, frozen_tasks, resolve_tasks
+from ft_dagster.gate.samples import Role
 from ft_dagster.program import keep_freed_memory, run_program, start_program, write_json
 from ft_dagster.provenance.held import FOLDER, held_files
 
@@ -42,7 +42,7 @@ def _work(request: EvaluationRequest) -> dict[str, Any]:
         for role in roles
     }
     declared = [entry for tasks in entries.values() for entry in tasks]
-    from ft_dagster.evaluation.load import prepare_environment
+    from ft_dagster.evaluation.tasks.load import prepare_environment
 
     prepare_environment(declared)
     from ft_dagster.evaluation.run import evaluate

@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.chat_rules import stop_token_ids
-from ft_dagster.data.quantize import quantization_of
-from ft_dagster.data.render import (
+from ft_dagster.data.rendering.chat_rules import stop_token_ids
+from ft_dagster.data.rendering.render import (
     lead_of,
     prompt_tokens,
     render_asked,
     without_lead,
     without_specials,
 )
-from ft_dagster.data.rows import Message
-from ft_dagster.evaluation.arithmetic import GENERATION_TOKENS, judging_dtype
-from ft_dagster.evaluation.weights import (
+from ft_dagster.data.rows.rows import Message
+from ft_dagster.evaluation.models.arithmetic import GENERATION_TOKENS, judging_dtype
+from ft_dagster.evaluation.models.load import (
     inner_model,
     kind_of,
     let_go,
@@ -26,9 +25,10 @@ from ft_dagster.evaluation.weights import (
     load_tuned,
     trained_tokenizer,
 )
+from ft_dagster.models.quantize import quantization_of
 
 if TYPE_CHECKING:
-    from ft_dagster.evaluation.greedy import PromptRow
+    from ft_dagster.evaluation.models.greedy import PromptRow
 
 
 class AskedPrompts(NamedTuple):
@@ -97,7 +97,7 @@ def _base_answers(
 
 
 def _render(asked: AskedPrompts, max_new_tokens: int) -> _Rendered:
-    from ft_dagster.evaluation.greedy import rows_of
+    from ft_dagster.evaluation.models.greedy import rows_of
 
     tokenizer = trained_tokenizer(asked.base, asked.tuned)
     texts = asked.prompts
@@ -112,7 +112,7 @@ def _render(asked: AskedPrompts, max_new_tokens: int) -> _Rendered:
 
 def _write(model: Any, rendered: Sequence[_Rendered], device: str) -> list[list[str]]:
     """The answers to each one's prompts, all of them written together."""
-    from ft_dagster.evaluation.greedy import write_all
+    from ft_dagster.evaluation.models.greedy import write_all
 
     rows = [row for each in rendered for row in each.rows]
     written = iter(write_all(model, rows, GENERATION_TOKENS[device]))

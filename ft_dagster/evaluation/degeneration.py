@@ -9,14 +9,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.chat_rules import stop_token_ids
-from ft_dagster.data.render import prompt_tokens, render_asked
-from ft_dagster.data.rows import Message
-from ft_dagster.evaluation.prompts import PROMPTS
-from ft_dagster.evaluation.samples import DEGENERATE, GENERAL_PROMPTS, Answer, Role, Sample
+from ft_dagster.data.rendering.chat_rules import stop_token_ids
+from ft_dagster.data.rendering.render import prompt_tokens, render_asked
+from ft_dagster.data.rows.rows import Message
+from ft_dagster.gate.prompts import PROMPTS
+from ft_dagster.gate.samples import DEGENERATE, GENERAL_PROMPTS, Answer, Role, Sample
 
 if TYPE_CHECKING:
-    from ft_dagster.evaluation.greedy import Greedy, PromptRow
+    from ft_dagster.evaluation.models.greedy import Greedy, PromptRow
 
 ROLE: Role = "general_prompts"
 NEW_TOKENS = 96  # so that a loop of up to half of them is seen
@@ -46,7 +46,7 @@ def answer_general_prompts(
     model: Any, tokenizer: Any, prompts: Sequence[str] = PROMPTS, new_tokens: int = NEW_TOKENS
 ) -> list[Written]:
     """Greedy answers to the prompts, in one batch. `model` is in evaluation mode."""
-    from ft_dagster.evaluation.greedy import write
+    from ft_dagster.evaluation.models.greedy import write
 
     return answered(tokenizer, write(model, rows_to_ask(tokenizer, prompts, new_tokens)), prompts)
 
@@ -57,7 +57,7 @@ def rows_to_ask(
     """The prompts in tokens, in the chat template where the tokenizer has one, else as questions. Raises
     UserError where the template refuses them.
     """
-    from ft_dagster.evaluation.greedy import rows_of
+    from ft_dagster.evaluation.models.greedy import rows_of
 
     plain = not tokenizer.chat_template
     asked = [_asked(prompt, tokenizer) for prompt in prompts]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ft_dagster.evaluation.gates import WHAT
-from ft_dagster.evaluation.tasks import TaskEntry
+from ft_dagster.evaluation.tasks.tasks import TaskEntry
+from ft_dagster.gate.gates import WHAT
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.roots import Roots
 

@@ -15,14 +15,14 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
-from ft_dagster.data.content import question_ids
-from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.render import render_turn
-from ft_dagster.data.rows import Row, in_exchange
+from ft_dagster.data.rendering.render import render_turn
+from ft_dagster.data.rows.content import question_ids
+from ft_dagster.data.rows.dataset_io import read_split
+from ft_dagster.data.rows.rows import Row, in_exchange
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.samples import CANARIES, ROWS
-from ft_dagster.evaluation.sampling import in_drawn_order
-from ft_dagster.evaluation.test_split_task import Doc, Encoded, abouts, config_of, text_doc, turn_doc
+from ft_dagster.evaluation.tasks.own_split import Doc, Encoded, abouts, config_of, text_doc, turn_doc
+from ft_dagster.gate.samples import CANARIES, ROWS
+from ft_dagster.gate.sampling import in_drawn_order
 
 REPEATED = "regurgitated"
 CONTINUED = 32  # tokens of a row that must come out

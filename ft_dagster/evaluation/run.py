@@ -10,19 +10,20 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-from ft_dagster.data.chat_rules import chat_rules
+from ft_dagster.data.rendering.chat_rules import chat_rules
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.answer_scores import label_scores
 from ft_dagster.evaluation.degeneration import answered, as_samples, rows_to_ask
-from ft_dagster.evaluation.gates import Referee
-from ft_dagster.evaluation.load import TABLES, LoadedTask, load_task, shots_of
-from ft_dagster.evaluation.looks import IN_BATCHES, Order, batches
-from ft_dagster.evaluation.power import GENERAL_TEXTS
 from ft_dagster.evaluation.progress import EvaluationProgress
-from ft_dagster.evaluation.prompts import PROMPTS
-from ft_dagster.evaluation.questions import PER_UNIT
 from ft_dagster.evaluation.request import EvaluationRequest
-from ft_dagster.evaluation.samples import (
+from ft_dagster.evaluation.tasks.load import TABLES, LoadedTask, load_task, shots_of
+from ft_dagster.evaluation.tasks.questions import PER_UNIT
+from ft_dagster.evaluation.tasks.tasks import TaskEntry
+from ft_dagster.gate.answer_scores import label_scores
+from ft_dagster.gate.gates import Referee
+from ft_dagster.gate.looks import IN_BATCHES, Order, batches
+from ft_dagster.gate.power import GENERAL_TEXTS
+from ft_dagster.gate.prompts import PROMPTS
+from ft_dagster.gate.samples import (
     GENERAL_PROMPTS,
     GENERAL_TEXT,
     LABELS,
@@ -37,8 +38,7 @@ from ft_dagster.evaluation.samples import (
     write_samples,
     write_scores,
 )
-from ft_dagster.evaluation.sampling import draw_questions, order_of_asking
-from ft_dagster.evaluation.tasks import TaskEntry
+from ft_dagster.gate.sampling import draw_questions, order_of_asking
 from ft_dagster.program import write_json
 from ft_dagster.provenance.held import FOLDER
 
@@ -99,7 +99,7 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
     if not declared and not _asks_the_model(request):
         _write(request, [], [], [])
         return {"questions": 0, "seconds": 0.0}
-    from ft_dagster.evaluation.model import load_judged, withhold
+    from ft_dagster.evaluation.models.model import load_judged, withhold
 
     base, tuned = request.model.base.folder, request.model.tuned
     weights = None if tuned is None else tuned.folder
@@ -123,11 +123,11 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
 def _answering(request: EvaluationRequest, model: Any, tokenizer: Any) -> Iterator[tuple[Any, str]]:
     """What answers for a loaded model, and its name with its version."""
     if request.vllm is None:
-        from ft_dagster.evaluation.model import TokenBatchedLM
+        from ft_dagster.evaluation.models.model import TokenBatchedLM
 
         yield TokenBatchedLM(model, tokenizer), f"transformers {version('transformers')}"
         return
-    from ft_dagster.evaluation.vllm_model import answered_by_vllm
+    from ft_dagster.evaluation.models.vllm_model import answered_by_vllm
 
     tuned = request.model.tuned
     by_vllm = answered_by_vllm(
@@ -247,7 +247,7 @@ def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
     """The variant's own test split and the held-out general texts, where they are asked for."""
     if request.test_split_task is None and request.general_holdout is None:
         return []
-    from ft_dagster.evaluation.test_split_task import general_text_task, test_split_tasks
+    from ft_dagster.evaluation.tasks.own_split import general_text_task, test_split_tasks
 
     tokenizer, limit, seed = lm.tokenizer, request.most, request.seed
     asked: list[AskedTask] = []

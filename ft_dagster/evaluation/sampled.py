@@ -48,8 +48,8 @@ def main(run_dir: Path) -> int:
 
 
 def _work(request: SampledRequest) -> dict[str, Any]:
-    from ft_dagster.data.render import load_tokenizer
-    from ft_dagster.evaluation.weights import load_base
+    from ft_dagster.data.rendering.render import load_tokenizer
+    from ft_dagster.evaluation.models.load import load_base
 
     began = time.monotonic()
     if os.environ.get("FT_DAGSTER_LEASE"):
@@ -157,9 +157,9 @@ def write_parts(texts: Sequence[str], folder: Path, documents: int) -> None:
     """train.parquet and holdout.parquet; which of them takes a text depends on the text, and on how many were
     drawn.
     """
-    from ft_dagster.data.corpus import PARTS, SCHEMA
-    from ft_dagster.data.splits import position_of
-    from ft_dagster.data.tables import TableWriter
+    from ft_dagster.data.files.tables import TableWriter
+    from ft_dagster.data.rows.corpus import PARTS, SCHEMA
+    from ft_dagster.data.rows.splits import position_of
 
     rows: dict[str, list[str]] = {part: [] for part in PARTS}
     share = HELD_OUT / max(documents, 4 * HELD_OUT)

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.quantize import QUANTIZATION_FILE, quantization_of
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.loaded_by_vllm import MAX_RANKS, max_lora_rank, not_loaded, rank_of
-from ft_dagster.evaluation.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS, kind_of
+from ft_dagster.evaluation.models.load import ADAPTER_CONFIG, ADAPTER_WEIGHTS, kind_of
+from ft_dagster.evaluation.models.loaded_by_vllm import MAX_RANKS, max_lora_rank, not_loaded, rank_of
 from ft_dagster.export.serving import save_serving_files
+from ft_dagster.models.quantize import QUANTIZATION_FILE, quantization_of
 from ft_dagster.program import write_json
 
 

@@ -7,19 +7,19 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.quantize import quantization_of
-from ft_dagster.data.render import load_tokenizer
-from ft_dagster.data.weights import GENERATION_CONFIG
+from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.errors import in_one_line
-from ft_dagster.evaluation.loaded_by_vllm import not_loaded
-from ft_dagster.evaluation.rule_figures import difference, metric_name, sides
-from ft_dagster.evaluation.verdict_words import rule_word, verdict_sentence
-from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
+from ft_dagster.evaluation.models.load import ADAPTER_CONFIG, kind_of
+from ft_dagster.evaluation.models.loaded_by_vllm import not_loaded
 from ft_dagster.export.candidates import DEQUANTIZED, ORIGINAL
 from ft_dagster.export.merged import KEPT
 from ft_dagster.export.vllm import LOADED_AS, serve_command
+from ft_dagster.gate.rule_figures import difference, metric_name, sides
+from ft_dagster.gate.verdict_words import rule_word, verdict_sentence
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.markdown import plain
+from ft_dagster.model_files.weights import GENERATION_CONFIG
+from ft_dagster.models.quantize import quantization_of
 
 if TYPE_CHECKING:
     from ft_dagster.export.request import Card, ExportRequest

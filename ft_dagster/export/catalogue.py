@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.loaded_by_vllm import max_lora_rank
+from ft_dagster.evaluation.models.loaded_by_vllm import max_lora_rank
 from ft_dagster.export.vllm import LOADED_AS
 
 VLLM_FILE, LOAD_FILE, INDEX_FILE, PEFT_FILE = "vllm.args", "vllm_load.sh", "adapters.json", "load.py"

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.chat_rules import stop_token_ids
-from ft_dagster.data.quantize import quantization_of
-from ft_dagster.data.render import load_tokenizer
-from ft_dagster.evaluation.weights import (
+from ft_dagster.data.rendering.chat_rules import stop_token_ids
+from ft_dagster.data.rendering.render import load_tokenizer
+from ft_dagster.evaluation.models.load import (
     kind_of,
     let_go,
     load_base,
@@ -23,6 +22,7 @@ from ft_dagster.evaluation.weights import (
     trained_tokenizer,
 )
 from ft_dagster.lineage.certificate import Certificate, Tolerance, failures_of
+from ft_dagster.models.quantize import quantization_of
 from ft_dagster.provenance.held import held_files
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _mean_kl(seen: list[Seen], model: Any, probes: list[list[int]]) -> float:
     """Mean KL(seen || model) in nats a token."""
     import torch
 
-    from ft_dagster.evaluation.greedy import last_logits
+    from ft_dagster.evaluation.models.greedy import last_logits
 
     _quicken(model)
     pairs = zip(seen, probes, strict=True)
@@ -247,7 +247,7 @@ def _see(model: Any, probes: list[list[int]], stop: list[int]) -> list[Seen]:
     """What it reads and writes, all probes at once."""
     import torch
 
-    from ft_dagster.evaluation.greedy import rows_of, write
+    from ft_dagster.evaluation.models.greedy import rows_of, write
 
     _quicken(model)
     answers = write(model, rows_of(probes, new_tokens=GREEDY, ends=stop), logits=POSITIONS)
@@ -258,8 +258,8 @@ def _see(model: Any, probes: list[list[int]], stop: list[int]) -> list[Seen]:
 
 
 def _quicken(model: Any) -> None:
-    from ft_dagster.evaluation.packed import pack
-    from ft_dagster.evaluation.spare import spare_memory
+    from ft_dagster.evaluation.models.packed import pack
+    from ft_dagster.evaluation.models.spare import spare_memory
 
     pack(model, spare_memory())
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.new_tokens import extend_tokenizer, pieces_of
-from ft_dagster.data.weights import CONFIG, INDEX, WEIGHTS, read_json, weight_files
+from ft_dagster.data.rendering.new_tokens import extend_tokenizer, pieces_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured import hold_weights
 from ft_dagster.export.derivation_request import DerivationRequest
+from ft_dagster.model_files.weights import CONFIG, INDEX, WEIGHTS, read_json, weight_files
 from ft_dagster.program import run_program, start_program, write_json
 from ft_dagster.provenance.held import FOLDER, held_files
 from ft_dagster.strict_json import tagged
@@ -70,7 +70,7 @@ def add_tokens(source: Path, tokens: Sequence[str], target: Path, *, declared_in
     rows of the pieces into which the token was split before. Rows that the base has beyond its tokens are
     used first. All other values stay as they are, bit for bit. Raises UserError.
     """
-    from ft_dagster.data.render import load_tokenizer
+    from ft_dagster.data.rendering.render import load_tokenizer
 
     before = load_tokenizer(source)
     pieces = pieces_of(tokens, before, file=declared_in)

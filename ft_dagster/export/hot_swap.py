@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.evaluation.weights import let_go, load_base, put_adapter
+from ft_dagster.evaluation.models.load import let_go, load_base, put_adapter
 
 if TYPE_CHECKING:
     from torch import Tensor

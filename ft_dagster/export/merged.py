@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.quantize import quantization_of
-from ft_dagster.data.weights import CONFIG, INDEX, measure_weights, weight_files
-from ft_dagster.evaluation.weights import kind_of
+from ft_dagster.evaluation.models.load import kind_of
 from ft_dagster.export.adapter import check_shapes, copy_adapter, read_adapter_config
 from ft_dagster.export.merging import check_mergeable, merge_weights
 from ft_dagster.export.serving import save_serving_files
+from ft_dagster.model_files.weights import CONFIG, INDEX, measure_weights, weight_files
+from ft_dagster.models.quantize import quantization_of
 
 KEPT = "adapter"  # merging cannot be undone, so the adapter stays beside the merged weights
 

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.quantize import dequantized_weight, quantized_weights
-from ft_dagster.data.tensors import (
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.models.load import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ft_dagster.export.adapter import adapted_without_memory, model_without_memory
+from ft_dagster.methods.method import Quantization
+from ft_dagster.model_files.tensors import (
     PlannedTensor,
     Stored,
     as_bytes,
@@ -26,11 +29,8 @@ from ft_dagster.data.tensors import (
     stored_tensors,
     write_tensors,
 )
-from ft_dagster.data.weights import CONFIG, INDEX, read_json, weight_files
-from ft_dagster.errors import UserError
-from ft_dagster.evaluation.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from ft_dagster.export.adapter import adapted_without_memory, model_without_memory
-from ft_dagster.methods.method import Quantization
+from ft_dagster.model_files.weights import CONFIG, INDEX, read_json, weight_files
+from ft_dagster.models.quantize import dequantized_weight, quantized_weights
 from ft_dagster.program import write_json
 from ft_dagster.strict_json import tagged
 from ft_dagster.training.rounding import Rounding

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from ft_dagster.data.hub import hub_errors
-from ft_dagster.data.locations import HUB_ID
+from ft_dagster.data.sources.hub import hub_errors
+from ft_dagster.data.sources.locations import HUB_ID
 from ft_dagster.errors import UserError
 from ft_dagster.extras import of_train
 from ft_dagster.lineage.release import aliases, export_of, history

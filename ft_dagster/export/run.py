@@ -9,8 +9,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.quantize import quantization_of
-from ft_dagster.data.weights import GENERATION_CONFIG
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured import base_digest, hold_weights
 from ft_dagster.evaluation.request import TunedWeights
@@ -21,6 +19,8 @@ from ft_dagster.export.certificate import certify, judge_export
 from ft_dagster.export.merged import export_merged
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.lineage.certificate import Certificate
+from ft_dagster.model_files.weights import GENERATION_CONFIG
+from ft_dagster.models.quantize import quantization_of
 from ft_dagster.program import write_json
 from ft_dagster.provenance.held import FOLDER, HeldFiles, held_files
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ft_dagster.data.quantize import quantization_of
-from ft_dagster.evaluation.loaded_by_vllm import not_loaded, rank_of
-from ft_dagster.evaluation.verdict_words import verdict_sentence
+from ft_dagster.evaluation.models.loaded_by_vllm import not_loaded, rank_of
 from ft_dagster.export.catalogue import ReleasedAdapter
 from ft_dagster.export.vllm import serve_command
+from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of
 from ft_dagster.lineage.release import export_of, production
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.models.quantize import quantization_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, variant_files
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION

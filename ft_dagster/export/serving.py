@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.chat_rules import stop_token_ids
-from ft_dagster.data.weights import GENERATION_CONFIG, tokenizer_files
-from ft_dagster.evaluation.weights import tokenizer_folder, trained_tokenizer
+from ft_dagster.data.rendering.chat_rules import stop_token_ids
+from ft_dagster.evaluation.models.load import tokenizer_folder, trained_tokenizer
+from ft_dagster.model_files.weights import GENERATION_CONFIG, tokenizer_files
 from ft_dagster.program import write_json
 
 

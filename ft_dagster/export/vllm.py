@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ft_dagster.evaluation.loaded_by_vllm import max_lora_rank, not_loaded, rank_of
+from ft_dagster.evaluation.models.loaded_by_vllm import max_lora_rank, not_loaded, rank_of
 
 LOADED_AS = {  # arguments of BitsAndBytesConfig, by how the base was quantized in training
     "nf4": 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, '

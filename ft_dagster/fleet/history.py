@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from ft_dagster.fleet.reasons import stamped_since
+from ft_dagster.fleet.due.reasons import stamped_since
 
 RunOutcome = Literal["unfinished", "success", "verdict", "failed"]
 MOST_RUNS = 20  # of one variant that are read at once, the newest first

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ft_dagster.fleet.costs import CostRow
+from ft_dagster.fleet.due.costs import CostRow
 from ft_dagster.stage_entries import DeviceUse
 
 OUTCOMES = ("passed", "failed", "undecided", "not_judged")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.costs import CostItem, CostRow, cost_rows, read_costs
+from ft_dagster.fleet.due.costs import CostItem, CostRow, cost_rows, read_costs
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import StatusRow
 from ft_dagster.lineage.verdict import Verdict
@@ -22,8 +22,8 @@ from ft_dagster.report.tables import count
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import EVALUATION
-from ft_dagster.stages.shelf import UNREADABLE, told
 from ft_dagster.store import Store, read_head
+from ft_dagster.versions.version_files import UNREADABLE, told
 
 
 def fleet_report(settings: Settings, picture: FleetPicture, tenant: str | None = None) -> str:

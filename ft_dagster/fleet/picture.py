@@ -6,11 +6,11 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from ft_dagster.fleet.decided import decided
-from ft_dagster.fleet.due import EVEN_START, Decisions
+from ft_dagster.fleet.decision import decided
+from ft_dagster.fleet.due.due import EVEN_START, Decisions
 from ft_dagster.fleet.status import StatusRow, status_rows
-from ft_dagster.fleet.table import FleetTable
-from ft_dagster.fleet.table_rows import FleetRow
+from ft_dagster.fleet.table.table import FleetTable
+from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
 
@@ -52,7 +52,7 @@ def look_at(
     """These variants as the store has them now, and those that were retired; of their runs what the table
     knows.
     """
-    from ft_dagster.fleet.exact import exact_rows  # the stages, which take a second to import
+    from ft_dagster.fleet.refresh.read_now import exact_rows  # the stages, which take a second to import
 
     known = [] if table is None else table.rows()
     looked = None if table is None else table.looked()

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft_dagster.fleet.costs import shown_hours, shown_usd
-from ft_dagster.fleet.due import Decisions, NotDone, Retrain
-from ft_dagster.fleet.freshness import RootCause, freshness
-from ft_dagster.fleet.version import Gain, KnownVersion
+from ft_dagster.fleet.due.costs import shown_hours, shown_usd
+from ft_dagster.fleet.due.due import Decisions, NotDone, Retrain
+from ft_dagster.fleet.refresh.freshness import RootCause, freshness
+from ft_dagster.fleet.table.version import Gain, KnownVersion
 from ft_dagster.report.states import ORDER, VariantStatus
 
 if TYPE_CHECKING:
-    from ft_dagster.fleet.table_rows import FleetRow
+    from ft_dagster.fleet.table.table_rows import FleetRow
 
 SortedBy = Literal["state", "variant", "age", "cost", "gain", "next"]
 FAILING = ("parked", "failing")

@@ -19,19 +19,19 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.amounts import PaidFor, PlannedCost, expected_cost
-from ft_dagster.fleet.learning import DAMAGE, paid_for, planned_cost, said_of
+from ft_dagster.fleet.due.amounts import PaidFor, PlannedCost, expected_cost
+from ft_dagster.fleet.refresh.from_store import DAMAGE, paid_for, planned_cost, said_of
 from ft_dagster.fleet.spent import EVALUATIONS, hours_of
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.settings import PlatformOrder, Settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 from ft_dagster.spec.overrides import write_declared
 from ft_dagster.stage_entries import DECLARATION, FINE_TUNED_MODEL, MODEL_EXPORT, made_before, version_of
-from ft_dagster.stages.rendering import loses_plain_text, rendered_otherwise
-from ft_dagster.stages.summary import STAGES
-from ft_dagster.stages.versions import is_older
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.versions.summary import STAGES
+from ft_dagster.workspace.rendered_prompts import loses_plain_text, rendered_otherwise
+from ft_dagster.workspace.stage_version import is_older
+from ft_dagster.workspace.workspace import Workspace
 
 # A declaration is frozen anew by every run.
 BEFORE_TRAINING = tuple(each.name for each in made_before(FINE_TUNED_MODEL) if each != DECLARATION)

@@ -221,7 +221,7 @@ def slower_ways(spec: VariantSpec, facts: Facts, name: str, training: TrainingSe
     """Where a step on GPUs goes another way than the fast one, by the libraries that are installed here."""
     if facts.device_kind != "cuda":
         return []
-    from ft_dagster.training.attention import installed_kernel
+    from ft_dagster.training.batches.attention import installed_kernel
     from ft_dagster.training.loss import FUSED_HEAD_SINCE, has_fused_head
 
     known = method_of(name)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.evaluation.arithmetic import computes_bf16
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.evaluation.models.arithmetic import computes_bf16
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.methods.base_facts import BaseFacts
 from ft_dagster.planning.facts import Facts

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ft_dagster.evaluation.arithmetic import BATCH_TOKENS, GENERATION_TOKENS, USABLE_SHARE, Dtype
+from ft_dagster.evaluation.models.arithmetic import BATCH_TOKENS, GENERATION_TOKENS, USABLE_SHARE, Dtype
 from ft_dagster.export.certificate import GREEDY, LONGEST
 from ft_dagster.launch.inventory import Device
 from ft_dagster.methods import METHODS

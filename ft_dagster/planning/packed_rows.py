@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.spec.training import TrainingSettings
-from ft_dagster.training.mixture import shard_files
-from ft_dagster.training.packing import schedule, total_steps
+from ft_dagster.training.batches.mixture import shard_files
+from ft_dagster.training.batches.packing import schedule, total_steps
 
 MOST_TOKENS = 20_000_000  # of a mixture that is read for it
 MOST_EXAMPLES = 1_000_000  # packed for it, over all epochs: some seconds

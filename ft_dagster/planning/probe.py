@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from ft_dagster.data.general import HELD_OUT_TOKENS
+from ft_dagster.data.rendering.general import HELD_OUT_TOKENS
 from ft_dagster.methods import method_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods import defaults

@@ -23,7 +23,7 @@ from ft_dagster.planning.dryrun.from_figures import (
 )
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.survey import PlanContext, Survey, survey
-from ft_dagster.training.apart import leak_of
+from ft_dagster.training.batches.apart import leak_of
 
 MAX_LENGTH = 1024
 MOST_GENERAL = 0.5  # as a declaration may have

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.weights import CONFIG
+from ft_dagster.model_files.weights import CONFIG
 
 if TYPE_CHECKING:
     from torch import nn

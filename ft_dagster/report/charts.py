@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-from ft_dagster.evaluation.rule_figures import difference
+from ft_dagster.gate.rule_figures import difference
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.svg import COLOUR_OF, COLOURS, GREY, ORANGE, RED, Bar, measured, reach
 from ft_dagster.report.tables import change, is_share

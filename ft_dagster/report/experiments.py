@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.evaluation.rule_figures import difference
-from ft_dagster.evaluation.verdict_words import verdict_of, verdict_word
+from ft_dagster.gate.rule_figures import difference
+from ft_dagster.gate.verdict_words import verdict_of, verdict_word
 from ft_dagster.lineage.verdict import Rule, RuleName
 from ft_dagster.report.tables import ABSENT, change, count, duration, size
 from ft_dagster.stage_entries import FINE_TUNED_MODEL

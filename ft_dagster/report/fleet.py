@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.evaluation.rule_figures import difference
-from ft_dagster.evaluation.verdict_words import verdict_sentence
+from ft_dagster.gate.rule_figures import difference
+from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.report.charts import RuleOf
 from ft_dagster.report.html import SortedCell

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.evaluation.verdict_words import verdict_sentence, verdict_word
+from ft_dagster.gate.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import breakable, cell
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ft_dagster.data.mixture_figures import COUNTED, MixtureFigures
+from ft_dagster.data.mixture.mixture_figures import COUNTED, MixtureFigures
 from ft_dagster.report.svg import Bar
 from ft_dagster.report.tables import count, percent
 

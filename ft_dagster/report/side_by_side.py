@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ft_dagster.evaluation.rule_figures import difference
-from ft_dagster.evaluation.verdict_words import rule_word
+from ft_dagster.gate.rule_figures import difference
+from ft_dagster.gate.verdict_words import rule_word
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.charts import Lines, RuleOf
 from ft_dagster.report.tables import ABSENT, change

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ft_dagster.evaluation.samples import Answer, Role, Sample, means
 from ft_dagster.evaluation.skills import Skill
+from ft_dagster.gate.samples import Answer, Role, Sample, means
 from ft_dagster.report.tables import ABSENT, ARROW, percent
 
 SKILLS = ("subject", "right before → now", "lost", "gained", "questions")

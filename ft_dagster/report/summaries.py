@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.evaluation.samples import Score
-from ft_dagster.evaluation.sentences import out_of_reach, wanted
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.evaluation.skills import Skill
-from ft_dagster.evaluation.verdict_words import rule_word, slowest_rule, verdict_sentence
+from ft_dagster.gate.samples import Score
+from ft_dagster.gate.sentences import out_of_reach, wanted
+from ft_dagster.gate.verdict_words import rule_word, slowest_rule, verdict_sentence
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.planning.estimate import Estimate

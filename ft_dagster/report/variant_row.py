@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ft_dagster.evaluation.verdict_words import verdict_sentence, verdict_word
+from ft_dagster.gate.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.lineage.verdict import Rule, Verdict
 
 

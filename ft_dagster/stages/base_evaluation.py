@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster import stage_entries
-from ft_dagster.data.weights import declared_ends
-from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.evaluation.gates import check_metrics
+from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks
-from ft_dagster.evaluation.samples import read_aggregates, read_samples, write_samples, write_scores
+from ft_dagster.gate.gates import check_metrics
+from ft_dagster.gate.samples import read_aggregates, read_samples, write_samples, write_scores
+from ft_dagster.model_files.weights import declared_ends
 from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, TRAINING_MIXTURE
-from ft_dagster.stages import asked
-from ft_dagster.stages.asked import ModelQuestions, scores_in
-from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.inputs import recorded
-from ft_dagster.stages.models import base_of
-from ft_dagster.stages.stage import Owner, Stage
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
-from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import SHARED, Artifact, Attempt
+from ft_dagster.workspace import questions
+from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import recorded
+from ft_dagster.workspace.model_files import base_of
+from ft_dagster.workspace.questions import ModelQuestions, scores_in
+from ft_dagster.workspace.stage import Owner, Stage
+from ft_dagster.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class GeneralScoresInputs:
     """
 
     base_model: Artifact
-    general: asked.General
+    general: questions.General
     device: str
     dtype: Dtype
     engine: Engine
@@ -47,7 +47,7 @@ class GeneralScoresInputs:
 def general_inputs(view: View) -> GeneralScoresInputs:
     base = view.upstream(BASE_MODEL.name)
     added = [] if base.place.prefix == SHARED else view.added_token_ids(base)
-    general, ends = asked.general(view), sorted(set(declared_ends(view.base_folder(base))))
+    general, ends = questions.general(view), sorted(set(declared_ends(view.base_folder(base))))
     return GeneralScoresInputs(
         base, general, view.device, view.dtype, view.engine, added or None, ends or None
     )
@@ -74,7 +74,7 @@ class BaseEvaluationInputs:
 
     base_model: Artifact
     general_scores: Artifact
-    task: asked.OwnTask
+    task: questions.OwnTask
     device: str
     dtype: Dtype
     engine: Engine
@@ -83,9 +83,9 @@ class BaseEvaluationInputs:
 
 
 def inputs(view: View) -> BaseEvaluationInputs:
-    base, general, task = view.upstream(BASE_MODEL.name), view.made(GENERAL_SCORES), asked.own_task(view)
-    chat = asked.chat_of(general)
-    own = asked.own_checks(view, view.spec.evaluation)
+    base, general, task = view.upstream(BASE_MODEL.name), view.made(GENERAL_SCORES), questions.own_task(view)
+    chat = questions.chat_of(general)
+    own = questions.own_checks(view, view.spec.evaluation)
     return BaseEvaluationInputs(base, general, task, view.device, view.dtype, view.engine, chat, own)
 
 
@@ -113,8 +113,8 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
 
 GENERAL_SCORES = Stage(
     stage_entries.GENERAL_SCORES,
-    reads=asked.READS,
-    fields=asked.FIELDS,
+    reads=questions.READS,
+    fields=questions.FIELDS,
     inputs=general_inputs,
     build=build_general,
     owner=owner,
@@ -122,8 +122,8 @@ GENERAL_SCORES = Stage(
 )
 STAGE = Stage(
     BASE_EVALUATION,
-    reads=(*asked.READS, stage_entries.GENERAL_SCORES),
-    fields=asked.FIELDS,
+    reads=(*questions.READS, stage_entries.GENERAL_SCORES),
+    fields=questions.FIELDS,
     inputs=inputs,
     build=build,
     refuse=refuse,

@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.base import ResolvedBase, describe_base, resolve_base
-from ft_dagster.data.derived import MODEL, ParentRelease, check_adapter
-from ft_dagster.data.load_report import unused_words
-from ft_dagster.data.new_tokens import check_tokens
+from ft_dagster.data.rendering.new_tokens import check_tokens
 from ft_dagster.export.derivation_request import DerivationRequest
+from ft_dagster.models.base import ResolvedBase, describe_base, resolve_base
+from ft_dagster.models.derived import MODEL, ParentRelease, check_adapter
+from ft_dagster.models.load_report import unused_words
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, FINE_TUNED_MODEL
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.inputs import Digest, recorded
-from ft_dagster.stages.models import base_of, weights_of, whole_model
-from ft_dagster.stages.stacking import refuse_unstacked
-from ft_dagster.stages.stage import Owner, Stage
-from ft_dagster.stages.view import View
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import Digest, recorded
+from ft_dagster.workspace.model_files import base_of, weights_of, whole_model
+from ft_dagster.workspace.stacking import refuse_unstacked
+from ft_dagster.workspace.stage import Owner, Stage
 
 RECORD = "base.json"
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.data.record_tree import FIGURES
-from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.request import SampledRequest
+from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.spec.variant import GeneralSpec
 from ft_dagster.stage_entries import BASE_MODEL, BASE_TEXT
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.models import base_of
-from ft_dagster.stages.stage import Owner, Stage
-from ft_dagster.stages.view import View
 from ft_dagster.store import SHARED, Artifact, Attempt
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.model_files import base_of
+from ft_dagster.workspace.stage import Owner, Stage
 
 TOKENS, SEED = 128, 0  # tokens of each text at most
 
@@ -35,8 +35,8 @@ def inputs(view: View) -> BaseTextInputs:
 
 
 def build(inputs: BaseTextInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
-    from ft_dagster.data.corpus import write_written_origins
-    from ft_dagster.data.tree_growth import grow_tree
+    from ft_dagster.data.rows.corpus import write_written_origins
+    from ft_dagster.records.tree_growth import grow_tree
 
     base = base_of(inputs.base_model, context)
     figures = context.run(

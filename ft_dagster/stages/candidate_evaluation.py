@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.evaluation.gates import later_rules
+from ft_dagster.evaluation.models.arithmetic import Dtype
+from ft_dagster.gate.gates import later_rules
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -21,14 +21,15 @@ from ft_dagster.stage_entries import (
     FINE_TUNED_MODEL,
     PRODUCTION_EVALUATION,
 )
-from ft_dagster.stages import asked, production_evaluation
-from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, scores_in
-from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.models import base_of, weights_of
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.view import View
+from ft_dagster.stages import production_evaluation
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.workspace import questions
+from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.model_files import base_of, weights_of
+from ft_dagster.workspace.questions import Decides, ModelQuestions, questions_digest, scores_in
+from ft_dagster.workspace.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class CandidateInputs:
     fine_tuned_model: Artifact
     production_evaluation: Artifact
     spec: VariantSpec
-    task: asked.OwnTask
-    general: asked.General
+    task: questions.OwnTask
+    general: questions.General
     device: str
     dtype: Dtype
     engine: Engine
@@ -52,20 +53,24 @@ class CandidateInputs:
 
 
 def inputs(view: View) -> CandidateInputs:
-    tuned, task, general = view.upstream(FINE_TUNED_MODEL.name), asked.own_task(view), asked.general(view)
+    tuned, task, general = (
+        view.upstream(FINE_TUNED_MODEL.name),
+        questions.own_task(view),
+        questions.general(view),
+    )
     before = view.upstream(BASE_EVALUATION.name)
     return CandidateInputs(
         view.upstream(BASE_MODEL.name),
         tuned,
         view.made(production_evaluation.STAGE),
         narrowed(view.spec, ("gates",)),
-        asked.unprobed(task),  # what it repeats was probed by its evaluation
+        questions.unprobed(task),  # what it repeats was probed by its evaluation
         general,
         view.device,
         view.dtype,
         view.engine,
         view.past.tries(tuned, questions_digest(task, general)),
-        asked.chat_of(before),
+        questions.chat_of(before),
         later_rules(view.spec.gates, DEFAULT, before.figures["scores"]) or None,
     )
 
@@ -82,8 +87,8 @@ def build(inputs: CandidateInputs, context: BuildContext, attempt: Attempt) -> d
 
 STAGE = Stage(
     CANDIDATE_EVALUATION,
-    reads=(*asked.READS, FINE_TUNED_MODEL, BASE_EVALUATION, PRODUCTION_EVALUATION),
-    fields=(*asked.FIELDS, "gates"),
+    reads=(*questions.READS, FINE_TUNED_MODEL, BASE_EVALUATION, PRODUCTION_EVALUATION),
+    fields=(*questions.FIELDS, "gates"),
     inputs=inputs,
     build=build,
     asks=("tries",),

@@ -31,9 +31,9 @@ from ft_dagster.stages import (
     training_plan,
     unsaid_tokens,
 )
-from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.workspace import TrainingStopped, Workspace
 from ft_dagster.store import Artifact, closed, refused, unreachable
+from ft_dagster.workspace.stage import Check, Stage
+from ft_dagster.workspace.workspace import TrainingStopped, Workspace
 
 _STAGES: tuple[Stage[Any], ...] = (
     base_model.SOURCE,

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.fingerprint import fingerprint_sources
-from ft_dagster.data.upstream import asset_of, is_asset, read_snapshot
+from ft_dagster.data.sources.fingerprint import fingerprint_sources
+from ft_dagster.data.sources.upstream import asset_of, is_asset, read_snapshot
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.tasks import tasks_digest
+from ft_dagster.evaluation.tasks.tasks import tasks_digest
 from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared
 from ft_dagster.spec.variant import SourceSpec
 from ft_dagster.stage_entries import DECLARATION
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.inputs import recorded
-from ft_dagster.stages.policy import refuse_declared
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.view import View
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import recorded
+from ft_dagster.workspace.policy import refuse_declared
+from ft_dagster.workspace.stage import Stage
 
 FILE = "declaration.json"
 

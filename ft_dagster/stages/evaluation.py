@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.evaluation.gates import AskedTooFew, gates_digest, judge, later_rules
-from ft_dagster.evaluation.looks import Order
+from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks, as_called
-from ft_dagster.evaluation.regurgitation_rules import with_probed
-from ft_dagster.evaluation.samples import RESERVED, read_samples
-from ft_dagster.evaluation.tasks import names_of
-from ft_dagster.evaluation.verdict_words import verdict_sentence
+from ft_dagster.evaluation.tasks.tasks import names_of
+from ft_dagster.gate.gates import AskedTooFew, gates_digest, judge, later_rules
+from ft_dagster.gate.looks import Order
+from ft_dagster.gate.regurgitation_rules import with_probed
+from ft_dagster.gate.samples import RESERVED, read_samples
+from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -29,19 +29,20 @@ from ft_dagster.stage_entries import (
     FINE_TUNED_MODEL,
     TRAINING_MIXTURE,
 )
-from ft_dagster.stages import asked, base_evaluation
-from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, scores_in
-from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.hands import BuildContext
+from ft_dagster.stages import base_evaluation
 from ft_dagster.stages.held_out import refuse_trained_on
-from ft_dagster.stages.inputs import Digest, KeyParts, key_parts, recorded
-from ft_dagster.stages.models import base_of, weights_of
-from ft_dagster.stages.policy import refuse_frozen
-from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
-from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.workspace import questions
+from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import Digest, KeyParts, key_parts, recorded
+from ft_dagster.workspace.model_files import base_of, weights_of
+from ft_dagster.workspace.policy import refuse_frozen
+from ft_dagster.workspace.questions import Decides, ModelQuestions, questions_digest, scores_in
+from ft_dagster.workspace.stage import Check, Stage
+from ft_dagster.workspace.workspace import Workspace
 
 VERDICT = "verdict.json"
 POLICY = "policy.json"
@@ -64,8 +65,8 @@ class EvaluationInputs:
     base_evaluation: Artifact
     gates: Digest
     spec: VariantSpec
-    task: asked.OwnTask
-    general: asked.General
+    task: questions.OwnTask
+    general: questions.General
     device: str
     dtype: Dtype
     engine: Engine
@@ -79,7 +80,11 @@ class EvaluationInputs:
 
 
 def inputs(view: View) -> EvaluationInputs:
-    tuned, task, general = view.upstream(FINE_TUNED_MODEL.name), asked.own_task(view), asked.general(view)
+    tuned, task, general = (
+        view.upstream(FINE_TUNED_MODEL.name),
+        questions.own_task(view),
+        questions.general(view),
+    )
     before = view.upstream(BASE_EVALUATION.name)
     return EvaluationInputs(
         view.upstream(BASE_MODEL.name),
@@ -93,12 +98,12 @@ def inputs(view: View) -> EvaluationInputs:
         view.dtype,
         view.engine,
         view.past.tries(tuned, questions_digest(task, general)),
-        asked.chat_of(before),
+        questions.chat_of(before),
         own_tasks(view) or None,
         rules_of(view, before),
         view.policy.least_probed,
         view.policy,
-        asked.own_checks(view, view.spec.evaluation),
+        questions.own_checks(view, view.spec.evaluation),
     )
 
 
@@ -290,8 +295,8 @@ def refuse_evaluation(workspace: Workspace) -> None:
 
 STAGE = Stage(
     EVALUATION,
-    reads=(*asked.READS, FINE_TUNED_MODEL, BASE_EVALUATION),
-    fields=(*asked.FIELDS, *JUDGED),
+    reads=(*questions.READS, FINE_TUNED_MODEL, BASE_EVALUATION),
+    fields=(*questions.FIELDS, *JUDGED),
     inputs=inputs,
     build=build,
     asks=("tries", "made_before"),

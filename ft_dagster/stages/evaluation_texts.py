@@ -7,10 +7,10 @@ from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest
 from ft_dagster.stage_entries import DECLARATION, EVALUATION_TEXTS
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.view import View
 from ft_dagster.store import Attempt
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.stage import Stage
 
 TEXTS = "texts.parquet"
 
@@ -29,7 +29,7 @@ def inputs(view: View) -> TextsInputs:
 
 def build(inputs: TextsInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     return context.run(
-        "evaluation.texts",
+        "evaluation.tasks.texts",
         attempt,
         lambda output: TextsRequest(
             tasks=inputs.tasks, project=context.project, roots=context.roots, output=output
@@ -45,5 +45,5 @@ STAGE = Stage(
     inputs=inputs,
     build=build,
     owner=lambda inputs: "shared",
-    programs=("evaluation.texts",),
+    programs=("evaluation.tasks.texts",),
 )

@@ -20,18 +20,18 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.inputs import recorded
-from ft_dagster.stages.policy import refuse_dear
-from ft_dagster.stages.stacking import trained_base
-from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, TrainingRun
 from ft_dagster.training.halving import wants_halving
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.first_look import FIRST_LOOKS
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import recorded
+from ft_dagster.workspace.policy import refuse_dear
+from ft_dagster.workspace.stacking import trained_base
+from ft_dagster.workspace.stage import Check, Stage
+from ft_dagster.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

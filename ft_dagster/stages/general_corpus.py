@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ft_dagster.data.fingerprint import Fingerprint, Frozen, fingerprint_sources
-from ft_dagster.data.record_tree import FIGURES
-from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.data.sources.fingerprint import Fingerprint, Frozen, fingerprint_sources
+from ft_dagster.records.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
 from ft_dagster.stage_entries import GENERAL_CORPUS
-from ft_dagster.stages.corpora import find_corpus, prefix_of_corpus
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.workspace.corpora import find_corpus, prefix_of_corpus
 
 
 def make_corpora(settings: Settings, run_id: str, say: Callable[[str], None]) -> dict[str, Artifact]:
@@ -56,8 +56,8 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
     recipe, spec, sources = _recipe(settings, name)
 
     def build(attempt: Attempt) -> dict[str, Any]:
-        from ft_dagster.data.corpus import build_general_corpus
-        from ft_dagster.data.tree_growth import grow_tree
+        from ft_dagster.data.rows.corpus import build_general_corpus
+        from ft_dagster.records.tree_growth import grow_tree
 
         figures = build_general_corpus(
             name, spec, settings.project, attempt.payload, say,

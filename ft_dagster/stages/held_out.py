@@ -11,8 +11,8 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
 )
 from ft_dagster.stages import evaluation_texts
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, find_artifact
+from ft_dagster.workspace.workspace import Workspace
 
 
 def refuse_trained_on(workspace: Workspace) -> None:

@@ -14,18 +14,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ft_dagster.data.derived import named_source, rolled_back_beneath
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.lineage.release import aliases, export_of, history, refuse_rolled_back, released
+from ft_dagster.models.derived import named_source, rolled_back_beneath
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.spec.policy import POLICY_FILE, Checks, breaches_of_version
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION, TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN
 from ft_dagster.stages.made_of import PARTS, artifacts_of, frozen_declarations
-from ft_dagster.stages.policy import own_entries, task_names
 from ft_dagster.store import Artifact, Store
 from ft_dagster.training.contract import PLAN_FILE
+from ft_dagster.workspace.policy import own_entries, task_names
 
 JUDGED_BY = (TASK_DATASET.name, TRAINING_MIXTURE.name, EVALUATION.name)  # whose keys say what a policy asks
 OTHER = "Serve another version"

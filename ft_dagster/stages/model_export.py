@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.probes import probe_prompts
+from ft_dagster.data.mixture.probes import probe_prompts
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.measured import base_digest
+from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import OwnChecks
 from ft_dagster.evaluation.request import TunedWeights
-from ft_dagster.evaluation.samples import OWN
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, MadeFrom, Source
+from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.code import source_digest
@@ -36,21 +36,21 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
-from ft_dagster.stages import asked
-from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
-from ft_dagster.stages.engine import Engine
+from ft_dagster.stages.declared_now import refuse_unjudged
 from ft_dagster.stages.evaluation import JUDGED, Judging, rules_of, tries_of, verdict_on
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.inputs import key_parts, recorded
-from ft_dagster.stages.models import base_of
-from ft_dagster.stages.policy import refuse_frozen
-from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.today import refuse_unjudged
 from ft_dagster.stages.verdicts import certificate_of, own_verdict, rejudge
-from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.workspace import questions
+from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import key_parts, recorded
+from ft_dagster.workspace.model_files import base_of
+from ft_dagster.workspace.policy import refuse_frozen
+from ft_dagster.workspace.questions import Decides, ModelQuestions, check_measured
+from ft_dagster.workspace.stage import Check, Stage
+from ft_dagster.workspace.workspace import Workspace, refuse_experiment
 
 PROBES = 8
 DESCRIBED = ("export", "description", "owners", "objective", "data.sources", "data.general")
@@ -71,8 +71,8 @@ class ExportInputs:
     base_evaluation: Artifact
     evaluation: Artifact
     judged_by: VariantSpec
-    task: asked.OwnTask
-    general: asked.General
+    task: questions.OwnTask
+    general: questions.General
     device: str
     dtype: Dtype
     engine: Engine
@@ -101,17 +101,17 @@ def inputs(view: View) -> ExportInputs:
         before,
         evaluation,
         narrowed(view.spec, JUDGED),
-        asked.own_task(view),
-        asked.general(view),
+        questions.own_task(view),
+        questions.general(view),
         view.device,
         view.dtype,
         view.engine_of(evaluation),
-        asked.chat_of(before),
+        questions.chat_of(before),
         rules_of(view, before) if view.spec.evaluation.limit == "auto" else None,
         mixture.inputs.get(GENERAL_CORPUS.name)
         if mixture.digest == tuned.inputs[TRAINING_MIXTURE.name]
         else None,
-        asked.own_checks(view, view.spec.evaluation),
+        questions.own_checks(view, view.spec.evaluation),
     )
 
 
@@ -257,8 +257,8 @@ def stands(newest: Artifact, inputs: ExportInputs) -> bool:
 
 STAGE = Stage(
     MODEL_EXPORT,
-    reads=(*asked.READS, TRAINING_PLAN, FINE_TUNED_MODEL, BASE_EVALUATION, EVALUATION),
-    fields=(*asked.FIELDS, *JUDGED, *DESCRIBED),
+    reads=(*questions.READS, TRAINING_PLAN, FINE_TUNED_MODEL, BASE_EVALUATION, EVALUATION),
+    fields=(*questions.FIELDS, *JUDGED, *DESCRIBED),
     inputs=inputs,
     build=build,
     checks={"certificate": "The export, reloaded from disk, behaves as the weights that were judged"},

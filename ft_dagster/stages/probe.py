@@ -24,19 +24,26 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import CostLimit
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, PROBE, TRAINING_MIXTURE
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.inputs import Digest, recorded
-from ft_dagster.stages.plan_context import PAST, context_of
-from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, leak_where_packed, ranked_by
-from ft_dagster.stages.policy import refuse_successor
-from ft_dagster.stages.stacking import trained_base
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import Base, Launch, Member, Plan, TrainingDevice, TrainingRun
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.first_look import FIRST_LOOKS
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import Digest, recorded
+from ft_dagster.workspace.plan_context import PAST, context_of
+from ft_dagster.workspace.plan_fields import (
+    HARDWARE,
+    NEIGHBOURS,
+    PLANNED,
+    RANKED,
+    leak_where_packed,
+    ranked_by,
+)
+from ft_dagster.workspace.policy import refuse_successor
+from ft_dagster.workspace.stacking import trained_base
+from ft_dagster.workspace.stage import Stage
+from ft_dagster.workspace.workspace import Workspace, named_in
 
 MARGIN = "gates.general_loss_margin"
 TRIED = ("plan.probe", MARGIN)

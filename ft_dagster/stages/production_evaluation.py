@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
     PRODUCTION_EVALUATION,
 )
-from ft_dagster.stages import asked
-from ft_dagster.stages.asked import ModelQuestions, scores_in
-from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.models import base_of, weights_of
-from ft_dagster.stages.rendering import RENDERING
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.view import View
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.workspace import questions
+from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.model_files import base_of, weights_of
+from ft_dagster.workspace.questions import ModelQuestions, scores_in
+from ft_dagster.workspace.rendered_prompts import RENDERING
+from ft_dagster.workspace.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ProductionInputs:
 
     base_model: Artifact
     fine_tuned_model: Artifact
-    task: asked.OwnTask
-    general: asked.General
+    task: questions.OwnTask
+    general: questions.General
     device: str
     dtype: Dtype
     engine: Engine
@@ -51,8 +51,11 @@ def inputs(view: View) -> ProductionInputs:
     except UserError as error:
         raise production.gone(str(error)) from None
     # What it repeats of today's training rows is no question of its own.
-    task = asked.unprobed(asked.own_task_of(view, base, export.spec.get(f"task.{RENDERING}")))
-    general, rules = asked.general(view), asked.rules_of(view, base, view.upstream(BASE_EVALUATION.name))
+    task = questions.unprobed(questions.own_task_of(view, base, export.spec.get(f"task.{RENDERING}")))
+    general, rules = (
+        questions.general(view),
+        questions.rules_of(view, base, view.upstream(BASE_EVALUATION.name)),
+    )
     return ProductionInputs(base, tuned, task, general, view.device, view.dtype, view.engine, rules)
 
 
@@ -67,8 +70,8 @@ def build(inputs: ProductionInputs, context: BuildContext, attempt: Attempt) -> 
 
 STAGE = Stage(
     PRODUCTION_EVALUATION,
-    reads=(*asked.READS, BASE_EVALUATION),
-    fields=asked.FIELDS,
+    reads=(*questions.READS, BASE_EVALUATION),
+    fields=questions.FIELDS,
     inputs=inputs,
     build=build,
     asks=("production",),

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.gates import gates_digest, with_rules
 from ft_dagster.evaluation.own_checks import by_any_name
+from ft_dagster.gate.gates import gates_digest, with_rules
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.release import (
@@ -23,6 +22,7 @@ from ft_dagster.lineage.release import (
     standing_release,
 )
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.models.derived import base_folder
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
     BASE_MODEL,
@@ -32,16 +32,16 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages import evaluation as evaluation_stage
-from ft_dagster.stages.asked import own_checks
+from ft_dagster.stages.declared_now import today
 from ft_dagster.stages.evaluation import own_of
 from ft_dagster.stages.held_out import refuse_trained_on
 from ft_dagster.stages.may_serve import Version, may_serve
-from ft_dagster.stages.policy import refuse_frozen
-from ft_dagster.stages.today import today
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
-from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact
+from ft_dagster.workspace.policy import refuse_frozen
+from ft_dagster.workspace.questions import own_checks
+from ft_dagster.workspace.workspace import Workspace, refuse_experiment
 
 
 @dataclass(frozen=True)

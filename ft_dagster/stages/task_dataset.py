@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.data.fingerprint import Frozen
-from ft_dagster.data.locations import DeclaredAt
-from ft_dagster.data.record_tree import FIGURES
+from ft_dagster.data.sources.fingerprint import Frozen
+from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import DECLARATION, EVALUATION_TEXTS, TASK_DATASET
 from ft_dagster.stages import evaluation_texts
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.inputs import Digest, recorded
-from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import Digest, recorded
+from ft_dagster.workspace.stage import Check, Stage
+from ft_dagster.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def inputs(view: View) -> DatasetInputs:
 
 
 def build(inputs: DatasetInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
-    from ft_dagster.data.dataset import build_task_dataset
-    from ft_dagster.data.tree_growth import grow_tree
+    from ft_dagster.data.rows.dataset import build_task_dataset
+    from ft_dagster.records.tree_growth import grow_tree
 
     texts = inputs.evaluation_texts
     file = None if texts is None else context.payload(texts) / evaluation_texts.TEXTS

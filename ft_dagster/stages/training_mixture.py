@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.dataset_io import ORIGINS, paths_of, read_paths
-from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.data.mixture_io import origins_of
-from ft_dagster.data.record_tree import FIGURES
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture.mixture_io import origins_of
+from ft_dagster.data.rows.dataset_io import ORIGINS, paths_of, read_paths
 from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.roots import is_address
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -29,14 +29,14 @@ from ft_dagster.stage_entries import (
     version_of,
 )
 from ft_dagster.stages import base_text, evaluation_texts, unsaid_tokens
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.rendering import end_of_turns, rendering_of
-from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
-from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.strict_json import dumps
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.rendered_prompts import end_of_turns, rendering_of
+from ft_dagster.workspace.stage import Check, Stage
+from ft_dagster.workspace.workspace import Workspace
 
 SAMPLE, OVERLAPS = "sample.txt", "overlaps.json"
 RENDERED = (
@@ -94,8 +94,8 @@ def _general_text(view: View, general: GeneralSpec) -> Artifact:
 
 
 def build(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
-    from ft_dagster.data.cuts import write_cuts
-    from ft_dagster.data.mixture import MixtureParts, build_mixture
+    from ft_dagster.data.mixture.cuts import write_cuts
+    from ft_dagster.data.mixture.mixture import MixtureParts, build_mixture
 
     corpus, texts = inputs.general_corpus, inputs.evaluation_texts
     parts = MixtureParts(
@@ -120,8 +120,8 @@ def build(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dic
 
 def _records(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     """The figures of the record tree. Raises UserError where the data set or the corpus has none."""
-    from ft_dagster.data.mixture_records import write_mixture_records
-    from ft_dagster.data.tree_growth import grow_tree
+    from ft_dagster.records.mixture_records import write_mixture_records
+    from ft_dagster.records.tree_growth import grow_tree
 
     corpus = None if inputs.general_corpus is None else context.evidence(inputs.general_corpus)
     dataset = context.evidence(inputs.task_dataset)

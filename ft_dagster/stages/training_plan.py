@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.gates import refuse_unmeasured
-from ft_dagster.evaluation.samples import FORMER, RESERVED, TEST_SPLIT_TASK
+from ft_dagster.gate.gates import refuse_unmeasured
+from ft_dagster.gate.samples import FORMER, RESERVED, TEST_SPLIT_TASK
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.cost.learned import Predicted
@@ -38,20 +38,27 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages import evaluation_texts, probe
-from ft_dagster.stages.asked import refuse_no_database
-from ft_dagster.stages.engine import refuse_absent
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.inputs import Digest, recorded
-from ft_dagster.stages.judged_on import refuse_unheld
-from ft_dagster.stages.plan_context import PAST, context_of
-from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, leak_where_packed, ranked_by
-from ft_dagster.stages.policy import refuse_few_questions, refuse_method, refuse_successor, too_dear
-from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact, Attempt, Place, find_artifact
 from ft_dagster.store.committed import all_committed
 from ft_dagster.training.contract import PLAN_FILE
+from ft_dagster.workspace.answer_engine import refuse_absent
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.judging_devices import refuse_unheld
+from ft_dagster.workspace.keyed_inputs import Digest, recorded
+from ft_dagster.workspace.plan_context import PAST, context_of
+from ft_dagster.workspace.plan_fields import (
+    HARDWARE,
+    NEIGHBOURS,
+    PLANNED,
+    RANKED,
+    leak_where_packed,
+    ranked_by,
+)
+from ft_dagster.workspace.policy import refuse_few_questions, refuse_method, refuse_successor, too_dear
+from ft_dagster.workspace.questions import refuse_no_database
+from ft_dagster.workspace.stage import Check, Stage
+from ft_dagster.workspace.workspace import Workspace, named_in
 
 ESTIMATE = "estimate.json"
 TRAINED_FROM = (BASE_MODEL.name, TRAINING_MIXTURE.name)  # beside the plan

@@ -10,18 +10,18 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.data.mixture_io import HOLDOUT
-from ft_dagster.data.new_tokens import refuse_said
-from ft_dagster.data.parquet import rows_of
+from ft_dagster.data.files.parquet import rows_of
+from ft_dagster.data.mixture.mixture_io import HOLDOUT
+from ft_dagster.data.rendering.new_tokens import refuse_said
 from ft_dagster.evaluation.degeneration import PLAIN
-from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.request import UnsaidRequest
+from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, UNSAID_TOKENS
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.stage import Stage
+from ft_dagster.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def inputs(view: View) -> UnsaidInputs:
 
 def build(inputs: UnsaidInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     figures = context.run(
-        "evaluation.unsaid",
+        "evaluation.tasks.unsaid",
         attempt,
         lambda output: UnsaidRequest(
             tokens=tuple(inputs.tokens), tasks=inputs.general, project=context.project, roots=context.roots,
@@ -77,5 +77,5 @@ STAGE = Stage(
     fields=("evaluation.num_fewshot",),
     inputs=inputs,
     build=build,
-    programs=("evaluation.unsaid",),
+    programs=("evaluation.tasks.unsaid",),
 )

@@ -6,11 +6,11 @@ import json
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.gates import gates_digest, regression
-from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.measured import FILE as MEASURED
 from ft_dagster.evaluation.own_checks import as_called
-from ft_dagster.evaluation.samples import OWN, read_samples
+from ft_dagster.gate.gates import gates_digest, regression
+from ft_dagster.gate.looks import Order
+from ft_dagster.gate.samples import OWN, read_samples
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of, of_equal_bytes
@@ -26,16 +26,16 @@ from ft_dagster.stage_entries import (
     TASK_DATASET,
 )
 from ft_dagster.stages import production_evaluation
-from ft_dagster.stages.asked import chat_of, check_measured, own_checks, rules_of
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
+from ft_dagster.stages.declared_now import Today
 from ft_dagster.stages.evaluation import Judging, own_of, tries_of, verdict_on
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.past import ProductionGone
-from ft_dagster.stages.rendering import LEAD, RENDERING, lead_of_answers
-from ft_dagster.stages.today import Today
-from ft_dagster.stages.versions import is_of_now
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import SHARED, Artifact
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.past import ProductionGone
+from ft_dagster.workspace.questions import chat_of, check_measured, own_checks, rules_of
+from ft_dagster.workspace.rendered_prompts import LEAD, RENDERING, lead_of_answers
+from ft_dagster.workspace.stage_version import is_of_now
+from ft_dagster.workspace.workspace import Workspace
 
 BY_BASE = (LEAD, f"task.{RENDERING}")  # what of a task is each base's own, or its training's
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ft_dagster.training.apart import refuse_leaking
+from ft_dagster.training.batches.apart import refuse_leaking
 from ft_dagster.training.figures import peak_device_bytes, peak_process_bytes
 from ft_dagster.training.journal import Journal, JournalStep, StepLog
 from ft_dagster.training.progress import TrainingProgress

@@ -9,7 +9,7 @@ from typing import Any
 
 from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.strict_json import dumps, restored
-from ft_dagster.training.packing import Bin
+from ft_dagster.training.batches.packing import Bin
 
 FILE = "journal.json"
 EXPORTED = "exported"  # marks lines of the log about the exported model, after its training

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ft_dagster.objectives import next_token_loss
-from ft_dagster.training.attention import given
+from ft_dagster.training.batches.attention import given
 
 LOGITS = {"cpu": 2**24, "cuda": 2**28}  # of one product with the head's weights, in the type of the product
 IN_FP32 = {"cpu": 2**20, "cuda": 2**25}  # of those at a time, for their loss

@@ -18,8 +18,10 @@ from trl import SFTTrainer
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import loss_of
 from ft_dagster.training import checkpoints, data_parallel, ranks
-from ft_dagster.training.attention import packed, squares
-from ft_dagster.training.batches import Collator, batch_digest, side_by_side
+from ft_dagster.training.batches.attention import packed, squares
+from ft_dagster.training.batches.batches import Collator, batch_digest, side_by_side
+from ft_dagster.training.batches.mixture import Examples
+from ft_dagster.training.batches.packing import Bin
 from ft_dagster.training.journal import JournalStep
 from ft_dagster.training.loss import (
     learned_prompt,
@@ -28,8 +30,6 @@ from ft_dagster.training.loss import (
     readable_head,
     step_loss,
 )
-from ft_dagster.training.mixture import Examples
-from ft_dagster.training.packing import Bin
 
 T = TypeVar("T")
 

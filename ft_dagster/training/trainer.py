@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.errors import UserError
 from ft_dagster.program import write_json
 from ft_dagster.training import checkpoints, ranks, zero
+from ft_dagster.training.batches.mixture import Examples, open_split, read_records
+from ft_dagster.training.batches.packing import (
+    Bin,
+    evaluation_steps,
+    fewer_evaluations,
+    schedule,
+    total_steps,
+)
 from ft_dagster.training.contract import Member, Status, TrainingResult, TrainingRun, recipe_digest
 from ft_dagster.training.figures import process_bytes, training_figures
 from ft_dagster.training.halving import in_force
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import TaughtBy, packs, taught_by
-from ft_dagster.training.mixture import Examples, open_split, read_records
-from ft_dagster.training.packing import Bin, evaluation_steps, fewer_evaluations, schedule, total_steps
 from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch import forgetting
@@ -254,7 +260,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
     from transformers import PrinterCallback
 
     from ft_dagster.training import data_parallel
-    from ft_dagster.training.batches import Collator
+    from ft_dagster.training.batches.batches import Collator
     from ft_dagster.training.callbacks import ApartCallback, WatchCallback
     from ft_dagster.training.methods.base import load_tokenizer
     from ft_dagster.training.sft import TokenTrainer

@@ -19,36 +19,36 @@ from zlib import crc32
 import pyarrow as pa
 from pyarrow import parquet
 
-from ft_dagster.audit.desk import Audit, open_audit
-from ft_dagster.data.corpus import build_general_corpus, write_written_origins
-from ft_dagster.data.cuts import Cut, write_cuts
-from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.fingerprint import fingerprint_sources
-from ft_dagster.data.mixture_figures import GENERAL, GeneralShare, MixtureFigures
-from ft_dagster.data.mixture_records import write_mixture_records
-from ft_dagster.data.record_tree import FIGURES
-from ft_dagster.data.rows import Row
-from ft_dagster.data.shards import SplitWriter
-from ft_dagster.data.tree_growth import grow_tree
+from ft_dagster.audit.audit import Audit, open_audit
+from ft_dagster.data.mixture.cuts import Cut, write_cuts
+from ft_dagster.data.mixture.mixture_figures import GENERAL, GeneralShare, MixtureFigures
+from ft_dagster.data.mixture.shards import SplitWriter
+from ft_dagster.data.rows.corpus import build_general_corpus, write_written_origins
+from ft_dagster.data.rows.dataset import build_task_dataset
+from ft_dagster.data.rows.dataset_io import read_split
+from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.sources.fingerprint import fingerprint_sources
 from ft_dagster.evaluation.sampled import write_parts
-from ft_dagster.evaluation.samples import Answer, Sample, write_answers, write_samples
+from ft_dagster.gate.samples import Answer, Sample, write_answers, write_samples
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
 from ft_dagster.lineage.tries import record_try
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.objectives import Rendered
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.records.mixture_records import write_mixture_records
+from ft_dagster.records.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.records.record_tree import FIGURES
+from ft_dagster.records.tree_growth import grow_tree
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec.variant import CorpusSpec, VariantSpec
 from ft_dagster.stages.chain import CHAIN
-from ft_dagster.stages.corpora import prefix_of_corpus
 from ft_dagster.store import SHARED, Artifact, Attempt, Store, write_head
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from ft_dagster.strict_json import dumps
+from ft_dagster.workspace.corpora import prefix_of_corpus
 from tests.certificates import certificate
 
 GATES = "b" * 64

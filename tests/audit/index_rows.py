@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ft_dagster.audit.desk import index_folder
-from ft_dagster.audit.index import MEMBER
-from ft_dagster.audit.index_file import FILE
+from ft_dagster.audit.audit import index_folder
+from ft_dagster.audit.index.index import MEMBER
+from ft_dagster.audit.index.index_file import FILE
 from ft_dagster.settings import Settings
 
 

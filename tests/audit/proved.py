@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.proofs import check, proof_readings, prove
-from ft_dagster.provenance.record_keys import keys_of
+from ft_dagster.audit.proofs.proofs import check, proof_readings, prove
+from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.records.record_keys import keys_of
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.audit.absence import and_held, held_against
 from ft_dagster.audit.answers import RecordAnswer
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.models import at, model
 from ft_dagster.audit.parts import OLDER
-from ft_dagster.audit.proofs import check, prove
+from ft_dagster.audit.proofs.absence import and_held, held_against
+from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import TRAINED, record, sought
-from ft_dagster.audit.search import look_through
+from ft_dagster.audit.search.search import look_through
+from ft_dagster.audit.sought_record import asked_record
 from ft_dagster.audit.trained import training_records
 from ft_dagster.cli.audit import RecordCounts, written_sentence
-from ft_dagster.data.cuts import IN_PART, Cut
-from ft_dagster.data.mixture import TOO_LONG, UNTRAINED
+from ft_dagster.data.mixture.cuts import IN_PART, Cut
+from ft_dagster.data.mixture.mixture import TOO_LONG, UNTRAINED
 from ft_dagster.stage_entries import TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question, this_moment

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.audit import records
-from ft_dagster.audit.desk import index_folder
-from ft_dagster.audit.index_file import FILE
+from ft_dagster.audit.audit import index_folder
+from ft_dagster.audit.index.index_file import FILE
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from ft_dagster.audit.answers import ModelThatHas
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.models import at, diff, model
-from ft_dagster.audit.proof_form import ABSENCE
-from ft_dagster.audit.proofs import check, prove
+from ft_dagster.audit.proofs.proof_form import ABSENCE
+from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import HELD_OUT, INHERITED, JUDGED, TRAINED, record
+from ft_dagster.audit.sought_record import asked_record
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.trained import training_records
-from ft_dagster.audit.verify import verify
-from ft_dagster.data.dataset_io import read_split
+from ft_dagster.audit.verify.verify import verify
+from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.samples import Sample
+from ft_dagster.gate.samples import Sample
 from ft_dagster.store import Artifact
 from tests.audit.histories import History, question, this_moment
 

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.audit import follow
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import index_folder, open_audit
-from ft_dagster.audit.index_file import FILE
+from ft_dagster.audit.audit import index_folder, open_audit
+from ft_dagster.audit.index import follow
+from ft_dagster.audit.index.index_file import FILE
 from ft_dagster.audit.models import at
 from ft_dagster.audit.records import record
-from ft_dagster.audit.verify import verify
+from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.verify.verify import verify
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import entry_path, read_log
-from ft_dagster.provenance.record_keys import rotate
+from ft_dagster.records.record_keys import rotate
 from ft_dagster.settings import Settings
 from ft_dagster.store import Artifact
 from tests.audit.histories import History, question, this_moment
@@ -122,7 +122,7 @@ def test_an_index_that_cannot_be_used_just_now_is_kept(
         error.sqlite_errorcode = code
         raise error
 
-    for place in ("index_file._schema_of", "index.Index.owners"):
+    for place in ("index.index_file._schema_of", "index.index.Index.owners"):
         with monkeypatch.context() as patch:
             patch.setattr(f"ft_dagster.audit.{place}", refuse)
             with pytest.raises(UserError, match="the index cannot be used: not just now"):
@@ -162,7 +162,7 @@ def traced(*given, **named):
     return db
 sqlite3.connect = traced
 from pathlib import Path
-from ft_dagster.audit.index import Index
+from ft_dagster.audit.index.index import Index
 Index.open(Path({str(index_folder(settings))!r}), {settings.open_store().url!r}).close()
 """
     return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

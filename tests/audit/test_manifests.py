@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.figures import READ, read
 from ft_dagster.audit.models import diff, model
 from ft_dagster.audit.records import record, sought
-from ft_dagster.audit.search import look_through
+from ft_dagster.audit.search.search import look_through
+from ft_dagster.audit.sought_record import asked_record
 from ft_dagster.audit.traces import source
-from ft_dagster.audit.verify import verify
+from ft_dagster.audit.verify.verify import verify
 from ft_dagster.cli import app
 from ft_dagster.cli.audit_shown import print_model
 from ft_dagster.errors import UserError

@@ -7,9 +7,9 @@ import json
 import re
 from pathlib import Path
 
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.proofs import prove
+from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.records import TRAINED, record
+from ft_dagster.audit.sought_record import asked_record
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
 from tests.audit.proved import ROOT, ran

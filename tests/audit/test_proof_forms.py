@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import Audit
-from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
-from ft_dagster.audit.proofs import check, prove
-from ft_dagster.data.record_tree import RecordTree
+from ft_dagster.audit.audit import Audit
+from ft_dagster.audit.index.index import Indexed
+from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE
+from ft_dagster.audit.proofs.proofs import check, prove
+from ft_dagster.audit.sought_record import asked_record
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.record_keys import RecordKey, keys_of
+from ft_dagster.records.record_keys import RecordKey, keys_of
+from ft_dagster.records.record_tree import RecordTree
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
@@ -55,7 +55,7 @@ def absence_of_a_trained_record(history: History, at: int, leaves: list[dict[str
 
 
 def leaf_of(tree: RecordTree, at: int) -> dict[str, Any]:
-    from ft_dagster.audit.proofs import neighbours
+    from ft_dagster.audit.proofs.proofs import neighbours
 
     return next(leaf for leaf in neighbours(tree, at) if leaf["index"] == at)
 

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 
 from ft_dagster.audit.answers import Compute, ModelAnswer, Transformed
-from ft_dagster.audit.asked import AskedRecord, asked_record
-from ft_dagster.audit.desk import open_audit
+from ft_dagster.audit.audit import open_audit
 from ft_dagster.audit.models import at, diff, model
-from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
-from ft_dagster.audit.proofs import check, prove
+from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE
+from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import TRAINED, record, sought
+from ft_dagster.audit.sought_record import AskedRecord, asked_record
 from ft_dagster.audit.traces import source, tenant
 from ft_dagster.audit.trained import training_records
-from ft_dagster.audit.verify import verify
+from ft_dagster.audit.verify.verify import verify
 from ft_dagster.cli.audit_shown import print_model
 from ft_dagster.cli.common import out
-from ft_dagster.data.content import identity_of, normal_text
+from ft_dagster.data.rows.content import identity_of, normal_text
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
 from ft_dagster.stages.made_of import made_of
@@ -131,7 +131,7 @@ def test_what_names_no_model_is_refused(history: History, named: str, said: str)
 def test_an_ambiguous_beginning_of_a_digest_is_refused(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ft_dagster.audit.desk.SHORTEST", 0)
+    monkeypatch.setattr("ft_dagster.audit.audit.SHORTEST", 0)
     audit = history.audit()
     digests = [each.digest for each in audit.index.all()]
     start = next(d[0] for d in digests if len({o for o in digests if o[0] == d[0]}) > 1)

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import Audit, index_folder
-from ft_dagster.audit.index_file import FILE, SCHEMA_VERSION
-from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
-from ft_dagster.audit.proofs import check, prove
+from ft_dagster.audit.audit import Audit, index_folder
+from ft_dagster.audit.index.index_file import FILE, SCHEMA_VERSION
+from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE
+from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import (
     HELD_OUT,
     INHERITED,
@@ -30,11 +29,12 @@ from ft_dagster.audit.records import (
     VALIDATED,
     record,
 )
-from ft_dagster.audit.verify import verify
-from ft_dagster.data.dataset_io import read_split
+from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.verify.verify import verify
+from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.samples import Sample
-from ft_dagster.provenance.record_keys import keys_of, rotate
+from ft_dagster.gate.samples import Sample
+from ft_dagster.records.record_keys import keys_of, rotate
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact, Store
 from ft_dagster.store.contents import contents_of
@@ -375,7 +375,7 @@ def test_what_a_remote_store_has_not_is_not_asked_for(
 def test_copies_of_a_remote_store_are_bounded(
     tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ft_dagster.audit.members.HELD_AT_ONCE", 1)
+    monkeypatch.setattr("ft_dagster.audit.index.members.HELD_AT_ONCE", 1)
     (tmp_path / "project").mkdir()
     settings = {"store": f"s3://{s3_server.bucket}/bounded", "store_options": s3_server.options}
     (tmp_path / "project" / "ft_dagster.yaml").write_text(json.dumps({**settings, "cache_gb": 30e-6}))

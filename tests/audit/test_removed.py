@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import open_audit
+from ft_dagster.audit.audit import open_audit
 from ft_dagster.audit.models import at, diff, model
-from ft_dagster.audit.proof_form import ABSENCE, PRESENCE
-from ft_dagster.audit.proofs import check, prove
+from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE
+from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import INHERITED, TRAINED, record
+from ft_dagster.audit.sought_record import asked_record
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.trained import training_records
-from ft_dagster.audit.verify import verify
+from ft_dagster.audit.verify.verify import verify
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.record_keys import rotate
+from ft_dagster.records.record_keys import rotate
 from ft_dagster.settings import Settings
 from ft_dagster.store import Artifact
 from ft_dagster.store.contents import contents_of

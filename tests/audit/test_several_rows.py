@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.models import at
-from ft_dagster.audit.proof_form import PRESENCE
-from ft_dagster.audit.proofs import check, prove
+from ft_dagster.audit.proofs.proof_form import PRESENCE
+from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import TRAINED, UNREACHED, record
+from ft_dagster.audit.sought_record import asked_record
 from ft_dagster.audit.trained import documents, training_records
-from ft_dagster.data.dataset_io import read_split
+from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
 from ft_dagster.store import Artifact
 from ft_dagster.strict_json import dumps

@@ -9,7 +9,7 @@ import yaml
 
 from ft_dagster.automation.due import Tick
 from ft_dagster.automation.due import tick as tick_of
-from ft_dagster.data.derived import released_parent
+from ft_dagster.models.derived import released_parent
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.variant import BaseModelSpec

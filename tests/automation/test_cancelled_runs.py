@@ -9,8 +9,8 @@ import pytest
 
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.tags import DUE
+from ft_dagster.fleet.due.reasons import CauseKind, News
 from ft_dagster.fleet.picture import picture_of
-from ft_dagster.fleet.reasons import CauseKind, News
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import declare, start_from, tick, ticked
 from tests.automation.ticks import DAY, HOUR, STATUS, run_of, settings

@@ -10,15 +10,15 @@ import pytest
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
 
 from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.automation.processes.unfinished import come_to_each_failure
 from ft_dagster.automation.tags import CHARGES, DUE
-from ft_dagster.automation.unfinished import come_to_each_failure
 from ft_dagster.fleet.history import MOST_RUNS
 from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.summary import variant_row
 from ft_dagster.store import write_head
 from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.versions.summary import variant_row
 from tests.automation.declarations import NOON, declare, start_from, tick, ticked
 from tests.automation.ticks import DAY, HOUR, STATUS, end, report_release, row, run_of, settings
 from tests.present import present

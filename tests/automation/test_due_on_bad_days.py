@@ -23,8 +23,8 @@ from ft_dagster.automation.fleet_table import fleet_url, open_fleet
 from ft_dagster.build import default_resources as resources
 from ft_dagster.definitions import defs
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.table import SCHEMA_VERSION, FleetTable
-from ft_dagster.fleet.table_rows import METADATA
+from ft_dagster.fleet.table.table import SCHEMA_VERSION, FleetTable
+from ft_dagster.fleet.table.table_rows import METADATA
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact

@@ -18,10 +18,10 @@ import pytest
 import yaml
 from dagster._daemon.controller import DagsterDaemonController
 
-from ft_dagster.automation import daemon_program
-from ft_dagster.automation.daemon_program import CodeServer
 from ft_dagster.automation.forked_runs import ASKED, NOW, ONCE_NEEDED, fork_runs
-from ft_dagster.automation.instance import workspace_file, write_home
+from ft_dagster.automation.processes import daemon_program
+from ft_dagster.automation.processes.daemon_program import CodeServer
+from ft_dagster.automation.processes.instance import workspace_file, write_home
 from ft_dagster.settings import load_settings
 from tests.launch.helpers import wait_until
 

@@ -20,7 +20,7 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from ft_dagster.automation.former_schedule import FORMER, SENSOR
-from ft_dagster.automation.instance import open_instance
+from ft_dagster.automation.processes.instance import open_instance
 from ft_dagster.build import default_resources as resources
 from ft_dagster.definitions import defs
 from ft_dagster.settings import Settings, load_settings

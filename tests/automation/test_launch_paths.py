@@ -25,7 +25,7 @@ from dagster._daemon.sensor import execute_sensor_iteration
 from dagster_graphql.schema import create_schema
 
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.instance import LOCATION, write_home
+from ft_dagster.automation.processes.instance import LOCATION, write_home
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import declare, tick
 from tests.e2e.workshop import said_of

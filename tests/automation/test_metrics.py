@@ -22,9 +22,9 @@ from ft_dagster.automation.due import rebuild_fleet
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.metrics import read_figures, serve
 from ft_dagster.automation.notify import open_outbox
-from ft_dagster.fleet.events import FleetEvent
+from ft_dagster.fleet.events.events import FleetEvent
 from ft_dagster.fleet.metrics import FleetFigures, as_text
-from ft_dagster.fleet.table_rows import FleetRow
+from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import NOON, declare
 from tests.fleet.fleets import variant

@@ -18,7 +18,7 @@ from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.notify import open_outbox, tell, told_events
 from ft_dagster.build import default_resources as resources
-from ft_dagster.fleet.events import released_events
+from ft_dagster.fleet.events.events import released_events
 from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ft_dagster.automation.instance import current_step, progress_of, said_of_step
+from ft_dagster.automation.processes.instance import current_step, progress_of, said_of_step
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 

@@ -23,7 +23,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring import execute_run_monitoring_iteration
 
-from ft_dagster.automation.instance import failure_of, launch, opened, write_home
+from ft_dagster.automation.processes.instance import failure_of, launch, opened, write_home
 from ft_dagster.automation.run_launcher import Machine, here, process_of, tell_launch
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ft_dagster.automation.instance import write_home
+from ft_dagster.automation.processes.instance import write_home
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import declare
 from tests.e2e.instance import BIN

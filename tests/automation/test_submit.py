@@ -12,7 +12,8 @@ import yaml
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
-from ft_dagster.automation.instance import (
+from ft_dagster.automation.jobs import JOB
+from ft_dagster.automation.processes.instance import (
     LOCATION,
     REPOSITORY,
     launch,
@@ -20,7 +21,6 @@ from ft_dagster.automation.instance import (
     workspace_file,
     write_home,
 )
-from ft_dagster.automation.jobs import JOB
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 def test_graphql_is_not_imported_to_submit_a_run() -> None:
     program = (
-        "import sys, ft_dagster.automation.instance, ft_dagster.cli.runs\n"
+        "import sys, ft_dagster.automation.processes.instance, ft_dagster.cli.runs\n"
         "print([name for name in ('graphene', 'dagster_graphql', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -14,12 +14,12 @@ from ft_dagster.automation.due import tick
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.upstream import look_at_new_snapshots, outdated_snapshots
 from ft_dagster.build import build_defs, default_resources
-from ft_dagster.data.upstream import read_snapshot
-from ft_dagster.fleet.watching import look
+from ft_dagster.data.sources.upstream import read_snapshot
+from ft_dagster.fleet.refresh.watching import look
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.stages import declaration, task_dataset
-from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import rows, write_lines, write_yaml
 from tests.instances import new_instance
 from tests.present import present

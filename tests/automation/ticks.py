@@ -9,7 +9,7 @@ import dagster as dg
 
 from ft_dagster.assets.release import LOG_ENTRIES
 from ft_dagster.automation.fleet_table import open_fleet
-from ft_dagster.fleet.table_rows import FleetRow
+from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.settings import load_settings
 from tests.fleet.tables import row_of
 from tests.present import present

@@ -14,7 +14,7 @@ from benchmarks import general_share
 from benchmarks.decision_regret import BASE, Cell, Measured, Question
 from benchmarks.decisions import VARIANT, Bench
 from benchmarks.general_share import MIXES, NONE, Mix, as_planned, table
-from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures, SourceFigures, SplitFigures
+from ft_dagster.data.mixture.mixture_figures import GeneralShare, MixtureFigures, SourceFigures, SplitFigures
 from ft_dagster.program import write_json
 from ft_dagster.spec import VariantKey, VariantSpec
 from tests.present import present

@@ -148,7 +148,7 @@ def test_foretold_bytes_that_are_off_by_more_than_a_tenth_are_wrong(
 
 
 def test_made_rows_fill_their_bins_and_train_where_the_plan_says(stages: Any) -> None:
-    from ft_dagster.training.packing import pack
+    from ft_dagster.training.batches.packing import pack
 
     rows = stages.trainings.full_rows(5, 64)
     lengths = np.array([len(ids) for ids, _ in rows])

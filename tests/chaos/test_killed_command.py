@@ -22,8 +22,8 @@ import dagster as dg
 import psutil
 import pytest
 
-from ft_dagster.automation.daemon import own_daemon
-from ft_dagster.automation.instance import opened, write_home
+from ft_dagster.automation.processes.daemon import own_daemon
+from ft_dagster.automation.processes.instance import opened, write_home
 from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.settings import load_settings
 from ft_dagster.store import read_head
@@ -82,7 +82,7 @@ class Project:
         return found
 
     def daemons(self) -> list[psutil.Process]:
-        return self.processes("ft_dagster.automation.daemon_program")
+        return self.processes("ft_dagster.automation.processes.daemon_program")
 
     def assert_nothing_is_left(self) -> None:
         deadline = time.monotonic() + LEFT_SECONDS

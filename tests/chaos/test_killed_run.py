@@ -20,7 +20,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from ft_dagster.automation.instance import workspace_file, write_home
+from ft_dagster.automation.processes.instance import workspace_file, write_home
 from ft_dagster.launch.leases import of_host
 from ft_dagster.settings import load_settings
 from ft_dagster.store import read_head

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import dagster as dg
 import pytest
 
-from ft_dagster.automation.instance import reused_everything
+from ft_dagster.automation.processes.instance import reused_everything
 from ft_dagster.automation.tags import DUE, PARTITION
 from ft_dagster.lineage.entry import ROLLBACK
 from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
@@ -57,10 +57,10 @@ DECIDING = {
     "all runs are in the queue": Point(CHECKED, argument="RUN_IDS_ADDED_TO_EVALUATIONS"),
 }
 TELLING = {
-    "an event is found, and not put in": Point("ft_dagster.fleet.outbox:_content"),
-    "an event is put in, and not told": Point("ft_dagster.fleet.delivery:send"),
-    "an event is told, and that not noted": Point("ft_dagster.fleet.outbox:Outbox.told"),
-    "all is told, and the cursor not kept": Point("ft_dagster.fleet.outbox:Outbox.told", "after"),
+    "an event is found, and not put in": Point("ft_dagster.fleet.events.outbox:_content"),
+    "an event is put in, and not told": Point("ft_dagster.fleet.events.delivery:send"),
+    "an event is told, and that not noted": Point("ft_dagster.fleet.events.outbox:Outbox.told"),
+    "all is told, and the cursor not kept": Point("ft_dagster.fleet.events.outbox:Outbox.told", "after"),
 }
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ft_dagster.automation.instance import workspace_file, write_home
-from ft_dagster.fleet.delivery import SIGNATURE, signature
+from ft_dagster.automation.processes.instance import workspace_file, write_home
+from ft_dagster.fleet.events.delivery import SIGNATURE, signature
 from ft_dagster.settings import load_settings
 from tests.e2e.instance import BIN, running, wait_until
 from tests.e2e.project import POLICY, command_environment, write_yaml

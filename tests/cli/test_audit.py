@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ft_dagster.audit.verify import CANNOT_NOTICE
+from ft_dagster.audit.verify.verify import CANNOT_NOTICE
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from tests.audit.histories import History, question, this_moment

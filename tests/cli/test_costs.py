@@ -11,9 +11,9 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT
-from ft_dagster.fleet.decided import sqlite_url
-from ft_dagster.fleet.lost_store import refuse_lost_store
-from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.decision import sqlite_url
+from ft_dagster.fleet.refresh.lost_store import refuse_lost_store
+from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.settings import load_settings
 from tests.e2e.instance import BIN
 from tests.e2e.project import command_environment

@@ -17,12 +17,12 @@ from typer.testing import CliRunner, Result
 
 from ft_dagster.assets.failures import FailedInOneLine, failures
 from ft_dagster.cli import app
+from ft_dagster.data.rows.rows_read import READ
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.rows_read import READ
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Store
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import command_environment, edit, rows, write_lines, write_project
 
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--")  # in which a root may mount
@@ -206,7 +206,7 @@ from ft_dagster.cli import main
 if sys.argv[1] == "chain":
     from pathlib import Path
     from ft_dagster.spec import VariantKey
-    from ft_dagster.stages.workspace import Workspace
+    from ft_dagster.workspace.workspace import Workspace
     settings = load_settings(Path(sys.argv[3]))
     print(run_chain(Workspace(settings, VariantKey("acme", "places")), CHAIN[:1]).error)
 else:

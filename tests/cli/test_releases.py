@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
-from ft_dagster.automation.instance import open_instance
+from ft_dagster.automation.processes.instance import open_instance
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.amounts import Amount
-from ft_dagster.fleet.decided import sqlite_url
-from ft_dagster.fleet.declared import notice
-from ft_dagster.fleet.lost_store import KNOWN as KNOWN_STORE
-from ft_dagster.fleet.table import FleetTable
-from ft_dagster.fleet.table_rows import FleetRow
-from ft_dagster.fleet.version import Gain, KnownVersion
+from ft_dagster.fleet.decision import sqlite_url
+from ft_dagster.fleet.due.amounts import Amount
+from ft_dagster.fleet.refresh.declared import notice
+from ft_dagster.fleet.refresh.lost_store import KNOWN as KNOWN_STORE
+from ft_dagster.fleet.table.table import FleetTable
+from ft_dagster.fleet.table.table_rows import FleetRow
+from ft_dagster.fleet.table.version import Gain, KnownVersion
 from ft_dagster.lineage.stale import field_changed
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations

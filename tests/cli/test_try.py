@@ -14,7 +14,7 @@ from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answers import AnswerPair, AskedPrompts
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.newest_model import NewestModel
+from ft_dagster.versions.newest_model import NewestModel
 from tests.automation.declarations import declare
 
 KEYS = ("acme.chat", "acme.plain", "globex.new")
@@ -36,7 +36,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[AskedPrompts]
 
     for key in KEYS:
         declare(tmp_path, key)
-    monkeypatch.setattr("ft_dagster.stages.newest_model.newest_model", newest)
+    monkeypatch.setattr("ft_dagster.versions.newest_model.newest_model", newest)
     monkeypatch.setattr("ft_dagster.evaluation.answers.answer", answer)
     return heard
 

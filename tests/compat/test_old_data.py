@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.dataset_io import read_paths, read_split
-from ft_dagster.evaluation.samples import read_samples
-from ft_dagster.training.mixture import open_split, read_records
+from ft_dagster.data.rows.dataset_io import read_paths, read_split
+from ft_dagster.gate.samples import read_samples
+from ft_dagster.training.batches.mixture import open_split, read_records
 
 TENANTS = Path(__file__).with_name("store_0_1") / "store" / "tenants"
 

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.dataset_io import ORIGINS
-from ft_dagster.data.record_tree import FIGURES, TREE, TreeHead
+from ft_dagster.data.rows.dataset_io import ORIGINS
+from ft_dagster.records.record_tree import FIGURES, TREE, TreeHead
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import version_of
 from ft_dagster.stages import task_dataset, training_mixture
 from ft_dagster.stages.chain import CHAIN, run_chain, up_to
-from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.task_dataset import DatasetInputs
-from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Attempt
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import POLICY, write_project
 from tests.stage_version import set_version
 

@@ -8,22 +8,21 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 PACKAGE = TESTS.parent / "ft_dagster"
 INDEX = "audit/test_records.py::test_an_index_of_an_older_schema_is_made_again"
-ALTERED = "audit/test_judged.py::test_an_upgrade_keeps_what_the_index_alone_knows_of_evaluations"
+ALTERED = "audit/index/test_judged.py::test_an_upgrade_keeps_what_the_index_alone_knows_of_evaluations"
 CORPUS = "compat/test_older_rows.py::test_a_run_upon_a_store_of_0_1_makes_a_mixture_with_its_records"
 TABLE = (
     "automation/test_due_on_bad_days.py::"
     "test_a_table_of_an_older_version_is_made_again_and_asks_for_nothing_that_was_asked"
 )
 LOOKS = (
-    "evaluation/test_looks.py::"
-    "test_a_verdict_of_looks_is_read_as_it_was_written_and_any_other_is_written_as_before"
+    "gate/test_looks.py::test_a_verdict_of_looks_is_read_as_it_was_written_and_any_other_is_written_as_before"
 )
 READERS = {  # file of the package -> test that reads samples, the oldest schema first
-    "audit/index_file.py": [INDEX] * 5 + [ALTERED] * 3,
-    "audit/proof_form.py": ["audit/test_questions.py::test_an_older_proof_of_absence_still_holds"],
-    "data/corpus.py": [CORPUS],
-    "data/dataset.py": ["compat/test_old_data.py::test_rows_are_read_and_named_by_their_path"],
-    "fleet/table.py": [TABLE, TABLE],
+    "audit/index/index_file.py": [INDEX] * 5 + [ALTERED] * 3,
+    "audit/proofs/proof_form.py": ["audit/test_questions.py::test_an_older_proof_of_absence_still_holds"],
+    "data/rows/corpus.py": [CORPUS],
+    "data/rows/dataset.py": ["compat/test_old_data.py::test_rows_are_read_and_named_by_their_path"],
+    "fleet/table/table.py": [TABLE, TABLE],
     "launch/remote/order.py": [
         "launch/test_forged_orders.py::"
         "test_an_order_of_the_first_schema_with_an_environment_and_folders_of_its_own_is_refused"
@@ -33,7 +32,7 @@ READERS = {  # file of the package -> test that reads samples, the oldest schema
         "compat/test_old_store.py::test_the_release_logs_tell_what_happened",
     ],
     "lineage/verdict.py": [
-        "evaluation/test_gates.py::test_a_verdict_of_the_first_schema_is_read",
+        "gate/test_gates.py::test_a_verdict_of_the_first_schema_is_read",
         "compat/test_old_store.py::test_what_a_failed_gate_said_is_read",
         LOOKS,
         "evaluation/test_loss_tail.py::test_a_verdict_with_a_tail_survives_json_and_one_of_before_is_read",

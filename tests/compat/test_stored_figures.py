@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.data.mixture_io import read_mixture
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture.mixture_io import read_mixture
 from ft_dagster.errors import UserError
 from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.estimate import Estimate

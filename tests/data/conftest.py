@@ -72,7 +72,7 @@ def put(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes
 @pytest.fixture
 def corpus(project: Path, write: Callable[..., Path]) -> Callable[..., Path]:
     """Build a corpus `general` of so many documents; returns its payload folder."""
-    from ft_dagster.data.corpus import build_general_corpus
+    from ft_dagster.data.rows.corpus import build_general_corpus
 
     def build(documents: int, words: int = 60, **spec: Any) -> Path:
         text = "The whale rose slowly beside the ship and the men stood silent. "

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.dataset_io import paths_of
-from ft_dagster.data.declared_warnings import declared_warnings
-from ft_dagster.data.decontaminate import AskedItem
-from ft_dagster.data.general import document_chunks
-from ft_dagster.data.mixture import MixtureParts, build_mixture
-from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.mixture.declared_warnings import declared_warnings
+from ft_dagster.data.mixture.mixture import MixtureParts, build_mixture
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.data.rendering.general import document_chunks
+from ft_dagster.data.rendering.render import load_tokenizer
+from ft_dagster.data.rows.dataset import build_task_dataset
+from ft_dagster.data.rows.dataset_io import paths_of
+from ft_dagster.data.rows.decontaminate import AskedItem
 from ft_dagster.errors import UserError
 from tests.mixtures import iter_examples
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.formats import COLUMNS, FILED, TRAINED, UNRENDERED
-from ft_dagster.data.locations import DeclaredAt
-from ft_dagster.data.rows import Message, Row
-from ft_dagster.data.sources import read_rows
+from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.data.rows.sources import read_rows
+from ft_dagster.data.sources.formats import COLUMNS, FILED, TRAINED, UNRENDERED
+from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SourceSpec
 

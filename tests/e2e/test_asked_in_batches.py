@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.evaluation.samples import read_samples
+from ft_dagster.gate.samples import read_samples
 from ft_dagster.lineage.release import production
 from ft_dagster.store import read_head
 from tests.e2e.project import edit, questions, write_lines

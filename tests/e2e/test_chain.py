@@ -8,12 +8,12 @@ import dagster as dg
 import pytest
 
 from ft_dagster.automation.jobs import CHAIN
-from ft_dagster.evaluation.arithmetic import judging_dtype
+from ft_dagster.evaluation.models.arithmetic import judging_dtype
 from ft_dagster.lineage.release import history
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages import workspace as workspace_module
-from ft_dagster.stages.summary import STAGES, variant_row
 from ft_dagster.store import Artifact, read_head, verify_artifact
+from ft_dagster.versions.summary import STAGES, variant_row
+from ft_dagster.workspace import workspace as workspace_module
 from tests.e2e.project import edit, write_lines
 from tests.e2e.workshop import Workshop
 from tests.present import present

@@ -8,8 +8,8 @@ import pytest
 
 from ft_dagster.assets.failures import failures
 from ft_dagster.assets.partitions import GRAPH, PARTITIONS
-from ft_dagster.automation.instance import write_home
 from ft_dagster.automation.jobs import CHAIN
+from ft_dagster.automation.processes.instance import write_home
 from ft_dagster.build import default_resources as resources
 from ft_dagster.definitions import defs
 from ft_dagster.evaluation.request import TextsRequest
@@ -18,8 +18,8 @@ from ft_dagster.launch.local import GRACE
 from ft_dagster.resources.launchers import Programs
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.summary import variant_row
 from ft_dagster.training.progress import Console, Silent, open_channel
+from ft_dagster.versions.summary import variant_row
 from tests.automation.declarations import NOON, declare, start_from, tick
 from tests.e2e.workshop import said_of
 from tests.instances import new_instance

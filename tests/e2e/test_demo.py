@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.content import normal_text
-from ft_dagster.data.dataset_io import read_split
-from ft_dagster.evaluation.answer_scores import is_right
+from ft_dagster.data.rows.content import normal_text
+from ft_dagster.data.rows.dataset_io import read_split
+from ft_dagster.gate.answer_scores import is_right
 from ft_dagster.spec import VariantKey
 from tests.e2e.project import command_environment
 

@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 from ft_dagster.audit.answers import EXACT
-from ft_dagster.audit.desk import open_audit
-from ft_dagster.audit.replay import replay
+from ft_dagster.audit.audit import open_audit
+from ft_dagster.audit.replay.replay import replay
 from ft_dagster.stages import fine_tuned_model
 from ft_dagster.store import read_head
 from tests.e2e.project import UP_TO_PLAN, edit, write_project

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
-from ft_dagster.automation.instance import workspace_file, write_home
+from ft_dagster.automation.processes.instance import workspace_file, write_home
 from ft_dagster.cli import app
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, read_head

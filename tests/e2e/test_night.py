@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ft_dagster.fleet.delivery import SIGNATURE, signature
+from ft_dagster.fleet.events.delivery import SIGNATURE, signature
 from tests.e2e.fleet import SECRET, TinyFleet
 from tests.e2e.instance import wait_until
 from tests.e2e.project import rows, write_lines

@@ -18,15 +18,15 @@ from ft_dagster.assets.failures import FAILURE
 from ft_dagster.assets.page import PANE, SUMMARY, least_width, summary_markdown
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.cli import app
-from ft_dagster.evaluation.verdict_words import verdict_sentence
+from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.summaries import Summary
 from ft_dagster.report.svg import INLINE
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.summary import STAGES
-from ft_dagster.stages.version_report import report_path, version_report
 from ft_dagster.store import read_head
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.versions.summary import STAGES
+from ft_dagster.versions.version_report import report_path, version_report
 from tests.e2e.project import edit, rows, write_lines
 from tests.e2e.workshop import Workshop
 from tests.present import present

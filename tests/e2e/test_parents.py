@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.derived import base_folder
 from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.release import production
+from ft_dagster.models.derived import base_folder
 from ft_dagster.report.family import family_rows
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import ENTRIES
-from ft_dagster.stages.check import check_variant
-from ft_dagster.stages.family import Kin, family, newest
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head, verify_artifact
+from ft_dagster.versions.check import check_variant
+from ft_dagster.versions.relatives import Kin, family, newest
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import declaration, edit, write_lines, write_yaml
 from tests.e2e.workshop import Workshop
 from tests.present import present

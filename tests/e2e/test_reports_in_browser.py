@@ -14,9 +14,9 @@ from ft_dagster.fleet.page import fleet_report
 from ft_dagster.fleet.picture import look_at
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
-from ft_dagster.stages.shelf import AskedVersion
-from ft_dagster.stages.side_by_side import side_by_side
-from ft_dagster.stages.version_report import version_report
+from ft_dagster.versions.side_by_side import side_by_side
+from ft_dagster.versions.version_files import AskedVersion
+from ft_dagster.versions.version_report import version_report
 from tests.e2e.browser import PROGRAM, BrowserTab, browser
 
 pytestmark = pytest.mark.slow

@@ -22,15 +22,15 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main
-from ft_dagster.evaluation.model import load_model
-from ft_dagster.evaluation.samples import read_answers, read_samples
-from ft_dagster.evaluation.vllm_model import answered_by_vllm
+from ft_dagster.evaluation.models.model import load_model
+from ft_dagster.evaluation.models.vllm_model import answered_by_vllm
+from ft_dagster.gate.samples import read_answers, read_samples
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import evaluation
 from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.stages.release import release
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.instance import free_port, running, wait_until
 from tests.e2e.project import edit, rows, write_lines, write_project
 from tests.e2e.workshop import Workshop

@@ -21,18 +21,18 @@ import pytest
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import open_audit
+from ft_dagster.audit.audit import open_audit
 from ft_dagster.audit.models import at
-from ft_dagster.audit.proofs import check, prove
-from ft_dagster.audit.recorded import JUDGED, REBUILT, CleanProject, lay_out, recorded_of
+from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import INHERITED, TRAINED, record
-from ft_dagster.audit.replay import Rebuilt, compare
-from ft_dagster.audit.replay_judged import judge_again
+from ft_dagster.audit.replay.recorded import JUDGED, REBUILT, CleanProject, lay_out, recorded_of
+from ft_dagster.audit.replay.replay import Rebuilt, compare
+from ft_dagster.audit.replay.replay_judged import judge_again
+from ft_dagster.audit.sought_record import asked_record
 from ft_dagster.audit.trained import training_records
-from ft_dagster.audit.verify import verify
-from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.rows import Row
+from ft_dagster.audit.verify.verify import verify
+from ft_dagster.data.rows.dataset_io import read_split
+from ft_dagster.data.rows.rows import Row
 from ft_dagster.provenance.code import PACKAGE, source_digest
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.settings import Settings, load_settings
@@ -223,7 +223,10 @@ def changed_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of another day: a package that neither mixes nor trains."""
     folder = tmp_path_factory.mktemp("changed")
     package = shutil.copytree(PACKAGE, folder / "ft_dagster", ignore=shutil.ignore_patterns("__pycache__"))
-    for file, function in (("data/mixture.py", "build_mixture"), ("training/trainer.py", "train_member")):
+    for file, function in (
+        ("data/mixture/mixture.py", "build_mixture"),
+        ("training/trainer.py", "train_member"),
+    ):
         assert f"\ndef {function}(" in (package / file).read_text("utf-8")
         with (package / file).open("a", encoding="utf-8") as code:
             code.write(f"\ndef {function}(*given, **more):\n    raise RuntimeError('changed')\n")

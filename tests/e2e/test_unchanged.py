@@ -6,8 +6,8 @@ import dagster as dg
 import pytest
 
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.instance import Launched
 from ft_dagster.automation.jobs import CHAIN
+from ft_dagster.automation.processes.instance import Launched
 from ft_dagster.automation.tags import VARIANT
 from ft_dagster.automation.unchanged import unchanged
 from ft_dagster.build import default_resources as resources

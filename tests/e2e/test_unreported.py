@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG, WILL_RETRY_TAG
 
 from ft_dagster.assets.failures import ASKED, run_again_where_unreported, saying, unreported
-from ft_dagster.automation.instance import dagster_yaml
+from ft_dagster.automation.processes.instance import dagster_yaml
 from ft_dagster.settings import Settings, load_settings
 from tests.postgres import PostgresServer
 from tests.present import present

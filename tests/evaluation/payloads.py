@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.quantize import (
+from ft_dagster.methods.method import Quantization
+from ft_dagster.models.quantize import (
     quantization_config,
     quantization_of,
     settle_quantized,
     write_quantization,
 )
-from ft_dagster.methods.method import Quantization
 
 KINDS = ("lora", "tokens", "nf4", "int8", "prompt", "prefix", "full")
 PROMPTS = ["The whale rose slowly beside the ship and the men", "a permit", "Which documents must I bring"]

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.samples import Sample
-from ft_dagster.evaluation.tasks import tasks_digest
+from ft_dagster.evaluation.tasks.tasks import tasks_digest
+from ft_dagster.gate.samples import Sample
 from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 
 CHOICES = ["the bank", "a passport and the form", "the whale", "thirty days of rain"]

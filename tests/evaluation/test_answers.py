@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_dagster.evaluation.answers import AnswerPair, AskedPrompts, answer
-from ft_dagster.evaluation.greedy import Greedy, rows_of, write_all
-from ft_dagster.evaluation.weights import load_base
+from ft_dagster.evaluation.models.greedy import Greedy, rows_of, write_all
+from ft_dagster.evaluation.models.load import load_base
 from tests.evaluation.payloads import make_payload, write_greedily
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_variants_are_answered_together_as_each_alone_and_a_base_writes_once(
         written.append(len(rows))
         return write_all(model, rows, *options)
 
-    monkeypatch.setattr("ft_dagster.evaluation.greedy.write_all", write_some)
+    monkeypatch.setattr("ft_dagster.evaluation.models.greedy.write_all", write_some)
     assert list(answer(asked, max_new_tokens=8)) == alone
     assert written == [2, 4, 1, 1, 1, 1]
 
@@ -115,7 +115,7 @@ def test_an_answer_ends_with_the_turn_where_eos_is_another_token(
         ends = [next(n for n in range(1, len(said) + 1) if row.is_over(said[:n])) for row in rows]
         return [Greedy(said[:end]) for end in ends]
 
-    monkeypatch.setattr("ft_dagster.evaluation.greedy.write_all", write_said)
+    monkeypatch.setattr("ft_dagster.evaluation.models.greedy.write_all", write_said)
     asked = AskedPrompts(
         base_of_two_ends, make_payload("lora", base_of_two_ends, tmp_path / "lora"), ["Who?"]
     )

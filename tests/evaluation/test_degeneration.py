@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.evaluation.degeneration import (
     NEW_TOKENS,
     Written,
@@ -18,10 +18,10 @@ from ft_dagster.evaluation.degeneration import (
     repeated_share,
     rows_to_ask,
 )
-from ft_dagster.evaluation.greedy import Greedy, rows_of, write
-from ft_dagster.evaluation.power import least_questions, level_of
-from ft_dagster.evaluation.prompts import PROMPTS
-from ft_dagster.evaluation.samples import scores
+from ft_dagster.evaluation.models.greedy import Greedy, rows_of, write
+from ft_dagster.gate.power import least_questions, level_of
+from ft_dagster.gate.prompts import PROMPTS
+from ft_dagster.gate.samples import scores
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import adds_tokens
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ft_dagster.evaluation.samples import read_samples, write_samples
+from ft_dagster.gate.samples import read_samples, write_samples
 from tests.evaluation.questions import sample
 
 

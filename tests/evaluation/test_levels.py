@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ft_dagster.evaluation.gates import judge, regression, with_rules
-from ft_dagster.evaluation.samples import Sample
+from ft_dagster.gate.gates import judge, regression, with_rules
+from ft_dagster.gate.samples import Sample
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import sample

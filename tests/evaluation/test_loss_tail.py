@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from scipy.stats import beta
 
-from ft_dagster.evaluation.gates import Referee, gates_digest, judge, later_rules, regression
-from ft_dagster.evaluation.looks import Order
-from ft_dagster.evaluation.paired import compare_paired
-from ft_dagster.evaluation.pairing import TaskKey
-from ft_dagster.evaluation.power import hopeless_gates, least_questions, level_of
-from ft_dagster.evaluation.samples import Sample
+from ft_dagster.gate.gates import Referee, gates_digest, judge, later_rules, regression
+from ft_dagster.gate.looks import Order
+from ft_dagster.gate.paired import compare_paired
+from ft_dagster.gate.pairing import TaskKey
+from ft_dagster.gate.power import hopeless_gates, least_questions, level_of
+from ft_dagster.gate.samples import Sample
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from tests.evaluation.questions import sample

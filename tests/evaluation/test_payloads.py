@@ -9,8 +9,8 @@ import torch
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answers import AskedPrompts, answer
-from ft_dagster.evaluation.model import TokenBatchedLM, load_judged, load_model
-from ft_dagster.evaluation.weights import kind_of, load_base, load_dequantized, virtual_tokens
+from ft_dagster.evaluation.models.load import kind_of, load_base, load_dequantized, virtual_tokens
+from ft_dagster.evaluation.models.model import TokenBatchedLM, load_judged, load_model
 from ft_dagster.methods.method import Quantization
 from tests.evaluation.payloads import KINDS, PROMPTS, load_plainly, make_payload, write_greedily
 from tests.evaluation.questions import requests
@@ -101,7 +101,7 @@ def test_a_learned_prompt_takes_its_room_from_the_text(lm: TokenBatchedLM) -> No
 def test_what_training_changed_is_the_largest_change_of_a_logit(
     kind: str, judged: Any, plain: Any, tiny_model_folder: Path
 ) -> None:
-    from ft_dagster.evaluation.model import PROBE
+    from ft_dagster.evaluation.models.model import PROBE
 
     _, tokenizer, difference = judged
     ids = torch.tensor([tokenizer(PROBE)["input_ids"]])

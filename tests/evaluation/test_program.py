@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ft_dagster.data.render import load_tokenizer
-from ft_dagster.evaluation import texts
+from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.evaluation.__main__ import main
-from ft_dagster.evaluation.gates import judge
-from ft_dagster.evaluation.greedy import write_all
-from ft_dagster.evaluation.load import load_task
-from ft_dagster.evaluation.questions import metrics_of
-from ft_dagster.evaluation.samples import read_answers, read_samples
-from ft_dagster.evaluation.tasks import resolve_tasks, tasks_digest
+from ft_dagster.evaluation.models.greedy import write_all
+from ft_dagster.evaluation.tasks import texts
+from ft_dagster.evaluation.tasks.load import load_task
+from ft_dagster.evaluation.tasks.questions import metrics_of
+from ft_dagster.evaluation.tasks.tasks import resolve_tasks, tasks_digest
+from ft_dagster.gate.gates import judge
+from ft_dagster.gate.samples import read_answers, read_samples
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.payloads import make_payload
 from tests.evaluation.questions import CHOICES, row, write_rows, write_run, write_task, write_texts
@@ -168,9 +168,9 @@ def test_losses_match_a_forward_pass(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ft_dagster.data.content import question_ids
-    from ft_dagster.data.dataset_io import read_split
-    from ft_dagster.data.render import render
+    from ft_dagster.data.rendering.render import render
+    from ft_dagster.data.rows.content import question_ids
+    from ft_dagster.data.rows.dataset_io import read_split
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     rows = list(read_split(project / "test.parquet"))
@@ -385,7 +385,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
         found.extend(set(row.ends) for row in rows)
         return write_all(model, rows, *options)
 
-    monkeypatch.setattr("ft_dagster.evaluation.model.write_all", noted)
+    monkeypatch.setattr("ft_dagster.evaluation.models.model.write_all", noted)
     return found
 
 

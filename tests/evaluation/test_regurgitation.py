@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.content import question_ids
-from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.rows import Row
+from ft_dagster.data.rows.content import question_ids
+from ft_dagster.data.rows.dataset_io import read_split
+from ft_dagster.data.rows.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main
-from ft_dagster.evaluation.gates import check_metrics, judge
 from ft_dagster.evaluation.regurgitation import probes
-from ft_dagster.evaluation.regurgitation_rules import with_probed
-from ft_dagster.evaluation.samples import Sample, read_answers, read_samples
-from ft_dagster.evaluation.sampling import in_drawn_order
+from ft_dagster.gate.gates import check_metrics, judge
+from ft_dagster.gate.regurgitation_rules import with_probed
+from ft_dagster.gate.samples import Sample, read_answers, read_samples
+from ft_dagster.gate.sampling import in_drawn_order
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import row, sample, write_rows, write_run

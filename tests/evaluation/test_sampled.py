@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.models.load import load_base
 from ft_dagster.evaluation.sampled import (
     SOURCE,
     SampledFigures,
@@ -18,7 +19,6 @@ from ft_dagster.evaluation.sampled import (
     refuse_garbage,
     write_parts,
 )
-from ft_dagster.evaluation.weights import load_base
 from ft_dagster.exit_codes import BAD_INPUT
 from tests.evaluation.questions import files_of
 from tests.taught import teach

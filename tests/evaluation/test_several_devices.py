@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers.integrations.accelerate import compute_module_sizes
 
-from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation import greedy, weights
-from ft_dagster.evaluation.greedy import rows_of, write
-from ft_dagster.evaluation.model import TokenBatchedLM, load_judged
+from ft_dagster.evaluation.models import greedy, load
+from ft_dagster.evaluation.models.greedy import rows_of, write
+from ft_dagster.evaluation.models.load import load_base, placement
+from ft_dagster.evaluation.models.model import TokenBatchedLM, load_judged
 from ft_dagster.evaluation.sampled import draw
-from ft_dagster.evaluation.weights import load_base, placement
 from ft_dagster.launch.rank import LEASE
 from tests.evaluation.payloads import PROMPTS, make_payload
 from tests.evaluation.questions import requests
@@ -96,7 +96,7 @@ def test_layers_are_laid_whole_and_evenly_within_the_memory(base: Path) -> None:
 
 def test_a_model_that_does_not_fit_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left_out = {**dict.fromkeys(on_two(base), "cpu"), "model.layers.5": "disk"}
-    monkeypatch.setattr(weights, "placement", lambda device: {"device_map": left_out})
+    monkeypatch.setattr(load, "placement", lambda device: {"device_map": left_out})
     with pytest.raises(UserError, match="do not fit the memory that is free") as raised:
         load_base(base, device="cuda")
     assert raised.value.file == str(base)

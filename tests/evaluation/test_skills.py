@@ -1,8 +1,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from ft_dagster.evaluation.samples import Sample
 from ft_dagster.evaluation.skills import skills
+from ft_dagster.gate.samples import Sample
 from tests.evaluation.questions import sample
 
 

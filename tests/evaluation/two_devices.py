@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
-from ft_dagster.evaluation import weights
+from ft_dagster.evaluation.models import load
 
 CPU = torch.device("cpu")
 KIND = "lazy"  # the one kind of device beside the CPU that has no hardware behind it and takes an index
@@ -67,7 +67,7 @@ def lent_two(base: Path) -> Iterator[None]:
     """Within it `cuda` is two devices, which a lease gave; models of the shapes of `base` are loaded."""
     with (
         patch.dict(os.environ, HF_DEACTIVATE_ASYNC_LOAD="1"),  # another thread knows nothing of the devices
-        patch.object(weights, "placement", lambda device: {"device_map": on_two(base)}),
+        patch.object(load, "placement", lambda device: {"device_map": on_two(base)}),
         two_devices(),
     ):
         yield

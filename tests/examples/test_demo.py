@@ -17,14 +17,14 @@ import pytest
 from scipy.stats import binom
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.bounded import mean_p
-from ft_dagster.evaluation.power import hopeless_gates, is_judged_by_loss, level_of, questions_needed
-from ft_dagster.evaluation.task_files import local_config
-from ft_dagster.evaluation.tasks import resolve_tasks
+from ft_dagster.evaluation.tasks.task_files import local_config
+from ft_dagster.evaluation.tasks.tasks import resolve_tasks
+from ft_dagster.gate.bounded import mean_p
+from ft_dagster.gate.power import hopeless_gates, is_judged_by_loss, level_of, questions_needed
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec, load_corpus, load_variant, variant_files
 from ft_dagster.spec.load import read_yaml
-from ft_dagster.stages.policy import problems
+from ft_dagster.workspace.policy import problems
 from tests.present import present
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.task_files import local_config
-from ft_dagster.evaluation.task_functions import functions_in, source_of
+from ft_dagster.evaluation.tasks.task_files import local_config
+from ft_dagster.evaluation.tasks.task_functions import functions_in, source_of
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
-from ft_dagster.stages.check import check_variant
-from ft_dagster.stages.policy import problems
+from ft_dagster.versions.check import check_variant
+from ft_dagster.workspace.policy import problems
 from tests.e2e.project import POLICY, edit, write_yaml
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,12 +10,12 @@ import pytest
 
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declared, VariantKey, load_corpus, load_variant, variant_files
-from ft_dagster.stages.policy import problems
 from ft_dagster.training import zero
+from ft_dagster.training.batches.packing import evaluation_steps
 from ft_dagster.training.contract import Base, Member, Plan, method_settings
 from ft_dagster.training.methods import taught_by
 from ft_dagster.training.methods.base import load_base
-from ft_dagster.training.packing import evaluation_steps
+from ft_dagster.workspace.policy import problems
 from tests.planning.llama import A100_80, gpus, reason, resolved
 
 SETUPS = Path(__file__).resolve().parents[2] / "examples" / "published_setups"

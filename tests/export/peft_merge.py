@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.quantize import quantization_of
-from ft_dagster.evaluation.weights import load_base, load_dequantized, put_adapter
+from ft_dagster.evaluation.models.load import load_base, load_dequantized, put_adapter
+from ft_dagster.models.quantize import quantization_of
 from ft_dagster.training.rounding import round_unbiased
 
 

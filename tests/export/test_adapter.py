@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.weights import load_tuned
+from ft_dagster.evaluation.models.load import load_tuned
 from ft_dagster.export.adapter import export_adapter
 from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 from tests.export.exports import DIGEST, QUESTIONS, MakeAdapter, edit_json, prompt

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.loaded_by_vllm import MAX_RANKS, max_lora_rank, not_loaded
+from ft_dagster.evaluation.models.loaded_by_vllm import MAX_RANKS, max_lora_rank, not_loaded
 from ft_dagster.export.catalogue import (
     INDEX_FILE,
     LOAD_FILE,

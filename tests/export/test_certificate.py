@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.evaluation.weights import load_base
+from ft_dagster.evaluation.models.load import load_base
 from ft_dagster.export.certificate import Seen, certify, compare, judge_export
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import MakeAdapter, MakeRequest, edit_json, save_adapter, written
@@ -176,8 +176,8 @@ def test_a_tuned_prompt_is_exported_and_certified_too(
 def test_a_model_is_seen_by_packed_weights_as_by_plain_ones(tiny_model_folder: Path) -> None:
     import torch
 
-    from ft_dagster.evaluation.greedy import last_logits
-    from ft_dagster.evaluation.packed import Packed
+    from ft_dagster.evaluation.models.greedy import last_logits
+    from ft_dagster.evaluation.models.packed import Packed
     from ft_dagster.export.certificate import _see
 
     model, probe = load_base(tiny_model_folder, dtype="float32"), [5, 6, 7, 8]

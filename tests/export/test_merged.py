@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.weights import load_base, load_tuned
+from ft_dagster.evaluation.models.load import load_base, load_tuned
 from ft_dagster.export.merged import export_merged
 from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 from ft_dagster.training.rounding import Rounding, round_unbiased

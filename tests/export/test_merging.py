@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.quantize import write_quantization
-from ft_dagster.data.weights import weight_files
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.weights import load_base
+from ft_dagster.evaluation.models.load import load_base
 from ft_dagster.export import merging
 from ft_dagster.export.derived import add_tokens
 from ft_dagster.export.merged import export_merged
 from ft_dagster.export.merging import merge_weights
+from ft_dagster.model_files.weights import weight_files
+from ft_dagster.models.quantize import write_quantization
 from tests.export.exports import DIGEST, edit_json, save_adapter
 from tests.export.peft_merge import merge_with_peft
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.quantize import QUANTIZATION_FILE
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.weights import load_base, load_dequantized, load_tuned, put_adapter
+from ft_dagster.evaluation.models.load import load_base, load_dequantized, load_tuned, put_adapter
 from ft_dagster.export.adapter import check_shapes, export_adapter
 from ft_dagster.export.card import write_card
 from ft_dagster.export.certificate import DEQUANTIZED, EXACT, certify
@@ -21,6 +20,7 @@ from ft_dagster.export.merged import export_merged
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.methods.method import Quantization
+from ft_dagster.models.quantize import QUANTIZATION_FILE
 from ft_dagster.provenance.digest import sha256_file
 from tests.evaluation.payloads import KINDS, make_payload
 from tests.export.exports import DIGEST, MakeRequest, parse, request, written

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.evaluation.weights import load_base
+from ft_dagster.evaluation.models.load import load_base
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import MakeAdapter, MakeRequest
 from tests.programs import RunningProgram

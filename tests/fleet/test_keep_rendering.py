@@ -13,7 +13,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import run_chain, up_to
-from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import edit, write_lines, write_project
 from tests.kept_project import answer
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ft_dagster.fleet.costs import CostRow
+from ft_dagster.fleet.due.costs import CostRow
 from ft_dagster.fleet.metrics import FleetFigures, as_text
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "docs" / "grafana-dashboard.json"

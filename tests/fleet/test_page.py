@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.verdict_words import verdict_sentence
-from ft_dagster.fleet.costs import cost_row, read_costs
+from ft_dagster.fleet.due.costs import cost_row, read_costs
 from ft_dagster.fleet.page import fleet_report, fleet_variants
 from ft_dagster.fleet.picture import FleetPicture, look_at
+from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.report.fleet import FleetVariant

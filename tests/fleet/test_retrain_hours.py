@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.fleet.amounts import PlannedCost
-from ft_dagster.fleet.learning import hours_between, paid_for
+from ft_dagster.fleet.due.amounts import PlannedCost
+from ft_dagster.fleet.refresh.from_store import hours_between, paid_for
 from ft_dagster.fleet.spent import made
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store, exclusive, write_head

@@ -78,7 +78,7 @@ def job_in(folder: Path, *tasks: str) -> Job:
     (run_dir / OUTPUT).mkdir(parents=True)
     named = dict.fromkeys(tasks, "0" * 64)
     request = TextsRequest(tasks=named, project=folder, output=run_dir / OUTPUT)
-    return Job("evaluation.texts", run_dir, request, None, {}, "acme.support")
+    return Job("evaluation.tasks.texts", run_dir, request, None, {}, "acme.support")
 
 
 @pytest.fixture

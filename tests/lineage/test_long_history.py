@@ -14,16 +14,16 @@ from typing import NamedTuple
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.learning import known_version
-from ft_dagster.fleet.table_rows import FleetRow
-from ft_dagster.fleet.world import World
+from ft_dagster.fleet.refresh.from_store import known_version
+from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.lineage.log import read_log
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.tries import record_try, try_of
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.summary import variant_summary
 from ft_dagster.store import Store, exclusive, recall, write_head
+from ft_dagster.versions.summary import variant_summary
 from tests.e2e.project import write_yaml
 from tests.fleet.fleets import NOON, variant
 from tests.lineage.releases import PREFIX, judged, put, released

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.mixture import MixtureParts, build_mixture
+from ft_dagster.data.mixture.mixture import MixtureParts, build_mixture
+from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main as evaluate
-from ft_dagster.evaluation.gates import judge
-from ft_dagster.evaluation.samples import read_samples
+from ft_dagster.gate.gates import judge
+from ft_dagster.gate.samples import read_samples
 from ft_dagster.objectives import OBJECTIVES, Objective
 from ft_dagster.planning.dryrun.footprint import footprint
 from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration

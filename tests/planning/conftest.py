@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.data.weights import measure_weights, weight_files
+from ft_dagster.model_files.weights import measure_weights, weight_files
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.shapes import dimensions, linear_shapes
 from ft_dagster.planning.survey import PlanContext

@@ -10,7 +10,7 @@ import torch
 
 from ft_dagster.methods.lora import LoraSettings
 from ft_dagster.planning.advice import alpha_note, release_warnings
-from ft_dagster.training import attention
+from ft_dagster.training.batches import attention
 from tests.older_trl import have_older_trl
 from tests.planning.llama import ADAPTERS, METHODS, facts, gpus, plan, spec
 

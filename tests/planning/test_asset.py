@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.summary import newest_plan
 from ft_dagster.store import Artifact, read_head
+from ft_dagster.versions.summary import newest_plan
 from tests.e2e.project import GENERAL, UP_TO_PLAN, edit, write_lines, write_project
 from tests.e2e.workshop import Workshop
 from tests.planning.llama import METHODS

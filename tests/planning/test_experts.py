@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import method_of
 from ft_dagster.methods.lora import LoraSettings
 from ft_dagster.planning.dryrun.reach import reach_of, untrained_by
 from ft_dagster.planning.shapes import linear_shapes
@@ -42,7 +43,7 @@ def lora(**settings: Any) -> LoraSettings:
 def test_the_plan_says_where_no_weight_of_the_experts_is_trained(
     architecture: Callable[[str], Path], kind: str, method: str
 ) -> None:
-    said = untrained_by(lora(name=method), architecture(kind))
+    said = untrained_by(method_of(method).settings(name=method), architecture(kind))
     assert said is not None
     assert said.startswith(f"{method} trains no weight of the experts, ")
     assert "experts.gate_up_proj" in said

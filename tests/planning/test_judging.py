@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.evaluation.arithmetic import USABLE_SHARE
+from ft_dagster.evaluation.models.arithmetic import USABLE_SHARE
 from ft_dagster.launch.inventory import Device
 from ft_dagster.methods.qlora import QUANTIZED
 from ft_dagster.planning.hardware.catalogue import load_catalogue

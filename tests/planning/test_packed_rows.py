@@ -13,8 +13,8 @@ from ft_dagster.planning.packed_rows import MOST_EXAMPLES, ExampleLengths, read_
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec.training import TrainingSettings
-from ft_dagster.training.mixture import open_split
-from ft_dagster.training.packing import schedule, total_steps
+from ft_dagster.training.batches.mixture import open_split
+from ft_dagster.training.batches.packing import schedule, total_steps
 from tests.planning.llama import spec
 from tests.planning.small import given
 from tests.present import present

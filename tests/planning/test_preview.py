@@ -16,9 +16,9 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning.hardware.catalogue import PROCESS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.plan_warnings import plan_warnings
-from ft_dagster.stages.preview import plan_variant
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.versions.plan_warnings import plan_warnings
+from ft_dagster.versions.preview import plan_variant
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import UP_TO_PLAN, edit, write_lines, write_project
 from tests.e2e.workshop import Workshop
 from tests.present import present

@@ -35,15 +35,15 @@ FLOOR = {  # what means nothing to a result, and why
     "provenance": "names and digests of artifacts; a change of these moves every key by itself",
     "spec": "what a stage reads of a declaration is in its key by value",
     "stage_entries": "what is known of a stage without its code; its version is recorded beside the code",
-    "stages.stage": "how stages are put together",
-    "stages.inputs": "how keys are put together: a change moves every key by itself",
-    "stages.workspace": "how stages are run",
-    "stages.policy": "what a platform allows: it refuses, and changes no result",
+    "workspace.stage": "how stages are put together",
+    "workspace.keyed_inputs": "how keys are put together: a change moves every key by itself",
+    "workspace.workspace": "how stages are run",
+    "workspace.policy": "what a platform allows: it refuses, and changes no result",
     "stages.held_out": "what weights are not judged on: it refuses, and changes no result",
-    "stages.view": "what stages may ask for",
-    "stages.past": "what stages may ask of what was made before: an answer that acts is in the key by value",
-    "stages.hands": "how builds reach folders and programs",
-    "stages.plan_context": "what is recorded beside a plan, and in no key",
+    "workspace.input_view": "what stages may ask for",
+    "workspace.past": "what stages may ask of what was made: an answer that acts is in the key by value",
+    "workspace.build_context": "how builds reach folders and programs",
+    "workspace.plan_context": "what is recorded beside a plan, and in no key",
 }
 BY_NAME = ("ft_dagster.training.methods",)  # packages that import their modules by name, which no graph sees
 NO_STAGE_OBJECT = {  # made beside the chain, or no artifact
@@ -129,7 +129,7 @@ def test_every_stage_has_a_version_and_a_record() -> None:
         ("base_model", "export.merging"),  # a parent's adapter is folded by the merge
         ("training_plan", "fake_tensors"),  # the shapes that the step is run on
         ("model_export", "training.rounding"),
-        ("evaluation", "data.render"),  # rows are rendered to be asked
+        ("evaluation", "data.rendering.render"),  # rows are rendered to be asked
         ("fine_tuned_model", "training.watch.forgetting"),
         ("fine_tuned_model", "training.methods.lora_8bit"),
         ("training_plan", "training.methods.lora_8bit"),

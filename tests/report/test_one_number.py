@@ -10,9 +10,9 @@ import dagster as dg
 import pytest
 
 from ft_dagster.assets.evaluation import describe_base, describe_evaluation
-from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.evaluation.gates import judge
-from ft_dagster.evaluation.samples import read_samples
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.gate.gates import judge
+from ft_dagster.gate.samples import read_samples
 from ft_dagster.report.mixture import general_share, source_bars, source_shares
 from ft_dagster.report.summaries import mixture_summary, training_summary
 from ft_dagster.report.tables import score
@@ -20,8 +20,8 @@ from ft_dagster.report.training import figure_rows, foretold_rows, plotted
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import GatesSpec
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.workspace.workspace import Workspace
 from tests.stored_figures import stored_training
 
 KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"

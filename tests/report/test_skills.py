@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 
-from ft_dagster.evaluation.samples import Answer, Role, Sample
 from ft_dagster.evaluation.skills import skills
+from ft_dagster.gate.samples import Answer, Role, Sample
 from ft_dagster.report.skills import lost_rows, signs_rows, skill_rows
 from tests.evaluation.questions import sample
 

@@ -18,17 +18,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_dagster.data.decontaminate import ITEMS_SCHEMA
-from ft_dagster.evaluation.looks import batches
+from ft_dagster.data.rows.decontaminate import ITEMS_SCHEMA
 from ft_dagster.evaluation.measured import hold
 from ft_dagster.evaluation.request import EvaluationRequest, TextsRequest
 from ft_dagster.evaluation.run import referee_of
-from ft_dagster.evaluation.samples import Sample, write_answers, write_samples, write_scores
-from ft_dagster.evaluation.sampling import order_of_asking
-from ft_dagster.evaluation.tasks import resolve_tasks
+from ft_dagster.evaluation.tasks.tasks import resolve_tasks
 from ft_dagster.export.certificate import EXACT
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.run import hold as hold_export
+from ft_dagster.gate.looks import batches
+from ft_dagster.gate.samples import Sample, write_answers, write_samples, write_scores
+from ft_dagster.gate.sampling import order_of_asking
 from ft_dagster.launch.launcher import Job, Say
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.program import write_json
@@ -36,8 +36,8 @@ from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.provenance.held import FOLDER, held_files
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.training.contract import TrainingRun
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.stored_figures import stored_training
 
 KEY = VariantKey("acme", "places")
@@ -71,7 +71,7 @@ class Pretend:
         programs: dict[str, Callable[[Any], Figures]] = {
             "training": self._train,
             "evaluation": self._evaluate,
-            "evaluation.texts": _texts,
+            "evaluation.tasks.texts": _texts,
             "export": self._export,
         }
         output = job.result_file.parent

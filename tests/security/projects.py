@@ -11,7 +11,7 @@ import yaml
 from ft_dagster.errors import UserError, all_of
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.check import check_variant
+from ft_dagster.versions.check import check_variant
 
 KEY = VariantKey("acme", "support")
 SECRET = "the vault opens with 4711"

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.samples import SAMPLES, read_samples
+from ft_dagster.gate.samples import SAMPLES, read_samples
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.tries import tries
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import Released, release
 from ft_dagster.stages.verdicts import rejudge
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit, write_project
 from tests.security.pretend import KEY, PREFIX, Pretend, desk
 

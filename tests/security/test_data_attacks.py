@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.content import question_ids
-from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.decontaminate import AskedItem
+from ft_dagster.data.rows.content import question_ids
+from ft_dagster.data.rows.dataset import build_task_dataset
+from ft_dagster.data.rows.dataset_io import read_split
+from ft_dagster.data.rows.decontaminate import AskedItem
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.questions import bare_items, questions_of
+from ft_dagster.evaluation.tasks.questions import bare_items, questions_of
 from ft_dagster.provenance.digest import hash_folder
 from ft_dagster.spec.variant import VariantSpec
 

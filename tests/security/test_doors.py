@@ -15,16 +15,17 @@ import pytest
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources as resources
-from ft_dagster.data.locations import DeclaredAt, data_files
-from ft_dagster.data.readers import read_file
+from ft_dagster.data.sources.locations import DeclaredAt, data_files
+from ft_dagster.data.sources.readers import read_file
 from ft_dagster.definitions import defs
 from ft_dagster.errors import UserError
 from ft_dagster.roots import OUTSIDE
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
 from ft_dagster.spec.variant import SourceSpec
-from ft_dagster.stages import declaration, preview
-from ft_dagster.stages.workspace import Trial, Workspace
+from ft_dagster.stages import declaration
+from ft_dagster.versions import preview
+from ft_dagster.workspace.workspace import Trial, Workspace
 from tests.security.projects import (
     KEY,
     QUIZ,

@@ -19,10 +19,10 @@ from tests.small_hub import COMMIT, PROPOSED, small_hub
 READ = """
 import json, sys
 from pathlib import Path
-from ft_dagster.data.sources import read_hub
+from ft_dagster.data.rows.sources import read_hub
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.load import load_task
-from ft_dagster.evaluation.tasks import resolve_tasks
+from ft_dagster.evaluation.tasks.load import load_task
+from ft_dagster.evaluation.tasks.tasks import resolve_tasks
 from ft_dagster.settings import load_settings
 from ft_dagster.spec.variant import SourceSpec
 

@@ -23,11 +23,11 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation import model
 from ft_dagster.evaluation.__main__ import main
-from ft_dagster.evaluation.samples import Sample, read_answers, read_samples
+from ft_dagster.evaluation.models import model
 from ft_dagster.export import run as export_run
 from ft_dagster.export.__main__ import main as export_main
+from ft_dagster.gate.samples import Sample, read_answers, read_samples
 from ft_dagster.provenance import held as held_module
 from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 from ft_dagster.provenance.held import held_files

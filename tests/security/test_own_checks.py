@@ -13,11 +13,11 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import load_settings
 from ft_dagster.stages import base_evaluation, evaluation
 from ft_dagster.stages.chain import CHAIN, run_chain
-from ft_dagster.stages.policy import own_entries
 from ft_dagster.stages.release import release
-from ft_dagster.stages.shelf import open_shelf
-from ft_dagster.stages.version_report import _evaluation as section_of
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.versions.version_files import open_shelf
+from ft_dagster.versions.version_report import _evaluation as section_of
+from ft_dagster.workspace.policy import own_entries
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, TASK, edit, questions, write_lines, write_project, write_yaml
 from tests.security.pretend import KEY, Pretend, desk
 from tests.security.projects import declare, mistakes, two_tenants

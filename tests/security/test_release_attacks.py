@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.derived import named_source
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.world import World
+from ft_dagster.fleet.refresh.shared_state import World
 from ft_dagster.lineage.release import ReleaseRequest, history, production, promote
 from ft_dagster.lineage.tries import record_try, tries, try_of
+from ft_dagster.models.derived import named_source
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import (
@@ -27,13 +27,13 @@ from ft_dagster.stages import (
     training_mixture,
 )
 from ft_dagster.stages.chain import CHAIN, run_chain
-from ft_dagster.stages.check import check_variant
-from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.release import release
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.standing import standing
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Store, read_head, write_head
+from ft_dagster.versions.check import check_variant
+from ft_dagster.versions.preview import plan_variant
+from ft_dagster.versions.up_to_date import standing
+from ft_dagster.workspace.stage import Stage
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, edit, write_project, write_yaml
 from tests.security.pretend import KEY, PREFIX, Pretend, desk
 

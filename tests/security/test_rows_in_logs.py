@@ -15,12 +15,12 @@ from pyarrow import parquet
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources as resources
-from ft_dagster.data.locations import DeclaredAt
-from ft_dagster.data.render import load_tokenizer, render, render_asked
-from ft_dagster.data.rows import Message, Row
-from ft_dagster.data.sources import read_rows
+from ft_dagster.data.rendering.render import load_tokenizer, render, render_asked
+from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.data.rows.sources import read_rows
+from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.answer_scores import QueryError, run_query
+from ft_dagster.gate.answer_scores import QueryError, run_query
 from ft_dagster.roots import Roots
 from ft_dagster.spec.variant import SourceSpec, TenantSource
 from tests.instances import lay_databases

@@ -17,7 +17,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import Released, release
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, edit, write_project, write_yaml
 from tests.present import present
 from tests.security.pretend import KEY, Pretend, desk

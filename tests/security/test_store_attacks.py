@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.base import locate_base
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.models.base import locate_base
 from ft_dagster.provenance import memory
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file, sha256_json
 from ft_dagster.stages.release import check_base

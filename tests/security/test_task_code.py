@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation import task_files
-from ft_dagster.evaluation.load import load_task
 from ft_dagster.evaluation.request import TextsRequest
-from ft_dagster.evaluation.tasks import TaskEntry, resolve_tasks, tasks_digest
-from ft_dagster.evaluation.texts import write_texts
+from ft_dagster.evaluation.tasks import task_files
+from ft_dagster.evaluation.tasks.load import load_task
+from ft_dagster.evaluation.tasks.tasks import TaskEntry, resolve_tasks, tasks_digest
+from ft_dagster.evaluation.tasks.texts import write_texts
 from ft_dagster.roots import OUTSIDE, Roots
 from ft_dagster.settings import load_settings
 from tests.security.projects import QUESTION, QUIZ, SECRET, settle, two_tenants, write

@@ -7,7 +7,7 @@ from typing import Any
 
 from ft_dagster.spec.overrides import with_overrides
 from ft_dagster.stages.declaration import freeze
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.workspace.workspace import Workspace
 
 
 def changed(workspace: Workspace, overrides: Mapping[str, Any]) -> Workspace:

@@ -8,7 +8,7 @@ import pytest
 
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.finished import copied
 
 KEY = VariantKey("acme", "places")

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.data.mixture_io import held_out_documents
-from ft_dagster.data.record_tree import TreeHead, check_tree
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture.mixture_io import held_out_documents
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.records.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.records.record_tree import TreeHead, check_tree
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stages import base_model, declaration, task_dataset, training_mixture
 from ft_dagster.stages.base_text import STAGE
-from ft_dagster.stages.check import check_variant
-from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.versions.check import check_variant
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import edit, write_project
 from tests.present import present
 from tests.taught import teach

@@ -15,29 +15,30 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.declared import notice
-from ft_dagster.fleet.freshness import freshness
 from ft_dagster.fleet.history import RunHistory
-from ft_dagster.fleet.learning import known_version, learnt
 from ft_dagster.fleet.picture import look_at
-from ft_dagster.fleet.table import FleetTable
-from ft_dagster.fleet.table_rows import Watched
-from ft_dagster.fleet.watching import look, places_of
-from ft_dagster.fleet.world import World
+from ft_dagster.fleet.refresh.declared import notice
+from ft_dagster.fleet.refresh.freshness import freshness
+from ft_dagster.fleet.refresh.from_store import known_version, learnt
+from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.watching import look, places_of
+from ft_dagster.fleet.table.table import FleetTable
+from ft_dagster.fleet.table.table_rows import Watched
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, Declared, VariantKey
 from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.stage_entries import version_of
-from ft_dagster.stages import outdated, probe, training_mixture
+from ft_dagster.stages import probe, training_mixture
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.general_corpus import corpora_stand
-from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
-from ft_dagster.stages.planned import PLANNED, RANKED
-from ft_dagster.stages.policy import problems
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.versions import stale_causes
+from ft_dagster.versions.made_from import VersionArtifacts, version_artifacts
+from ft_dagster.workspace.plan_fields import PLANNED, RANKED
+from ft_dagster.workspace.policy import problems
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit
 from tests.fleet.tables import row_of
 from tests.stage_version import set_version
@@ -299,7 +300,7 @@ def test_a_default_that_changed_with_the_mixtures_version_is_said_by_that_alone(
     place = SimpleNamespace(stage="training_mixture")
     mixture: Any = SimpleNamespace(place=place, predicate={"stage_version": version}, inputs={})
     standing = VersionArtifacts({"training_mixture": mixture}, {"declaration": declaration}, ())
-    assert tuple(outdated._ranked(standing, spec)) == said
+    assert tuple(stale_causes._ranked(standing, spec)) == said
 
 
 def test_what_keys_took_up_later_is_in_some_of_them_and_those_without_it_name_no_change(
@@ -332,7 +333,7 @@ def test_what_keys_took_up_later_is_in_some_of_them_and_those_without_it_name_no
 
     def named(now: VariantSpec) -> list[str]:
         version, settings = VersionArtifacts(keys, {}, ()), load_settings(settled)
-        return list(outdated._fields(settings, Declared(KEY, Path(FILE), now, {}), version))
+        return list(stale_causes._fields(settings, Declared(KEY, Path(FILE), now, {}), version))
 
     assert named(then) == []
     assert named(declared()) == ["training.on_bad_rate"]
@@ -362,7 +363,7 @@ def test_a_training_over_nodes_is_fresh_until_their_number_or_a_nodes_ranks_chan
 
     def named(**resources: Any) -> list[str]:
         now = Declared(KEY, Path(FILE), declared(**resources), {})
-        return list(outdated._fields(load_settings(settled), now, version))
+        return list(stale_causes._fields(load_settings(settled), now, version))
 
     assert named(nodes=nodes, **{name: 2}) == []
     assert named(nodes=2, **{name: 2}) == ["resources.nodes"]
@@ -380,5 +381,5 @@ def test_scores_of_a_base_that_chose_among_added_tokens_are_out_of_date(
     place = SimpleNamespace(stage="general_scores")
     scores: Any = SimpleNamespace(place=place, predicate=predicate, inputs={}, spec={"withheld": withheld})
     store = load_settings(settled).open_store()
-    found = list(outdated._asked_with_added(store, {"base_model": base, "general_scores": scores}))
+    found = list(stale_causes._asked_with_added(store, {"base_model": base, "general_scores": scores}))
     assert bool(found) == (tokens != () and withheld is None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ft_dagster.stages.inputs import Digest, key_parts, recorded
 from ft_dagster.store import Artifact, Place
+from ft_dagster.workspace.keyed_inputs import Digest, key_parts, recorded
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.audit.replay_judged import same_answers
-from ft_dagster.fleet.costs import cost_items
-from ft_dagster.fleet.learning import retrain_hours
+from ft_dagster.audit.replay.replay_judged import same_answers
+from ft_dagster.fleet.due.costs import cost_items
+from ft_dagster.fleet.refresh.from_store import retrain_hours
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import load_settings
@@ -22,9 +22,9 @@ from ft_dagster.stage_entries import version_of
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.evaluation import ANSWERS_OF, own_of, own_tasks
 from ft_dagster.stages.release import release
-from ft_dagster.stages.shelf import open_shelf
-from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.versions.version_files import open_shelf
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import TASK, edit, write_yaml
 from tests.fleet.manifests import catalogue
 from tests.leased import LeasedSeconds

@@ -20,11 +20,11 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import probe
 from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
-from ft_dagster.stages.engine import Engine
-from ft_dagster.stages.inputs import RECORDED, Digest, File, key_parts
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.view import UnlistedStage, View
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.input_view import UnlistedStage, View
+from ft_dagster.workspace.keyed_inputs import RECORDED, Digest, File, key_parts
+from ft_dagster.workspace.stage import Stage
+from ft_dagster.workspace.workspace import Workspace
 from tests.stages.changed import changed
 
 ALL = (*CHAIN, *ON_DEMAND)
@@ -221,7 +221,7 @@ ELSEWHERE = {  # fields of the table's rest, and why no row of their own
     "method.num_virtual_tokens": "of prompt and prefix tuning; with the rest of `method` in the plan's key",
     "data.general.sampled_from": "needs a base that writes words: tests/stages/test_base_text.py",
     "data.general.texts": "goes with sampled_from",
-    "data.render": "of prompts with completions: tests/stages/test_rendering.py",
+    "data.render": "of prompts with completions: tests/workspace/test_rendered_prompts.py",
     "data.general.corpus": "a row of its own would need a second corpus; with the rest of data.general",
     "training.deepspeed.offload": "is a part of ZeRO on GPUs; with the rest of `training` in the plan's key",
     "training.deepspeed.nvme_path": "goes with offload",

@@ -26,12 +26,12 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.data.dataset_io import ORIGINS, read_split
-from ft_dagster.data.record_tree import FIGURES
+from ft_dagster.data.rows.dataset_io import ORIGINS, read_split
+from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.stage_entries import TASK_DATASET, WORD_COUNT
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.view import View
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.stage import Stage
+from ft_dagster.workspace.input_view import View
 from ft_dagster.store import Artifact, Attempt
 
 
@@ -45,7 +45,7 @@ def inputs(view: View) -> WordInputs:
 
 
 def build(inputs: WordInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
-    from ft_dagster.data.tree_growth import grow_tree
+    from ft_dagster.records.tree_growth import grow_tree
 
     rows = read_split(context.payload(inputs.task_dataset) / "train.parquet")
     words = sum(len(str(turn.content).split()) for row in rows for turn in row.messages)
@@ -91,12 +91,12 @@ from pathlib import Path
 import dagster as dg
 import ft_dagster
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import open_audit
+from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.audit import open_audit
 from ft_dagster.audit.records import record
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources
-from ft_dagster.fleet.costs import cost_rows, read_costs
+from ft_dagster.fleet.due.costs import cost_rows, read_costs
 from ft_dagster.planning.hardware.catalogue import Catalogue
 from ft_dagster.report.made_of import artifact_rows
 from ft_dagster.settings import load_settings

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ft_dagster.fleet.learning import planned_cost
+from ft_dagster.fleet.refresh.from_store import planned_cost
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.planning.context import hardware_of
 from ft_dagster.planning.hardware.catalogue import Hardware
@@ -20,10 +20,10 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.chain import run_chain, up_to
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.preview import plan_variant
-from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.versions.preview import plan_variant
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import write_project
 from tests.present import present
 

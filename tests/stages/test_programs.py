@@ -16,11 +16,11 @@ from ft_dagster.launch.remote.order import RemoteOrder, order_file
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import TRAINING_PLAN
-from ft_dagster.stages.hands import BuildContext
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.workspace import TrainingStopped, Workspace
 from ft_dagster.store import Attempt, Place, make
 from ft_dagster.training.halving import wants_halving
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.stage import Stage
+from ft_dagster.workspace.workspace import TrainingStopped, Workspace
 from tests.e2e.project import write_project
 
 KEY = VariantKey("acme", "places")

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.data.dataset_io import ORIGINS
-from ft_dagster.data.record_tree import RecordTree, TreeHead, check_tree
-from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.data.rows.dataset_io import ORIGINS
+from ft_dagster.records.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.records.record_tree import RecordTree, TreeHead, check_tree
 from ft_dagster.settings import AllowedSources, Settings, load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import version_of
 from ft_dagster.stages import training_mixture
 from ft_dagster.stages.chain import run_chain, up_to
-from ft_dagster.stages.corpora import find_corpus
-from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.workspace.corpora import find_corpus
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import write_project
 from tests.present import present
 

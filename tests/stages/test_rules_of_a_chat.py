@@ -9,13 +9,12 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.samples import OWN
+from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.graph import find_digest
 from ft_dagster.settings import load_settings
 from ft_dagster.stages import (
-    asked,
     base_evaluation,
     base_model,
     declaration,
@@ -26,14 +25,15 @@ from ft_dagster.stages import (
     training_mixture,
     verdicts,
 )
-from ft_dagster.stages.made_from import version_artifacts
-from ft_dagster.stages.outdated import FoundNow, outdated
-from ft_dagster.stages.past import InProduction, Past
-from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.today import Today, today
+from ft_dagster.stages.declared_now import Today, today
 from ft_dagster.stages.verdicts import against_production, asked_alike, asked_by_its_rules, own_verdict
-from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.versions.made_from import version_artifacts
+from ft_dagster.versions.stale_causes import FoundNow, outdated
+from ft_dagster.workspace import questions
+from ft_dagster.workspace.past import InProduction, Past
+from ft_dagster.workspace.stage import Stage
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit
 
 pytestmark = pytest.mark.slow
@@ -111,7 +111,7 @@ def test_they_are_in_a_key_only_where_a_base_is_not_as_most(
     )
     plain = [chained.recipe(stage)[0] for stage in stages]
     assert not any(name.startswith("chat") for recipe in plain for name in recipe.spec)
-    monkeypatch.setattr(asked, "chat_of", lambda made: CHAT)
+    monkeypatch.setattr(questions, "chat_of", lambda made: CHAT)
     for stage, recipe in zip(stages, plain, strict=True):
         assert chained.recipe(stage)[0].spec == {**recipe.spec, "chat": CHAT}
 
@@ -119,7 +119,7 @@ def test_they_are_in_a_key_only_where_a_base_is_not_as_most(
 def test_weights_are_not_asked_by_them_before_their_base_was(
     chained: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asked, "chat_of", lambda made: CHAT)
+    monkeypatch.setattr(questions, "chat_of", lambda made: CHAT)
     with pytest.raises(UserError, match="the base was asked otherwise"):
         chained.make(evaluation.STAGE)
 
@@ -128,7 +128,7 @@ def test_production_is_asked_by_those_of_its_own_base(moved: Moved, monkeypatch:
     """The variant moved off a base as most, or onto one."""
     other, tuned = moved.after.upstream("base_model"), moved.after.upstream("fine_tuned_model")
     export = moved.after.upstream("model_export")
-    assert asked.chat_of(moved.after.upstream("base_evaluation")) == CHAT
+    assert questions.chat_of(moved.after.upstream("base_evaluation")) == CHAT
     assert "chat" not in moved.after.recipe(production_evaluation.STAGE)[0].spec
     served = InProduction(cast(Any, None), other, tuned, export)
     monkeypatch.setattr(Past, "production", lambda past: served)

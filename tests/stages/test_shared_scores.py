@@ -20,7 +20,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import base_evaluation, base_model, declaration, task_dataset, training_mixture
 from ft_dagster.stages.general_corpus import make_corpora
-from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.workspace.workspace import RunOf, Workspace
 
 said = []
 settings = load_settings(sys.argv[1])

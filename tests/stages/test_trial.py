@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.automation import experiments
-from ft_dagster.automation.experiments import ExperimentRun, carry_out, open_experiment
+from ft_dagster.automation.experiments import experiments
+from ft_dagster.automation.experiments.experiments import ExperimentRun, carry_out, open_experiment
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, load_variant
 from ft_dagster.stages import model_export
 from ft_dagster.stages.release import release
-from ft_dagster.stages.workspace import Trial, Workspace
+from ft_dagster.workspace.workspace import Trial, Workspace
 from tests.e2e.project import edit, write_project
 
 KEY = VariantKey("acme", "places")

@@ -13,11 +13,11 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import version_of
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.chain import run_chain, up_to
-from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
-from ft_dagster.stages.outdated import FoundNow, outdated
-from ft_dagster.stages.preview import plan_variant
-from ft_dagster.stages.workspace import RunOf, Workspace
-from ft_dagster.training import apart
+from ft_dagster.training.batches import apart
+from ft_dagster.versions.made_from import VersionArtifacts, version_artifacts
+from ft_dagster.versions.preview import plan_variant
+from ft_dagster.versions.stale_causes import FoundNow, outdated
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import write_project
 from tests.stages.changed import changed
 from tests.tiny_classes import make_tiny

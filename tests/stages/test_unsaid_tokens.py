@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.derived import new_token_ids_of
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.models.derived import new_token_ids_of
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import base_evaluation, evaluation, unsaid_tokens
 from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
-from ft_dagster.stages.hands import BuildContext
 from ft_dagster.stages.release import release
-from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import read_head
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import edit, write_project
 
 pytestmark = pytest.mark.slow

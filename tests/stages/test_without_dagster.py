@@ -12,7 +12,7 @@ from ft_dagster.lineage.release import production
 from ft_dagster.settings import load_settings
 from ft_dagster.stages.chain import CHAIN, failed_check, run_chain
 from ft_dagster.stages.release import release
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import write_project
 from tests.present import present
 
@@ -49,7 +49,7 @@ def test_every_check_of_every_stage_is_declared(chained: Workspace) -> None:
 
 def test_nothing_of_the_stages_imports_dagster() -> None:
     program = (
-        "import sys, ft_dagster.stages.chain, ft_dagster.stages.preview; print('dagster' in sys.modules)"
+        "import sys, ft_dagster.stages.chain, ft_dagster.versions.preview; print('dagster' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -10,7 +10,7 @@ import torch
 
 from ft_dagster.planning.dryrun.footprint import footprint
 from ft_dagster.planning.dryrun.step import Step
-from ft_dagster.training.attention import packed
+from ft_dagster.training.batches.attention import packed
 from ft_dagster.training.contract import method_settings
 from ft_dagster.training.loss import by_fused_head, loss_at_trained_positions, step_loss
 from tests.older_trl import have_older_trl

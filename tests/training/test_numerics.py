@@ -11,7 +11,8 @@ import torch
 
 from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training import __main__ as trainer
-from ft_dagster.training import attention, numerics
+from ft_dagster.training import numerics
+from ft_dagster.training.batches import attention
 from ft_dagster.training.contract import Member, read_run, recipe_digest
 from tests.training.runs import TRAINING, Runs
 

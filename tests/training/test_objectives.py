@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.mixture import MixtureParts, build_mixture
+from ft_dagster.data.mixture.mixture import MixtureParts, build_mixture
+from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.evaluation.__main__ import main as evaluate
-from ft_dagster.evaluation.gates import judge
-from ft_dagster.evaluation.samples import read_aggregates, read_answers, read_samples
+from ft_dagster.gate.gates import judge
+from ft_dagster.gate.samples import read_aggregates, read_answers, read_samples
 from ft_dagster.spec.variant import GatesSpec, VariantSpec
 from ft_dagster.training.__main__ import main as train
 from tests.evaluation.questions import write_run

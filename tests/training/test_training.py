@@ -11,10 +11,10 @@ import torch
 
 from ft_dagster.errors import UserError
 from ft_dagster.training import loss as losses
+from ft_dagster.training.batches.mixture import open_split
+from ft_dagster.training.batches.packing import schedule
 from ft_dagster.training.contract import read_run
 from ft_dagster.training.loss import loss_at_trained_positions
-from ft_dagster.training.mixture import open_split
-from ft_dagster.training.packing import schedule
 from tests.training.runs import (
     Runs,
     leaf,

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from ft_dagster.automation.experiments import _curves
+from ft_dagster.automation.experiments.experiments import _curves
 from ft_dagster.fake_tensors import FakeMode
 from ft_dagster.spec.training import BUDGET, WatchSpec
-from ft_dagster.training.attention import attends_by_example
+from ft_dagster.training.batches.attention import attends_by_example
+from ft_dagster.training.batches.mixture import open_split
 from ft_dagster.training.contract import Base, method_settings, read_run
 from ft_dagster.training.journal import EXPORTED, Journal, StepLog
-from ft_dagster.training.mixture import open_split
 from ft_dagster.training.progress import Console
 from ft_dagster.training.trainer import prepare
 from ft_dagster.training.watch import flops

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.tasks import tasks_digest
+from ft_dagster.evaluation.tasks.tasks import tasks_digest
 from ft_dagster.spec.training import WatchSettings
 from ft_dagster.training.contract import Benchmarks
 from ft_dagster.training.journal import Journal

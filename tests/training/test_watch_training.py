@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.degeneration import answer_general_prompts
-from ft_dagster.evaluation.tasks import tasks_digest
+from ft_dagster.evaluation.tasks.tasks import tasks_digest
 from ft_dagster.training.__main__ import train_all
+from ft_dagster.training.batches.mixture import open_split
 from ft_dagster.training.contract import Base, method_settings, read_run
 from ft_dagster.training.journal import Journal
-from ft_dagster.training.mixture import open_split
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch import degeneration, flops

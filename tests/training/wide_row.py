@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ft_dagster.training.packing import epoch_order
+from ft_dagster.training.batches.packing import epoch_order
 from tests.training.runs import Runs, made_rows, write_mixture, write_shard
 
 LONGEST = 3_000  # tokens of the last row; none of the others has more than 24

@@ -99,7 +99,7 @@ def questions(context: Context, project: Path, count: int) -> None:
 
 def against_cpu(context: Context, which: str) -> dict[str, Any]:
     """Every score in fp32 on both; losses within LOSS, greedy answers the same but for near ties."""
-    from ft_dagster.evaluation.samples import read_answers, read_samples
+    from ft_dagster.gate.samples import read_answers, read_samples
 
     model = model_of(context, which)
     here, cpu = (

@@ -18,10 +18,10 @@ EXAMPLES = 6
 def main(model: str, mixture: str, device: str, dtype: str) -> int:
     import torch
 
-    from ft_dagster.training.attention import ENDS, given, packed
-    from ft_dagster.training.batches import Collator
+    from ft_dagster.training.batches.attention import ENDS, given, packed
+    from ft_dagster.training.batches.batches import Collator
+    from ft_dagster.training.batches.mixture import open_split
     from ft_dagster.training.methods.base import load_base
-    from ft_dagster.training.mixture import open_split
 
     net = load_base(Path(model), "bf16" if dtype == "bfloat16" else "fp32").to(device).eval()
     with tempfile.TemporaryDirectory() as scratch:

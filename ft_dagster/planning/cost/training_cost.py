@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.looks import expected_questions
-from ft_dagster.evaluation.power import (
+from ft_dagster.gate.looks import expected_questions
+from ft_dagster.gate.power import (
     DISCORDANT,
     POWER,
     is_judged_by_loss,

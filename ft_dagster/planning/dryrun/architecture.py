@@ -6,8 +6,8 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.weights import LAYERS, size_of
 from ft_dagster.errors import UserError
+from ft_dagster.model_files.weights import LAYERS, size_of
 from ft_dagster.strict_json import loads, untagged
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from transformers import masking_utils
 
 from ft_dagster.fake_tensors import FakeTensor
 from ft_dagster.methods.method import Quantization
-from ft_dagster.training import attention as packed_attention
+from ft_dagster.training.batches import attention as packed_attention
 
 NF4_BLOCK, NF4_SUPERBLOCK = 64, 256  # weights of a scale, scales of a scale of scales
 

@@ -25,7 +25,7 @@ from ft_dagster.planning.dryrun.fake_kernels import (
     unpacked_rows,
 )
 from ft_dagster.planning.dryrun.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
-from ft_dagster.training.attention import ENDS, LENGTHS, given, packed
+from ft_dagster.training.batches.attention import ENDS, LENGTHS, given, packed
 from ft_dagster.training.contract import Base
 from ft_dagster.training.loss import by_fused_head, learned_prompt, loss_at
 from ft_dagster.training.methods import TaughtBy

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ft_dagster.evaluation.arithmetic import USABLE_SHARE
+from ft_dagster.evaluation.models.arithmetic import USABLE_SHARE
 from ft_dagster.methods import method_of
 from ft_dagster.planning.layout import Layout, Stage
 from ft_dagster.spec.training import TrainingSpec

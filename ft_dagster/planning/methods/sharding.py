@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.arithmetic import USABLE_SHARE
+from ft_dagster.evaluation.models.arithmetic import USABLE_SHARE
 from ft_dagster.methods import METHODS, Method, method_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import Load, memory

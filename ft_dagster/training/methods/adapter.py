@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.quantize import quantization_config, settle_quantized, write_quantization
 from ft_dagster.errors import UserError
 from ft_dagster.methods.method import Quantization
+from ft_dagster.models.quantize import quantization_config, settle_quantized, write_quantization
 from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import Precision, TaughtBy
 from ft_dagster.training.methods.shared import SharedBase

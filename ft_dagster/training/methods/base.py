@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.render import note_ends
+from ft_dagster.data.rendering.render import note_ends
 from ft_dagster.errors import UserError
 from ft_dagster.training.methods import Precision
 

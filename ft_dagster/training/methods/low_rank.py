@@ -14,7 +14,7 @@ import torch
 from peft.tuners.lora.layer import Linear
 from torch import nn
 
-from ft_dagster.evaluation.lora_layers import add_update
+from ft_dagster.evaluation.models.lora_layers import add_update
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from ft_dagster.methods import method_of
 from ft_dagster.methods.settings import MethodSettings
-from ft_dagster.training.mixture import Examples
-from ft_dagster.training.packing import Bin
+from ft_dagster.training.batches.mixture import Examples
+from ft_dagster.training.batches.packing import Bin
 
 FEWEST = 8  # examples of a split: of fewer, a mean says little
 ENDS = 2  # looks of what is measured of the base and of the exported model alone

@@ -24,10 +24,10 @@ class Benchmark:
         """Reads the tasks and draws the questions; what it makes of them lies in `output`. Raises UserError
         where that cannot be.
         """
-        from ft_dagster.data.render import load_tokenizer
-        from ft_dagster.evaluation.load import TABLES, load_task, prepare_environment
-        from ft_dagster.evaluation.sampling import draw_questions
-        from ft_dagster.evaluation.tasks import frozen_tasks, resolve_tasks
+        from ft_dagster.data.rendering.render import load_tokenizer
+        from ft_dagster.evaluation.tasks.load import TABLES, load_task, prepare_environment
+        from ft_dagster.evaluation.tasks.tasks import frozen_tasks, resolve_tasks
+        from ft_dagster.gate.sampling import draw_questions
 
         entries = resolve_tasks(
             benchmarks.tasks, benchmarks.project, field="evaluation.general", roots=benchmarks.roots
@@ -73,7 +73,7 @@ class Benchmark:
         """Accuracy by task (its main metric, over the questions drawn) and their "mean"."""
         from lm_eval.evaluator import evaluate
 
-        from ft_dagster.evaluation.model import TokenBatchedLM
+        from ft_dagster.evaluation.models.model import TokenBatchedLM
         from ft_dagster.training.watch.undisturbed import undisturbed
 
         scores: dict[str, float] = {}
@@ -160,7 +160,7 @@ def _configure(task: Any, entry: str) -> None:
 
 def _accuracy(name: str, rows: Sequence[Mapping[str, Any]]) -> float:
     """The mean of the main metric over the questions. Raises UserError unless it is a share."""
-    from ft_dagster.evaluation.samples import main_metric
+    from ft_dagster.gate.samples import main_metric
 
     numbers = [key for key in rows[0]["metrics"] if isinstance(rows[0][key], int | float)]
     values = [row.get(main_metric(numbers)) if numbers else None for row in rows]

@@ -16,8 +16,8 @@ import numpy as np
 
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.training import ranks
-from ft_dagster.training.mixture import Examples
-from ft_dagster.training.packing import Bin, pack
+from ft_dagster.training.batches.mixture import Examples
+from ft_dagster.training.batches.packing import Bin, pack
 from ft_dagster.training.watch.budget import prefixes
 from ft_dagster.training.watch.first_look import FirstLooks
 

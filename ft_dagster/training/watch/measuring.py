@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 from transformers import AutoConfig
 
-from ft_dagster.data.chat_rules import chat_rules
+from ft_dagster.data.rendering.chat_rules import chat_rules
 from ft_dagster.evaluation.degeneration import WATCHED
 from ft_dagster.methods import method_of
 from ft_dagster.training import ranks
-from ft_dagster.training.attention import attends_by_example
+from ft_dagster.training.batches.attention import attends_by_example
+from ft_dagster.training.batches.mixture import Examples
+from ft_dagster.training.batches.packing import Bin
 from ft_dagster.training.contract import Member, TrainingRun
 from ft_dagster.training.methods import packs
-from ft_dagster.training.mixture import Examples
-from ft_dagster.training.packing import Bin
 from ft_dagster.training.watch import degeneration, flops, forgetting
 from ft_dagster.training.watch.budget import (
     ENDS,

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft_dagster.data.render import load_tokenizer
+from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.program import write_json
 from ft_dagster.training import ranks
-from ft_dagster.training.batches import shape_of, side_by_side
+from ft_dagster.training.batches.batches import shape_of, side_by_side
+from ft_dagster.training.batches.mixture import Examples
+from ft_dagster.training.batches.packing import Bin
 from ft_dagster.training.contract import Member, TrainingRun
 from ft_dagster.training.journal import EXPORTED, Journal, StepLog
-from ft_dagster.training.mixture import Examples
-from ft_dagster.training.packing import Bin
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.watch import curves, degeneration, forgetting, rate, spectrum
 from ft_dagster.training.watch.budget import ForwardWork

@@ -15,8 +15,8 @@ from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec.variant import VariantSpec
-from ft_dagster.stages.engine import not_by_vllm
 from ft_dagster.training import checkpoints
+from ft_dagster.workspace.answer_engine import not_by_vllm
 from tests.training.methods.taught import distance, habit, load_base, reloaded, train, trained_model
 from tests.training.runs import Runs, payload_bytes
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ft_dagster.data.quantize import quantization_config, quantization_of, settle_quantized
 from ft_dagster.errors import UserError
+from ft_dagster.models.quantize import quantization_config, quantization_of, settle_quantized
 from ft_dagster.training.__main__ import train_all
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.progress import Console

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ft_dagster.training.attention import ENDS, LENGTHS, packed
+from ft_dagster.training.batches.attention import ENDS, LENGTHS, packed
 from ft_dagster.training.loss import learned_prompt
 from tests.training.methods.taught import METHODS, prepared, trainer_of
 from tests.training.runs import Runs, write_mixture

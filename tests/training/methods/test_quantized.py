@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from ft_dagster.data.quantize import quantization_config, quantization_of, write_quantization
 from ft_dagster.errors import UserError
+from ft_dagster.models.quantize import quantization_config, quantization_of, write_quantization
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.figures import parameter_counts
 from tests.training.methods.taught import failure, habit, load_base, logits, prepared, train, trainer_of

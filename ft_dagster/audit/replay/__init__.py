@@ -1,0 +1,1 @@
+"""A model is made again from what was recorded, and held against the first."""

@@ -1,0 +1,193 @@
+"""Which record is asked for: a text, a row, a file of one, or the identity itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ft_dagster.audit.index.judged import name_of, name_of_words
+from ft_dagster.data.rows.content import identity_of, normal_text, words_of
+from ft_dagster.data.rows.rows import Row, normalize_text, rename
+from ft_dagster.data.sources.formats import detect_format
+from ft_dagster.data.sources.readers import RawRow
+from ft_dagster.errors import UserError
+from ft_dagster.files import special_kind
+from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.strict_json import loads
+
+MOST_BYTES = 16_000_000  # of a file that is asked for
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+PLAIN: Mapping[str, Any] = {}
+READ_BY = ("format", "fields", "system")  # what of a declared source says how a row of it is read
+TRANSFORM = "transform"  # of a declared source: its function, which no way of reading stands for
+WHOLE: Mapping[str, Any] = {"as": "text"}  # a row as JSON, read as a document that is this very text
+
+
+@dataclass(frozen=True)
+class AskedRecord:
+    """`identities`: what it would be known by: one of a text, of a row as JSON one for each way that sources
+    read it, and last that of the text that it is. `said`: how it was given, in words without the text.
+    `readings`: by which way of reading a row an identity came; PLAIN of one that is not there. `words`: in
+    normal form, as each way reads them; empty for an identity. `questions`: the names by which a question is
+    found that is the record, or a text of it. `no_row`: why JSON is no row to any source; empty of all else.
+    `rows`: what it is by each reading, a text alone among them; none of an identity.
+    """
+
+    identities: tuple[bytes, ...]
+    said: str
+    readings: Mapping[bytes, Mapping[str, Any]] = field(default_factory=dict)
+    words: tuple[tuple[str, ...], ...] = ()
+    questions: tuple[bytes, ...] = ()
+    no_row: str = ""
+    rows: tuple[Row, ...] = ()
+
+    def reading(self, identity: bytes) -> Mapping[str, Any]:
+        return self.readings.get(identity, PLAIN)
+
+
+def asked_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -> AskedRecord:
+    """The record that TEXT, FILE or DIGEST names. `readings`: how declared sources read a row (format,
+    fields, system), for one that is given as JSON. Raises UserError for a file that holds no one record.
+    """
+    if not given.strip():
+        raise UserError("no record is given", fix="Give a text, a row as JSON, a file or an identity")
+    if _DIGEST.fullmatch(given):
+        identity = bytes.fromhex(given)
+        return AskedRecord((identity,), f"identity {given[:12]}", questions=(name_of(identity),))
+    file = Path(given)
+    if len(given) < 4096 and "\0" not in given and _is_there(file):
+        return _of_text(_text_of(file), f"file {file}", readings)
+    return _of_text(given, "a text", readings)
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # a name too long for a file
+        return False
+
+
+def _text_of(file: Path) -> str:
+    if special_kind(file) or not file.is_file():
+        raise UserError("not a regular file", file=file, fix="Name a file of one record, or give its text")
+    if file.stat().st_size > MOST_BYTES:
+        fix = f"Give one record, of at most {MOST_BYTES / 1e6:.0f} MB"
+        raise UserError("too large to be one record", file=file, fix=fix)
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        fix = "Save the record as UTF-8, or give its identity (64 hexadecimal digits)"
+        raise UserError("not UTF-8 text, so no record", file=file, fix=fix) from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if file.suffix == ".jsonl" and len(lines) != 1:
+        raise UserError(f"{len(lines)} rows, where one record is asked for", file=file, fix="Keep one line")
+    return text
+
+
+def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
+    fields = _row(text)
+    if fields is None:
+        return _as_text(text, said, PLAIN)
+    row = _as_row(fields, f"{said}, a row", readings)
+    try:
+        whole = _as_text(text, said, WHOLE)
+    except UserError:
+        if row.no_row:
+            raise
+        return row
+    return replace(whole, no_row=row.no_row) if row.no_row else _both(row, whole)
+
+
+def _as_text(text: str, said: str, reading: Mapping[str, Any]) -> AskedRecord:
+    """Raises UserError for what is not valid Unicode."""
+    _refuse_surrogates(text)
+    normal = normal_text(text)
+    identity, told = identity_of("text", [("text", normal)]), tuple(words_of(normal))
+    names = (name_of(identity), name_of_words(told))
+    rows = (Row("text", "", text=text),)
+    return AskedRecord((identity,), said, {identity: reading}, (told,), names, rows=rows)
+
+
+def _as_row(fields: dict[str, Any], said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
+    """Without identities, and with `no_row`, where no way of reading makes a row of it."""
+    found: dict[bytes, Mapping[str, Any]] = {}
+    words: dict[tuple[str, ...], None] = {}
+    rows: list[Row] = []
+    wrong: list[UserError] = []
+    for reading in (PLAIN, *readings):
+        try:
+            row = _read(fields, reading)
+            found.setdefault(row.identity, reading)
+            words[tuple(row.words)] = None
+            rows.append(row)
+        except UserError as error:
+            wrong.append(error)
+    asked = dict.fromkeys([*map(name_of, found), *map(name_of_words, _texts_in(fields))])
+    no_row = "" if found else wrong[0].problem
+    return AskedRecord(tuple(found), said, found, tuple(words), tuple(asked), no_row, tuple(rows))
+
+
+def _both(row: AskedRecord, whole: AskedRecord) -> AskedRecord:
+    """A row that may be a document too."""
+    return replace(
+        row,
+        identities=(*row.identities, *whole.identities),
+        readings={**row.readings, **whole.readings},
+        words=(*row.words, *whole.words),
+        questions=tuple(dict.fromkeys((*row.questions, *whole.questions))),
+        rows=(*row.rows, *whole.rows),
+    )
+
+
+def _texts_in(tree: Any) -> Iterator[list[str]]:
+    """The words of each text of a row, however deep."""
+    if isinstance(tree, str):
+        yield words_of(normal_text(tree))
+    for below in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _texts_in(below)
+
+
+def _row(text: str) -> dict[str, Any] | None:
+    """The fields of a text that is a JSON object; None of any other."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        content = loads(text)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _read(fields: dict[str, Any], reading: Mapping[str, Any]) -> Row:
+    """As every version read it: a store may hold rows of which fields were left out, which are refused by
+    now.
+    """
+    raw = RawRow(fields, "the row", 1)
+    try:
+        source = SourceSpec(path="the row", **reading)
+    except ValidationError:
+        raise UserError("a source that is read otherwise today", fix="Give the row's identity") from None
+    named, format = rename(raw, source.fields, "row"), str(source.format)
+    if format == "auto":
+        format = detect_format(raw, named, "row")
+    return normalize_text(raw, named, source, format, ordinal=0, field="row")
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        fix = "Give it as UTF-8, in a file, or by its identity"
+        raise UserError("not valid Unicode, so no record", fix=fix) from None
+
+
+def reading_of(source: Mapping[str, Any]) -> str:
+    """How a declared source reads its rows, as JSON: what of it shapes their content."""
+    kept = {name: source[name] for name in READ_BY if source.get(name)}
+    return json.dumps(kept, sort_keys=True)

@@ -1,0 +1,1 @@
+"""A whole store is held against itself."""

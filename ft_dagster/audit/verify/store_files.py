@@ -1,0 +1,264 @@
+"""What stands around artifacts, and is none: release logs, heads, tries, the code that is kept of them; and
+what stands among them and is nobody's.
+
+Heads are written over and tries are not, so that neither tells by itself that it was altered or deleted: the
+index remembers those that a check saw, as it does entries of release logs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from ft_dagster.audit.audit import Audit, index_error
+from ft_dagster.audit.index.follow import (
+    AT_ONCE,
+    MALFORMED,
+    NO_STAGES,
+    log_entries,
+    problem_of,
+    tenant_prefixes,
+)
+from ft_dagster.audit.index.index import Indexed, LogEntry, SeenFile, tenant_of
+from ft_dagster.audit.replay.kept_code import unpack_code
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.log import UNCOUNTED, entry_path, read_log
+from ft_dagster.lineage.tries import refuse_unrecorded, tries
+from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT
+from ft_dagster.store import SHARED, Artifact, Place, read_head
+from ft_dagster.store.artifacts import generations
+from ft_dagster.strict_json import loads
+
+RESTORE = "Restore it from a backup"
+WHO_WROTE_IT = "See who wrote it, and delete it, or have the same done again"
+ON_PURPOSE = f"{RESTORE}; if a backup was restored on purpose, `ft-dagster audit index --again`"
+NOBODYS = "nobody wrote it there. Look where it came from, and delete it"
+HEADS = "heads"
+_HEAD = re.compile(rf".+/{HEADS}(?:/[^/.][^/]*)?")
+_TRY = re.compile(r"tenants/[^/]+/[^/]+/tries/[0-9a-f]{64}/[0-9]{6}\.json")
+_PART = rf"(?P<prefix>tenants/[^/]+/[^/]+|{SHARED}(?:/corpora/[^/]+)?)"
+_UNDER_KEY = re.compile(rf"{_PART}/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{{64}})/(?P<rest>.+)")
+_OF_KEY = re.compile(
+    r"claims/[^/]+/[0-9]{6}\.json|divergences/[^/]+\.json|[^/]+/(?:payload|evidence)/.+"
+    r"|(?:.+/)?\.[^/]+\.[0-9a-f]{32}"  # the draft of a writer that was killed
+)
+Check = Callable[[Audit, str, str], Iterable[str]]
+
+
+def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]:
+    """What does not hold of it, one line each. `artifacts`: of which the code is looked at that made them."""
+    known = defaultdict[str, list[LogEntry]](list)  # entries of release logs, by the part of the store
+    wrong = set[str]()  # heads, and folders of tries, of which something was told
+    for entry in (*audit.index.gone_releases(), *audit.index.releases()):
+        known[entry.prefix].append(entry)
+    for prefix in sorted({*tenant_prefixes(audit.store), *known}):
+        if audit.tenant in (None, tenant_of(prefix)):
+            yield from _told(audit, partial(_of_log, known=known[prefix]), prefix, "releases")
+            for weights in audit.store.names(f"{prefix}/tries"):
+                lines = _told(audit, _of_tries, prefix, f"tries/{weights}")
+                wrong |= {f"{prefix}/tries/{weights}"} if lines else set()
+                yield from lines
+    files = [file.path for file in audit.store.walk() if audit.allows_part(file.path)]
+    unnamed = [path for path in files if not _is_text(path)]
+    yield from (f"{audit.store.uri(ascii(path)[1:-1])}: {NOBODYS}" for path in sorted(unnamed))
+    files = [path for path in files if _is_text(path)]
+    heads = sorted(path for path in files if _HEAD.fullmatch(path))
+    for head in map(PurePosixPath, heads):
+        part = head.parent if head.name == HEADS else head.parent.parent
+        lines = _told(audit, _of_head, str(part), str(head.relative_to(part)))
+        wrong |= {str(head)} if lines else set()
+        yield from lines
+    yield from _without_head(audit, heads)
+    yield from _without_tries(audit)
+    yield from _since_seen(audit, {*heads, *filter(_TRY.fullmatch, files)}, wrong)
+    yield from _nobodys(audit, files)
+    yield from _of_code(audit, artifacts)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is UTF-8, as all that is written to a store."""
+    with suppress(UnicodeEncodeError):
+        return bool(path.encode())
+    return False
+
+
+def _told(audit: Audit, check: Check, prefix: str, name: str) -> list[str]:
+    """What a check says of a file or a folder in a variant's part of the store, or why it cannot be read."""
+    try:
+        return list(check(audit, prefix, name))
+    except UserError as error:
+        return [str(error)]
+    except MALFORMED as error:
+        return [problem_of(error, audit.store.uri(f"{prefix}/{name}"))]
+
+
+def _without_head(audit: Audit, heads: Sequence[str]) -> Iterator[str]:
+    """Stages of a variant, or a corpus, of which artifacts stand and no head was written."""
+    from ft_dagster.stages.chain import CHAIN
+
+    having = {(_part_of(path), PurePosixPath(path).stem) for path in heads}
+    standing = dict[tuple[str, str], None]()
+    for stage in (GENERAL_CORPUS.name, *(each.name for each in CHAIN)):
+        for each in audit.allowed(audit.index.of_stage(stage)):
+            if each.place.prefix != SHARED and isinstance(_said(audit, each), Artifact):
+                standing[each.place.prefix, stage] = None
+    for prefix, stage in standing:
+        if (prefix, stage) not in having:
+            why = "no head points at what stands: it was deleted, or a run was killed just before it wrote it"
+            again = "the corpora" if stage == GENERAL_CORPUS.name else "the variant"
+            yield f"{audit.store.uri(prefix)}/{HEADS}/{stage}.json: {why}. {RESTORE}, or run {again} again"
+
+
+def _part_of(head: str) -> str:
+    """Whose a head is: a variant's, whose experiments have heads of their own, or a corpus'."""
+    owner, *names = head.split("/")
+    return "/".join((owner, *names[:2]))
+
+
+def _said(audit: Audit, each: Indexed) -> object:
+    try:
+        return audit.said(each)
+    except MALFORMED:  # told of the artifact
+        return None
+
+
+def _without_tries(audit: Audit) -> Iterator[str]:
+    """Weights that were put to more sets of questions than are recorded."""
+    asked = defaultdict[tuple[str, str], int](int)
+    for each in audit.index.of_stage(EVALUATION.name):
+        if audit.tenant in (None, each.tenant):
+            with suppress(*MALFORMED):  # told of the artifact
+                made = audit.artifact(each)
+                weights = made.inputs.get(FINE_TUNED_MODEL.name, "")
+                number = int(made.spec.get("tries", 0))
+                asked[each.place.prefix, weights] = max(asked[each.place.prefix, weights], number)
+    for (prefix, weights), most in asked.items():
+        try:
+            refuse_unrecorded(audit.store, prefix, weights, most)
+        except UserError as error:
+            yield str(error)
+
+
+def _since_seen(audit: Audit, files: Iterable[str], wrong: Container[str]) -> Iterator[str]:
+    """Heads and tries that an earlier check saw and that are gone, or are others though nothing wrote them
+    since. Those that it saw for the first time, or that were written since, it remembers. `wrong`: heads, and
+    folders of tries, of which something was told: these are left as they were known.
+    """
+    known = {each.path: each for each in audit.index.seen() if audit.allows_part(each.path)}
+    files = [path for path in files if path not in wrong and str(PurePosixPath(path).parent) not in wrong]
+    there = {each.path: each for each in _read(audit, sorted(files))}
+    altered = "it is another than it was, and nothing wrote it since"
+    for path, before in known.items():
+        now = there.get(path)
+        if path in wrong or str(PurePosixPath(path).parent) in wrong:
+            continue
+        if now is None:
+            yield f"{audit.store.uri(path)}: it is gone, and an earlier check saw it. {ON_PURPOSE}"
+        elif now.sha256 != before.sha256 and (_TRY.fullmatch(path) or now.at <= before.at):
+            yield f"{audit.store.uri(path)}: {altered}. {ON_PURPOSE}"
+            del there[path]
+    with audit.index.transaction():
+        audit.index.see(there.values())
+
+
+def _read(audit: Audit, paths: Sequence[str]) -> Iterator[SeenFile]:
+    for first in range(0, len(paths), AT_ONCE):
+        batch = paths[first : first + AT_ONCE]
+        for path, content in zip(batch, audit.store.read_each(batch), strict=True):
+            if content is not None:
+                yield SeenFile(path, _written_at(content), hashlib.sha256(content).hexdigest())
+
+
+def _written_at(content: bytes) -> str:
+    """As a head or a try says, ISO 8601; empty of what is none, which is told of it."""
+    try:
+        return str(loads(content)["at"])
+    except MALFORMED:
+        return ""
+
+
+def _nobodys(audit: Audit, files: Iterable[str]) -> Iterator[str]:
+    """Files under a key that neither its manifest lists nor anybody writes there. What is in the folder of an
+    attempt is told of its artifact; attempts that nothing committed are what `store gc` removes.
+    """
+    generations = audit.index.places()
+    for path in sorted(files):
+        found = _UNDER_KEY.fullmatch(path)
+        if found is None or found["stage"] in (*NO_STAGES, "digests") or _OF_KEY.fullmatch(found["rest"]):
+            continue
+        place = Place(found["prefix"], found["stage"], found["key"])
+        manifests = (place.manifest_of(number) for number in range(1, generations.get(place, 1) + 1))
+        if path not in manifests:
+            yield f"{audit.store.uri(path)}: {NOBODYS}"
+
+
+def _of_head(audit: Audit, prefix: str, name: str) -> Iterator[str]:
+    """It points at an artifact of the digest that it says, which stands, or which retention removed."""
+    stage = PurePosixPath(name).stem
+    if read_head(audit.store, prefix, stage) is not None:
+        return
+    head = audit.store.read_json(f"{prefix}/{name}")
+    found = generations(audit.store, Place(str(head["prefix"]), stage, str(head["key"])))
+    made = (each if isinstance(each, Artifact) else each.artifact for each in found)
+    if head["digest"] not in {each.digest for each in made}:
+        yield f"{audit.store.uri(prefix)}/{name}: nothing stands where it points. {RESTORE}"
+
+
+def _of_tries(audit: Audit, prefix: str, name: str) -> tuple[str, ...]:
+    """They can be read, and none is missing before another."""
+    tries(audit.store, prefix, PurePosixPath(name).name)
+    return ()
+
+
+def _of_code(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]:
+    """What is kept of the code that made them has its digest."""
+    digests: dict[str, None] = {}
+    for each in artifacts:
+        try:
+            digests[str(audit.artifact(each).predicate["code"]["sha256"])] = None
+        except UserError:  # told of the artifact
+            continue
+        except MALFORMED as error:
+            yield problem_of(error, audit.store.uri(each.place.manifest_of(each.generation)))
+    for digest in digests:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                unpack_code(audit.store, digest, Path(folder))
+            except UserError as error:
+                yield str(error)
+
+
+def _of_log(audit: Audit, prefix: str, name: str, *, known: Sequence[LogEntry]) -> Iterator[str]:
+    """A release log: its chain, what the index knows of it, or knew before it followed, and its exports."""
+    log = read_log(audit.store, prefix)
+    yield from (f"{file}: an entry {UNCOUNTED}. {WHO_WROTE_IT}" for file in log.uncounted)
+    yield from _of_known(audit, known, log_entries(prefix, log))
+    manifests = defaultdict[str, set[str]](set)  # by digest
+    for export in audit.index.of_stage(MODEL_EXPORT.name, prefix):
+        manifests[export.digest].add(export.manifest)
+    for number, entry in enumerate(log.entries, 1):
+        where = audit.store.uri(entry_path(prefix, number))
+        if entry.export not in manifests:
+            yield f"{where}: the export {entry.export[:12]} is gone. {RESTORE}"
+        elif entry.export_manifest not in (None, *manifests[entry.export]):
+            said = f"the export {entry.export[:12]} has another manifest than at its release"
+            yield f"{where}: {said}. {RESTORE}"
+
+
+def _of_known(audit: Audit, known: Iterable[LogEntry], there: Sequence[LogEntry]) -> Iterator[str]:
+    """Each known entry is in the log: a chain by itself does not tell that its end was replaced."""
+    for entry in known:
+        where = audit.store.uri(entry_path(entry.prefix, entry.number))
+        found = there[entry.number - 1] if 0 < entry.number <= len(there) else None
+        if found is None:
+            yield f"{where}: this entry was taken out of this release log. {ON_PURPOSE}"
+        elif found.sha256 != entry.sha256:
+            yield f"{where}: this entry of a release log is another than it was. {ON_PURPOSE}"
+        elif found != entry:
+            yield str(index_error(audit, f"the index says otherwise of {where} than that file"))

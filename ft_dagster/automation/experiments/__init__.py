@@ -1,0 +1,1 @@
+"""Sweeps, bake-offs and their budgets."""

@@ -1,0 +1,1 @@
+"""The processes of a Dagster instance: daemon, webserver, and what they still have to do."""

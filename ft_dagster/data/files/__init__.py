@@ -1,0 +1,1 @@
+"""Parquet and tables are read and written."""

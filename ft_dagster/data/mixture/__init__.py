@@ -1,0 +1,1 @@
+"""Own rows and general text become the mixture that is trained on."""

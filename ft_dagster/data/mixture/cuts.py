@@ -1,0 +1,104 @@
+"""Which rows are in a mixture in part, and which were left out of it: cuts.parquet of its evidence.
+
+A row longer than an example is cut at its end, or left out; of a document of general text the last piece that
+was due may be a part of it, and pieces that overlap the evaluation are not there. What the file does not name
+is in the mixture whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ft_dagster.data.files.parquet import dicts_of
+from ft_dagster.data.mixture.mixture_figures import GENERAL
+from ft_dagster.data.rows.content import normal_text
+from ft_dagster.data.rows.rows import Row
+
+CUTS = "cuts.parquet"
+IN_PART = "some of its pieces"  # of a document, how many tokens is not counted
+_BETWEEN = 80  # characters that a template may write between two texts
+_ROW_BYTES = 60
+Name = tuple[str, bool, int]
+
+
+class Cut(NamedTuple):
+    """`row`: its number in the split of the data set, or in the part of the corpus. `kept` of its `tokens`
+    are in the mixture; None: not counted. `part` and `characters`: the number of the text that it was cut
+    within, and how much of that, stripped, is kept; None: it is not known, or all of its text is kept.
+    `reason`: why it is in part or left out, empty of one that was cut at its end.
+    """
+
+    split: str
+    source: str
+    row: int
+    tokens: int | None = None
+    kept: int | None = None
+    part: int | None = None
+    characters: int | None = None
+    reason: str = ""
+
+    @property
+    def name(self) -> Name:
+        """By which a mixture knows the row: split, of a corpus or not, number."""
+        return self.split, self.source.startswith(GENERAL), self.row
+
+    @property
+    def left_out(self) -> bool:
+        return bool(self.reason) and self.reason != IN_PART
+
+
+def place_of(texts: Sequence[str], kept: str) -> tuple[int | None, int | None]:
+    """(`part`, `characters`) of a `Cut`: where a rendering of these texts ends, of which the beginning is
+    `kept`.
+    """
+    end, at = kept.rstrip("\ufffd"), 0  # half a letter is none
+    for number, text in enumerate(map(str.strip, texts)):
+        found = kept.find(text, at)
+        if found >= 0:
+            at = found + len(text)
+            continue
+        starts = (start for start in _beginnings(text, end, at) if text.startswith(end[start:]))
+        start = next(starts, len(end))
+        told = start < len(end) or len(end) - at <= _BETWEEN
+        return (number, len(end) - start) if told else (None, None)
+    return None, None
+
+
+def _beginnings(text: str, kept: str, at: int) -> Iterator[int]:
+    """Where `text` may begin in `kept`, from `at` on: where its first characters stand, or `kept` ends."""
+    first, last = text[:_BETWEEN], max(at, len(kept) - _BETWEEN)
+    while first and 0 <= (at := kept.find(first, at)) < last:
+        yield at
+        at += 1
+    yield from range(last, len(kept))
+
+
+def is_same_up_to(cut: Cut, row: Row, other: Row) -> bool:
+    """Whether another row begins as one that was cut does, up to there: what was trained on is of either."""
+    if cut.part is None or cut.characters is None or row.kind != other.kind:
+        return False
+    before, (role, text) = row.parts[: cut.part], row.parts[cut.part]
+    same = [(role, normal_text(text)) for role, text in other.parts[: cut.part]]
+    if same != [(role, normal_text(text)) for role, text in before] or len(other.parts) <= cut.part:
+        return False
+    there, (its_role, its_text) = normal_text(text.strip()[: cut.characters]), other.parts[cut.part]
+    return role == its_role and normal_text(its_text).startswith(there)
+
+
+def write_cuts(cuts: Iterable[Cut], evidence: Path) -> None:
+    import pyarrow as pa
+
+    from ft_dagster.data.files.tables import TableWriter
+
+    texts = {"split", "source", "reason"}
+    schema = pa.schema([(name, pa.string() if name in texts else pa.int64()) for name in Cut._fields])
+    with TableWriter(evidence / CUTS, schema) as table:
+        for cut in cuts:
+            table.add(cut._asdict(), _ROW_BYTES)
+
+
+def read_cuts(file: Path) -> Mapping[Name, Cut]:
+    """Raises UserError for a file that is none."""
+    return {cut.name: cut for cut in (Cut(**row) for row in dicts_of(file))}

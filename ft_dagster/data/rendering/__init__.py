@@ -1,0 +1,1 @@
+"""Rows and documents become tokens."""

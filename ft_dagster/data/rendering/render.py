@@ -1,0 +1,430 @@
+"""Render rows with the base's tokenizer: token ids, and the spans of tokens that are trained.
+
+The spans are found by rendering the conversation up to and with each answer and comparing characters,
+so a chat template needs no {% generation %} marks. A trained span covers the answer and its
+end-of-turn token, of every answer that is trained: the model must learn to stop. Where the template marks no
+end of a turn, that is the end-of-sequence token.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, groupby, takewhile
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.errors import UserError
+from ft_dagster.model_files.weights import declared_ends
+from ft_dagster.objectives import Rendered, Spans
+
+TrainOn = Literal["completions", "assistant_turns"]
+DATE = "26 Jul 2024"  # what templates that print today's date get, as `date_string` too
+SYSTEM = "You are a helpful assistant."  # before a question, where the template takes none without a system
+MARK = "4821"  # a text that no template writes otherwise
+LONGEST_LEAD = 1000  # characters: it stands in keys, and is looked for in each answer
+
+
+class Turn(NamedTuple):
+    """The last turn as text: what is asked, what the template writes before an answer (see `lead_of`), what
+    is answered, and what ends the answer ("" for none).
+
+    `whole` tokenizes as training did, with `add_special_tokens` as said.
+    """
+
+    prompt: str
+    lead: str
+    answer: str
+    end: str
+    add_special_tokens: bool
+
+    @property
+    def whole(self) -> str:
+        return self.prompt + self.lead + self.answer + self.end
+
+
+class _Marked(NamedTuple):
+    """Text with the character spans to train on; `eos`: the end-of-sequence token follows, trained too."""
+
+    text: str
+    spans: Spans
+    special: bool
+    eos: bool
+
+
+class _AnswerSpan(NamedTuple):
+    """An answer's place in a rendered conversation: where it begins and stops, where its end-of-turn token
+    does, and whether it has one.
+    """
+
+    start: int
+    stop: int
+    end: int
+    ended: bool
+
+
+def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
+    """The fast tokenizer of a model folder, from local files; it notes which ends of an answer the base
+    declares, whose folder that is unless `base` is. Raises UserError.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        fix = "Put the model's own tokenizer.json and tokenizer_config.json there"
+        raise UserError(f"the tokenizer does not load: {first}", file=folder, fix=fix) from None
+    if not tokenizer.is_fast:
+        fix = "Save it once as a fast one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        raise UserError("the tokenizer has no tokenizer.json", file=folder, fix=fix)
+    return note_ends(tokenizer, base or folder)
+
+
+def note_ends(tokenizer: Any, base: Path) -> Any:
+    """The tokenizer, which then knows its tokens that a base declares to end an answer. Raises UserError."""
+    tokenizer._ft_dagster_ends = [id_ for id_ in declared_ends(base) if id_ < len(tokenizer)]
+    return tokenizer
+
+
+def ends_known(tokenizer: Any) -> list[int]:
+    """What `note_ends` noted; none of a tokenizer that was loaded otherwise."""
+    noted: list[int] = getattr(tokenizer, "_ft_dagster_ends", [])
+    return noted
+
+
+def render(
+    row: Row, tokenizer: Any, *, train_on: TrainOn = "completions", max_length: int | None = None
+) -> Rendered:
+    """One row as tokens, cut to `max_length`; see `render_rows`."""
+    return next(render_rows([row], tokenizer, train_on=train_on, max_length=max_length))
+
+
+def render_rows(
+    rows: Sequence[Row], tokenizer: Any, *, train_on: TrainOn = "completions", max_length: int | None = None
+) -> Iterator[Rendered]:
+    """Rows as tokens, in order. What is longer than `max_length` tokens is cut at its end and says so.
+
+    Raises UserError for a tokenizer without chat template or end-of-sequence token where one is
+    needed, and for a row that the template refuses or renders in a way that cannot be split.
+    """
+    marked = [_marked(row, tokenizer, train_on) for row in rows]
+    eos: int | None = tokenizer.eos_token_id
+    for special, group in groupby(marked, key=lambda item: item.special):
+        items = list(group)
+        encoded = _encode([item.text for item in items], tokenizer, special)
+        for item, ids, encoding in zip(items, encoded["input_ids"], encoded.encodings, strict=True):
+            yield _cut(*_spanned(item, ids, encoding, eos), max_length)
+
+
+def render_turn(row: Row, tokenizer: Any) -> Turn:
+    """The last turn of a row as text. A text row has an empty prompt. Raises UserError."""
+    if row.kind != "messages":
+        prompt = row.prompt if row.kind == "prompt_completion" else ""
+        answer = row.completion if row.kind == "prompt_completion" else row.text
+        return Turn(prompt, "", answer, eos_token(row, tokenizer), True)
+    whole = _chat(row, row.messages, tokenizer)
+    start, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer)
+    at = start + len(_lead_at(whole, start, tokenizer))
+    ends = whole[stop:end] or eos_token(row, tokenizer)
+    return Turn(whole[:start], whole[start:at], whole[at:stop], ends, False)
+
+
+def has_control_tokens(row: Row, tokenizer: Any) -> bool:
+    """Whether the row's own words hold a special token (as `<|im_end|>`): it would be read as one."""
+    return _special(tokenizer).search(row.whole_text) is not None
+
+
+def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """(token ids, character offsets) of plain texts, with the special tokens that the tokenizer adds."""
+    for text in texts:
+        encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+        yield encoded["input_ids"], encoded["offset_mapping"]
+
+
+def added_after(tokenizer: Any) -> int:
+    """How many tokens the tokenizer itself puts after a text (an end of sequence, with `add_eos_token`)."""
+    added = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    return sum(1 for _ in takewhile(bool, reversed(added)))
+
+
+def prompt_tokens(text: str, tokenizer: Any, *, special: bool = True) -> list[int]:
+    """The token ids of a text that is to be gone on with; `special`: with what belongs before it."""
+    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
+    return ids[: len(ids) - added_after(tokenizer)] if special else ids
+
+
+def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
+    if row.kind == "text":
+        eos_token(row, tokenizer)
+        return _Marked(row.text, ((0, len(row.text)),), True, True)
+    if row.kind == "prompt_completion":
+        eos_token(row, tokenizer)
+        text = row.prompt + row.completion
+        return _Marked(text, ((len(row.prompt), len(text)),), True, True)
+    whole = _chat(row, row.messages, tokenizer)
+    answers = [_answer(row, i, whole, tokenizer) for i in _trained_turns(row, train_on)]
+    return _with_ends(row, whole, answers, tokenizer)
+
+
+def _with_ends(row: Row, whole: str, answers: Sequence[_AnswerSpan], tokenizer: Any) -> _Marked:
+    """A conversation with an end of each trained answer; what follows the last where nothing marks its end is
+    left out.
+    """
+    text, spans, taken = "", [], 0
+    for answer in answers:
+        text += whole[taken : answer.start]
+        start, taken = len(text), answer.end
+        text += whole[answer.start : answer.end]
+        if not answer.ended and answer is not answers[-1]:
+            text += eos_token(row, tokenizer)
+        spans.append((start, len(text)))
+    if answers[-1].ended:
+        return _Marked(text + whole[taken:], tuple(spans), False, False)
+    eos_token(row, tokenizer)
+    return _Marked(text, tuple(spans), False, True)
+
+
+def _trained_turns(row: Row, train_on: TrainOn) -> list[int]:
+    """The numbers of the messages that are trained; the last of them is the last message."""
+    if train_on == "assistant_turns":
+        # An answer to nothing, as the first message, has no prompt to be learned from.
+        return [i for i, message in enumerate(row.messages) if i and message.role == "assistant"]
+    return [len(row.messages) - 1]
+
+
+def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
+    """Where the i-th message, an answer, stands in the rendered conversation. Raises UserError."""
+    before = _chat(row, row.messages[:i], tokenizer, prompt=True) if i else ""
+    upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer)
+    if not upto.startswith(before):
+        raise _untold(row, i, tokenizer)
+    content = row.messages[i].content.strip()
+    begins = len(before) + len(_lead_at(upto, len(before), tokenizer))
+    at = upto.find(content, begins)
+    found = _special(tokenizer).search(upto, at + len(content) if at >= 0 else begins)
+    stop, end = (found.start(), found.end()) if found else (len(upto.rstrip()), len(upto))
+    if whole[:end] != upto[:end]:
+        raise _untold(row, i, tokenizer)
+    return _AnswerSpan(len(before), stop, end if found else stop, found is not None)
+
+
+def _untold(row: Row, i: int, tokenizer: Any) -> UserError:
+    """Why the answer of a message cannot be told from its prompt, and a way out that is one."""
+    before, asked = (_chat(row, row.messages[:i], tokenizer, prompt=prompt) for prompt in (False, True))
+    upto, last = _chat(row, row.messages[: i + 1], tokenizer), len(row.messages) - 1
+    opens = _opening(tokenizer)
+    if asked.startswith(before) and upto.startswith(before) and not upto.startswith(asked):
+        why = f"'s generation prompt ends with {opens[-40:]!r}, and this answer is rendered without it"
+    else:
+        why = " renders earlier turns differently once an answer follows"
+    ways = (
+        "another base or template (chat_template.jinja beside the tokenizer), "
+        "or prompt_completion rows with data.render: plain"
+    )
+    if i < last and _is_told(row, last, tokenizer):
+        ways = f"data.train_on: completions, {ways}"
+    problem = f"the chat template{why}, so the answer of message {i} cannot be told from its prompt"
+    return _row_error(row, problem, f"Use {ways}")
+
+
+def _opening(tokenizer: Any) -> str:
+    """The generation prompt, of a question that is no row's."""
+    try:
+        before, asked = (
+            render_asked([Message("user", MARK)], tokenizer, prompt=prompt) for prompt in (False, True)
+        )
+    except UserError:
+        return ""
+    return asked.removeprefix(before)
+
+
+def _is_told(row: Row, i: int, tokenizer: Any) -> bool:
+    try:
+        _answer(row, i, _chat(row, row.messages, tokenizer), tokenizer)
+    except UserError:
+        return False
+    return True
+
+
+def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool = False) -> str:
+    """A conversation as the template renders it. Raises UserError where it does not take it."""
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise _row_error(
+            row,
+            "the base model's tokenizer has no chat template, and this row is a conversation",
+            "Use a chat model as the base, put chat_template.jinja beside its tokenizer, "
+            "or declare prompt_completion rows",
+        )
+    try:
+        return render_chat(messages, tokenizer, prompt=prompt)
+    except (TemplateError, TypeError, ValueError) as error:
+        fix = (
+            "Change the row, or use a base whose template takes it; "
+            "prompts with completions need none with data.render: plain"
+        )
+        problem = f"the chat template refuses the row: {refusal(error, tokenizer)}"
+        raise _row_error(row, problem, fix) from None
+
+
+def refusal(error: Exception, tokenizer: Any) -> str:
+    """Why a template refuses turns: in its own words where they stand in it as they are, for what it puts
+    together may quote a row; else by the kind of the error.
+    """
+    said = str(error).strip()
+    return said.rstrip(".") if said and said in str(tokenizer.chat_template) else type(error).__name__
+
+
+def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False) -> str:
+    """A conversation through apply_chat_template's own renderer, without its checks for tools and images.
+
+    `prompt`: up to where the next answer begins. Raises what the template raises.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    texts: list[str]
+    texts, _ = render_jinja_template(
+        conversations=[[{"role": role, "content": content} for role, content in messages]],
+        chat_template=_dateless(tokenizer.get_chat_template()),
+        add_generation_prompt=prompt,
+        **{**tokenizer.special_tokens_map, "date_string": DATE},
+    )
+    return texts[0]
+
+
+def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = True) -> str:
+    """Turns in the chat template, up to where the next answer begins; after a system turn where the template
+    takes them with one alone. Raises UserError where it refuses both.
+    """
+    from jinja2 import TemplateError
+
+    refused: list[str] = []
+    tried = [turns] if turns[0].role == "system" else [turns, [Message("system", SYSTEM), *turns]]
+    for each in tried:
+        try:
+            return render_chat(each, tokenizer, prompt=prompt)
+        except (TemplateError, TypeError, ValueError) as error:
+            refused.append(refusal(error, tokenizer))
+    raise UserError(
+        f"the base's chat template refuses a question: {refused[0]}",
+        field="base_model",
+        fix="Use a base whose template takes a user's turn, alone or after a system turn",
+    )
+
+
+def lead_of(tokenizer: Any) -> str:
+    """What the chat template writes of itself between a prompt and an answer, such as an empty block of
+    thought, or the beginning of a turn that it does not write for a prompt. Empty for most, and where it is
+    white space.
+    """
+    kept: tuple[Any, str] | None = getattr(tokenizer, "_ft_dagster_lead", None)
+    if kept is None or kept[0] != tokenizer.chat_template:
+        kept = tokenizer._ft_dagster_lead = (tokenizer.chat_template, _find_lead(tokenizer))
+    return kept[1]
+
+
+def _find_lead(tokenizer: Any) -> str:
+    asked, answer = Message("user", MARK), Message("assistant", MARK)
+    try:
+        before = render_asked([asked], tokenizer)
+        whole = render_asked([asked, answer], tokenizer, prompt=False)
+    except UserError:  # it takes no such conversation, or there is none
+        return ""
+    lead = whole[len(before) : max(len(before), whole.rfind(MARK))] if whole.startswith(before) else ""
+    return lead if lead.strip() and len(lead) <= LONGEST_LEAD else ""
+
+
+def _lead_at(text: str, place: int, tokenizer: Any) -> str:
+    """The lead, where it stands there."""
+    lead = lead_of(tokenizer)
+    return lead if text.startswith(lead, place) else ""
+
+
+def without_specials(text: str, tokenizer: Any) -> str:
+    """A rendered text as it is when its tokens are decoded without the special ones."""
+    return _special(tokenizer).sub("", text)
+
+
+def without_lead(lead: str, answer: str) -> str:
+    """What is written after the template's own words, without special tokens, however these are spaced."""
+    words = r"\s*".join(map(re.escape, lead.split()))
+    return re.sub(rf"\A\s*{words}\s*", "", answer) if words else answer
+
+
+def _dateless(template: str) -> str:
+    """The template with `strftime_now` shadowed, so that the same row gives the same tokens on every day."""
+    if "strftime_now" not in template:
+        return template
+    return f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n{template}"
+
+
+def _special(tokenizer: Any) -> re.Pattern[str]:
+    """A pattern that finds any special token; kept on the tokenizer, since it is asked for each row."""
+    kept: re.Pattern[str] | None = getattr(tokenizer, "_ft_dagster_special", None)
+    if kept is None:
+        words = {str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special}
+        words |= {str(word) for word in tokenizer.all_special_tokens}
+        longest_first = sorted(words - {""}, key=lambda word: (-len(word), word))
+        kept = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        tokenizer._ft_dagster_special = kept
+    return kept
+
+
+def eos_token(row: Row, tokenizer: Any) -> str:
+    """What ends a text. Raises UserError for a tokenizer that has nothing to end it with."""
+    if tokenizer.eos_token is None:
+        fix = "Set eos_token in the base's tokenizer_config.json"
+        raise _row_error(row, "the tokenizer has no end-of-sequence token", fix)
+    return str(tokenizer.eos_token)
+
+
+def _encode(texts: list[str], tokenizer: Any, special: bool) -> Any:
+    """`input_ids` of each text, and its Encoding, which knows their places, in `encodings`."""
+    return tokenizer(
+        texts,
+        add_special_tokens=special,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+
+
+def _spanned(
+    item: _Marked, ids: list[int], encoding: Any, eos: int | None
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids and spans from character spans; a token across a span's start belongs to the span."""
+    if item.eos and eos is not None and (not ids or ids[-1] != eos):
+        ids = [*ids, eos]
+    spans = []
+    for start, end in item.spans:
+        first = len(ids) if start >= len(item.text) else _ended_before(encoding, start)
+        to_the_end = end >= len(item.text) or (item.eos and end == item.spans[-1][1])
+        last = len(ids) if to_the_end else _ended_before(encoding, end)
+        if last > max(1, first):
+            spans.append((max(1, first), last))
+    return ids, spans
+
+
+def _ended_before(encoding: Any, place: int) -> int:
+    """How many tokens end before a character: the number of the first that does not."""
+    token: int | None = encoding.char_to_token(place)
+    if token is not None:
+        return token
+    # It is in none, as a space that the tokenizer leaves out. A token that the tokenizer adds by itself has
+    # the offsets (0, 0): let it end where the one before does.
+    return bisect_right(list(accumulate((end for _, end in encoding.offsets), max)), place)
+
+
+def _cut(ids: list[int], spans: list[tuple[int, int]], max_length: int | None) -> Rendered:
+    if max_length is None or len(ids) <= max_length:
+        return Rendered(ids, tuple(spans))
+    kept = tuple((start, min(end, max_length)) for start, end in spans if start < max_length)
+    return Rendered(ids[:max_length], kept, truncated=True, whole=len(ids))
+
+
+def _row_error(row: Row, problem: str, fix: str) -> UserError:
+    return UserError(problem, file=row.named, field=f"record {row.identity.hex()[:16]}", fix=fix)

@@ -1,0 +1,1 @@
+"""Rows are read, deduplicated, decontaminated and split into a data set."""

@@ -1,0 +1,90 @@
+"""The file format of a task data set: a Parquet file a split, and evidence of where each row came from.
+
+The payload says what the rows are, so that equal rows in equal order are equal bytes, whatever the files they
+came from are called. Paths, lines, salts and leaves stand in the evidence beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.data.files.parquet import dicts_of
+from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.spec.variant import VariantSpec
+
+ORIGINS, DROPPED, DATASET = "rows.parquet", "dropped.parquet", "dataset.json"
+DUPLICATE = "duplicate"  # why a row was left out: one of the same content was there before
+_AS_JSON = json.JSONEncoder(ensure_ascii=False)
+
+
+def as_record(row: Row) -> dict[str, Any]:
+    """A row as the file has it; messages are a JSON list of {role, content}."""
+    turns = [{"role": role, "content": text} for role, text in row.messages]
+    return {
+        "kind": row.kind,
+        "messages": _AS_JSON.encode(turns) if row.kind == "messages" else None,
+        "prompt": row.prompt if row.kind == "prompt_completion" else None,
+        "completion": row.completion if row.kind == "prompt_completion" else None,
+        "text": row.text if row.kind == "text" else None,
+        "source": row.source,
+        "licence": row.licence,
+        "group": row.group,
+        "weight": row.weight,
+    }
+
+
+def as_origin(row: Row) -> dict[str, Any]:
+    """What is known of a row beside what it is; its leaf and salt in hex. The row was just read."""
+    assert row.place is not None
+    digests = {"identity": row.identity.hex(), "record": row.record.hex(), "salt": row.salt.hex()}
+    return {**digests, **row.place._asdict()}
+
+
+def read_split(file: Path, paths: Mapping[str, str] | None = None) -> Iterator[Row]:
+    """The rows of train.parquet, validation.parquet or test.parquet, in order; streamed.
+
+    `paths`: what the sources are called in errors.
+    """
+    for record in dicts_of(file):
+        yield as_row(record, paths)
+
+
+def paths_of(spec: VariantSpec) -> dict[str, str]:
+    """The declared path of each source, by its place in the declaration: the `source` of its rows."""
+    paths = [source.path for source in spec.data.sources]
+    several = {path for path in paths if paths.count(path) > 1}
+    labels = map(label_of, range(len(paths)))
+    return {at: f"{path} ({at})" if path in several else path for at, path in zip(labels, paths, strict=True)}
+
+
+def label_of(number: int) -> str:
+    return f"data.sources[{number}]"
+
+
+def read_paths(evidence: Path) -> dict[str, str]:
+    """The declared path of each source of a data set, by its place in the declaration.
+
+    None of a data set of an older version: its rows have the path itself as their source.
+    """
+    file = evidence / DATASET
+    return json.loads(file.read_text("utf-8"))["paths"] if file.is_file() else {}
+
+
+def as_row(record: dict[str, Any], paths: Mapping[str, str] | None = None) -> Row:
+    """The row of a record as `as_record` makes it; an older one has a salt and a leaf beside it."""
+    messages = json.loads(record["messages"]) if record["messages"] else []
+    return Row(
+        kind=record["kind"],
+        source=record["source"],
+        messages=tuple(Message(message["role"], message["content"]) for message in messages),
+        prompt=record["prompt"] or "",
+        completion=record["completion"] or "",
+        text=record["text"] or "",
+        licence=record["licence"],
+        group=record["group"],
+        weight=record["weight"],
+        path=(paths or {}).get(record["source"], ""),
+    )

@@ -1,0 +1,205 @@
+"""Rows: what a row of any format becomes, its check, its normal form, its leaf in the record tree."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from ft_dagster.data.rows.content import identity_of, normal_text, words_of
+from ft_dagster.data.sources.formats import parse_row
+from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
+from ft_dagster.spec.variant import SourceSpec
+
+Kind = Literal["messages", "prompt_completion", "text"]
+
+
+class Message(NamedTuple):
+    role: str
+    content: str
+
+
+class RowPlace(NamedTuple):
+    """Where a row stood: the declared path, the file there, its line (from 1), its number in the source
+    (from 0). Evidence: no part of what the row is.
+    """
+
+    path: str
+    file: str
+    line: int
+    ordinal: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example. By `kind`, either `messages`, or `prompt` and `completion`, or `text` is filled.
+
+    `source` is the source's place in the declaration, such as data.sources[0]; `path` is what was declared
+    there, for people to read, where it is known; `place` is known of a row that was just read.
+    """
+
+    kind: Kind
+    source: str
+    messages: tuple[Message, ...] = ()
+    prompt: str = ""
+    completion: str = ""
+    text: str = ""
+    licence: str | None = None
+    group: str | None = None
+    weight: float = 1.0
+    path: str = ""
+    place: RowPlace | None = None
+
+    @property
+    def named(self) -> str:
+        """Its source as an error calls it."""
+        return self.path or self.source
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """(role, text) of all that it says, in order."""
+        if self.kind == "messages":
+            return self.messages
+        if self.kind == "prompt_completion":
+            return (("prompt", self.prompt), ("completion", self.completion))
+        return (("text", self.text),)
+
+    @cached_property
+    def normal(self) -> tuple[tuple[str, str], ...]:
+        """Its parts, each text in normal form."""
+        return tuple((role, normal_text(text)) for role, text in self.parts)
+
+    @cached_property
+    def identity(self) -> bytes:
+        """sha256 of the normal content: equal for equal rows, whatever their source."""
+        return identity_of(self.kind, self.normal)
+
+    @property
+    def words(self) -> list[str]:
+        """All of its words, in normal form and in order."""
+        return words_of("\n".join(text for _, text in self.normal))
+
+    @cached_property
+    def salt(self) -> bytes:
+        """16 bytes, the same on every reading: the evidence must be reproducible."""
+        assert self.place is not None
+        stood = f"{self.place.path}\0{self.place.ordinal}\0".encode()
+        return hashlib.sha256(b"ft_dagster salt\0" + stood + self.identity).digest()[:16]
+
+    @property
+    def record(self) -> bytes:
+        """The row's leaf in the record tree: sha256(salt, identity)."""
+        return hashlib.sha256(self.salt + self.identity).digest()
+
+    @property
+    def first_turn(self) -> str:
+        """What decides the split, in normal form: the first user turn, the prompt, or the text's first 1000
+        characters.
+        """
+        if self.kind == "text":
+            return normal_text(self.text[:1000])
+        return next((text for role, text in self.normal if role == "user"), self.normal[0][1])
+
+    @property
+    def runs_together(self) -> bool:
+        """Whether a completion as it is goes on the last word of its prompt, nothing between them."""
+        ends, begins = self.prompt[-1:], self.completion[:1]
+        return self.kind == "prompt_completion" and ends.isalnum() and begins.isalnum()
+
+    @property
+    def whole_text(self) -> str:
+        """All of the row's words, in order."""
+        if self.kind == "messages":
+            return "\n".join(message.content for message in self.messages)
+        return f"{self.prompt}\n{self.completion}" if self.kind == "prompt_completion" else self.text
+
+
+def in_exchange(row: Row, exchange: bool) -> Row:
+    """With `exchange` a prompt and its completion as a question and its answer, for a chat template; it stays
+    the same record. Any other row as it is.
+    """
+    if not exchange or row.kind != "prompt_completion":
+        return row
+    turns = (Message("user", row.prompt), Message("assistant", row.completion))
+    made = replace(row, kind="messages", messages=turns, prompt="", completion="")
+    made.__dict__["identity"] = row.identity
+    return made
+
+
+def said_of_seams(run_together: int, prompts: int) -> list[str]:
+    """A line where so many of the prompts run into their completions as plain text."""
+    if not run_together:
+        return []
+    return [
+        f"{run_together:,} of {prompts:,} prompts end in a word that their completion goes on with, nothing "
+        "between them: end the prompt, or begin the completion, with a space or a line break"
+    ]
+
+
+def normalize_text(
+    raw: RawRow, fields: dict[str, Any], source: SourceSpec, format: str, *, ordinal: int, field: str
+) -> Row:
+    """The row of a raw row of `format` (not "auto"), whose `fields` are under our names (see `rename`);
+    `ordinal` is its number within the source, from 0.
+
+    `field` is the source's place in the declaration. Raises UserError with the file and line of a malformed
+    row.
+    """
+    content = parse_row(raw, fields, format, source.system, field)
+    row = Row(
+        kind=content.kind,
+        source=field,
+        messages=tuple(Message(role, text) for role, text in content.messages),
+        prompt=content.prompt,
+        completion=content.completion,
+        text=content.text,
+        licence=source.licence or _optional(fields, "licence") or _optional(fields, "license"),
+        group=_group(raw, fields.get("group")),
+        path=source.path,
+        place=RowPlace(source.path, raw.file, raw.line, ordinal),
+    )
+    _refuse_surrogates(raw, row)
+    return row
+
+
+def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, Any]:
+    """The row's fields under our names; `names` maps ours to theirs."""
+    fields = dict(raw.fields)
+    for ours, theirs in names.items():
+        if theirs not in raw.fields:
+            known = [str(name) for name in raw.fields]
+            close = difflib.get_close_matches(theirs, known, n=1)
+            fix = f"Did you mean {columns_of(close)}?" if close else f"The row has: {columns_of(known)}"
+            raise raw.error("no such column", fix, field=f"{field}.fields.{ours}", value=theirs)
+        fields[ours] = raw.fields[theirs]
+    return fields
+
+
+def _refuse_surrogates(raw: RawRow, row: Row) -> None:
+    try:
+        for text in (*(text for _, text in row.parts), row.group or "", row.licence or ""):
+            text.encode()
+    except UnicodeEncodeError:
+        fix = "Remove the lone surrogate (a broken emoji, as a rule)"
+        raise raw.error("malformed row: not valid Unicode", fix) from None
+
+
+def _group(raw: RawRow, value: Any) -> str | None:
+    """The name of the row's group, a text or a number; none where it is empty. Raises UserError."""
+    if isinstance(value, float):  # of a column of numbers in which some are missing
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool | float) or not isinstance(value, str | int):
+        fix = "Put a text or a whole number there, or leave it out"
+        problem = f"malformed row: not the name of a group but {kind_of(value)}"
+        raise raw.error(problem, fix, field="group")
+    return str(value)
+
+
+def _optional(fields: dict[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    return value if isinstance(value, str) and value else None

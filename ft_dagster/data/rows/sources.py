@@ -1,0 +1,95 @@
+"""Stream the rows of a declared source, wherever it lies: as they are, or checked and normalized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ft_dagster.data.rows.rows import Row, normalize_text, rename
+from ft_dagster.data.sources.formats import detect_format, refuse_unrendered
+from ft_dagster.data.sources.hub import hub_errors, pin_revision
+from ft_dagster.data.sources.locations import NOWHERE, DeclaredAt, data_files, is_hub, s3_errors
+from ft_dagster.data.sources.plain_sets import foreign_files, media_columns
+from ft_dagster.data.sources.readers import RawRow, read_file
+from ft_dagster.data.sources.transform import transformed
+from ft_dagster.errors import UserError
+from ft_dagster.extras import of_train
+from ft_dagster.spec.variant import SourceSpec, TenantSource
+
+
+def read_rows(
+    source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE, formats: dict[str, str] | None = None
+) -> Iterator[Row]:
+    """The checked, normalized rows of a source; its format is told by the first one and noted in `formats`.
+
+    Raises UserError for a missing source, an empty file, a malformed row, and one that says what nothing
+    renders.
+    """
+    format: str = source.format
+    read = read_raw(source, project, asked)
+    if isinstance(source, TenantSource) and source.transform is not None:
+        read = transformed(read, source.transform, project, asked)
+    for ordinal, raw in enumerate(read):
+        fields = rename(raw, source.fields, asked.field)
+        if format == "auto":
+            format = detect_format(raw, fields, asked.field)
+        if formats is not None:
+            formats[source.path] = format
+        refuse_unrendered(raw, fields, format)
+        yield normalize_text(raw, fields, source, format, ordinal=ordinal, field=asked.field)
+
+
+def read_raw(source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow]:
+    """Every row of a source, file by file in order of name; memory holds one batch of one file.
+
+    Raises UserError for a missing source, an empty file and a malformed row.
+    """
+    if is_hub(source, project):
+        yield from read_hub(source, asked)
+        return
+    for file in data_files(source, project, asked):
+        with s3_errors(source.path, asked):
+            yield from read_file(file)
+
+
+def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow]:
+    """The rows of a split of a hub data set, streamed at a pinned commit.
+
+    Raises UserError for one that the hub does not have, and for other than plain rows of its own files.
+    """
+    with of_train():
+        from datasets import load_dataset_builder
+        from datasets.exceptions import DatasetNotFoundError
+
+    asked.check_hub(source.path)
+    field = f"{asked.field}.path"
+    commit = pin_revision(
+        source.path, source.revision, "dataset", file=asked.file, field=field, bound=asked.lists_hub
+    )
+    with hub_errors(source.path, "data set", file=asked.file, field=field):
+        try:
+            builder = load_dataset_builder(source.path, revision=commit)
+            wrong = foreign_files(builder, named=False, commit=commit)
+            if wrong is not None:
+                raise asked.error(wrong, source.path, "Name a data set of plain files of rows")
+            rows = builder.as_streaming_dataset(split=source.split)
+        except DatasetNotFoundError:
+            fix = "Check the name, the revision and HF_TOKEN"
+            raise asked.error("the hub has no such data set", source.path, fix) from None
+        except ValueError as error:
+            raise asked.error(
+                str(error).splitlines()[0], source.split, "Name one of its splits", "split"
+            ) from None
+        media = media_columns(rows.features)
+        if media:
+            fix = f"Name a data set without {', '.join(media)}, or with them as text"
+            raise asked.error("columns that are no plain values", source.path, fix)
+        name, number = f"{source.path}@{commit[:12]}", 0
+        try:
+            for number, fields in enumerate(rows, 1):
+                yield RawRow(dict(fields), name, number)
+        except ValueError as error:  # of a library, and it may quote a cell
+            problem = f"the row after this one cannot be read: {type(error).__name__}"
+            raise UserError(problem, file=name, line=number, fix="Name another commit or split") from None
+    if not number:
+        raise UserError("the data set is empty", file=source.path, fix="Name another split")

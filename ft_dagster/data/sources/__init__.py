@@ -1,0 +1,1 @@
+"""Files, folders, object stores and hubs are found and read as rows."""

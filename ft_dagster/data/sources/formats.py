@@ -1,0 +1,291 @@
+"""The row formats people have (chat, sharegpt, alpaca, prompt_completion, text): detect, check, convert.
+
+Alpaca and sharegpt become messages. A malformed row raises UserError with its file and line, and so does one
+that says something which nothing here renders. Columns whose names nothing here knows have no meaning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
+from ft_dagster.errors import UserError
+
+ROLES = ("system", "user", "assistant", "tool")
+SHAREGPT_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "observation": "tool",
+    **{role: role for role in ROLES},
+}
+ANSWERS = ("assistant", "gpt")
+# What is read of a message in each form, and of a part of its text.
+READ = ("role", "content")
+READ_OF_SHAREGPT = ("from", "value")
+READ_OF_A_PART = ("type", "text")
+# What only files a message away; any other field that says something is refused.
+FILED = (
+    *("id", "message_id", "parent_id", "index", "timestamp", "created_at", "date"),
+    *("model", "language", "source", "metadata", "cache_control"),
+)
+# Whether a message is trained, and how much: each answer is, by 1 or true, and no other message.
+TRAINED = ("train", "trainable", "weight", "loss")
+# Columns beside a row's own that would change what it says.
+UNRENDERED = (
+    *("tools", "functions", "tool_calls", "history", "reasoning_content", "thinking"),
+    *("chat_template_kwargs", "images", "videos", "audios"),
+)
+LEFT_OUT = ("label", "train", "trainable")  # columns that say by `false` that a row is none to learn from
+DEEPEST = 8  # of fields within fields that are looked through for anything said
+COLUMNS = {
+    "chat": ("messages",),
+    "sharegpt": ("conversations",),
+    "alpaca": ("instruction", "output"),
+    "prompt_completion": ("prompt", "completion"),
+    "text": ("text",),
+}
+CONVERSATIONS = frozenset(("chat", "sharegpt", "alpaca"))  # formats whose rows are all messages
+KNOWN = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in COLUMNS.items())
+
+
+class Content(NamedTuple):
+    """A row's content in one of the three kinds; messages are (role, content) pairs."""
+
+    kind: Literal["messages", "prompt_completion", "text"]
+    messages: tuple[tuple[str, str], ...] = ()
+    prompt: str = ""
+    completion: str = ""
+    text: str = ""
+
+
+def detect_format(raw: RawRow, fields: dict[str, Any], field: str) -> str:
+    """The format that a row's columns say; `fields` are the row's, renamed."""
+    _refuse_preferences(raw, fields)
+    for name, columns in COLUMNS.items():
+        if all(column in fields for column in columns):
+            return name
+    if "content" in fields:
+        return "text"
+    fix = f"The row has: {columns_of(fields)}. Rename its columns with `fields`, to one of: {KNOWN}"
+    raise raw.error("the row's format is not known", fix, field=f"{field}.format")
+
+
+def parse_row(raw: RawRow, fields: dict[str, Any], format: str, system: str | None, field: str) -> Content:
+    """Check a row of `format` and convert it; `system` goes before a conversation without one of its own."""
+    _refuse_preferences(raw, fields)
+    missing = [column for column in COLUMNS[format] if fields.get(column) is None]
+    if missing and not (format == "text" and "content" in fields):
+        what = (
+            "a row without a completion" if missing[-1] in ("completion", "output") else "a column is missing"
+        )
+        raise raw.error(
+            what, f"A row of format {format} needs it; it has: {columns_of(fields)}", field=missing[-1]
+        )
+    content = PARSERS[format](raw, fields)
+    if content.kind == "messages":
+        messages = content.messages
+        if system and messages[0][0] != "system":
+            messages = (("system", system), *messages)
+        return content._replace(messages=_checked(raw, messages))
+    if system:
+        fix = (
+            "A system message needs a conversation: use format alpaca "
+            "with fields {instruction: ..., output: ...}, or chat"
+        )
+        raise raw.error(f"rows of format {format} have none", fix, field=f"{field}.system")
+    return content
+
+
+def refuse_unrendered(raw: RawRow, fields: dict[str, Any], format: str) -> None:
+    """Raise UserError for what a row of `format` says and nothing here renders; `fields` are renamed.
+
+    Of a text nothing but the text is read.
+    """
+    if format == "text":
+        return
+    for name in UNRENDERED:
+        if not _says_nothing(fields.get(name)):
+            raise _unrendered(raw, name, "Remove the column, or write what it says into the turns")
+    if _is_a_weight(fields.get("weight")):
+        raise _unrendered(raw, "weight", "Remove the column, or give it another name: each row counts alike")
+    for name in LEFT_OUT:
+        if fields.get(name) is False:
+            raise _unrendered(raw, name, "Leave out such rows, or give the column another name")
+    if format in ("chat", "prompt_completion") and not _says_nothing(fields.get("system")):
+        raise _unrendered(raw, "system", _way_for_system(fields, format))
+    for column in COLUMNS[format]:
+        read = _keys_of(fields.get(column)) if format == "sharegpt" else READ
+        for i, message in enumerate(_dicts(fields.get(column))):
+            trained = message.get(read[0]) in ANSWERS
+            _refuse_said(raw, message, f"{column}[{i}]", read, trained)
+            for j, part in enumerate(_dicts(message.get(read[1]))):
+                _refuse_said(raw, part, f"{column}[{i}].{read[1]}[{j}]", READ_OF_A_PART, trained)
+
+
+def _refuse_said(
+    raw: RawRow, message: dict[str, Any], where: str, read: tuple[str, str], trained: bool
+) -> None:
+    for name, value in message.items():
+        as_it_is = name in TRAINED and (value == 1 or (value == 0 and not trained))
+        if not (name in read or name in FILED or as_it_is or _says_nothing(value)):
+            fix = "Remove it from the message, or write what it says into the content"
+            raise _unrendered(raw, f"{where}.{name}", fix)
+
+
+def _unrendered(raw: RawRow, field: str, fix: str) -> UserError:
+    return raw.error("not built yet: what it says would be lost", fix, field=field)
+
+
+def _way_for_system(fields: dict[str, Any], format: str) -> str:
+    if format == "chat":
+        return "Declare format: sharegpt with fields: {conversations: messages}, which reads it"
+    if isinstance(fields.get("prompt"), list):
+        return "Put it before the prompt's messages, as one of role system"
+    return "Declare format: alpaca with fields: {instruction: prompt, output: completion}, which reads it"
+
+
+def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects of a list, as far as they are any: what else stands there is malformed, and said so."""
+    return iter([each if isinstance(each, dict) else {} for each in value] if isinstance(value, list) else ())
+
+
+def _says_nothing(value: Any, depth: int = DEEPEST) -> bool:
+    """Whether it is empty, however deep: a file of columns gives each message the fields of all."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_says_nothing(each, depth - 1) for each in inner)
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_a_weight(value: Any) -> bool:
+    """Whether it is another than 1, which in CSV is a text; one in words (12 kg) is none of a row."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return False
+    return value != 1 and not _says_nothing(value)
+
+
+def _refuse_preferences(raw: RawRow, fields: dict[str, Any]) -> None:
+    if "chosen" in fields and "rejected" in fields:
+        raise raw.error("preference rows are not built yet", "Keep the chosen answer as `completion`")
+
+
+def _chat(raw: RawRow, fields: dict[str, Any]) -> Content:
+    return Content("messages", _messages(raw, fields["messages"], "messages", READ, {}))
+
+
+def _sharegpt(raw: RawRow, fields: dict[str, Any]) -> Content:
+    turns = fields["conversations"]
+    messages = _messages(raw, turns, "conversations", _keys_of(turns), SHAREGPT_ROLES)
+    return Content("messages", _with_system(raw, fields, messages))
+
+
+def _keys_of(turns: Any) -> tuple[str, str]:
+    """Of a message of ShareGPT: where its role and its content stand, as the first one says."""
+    first = next(_dicts(turns), {})
+    return READ_OF_SHAREGPT if "from" in first else READ
+
+
+def _alpaca(raw: RawRow, fields: dict[str, Any]) -> Content:
+    instruction = _text(raw, fields["instruction"], "instruction")
+    extra = _text(raw, fields.get("input") or "", "input")
+    asked = f"{instruction}\n\n{extra}" if extra.strip() else instruction
+    messages = (("user", asked), ("assistant", _text(raw, fields["output"], "output")))
+    return Content("messages", _with_system(raw, fields, messages))
+
+
+def _prompt_completion(raw: RawRow, fields: dict[str, Any]) -> Content:
+    prompt, completion = fields["prompt"], fields["completion"]
+    if isinstance(prompt, list) and isinstance(completion, list):
+        before = _messages(raw, prompt, "prompt", READ, {})
+        return Content("messages", before + _messages(raw, completion, "completion", READ, {}))
+    prompt, completion = _text(raw, prompt, "prompt"), _text(raw, completion, "completion")
+    if not completion.strip():
+        raise _no_answer(raw, "completion")
+    return Content("prompt_completion", prompt=prompt, completion=completion)
+
+
+def _plain_text(raw: RawRow, fields: dict[str, Any]) -> Content:
+    column = "text" if fields.get("text") is not None else "content"
+    text = _text(raw, fields[column], column)
+    if not text.strip():
+        raise raw.error("a row without text", "Remove the row", field=column)
+    return Content("text", text=text)
+
+
+PARSERS: dict[str, Callable[[RawRow, dict[str, Any]], Content]] = {
+    "chat": _chat,
+    "sharegpt": _sharegpt,
+    "alpaca": _alpaca,
+    "prompt_completion": _prompt_completion,
+    "text": _plain_text,
+}
+
+
+def _messages(
+    raw: RawRow, turns: Any, column: str, keys: tuple[str, str], roles: dict[str, str]
+) -> tuple[tuple[str, str], ...]:
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        fix = f"A list of {{{keys[0]}, {keys[1]}}} objects is needed, at least one"
+        problem = f"malformed row: not a list of messages but {kind_of(turns)}"
+        raise raw.error(problem, fix, field=column)
+    messages = []
+    for i, turn in enumerate(turns):
+        where = f"{column}[{i}]"
+        role = _role(raw, turn.get(keys[0]), f"{where}.{keys[0]}", roles)
+        messages.append((role, _text(raw, turn.get(keys[1]), f"{where}.{keys[1]}")))
+    return tuple(messages)
+
+
+def _role(raw: RawRow, role: Any, where: str, roles: dict[str, str]) -> str:
+    known = list(roles) or list(ROLES)
+    if not isinstance(role, str) or role not in known:
+        raise raw.error(f"unknown role: {kind_of(role)}", f"Known are {', '.join(known)}", field=where)
+    return roles.get(role, role)
+
+
+def _text(raw: RawRow, value: Any, where: str) -> str:
+    """A string, or a list of text parts joined; anything else is malformed."""
+    if isinstance(value, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
+        parts = [(part.get("text"), f"{where}[{i}].text") for i, part in enumerate(value)]
+        return "".join(_string(raw, text, place) for text, place in parts)
+    return _string(raw, value, where)
+
+
+def _string(raw: RawRow, value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        problem = f"malformed row: not text but {kind_of(value)}"
+        raise raw.error(problem, "Put a string there", field=where)
+    return value
+
+
+def _with_system(
+    raw: RawRow, fields: dict[str, Any], messages: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str], ...]:
+    """Alpaca and sharegpt may carry the system message in a column of its own."""
+    system = _text(raw, fields.get("system") or "", "system")
+    return (("system", system), *messages) if system.strip() else messages
+
+
+def _checked(raw: RawRow, messages: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    role, answer = messages[-1]
+    if role != "assistant":
+        fix = "End each conversation with the answer to learn"
+        raise raw.error("the last message is not the assistant's", fix, field="messages", value=role)
+    if not answer.strip():
+        raise _no_answer(raw, "messages")
+    if not any(role == "user" for role, _ in messages):
+        raise raw.error("a conversation without a user turn", "Put the question before it", field="messages")
+    return messages
+
+
+def _no_answer(raw: RawRow, field: str) -> Exception:
+    return raw.error(
+        "a row without a completion: the answer is empty", "Fill it in, or remove it", field=field
+    )

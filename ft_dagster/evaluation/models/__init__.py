@@ -1,0 +1,1 @@
+"""The models that answer questions, and how they are loaded."""

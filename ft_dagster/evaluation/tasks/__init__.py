@@ -1,0 +1,1 @@
+"""The tasks and texts that are asked, found by name or file."""

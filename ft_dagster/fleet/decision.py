@@ -1,0 +1,86 @@
+"""What is decided by what the table knows, and where the table of an instance is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from ft_dagster.fleet.due.due import EVEN_START, Decisions, FleetState, Pace, due
+from ft_dagster.fleet.table.table import FleetTable
+from ft_dagster.fleet.table.table_rows import FleetRow
+from ft_dagster.settings import Settings
+
+FILE = "fleet.db"
+DAYS_BACK = timedelta(days=40)  # charges that still count: of this month, and the seven days before
+PACE, OWNER = "pace", "owner"  # of the table
+
+
+def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now: datetime) -> Decisions:
+    """What of these rows is to be started now and what not, by what the table knows."""
+    states = [row.state for row in rows]
+    charges = table.charges((now - DAYS_BACK).date())
+    return due(FleetState(states, charges, _pace(table), table.busy()), settings.fleet, now)
+
+
+class Owner(NamedTuple):
+    """Whose a table is; `prefix`: what the keys of the project's assets begin with on the host's instance."""
+
+    project: Path
+    prefix: tuple[str, ...]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether that project is another of this host; else it is this one, seen from where it has another
+        path.
+        """
+        return (self.project / "tenants").is_dir()
+
+
+def keep_owner(table: FleetTable, settings: Settings, prefix: Sequence[str]) -> None:
+    table.set_meta(OWNER, json.dumps([str(settings.project), list(prefix)]))
+
+
+def owner_of(table: FleetTable) -> Owner | None:
+    """None before a tick."""
+    content = json.loads(table.meta(OWNER) or "null")
+    return None if content is None else Owner(Path(content[0]), tuple(content[1]))
+
+
+def keep_pace(table: FleetTable, pace: Pace) -> None:
+    at = None if pace.at is None else pace.at.timestamp()
+    table.set_meta(PACE, json.dumps([pace.hours, at, min(pace.rate, 1e9)]))
+
+
+def _pace(table: FleetTable) -> Pace:
+    content = json.loads(table.meta(PACE) or "null")
+    if content is None:
+        return EVEN_START
+    hours, at, rate = content
+    return Pace(hours, datetime.fromtimestamp(at, UTC), rate)
+
+
+def sqlite_url(home: Path) -> str:
+    """Of the table beside the SQLite files of an instance, for SQLAlchemy."""
+    return f"sqlite:///{home / FILE}"
+
+
+def kept_elsewhere(settings: Settings) -> bool:
+    """Whether the instance is kept in Postgres, and the table with it."""
+    said = settings.dagster_home / "dagster.yaml"
+    return said.is_file() and "postgres" in said.read_text("utf-8")
+
+
+def table_beside(settings: Settings) -> FleetTable | None:
+    """The project's table beside an instance in SQLite files, without asking Dagster, which takes seconds to
+    load; None where there is none yet. Raises UserError.
+    """
+    for home in dict.fromkeys((settings.dagster_home, settings.own_home)):
+        if (home / FILE).is_file():
+            table = FleetTable(sqlite_url(home))
+            owner = owner_of(table)
+            if owner is None or owner.project == settings.project or not owner.is_here:
+                return table
+    return None

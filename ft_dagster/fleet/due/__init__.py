@@ -1,0 +1,1 @@
+"""What is trained again now is decided, and what it costs."""

@@ -1,0 +1,1 @@
+"""Events are kept until each target was told."""

@@ -1,0 +1,70 @@
+"""Variants as declaration and store say them now; what is known of their runs stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.due.reasons import News
+from ft_dagster.fleet.history import RunHistory
+from ft_dagster.fleet.refresh.declared import as_declared
+from ft_dagster.fleet.refresh.from_store import DAMAGE, known_version, learnt, said_of
+from ft_dagster.fleet.refresh.listing import is_here
+from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.watching import Listings, news_of, places_of
+from ft_dagster.fleet.table.table_rows import FleetRow
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declarations, Declared, VariantKey
+
+
+def exact_rows(
+    settings: Settings,
+    declarations: Declarations,
+    keys: Iterable[VariantKey],
+    known: Iterable[FleetRow],
+    now: datetime,
+) -> list[FleetRow]:
+    """Of these variants and of those that they descend from. `known`: what the table knows."""
+    world, before = World(settings), {row.key: row for row in known}
+    listings = Listings(settings)
+    rows, due = dict[str, FleetRow](), [*keys]
+    while due:
+        key = due.pop()
+        if str(key) in rows:
+            continue
+        row = as_declared(str(key), before.get(str(key)), declarations, declarations.stamp(key), now)
+        rows[str(key)] = _read(world, listings, declarations, row, now)
+        parent = None if row.state.broken else row.parent
+        due += [] if parent is None else [VariantKey.parse(parent)]
+    return list(rows.values())
+
+
+def _read(
+    world: World, listings: Listings, declarations: Declarations, row: FleetRow, now: datetime
+) -> FleetRow:
+    if row.state.broken is not None:
+        return replace(row, version=known_version(world, row, None))
+    runs = RunHistory(**{name: getattr(row.state, name) for name in RunHistory._fields})
+    declared = declarations.declared(row.state.key)
+    try:
+        known = replace(row, version=known_version(world, row, declared))
+        known = learnt(known, runs, world.settings, (), now)
+        return known.known(news=_news(world.settings, listings, declared, known, now))
+    except (UserError, *DAMAGE) as error:
+        return row.known(broken=said_of(error))
+
+
+def _news(
+    settings: Settings, listings: Listings, declared: Declared, row: FleetRow, now: datetime
+) -> tuple[News, ...]:
+    """What lies at sources and base, where they are on this host; else as it was found last."""
+    places = places_of(declared.spec, settings.project, settings.roots(declared.key.tenant))
+    if not all(is_here(place, settings.project) for place in places):
+        return row.state.news
+    of_parent = [each for each in row.state.news if each.kind == "parent"]
+    try:
+        return *of_parent, *news_of(row, [*map(str, places)], listings, settings, now)
+    except (UserError, OSError, ValueError):
+        return row.state.news

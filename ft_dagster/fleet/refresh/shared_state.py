@@ -1,0 +1,157 @@
+"""What all variants are held against: policy, corpora and tasks as they are now, each read once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.refresh.listing import (
+    ListedFile,
+    WatchedPlace,
+    difference,
+    digests_of,
+    is_here,
+    listing,
+)
+from ft_dagster.lineage.stale import StaleCause, stage_raised
+from ft_dagster.planning.hardware.catalogue import Catalogue, load_catalogue
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.settings import Settings
+from ft_dagster.spec import CorpusSpec, Declared, load_corpus
+from ft_dagster.spec.policy import Breach, Checks, Policies, Policy, breaches
+from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS, version_of
+from ft_dagster.stages.declaration import freeze_tasks
+from ft_dagster.store import Artifact, read_head
+from ft_dagster.store.heads import head_time
+from ft_dagster.versions.stale_causes import CorpusNow, FoundNow
+from ft_dagster.workspace.corpora import prefix_of_corpus
+from ft_dagster.workspace.policy import own_entries, task_names, with_source
+
+Tasks = dict[str, dict[str, str]]
+
+
+class World:
+    """One view: it says the same for as long as it lives."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._corpora: dict[str, CorpusNow] = {}
+        self._tasks: dict[tuple[str, ...], Tasks | UserError] = {}
+
+    def of(self, declared: Declared) -> FoundNow:
+        """What a run of a declaration would find beside it."""
+        wrong, breached, tasks = list[StaleCause](), list[Breach](), self._tasks_of(declared)
+        if isinstance(self._policies, UserError):
+            wrong.append(StaleCause("policy", str(self._policies.file), str(self._policies)))
+        else:
+            policy = self._policies.of(declared.key.tenant)
+            spec = with_source(self.settings, declared, policy)
+            own = own_entries(self.settings, declared.key.tenant, spec.evaluation.general)
+            breached = breaches(policy, spec, Checks(self._names(policy, declared), own))
+        if isinstance(tasks, UserError):
+            wrong.append(StaleCause("task", str(tasks.file), str(tasks)))
+        general = declared.spec.data.general
+        named = None if general is None else general.corpus
+        corpus = None if named is None else self._corpus(named)
+        return FoundNow(
+            None if isinstance(tasks, UserError) else tasks, tuple(breached), corpus, tuple(wrong)
+        )
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What devices cost; no card where gpus.yaml cannot be read: hours are counted all the same."""
+        try:
+            return load_catalogue(self.settings.project)
+        except UserError:
+            return Catalogue(())
+
+    @cached_property
+    def prices(self) -> str:
+        """What changes where a price does."""
+        return sha256_json([[card.name, card.driver, card.usd_per_hour] for card in self.catalogue.cards])
+
+    @property
+    def mark(self) -> str:
+        """What changes where any of it does that all variants share."""
+        said = self._policies
+        policies = str(said) if isinstance(said, UserError) else [said.content, said.tenants]
+        names = sorted(file.stem for file in (self.settings.project / "corpora").glob("*.yaml"))
+        corpora = [[name, *self._corpus(name)] for name in names]
+        return sha256_json([policies, {stage: version_of(stage) for stage in ENTRIES}, corpora])
+
+    @cached_property
+    def _policies(self) -> Policies | UserError:
+        try:
+            return self.settings.policies()
+        except UserError as error:
+            return error
+
+    def _names(self, policy: Policy, declared: Declared) -> dict[str, str]:
+        """Of benchmarks; none where a file cannot be read, which is said of the task."""
+        with suppress(UserError):
+            return task_names(
+                self.settings, declared.key.tenant, policy, declared.spec, lambda field: declared.file
+            )
+        return {}
+
+    def _tasks_of(self, declared: Declared) -> Tasks | UserError:
+        asked = declared.spec.evaluation
+        known = (declared.key.tenant, *asked.task, "", *asked.general)
+        if known not in self._tasks:
+            roots = self.settings.roots(declared.key.tenant)
+            try:
+                self._tasks[known] = freeze_tasks(declared, self.settings.project, roots)
+            except UserError as error:
+                self._tasks[known] = error
+        return self._tasks[known]
+
+    def _corpus(self, name: str) -> CorpusNow:
+        if name not in self._corpora:
+            self._corpora[name] = self._read_corpus(name)
+        return self._corpora[name]
+
+    def _read_corpus(self, name: str) -> CorpusNow:
+        try:
+            newest = read_head(self.settings.open_store(), prefix_of_corpus(name), GENERAL_CORPUS.name)
+            spec = load_corpus(self.settings.project, name)
+        except (UserError, OSError, ValueError, KeyError, TypeError) as error:
+            return CorpusNow(None, (StaleCause("corpus", name, str(error)),))
+        if newest is None:
+            return CorpusNow(None)
+        changed = [f"corpora/{name}.yaml: {field}" for field in _declared_otherwise(newest, spec)]
+        changed += [] if changed else self._other_files(spec, newest)
+        causes = [StaleCause("corpus", what, f"{what} changed") for what in changed]
+        then, now = int(newest.predicate["stage_version"]), version_of(GENERAL_CORPUS.name)
+        return CorpusNow(
+            newest.digest, (*causes, *([stage_raised(GENERAL_CORPUS.name, then, now)] if then != now else []))
+        )
+
+    def _other_files(self, spec: CorpusSpec, newest: Artifact) -> list[str]:
+        """The first file of each source on this host that is other than the newest artifact read it."""
+        at = head_time(self.settings.open_store(), newest.place.prefix, GENERAL_CORPUS.name)
+        found = []
+        for source, then in zip(spec.sources, newest.spec["sources"], strict=True):
+            place = WatchedPlace("data", source.path, source.revision, source.split)
+            if at is None or not is_here(place, self.settings.project):
+                continue
+            try:
+                files = listing(place, self.settings.project, None)
+                other = difference(then, files, at, self._digests)
+            except UserError as error:
+                found.append(str(error))
+                continue
+            found += [] if other is None else [other.first]
+        return found
+
+    def _digests(self, files: Sequence[ListedFile]) -> list[str]:
+        return digests_of(files, self.settings.cache_folder)
+
+
+def _declared_otherwise(newest: Artifact, spec: CorpusSpec) -> list[str]:
+    then: dict[str, Any] = newest.spec["corpus"]
+    return sorted(
+        name for name, value in spec.model_dump(mode="json").items() if then.get(name, ...) != value
+    )

@@ -1,0 +1,1 @@
+"""The table of what is known of each variant."""

@@ -1,0 +1,73 @@
+"""What is known of the version of a variant that stands, and what it cost to get there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from ft_dagster.fleet.due.amounts import NOTHING, Amount
+from ft_dagster.lineage.stale import StaleCause
+
+
+class Gain(NamedTuple):
+    """What a version is better by at its task: `after` - `before` in the metric's own unit, more is better
+    unless `lower` is."""
+
+    task: str
+    metric: str
+    before: float
+    after: float
+    lower: bool = False
+
+    @property
+    def better(self) -> float:
+        return self.before - self.after if self.lower else self.after - self.before
+
+
+@dataclass(frozen=True)
+class KnownVersion:
+    """`version`: in production; `waiting`: a newer one that somebody is to approve; `taken_back`: the newest,
+    where it was rolled back; `made`: when what stands was judged or trained, in UTC. `digest`: of the newest
+    export. `gate`: the word of the newest verdict, `verdict`: its sentence. `gain`: of the newest evaluation
+    over the base; `over_production`: of the newest version over the one that was served before it, each on
+    its own questions. `causes`: why what stands is out of date. `unread`: why the store could not be read,
+    where it could not: nothing else is known then. `unseen`: a source or base that nobody looks at. `shown`:
+    so many entries of its release log Dagster shows, as a tick found.
+
+    `spent`: of all trainings, preparations, evaluations and exports that are or were in the store;
+    `retrain_hours`: by the clock, of the newest training and what was made for it; `counted`: digest of their
+    keys and of prices.
+    """
+
+    version: int | None = None
+    waiting: int | None = None
+    made: datetime | None = None
+    digest: str | None = None
+    gate: str | None = None
+    gain: Gain | None = None
+    over_production: Gain | None = None
+    causes: tuple[StaleCause, ...] = ()
+    unread: str = ""
+    unseen: str = ""
+    spent: Amount = NOTHING
+    retrain_hours: float = 0.0
+    counted: str = ""
+    taken_back: int | None = None
+    verdict: str | None = None
+    shown: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "made": None if self.made is None else self.made.timestamp()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> KnownVersion:
+        made, gains = content["made"], ("gain", "over_production")
+        read = {
+            "made": None if made is None else datetime.fromtimestamp(made, UTC),
+            "causes": tuple(StaleCause(*cause) for cause in content["causes"]),
+            "spent": Amount(*content["spent"]),
+            **{name: None if content[name] is None else Gain(*content[name]) for name in gains},
+        }
+        return cls(**{**content, **read})

@@ -1,0 +1,1 @@
+"""Answers are compared and judged: pure statistics, without torch."""

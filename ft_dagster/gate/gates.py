@@ -1,0 +1,440 @@
+"""The gate: a tuned model against its base, question by question, by the margins a tenant declared.
+
+A rule **passes** when a fall beyond its margin is ruled out at the level of this try, **fails** when it is
+not and a test of harm (a fall beyond 0, adjusted by Holm) says that there is one, and else is **undecided**.
+A fall that is real but shown to lie within the margin passes: the tenant allowed it. A rule on a loss has two
+statistics, and both have to hold. `docs/gates.md` explains the tests, which are in `paired`.
+
+Where the questions were asked batch after batch (`evaluation.limit: auto`) the looks are replayed from the
+samples: what was asked is exactly what `looks` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
+
+from ft_dagster.errors import UserError
+from ft_dagster.gate.judged_by import RULE_OF, Opponent, gates_digest, is_of_facts, later_rules
+from ft_dagster.gate.looks import Order, harm_shown, look_on
+from ft_dagster.gate.paired import Allowed, Comparison, holm
+from ft_dagster.gate.pairing import (
+    AGAIN,
+    Paired,
+    Questions,
+    TaskKey,
+    by_task,
+    is_loss,
+    judged_metric,
+    names_of,
+    pair,
+)
+from ft_dagster.gate.power import level_of
+from ft_dagster.gate.regurgitation_rules import regurgitation_rules
+from ft_dagster.gate.samples import Sample
+from ft_dagster.gate.sentences import sentence_of
+from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
+from ft_dagster.objectives import DEFAULT
+from ft_dagster.spec.variant import GatesSpec
+
+__all__ = [
+    "Rule",
+    "Verdict",
+    "check_metrics",
+    "gates_digest",
+    "judge",
+    "later_rules",
+    "regression",
+    "with_rules",
+]
+
+WHAT: dict[RuleName, str] = {
+    "task": "the task",
+    "general_benchmark": "the benchmark",
+    "general_loss": "the loss on",
+    "degeneration": "degeneration of the answers to",
+}
+_UNBOUNDED = "its values have no known bound, so that no interval holds: name another metric (gates.metrics)"
+
+
+class AskedTooFew(UserError):
+    """Asking batch after batch ended before a rule was decided."""
+
+
+def judge(
+    base: Sequence[Sample],
+    tuned: Sequence[Sample],
+    gates: GatesSpec,
+    *,
+    objective: str = DEFAULT,
+    declared_in: object = None,
+    tries: int = 1,
+    order: Order | None = None,
+    own: Collection[str] = (),
+) -> Verdict:
+    """Apply `gates` to the paired samples of base and tuned model. Pure: same input, same verdict.
+
+    `tries`: the ordinal of this evaluation among those of the same weights; the later, the smaller the level
+    of its tests (`power.level_of`). `order`: in which the questions were asked until each rule was decided;
+    None: all were asked. `own`: see `_settled`. Raises AskedTooFew, and UserError when a question was asked
+    of one model only, nothing was asked of the task, or a gate names a metric that its task does not have;
+    `declared_in` is the file it names.
+    """
+    check_metrics(tuned, gates, declared_in)
+    before, after = _by_task(base), _by_task(tuned)
+    for key in before.keys() ^ after.keys():
+        which = "base" if key in before else "tuned model"
+        raise UserError(f"{key[1]} was asked of the {which} only", field=key[0], fix=AGAIN)
+    paired = [_pair(key, before[key], after[key], gates, order) for key in after]
+    if not any(RULE_OF[each.role] == "task" for each in paired):
+        raise UserError(
+            "nothing was asked of the task",
+            field="evaluation.task",
+            fix="Declare a task, or leave it out so that the test split is asked",
+        )
+    roles = list(RULE_OF)
+    paired.sort(key=lambda each: roles.index(each.role))
+    level = level_of(gates.alpha, tries)
+    found = _found(paired, gates, level, order, Opponent(objective))
+    for each in found:
+        if not each.decided:
+            raise AskedTooFew(
+                f"asking {each.paired.task} ended after {each.paired.answered} questions, before anything "
+                "was decided",
+                file=declared_in,
+                field=each.paired.role,
+                fix="Materialize evaluation again",
+            )
+    rules = tuple(_rule(each) for each in found)
+    if is_of_facts(objective):
+        rules = _with_questions(rules, objective)
+    return _verdict((*rules, *regurgitation_rules(base, tuned, gates, level)), gates, tries, own)
+
+
+def regression(
+    production: Sequence[Sample],
+    tuned: Sequence[Sample],
+    gates: GatesSpec,
+    *,
+    version: int,
+    tries: int = 1,
+    order: Order | None = None,
+    own: Collection[str] = (),
+) -> tuple[Rule, ...]:
+    """A new model against the version in production, on the questions that both were asked.
+
+    Adjusted among themselves; `with_rules` adjusts them together with a verdict's own. The task may fall by
+    `gates.regression_margin` (no rules without one), a loss of it by `gates.regression_loss_margin`;
+    benchmarks, general text and degeneration by their own margins. A benchmark that only one of them
+    was asked is left out; a task without a common question is undecided. A question counts as the same
+    wherever it stands in its task. `order`, `own`: see `judge`; a rule that is not decided by the questions
+    asked of both is undecided.
+    """
+    if gates.regression_margin is None:
+        return ()
+    paired = _shared(_by_task(production), _by_task(tuned), gates, order)
+    level = level_of(gates.alpha, tries)
+    judged = any(RULE_OF[each.role] == "task" for each in paired)
+    unlike = () if judged else (_nothing_shared(gates, version, level),)
+    found = _found(paired, gates, level, order, Opponent(production=True))
+    rules = [_rule(each, f"against version {version} in production, ") for each in found]
+    return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries, own)
+
+
+@dataclass(frozen=True)
+class Referee:
+    """Says while a model is asked, batch after batch, of which task no more is to be asked.
+
+    `before`: the samples of the model that it is compared with, which was asked everything: its base, or,
+    with `production`, the version in production. `order`: of asking.
+    """
+
+    before: Sequence[Sample]
+    gates: GatesSpec
+    order: Order
+    tries: int = 1
+    production: bool = False
+    objective: str = DEFAULT
+
+    @cached_property
+    def _before(self) -> dict[TaskKey, Questions]:
+        return _by_task(self.before)
+
+    def decided(self, key: TaskKey, tuned: Sequence[Sample]) -> bool:
+        """`tuned`: the samples of the task so far. As `judge`, or `regression`, will find it."""
+        before, gates, judges = self._before, self.gates, Opponent(self.objective, production=self.production)
+        level = level_of(gates.alpha, self.tries)
+        rules = sum(judges.allowed(key, judged_metric(key, metrics, gates), gates) is not None
+                    for key, metrics in before.items())  # fmt: skip
+        metric = judged_metric(key, before[key], gates)
+        allowed, after = judges.allowed(key, metric, gates), _by_task(tuned)[key]
+        if allowed is None or metric not in after:
+            return False
+        questions = self.order.questions[key]
+        paired = pair(key, metric, before[key], after, gates=gates, order=questions)
+        return look_on(paired, questions, allowed, level=level, harm=gates.alpha / rules).decided
+
+
+def with_rules(
+    verdict: Verdict, rules: Iterable[Rule], gates: GatesSpec, own: Collection[str] = ()
+) -> Verdict:
+    """The verdict with more rules beside its own: their tests of harm are adjusted together, once. `own`: see
+    `judge`.
+    """
+    found = _verdict((*verdict.rules, *rules), gates, verdict.tries, own)
+    return replace(verdict, passed=found.passed, outcome=found.outcome, rules=found.rules)
+
+
+def check_metrics(samples: Iterable[Sample], gates: GatesSpec, declared_in: object = None) -> None:
+    """Raises UserError for a gate on what was not measured: a metric that its task does not have, a task that
+    is not asked, regurgitation where nothing was probed.
+    """
+    samples = list(samples)
+    if gates.max_regurgitation is not None and not any(s.role == "regurgitation" for s in samples):
+        raise UserError(
+            "no training row is probed: none is long enough, or none is asked for",
+            file=declared_in,
+            field="gates.max_regurgitation",
+            value=gates.max_regurgitation,
+            fix="Declare evaluation.probed_rows or evaluation.canaries, or leave the gate out",
+        )
+    offered: dict[str, dict[str, None]] = {}
+    for sample in samples:
+        for name in names_of(sample.role, sample.task):
+            offered.setdefault(name, {})[sample.metric] = None
+    refuse_unmeasured(offered, gates.metrics, declared_in)
+
+
+def refuse_unmeasured(
+    offered: Mapping[str, Collection[str]], metrics: Mapping[str, str], declared_in: object = None
+) -> None:
+    """Raises UserError for a metric that its task does not have, of those `offered`, or a task that is not
+    there.
+    """
+    for task, metric in metrics.items():
+        if metric in offered.get(task, ()):
+            continue
+        known = task in offered
+        raise UserError(
+            "the task has no such metric per question" if known else "no such task is asked",
+            file=declared_in,
+            field=f"gates.metrics.{task}",
+            value=metric,
+            fix=f"It has: {', '.join(offered[task])}" if known else f"Asked are: {', '.join(offered)}",
+        )
+
+
+def _by_task(samples: Iterable[Sample]) -> dict[TaskKey, Questions]:
+    """Of the roles that are compared."""
+    return by_task(samples, roles=RULE_OF)
+
+
+def _pair(key: TaskKey, before: Questions, after: Questions, gates: GatesSpec, order: Order | None) -> Paired:
+    questions = None if order is None else order.questions.get(key)
+    metric = judged_metric(key, after if questions is None else before, gates)
+    return pair(key, metric, before, after, gates=gates, order=questions)
+
+
+def _shared(
+    before: Mapping[TaskKey, Questions],
+    after: Mapping[TaskKey, Questions],
+    gates: GatesSpec,
+    order: Order | None,
+) -> list[Paired]:
+    """The tasks of which both were asked something, on the questions that both were asked."""
+    found = []
+    for key, metrics in after.items():
+        metric, there = judged_metric(key, metrics, gates), before.get(key, {})
+        questions = None if order is None else order.questions.get(key)
+        shared = there.get(metric, {}).keys() & metrics[metric].keys()
+        if questions is not None:
+            both = _every(there) & _every(metrics)
+            shared = set(takewhile(both.__contains__, questions))
+        sides = [_only(shared, side, metric if questions is None else None) for side in (there, metrics)]
+        if sides[0].get(metric):
+            found.append(pair(key, metric, sides[0], sides[1], gates=gates, order=questions))
+    return found
+
+
+def _every(metrics: Questions) -> set[str]:
+    return {question for samples in metrics.values() for question in samples}
+
+
+def _only(questions: Collection[str], metrics: Questions, metric: str | None) -> Questions:
+    """Of `metric`, None: of all."""
+    return {
+        name: {question: sample for question, sample in samples.items() if question in questions}
+        for name, samples in metrics.items()
+        if metric in (None, name)
+    }
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a rule's test found: see `LookedAt`. `there`: the questions of a task that was asked in batches;
+    `look`: which of how many looks.
+    """
+
+    paired: Paired
+    comparison: Comparison
+    allowed: Allowed
+    level: float
+    p: float
+    passed: bool
+    decided: bool = True
+    there: int | None = None
+    look: tuple[int, int] | None = None
+
+
+def _found(
+    paired: Sequence[Paired], gates: GatesSpec, level: float, order: Order | None, judges: Opponent
+) -> list[_Found]:
+    """Of each that is judged."""
+    judged = [
+        (each, allowed)
+        for each in paired
+        if (allowed := judges.allowed((each.role, each.task), each.metric, gates)) is not None
+    ]
+    found = []
+    for each, allowed in judged:
+        questions = None if order is None else order.questions.get((each.role, each.task))
+        if questions is None:
+            comparison = each.compare(level, allowed.tail)
+            rose = 1.0 if comparison.tail is None else comparison.tail.harm
+            p = harm_shown(comparison, allowed, comparison.harm, rose)
+            found.append(_Found(each, comparison, allowed, level, p, comparison.holds(allowed)))
+        else:
+            seen = look_on(each, questions, allowed, level=level, harm=gates.alpha / len(judged))
+            found.append(
+                _Found(
+                    seen.paired,
+                    seen.comparison,
+                    allowed,
+                    seen.level,
+                    seen.p,
+                    seen.passed,
+                    seen.decided,
+                    len(questions),
+                    seen.look,
+                )
+            )
+    return found
+
+
+def _rule(found: _Found, against: str = "") -> Rule:
+    """What was found, undecided where it does not pass: whether it fails depends on the rules beside it."""
+    paired, comparison, level, allowed = found.paired, found.comparison, found.level, found.allowed
+    name, means, better = RULE_OF[paired.role], paired.means, paired.higher_is_better
+    low, high = (comparison.low, comparison.high) if better else (-comparison.high, -comparison.low)
+    unbounded = comparison.bound is None and math.isfinite(comparison.improvement)
+    return Rule(
+        rule=name,
+        task=paired.task,
+        metric=paired.metric,
+        base=means[0],
+        tuned=means[1],
+        difference=comparison.improvement if better else -comparison.improvement,
+        interval=(low, high),
+        margin=allowed.margin,
+        questions=comparison.questions,
+        higher_is_better=better,
+        passed=found.passed,
+        sentence="",
+        outcome="pass" if found.passed else "undecided",
+        confidence=1 - 2 * level,
+        harm=found.p,
+        seen=comparison.seen,
+        needed=None if found.passed else comparison.needed(allowed, level=level),
+        what=f"{against}{WHAT[name]} {paired.task}",
+        p=found.p,
+        units=comparison.units,
+        bound=comparison.bound,
+        counted=_counted(comparison, better),
+        within=comparison.within(allowed),
+        blocked=_UNBOUNDED if unbounded else "",
+        there=found.there,
+        look=found.look,
+        tail=comparison.tail,
+    )
+
+
+def _counted(comparison: Comparison, better: bool) -> float | None:
+    """The mean change that its interval is of, where that is not the measured one."""
+    measured, counted = comparison.improvement, comparison.counted
+    if not math.isfinite(counted) or math.isclose(measured, counted, rel_tol=1e-9, abs_tol=1e-12):
+        return None
+    return counted if better else -counted
+
+
+def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]:
+    """Of a model that is to know a domain: a loss that fell does not pass while no question was asked, nor do
+    facts that fell pass within a margin.
+    """
+    tasks = [rule for rule in rules if rule.rule == "task"]
+    facts = [rule for rule in tasks if not is_loss(rule.metric)]
+    if facts:
+        why = (
+            f"facts that fell are not released under objective {objective}, whatever gates.task_margin allows"
+        )
+        fell = [rule for rule in facts if rule.margin and not rule.within]
+        return tuple(replace(rule, blocked=why, needed=None) if rule in fell else rule for rule in rules)
+    why = (
+        f"objective {objective} needs factual questions of the domain (evaluation.task): perplexity "
+        "falls when style is learned, so that alone does not pass"
+    )
+    return tuple(replace(rule, blocked=why) if rule in tasks else rule for rule in rules)
+
+
+def _nothing_shared(gates: GatesSpec, version: int, level: float) -> Rule:
+    """The rule for a task of which production was asked no common question: it never passes."""
+    why = (
+        f"against version {version} in production, the task: undecided, since no question was asked of both; "
+        "keep some of its questions, or declare gates.regression_margin: null for this release"
+    )
+    unknown = math.nan
+    return Rule(
+        rule="regression", task="task", metric="none", base=unknown, tuned=unknown, difference=unknown,
+        interval=(unknown, unknown), margin=gates.regression_margin or 0.0, questions=0,
+        higher_is_better=True, passed=False, sentence=why, outcome="undecided", confidence=1 - 2 * level,
+        harm=1.0, seen=math.inf, needed=None,
+    )  # fmt: skip
+
+
+def _verdict(rules: tuple[Rule, ...], gates: GatesSpec, tries: int, own: Collection[str]) -> Verdict:
+    rules = _settled(rules, gates, tries, own)
+    found = {rule.outcome for rule in rules}
+    outcome: Outcome = "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
+    return Verdict(all(rule.passed for rule in rules), outcome, rules, tries)
+
+
+def _settled(rules: Sequence[Rule], gates: GatesSpec, tries: int, own: Collection[str]) -> tuple[Rule, ...]:
+    """The rules with outcome and sentence; those that are tests have their p adjusted together, those on the
+    tasks `own` apart: whatever a tenant asks besides, a fall of what everybody is asked is as easily shown.
+    """
+    harms = dict[int, float]()
+    for chosen in (False, True):
+        family = [n for n, r in enumerate(rules) if r.p is not None and (r.task in own) is chosen]
+        if family:
+            harms |= zip(family, holm([rules[n].p for n in family]).tolist(), strict=True)
+    return tuple(
+        _decided(rule, harms[n], gates, tries) if n in harms else rule for n, rule in enumerate(rules)
+    )
+
+
+def _decided(rule: Rule, harm: float, gates: GatesSpec, tries: int) -> Rule:
+    """What a test says at this adjusted p of no fall, and its sentence.
+
+    Harm is tested at the declared alpha in every try: a model that fails costs nobody's trust.
+    """
+    outcome = rule.outcome
+    if outcome != "pass":
+        outcome = "fail" if harm < gates.alpha or math.isnan(rule.difference) else "undecided"
+    if rule.blocked and outcome == "pass":
+        outcome = "undecided"
+    measured = gates.undecided == "measured" and rule.within and not rule.blocked
+    passed = outcome == "pass" or (outcome == "undecided" and measured)
+    found = replace(rule, outcome=outcome, harm=harm, passed=passed)
+    return replace(found, sentence=sentence_of(found, tries=tries))

@@ -1,0 +1,79 @@
+"""By what the answers of a task are judged: its rule, what that allows, and what of it is in keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ft_dagster.gate.paired import Allowed
+from ft_dagster.gate.pairing import TaskKey, is_loss, judged_metric
+from ft_dagster.gate.samples import Role
+from ft_dagster.lineage.verdict import RuleName
+from ft_dagster.objectives import DEFAULT, objective_of
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.spec.narrow import shown
+from ft_dagster.spec.variant import GatesSpec
+
+RULES_VERSION = 3  # of all rules; one that changes is in `later_rules`, so that no other key moves
+RULE_OF: dict[Role, RuleName] = {
+    "task": "task",
+    "test_split_task": "task",
+    "general": "general_benchmark",
+    "general_loss": "general_loss",
+    "general_prompts": "degeneration",
+}
+
+
+def gates_digest(gates: GatesSpec) -> str:
+    """What a verdict depends on beside the samples: the margins, and what this version makes of them; see
+    `later_rules`.
+    """
+    return sha256_json({"rules": RULES_VERSION, "gates": shown(gates)})
+
+
+def later_rules(gates: GatesSpec, objective: str, scores: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The rules that judge otherwise than under RULES_VERSION, each with its version, where they act: a
+    verdict depends on them too. `scores`: those of the base, as its evaluation's figures have them.
+    """
+    tasks: dict[TaskKey, list[str]] = {}
+    for score in scores:
+        if score["role"] in RULE_OF:
+            tasks.setdefault((score["role"], score["task"]), []).append(score["metric"])
+    losses = any(is_loss(judged_metric(key, metrics, gates)) for key, metrics in tasks.items())
+    facts = is_of_facts(objective) and gates.task_margin
+    return {**({"facts": 1} if facts else {}), **({"loss": 1} if losses else {})}
+
+
+def is_of_facts(objective: str) -> bool:
+    """Whether a model is to know facts: none may be measured to fall, whatever `gates.task_margin` is."""
+    return objective_of(objective).judged_by == "questions"
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """Whom a model of this objective is held against: its base, or, with `production`, the version in
+    production.
+    """
+
+    objective: str = DEFAULT
+    production: bool = False
+
+    def allowed(self, key: TaskKey, metric: str, gates: GatesSpec) -> Allowed | None:
+        """What a task may fall by in this metric; None: it is not judged."""
+        name, loss = RULE_OF[key[0]], is_loss(metric)
+        margin = {
+            "task": self._of_task(gates, loss=loss),
+            "general_benchmark": gates.general_margin,
+            "general_loss": gates.general_loss_margin,
+            "degeneration": gates.degeneration_margin,
+        }[name]
+        if margin is None:
+            return None
+        facts = name == "task" and not self.production and is_of_facts(self.objective)
+        return Allowed(margin, 0.0 if facts and not loss else margin, gates.loss_tail if loss else None)
+
+    def _of_task(self, gates: GatesSpec, *, loss: bool) -> float | None:
+        if not self.production:
+            return gates.task_margin
+        return gates.regression_loss_margin if loss else gates.regression_margin

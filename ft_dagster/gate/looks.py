@@ -1,0 +1,147 @@
+"""Asking batch after batch, and when a gate may look: `evaluation.limit: auto`.
+
+A rule looks at its questions after some of the batches, each time at a share of its level, and is decided at
+the first look that shows anything. The shares add up to 1, so that by the union bound a fall as large as the
+margin passes at any of the looks as rarely as at one of the whole level, whatever the tests are of, however
+the looks depend on each other, and whoever ends the asking early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ft_dagster.gate.paired import Allowed, Comparison
+from ft_dagster.gate.pairing import Paired, TaskKey, by_task
+from ft_dagster.gate.power import ALPHA, DISCORDANT, least_questions, power_of, would_show
+from ft_dagster.gate.samples import Role, Sample
+from ft_dagster.gate.sampling import order_of_asking
+from ft_dagster.spec.variant import MOST_QUESTIONS
+
+IN_BATCHES: tuple[Role, ...] = ("task", "test_split_task", "general", "general_loss")
+RUNGS = (60, 90, 135, 200, 300, 450, 700, 1000, 1400, MOST_QUESTIONS)
+LAST_STEP = 0.75  # the batch before the last ends at most here
+
+
+class Look(NamedTuple):
+    """After so many questions, at such a share of the level."""
+
+    questions: int
+    share: float
+
+
+def batches(there: int) -> tuple[int, ...]:
+    """How many questions have been asked after each batch, of so many that there are."""
+    return (*(rung for rung in RUNGS if rung <= LAST_STEP * there), there)
+
+
+def looks_of(there: int, least: int = 1) -> tuple[Look, ...]:
+    """The looks of a rule that can pass from `least` questions on; the last sees all that there are.
+
+    The shares are as the roots of the numbers of questions: of those tried in `benchmarks/sequential.py`,
+    they ask the fewest.
+    """
+    rungs = [rung for rung in batches(there) if rung >= least] or [there]
+    total = sum(rung**0.5 for rung in rungs)
+    return tuple(Look(rung, rung**0.5 / total) for rung in rungs)
+
+
+@dataclass(frozen=True)
+class Order:
+    """The questions of each task that is asked in batches, in the order in which they are asked."""
+
+    questions: Mapping[TaskKey, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, base: Iterable[Sample], seed: int) -> Order:
+        """`base`: samples of a model that was asked all questions."""
+        found = {}
+        for key, metrics in by_task(base, roles=IN_BATCHES).items():
+            asked = dict.fromkeys(question for samples in metrics.values() for question in samples)
+            found[key] = tuple(order_of_asking(list(asked), seed))
+        return cls(found)
+
+
+class LookedAt(NamedTuple):
+    """What the looks came to. `paired`, `comparison`, `level`: of the last of them; `p`: of no fall, over all
+    of them; `look`: its number of so many, 0 before the first; `passed`: whether a fall of the margin is
+    ruled out there; `decided`: whether nothing is left to be asked.
+    """
+
+    paired: Paired
+    comparison: Comparison
+    level: float
+    p: float
+    look: tuple[int, int]
+    passed: bool
+    decided: bool
+
+
+def look_on(paired: Paired, order: Sequence[str], allowed: Allowed, *, level: float, harm: float) -> LookedAt:
+    """Look at the questions of a task until a look decides, or the questions asked are at an end.
+
+    It decides where a fall beyond what is `allowed` is ruled out, and where a fall is shown that the
+    questions left would not show to lie within the margin. `level`: of the rule, over all looks; `harm`: the
+    p at which a fall is shown.
+    """
+    least = least_questions(allowed.margin, bound=paired.scale or 1.0, alpha=level)
+    if allowed.tail is not None:
+        least = max(least, least_questions(allowed.tail, alpha=level))
+    looks = looks_of(len(order), least)
+    alone = level * looks[0].share
+    comparison = paired.compare(alone, allowed.tail)
+    seen = LookedAt(paired, comparison, alone, 1.0, (0, len(looks)), passed=False, decided=False)
+    fell, rose = 1.0, 1.0  # over the looks so far: p of no fall in the mean, and of no more than the tail
+    for number, look in enumerate(looks, 1):
+        if look.questions > paired.answered:
+            break
+        part = paired.first(look.questions)
+        if not len(part.base):  # none of them has the metric
+            continue
+        alone = level * look.share
+        comparison = part.compare(alone, allowed.tail)
+        fell = min(fell, comparison.harm / look.share)
+        rose = min(rose, comparison.tail.harm / look.share) if comparison.tail is not None else rose
+        passed = comparison.holds(allowed)
+        falls = fell < harm and not _may_pass(comparison, allowed.margin, looks[-1], level)
+        decided = passed or falls or look == looks[-1]
+        p = harm_shown(comparison, allowed, fell, rose)
+        seen = LookedAt(part, comparison, alone, p, (number, len(looks)), passed, decided)
+        if decided:
+            break
+    return seen
+
+
+def harm_shown(comparison: Comparison, allowed: Allowed, fell: float, rose: float) -> float:
+    """The p of harm: of a mean that fell, or of texts that rose by more than 2 nats where the mean holds and
+    these do not.
+    """
+    tail = comparison.tail
+    return rose if tail is not None and not tail.shown and comparison.mean_holds(allowed) else fell
+
+
+def expected_questions(
+    margin: float,
+    there: int = MOST_QUESTIONS,
+    *,
+    spread: float = DISCORDANT,
+    bound: float = 1.0,
+    alpha: float = ALPHA,
+) -> float:
+    """About how many questions are asked in the mean of a model that lost nothing; see `power_of`."""
+    mean, decided = 0.0, 0.0
+    for look in looks_of(there, least_questions(margin, bound=bound, alpha=alpha)):
+        power = power_of(margin, look.questions, spread=spread, bound=bound, alpha=alpha * look.share)
+        by_now = 1.0 if look.questions == there else max(decided, power)
+        mean, decided = mean + look.questions * (by_now - decided), by_now
+    return mean
+
+
+def _may_pass(comparison: Comparison, margin: float, last: Look, level: float) -> bool:
+    """Whether the last look would show that a fall as large as the measured one is within the margin."""
+    left = margin + comparison.measured
+    units = last.questions * comparison.weight / comparison.questions
+    return comparison.bound is not None and would_show(
+        left, units, spread=comparison.spread, bound=comparison.bound, alpha=level * last.share
+    )

@@ -1,0 +1,190 @@
+"""The values of two models on the same questions of a task, by the one metric that it is judged by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ft_dagster.errors import UserError
+from ft_dagster.gate.paired import Comparison, compare_paired, not_a_number
+from ft_dagster.gate.power import LOSS_BOUND
+from ft_dagster.gate.samples import DEGENERATE, FORMER, Role, Sample, main_metric
+from ft_dagster.spec.variant import GatesSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+AGAIN = "Evaluate both with the same tasks, limit and seed"
+TaskKey = tuple[Role, str]
+Questions = dict[str, dict[str, Sample]]  # metric -> question -> sample
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One task's values by one metric: of base and tuned model on the same questions.
+
+    `asked`: the tuned model's samples, in the order of the values. `scale`: see `bound`, of all values of the
+    base. `places`: of each question in the order of asking; None: there is none. `answered`: so many of the
+    task's questions were, whatever metrics they have. `counts`: up to how many nats a loss's change does.
+    """
+
+    role: Role
+    task: str
+    metric: str
+    base: NDArray[np.float64]
+    tuned: NDArray[np.float64]
+    asked: tuple[Sample, ...]
+    scale: float | None
+    places: NDArray[np.int64] | None = None
+    answered: int = 0
+    counts: float = LOSS_BOUND
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.asked[0].higher_is_better
+
+    @property
+    def means(self) -> tuple[float, float]:
+        return float(self.base.mean()), float(self.tuned.mean())
+
+    @property
+    def bound(self) -> float | None:
+        """By how much the value of a question can change: as far as 0 to 1, or 0 to 100; None: not known. A
+        loss can by any number, and counts up to `counts`.
+        """
+        low, high = min(self.base.min(), self.tuned.min()), max(self.base.max(), self.tuned.max())
+        return _bound(self.metric, low, high, self.counts)
+
+    def compare(self, level: float, tail: float | None = None) -> Comparison:
+        """`tail`: see `Allowed`."""
+        import numpy as np
+
+        if not np.isfinite(np.concatenate([self.base, self.tuned])).all():
+            return not_a_number(len(self.base))
+        better = (self.tuned - self.base) * (1 if self.higher_is_better else -1)
+        return compare_paired(better, _dependent(self.asked), bound=self.bound, level=level, tail=tail)
+
+    def first(self, count: int) -> Paired:
+        """Of the first `count` questions of the task, in the order of asking, those that have this metric."""
+        if self.places is None:
+            raise ValueError("the questions stand in no order")
+        kept = int(self.places.searchsorted(count))
+        return replace(
+            self,
+            base=self.base[:kept],
+            tuned=self.tuned[:kept],
+            asked=self.asked[:kept],
+            places=self.places[:kept],
+            answered=min(count, self.answered),
+        )
+
+
+def by_task(samples: Iterable[Sample], *, roles: Collection[Role]) -> dict[TaskKey, Questions]:
+    """(role, task) -> metric -> question -> sample, of these roles."""
+    found: dict[TaskKey, Questions] = {}
+    for sample in samples:
+        if sample.role in roles and (sample.role != "general_prompts" or sample.metric == DEGENERATE):
+            metrics = found.setdefault((sample.role, sample.task), {})
+            metrics.setdefault(sample.metric, {})[sample.question] = sample
+    return found
+
+
+def names_of(role: Role, task: str) -> tuple[str, ...]:
+    """What declarations may call a task: the test split's may have the name that it has in older stores."""
+    former = [old for old, now in FORMER.items() if role == now]
+    return (task, *former)
+
+
+def judged_metric(key: TaskKey, metrics: Iterable[str], gates: GatesSpec) -> str:
+    """The metric of `metrics` that the task is judged by: the declared one, else its main one."""
+    declared = (gates.metrics[name] for name in names_of(*key) if name in gates.metrics)
+    return next(declared, None) or main_metric(list(metrics))
+
+
+def pair(
+    key: TaskKey,
+    metric: str,
+    before: Questions,
+    after: Questions,
+    *,
+    gates: GatesSpec,
+    order: Sequence[str] | None = None,
+) -> Paired:
+    """The values of a task by `metric`. Raises UserError where a question was asked of one model only.
+
+    `order`: of the task's questions, where asking may end early: the tuned model was asked the first of them.
+    """
+    asked, answered = before.get(metric, {}), after.get(metric, {})
+    if order is None:
+        missing = len(asked.keys() ^ answered.keys())
+        questions = sorted(answered)
+    else:
+        every = {question for samples in after.values() for question in samples}
+        first = order[: len(every)]
+        missing = len(every ^ set(first)) + len({q for q in first if q in asked} ^ answered.keys())
+        questions = [question for question in first if question in answered]
+    if missing or not questions:
+        raise UserError(
+            f"{missing or 'all'} questions of {key[1]} ({metric}) were not asked of both models",
+            field=key[0],
+            fix=AGAIN,
+        )
+    paired = _paired(key, metric, asked, answered, questions, counts=gates.loss_bound)
+    if order is None:
+        return paired
+    return replace(paired, places=_places(questions, order), answered=len(every))
+
+
+def _paired(
+    key: TaskKey,
+    metric: str,
+    asked: dict[str, Sample],
+    answered: dict[str, Sample],
+    questions: Sequence[str],
+    *,
+    counts: float,
+) -> Paired:
+    import numpy as np
+
+    base = np.array([asked[q].value for q in questions])
+    tuned = np.array([answered[q].value for q in questions])
+    every = [sample.value for sample in asked.values()]
+    samples, scale = tuple(answered[q] for q in questions), _bound(metric, min(every), max(every), counts)
+    return Paired(*key, metric, base, tuned, samples, scale, counts=counts)
+
+
+def _places(questions: Sequence[str], order: Sequence[str]) -> NDArray[np.int64]:
+    import numpy as np
+
+    place = {question: n for n, question in enumerate(order)}
+    return np.array([place[question] for question in questions])
+
+
+def is_loss(metric: str) -> bool:
+    """Whether it is a loss, in nats a token."""
+    return metric.endswith("_loss")
+
+
+def _bound(metric: str, low: float, high: float, counts: float) -> float | None:
+    if is_loss(metric):
+        return counts
+    return None if low < 0 or high > 100 else 1.0 if high <= 1 else 100.0
+
+
+def _dependent(asked: Sequence[Sample]) -> tuple[str | None, ...]:
+    """What each question depends on: of equal ones, each other, whatever their groups; else its group."""
+    contents = [_content(sample.question) for sample in asked]
+    often = Counter(contents)
+    return tuple(
+        f"equal to {content}" if often[content] > 1 else sample.group
+        for content, sample in zip(contents, asked, strict=True)
+    )
+
+
+def _content(question: str) -> str:
+    """A question's id without its number among its equals: `task:3:abc` is `task:abc`."""
+    before, _, identity = question.rpartition(":")
+    return f"{before.rpartition(':')[0]}:{identity}"

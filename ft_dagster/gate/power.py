@@ -1,0 +1,314 @@
+"""How many questions a paired comparison needs, and what so many can show: arithmetic for plans and verdicts.
+
+That of the test which `paired` applies (Gaffke's, in `bounded`): its normal approximation, its least number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.gate.prompts import PROMPTS
+from ft_dagster.gate.samples import FORMER, TEST_SPLIT_TASK
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
+
+ALPHA = 0.05  # one-sided level of each rule, over all tries
+POWER = 0.80
+# Nats a token: a text counts up to so many unless gates.loss_bound says more, and is of the tail beyond them.
+LOSS_BOUND: float = GatesSpec.model_fields["loss_bound"].default
+LOSS_TAIL: float = GatesSpec.model_fields["loss_tail"].default
+OWN_NAMES = (TEST_SPLIT_TASK, *FORMER)  # what declarations call the test split's task
+GENERAL_TEXTS = 200  # all that are held out are read (data.general.HELD_OUT), whatever evaluation.limit is
+DISCORDANT = 0.10  # share of the answers that differ between base and tuned model, before any is known
+
+
+def level_of(alpha: float, ordinal: int = 1) -> float:
+    """The level of try number `ordinal` = k (from 1) of the same weights: alpha / (k (k + 1)).
+
+    The shares 1/2, 1/6, 1/12, ... add up to 1, so that however often the same weights are asked other
+    questions, a fall as large as the margin passes in at most `alpha` of all. Raises ValueError below 1.
+    """
+    if ordinal < 1:
+        raise ValueError(f"tries are counted from 1: {ordinal}")
+    return alpha / (ordinal * (ordinal + 1))
+
+
+def least_questions(margin: float, *, bound: float = 1.0, alpha: float = ALPHA) -> int:
+    """Questions from which on a rule can pass at all; `bound`: by how much one answer can change.
+
+    With a margin: of a model of which not one answer changed, n = ln(alpha) / ln(1 - margin / bound). With
+    none: of a model that became better by `bound` in each, n = ln(alpha) / ln(1/2).
+    """
+    share = margin / bound if margin else 0.5
+    return 1 if share >= 1 else math.ceil(math.log(alpha) / math.log1p(-max(share, 1e-300)) - 1e-9)
+
+
+def questions_needed(
+    margin: float,
+    *,
+    spread: float = DISCORDANT,
+    bound: float = 1.0,
+    power: float = POWER,
+    alpha: float = ALPHA,
+) -> int:
+    """Questions, asked of both models, that show a fall to be below `margin` where nothing truly fell.
+
+    `spread`: variance of one question's change; of right-or-wrong answers, the share that differs. `bound`:
+    by how much one answer can change. By the normal approximation of Gaffke's test, of level `alpha`, with
+    probability `power`, the smallest n with
+
+        n m - (bound - m) >= z(1 - alpha) sqrt(n (spread + m^2) + (bound - m)^2) + z(power) sqrt(n spread)
+
+    and never below `least_questions`. Raises UserError for a margin not above 0 and at most `bound`.
+    """
+    if not 0 < margin <= bound:
+        raise UserError(
+            f"no number of questions shows a margin that is not above 0 and at most {bound:g}",
+            field="margin",
+            value=margin,
+            fix="Allow a fall, such as 0.02",
+        )
+    test = _Test(spread, bound, power, alpha)
+    low, high = 0, 1
+    while not test.shows(margin, high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if test.shows(margin, middle) else (middle, high)
+    return high
+
+
+def margin_seen(
+    questions: float,
+    *,
+    spread: float = DISCORDANT,
+    bound: float = 1.0,
+    power: float = POWER,
+    alpha: float = ALPHA,
+) -> float:
+    """The smallest margin that so many questions can show; `bound` where they can show none.
+
+    `questions_needed`, solved for the margin.
+    """
+    test = _Test(spread, bound, power, alpha)
+    low, high = 0.0, bound
+    while high - low > 1e-6 * bound:
+        middle = (low + high) / 2
+        low, high = (low, middle) if test.shows(middle, questions) else (middle, high)
+    return high
+
+
+def would_show(
+    margin: float,
+    questions: float,
+    *,
+    spread: float = DISCORDANT,
+    bound: float = 1.0,
+    power: float = POWER,
+    alpha: float = ALPHA,
+) -> bool:
+    """Whether so many questions show a fall to be below `margin`, with this power; see `questions_needed`."""
+    return 0 < margin <= bound and _Test(spread, bound, power, alpha).shows(margin, questions)
+
+
+def power_of(
+    margin: float,
+    questions: float,
+    *,
+    spread: float = DISCORDANT,
+    bound: float = 1.0,
+    alpha: float = ALPHA,
+) -> float:
+    """With what probability so many questions show a fall to be below `margin` where nothing truly fell."""
+    if questions < least_questions(margin, bound=bound, alpha=alpha):
+        return 0.0
+    worst = bound - margin
+    tested = NormalDist().inv_cdf(1 - alpha) * math.sqrt(questions * (spread + margin**2) + worst**2)
+    left = questions * margin - worst - tested
+    return NormalDist().cdf(left / math.sqrt(questions * spread)) if spread else float(left >= 0)
+
+
+@dataclass(frozen=True)
+class _Test:
+    """Gaffke's test by its normal approximation; see `questions_needed`."""
+
+    spread: float
+    bound: float
+    power: float
+    alpha: float
+
+    def shows(self, margin: float, questions: float) -> bool:
+        """Whether so many questions rule out a fall of `margin` with this power."""
+        if questions < least_questions(margin, bound=self.bound, alpha=self.alpha):
+            return False
+        z, worst = NormalDist().inv_cdf, self.bound - margin
+        tested = z(1 - self.alpha) * math.sqrt(questions * (self.spread + margin**2) + worst**2)
+        return questions * margin - worst >= tested + z(self.power) * math.sqrt(questions * self.spread)
+
+
+@dataclass(frozen=True)
+class HopelessGate:
+    """A rule that no training can make pass as it is declared. `least`: questions from which on it can."""
+
+    rule: str
+    field: str
+    value: float
+    asked: int
+    least: int
+    sentence: str
+    fix: str
+
+
+def hopeless_gates(
+    gates: GatesSpec,
+    evaluation: EvaluationSpec,
+    known: Mapping[str, int] | None = None,
+    there: Mapping[str, int] | None = None,
+) -> tuple[HopelessGate, ...]:
+    """The declared rules that too few questions are asked for, whatever is trained; none where nothing is
+    declared undecidable (`gates.undecided: measured`).
+
+    A rule with a margin is hopeless where even a model of which not one answer changed would stay undecided;
+    the task without a margin, where one that got everything right would. `known`: how many questions there
+    are of a rule (task, general_loss), `there`: of each declared task, by its entry, where that is known;
+    fewer are asked then. Of the rule against production that is the task's: without enough no version after
+    the first would be released.
+    """
+    if gates.undecided == "measured":
+        return ()
+    return tuple(
+        found
+        for rule in _declared_rules(gates, evaluation)
+        for found in _hopeless(rule, level_of(gates.alpha), known or {}, there or {})
+    )
+
+
+def _hopeless(
+    rule: _Declared, level: float, known: Mapping[str, int], there: Mapping[str, int]
+) -> Iterator[HopelessGate]:
+    """Of all that it is asked; else of each of its tasks that has too few."""
+    least = least_questions(rule.margin, bound=rule.bound, alpha=level)
+    own = known.get("task" if rule.name == "regression" else rule.name)
+    asked = min((n for n in (rule.asked, own) if n is not None), default=None)
+    if asked is not None and asked < least:
+        yield _as_hopeless(rule, level, asked, least)
+        return
+    for entry in rule.entries:
+        if there.get(entry, least) < least:
+            yield _as_hopeless(rule, level, there[entry], least, entry)
+
+
+def _as_hopeless(
+    rule: _Declared, level: float, asked: int, least: int, entry: str | None = None
+) -> HopelessGate:
+    said, fix = _words(rule, asked, least, entry)
+    said = f"{said} at level {level:.2%}; from {least:,} on it can"
+    return HopelessGate(rule.name, f"gates.{rule.field}", rule.margin, asked, least, said, fix)
+
+
+def is_of_successors(field: str) -> bool:
+    """Whether a field of the gates holds versions against the one in production."""
+    return field.startswith("gates.regression")
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A rule, its field, and what one answer can change by. `asked`: so many questions at most, None: all;
+    `entries`: of each of these tasks, without any of the variant's own rows or of what all are asked.
+    """
+
+    name: str
+    field: str
+    margin: float
+    bound: float
+    asked: int | None
+    entries: tuple[str, ...] = ()
+
+
+def is_judged_by_loss(gates: GatesSpec, evaluation: EvaluationSpec) -> bool:
+    """Whether a loss judges the variant's own task: its test split, unless a kind or `gates.metrics` says
+    otherwise.
+    """
+    declared = next((gates.metrics[name] for name in OWN_NAMES if name in gates.metrics), None)
+    loss = evaluation.kind == "text" if declared is None else declared.endswith("_loss")
+    return loss and not evaluation.task
+
+
+class LossTexts(NamedTuple):
+    """Of a loss that judges: how many texts it takes at a first try, and in a sentence what for."""
+
+    what: str
+    least: int
+    sentence: str
+
+
+def texts_of_losses(gates: GatesSpec, evaluation: EvaluationSpec, *, general: bool) -> tuple[LossTexts, ...]:
+    """`general`: whether general text is held out."""
+    judged = {
+        "general text": gates.general_loss_margin if general else None,
+        "the test split": gates.task_margin if is_judged_by_loss(gates, evaluation) else None,
+    }
+    return tuple(_texts(gates, what, margin) for what, margin in judged.items() if margin is not None)
+
+
+def _texts(gates: GatesSpec, what: str, margin: float) -> LossTexts:
+    level, bound, tail = level_of(gates.alpha), gates.loss_bound, gates.loss_tail
+    mean, rise = least_questions(margin, bound=bound, alpha=level), least_questions(tail, alpha=level)
+    than = "" if bound == LOSS_BOUND else f" than {LOSS_BOUND:g} nats"
+    shown = (
+        f"a mean rise of {margin:g} nats a token can be ruled out" if margin else "a mean fall can be shown"
+    )
+    said = (
+        f"{what} is judged by its loss: from {mean:,} texts on {shown}, each counted up to {bound:g} nats, "
+        f"and from {rise:,} on that {100 * tail:.3g}% or more rise by more{than} (gates.loss_tail)"
+    )
+    return LossTexts(what, max(mean, rise), said)
+
+
+def _declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[_Declared]:
+    """Of a loss both statistics; that of the texts which rise is the same against production."""
+    limit, tasks, general = evaluation.most, evaluation.task, evaluation.general
+    loss, texts = is_judged_by_loss(gates, evaluation), GENERAL_TEXTS
+    own = gates.loss_bound if loss else 1.0
+    rules = [
+        _Declared("task", "task_margin", gates.task_margin, own, limit, tasks),
+        *([_Declared("task", "loss_tail", gates.loss_tail, 1.0, limit)] if loss else []),
+        _Declared("general_loss", "general_loss_margin", gates.general_loss_margin, gates.loss_bound, texts),
+        _Declared("general_loss", "loss_tail", gates.loss_tail, 1.0, texts),
+    ]
+    if general:
+        margin = gates.general_margin
+        rules.append(_Declared("general_benchmark", "general_margin", margin, 1.0, limit, general))
+    if gates.regression_margin is not None:
+        field = "regression_loss_margin" if loss else "regression_margin"
+        rules.append(_Declared("regression", field, getattr(gates, field), own, limit, tasks))
+    if gates.degeneration_margin is not None:
+        margin = gates.degeneration_margin
+        rules.append(_Declared("degeneration", "degeneration_margin", margin, 1.0, len(PROMPTS)))
+    return rules
+
+
+def _words(rule: _Declared, asked: int, least: int, entry: str | None) -> tuple[str, str]:
+    """Why a rule is hopeless, and the way out. `entry`: the task that has no more than is asked."""
+    even = "even a model of which no answer changed" if rule.margin else "even one that got everything right"
+    regression = rule.name == "regression"
+    first = "no version after the first passes" if regression else f"the rule {rule.name} cannot pass"
+    of = f"of {asked:,} questions" if entry is None else f"of the {asked:,} questions that {entry} has"
+    said = f"{first} whatever is trained: {of} {even} would stay undecided"
+    if entry is not None:
+        return said, f"Give it {least:,} questions, name another in its place, or allow more"
+    fix = {
+        "degeneration": "Allow more",
+        "general_loss": "Allow more"
+        if least > GENERAL_TEXTS
+        else f"Give the corpus {least:,} held-out texts, or allow more",
+        **dict.fromkeys(
+            ("task", "regression"),
+            f"Ask {least:,} questions (evaluation.limit, data.splits.test), or allow more",
+        ),
+    }.get(rule.name, f"Raise evaluation.limit to {least:,}, or allow more")
+    return said, fix

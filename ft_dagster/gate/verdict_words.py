@@ -1,0 +1,103 @@
+"""A verdict in words: the one word and the one sentence that every page, command and report has of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ft_dagster.gate.sentences import out_of_reach, units, wanted, would_decide
+from ft_dagster.lineage.verdict import Outcome, Rule, Verdict
+
+NAMED = 3  # rules that a sentence names at most
+WORDS = ("passed", "passed, undecided", "undecided", "failed")
+
+
+def verdict_word(verdict: Verdict) -> str:
+    """One of `WORDS`: what was found, and, where that is undecided, whether it counts as passed."""
+    if verdict.passed:
+        return "passed" if verdict.outcome == "pass" else "passed, undecided"
+    return "undecided" if verdict.outcome == "undecided" else "failed"
+
+
+def rule_word(rule: Rule) -> str:
+    """The same of one rule, "holds" where it is proved and "fails" where it is not to be mended by asking."""
+    if rule.outcome == "undecided":
+        return "undecided, counts as passed" if rule.passed else "undecided"
+    return "holds" if rule.passed else "fails"
+
+
+def verdict_sentence(verdict: Verdict) -> str:
+    """ "Undecided: 1 of 6 rules is neither shown to hold nor to fail (sea_quiz acc 50.0% → 45.0%); about
+    1,433 questions would decide". Begins with the word of `verdict_word`. Of the verdict's own rules: what
+    holds it against the version in production is said by `production_sentence`.
+    """
+    return _sentence(verdict_word(verdict), [rule for rule in verdict.rules if rule.rule != "regression"])
+
+
+def production_sentence(verdict: Verdict) -> str | None:
+    """The rules that held a new version against the one in production; None where there were none."""
+    rules = [rule for rule in verdict.rules if rule.rule == "regression"]
+    if not rules:
+        return None
+    return f"Against production: {_sentence(verdict_word(verdict_of(rules)), rules)}"
+
+
+def verdict_of(rules: Sequence[Rule]) -> Verdict:
+    """What some rules come to by themselves."""
+    found = {rule.outcome for rule in rules}
+    outcome: Outcome = "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
+    return Verdict(all(rule.passed for rule in rules), outcome, tuple(rules))
+
+
+def slowest_rule(rules: Sequence[Rule]) -> Rule | None:
+    """The undecided rule that takes the most questions to decide; None where that is known of none."""
+    known = [rule for rule in rules if rule.outcome == "undecided" and rule.needed]
+    return max(known, key=lambda rule: (out_of_reach(rule), wanted(rule)), default=None)
+
+
+def _sentence(word: str, rules: Sequence[Rule]) -> str:
+    begin = word.capitalize()
+    unproved = [rule for rule in rules if rule.outcome == "undecided"]
+    failed = [rule for rule in rules if rule.outcome == "fail"]
+    if word == "passed":
+        return f"{begin}: {_count(len(rules))} of the gate {'holds' if len(rules) == 1 else 'hold'}"
+    if word == "failed":
+        broken = failed or [rule for rule in rules if not rule.passed]
+        more = f"; {len(unproved)} more undecided" if unproved else ""
+        return f"{begin}: {_of(broken, rules)} {_do(broken, 'does', 'do')} not hold ({_named(broken)}){more}"
+    if word == "passed, undecided":
+        said = f"{_of(unproved, rules)} {_do(unproved, 'is', 'are')} not proved ({_named(unproved)})"
+        return f"{begin}: {said}; what was measured is within the margins, which gates.undecided lets pass"
+    said = f"{_of(unproved, rules)} {_do(unproved, 'is', 'are')} neither shown to hold nor to fail"
+    return f"{begin}: {said} ({_named(unproved)}){_way_out(unproved)}"
+
+
+def _way_out(unproved: Sequence[Rule]) -> str:
+    blocked = next((rule.blocked for rule in unproved if rule.blocked), None)
+    if blocked:
+        return f"; {blocked}"
+    slowest = slowest_rule(unproved)
+    return "" if slowest is None else f"; {would_decide(slowest)}"
+
+
+def _count(number: int) -> str:
+    return "the one rule" if number == 1 else f"all {number} rules"
+
+
+def _of(some: Sequence[Rule], rules: Sequence[Rule]) -> str:
+    return f"{len(some)} of {len(rules)} rule{'s' if len(rules) != 1 else ''}"
+
+
+def _do(some: Sequence[Rule], one: str, several: str) -> str:
+    return one if len(some) == 1 else several
+
+
+def _named(rules: Sequence[Rule]) -> str:
+    said = [_change(rule) for rule in rules[:NAMED]]
+    if len(rules) > NAMED:
+        said.append(f"{len(rules) - NAMED} more")
+    return ", ".join(said)
+
+
+def _change(rule: Rule) -> str:
+    _, show = units(rule.metric, (rule.base, rule.tuned))
+    return f"{rule.task} {rule.metric} {show(rule.base)} → {show(rule.tuned)}"

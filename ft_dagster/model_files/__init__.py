@@ -1,0 +1,1 @@
+"""The files of a model are read: configuration, headers, tensors."""

@@ -1,0 +1,1 @@
+"""Base models are found, checked, derived from releases and quantized."""

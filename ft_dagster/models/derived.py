@@ -1,0 +1,268 @@
+"""Bases that had to be made: which release they start from, and where their folder lies.
+
+base.json of such a base says so: `derived` (from, new_tokens, new_token_ids, folded) where a folder was
+made, `parent` (variant, export, weights, base, mode) where it starts from another variant's release. The
+parent's version and the places of its artifacts are in the manifest's figures: what is the same is found
+under the same digest, whatever its number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.graph import StoredGraph, input_of
+from ft_dagster.lineage.release import history, production, rolled_back_weights
+from ft_dagster.lineage.stale import StaleCause
+from ft_dagster.models.base import locate_base
+from ft_dagster.spec.keys import VariantKey
+from ft_dagster.spec.variant import BaseModelSpec
+from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
+from ft_dagster.store.blobs import Store
+
+FIELD = "base_model.variant"
+MODEL = "model"  # the folder of a derived base, inside its payload
+ADAPTER_CONFIG = "adapter_config.json"
+Mode = Literal["fold", "stack", "whole"]
+
+
+@dataclass(frozen=True)
+class ParentRelease:
+    """The release that a base starts from: its export, and the base of the export's weights.
+
+    `mode`: the export is an adapter to `fold` or to `stack`, or a `whole` model.
+    """
+
+    key: VariantKey
+    version: int
+    export: Artifact
+    base: Artifact
+    mode: Mode
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As base.json has it."""
+        return {
+            "variant": str(self.key),
+            "export": self.export.digest,
+            "weights": self.export.inputs[FINE_TUNED_MODEL.name],
+            "base": self.base.digest,
+            "mode": self.mode,
+        }
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {
+            MODEL_EXPORT.name: self.export.digest,
+            FINE_TUNED_MODEL.name: self.export.inputs[FINE_TUNED_MODEL.name],
+            BASE_MODEL.name: self.base.digest,
+        }
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        places = {MODEL_EXPORT.name: self.export.place, BASE_MODEL.name: self.base.place}
+        return {
+            "variant": str(self.key),
+            "version": self.version,
+            "mode": self.mode,
+            "places": {stage: [place.prefix, place.key] for stage, place in places.items()},
+        }
+
+
+def parent_prefix(child: VariantKey, parent: VariantKey) -> str:
+    """Where a parent's artifacts lie: always within the child's own tenant."""
+    return f"tenants/{child.tenant}/{parent.variant}"
+
+
+def released_parent(
+    store: Store, child: VariantKey, spec: BaseModelSpec, *, file: object = None
+) -> ParentRelease:
+    """The release in production of the variant that `spec` names.
+
+    Raises UserError where there is none, or its artifacts are gone.
+    """
+    key = VariantKey.parse(spec.variant or "", file=file)
+    prefix = parent_prefix(child, key)
+    entry = production(store, prefix)
+    if entry is None:
+        fix = f"Run it first (`ft-dagster run {key}`); once it is released, run {child} again"
+        raise UserError("this variant was never released", file=file, field=FIELD, value=str(key), fix=fix)
+    export = find_artifact(store, Place(prefix, MODEL_EXPORT.name, entry.export_key))
+    if export is None or (export.digest, export.inputs[FINE_TUNED_MODEL.name]) != (
+        entry.export,
+        entry.weights,
+    ):
+        raise _gone(key, entry.version, "its export", file)
+    base = input_of(StoredGraph(store), export, BASE_MODEL.name)
+    if base is None:
+        raise _gone(key, entry.version, "the record of its base", file)
+    adapter = any(part["path"] == ADAPTER_CONFIG for part in export.predicate["payload"])
+    if not adapter and spec.parent_adapter == "stack":
+        raise UserError(
+            f"the release of {key} is a whole model: there is no adapter to stack on",
+            file=file,
+            field="base_model.parent_adapter",
+            value="stack",
+            fix="Leave parent_adapter out",
+        )
+    return ParentRelease(key, entry.version, export, base, spec.parent_adapter if adapter else "whole")
+
+
+def check_adapter(parent: ParentRelease, adapter: Path, *, file: object = None) -> None:
+    """Raises UserError where the parent's adapter (its payload folder) cannot be folded, or stacked."""
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text("utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise UserError(
+            f"{parent.key} is a learned prompt or prefix: it changes no weights to start from",
+            file=file,
+            field=FIELD,
+            value=str(parent.key),
+            fix="Train the parent by lora, qlora, lora_8bit or full",
+        )
+    keeps = {
+        "DoRA": config.get("use_dora"),
+        "trained tokens": config.get("trainable_token_indices"),
+        "whole trained modules": config.get("modules_to_save"),
+    }
+    kept = [name for name, used in keeps.items() if used]
+    if parent.mode == "stack" and kept:
+        raise UserError(
+            f"the adapter of {parent.key} has {', '.join(kept)}: no other adapter can be stacked on it",
+            file=file,
+            field="base_model.parent_adapter",
+            value="stack",
+            fix="Declare `parent_adapter: fold`",
+        )
+
+
+def base_folder(store: Store, base: Artifact, project: Path, cache: Path, *, verify: bool = False) -> Path:
+    """The folder of a base_model artifact on this machine, its files checked. Raises UserError.
+
+    `verify`: every file is hashed again, also one that looks untouched.
+    """
+    if verify:
+        verify_artifact(store, base, cache)
+    payload = base.folder(store, cache) / "payload"
+    record = json.loads((payload / "base.json").read_text("utf-8"))
+    if record.get("derived"):
+        return payload / MODEL
+    parent = record.get("parent")
+    if parent is None:
+        return locate_base(record, project, cache, verify=verify)
+    if parent["mode"] != "whole":
+        return base_folder(
+            store, parent_artifact(store, base, BASE_MODEL.name), project, cache, verify=verify
+        )
+    export = parent_artifact(store, base, MODEL_EXPORT.name)
+    if verify:
+        verify_artifact(store, export, cache)
+    return export.folder(store, cache) / "payload"
+
+
+def base_files(store: Store, base: Artifact, cache: Path) -> dict[str, str]:
+    """sha256 of each file that loading a base_model artifact reads, by its path below `base_folder`."""
+    record = json.loads((base.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
+    return {file["path"]: file["sha256"] for file in record["files"]}
+
+
+def new_token_ids_of(store: Store, base: Artifact, cache: Path) -> list[int]:
+    """Rows of a base's vocabulary that were added for its variant, and are to be trained."""
+    record = json.loads((base.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
+    ids: list[int] = (record.get("derived") or {}).get("new_token_ids", [])
+    return ids
+
+
+def bases_beneath(store: Store, base: Artifact) -> Iterator[Artifact]:
+    """A base_model artifact, and the bases of the releases that it starts from, one after the other down to
+    that of a named source. Raises UserError where one is gone.
+    """
+    yield base
+    while base.figures.get("parent"):
+        base = parent_artifact(store, base, BASE_MODEL.name)
+        yield base
+
+
+def named_source(store: Store, base: Artifact) -> str:
+    """The source of a base as it was declared, by its variant or by the first of those it starts from."""
+    *_, first = bases_beneath(store, base)
+    return str(first.spec["base"]["reference"])
+
+
+def added_tokens(store: Store, base: Artifact) -> list[str]:
+    """What was added to a base's vocabulary, for its variant or for those whose releases it starts from."""
+    added = (each.spec.get("new_tokens") or () for each in bases_beneath(store, base))
+    return list(dict.fromkeys(token for tokens in added for token in tokens))
+
+
+def added_token_ids(store: Store, base: Artifact, cache: Path) -> list[int]:
+    """Their rows: a vocabulary only grows."""
+    extended = [each for each in bases_beneath(store, base) if each.spec.get("new_tokens")]
+    return [id_ for each in extended for id_ in new_token_ids_of(store, each, cache)]
+
+
+def parent_artifact(store: Store, base: Artifact, stage: str) -> Artifact:
+    """The model_export or base_model artifact of the release that `base` starts from. Raises UserError."""
+    parent = base.figures["parent"]
+    found = input_of(StoredGraph(store), base, stage)
+    if found is None:
+        raise _gone(parent["variant"], parent["version"], stage, None)
+    return found
+
+
+def newer_parent(store: Store, child: VariantKey, base: Artifact | None) -> tuple[VariantKey, int] | None:
+    """(parent, version) of the release in production if `base` was made from another one; else None."""
+    used = None if base is None else base.figures.get("parent")
+    if base is None or not used:
+        return None
+    parent = VariantKey.parse(used["variant"])
+    entry = production(store, parent_prefix(child, parent))
+    if entry is None or entry.export == base.inputs[MODEL_EXPORT.name]:
+        return None
+    return parent, entry.version
+
+
+class RolledBack(NamedTuple):
+    """A release that a base was made on, and `why` it was rolled back since."""
+
+    parent: VariantKey
+    version: int
+    why: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.parent} v{self.version}, which it was made on, was rolled back"
+
+
+def rolled_back_beneath(store: Store, base: Artifact) -> Iterator[RolledBack]:
+    """Of all releases that a base was made on, the nearest first. Raises UserError for one that is gone."""
+    for each in bases_beneath(store, base):
+        parent = each.figures.get("parent")
+        if parent:
+            key = VariantKey.parse(parent["variant"])
+            gone = rolled_back_weights(history(store, parent["places"][MODEL_EXPORT.name][0]))
+            if each.inputs[FINE_TUNED_MODEL.name] in gone:
+                yield RolledBack(key, parent["version"], gone[each.inputs[FINE_TUNED_MODEL.name]])
+
+
+def parents_moved(store: Store, child: VariantKey, base: Artifact | None) -> Iterator[StaleCause]:
+    """Why a base is out of date by the releases that it was made on. Raises UserError where one is gone."""
+    back = [] if base is None else list(rolled_back_beneath(store, base))
+    yield from (StaleCause("rolled_back", str(each.parent), each.words) for each in back)
+    newer = newer_parent(store, child, base)
+    if newer is not None and newer[0] not in {each.parent for each in back}:
+        yield StaleCause("parent", str(newer[0]), f"{newer[0]} v{newer[1]} was released since")
+
+
+def _gone(key: object, version: int, what: str, file: object) -> UserError:
+    return UserError(
+        f"version {version} of {key} is released, but {what} is no longer in the store",
+        file=file,
+        field=FIELD,
+        value=str(key),
+        fix="Restore the store from a backup, or run and release that variant again",
+    )

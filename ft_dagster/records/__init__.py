@@ -1,0 +1,1 @@
+"""Records are bound into trees, so that presence and absence can be proved."""

@@ -1,0 +1,159 @@
+"""The records of a mixture: rows.parquet of its evidence, by what the data set and the corpus say of theirs.
+
+A record is in a mixture where an example was made of it: `split` is train, validation or general_holdout,
+`examples` how many. Held-out general text is what the gate asks; records of it are judged with, not trained
+on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ft_dagster.data.files.tables import TableWriter, open_table
+from ft_dagster.data.mixture.mixture_figures import GENERAL
+from ft_dagster.data.mixture.mixture_io import HOLDOUT, read_mixture
+from ft_dagster.data.rows.dataset_io import ORIGINS
+from ft_dagster.records.record_tree import DIGESTS
+
+CARRIED = (
+    *(("path", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("ordinal", pa.int64())),
+    *(("licence", pa.string()), ("group", pa.string())),
+    *((name, pa.string()) for name in DIGESTS),
+)
+SCHEMA = pa.schema(
+    [("split", pa.string()), ("source", pa.string()), ("row", pa.int64()), ("examples", pa.int64()), *CARRIED]
+)
+OF_DATASET = ("split", "row", "source", *DIGESTS)  # what is read of theirs, and older ones may lack
+OF_CORPUS = ("part", "row", *DIGESTS)
+ROW_BYTES = 300  # of a row of evidence, about
+Counts = NDArray[np.int32]
+NONE = np.zeros(0, np.int32)
+
+
+def write_mixture_records(
+    mixture: Path, evidence: Path, dataset: Path, corpus: Path | None, holdout: str = "holdout"
+) -> bool:
+    """Write rows.parquet into `evidence` for the mixture of a payload folder; whether it could be.
+
+    `dataset`, `corpus`: their evidence folders. It cannot where one of them was made before rows were known
+    by record. `holdout`: the corpus' part that is held out.
+    """
+    if not _names_records(dataset / ORIGINS, OF_DATASET):
+        return False
+    if corpus is not None and not _names_records(corpus / ORIGINS, OF_CORPUS):
+        return False
+    with TableWriter(evidence / ORIGINS, SCHEMA) as table:
+        for split in ("train", "validation"):
+            counts = examples_by_row(mixture, split)
+            for source, of in ((None, dataset), (GENERAL, corpus)):
+                if of is not None:
+                    _carry(table, of / ORIGINS, split, source, counts)
+        if corpus is not None:
+            _carry_held(table, corpus / ORIGINS, holdout, held_out_examples(mixture), _corpus_name(mixture))
+    return True
+
+
+def examples_by_row(mixture: Path, split: str) -> dict[str, Counts]:
+    """Source -> how many examples each of its rows has, by the row's number."""
+    found: dict[str, Counts] = {}
+    for shard in read_mixture(mixture).splits[split].shards:
+        with open_table(mixture / shard.file) as table:
+            for batch in table.iter_batches(columns=["source", "row"]):
+                coded = batch.column("source").dictionary_encode()
+                codes, rows = coded.indices.to_numpy(), batch.column("row").to_numpy()
+                for code, source in enumerate(coded.dictionary.to_pylist()):
+                    found[source] = _counted(found.get(source, NONE), rows[codes == code])
+    return found
+
+
+def held_out_examples(mixture: Path) -> dict[str, int]:
+    """Identity (hex) of each held-out document -> how many texts of it the gate asks."""
+    file = mixture / HOLDOUT / "texts.parquet"
+    if not file.is_file():
+        return {}
+    with open_table(file) as table:
+        counted = pc.value_counts(table.read(columns=["group"]).column("group").combine_chunks())
+    return {one["values"]: one["counts"] for one in counted.to_pylist()}
+
+
+def _names_records(file: Path, columns: tuple[str, ...]) -> bool:
+    if not file.is_file():
+        return False
+    with open_table(file) as table:
+        return set(columns) <= set(table.schema_arrow.names)
+
+
+def _carry(table: TableWriter, file: Path, split: str, source: str | None, counts: dict[str, Counts]) -> None:
+    """Add the rows of a split that have examples. `source`: GENERAL for a corpus, whose rows have another."""
+    for batch in _batches(file, split):
+        rows = batch.column("row").to_numpy()
+        named = np.array(batch.column("source").to_pylist(), object) if source is None else None
+        for name, per_row in counts.items():
+            if name.startswith(GENERAL) != (source is not None):
+                continue
+            examples = _at(per_row, rows)
+            chosen = np.flatnonzero((examples > 0) & (True if named is None else named == name))
+            _add(table, batch.take(pa.array(chosen)), examples[chosen], split, name)
+
+
+def _carry_held(table: TableWriter, file: Path, part: str, held: dict[str, int], source: str) -> None:
+    for batch in _batches(file, part):
+        examples = np.array([held.get(one, 0) for one in batch.column("identity").to_pylist()], np.int64)
+        chosen = np.flatnonzero(examples)
+        _add(table, batch.take(pa.array(chosen)), examples[chosen], HOLDOUT, source)
+
+
+def _add(table: TableWriter, rows: Any, examples: NDArray[np.int64], split: str, source: str) -> None:
+    if not len(rows):
+        return
+    columns = [
+        pa.repeat(split, len(rows)),
+        pa.repeat(source, len(rows)),
+        rows.column("row"),
+        pa.array(examples),
+        *(_or_null(rows, name, kind) for name, kind in CARRIED),
+    ]
+    table.add_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), [ROW_BYTES] * len(rows))
+
+
+def _batches(file: Path, split: str) -> Iterator[Any]:
+    """The rows of a data set's split, or a corpus' part."""
+    with open_table(file) as table:
+        name = "split" if "split" in table.schema_arrow.names else "part"
+        for batch in table.iter_batches(8192):
+            yield batch.filter(pc.equal(batch.column(name), split))
+
+
+def _or_null(batch: Any, name: str, kind: Any) -> Any:
+    if name in batch.schema.names:
+        return batch.column(name).cast(kind)
+    return pa.nulls(len(batch), kind)
+
+
+def _counted(counts: Counts, rows: Any) -> Counts:
+    """`counts`, made longer where need be, with one more for each of these rows."""
+    counts = np.pad(counts, (0, max(0, rows.max() + 1 - len(counts))))
+    np.add.at(counts, rows, 1)
+    return counts
+
+
+def _at(counts: Counts, rows: Any) -> NDArray[np.int64]:
+    """`counts[rows]`, 0 beyond its end."""
+    found = np.zeros(len(rows), np.int64)
+    inside = rows < len(counts)
+    found[inside] = counts[rows[inside]]
+    return found
+
+
+def _corpus_name(mixture: Path) -> str:
+    """What a mixture calls its corpus."""
+    splits = read_mixture(mixture).splits.values()
+    named = (name for split in splits for name in split.by_source if name.startswith(GENERAL))
+    return next(named, GENERAL)

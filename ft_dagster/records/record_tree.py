@@ -1,0 +1,237 @@
+"""The record tree of a data set, a corpus or a mixture: evidence of exactly which records it has.
+
+rows.parquet (and dropped.parquet) beside a payload say of each record its `identity`, a `salt`, `record`,
+which is sha256(salt ‖ identity), and the facts: source, file, line, licence, group, split, or why it was left
+out. tree.parquet has a leaf of each, ordered by lookup, the HMAC of the identity under the owner's key; the
+root of the Merkle tree over them stands in the manifest, which binds the files as well. A leaf is
+
+    lookup ‖ record ‖ sha256(salt ‖ facts)          32 bytes each; facts: JSON, names in order, no spaces
+
+so that a record and its salt show that it is in, and two leaves side by side that nothing is between them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ft_dagster.data.files.parquet import column_names, quoted, row_of, rows_of
+from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
+from ft_dagster.errors import UserError
+from ft_dagster.records.merkle import SIZE, MerkleTree, leaf_hash
+from ft_dagster.records.record_keys import RecordKey
+from ft_dagster.schema_version import refuse_newer
+
+SCHEMA_VERSION = 1
+TREE = "tree.parquet"
+FIGURES = "records"  # the figures of a manifest that name the tree
+DIGESTS = ("identity", "record", "salt")  # in hex; all other columns are facts
+RESTORE = "Restore it from a backup, or make the artifact again"
+_AS_FACTS = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+class TreeHead(NamedTuple):
+    """What a manifest says of a tree. `root`: hex. `size`: leaves. `key`: the id of the key that orders
+    them.
+    """
+
+    root: str
+    size: int
+    key: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **self._asdict()}
+
+    @classmethod
+    def of(cls, figures: dict[str, Any], *, file: object = None) -> TreeHead | None:
+        """Of a manifest's figures; None of an artifact that was made before there were trees. Raises
+        UserError.
+        """
+        found = figures.get(FIGURES)
+        if found is None:
+            return None
+        try:
+            refuse_newer(found["schema_version"], SCHEMA_VERSION, file=file)
+            return cls(str(found["root"]), int(found["size"]), str(found["key"]))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                "its figures name no record tree", file=file, field=FIGURES, fix=RESTORE
+            ) from None
+
+
+class RecordRow(NamedTuple):
+    """A row of the evidence. `identity`, `record` and `salt`: bytes. `facts`: the JSON that its leaf
+    binds.
+    """
+
+    identity: bytes
+    record: bytes
+    salt: bytes
+    facts: str
+
+    def leaf(self, lookup: bytes) -> bytes:
+        """The hash of its leaf, see the top."""
+        return leaf_of(lookup, self.record, self.salt, self.facts.encode())
+
+
+def leaf_of(lookup: bytes, record: bytes, salt: bytes, facts: bytes) -> bytes:
+    """The hash of a leaf, see the top."""
+    return leaf_hash(lookup + record + hashlib.sha256(salt + facts).digest())
+
+
+def record_rows(file: Path) -> Iterator[list[RecordRow]]:
+    """The rows of rows.parquet or dropped.parquet, a batch at a time. Raises UserError for another file."""
+    names = column_names(file)
+    check_names(names, file)
+    facts = sorted(set(names) - set(DIGESTS))
+    for batch in rows_of(file, *map(quoted, (*DIGESTS, *facts))):
+        yield [_as_row(row[:3], dict(zip(facts, row[3:], strict=True))) for row in batch]
+
+
+def record_row(file: Path, number: int) -> tuple[RecordRow, dict[str, Any]]:
+    """One row and its facts as a mapping. Raises UserError where there is none."""
+    fields = row_of(file, number)
+    if fields is None:
+        raise UserError(f"it has no row {number}", file=file, fix=RESTORE)
+    check_names(fields, file)
+    return _as_row([fields.pop(name) for name in DIGESTS], fields), fields
+
+
+@dataclass(frozen=True)
+class RecordTree:
+    """tree.parquet as it was read. `lookups`, `leaves`: 32 bytes a leaf, in order of the tree."""
+
+    file: Path
+    lookups: bytes
+    leaves: bytes
+    dropped: Any
+    rows: Any
+
+    @classmethod
+    def read(cls, evidence: Path) -> RecordTree:
+        """Raises UserError for a file that is none, or whose leaves are not in order."""
+        file, lookups, leaves = evidence / TREE, bytearray(), bytearray()
+        dropped, rows = [np.zeros(0, np.bool_)], [np.zeros(0, np.int64)]
+        for batch in rows_of(file, "lookup", "leaf", "dropped", quoted("row")):
+            *hashes, left_out, places = zip(*batch, strict=True)
+            if any(type(each) is not bytes or len(each) != SIZE for column in hashes for each in column):
+                raise UserError("not a record tree: a hash that is none", file=file, fix=RESTORE)
+            dropped.append(np.array(left_out))
+            rows.append(np.array(places))
+            if dropped[-1].dtype != np.bool_ or rows[-1].dtype != np.int64:
+                raise UserError("not a record tree: places that are none", file=file, fix=RESTORE)
+            lookups += b"".join(hashes[0])
+            leaves += b"".join(hashes[1])
+        return cls(file, bytes(lookups), bytes(leaves), np.concatenate(dropped), np.concatenate(rows))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def merkle(self) -> MerkleTree:
+        return MerkleTree(self.leaves)
+
+    def lookup(self, index: int) -> bytes:
+        return self.lookups[index * SIZE : (index + 1) * SIZE]
+
+    def find(self, lookup: bytes) -> range:
+        """The places of a record's leaves; where it has none, an empty range at its place among the
+        others.
+        """
+        first = last = bisect_left(range(len(self)), lookup, key=self.lookup)
+        while last < len(self) and self.lookup(last) == lookup:
+            last += 1
+        return range(first, last)
+
+    def row_file(self, index: int) -> Path:
+        """The file that has the row of a leaf."""
+        return self.file.with_name(DROPPED if self.dropped[index] else ORIGINS)
+
+    def row(self, index: int) -> tuple[RecordRow, dict[str, Any]]:
+        """The row of a leaf and its facts. Raises UserError where the leaf is not that of the row."""
+        row, facts = record_row(self.row_file(index), int(self.rows[index]))
+        if row.leaf(self.lookup(index)) != self.merkle.leaf(index):
+            raise UserError(
+                f"leaf {index} of this record tree is not that of its row", file=self.file, fix=RESTORE
+            )
+        return row, facts
+
+
+@dataclass(frozen=True)
+class TreeLeaves:
+    """Of a record tree what shows that a record of a known row is in it: 37 bytes a leaf. `places`: of each
+    leaf the number of its row; -1 - number of a row of dropped.parquet.
+    """
+
+    file: Path
+    merkle: MerkleTree
+    places: Any
+
+    @classmethod
+    def of(cls, tree: RecordTree) -> TreeLeaves:
+        places = np.where(tree.dropped, -1 - tree.rows, tree.rows)
+        small = len(places) <= np.iinfo(np.int32).max
+        return cls(tree.file, tree.merkle, places.astype(np.int32 if small else np.int64))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def find(self, row: int, *, dropped: bool) -> int | None:
+        """The leaf of a row; None where none is."""
+        [found] = np.nonzero(self.places == (-1 - row if dropped else row))
+        return int(found[0]) if len(found) else None
+
+
+def check_tree(evidence: Path, head: TreeHead, key: RecordKey | None) -> None:
+    """Hold a tree against its rows and its head. Raises UserError that says what differs.
+
+    With its key the lookups too; without, the leaves are made again from the lookups as they are written.
+    """
+    tree = RecordTree.read(evidence)
+    if len(tree) != head.size or tree.merkle.root.hex() != head.root:
+        raise UserError(
+            "the root of this record tree is not the one of the manifest", file=tree.file, fix=RESTORE
+        )
+    places = {
+        (bool(d), int(row)): at for at, (d, row) in enumerate(zip(tree.dropped, tree.rows, strict=True))
+    }
+    for name in row_files(evidence):
+        rows = (row for batch in record_rows(evidence / name) for row in batch)
+        for number, row in enumerate(rows):
+            at = places.pop((name == DROPPED, number), None)
+            if at is None or not _holds(tree, at, row, key):
+                problem = f"row {number} of {name} is not what its leaf says"
+                raise UserError(problem, file=tree.file, fix=RESTORE)
+    if places:
+        raise UserError("this record tree has leaves of no row", file=tree.file, fix=RESTORE)
+    ordered = all(tree.lookup(at) <= tree.lookup(at + 1) for at in range(len(tree) - 1))
+    if not ordered:
+        raise UserError("the leaves of this record tree are out of order", file=tree.file, fix=RESTORE)
+
+
+def _holds(tree: RecordTree, at: int, row: RecordRow, key: RecordKey | None) -> bool:
+    lookup = tree.lookup(at) if key is None else key.lookup(row.identity)
+    committed = hashlib.sha256(row.salt + row.identity).digest() == row.record
+    return committed and lookup == tree.lookup(at) and row.leaf(lookup) == tree.merkle.leaf(at)
+
+
+def row_files(evidence: Path) -> list[str]:
+    return [name for name in (ORIGINS, DROPPED) if (evidence / name).is_file()]
+
+
+def check_names(names: Iterable[str], file: Path) -> None:
+    if not set(DIGESTS) <= set(names):
+        raise UserError("its rows name no records", file=file, fix=RESTORE)
+
+
+def _as_row(digests: Sequence[str], facts: Mapping[str, Any]) -> RecordRow:
+    identity, record, salt = map(bytes.fromhex, digests)
+    return RecordRow(identity, record, salt, _AS_FACTS.encode(facts))

@@ -1,0 +1,135 @@
+"""A workspace with the declaration as it is now, whatever was frozen when the last run began.
+
+A release is judged by what is declared on its day: more questions, another benchmark or another seed demand
+another evaluation, and no other is taken for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, TypeVar, get_args
+
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.models.arithmetic import Dtype
+from ft_dagster.lineage.reachable import PRODUCTION
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, UNSAID_TOKENS
+from ft_dagster.stages import base_evaluation, evaluation
+from ft_dagster.stages.declaration import freeze_tasks
+from ft_dagster.store import Artifact, find_artifact
+from ft_dagster.store.make import Recipe
+from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.stage import Stage
+from ft_dagster.workspace.workspace import Workspace, refuse_experiment
+
+I = TypeVar("I")  # noqa: E741
+_EVALUATION, _BEFORE = evaluation.STAGE.name, base_evaluation.STAGE.name
+
+
+@dataclass(frozen=True)
+class Today(Workspace):
+    """It makes what a release is held against production by, and looks through today's tasks for new tokens;
+    any other artifact that is demanded has to be in the store. Device, arithmetic and engine are those of the
+    newest evaluation, wherever it ran.
+    """
+
+    @cached_property
+    def frozen(self) -> dict[str, Any]:
+        """The parts of declaration.json that an evaluation is made from, as they would be frozen now."""
+        declared = self.declared()
+        return {
+            "spec": declared.spec.model_dump(mode="json"),
+            "tasks": freeze_tasks(declared, self.project, self.roots),
+        }
+
+    @property
+    def device(self) -> str:
+        said = self._newest.get("device")
+        return str(said) if said in ("cpu", "cuda") else super().device
+
+    @property
+    def dtype(self) -> Dtype:
+        said = self._newest.get("dtype")
+        return next((known for known in get_args(Dtype) if known == said), super().dtype)
+
+    @property
+    def engine(self) -> Engine:
+        return self.engine_of(self._newest)
+
+    def upstream(self, stage: str) -> Artifact:
+        return self.find(base_evaluation.STAGE) if stage == _BEFORE else super().upstream(stage)
+
+    def make(self, stage: Stage[I]) -> Artifact:
+        return super().make(stage) if stage.name in (*PRODUCTION, UNSAID_TOKENS.name) else self.find(stage)
+
+    def find(self, stage: Stage[Any]) -> Artifact:
+        """The artifact that is demanded now. Raises UserError, naming what is other than it was."""
+        recipe, _ = self.recipe(stage)
+        found = find_artifact(self.store, recipe.place)
+        if found is None:
+            newest = self.head(stage.name) or self.head(_EVALUATION)
+            changed = differences(recipe, newest)
+            what = ", ".join(changed) or f"the version of {stage.name}"
+            raise UserError(
+                f"{what} changed after the evaluation: the declaration of today demands another",
+                file=self.declared_in,
+                fix="Materialize declaration, base_evaluation and evaluation again",
+            )
+        return found
+
+    @property
+    def _newest(self) -> dict[str, Any]:
+        """What the key of the newest evaluation covers beside digests."""
+        head = self.head(_EVALUATION)
+        return {} if head is None else dict(head.spec)
+
+
+def today(workspace: Workspace) -> Today:
+    """The same workspace, with the declaration as it is now."""
+    return Today(**{each.name: getattr(workspace, each.name) for each in fields(Workspace)})
+
+
+def refuse_unjudged(workspace: Workspace) -> None:
+    """Raises UserError unless the newest evaluation is the one that today's declaration demands."""
+    refuse_experiment(workspace)
+    workspace.upstream(FINE_TUNED_MODEL.name)
+    if today(workspace).find(evaluation.STAGE).place != workspace.upstream(_EVALUATION).place:
+        raise UserError(
+            "the newest evaluation is not the one that the declaration of today demands",
+            file=workspace.declared_in,
+            fix="Materialize declaration, base_evaluation and evaluation again",
+        )
+
+
+def differences(recipe: Recipe, head: Artifact | None) -> list[str]:
+    """What in the key of `recipe` is other than in that of `head`, as a person would name it, sorted."""
+    if head is None:
+        return []
+    now, then = _values(recipe.spec, recipe.inputs), _values(head.spec, head.inputs)
+    named = {_named(path) for path, value in now.items() if then.get(path, ...) != value}
+    return sorted(name for name in named if not any(other.startswith(f"{name}.") for other in named))
+
+
+def _values(spec: dict[str, Any], inputs: dict[str, str]) -> dict[tuple[str, ...], Any]:
+    """All that a key covers, by its path."""
+    digests: dict[tuple[str, ...], Any] = {(name,): digest for name, digest in inputs.items()}
+    return {**dict(_leaves(spec)), **digests}
+
+
+def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(tree, dict) or not tree:
+        yield path, tree
+        return
+    for name, value in tree.items():
+        yield from _leaves(value, (*path, *(name.split(".") if not path else [name])))
+
+
+def _named(path: tuple[str, ...]) -> str:
+    """A field as it is declared, a task as it is declared, else the part's own name."""
+    for marker in ("spec", "tasks"):
+        if marker in path[:-1]:
+            return ".".join(path[path.index(marker) + 1 :])
+    if path[-1] == "tasks":  # none are declared
+        return f"evaluation.{path[0]}"
+    return ".".join(path)

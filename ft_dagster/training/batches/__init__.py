@@ -1,0 +1,1 @@
+"""Examples are packed into batches, and attention is kept within each."""

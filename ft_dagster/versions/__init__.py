@@ -1,0 +1,1 @@
+"""Questions about a version: is it up to date, what made it, what does it hold."""

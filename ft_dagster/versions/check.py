@@ -1,0 +1,238 @@
+"""Look at everything a declaration names before any work is done."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.data.rendering.chat_rules import chats
+from ft_dagster.data.rendering.new_tokens import check_tokens, pieces_of
+from ft_dagster.data.rendering.render import load_tokenizer
+from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.rows_read import READ, FileRead, RowsLook, rows_sentence
+from ft_dagster.data.sources.locations import DeclaredAt
+from ft_dagster.errors import UserError, UserErrors, all_of
+from ft_dagster.evaluation.tasks.tasks import tasks_digest
+from ft_dagster.gate.answer_scores import find_database
+from ft_dagster.gate.power import texts_of_losses
+from ft_dagster.lineage.release import production
+from ft_dagster.models.base import resolve_base
+from ft_dagster.models.derived import check_adapter, parent_prefix, released_parent
+from ft_dagster.models.load_report import unused_words
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declarations, VariantKey, VariantSpec
+from ft_dagster.spec.named import named_by
+from ft_dagster.spec.variant import BaseModelSpec
+from ft_dagster.stage_entries import TRAINING_MIXTURE, TRAINING_PLAN
+from ft_dagster.store import read_head
+from ft_dagster.workspace.policy import problems, unknown_targets
+from ft_dagster.workspace.rendered_prompts import notes_on_prompts
+from ft_dagster.workspace.workspace import Workspace
+
+PARENT = "base_model.variant"
+LEFT_TO_PLANS = {  # by the former word `auto`: field -> stage, and the figure that has what came of it
+    "method.rank": (TRAINING_PLAN.name, "method", "rank"),
+    "data.general.share": (TRAINING_MIXTURE.name, "general_share", "asked"),
+}
+
+
+class CheckedBase(NamedTuple):
+    """A base in words, and where it lies; None where it is a release that is not there yet."""
+
+    said: str
+    folder: Path | None = None
+
+
+class Mistakes:
+    """Errors gathered one after the other, so that one does not hide the next."""
+
+    def __init__(self, file: Path, errors: Iterable[UserError] = ()) -> None:
+        self.file = file
+        self.errors = list(errors)
+
+    @contextmanager
+    def gathered(self, field: str) -> Iterator[None]:
+        """Keep a UserError from inside; what the file system refuses is one of `field`."""
+        try:
+            yield
+        except UserError as error:
+            self.add(all_of(error))
+        except OSError as error:
+            where = self.file if error.errno == errno.ENAMETOOLONG else error.filename or self.file
+            fix = f"Check its permissions, or what {field} names"
+            problem = f"cannot be read: {error.strerror or error}"
+            self.errors.append(UserError(problem, file=where, field=field, fix=fix))
+
+    def add(self, errors: Iterable[UserError]) -> None:
+        """Those that were not gathered yet."""
+        self.errors += [one for one in errors if str(one) not in map(str, self.errors)]
+
+    def end(self) -> None:
+        """Raises UserError where there was any mistake."""
+        if self.errors:
+            raise UserErrors.of(self.errors)
+
+
+@dataclass
+class Looks:
+    """`most`: rows of each source that are read, None: all. `corpora`: what was found in the rows of general
+    corpora, each of which is read once for all variants.
+    """
+
+    most: int | None = READ
+    corpora: dict[str, tuple[list[FileRead], list[UserError]]] = field(default_factory=dict)
+
+
+def check_variant(
+    settings: Settings, key: VariantKey, declarations: Declarations | None = None, looks: Looks | None = None
+) -> dict[str, Any]:
+    """Read a declaration, its base, corpus, tasks, database and rows of each source: the first, or all.
+
+    Raises UserError for all mistakes at once: of a declaration that is invalid, those of what it names too.
+    What the platform does not allow, and a gate that cannot hold, are mistakes as well. `warnings`: what is
+    none, and is to be known before a run.
+    """
+    declarations, looks = declarations or Declarations(settings.project), looks or Looks()
+    file, roots = declarations.file(key), settings.roots(key.tenant)
+    found = Mistakes(file, (_with_number(settings, key, one) for one in declarations.errors(key)))
+    if not found.errors:
+        declared = declarations.declared(key)
+        found.errors += [*problems(settings, declared), *unknown_targets(settings, declared)]
+    named = named_by(declarations.content(key))
+    base, rows, tasks = CheckedBase(""), list[Row](), set[str]()
+    if named.base_model is not None and not any(one.field == PARENT for one in found.errors):
+        with found.gathered("base_model"):
+            base = _check_base(settings, key, file, named.base_model)
+    for role, entries in named.tasks.items():
+        tasks |= _check_tasks(settings, key, role, entries, found)
+    if named.database is not None:
+        with found.gathered("evaluation.database"):
+            find_database(named.database, settings.project, file, roots)
+    look = RowsLook(settings.project, looks.most)
+    for i, source in named.sources.items():
+        at = f"data.sources[{i}]"
+        with found.gathered(f"{at}.path"):
+            rows += look.rows(source, DeclaredAt(file, at, roots))
+    if named.corpus is not None:
+        look.files += _check_corpus(declarations, named.corpus, looks, found)
+    tokenizer, few = None, tuple[str, ...]()
+    workspace = Workspace(settings, key, looking=True)
+    if not found.errors:
+        with found.gathered("base_model"):
+            tokenizer = _tokenizer_of(rows, base)
+        with found.gathered("data.sources"):
+            few = _few(workspace, base)
+    found.end()
+    spec, sources = declarations.declared(key).spec, len(named.sources)
+    exchange = spec.data.render == "auto" and tokenizer is not None and chats(tokenizer)
+    how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
+    losses, seen = _losses(spec), rows_sentence(look.files) + how
+    return {
+        "base_model": base.said,
+        "sources": sources,
+        "tasks": sorted(tasks),
+        "files": [each.to_json() for each in look.files],
+        "losses": losses,
+        "summary": "; ".join([f"{base.said}, {sources} sources, {len(tasks)} tasks", seen, *losses]),
+        "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *few],
+    }
+
+
+def _with_number(settings: Settings, key: VariantKey, error: UserError) -> UserError:
+    """The refusal of the former word `auto` with the number that came of it, where the store has one."""
+    if error.value != "auto" or error.field not in LEFT_TO_PLANS:
+        return error
+    stage, part, name = LEFT_TO_PLANS[error.field]
+    newest = read_head(settings.open_store(key.tenant), key.prefix, stage)
+    number = None if newest is None else newest.figures[part].get(name)
+    if number is None:
+        return error
+    fix = f"Name {number:g}, which its newest {stage} has, or leave it out for the usual value"
+    return UserError(error.problem, fix=fix, file=error.file, field=error.field, value=error.value)
+
+
+def _tokenizer_of(rows: list[Row], base: CheckedBase) -> Any | None:
+    """Of the base, where rows may be rendered by its chat template; None without such rows, where it is not
+    there yet, or where what renders them is not installed here.
+    """
+    if all(row.kind != "prompt_completion" for row in rows):
+        return None
+    if base.folder is None or find_spec("transformers") is None:
+        return None
+    return load_tokenizer(base.folder)
+
+
+def _few(workspace: Workspace, base: CheckedBase) -> tuple[str, ...]:
+    """See `foreseen`; nothing where the base is a release, or what renders rows is not installed here."""
+    if base.folder is None or workspace.declared().spec.base_model.variant or not find_spec("transformers"):
+        return ()
+    from ft_dagster.versions.few_rows import foreseen
+
+    return foreseen(workspace, base.folder)
+
+
+def _losses(spec: VariantSpec) -> list[str]:
+    """How many texts each loss that judges takes."""
+    found = texts_of_losses(spec.gates, spec.evaluation, general=spec.data.general is not None)
+    return [f"{loss.what} is judged by its loss, of {loss.least:,} texts or more" for loss in found]
+
+
+def _check_corpus(declarations: Declarations, name: str, looks: Looks, found: Mistakes) -> list[FileRead]:
+    """The files of a general corpus that were read."""
+    corpus = None
+    with found.gathered("data.general.corpus"):
+        corpus = declarations.corpus(name, asked_by=found.file)
+    if corpus is None:
+        return []
+    if name not in looks.corpora:
+        file, look = declarations.corpus_files()[name], RowsLook(declarations.project, looks.most)
+        wrong = Mistakes(file)
+        for i, source in enumerate(corpus.sources):
+            with wrong.gathered(f"sources[{i}].path"):
+                look.raw_rows(source, DeclaredAt(file, f"sources[{i}]"))
+        looks.corpora[name] = look.files, wrong.errors
+    files, errors = looks.corpora[name]
+    found.add(errors)
+    return files
+
+
+def _check_tasks(
+    settings: Settings, key: VariantKey, role: str, entries: tuple[str, ...], found: Mistakes
+) -> set[str]:
+    """The entries that are tasks; each is looked at, whatever is wrong with the others."""
+    field, known, roots = f"evaluation.{role}", [], settings.roots(key.tenant)
+    for entry in entries:
+        with found.gathered(field):
+            tasks_digest([entry], settings.project, field=field, asked_by=found.file, roots=roots)
+            known.append(entry)
+    with found.gathered(field):  # a name that stands twice
+        tasks_digest(known, settings.project, field=field, asked_by=found.file, roots=roots)
+    return set(known)
+
+
+def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModelSpec) -> CheckedBase:
+    """What training would start from; its new tokens are tried on its tokenizer."""
+    store, cache = settings.open_store(), settings.cache_folder
+    check_tokens(spec.new_tokens, file=file)
+    if spec.variant is None:
+        roots, listed = settings.roots(key.tenant), bool(settings.policies().of(key.tenant).bases)
+        base = resolve_base(spec, settings.project, cache, declared_in=file, roots=roots, bound=listed)
+        folder, said = base.folder, str(base.content["architecture"])
+        said += f" ({unused_words(base.unused)})" if base.unused else ""
+    elif production(store, parent_prefix(key, VariantKey.parse(spec.variant))) is None:
+        return CheckedBase(f"starts from {spec.variant}, which is not released yet: run that first")
+    else:
+        parent = released_parent(store, key, spec, file=file)
+        folder = parent.export.folder(store, cache) / "payload"
+        if parent.mode != "whole":
+            check_adapter(parent, folder, file=file)
+        said = f"{parent.key} v{parent.version} ({parent.mode})"
+    if spec.new_tokens:
+        pieces_of(spec.new_tokens, load_tokenizer(folder), file=file)
+        said += f" with {len(spec.new_tokens)} new tokens"
+    return CheckedBase(said, folder)

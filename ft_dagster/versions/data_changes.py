@@ -1,0 +1,69 @@
+"""What of a variant's rows is other than in an earlier version: how many, never which."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import NamedTuple
+
+from ft_dagster.data.rows.row_changes import split_identities
+from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of
+from ft_dagster.lineage.release import history
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
+from ft_dagster.store import Artifact
+from ft_dagster.versions.version_files import UNREADABLE, told
+from ft_dagster.workspace.workspace import Workspace
+
+LOOKED_AT = 10  # versions
+TO_ROWS = (TRAINING_MIXTURE.name, TASK_DATASET.name)  # from weights
+
+
+class DataChanges(NamedTuple):
+    """Identities of rows by split: `before`, in `version`, and `now`."""
+
+    version: int
+    before: dict[str, set[bytes]]
+    now: dict[str, set[bytes]]
+
+    @property
+    def added(self) -> int:
+        return len(_every(self.now) - _every(self.before))
+
+    @property
+    def removed(self) -> int:
+        return len(_every(self.before) - _every(self.now))
+
+
+def data_changes(workspace: Workspace, dataset: Artifact) -> DataChanges | None:
+    """Against the newest version that was made of other rows; None where there is none, or its rows are not
+    known any more.
+    """
+    try:
+        found = _before(workspace, dataset)
+        if found is None:
+            return None
+        version, then = found
+        sides = [
+            split_identities(each.folder(workspace.store, workspace.cache) / "evidence")
+            for each in (then, dataset)
+        ]
+    except UNREADABLE as error:
+        told(error)  # raises where the storage is out of reach
+        return None
+    return DataChanges(version, *sides) if all(sides) else None
+
+
+def _before(workspace: Workspace, dataset: Artifact) -> tuple[int, Artifact] | None:
+    store, prefix = workspace.store, workspace.prefix
+    released = [entry for entry in reversed(history(store, prefix)) if entry.action == RELEASE]
+    graph = StoredGraph(store)
+    for entry in islice(released, LOOKED_AT):
+        weights = find_digest(store, [prefix], FINE_TUNED_MODEL.name, entry.weights)
+        rows = None if weights is None else input_of(graph, weights, *TO_ROWS)
+        if rows is not None and rows.digest != dataset.digest:
+            return entry.version, rows
+    return None
+
+
+def _every(splits: dict[str, set[bytes]]) -> set[bytes]:
+    return set().union(*splits.values())

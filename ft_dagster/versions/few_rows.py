@@ -1,0 +1,56 @@
+"""What a plan will warn of, said by `check` from a sample of the rows: no dry run, and nothing is kept."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from ft_dagster.data.rows.rows_read import KEPT, READ
+from ft_dagster.errors import UserError
+from ft_dagster.methods import METHODS
+from ft_dagster.model_files.weights import measure_weights, weight_files
+from ft_dagster.planning.advice import few_steps
+from ft_dagster.planning.context import facts_of, hardware_of
+from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.methods.training_settings import steps_of
+from ft_dagster.planning.survey import resolve, with_method
+from ft_dagster.spec import VariantSpec
+from ft_dagster.versions.plan_warnings import too_few_rows
+from ft_dagster.versions.preview import sample
+from ft_dagster.workspace.plan_fields import leak_where_packed
+from ft_dagster.workspace.workspace import Workspace
+
+
+def foreseen(workspace: Workspace, base: Path) -> tuple[str, ...]:
+    """One line each, of the declaration as it is now. `base`: its folder. Raises UserError for rows that a
+    run would refuse.
+    """
+    declared = workspace.declared()
+    roots = workspace.roots
+    data = sample(declared, workspace.project, base, roots, first=KEPT, most=READ)
+    if data.more:
+        return ()  # of so many rows neither steps nor test rows are few
+    spec, hardware = declared.spec, hardware_of(declared.spec, workspace.trains_on, workspace.project)
+    parameters, stored, _ = measure_weights(base, weight_files(base))
+    facts = facts_of(data.counts, parameters, stored, base, hardware, leak=None)
+    few = _few_steps(spec, facts)
+    if few is not None:  # packed; as many or more where examples cannot be
+        few = _few_steps(spec, replace(facts, leak=leak_where_packed(spec, base, workspace.cache)))
+    basis = "" if spec.training.max_steps else f" ({data.basis})"
+    return (*([] if few is None else [few + basis]), *too_few_rows(spec, data.test_rows))
+
+
+def _few_steps(spec: VariantSpec, facts: Facts) -> str | None:
+    """By the method that is declared, else by the one that would take most. Raises UserError for what the
+    declared one cannot have.
+    """
+    if spec.method.name != "auto":
+        training = resolve(spec, facts).training
+        return few_steps(training, facts, steps_of(training, facts))
+    found = []
+    for name, known in METHODS.items():
+        with suppress(UserError):  # the plan says which cannot be had, and why
+            found += [] if known.trains == "prompt" else [resolve(with_method(spec, name), facts).training]
+    most = max(found, key=lambda training: steps_of(training, facts), default=None)
+    return None if most is None else few_steps(most, facts, steps_of(most, facts))

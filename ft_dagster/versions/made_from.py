@@ -1,0 +1,117 @@
+"""The artifacts that a variant's version was made from, found from the heads and the manifests alone, and as
+a run would find them now: what was made again with equal bytes stands for what it was made from.
+
+The version in production; before the first release the newest that was judged, or at least trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.graph import Input, StoredGraph, of_equal_bytes, parts_of_version, stage_of
+from ft_dagster.lineage.release import history, served_in
+from ft_dagster.stage_entries import (
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TASK_DATASET,
+)
+from ft_dagster.stages.chain import CHAIN, ON_DEMAND
+from ft_dagster.store import SHARED, Artifact, Place, Store, find_artifact, read_head
+from ft_dagster.workspace.stage_version import is_of_now
+
+STAGES = tuple(stage.name for stage in CHAIN)
+HEADLESS = {stage.name for stage in ON_DEMAND}
+FOLLOWED = {*STAGES, *HEADLESS}
+
+
+class VersionArtifacts(NamedTuple):
+    """`artifacts`: by stage, none before anything was trained; without the corpus, which is the platform's.
+    `heads`: the newest of each stage, of what was trained. `log`: the variant's releases, oldest first.
+    """
+
+    artifacts: Mapping[str, Artifact]
+    heads: Mapping[str, Artifact | None]
+    log: tuple[ReleaseEntry, ...]
+
+    @property
+    def released(self) -> ReleaseEntry | None:
+        return served_in(self.log)
+
+    @property
+    def sources_then(self) -> str | None:
+        """The digest of the sources' fingerprints that its rows were read by."""
+        rows = self.artifacts.get(TASK_DATASET.name)
+        return None if rows is None else rows.inputs.get("sources")
+
+
+def version_artifacts(store: Store, prefix: str) -> VersionArtifacts:
+    """Of the variant whose part of the store is `prefix`; what retention removed is left out. Raises
+    UserError for damage.
+    """
+    log = tuple(history(store, prefix))
+    if not log and all(
+        read_head(store, prefix, stage) is None for stage in (FINE_TUNED_MODEL.name, EVALUATION.name)
+    ):
+        return VersionArtifacts({}, {}, log)
+    heads = {stage: read_head(store, prefix, stage) for stage in STAGES}
+    root = _root(store, prefix, heads, served_in(log))
+    found = [] if root is None else [root]
+    parts = parts_of_version(_AsFoundNow(store, heads), found, FOLLOWED)
+    return VersionArtifacts(parts, heads, log)
+
+
+def _root(
+    store: Store, prefix: str, heads: Mapping[str, Artifact | None], released: ReleaseEntry | None
+) -> Artifact | None:
+    export, judged, trained = (
+        heads[stage] for stage in (MODEL_EXPORT.name, EVALUATION.name, FINE_TUNED_MODEL.name)
+    )
+    if released is not None:
+        if export is not None and export.digest == released.export:
+            return export
+        return find_artifact(store, Place(prefix, MODEL_EXPORT.name, released.export_key))
+    if judged is None or (trained is not None and judged.inputs.get(FINE_TUNED_MODEL.name) != trained.digest):
+        return trained
+    return export if export is not None and export.inputs.get(EVALUATION.name) == judged.digest else judged
+
+
+@dataclass(frozen=True)
+class _AsFoundNow(StoredGraph):
+    """The graph that a run would find now; of equal bytes the newest."""
+
+    heads: Mapping[str, Artifact | None]
+
+    def find(self, artifact: Artifact, name: str, one: Input) -> Sequence[Artifact]:
+        """The head of the stage where it has the bytes, else what is named. Of a stage on demand that was
+        raised since, the one of today's version that was made from most of the same: what was made of the
+        bytes keeps naming the old one, for it is not made again.
+        """
+        stage = stage_of(artifact, name)
+        head = self.heads.get(stage)
+        if head is not None and head.digest == one.digest:
+            return (head,)
+        found = super().find(artifact, name, one)
+        if not found or stage not in HEADLESS or is_of_now(found[0]):
+            return found
+        places = (artifact.place.prefix, SHARED)
+        today = filter(is_of_now, of_equal_bytes(self.store, places, stage, one.digest))
+        return (max(today, key=partial(_in_common, found[0]), default=found[0]),)
+
+
+def _in_common(one: Artifact, other: Artifact) -> int:
+    """How many values the keys of both cover."""
+    there = dict(_values({**other.inputs, **other.spec}))
+    return sum(there.get(path, ...) == value for path, value in _values({**one.inputs, **one.spec}))
+
+
+def _values(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(tree, dict):
+        yield path, tree
+        return
+    for name, value in tree.items():
+        yield from _values(value, (*path, name))

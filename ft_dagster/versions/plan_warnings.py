@@ -1,0 +1,94 @@
+"""What a person should know before a plan is trained, of judging and serving too."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ft_dagster.gate.power import hopeless_gates, texts_of_losses
+from ft_dagster.gate.sentences import out_of_reach, wanted, would_decide
+from ft_dagster.gate.verdict_words import slowest_rule
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning.advice import release_warnings
+from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_margins
+from ft_dagster.planning.estimate import Estimate
+from ft_dagster.spec import VariantSpec
+from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
+from ft_dagster.store import Artifact
+from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.training.watch.spectrum import ABOUT_RANK
+from ft_dagster.workspace.plan_context import variants_on_base
+from ft_dagster.workspace.workspace import Workspace
+
+
+def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, test_rows: int) -> list[str]:
+    """One line each. Where an evaluation measured how answers differ, it says how many questions would
+    decide; before the first, an assumption about them does. `test_rows`: of the test split.
+    """
+    variants = variants_on_base(workspace.project, workspace.key, spec)
+    served = release_warnings(spec, estimate.plan.name, estimate.storage, len(variants))
+    judged = workspace.head(EVALUATION.name)
+    seconds = (
+        workspace.context.past.seconds_per_question(variants) if spec.evaluation.limit == "auto" else None
+    )
+    batches = asking_in_batches(spec.gates, spec.evaluation, seconds)
+    trained = workspace.head(FINE_TUNED_MODEL.name)
+    before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
+    asked = (*too_few_rows(spec, test_rows), *_questions(judged, spec, test_rows))
+    return [*estimate.warnings, *before, *served, *asked, *batches]
+
+
+def too_few_rows(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
+    """That the variant's own rows decide nothing, of a first version or of one against production: a run is
+    refused for it, or, where `gates.undecided` lets pass what was measured, no verdict is ever more.
+    """
+    if spec.evaluation.task:
+        return ()
+    strict = spec.gates.model_copy(update={"undecided": "fail"})
+    asked_all, asked = (
+        {(rule.rule, rule.field): rule for rule in hopeless_gates(strict, spec.evaluation, known)}
+        for known in ({}, {"task": test_rows})
+    )
+    found = [rule for place, rule in asked.items() if place not in asked_all]
+    if spec.gates.undecided == "fail":
+        return tuple(f"{rule.sentence}. {rule.fix} ({rule.field})" for rule in found)
+    return tuple(
+        f"{rule.asked:,} test rows leave {rule.field} undecided whatever is trained, and it passes as it was "
+        f"measured (gates.undecided); from {rule.least:,} rows on it can be decided"
+        for rule in found
+    )
+
+
+def rank_of_before(trained: TrainingFigures, method: str) -> list[str]:
+    """What the singular values of the version before say about the rank, where it was taught by `method`."""
+    if trained.method != method:
+        return []
+    return [f"of the version before: {line}" for line in trained.advice if line.startswith(ABOUT_RANK)]
+
+
+def _questions(judged: Artifact | None, spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
+    losses = texts_of_losses(spec.gates, spec.evaluation, general=spec.data.general is not None)
+    texts = [loss.sentence for loss in losses]
+    if judged is None or "verdict" not in judged.figures:
+        return (*unseen_margins(spec.gates, spec.evaluation, test_rows), *texts)
+    verdict = Verdict.from_json(judged.figures["verdict"])
+    known = any(rule.tail is not None for rule in verdict.rules)
+    return (*still_undecided(verdict, spec.evaluation.limit), *(() if known else texts))
+
+
+def still_undecided(verdict: Verdict, limit: int | Literal["auto"] | None) -> tuple[str, ...]:
+    """What would decide the rules that the newest verdict left undecided; none where `limit` asks enough."""
+    slowest = slowest_rule(verdict.rules)
+    if slowest is None or (verdict.passed and out_of_reach(slowest)):
+        return ()
+    undecided = ", ".join(
+        f"{rule.task} {rule.metric}" for rule in verdict.rules if rule.outcome == "undecided"
+    )
+    measured = f"as its newest evaluation measured, {would_decide(slowest)} {undecided}"
+    if out_of_reach(slowest):
+        return (f"{measured}; allow a larger fall (gates)",)
+    if slowest.rule == "general_loss":  # whatever the limit
+        return (f"{measured}; the corpus held out {slowest.units or slowest.questions:,}",)
+    if limit == "auto" or (limit is not None and limit >= wanted(slowest)):
+        return ()
+    asked = "evaluation.limit asks all there are" if limit is None else f"evaluation.limit is {limit:,}"
+    return (f"{measured}; {asked}",)

@@ -1,0 +1,281 @@
+"""A variant's plan before its graph has run: from a sample of its sources where there is no mixture yet.
+
+Sampled rows are rendered and tokenized as the mixture will be; duplicates and overlaps with the evaluation,
+which it drops, are not looked for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.data.mixture.mixture import asked_share
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.data.rendering.chat_rules import chats
+from ft_dagster.data.rendering.examples import examples_of, refuse_kind
+from ft_dagster.data.rendering.render import load_tokenizer
+from ft_dagster.data.rows.dataset_io import read_split
+from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.sources import read_raw, read_rows
+from ft_dagster.data.sources.locations import DeclaredAt
+from ft_dagster.errors import UserError
+from ft_dagster.launch.choice import refuse_lacking
+from ft_dagster.model_files.weights import CONFIG, measure_weights, weight_files
+from ft_dagster.models.base import resolve_base
+from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_in_key, hardware_of
+from ft_dagster.planning.estimate import Estimate
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.planning.packed_rows import is_counted, read_lengths
+from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.probe import leaves_open
+from ft_dagster.roots import Roots
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declared, VariantKey, VariantSpec
+from ft_dagster.spec.narrow import narrowed, shown
+from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TASK_DATASET, TRAINING_MIXTURE
+from ft_dagster.stages import probe, task_dataset, training_mixture, training_plan
+from ft_dagster.stages.declaration import freeze
+from ft_dagster.store import Artifact, find_artifact
+from ft_dagster.versions.plan_warnings import plan_warnings
+from ft_dagster.workspace.judging_devices import judges_among, refuse_unheld
+from ft_dagster.workspace.plan_context import context_of, context_without_base
+from ft_dagster.workspace.plan_fields import leak_where_packed, ranked_by
+from ft_dagster.workspace.policy import refuse_declared, too_dear
+from ft_dagster.workspace.rendered_prompts import notes_on_prompts, rendered_otherwise
+from ft_dagster.workspace.stage_version import is_of_now
+from ft_dagster.workspace.workspace import Workspace, named_in
+
+ROWS = 400  # of each source, tokenized
+COUNTED = 1_000_000  # of each source, read to be counted
+
+
+class Counted(NamedTuple):
+    """Facts of the data, where they come from, and some of its rows. `more`: some source has more rows than
+    were counted.
+    """
+
+    counts: Counts
+    basis: str
+    test_rows: int
+    rows: tuple[Row, ...]
+    more: bool = False
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A plan that is not kept. `basis`: what `examples`, `tokens` and `test_rows` rest on.
+
+    `warnings`: the estimate's, and those about how it would be judged and served.
+    """
+
+    variant: str
+    basis: str
+    examples: int
+    tokens: int
+    test_rows: int
+    estimate: Estimate
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        own = {name: value for name, value in vars(self).items() if name != "estimate"}
+        return {**self.estimate.to_json(), **own, "warnings": list(self.warnings)}
+
+
+def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None = None) -> Preview:
+    """A plan as it would be made now, on this host or on `hardware`; nothing is kept.
+
+    Raises UserError, also for what this host can never lend.
+    """
+    workspace = Workspace(settings, key)
+    declared = workspace.declared()
+    refuse_declared(workspace)
+    with named_in(declared.file):
+        return _planned(workspace, declared, hardware)
+
+
+def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -> Preview:
+    spec, project = declared.spec, workspace.project
+    if named is None:
+        refuse_lacking(workspace.settings, workspace.leases, declared.key, spec)
+    hardware = named or hardware_of(spec, workspace.trains_on, project)
+    judges = judges_among(named) if named else workspace.judges(spec)
+    base, mixture = _recorded(workspace, declared)
+    if base is not None:
+        folder = workspace.base_folder(base)
+        parameters, stored = base.figures["parameters"], base.figures["weights_bytes"]
+        context = context_of(workspace.context, spec, base, mixture, hardware)
+    elif spec.base_model.variant is not None:
+        raise UserError(
+            "starts from another variant's release, which no run has taken up yet",
+            field="base_model.variant",
+            value=spec.base_model.variant,
+            fix="Materialize base_model of this variant first",
+        )
+    else:
+        folder = resolve_base(
+            spec.base_model,
+            project,
+            workspace.cache,
+            declared_in=declared.file,
+            roots=workspace.roots,
+            bound=bool(workspace.settings.policies().of(declared.key.tenant).bases),
+        ).folder
+        parameters, stored, _ = measure_weights(folder, weight_files(folder))
+        context = context_without_base(workspace.context, spec, folder, hardware)
+    context = replace(context, judges=judges)
+    if mixture is None:
+        data = sample(declared, project, folder, workspace.roots)
+    else:
+        data = _counted(workspace, mixture)
+        if is_counted(MixtureFigures.of(mixture)):
+            context = replace(context, lengths=read_lengths(workspace.payload(mixture)))
+    probed = None if mixture is None else _probed(workspace, spec, hardware)
+    tried = probe.read_result(workspace, probed)
+    context = replace(context, probed_hours=probe.hours_taken(probed))
+    leak = leak_where_packed(spec, folder, workspace.cache)
+    facts = facts_of(data.counts, parameters, stored, folder, hardware, leak=leak)
+    plan = make_plan(spec, facts, context, tried)
+    if named is None:
+        refuse_unheld(plan.estimate.judged_on, declared.file)
+    dear = too_dear(workspace, plan.estimate.predicted, hardware)
+    if dear and named is None and mixture and _is_carried_out(workspace, declared):
+        dear = None
+    refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
+    notes = notes_on_prompts(workspace, spec, data.rows, load_tokenizer(folder))
+    warnings = (*refused, *notes, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
+    sizes = data.counts.examples, data.counts.tokens, data.test_rows
+    return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings)
+
+
+def _is_carried_out(workspace: Workspace, declared: Declared) -> bool:
+    """Whether a model stands that was trained by the plan for what is declared now."""
+    if workspace.frozen != freeze(declared, workspace.project, workspace.cache, workspace.roots):
+        return False
+    try:
+        recipe, _ = replace(workspace, looking=True).recipe(training_plan.STAGE)
+    except UserError:  # what it would be made from is not there
+        return False
+    plan = find_artifact(workspace.store, recipe.place)
+    return plan is not None and training_plan.is_carried_out(workspace, plan)
+
+
+def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None]:
+    """The newest base and mixture, each where it is still that of the declaration as it is now."""
+    base, mixture = workspace.head(BASE_MODEL.name), workspace.head(TRAINING_MIXTURE.name)
+    if base is None or workspace.head(DECLARATION.name) is None:
+        return None, None
+    now = freeze(declared, workspace.project, workspace.cache, workspace.roots)
+    then = workspace.frozen
+    if then["spec"]["base_model"] != now["spec"]["base_model"]:
+        return None, None
+    same = all(then[part] == now[part] for part in ("sources", "tasks"))
+    same = same and _alike(workspace.spec, declared.spec, task_dataset.STAGE.fields)
+    mixed = same and _alike(workspace.spec, declared.spec, training_mixture.STAGE.fields)
+    mixed = mixed and mixture is not None and is_of_now(mixture)
+    if mixed:
+        heads = {
+            stage: workspace.head(stage)
+            for stage in (BASE_MODEL.name, TASK_DATASET.name, TRAINING_MIXTURE.name)
+        }
+        made = {stage: head for stage, head in heads.items() if head is not None}
+        mixed = not rendered_otherwise(workspace.context, declared.spec, made)
+    return base, mixture if mixed else None
+
+
+def _probed(workspace: Workspace, spec: VariantSpec, hardware: Hardware) -> Artifact | None:
+    """A probe of this mixture, if it is that of the declaration as it is now, on this hardware."""
+    then = workspace.spec
+    same_key = shown(probe.keyed(then)) == shown(probe.keyed(spec)) and ranked_by(then) == ranked_by(spec)
+    if not leaves_open(spec) or not same_key:
+        return None
+    try:
+        recipe, made_from = replace(workspace, looking=True).recipe(probe.STAGE)
+    except UserError:  # what it would be made from is not there
+        return None
+    same = made_from.hardware == hardware_in_key(hardware)
+    return find_artifact(workspace.store, recipe.place) if same else None
+
+
+def _alike(one: VariantSpec, other: VariantSpec, fields: Iterable[str]) -> bool:
+    parts = (shown(narrowed(spec, fields)) for spec in (one, other))
+    return len({json.dumps(part, sort_keys=True) for part in parts}) == 1
+
+
+def _counted(workspace: Workspace, mixture: Artifact) -> Counted:
+    basis, dataset = (
+        f"the newest training_mixture, {mixture.digest[:12]}",
+        workspace.upstream(TASK_DATASET.name),
+    )
+    rows = tuple(islice(read_split(workspace.payload(dataset) / "train.parquet"), ROWS))
+    return Counted(counts_of(mixture), basis, dataset.figures["rows"]["test"], rows)
+
+
+def sample(
+    declared: Declared,
+    project: Path,
+    folder: Path,
+    roots: Roots | None = None,
+    *,
+    first: int = ROWS,
+    most: int = COUNTED,
+) -> Counted:
+    """Counts of the mixture to be, from the `first` rows of each source, of which at most so many are
+    counted. Raises UserError.
+    """
+    spec = declared.spec
+    longest = json.loads((folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
+    max_length = spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
+    tokenizer = load_tokenizer(folder)
+    exchange = spec.data.render == "auto" and chats(tokenizer)
+    examples, tokens, trained, read, rows_in_all, longest = 0.0, 0.0, 0.0, list[Row](), 0, 0
+    more = False
+    for place, source in enumerate(spec.data.sources):
+        asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
+        rows = list(islice(read_rows(source, project, asked), first))
+        for row in rows:
+            refuse_kind(spec, row, declared.file)
+        found = list(_rendered(spec, rows, tokenizer, max_length, exchange=exchange))
+        whole = len(rows)
+        if whole == first:
+            whole = sum(1 for _ in islice(read_raw(source, project, asked), most))
+            more = more or whole == most
+        times = whole / len(rows)
+        examples += times * len(found)
+        tokens += times * sum(length for length, _ in found)
+        trained += times * sum(labels for _, labels in found)
+        longest = max([longest, *(length for length, _ in found)])
+        read, rows_in_all = [*read, *rows], rows_in_all + whole
+    kept = 1 - spec.data.splits.validation - spec.data.splits.test
+    mixed = spec.data.general
+    share = asked_share(mixed)
+    processed = mixed is not None and mixed.share_of == "processed"
+    general = kept * (tokens if processed else trained) * share / (1 - share)  # text: every token is trained
+    counts = Counts(
+        round(kept * examples + general / max_length),
+        round(kept * tokens + general),
+        round(kept * trained + general),
+        share,
+        max_length,
+        math.ceil(examples * spec.data.splits.validation),
+        longest,
+    )
+    looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
+    basis = f"an estimate from {looked_at}; duplicates are not looked for"
+    test_rows = round(rows_in_all * spec.data.splits.test)
+    return Counted(counts, basis, test_rows, tuple(read), more)
+
+
+def _rendered(
+    spec: VariantSpec, rows: list[Any], tokenizer: Any, max_length: int, *, exchange: bool
+) -> Iterator[tuple[int, int]]:
+    """(tokens, tokens with a label) of each example."""
+    for _, examples in examples_of(spec, rows, tokenizer, max_length, exchange=exchange):
+        for example in examples:
+            if example.trained_tokens:
+                yield len(example.input_ids), example.trained_tokens

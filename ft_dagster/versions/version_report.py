@@ -1,0 +1,249 @@
+"""The report of a version: from its files to its certificate, on one page, read from the store alone.
+
+Written once for each version and kept beside the release log (`reports/000001.html`); what it says is all in
+manifests and evidence, so that it can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.own_checks import FIGURE
+from ft_dagster.evaluation.skills import skills
+from ft_dagster.export.served import command_of
+from ft_dagster.gate.samples import read_answers, read_samples
+from ft_dagster.lineage.certificate import Certificate
+from ft_dagster.lineage.release import aliases
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning.estimate import Estimate
+from ft_dagster.report.cards import without_header
+from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
+from ft_dagster.report.charts import bar_chart, course_chart, interval_chart, line_chart
+from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
+from ft_dagster.report.made_of import DIGITS, MADE_OF, made_rows
+from ft_dagster.report.mixture import source_bars
+from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
+from ft_dagster.report.skills import LOST, SKILLS, lost_rows, skill_rows
+from ft_dagster.report.summaries import (
+    RULES,
+    Summary,
+    dataset_summary,
+    evaluation_summary,
+    mixture_summary,
+    plan_summary,
+    rules_rows,
+    training_summary,
+)
+from ft_dagster.report.svg import Bar
+from ft_dagster.report.tables import HISTORY, history_rows, size
+from ft_dagster.report.training import FIGURES, FORETOLD, course_of, figure_rows, foretold_rows, losses
+from ft_dagster.schema_version import stored_as
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey, VariantSpec
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    DECLARATION,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
+from ft_dagster.stages import declaration, training_plan
+from ft_dagster.store import Artifact, read_head
+from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.versions.version_files import UNREADABLE, VersionShelf, open_shelf, why_not
+
+FOLDER = "reports"
+
+
+def report_path(prefix: str, version: int) -> str:
+    """Where the report of a version is kept in the store."""
+    return f"{prefix}/{FOLDER}/{version:06d}.html"
+
+
+def version_report(settings: Settings, key: VariantKey, version: int | None = None) -> str:
+    """The report of a version (None: the newest; of a variant without any, of its newest evaluation) as HTML.
+
+    Raises UserError where there is nothing to report on.
+    """
+    return _html(open_shelf(settings, key, version))
+
+
+def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
+    """Write the report of a version, unless it is kept already; returns its path in the store, or, since a
+    release stands without it, why none could be made. Raises what came of a storage out of reach.
+    """
+    store, path = settings.open_store(), report_path(key.prefix, version)
+    try:
+        if not store.exists(path):
+            store.write(path, version_report(settings, key, version).encode())
+    except UNREADABLE as error:
+        return why_not(error)
+    return path
+
+
+def _html(shelf: VersionShelf) -> str:
+    spec, verdict = _spec(shelf), shelf.verdict
+    made = made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)
+    caption = "from the file to the version; digests by their first digits"
+    sections = [
+        Section("Made of", tables=[HtmlTable(caption, MADE_OF, made)]),
+        *_data(shelf),
+        _plan(shelf),
+        _run(shelf),
+        _evaluation(shelf, verdict, spec),
+        *_version(shelf),
+    ]
+    return as_html(
+        Report(shelf.name, spec.description, _facts(shelf, spec), [VerdictBox.of(verdict)], sections)
+    )
+
+
+def _spec(shelf: VersionShelf) -> VariantSpec:
+    """The declaration as the variant froze it last."""
+    frozen = read_head(shelf.store, shelf.key.prefix, DECLARATION.name)
+    if frozen is None:
+        raise UserError(f"{shelf.key} has no declaration in the store", fix="Materialize declaration")
+    content = json.loads(frozen.read(shelf.store, f"payload/{declaration.FILE}"))
+    return stored_as(VariantSpec, content["spec"], file=declaration.FILE)
+
+
+def _rows_were_shown(mixture: Artifact) -> bool:
+    """Whether the declaration that a version was made from let its rows be shown: today's may be another."""
+    data = mixture.spec.get("spec", {}).get("data", {})
+    return bool(data.get("samples") == "metadata")
+
+
+def _facts(shelf: VersionShelf, spec: VariantSpec) -> list[tuple[str, str]]:
+    tuned, entry = shelf.artifact(FINE_TUNED_MODEL.name), shelf.entry
+    facts = [
+        ("owners", ", ".join(spec.owners)),
+        ("objective", spec.objective),
+        ("weights", tuned.digest[:DIGITS]),
+    ]
+    if entry is None:
+        return [*facts, ("released", "no: its newest evaluation is shown")]
+    served = aliases(shelf.past)["production"]
+    return [
+        *facts,
+        ("export", entry.export[:DIGITS]),
+        ("released", f"{entry.at} by {entry.by}"),
+        ("run", entry.run_id or "unknown"),
+        ("in production", "none" if served is None else f"version {served}"),
+        ("code", tuned.predicate["code"]["sha256"][:DIGITS]),
+        ("seed", str(tuned.predicate["seed"])),
+    ]
+
+
+def _said(summary: Summary) -> list[str]:
+    return [f"{summary.what}.", f"{summary.good}."]
+
+
+def _data(shelf: VersionShelf) -> list[Section]:
+    figures, mixed = (
+        shelf.figures(TASK_DATASET.name),
+        MixtureFigures.of(shelf.artifact(TRAINING_MIXTURE.name)),
+    )
+    dropped = HtmlTable("rows that were dropped", ("reason", "rows"), list(figures["dropped"].items()))
+    return [
+        Section("Data", _said(dataset_summary(figures)), tables=[dropped]),
+        Section("Mixture", _said(mixture_summary(mixed, mixed.warnings)), bar_chart(source_bars(mixed))),
+    ]
+
+
+def _plan(shelf: VersionShelf) -> Section:
+    file = shelf.evidence(TRAINING_PLAN.name) / training_plan.ESTIMATE
+    estimate = Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
+    held = {row.method: estimate.memory_bytes[row.method].total for row in estimate.ranking}
+    reasons = [
+        [row.field, json.dumps(row.value), row.origin, row.reason] for row in estimate.plan.reasons
+    ]  # fmt: skip
+    return Section(
+        "Plan",
+        [*_said(plan_summary(estimate, estimate.warnings)), *estimate.warnings],
+        bar_chart([Bar(method, held, size(held)) for method, held in held.items()]),
+        [
+            HtmlTable("the methods, ranked", (*COLUMNS, AGAINST), ranking_rows(estimate)),
+            HtmlTable("each value with its reason", ("field", "value", "from", "why"), reasons),
+            HtmlTable(f"what it costs on {estimate.on}", ("what", "figure"), cost_rows(estimate)),
+        ],
+    )
+
+
+def _run(shelf: VersionShelf) -> Section:
+    figures, evidence = (
+        TrainingFigures.of(shelf.artifact(FINE_TUNED_MODEL.name)),
+        shelf.evidence(FINE_TUNED_MODEL.name),
+    )
+    ranks = _ranks(evidence)
+    log = shelf.training_log()
+    course = course_of(log, figures)
+    charts = line_chart(losses(log), "optimizer step", "nats a token") + course_chart(course)
+    if ranks:
+        charts += line_chart(ranks, "block of the model", "effective rank of the update")
+    return Section(
+        "Training",
+        [*_said(training_summary(figures)), *([f"{course.sentence}."] if course else []), *figures.advice],
+        charts,
+        [
+            HtmlTable("figures", FIGURES, figure_rows(figures)),
+            HtmlTable("foretold and measured", FORETOLD, foretold_rows(figures)),
+        ],
+    )
+
+
+def _ranks(evidence: Path) -> dict[str, list[tuple[float, float]]]:
+    """Effective rank of each update by the kind of its layer, in the order of the blocks."""
+    file = evidence / "spectrum.json"
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for layer in json.loads(file.read_text("utf-8"))["layers"] if file.exists() else ():
+        known = kinds.setdefault(layer["name"].rpartition(".")[2], [])
+        known.append((float(len(known)), float(layer.get("effective_rank") or "nan")))
+    return kinds
+
+
+def _evaluation(shelf: VersionShelf, verdict: Verdict, spec: VariantSpec) -> Section:
+    tables = [HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))]
+    found = []
+    if shelf.has(BASE_EVALUATION.name):
+        base, tuned = (
+            read_samples(shelf.payload(stage)) for stage in (BASE_EVALUATION.name, EVALUATION.name)
+        )
+        found = skills(base, tuned, shelf.figures(EVALUATION.name).get(FIGURE))
+        own = spec.data.samples == "metadata" and _rows_were_shown(shelf.artifact(TRAINING_MIXTURE.name))
+        lost = lost_rows(found, read_answers(shelf.evidence(EVALUATION.name)), own_rows=own)
+        tables += [
+            HtmlTable("right before, and now", SKILLS, skill_rows(found)),
+            HtmlTable("questions right before and wrong now", LOST, lost),
+        ]
+    summary = evaluation_summary(verdict, found, spec.evaluation.limit)
+    following = f"Next: {summary.next}."
+    return Section("Evaluation", [*_said(summary), following], interval_chart(verdict.rules), tables)
+
+
+def _version(shelf: VersionShelf) -> list[Section]:
+    """The export with its certificate, the log, the card; none of what was not released."""
+    entry = shelf.entry
+    if entry is None:
+        return []
+    export, evidence = shelf.artifact(MODEL_EXPORT.name), shelf.evidence(MODEL_EXPORT.name)
+    certificate = Certificate.read(evidence / "certificate.json")
+    serve = command_of(shelf.payload(MODEL_EXPORT.name), entry.format, str(shelf.key))
+    files = [
+        [file["path"], size(file["size"]), file["sha256"][:DIGITS]] for file in export.predicate["payload"]
+    ]
+    served = f"Served by: {serve}" if serve else "Served with PEFT: see the card."
+    tables = [
+        HtmlTable("certificate", CERTIFICATE, certificate_rows(certificate.figures)),
+        HtmlTable("files", ("file", "size", "sha256"), files),
+        HtmlTable("release log", HISTORY, history_rows(shelf.past)),
+    ]
+    return [
+        Section("Version", [f"{entry.format} of {size(export.size)}.", served], tables=tables),
+        Section("Card", verbatim=without_header((evidence / "README.md").read_text("utf-8"))),
+    ]  # fmt: skip

@@ -1,0 +1,173 @@
+"""What a stage's `build` works with: folders and programs, and nothing of the declaration or of the store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from ft_dagster.lineage.tries import record_try
+from ft_dagster.models.derived import added_token_ids, added_tokens, new_token_ids_of, parent_artifact
+from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey, keys_of
+from ft_dagster.roots import Roots
+from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import MODEL_EXPORT
+from ft_dagster.store import SHARED, Artifact, Attempt
+from ft_dagster.training.contract import ParentAdapter
+from ft_dagster.workspace.past import Past
+
+if TYPE_CHECKING:
+    from ft_dagster.workspace.workspace import Workspace
+
+
+class BuildContext:
+    """What a stage's `build` works with: folders, files of artifacts and programs, and what was made before.
+    `asks`: the questions that it may put to the past; None: all of them.
+    """
+
+    def __init__(self, workspace: Workspace, asks: tuple[str, ...] | None = None) -> None:
+        self._workspace = workspace
+        self._asks = asks
+        # Folders of programs, and what they left in the store, until what they made is committed.
+        self.finished: dict[Path, str] = {}
+
+    @property
+    def key(self) -> VariantKey:
+        return self._workspace.key
+
+    @property
+    def variant(self) -> str:
+        return str(self.key)
+
+    @property
+    def past(self) -> Past:
+        """What was made before. A question that the stage does not list raises UnlistedQuestion."""
+        return Past(self._workspace.store, self.key, self.cache, self.declared_in, self._asks)
+
+    @property
+    def project(self) -> Path:
+        """Where paths of the declaration are relative to."""
+        return self._workspace.project
+
+    @property
+    def cache(self) -> Path:
+        return self._workspace.cache
+
+    @property
+    def bases_kept_in(self) -> Path | None:
+        """Where trainings keep quantized bases; None where they keep none."""
+        return self._workspace.bases_kept_in
+
+    @property
+    def declared_in(self) -> Path:
+        """The variant's file, for errors to name."""
+        return self._workspace.declared_in
+
+    @property
+    def roots(self) -> Roots:
+        """What the declaration may reach."""
+        return self._workspace.roots
+
+    @property
+    def record_key(self) -> RecordKey:
+        """The tenant's key of record trees, made on first use."""
+        return keys_of(self._workspace.settings.keys_folder, self._workspace.key.tenant).current
+
+    @property
+    def shared_key(self) -> RecordKey:
+        """The key of record trees of what all tenants share."""
+        return keys_of(self._workspace.settings.keys_folder, SHARED_OWNER).current
+
+    @property
+    def run_id(self) -> str:
+        return self._workspace.run.id
+
+    def say(self, line: str) -> None:
+        self._workspace.run.say(line)
+
+    def payload(self, artifact: Artifact) -> Path:
+        return self._workspace.payload(artifact)
+
+    def evidence(self, artifact: Artifact) -> Path:
+        return self._workspace.evidence(artifact)
+
+    def verify(self, artifact: Artifact) -> None:
+        """Hash all files of an artifact again. Raises UserError."""
+        self._workspace.verify(artifact)
+
+    def base_folder(self, base: Artifact) -> Path:
+        return self._workspace.base_folder(base)
+
+    def base_files(self, base: Artifact) -> dict[str, str]:
+        """sha256 of each file of the base that loading reads, by its path below `base_folder`."""
+        return self._workspace.base_files(base)
+
+    def new_token_ids(self, base: Artifact) -> list[int]:
+        """Rows of the base's vocabulary that were added for this variant, and are to be trained."""
+        return new_token_ids_of(self._workspace.store, base, self.cache)
+
+    def added_token_ids(self, base: Artifact) -> list[int]:
+        """The same, and those that were added for the variants whose releases it starts from."""
+        return added_token_ids(self._workspace.store, base, self.cache)
+
+    def added_tokens(self, base: Artifact) -> list[str]:
+        """What was added to the base, for this variant or for those whose releases it starts from: nothing to
+        one that all tenants share.
+        """
+        return [] if base.place.prefix == SHARED else added_tokens(self._workspace.store, base)
+
+    def parent_adapter(self, base: Artifact) -> ParentAdapter | None:
+        """The adapter that stays frozen beneath the one to be trained; None for a base without one. Raises
+        UserError where it is gone.
+        """
+        parent = base.figures.get("parent")
+        if not parent or parent["mode"] != "stack":
+            return None
+        export = parent_artifact(self._workspace.store, base, MODEL_EXPORT.name)
+        return ParentAdapter(adapter=self.payload(export), digest=export.digest)
+
+    def record_try(self, weights: Artifact, questions: str, ordinal: int) -> None:
+        """Record that the weights are put to questions (by their digest), before they are."""
+        record_try(self._workspace.store, self._workspace.prefix, weights.digest, questions, ordinal)
+
+    def run(
+        self,
+        program: str,
+        attempt: Attempt,
+        request: Callable[[Path], BaseModel],
+        *,
+        leased: bool = True,
+        into: Path | None = None,
+    ) -> dict[str, Any]:
+        """Run a program of this package and take over what it wrote; returns its figures.
+
+        `request(output)` gives what it is asked, to be answered in the folder `output`. The run folder stays
+        until the artifact is committed, so that a training goes on from its checkpoints. `into`: what
+        takes payload and evidence instead of the attempt's own folder.
+        """
+        part = "" if into is None else f".{into.name}"
+        run_dir, left_at = (
+            self._workspace.run_dir(attempt, part),
+            self._workspace.left_by_nodes(attempt, part),
+        )
+        output = run_dir / "output"
+        output.mkdir(parents=True, exist_ok=True)
+        self._workspace.recall(program, run_dir, left_at)
+        result = self._workspace.run_program(
+            program, run_dir, request(output), leased=leased, left_at=left_at
+        )
+        (output / "result.json").unlink(missing_ok=True)  # what is taken here is not there a second time
+        for part in ("payload", "evidence"):
+            target = (into or attempt.folder) / part
+            target.mkdir(parents=True, exist_ok=True)
+            for file in (output / part).glob("*"):
+                if part == "payload":  # made again from a checkpoint; a log is not
+                    shutil.move(file, target / file.name)
+                else:
+                    (shutil.copytree if file.is_dir() else shutil.copy2)(file, target / file.name)
+        self.finished[run_dir] = left_at
+        figures: dict[str, Any] = result["figures"]
+        return figures

@@ -1,0 +1,118 @@
+"""What a stage's `inputs` may ask for: the stages it reads, the fields it lists, facts of the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ft_dagster.evaluation.models.arithmetic import Dtype
+from ft_dagster.launch.inventory import Inventory
+from ft_dagster.planning.judging import Judges
+from ft_dagster.spec import Declared, VariantSpec
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.spec.policy import CostLimit, Policy
+from ft_dagster.stage_entries import DECLARATION, GENERAL_CORPUS, TRAINING_PLAN
+from ft_dagster.store import Artifact
+from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.corpora import find_corpus
+from ft_dagster.workspace.stage import Stage
+
+if TYPE_CHECKING:
+    from ft_dagster.workspace.workspace import Workspace
+
+
+class UnlistedStage(Exception):
+    """A stage asked for an artifact of a stage that it does not list in `reads`."""
+
+
+class View(BuildContext):
+    """What a stage's `inputs` may ask for. Its declaration has the listed fields alone."""
+
+    def __init__(self, workspace: Workspace, stage: Stage[Any]) -> None:
+        super().__init__(workspace, stage.asks)
+        self.stage = stage
+
+    @property
+    def spec(self) -> VariantSpec:
+        """As frozen, and narrowed: reading a field that the stage does not list raises UnlistedField."""
+        return narrowed(self._workspace.spec, self.stage.fields)
+
+    @property
+    def policy(self) -> Policy:
+        """What the platform allows this tenant today."""
+        return self._workspace.settings.policies().of(self.key.tenant)
+
+    @property
+    def cost_limit(self) -> CostLimit | None:
+        """What a plan may cost by it."""
+        return self._workspace.settings.policies().cost_limit(self.key.tenant)
+
+    @property
+    def device(self) -> str:
+        return self._workspace.device
+
+    @property
+    def dtype(self) -> Dtype:
+        return self._workspace.dtype
+
+    @property
+    def engine(self) -> Engine:
+        self._listed(TRAINING_PLAN.name)
+        return self._workspace.engine
+
+    def engine_of(self, evaluation: Artifact) -> Engine:
+        return self._workspace.engine_of(evaluation.spec)
+
+    @property
+    def trains_on(self) -> Inventory:
+        return self._workspace.trains_on
+
+    @property
+    def judges(self) -> Judges | None:
+        """The GPUs of this host that may judge. Raises UserError for a kind or a memory that none has."""
+        return self._workspace.judges(self._workspace.spec)
+
+    @property
+    def stop_above(self) -> dict[int, float]:
+        trial = self._workspace.trial
+        return {} if trial is None else dict(trial.stop_above)
+
+    @property
+    def stop_above_on(self) -> int | None:
+        trial = self._workspace.trial
+        return None if trial is None else trial.stop_above_on
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        trial = self._workspace.trial
+        return {} if trial is None else dict(trial.overrides)
+
+    def declared(self) -> Declared:
+        """The declaration as the tenant's file has it now: for the stage that freezes it."""
+        if self.stage.entry != DECLARATION:
+            raise UnlistedStage(f"{self.stage.name} asks for the file, and is not the stage that freezes it")
+        return self._workspace.declared()
+
+    def frozen(self, part: str) -> Any:
+        """`sources` (their fingerprints) or `tasks` (their digests) of the frozen declaration."""
+        self._listed(DECLARATION.name)
+        return self._workspace.frozen[part]
+
+    def upstream(self, stage: str) -> Artifact:
+        """The newest artifact of a stage that this one lists. Raises UserError."""
+        self._listed(stage)
+        return self._workspace.upstream(stage)
+
+    def corpus(self, name: str) -> Artifact:
+        """The newest artifact of a general corpus. Raises UserError."""
+        self._listed(GENERAL_CORPUS.name)
+        return find_corpus(self._workspace.store, name)
+
+    def made(self, stage: Stage[Any]) -> Artifact:
+        """The artifact of a stage that is made on demand."""
+        self._listed(stage.name)
+        return self._workspace.make(stage)
+
+    def _listed(self, stage: str) -> None:
+        if stage not in [each.name for each in self.stage.reads]:
+            raise UnlistedStage(f"{self.stage.name} asks for {stage}, and does not list it")

@@ -1,0 +1,208 @@
+"""What a stage may ask of what was made before it, beside the artifacts upstream: a method a question.
+
+A stage lists the questions that it asks (`Stage.asks`), and any other raises. An answer that decides the
+bytes of an artifact stands among the stage's inputs, and so in its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.graph import StoredGraph, input_of
+from ft_dagster.lineage.release import production
+from ft_dagster.lineage.tries import try_of
+from ft_dagster.models.derived import ParentRelease, released_parent
+from ft_dagster.planning.cost.learned import Finished, finished_training
+from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
+from ft_dagster.spec import VariantKey
+from ft_dagster.spec.variant import BaseModelSpec
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    EVALUATION,
+    EVALUATION_TEXTS,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TASK_DATASET,
+)
+from ft_dagster.store import Artifact, Place, Store, find_artifact, read_head, verify_artifact
+from ft_dagster.store.committed import all_committed
+from ft_dagster.store.removal import keep
+from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.workspace.stage_version import is_of_now
+
+VARIANTS_ASKED = 8  # variants that are asked how long a question takes: a fleet has thousands
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class UnlistedQuestion(Exception):
+    """A stage put a question to the past that it does not list in `asks`."""
+
+
+class ProductionGone(UserError):
+    """What is in production can no longer be asked: its weights, or the base that they stand on, are gone."""
+
+
+class InProduction(NamedTuple):
+    """The release in production, and the artifacts that it was made from."""
+
+    entry: ReleaseEntry
+    base_model: Artifact
+    fine_tuned_model: Artifact
+    model_export: Artifact
+
+    def gone(self, what: str) -> ProductionGone:
+        """The error for a part of it that turns out to be gone."""
+        return _gone(self.entry, what)
+
+
+def _question(answer: Callable[Concatenate[Past, P], T]) -> Callable[Concatenate[Past, P], T]:
+    """Let a question be answered only where it is listed."""
+
+    @wraps(answer)
+    def guarded(past: Past, /, *arguments: P.args, **named: P.kwargs) -> T:
+        if past.asks is not None and answer.__name__ not in past.asks:
+            raise UnlistedQuestion(f"the past is asked for {answer.__name__}, and the stage does not list it")
+        return answer(past, *arguments, **named)
+
+    return guarded
+
+
+@dataclass(frozen=True)
+class Past:
+    """What was made before for a variant and its neighbours. `asks`: the questions that may be asked; None:
+    all of them.
+    """
+
+    _store: Store
+    key: VariantKey
+    cache: Path
+    declared_in: Path
+    asks: tuple[str, ...] | None = None
+
+    @_question
+    def tries(self, weights: Artifact, questions: str) -> int:
+        """The ordinal, from 1, of these questions (by their digest) among all that the weights were put to.
+        Raises UserError for a record that cannot be read.
+        """
+        return try_of(self._store, self.key.prefix, weights.digest, questions)
+
+    @_question
+    def production(self) -> InProduction:
+        """The release in production. Raises UserError where there is none, ProductionGone where its artifacts
+        are gone.
+        """
+        store, prefix = self._store, self.key.prefix
+        entry = production(store, prefix)
+        if entry is None:
+            raise UserError(f"nothing of {self.key} is in production", fix="Run and release it first")
+        try:
+            export = find_artifact(store, Place(prefix, MODEL_EXPORT.name, entry.export_key))
+            if export is None or (export.digest, export.inputs.get(FINE_TUNED_MODEL.name)) != (
+                entry.export,
+                entry.weights,
+            ):
+                raise _gone(entry, "its export is gone")
+            graph = StoredGraph(store)
+            tuned, base = (input_of(graph, export, stage.name) for stage in (FINE_TUNED_MODEL, BASE_MODEL))
+        except ProductionGone:
+            raise
+        except UserError as error:
+            raise _gone(entry, str(error)) from None
+        if tuned is None or base is None:
+            raise _gone(entry, "its base is gone" if tuned else "its weights are gone")
+        return InProduction(entry, base, tuned, export)
+
+    @_question
+    def parent(self, base: BaseModelSpec) -> ParentRelease:
+        """The release in production of the variant that `base` names. Raises UserError where there is none,
+        or its artifacts are gone.
+        """
+        return released_parent(self._store, self.key, base, file=self.declared_in)
+
+    @_question
+    def finished_on_base(self, variants: Sequence[VariantKey]) -> tuple[Finished, ...]:
+        """The newest training of each of these variants, where it was measured and what it left holds."""
+        found = []
+        for key in variants:
+            with suppress(UserError):  # of another variant: said to who asks for that one
+                head = read_head(self._store, key.prefix, FINE_TUNED_MODEL.name)
+                known = None if head is None else finished_training(TrainingFigures.of(head))
+                found += [] if known is None else [known]
+        return tuple(found)
+
+    @_question
+    def seconds_per_question(
+        self, variants: Sequence[VariantKey], hardware: str | None = None
+    ) -> float | None:
+        """The seconds that one model took for a question, in the newest evaluation of the first of these
+        variants that has one; None where the first few have none. `hardware`: on which they were trained,
+        None: on any.
+        """
+        for key in variants[:VARIANTS_ASKED]:
+            with suppress(UserError):  # said to who asks for that variant
+                judged = read_head(self._store, key.prefix, EVALUATION.name)
+                if judged is None or not self._was_on(key, hardware):
+                    continue
+                asked = _asked(judged.figures)
+                if asked:
+                    return float(judged.figures["seconds"] / asked)
+        return None
+
+    @_question
+    def questions_there(self, mixture: Artifact) -> QuestionsThere:
+        """How many questions there are: of the data set of a mixture, and of the tasks' texts that it was
+        looked through for.
+        """
+        with suppress(UserError):
+            graph = StoredGraph(self._store)
+            rows = input_of(graph, mixture, TASK_DATASET.name)
+            texts = None if rows is None else input_of(graph, rows, EVALUATION_TEXTS.name)
+            return QuestionsThere(
+                None if rows is None else rows.figures["rows"]["test"],
+                None if texts is None else tuple(texts.figures["by_task"].values()),
+            )
+        return NOT_COUNTED
+
+    @_question
+    def made_before(self, stage: str, wanted: Callable[[Artifact], bool]) -> Iterator[Artifact]:
+        """The artifacts of a stage of this variant that are as it is made today, and `wanted`, the newest
+        first. Each is kept from retention and its bytes are hashed again; what is damaged is left out.
+        """
+        store, prefix = self._store, self.key.prefix
+        places = [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")]
+        known = [one for one in all_committed(store, places) if isinstance(one, Artifact) and is_of_now(one)]
+        for each in sorted(known, key=lambda one: str(one.predicate["created"]), reverse=True):
+            with suppress(UserError):
+                found = find_artifact(store, each.place) if wanted(each) else None
+                if found is not None and keep(store, found):
+                    verify_artifact(store, found, self.cache)
+                    yield found
+
+    def _was_on(self, key: VariantKey, hardware: str | None) -> bool:
+        if hardware is None:
+            return True
+        model = read_head(self._store, key.prefix, FINE_TUNED_MODEL.name)
+        predicted = None if model is None else TrainingFigures.of(model).predicted
+        return predicted is not None and predicted["hardware"] == hardware
+
+
+def _asked(figures: Mapping[str, Any]) -> int:
+    """Questions of its tasks: all else that an evaluation asks comes with these."""
+    rules = figures.get("verdict", {}).get("rules", ())
+    asked = sum(rule["questions"] for rule in rules if rule["rule"] in ("task", "general_benchmark"))
+    return int(asked or figures.get("questions") or 0)
+
+
+def _gone(entry: ReleaseEntry, what: str) -> ProductionGone:
+    return ProductionGone(
+        f"version {entry.version}, which is in production, cannot be asked today's questions: {what}",
+        fix="Restore it from a backup",
+    )

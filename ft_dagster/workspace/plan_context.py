@@ -1,0 +1,76 @@
+"""What a plan rests on beside the declaration and the data: the base's shapes, the tenant's variants on it,
+and what their finished trainings taught. Nothing of another tenant's enters a plan from here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ft_dagster.errors import UserError
+from ft_dagster.model_files.weights import CONFIG
+from ft_dagster.planning.cost.questions import NOT_COUNTED
+from ft_dagster.planning.cost.serving import Manner
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.survey import PlanContext
+from ft_dagster.spec import Declarations, VariantKey, VariantSpec
+from ft_dagster.store import Artifact
+from ft_dagster.workspace.build_context import BuildContext
+
+PAST = ("finished_on_base", "seconds_per_question", "questions_there")  # what `context_of` asks
+
+
+def context_of(
+    context: BuildContext, spec: VariantSpec, base: Artifact, mixture: Artifact | None, hardware: Hardware
+) -> PlanContext:
+    """Of a recorded base; `mixture`: None where there is none yet."""
+    neighbours, past = variants_on_base(context.project, context.key, spec), context.past
+    return PlanContext(
+        context.base_folder(base),
+        hardware,
+        variants=len(neighbours),
+        new_token_ids=tuple(context.new_token_ids(base)),
+        parent=context.parent_adapter(base),  # whatever method the plan comes to
+        budget_usd=spec.resources.budget_usd,
+        deadline_hours=spec.resources.deadline_hours,
+        serving=_manner(spec),
+        base=base.digest,
+        finished=past.finished_on_base(neighbours),
+        questions=NOT_COUNTED if mixture is None else past.questions_there(mixture),
+        seconds_per_question=past.seconds_per_question(neighbours, hardware.name),
+    )
+
+
+def context_without_base(
+    context: BuildContext, spec: VariantSpec, folder: Path, hardware: Hardware
+) -> PlanContext:
+    """Of a base that no run has recorded yet, in `folder`: its finished trainings are not known."""
+    rows = int(json.loads((folder / CONFIG).read_text("utf-8")).get("vocab_size") or 0)
+    return PlanContext(
+        folder,
+        hardware,
+        variants=len(variants_on_base(context.project, context.key, spec)),
+        new_token_ids=tuple(range(rows, rows + len(spec.base_model.new_tokens))),
+        budget_usd=spec.resources.budget_usd,
+        deadline_hours=spec.resources.deadline_hours,
+        serving=_manner(spec),
+    )
+
+
+def variants_on_base(project: Path, key: VariantKey, spec: VariantSpec) -> list[VariantKey]:
+    """The tenant's declared variants on this one's base, itself first; none whose declaration is broken."""
+    found = [key]
+    declarations = Declarations(project)
+    for other in declarations:
+        if other == key or other.tenant != key.tenant:
+            continue
+        try:
+            if declarations.declared(other).spec.base_model == spec.base_model:
+                found.append(other)
+        except UserError:
+            continue
+    return found
+
+
+def _manner(spec: VariantSpec) -> Manner:
+    return "copies" if spec.export.format == "merged" else "adapters"

@@ -1,0 +1,251 @@
+"""What the platform allows, held against a declaration: before hours are spent, and again at each judgement.
+
+A gate that cannot hold whatever is trained is said at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ft_dagster.data.mixture.mixture_io import held_out_documents
+from ft_dagster.errors import UserError, UserErrors
+from ft_dagster.evaluation.tasks.tasks import is_file_entry, names_of
+from ft_dagster.gate.power import hopeless_gates, is_of_successors
+from ft_dagster.lineage.graph import StoredGraph, input_of
+from ft_dagster.lineage.release import production
+from ft_dagster.models.derived import named_source, released_parent
+from ft_dagster.objectives import OBJECTIVES
+from ft_dagster.planning.context import hardware_of
+from ft_dagster.planning.cost.learned import Predicted
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.settings import FILE as SETTINGS_FILE
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declared, VariantSpec
+from ft_dagster.spec.declarations import DEFAULTS
+from ft_dagster.spec.policy import POLICY_FILE, Breach, Checks, Policies, Policy, breaches
+from ft_dagster.spec.validation import nearest
+from ft_dagster.stage_entries import BASE_MODEL, EVALUATION_TEXTS, TASK_DATASET, TRAINING_MIXTURE
+from ft_dagster.store import Artifact
+from ft_dagster.workspace.workspace import Workspace
+
+FileOf = Callable[[str], Path]
+
+
+def problems(settings: Settings, declared: Declared) -> list[UserError]:
+    """All that a run of this declaration would be refused for by the platform, or by its own gate."""
+    spec, tenant, file_of = declared.spec, declared.key.tenant, _file_of(settings, declared)
+    source = with_source(settings, declared, settings.policies().of(tenant))
+    found = _beyond(settings, tenant, source, file_of)
+    return [*found, *_offload(settings, tenant, spec, file_of), *_hopeless(spec, file_of)]
+
+
+def unknown_targets(settings: Settings, declared: Declared) -> list[UserError]:
+    """Names of `notify` that the platform does not know: nobody would be told, and no run is refused."""
+    known = sorted(settings.notifications.targets)
+    said = f"Known: {', '.join(known)}" if known else f"The platform declares them in {SETTINGS_FILE}"
+    return [
+        UserError(
+            "no such target in notifications.targets",
+            file=_file_of(settings, declared)("notify"),
+            field="notify",
+            value=name,
+            fix=nearest(name, known, said),
+        )
+        for name in declared.spec.notify
+        if name not in known
+    ]
+
+
+def _file_of(settings: Settings, declared: Declared) -> FileOf:
+    """Which file says a field: the declaration's own, or what all tenants share."""
+    shared = f"tenants/{DEFAULTS}"
+    return lambda field: settings.project / shared if declared.origins.get(field) == shared else declared.file
+
+
+def refuse_declared(workspace: Workspace) -> None:
+    """Raises UserError for the problems of the declaration as it is now."""
+    _raise(problems(workspace.settings, workspace.declared()))
+
+
+def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Policy:
+    """Today's policy. Raises UserError where the declaration, as it was frozen, passes below its floors, or
+    starts from a release on a base that they do not allow; `spec`: another than that.
+    """
+    settings, tenant, spec = workspace.settings, workspace.key.tenant, spec or workspace.spec
+    policy, base = settings.policies().of(tenant), workspace.head(BASE_MODEL.name)
+    if spec.base_model.variant is not None and base is not None and policy.bases:
+        spec = _on(spec, named_source(workspace.store, base))
+    _raise(_beyond(settings, tenant, spec, lambda field: workspace.declared_in))
+    return policy
+
+
+def refuse_few_questions(workspace: Workspace) -> None:
+    """Raises UserError for gates that the questions there are, now that the rows are split, cannot decide."""
+    _raise(_too_few(workspace, for_successors=False))
+
+
+def refuse_successor(workspace: Workspace) -> None:
+    """Raises UserError where they are too few to hold what is trained next against production."""
+    if production(workspace.store, workspace.key.prefix) is not None:
+        _raise(_too_few(workspace, for_successors=True))
+
+
+def _too_few(workspace: Workspace, *, for_successors: bool) -> list[UserError]:
+    """Rules that the questions there are cannot decide: those against production, or all others."""
+    texts = held_out_documents(workspace.payload(workspace.upstream(TRAINING_MIXTURE.name)))
+    known = {"general_loss": texts} if texts else {}
+    rows, asked = workspace.upstream(TASK_DATASET.name), workspace.spec.evaluation
+    if not asked.task:
+        known["task"] = rows.figures["rows"]["test"]
+    there = _questions_there(workspace, rows, (*asked.task, *asked.general))
+    found = _undecidable(workspace.spec, lambda field: workspace.declared_in, known, there)
+    return [error for error in found if is_of_successors(str(error.field)) == for_successors]
+
+
+def _questions_there(workspace: Workspace, rows: Artifact, entries: Iterable[str]) -> dict[str, int]:
+    """How many questions each of these tasks has, by its entry: of those that the rows were looked through
+    for.
+    """
+    texts = input_of(StoredGraph(workspace.store), rows, EVALUATION_TEXTS.name)
+    if texts is None:
+        return {}
+    asked_by, counts = workspace.declared_in, texts.figures["by_task"]
+    names = names_of(entries, workspace.project, asked_by=asked_by, roots=workspace.roots)
+    return {entry: counts[name] for entry, name in names.items() if name in counts}
+
+
+def refuse_method(workspace: Workspace, method: str) -> None:
+    """Raises UserError where a plan came to a method that the policy does not allow."""
+    policies, tenant = workspace.settings.policies(), workspace.key.tenant
+    allowed = policies.of(tenant).methods
+    if allowed and method not in allowed:
+        breach = Breach("method.name", method, "methods", ", ".join(allowed))
+        raise _as_error(breach, policies, tenant, workspace.declared_in)
+
+
+def too_dear(workspace: Workspace, foretold: Predicted, hardware: Hardware | None = None) -> UserError | None:
+    """Where a probe, a training and its evaluation, as a plan foretells them, cost more USD than the policy
+    allows, at today's price of `hardware` (None: of what trains here).
+    """
+    limit = workspace.settings.policies().cost_limit(workspace.key.tenant)
+    if limit is None:
+        return None
+    devices = hardware or hardware_of(workspace.spec, workspace.trains_on, workspace.project)
+    usd, tried = foretold.usd(devices.usd_per_hour), foretold.probe_usd(devices.usd_per_hour)
+    return limit.refusal(usd, workspace.declared_in, probe_usd=tried)
+
+
+def refuse_dear(workspace: Workspace, plan: Artifact) -> None:
+    """Raises UserError where what a plan foretells costs more than the policy allows."""
+    if dear := too_dear(workspace, Predicted.from_json(plan.figures["predicted"])):
+        raise dear
+
+
+def with_source(settings: Settings, declared: Declared, policy: Policy) -> VariantSpec:
+    """A declaration with the source of the release that it starts from, where the policy asks; as it is where
+    there is none yet, which is said where the base is made.
+    """
+    key, base = declared.key, declared.spec.base_model
+    if base.variant is not None and policy.bases:
+        store = settings.open_store(key.tenant)
+        with suppress(UserError):
+            return _on(declared.spec, named_source(store, released_parent(store, key, base).base))
+    return declared.spec
+
+
+def _on(spec: VariantSpec, source: str) -> VariantSpec:
+    """The declaration with a source for its base."""
+    return spec.model_copy(update={"base_model": spec.base_model.model_copy(update={"source": source})})
+
+
+def _beyond(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf) -> list[UserError]:
+    policies, unread = settings.policies(), list[UserError]()
+    policy, names = policies.of(tenant), dict[str, str]()
+    try:
+        names = task_names(settings, tenant, policy, spec, file_of)
+    except UserError as error:  # whatever it calls itself, nothing is judged by it
+        unread.append(error)
+    found = breaches(policy, spec, Checks(names, own_entries(settings, tenant, spec.evaluation.general)))
+    return [*unread, *(_as_error(breach, policies, tenant, file_of(breach.field)) for breach in found)]
+
+
+def own_entries(settings: Settings, tenant: str, entries: Iterable[str]) -> tuple[str, ...]:
+    """Those that are YAML files which the tenant may write."""
+    roots = settings.roots(tenant)
+    return tuple(each for each in entries if is_file_entry(each) and roots.is_own(settings.project / each))
+
+
+def task_names(
+    settings: Settings, tenant: str, policy: Policy, spec: VariantSpec, file_of: FileOf
+) -> dict[str, str]:
+    """What the YAML files that policy and declaration name as general benchmarks call their tasks; nothing
+    where no gate names a metric. Raises UserError where one cannot be read.
+    """
+    listed, field = policy.evaluation.general, "evaluation.general"
+    if isinstance(listed, str) or not spec.gates.metrics:
+        return {}
+    files = [entry for entry in listed if entry in spec.evaluation.general and is_file_entry(entry)]
+    roots = settings.roots(tenant)
+    return names_of(files, settings.project, field=field, asked_by=file_of(field), roots=roots)
+
+
+def _as_error(breach: Breach, policies: Policies, tenant: str, file: Path) -> UserError:
+    return UserError(
+        f"not as the policy demands: {breach.allowed} ({policies.set_by(tenant, breach.rule)})",
+        file=file,
+        field=breach.field,
+        value="nothing" if breach.value is None else breach.value,
+        fix=f"Declare what it demands, or let the platform set {breach.rule} in {POLICY_FILE}",
+    )
+
+
+def _offload(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
+    path, field = spec.training.deepspeed.nvme_path, "training.deepspeed.nvme_path"
+    if path is not None and not settings.roots(tenant).may_offload(path):
+        yield UserError(
+            "not a folder that the platform lends",
+            file=file_of(field),
+            field=field,
+            value=path,
+            fix="Name one below host.offload_folders of ft_dagster.yaml, or let the platform add it",
+        )
+
+
+def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
+    """Gates that no training can pass, each with what would make it passable."""
+    if OBJECTIVES[spec.objective].judged_by == "questions" and not spec.evaluation.task:
+        yield UserError(
+            f"no gate passes for objective {spec.objective} without factual questions: perplexity falls when "
+            "style is learned",
+            file=file_of("evaluation.task"),
+            field="evaluation.task",
+            fix="Declare lm-eval tasks that ask facts of the domain",
+        )
+    yield from _undecidable(spec, file_of, {}, {})
+    gates, asked = spec.gates, spec.evaluation
+    if gates.max_regurgitation is not None and not asked.probed_rows and not asked.canaries:
+        yield UserError(
+            "no gate passes: nothing is probed for what it limits",
+            file=file_of("gates.max_regurgitation"),
+            field="gates.max_regurgitation",
+            value=gates.max_regurgitation,
+            fix="Declare evaluation.probed_rows or evaluation.canaries, or leave the limit out",
+        )
+
+
+def _undecidable(
+    spec: VariantSpec, file_of: FileOf, known: Mapping[str, int], there: Mapping[str, int]
+) -> list[UserError]:
+    """Rules that are asked too few questions to pass; `known`, `there`: see `hopeless_gates`."""
+    return [
+        UserError(rule.sentence, file=file_of(rule.field), field=rule.field, value=rule.value, fix=rule.fix)
+        for rule in hopeless_gates(spec.gates, spec.evaluation, known, there)
+        if spec.data.general is not None or rule.rule != "general_loss"
+    ]
+
+
+def _raise(errors: list[UserError]) -> None:
+    if errors:
+        raise UserErrors.of(errors)

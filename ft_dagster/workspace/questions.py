@@ -1,0 +1,303 @@
+"""What base and tuned model are asked: the variant's own task, general benchmarks, held-out text, probes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.data.rendering.chat_rules import chat_rules
+from ft_dagster.data.rendering.render import load_tokenizer
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.measured import expected_of
+from ft_dagster.evaluation.models.arithmetic import Dtype
+from ft_dagster.evaluation.own_checks import own_names
+from ft_dagster.evaluation.request import (
+    BaseFiles,
+    EvaluationRequest,
+    JudgedModel,
+    QuestionsFile,
+    Regurgitation,
+    SplitTask,
+    TunedWeights,
+    Until,
+)
+from ft_dagster.evaluation.tasks.tasks import is_file_entry, resolve_tasks
+from ft_dagster.gate.answer_scores import find_database
+from ft_dagster.gate.samples import SAMPLES
+from ft_dagster.objectives import DEFAULT
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    DECLARATION,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
+from ft_dagster.store import Artifact, Attempt
+from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import File, key_parts
+from ft_dagster.workspace.rendered_prompts import RENDERING, lead_of_answers
+from ft_dagster.workspace.workspace import Workspace
+
+QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
+TASK = (
+    "evaluation.task",
+    "evaluation.max_new_tokens",
+    "evaluation.kind",
+    "evaluation.probed_rows",
+    "evaluation.canaries",
+    "data.train_on",
+)
+GENERAL = ("evaluation.general",)
+FIELDS = (*QUESTIONS, *TASK, *GENERAL, "evaluation.database")
+READS = (DECLARATION, BASE_MODEL, TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN)
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """The variant's own task: the declared tasks (`tasks`: by digest), else the test split; and what is
+    probed for regurgitation. `spec`: how it is asked. `lead`: what the base's chat template writes before an
+    answer of the variant's rows, which is none of it; None where rows are not asked, or it writes nothing.
+    `rendering`: of prompts with completions, as they were trained.
+    """
+
+    spec: VariantSpec
+    tasks: dict[str, str]
+    test: File | None
+    train: File | None
+    database: File | None
+    lead: str | None = None
+    rendering: str | None = None
+
+
+@dataclass(frozen=True)
+class General:
+    """Benchmarks (`tasks`: by digest) and held-out general text."""
+
+    spec: VariantSpec
+    tasks: dict[str, str]
+    general_holdout: File | None
+
+
+def own_task(view: View) -> OwnTask:
+    """Raises UserError, before anything is computed, for a database that is not there."""
+    rendering = view.upstream(TRAINING_MIXTURE.name).spec.get(RENDERING)
+    return own_task_of(view, view.upstream(BASE_MODEL.name), rendering)
+
+
+def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
+    """As it is put to a base, or to a model that was trained from it on rows that were rendered so."""
+    spec, dataset = view.spec, view.upstream(TASK_DATASET.name)
+    rows, asked = view.payload(dataset), spec.evaluation
+    probes = bool(asked.probed_rows or asked.canaries)
+    splits = not asked.task
+    database = asked.database if splits else None
+    return OwnTask(
+        narrowed(spec, (*QUESTIONS, *TASK)),
+        view.frozen("tasks")["task"],
+        File.of(rows / "test.parquet") if splits else None,
+        File.of(rows / "train.parquet") if probes else None,
+        None if database is None else File.of(_database(view, database)),
+        lead_of_answers(view, dataset, base, rendering) if splits or probes else None,
+        rendering,
+    )
+
+
+def unprobed(task: OwnTask) -> OwnTask:
+    """The same task without what is probed for regurgitation."""
+    return replace(task, train=None, lead=None if task.test is None else task.lead)
+
+
+def own_checks(context: BuildContext, asked: EvaluationSpec) -> dict[str, dict[str, str]]:
+    """What the checks are called that are YAML files of the tenant's own, by role; see `own_names`."""
+    roots, found = context.roots, {}
+    for role, entries in (("task", asked.task), ("general", asked.general)):
+        own = filter(is_file_entry, entries)
+        tasks = resolve_tasks(own, context.project, asked_by=context.declared_in, roots=roots)
+        found[role] = own_names(tasks, context.key.tenant)
+    return {role: names for role, names in found.items() if names}
+
+
+def refuse_no_database(workspace: Workspace) -> None:
+    """Raises UserError where the answers are to be run on a database that is not there."""
+    asked = workspace.spec.evaluation
+    if asked.database is not None and not asked.task:
+        find_database(asked.database, workspace.project, workspace.declared_in, workspace.roots)
+
+
+def _database(view: View, path: str) -> Path:
+    return find_database(path, view.project, view.declared_in, view.roots)
+
+
+def general(view: View) -> General:
+    texts = view.payload(view.upstream(TRAINING_MIXTURE.name)) / "general_holdout" / "texts.parquet"
+    return General(
+        narrowed(view.spec, (*QUESTIONS, *GENERAL)),
+        view.frozen("tasks")["general"],
+        File.of(texts) if texts.exists() else None,
+    )
+
+
+def questions_digest(task: OwnTask, general: General) -> str:
+    """Of what is asked, whoever is asked: other questions are another try of the same weights. How a base's
+    template has them makes no other question.
+    """
+    task = replace(task, lead=None, rendering=None)
+    return sha256_json({"task": key_parts(task)._asdict(), "general": key_parts(general)._asdict()})
+
+
+@dataclass(frozen=True)
+class Decides:
+    """Against whose evaluation, by what, it is decided when enough was asked: see `request.Until`. It acts
+    where `evaluation.limit` is auto.
+    """
+
+    before: Artifact
+    gates: GatesSpec
+    tries: int
+    production: bool = False
+    objective: str = DEFAULT
+
+    def until(self, context: BuildContext) -> Until:
+        file = File.of(context.payload(self.before) / SAMPLES)
+        return Until(
+            before=_data(file),
+            gates=self.gates,
+            tries=self.tries,
+            production=self.production,
+            objective=self.objective,
+        )
+
+
+@dataclass(frozen=True)
+class ModelQuestions:
+    """One evaluation to be run: of what, on what. `decides`: when enough was asked; None: all is asked.
+    `withheld`: rows of the vocabulary that the model is not to choose among.
+    """
+
+    base: BaseFiles
+    tuned: TunedWeights | None
+    device: str
+    dtype: Dtype
+    engine: Engine
+    task: OwnTask | None = None
+    general: General | None = None
+    decides: Decides | None = None
+    withheld: tuple[int, ...] = ()
+
+    def ask(self, context: BuildContext, attempt: Attempt, *, into: Path | None = None) -> dict[str, Any]:
+        """Run the evaluation program into the attempt, or into the folder `into`; returns its figures.
+
+        Raises UserError where it says that it measured anything else than was asked.
+        """
+        figures = context.run("evaluation", attempt, lambda output: self.request(context, output), into=into)
+        check_measured(figures, expected_of(self.request(context, attempt.folder)).to_json())
+        reason = None if self.task is None else self.engine.reason  # what all share tells of no tenant
+        return figures if reason is None else {**figures, "engine_reason": reason}
+
+    def request(self, context: BuildContext, output: Path) -> EvaluationRequest:
+        """The evaluation program's run.json."""
+        part = self.task or self.general
+        assert part is not None
+        spec = part.spec.evaluation
+        task, general = self.task, self.general
+        return EvaluationRequest.model_validate(
+            {
+                "schema_version": 1,
+                "model": JudgedModel(base=self.base, tuned=self.tuned),
+                "device": self.device,
+                "dtype": self.dtype,
+                "vllm": self.engine.python,
+                "withheld": self.withheld,
+                "digests": {
+                    **({} if task is None else task.tasks), **({} if general is None else general.tasks)
+                },
+                "limit": spec.limit,
+                "until": self.decides.until(context) if self.decides and spec.limit == "auto" else None,
+                "seed": spec.seed,
+                "num_fewshot": spec.num_fewshot,
+                "project": context.project,
+                "roots": context.roots,
+                "declared_in": context.declared_in,
+                "output": output,
+                **({} if task is None else _of_task(task)),
+                **({} if general is None else _of_general(general)),
+            }
+        )  # fmt: skip
+
+
+def check_measured(figures: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises UserError unless the figures of an evaluation say that this was measured."""
+    found = figures.get("measured") or {}
+    for name, value in expected.items():
+        if found.get(name, ...) != value:
+            raise UserError(
+                f"the evaluation measured another {name} than was asked: {_short(value)} is expected",
+                value=_short(found.get(name)),
+                fix="Materialize it again; if that does not help, look who changes files meanwhile",
+            )
+
+
+def _short(value: object) -> str:
+    return value[:12] if isinstance(value, str) else str(value)
+
+
+def _of_task(task: OwnTask) -> dict[str, Any]:
+    spec = task.spec
+    asked: dict[str, Any] = {"task": spec.evaluation.task}
+    if task.train is not None:
+        probed, canaries = spec.evaluation.probed_rows, spec.evaluation.canaries
+        asked["regurgitation"] = Regurgitation(
+            train=_data(task.train), rows=probed, canaries=canaries, exchange=task.rendering is not None
+        )
+    if task.test is not None:
+        asked["test_split_task"] = SplitTask(
+            test=_data(task.test),
+            max_new_tokens=spec.evaluation.max_new_tokens,
+            kind=spec.evaluation.kind,
+            database=None if task.database is None else _data(task.database),
+            train_on=spec.data.train_on,
+            exchange=task.rendering is not None,
+        )
+    return asked
+
+
+def _of_general(general: General) -> dict[str, Any]:
+    holdout = general.general_holdout
+    return {
+        "general": general.spec.evaluation.general,
+        "general_holdout": None if holdout is None else _data(holdout),
+        "general_prompts": True,
+    }
+
+
+def _data(file: File) -> QuestionsFile:
+    return QuestionsFile(path=file.path, sha256=file.sha256)
+
+
+def chat_of(evaluation: Artifact) -> dict[str, Any] | None:
+    """By which rules a chat was rendered and an answer ended (`data.chat_rules`); None by those of most."""
+    return evaluation.figures.get("chat")
+
+
+def rules_of(context: BuildContext, base: Artifact, before: Artifact) -> dict[str, Any] | None:
+    """The rules, as `chat_of` says them, by which a base is asked that is not always today's, of which
+    `before` is the evaluation: of another one its tokenizer says them. Raises UserError where that is gone.
+    """
+    if base.digest == before.inputs[BASE_MODEL.name]:
+        return chat_of(before)
+    return chat_rules(load_tokenizer(context.base_folder(base))) or None
+
+
+def scores_in(payload: Path) -> list[dict[str, Any]]:
+    """Of an evaluation's payload: scores.json."""
+    scores: list[dict[str, Any]] = json.loads((payload / "scores.json").read_text("utf-8"))["scores"]
+    return scores

@@ -1,0 +1,440 @@
+"""What a stage works with: the variant's key, its declaration, the store, this host, the artifacts upstream.
+
+The same for assets, command line, experiments and plans ahead of a run; it knows nothing of Dagster.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.models.arithmetic import Dtype, judging_dtype
+from ft_dagster.launch.choice import LOCAL, TRAINING, ask_of, inventory_to_train_on, launcher_of
+from ft_dagster.launch.inventory import Inventory
+from ft_dagster.launch.launcher import Belongings, Job, Launcher, LentFolder, carry_out
+from ft_dagster.launch.leases import Ask, Leases, of_host
+from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.launch.remote.staging import forget, kept_by_nodes, recall
+from ft_dagster.models.derived import added_tokens, base_files, base_folder
+from ft_dagster.planning.judging import Judges
+from ft_dagster.roots import Roots
+from ft_dagster.schema_version import stored_as
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
+from ft_dagster.spec.overrides import refuse_fixed, with_overrides
+from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TRAINING_PLAN
+from ft_dagster.store import (
+    SHARED,
+    Artifact,
+    Attempt,
+    Store,
+    find_artifact,
+    read_head,
+    verify_artifact,
+    write_head,
+)
+from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.training.checkpoints import MANIFEST, newest_good
+from ft_dagster.training.contract import CHECKPOINTS
+from ft_dagster.training.kept_base import KEPT_BASES
+from ft_dagster.workspace.answer_engine import TRANSFORMERS, Engine, may_be_vllm, not_by_vllm, without_room
+from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.judging_devices import ask_to_judge, judges_of
+from ft_dagster.workspace.keyed_inputs import key_parts
+from ft_dagster.workspace.stage import Stage
+from ft_dagster.workspace.stage_version import is_of_now
+
+NODES = "nodes"  # an attempt's folder, of what the nodes of a cluster leave while they train
+I = TypeVar("I")  # noqa: E741
+Say = Callable[[str], None]
+Reporting = Callable[[], AbstractContextManager[Mapping[str, str]]]
+
+
+class TrainingStopped(Exception):
+    """A training of an experiment gave up: its validation loss is above the limit it was given."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__("stopped early: its validation loss was above the median of the runs before it")
+        self.run_dir = run_dir
+
+
+@contextmanager
+def _nobody_listens() -> Iterator[Mapping[str, str]]:
+    yield {}
+
+
+@dataclass(frozen=True)
+class RunOf:
+    """Who asked: recorded in heads, leases and the release log. `reporting` gives a program the environment
+    in which it reports its progress, where somebody listens.
+    """
+
+    id: str = "by-hand"
+    reason: str = "by hand"
+    say: Say = print
+    reporting: Reporting = _nobody_listens
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an experiment changes: heads of its own below `heads`, fields of the declaration as it was
+    when the experiment began, and for a training the validation loss (by evaluation: 1, 2, ...) above which
+    it gives up, on how many examples of its sample (None: all).
+    """
+
+    heads: str
+    declared: Declared
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    stop_above: Mapping[int, float] = field(default_factory=dict)
+    stop_above_on: int | None = None
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """All that is known of one variant. `trial`: of an experiment. Artifacts lie under `prefix` by their key
+    either way, so an experiment shares what is equal; its heads lie apart. `looking`: nothing is made and no
+    head is moved; what is not the newest artifact already raises UserError.
+    """
+
+    settings: Settings
+    key: VariantKey
+    run: RunOf = RunOf()
+    trial: Trial | None = None
+    launcher: Launcher[Any] | None = None
+    looking: bool = False
+
+    @cached_property
+    def store(self) -> Store:
+        return self.settings.open_store(self.key.tenant)
+
+    @cached_property
+    def lent(self) -> dict[Path, LentFolder]:
+        """The folders that were asked for so far, for programs on other machines."""
+        return {}
+
+    @property
+    def project(self) -> Path:
+        return self.settings.project
+
+    @property
+    def cache(self) -> Path:
+        return self.settings.cache_folder
+
+    @property
+    def bases_kept_in(self) -> Path | None:
+        """Where trainings keep quantized bases: not on a cluster, whose nodes `store gc` does not know."""
+        return self.cache / KEPT_BASES if self.settings.launcher == LOCAL else None
+
+    @property
+    def prefix(self) -> str:
+        """The variant's own part of the store."""
+        return self.key.prefix
+
+    @property
+    def heads(self) -> str:
+        return self.prefix if self.trial is None else f"{self.prefix}/experiments/{self.trial.heads}"
+
+    @property
+    def roots(self) -> Roots:
+        """What the declaration may reach."""
+        return self.settings.roots(self.key.tenant)
+
+    @property
+    def declared_in(self) -> Path:
+        """The variant's file, for errors to name."""
+        return self.project / "tenants" / self.key.tenant / f"{self.key.variant}.yaml"
+
+    def declared(self) -> Declared:
+        """The declaration as it is now, with what an experiment changes. Raises UserError, also for a field
+        that none may change.
+        """
+        if self.trial is not None:
+            for field, value in self.trial.overrides.items():
+                refuse_fixed(field, value, self.trial.declared.file)
+            return with_overrides(self.trial.declared, self.trial.overrides)
+        return load_variant(self.project, self.key)
+
+    @cached_property
+    def frozen(self) -> dict[str, Any]:
+        """declaration.json as it was frozen: spec, sources (their fingerprints), tasks (their digests)."""
+        file = self.payload(self.upstream(DECLARATION.name)) / "declaration.json"
+        content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        return content
+
+    @cached_property
+    def spec(self) -> VariantSpec:
+        return stored_as(VariantSpec, self.frozen["spec"], file="declaration.json")
+
+    def head(self, stage: str) -> Artifact | None:
+        """The newest artifact of a stage; of a corpus see `stages.corpora`."""
+        return read_head(self.store, self.heads, stage)
+
+    def upstream(self, stage: str) -> Artifact:
+        """The head of a stage: what this run just made, else the newest before it. Raises UserError."""
+        artifact = self.head(stage)
+        if artifact is None:
+            raise UserError(
+                f"{self.key} has no {stage} yet", fix=f"Materialize {stage} of this partition first"
+            )
+        return artifact
+
+    def folder(self, artifact: Artifact) -> Path:
+        """The artifact's `payload/` and `evidence/` on this machine."""
+        folder = artifact.folder(self.store, self.cache)
+        files = {path: file.sha256 for path, file in artifact.files.items()}
+        self.lent[folder] = LentFolder(files, artifact.path)
+        return folder
+
+    def payload(self, artifact: Artifact) -> Path:
+        return self.folder(artifact) / "payload"
+
+    def evidence(self, artifact: Artifact) -> Path:
+        return self.folder(artifact) / "evidence"
+
+    def verify(self, artifact: Artifact) -> None:
+        """Hash all files of an artifact again; where one only looks, those of this host touched since then.
+        Raises UserError.
+        """
+        if self.looking and not self.store.remote:
+            self.folder(artifact)
+        else:
+            verify_artifact(self.store, artifact, self.cache)
+
+    def base_folder(self, base: Artifact) -> Path:
+        """The base model's folder on this machine, its files checked."""
+        folder = base_folder(self.store, base, self.project, self.cache)
+        if self.settings.launcher != LOCAL:
+            copies = f"{base.place.path}/{NODES}/payload"
+            self.lent[folder] = LentFolder(self.base_files(base), copies, by_hash=True)
+        return folder
+
+    def base_files(self, base: Artifact) -> dict[str, str]:
+        """sha256 of each file of the base that loading reads, by its path below `base_folder`."""
+        return base_files(self.store, base, self.cache)
+
+    @cached_property
+    def leases(self) -> Leases:
+        return of_host(self.settings.host)
+
+    @cached_property
+    def trains_on(self) -> Inventory:
+        """The devices that a training is planned for."""
+        return inventory_to_train_on(self.settings, self.leases)
+
+    @property
+    def device(self) -> str:
+        """torch's name for what this host computes on."""
+        return "cuda" if self.leases.inventory.kind == "gpu" else "cpu"
+
+    @property
+    def dtype(self) -> Dtype:
+        """In what arithmetic models are asked: base and tuned model are compared in one alone."""
+        return judging_dtype(self.device)
+
+    @property
+    def engine(self) -> Engine:
+        """What writes the answers of base and tuned model alike. Raises UserError."""
+        if not may_be_vllm(self.settings, self.device):
+            return TRANSFORMERS
+        reason = self._not_by_vllm()
+        return Engine("vllm", self.settings.vllm_python) if reason is None else Engine(reason=reason)
+
+    def engine_of(self, evaluation: Mapping[str, Any]) -> Engine:
+        """What wrote the answers of an evaluation, by what its key covers beside digests."""
+        vllm = evaluation.get("engine.name") == "vllm"
+        return Engine("vllm", self.settings.vllm_python) if vllm else TRANSFORMERS
+
+    def _not_by_vllm(self) -> str | None:
+        if self.spec.resources.sharing == "shared":
+            return "the device is shared, and vLLM takes what is free of it"
+        base, method = self.upstream(BASE_MODEL.name), self.upstream(TRAINING_PLAN.name).figures["method"]
+        new_tokens = base.place.prefix != SHARED and bool(added_tokens(self.store, base))
+        devices = [d.memory_bytes for d in self.leases.inventory.devices if d.memory_bytes is not None]
+        room = without_room(base.figures["parameters"], self.dtype, min(devices, default=None))
+        return not_by_vllm(method, new_tokens=new_tokens) or room
+
+    def make(self, stage: Stage[I]) -> Artifact:
+        """The stage's artifact, found under its key or built, with the head pointing at it. Raises UserError,
+        ProgramFailed, TrainingStopped.
+        """
+        artifact = self._make(stage)
+        if stage.name == DECLARATION.name:
+            for read in ("frozen", "spec"):
+                self.__dict__.pop(read, None)
+        stage.after(self, artifact)
+        if not stage.entry.on_demand and not self.looking:
+            write_head(self.store, self.heads, artifact, self.run.id)
+        return artifact
+
+    @property
+    def context(self) -> BuildContext:
+        """What a build of no stage would work with: it may ask all of the past."""
+        return BuildContext(self)
+
+    def recipe(self, stage: Stage[I]) -> tuple[Recipe, I]:
+        """What the stage's artifact would be made from now."""
+        inputs = stage.inputs(View(self, stage))
+        parts, shared = key_parts(inputs), stage.owner(inputs) == SHARED
+        if stage.stands is not None:
+            newest = self.head(stage.name)
+            if newest is not None and is_of_now(newest) and stage.stands(newest, inputs):
+                parts = parts._replace(spec=newest.spec)
+        return (
+            Recipe(
+                stage.name,
+                SHARED if shared else self.prefix,
+                parts.inputs,
+                parts.spec,
+                None if shared else str(self.key),
+                stage.seed(inputs),
+                parts.manifests,
+                tuple(parts.artifacts.values()),
+            ),
+            inputs,
+        )
+
+    def _make(self, stage: Stage[I]) -> Artifact:
+        stage.refuse(self)
+        recipe, inputs = self.recipe(stage)
+        if self.looking:
+            return self._standing(stage, recipe)
+        context = BuildContext(self, stage.asks)
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            stage.refuse_new(self)
+            return stage.build(inputs, context, attempt)
+
+        artifact = make_artifact(self.store, self.settings.work_folder, recipe, build)
+        for run_dir, left_at in context.finished.items():
+            shutil.rmtree(run_dir, ignore_errors=True)
+            if self.settings.launcher != LOCAL:
+                forget(self.store, left_at)
+        how = "reused, no work done" if artifact.reused else "made"
+        self.run.say(f"{stage.name} {artifact.digest[:12]} {how}")
+        return artifact
+
+    def _standing(self, stage: Stage[I], recipe: Recipe) -> Artifact:
+        """What stands under the key, and is the newest of its stage. Raises UserError."""
+        found = find_artifact(self.store, recipe.place)
+        head = found if stage.entry.on_demand else self.head(stage.name)
+        if found is None or head is None or head.place != found.place:
+            raise UserError(f"{self.key} has another {stage.name} by now", fix="Run it")
+        return found
+
+    def run_dir(self, attempt: Attempt, part: str = "") -> Path:
+        """A program's folder, named by the key: a second try finds the checkpoints of the first. `part`: of a
+        stage that runs another program besides.
+        """
+        name = f"{attempt.place.stage}{part}-{attempt.place.key[:16]}"
+        return self.settings.work_folder / "runs" / str(self.key) / name
+
+    def left_by_nodes(self, attempt: Attempt, part: str = "") -> str:
+        """Where in the store the nodes of a cluster leave what they go on from; see `run_dir`."""
+        return f"{attempt.place.path}/{NODES}{part}/evidence"
+
+    def recall(self, program: str, run_dir: Path, left_at: str) -> None:
+        """Have in a training's folder what its newest try on a cluster was asked and said."""
+        if program == TRAINING and self.settings.launcher != LOCAL:
+            recall(self.store, left_at, run_dir)
+
+    def run_program(
+        self, program: str, run_dir: Path, request: BaseModel, *, leased: bool, left_at: str = ""
+    ) -> dict[str, Any]:
+        """Run a program of this package on `request`, its run.json; returns its result.json. `left_at`: of
+        `left_by_nodes`.
+
+        Raises ProgramFailed, and TrainingStopped; what is raised here meanwhile cancels it.
+        """
+        training = program == TRAINING
+        launcher = self.launcher or launcher_of(self.settings, self.leases)
+        things = Belongings(left_at, self.lent, self.cache, CHECKPOINTS, MANIFEST)
+        ask = self._ask(program, request) if leased else None
+        try:
+            with (self.run.reporting if training else _nobody_listens)() as environment:
+                job = Job(
+                    program,
+                    run_dir,
+                    request,
+                    ask,
+                    environment,
+                    str(self.key),
+                    things,
+                    self.settings.store_profiles.of(self.key.tenant),
+                )
+                result = carry_out(launcher, job, self.run.say)
+        except ProgramFailed as failure:
+            failure.kept = self._kept(run_dir, things) if training else None
+            raise
+        except Exception:
+            raise
+        except BaseException:
+            if training:
+                kept = self._kept(run_dir, things)
+                self.run.say(f"Cancelled. Kept: {kept}. Run it again: it goes on from there")
+            raise
+        if result.get("status") == "stopped":
+            if training and self.settings.launcher != LOCAL:
+                forget(self.store, left_at)
+            stopped = run_dir.with_name(f".stopped-{uuid.uuid4().hex[:8]}")
+            raise TrainingStopped(run_dir.rename(stopped))  # out of the way of who asks for the same key
+        if ask is not None and not training and self.device == "cuda":
+            result["figures"]["devices"] = ask.count  # for what they cost
+        return result
+
+    def _kept(self, run_dir: Path, things: Belongings) -> str:
+        """What a training that ended early left to go on from."""
+        if self.settings.launcher == LOCAL:
+            return _kept_here(run_dir / "output")
+        try:
+            return kept_by_nodes(self.store, things)
+        except OSError as error:
+            return f"what the store has, which is out of reach ({error})"
+
+    def _ask(self, program: str, request: BaseModel) -> Ask:
+        ask = ask_of(self.settings, self.leases, self.key, self.spec, program=program, run_id=self.run.id)
+        judges = None if program == TRAINING else judges_of(self.leases, ask, self.dtype)
+        return ask if judges is None else ask_to_judge(ask, request, judges, self.declared_in)
+
+    def judges(self, spec: VariantSpec) -> Judges | None:
+        """The GPUs of this host that may judge what `spec` declares; None without any. Raises UserError."""
+        ask = ask_of(self.settings, self.leases, self.key, spec, program="evaluation", run_id=self.run.id)
+        return judges_of(self.leases, ask, self.dtype)
+
+
+def refuse_experiment(workspace: Workspace) -> None:
+    """Raises UserError in the workspace of an experiment."""
+    if workspace.trial is not None:
+        raise UserError(
+            "an experiment is neither exported nor released",
+            value=workspace.trial.heads,
+            fix="Declare its winner, then run the variant",
+        )
+
+
+@contextmanager
+def named_in(file: Path) -> Iterator[None]:
+    """Let a UserError that names no file name this one."""
+    try:
+        yield
+    except UserError as error:
+        error.file = error.file or str(file)
+        raise
+
+
+def _kept_here(output: Path) -> str:
+    folder = output / CHECKPOINTS
+    newest = newest_good(folder)
+    if newest is None:
+        return f"nothing, for no checkpoint verifies in {folder}"
+    return f"the checkpoint of step {newest.step}, which verifies, in {newest.folder}"

@@ -1,0 +1,192 @@
+"""A mixture says of each row that was cut or left out how much of it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from ft_dagster.data.mixture.cuts import (
+    IN_PART,
+    Cut,
+    _beginnings,
+    is_same_up_to,
+    place_of,
+    read_cuts,
+    write_cuts,
+)
+from ft_dagster.data.mixture.mixture import TOO_LONG, UNTRAINED, BuiltMixture, MixtureParts, build_mixture
+from ft_dagster.data.rendering.render import render
+from ft_dagster.data.rows.corpus import build_general_corpus
+from ft_dagster.data.rows.dataset import build_task_dataset
+from ft_dagster.data.rows.dataset_io import as_row, paths_of
+from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.spec.variant import CorpusSpec
+from tests.mixtures import iter_examples
+
+WORDS = ("the", "bank", "of", "old", "town", "lends", "to", "ships", "and", "whales", "by", "sea")
+
+
+def said(number: int, words: int) -> str:
+    return " ".join(WORDS[(number + at) % len(WORDS)] + str(number + at) for at in range(words))
+
+
+@pytest.fixture
+def mix(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any, write: Any) -> Any:
+    """A mixture of these rows, and the rows of its data set by split and number."""
+
+    def of(
+        rows: Sequence[Any], max_length: int, corpus: Path | None = None, **data: Any
+    ) -> tuple[BuiltMixture, dict[tuple[str, int], Row]]:
+        write("faq.jsonl", rows)
+        spec, made, out = variant(None, **data), tmp_path / "rows", tmp_path / "mixture"
+        made.mkdir()
+        out.mkdir()
+        build_task_dataset(spec, project, [], made)
+        there = {
+            (split, number): as_row(row)
+            for split in ("train", "validation")
+            for number, row in enumerate(parquet.read_table(made / f"{split}.parquet").to_pylist())
+        }
+        parts = MixtureParts(made, tiny_model_folder, corpus, None, paths_of(spec))
+        return build_mixture(spec, parts, max_length, out), there
+
+    return of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["messages", "prompt_completion"])
+def test_of_a_row_that_was_cut_the_mixture_says_where(
+    mix: Any, tiny_tokenizer: Any, tmp_path: Path, kind: str
+) -> None:
+    rows: list[Any] = []
+    for number in range(40):
+        asked, answer = said(number, 6), said(number, 12 if number % 2 else 200)
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        row = {"prompt": f"{asked} ", "completion": answer}
+        rows.append(row if kind == "prompt_completion" else {"messages": turns})
+    built, there = mix(rows, 128)
+    cuts = {(cut.split, cut.row): cut for cut in built.cuts}
+    long = {place for place, row in there.items() if len(row.parts[-1][1]) > 500}
+    assert cuts.keys() == long
+    assert len(long) > 10
+    for place, cut in cuts.items():
+        row = there[place]
+        assert (cut.source, cut.kept, cut.reason) == ("data.sources[0]", 128, "")
+        assert cut.tokens == len(render(row, tiny_tokenizer).input_ids) > 128
+        assert cut.part == len(row.parts) - 1
+        _, answer = row.parts[-1]
+        [example] = [one for one in iter_examples(tmp_path / "mixture", place[0]) if one.row == cut.row]
+        kept = tiny_tokenizer.decode(example.input_ids).rstrip("\ufffd")
+        assert kept.endswith(answer[: cut.characters])
+        assert 0 < (cut.characters or 0) < len(answer)
+        changed = answer[: (cut.characters or 0) + 3] + " and nothing of that"
+        *before, (role, _) = row.parts
+        other = with_parts(row, [*before, (role, changed)])
+        assert other.identity != row.identity
+        assert render(other, tiny_tokenizer, max_length=100).input_ids == example.input_ids[:100].tolist()
+        assert is_same_up_to(cut, row, other)
+        assert not is_same_up_to(cut, row, with_parts(row, [*before, (role, f"x{changed}")]))
+
+
+def with_parts(row: Row, parts: list[tuple[str, str]]) -> Row:
+    if row.kind == "messages":
+        return Row("messages", row.source, tuple(Message(role, text) for role, text in parts))
+    return Row("prompt_completion", row.source, prompt=parts[0][1], completion=parts[1][1])
+
+
+@pytest.mark.slow
+def test_of_a_row_that_was_left_out_the_mixture_says_why(mix: Any) -> None:
+    rows = [{"prompt": f"{said(n, 3)} ", "completion": said(n, 200 if n % 4 == 0 else 5)} for n in range(40)]
+    built, there = mix(rows, 128, on_too_long="drop")
+    assert len(built.cuts) == built.figures.dropped[TOO_LONG] > 5
+    for cut in built.cuts:
+        assert (cut.reason, cut.kept, cut.left_out) == (TOO_LONG, 0, True)
+        assert (cut.tokens or 0) > 128
+        assert len(there[cut.split, cut.row].completion) > 500
+
+
+@pytest.mark.slow
+def test_a_row_of_which_nothing_is_trained_is_named(mix: Any) -> None:
+    rows = [{"prompt": f"{said(n, 200 if n % 4 == 0 else 3)} ", "completion": "yes"} for n in range(40)]
+    built, there = mix(rows, 128)
+    assert {cut.reason for cut in built.cuts} == {UNTRAINED}
+    assert len(built.cuts) == built.figures.dropped[UNTRAINED] > 5
+    assert all(len(there[cut.split, cut.row].prompt) > 500 for cut in built.cuts)
+
+
+@pytest.mark.slow
+def test_a_document_of_which_pieces_are_not_there_is_named(
+    mix: Any, project: Path, tmp_path: Path, write: Any, tiny_tokenizer: Any
+) -> None:
+    write("texts.jsonl", [{"text": said(number, 150)} for number in range(200)])
+    spec = CorpusSpec.model_validate({"description": "x", "sources": ["texts.jsonl"], "holdout": 0.2})
+    build_general_corpus("general", spec, project, tmp_path / "corpora")
+    rows = [{"prompt": f"{said(n, 3)} ", "completion": said(n, 20)} for n in range(40)]
+    built, _ = mix(rows, 128, corpus=tmp_path / "corpora", general={"corpus": "general", "share": 0.3})
+    [cut] = built.cuts
+    assert (cut.split, cut.source, cut.reason, cut.left_out) == ("train", "general:general", IN_PART, False)
+    texts = parquet.read_table(tmp_path / "corpora/general/train.parquet").column("text").to_pylist()
+    given: dict[int, int] = {}
+    for example in iter_examples(tmp_path / "mixture", "train"):
+        if example.source.startswith("general:"):
+            given[example.row] = given.get(example.row, 0) + len(example.input_ids)
+    whole = {row: len(tiny_tokenizer(texts[row])["input_ids"]) for row in given}
+    assert [row for row in given if given[row] < whole[row]] == [cut.row]
+
+
+def test_cuts_are_read_as_they_were_written(tmp_path: Path) -> None:
+    cuts = [
+        Cut("train", "data.sources[0]", 3, 800, 512, 1, 900),
+        Cut("validation", "data.sources[1]", 3, 800, 0, reason=TOO_LONG),
+        Cut("train", "general:x", 3, reason=IN_PART),
+    ]
+    write_cuts(cuts, tmp_path)
+    assert read_cuts(tmp_path / "cuts.parquet") == {
+        ("train", False, 3): cuts[0], ("validation", False, 3): cuts[1], ("train", True, 3): cuts[2],
+    }  # fmt: skip
+    write_cuts([], tmp_path)
+    assert read_cuts(tmp_path / "cuts.parquet") == {}
+
+
+PLACES: dict[str, tuple[list[str], str, tuple[int | None, int | None]]] = {
+    "within the last": (["Who?", "The old bank."], "<u>Who?<a>The old", (1, 7)),
+    "within the first": (["Who is it?", "x"], "<u>Who is", (0, 6)),
+    "between two": (["Who?", "The bank."], "<u>Who?<a>", (1, 0)),
+    "half a letter": (["Who?", "Müller"], "<u>Who?<a>M\ufffd", (1, 1)),
+    "after the last": (["Who?", "Yes."], "<u>Who?<a>Yes.", (None, None)),
+    "stripped": (["  Who? ", " The bank "], "<u>Who?<a>The b", (1, 5)),
+    "a text that stands there twice": (["on", "on and on and off"], "<u>on<a>on and on a", (1, 11)),
+    "not as it was rendered": (["Who?", "The bank."], "<u>Who?<a>" + "THE BANK. " * 20, (None, None)),
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_the_place_of_a_cut_is_told_by_what_is_kept(kind: str) -> None:
+    texts, kept, place = PLACES[kind]
+    assert place_of(texts, kept) == place
+
+
+def test_a_long_row_whose_tokenizer_changes_its_letters_is_looked_for_at_few_places() -> None:
+    text = "The Old Bank of the Town lends to Ships. " * 3_000
+    kept = "user: " + text.lower()[:-20]
+    assert len(list(_beginnings(text, kept, 0))) <= 80
+    assert place_of([text], kept) == (None, None)
+    assert place_of([text], "user: " + text[:-20]) == (0, len(text) - 20)
+
+
+def test_a_row_of_another_kind_or_role_is_not_the_same() -> None:
+    row = Row("messages", "s", (Message("user", "Who?"), Message("assistant", "The old bank.")))
+    cut = Cut("train", "s", 0, 9, 5, 1, 7)
+    other = replace(row, messages=(Message("user", "WHO?"), Message("assistant", "The  OLD whale.")))
+    assert is_same_up_to(cut, row, other)
+    assert not is_same_up_to(cut, row, replace(other, messages=other.messages[:1]))
+    assert not is_same_up_to(
+        cut, row, replace(other, messages=(Message("system", "Who?"), other.messages[1]))
+    )
+    assert not is_same_up_to(cut, row, Row("text", "s", text="Who? The old whale."))
+    assert not is_same_up_to(cut._replace(part=None), row, other)

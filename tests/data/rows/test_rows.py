@@ -1,0 +1,64 @@
+"""Rows of every format are told apart, checked, and normalized to one form with a stable leaf."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.data.rows.rows import Message, Row, in_exchange
+from ft_dagster.data.rows.sources import read_rows
+from ft_dagster.data.sources.locations import DeclaredAt
+from ft_dagster.errors import UserError
+from ft_dagster.spec.variant import SourceSpec
+
+ASKED = DeclaredAt("acme/support.yaml", "data.sources[0]")
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+MESSAGES = (Message("user", "q"), Message("assistant", "a"))
+
+
+@pytest.fixture
+def rows(project: Path, write: Any) -> Any:
+    def of(*raw: Any, **spec: Any) -> list[Row]:
+        write("rows.jsonl", raw)
+        return list(read_rows(SourceSpec(path="rows.jsonl", **spec), project, ASKED))
+
+    return of
+
+
+@pytest.fixture
+def refused(rows: Any) -> Any:
+    def of(*raw: Any, **spec: Any) -> UserError:
+        with pytest.raises(UserError) as caught:
+            rows(*raw, **spec)
+        return caught.value
+
+    return of
+
+
+def test_the_leaf_is_the_salted_hash_of_the_identity(rows: Any) -> None:
+    [row] = rows({"messages": CHAT})
+    assert len(row.salt) == 16
+    assert row.record == hashlib.sha256(row.salt + row.identity).digest()
+
+
+def test_equal_rows_have_one_identity_and_different_leaves(rows: Any) -> None:
+    one, two = rows({"messages": CHAT}, {"messages": CHAT})
+    assert one.identity == two.identity
+    assert one.record != two.record
+
+
+def test_the_leaf_of_a_row_is_the_same_on_every_reading(rows: Any) -> None:
+    assert rows({"messages": CHAT})[0].record == rows({"messages": CHAT})[0].record
+
+
+def test_a_prompt_and_its_completion_as_an_exchange_are_the_same_record(rows: Any) -> None:
+    [row] = rows({"prompt": "q", "completion": "a", "group": "g"})
+    made = in_exchange(row, True)
+    assert (made.kind, made.messages, made.group) == ("messages", MESSAGES, "g")
+    assert (made.identity, made.record, made.salt) == (row.identity, row.record, row.salt)
+    assert in_exchange(row, False) is row
+    [talk] = rows({"messages": CHAT})
+    assert in_exchange(talk, True) is talk

@@ -1,0 +1,132 @@
+"""What is said beside a plan of the version before."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages import training_plan
+from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.training.watch.spectrum import Layer, advice, summary
+from ft_dagster.versions.check import check_variant
+from ft_dagster.versions.plan_warnings import rank_of_before, still_undecided
+from ft_dagster.versions.preview import plan_variant
+from ft_dagster.workspace import past
+from ft_dagster.workspace.workspace import Workspace
+from tests.e2e.project import edit
+from tests.stored_figures import stored_training
+from tests.verdicts import stored_rule
+
+COLLAPSED = [Layer("q", 16, (1.0, *([1e-6] * 15)))]
+ALIKE = [Layer("q", 16, (1.0,) * 16)]
+
+
+def test_the_spectrum_of_the_version_before_is_said_of_the_next_plan_of_its_method() -> None:
+    for layers, rank in ((COLLAPSED, 1), (ALIKE, 32)):
+        said = advice(summary(layers))
+        before = TrainingFigures.from_json(
+            stored_training(method="lora", advice=["overfitting: less", *said])
+        )
+        (line,) = rank_of_before(before, "lora")
+        assert line.startswith("of the version before: ")
+        assert line.endswith((f"try rank {rank}", f"try {rank}"))
+        assert rank_of_before(before, "full") == []
+
+
+def test_what_would_decide_the_verdict_before_is_said_of_questions_and_of_texts() -> None:
+    def said(limit: int | None, **rule: object) -> tuple[str, ...]:
+        rules = [stored_rule(), stored_rule(outcome="undecided", passed=False, **rule)]
+        return still_undecided(
+            Verdict.from_json({"passed": False, "outcome": "undecided", "rules": rules}), limit
+        )
+
+    before = "as its newest evaluation measured, "
+    assert said(400, needed=900) == (
+        f"{before}about 900 questions would decide exam acc; evaluation.limit is 400",
+    )
+    assert said(1000, needed=900) == ()
+    texts = {"rule": "general_loss", "metric": "general_loss", "questions": 26, "units": 13}
+    assert said(1000, needed=46, **texts) == (
+        f"{before}about 23 texts would decide exam general_loss; the corpus held out 13",
+    )
+    assert said(400, needed=10**7) == (
+        f"{before}no number of questions that could be had would decide exam acc; "
+        "allow a larger fall (gates)",
+    )
+    let_pass = stored_rule(outcome="undecided", needed=10**7)
+    passed = Verdict.from_json({"passed": True, "outcome": "undecided", "rules": [let_pass]})
+    assert still_undecided(passed, 400) == ()
+
+
+def test_how_long_a_question_takes_is_known_from_the_tenants_other_variants_on_the_base(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    took = {
+        "tenants/acme/a": None,
+        "tenants/acme/damaged": None,
+        "tenants/acme/b": 0.5,
+    }
+
+    def head(store: object, prefix: str, stage: str) -> Any:
+        assert stage == "evaluation"
+        if prefix.endswith("damaged"):
+            raise UserError("another one by now", fix="Run it again")
+        seconds = took[prefix]
+        return (
+            None if seconds is None else SimpleNamespace(figures={"seconds": 40 * seconds, "questions": 40})
+        )
+
+    monkeypatch.setattr(past, "read_head", head)
+    keys = [VariantKey(*prefix.split("/")[1:]) for prefix in took]
+    asked = past.Past(cast(Any, None), keys[0], Path(), Path())
+    assert asked.seconds_per_question(keys) == 0.5
+    assert asked.seconds_per_question(keys[:2]) is None
+    many = [VariantKey("acme", f"v{number}") for number in range(past.VARIANTS_ASKED)]
+    took |= {f"tenants/acme/{key.variant}": None for key in many}
+    assert asked.seconds_per_question([*many, keys[2]]) is None
+    took["tenants/acme/a"] = 2.0
+    assert asked.seconds_per_question(keys) == 2.0
+
+
+@pytest.mark.slow
+def test_a_kept_plan_whose_limit_would_not_act_is_not_trained_by(chained: Workspace) -> None:
+    figures = chained.upstream("training_plan").figures
+    training_plan.after(chained, chained.upstream("training_plan"))
+    sharded = {
+        **figures["training"],
+        "watch": {**figures["training"]["watch"], "benchmark_limit": 0.05},
+        "deepspeed": {**figures["training"]["deepspeed"], "stage": 3},
+    }
+    kept: Any = SimpleNamespace(figures={**figures, "training": sharded})
+    with pytest.raises(UserError, match="no questions are asked") as caught:
+        training_plan.after(chained, kept)
+    assert caught.value.file == str(chained.declared_in)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tail", "least"), [(0.02, 183), (0.05, 72)])
+def test_check_and_plan_say_how_many_texts_a_loss_takes(
+    chained: Workspace, tmp_path: Path, tail: float, least: int
+) -> None:
+    project = shutil.copytree(chained.project, tmp_path / "project", ignore=lambda *_: [".ft_dagster"])
+    gates = {"loss_tail": tail, "general_loss_margin": 0.2}
+    edit(project / "tenants/acme/places.yaml", lambda content: content["gates"].update(gates))
+    settings = load_settings(project)
+    summary = check_variant(settings, chained.key)["summary"]
+    for what in ("general text", "the test split"):
+        assert f"{what} is judged by its loss, of {least} texts or more" in summary
+    said = [line for line in plan_variant(settings, chained.key).warnings if "judged by its loss" in line]
+    assert [line.split(" is judged")[0] for line in said] == ["general text", "the test split"]
+    rise = f"and from {least} on that {100 * tail:g}% or more rise by more (gates.loss_tail)"
+    assert all(rise in line for line in said)
+    assert not any(
+        "judged by its loss" in line for line in plan_variant(chained.settings, chained.key).warnings
+    )

@@ -1,0 +1,61 @@
+"""The report of a version: of that one alone, and kept beside a release or said to be missing."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.lineage.log import append, read_log
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.versions.version_report import FOLDER, keep_report, report_path, version_report
+
+KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
+KEY = VariantKey("acme", "places")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Of a project whose acme.places has three versions."""
+    shutil.copytree(KEPT, tmp_path / "project")
+    return load_settings(tmp_path / "project")
+
+
+def test_it_is_titled_with_the_version_that_was_asked_for(settings: Settings) -> None:
+    """Where two have the same export, as older logs let them."""
+    store = settings.open_store()
+    log = read_log(store, KEY.prefix)
+    assert append(store, KEY.prefix, log, replace(log.entries[0], version=4, production=4, by="gus"))
+    for asked, said, by in ((1, 1, log.entries[0].by), (4, 4, "gus"), (None, 4, "gus")):
+        page = version_report(settings, KEY, asked)
+        assert f"{KEY} version {said}" in page
+        assert f" by {by}<" in page
+
+
+def test_a_report_that_cannot_be_written_is_said_and_stops_nothing(settings: Settings) -> None:
+    store = settings.open_store()
+    store.write(f"{KEY.prefix}/{FOLDER}", b"")  # no folder
+    said = keep_report(settings, KEY, 3)
+    assert said.startswith("could not be made: ")
+    store.remove([f"{KEY.prefix}/{FOLDER}"])
+    assert keep_report(settings, KEY, 3) == report_path(KEY.prefix, 3)
+
+
+def test_a_storage_out_of_reach_is_no_missing_report(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> bool:
+        raise ConnectionResetError("reset")
+
+    monkeypatch.setattr("ft_dagster.store.Store.exists", refuse)
+    with pytest.raises(ConnectionResetError):
+        keep_report(settings, KEY, 3)
+
+
+def test_it_shows_what_was_learned_against_what_was_forgotten(settings: Settings) -> None:
+    page = version_report(settings, KEY)
+    assert "<p>Validation loss and loss on watched general text at 3 looks: " in page
+    assert 'aria-label="validation loss over loss on watched general text"' in page
