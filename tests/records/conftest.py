@@ -1,5 +1,5 @@
 """Projects and files, as the tests of data have them."""
 
-from tests.data.conftest import corpus, project, put, questions, variant, write
+from tests.data.fixtures import corpus, project, put, questions, variant, write
 
 __all__ = ["corpus", "project", "put", "questions", "variant", "write"]

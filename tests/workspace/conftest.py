@@ -1,5 +1,5 @@
 """A finished variant, as the tests of stages have it."""
 
-from tests.stages.conftest import chained
+from tests.stages.fixtures import chained
 
 __all__ = ["chained"]
