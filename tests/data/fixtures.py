@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.spec.variant import CorpusSpec, VariantSpec
+from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.sources import read_rows
+from ft_dagster.data.sources.locations import DeclaredAt
+from ft_dagster.errors import UserError
+from ft_dagster.spec.variant import CorpusSpec, SourceSpec, VariantSpec
 
 
 @pytest.fixture
@@ -86,3 +90,28 @@ def corpus(project: Path, write: Callable[..., Path]) -> Callable[..., Path]:
         return out
 
     return build
+
+
+@pytest.fixture
+def rows(project: Path, write: Any) -> Any:
+    def of(*raw: Any, **spec: Any) -> list[Row]:
+        write("rows.jsonl", raw)
+        return list(
+            read_rows(
+                SourceSpec(path="rows.jsonl", **spec),
+                project,
+                DeclaredAt("acme/support.yaml", "data.sources[0]"),
+            )
+        )
+
+    return of
+
+
+@pytest.fixture
+def refused(rows: Any) -> Any:
+    def of(*raw: Any, **spec: Any) -> UserError:
+        with pytest.raises(UserError) as caught:
+            rows(*raw, **spec)
+        return caught.value
+
+    return of

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.data.rows.rows import Message
 from ft_dagster.data.rows.sources import read_rows
 from ft_dagster.data.sources.formats import COLUMNS, FILED, TRAINED, UNRENDERED
 from ft_dagster.data.sources.locations import DeclaredAt
@@ -42,25 +42,6 @@ def as_sharegpt(turn: dict[str, Any]) -> dict[str, Any]:
     said = {name: value for name, value in turn.items() if name not in ("role", "content")}
     names = {"user": "human", "assistant": "gpt"}
     return {"from": names.get(turn["role"], turn["role"]), "value": turn["content"], **said}
-
-
-@pytest.fixture
-def rows(project: Path, write: Any) -> Any:
-    def of(*raw: Any, **spec: Any) -> list[Row]:
-        write("rows.jsonl", raw)
-        return list(read_rows(SourceSpec(path="rows.jsonl", **spec), project, ASKED))
-
-    return of
-
-
-@pytest.fixture
-def refused(rows: Any) -> Any:
-    def of(*raw: Any, **spec: Any) -> UserError:
-        with pytest.raises(UserError) as caught:
-            rows(*raw, **spec)
-        return caught.value
-
-    return of
 
 
 @pytest.mark.parametrize("form", FORMS)

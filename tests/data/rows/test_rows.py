@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from ft_dagster.data.rows.rows import Message, Row, in_exchange
-from ft_dagster.data.rows.sources import read_rows
+from ft_dagster.data.rows.rows import Message, in_exchange
 from ft_dagster.data.sources.locations import DeclaredAt
-from ft_dagster.errors import UserError
-from ft_dagster.spec.variant import SourceSpec
 
 ASKED = DeclaredAt("acme/support.yaml", "data.sources[0]")
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 MESSAGES = (Message("user", "q"), Message("assistant", "a"))
-
-
-@pytest.fixture
-def rows(project: Path, write: Any) -> Any:
-    def of(*raw: Any, **spec: Any) -> list[Row]:
-        write("rows.jsonl", raw)
-        return list(read_rows(SourceSpec(path="rows.jsonl", **spec), project, ASKED))
-
-    return of
-
-
-@pytest.fixture
-def refused(rows: Any) -> Any:
-    def of(*raw: Any, **spec: Any) -> UserError:
-        with pytest.raises(UserError) as caught:
-            rows(*raw, **spec)
-        return caught.value
-
-    return of
 
 
 def test_the_leaf_is_the_salted_hash_of_the_identity(rows: Any) -> None:
