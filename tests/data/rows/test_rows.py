@@ -6,9 +6,7 @@ import hashlib
 from typing import Any
 
 from ft_dagster.data.rows.rows import Message, in_exchange
-from ft_dagster.data.sources.locations import DeclaredAt
 
-ASKED = DeclaredAt("acme/support.yaml", "data.sources[0]")
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 MESSAGES = (Message("user", "q"), Message("assistant", "a"))
 
