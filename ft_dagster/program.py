@@ -108,10 +108,15 @@ def run_program(run_dir: Path, kind: type[R], work: Callable[[R], dict[str, Any]
     0 done; 2 a user's mistake, said in one line on stderr and in result.json; 75 on SIGTERM, 130 on
     SIGINT. Anything else is a defect: it ends in a traceback and leaves no result file.
     """
+    asked: list[int] = []
     handlers = {signal.SIGTERM: PREEMPTED, signal.SIGINT: CANCELLED}
-    before = {number: signal.signal(number, _exit_with(code)) for number, code in handlers.items()}
+    before = {number: signal.signal(number, _exit_with(code, asked)) for number, code in handlers.items()}
     try:
         return _run(run_dir, kind, work)
+    except Exception:
+        if asked:  # an extension makes another error of one that is raised while it calls back
+            return asked[-1]
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -137,8 +142,9 @@ def _run(run_dir: Path, kind: type[R], work: Callable[[R], dict[str, Any]]) -> i
     return DONE
 
 
-def _exit_with(code: int) -> Callable[[int, FrameType | None], None]:
+def _exit_with(code: int, asked: list[int]) -> Callable[[int, FrameType | None], None]:
     def exit_now(number: int, frame: FrameType | None) -> None:
+        asked.append(code)
         sys.exit(code)
 
     return exit_now

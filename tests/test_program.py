@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ft_dagster.program import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
+from ft_dagster.program import (
+    M_MMAP_THRESHOLD,
+    M_TRIM_THRESHOLD,
+    ProgramRequest,
+    keep_freed_memory,
+    run_program,
+    write_json,
+)
 
 PROGRAM = """
 import atexit, sys, threading, time
@@ -41,6 +51,22 @@ def test_leaving_is_what_sys_exit_does(code: str, exit_code: int, said: str) -> 
 def test_output_that_nobody_takes_is_no_success() -> None:
     with open("/dev/full", "w") as full:
         assert ended("0", full.fileno()).returncode == 120
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_of_which_an_extension_makes_another_error_is_still_that_signal(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    def work(_: ProgramRequest) -> dict[str, Any]:
+        try:
+            signal.raise_signal(number)
+        except SystemExit:
+            raise SystemError("returned a result with an exception set") from None
+        return {}
+
+    write_json(tmp_path / "run.json", {"output": str(tmp_path / "output")})
+    assert run_program(tmp_path, ProgramRequest, work) == code
+    assert not (tmp_path / "output/result.json").exists()
 
 
 FAULTS = """

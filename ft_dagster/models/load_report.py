@@ -224,7 +224,9 @@ def _told_by_transformers() -> Iterator[list[str]]:
 
     logger, kept, bars = logging.getLogger("transformers"), ReportLines(), told.is_progress_bar_enabled()
     before = logger.handlers, logger.propagate, logger.level
+    unheard = logging.root.manager.disable  # by which a command keeps libraries quiet
     told.disable_progress_bar()
+    logging.disable(logging.NOTSET)
     logger.handlers, logger.propagate = [kept], False
     logger.setLevel(logging.WARNING)
     try:
@@ -232,5 +234,6 @@ def _told_by_transformers() -> Iterator[list[str]]:
     finally:
         logger.handlers, logger.propagate = before[0], before[1]
         logger.setLevel(before[2])
+        logging.disable(unheard)
         if bars:
             told.enable_progress_bar()

@@ -152,6 +152,7 @@ def _train_one(
     except UserError as error:
         return _failed(run, member, error)
     except Exception as error:
+        stop.check()
         known = explained_failure(error, member)
         if known and ranks.is_first():
             checkpoints.discard_unfinished(member.checkpoints)

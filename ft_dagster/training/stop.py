@@ -32,6 +32,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested = False
+        self._asked: int | None = None  # the exit code of a stop that may be on its way up
         self.grace = float(os.environ.get(processes.GRACE) or GRACE_SECONDS)
         self._can_save = False
         self._last_words: Callable[[], None] = lambda: None
@@ -52,6 +53,7 @@ class Stop:
     @contextmanager
     def saving(self, last_words: Callable[[], None]) -> Iterator[None]:
         """While training: the loop watches `requested`. `last_words` runs if the grace is over."""
+        self.check()
         self._can_save, self._last_words = True, last_words
         try:
             yield
@@ -60,9 +62,16 @@ class Stop:
         if self.requested:
             raise Stopped(PREEMPTED)
 
+    def check(self) -> None:
+        """Raise Stopped once this process was asked to end: an extension may have made another error of it,
+        and the interpreter drops what is raised in a destructor.
+        """
+        if self._asked is not None:
+            raise Stopped(self._asked)
+
     def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
         if not self._can_save or self.requested:
-            raise Stopped(PREEMPTED)
+            self._end(PREEMPTED)
         self.requested = True
         timer = threading.Timer(self.grace, self._give_up)
         timer.daemon = True
@@ -75,4 +84,8 @@ class Stop:
             os._exit(PREEMPTED)
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        raise Stopped(CANCELLED)
+        self._end(CANCELLED)
+
+    def _end(self, code: int) -> None:
+        self._asked = code
+        raise Stopped(code)

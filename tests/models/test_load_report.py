@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import resource
 import shutil
@@ -121,6 +122,16 @@ def test_a_base_that_lacks_a_part_of_one_expert_is_refused(project: Path, kind: 
 
     rewritten(base, drop)
     assert ".experts" in str(refusal(project).value)
+
+
+def test_a_command_that_keeps_libraries_quiet_names_the_part_too(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_tiny("mixtral", project / "models" / "tiny")
+    rewritten(base, lambda weights: weights.pop("model.layers.0.block_sparse_moe.experts.1.w1.weight"))
+    monkeypatch.setattr(logging.root.manager, "disable", logging.WARNING)
+    assert refusal(project).value == "model.layers.0.mlp.experts.gate_up_proj"
+    assert logging.root.manager.disable == logging.WARNING
 
 
 def test_a_base_that_lacks_its_last_expert_is_refused(project: Path) -> None:

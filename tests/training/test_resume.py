@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ft_dagster.training import checkpoints
+from ft_dagster.training import checkpoints, trainer
+from ft_dagster.training.__main__ import main
+from ft_dagster.training.stop import STATUS, Stopped
 from tests.programs import RunningProgram
 from tests.training.runs import Runs, losses, payload_bytes, result_of, wait_for_step, write_mixture
 
@@ -102,8 +105,36 @@ def test_sigterm_before_training_exits_75_at_once(uninterrupted: tuple[Runs, Pat
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    process.communicate()
-    assert process.returncode == 75
+    said, _ = process.communicate()
+    assert process.returncode == 75, said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("made_of_it", [SystemError, None], ids=["another error", "nothing"])
+def test_a_signal_whose_exception_is_lost_ends_the_training_all_the_same(
+    uninterrupted: tuple[Runs, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    made_of_it: type[Exception] | None,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    """An extension makes a SystemError of what is raised while it calls back; a destructor drops it."""
+    run_folder = uninterrupted[0].prepare(f"lost-{number}-{made_of_it}", training=SETTINGS)
+    build = trainer.build_trainer
+
+    def lose(*arguments: Any) -> Any:
+        built = build(*arguments)
+        try:
+            signal.raise_signal(number)
+        except Stopped:
+            if made_of_it is not None:
+                raise made_of_it("returned a result with an exception set") from None
+        return built
+
+    monkeypatch.setattr(trainer, "build_trainer", lose)
+    assert main([str(run_folder)]) == code
+    assert result_of(run_folder)["status"] == STATUS[code]
+    assert not (run_folder / "acme.support/payload").exists()
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_the_end_is_the_same(
