@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 HOW = 1  # raised where the report is made otherwise
 SIZES = ("hidden_size", LAYERS, "num_attention_heads", "vocab_size")
 SPARE_LAYERS = 1_000  # beyond as many as there are tensors: what no model has is not built
+PLAIN = ("F64", "F32", "F16", "BF16")
+QUANTIZED = "quantization_config"
 SHOWN = 120  # letters of a tensor's name
 WHOLE = "Download the model whole, with the config.json that belongs to its weights"
 MEND = "Take the config.json that belongs to the model's weights"
@@ -45,18 +47,25 @@ def unused_tensors(folder: Path, files: Sequence[FileDigest], cache: Path | None
 
     Raises UserError where the files lack a tensor or have one of another shape, and for a config.json that
     makes no sense.
-    Nothing is known of a base that is stored quantized, or where transformers is not installed.
+    Nothing is known of a base that is stored quantized, or where transformers is not installed. A base whose
+    config.json names a quantization, and whose files hold plain floats alone, is looked at as a plain one.
     """
     if find_spec("torch") is None or find_spec("transformers") is None:
         return ()
-    if _is_stored_quantized(read_json(folder / CONFIG).get("quantization_config")):
+    if _is_read_quantized(read_json(folder / CONFIG).get(QUANTIZED)) and not _is_plain(folder):
         return ()
     question = {"load report": HOW, "files": [list(file) for file in files]}
     question["transformers"] = version("transformers")
     return tuple(remembered(cache, question, lambda: _unused(folder)))
 
 
-def _is_stored_quantized(said: Any) -> bool:
+def _is_plain(folder: Path) -> bool:
+    """Whether the files hold plain floats alone: each quantization stores integers or 8-bit floats too."""
+    headers = (read_header(folder / name) for name in weight_files(folder))
+    return all(tensor["dtype"] in PLAIN for header in headers for tensor in header.values())
+
+
+def _is_read_quantized(said: Any) -> bool:
     """Whether transformers reads files as quantized ones: where config.json says a method that it knows."""
     if not said or not isinstance(said, dict):
         return False
@@ -99,6 +108,9 @@ def _unused(folder: Path) -> list[str]:
     with _told_by_transformers() as lines:
         try:
             kind, config = _class_of(folder)
+            named = _is_read_quantized(getattr(config, QUANTIZED, None))
+            if named:
+                delattr(config, QUANTIZED)
             model, report = kind.from_pretrained(
                 None,
                 config=config,
@@ -115,7 +127,7 @@ def _unused(folder: Path) -> list[str]:
             raise _not_built(file, error, lines) from None
     _check_vocabulary(folder, model)
     _check_report(folder, kind.__name__, report)
-    return sorted(report["unexpected_keys"])
+    return [] if named else sorted(report["unexpected_keys"])  # its method may have a place for them
 
 
 def _class_of(folder: Path) -> tuple[Any, Any]:

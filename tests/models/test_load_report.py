@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from ft_dagster.errors import UserError
@@ -78,9 +79,23 @@ def test_a_quantization_that_no_method_has_is_one_line(project: Path, base: Path
 
 
 def test_a_base_that_is_stored_quantized_is_not_looked_at(project: Path, base: Path) -> None:
+    def store_in_8_bits(weights: Weights) -> None:
+        name = "model.layers.0.mlp.up_proj.weight"
+        weights[name] = weights[name].to(torch.float8_e4m3fn)
+        weights.pop("model.layers.1.mlp.up_proj.weight")
+
     reconfigured(base, quantization_config={"quant_method": "fp8"})
-    rewritten(base, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    rewritten(base, store_in_8_bits)
     assert resolve(project).unused == ()
+
+
+def test_a_quantization_that_the_weights_do_not_have_hides_no_missing_tensor(
+    project: Path, base: Path
+) -> None:
+    reconfigured(base, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    assert resolve(project).unused == ()
+    rewritten(base, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    assert refusal(project).value == "model.layers.1.mlp.up_proj.weight"
 
 
 def test_a_config_of_more_layers_than_the_files_have_is_refused(project: Path, base: Path) -> None:
