@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ft_dagster.evaluation.own_checks import OwnChecks
@@ -17,7 +17,8 @@ class Skill:
     """One task, or one subject of a group of tasks, on the questions asked of both models.
 
     `lost`: question ids right before and wrong now; `gained`: the reverse. `base` and `tuned` are the
-    shares answered rightly. `read_answers` gives the text behind an id.
+    shares answered rightly. `own`: whether the questions are the tenant's. `read_answers` gives the text
+    behind an id.
     """
 
     role: Role
@@ -29,6 +30,7 @@ class Skill:
     questions: int
     lost: tuple[str, ...]
     gained: tuple[str, ...]
+    own: bool
 
 
 def skills(base: Sequence[Sample], tuned: Sequence[Sample], own: OwnChecks | None = None) -> list[Skill]:
@@ -45,8 +47,15 @@ def skills(base: Sequence[Sample], tuned: Sequence[Sample], own: OwnChecks | Non
             groups.setdefault(group, {})[sample.question] = (before[key], sample.value)
     found = [_skill(*group, pairs) for group, pairs in groups.items()]
     names = own or {}
-    named = [replace(one, subject=names.get(one.role, {}).get(one.subject, one.subject)) for one in found]
-    return sorted(named, key=lambda skill: skill.tuned - skill.base)
+    return sorted(
+        (_called(one, names.get(one.role, {})) for one in found), key=lambda one: one.tuned - one.base
+    )
+
+
+def _called(skill: Skill, names: Mapping[str, str]) -> Skill:
+    """By what a tenant's own check is called; `names`: of those of its role."""
+    own = skill.role != "general" or skill.task in names
+    return replace(skill, subject=names.get(skill.subject, skill.subject), own=own)
 
 
 def subject_of(question: str) -> str:
@@ -75,4 +84,5 @@ def _skill(role: Role, task: str, subject: str, metric: str, pairs: dict[str, tu
         questions=count,
         lost=tuple(sorted(q for q, (before, after) in pairs.items() if before >= 0.5 > after)),
         gained=tuple(sorted(q for q, (before, after) in pairs.items() if after >= 0.5 > before)),
+        own=True,
     )

@@ -33,13 +33,13 @@ def skill_rows(found: Iterable[Skill]) -> list[list[Any]]:
 def lost_rows(found: Iterable[Skill], answers: Iterable[Answer], *, own_rows: bool) -> list[list[Any]]:
     """Of each subject that fell, a few questions that were right before and are wrong now; a row for `LOST`.
 
-    `answers`: of the tuned model. `own_rows`: whether a tenant's own questions may be shown; those of general
-    benchmarks are public.
+    `answers`: of the tuned model. `own_rows`: whether a tenant's own questions may be shown; those of other
+    general benchmarks are public.
     """
     words = {(answer.role, answer.question): answer for answer in answers}
     rows = []
     for skill in (skill for skill in found if skill.tuned < skill.base):
-        shown = skill.role == "general" or own_rows
+        shown = own_rows or not skill.own
         lost = [words[skill.role, q] for q in skill.lost if shown and (skill.role, q) in words]
         rows += [[skill.subject, _end(a.asked), a.expected, a.answered or ABSENT] for a in lost[:EXAMPLES]]
     return rows

@@ -34,6 +34,13 @@ def test_a_tenants_own_questions_are_shown_only_where_they_may_be() -> None:
     assert shown in lost_rows(FOUND, ANSWERS, own_rows=True)
 
 
+def test_questions_of_a_general_check_that_is_the_tenants_own_are_shown_only_where_its_rows_may_be() -> None:
+    base, tuned = asked("general", [1, 1], "law"), asked("general", [0, 0], "law")
+    found = skills(base, tuned, {"general": {"general": "acme/general"}})
+    assert lost_rows(found, ANSWERS, own_rows=False) == []
+    assert lost_rows(found, ANSWERS, own_rows=True) == [["law", "What is a tort?", "a wrong", "a cake"]]
+
+
 def test_a_long_question_is_shown_by_its_end() -> None:
     long = ANSWERS[0]._replace(asked="x" * 400 + " What is a tort?")
     ((_, asked, *_),) = lost_rows(FOUND, [long], own_rows=False)
