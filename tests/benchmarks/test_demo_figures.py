@@ -58,3 +58,13 @@ def test_what_500_questions_of_sciq_show_is_counted_from_their_answers() -> None
         f"(95% interval of the change: {100 * found.low:.1f} to {100 * found.high:.1f} points)"
     )
     assert said in README
+
+
+def test_how_far_a_change_of_40_questions_may_be_from_what_was_measured_is_said(
+    variants: dict[str, dict[str, Any]],
+) -> None:
+    rules = [rule for of in variants.values() for rule in of["rules"] if rule["rule"] == "general_benchmark"]
+    assert {rule["questions"] for rule in rules} == {40}
+    reach = [100 * abs(end - rule["difference"]) for rule in rules for end in rule["interval"]]
+    said = f"On 40 questions the 95% interval of a change reaches {min(reach):.0f} to {max(reach):.0f} points"
+    assert said in README
