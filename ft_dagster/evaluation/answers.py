@@ -47,6 +47,8 @@ class AskedPrompts(NamedTuple):
 
 @dataclass(frozen=True)
 class AnswerPair:
+    """Holds a prompt with the base's answer and the fine-tuned model's."""
+
     prompt: str
     base: str
     tuned: str

@@ -54,6 +54,8 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Table:
+    """Shows one host: its devices with their holders, and the waiting trainings in order."""
+
     kind: Kind
     devices: tuple[Holding, ...]
     waiting: tuple[Waiting, ...]

@@ -15,6 +15,8 @@ EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "wpe", "word_embeddings", "embed
 
 
 class Dimensions(NamedTuple):
+    """Holds the sizes of a base that its configuration states."""
+
     hidden_size: int
     layers: int
     key_value_size: int

@@ -172,6 +172,8 @@ RowSource = Annotated[TenantSource, _from_string("path")]
 
 
 class SplitsSpec(SpecModel):
+    """Says how much of the rows validation and test take."""
+
     validation: Fraction = Field(0.1, description="Share of the rows kept for validation loss")
     test: Fraction = Field(0.1, description="Share of the rows kept for the task score")
     minimum: int = Field(8, ge=1, le=1_000_000, description="A split with fewer rows than this is refused")
@@ -193,6 +195,8 @@ class DeduplicateSpec(SpecModel):
 
 
 class DecontaminateSpec(SpecModel):
+    """Says how rows that overlap the evaluation are left out of training."""
+
     added = ("coverage",)
 
     enabled: bool = Field(True, description="Leave out rows and general text that overlap the evaluation")
@@ -249,6 +253,8 @@ class GeneralSpec(SpecModel):
 
 
 class DataSpec(SpecModel):
+    """Says which rows a variant trains on, and how they are prepared."""
+
     sources: tuple[RowSource, ...] = Field(min_length=1, description="Where the tenant's rows come from")
     splits: SplitsSpec = SplitsSpec()
     deduplicate: Annotated[
@@ -341,6 +347,8 @@ class PlanSpec(SpecModel):
 
 
 class EvaluationSpec(SpecModel):
+    """Says by which tasks and questions a model is judged."""
+
     task: tuple[str, ...] = Field(
         (), description="lm-eval tasks: built-in names or YAML files; none: the variant's own test split"
     )
@@ -444,6 +452,8 @@ class ExportSpec(SpecModel):
 
 
 class ResourcesSpec(SpecModel):
+    """Says which devices a training gets."""
+
     added = ("nodes",)
 
     gpus: int = Field(1, ge=1, le=1024, description="GPUs of one training, where the host has any")
@@ -487,6 +497,8 @@ class ReleaseSpec(SpecModel):
 
 
 class RetrainSpec(SpecModel):
+    """Says when a variant is trained again."""
+
     cron: str | None = Field(None, description="Five cron fields, for example '0 3 * * 1'")
     timezone: str = Field("UTC", description="IANA name")
     on_new_data: bool = Field(False, description="Retrain when a source changes, told by its listing")

@@ -21,6 +21,8 @@ TOKENS, SEED = 128, 0  # tokens of each text at most
 
 @dataclass(frozen=True)
 class BaseTextInputs:
+    """Holds all that decides a text sampled from a base."""
+
     base_model: Artifact
     documents: int
     tokens: int

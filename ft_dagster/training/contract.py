@@ -57,6 +57,8 @@ def method_settings(content: Mapping[str, Any]) -> MethodSettings:
 
 
 class TrainingDevice(Strict):
+    """Says on which kind of device a training runs, and on how many."""
+
     kind: Literal["cpu", "cuda"] = "cpu"
     count: int = Field(1, ge=1)
 

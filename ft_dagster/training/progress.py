@@ -31,6 +31,8 @@ class Channel(Protocol):
 
 
 class Console:
+    """Prints progress where no Dagster listens."""
+
     def say(self, line: str) -> None:
         print(line, flush=True)
 
@@ -46,6 +48,8 @@ class Silent(Console):
 
 
 class Pipes:
+    """Sends progress to Dagster through its pipes."""
+
     def __init__(self, context: Any) -> None:
         self._context = context
 

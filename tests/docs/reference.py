@@ -1,4 +1,4 @@
-"""The pages of docs/reference/, from the code: declaration, corpus, policy, settings, command line, Python.
+"""Makes docs/reference/ from the code: declaration, corpus, policy, settings, command line, Python, classes.
 
 `make reference` writes them; a test holds that they are current.
 """
@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from ft_dagster.cli.common import EXIT_CODES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, VariantSpec
 from ft_dagster.spec.policy import PolicyFile
+from tests.docs.classes import public_classes, room
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
 WIDEST = 110  # signs of a line of code, as for ruff, which formats blocks of pages too
@@ -75,7 +77,7 @@ PAGES = {
 def pages() -> dict[str, str]:
     """File name -> content."""
     made = {name: _fields_page(page) for name, page in PAGES.items()}
-    return {**made, "command-line.md": _command_line(), "python.md": _python()}
+    return {**made, "command-line.md": _command_line(), "python.md": _python(), "classes.md": _classes()}
 
 
 def write() -> None:
@@ -229,6 +231,20 @@ def _python() -> str:
             ]
     lines += [f"`CHAIN` has the stages in order: {', '.join(f'`{each.name}`' for each in ft_dagster.CHAIN)}."]
     return "\n".join(lines) + "\n"
+
+
+def _classes() -> str:
+    """Make a table for each room: a public class, its file, and the first sentence of its docstring."""
+    lines = [
+        "# Classes",
+        MADE,
+        "Every public class, by room. The domain's words: [glossary](../glossary.md).\n",
+    ]
+    by_room = sorted(public_classes(), key=lambda each: (room(each.file), each.name.lower(), each.file))
+    for name, classes in groupby(by_room, key=lambda each: room(each.file)):
+        rows = [f"| `{each.name}` | {_plain(each.summary)} | `{Path(each.file).name}` |" for each in classes]
+        lines += [f"## {name}", "| class | summary | file |", "|---|---|---|", *rows, ""]
+    return "\n".join(lines)
 
 
 def _called(name: str, value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import ft_dagster
+from tests.docs.classes import public_classes
 from tests.docs.reference import FOLDER, PAGES, described, pages
 
 
@@ -38,3 +39,15 @@ def test_every_public_name_is_there_with_what_it_says_of_itself(made: dict[str, 
         said = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         assert f"{name}(" in said
         assert len(said.partition("```\n\n")[2].split()) > 3, name
+
+
+def test_every_public_class_is_there_with_a_summary(made: dict[str, str]) -> None:
+    page = made["classes.md"]
+    assert [each for each in public_classes() if not each.summary.endswith(".")] == []
+    assert page.count("\n| `") == len([*public_classes()])
+    for name in ("Workspace", "VariantSpec", "Store", "Method"):
+        assert f"\n| `{name}` | " in page
+
+
+def test_the_glossary_leads_to_the_classes() -> None:
+    assert "(reference/classes.md)" in (FOLDER.parent / "glossary.md").read_text("utf-8")

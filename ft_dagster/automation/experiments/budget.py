@@ -38,6 +38,8 @@ MOST_STEPS = 1_000_000
 
 @dataclass(frozen=True)
 class Budget:
+    """Says how much each experiment may spend: FLOPs or minutes."""
+
     kind: Literal["flops", "minutes"]
     amount: float
 

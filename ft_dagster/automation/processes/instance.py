@@ -47,6 +47,8 @@ WORKSPACE_YAML = {
 
 @dataclass(frozen=True)
 class Launched:
+    """Names a variant and the run that was launched for it."""
+
     key: VariantKey
     run_id: str
 

@@ -18,6 +18,8 @@ Kind = Literal["messages", "prompt_completion", "text"]
 
 
 class Message(NamedTuple):
+    """Holds one turn of a conversation: who speaks, and the text."""
+
     role: str
     content: str
 

@@ -22,6 +22,8 @@ SHARD = "4GB"
 
 
 class Full(TaughtBy):
+    """Trains all weights of the base."""
+
     def build(
         self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
     ) -> PreTrainedModel:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 class Lora(Adapter):
+    """Trains low-rank updates beside the linear layers of a frozen base."""
+
     def __init__(self, settings: LoraSettings) -> None:
         super().__init__(settings)
         self.settings = settings

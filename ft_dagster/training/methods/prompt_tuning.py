@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 class PromptTuning(LearnedPrompt):
+    """Trains the embeddings of virtual tokens that stand before each prompt."""
+
     def configure(self, model: PreTrainedModel, base: Base) -> Any:
         from peft import PromptTuningConfig
 

@@ -7,6 +7,8 @@ from ft_dagster.training.methods.lora import Lora
 
 
 class Qlora(Lora):
+    """Trains LoRA beside a base that is held in 4-bit NF4."""
+
     def __init__(self, settings: QloraSettings) -> None:
         super().__init__(settings)
         self.activations = settings.activations
