@@ -1,1 +1,1 @@
-"""What gives an artifact its identity: digests, manifests, stage versions, the package's own source."""
+"""Gives an artifact its identity: digests, manifests, stage versions, the package's own source."""

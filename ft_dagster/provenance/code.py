@@ -1,4 +1,4 @@
-"""The package's own source: its digest, which manifests name, and an archive of it to be kept."""
+"""Reads the package's own source: its digest, which manifests name, and an archive of it to be kept."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ COMPRESSION = 6  # of gzip's 9, which takes twice as long for a hundredth less
 
 @cache
 def source_digest() -> str:
-    """Digest of every file of the installed package but compiled ones."""
+    """Return the digest of every file of the installed package except compiled ones."""
     return _digest(_contents())
 
 
 @cache
 def source_archive() -> bytes:
-    """A tar of the package without dates, owners or modes, so equal source gives equal bytes.
+    """Make a tar of the package without dates, owners or modes, so that equal source gives equal bytes.
 
     Made once a process, which may write to several stores. Raises UserError where the package changed since
     this process took its digest: what it runs is then not what would be kept.
@@ -43,12 +43,12 @@ def source_archive() -> bytes:
 
 
 def _contents() -> dict[str, bytes]:
-    """Of the package's files by their path in it, in order."""
+    """Read the package's files by their path in it, in order."""
     return {path: (PACKAGE / path).read_bytes() for path in files_below(PACKAGE) if "__pycache__" not in path}
 
 
 def _digest(contents: Mapping[str, bytes]) -> str:
-    """As of a payload of these files."""
+    """Return the digest that a payload of these files would have."""
     return payload_digest(
         [
             FileDigest(path, len(content), hashlib.sha256(content).hexdigest())

@@ -1,4 +1,6 @@
-"""Digests: of a file, of a payload (the digest of an artifact), and of a stage's inputs (its key)."""
+"""Computes digests: of a file, of a payload (the digest of an artifact), and of a stage's inputs (its
+key).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from ft_dagster.errors import UserError
 
 
 class FileDigest(NamedTuple):
-    """One file of a payload: POSIX path inside it, size in bytes, sha256 in hex."""
+    """Describes one file of a payload: POSIX path inside it, size in bytes, sha256 in hex."""
 
     path: str
     size: int
@@ -28,12 +30,12 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """sha256 of the canonical JSON (RFC 8785) of `value`."""
+    """Return the sha256 of the canonical JSON (RFC 8785) of `value`."""
     return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
 
 
 def files_below(folder: Path) -> dict[str, os.stat_result]:
-    """POSIX path -> what it is, of every file below `folder`, sorted; an absent folder has none.
+    """Return every file below `folder`, sorted, as POSIX path -> its status; an absent folder has none.
 
     Raises UserError for what may be another file tomorrow (a link, of a file or a folder, the folder itself
     among them), and for what no file is (a FIFO, a socket, a device).
@@ -56,22 +58,24 @@ def _below(folder: Path, within: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def no_file(path: Path, what: str) -> UserError:
-    """The refusal of `what` (a link, a special file) at a path."""
+    """Return the refusal of `what` (a link, a special file) at a path."""
     fix = "Put a copy of the file there, or remove it"
     return UserError(f"{what}, where files alone belong", file=path, fix=fix)
 
 
 def hash_folder(folder: Path) -> list[FileDigest]:
-    """Every file below `folder`, sorted by path; an absent folder has none. Raises UserError for a link."""
+    """Hash every file below `folder`, sorted by path; an absent folder has none. Raises UserError for a
+    link.
+    """
     files = files_below(folder).items()
     return [FileDigest(path, found.st_size, sha256_file(folder / path)) for path, found in files]
 
 
 def payload_digest(files: list[FileDigest]) -> str:
-    """The digest of an artifact: sha256 over its sorted (path, size, sha256)."""
+    """Return the digest of an artifact: sha256 over its sorted (path, size, sha256)."""
     return sha256_json([[file.path, file.size, file.sha256] for file in sorted(files)])
 
 
 def stage_key(stage: str, version: int, inputs: dict[str, str], spec: dict[str, Any]) -> str:
-    """The key of a stage: what it is made from, the part of the spec it reads, and what it means."""
+    """Return the key of a stage: the sha256 of its inputs, the part of the spec it reads, and its version."""
     return sha256_json({"stage": stage, "stage_version": version, "inputs": inputs, "spec": spec})

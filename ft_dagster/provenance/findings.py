@@ -1,4 +1,4 @@
-"""What was found out about content once, remembered on this host by all that the answer depends on.
+"""Remembers on this host what was found out about content once, by all that the answer depends on.
 
 The memory is one file of the cache folder, of this user alone. To lose it costs time and nothing else.
 """
@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 
 def remembered(cache: Path | None, question: Mapping[str, Any], find: Callable[[], T]) -> T:
-    """The answer to a question, plain JSON both; `find` is asked where it is not remembered. Without a cache:
-    each time. Raises what `find` raises, which is not remembered.
+    """Return the answer to a question, plain JSON both; `find` is called where the answer is not remembered.
+    Without a cache: each time. Raises what `find` raises, which is not remembered.
     """
     if cache is None:
         return find()
@@ -37,7 +37,7 @@ def remembered(cache: Path | None, question: Mapping[str, Any], find: Callable[[
 
 
 def recalled(cache: Path, question: Mapping[str, Any]) -> Any:
-    """The answer, where it is remembered; else None."""
+    """Return the answer, where it is remembered; else None."""
     known = _recall(cache, sha256_json(dict(question)))
     return None if known is None else json.loads(known)
 
@@ -52,7 +52,9 @@ def _recall(cache: Path, asked: str) -> str | None:
 
 
 def _remember(cache: Path, asked: str, answer: str) -> None:
-    """A memory that is no database is begun anew; one that cannot be written learns nothing."""
+    """Remember an answer. A memory that is no database is begun anew; one that cannot be written learns
+    nothing.
+    """
     try:
         with closing(private_database(cache / FILE, TABLE)) as db, db:
             db.execute("INSERT OR REPLACE INTO findings VALUES (?, ?)", (asked, answer))

@@ -1,4 +1,5 @@
-"""Files that a program answers for: opened once, hashed, and read through the very files that were hashed.
+"""Holds files that a program answers for: opened once, hashed, and read through the very files that were
+hashed.
 
 Libraries want names. They get those of a folder of links to the open files (`/proc/self/fd/N`): whoever puts
 another file, or another folder, under the name of one that is held changes nothing of what is read. Who
@@ -31,14 +32,14 @@ _AGAIN = "Run it again, with nothing else writing there"
 
 
 class HeldTree(NamedTuple):
-    """Held files of one folder: where they are read, and what they are."""
+    """Holds the files of one folder: where they are read, and what they are."""
 
     folder: Path
     files: list[FileDigest]
 
     @property
     def digest(self) -> str:
-        """As of a payload."""
+        """Return the digest that these files have as a payload."""
         return payload_digest(self.files)
 
     @property
@@ -73,8 +74,8 @@ class HeldFiles:
         return self.folder / name
 
     def copy(self, name: str, source: Path, sha256: str) -> Path:
-        """A copy of a file, for a library that opens what is behind a link. Raises UserError unless it has
-        these bytes.
+        """Copy a file, for a library that opens what is behind a link. Raises UserError unless it has these
+        bytes.
         """
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ class HeldFiles:
                 raise UserError("was changed while it was read", file=source, fix=_AGAIN)
 
     def source_of(self, file: object) -> object:
-        """The file or folder that a link stands for, for errors to name; anything else as it is."""
+        """Return the file or folder that a link stands for, for errors to name; anything else as it is."""
         if not isinstance(file, str | Path):
             return file
         path = Path(file)
@@ -110,7 +111,7 @@ class HeldFiles:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _link(self, link: Path, source: Path, sha256: str | None) -> tuple[int, str]:
-        """(size, sha256) of a file that is read through `link` from now on."""
+        """Link to a file that is read through `link` from now on; return (size, sha256)."""
         size, found = self._hash(source, source, sha256)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(_readable(self._open[source][0], source))
@@ -147,7 +148,8 @@ class HeldFiles:
 
 @contextmanager
 def held_files(folder: Path) -> Iterator[HeldFiles]:
-    """Files held below `folder`, which is emptied first and removed at the end; errors name their sources.
+    """Yield a holder of files below `folder`, which is emptied first and removed at the end; errors name
+    their sources.
 
     Raises UserError at the end for one that changed meanwhile: what was computed from it does not count.
     """
@@ -166,13 +168,15 @@ def held_files(folder: Path) -> Iterator[HeldFiles]:
 
 
 def descriptors_below(folder: Path) -> list[int]:
-    """The open files that the links below a folder lead to: a program that is given them reads the same."""
+    """Return the open files that the links below a folder lead to: a program that is given them reads the
+    same.
+    """
     links = (Path(os.readlink(link)) for link in folder.rglob("*") if link.is_symlink())
     return [int(link.name) for link in links if link.parent == _DESCRIPTORS]
 
 
 def _settled(descriptor: int, file: Path) -> Stamp:
-    """Its stamp, once every later write to it, through a memory map too, moves its times.
+    """Return a file's stamp, once every later write to it, through a memory map too, moves its times.
 
     A page that is written back moves them at the next write, and at no other until it is written back again:
     so a stamp is taken only where nothing was written since the write-back began. Raises UserError for a file
@@ -190,12 +194,12 @@ def _settled(descriptor: int, file: Path) -> Stamp:
 
 
 def _readable(descriptor: int, source: Path) -> Path:
-    """Under what an open file can be opened once more."""
+    """Return the path under which an open file can be opened once more."""
     return _DESCRIPTORS / str(descriptor) if _DESCRIPTORS.is_dir() else source.absolute()
 
 
 def _still_named(source: Path, stamp: Stamp) -> bool:
-    """Whether its name leads to it, where that is how it was read."""
+    """Say whether the file's name still leads to it, where it was read by that name."""
     if _DESCRIPTORS.is_dir():
         return True
     try:

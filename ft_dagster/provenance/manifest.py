@@ -1,4 +1,6 @@
-"""The manifest beside each artifact: an in-toto Statement v1 whose predicate says what made it."""
+"""Makes and reads the manifest beside each artifact: an in-toto Statement v1 whose predicate says what made
+it.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,9 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Origin:
-    """What an artifact is made from. `inputs`: name -> digest; `spec`: the part of the declaration that its
-    key covers; `code`: digest of the package's source; `manifests`: sha256 of the manifest of each input that
-    is an artifact, in no key, so that what lies beside a payload is bound too.
+    """Says what an artifact is made from. `inputs`: name -> digest; `spec`: the part of the declaration that
+    its key covers; `code`: digest of the package's source; `manifests`: sha256 of the manifest of each input
+    that is an artifact, in no key, so that what lies beside a payload is bound too.
     """
 
     stage: str
@@ -56,7 +58,7 @@ def manifest_of(
     evidence: list[FileDigest],
     figures: dict[str, Any],
 ) -> dict[str, Any]:
-    """The manifest of an artifact of these files, made in this environment."""
+    """Make the manifest of an artifact of these files, made in this environment."""
     return {
         "_type": STATEMENT,
         "subject": _subject(payload),
@@ -84,7 +86,7 @@ def manifest_of(
 
 
 def predicate_of(manifest: Any, where: object = None) -> dict[str, Any]:
-    """The predicate of a manifest this version can read; a newer schema raises UserError."""
+    """Return the predicate of a manifest this version can read; a newer schema raises UserError."""
     predicate: Any = manifest.get("predicate") if isinstance(manifest, dict) else None
     found = predicate.get("schema_version") if isinstance(predicate, dict) else None
     if not isinstance(found, int) or manifest.get("predicateType") != PREDICATE:
@@ -116,7 +118,7 @@ def _is_moment(text: str) -> str:
 
 
 class _Part(BaseModel):
-    """Fields of a manifest by their types; what else it has is left as it is."""
+    """Checks fields of a manifest by their types; what else it has is left as it is."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -180,7 +182,9 @@ def check_predicate(predicate: Mapping[str, Any], prefix: str, stage: str, key: 
 
 
 def wrong_field(error: ValidationError, where: object, *above: str) -> UserError:
-    """The first field of a manifest that is absent or of another type. `above`: in what it is."""
+    """Return the error that names the first field of a manifest that is absent or of another type. `above`:
+    the fields around it.
+    """
     name, said, value = first_wrong(error, *above)
     return UserError(
         f"a manifest that does not hold: {said}", file=where, field=name, value=value, fix=RESTORE
@@ -188,7 +192,9 @@ def wrong_field(error: ValidationError, where: object, *above: str) -> UserError
 
 
 def first_wrong(error: ValidationError, *above: str) -> tuple[str, str, Any]:
-    """(name, what is wrong, value) of the first field that a form does not take; None where it is absent."""
+    """Return (name, what is wrong, value) of the first field that a form does not take; the value is None
+    where it is absent.
+    """
     first = error.errors(include_url=False, include_context=False)[0]
     absent = first["type"] == "missing"
     wanted = first["msg"].splitlines()[0].partition(" or instance of ")[0]  # which would be a class of ours
@@ -231,14 +237,16 @@ def _wrong_list(files: list[FileDigest]) -> str | None:
 
 
 def variant_of(prefix: str) -> str | None:
-    """Whose part of a store a prefix is: `tenants/acme/support` is acme.support's; None for a shared one."""
+    """Return whose part of a store a prefix is: `tenants/acme/support` is acme.support's; None for a shared
+    one.
+    """
     owner, *names = prefix.split("/")
     return ".".join(names) if owner == "tenants" else None
 
 
 @cache
 def local_environment() -> dict[str, Any]:
-    """Interpreter, platform and library versions: recorded, never part of a key."""
+    """Return interpreter, platform and library versions: recorded, never part of a key."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -1,4 +1,4 @@
-"""sha256 of files that rarely change, remembered by what a copy cannot bring with it.
+"""Remembers the sha256 of files that rarely change, by what a copy cannot bring with it.
 
 A file is known by device and inode, and its hash holds while size, modification and change time are the
 same. `cp -p` and `touch` set the modification time; the change time is the kernel's alone. It counts in steps
@@ -30,12 +30,14 @@ TABLE = (
 
 
 def cached_sha256(path: Path, cache: Path | None, *, fresh: bool = False) -> str:
-    """sha256 of a file, in hex; `fresh` hashes it even if it looks unchanged. Without a cache: hashes."""
+    """Return the sha256 of a file, in hex; `fresh` hashes it even if it looks unchanged. Without a cache:
+    hashes.
+    """
     return cached_digests([path], cache, fresh=fresh)[0]
 
 
 def cached_digests(paths: Sequence[Path], cache: Path | None, *, fresh: bool = False) -> list[str]:
-    """sha256 of each file, in hex; see `cached_sha256`."""
+    """Return the sha256 of each file, in hex; see `cached_sha256`."""
     if cache is None:
         return [sha256_file(path) for path in paths]
     known = {} if fresh else _recall(cache, [_stamp(path) for path in paths])
@@ -58,7 +60,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _written_and_hashed(path: Path) -> str:
-    """Its sha256, once no page of it is dirty: a write to it through a memory map then moves its times."""
+    """Hash a file once no page of it is dirty: a write to it through a memory map then moves its times."""
     with path.open("rb") as file:
         with suppress(OSError):  # a file system that has nothing to write back
             os.fsync(file.fileno())
@@ -88,10 +90,12 @@ def _learn(cache: Path, learned: dict[Stamp, str]) -> None:
 
 
 def _as_stored(stamp: Stamp) -> tuple[int, ...]:
-    """Numbers of 64 bits without a sign, as SQLite takes them."""
+    """Return the numbers as SQLite takes them: 64 bits with a sign."""
     return tuple(number - 2**64 if number >= 2**63 else number for number in stamp)
 
 
 def _open(cache: Path) -> sqlite3.Connection:
-    """The memory, made where it is absent; one that others may write is not believed, and made anew."""
+    """Open the memory, made where it is absent; one that others may write is not believed, and is made
+    anew.
+    """
     return private_database(cache / FILE, TABLE)

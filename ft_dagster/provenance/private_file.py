@@ -1,4 +1,4 @@
-"""A file that this user alone may read and write, and a database in one."""
+"""Makes a file that this user alone may read and write, and a database in one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def make_private(file: Path) -> None:
 
 
 def private_database(file: Path, table: str) -> sqlite3.Connection:
-    """A database to which nothing is lost but time, with a table (CREATE TABLE IF NOT EXISTS ...); made where
-    it is absent. Raises sqlite3.Error and OSError.
+    """Open a database whose loss costs only time, with a table (CREATE TABLE IF NOT EXISTS ...); it is made
+    where it is absent. Raises sqlite3.Error and OSError.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     make_private(file)

@@ -1,4 +1,4 @@
-"""By what a file is known to be as it was, without reading it."""
+"""Tells that a file is as it was, without reading it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Stamp(NamedTuple):
-    """What changes when a file is replaced, written to or moved. `mtime_ns` can be set back (`cp -p`,
+    """Holds what changes when a file is replaced, written to or moved. `mtime_ns` can be set back (`cp -p`,
     `touch`), `ctime_ns` cannot: it is the kernel's alone.
     """
 
@@ -23,5 +23,5 @@ class Stamp(NamedTuple):
 
     @property
     def newest_ns(self) -> int:
-        """When the file changed last, by either time."""
+        """Return when the file changed last, by either time."""
         return max(self.mtime_ns, self.ctime_ns)

@@ -1,1 +1,1 @@
-"""Records are bound into trees, so that presence and absence can be proved."""
+"""Binds records into trees, so that presence and absence can be proved."""

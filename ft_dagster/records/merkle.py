@@ -1,4 +1,4 @@
-"""Merkle trees as RFC 6962 defines them: sha256 over 0x00 ‖ leaf and over 0x01 ‖ left ‖ right.
+"""Builds Merkle trees as RFC 6962 defines them: sha256 over 0x00 ‖ leaf and over 0x01 ‖ left ‖ right.
 
 A tree of n leaves splits at the largest power of two below n. Hashed level by level, that is a last node
 without a partner handed up as it is.
@@ -21,7 +21,7 @@ def leaf_hash(data: bytes) -> bytes:
 
 
 class MerkleTree:
-    """The tree over leaves that were hashed already (`leaf_hash`), 32 bytes each, one after another.
+    """Is the tree over leaves that were hashed already (`leaf_hash`), 32 bytes each, one after another.
 
     Holds the leaves and the nodes from DEPTH levels above them on, some 33 bytes a leaf; what is between is
     hashed again where it is asked for.
@@ -39,11 +39,11 @@ class MerkleTree:
         return len(self._leaves) // SIZE
 
     def leaf(self, index: int) -> bytes:
-        """The hash of a leaf."""
+        """Return the hash of a leaf."""
         return _at(self._leaves, index)
 
     def path(self, index: int) -> list[bytes]:
-        """The siblings from a leaf up to the root, by which `root_of` finds the root again."""
+        """Return the siblings from a leaf up to the root, by which `root_of` finds the root again."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         block, within = divmod(index, BLOCK)
@@ -52,7 +52,7 @@ class MerkleTree:
 
 
 def root_of(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
-    """The root of a tree of `size` leaves that has this leaf (its hash) at `index`, by its siblings.
+    """Return the root of a tree of `size` leaves that has this leaf (its hash) at `index`, by its siblings.
 
     None where no such tree has a path of this length.
     """
@@ -70,7 +70,7 @@ def root_of(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes 
 
 
 def _levels(leaves: bytes) -> list[bytes]:
-    """The leaves, and each level above them up to the root."""
+    """Return the leaves, and each level above them up to the root."""
     levels = [leaves]
     while len(levels[-1]) > SIZE:
         levels.append(_above(levels[-1]))
@@ -78,7 +78,7 @@ def _levels(leaves: bytes) -> list[bytes]:
 
 
 def _siblings(levels: Sequence[bytes], index: int) -> Iterator[bytes]:
-    """Of a node of the lowest level and of those above it, the ones beside them."""
+    """Yield the neighbour of a node of the lowest level, and of each node above it, where there is one."""
     for level in levels[:-1]:
         if (index ^ 1) * SIZE < len(level):
             yield _at(level, index ^ 1)
@@ -86,7 +86,7 @@ def _siblings(levels: Sequence[bytes], index: int) -> Iterator[bytes]:
 
 
 def _above(level: bytes) -> bytes:
-    """The level above one of two nodes or more."""
+    """Hash the level above one of two nodes or more."""
     pairs = len(level) // (2 * SIZE) * 2 * SIZE
     sha256 = hashlib.sha256
     above = [sha256(_NODE + level[at : at + 2 * SIZE]).digest() for at in range(0, pairs, 2 * SIZE)]

@@ -1,4 +1,5 @@
-"""The records of a mixture: rows.parquet of its evidence, by what the data set and the corpus say of theirs.
+"""Finds the records of a mixture: rows.parquet of its evidence, by what the data set and the corpus say of
+theirs.
 
 A record is in a mixture where an example was made of it: `split` is train, validation or general_holdout,
 `examples` how many. Held-out general text is what the gate asks; records of it are judged with, not trained
@@ -61,7 +62,7 @@ def write_mixture_records(
 
 
 def examples_by_row(mixture: Path, split: str) -> dict[str, Counts]:
-    """Source -> how many examples each of its rows has, by the row's number."""
+    """Count the examples of each row, by source and the row's number."""
     found: dict[str, Counts] = {}
     for shard in read_mixture(mixture).splits[split].shards:
         with open_table(mixture / shard.file) as table:
@@ -74,7 +75,7 @@ def examples_by_row(mixture: Path, split: str) -> dict[str, Counts]:
 
 
 def held_out_examples(mixture: Path) -> dict[str, int]:
-    """Identity (hex) of each held-out document -> how many texts of it the gate asks."""
+    """Count the texts that the gate asks of each held-out document, by its identity (hex)."""
     file = mixture / HOLDOUT / "texts.parquet"
     if not file.is_file():
         return {}
@@ -124,7 +125,7 @@ def _add(table: TableWriter, rows: Any, examples: NDArray[np.int64], split: str,
 
 
 def _batches(file: Path, split: str) -> Iterator[Any]:
-    """The rows of a data set's split, or a corpus' part."""
+    """Yield the rows of a data set's split, or a corpus' part."""
     with open_table(file) as table:
         name = "split" if "split" in table.schema_arrow.names else "part"
         for batch in table.iter_batches(8192):
@@ -138,14 +139,14 @@ def _or_null(batch: Any, name: str, kind: Any) -> Any:
 
 
 def _counted(counts: Counts, rows: Any) -> Counts:
-    """`counts`, made longer where need be, with one more for each of these rows."""
+    """Return `counts`, made longer where need be, with one more for each of these rows."""
     counts = np.pad(counts, (0, max(0, rows.max() + 1 - len(counts))))
     np.add.at(counts, rows, 1)
     return counts
 
 
 def _at(counts: Counts, rows: Any) -> NDArray[np.int64]:
-    """`counts[rows]`, 0 beyond its end."""
+    """Return `counts[rows]`, 0 beyond its end."""
     found = np.zeros(len(rows), np.int64)
     inside = rows < len(counts)
     found[inside] = counts[rows[inside]]
@@ -153,7 +154,7 @@ def _at(counts: Counts, rows: Any) -> NDArray[np.int64]:
 
 
 def _corpus_name(mixture: Path) -> str:
-    """What a mixture calls its corpus."""
+    """Return the name of a mixture's corpus."""
     splits = read_mixture(mixture).splits.values()
     named = (name for split in splits for name in split.by_source if name.startswith(GENERAL))
     return next(named, GENERAL)

@@ -1,4 +1,4 @@
-"""Keys of record trees: one file a tenant, and one for what all tenants share; made on first use.
+"""Keeps the keys of record trees: one file a tenant, and one for what all tenants share; made on first use.
 
 A tree is ordered by the HMAC-SHA256 of each record's identity under its owner's key, and the index knows
 records by that alone: who has no key can look nothing up by a guessed text. Rotating puts a new key before
@@ -37,7 +37,7 @@ RESTORE = "Restore it from a backup (`ft-dagster audit key restore FILE`)"
 
 @dataclass(frozen=True)
 class RecordKey:
-    """One key. `id`: what trees name it by, the first 16 hexadecimal digits of a hash of it."""
+    """Holds one key. `id`: its name in trees, the first 16 hexadecimal digits of a hash of it."""
 
     secret: bytes
     made: str
@@ -47,24 +47,26 @@ class RecordKey:
         return hashlib.sha256(b"ft_dagster record key\0" + self.secret).hexdigest()[:16]
 
     def lookup(self, identity: bytes) -> bytes:
-        """The HMAC-SHA256 of an identity, by which its record is found and ordered."""
+        """Return the HMAC-SHA256 of an identity, by which its record is found and ordered."""
         return self.lookups([identity])[0]
 
     def lookups(self, identities: Iterable[bytes]) -> list[bytes]:
-        """That of each."""
+        """Return the HMAC-SHA256 of each identity."""
         (inner, outer), sha256 = self._pads, hashlib.sha256
         return [sha256(outer + sha256(inner + one).digest()).digest() for one in identities]
 
     @cached_property
     def _pads(self) -> tuple[bytes, bytes]:
-        """As RFC 2104 has them: made once, or they would cost more than the hashes."""
+        """Return the inner and outer pads of RFC 2104: made once, or they would cost more than the hashes."""
         block = self.secret.ljust(BLOCK, b"\0")
         return bytes(byte ^ 0x36 for byte in block), bytes(byte ^ 0x5C for byte in block)
 
 
 @dataclass(frozen=True)
 class OwnerKeys:
-    """The keys of a tenant, or of what is shared (`owner` is then empty), newest first; at least one."""
+    """Holds the keys of a tenant, or of what is shared (`owner` is then empty), newest first; at least
+    one.
+    """
 
     owner: str
     keys: tuple[RecordKey, ...]
@@ -74,13 +76,13 @@ class OwnerKeys:
         return self.keys[0]
 
     def of_id(self, id: str) -> RecordKey | None:
-        """The key that a tree names; None where it is lost, or another host's."""
+        """Return the key that a tree names; None where it is lost, or another host's."""
         return next((key for key in self.keys if key.id == id), None)
 
 
 def keys_of(folder: Path, owner: str) -> OwnerKeys:
-    """The keys of an owner; the first is made where there is none. Raises UserError for a file that others
-    may read, or that is none.
+    """Return the keys of an owner; the first is made where there is none. Raises UserError for a file that
+    others may read, or that is none.
     """
     file = _file(folder, owner)
     _create(file, [_new_key()])
@@ -88,12 +90,12 @@ def keys_of(folder: Path, owner: str) -> OwnerKeys:
 
 
 def read_keys(file: Path) -> OwnerKeys:
-    """The keys of one file. Raises UserError as `keys_of`."""
+    """Read the keys of one file. Raises UserError as `keys_of`."""
     return _read(file, file.stem)
 
 
 def owners(folder: Path) -> list[str]:
-    """Who has keys here, in order; what is shared first."""
+    """Return the owners that have keys here, in order; what is shared comes first."""
     shared = [SHARED_OWNER] if _file(folder, SHARED_OWNER).is_file() else []
     return [*shared, *sorted(file.stem for file in (folder / "tenants").glob("*.json"))]
 
@@ -138,7 +140,7 @@ def restore(folder: Path, source: Path) -> int:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Of those that write over files of keys; it ends with the process."""
+    """Exclude other writers of key files; the lock ends with the process."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as lock:
@@ -184,7 +186,7 @@ def _read(file: Path, owner: str) -> OwnerKeys:
 
 
 class _OtherKey(ValueError):
-    """A key that is not the one that its id names: it was altered."""
+    """Signals a key that is not the one that its id names: it was altered."""
 
 
 def _other(error: Exception) -> str:

@@ -1,4 +1,5 @@
-"""The record tree of a data set, a corpus or a mixture: evidence of exactly which records it has.
+"""Makes and reads the record tree of a data set, a corpus or a mixture: evidence of exactly which records it
+has.
 
 rows.parquet (and dropped.parquet) beside a payload say of each record its `identity`, a `salt`, `record`,
 which is sha256(salt ‖ identity), and the facts: source, file, line, licence, group, split, or why it was left
@@ -39,7 +40,7 @@ _AS_FACTS = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(","
 
 
 class TreeHead(NamedTuple):
-    """What a manifest says of a tree. `root`: hex. `size`: leaves. `key`: the id of the key that orders
+    """Holds what a manifest says of a tree. `root`: hex. `size`: leaves. `key`: the id of the key that orders
     them.
     """
 
@@ -52,8 +53,8 @@ class TreeHead(NamedTuple):
 
     @classmethod
     def of(cls, figures: dict[str, Any], *, file: object = None) -> TreeHead | None:
-        """Of a manifest's figures; None of an artifact that was made before there were trees. Raises
-        UserError.
+        """Read the tree's head from a manifest's figures; None for an artifact that was made before there
+        were trees. Raises UserError.
         """
         found = figures.get(FIGURES)
         if found is None:
@@ -68,7 +69,7 @@ class TreeHead(NamedTuple):
 
 
 class RecordRow(NamedTuple):
-    """A row of the evidence. `identity`, `record` and `salt`: bytes. `facts`: the JSON that its leaf
+    """Is a row of the evidence. `identity`, `record` and `salt`: bytes. `facts`: the JSON that its leaf
     binds.
     """
 
@@ -78,17 +79,19 @@ class RecordRow(NamedTuple):
     facts: str
 
     def leaf(self, lookup: bytes) -> bytes:
-        """The hash of its leaf, see the top."""
+        """Return the hash of the row's leaf, see the top."""
         return leaf_of(lookup, self.record, self.salt, self.facts.encode())
 
 
 def leaf_of(lookup: bytes, record: bytes, salt: bytes, facts: bytes) -> bytes:
-    """The hash of a leaf, see the top."""
+    """Return the hash of a leaf, see the top."""
     return leaf_hash(lookup + record + hashlib.sha256(salt + facts).digest())
 
 
 def record_rows(file: Path) -> Iterator[list[RecordRow]]:
-    """The rows of rows.parquet or dropped.parquet, a batch at a time. Raises UserError for another file."""
+    """Yield the rows of rows.parquet or dropped.parquet, a batch at a time. Raises UserError for another
+    file.
+    """
     names = column_names(file)
     check_names(names, file)
     facts = sorted(set(names) - set(DIGESTS))
@@ -97,7 +100,7 @@ def record_rows(file: Path) -> Iterator[list[RecordRow]]:
 
 
 def record_row(file: Path, number: int) -> tuple[RecordRow, dict[str, Any]]:
-    """One row and its facts as a mapping. Raises UserError where there is none."""
+    """Return one row and its facts as a mapping. Raises UserError where there is none."""
     fields = row_of(file, number)
     if fields is None:
         raise UserError(f"it has no row {number}", file=file, fix=RESTORE)
@@ -107,7 +110,7 @@ def record_row(file: Path, number: int) -> tuple[RecordRow, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class RecordTree:
-    """tree.parquet as it was read. `lookups`, `leaves`: 32 bytes a leaf, in order of the tree."""
+    """Is tree.parquet as it was read. `lookups`, `leaves`: 32 bytes a leaf, in order of the tree."""
 
     file: Path
     lookups: bytes
@@ -143,7 +146,7 @@ class RecordTree:
         return self.lookups[index * SIZE : (index + 1) * SIZE]
 
     def find(self, lookup: bytes) -> range:
-        """The places of a record's leaves; where it has none, an empty range at its place among the
+        """Return the places of a record's leaves; where it has none, an empty range at its place among the
         others.
         """
         first = last = bisect_left(range(len(self)), lookup, key=self.lookup)
@@ -152,11 +155,11 @@ class RecordTree:
         return range(first, last)
 
     def row_file(self, index: int) -> Path:
-        """The file that has the row of a leaf."""
+        """Return the file that has the row of a leaf."""
         return self.file.with_name(DROPPED if self.dropped[index] else ORIGINS)
 
     def row(self, index: int) -> tuple[RecordRow, dict[str, Any]]:
-        """The row of a leaf and its facts. Raises UserError where the leaf is not that of the row."""
+        """Return the row of a leaf and its facts. Raises UserError where the leaf is not that of the row."""
         row, facts = record_row(self.row_file(index), int(self.rows[index]))
         if row.leaf(self.lookup(index)) != self.merkle.leaf(index):
             raise UserError(
@@ -167,8 +170,8 @@ class RecordTree:
 
 @dataclass(frozen=True)
 class TreeLeaves:
-    """Of a record tree what shows that a record of a known row is in it: 37 bytes a leaf. `places`: of each
-    leaf the number of its row; -1 - number of a row of dropped.parquet.
+    """Holds the part of a record tree that shows that a record of a known row is in it: 37 bytes a leaf.
+    `places`: of each leaf the number of its row; -1 - number of a row of dropped.parquet.
     """
 
     file: Path
@@ -185,7 +188,7 @@ class TreeLeaves:
         return len(self.places)
 
     def find(self, row: int, *, dropped: bool) -> int | None:
-        """The leaf of a row; None where none is."""
+        """Return the leaf of a row; None where none is."""
         [found] = np.nonzero(self.places == (-1 - row if dropped else row))
         return int(found[0]) if len(found) else None
 

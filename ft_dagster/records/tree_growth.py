@@ -52,7 +52,7 @@ def grow_tree(evidence: Path, key: RecordKey) -> TreeHead:
 
 
 def _leaves(evidence: Path, key: RecordKey) -> Iterator[Leaves]:
-    """Those of all rows, as they come."""
+    """Yield the leaves of all rows, as they come."""
     for name in row_files(evidence):
         rows = 0
         for batch in _batches(evidence / name):
@@ -67,7 +67,7 @@ def _leaves(evidence: Path, key: RecordKey) -> Iterator[Leaves]:
 
 
 def _groups(parts: Iterable[Leaves]) -> Iterator[Leaves]:
-    """The same leaves, GROUP at a time, what is left at the end."""
+    """Yield the same leaves, GROUP at a time, and what is left at the end."""
     waiting: list[Leaves] = []
     for part in parts:
         waiting.append(part)
@@ -119,13 +119,13 @@ def _batches(file: Path) -> Iterator[Any]:
 
 
 def _columns(batch: Any) -> list[list[bytes]]:
-    """Identities, records, salts and facts of the rows."""
+    """Return identities, records, salts and facts of the rows."""
     digests = [list(map(bytes.fromhex, batch.column(name).to_pylist())) for name in DIGESTS]
     return [*digests, _facts(batch).cast(pa.binary()).to_pylist()]
 
 
 def _facts(batch: Any) -> Any:
-    """The facts of each row as JSON."""
+    """Write the facts of each row as JSON."""
     pieces: list[Any] = []
     for name in sorted(set(batch.schema.names) - set(DIGESTS)):
         pieces += [f'{"," if pieces else "{"}"{name}":', _in_json(batch.column(name))]
@@ -133,7 +133,7 @@ def _facts(batch: Any) -> Any:
 
 
 def _in_json(column: Any) -> Any:
-    """Texts and whole numbers as JSON writes them."""
+    """Write texts and whole numbers as JSON does."""
     if pa.types.is_integer(column.type):
         return column.cast(pa.string()).fill_null("null")
     coded = column.cast(pa.string()).dictionary_encode()

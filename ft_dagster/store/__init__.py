@@ -1,4 +1,4 @@
-"""Artifacts, heads and logs in a folder or under an s3:// prefix."""
+"""Keeps artifacts, heads and logs in a folder or under an s3:// prefix."""
 
 from ft_dagster.store.artifacts import (
     Artifact,

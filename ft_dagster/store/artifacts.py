@@ -1,4 +1,5 @@
-"""Artifacts: written under KEY/<attempt>/, committed by KEY/manifest.json, immutable after that.
+"""Writes artifacts under KEY/<attempt>/ and commits them by KEY/manifest.json; nothing changes them after
+that.
 
 An attempt has two folders: `payload/` (what the artifact's digest covers) and `evidence/` (logs,
 cards, ledgers: hashed in the manifest, outside the digest).
@@ -38,7 +39,7 @@ TOMBSTONE_VERSION = 1
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage's artifact for one key lives: `<prefix>/<stage>/<key>`."""
+    """Says where a stage's artifact for one key lives: `<prefix>/<stage>/<key>`."""
 
     prefix: str  # tenants/<tenant>/<variant> or shared
     stage: str
@@ -53,13 +54,13 @@ class Place:
         return self.manifest_of(1)
 
     def manifest_of(self, generation: int) -> str:
-        """The manifest of what was made under the key for the first, second, ... time."""
+        """Return the path of the manifest for what was made under the key for the first, second, ... time."""
         return f"{self.path}/manifest.json" if generation == 1 else f"{self.path}/manifest-{generation}.json"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A local folder to build in; it becomes visible only through `commit`."""
+    """Is a local folder to build in; only `commit` makes it visible."""
 
     place: Place
     name: str
@@ -77,9 +78,9 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A committed artifact. `reused`: it was there before this run asked for it. `manifest`: sha256 of the
-    manifest's file, which binds what the digest does not cover. `generation`: 2 for what was made after a
-    first one was removed.
+    """Stands for a committed artifact. `reused`: it was there before this run asked for it. `manifest`:
+    sha256 of the manifest's file, which binds what the digest does not cover. `generation`: 2 for what was
+    made after a first one was removed.
     """
 
     place: Place
@@ -104,28 +105,28 @@ class Artifact:
 
     @property
     def input_manifests(self) -> dict[str, str]:
-        """The sha256 of the manifest of each input, by its name; version 0.1 recorded none."""
+        """Return the sha256 of each input's manifest, by the input's name; version 0.1 recorded none."""
         return self.predicate.get("input_manifests") or {}
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The fields of the declaration that it was made from, as its key has them."""
+        """Return the fields of the declaration that the artifact was made from, as its key has them."""
         spec: dict[str, Any] = self.predicate["spec"]
         return spec
 
     @property
     def size(self) -> int:
-        """Bytes of the payload."""
+        """Return the bytes of the payload."""
         return sum(file["size"] for file in self.predicate["payload"])
 
     @property
     def path(self) -> str:
-        """The attempt's folder in the store."""
+        """Return the attempt's folder in the store."""
         return f"{self.place.path}/{self.predicate['attempt']}"
 
     @property
     def files(self) -> dict[str, FileDigest]:
-        """Each file of payload and evidence by its path in the attempt's folder."""
+        """Return each file of payload and evidence by its path in the attempt's folder."""
         listed = ((part, FileDigest(**file)) for part in PARTS for file in self.predicate[part])
         return {f"{part}/{file.path}": file for part, file in listed}
 
@@ -134,8 +135,8 @@ class Artifact:
         return self.place.manifest_of(self.generation)
 
     def folder(self, store: Store, cache: Path) -> Path:
-        """The attempt's folder on this machine (`payload/`, `evidence/`), downloaded where it must be. A copy
-        of a remote store stays while this process lives: where that is long, see `held` and `read`.
+        """Return the attempt's folder on this machine (`payload/`, `evidence/`), downloaded where it must be.
+        A copy of a remote store stays while this process lives: where that is long, see `held` and `read`.
 
         Its files are those of the manifest, by their bytes: hashed, or remembered where nothing touched them
         (see `provenance.memory`). Raises UserError for one that is missing, another, unlisted or a link, and
@@ -147,13 +148,15 @@ class Artifact:
 
     @contextmanager
     def held(self, store: Store, cache: Path) -> Iterator[Path]:
-        """The same, of which a copy stays until this ends. Raises UserError, see `folder`."""
+        """Yield the folder as `folder` returns it, with a copy that stays until this ends. Raises UserError,
+        see `folder`.
+        """
         with held(cache, *self._copy) if store.remote else nullcontext():
             yield self._filled(store, cache)
 
     def read(self, store: Store, name: str) -> bytes:
-        """One small file, such as `payload/base.json`, from the store itself: no copy of it is kept. Raises
-        UserError for one that is missing or another, and for an artifact that was removed meanwhile.
+        """Read one small file, such as `payload/base.json`, from the store itself: no copy of it is kept.
+        Raises UserError for one that is missing or another, and for an artifact that was removed meanwhile.
         """
         try:
             return _read(store, self, name)
@@ -163,11 +166,11 @@ class Artifact:
 
     @property
     def _copy(self) -> tuple[str, str]:
-        """What a copy in the cache is known by."""
+        """Return the names under which the cache knows the copy: digest and attempt."""
         return self.digest, str(self.predicate["attempt"])
 
     def _filled(self, store: Store, cache: Path) -> Path:
-        """The folder of one that is held."""
+        """Return the folder of an artifact that the caller holds, filled and checked."""
         local = store.local(self.path)
         try:
             if local is None:
@@ -181,8 +184,9 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Removed:
-    """An artifact whose files retention removed. `at`: ISO 8601, UTC. `artifact`: what its manifest says.
-    `original`: the bytes of that manifest as it was committed, whose sha256 is `artifact.manifest`.
+    """Stands for an artifact whose files retention removed. `at`: ISO 8601, UTC. `artifact`: what its
+    manifest says. `original`: the bytes of that manifest as it was committed, whose sha256 is
+    `artifact.manifest`.
     """
 
     artifact: Artifact
@@ -191,7 +195,7 @@ class Removed:
     original: bytes
 
     def error(self, store: Store) -> UserError:
-        """For who needs it."""
+        """Return the error for a caller who needs the removed artifact."""
         return UserError(
             f"removed by retention on {self.at[:10]} ({self.why})",
             file=store.uri(self.artifact.path),
@@ -237,13 +241,13 @@ def commit_attempt(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> 
 
 
 def digests_folder(prefix: str, stage: str, digest: str) -> str:
-    """Where the keys of a stage's artifacts of one digest are noted, a file each."""
+    """Return the folder that notes the keys of a stage's artifacts of one digest, a file each."""
     return f"{prefix}/digests/{stage}/{digest}"
 
 
 def note_digest(store: Store, artifact: Artifact) -> None:
-    """Note under which key an artifact lies, or will, for who knows its digest; of no authority, and may be
-    absent.
+    """Note the key under which an artifact lies, or will, for whoever knows only its digest; the note may be
+    absent and proves nothing.
     """
     place = artifact.place
     store.write(f"{digests_folder(place.prefix, place.stage, artifact.digest)}/{place.key}", b"")
@@ -281,14 +285,15 @@ def _upload(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> None:
 
 
 def find_artifact(store: Store, place: Place) -> Artifact | None:
-    """The committed artifact of a key, or None. Raises UserError for a manifest that it cannot read, or that
-    does not hold against itself or its place.
+    """Return the committed artifact of a key, or None. Raises UserError for a manifest that it cannot read,
+    or that does not hold against itself or its place.
     """
     return next((one for one in generations(store, place) if isinstance(one, Artifact)), None)
 
 
 def generations(store: Store, place: Place) -> Iterator[Artifact | Removed]:
-    """All that was ever committed under a key: what was removed, and last what stands, if anything does.
+    """Yield all that was ever committed under a key: first what was removed, and last what stands, if
+    anything does.
 
     Raises UserError, see `find_artifact`.
     """
@@ -317,7 +322,9 @@ def refuse_removed(store: Store, place: Place, digest: str, generation: int | No
 
 
 def stated(store: Store, place: Place, content: bytes, generation: int = 1) -> Artifact | Removed:
-    """What a manifest file of this content says. Raises UserError, see `find_artifact`."""
+    """Parse the content of a manifest file into the artifact, or the removed one, that it states. Raises
+    UserError, see `find_artifact`.
+    """
     where = store.uri(place.manifest_of(generation))
     manifest = _json(content, where)
     if not isinstance(manifest, dict) or "removed" not in manifest:
@@ -389,8 +396,8 @@ def _read(store: Store, artifact: Artifact, name: str) -> bytes:
 
 
 def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
-    """A remote artifact's folder in the cache, held by the caller. One that is not as it should be is fetched
-    anew. Raises UserError, also where the disk is full of what is in use.
+    """Return a remote artifact's folder in the cache, held by the caller. One that is not as it should be is
+    fetched anew. Raises UserError, also where the disk is full of what is in use.
     """
     folder = cache.joinpath(*artifact._copy)
     try:
@@ -427,7 +434,9 @@ def _fetch(store: Store, artifact: Artifact, folder: Path, cache: Path) -> None:
 
 
 def _fetch_again(store: Store, absent: list[Transfer], cache: Path) -> None:
-    """Once there is all the room that can be made. Raises UserError where that is too little."""
+    """Fetch absent files once all the room that can be made is there. Raises UserError where that is too
+    little.
+    """
     try:
         fetch_all(store, [file for file in absent if not file.local.exists()], cache / DRAFTS)
     except OSError as error:
@@ -441,7 +450,7 @@ def _fetch_again(store: Store, absent: list[Transfer], cache: Path) -> None:
 
 
 def _transfers(artifact: Artifact, folder: Path) -> list[Transfer]:
-    """An artifact's files in the store and below a folder of this host."""
+    """Return an artifact's files, each in the store and below a folder of this host."""
     return [
         Transfer(folder / name, f"{artifact.path}/{name}", file.sha256)
         for name, file in artifact.files.items()
@@ -472,7 +481,7 @@ def _check_names(files: dict[str, FileDigest], there: dict[str, int], folder: st
 
 
 def files_of(attempt: Attempt) -> tuple[list[FileDigest], list[FileDigest]]:
-    """(payload, evidence) of an attempt, hashed."""
+    """Hash the files of an attempt: (payload, evidence)."""
     return hash_folder(attempt.payload), hash_folder(attempt.evidence)
 
 

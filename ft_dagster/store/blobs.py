@@ -1,4 +1,6 @@
-"""Bytes by path, in a local folder or under an s3:// prefix; nothing here knows what they mean."""
+"""Reads and writes bytes by path, in a local folder or under an s3:// prefix; nothing here knows what they
+mean.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ MOST_PARTS = 10_000  # of one object, by S3
 
 
 class StoredFile(NamedTuple):
-    """`path`: POSIX, in the store. `size`: bytes. `modified`: seconds since 1970."""
+    """Describes a file of the store. `path`: POSIX, in the store. `size`: bytes. `modified`: seconds since
+    1970.
+    """
 
     path: str
     size: int
@@ -68,7 +72,7 @@ class StoredFile(NamedTuple):
 
 
 class Store:
-    """A tree of immutable blobs. Paths are POSIX, relative to the root; `..` is refused.
+    """Is a tree of immutable blobs. Paths are POSIX, relative to the root; `..` is refused.
 
     `url` is a folder or `s3://bucket/prefix`; `options` go to the file system (`endpoint_url`,
     `profile`, ...). A write is whole or absent: local files are renamed into place, S3 puts are atomic.
@@ -113,7 +117,9 @@ class Store:
             raise UserError(problem, file=at, field="store", value=self.url, fix=_OPEN_IT)
 
     def path(self, relative: str) -> str:
-        """The file system's own path of `relative`. Raises UserError where a link below the root is on it."""
+        """Return the file system's own path of `relative`. Raises UserError where a link below the root is on
+        it.
+        """
         plain = PurePosixPath(relative)
         if not plain.parts or ".." in plain.parts or relative.startswith("/"):
             raise ValueError(f"not a path inside the store: {relative!r}")
@@ -124,11 +130,11 @@ class Store:
         return path
 
     def uri(self, relative: str) -> str:
-        """Where a person finds `relative`: the folder's path or the s3:// address."""
+        """Return where a person finds `relative`: the folder's path or the s3:// address."""
         return f"{self.url}/{relative}" if self.remote else self.path(relative)
 
     def local(self, relative: str) -> Path | None:
-        """The path on this machine, or None where the store is remote."""
+        """Return the path on this machine, or None where the store is remote."""
         return None if self.remote else Path(self.path(relative))
 
     def exists(self, relative: str) -> bool:
@@ -143,7 +149,7 @@ class Store:
         return content
 
     def read_each(self, relatives: Sequence[str]) -> list[bytes | None]:
-        """Many small files, of a remote store at once; None for one that is not there."""
+        """Read many small files, of a remote store at once; None for one that is not there."""
         if not self.remote:
             return [self._read_or_none(relative) for relative in relatives]
         paths = [self.path(relative) for relative in relatives]
@@ -151,11 +157,11 @@ class Store:
         return [_content(found[path]) for path in paths]
 
     def recall(self, relatives: Sequence[str]) -> dict[str, bytes]:
-        """What this host remembers of these files; nothing of a store in a folder."""
+        """Return what this host remembers of these files; nothing where the store is a folder."""
         return {} if self._memory is None else recall.recall(self._memory, self.url, relatives)
 
     def remember(self, contents: Mapping[str, bytes]) -> None:
-        """Content by path, of files that say the same as long as they are there."""
+        """Remember content by path, of files that stay the same as long as they are there."""
         if self._memory is not None and contents:
             recall.remember(self._memory, self.url, contents)
 
@@ -233,7 +239,7 @@ class Store:
                     os.rmdir(inside)
 
     def names(self, relative: str) -> list[str]:
-        """Names directly below a folder, sorted; none where it does not exist."""
+        """Return the names directly below a folder, sorted; none where it does not exist."""
         path = self.path(relative)
         try:
             found = self._listed(path) if self.remote else os.listdir(path)
@@ -243,9 +249,7 @@ class Store:
         return sorted(name for name in names if not name.startswith("."))
 
     def _listed(self, path: str) -> list[str]:
-        """What lies directly below a path of a remote file system. s3fs' own `ls` lists all beside a folder
-        in which it finds nothing.
-        """
+        """List what lies directly below a path of a remote file system."""
         if not self.url.startswith("s3://"):
             return list(self.fs.ls(path, detail=False))
         bucket, key, _ = self.fs.split_path(path)
@@ -260,7 +264,7 @@ class Store:
             asked["ContinuationToken"] = answer["NextContinuationToken"]
 
     def names_written(self, relative: str, pattern: str, since: float) -> list[str]:
-        """Names of the folders directly below a folder in which a file of a pattern was written since then
+        """Return the folders directly below a folder in which a file of a pattern was written since then
         (seconds since 1970), by the store's clock; sorted.
         """
         folder = self.local(relative)
@@ -279,7 +283,7 @@ class Store:
         })  # fmt: skip
 
     def files_below(self, relative: str) -> dict[str, int]:
-        """POSIX path -> size in bytes, of every file below a folder. Raises UserError for a link."""
+        """Return every file below a folder: POSIX path -> size in bytes. Raises UserError for a link."""
         folder = self.local(relative)
         if folder is not None:
             return {path: found.st_size for path, found in files_below(folder).items()}
@@ -290,8 +294,8 @@ class Store:
         }
 
     def walk(self, below: str = "") -> Iterator[StoredFile]:
-        """Every file, or those below a folder. What comes or goes meanwhile may be missed; links are not
-        followed.
+        """Yield every file of the store, or those below a folder. What comes or goes meanwhile may be missed;
+        links are not followed.
         """
         root = self.path(below) if below else self.root
         if not self.remote:
@@ -302,11 +306,11 @@ class Store:
             yield StoredFile(path[len(self.root) + 1 :], int(info["size"]), modified)
 
     def modified(self, relative: str) -> float:
-        """When a file was written, in seconds since 1970. Raises FileNotFoundError."""
+        """Return when a file was written, in seconds since 1970. Raises FileNotFoundError."""
         return float(self.fs.modified(self.path(relative)).timestamp())
 
     def sha256(self, relative: str) -> str:
-        """Of a file as it lies in the store, read whole."""
+        """Return the sha256 of a file as it lies in the store, read whole."""
         with self.fs.open(self.path(relative), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -346,16 +350,16 @@ class Store:
             _READ[self.fs] = written
 
     def _in_parts(self, size: int) -> dict[str, int]:
-        """How s3fs moves a file of this many bytes: in memory are `max_concurrency` parts of it at once."""
+        """Choose how s3fs moves a file of this many bytes: it holds `max_concurrency` parts in memory at
+        once.
+        """
         if not self.url.startswith("s3://"):
             return {}
         return {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS)), "max_concurrency": PARTS_AT_ONCE}
 
 
 def _options(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
-    """For a remote file system. s3fs asks for the size of a file before it reads it, unless it may read one
-    part at a time; what is large is moved by `_in_parts`.
-    """
+    """Return the options of a remote file system."""
     if protocol != "s3":
         return given
     config = {**S3_CONFIG, **given.get("config_kwargs", {})}
@@ -414,7 +418,7 @@ def _content(found: bytes | Exception) -> bytes | None:
 
 
 def as_stored(value: Any) -> bytes:
-    """The bytes of a JSON file of the store."""
+    """Return the bytes of a JSON file of the store."""
     return (dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
@@ -427,7 +431,9 @@ def _takes_no_file(folder: Path) -> str | None:
 
 
 def unreachable(error: BaseException) -> bool:
-    """Whether an error says that the storage could not be reached just now: a retry may find it again."""
+    """Say whether an error means that the storage could not be reached just now: a retry may find it
+    again.
+    """
     for at in _causes(error):
         network = isinstance(at, ConnectionError | TimeoutError) or _name_of(at) in _PASSING_ERRORS
         if network or (isinstance(at, OSError) and at.errno in _PASSING_ERRNOS):
@@ -436,20 +442,20 @@ def unreachable(error: BaseException) -> bool:
 
 
 def expired(error: BaseException) -> bool:
-    """Whether a remote storage says that temporary credentials have run out: renewed ones may let in."""
+    """Say whether a remote storage means that temporary credentials have run out: renewed ones may let in."""
     return any(code_of(at) in _EXPIRED for at in _causes(error))
 
 
 def closed(error: BaseException) -> UserError | None:
-    """What to say where this host's file system does not let in who asks. None of any other error."""
+    """Return the error to raise where this host's file system denies access; None for any other error."""
     if isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
         return UserError(_CLOSED[error.errno], file=os.fsdecode(error.filename), fix=_OPEN_IT)
     return None
 
 
 def refused(error: BaseException) -> UserError | None:
-    """What to say where a remote storage does not let in who asks: no rights, or credentials that are wrong,
-    expired or missing. None of any other error.
+    """Return the error to raise where a remote storage denies access: no rights, or credentials that are
+    wrong, expired or missing. None for any other error.
     """
     for at in _causes(error):
         by_server = isinstance(at, PermissionError) and at.errno is None  # of a file it has a number
@@ -465,7 +471,7 @@ def refused(error: BaseException) -> UserError | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that led to it."""
+    """Yield an error, and those that led to it."""
     at: BaseException | None = error
     while at is not None:
         yield at
@@ -473,7 +479,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _profiles_written() -> float:
-    """When a file of AWS' profiles was written last, in seconds since 1970; 0 where there is none."""
+    """Return when a file of AWS' profiles was written last, in seconds since 1970; 0 where there is none."""
     newest = 0.0
     for name, usual in _PROFILES.items():
         with suppress(OSError):  # there is none, or it is not ours to read

@@ -1,4 +1,5 @@
-"""Copies of a remote store's artifacts on this host: `<cache>/<digest>/<attempt>`, the longest unused go.
+"""Keeps copies of a remote store's artifacts on this host: `<cache>/<digest>/<attempt>`; the longest unused
+go first.
 
 Each has a lock file, `<cache>/locks/<digest>-<attempt>`: who uses the copy holds it, shared, for as long as
 that lasts or until its process ends, however that ends, and it says when the copy was used last.
@@ -24,8 +25,8 @@ DRAFT_SECONDS = 86_400.0  # after which a download is nobody's any more
 
 
 def hold(cache: Path, digest: str, attempt: str) -> Path:
-    """The folder of a copy, which stays while this process lives, and takes an open file of it. Waits for who
-    is removing it.
+    """Return the folder of a copy, which stays while this process lives, and keep a file open for it. It
+    waits while somebody removes the copy. Waits for who is removing it.
     """
     lock = _lock_of(cache, digest, attempt)
     if lock not in _HELD or not lock.exists():  # the cache may be removed by hand
@@ -36,8 +37,8 @@ def hold(cache: Path, digest: str, attempt: str) -> Path:
 
 @contextmanager
 def held(cache: Path, digest: str, attempt: str) -> Iterator[Path]:
-    """The folder of a copy, which stays until this ends, whoever else holds it or lets go of it meanwhile.
-    Waits for who is removing it.
+    """Yield the folder of a copy, which stays until this ends, whoever else holds it or lets go of it
+    meanwhile. Waits for who is removing it.
     """
     lock = _lock_of(cache, digest, attempt)
     with _locked(lock):
@@ -66,7 +67,7 @@ def make_room(cache: Path, limit: float, needed: int) -> None:
 
 
 def _remove(cache: Path, folder: Path) -> bool:
-    """Whether a copy went: not one that is held."""
+    """Remove a copy unless somebody holds it; say whether it went."""
     lock = _lock_of(cache, folder.parent.name, folder.name)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
@@ -119,7 +120,7 @@ def _size(folder: Path) -> int:
 
 
 def _drop_drafts(drafts: Path) -> None:
-    """What a killed download, or a killed removal, left."""
+    """Remove what a killed download, or a killed removal, left."""
     for draft in drafts.iterdir() if drafts.is_dir() else ():
         with suppress(FileNotFoundError):
             if time.time() - draft.lstat().st_mtime > DRAFT_SECONDS:

@@ -1,4 +1,4 @@
-"""All that was ever committed under many keys; of a remote store this host reads each manifest once."""
+"""Reads all that was ever committed under many keys; of a remote store this host reads each manifest once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ AT_ONCE = 64  # manifests read from a remote store together
 def all_committed(
     store: Store, places: Sequence[Place], anew: Collection[Place] = ()
 ) -> Iterator[Artifact | UserError]:
-    """What was removed since too; of a manifest that cannot be read why not.
+    """Yield every committed artifact, those removed since too; for a manifest that cannot be read, the
+    reason.
 
     A key whose artifact was removed and made again after this host read its manifest: the first alone, unless
     it is among those to be read `anew`. Who needs what stands asks `find_artifact`.
@@ -32,7 +33,7 @@ def all_committed(
 def _read(
     store: Store, places: list[Place], generation: int, anew: Collection[Place]
 ) -> list[Artifact | Removed | UserError]:
-    """What the manifests of a generation say, of the places that have one."""
+    """Read the manifests of a generation, for the places that have one."""
     found = dict[Place, Artifact | Removed | UserError]()
     found |= _recalled(store, [place for place in places if place not in anew], generation)
     due = {place.manifest_of(generation): place for place in places if place not in found}
@@ -51,7 +52,7 @@ def _read(
 
 
 def _recalled(store: Store, places: list[Place], generation: int) -> dict[Place, Artifact | Removed]:
-    """What this host remembers, where it holds: a memory that was damaged says nothing of the store."""
+    """Return what this host remembers, where it holds: a damaged memory says nothing of the store."""
     paths = {place.manifest_of(generation): place for place in places}
     found = dict[Place, Artifact | Removed]()
     for path, content in store.recall(list(paths)).items():

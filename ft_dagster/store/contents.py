@@ -1,4 +1,4 @@
-"""All that lies in a store: under each key an artifact and its attempts, beside them the records.
+"""Lists all that lies in a store: under each key an artifact and its attempts, beside them the records.
 
 Reads every name and every manifest, and no payload. For who looks after a store; no stage asks for it.
 """
@@ -29,7 +29,7 @@ _KEYED = re.compile(
 
 
 class By(StrEnum):
-    """What a row of `store du` is."""
+    """Says by what `store du` groups its rows."""
 
     TENANT = "tenant"
     VARIANT = "variant"
@@ -38,8 +38,8 @@ class By(StrEnum):
 
 @dataclass(frozen=True)
 class Keyed:
-    """What lies under one key. `files`: by their path there. `artifact`: None before a commit, where it was
-    removed, and where the manifest cannot be read (`damaged`). `removed`: what stood before it.
+    """Holds what lies under one key. `files`: by their path there. `artifact`: None before a commit, where it
+    was removed, and where the manifest cannot be read (`damaged`). `removed`: what stood before it.
     """
 
     place: Place
@@ -50,18 +50,20 @@ class Keyed:
 
     @property
     def size(self) -> int:
-        """Bytes of everything there."""
+        """Return the bytes of everything under the key."""
         return sum(file.size for file in self.files.values())
 
     @property
     def is_older(self) -> bool:
-        """Whether an older version of the stage made it, or a stage that is no more: no run asks for it."""
+        """Say whether an older version of the stage, or a stage that is gone, made the artifact: no run asks
+        for it.
+        """
         made, current = self.artifact, ENTRIES.get(self.place.stage)
         return made is not None and (current is None or made.predicate["stage_version"] < current.version)
 
     @property
     def attempts(self) -> dict[str, list[StoredFile]]:
-        """The files of each attempt, by its name; the committed one among them."""
+        """Return the files of each attempt, by its name; the committed one is among them."""
         found = defaultdict(list)
         for path, file in self.files.items():
             attempt, _, below = path.partition("/")
@@ -71,7 +73,7 @@ class Keyed:
 
     @property
     def used(self) -> float:
-        """When the artifact was last written or claimed, in seconds since 1970 (see `removal`)."""
+        """Return when the artifact was last written or claimed, in seconds since 1970 (see `removal`)."""
         if self.artifact is None:
             return 0.0
         attempt = str(self.artifact.predicate["attempt"])
@@ -87,32 +89,34 @@ class Keyed:
 
     @property
     def unfinished(self) -> dict[str, list[StoredFile]]:
-        """The attempts that nothing ever committed: in progress, given up, or second to another writer."""
+        """Return the attempts that nothing ever committed: in progress, given up, or second to another
+        writer.
+        """
         committed = {one.predicate["attempt"] for one in self.committed}
         return {} if self.damaged else {n: files for n, files in self.attempts.items() if n not in committed}
 
     @property
     def committed(self) -> list[Artifact]:
-        """All that was ever committed, the removed ones first."""
+        """Return all that was ever committed, the removed ones first."""
         return [*(one.artifact for one in self.removed), *([self.artifact] if self.artifact else [])]
 
     @property
     def kept_base(self) -> int:
-        """Bytes of the copy that `base_model.keep` asked for."""
+        """Return the bytes of the copy that `base_model.keep` asked for."""
         copies = (file for path, file in self.files.items() if "/evidence/files/" in path)
         return sum(file.size for file in copies) if self.place.stage == BASE_MODEL.name else 0
 
 
 @dataclass(frozen=True)
 class Contents:
-    """`keyed`: by place. `records`: every other file."""
+    """Holds all files of a store. `keyed`: by place. `records`: every other file."""
 
     keyed: dict[Place, Keyed] = field(default_factory=dict)
     records: list[StoredFile] = field(default_factory=list)
 
 
 def contents_of(store: Store, stages: Collection[str] | None = None) -> Contents:
-    """All of a store as it is now; what is written meanwhile may be in it or not. `stages`: those whose
+    """Read all of a store as it is now; what is written meanwhile may be in it or not. `stages`: those whose
     manifests are wanted; None: all.
     """
     files: dict[Place, dict[str, StoredFile]] = defaultdict(dict)
@@ -152,7 +156,7 @@ def _keyed(store: Store, place: Place, files: dict[str, StoredFile], content: by
 
 @dataclass(frozen=True)
 class Usage:
-    """A row of `store du`, in bytes. `older_versions`, `kept_bases`, `unfinished`: parts of `bytes`."""
+    """Is a row of `store du`, in bytes. `older_versions`, `kept_bases`, `unfinished`: parts of `bytes`."""
 
     name: str
     artifacts: int
@@ -163,7 +167,9 @@ class Usage:
 
 
 def usage(contents: Contents, by: By) -> list[Usage]:
-    """What each tenant, variant or stage occupies; what is nobody's own is `shared`. The largest first."""
+    """Sum up what each tenant, variant or stage occupies, the largest first; what is nobody's own is
+    `shared`. The largest first.
+    """
     keyed: dict[str, list[Keyed]] = defaultdict(list)
     records: dict[str, int] = defaultdict(int)
     for each in contents.keyed.values():

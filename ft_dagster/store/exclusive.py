@@ -1,4 +1,4 @@
-"""Creating an object that must not exist yet, on an object store.
+"""Creates an object that must not exist yet, on an object store.
 
 Three ways, the first that holds:
 
@@ -36,7 +36,9 @@ _UNKNOWN = {"NotImplemented", "501"}
 
 
 class RemoteCreation:
-    """Of objects below `root` (bucket/prefix) of a remote file system. `locks`: a folder of this host."""
+    """Creates objects below `root` (bucket/prefix) of a remote file system. `locks`: a folder of this
+    host.
+    """
 
     def __init__(self, fs: Any, url: str, root: str, locks: Path | None) -> None:
         self._fs, self._url, self._root = fs, url, root
@@ -54,7 +56,7 @@ class RemoteCreation:
 
     @cached_property
     def conditional(self) -> bool:
-        """Whether the server refuses to create what exists, by trying it; only S3 has the header."""
+        """Say whether the server refuses to create what exists, by trying it; only S3 has the header."""
         if not self._url.startswith("s3://"):
             return False  # fsspec asks whether it exists and then writes
         probe = f"{self._root}/{PROBES}/{uuid.uuid4().hex}"
@@ -66,7 +68,9 @@ class RemoteCreation:
                 self._fs.rm_file(probe)
 
     def _create_conditionally(self, path: str, content: bytes) -> bool:
-        """What stands with our own content was written by us: the answer to a first try was lost."""
+        """Create an object; one that stands with our own content was written by us, and the answer to a first
+        try was lost.
+        """
         for tried in range(TRIES):
             refused = self._put(path, content)
             if refused is None:
@@ -82,7 +86,7 @@ class RemoteCreation:
         )
 
     def _put(self, path: str, content: bytes) -> str | None:
-        """Create; None if the server took it, else why not. Raises what is no answer to that."""
+        """Create an object; return None if the server took it, else why not. Any other error is raised."""
         try:
             self._fs.pipe_file(path, content, mode="create")
         except OSError as error:
@@ -134,7 +138,7 @@ class RemoteCreation:
 
 
 def _name_of(lock: Any) -> str:
-    """The name that a lock file has in it, given at its first use."""
+    """Return the name that a lock file has in it, given at its first use."""
     lock.seek(0)
     name = str(lock.read()).strip()
     if not name:
@@ -145,7 +149,7 @@ def _name_of(lock: Any) -> str:
 
 
 def code_of(error: BaseException) -> str | None:
-    """The server's code of an error, of botocore or of s3fs, which translates those."""
+    """Return the server's code of an error, of botocore or of s3fs, which translates those."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     return None if code is None else str(code)

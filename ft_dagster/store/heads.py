@@ -1,4 +1,4 @@
-"""Heads: the mutable pointer to a stage's newest artifact of a variant."""
+"""Reads and writes heads: the mutable pointer to a stage's newest artifact of a variant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ SHARED = "shared"  # the part of a store that is all tenants'
 
 
 def tenant_name(tenant: str) -> str:
-    """As a tenant is listed beside SHARED: one of that name, from before it was reserved, by its folder."""
+    """Return a tenant's name as it is listed beside SHARED: a tenant called SHARED, from before the name was
+    reserved, is listed by its folder.
+    """
     return f"tenants/{tenant}" if tenant == SHARED else tenant
 
 
@@ -26,7 +28,8 @@ def head_path(prefix: str, stage: str) -> str:
 
 
 def write_head(store: Store, prefix: str, artifact: Artifact, run_id: str | None) -> None:
-    """Point `prefix`'s head of the artifact's stage at it; the artifact may live under another prefix.
+    """Point `prefix`'s head of the artifact's stage at it; the artifact may live under another prefix. The
+    artifact it pointed at before is kept for a while: somebody may be reading it.
 
     What it pointed at before is kept for a while: somebody may be reading it.
     """
@@ -53,7 +56,7 @@ def _keep_former(store: Store, place: Place) -> None:
 
 
 def read_head(store: Store, prefix: str, stage: str) -> Artifact | None:
-    """The artifact that the head of a stage points at, or None.
+    """Return the artifact that the head of a stage points at, or None.
 
     Raises UserError for a head that points into another variant's part of the store, or at an artifact that
     is another one by now.
@@ -70,7 +73,7 @@ def read_head(store: Store, prefix: str, stage: str) -> Artifact | None:
 
 
 def _pointed_at(store: Store, prefix: str, stage: str) -> tuple[Place, str] | None:
-    """Place and digest that a head names; None without one. Raises UserError, see `read_head`."""
+    """Return place and digest that a head names; None without one. Raises UserError, see `read_head`."""
     path = head_path(prefix, stage)
     try:
         head: dict[str, Any] = store.read_json(path)
@@ -87,7 +90,9 @@ def _pointed_at(store: Store, prefix: str, stage: str) -> tuple[Place, str] | No
 
 
 def head_time(store: Store, prefix: str, stage: str) -> datetime | None:
-    """When a stage's head was written, by the run that made or found its artifact; None without one."""
+    """Return when a stage's head was written, by the run that made or found its artifact; None without
+    one.
+    """
     try:
         return datetime.fromisoformat(store.read_json(head_path(prefix, stage))["at"])
     except FileNotFoundError:

@@ -32,7 +32,7 @@ from ft_dagster.store.removal import finish_removal, keep, kept_in_use
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a stage's artifact is made from: all that its key covers, and who it is for."""
+    """Says what a stage's artifact is made from: all that its key covers, and for whom it is."""
 
     stage: str
     prefix: str
@@ -52,7 +52,7 @@ class Recipe:
 def make_artifact(
     store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]
 ) -> Artifact:
-    """The artifact of `recipe`: the committed one, else what `build` writes into an attempt.
+    """Return the artifact of `recipe`: the committed one, else what `build` writes into an attempt.
 
     `build` fills `attempt.payload` and `attempt.evidence` and returns the manifest's figures. When it
     raises, nothing of the attempt stays. Two runs of this host never build the same key at once. What is
@@ -70,7 +70,7 @@ def make_artifact(
 
 
 def _kept(store: Store, place: Place) -> Artifact | None:
-    """What stands under a key and is there to stay; a removal that was claimed is done to its end."""
+    """Return what stands under a key and stays there; a removal that was claimed is finished first."""
     standing = find_artifact(store, place)
     if standing is None or keep(store, standing):
         return standing
@@ -79,7 +79,9 @@ def _kept(store: Store, place: Place) -> Artifact | None:
 
 
 def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]) -> Artifact:
-    """Before its manifest is written an attempt may be removed; after that nothing is, for it may stand."""
+    """Build and commit an artifact. Until its manifest is written an attempt may be removed; after that
+    nothing is, for it may stand.
+    """
     attempt = begin_attempt(store, recipe.place, work)
     with _a_full_disk_is_said(attempt):
         try:
@@ -141,7 +143,7 @@ def host_lock(work: Path, name: str) -> Iterator[None]:
 
 
 def is_being_made(work: Path, place: Place) -> bool:
-    """Whether a process of this host builds under a key."""
+    """Say whether a process of this host builds under a key."""
     try:
         with _lock_file(work, place.path).open("r") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

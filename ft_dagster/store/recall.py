@@ -1,4 +1,4 @@
-"""Small files of a remote store that never change, remembered on this host: releases and manifests.
+"""Remembers small files of a remote store that never change on this host: releases and manifests.
 
 So what a run asks for does not grow with what was made before it. Who recalls one does not take it for what
 stands: entries are held against the log's head in the store, a manifest against its key; of an artifact that
@@ -23,7 +23,7 @@ FORGET = "DELETE FROM files WHERE rowid IN (SELECT rowid FROM files ORDER BY row
 
 
 def recall(cache: Path, store: str, paths: Sequence[str]) -> dict[str, bytes]:
-    """Content by path, of what is remembered of the store at an address."""
+    """Return what is remembered of the store at an address, content by path."""
     ask = "SELECT content FROM files WHERE store = ? AND path = ?"
     try:
         with closing(private_database(cache / FILE, TABLE)) as db:

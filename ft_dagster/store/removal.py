@@ -1,4 +1,4 @@
-"""Removing an artifact, and keeping it: of the two one holds, on a folder as on S3, whoever is killed.
+"""Removes an artifact, or keeps it: one of the two holds, on a folder as on S3, whoever is killed.
 
 `KEY/claims/<attempt>/000001.json`, `000002.json`, ... say `kept` or `removed`, each created exclusively;
 nothing comes after `removed`. Who is about to use an artifact that may be old keeps it first; who removes it
@@ -103,7 +103,7 @@ def claim_removal(store: Store, artifact: Artifact, why: str, before: float) -> 
 
 
 def outlives(place: Place, name: str) -> bool:
-    """Whether a file of an artifact stays when retention removes it. `name`: in the attempt's folder."""
+    """Say whether a file of an artifact stays when retention removes it. `name`: in the attempt's folder."""
     entry = ENTRIES.get(place.stage)
     return name in RECORDS or (entry is not None and name == entry.outlives)
 
@@ -129,7 +129,7 @@ def finish_removal(store: Store, artifact: Artifact, files: Iterable[str] = ()) 
 
 
 def removal_claim(store: Store, artifact: Artifact) -> tuple[str, bytes] | None:
-    """Where it is claimed that an artifact goes, with that file's bytes; None where it is not."""
+    """Return the file that claims an artifact's removal, with its bytes; None without such a claim."""
     last = _last_claim(store, artifact)
     path = _path(artifact, last.number)
     return (path, store.read(path)) if last.claim == REMOVED else None

@@ -1,4 +1,6 @@
-"""Files into a store and out of it: several at once, each held against its digest, over passing failures."""
+"""Copies files into a store and out of it: several at once, each checked against its digest, with retries of
+passing failures.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ R = TypeVar("R")
 
 
 class Transfer(NamedTuple):
-    """A file of this host and of a store; `sha256`: what both are to have."""
+    """Names a file of this host and of a store. `sha256`: what both are to have."""
 
     local: Path
     stored: str
@@ -56,8 +58,8 @@ def send(store: Store, file: Transfer) -> None:
 
 
 def _upload(store: Store, file: Transfer) -> None:
-    """A server that died knows no more of an upload in parts, nor does one that completed it and whose answer
-    was lost: what is read back says which.
+    """Upload a file, and read back what stands: a server that died forgot an upload in parts, and so did one
+    whose answer was lost after it completed.
     """
     file.local.stat()
     with suppress(FileNotFoundError):
@@ -88,7 +90,9 @@ def fetch(store: Store, file: Transfer, drafts: Path) -> None:
 
 
 def each_at_once(work: Callable[[T], R], those: Sequence[T]) -> list[R]:
-    """The results in order; where one fails, what has not begun does not begin, and its error is raised."""
+    """Return the results in order; where one fails, what has not begun does not begin, and its error is
+    raised.
+    """
     if len(those) < 2:
         return [work(one) for one in those]
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -101,7 +105,9 @@ def each_at_once(work: Callable[[T], R], those: Sequence[T]) -> list[R]:
 
 
 def persist(call: Callable[[], R]) -> R:
-    """What `call` returns, tried again while the storage cannot be reached; its last error is raised."""
+    """Return what `call` returns, tried again while the storage cannot be reached; its last error is
+    raised.
+    """
     for tried in range(TRIES - 1):
         try:
             return call()
