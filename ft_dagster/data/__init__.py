@@ -1,1 +1,1 @@
-"""From declared sources to training examples: read, check, deduplicate, split, render, mix."""
+"""Turns declared sources into training examples: read, check, deduplicate, split, render, mix."""

@@ -1,4 +1,4 @@
-"""`python -m ft_dagster.evaluation RUN_DIR`: measure one model on the questions that RUN_DIR/run.json names.
+"""Measures one model on the questions that RUN_DIR/run.json names: `python -m ft_dagster.evaluation RUN_DIR`.
 
 Writes `<output>/payload/` (samples.parquet, scores.json), `<output>/evidence/` (answers.parquet, and what was
 measured, by digest: measured.json), progress.json while it runs and result.json at the end. It loads the very

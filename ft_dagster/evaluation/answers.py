@@ -1,4 +1,4 @@
-"""Greedy answers of bases and of their tuned models to the same prompts, side by side."""
+"""Writes greedy answers of bases and of their tuned models to the same prompts, in pairs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ if TYPE_CHECKING:
 
 
 class AskedPrompts(NamedTuple):
-    """Prompts to a base and to what a training made of it (`tuned`: a payload folder of any kind).
-
-    With `chat` a prompt is a user's turn after `system`, in the template that training used; else it is
-    continued as plain text. `chat` is as in training.
+    """Holds prompts to a base and to what a training made of it (`tuned`: a payload folder of any kind). With
+    `chat` a prompt is a user's turn after `system`, in the template that training used; else it is continued
+    as plain text.
     """
 
     base: Path
@@ -55,7 +54,7 @@ class AnswerPair:
 
 
 class _Rendered(NamedTuple):
-    """`lead`: what the template writes before an answer, and nobody shows."""
+    """Holds prompts as tokens. `lead`: what the template writes before an answer, and nobody shows."""
 
     tokenizer: Any
     rows: list[PromptRow]
@@ -63,7 +62,7 @@ class _Rendered(NamedTuple):
 
 
 def answer(asked: Sequence[AskedPrompts], *, max_new_tokens: int = 64) -> Iterator[list[AnswerPair]]:
-    """The answers to each of `asked`, in turn.
+    """Yield the answers to each of `asked`, in turn.
 
     A base answers all that it is asked together, as it is stored, also where it was quantized for training.
     Raises UserError.
@@ -87,7 +86,9 @@ def answer(asked: Sequence[AskedPrompts], *, max_new_tokens: int = 64) -> Iterat
 def _base_answers(
     model: Any, of: AskedPrompts, rendered: Sequence[_Rendered], device: str
 ) -> list[list[str]]:
-    """By the base below `model`, the tuned one; where that is not the base as it is stored, in its place."""
+    """Return the answers of the base below `model`, the tuned one; where that is not the base as it is
+    stored, of the stored base in its place.
+    """
     if kind_of(of.tuned) == "adapter" and quantization_of(of.tuned) is None:
         with model.disable_adapter():
             return _write(inner_model(model), rendered, device)
@@ -113,7 +114,7 @@ def _render(asked: AskedPrompts, max_new_tokens: int) -> _Rendered:
 
 
 def _write(model: Any, rendered: Sequence[_Rendered], device: str) -> list[list[str]]:
-    """The answers to each one's prompts, all of them written together."""
+    """Return the answers to each one's prompts, all of them written together."""
     from ft_dagster.evaluation.models.greedy import write_all
 
     rows = [row for each in rendered for row in each.rows]

@@ -1,4 +1,5 @@
-"""Signs of degeneration on fixed general prompts, answered greedily: repetition, and answers without words.
+"""Finds signs of degeneration in greedy answers to fixed general prompts: repetition, and answers without
+words.
 
 Used by the evaluation, and by the trainer while it trains (training/watch). Imports torch inside functions.
 """
@@ -26,7 +27,7 @@ PLAIN = "Question: {}\nAnswer:"  # how a model without a chat template is asked
 
 
 class Written(NamedTuple):
-    """An answer. `repeated`: see `repeated_share`; `empty`: 1.0 if it has no letter and no digit."""
+    """Holds an answer. `repeated`: see `repeated_share`; `empty`: 1.0 if it has no letter and no digit."""
 
     prompt: str
     answer: str
@@ -45,7 +46,7 @@ class Written(NamedTuple):
 def answer_general_prompts(
     model: Any, tokenizer: Any, prompts: Sequence[str] = PROMPTS, new_tokens: int = NEW_TOKENS
 ) -> list[Written]:
-    """Greedy answers to the prompts, in one batch. `model` is in evaluation mode."""
+    """Answer the prompts greedily, in one batch. `model` is in evaluation mode."""
     from ft_dagster.evaluation.models.greedy import write
 
     return answered(tokenizer, write(model, rows_to_ask(tokenizer, prompts, new_tokens)), prompts)
@@ -54,8 +55,8 @@ def answer_general_prompts(
 def rows_to_ask(
     tokenizer: Any, prompts: Sequence[str] = PROMPTS, new_tokens: int = NEW_TOKENS
 ) -> list[PromptRow]:
-    """The prompts in tokens, in the chat template where the tokenizer has one, else as questions. Raises
-    UserError where the template refuses them.
+    """Return the prompts in tokens, in the chat template where the tokenizer has one, else as questions.
+    Raises UserError where the template refuses them.
     """
     from ft_dagster.evaluation.models.greedy import rows_of
 
@@ -66,7 +67,7 @@ def rows_to_ask(
 
 
 def answered(tokenizer: Any, answers: Sequence[Greedy], prompts: Sequence[str] = PROMPTS) -> list[Written]:
-    """The answers to `rows_to_ask` in words, the end token left out."""
+    """Return the answers to `rows_to_ask` in words, the end token left out."""
     ends = stop_token_ids(tokenizer)
     ids = [each.tokens[:-1] if each.tokens[-1] in ends else each.tokens for each in answers]
     texts = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in ids]
@@ -74,7 +75,7 @@ def answered(tokenizer: Any, answers: Sequence[Greedy], prompts: Sequence[str] =
 
 
 def as_samples(written: Sequence[Written]) -> list[tuple[list[Sample], Answer]]:
-    """What an evaluation keeps of each answer: three scores, and the words."""
+    """Return what an evaluation keeps of each answer: three scores, and the words."""
     found = []
     for number, each in enumerate(written):
         content = hashlib.sha256(each.prompt.encode()).hexdigest()[:16]
@@ -92,8 +93,8 @@ def as_samples(written: Sequence[Written]) -> list[tuple[list[Sample], Answer]]:
 
 
 def repeated_share(tokens: Sequence[int]) -> float:
-    """Of its 4-grams, those that occurred before in it: about half or more of a loop whose period is at most
-    half of the text. A text of two or three tokens counts whole where they are the same token.
+    """Return the share of its 4-grams that occurred before in it: about half or more of a loop whose period
+    is at most half of the text. A text of two or three tokens counts whole where they are the same token.
     """
     if len(tokens) <= 1:
         return 0.0

@@ -1,4 +1,4 @@
-"""What an evaluation measured, by digest: the program says what it read, the stage what it asked."""
+"""Names what an evaluation measured, by digest: the program says what it read, the stage what it asked."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ FILE = "measured.json"  # in the evidence
 
 @dataclass(frozen=True)
 class Measured:
-    """`weights`: digest of what training made, None for the base alone; `base`: digest over the base's files;
-    `tasks`: digest of each declared task; `data`: sha256 of each file with questions; and how it was asked.
+    """Names what was measured, and how. `weights`: digest of what training made, None for the base alone;
+    `base`: digest over the base's files; `tasks`: digest of each declared task; `data`: sha256 of each file
+    with questions; and how it was asked.
     """
 
     weights: str | None
@@ -43,7 +44,7 @@ class Measured:
 
 
 def expected_of(request: EvaluationRequest) -> Measured:
-    """What an evaluation of this request has to measure."""
+    """Return what an evaluation of this request has to measure."""
     tuned = request.model.tuned
     return _measured(
         request,
@@ -54,7 +55,7 @@ def expected_of(request: EvaluationRequest) -> Measured:
 
 
 def hold(request: EvaluationRequest, held: HeldFiles) -> tuple[EvaluationRequest, Measured]:
-    """The request with every file held (see `HeldFiles`), and what they are.
+    """Hold every file of the request (see `HeldFiles`); return the request on those files, and what they are.
 
     Raises UserError for a file that is not what the request says.
     """
@@ -78,7 +79,9 @@ def hold(request: EvaluationRequest, held: HeldFiles) -> tuple[EvaluationRequest
 
 
 def hold_base(base: BaseFiles, held: HeldFiles) -> Path:
-    """The folder with the base's files, held. Raises UserError for one that is not what `base` says."""
+    """Return the folder with the base's files, held. Raises UserError for one that is not what `base`
+    says.
+    """
     return held.tree("base", base.folder, base.files).folder
 
 

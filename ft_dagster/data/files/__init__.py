@@ -1,1 +1,1 @@
-"""Parquet and tables are read and written."""
+"""Reads and writes Parquet and tables."""

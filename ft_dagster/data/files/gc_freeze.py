@@ -1,5 +1,5 @@
-"""Python's cyclic garbage collector while rows are streamed by the million: they hold no cycles, and each
-collection would scan all that libraries hold.
+"""Stops Python's cyclic garbage collector while rows are streamed by the million: they hold no cycles, and
+each collection would scan all that libraries hold.
 """
 
 from __future__ import annotations

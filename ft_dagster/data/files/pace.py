@@ -1,4 +1,4 @@
-"""How far a loop over rows has come, in words."""
+"""Says in words how far a loop over rows has come."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ SAID_AFTER = 5.0  # seconds: what is left of less is not worth a word
 
 
 class RowPace:
-    """Of `total` rows, from now on."""
+    """Measures the pace through `total` rows, from now on."""
 
     def __init__(self, total: int) -> None:
         self.total, self.began = total, time.monotonic()
 
     def said(self, done: int) -> str:
-        """ "1,024 of 50,000 rows", and, once that can be told, "about 2m 05s left"."""
+        """Return "1,024 of 50,000 rows", and "about 2m 05s left" once that can be told."""
         so_far, rest = f"{done:,} of {self.total:,} rows", self.total - done
         seconds = (time.monotonic() - self.began) * rest / done if done else 0.0
         if seconds < SAID_AFTER:

@@ -35,40 +35,40 @@ def column_names(file: Path) -> list[str]:
 
 
 def rows_of(file: Path, *columns: str) -> Iterator[list[tuple[Any, ...]]]:
-    """The values of these columns (SQL) of each row, in batches; streamed."""
+    """Yield the values of these columns (SQL) of each row, in batches; streamed."""
     found = _query(file, ", ".join(columns))
     while batch := _fetched(file, found.fetchmany, BATCH):
         yield batch
 
 
 def dicts_of(file: Path, *columns: str) -> Iterator[dict[str, Any]]:
-    """Each row by column, all of them where none is named; streamed."""
+    """Yield each row by column, all of them where none is named; streamed."""
     names = columns or column_names(file)
     for batch in rows_of(file, *map(quoted, names)):
         yield from (dict(zip(names, row, strict=True)) for row in batch)
 
 
 def arrays_of(file: Path, *columns: str) -> list[NDArray[Any]]:
-    """Whole columns (SQL); one with a null is of Python objects, None among them."""
+    """Return whole columns (SQL); one with a null holds Python objects, None among them."""
     found = _fetched(file, _query(file, ", ".join(columns)).fetchnumpy)
     return [_plain(array) for array in found.values()]
 
 
 def count_of(file: Path) -> int:
-    """How many rows it has, by its footer."""
+    """Return the number of rows, by the file's footer."""
     [[rows]] = _fetched(file, _query(file, "count(*)").fetchall)
     return int(rows)
 
 
 def row_of(file: Path, number: int) -> dict[str, Any] | None:
-    """One row by column; None where the file has fewer. Its row group alone is read."""
+    """Return one row by column; None where the file has fewer. Its row group alone is read."""
     found = _query(file, "* EXCLUDE (file_row_number)", "WHERE file_row_number = ?", number)
     row = _fetched(file, found.fetchone)
     return None if row is None else dict(zip(_names(file, found), row, strict=True))
 
 
 def quoted(name: str) -> str:
-    """A column's name as SQL has it."""
+    """Return a column's name as SQL has it."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -100,7 +100,7 @@ def _fetched(file: Path, call: Any, *given: Any) -> Any:
 
 @cache
 def _database(process: int) -> Any:
-    """One in the memory of each process, and without threads, which a fork would lose."""
+    """Open a database in the memory of each process, and without threads, which a fork would lose."""
     import duckdb
 
     return duckdb.connect(config=_SETTINGS)

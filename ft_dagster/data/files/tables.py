@@ -1,5 +1,5 @@
-"""Parquet files, written row by row or in batches: zstd, bounded row groups, equal rows give equal bytes; and
-opened to be read in batches.
+"""Writes Parquet files row by row or in batches, with zstd and bounded row groups, equal rows to equal bytes;
+and opens them to be read in batches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pyarrow.parquet import ParquetFile, ParquetWriter
 
 
 def open_table(file: Path) -> Any:
-    """A Parquet file to be read in batches. Left to itself, PyArrow reads all of it before the first one
+    """Open a Parquet file to be read in batches. Left to itself, PyArrow reads all of it before the first one
     (`pre_buffer`) and keeps it to the last.
     """
     return ParquetFile(file, pre_buffer=False)
@@ -26,7 +26,7 @@ class TableWriter:
     """
 
     def __init__(self, path: Path, schema: Any, *, rows: int = 1024, nbytes: int = 4_000_000) -> None:
-        """`rows` and `nbytes` bound a row group; `nbytes` counts what `add` is told."""
+        """Take the bounds of a row group: `rows` and `nbytes`; `nbytes` counts what `add` is told."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._schema, self._most_rows, self._most_bytes = schema, rows, nbytes
         self._writer = ParquetWriter(path, schema, compression="zstd")

@@ -1,1 +1,1 @@
-"""Own rows and general text become the mixture that is trained on."""
+"""Mixes own rows and general text into what a variant trains on."""

@@ -1,4 +1,4 @@
-"""Which rows are in a mixture in part, and which were left out of it: cuts.parquet of its evidence.
+"""Records the rows that are in a mixture in part, and those left out of it: cuts.parquet of its evidence.
 
 A row longer than an example is cut at its end, or left out; of a document of general text the last piece that
 was due may be a part of it, and pieces that overlap the evaluation are not there. What the file does not name
@@ -24,10 +24,11 @@ Name = tuple[str, bool, int]
 
 
 class Cut(NamedTuple):
-    """`row`: its number in the split of the data set, or in the part of the corpus. `kept` of its `tokens`
-    are in the mixture; None: not counted. `part` and `characters`: the number of the text that it was cut
-    within, and how much of that, stripped, is kept; None: it is not known, or all of its text is kept.
-    `reason`: why it is in part or left out, empty of one that was cut at its end.
+    """Names a row that is in a mixture in part or not at all. `row`: its number in the split of the data set,
+    or in the part of the corpus. `kept` of its `tokens` are in the mixture; None: not counted. `part` and
+    `characters`: the number of the text that it was cut within, and how much of that, stripped, is kept;
+    None: it is not known, or all of its text is kept. `reason`: why it is in part or left out, empty of one
+    that was cut at its end.
     """
 
     split: str
@@ -41,7 +42,7 @@ class Cut(NamedTuple):
 
     @property
     def name(self) -> Name:
-        """By which a mixture knows the row: split, of a corpus or not, number."""
+        """Return the mixture's name for the row: split, whether it is of a corpus, number."""
         return self.split, self.source.startswith(GENERAL), self.row
 
     @property
@@ -50,8 +51,8 @@ class Cut(NamedTuple):
 
 
 def place_of(texts: Sequence[str], kept: str) -> tuple[int | None, int | None]:
-    """(`part`, `characters`) of a `Cut`: where a rendering of these texts ends, of which the beginning is
-    `kept`.
+    """Return (`part`, `characters`) of a `Cut`: where a rendering of these texts ends, of which the beginning
+    is `kept`.
     """
     end, at = kept.rstrip("\ufffd"), 0  # half a letter is none
     for number, text in enumerate(map(str.strip, texts)):
@@ -67,7 +68,9 @@ def place_of(texts: Sequence[str], kept: str) -> tuple[int | None, int | None]:
 
 
 def _beginnings(text: str, kept: str, at: int) -> Iterator[int]:
-    """Where `text` may begin in `kept`, from `at` on: where its first characters stand, or `kept` ends."""
+    """Yield each place where `text` may begin in `kept`, from `at` on: where its first characters stand, or
+    `kept` ends.
+    """
     first, last = text[:_BETWEEN], max(at, len(kept) - _BETWEEN)
     while first and 0 <= (at := kept.find(first, at)) < last:
         yield at
@@ -76,7 +79,7 @@ def _beginnings(text: str, kept: str, at: int) -> Iterator[int]:
 
 
 def is_same_up_to(cut: Cut, row: Row, other: Row) -> bool:
-    """Whether another row begins as one that was cut does, up to there: what was trained on is of either."""
+    """Say whether another row begins like one that was cut, up to the cut: both have what was trained on."""
     if cut.part is None or cut.characters is None or row.kind != other.kind:
         return False
     before, (role, text) = row.parts[: cut.part], row.parts[cut.part]

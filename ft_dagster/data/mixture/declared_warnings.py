@@ -1,4 +1,4 @@
-"""What a person should know of a mixture beside what it is."""
+"""Warns of what a person should know of a mixture beside what it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ USUAL_SHARE = (0.05, 0.10)
 
 
 def declared_warnings(spec: VariantSpec, general_share: float) -> list[str]:
-    """What a person should know of a mixture beside the rest of the declaration.
+    """Return what a person should know of a mixture beside the rest of the declaration.
 
     `general_share`: of general text, as it came out; see `GeneralShare`.
 

@@ -46,9 +46,9 @@ TOO_LONG, UNTRAINED = "too long", "no trained tokens"
 
 
 class BuiltMixture(NamedTuple):
-    """`sample`: the first training example, its trained text between « and »; None where nothing is trained.
-    The caller decides whether it may be shown. `overlaps`: by task, the row in the corpus of each piece that
-    was left out. `cuts`: of the rows that are there in part or not at all.
+    """Holds the outcome of a build. `sample`: the first training example, its trained text between « and »;
+    None where nothing is trained. The caller decides whether it may be shown. `overlaps`: by task, the row in
+    the corpus of each piece that was left out. `cuts`: of the rows that are there in part or not at all.
     """
 
     figures: MixtureFigures
@@ -59,8 +59,8 @@ class BuiltMixture(NamedTuple):
 
 @dataclass(frozen=True)
 class MixtureParts:
-    """What a mixture is made from: payload folders of the data set, the base and the general corpus (or the
-    folder of the one corpus in it), and the file of evaluation texts that general text must not overlap.
+    """Names what a mixture is made from: payload folders of the data set, the base and the general corpus (or
+    the folder of the one corpus in it), and the file of evaluation texts that general text must not overlap.
 
     `paths`: what the data set's sources are called in errors. `exchange`: see `rows.in_exchange`.
     """
@@ -115,12 +115,12 @@ def build_mixture(
 
 
 def asked_share(general: GeneralSpec | None) -> float:
-    """Of general text: as declared, 0 without any."""
+    """Return the declared share of general text, 0 without any."""
     return 0.0 if general is None else general.share
 
 
 class _Build:
-    """The state of one build: the writers' counts, the rows dropped, the sample."""
+    """Holds the state of one build: the writers' counts, the rows dropped, the sample."""
 
     def __init__(
         self,
@@ -179,7 +179,9 @@ class _Build:
         return writer.close()
 
     def holdout(self, corpus: Path | None) -> SplitFigures:
-        """All of the held-out texts, by which the gate judges, and tokens of those that are watched."""
+        """Write all of the held-out texts, by which the gate judges, and count the tokens of those that are
+        watched.
+        """
         writer = SplitWriter(self._out, "general_holdout")
         general = self._spec.data.general
         if general is None or corpus is None:
@@ -194,7 +196,7 @@ class _Build:
         return writer.close()
 
     def warnings(self) -> list[str]:
-        """What a person should know of the rows before training on them, one line each."""
+        """Return what a person should know of the rows before training on them, one line each."""
         lines = list[str]()
         lost = self._cut + sum(self.dropped.values())
         if lost > MANY_CUT * self._rows:
@@ -235,7 +237,7 @@ class _Build:
         )
 
     def _examples(self, file: Path, writer: SplitWriter) -> Iterator[tuple[int, Row, Rendered]]:
-        """The rows' examples in order, each with its row's number; a row without one is counted."""
+        """Yield the rows' examples in order, each with its row's number; a row without one is counted."""
         rows, pace, done = read_split(file, self._paths), RowPace(read_metadata(file).num_rows), 0
         number = -1
         while batch := list(islice(rows, BATCH)):
@@ -256,7 +258,9 @@ class _Build:
             self._say(f"tokenized of {file.stem}: {pace.said(done)}")
 
     def _kept(self, place: Cut, row: Row, examples: Sequence[Rendered]) -> Iterator[Rendered]:
-        """Those of a row that may be trained on, cut where `on_too_long` allows it. `place`: of the row."""
+        """Yield the examples of a row that may be trained on, cut where `on_too_long` allows it. `place`: of
+        the row.
+        """
         if not examples:
             self.dropped[UNTRAINED] += 1
             self.cuts.append(place._replace(reason=UNTRAINED))
@@ -328,7 +332,7 @@ class _Build:
         )
 
     def _marked(self, example: Rendered) -> str:
-        """The example as text, what is trained between « and »."""
+        """Return the example as text, what is trained between « and »."""
         parts, at = [], 0
         for start, end in example.spans:
             parts += [

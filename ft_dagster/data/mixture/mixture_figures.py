@@ -1,4 +1,4 @@
-"""The figures of a training mixture: what its splits hold, counted as they were written.
+"""Counts what the splits of a training mixture hold, as they are written.
 
 Stored in mixture.json and, with the warnings, in the manifest of the training_mixture.
 """
@@ -23,8 +23,8 @@ COUNTED: dict[ShareOf, str] = {"processed": "tokens", "trained": "trained_tokens
 
 @dataclass(frozen=True)
 class SourceFigures:
-    """One source within a split. `documents`: rows and texts that the examples come from; `trained_tokens`:
-    those with a label; `truncated`: examples that were cut.
+    """Counts one source within a split. `documents`: rows and texts that the examples come from;
+    `trained_tokens`: those with a label; `truncated`: examples that were cut.
     """
 
     documents: int
@@ -36,7 +36,7 @@ class SourceFigures:
 
 @dataclass(frozen=True)
 class ShardFigures:
-    """One Parquet file of a split. `file`: relative to the mixture; `sha256`: of its bytes."""
+    """Describes one Parquet file of a split. `file`: relative to the mixture; `sha256`: of its bytes."""
 
     file: str
     examples: int
@@ -47,7 +47,7 @@ class ShardFigures:
 
 @dataclass(frozen=True)
 class SplitFigures:
-    """One split: its totals, its shards in order, its sources by name."""
+    """Describes one split: its totals, its shards in order, its sources by name."""
 
     documents: int
     examples: int
@@ -57,7 +57,7 @@ class SplitFigures:
     by_source: Mapping[str, SourceFigures]
 
     def shares(self, of: ShareOf) -> dict[str, float]:
-        """source -> its share of the tokens, of all or of those with a label."""
+        """Return each source's share of the tokens, of all or of those with a label."""
         whole = getattr(self, COUNTED[of]) or 1
         return {source: getattr(part, COUNTED[of]) / whole for source, part in self.by_source.items()}
 
@@ -74,8 +74,8 @@ class SplitFigures:
 
 @dataclass(frozen=True)
 class GeneralShare:
-    """Of general text among the tokens of one epoch that `data.general.share_of` names, 0 to 1: as declared,
-    and as it came out.
+    """Compares the share of general text that was declared with the one that came out, 0 to 1, among the
+    tokens of one epoch that `data.general.share_of` names.
     """
 
     asked: float
@@ -84,10 +84,11 @@ class GeneralShare:
 
 @dataclass(frozen=True)
 class MixtureFigures:
-    """`tokenizer`: digest of its files; `max_length`, `longest`: of an example, in tokens; `splits`: train,
-    validation and general_holdout; `order`: how the trainer walks the shards; `dropped`: reason -> examples
-    (rows, where a row gave none); `warnings`: lines for a person, which mixture.json does not hold;
-    `overlaps`: task -> pieces of general text that were left out since they overlap its questions.
+    """Describes a mixture in figures. `tokenizer`: digest of its files; `max_length`, `longest`: of an
+    example, in tokens; `splits`: train, validation and general_holdout; `order`: how the trainer walks the
+    shards; `dropped`: reason -> examples (rows, where a row gave none); `warnings`: lines for a person, which
+    mixture.json does not hold; `overlaps`: task -> pieces of general text that were left out since they
+    overlap its questions.
     """
 
     tokenizer: str
@@ -107,14 +108,14 @@ class MixtureFigures:
 
     @property
     def share_of(self) -> ShareOf:
-        """Of which tokens `general_share` is, by its value."""
+        """Return the kind of tokens whose share `general_share` is, told by its value."""
         trained = sum(s for name, s in self.train.shares("trained").items() if name.startswith(GENERAL))
         processed = sum(s for name, s in self.train.shares("processed").items() if name.startswith(GENERAL))
         realized = self.general_share.realized
         return "trained" if abs(trained - realized) < abs(processed - realized) else "processed"
 
     def to_json(self) -> dict[str, Any]:
-        """As the manifest holds it."""
+        """Return the figures as the manifest holds them."""
         splits = {
             name: {**asdict(split), "shards": [asdict(shard) for shard in split.shards]}
             for name, split in self.splits.items()
@@ -124,12 +125,12 @@ class MixtureFigures:
         return {name: value for name, value in content.items() if name not in SILENT or value}
 
     def file_json(self) -> dict[str, Any]:
-        """As mixture.json holds it."""
+        """Return the figures as mixture.json holds them."""
         return {name: value for name, value in self.to_json().items() if name not in OUTSIDE}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> MixtureFigures:
-        """What `to_json` or `file_json` wrote, of this schema."""
+        """Read what `to_json` or `file_json` wrote, of this schema."""
         plain = ("tokenizer", "max_length", "seed", "order", "longest", "dropped")
         return cls(
             **{name: content[name] for name in plain},
@@ -141,5 +142,5 @@ class MixtureFigures:
 
     @classmethod
     def of(cls, mixture: Artifact) -> MixtureFigures:
-        """Those of a training_mixture."""
+        """Return the figures of a training_mixture."""
         return cls.from_json(mixture.figures)

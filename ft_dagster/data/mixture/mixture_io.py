@@ -19,7 +19,7 @@ Int32 = NDArray[np.int32]
 
 
 def read_mixture(folder: Path) -> MixtureFigures:
-    """mixture.json. Raises UserError where this version cannot read it."""
+    """Read mixture.json. Raises UserError where this version cannot read it."""
     file = folder / "mixture.json"
     if not file.is_file():
         raise UserError("no mixture there", file=folder, fix="Materialize training_mixture")
@@ -29,12 +29,12 @@ def read_mixture(folder: Path) -> MixtureFigures:
 
 
 def shard_files(folder: Path, split: str) -> list[Path]:
-    """The shards of "train", "validation" or "general_holdout", in order."""
+    """Return the shards of "train", "validation" or "general_holdout", in order."""
     return [folder / shard.file for shard in read_mixture(folder).splits[split].shards]
 
 
 def held_out_documents(mixture: Path) -> int:
-    """How many documents the held-out texts of a mixture's payload are of: units by which a gate decides."""
+    """Count the documents of the held-out texts of a mixture's payload: the units by which a gate decides."""
     file = mixture / HOLDOUT / "texts.parquet"
     if not file.exists():
         return 0
@@ -45,13 +45,15 @@ def held_out_documents(mixture: Path) -> int:
 
 
 def origins_of(file: Path) -> set[tuple[str, str]]:
-    """(declared path, file) of the records of a mixture's rows.parquet that are not of a general corpus."""
+    """Return (declared path, file) of the records of a mixture's rows.parquet that are not of a general
+    corpus.
+    """
     rows = (row for batch in rows_of(file, "DISTINCT source, path, file") for row in batch)
     return {(path, file) for source, path, file in rows if not source.startswith(GENERAL)}
 
 
 def lengths(folder: Path, split: str) -> tuple[Int32, Int32]:
-    """(tokens, trained tokens) of each example of a split, in the order of the files."""
+    """Return (tokens, trained tokens) of each example of a split, in the order of the files."""
     from pyarrow.parquet import ParquetFile
 
     tokens, trained = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
@@ -65,7 +67,7 @@ def lengths(folder: Path, split: str) -> tuple[Int32, Int32]:
 
 
 def _columns(table: Any) -> dict[str, Any]:
-    """Columns of a row group: lists as (values, offsets), strings as lists."""
+    """Return the columns of a row group: lists as (values, offsets), strings as lists."""
     columns: dict[str, Any] = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
@@ -77,7 +79,7 @@ def _columns(table: Any) -> dict[str, Any]:
 
 
 def _trained(spans: Int32, offsets: Int32) -> Int32:
-    """Labelled positions of each example, from the flattened spans of a row group."""
+    """Count the labelled positions of each example, from the flattened spans of a row group."""
     pairs = spans.reshape(-1, 2)
     sums = np.concatenate([[0], np.cumsum(pairs[:, 1] - pairs[:, 0])])
     return np.diff(sums[offsets // 2]).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Prompts of the variant's own rows, rendered as training rendered them: what an export is compared on."""
+"""Renders prompts of the variant's own rows as training rendered them: an export is compared on these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ OPENING = 200  # characters of a text row, which has no prompt of its own
 def probe_prompts(
     dataset_folder: Path, base_folder: Path, count: int, *, exchange: bool = False
 ) -> list[str]:
-    """At most `count` different prompts, of the validation rows first, then of the test and train rows.
+    """Return at most `count` different prompts, of the validation rows first, then of the test and train
+    rows.
 
     A text row gives its first 200 characters. `exchange`: see `rows.in_exchange`. Raises UserError where the
     template refuses a row.

@@ -24,7 +24,7 @@ COUNTS = ("examples", "tokens", "trained_tokens")
 
 
 class SplitWriter:
-    """One split of a mixture.
+    """Writes one split of a mixture.
 
     `row` is where an example's row or document stands: its number in the data set's split, or in the corpus'
     part. `documents` counts those: the chunks of one follow each other.

@@ -1,1 +1,1 @@
-"""Rows and documents become tokens."""
+"""Renders rows and documents as tokens."""

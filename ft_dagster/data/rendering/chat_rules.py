@@ -1,4 +1,5 @@
-"""Where an answer ends, for whoever writes one: a judged base or model, a look while training, a server.
+"""Tells where an answer ends, for whoever writes one: a judged base or model, a look while training, a
+server.
 
 Most templates end a turn with the tokenizer's end of sequence and print no date, most bases declare no other
 end, and most tokenizers end no text themselves. Of the others `chat_rules` says what an answer depends on
@@ -17,7 +18,7 @@ _DATED = ("strftime_now", "date_string")  # in a template that may print a date
 
 
 class ChatTraits(NamedTuple):
-    """What a base's chat template makes of rows beside their own texts. `chats`: whether there is one.
+    """Says what a base's chat template makes of rows beside their own texts. `chats`: whether there is one.
     `lead`: see `render.lead_of`. `ends`: whether it marks where a turn ends.
     """
 
@@ -31,21 +32,21 @@ def chat_traits(tokenizer: Any) -> ChatTraits:
 
 
 def chats(tokenizer: Any) -> bool:
-    """Whether chats are rendered by a template; nothing is rendered to find out."""
+    """Say whether chats are rendered by a template; nothing is rendered to find out."""
     return bool(_template(tokenizer))
 
 
 def stop_token_ids(tokenizer: Any) -> list[int]:
-    """Tokens that end an answer, sorted: the tokenizer's eos, the template's end of turn, and those that the
-    base declares, which `render.load_tokenizer` notes.
+    """Return the tokens that end an answer, sorted: the tokenizer's eos, the template's end of turn, and
+    those that the base declares, which `render.load_tokenizer` notes.
     """
     return sorted({tokenizer.eos_token_id, _end_of_turn(tokenizer), *ends_known(tokenizer)} - {None})
 
 
 def chat_rules(tokenizer: Any) -> dict[str, Any]:
-    """`ends`: the tokens that end an answer, where eos is not the only one; `date`: what a template that may
-    print one is given; `left_out`: how many tokens the tokenizer itself puts after what is asked. Empty for
-    most.
+    """Return the rules that an answer depends on beside prompt and weights; empty for most. `ends`: the
+    tokens that end an answer, where eos is not the only one; `date`: what a template that may print one is
+    given; `left_out`: how many tokens the tokenizer itself puts after what is asked.
     """
     rules: dict[str, Any] = {}
     ends = stop_token_ids(tokenizer)
@@ -59,7 +60,7 @@ def chat_rules(tokenizer: Any) -> dict[str, Any]:
 
 
 def _template(tokenizer: Any) -> str:
-    """By which chats are rendered; "" where there is none, or none by default."""
+    """Return the template that renders chats; "" where there is none, or none by default."""
     try:
         return str(tokenizer.get_chat_template()) if tokenizer.chat_template else ""
     except ValueError:
@@ -67,7 +68,7 @@ def _template(tokenizer: Any) -> str:
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:
-    """The first special token that the chat template writes after an assistant's answer, if any."""
+    """Return the first special token that the chat template writes after an assistant's answer, if any."""
     if not tokenizer.chat_template:
         return None
     try:

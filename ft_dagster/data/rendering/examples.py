@@ -1,4 +1,6 @@
-"""Rows as an objective's examples: what it takes, and the two ways in which rows are rendered for it."""
+"""Turns rows into an objective's examples: what it takes, and the two ways in which rows are rendered
+for it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from ft_dagster.spec.variant import VariantSpec
 
 @dataclass(frozen=True)
 class RowRenderer:
-    """An objective's `Renderer` over a base's tokenizer; `max_length` is in tokens. `exchange`: see
+    """Renders rows for an objective by a base's tokenizer; `max_length` is in tokens. `exchange`: see
     `rows.in_exchange`.
     """
 
@@ -26,12 +28,12 @@ class RowRenderer:
     exchange: bool
 
     def whole(self, rows: Sequence[Row]) -> Iterator[Rendered]:
-        """An example of each row, cut to `max_length`. Raises UserError as `render_rows`."""
+        """Yield an example of each row, cut to `max_length`. Raises UserError as `render_rows`."""
         given = [in_exchange(row, self.exchange) for row in rows]
         return render_rows(given, self.tokenizer, train_on=self.train_on, max_length=self.max_length)
 
     def chunks(self, row: Row) -> Iterator[Rendered]:
-        """The examples of a text. Raises UserError for a tokenizer that cannot end it."""
+        """Yield the examples of a text. Raises UserError for a tokenizer that cannot end it."""
         eos_token(row, self.tokenizer)
         for chunk in document_chunks(row.text, 0, self.tokenizer, self.max_length):
             yield chunk.rendered()
@@ -40,7 +42,7 @@ class RowRenderer:
 def examples_of(
     spec: VariantSpec, rows: Sequence[Row], tokenizer: Any, max_length: int, *, exchange: bool
 ) -> Iterator[tuple[Row, Sequence[Rendered]]]:
-    """Each row with its examples, none for a row that gives none. Raises UserError."""
+    """Yield each row with its examples, none for a row that gives none. Raises UserError."""
     renderer = RowRenderer(tokenizer, spec.data.train_on, max_length, exchange)
     return zip(rows, objective_of(spec.objective).examples(rows, renderer), strict=True)
 

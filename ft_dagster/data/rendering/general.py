@@ -1,4 +1,4 @@
-"""Raw text for a mixture: documents cut into chunks; general text dealt out so that the share is right."""
+"""Cuts documents into chunks, and deals out general text so that its share of a mixture is right."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELD_OUT_TOKENS = 256
 
 
 class Chunk(NamedTuple):
-    """Tokens of a document; each but the first is trained on. `text` is what they stand for; `row`: the
+    """Holds tokens of a document; each but the first is trained on. `text` is what they stand for; `row`: the
     document's number in its file.
     """
 
@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
         return len(self.input_ids) - 1
 
     def rendered(self, trained: int | None = None) -> Rendered:
-        """As an example, cut to that many trained tokens."""
+        """Return the chunk as an example, cut to that many trained tokens."""
         ids = self.input_ids if trained is None else self.input_ids[: trained + 1]
         return Rendered(ids, ((1, len(ids)),), truncated=len(ids) < len(self.input_ids))
 
@@ -72,15 +72,15 @@ class GeneralText:
         self.given = 0  # tokens of the kind that the share is of
 
     def counted(self, example: Rendered) -> int:
-        """Its tokens of the kind that the share is of."""
+        """Count the example's tokens of the kind that the share is of."""
         return example.trained_tokens if self._share_of == "trained" else len(example.input_ids)
 
     def needed(self, task: int) -> int:
-        """General tokens that belong to this many of the task."""
+        """Return how many general tokens belong to this many of the task."""
         return round(self._ratio * task)
 
     def due(self, task: int, *, last: bool = False) -> Iterator[tuple[Rendered, int]]:
-        """The (example, row of the corpus) now due; with `last`, a cut one too: the share is exact.
+        """Yield the (example, row of the corpus) now due; with `last`, a cut one too: the share is exact.
 
         To a token: of those that are read, one alone would be none that is trained.
         """
@@ -100,8 +100,8 @@ class GeneralText:
             yield example, row
 
     def in_part(self) -> list[int]:
-        """Rows of documents of which pieces were given and others not: they overlap the evaluation, or the
-        share was reached.
+        """Return the rows of documents of which pieces were given and others not: they overlap the
+        evaluation, or the share was reached.
         """
         rows = {row for rows in self.overlaps.values() for row in rows}
         if self._last is not None:
@@ -120,14 +120,15 @@ class GeneralText:
 
 
 class HeldOut(NamedTuple):
-    """A chunk of a held-out document; `document`: the identity of all of it, in hex."""
+    """Is a chunk of a held-out document. `document`: the identity of all of it, in hex."""
 
     document: str
     chunk: Chunk
 
 
 def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[HeldOut]:
-    """At most 200 chunks of at most 256 tokens of held-out documents, the same for every variant of a base.
+    """Return at most 200 chunks of at most 256 tokens of held-out documents, the same for every variant of a
+    base.
 
     Which documents: those of the smallest identities; each gives a first chunk before any gives a second.
     """
@@ -143,7 +144,7 @@ def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[HeldOu
 
 
 def document_chunks(text: str, row: int, tokenizer: Any, length: int) -> Iterator[Chunk]:
-    """A document's tokens and the end-of-sequence token, cut every `length` tokens: all of them, in order.
+    """Cut a document's tokens and the end-of-sequence token every `length` tokens: all of them, in order.
 
     A last token that would stand alone, and so could not be trained, takes the one before it along; a
     document of one token has no chunk. Every chunk has the document's number in its file.
@@ -163,7 +164,7 @@ def document_chunks(text: str, row: int, tokenizer: Any, length: int) -> Iterato
 
 
 def _train_chunks(corpus: Path, tokenizer: Any, max_length: int, seed: int) -> Iterator[Chunk]:
-    """Chunks of the training documents: row groups in a seeded order, documents in one within each."""
+    """Yield chunks of the training documents: row groups in a seeded order, documents in one within each."""
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(corpus / "train.parquet") as table:
@@ -176,7 +177,7 @@ def _train_chunks(corpus: Path, tokenizer: Any, max_length: int, seed: int) -> I
 
 
 def _documents(file: Path) -> Iterator[tuple[str, int, str]]:
-    """(identity in hex, row, text) of each document."""
+    """Yield (identity in hex, row, text) of each document."""
     from ft_dagster.data.files.tables import open_table
 
     row = 0
@@ -188,7 +189,7 @@ def _documents(file: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def _text_of(corpus: Path, row: int) -> str:
-    """Of a document of the training part."""
+    """Return the text of a document of the training part."""
     from ft_dagster.data.files.tables import open_table
 
     with open_table(corpus / "train.parquet") as table:
@@ -200,5 +201,5 @@ def _text_of(corpus: Path, row: int) -> str:
 
 
 def _shuffled(count: int, seed: str) -> list[int]:
-    """A permutation that no library version changes: by the hash of seed and number."""
+    """Return a permutation that no library version changes: by the hash of seed and number."""
     return sorted(range(count), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())

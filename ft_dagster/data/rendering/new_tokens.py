@@ -1,4 +1,4 @@
-"""Tokens that a variant adds to its base's vocabulary: which are refused, and how a tokenizer takes them."""
+"""Adds a variant's tokens to its base's vocabulary: which are refused, and how a tokenizer takes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_tokens(tokens: Sequence[str], *, file: object = None) -> None:
 
 
 def pieces_of(tokens: Sequence[str], tokenizer: Any, *, file: object = None) -> list[list[int]]:
-    """The ids into which `tokenizer`, not yet extended, splits each token: at least two.
+    """Return the ids into which `tokenizer`, not yet extended, splits each token: at least two.
 
     Raises UserError for a token that its vocabulary has already, or that stands in an ordinary sentence or in
     the chat template, and those of `check_tokens`.
@@ -94,7 +94,9 @@ def refuse_said(tokens: Sequence[str], texts: Iterable[str], named: str, file: o
 
 
 def _is_one(token: str, id_: int, tokenizer: Any) -> bool:
-    """One id alone, inside a word, in a sentence and in a conversation, and the same text back."""
+    """Say whether a token is one id alone, inside a word, in a sentence and in a conversation, and gives the
+    same text back.
+    """
     alone = tokenizer(token, add_special_tokens=False)["input_ids"]
     inside = [f"x{token}y", f"a {token} b", _chat(f"a {token} b", tokenizer)]
     found = [tokenizer(text, add_special_tokens=False)["input_ids"].count(id_) for text in inside]
@@ -102,7 +104,7 @@ def _is_one(token: str, id_: int, tokenizer: Any) -> bool:
 
 
 def _chat(text: str, tokenizer: Any) -> str:
-    """The text as a user's turn, where the tokenizer has a template that takes one."""
+    """Return the text as a user's turn, where the tokenizer has a template that takes one."""
     if not tokenizer.chat_template:
         return text
     from jinja2 import TemplateError

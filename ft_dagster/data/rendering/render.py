@@ -28,8 +28,8 @@ LONGEST_LEAD = 1000  # characters: it stands in keys, and is looked for in each 
 
 
 class Turn(NamedTuple):
-    """The last turn as text: what is asked, what the template writes before an answer (see `lead_of`), what
-    is answered, and what ends the answer ("" for none).
+    """Holds the last turn as text: what is asked, what the template writes before an answer (see `lead_of`),
+    what is answered, and what ends the answer ("" for none).
 
     `whole` tokenizes as training did, with `add_special_tokens` as said.
     """
@@ -46,7 +46,9 @@ class Turn(NamedTuple):
 
 
 class _Marked(NamedTuple):
-    """Text with the character spans to train on; `eos`: the end-of-sequence token follows, trained too."""
+    """Marks the character spans of a text to train on. `eos`: the end-of-sequence token follows, trained
+    too.
+    """
 
     text: str
     spans: Spans
@@ -55,8 +57,8 @@ class _Marked(NamedTuple):
 
 
 class _AnswerSpan(NamedTuple):
-    """An answer's place in a rendered conversation: where it begins and stops, where its end-of-turn token
-    does, and whether it has one.
+    """Marks an answer's place in a rendered conversation: where it begins and stops, where its end-of-turn
+    token does, and whether it has one.
     """
 
     start: int
@@ -66,7 +68,7 @@ class _AnswerSpan(NamedTuple):
 
 
 def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
-    """The fast tokenizer of a model folder, from local files; it notes which ends of an answer the base
+    """Load the fast tokenizer of a model folder, from local files; it notes which ends of an answer the base
     declares, whose folder that is unless `base` is. Raises UserError.
     """
     from transformers import AutoTokenizer
@@ -84,13 +86,15 @@ def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
 
 
 def note_ends(tokenizer: Any, base: Path) -> Any:
-    """The tokenizer, which then knows its tokens that a base declares to end an answer. Raises UserError."""
+    """Note on the tokenizer its tokens that a base declares to end an answer, and return it. Raises
+    UserError.
+    """
     tokenizer._ft_dagster_ends = [id_ for id_ in declared_ends(base) if id_ < len(tokenizer)]
     return tokenizer
 
 
 def ends_known(tokenizer: Any) -> list[int]:
-    """What `note_ends` noted; none of a tokenizer that was loaded otherwise."""
+    """Return what `note_ends` noted; none of a tokenizer that was loaded otherwise."""
     noted: list[int] = getattr(tokenizer, "_ft_dagster_ends", [])
     return noted
 
@@ -98,14 +102,14 @@ def ends_known(tokenizer: Any) -> list[int]:
 def render(
     row: Row, tokenizer: Any, *, train_on: TrainOn = "completions", max_length: int | None = None
 ) -> Rendered:
-    """One row as tokens, cut to `max_length`; see `render_rows`."""
+    """Render one row as tokens, cut to `max_length`; see `render_rows`."""
     return next(render_rows([row], tokenizer, train_on=train_on, max_length=max_length))
 
 
 def render_rows(
     rows: Sequence[Row], tokenizer: Any, *, train_on: TrainOn = "completions", max_length: int | None = None
 ) -> Iterator[Rendered]:
-    """Rows as tokens, in order. What is longer than `max_length` tokens is cut at its end and says so.
+    """Render rows as tokens, in order. What is longer than `max_length` tokens is cut at its end and says so.
 
     Raises UserError for a tokenizer without chat template or end-of-sequence token where one is
     needed, and for a row that the template refuses or renders in a way that cannot be split.
@@ -120,7 +124,7 @@ def render_rows(
 
 
 def render_turn(row: Row, tokenizer: Any) -> Turn:
-    """The last turn of a row as text. A text row has an empty prompt. Raises UserError."""
+    """Render the last turn of a row as text. A text row has an empty prompt. Raises UserError."""
     if row.kind != "messages":
         prompt = row.prompt if row.kind == "prompt_completion" else ""
         answer = row.completion if row.kind == "prompt_completion" else row.text
@@ -133,25 +137,29 @@ def render_turn(row: Row, tokenizer: Any) -> Turn:
 
 
 def has_control_tokens(row: Row, tokenizer: Any) -> bool:
-    """Whether the row's own words hold a special token (as `<|im_end|>`): it would be read as one."""
+    """Say whether the row's own words hold a special token (as `<|im_end|>`): it would be read as one."""
     return _special(tokenizer).search(row.whole_text) is not None
 
 
 def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
-    """(token ids, character offsets) of plain texts, with the special tokens that the tokenizer adds."""
+    """Yield (token ids, character offsets) of plain texts, with the special tokens that the tokenizer
+    adds.
+    """
     for text in texts:
         encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
         yield encoded["input_ids"], encoded["offset_mapping"]
 
 
 def added_after(tokenizer: Any) -> int:
-    """How many tokens the tokenizer itself puts after a text (an end of sequence, with `add_eos_token`)."""
+    """Count the tokens that the tokenizer itself puts after a text (an end of sequence, with
+    `add_eos_token`).
+    """
     added = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     return sum(1 for _ in takewhile(bool, reversed(added)))
 
 
 def prompt_tokens(text: str, tokenizer: Any, *, special: bool = True) -> list[int]:
-    """The token ids of a text that is to be gone on with; `special`: with what belongs before it."""
+    """Return the token ids of a text that an answer continues; `special`: with what belongs before it."""
     ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
     return ids[: len(ids) - added_after(tokenizer)] if special else ids
 
@@ -170,8 +178,8 @@ def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
 
 
 def _with_ends(row: Row, whole: str, answers: Sequence[_AnswerSpan], tokenizer: Any) -> _Marked:
-    """A conversation with an end of each trained answer; what follows the last where nothing marks its end is
-    left out.
+    """Return a conversation with an end of each trained answer; what follows the last where nothing marks its
+    end is left out.
     """
     text, spans, taken = "", [], 0
     for answer in answers:
@@ -188,7 +196,7 @@ def _with_ends(row: Row, whole: str, answers: Sequence[_AnswerSpan], tokenizer: 
 
 
 def _trained_turns(row: Row, train_on: TrainOn) -> list[int]:
-    """The numbers of the messages that are trained; the last of them is the last message."""
+    """Return the numbers of the messages that are trained; the last of them is the last message."""
     if train_on == "assistant_turns":
         # An answer to nothing, as the first message, has no prompt to be learned from.
         return [i for i, message in enumerate(row.messages) if i and message.role == "assistant"]
@@ -196,7 +204,7 @@ def _trained_turns(row: Row, train_on: TrainOn) -> list[int]:
 
 
 def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
-    """Where the i-th message, an answer, stands in the rendered conversation. Raises UserError."""
+    """Find where the i-th message, an answer, stands in the rendered conversation. Raises UserError."""
     before = _chat(row, row.messages[:i], tokenizer, prompt=True) if i else ""
     upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer)
     if not upto.startswith(before):
@@ -212,7 +220,9 @@ def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
 
 
 def _untold(row: Row, i: int, tokenizer: Any) -> UserError:
-    """Why the answer of a message cannot be told from its prompt, and a way out that is one."""
+    """Return the error that says why a message's answer cannot be told from its prompt, and a way out that is
+    one.
+    """
     before, asked = (_chat(row, row.messages[:i], tokenizer, prompt=prompt) for prompt in (False, True))
     upto, last = _chat(row, row.messages[: i + 1], tokenizer), len(row.messages) - 1
     opens = _opening(tokenizer)
@@ -231,7 +241,7 @@ def _untold(row: Row, i: int, tokenizer: Any) -> UserError:
 
 
 def _opening(tokenizer: Any) -> str:
-    """The generation prompt, of a question that is no row's."""
+    """Return the generation prompt, of a question that is no row's."""
     try:
         before, asked = (
             render_asked([Message("user", MARK)], tokenizer, prompt=prompt) for prompt in (False, True)
@@ -250,7 +260,7 @@ def _is_told(row: Row, i: int, tokenizer: Any) -> bool:
 
 
 def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool = False) -> str:
-    """A conversation as the template renders it. Raises UserError where it does not take it."""
+    """Render a conversation by the template. Raises UserError where it does not take it."""
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
@@ -272,7 +282,7 @@ def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool 
 
 
 def refusal(error: Exception, tokenizer: Any) -> str:
-    """Why a template refuses turns: in its own words where they stand in it as they are, for what it puts
+    """Say why a template refuses turns: in its own words where they stand in it as they are, for what it puts
     together may quote a row; else by the kind of the error.
     """
     said = str(error).strip()
@@ -280,7 +290,8 @@ def refusal(error: Exception, tokenizer: Any) -> str:
 
 
 def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False) -> str:
-    """A conversation through apply_chat_template's own renderer, without its checks for tools and images.
+    """Render a conversation through apply_chat_template's own renderer, without its checks for tools and
+    images.
 
     `prompt`: up to where the next answer begins. Raises what the template raises.
     """
@@ -297,8 +308,8 @@ def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = F
 
 
 def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = True) -> str:
-    """Turns in the chat template, up to where the next answer begins; after a system turn where the template
-    takes them with one alone. Raises UserError where it refuses both.
+    """Render turns in the chat template, up to where the next answer begins; a system turn comes first where
+    the template takes them with one alone. Raises UserError where it refuses both.
     """
     from jinja2 import TemplateError
 
@@ -317,7 +328,7 @@ def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = Tru
 
 
 def lead_of(tokenizer: Any) -> str:
-    """What the chat template writes of itself between a prompt and an answer, such as an empty block of
+    """Return what the chat template itself writes between a prompt and an answer, such as an empty block of
     thought, or the beginning of a turn that it does not write for a prompt. Empty for most, and where it is
     white space.
     """
@@ -339,31 +350,37 @@ def _find_lead(tokenizer: Any) -> str:
 
 
 def _lead_at(text: str, place: int, tokenizer: Any) -> str:
-    """The lead, where it stands there."""
+    """Return the lead, where it stands at this place."""
     lead = lead_of(tokenizer)
     return lead if text.startswith(lead, place) else ""
 
 
 def without_specials(text: str, tokenizer: Any) -> str:
-    """A rendered text as it is when its tokens are decoded without the special ones."""
+    """Return a rendered text as it is when its tokens are decoded without the special ones."""
     return _special(tokenizer).sub("", text)
 
 
 def without_lead(lead: str, answer: str) -> str:
-    """What is written after the template's own words, without special tokens, however these are spaced."""
+    """Return what is written after the template's own words, without special tokens, however these are
+    spaced.
+    """
     words = r"\s*".join(map(re.escape, lead.split()))
     return re.sub(rf"\A\s*{words}\s*", "", answer) if words else answer
 
 
 def _dateless(template: str) -> str:
-    """The template with `strftime_now` shadowed, so that the same row gives the same tokens on every day."""
+    """Return the template with `strftime_now` shadowed, so that the same row gives the same tokens on every
+    day.
+    """
     if "strftime_now" not in template:
         return template
     return f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n{template}"
 
 
 def _special(tokenizer: Any) -> re.Pattern[str]:
-    """A pattern that finds any special token; kept on the tokenizer, since it is asked for each row."""
+    """Return a pattern that finds any special token; kept on the tokenizer, since it is asked for each
+    row.
+    """
     kept: re.Pattern[str] | None = getattr(tokenizer, "_ft_dagster_special", None)
     if kept is None:
         words = {str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special}
@@ -375,7 +392,7 @@ def _special(tokenizer: Any) -> re.Pattern[str]:
 
 
 def eos_token(row: Row, tokenizer: Any) -> str:
-    """What ends a text. Raises UserError for a tokenizer that has nothing to end it with."""
+    """Return the token that ends a text. Raises UserError for a tokenizer that has nothing to end it with."""
     if tokenizer.eos_token is None:
         fix = "Set eos_token in the base's tokenizer_config.json"
         raise _row_error(row, "the tokenizer has no end-of-sequence token", fix)
@@ -383,7 +400,7 @@ def eos_token(row: Row, tokenizer: Any) -> str:
 
 
 def _encode(texts: list[str], tokenizer: Any, special: bool) -> Any:
-    """`input_ids` of each text, and its Encoding, which knows their places, in `encodings`."""
+    """Return `input_ids` of each text, and its Encoding, which knows their places, in `encodings`."""
     return tokenizer(
         texts,
         add_special_tokens=special,
@@ -396,7 +413,7 @@ def _encode(texts: list[str], tokenizer: Any, special: bool) -> Any:
 def _spanned(
     item: _Marked, ids: list[int], encoding: Any, eos: int | None
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and spans from character spans; a token across a span's start belongs to the span."""
+    """Return token ids and spans from character spans; a token across a span's start belongs to the span."""
     if item.eos and eos is not None and (not ids or ids[-1] != eos):
         ids = [*ids, eos]
     spans = []
@@ -410,7 +427,7 @@ def _spanned(
 
 
 def _ended_before(encoding: Any, place: int) -> int:
-    """How many tokens end before a character: the number of the first that does not."""
+    """Count the tokens that end before a character: the number of the first that does not."""
     token: int | None = encoding.char_to_token(place)
     if token is not None:
         return token

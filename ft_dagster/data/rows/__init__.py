@@ -1,1 +1,1 @@
-"""Rows are read, deduplicated, decontaminated and split into a data set."""
+"""Reads, deduplicates, decontaminates and splits rows into a data set."""

@@ -1,4 +1,4 @@
-"""The one normal form of text, and what is told by it: the same content, and shared words.
+"""Defines the one normal form of text, and compares by it: the same content, and shared words.
 
 Questions, duplicates, splits, decontamination and records all go by it, so that what one of them takes for
 the same the others do not take for two. It is strict: case, spacing, compatibility forms (`ﬁ`, full-width
@@ -33,12 +33,14 @@ _UNSEEN = re.compile(
 
 
 def normal_text(text: str) -> str:
-    """Unicode's NFKC_Casefold of a text, its runs of white space one space each, none at its ends."""
+    """Return Unicode's NFKC_Casefold of a text, its runs of white space one space each, none at its ends."""
     return " ".join(folded(text).split())
 
 
 def folded(text: str) -> str:
-    """The normal form of a text but for its white space: what has none in it stands in both or in neither."""
+    """Return the normal form of a text but for its white space: what has none in it stands in both or in
+    neither.
+    """
     if text.isascii():
         return text.encode().translate(None, CONTROLS).decode().lower()
     cased = unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold()
@@ -46,20 +48,24 @@ def folded(text: str) -> str:
 
 
 def words_of(normal: str) -> list[str]:
-    """The words of a normal text, in order: runs of letters and digits. For what is nearly the same."""
+    """Return the words of a normal text, in order: runs of letters and digits. For what is nearly the
+    same.
+    """
     if normal.isascii():
         return normal.encode().translate(_BREAKS).decode().split()
     return WORD.findall(normal)
 
 
 def identity_of(kind: str, parts: Iterable[tuple[str, str]]) -> bytes:
-    """sha256 of a content of parts, each (role, normal text): equal where they are, wherever it stands."""
+    """Return the sha256 of a content of parts, each (role, normal text): equal where they are, wherever it
+    stands.
+    """
     content = _AS_JSON.encode([NORMALIZATION, kind, list(parts)])
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
 
 
 def question_ids(identities: Sequence[bytes]) -> list[str]:
-    """`<number>:<identity>` of each content, in hex: its number is that among its equals, from 0.
+    """Return `<number>:<identity>` of each content, in hex; the number counts its equals, from 0.
 
     Equals are interchangeable, so that the list has the same members in whatever order it is given.
     """

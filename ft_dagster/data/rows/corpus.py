@@ -98,7 +98,9 @@ def build_general_corpus(
 
 
 def write_written_origins(payload: Path, evidence: Path) -> None:
-    """rows.parquet of documents that stood in no file, such as a base wrote: `payload` has both parts."""
+    """Write rows.parquet of documents that stood in no file, such as a base wrote: `payload` has both
+    parts.
+    """
     ordinals = count()
     with TableWriter(evidence / ORIGINS, ORIGINS_SCHEMA) as origins:
         for part in PARTS:
@@ -113,7 +115,7 @@ def write_written_origins(payload: Path, evidence: Path) -> None:
 
 
 def corpus_digest(folder: Path) -> str:
-    """The digest of one corpus: the payload digest of its two Parquet files."""
+    """Return the digest of one corpus: the payload digest of its two Parquet files."""
     files = [folder / f"{part}.parquet" for part in PARTS]
     return payload_digest([FileDigest(f.name, f.stat().st_size, sha256_file(f)) for f in files])
 
@@ -121,7 +123,7 @@ def corpus_digest(folder: Path) -> str:
 def _documents(
     source: SourceSpec, spec: CorpusSpec, project: Path, asked: DeclaredAt, dropped: Counter[str]
 ) -> Iterator[Row]:
-    """The documents of a source; only rows of plain text are documents."""
+    """Yield the documents of a source; only rows of plain text are documents."""
     if source.format not in ("auto", "text"):
         fix = "Map the column that holds the text: fields: {text: ...}"
         raise asked.error("a corpus takes plain text only", source.format, fix, "format")
@@ -142,7 +144,7 @@ def _documents(
 def _kept(
     streams: list[Iterator[Row]], spec: CorpusSpec, counts: _Counts, say: Callable[[str], None]
 ) -> Iterator[Row]:
-    """The documents of all sources that are new, until there is enough text."""
+    """Yield the documents of all sources that are new, until there is enough text."""
     seen = SeenRows()
     for row in _in_turns(streams):
         if not seen.add(row.identity):

@@ -39,20 +39,20 @@ LONGEST = 128 * WORD  # of a longer text some run of `ngram` words outlasts what
 
 
 def evaluation_grams(items: Iterable[AskedItem], spec: DecontaminateSpec) -> EvaluationGrams:
-    """What rows and general text are looked through for, as declared."""
+    """Return the searcher for what rows and general text must not overlap, as declared."""
     if spec.coverage is None:
         return EvaluationGrams(items, spec.ngram)
     return CoveredGrams(items, spec.ngram, spec.coverage)
 
 
 class CoveredGrams(EvaluationGrams):
-    """Questions and answers, found by their long runs of words, and by most of their short ones.
+    """Finds questions and answers by their long runs of words, and by most of their short ones.
 
     A question of 3 to 7 words overlaps where one of its answers stands beside it, as by its whole run.
     """
 
     def __init__(self, items: Iterable[AskedItem], n: int, coverage: float) -> None:
-        """`items` is read once."""
+        """Collect the runs of all items; `items` is read once."""
         self._alone = WORD * min(n, LEAST_ALONE)
         self._tables = (_Table(RUN, coverage), _Table(SHORT_RUN, coverage))
         super().__init__(self._noted(items), n)
@@ -70,7 +70,7 @@ class CoveredGrams(EvaluationGrams):
         return found
 
     def _likely(self, texts: Sequence[Sequence[str]]) -> Iterator[int]:
-        """The numbers of texts in which a run stands that leads to a question; looked for in all of them
+        """Yield the numbers of texts in which a run stands that leads to a question; all of them are searched
         together, which is several times as fast. Of scripts without spaces: all texts.
         """
         spaced = [number for number, words in enumerate(texts) if sought_words(words) is words]
@@ -101,7 +101,8 @@ class CoveredGrams(EvaluationGrams):
 
 
 class _Covered(NamedTuple):
-    """A text of the evaluation: its distinct runs and words, sorted, and how many of each must be there.
+    """Holds a text of the evaluation: its distinct runs and words, sorted, and how many of each must be
+    there.
 
     `span`: the words of the part of a text that has them, at most. `answers`: see `ShortQuestion`; None: it
     counts by itself.
@@ -120,17 +121,17 @@ class _Covered(NamedTuple):
 
 
 class _Table:
-    """Texts of the evaluation by their runs of one size. The rarest runs alone of each lead to it: so many
-    that two of them at least are in any text that has enough.
+    """Finds texts of the evaluation by their runs of one size. The rarest runs alone of each lead to it: so
+    many that two of them at least are in any text that has enough.
     """
 
     def __init__(self, size: int, coverage: float) -> None:
-        """`size`: of a run, in sixths of a word."""
+        """Take the size of a run, in sixths of a word, and how much of a text counts."""
         self._size, self._coverage = size, coverage
         self._texts: dict[tuple[bytes, ...], _Covered] = {}
 
     def add(self, text: Sought, task: str, answers: Sequence[Sought] = ()) -> None:
-        """With `answers` it counts only where one of them stands beside it."""
+        """Add a text; with `answers` it counts only where one of them stands beside it."""
         runs = np.unique(_joined([hashes for _, _, hashes in text.runs(self._size)]))
         if not len(runs):
             return
@@ -145,7 +146,7 @@ class _Table:
         self._texts.setdefault(key, covered)
 
     def close(self) -> None:
-        """After the last was added."""
+        """Build the table after the last text was added."""
         self._all = list(self._texts.values())
         self._texts = {}
         known, counts = np.unique(_joined([text.runs for text in self._all]), return_counts=True)
@@ -163,8 +164,8 @@ class _Table:
         self._leads = GramSet(distinct)
 
     def led_from(self, words: Hashes, ends: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Of texts in one piece, which end there and have no letter of a script without spaces: the places of
-        those that may have most of a text of the evaluation.
+        """Return the places, in texts joined into one piece, of those that may have most of a text of the
+        evaluation. `ends`: where each text ends; none has a letter of a script without spaces.
         """
         length = self._size // WORD
         starts = self._leads.positions(runs_of(words, length))
@@ -172,7 +173,7 @@ class _Table:
         return text[starts + length <= ends[text]]
 
     def covered_by(self, text: Sought) -> str | None:
-        """The task of a text of the evaluation that this text has most of."""
+        """Return the task of a text of the evaluation that this text has most of."""
         placed = list(text.runs(self._size))
         runs = _joined([hashes for _, _, hashes in placed])
         leads = np.unique(self._leads.find(runs))
@@ -192,7 +193,7 @@ class _Table:
 
 
 class _Placed:
-    """The runs of one text, in order of their beginnings, with where they begin and end."""
+    """Holds the runs of one text, in order of their beginnings, with where they begin and end."""
 
     def __init__(self, words: Hashes, runs: Hashes, starts: NDArray[np.intp], ends: NDArray[np.intp]) -> None:
         self._words, self._runs, self._starts, self._ends = words, runs, starts, ends
@@ -218,7 +219,7 @@ class _Placed:
         return False
 
     def _is_there(self, asked: _Covered, start: int, end: int) -> bool:
-        """Whether the words around a part that has enough of the runs are those of the text, and an answer is
+        """Say whether the words around a part with enough of the runs are those of the text, and an answer is
         beside it where it needs one.
         """
         room = asked.span - (end - start)
@@ -240,5 +241,5 @@ def _share_of(count: int, share: float) -> int:
 
 
 def _seen_of(text: _Covered) -> int:
-    """Of its rarest runs, how many any text has that has enough of all."""
+    """Return how many of its rarest runs any text has that has enough of all."""
     return min(2, text.most)

@@ -66,7 +66,7 @@ ORIGIN_BYTES = 300  # of a row of evidence, about
 
 
 class Dropped(NamedTuple):
-    """Why a row was left out; `task`: what it overlaps."""
+    """Says why a row was left out. `task`: what it overlaps."""
 
     reason: str
     task: str | None = None
@@ -140,7 +140,9 @@ def _rows(
     asked: DeclaredAt,
     frozen: Frozen | None,
 ) -> Iterator[Row]:
-    """The rows of all sources, in order; each source is held against its fingerprint when it was read."""
+    """Yield the rows of all sources, in order; each source is checked against its fingerprint when it was
+    read.
+    """
     sources = spec.data.sources
     prints = [None] * len(sources) if frozen is None else frozen.fingerprints
     for i, (source, print_) in enumerate(zip(sources, prints, strict=True)):
@@ -151,7 +153,7 @@ def _rows(
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """The rows in batches of bounded memory, however long a row is."""
+    """Yield the rows in batches of bounded memory, however long a row is."""
     batch: list[Row] = []
     characters = 0
     for row in rows:
@@ -165,7 +167,7 @@ def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
 
 def _record_batch(rows: Sequence[Row]) -> Any:
-    """Kept rows as a record batch of `SPOOL_SCHEMA`."""
+    """Return kept rows as a record batch of `SPOOL_SCHEMA`."""
     records, origins = list(map(as_record, rows)), list(map(as_origin, rows))
     turns = [row.first_turn for row in rows]
     columns = {
@@ -205,7 +207,7 @@ def _write_splits(
 
 
 class _Filters:
-    """What a row must pass, in order, and the count of what did and did not."""
+    """Applies what a row must pass, in order, and counts what did and did not."""
 
     def __init__(self, spec: DataSpec, evaluation_texts: Iterable[AskedItem] | Path | None) -> None:
         method = spec.deduplicate.method
@@ -223,7 +225,7 @@ class _Filters:
         self._overlaps: dict[str, Counter[str]] = {}
 
     def left_out(self, rows: Sequence[Row]) -> list[Dropped | None]:
-        """Why each row is left out, None for one that is kept; either is counted."""
+        """Return why each row is left out, None for one that is kept; either is counted."""
         read = bool(self._grams) or self._near is not None
         words = [row.words if read else [] for row in rows]
         overlapping = self._grams.overlaps(words)
@@ -246,8 +248,8 @@ class _Filters:
             self._overlaps.setdefault(found.task, Counter())[row.named] += 1
 
     def figures(self) -> dict[str, Any]:
-        """What was read and left out, by reason and by source; what overlaps, by task and source; and how
-        many questions of the evaluation no row could be held against.
+        """Return what was read and left out, by reason and by source; what overlaps, by task and source; and
+        how many questions of the evaluation no row could be checked against.
         """
         return {
             "read": self.read,
@@ -258,7 +260,7 @@ class _Filters:
         }
 
     def _reason(self, row: Row, words: Sequence[str], task: str | None) -> Dropped | None:
-        """`task`: whose questions the row overlaps."""
+        """Return why a row is left out, None to keep it. `task`: whose questions the row overlaps."""
         if self._seen is not None and not self._seen.add(row.identity):
             return Dropped(DUPLICATE)
         if task is not None:

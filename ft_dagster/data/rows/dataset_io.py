@@ -1,4 +1,4 @@
-"""The file format of a task data set: a Parquet file a split, and evidence of where each row came from.
+"""Reads and writes a task data set: a Parquet file a split, and evidence of where each row came from.
 
 The payload says what the rows are, so that equal rows in equal order are equal bytes, whatever the files they
 came from are called. Paths, lines, salts and leaves stand in the evidence beside it.
@@ -21,7 +21,7 @@ _AS_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 def as_record(row: Row) -> dict[str, Any]:
-    """A row as the file has it; messages are a JSON list of {role, content}."""
+    """Return a row as the file has it; messages are a JSON list of {role, content}."""
     turns = [{"role": role, "content": text} for role, text in row.messages]
     return {
         "kind": row.kind,
@@ -37,14 +37,14 @@ def as_record(row: Row) -> dict[str, Any]:
 
 
 def as_origin(row: Row) -> dict[str, Any]:
-    """What is known of a row beside what it is; its leaf and salt in hex. The row was just read."""
+    """Return what is known of a row beside what it is; its leaf and salt in hex. The row was just read."""
     assert row.place is not None
     digests = {"identity": row.identity.hex(), "record": row.record.hex(), "salt": row.salt.hex()}
     return {**digests, **row.place._asdict()}
 
 
 def read_split(file: Path, paths: Mapping[str, str] | None = None) -> Iterator[Row]:
-    """The rows of train.parquet, validation.parquet or test.parquet, in order; streamed.
+    """Yield the rows of train.parquet, validation.parquet or test.parquet, in order; streamed.
 
     `paths`: what the sources are called in errors.
     """
@@ -53,7 +53,7 @@ def read_split(file: Path, paths: Mapping[str, str] | None = None) -> Iterator[R
 
 
 def paths_of(spec: VariantSpec) -> dict[str, str]:
-    """The declared path of each source, by its place in the declaration: the `source` of its rows."""
+    """Return the declared path of each source, by its place in the declaration: the `source` of its rows."""
     paths = [source.path for source in spec.data.sources]
     several = {path for path in paths if paths.count(path) > 1}
     labels = map(label_of, range(len(paths)))
@@ -65,7 +65,7 @@ def label_of(number: int) -> str:
 
 
 def read_paths(evidence: Path) -> dict[str, str]:
-    """The declared path of each source of a data set, by its place in the declaration.
+    """Read the declared path of each source of a data set, by its place in the declaration.
 
     None of a data set of an older version: its rows have the path itself as their source.
     """
@@ -74,7 +74,7 @@ def read_paths(evidence: Path) -> dict[str, str]:
 
 
 def as_row(record: dict[str, Any], paths: Mapping[str, str] | None = None) -> Row:
-    """The row of a record as `as_record` makes it; an older one has a salt and a leaf beside it."""
+    """Return the row of a record as `as_record` makes it; an older one has a salt and a leaf beside it."""
     messages = json.loads(record["messages"]) if record["messages"] else []
     return Row(
         kind=record["kind"],

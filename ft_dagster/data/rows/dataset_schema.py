@@ -1,4 +1,4 @@
-"""The columns of the tables that a data set and a corpus are written as."""
+"""Declares the columns of the tables that a data set and a corpus are written as."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ Sizes = NDArray[np.int64]
 
 
 class AskedItem(NamedTuple):
-    """A question of an evaluation task as it must not be trained on: the texts that it consists of, each of
-    which gives it away, and its right answers.
+    """Holds a question of an evaluation task as it must not be trained on: the texts that it consists of,
+    each of which gives it away, and its right answers.
     """
 
     questions: tuple[str, ...]
@@ -59,7 +59,7 @@ class AskedItem(NamedTuple):
 
 
 def read_items(file: Path) -> Iterator[AskedItem]:
-    """What `evaluation.tasks.texts` wrote; streamed."""
+    """Yield what `evaluation.tasks.texts` wrote; streamed."""
     with open_table(file) as table:
         for batch in table.iter_batches(batch_size=512):
             for row in batch.to_pylist():
@@ -67,7 +67,7 @@ def read_items(file: Path) -> Iterator[AskedItem]:
 
 
 def sought_words(words: Sequence[str]) -> Sequence[str]:
-    """The words by which an overlap is looked for: of scripts written without spaces each letter.
+    """Return the words by which an overlap is searched: of scripts written without spaces each letter.
 
     The same object where there are none of these.
     """
@@ -78,7 +78,9 @@ def sought_words(words: Sequence[str]) -> Sequence[str]:
 
 
 class Sought(NamedTuple):
-    """A text of the evaluation: its words, and how much of a word each is, in sixths; None: a whole one."""
+    """Holds a text of the evaluation: its words, and how much of a word each is, in sixths; None: a whole
+    one.
+    """
 
     hashes: Hashes
     sizes: Sizes | None
@@ -89,7 +91,7 @@ class Sought(NamedTuple):
 
     @classmethod
     def of_words(cls, words: Sequence[str]) -> Sought:
-        """Of the words of a normal text."""
+        """Make the searched text from the words of a normal text."""
         sought = sought_words(words)
         sizes = None if sought is words else np.array([_size(word) for word in sought])
         return cls(word_hashes(sought), sizes)
@@ -99,8 +101,8 @@ class Sought(NamedTuple):
         return WORD * len(self.hashes) if self.sizes is None else int(self.sizes.sum())
 
     def runs(self, size: int) -> Iterator[tuple[int, NDArray[np.intp], Hashes]]:
-        """From each word on the shortest run of at least this size: (their length, where they begin, their
-        hashes).
+        """Yield from each word on the shortest run of at least this size: (their length, where they begin,
+        their hashes).
         """
         if self.sizes is None:
             runs = runs_of(self.hashes, size // WORD)
@@ -119,7 +121,7 @@ def _size(word: str) -> int:
 
 
 class EvaluationGrams:
-    """The runs of words of the evaluation's questions and answers: 12 to 14 bytes each.
+    """Finds the runs of words of the evaluation's questions and answers: 12 to 14 bytes each.
 
     A question or an answer of at least n words overlaps by any n of them in a row; a shorter one, of at least
     8, by all of them. A question of 3 to 7 words overlaps where one of its answers stands beside it: alone it
@@ -128,7 +130,7 @@ class EvaluationGrams:
     """
 
     def __init__(self, items: Iterable[AskedItem], n: int) -> None:
-        """`items` is read once; `n` in words."""
+        """Collect the runs of all items; `items` is read once; `n` is in words."""
         least, alone = WORD * n, WORD * min(n, LEAST_ALONE)
         self.ignored = 0
         self._tasks: dict[str, int] = {}
@@ -160,7 +162,7 @@ class EvaluationGrams:
         return sum(len(grams.hashes) for grams in (*self._long.values(), *self._starts.values()))
 
     def overlap(self, words: Sequence[str]) -> str | None:
-        """The task whose question or answer stands in a text of these normal words; None: of none."""
+        """Return the task whose question or answer stands in a text of these normal words; None: of none."""
         words = sought_words(words)
         if not self._lengths or len(words) < self._lengths[0]:
             return None
@@ -173,7 +175,7 @@ class EvaluationGrams:
         return None
 
     def overlaps(self, texts: Sequence[Sequence[str]]) -> list[str | None]:
-        """`overlap` of each text. They are looked through together, which is several times as fast."""
+        """Return `overlap` of each text. They are looked through together, which is several times as fast."""
         texts = [sought_words(words) for words in texts]
         found: list[str | None] = [None] * len(texts)
         for number in self._suspects(texts):
@@ -181,7 +183,7 @@ class EvaluationGrams:
         return found
 
     def _suspects(self, texts: Sequence[Sequence[str]]) -> list[int]:
-        """The numbers of those in which a run of words stands that is looked for."""
+        """Return the numbers of texts that hold a run of words that is searched."""
         hashes = word_hashes([word for words in texts for word in words])
         ends = np.cumsum([len(words) for words in texts])
         found = set[int]()
@@ -194,8 +196,8 @@ class EvaluationGrams:
         return sorted(found)
 
     def _runs_by_length(self, hashes: Hashes) -> Iterator[tuple[int, Hashes]]:
-        """Each length looked for, with the hash of the run at each place; shortest first, none longer than
-        the text.
+        """Yield each length that is searched, with the hash of the run at each place; shortest first, none
+        longer than the text.
         """
         runs, at = hashes, 1
         for length in self._lengths:
@@ -226,7 +228,9 @@ class EvaluationGrams:
 
 
 class ShortQuestion:
-    """A question that counts where an answer stands beside it. `answers`: their hashes, by their length."""
+    """Is a question that counts where an answer stands beside it. `answers`: their hashes, by their
+    length.
+    """
 
     def __init__(self, task: int) -> None:
         self.task = task
@@ -241,15 +245,15 @@ class ShortQuestion:
 
 
 class Places:
-    """Where answers stand in one text, which is hashed once for each length of an answer."""
+    """Finds where answers stand in one text, which is hashed once for each length of an answer."""
 
     def __init__(self, words: Hashes) -> None:
         self._words = words
         self._sorted: dict[int, tuple[Hashes, NDArray[np.intp]]] = {}
 
     def around(self, answers: Mapping[int, Hashes]) -> tuple[int, int]:
-        """Where the first of these answers ends, and where the last begins; where there is none, beyond the
-        text's end and before its beginning.
+        """Return where the first of these answers ends, and where the last begins; where there is none,
+        beyond the text's end and before its beginning.
         """
         first_end, last_start = len(self._words) + 1, -1
         for length, hashes in answers.items():
@@ -262,7 +266,7 @@ class Places:
         return first_end, last_start
 
     def _of_length(self, length: int) -> tuple[Hashes, NDArray[np.intp]]:
-        """Sorted, with the place of each in the text; of equal ones in their order there."""
+        """Return the runs sorted, with the place of each in the text; equal ones in their order there."""
         if length not in self._sorted:
             runs = runs_of(self._words, length)
             places = np.argsort(runs, kind="stable")
@@ -277,7 +281,7 @@ def word_hashes(words: Sequence[str]) -> Hashes:
 
 
 class _WordHashes(dict[str, int]):
-    """The hash of each word met; a dictionary, since words are asked for by the million."""
+    """Caches the hash of each word met; a dictionary, since words are asked for by the million."""
 
     def __missing__(self, word: str) -> int:
         digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
@@ -289,7 +293,7 @@ _known = _WordHashes()
 
 
 def runs_of(words: Hashes, length: int) -> Hashes:
-    """The hash of every run of `length` words: a polynomial in a fixed odd number, modulo 2**64."""
+    """Return the hash of every run of `length` words: a polynomial in a fixed odd number, modulo 2**64."""
     count = max(0, len(words) - length + 1)
     hashes = np.zeros(count, np.uint64)
     for offset in range(length):
@@ -321,7 +325,8 @@ def _union(parts: list[tuple[Hashes, NDArray[np.uint16]]]) -> tuple[Hashes, NDAr
 
 
 class GramSet:
-    """Sorted hashes behind a bitmap of at least 16 bits a hash: most of what is not in it costs one look.
+    """Holds sorted hashes behind a bitmap of at least 16 bits a hash: most of what is not in it costs one
+    look.
 
     `tasks`: the number of the task that each is of.
     """
@@ -335,11 +340,11 @@ class GramSet:
         np.bitwise_or.at(self._bits, *self._places(hashes))
 
     def find(self, hashes: Hashes) -> NDArray[np.intp]:
-        """Indices into `self.hashes` of those in this set."""
+        """Return the indices into `self.hashes` of those in this set."""
         return np.searchsorted(self.hashes, hashes[self.positions(hashes)])
 
     def positions(self, hashes: Hashes) -> NDArray[np.intp]:
-        """Indices into `hashes` of those in this set."""
+        """Return the indices into `hashes` of those in this set."""
         byte, bit = self._places(hashes)
         likely = np.flatnonzero(self._bits[byte] & bit)
         at = np.searchsorted(self.hashes, hashes[likely])

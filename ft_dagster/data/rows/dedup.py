@@ -1,4 +1,4 @@
-"""Duplicates: exact ones in at most 64 bytes of memory a row, near ones with MinHash when asked."""
+"""Finds duplicates: exact ones in at most 64 bytes of memory a row, near ones with MinHash when asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WORDS = 5  # of a run by which rows are near
 
 
 class SeenRows:
-    """A set of 128-bit hashes in one flat table, with linear probing.
+    """Is a set of 128-bit hashes in one flat table, with linear probing.
 
     A slot takes 16 bytes. The table grows by half when three quarters full, so while it is copied the
     old and the new one together take 16 * 2.5 / 0.75 < 54 bytes a row, and at most 32 afterwards.
@@ -66,13 +66,13 @@ class SeenRows:
 
 
 def word_grams(words: Sequence[str], size: int = WORDS) -> set[str]:
-    """The runs of so many words of a text; a shorter one is one run."""
+    """Return the runs of so many words of a text; a shorter one is one run."""
     last = max(1, len(words) - size + 1)
     return {" ".join(words[i : i + size]) for i in range(last)}
 
 
 class NearDuplicates:
-    """Rows whose words overlap an earlier row's: MinHash over word 5-grams, then LSH (datasketch).
+    """Finds rows whose words overlap an earlier row's: MinHash over word 5-grams, then LSH (datasketch).
 
     A candidate of LSH counts only if the Jaccard similarity that the signatures estimate reaches the
     threshold. Takes some kilobytes of memory a row: the price of asking for near duplicates.

@@ -1,4 +1,6 @@
-"""How long the rows of a task data set are, in characters; read by columns, so millions take seconds."""
+"""Measures how long the rows of a task data set are, in characters; read by columns, so millions take
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ SPLIT_FILES = ("train", "validation", "test")
 
 
 class Lengths(NamedTuple):
-    """Of a split's rows, in characters of their whole content."""
+    """Measures a split's rows, in characters of their whole content."""
 
     rows: int
     median: int
@@ -19,7 +21,7 @@ class Lengths(NamedTuple):
 
 
 def row_lengths(payload: Path) -> dict[str, Lengths]:
-    """By split, of those that have rows."""
+    """Return the lengths by split, of those that have rows."""
     files = {name: payload / f"{name}.parquet" for name in SPLIT_FILES}
     found = {name: _lengths(file) for name, file in files.items() if file.is_file()}
     return {name: lengths for name, lengths in found.items() if lengths is not None}

@@ -1,4 +1,4 @@
-"""Which rows a task data set has, by their identities: to count what two of them have in common."""
+"""Reads which rows a task data set has, by their identities, to count what two of them have in common."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from ft_dagster.data.rows.dataset_io import ORIGINS
 
 
 def split_identities(evidence: Path) -> dict[str, set[bytes]]:
-    """By split, of a data set's evidence folder; empty of one from before identities were kept."""
+    """Return the identities by split, of a data set's evidence folder; empty of one from before identities
+    were kept.
+    """
     file, found = evidence / ORIGINS, defaultdict[str, set[bytes]](set)
     if not file.is_file():
         return {}

@@ -1,4 +1,6 @@
-"""Rows: what a row of any format becomes, its check, its normal form, its leaf in the record tree."""
+"""Defines a row: what a row of any format becomes, its check, its normal form, its leaf in the record
+tree.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ class Message(NamedTuple):
 
 
 class RowPlace(NamedTuple):
-    """Where a row stood: the declared path, the file there, its line (from 1), its number in the source
+    """Says where a row stood: the declared path, the file there, its line (from 1), its number in the source
     (from 0). Evidence: no part of what the row is.
     """
 
@@ -37,7 +39,7 @@ class RowPlace(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One example. By `kind`, either `messages`, or `prompt` and `completion`, or `text` is filled.
+    """Is one example. By `kind`, either `messages`, or `prompt` and `completion`, or `text` is filled.
 
     `source` is the source's place in the declaration, such as data.sources[0]; `path` is what was declared
     there, for people to read, where it is known; `place` is known of a row that was just read.
@@ -57,12 +59,12 @@ class Row:
 
     @property
     def named(self) -> str:
-        """Its source as an error calls it."""
+        """Return the name of the row's source for errors."""
         return self.path or self.source
 
     @property
     def parts(self) -> tuple[tuple[str, str], ...]:
-        """(role, text) of all that it says, in order."""
+        """Return (role, text) of all that the row says, in order."""
         if self.kind == "messages":
             return self.messages
         if self.kind == "prompt_completion":
@@ -71,35 +73,35 @@ class Row:
 
     @cached_property
     def normal(self) -> tuple[tuple[str, str], ...]:
-        """Its parts, each text in normal form."""
+        """Return the row's parts, each text in normal form."""
         return tuple((role, normal_text(text)) for role, text in self.parts)
 
     @cached_property
     def identity(self) -> bytes:
-        """sha256 of the normal content: equal for equal rows, whatever their source."""
+        """Return the sha256 of the normal content: equal for equal rows, whatever their source."""
         return identity_of(self.kind, self.normal)
 
     @property
     def words(self) -> list[str]:
-        """All of its words, in normal form and in order."""
+        """Return all words of the row, in normal form and in order."""
         return words_of("\n".join(text for _, text in self.normal))
 
     @cached_property
     def salt(self) -> bytes:
-        """16 bytes, the same on every reading: the evidence must be reproducible."""
+        """Return 16 bytes, the same on every reading: the evidence must be reproducible."""
         assert self.place is not None
         stood = f"{self.place.path}\0{self.place.ordinal}\0".encode()
         return hashlib.sha256(b"ft_dagster salt\0" + stood + self.identity).digest()[:16]
 
     @property
     def record(self) -> bytes:
-        """The row's leaf in the record tree: sha256(salt, identity)."""
+        """Return the row's leaf in the record tree: sha256(salt, identity)."""
         return hashlib.sha256(self.salt + self.identity).digest()
 
     @property
     def first_turn(self) -> str:
-        """What decides the split, in normal form: the first user turn, the prompt, or the text's first 1000
-        characters.
+        """Return what decides the split, in normal form: the first user turn, the prompt, or the text's first
+        1000 characters.
         """
         if self.kind == "text":
             return normal_text(self.text[:1000])
@@ -107,21 +109,21 @@ class Row:
 
     @property
     def runs_together(self) -> bool:
-        """Whether a completion as it is goes on the last word of its prompt, nothing between them."""
+        """Say whether a completion as it is goes on the last word of its prompt, nothing between them."""
         ends, begins = self.prompt[-1:], self.completion[:1]
         return self.kind == "prompt_completion" and ends.isalnum() and begins.isalnum()
 
     @property
     def whole_text(self) -> str:
-        """All of the row's words, in order."""
+        """Return all of the row's text, in order."""
         if self.kind == "messages":
             return "\n".join(message.content for message in self.messages)
         return f"{self.prompt}\n{self.completion}" if self.kind == "prompt_completion" else self.text
 
 
 def in_exchange(row: Row, exchange: bool) -> Row:
-    """With `exchange` a prompt and its completion as a question and its answer, for a chat template; it stays
-    the same record. Any other row as it is.
+    """Return a prompt and its completion as a question and its answer, for a chat template, where `exchange`
+    is set; it stays the same record. Any other row as it is.
     """
     if not exchange or row.kind != "prompt_completion":
         return row
@@ -132,7 +134,7 @@ def in_exchange(row: Row, exchange: bool) -> Row:
 
 
 def said_of_seams(run_together: int, prompts: int) -> list[str]:
-    """A line where so many of the prompts run into their completions as plain text."""
+    """Return a line where so many of the prompts run into their completions as plain text."""
     if not run_together:
         return []
     return [
@@ -144,7 +146,7 @@ def said_of_seams(run_together: int, prompts: int) -> list[str]:
 def normalize_text(
     raw: RawRow, fields: dict[str, Any], source: SourceSpec, format: str, *, ordinal: int, field: str
 ) -> Row:
-    """The row of a raw row of `format` (not "auto"), whose `fields` are under our names (see `rename`);
+    """Make the row of a raw row of `format` (not "auto"), whose `fields` are under our names (see `rename`);
     `ordinal` is its number within the source, from 0.
 
     `field` is the source's place in the declaration. Raises UserError with the file and line of a malformed
@@ -168,7 +170,7 @@ def normalize_text(
 
 
 def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, Any]:
-    """The row's fields under our names; `names` maps ours to theirs."""
+    """Return the row's fields under our names; `names` maps ours to theirs."""
     fields = dict(raw.fields)
     for ours, theirs in names.items():
         if theirs not in raw.fields:
@@ -190,7 +192,7 @@ def _refuse_surrogates(raw: RawRow, row: Row) -> None:
 
 
 def _group(raw: RawRow, value: Any) -> str | None:
-    """The name of the row's group, a text or a number; none where it is empty. Raises UserError."""
+    """Return the name of the row's group, a text or a number; none where it is empty. Raises UserError."""
     if isinstance(value, float):  # of a column of numbers in which some are missing
         value = None if math.isnan(value) else int(value) if value.is_integer() else value
     if value is None or value == "":

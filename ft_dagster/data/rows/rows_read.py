@@ -1,4 +1,4 @@
-"""How many rows of each file a look at a source reads: the first of them, or all."""
+"""Counts the rows of each file that a look at a source reads: the first of them, or all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FileRead:
-    """`rows`: that were read of it. `whole`: those are all that it has."""
+    """Counts the rows read of a file. `rows`: that were read of it. `whole`: those are all that it has."""
 
     file: str
     rows: int
@@ -40,12 +40,14 @@ class RowsLook:
     files: list[FileRead] = field(default_factory=list)
 
     def rows(self, source: SourceSpec, asked: DeclaredAt) -> list[Row]:
-        """The first KEPT rows of a tenant's source, of all that are read. Raises UserError as `read_rows`."""
+        """Return the first KEPT rows of a tenant's source, of all that are read. Raises UserError as
+        `read_rows`.
+        """
         read = read_rows(source, self.project, asked)
         return self._first(source, asked, read, lambda row: "" if row.place is None else row.place.file)
 
     def raw_rows(self, source: SourceSpec, asked: DeclaredAt) -> None:
-        """The same of a corpus' source."""
+        """Read the rows of a corpus' source in the same way."""
         self._first(source, asked, read_raw(source, self.project, asked), lambda row: row.file)
 
     def _first(
@@ -68,7 +70,7 @@ class RowsLook:
 
 
 def rows_sentence(files: Sequence[FileRead]) -> str:
-    """ "all 41 rows of a.jsonl, the first 100 of b.jsonl and none of 2 more files read"."""
+    """Return "all 41 rows of a.jsonl, the first 100 of b.jsonl and none of 2 more files read"."""
     read = [each for each in files if each.rows]
     said = [
         f"all {each.rows:,} rows of {each.file}" if each.whole else f"the first {each.rows:,} of {each.file}"

@@ -20,7 +20,8 @@ from ft_dagster.spec.variant import SourceSpec, TenantSource
 def read_rows(
     source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE, formats: dict[str, str] | None = None
 ) -> Iterator[Row]:
-    """The checked, normalized rows of a source; its format is told by the first one and noted in `formats`.
+    """Yield the checked, normalized rows of a source; its format is told by the first one and noted in
+    `formats`.
 
     Raises UserError for a missing source, an empty file, a malformed row, and one that says what nothing
     renders.
@@ -40,7 +41,7 @@ def read_rows(
 
 
 def read_raw(source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow]:
-    """Every row of a source, file by file in order of name; memory holds one batch of one file.
+    """Yield every row of a source, file by file in order of name; memory holds one batch of one file.
 
     Raises UserError for a missing source, an empty file and a malformed row.
     """
@@ -53,7 +54,7 @@ def read_raw(source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE) -> 
 
 
 def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow]:
-    """The rows of a split of a hub data set, streamed at a pinned commit.
+    """Yield the rows of a split of a hub data set, streamed at a pinned commit.
 
     Raises UserError for one that the hub does not have, and for other than plain rows of its own files.
     """

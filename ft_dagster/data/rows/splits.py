@@ -12,32 +12,32 @@ SPLITS = ("train", "validation", "test")
 
 
 def split_at(position: float, splits: SplitsSpec) -> str:
-    """ "train", "validation" or "test" of a position in [0, 1). A share of 0 gives a split no row."""
+    """Return "train", "validation" or "test" of a position in [0, 1). A share of 0 gives a split no row."""
     if position < splits.test:
         return "test"
     return "validation" if position < splits.test + splits.validation else "train"
 
 
 def position_of(text: str) -> float:
-    """Where in [0, 1) a text falls, by the hash of its normal form."""
+    """Return where in [0, 1) a text falls, by the hash of its normal form."""
     return position_of_normal(normal_text(text))
 
 
 def position_of_normal(normal: str) -> float:
-    """Where in [0, 1) a text falls, given its normal form."""
+    """Return where in [0, 1) a text falls, given its normal form."""
     return _position(normal.encode())
 
 
 def group_key(turn: str, group: str | None) -> bytes:
-    """The key of rows that share a split: 16 bytes of the hash of the group's name, else of the first turn in
-    normal form.
+    """Return the key of rows that share a split: 16 bytes of the hash of the group's name, else of the first
+    turn in normal form.
     """
     return _key("turn", turn) if group is None else _key("group", group)
 
 
 class SplitGroups:
-    """Which rows share a split: those of one first turn, so that no question of the test was trained on, and
-    those of one group.
+    """Joins rows that share a split: those of one first turn, so that no question of the test was trained on,
+    and those of one group.
 
     Two groups that ask the same question are one, and so are groups of rows that were dropped as duplicates.
     Where a group falls depends on its name, of several on the smallest hash of their names. Some hundred
@@ -50,7 +50,7 @@ class SplitGroups:
         self._smallest: dict[bytes, bytes] = {}  # of a root, the smallest of its groups
 
     def join(self, turn: str, group: str) -> None:
-        """Rows of this first turn, in normal form, and of this group belong together."""
+        """Join the rows of this first turn, in normal form, with those of this group."""
         one, name = group_key(turn, None), group_key(turn, group)
         self._smallest.setdefault(self._root(name), name)
         one, other = self._root(one), self._root(name)
@@ -60,8 +60,8 @@ class SplitGroups:
             self._smallest[other] = min(groups)
 
     def position(self, key: bytes, fallback: float) -> float:
-        """Where in [0, 1) a row of this `group_key` falls, after all with a group were joined; `fallback`, by
-        its first turn alone, where none was.
+        """Return where in [0, 1) a row of this `group_key` falls, after all with a group were joined;
+        `fallback`, by its first turn alone, where none was.
         """
         if key not in self._above:
             return fallback

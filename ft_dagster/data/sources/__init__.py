@@ -1,1 +1,1 @@
-"""Files, folders, object stores and hubs are found and read as rows."""
+"""Finds files, folders, object stores and hubs and reads them as rows."""

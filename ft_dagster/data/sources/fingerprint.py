@@ -1,4 +1,6 @@
-"""What a source was when it was declared: its files by digest, its objects by ETag, its hub commit."""
+"""Records what a source was when it was declared: its files by digest, its objects by ETag, its hub
+commit.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ FUNCTION = "function"  # of an entry that is no file of rows
 
 
 class Frozen(NamedTuple):
-    """The fingerprint of each source as declared; `cache` remembers the hashes of unchanged files."""
+    """Holds the fingerprint of each source as declared; `cache` remembers the hashes of unchanged files."""
 
     fingerprints: Sequence[Fingerprint]
     cache: Path | None = None
@@ -38,15 +40,15 @@ class Frozen(NamedTuple):
 def fingerprint(
     source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE, cache: Path | None = None
 ) -> Fingerprint:
-    """What its rows are made of: its files, and last the function that transforms them, {path, size: 0,
-    sha256, function}. Raises UserError for what is not there.
+    """Return what a source's rows are made of: its files, and last the function that transforms them, {path,
+    size: 0, sha256, function}. Raises UserError for what is not there.
     """
     return [*_of_files(source, project, asked, cache), *_of_function(source, project, asked)]
 
 
 def _of_files(source: SourceSpec, project: Path, asked: DeclaredAt, cache: Path | None) -> Fingerprint:
-    """One entry a file: {path, size, sha256}, of s3:// {path, size, etag}; a hub data set: {repo, revision};
-    an asset:// {path, size, sha256} of its snapshot, whatever its data version.
+    """Return one entry a file: {path, size, sha256}, of s3:// {path, size, etag}; a hub data set: {repo,
+    revision}; an asset:// {path, size, sha256} of its snapshot, whatever its data version.
 
     Paths are relative to the project where they are inside; sizes in bytes. `cache` is a folder that
     remembers the hashes of unchanged files. Raises UserError for a source that is not there.
@@ -64,7 +66,7 @@ def _of_files(source: SourceSpec, project: Path, asked: DeclaredAt, cache: Path 
 
 
 def _of_function(source: SourceSpec, project: Path, asked: DeclaredAt) -> Fingerprint:
-    """Of the function that transforms its rows; empty where there is none."""
+    """Return the fingerprint of the function that transforms a source's rows; empty where there is none."""
     if not isinstance(source, TenantSource) or source.transform is None:
         return []
     digest = transformation_digest(source.transform, project, asked)
@@ -80,7 +82,7 @@ def fingerprint_sources(
     cache: Path | None = None,
     roots: Roots | None = None,
 ) -> list[Fingerprint]:
-    """The fingerprint of each source, in order; errors name `field[i]`. `roots`: see DeclaredAt."""
+    """Return the fingerprint of each source, in order; errors name `field[i]`. `roots`: see DeclaredAt."""
     return [
         fingerprint(source, project, DeclaredAt(declared_in, f"{field}[{i}]", roots), cache)
         for i, source in enumerate(sources)
@@ -88,7 +90,7 @@ def fingerprint_sources(
 
 
 def pinned(source: SourceSpec, frozen: Fingerprint | None) -> SourceSpec:
-    """The source at the commit, or the snapshot, that its fingerprint recorded."""
+    """Return the source at the commit, or the snapshot, that its fingerprint recorded."""
     if frozen and "revision" in frozen[0]:
         return source.model_copy(update={"revision": frozen[0]["revision"]})
     if frozen and is_asset(source.path):
@@ -119,7 +121,9 @@ def _local(file: DataFile, cache: Path | None) -> dict[str, Any]:
 
 
 def _remote(file: DataFile) -> dict[str, Any]:
-    """An object without an ETag (some servers) is named by its bytes instead."""
+    """Return the entry of a remote file; an object without an ETag (some servers) is named by its bytes
+    instead.
+    """
     info = file.fs.info(file.path)
     etag = str(info.get("ETag") or "").strip('"')
     if not etag:

@@ -1,4 +1,4 @@
-"""The row formats people have (chat, sharegpt, alpaca, prompt_completion, text): detect, check, convert.
+"""Detects, checks and converts the row formats people have (chat, sharegpt, alpaca, prompt_completion, text).
 
 Alpaca and sharegpt become messages. A malformed row raises UserError with its file and line, and so does one
 that says something which nothing here renders. Columns whose names nothing here knows have no meaning.
@@ -51,7 +51,7 @@ KNOWN = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in COLUMNS.i
 
 
 class Content(NamedTuple):
-    """A row's content in one of the three kinds; messages are (role, content) pairs."""
+    """Holds a row's content in one of the three kinds; messages are (role, content) pairs."""
 
     kind: Literal["messages", "prompt_completion", "text"]
     messages: tuple[tuple[str, str], ...] = ()
@@ -61,7 +61,7 @@ class Content(NamedTuple):
 
 
 def detect_format(raw: RawRow, fields: dict[str, Any], field: str) -> str:
-    """The format that a row's columns say; `fields` are the row's, renamed."""
+    """Return the format that a row's columns say; `fields` are the row's, renamed."""
     _refuse_preferences(raw, fields)
     for name, columns in COLUMNS.items():
         if all(column in fields for column in columns):
@@ -147,12 +147,14 @@ def _way_for_system(fields: dict[str, Any], format: str) -> str:
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:
-    """The objects of a list, as far as they are any: what else stands there is malformed, and said so."""
+    """Yield the objects of a list; anything else there becomes an empty one, which is then refused as
+    malformed.
+    """
     return iter([each if isinstance(each, dict) else {} for each in value] if isinstance(value, list) else ())
 
 
 def _says_nothing(value: Any, depth: int = DEEPEST) -> bool:
-    """Whether it is empty, however deep: a file of columns gives each message the fields of all."""
+    """Say whether a value is empty, however deep: a file of columns gives each message the fields of all."""
     if isinstance(value, str):
         return not value.strip()
     if isinstance(value, dict | list):
@@ -162,7 +164,9 @@ def _says_nothing(value: Any, depth: int = DEEPEST) -> bool:
 
 
 def _is_a_weight(value: Any) -> bool:
-    """Whether it is another than 1, which in CSV is a text; one in words (12 kg) is none of a row."""
+    """Say whether a weight is another than 1, which in CSV is a text; one in words (12 kg) is none of a
+    row.
+    """
     if isinstance(value, str):
         try:
             value = float(value)
@@ -187,7 +191,7 @@ def _sharegpt(raw: RawRow, fields: dict[str, Any]) -> Content:
 
 
 def _keys_of(turns: Any) -> tuple[str, str]:
-    """Of a message of ShareGPT: where its role and its content stand, as the first one says."""
+    """Return where a message of ShareGPT has its role and its content, as the first one says."""
     first = next(_dicts(turns), {})
     return READ_OF_SHAREGPT if "from" in first else READ
 
@@ -251,7 +255,7 @@ def _role(raw: RawRow, role: Any, where: str, roles: dict[str, str]) -> str:
 
 
 def _text(raw: RawRow, value: Any, where: str) -> str:
-    """A string, or a list of text parts joined; anything else is malformed."""
+    """Return a string, or a list of text parts joined; anything else is malformed."""
     if isinstance(value, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
         parts = [(part.get("text"), f"{where}[{i}].text") for i, part in enumerate(value)]
         return "".join(_string(raw, text, place) for text, place in parts)
@@ -268,7 +272,7 @@ def _string(raw: RawRow, value: Any, where: str) -> str:
 def _with_system(
     raw: RawRow, fields: dict[str, Any], messages: tuple[tuple[str, str], ...]
 ) -> tuple[tuple[str, str], ...]:
-    """Alpaca and sharegpt may carry the system message in a column of its own."""
+    """Put the system message first, which Alpaca and sharegpt may carry in a column of its own."""
     system = _text(raw, fields.get("system") or "", "system")
     return (("system", system), *messages) if system.strip() else messages
 

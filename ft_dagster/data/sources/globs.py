@@ -1,4 +1,5 @@
-"""Which files a glob names, found in a time that no glob makes longer than its length and the names' allow.
+"""Finds the files that a glob names, in a time that no glob makes longer than its length and the names'
+allow.
 
 `*`, `?` and `[...]` stand for signs of one part of a path, `**` for any number of whole parts. fsspec holds a
 path as a whole against a regular expression that tries every way to share the signs out; so it is asked for
@@ -19,11 +20,13 @@ NONE = re.compile(r"(?!)")
 
 
 class NoGlob(ValueError):
-    """What is no glob, and why."""
+    """Signals that a pattern is no glob, and why."""
 
 
 def globbed(fs: Any, pattern: str) -> dict[str, Any]:
-    """What a file system holds that fits, by its path, with what the listing says of it. Raises NoGlob."""
+    """Return what a file system holds that fits, by its path, with what the listing says of it. Raises
+    NoGlob.
+    """
     if len(pattern) > LONGEST:
         raise NoGlob(f"a glob of more than {LONGEST:,} letters")
     parts = pattern.rstrip("/").split("/")
@@ -36,27 +39,30 @@ def globbed(fs: Any, pattern: str) -> dict[str, Any]:
 
 
 def _wider(parts: Sequence[str]) -> list[str]:
-    """Each part to its first sign and anything after it, and of the first `**` all that lies below."""
+    """Widen each part to its first sign and anything after it, and the first `**` to all that lies below."""
     plain = parts[: parts.index(ANY)] if ANY in parts else parts
     begun = [part if SIGN.search(part) is None else f"{SIGN.split(part)[0]}*" for part in plain]
     return [*begun, ANY] if ANY in parts else begun
 
 
 def _fitting(part: str) -> re.Pattern[str] | None:
-    """None: any number of parts. An expression of Python's `translate` never tries a `*` a second time."""
+    """Return the expression of one part; None means any number of parts. An expression of Python's
+    `translate` never tries a `*` a second time.
+    """
     if part == ANY:
         return None
     return re.compile(r"(?s:.+)\Z" if part == "*" else translate(part))
 
 
 def _names(path: str, info: Any, as_folder: bool) -> list[str]:
-    """The parts of a path; of a folder that is seen as one, an empty one at its end."""
+    """Return the parts of a path; of a folder that is seen as one, an empty one at its end."""
     return [*path.split("/"), *([""] if as_folder and info.get("type") == "directory" else [])]
 
 
 def _fits(wanted: Sequence[re.Pattern[str] | None], names: Sequence[str]) -> bool:
-    """Whether all names fit, in order. A `**` takes no name, at the end one or more; where what follows does
-    not fit the last one takes another, and those before it need not."""
+    """Say whether all names fit, in order. A `**` takes no name, at the end one or more; where what follows
+    does not fit the last one takes another, and those before it need not.
+    """
     at, name, after, taken = 0, 0, -1, 0
     while name < len(names):
         pattern = wanted[at] if at < len(wanted) else NONE

@@ -25,7 +25,8 @@ def pin_revision(
     field: str | None = None,
     bound: bool = False,
 ) -> str:
-    """The commit (40 hex digits) of a revision of a hub repository; asks the hub unless it is one already.
+    """Return the commit (40 hex digits) of a revision of a hub repository; asks the hub unless it is one
+    already.
 
     `bound`: it has to be one of the default branch, for anybody may propose another (refs/pr/7) to a
     repository. Raises UserError where it is not, and where the repository or the hub cannot be found.
@@ -50,7 +51,7 @@ def pin_revision(
 
 
 def _is_of_default_branch(repo: str, commit: str, kind: Kind, *, file: object, field: str | None) -> bool:
-    """Asked of the hub once for each commit that is."""
+    """Say whether a commit is of the default branch; the hub is asked once for each commit that is."""
     with of_train():
         from huggingface_hub import HfApi, constants
 

@@ -1,5 +1,5 @@
-"""Where a source's rows lie: the data files behind a path, folder, glob, s3:// or asset:// address, or a hub
-data set.
+"""Finds where a source's rows lie: the data files behind a path, folder, glob, s3:// or asset:// address, or
+a hub data set.
 
 A local path wins if it exists; `org/name` without such a path is a hub id. S3 takes its credentials
 and endpoint from the standard AWS_* variables.
@@ -48,7 +48,7 @@ HUB_LIST = "Name one that sources.hub in ft_dagster.yaml allows, or let the plat
 
 
 class DeclaredAt(NamedTuple):
-    """Who asked for a source: the declaration's file, the field in it ("data.sources[0]"), and what its
+    """Says who asked for a source: the declaration's file, the field in it ("data.sources[0]"), and what its
     tenant may read. No `roots`: the platform asks, and may read all.
     """
 
@@ -82,7 +82,7 @@ NOWHERE = DeclaredAt()
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of rows. `path` is the file system's own (absolute, or bucket/key); `name` is for people.
+    """Is one file of rows. `path` is the file system's own (absolute, or bucket/key); `name` is for people.
 
     `roots`: where it must still lie when it is opened; None: anywhere.
     """
@@ -99,7 +99,7 @@ class DataFile:
 
 
 def file_type(path: str) -> str | None:
-    """The format that a file's name says, or None where it is not one of TYPES."""
+    """Return the format that a file's name says, or None where it is not one of TYPES."""
     bare = path.removesuffix(".gz")
     found = TYPES.get(PurePosixPath(bare).suffix.lower())
     return found if bare == path or found in GZIPPED else None
@@ -110,7 +110,7 @@ def is_s3(path: str) -> bool:
 
 
 def is_hub(source: SourceSpec, project: Path) -> bool:
-    """Whether the path can only mean a hub data set.
+    """Say whether the path can only mean a hub data set.
 
     `faq/part` is a missing path, not a hub id, where the project has a folder `faq` and no revision
     is declared; so is a name that ends like a data file.
@@ -122,7 +122,8 @@ def is_hub(source: SourceSpec, project: Path) -> bool:
 
 
 def rows_from(place: str, here: Path, field: str) -> str:
-    """A place of rows, named from the folder `here`, as it is named from anywhere: a path is made absolute.
+    """Return a place of rows, named from the folder `here`, as it is named from anywhere: a path is made
+    absolute.
 
     An address and a data set of the hub stay as they are, unasked. Raises UserError (of `field`) for a path
     where there is no data file.
@@ -142,8 +143,8 @@ def rows_from(place: str, here: Path, field: str) -> str:
 
 
 def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[DataFile]:
-    """The files of a local, s3:// or asset:// source, sorted. Raises UserError where there are none, or where
-    one lies outside of what the tenant may read.
+    """Return the files of a local, s3:// or asset:// source, sorted. Raises UserError where there are none,
+    or where one lies outside of what the tenant may read.
     """
     if is_asset(source.path):
         return [_snapshot(source, project, asked)]
@@ -171,7 +172,9 @@ def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[Dat
 
 
 def _snapshot(source: SourceSpec, project: Path, asked: DeclaredAt) -> DataFile:
-    """Of an upstream asset: the one that `revision` names by its sha256, else the newest."""
+    """Return the file of an upstream asset's snapshot: the one that `revision` names by its sha256, else the
+    newest.
+    """
     asked.check_place(source.path, source.path)
     try:
         asset = asset_of(source.path)
@@ -188,7 +191,7 @@ def _snapshot(source: SourceSpec, project: Path, asked: DeclaredAt) -> DataFile:
 
 
 def _refuse_unspeakable(files: list[str], source: SourceSpec, asked: DeclaredAt) -> None:
-    """A file is recorded by its name, as text."""
+    """Refuse a name that is not text, since a file is recorded by its name."""
     for path in files:
         if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
             problem = f"the name {in_one_line(path)} is not UTF-8 text"
@@ -196,7 +199,7 @@ def _refuse_unspeakable(files: list[str], source: SourceSpec, asked: DeclaredAt)
 
 
 def _refuse_special(files: list[str], source: SourceSpec, asked: DeclaredAt) -> None:
-    """Reading a FIFO, a socket or a device may never end."""
+    """Refuse a FIFO, a socket or a device: reading it may never end."""
     for path in files:
         kind = special_kind(path)
         if kind:
@@ -204,7 +207,7 @@ def _refuse_special(files: list[str], source: SourceSpec, asked: DeclaredAt) -> 
 
 
 def s3() -> Any:
-    """A fresh S3 file system: s3fs caches instances without looking at the environment."""
+    """Open a fresh S3 file system: s3fs caches instances without looking at the environment."""
     fresh = {"skip_instance_cache": True, "use_listings_cache": False}
     return fsspec.filesystem("s3", config_kwargs=S3_CONFIG, **fresh)
 
@@ -246,7 +249,7 @@ def _absolute(path: str, project: Path) -> str:
 
 
 def _matches(fs: Any, path: str) -> list[str]:
-    """The path itself if it exists, else what it matches as a glob."""
+    """Return the path itself if it exists, else what it matches as a glob."""
     if fs.exists(path):
         return [path.rstrip("/")]
     return sorted(globbed(fs, path)) if glob.has_magic(path) else []
@@ -255,7 +258,7 @@ def _matches(fs: Any, path: str) -> list[str]:
 def _expand(
     fs: Any, path: str, source: SourceSpec, asked: DeclaredAt, above: frozenset[str] = frozenset()
 ) -> list[str]:
-    """The files below `path` in order of name. A folder of `datasets` stands for its Arrow files.
+    """Return the files below `path` in order of name. A folder of `datasets` stands for its Arrow files.
 
     `above`: the folders that lead here, by their real paths; a link back to one of them would never end.
     """
@@ -281,7 +284,7 @@ def _expand(
 
 
 def _saved(fs: Any, path: str, field: str, source: SourceSpec, asked: DeclaredAt) -> list[str]:
-    """The names that `datasets` keeps in a JSON file beside its Arrow files."""
+    """Return the names that `datasets` keeps in a JSON file beside its Arrow files."""
     asked.check_place(source.path, f"s3://{path}" if is_s3(source.path) else path)
     try:
         if special_kind(path) and not is_s3(source.path):
@@ -316,7 +319,7 @@ def _missing(fs: Any, source: SourceSpec, path: str, asked: DeclaredAt) -> UserE
 
 
 def _names_in(fs: Any, folder: str, asked: DeclaredAt) -> list[str]:
-    """What a folder holds, as far as the tenant may read it."""
+    """Return what a folder holds, as far as the tenant may read it."""
     found, roots = sorted(fs.ls(folder, detail=False)), asked.roots
     if roots is not None:
         remote = not isinstance(fs, LocalFileSystem)
@@ -325,7 +328,7 @@ def _names_in(fs: Any, folder: str, asked: DeclaredAt) -> list[str]:
 
 
 def _name(path: str, project: Path, remote: bool) -> str:
-    """How a person names the file: relative to the project where it is inside."""
+    """Return how a person names the file: relative to the project where it is inside."""
     if remote:
         return f"s3://{path}"
     inside = Path(path)

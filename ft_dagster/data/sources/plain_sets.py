@@ -1,4 +1,5 @@
-"""What the datasets library may read for a tenant: rows of plain files that lie where the set was named.
+"""Limits what the datasets library may read for a tenant: rows of plain files that lie where the set was
+named.
 
 Left to itself it unpacks what begins like an archive, follows paths that a set says of itself, and opens what
 a row names as its image.
@@ -27,7 +28,7 @@ def extract_nothing() -> None:
 
 
 def foreign_files(builder: Any, *, named: bool, commit: str | None) -> str | None:
-    """Why a builder of the datasets library would not read the plain files of its set: in words, or None.
+    """Say why a builder of the datasets library would not read the plain files of its set: in words, or None.
 
     `named`: each data file was named, not found by the library. `commit`: of a set of the hub.
     """
@@ -44,8 +45,8 @@ def foreign_files(builder: Any, *, named: bool, commit: str | None) -> str | Non
 
 
 def media_columns(features: Any) -> list[str]:
-    """The columns that hold no plain values, sorted. `features`: of a data set; None: not known before it is
-    read, as of text, which holds nothing else.
+    """Return the columns that hold no plain values, sorted. `features`: of a data set; None: not known before
+    it is read, as of text, which holds nothing else.
     """
     return sorted(name for name, feature in (features or {}).items() if set(_kinds(feature)) - _PLAIN)
 

@@ -1,4 +1,5 @@
-"""Python of the platform's that a declaration or a task names: the files that it is made of, and its module.
+"""Reads Python of the platform's that a declaration or a task names: the files that it is made of, and its
+module.
 
 Imports that are computed while it runs are not seen.
 """
@@ -21,7 +22,8 @@ MADE_OF = "__ft_dagster_made_of__"  # of a module: the digest of its files as it
 
 
 def sources_of(file: Path) -> dict[str, Path]:
-    """A module's file and every local file that it imports, and those import, by their path from its root.
+    """Return a module's file and every local file that it imports, and those import, by their path from its
+    root.
 
     Local is what lies below the folder of the outermost package, for a plain module below its own folder.
     """
@@ -37,8 +39,8 @@ def sources_of(file: Path) -> dict[str, Path]:
 
 
 def _root(file: Path) -> tuple[Path, Path]:
-    """(where its absolute imports are looked for, what counts as local): in a folder of Python's own path,
-    which holds other people's packages too, its own package or file alone.
+    """Return (where its absolute imports are looked for, what counts as local): in a folder of Python's own
+    path, which holds other people's packages too, its own package or file alone.
     """
     top = file
     folder = file.parent
@@ -66,7 +68,7 @@ def _imports(file: Path, root: Path) -> Iterator[Path]:
 
 
 def _files(start: Path, parts: list[str]) -> Iterator[Path]:
-    """The module of a dotted name, and the packages above it, as far as there are files of them."""
+    """Yield the module of a dotted name, and the packages above it, as far as there are files of them."""
     for length in range(len(parts) + 1):
         here = start.joinpath(*parts[:length])
         plain = [here.with_name(f"{here.name}.py")] if length else []
@@ -76,8 +78,8 @@ def _files(start: Path, parts: list[str]) -> Iterator[Path]:
 
 
 def module_of(file: Path) -> Any:
-    """The module of a file as it is now; what lies beside a plain file can be imported at its top, and is its
-    own: another file may have a module of the same name beside it.
+    """Import the module of a file as it is now; what lies beside a plain file can be imported at its top, and
+    is its own: another file may have a module of the same name beside it.
     """
     name, made_of = str(file.with_suffix("")), _digest(file)  # named as lm-eval does
     known = sys.modules.get(name)

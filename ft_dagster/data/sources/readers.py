@@ -34,19 +34,21 @@ MOST_COLUMNS, LONGEST_NAME = 20, 40  # of the columns that an error names
 
 
 class RawRow(NamedTuple):
-    """A row as the file has it. `line` counts from 1: the line of a text file, the row of any other."""
+    """Is a row as the file has it. `line` counts from 1: the line of a text file, the row of any other."""
 
     fields: dict[str, Any]
     file: str
     line: int
 
     def error(self, problem: str, fix: str, *, field: str | None = None, value: object = None) -> UserError:
-        """`value`: of the declaration. Of a cell say its `kind_of`, of the row its `columns_of`."""
+        """Return an error that names the row's file and line. `value`: of the declaration. Of a cell say its
+        `kind_of`, of the row its `columns_of`.
+        """
         return UserError(problem, fix=fix, file=self.file, line=self.line, field=field, value=value)
 
 
 def kind_of(cell: object) -> str:
-    """What stands in a cell, without its text."""
+    """Say what stands in a cell, without its text."""
     if isinstance(cell, str):
         return f"a text of {len(cell):,} characters" if cell else "an empty text"
     if isinstance(cell, list):
@@ -57,14 +59,14 @@ def kind_of(cell: object) -> str:
 
 
 def columns_of(fields: Iterable[object]) -> str:
-    """The names of a row's columns, as an error says them."""
+    """Return the names of a row's columns, as an error says them."""
     names = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in map(str, fields)]
     more = [f"{len(names) - MOST_COLUMNS} more"] if len(names) > MOST_COLUMNS else []
     return ", ".join([*names[:MOST_COLUMNS], *more]) or "nothing"
 
 
 def read_file(file: DataFile) -> Iterator[RawRow]:
-    """Every row of a data file. Raises UserError for a malformed row and for a file without rows."""
+    """Yield every row of a data file. Raises UserError for a malformed row and for a file without rows."""
     empty = True
     for row in READERS[file.type](file):
         empty = False
@@ -97,7 +99,9 @@ def _opened(file: DataFile) -> Any:
 
 
 def _lines(file: DataFile, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
-    """(number, text) of every line, its line break kept. No more than `longest` bytes of one are read."""
+    """Yield (number, text) of every line, its line break kept. No more than `longest` bytes of one are
+    read.
+    """
     number = 0
     with _open(file) as content:
         try:
@@ -141,7 +145,9 @@ class _GivenTwice(ValueError):
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Raises ValueError where the last of two fields of one name would be read alone."""
+    """Make an object of JSON from its fields. Raises ValueError where the last of two fields of one name
+    would be read alone.
+    """
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise _GivenTwice
@@ -157,7 +163,7 @@ def _object(file: DataFile, number: int, fields: Any) -> RawRow:
 
 
 def _read_json(file: DataFile) -> Iterator[RawRow]:
-    """A `.json` file is a list of objects, or JSON lines under another name."""
+    """Read a `.json` file: a list of objects, or JSON lines under another name."""
     if not _begins_with_bracket(file):
         yield from _read_jsonl(file)
         return
@@ -242,7 +248,9 @@ def _read_parquet(file: DataFile) -> Iterator[RawRow]:
 
 
 def _read_arrow(file: DataFile) -> Iterator[RawRow]:
-    """Both of Arrow's IPC layouts: the file (starts with ARROW1) and the stream (what `datasets` writes)."""
+    """Read both of Arrow's IPC layouts: the file (starts with ARROW1) and the stream (what `datasets`
+    writes).
+    """
     with of_train():
         import pyarrow as pa
 

@@ -1,4 +1,5 @@
-"""A tenant's own transformation of rows: a Python function that the platform allows, from one row to one row.
+"""Applies a tenant's own transformation of rows: a Python function that the platform allows, from one row to
+one row.
 
 It counts as its file and all local files that this imports: a change of any makes the data set again.
 """
@@ -24,16 +25,16 @@ TRIED_TWICE = 100  # rows of a source of which it is asked again: it must be a f
 
 
 def transformation_digest(named: str, project: Path, asked: DeclaredAt) -> str:
-    """sha256 over the files of a function, `hooks/rows.py:shorten`, by their names below its root, and its
-    name. Nothing is imported. Raises UserError for one that is not allowed, or not there.
+    """Return the sha256 over the files of a function, `hooks/rows.py:shorten`, by their names below its root,
+    and its name. Nothing is imported. Raises UserError for one that is not allowed, or not there.
     """
     sources = sources_of(_file_of(named, project, asked))
     return sha256_json([named.partition(":")[2], {name: sha256_file(file) for name, file in sources.items()}])
 
 
 def transformed(rows: Iterator[RawRow], named: str, project: Path, asked: DeclaredAt) -> Iterator[RawRow]:
-    """Each row with the fields that the function returns. Raises UserError with the file and line of a row of
-    which it raises, returns no mapping, or returns another one when it is asked again.
+    """Yield each row with the fields that the function returns. Raises UserError with the file and line of a
+    row of which it raises, returns no mapping, or returns another one when it is asked again.
     """
     function = _function(named, project, asked)
     for number, row in enumerate(rows):
@@ -61,7 +62,7 @@ def _asked(function: Callable[[dict[str, Any]], Any], named: str, row: RawRow) -
 
 
 def _file_of(named: str, project: Path, asked: DeclaredAt) -> Path:
-    """The file of a function. Raises UserError unless the platform names exactly this one."""
+    """Return the file of a function. Raises UserError unless the platform names exactly this one."""
     place, _, name = named.partition(":")
     if asked.roots is not None and named not in asked.roots.transforms:
         fix = "Let the platform name it in sources.functions of ft_dagster.yaml"
@@ -97,11 +98,11 @@ def _function(named: str, project: Path, asked: DeclaredAt) -> Callable[[dict[st
 
 
 def _place_of(error: BaseException) -> str:
-    """Where in the function itself, which is called from here."""
+    """Say where in the function itself, which is called from here, the error was raised."""
     called = traceback.extract_tb(error.__traceback__)[1:2]
     return "".join(f" in {Path(frame.filename).name}, line {frame.lineno}" for frame in called)
 
 
 def _said(error: BaseException) -> str:
-    """On one line."""
+    """Say the error on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

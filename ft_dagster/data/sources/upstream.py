@@ -1,4 +1,4 @@
-"""Rows of Dagster assets: a snapshot of each by its content, so that stages read files, and no Dagster.
+"""Takes rows of Dagster assets: a snapshot of each by its content, so that stages read files, and no Dagster.
 
 A declaration names an asset as `asset://warehouse/tickets`. Beside the snapshots (JSON lines, each named by
 its sha256) head.json says which is the newest, and of which materialization it is.
@@ -32,8 +32,8 @@ MISSING = ("NaTType", "NAType")  # pandas' own words for a missing cell
 
 @dataclass(frozen=True)
 class Materialization:
-    """Of an upstream asset. `event`: the id of its event in the instance, larger for a newer one; `at`: ISO
-    8601; `data_version`: as Dagster knows it; None where it was not told.
+    """Names a materialization of an upstream asset. `event`: the id of its event in the instance, larger for
+    a newer one; `at`: ISO 8601; `data_version`: as Dagster knows it; None where it was not told.
     """
 
     event: int
@@ -44,7 +44,7 @@ class Materialization:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The rows of one materialization. `asset`: its key, `warehouse/tickets`; `size` in bytes."""
+    """Is the rows of one materialization. `asset`: its key, `warehouse/tickets`; `size` in bytes."""
 
     asset: str
     sha256: str
@@ -56,7 +56,7 @@ class Snapshot:
         return snapshot_file(project, self.asset, self.sha256)
 
     def origin(self) -> dict[str, Any]:
-        """What the provenance of a variant says of it."""
+        """Return what the provenance of a variant says of the snapshot."""
         return {"sha256": self.sha256, "rows": self.rows, **asdict(self.made)}
 
 
@@ -65,7 +65,9 @@ def is_asset(path: str) -> bool:
 
 
 def asset_of(path: str) -> str:
-    """`warehouse/tickets` of asset://warehouse/tickets. Raises UserError for what is no asset's key."""
+    """Return `warehouse/tickets` of asset://warehouse/tickets. Raises UserError for what is no asset's
+    key.
+    """
     name = path.removeprefix(ASSET)
     if not ASSET_KEY.fullmatch(name):
         raise UserError("not the key of an asset", value=path, fix="Write it as asset://warehouse/tickets")
@@ -77,7 +79,9 @@ def snapshot_file(project: Path, asset: str, sha256: str) -> Path:
 
 
 def read_snapshot(project: Path, asset: str) -> Snapshot | None:
-    """The newest snapshot of an asset; None before the first. Raises UserError for a damaged head.json."""
+    """Return the newest snapshot of an asset; None before the first. Raises UserError for a damaged
+    head.json.
+    """
     file = project / UPSTREAM / asset / HEAD
     try:
         content = json.loads(file.read_bytes())
@@ -148,7 +152,8 @@ def forget_snapshots(project: Path, asset: str, before: float) -> int:
 
 
 def table_rows(value: Any) -> Iterator[Any]:
-    """The rows of what an asset returns: a data frame of pandas or polars, an Arrow table, or any iterable.
+    """Yield the rows of what an asset returns: a data frame of pandas or polars, an Arrow table, or any
+    iterable.
 
     Raises UserError for a value that has no rows.
     """
@@ -193,7 +198,7 @@ def _line(asset: str, number: int, row: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON has it: what is missing is null, a time is its ISO 8601 text."""
+    """Return a cell as JSON has it: what is missing is null, a time is its ISO 8601 text."""
     if isinstance(value, Mapping):
         return {str(name): _plain(inner) for name, inner in value.items()}
     if hasattr(value, "tolist"):  # of numpy: an array, or a number of its own
