@@ -86,12 +86,12 @@ def hold_base(base: BaseFiles, held: HeldFiles) -> Path:
 
 
 def base_digest(files: Mapping[str, str]) -> str:
-    """Over a base's files: path -> sha256."""
+    """Return the digest over a base's files: path -> sha256."""
     return sha256_json(dict(files))
 
 
 def hold_weights(weights: TunedWeights, held: HeldFiles) -> HeldTree:
-    """Every file of trained weights, held. Raises UserError where they are not those of the digest."""
+    """Hold every file of trained weights. Raises UserError where they are not those of the digest."""
     found = held.tree("weights", weights.folder)
     if found.digest != weights.digest:
         raise UserError(
@@ -133,7 +133,7 @@ def _data_files(request: EvaluationRequest) -> dict[str, QuestionsFile]:
 
 
 def _held(name: str, file: QuestionsFile, held: HeldFiles) -> QuestionsFile:
-    """SQLite opens the file behind a link by its own name: it gets a copy."""
+    """Hold a file with questions; SQLite opens the file behind a link by its own name, so it gets a copy."""
     keep = held.copy if name == "database" else held.file
     return QuestionsFile(path=keep(f"{name}{file.path.suffix}", file.path, file.sha256), sha256=file.sha256)
 
@@ -141,7 +141,7 @@ def _held(name: str, file: QuestionsFile, held: HeldFiles) -> QuestionsFile:
 def _reading(
     request: EvaluationRequest, model: JudgedModel, data: Mapping[str, QuestionsFile]
 ) -> EvaluationRequest:
-    """The request with these places of its files."""
+    """Return the request with these places of its files."""
     own, probed = request.test_split_task, request.regurgitation
     if own is not None:
         own = own.model_copy(update={"test": data["test"], "database": data.get("database")})

@@ -1,4 +1,4 @@
-"""What a tenant's own checks are called wherever people see them: `acme/arc_easy`, by whichever letters."""
+"""Names a tenant's own checks as people see them: `acme/arc_easy`, by whichever letters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ FIGURE = "own_checks"  # of an evaluation that has any
 
 
 def own_names(tasks: Iterable[TaskEntry], tenant: str) -> dict[str, str]:
-    """Of those whose file the tenant may write: a name that it gave says nothing of what is asked."""
+    """Return the shown name of each task whose file the tenant may write: its own name says nothing of what
+    is asked.
+    """
     own = (task for task in tasks if task.roots is not None and _is_own(task, task.roots))
     return {task.name: f"{tenant}/{task.name}" for task in own}
 
@@ -26,17 +28,17 @@ def _is_own(task: TaskEntry, roots: Roots) -> bool:
 
 
 def shown(figures: Mapping[str, Any], role: str, task: str) -> str:
-    """What a task is called on pages of an evaluation with these figures."""
+    """Return what a task is called on pages of an evaluation with these figures."""
     return str(figures.get(FIGURE, {}).get(role, {}).get(task, task))
 
 
 def as_called(rules: Iterable[Rule], own: OwnChecks) -> tuple[Rule, ...]:
-    """The same rules, with the names of a tenant's own checks as they are called."""
+    """Return the same rules, with the names of a tenant's own checks as they are shown."""
     return tuple(_called(rule, own) for rule in rules)
 
 
 def by_any_name(tasks: Iterable[str], own: OwnChecks) -> set[str]:
-    """The tasks by their names, and by what those are called that are a tenant's own checks."""
+    """Return the tasks by their names, and by the shown names of a tenant's own checks."""
     plain = set(tasks)
     return plain | {called for names in own.values() for name, called in names.items() if name in plain}
 

@@ -1,4 +1,4 @@
-"""How far an evaluation is: plain lines on stdout for people, progress.json for the run's page."""
+"""Reports how far an evaluation is: plain lines on stdout for people, progress.json for the run's page."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class EvaluationProgress:
         self._report(force=True)
 
     def advance(self, share: float) -> None:
-        """The running task is `share` (0 to 1) done."""
+        """Note that the running task is `share` (0 to 1) done."""
         self.share = max(self.share, min(share, 1.0))
         self._report(force=share >= 1.0)
 
     def leave_out(self, questions: int) -> None:
-        """So many of those counted will not be asked."""
+        """Subtract so many questions that were counted and will not be asked."""
         self.total -= questions
 
     def end(self) -> None:
-        """All tasks are done."""
+        """Note that all tasks are done."""
         self.finished, self.size, self.share, self.task = self.total, 0, 0.0, "done"
         self._report(force=True)
 

@@ -1,4 +1,5 @@
-"""Does the model repeat what it was trained on? Greedy continuations of training rows and planted canaries.
+"""Tests whether the model repeats what it was trained on: greedy continuations of training rows and planted
+canaries.
 
 A row is given up to the middle of its answer (of a text, of its first 512 tokens), a canary up to its own
 middle with all that stands before it in its row. It is regurgitated if the next tokens come out word for
@@ -39,7 +40,8 @@ def probes(
     max_length: int,
     exchange: bool = False,
 ) -> dict[str, ConfigurableTask]:
-    """By name, the lm-eval tasks that probe a task_dataset's train.parquet; none where nothing can be probed.
+    """Return the lm-eval tasks that probe a task_dataset's train.parquet, by name; none where nothing can be
+    probed.
 
     `rows`: how many are drawn, by `seed`, of all those that are long enough; fewer where there are no more.
     `exchange`: see `data.rows.in_exchange`.
@@ -62,7 +64,9 @@ def probes(
 
 
 class Continuation(ConfigurableTask):
-    """Greedy continuation of `context_ids`, against `answer`; a long context loses its beginning."""
+    """Asks for the greedy continuation of `context_ids`, against `answer`; a long context loses its
+    beginning.
+    """
 
     def __init__(self, name: str, docs: list[Doc], max_length: int) -> None:
         longest = max(doc["tokens"] for doc in docs)
@@ -83,8 +87,8 @@ def _results(doc: Doc, answers: Sequence[str]) -> dict[str, float]:
 
 
 class _Drawn:
-    """The first `most` rows that are long enough, in the order in which all are drawn. They are given one
-    after the other, as the file has them, so that few are tokenized and fewer kept.
+    """Draws the first `most` rows that are long enough, in the order in which all are drawn. They are given
+    one after the other, as the file has them, so that few are tokenized and fewer kept.
     """
 
     def __init__(self, ids: Sequence[str], tokenizer: Any, most: int, seed: int) -> None:
@@ -111,8 +115,8 @@ class _Drawn:
 
 
 def _read(all_rows: Iterable[Row], drawn: _Drawn, canaries: Sequence[str], tokenizer: Any) -> dict[str, Row]:
-    """The first row that holds each canary as it is rendered; each row is given to `drawn`. Streamed. Raises
-    UserError.
+    """Return the first row that holds each canary as it is rendered; each row is given to `drawn`. Streamed.
+    Raises UserError.
     """
     planted: dict[str, Row] = {}
     parted = set[str]()
@@ -146,7 +150,7 @@ def _not_read(number: int) -> UserError:
 
 
 def _row_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
-    """A row with what must follow; None of one that is too short."""
+    """Return a row with what must follow; None of one that is too short."""
     given, asked = _halves(about, row, tokenizer)
     text = tokenizer.decode(asked, skip_special_tokens=True)
     if len(asked) < SHORTEST or not text.strip():
@@ -155,7 +159,7 @@ def _row_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
 
 
 def _halves(about: Doc, row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What is given of a row and what must follow, in tokens; nothing of a row without an answer."""
+    """Return what is given of a row and what must follow, in tokens; nothing of a row without an answer."""
     if row.kind == "text":
         before: list[int] = []
         ids = text_doc(about, row.text, tokenizer)["ids"]

@@ -1,4 +1,6 @@
-"""What `python -m ft_dagster.evaluation RUN_DIR` is asked to do: run.json, parsed once into frozen models."""
+"""Parses what `python -m ft_dagster.evaluation RUN_DIR` is asked to do: run.json, once, into frozen
+models.
+"""
 
 from __future__ import annotations
 
@@ -22,35 +24,38 @@ Sha256 = Annotated[str, Field(pattern=SHA256)]
 
 
 class BaseFiles(_EvaluationPart):
-    """A base model's folder, and the sha256 of each file that loading reads: nothing else of it is read."""
+    """Names a base model's folder, and the sha256 of each file that loading reads: nothing else of it is
+    read.
+    """
 
     folder: Path
     files: dict[str, Sha256] = Field(min_length=1)
 
 
 class TunedWeights(_EvaluationPart):
-    """The payload folder of what a training made, and the digest over its files."""
+    """Names the payload folder of what a training made, and the digest over its files."""
 
     folder: Path
     digest: Sha256
 
 
 class QuestionsFile(_EvaluationPart):
-    """A file with questions, by its content."""
+    """Names a file with questions, by its content."""
 
     path: Path
     sha256: Sha256
 
 
 class JudgedModel(_EvaluationPart):
-    """The base, and what training made of it; null: the base alone is judged."""
+    """Names the base, and what training made of it; null: the base alone is judged."""
 
     base: BaseFiles
     tuned: TunedWeights | None = None
 
 
 class SplitTask(_EvaluationPart):
-    """The variant's test split: each row's last answer is asked for, `max_new_tokens` at most, greedily.
+    """Describes the variant's test split: each row's last answer is asked for, `max_new_tokens` at most,
+    greedily.
 
     `kind` says how an answer is scored; `database` is the SQLite file that queries run on (kind sql).
     `train_on` is recorded, not acted on: the last answer is scored however many turns were trained.
@@ -66,8 +71,8 @@ class SplitTask(_EvaluationPart):
 
 
 class Regurgitation(_EvaluationPart):
-    """Whether the model repeats its training rows: so many of `train`, and each of the planted strings.
-    `exchange`: see `data.rows.in_exchange`.
+    """Says how far to test whether the model repeats its training rows: so many of `train`, and each of the
+    planted strings. `exchange`: see `data.rows.in_exchange`.
     """
 
     train: QuestionsFile
@@ -77,9 +82,9 @@ class Regurgitation(_EvaluationPart):
 
 
 class Until(_EvaluationPart):
-    """When enough was asked: once `gates` are decided against the samples in `before`, those of a model that
-    was asked everything: the base, or, with `production`, the version in production. `tries`, `objective`:
-    see `gates.judge`.
+    """Says when enough was asked: once `gates` are decided against the samples in `before`, those of a model
+    that was asked everything: the base, or, with `production`, the version in production. `tries`,
+    `objective`: see `gates.judge`.
     """
 
     before: QuestionsFile
@@ -90,8 +95,8 @@ class Until(_EvaluationPart):
 
 
 class EvaluationRequest(ProgramRequest):
-    """One evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`; `digests`
-    has the digest of each, as frozen with the declaration.
+    """Describes one evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`;
+    `digests` has the digest of each, as frozen with the declaration.
 
     `vllm`: the Python of an environment whose vLLM answers; null: transformers do. `withheld`: rows of the
     vocabulary among which the model does not choose. `limit`: questions drawn per task by `seed`; null: all;
@@ -123,13 +128,13 @@ class EvaluationRequest(ProgramRequest):
 
     @property
     def most(self) -> int | None:
-        """Questions of a task that are asked at most; None: all of them."""
+        """Return the number of questions of a task that are asked at most; None: all of them."""
         return MOST_QUESTIONS if self.limit == "auto" else self.limit
 
 
 class TextsRequest(ProgramRequest):
-    """Whose texts to write out: lm-eval names or YAML files, relative to `project` and within `roots`, each
-    with its digest.
+    """Names the tasks whose texts are to be written out: lm-eval names or YAML files, relative to `project`
+    and within `roots`, each with its digest.
     """
 
     schema_version: Literal[1] = 1
@@ -139,8 +144,8 @@ class TextsRequest(ProgramRequest):
 
 
 class UnsaidRequest(TextsRequest):
-    """In whose texts new tokens must not stand, nor in the examples before them. `num_fewshot`: see
-    `evaluation.num_fewshot`. `declared_in`: the file that errors name.
+    """Names the tasks in whose texts new tokens must not stand, nor in the examples before them.
+    `num_fewshot`: see `evaluation.num_fewshot`. `declared_in`: the file that errors name.
     """
 
     tokens: tuple[str, ...] = Field(min_length=1)
@@ -149,7 +154,7 @@ class UnsaidRequest(TextsRequest):
 
 
 class SampledRequest(ProgramRequest):
-    """What a base is to write: so many texts of at most so many tokens each."""
+    """Says what a base is to write: so many texts of at most so many tokens each."""
 
     schema_version: Literal[1] = 1
     base: BaseFiles

@@ -1,4 +1,4 @@
-"""One evaluation: every declared question put to one loaded model, one row for each answer's score."""
+"""Runs one evaluation: every declared question put to one loaded model, one row for each answer's score."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ from ft_dagster.provenance.held import FOLDER
 
 @dataclass(frozen=True)
 class AskedTask:
-    """One task as it will be asked: lm-eval's tasks, and which documents of each (None: all of them).
+    """Describes one task as it will be asked: lm-eval's tasks, and which documents of each (None: all of
+    them).
 
     `ids`: of a declared task, those of all documents of each part; other documents bring their own.
     `grouped`: whether a document's `group` says on which others it depends; lm-eval's own have other fields
@@ -67,7 +68,7 @@ class AskedTask:
 
     @cached_property
     def places(self) -> dict[str, list[tuple[str, int]]]:
-        """Of each question, by its id: in which parts it stands, as which document."""
+        """Return for each question, by its id, in which parts it stands, as which document."""
         found: dict[str, list[tuple[str, int]]] = {}
         if self.chosen is not None:
             return {
@@ -81,7 +82,7 @@ class AskedTask:
         return found
 
     def batch(self, questions: Iterable[str]) -> dict[str, list[int]]:
-        """The documents of these questions: by part, ascending."""
+        """Return the documents of these questions: by part, ascending."""
         found: dict[str, list[int]] = {}
         for question in questions:
             for name, index in self.places[question]:
@@ -121,7 +122,7 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
 
 @contextmanager
 def _answering(request: EvaluationRequest, model: Any, tokenizer: Any) -> Iterator[tuple[Any, str]]:
-    """What answers for a loaded model, and its name with its version."""
+    """Yield what answers for a loaded model, and its name with its version."""
     if request.vllm is None:
         from ft_dagster.evaluation.models.model import TokenBatchedLM
 
@@ -173,14 +174,16 @@ def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[Aske
 def _groups(
     own: Sequence[AskedTask], declared: Sequence[AskedTask], request: EvaluationRequest
 ) -> list[list[AskedTask]]:
-    """What is asked in one go: all of the variant's own, whose answers are written in common batches."""
+    """Group what is asked in one go: all of the variant's own, whose answers are written in common
+    batches.
+    """
     if request.limit == "auto" or not own:
         return [[each] for each in (*own, *declared)]
     return [list(own), *([each] for each in declared)]
 
 
 def _asks_the_model(request: EvaluationRequest) -> bool:
-    """Whether anything beside declared tasks is asked."""
+    """Say whether anything beside declared tasks is asked."""
     parts = (request.test_split_task, request.general_holdout, request.regurgitation)
     return request.general_prompts or any(part is not None for part in parts)
 
@@ -202,7 +205,7 @@ def _write(
 def _labels(
     request: EvaluationRequest, found: Sequence[tuple[list[Sample], Answer]]
 ) -> list[tuple[str, str]]:
-    """(answer, reference) of each question of the own task whose answer is a label."""
+    """Return (answer, reference) of each question of the own task whose answer is a label."""
     if request.test_split_task is None or request.test_split_task.kind != "label":
         return []
     return [
@@ -244,7 +247,7 @@ def _configure(loaded: LoadedTask, request: EvaluationRequest) -> None:
 
 
 def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
-    """The variant's own test split and the held-out general texts, where they are asked for."""
+    """Return the variant's own test split and the held-out general texts, where they are asked for."""
     if request.test_split_task is None and request.general_holdout is None:
         return []
     from ft_dagster.evaluation.tasks.own_split import general_text_task, test_split_tasks
@@ -266,7 +269,7 @@ def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
 
 
 def _probes(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
-    """Training rows and planted strings that the model may repeat, where they are asked for."""
+    """Return the training rows and planted strings that the model may repeat, where they are asked for."""
     probed = request.regurgitation
     if probed is None:
         return []
@@ -285,7 +288,9 @@ def _probes(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
 
 
 def referee_of(request: EvaluationRequest) -> Referee | None:
-    """What ends the asking of a task; None: all is asked. Raises UserError where the samples are gone."""
+    """Return the referee that ends the asking of a task; None: all is asked. Raises UserError where the
+    samples are gone.
+    """
     until = request.until
     if until is None:
         return None
@@ -301,7 +306,8 @@ def _ask_all(
     referee: Referee | None,
     progress: EvaluationProgress,
 ) -> list[tuple[list[Sample], Answer]]:
-    """The scores and answers of tasks; batch after batch where that is asked for, until `referee` ends it.
+    """Return the scores and answers of tasks; batch after batch where that is asked for, until `referee` ends
+    it.
 
     The batches are the same whoever is asked, so that examples before a question are drawn alike.
     """
@@ -330,7 +336,7 @@ def _ask(
     documents: Mapping[str, Sequence[int]],
     progress: EvaluationProgress,
 ) -> Iterator[tuple[list[Sample], Answer]]:
-    """Each question's scores, and its answer in words. `documents`: which of which parts; none: all."""
+    """Yield each question's scores, and its answer in words. `documents`: which of which parts; none: all."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
     parts = {
@@ -389,20 +395,20 @@ def _samples(asked: AskedTask, name: str, part: Any, row: dict[str, Any]) -> lis
 
 
 def _group(doc: Any) -> str | None:
-    """What a document says it depends on."""
+    """Return the group that a document says it depends on."""
     said = doc.get("group") if isinstance(doc, dict) else None
     return None if said is None or str(said) in ("", "nan") else str(said)
 
 
 def _question(asked: AskedTask, name: str, row: dict[str, Any]) -> str:
-    """The question's id: (sub)task, number among its equals, hash of its content."""
+    """Return the question's id: (sub)task, number among its equals, hash of its content."""
     if asked.chosen is None:
         return f"{asked.task}:{row['doc']['question']}"
     return f"{name}:{asked.ids[name][row['doc_id']]}"
 
 
 def _answer(asked: AskedTask, name: str, part: Any, row: dict[str, Any], metrics: list[str]) -> Answer:
-    """What was asked, expected and answered, in words; a loss has no answer."""
+    """Return what was asked, expected and answered, in words; a loss has no answer."""
     question = (asked.role, asked.task, _question(asked, name, row))
     arguments, given, target = row["arguments"], row["filtered_resps"], row["target"]
     if len(arguments) == 1:

@@ -1,4 +1,5 @@
-"""`python -m ft_dagster.evaluation.sampled RUN_DIR`: text that a base model writes when it is asked nothing.
+"""Writes text of a base model that is asked nothing, as general text for whoever has no corpus: `python -m
+ft_dagster.evaluation.sampled RUN_DIR`.
 
 General text for whoever has no corpus. Drawn token by token from the model's own distribution (temperature 1,
 nothing cut off), after the token that begins a text. Writes `<output>/payload/train.parquet`,
@@ -30,9 +31,9 @@ LEAST_DISTINCT, MOST_REPEATED, MOST_RANDOM = 0.5, 0.5, 0.75
 
 @dataclass(frozen=True)
 class SampledFigures:
-    """`texts`: kept, of `documents` drawn; `distinct`: their share, that of texts with words which no other
-    has; `repeated`: mean share of 4-grams that stood in the text before; `surprisal`: nats a token, and
-    `uniform`: those of a choice at random.
+    """Describes the drawn texts. `texts`: kept, of `documents` drawn; `distinct`: their share, that of texts
+    with words which no other has; `repeated`: mean share of 4-grams that stood in the text before;
+    `surprisal`: nats a token, and `uniform`: those of a choice at random.
     """
 
     documents: int
@@ -73,7 +74,9 @@ def _work(request: SampledRequest) -> dict[str, Any]:
 def draw(
     model: Any, tokenizer: Any, *, documents: int, tokens: int, seed: int
 ) -> tuple[list[list[int]], float]:
-    """Token ids of each text, without the tokens that begin and end it, and their mean surprisal in nats."""
+    """Draw the token ids of each text, without the tokens that begin and end it, and return them with their
+    mean surprisal in nats.
+    """
     import torch
 
     begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -107,7 +110,7 @@ def draw(
 
 
 def _nats(model: Any, ids: Any) -> float:
-    """The surprisal of a text after its first token, all of it."""
+    """Return the surprisal of a text after its first token, all of it."""
     if len(ids) < 2:
         return 0.0
     logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
@@ -117,7 +120,7 @@ def _nats(model: Any, ids: Any) -> float:
 def keep(
     drawn: Sequence[Sequence[int]], tokenizer: Any, surprisal: float, vocabulary: int
 ) -> tuple[list[str], SampledFigures]:
-    """The texts that have words, each once, and the figures of all."""
+    """Return the texts that have words, each once, and the figures of all."""
     from ft_dagster.evaluation.degeneration import repeated_share
 
     texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in drawn]
@@ -154,8 +157,8 @@ def refuse_garbage(figures: SampledFigures, base: Path) -> None:
 
 
 def write_parts(texts: Sequence[str], folder: Path, documents: int) -> None:
-    """train.parquet and holdout.parquet; which of them takes a text depends on the text, and on how many were
-    drawn.
+    """Write train.parquet and holdout.parquet; which of them takes a text depends on the text, and on how
+    many were drawn.
     """
     from ft_dagster.data.files.tables import TableWriter
     from ft_dagster.data.rows.corpus import PARTS, SCHEMA

@@ -1,4 +1,4 @@
-"""What was forgotten and what was learned: questions that only the base answers, and only the tuned model."""
+"""Compares base and tuned model question by question: what was forgotten and what was learned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RIGHT_OR_WRONG = ("acc_norm", "acc", "exact_match", "execution_accuracy")
 
 @dataclass(frozen=True)
 class Skill:
-    """One task, or one subject of a group of tasks, on the questions asked of both models.
+    """Compares one task, or one subject of a group of tasks, on the questions asked of both models.
 
     `lost`: question ids right before and wrong now; `gained`: the reverse. `base` and `tuned` are the
     shares answered rightly. `own`: whether the questions are the tenant's. `read_answers` gives the text
@@ -34,8 +34,8 @@ class Skill:
 
 
 def skills(base: Sequence[Sample], tuned: Sequence[Sample], own: OwnChecks | None = None) -> list[Skill]:
-    """Every subject with right-or-wrong answers, the largest fall first, on questions asked of both. `own`:
-    what the tenant's own checks are called.
+    """Return every subject with right-or-wrong answers, the largest fall first, on questions asked of both.
+    `own`: what the tenant's own checks are called.
     """
     metrics = _deciding_metrics(tuned)
     before = {(s.role, s.task, s.metric, s.question): s.value for s in base}
@@ -59,12 +59,12 @@ def _called(skill: Skill, names: Mapping[str, str]) -> Skill:
 
 
 def subject_of(question: str) -> str:
-    """The (sub)task that a question id begins with: `mmlu_anatomy:12:0f3a` is of `mmlu_anatomy`."""
+    """Return the (sub)task that a question id begins with: `mmlu_anatomy:12:0f3a` is of `mmlu_anatomy`."""
     return question.rsplit(":", 2)[0]
 
 
 def _deciding_metrics(samples: Sequence[Sample]) -> dict[tuple[Role, str], str]:
-    """The right-or-wrong metric of each task that has one."""
+    """Return the right-or-wrong metric of each task that has one."""
     offered: dict[tuple[Role, str], dict[str, None]] = {}
     for sample in samples:
         if sample.metric.split(",")[0] in RIGHT_OR_WRONG:

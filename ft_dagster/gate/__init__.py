@@ -1,1 +1,1 @@
-"""Answers are compared and judged: pure statistics, without torch."""
+"""Compares and judges answers: pure statistics, without torch."""

@@ -1,4 +1,4 @@
-"""Scores of one written answer against its reference, by the declared kind of task. Pure: no model, no torch.
+"""Scores one written answer against its reference, by the declared kind of task. Pure: no model, no torch.
 
 `text`: exact match and token F1 after SQuAD's normalization. `label`: exact match, and F1 over the labels.
 `json`: F1 over the fields. `sql`: whether the query returns what the reference returns.
@@ -39,12 +39,14 @@ _PARENTHESES = re.compile(r"\([^()]*\)")
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """1.0 if both are equal after SQuAD's normalization."""
+    """Return 1.0 if both are equal after SQuAD's normalization."""
     return float(_words(answer) == _words(reference))
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """SQuAD's F1 over the words that both share (Rajpurkar et al. 2016); two empty texts are equal."""
+    """Return SQuAD's F1 over the words that both share (Rajpurkar et al. 2016); two empty texts are equal.
+    2016); two empty texts are equal.
+    """
     given, wanted = _words(answer), _words(reference)
     if not given or not wanted:
         return float(given == wanted)
@@ -52,7 +54,9 @@ def token_f1(answer: str, reference: str) -> float:
 
 
 class LabelScore(NamedTuple):
-    """One label: on how many questions it was right to say it, and how well it was told from the others."""
+    """Scores one label: on how many questions it was right to say it, and how well it was told from the
+    others.
+    """
 
     label: str
     questions: int
@@ -62,17 +66,17 @@ class LabelScore(NamedTuple):
 
 
 def label_of(text: str) -> str:
-    """A label as it is compared: without outer space, case, and punctuation at its end."""
+    """Return a label as it is compared: without outer space, case, and punctuation at its end."""
     return text.strip().casefold().rstrip(string.punctuation + string.whitespace)
 
 
 def label_match(answer: str, reference: str) -> float:
-    """1.0 if both are the same label."""
+    """Return 1.0 if both are the same label."""
     return float(label_of(answer) == label_of(reference))
 
 
 def label_scores(pairs: Sequence[tuple[str, str]]) -> list[LabelScore]:
-    """Each label that some reference has, in alphabetical order; `pairs`: (answer, reference).
+    """Score each label that some reference has, in alphabetical order; `pairs`: (answer, reference).
 
     An answer that is not a label counts as a miss of the right label, and as a wrong guess of no other.
     """
@@ -92,13 +96,13 @@ def label_scores(pairs: Sequence[tuple[str, str]]) -> list[LabelScore]:
 
 
 def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
-    """The plain mean of the labels' F1: a rare label counts as much as a common one."""
+    """Return the plain mean of the labels' F1: a rare label counts as much as a common one."""
     found = label_scores(pairs)
     return sum(score.f1 for score in found) / len(found)
 
 
 def micro_f1(pairs: Sequence[tuple[str, str]]) -> float:
-    """F1 of all questions taken together, over the labels that some reference has."""
+    """Return the F1 of all questions taken together, over the labels that some reference has."""
     asked = [(label_of(answer), label_of(reference)) for answer, reference in pairs]
     known = {reference for _, reference in asked}
     right = sum(answer == reference for answer, reference in asked)
@@ -106,7 +110,7 @@ def micro_f1(pairs: Sequence[tuple[str, str]]) -> float:
 
 
 def is_right(answer: str, expected: Sequence[str], kind: Kind, database: Path | None = None) -> bool:
-    """Whether an answer says each text that is expected.
+    """Say whether an answer says each text that is expected.
 
     Free text says one that stands in it word for word. A label, JSON or a query (run on `database`) is right
     where the evaluation gives it the full score. Raises ValueError for what no answer of this kind can say:
@@ -138,7 +142,9 @@ def _says(answer: str, expected: str, kind: Kind, database: Path | None) -> bool
 
 
 def parse_json(text: str) -> Any:
-    """The JSON value of a whole text. Raises ValueError: not JSON (NaN is none), or nested too deeply."""
+    """Return the JSON value of a whole text. Raises ValueError: not JSON (NaN is none), or nested too
+    deeply.
+    """
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
@@ -150,7 +156,7 @@ def parse_json(text: str) -> Any:
 
 
 def fields_of(value: Any) -> set[tuple[str, str]]:
-    """(path, value) of each leaf, both as JSON: `{"a": {"b": [1]}}` has `(["a", "b", 0], 1)`.
+    """Return (path, value) of each leaf, both as JSON: `{"a": {"b": [1]}}` has `(["a", "b", 0], 1)`.
 
     An empty object or list is a leaf. 1 and 1.0 are equal, 1, "1" and true are not.
     """
@@ -169,7 +175,7 @@ def fields_of(value: Any) -> set[tuple[str, str]]:
 
 
 def json_scores(answer: str, reference: str) -> dict[str, float]:
-    """`json_f1` over the fields that both have with the same value, and `valid_json`: 0 or 1.
+    """Return `json_f1` over the fields that both have with the same value, and `valid_json`: 0 or 1.
 
     The answer must be JSON and nothing else, as for the program that reads it. Raises ValueError for the
     reference.
@@ -183,19 +189,21 @@ def json_scores(answer: str, reference: str) -> dict[str, float]:
 
 
 class QueryError(Exception):
-    """A query that did not return: broken, forbidden, or too much; without its words, which are a row's."""
+    """Signals a query that did not return: broken, forbidden, or too much; without its words, which are a
+    row's.
+    """
 
 
 class QueryResult(NamedTuple):
-    """What a query returned: the number of columns, and the rows in order."""
+    """Holds what a query returned: the number of columns, and the rows in order."""
 
     columns: int
     rows: list[tuple[Any, ...]]
 
 
 def find_database(path: str, project: Path, declared_in: object = None, roots: Roots | None = None) -> Path:
-    """The declared SQLite file, counted from the project folder. Raises UserError: absent, or not whole, or
-    outside of `roots`.
+    """Return the declared SQLite file, counted from the project folder. Raises UserError: absent, or not
+    whole, or outside of `roots`.
     """
     file, field = project / path, "evaluation.database"
     if roots is not None:
@@ -244,7 +252,8 @@ def run_query(database: Path, query: str) -> QueryResult:
 
 
 def same_result(answer: QueryResult, reference: QueryResult, *, ordered: bool) -> bool:
-    """Whether both have as many columns and the same rows, each as often, and in the same order if `ordered`.
+    """Say whether both have as many columns and the same rows, each as often, and in the same order if
+    `ordered`.
 
     Names of columns do not matter. Floats are compared to 12 digits; 1 and 1.0 are equal.
     """
@@ -255,7 +264,7 @@ def same_result(answer: QueryResult, reference: QueryResult, *, ordered: bool) -
 
 
 def is_ordered(query: str) -> bool:
-    """Whether the query as a whole has an ORDER BY; one of a subquery or a window does not count."""
+    """Say whether the query as a whole has an ORDER BY; one of a subquery or a window does not count."""
     bare, count = _QUOTED.sub(" ", query), 1
     while count:
         bare, count = _PARENTHESES.subn(" ", bare)
@@ -263,7 +272,9 @@ def is_ordered(query: str) -> bool:
 
 
 def execution_accuracy(answer: str, reference: QueryResult, database: Path, *, ordered: bool) -> float:
-    """1.0 if the query `answer` returns what the reference query returned; a broken or forbidden one is 0."""
+    """Return 1.0 if the query `answer` returns what the reference query returned; a broken or forbidden one
+    is 0.
+    """
     try:
         return float(same_result(run_query(database, answer), reference, ordered=ordered))
     except QueryError:
@@ -310,6 +321,6 @@ def _f1(shared: int, given: int, wanted: int) -> float:
 
 
 def _words(text: str) -> list[str]:
-    """Lower case, without punctuation and English articles, as words."""
+    """Return lower-case words, without punctuation and English articles."""
     bare = "".join(char for char in text.lower() if char not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()

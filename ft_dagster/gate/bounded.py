@@ -1,4 +1,5 @@
-"""Gaffke's test of a mean of bounded values: valid for few, lumpy and unequal ones, where t collapses.
+"""Computes Gaffke's test of a mean of bounded values: valid for few, lumpy and unequal ones, where t
+collapses.
 
 Values y_1 ... y_n of independent units, none of which can lie below -worst. "The mean is 0 or below" has
 
@@ -33,7 +34,8 @@ _PRECISION = 1e-7
 
 
 def mean_p(values: Any, worst: Any, counts: Any = None) -> Any:
-    """p of "the mean is 0 or below". `values`: shape [..., n]; `worst` > 0: shape [...]; p: shape [...].
+    """Return p of "the mean is 0 or below". `values`: shape [..., n]; `worst` > 0: shape [...]; p: shape
+    [...].
 
     `counts`: how often each value occurs, as `values`; else once.
     """
@@ -54,7 +56,8 @@ def mean_p(values: Any, worst: Any, counts: Any = None) -> Any:
 
 
 def lower_bound(values: Array, sizes: Array, floor: float, *, level: float) -> float:
-    """What a mean, weighted by `sizes`, is above, but for a chance of `level`. No value lies below `floor`.
+    """Return the bound that a mean, weighted by `sizes`, is above, but for a chance of `level`. No value lies
+    below `floor`.
 
     The largest m of which "the mean is m or below" has p <= `level`. One more unit, as large as the largest
     of them, is taken to lie at `floor`.
@@ -75,7 +78,8 @@ def lower_bound(values: Array, sizes: Array, floor: float, *, level: float) -> f
 
 
 def _at_or_below_zero(terms: Array, counts: Array) -> Array:
-    """P(sum of terms x exponentials <= 0) of each row, which has terms of either sign; `counts`: of each.
+    """Return P(sum of terms x exponentials <= 0) of each row, which has terms of either sign; `counts`: of
+    each.
 
     The inversion integral of the moment generating function M(z) = prod (1 - z term)^-count,
 
@@ -103,7 +107,7 @@ def _at_or_below_zero(terms: Array, counts: Array) -> Array:
 
 
 def _saddle(terms: Array, counts: Array, lowest: Array) -> Array:
-    """x in (0, 1) at which log M(z) - log(-z) is least for z = -x / lowest, by halving."""
+    """Return x in (0, 1) at which log M(z) - log(-z) is least for z = -x / lowest, by halving."""
     import numpy as np
 
     low, high = np.zeros(len(terms)), np.ones(len(terms))

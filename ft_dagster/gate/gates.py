@@ -1,4 +1,4 @@
-"""The gate: a tuned model against its base, question by question, by the margins a tenant declared.
+"""Judges a tuned model against its base, question by question, by the margins a tenant declared.
 
 A rule **passes** when a fall beyond its margin is ruled out at the level of this try, **fails** when it is
 not and a test of harm (a fall beyond 0, adjusted by Holm) says that there is one, and else is **undecided**.
@@ -61,7 +61,7 @@ _UNBOUNDED = "its values have no known bound, so that no interval holds: name an
 
 
 class AskedTooFew(UserError):
-    """Asking batch after batch ended before a rule was decided."""
+    """Signals that asking batch after batch ended before a rule was decided."""
 
 
 def judge(
@@ -124,7 +124,7 @@ def regression(
     order: Order | None = None,
     own: Collection[str] = (),
 ) -> tuple[Rule, ...]:
-    """A new model against the version in production, on the questions that both were asked.
+    """Judge a new model against the version in production, on the questions that both were asked.
 
     Adjusted among themselves; `with_rules` adjusts them together with a verdict's own. The task may fall by
     `gates.regression_margin` (no rules without one), a loss of it by `gates.regression_loss_margin`;
@@ -164,7 +164,9 @@ class Referee:
         return _by_task(self.before)
 
     def decided(self, key: TaskKey, tuned: Sequence[Sample]) -> bool:
-        """`tuned`: the samples of the task so far. As `judge`, or `regression`, will find it."""
+        """Say whether the samples of the task so far decide its rules, as `judge` or `regression` will find
+        them.
+        """
         before, gates, judges = self._before, self.gates, Opponent(self.objective, production=self.production)
         level = level_of(gates.alpha, self.tries)
         rules = sum(judges.allowed(key, judged_metric(key, metrics, gates), gates) is not None
@@ -181,8 +183,8 @@ class Referee:
 def with_rules(
     verdict: Verdict, rules: Iterable[Rule], gates: GatesSpec, own: Collection[str] = ()
 ) -> Verdict:
-    """The verdict with more rules beside its own: their tests of harm are adjusted together, once. `own`: see
-    `judge`.
+    """Return the verdict with more rules beside its own: their tests of harm are adjusted together, once.
+    `own`: see `judge`.
     """
     found = _verdict((*verdict.rules, *rules), gates, verdict.tries, own)
     return replace(verdict, passed=found.passed, outcome=found.outcome, rules=found.rules)
@@ -228,7 +230,7 @@ def refuse_unmeasured(
 
 
 def _by_task(samples: Iterable[Sample]) -> dict[TaskKey, Questions]:
-    """Of the roles that are compared."""
+    """Return the questions of the roles that are compared, by task."""
     return by_task(samples, roles=RULE_OF)
 
 
@@ -244,7 +246,7 @@ def _shared(
     gates: GatesSpec,
     order: Order | None,
 ) -> list[Paired]:
-    """The tasks of which both were asked something, on the questions that both were asked."""
+    """Pair the tasks of which both were asked something, on the questions that both were asked."""
     found = []
     for key, metrics in after.items():
         metric, there = judged_metric(key, metrics, gates), before.get(key, {})
@@ -264,7 +266,7 @@ def _every(metrics: Questions) -> set[str]:
 
 
 def _only(questions: Collection[str], metrics: Questions, metric: str | None) -> Questions:
-    """Of `metric`, None: of all."""
+    """Keep these questions of `metric`, None: of all."""
     return {
         name: {question: sample for question, sample in samples.items() if question in questions}
         for name, samples in metrics.items()
@@ -274,8 +276,8 @@ def _only(questions: Collection[str], metrics: Questions, metric: str | None) ->
 
 @dataclass(frozen=True)
 class _Found:
-    """What a rule's test found: see `LookedAt`. `there`: the questions of a task that was asked in batches;
-    `look`: which of how many looks.
+    """Holds the outcome of a rule's test: see `LookedAt`. `there`: the questions of a task that was asked in
+    batches; `look`: which of how many looks.
     """
 
     paired: Paired
@@ -292,7 +294,7 @@ class _Found:
 def _found(
     paired: Sequence[Paired], gates: GatesSpec, level: float, order: Order | None, judges: Opponent
 ) -> list[_Found]:
-    """Of each that is judged."""
+    """Test each pair that is judged."""
     judged = [
         (each, allowed)
         for each in paired
@@ -325,7 +327,9 @@ def _found(
 
 
 def _rule(found: _Found, against: str = "") -> Rule:
-    """What was found, undecided where it does not pass: whether it fails depends on the rules beside it."""
+    """Make the rule of an outcome, undecided where it does not pass: whether it fails depends on the rules
+    beside it.
+    """
     paired, comparison, level, allowed = found.paired, found.comparison, found.level, found.allowed
     name, means, better = RULE_OF[paired.role], paired.means, paired.higher_is_better
     low, high = (comparison.low, comparison.high) if better else (-comparison.high, -comparison.low)
@@ -362,7 +366,7 @@ def _rule(found: _Found, against: str = "") -> Rule:
 
 
 def _counted(comparison: Comparison, better: bool) -> float | None:
-    """The mean change that its interval is of, where that is not the measured one."""
+    """Return the mean change that its interval is of, where that is not the measured one."""
     measured, counted = comparison.improvement, comparison.counted
     if not math.isfinite(counted) or math.isclose(measured, counted, rel_tol=1e-9, abs_tol=1e-12):
         return None
@@ -370,8 +374,8 @@ def _counted(comparison: Comparison, better: bool) -> float | None:
 
 
 def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]:
-    """Of a model that is to know a domain: a loss that fell does not pass while no question was asked, nor do
-    facts that fell pass within a margin.
+    """Hold back the verdict on a model that is to know a domain: a loss that fell does not pass while no
+    question was asked, nor do facts that fell pass within a margin.
     """
     tasks = [rule for rule in rules if rule.rule == "task"]
     facts = [rule for rule in tasks if not is_loss(rule.metric)]
@@ -389,7 +393,7 @@ def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]
 
 
 def _nothing_shared(gates: GatesSpec, version: int, level: float) -> Rule:
-    """The rule for a task of which production was asked no common question: it never passes."""
+    """Return the rule for a task of which production was asked no common question: it never passes."""
     why = (
         f"against version {version} in production, the task: undecided, since no question was asked of both; "
         "keep some of its questions, or declare gates.regression_margin: null for this release"
@@ -411,8 +415,9 @@ def _verdict(rules: tuple[Rule, ...], gates: GatesSpec, tries: int, own: Collect
 
 
 def _settled(rules: Sequence[Rule], gates: GatesSpec, tries: int, own: Collection[str]) -> tuple[Rule, ...]:
-    """The rules with outcome and sentence; those that are tests have their p adjusted together, those on the
-    tasks `own` apart: whatever a tenant asks besides, a fall of what everybody is asked is as easily shown.
+    """Return the rules with outcome and sentence; those that are tests have their p adjusted together, those
+    on the tasks `own` apart: whatever a tenant asks besides, a fall of what everybody is asked is as easily
+    shown.
     """
     harms = dict[int, float]()
     for chosen in (False, True):
@@ -425,7 +430,7 @@ def _settled(rules: Sequence[Rule], gates: GatesSpec, tries: int, own: Collectio
 
 
 def _decided(rule: Rule, harm: float, gates: GatesSpec, tries: int) -> Rule:
-    """What a test says at this adjusted p of no fall, and its sentence.
+    """Decide a rule by its test's adjusted p of no fall, and write its sentence.
 
     Harm is tested at the declared alpha in every try: a model that fails costs nobody's trust.
     """

@@ -1,4 +1,4 @@
-"""By what the answers of a task are judged: its rule, what that allows, and what of it is in keys."""
+"""Says by what the answers of a task are judged: its rule, what that allows, and what of it is in keys."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ RULE_OF: dict[Role, RuleName] = {
 
 
 def gates_digest(gates: GatesSpec) -> str:
-    """What a verdict depends on beside the samples: the margins, and what this version makes of them; see
-    `later_rules`.
+    """Return the digest of what a verdict depends on beside the samples: the margins, and what this version
+    makes of them; see `later_rules`.
     """
     return sha256_json({"rules": RULES_VERSION, "gates": shown(gates)})
 
 
 def later_rules(gates: GatesSpec, objective: str, scores: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """The rules that judge otherwise than under RULES_VERSION, each with its version, where they act: a
-    verdict depends on them too. `scores`: those of the base, as its evaluation's figures have them.
+    """Return the rules that judge otherwise than under RULES_VERSION, each with its version, where they act:
+    a verdict depends on them too. `scores`: those of the base, as its evaluation's figures have them.
     """
     tasks: dict[TaskKey, list[str]] = {}
     for score in scores:
@@ -46,13 +46,13 @@ def later_rules(gates: GatesSpec, objective: str, scores: Iterable[Mapping[str, 
 
 
 def is_of_facts(objective: str) -> bool:
-    """Whether a model is to know facts: none may be measured to fall, whatever `gates.task_margin` is."""
+    """Say whether a model is to know facts: none may be measured to fall, whatever `gates.task_margin` is."""
     return objective_of(objective).judged_by == "questions"
 
 
 @dataclass(frozen=True)
 class Opponent:
-    """Whom a model of this objective is held against: its base, or, with `production`, the version in
+    """Names the opponent of a model of this objective: its base, or, with `production`, the version in
     production.
     """
 
@@ -60,7 +60,7 @@ class Opponent:
     production: bool = False
 
     def allowed(self, key: TaskKey, metric: str, gates: GatesSpec) -> Allowed | None:
-        """What a task may fall by in this metric; None: it is not judged."""
+        """Return by how much a task may fall in this metric; None: it is not judged."""
         name, loss = RULE_OF[key[0]], is_loss(metric)
         margin = {
             "task": self._of_task(gates, loss=loss),

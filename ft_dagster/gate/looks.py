@@ -1,4 +1,4 @@
-"""Asking batch after batch, and when a gate may look: `evaluation.limit: auto`.
+"""Plans the questions asked batch after batch, and when a gate may look: `evaluation.limit: auto`.
 
 A rule looks at its questions after some of the batches, each time at a share of its level, and is decided at
 the first look that shows anything. The shares add up to 1, so that by the union bound a fall as large as the
@@ -25,19 +25,19 @@ LAST_STEP = 0.75  # the batch before the last ends at most here
 
 
 class Look(NamedTuple):
-    """After so many questions, at such a share of the level."""
+    """Places a look after so many questions, at such a share of the level."""
 
     questions: int
     share: float
 
 
 def batches(there: int) -> tuple[int, ...]:
-    """How many questions have been asked after each batch, of so many that there are."""
+    """Return how many questions have been asked after each batch, of so many that there are."""
     return (*(rung for rung in RUNGS if rung <= LAST_STEP * there), there)
 
 
 def looks_of(there: int, least: int = 1) -> tuple[Look, ...]:
-    """The looks of a rule that can pass from `least` questions on; the last sees all that there are.
+    """Return the looks of a rule that can pass from `least` questions on; the last sees all that there are.
 
     The shares are as the roots of the numbers of questions: of those tried in `benchmarks/sequential.py`,
     they ask the fewest.
@@ -49,13 +49,13 @@ def looks_of(there: int, least: int = 1) -> tuple[Look, ...]:
 
 @dataclass(frozen=True)
 class Order:
-    """The questions of each task that is asked in batches, in the order in which they are asked."""
+    """Holds the questions of each task that is asked in batches, in the order in which they are asked."""
 
     questions: Mapping[TaskKey, tuple[str, ...]]
 
     @classmethod
     def of(cls, base: Iterable[Sample], seed: int) -> Order:
-        """`base`: samples of a model that was asked all questions."""
+        """Order the questions of `base`: samples of a model that was asked all of them."""
         found = {}
         for key, metrics in by_task(base, roles=IN_BATCHES).items():
             asked = dict.fromkeys(question for samples in metrics.values() for question in samples)
@@ -64,9 +64,9 @@ class Order:
 
 
 class LookedAt(NamedTuple):
-    """What the looks came to. `paired`, `comparison`, `level`: of the last of them; `p`: of no fall, over all
-    of them; `look`: its number of so many, 0 before the first; `passed`: whether a fall of the margin is
-    ruled out there; `decided`: whether nothing is left to be asked.
+    """Holds what the looks came to. `paired`, `comparison`, `level`: of the last of them; `p`: of no fall,
+    over all of them; `look`: its number of so many, 0 before the first; `passed`: whether a fall of the
+    margin is ruled out there; `decided`: whether nothing is left to be asked.
     """
 
     paired: Paired
@@ -114,8 +114,8 @@ def look_on(paired: Paired, order: Sequence[str], allowed: Allowed, *, level: fl
 
 
 def harm_shown(comparison: Comparison, allowed: Allowed, fell: float, rose: float) -> float:
-    """The p of harm: of a mean that fell, or of texts that rose by more than 2 nats where the mean holds and
-    these do not.
+    """Return the p of harm: of a mean that fell, or of texts that rose by more than 2 nats where the mean
+    holds and these do not.
     """
     tail = comparison.tail
     return rose if tail is not None and not tail.shown and comparison.mean_holds(allowed) else fell
@@ -129,7 +129,7 @@ def expected_questions(
     bound: float = 1.0,
     alpha: float = ALPHA,
 ) -> float:
-    """About how many questions are asked in the mean of a model that lost nothing; see `power_of`."""
+    """Return about how many questions are asked in the mean of a model that lost nothing; see `power_of`."""
     mean, decided = 0.0, 0.0
     for look in looks_of(there, least_questions(margin, bound=bound, alpha=alpha)):
         power = power_of(margin, look.questions, spread=spread, bound=bound, alpha=alpha * look.share)
@@ -139,7 +139,7 @@ def expected_questions(
 
 
 def _may_pass(comparison: Comparison, margin: float, last: Look, level: float) -> bool:
-    """Whether the last look would show that a fall as large as the measured one is within the margin."""
+    """Say whether the last look would show that a fall as large as the measured one is within the margin."""
     left = margin + comparison.measured
     units = last.questions * comparison.weight / comparison.questions
     return comparison.bound is not None and would_show(

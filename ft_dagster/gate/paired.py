@@ -1,4 +1,4 @@
-"""Tests for two models that answered the same questions: not worse than a margin, worse at all, and Holm.
+"""Tests two models that answered the same questions: not worse than a margin, worse at all, and Holm.
 
 Not worse, for values of any kind within bounds, right-or-wrong answers among them: Gaffke's test (`bounded`).
 Worse at all: sign flips, which for answers are McNemar's exact test. Questions of one group are one unit.
@@ -29,8 +29,9 @@ SEED = 20240229
 
 
 class Allowed(NamedTuple):
-    """What a rule allows: a fall of `margin` is to be ruled out, and at most `measured` may be measured. Of
-    a loss: fewer than the share `tail` of the texts may rise by more than 2 nats, whatever each counts up to.
+    """Says what a rule allows: a fall of `margin` is to be ruled out, and at most `measured` may be measured.
+    Of a loss: fewer than the share `tail` of the texts may rise by more than 2 nats, whatever each counts up
+    to.
     """
 
     margin: float
@@ -40,7 +41,7 @@ class Allowed(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better the second of two models is, in the metric's unit; below 0 it is worse.
+    """Says how much better the second of two models is, in the metric's unit; below 0 it is worse.
 
     `improvement`: the mean change as measured; `counted`: with each question's change within the bound.
     `low`, `high`: interval of confidence 1 - 2 level of the counted change, so that a fall beyond a margin is
@@ -65,27 +66,27 @@ class Comparison:
 
     @property
     def measured(self) -> float:
-        """The change that counts where the measured one has to do: the worse of both."""
+        """Return the change that counts where the measured one has to do: the worse of both."""
         return min(self.improvement, self.counted)
 
     def mean_holds(self, allowed: Allowed) -> bool:
-        """Whether a mean fall of the margin is ruled out, and the measured one is within what is allowed,
+        """Say whether a mean fall of the margin is ruled out, and the measured one is within what is allowed,
         with a hair of tolerance: a mean of shares is rarely the decimal that the margin was written as.
         """
         return self.low > -allowed.margin and -self.measured <= allowed.measured + TOLERANCE
 
     def holds(self, allowed: Allowed) -> bool:
-        """Whether what is allowed is shown: at the level, for both have to be."""
+        """Say whether what is allowed is shown: at the level, for both have to be."""
         return self.mean_holds(allowed) and (self.tail is None or self.tail.shown)
 
     def within(self, allowed: Allowed) -> bool:
-        """Whether what was measured is within what is allowed."""
+        """Say whether what was measured is within what is allowed."""
         few = self.tail is None or self.tail.share <= self.tail.allowed + TOLERANCE
         return few and -self.measured <= allowed.measured + TOLERANCE
 
     def needed(self, allowed: Allowed, *, level: float) -> int | None:
-        """Questions like these that would show what is not shown, power 0.8, if what was measured is true;
-        None: no number would.
+        """Return how many questions like these would show what is not shown, power 0.8, if what was measured
+        is true; None: no number would.
 
         A fall beyond the margin is to be ruled out; without a margin, or where the change lies beyond it, the
         change itself is to be told from none.
@@ -104,7 +105,9 @@ class Comparison:
     def _asked_for(
         self, gap: float, spread: float, bound: float | None, level: float, count: float
     ) -> int | None:
-        """Questions that show a value so far from what is allowed, where these amount to `count` units."""
+        """Return how many questions show a value so far from what is allowed, where these amount to `count`
+        units.
+        """
         if bound is None or not (math.isfinite(gap) and gap >= LEAST):
             return None
         units = questions_needed(min(gap, bound), spread=spread, bound=bound, alpha=level)
@@ -155,8 +158,8 @@ def compare_paired(
 
 
 def _tail(fell: NDArray[np.bool_], groups: Sequence[str | None], allowed: float, level: float) -> Tail:
-    """Of questions that fell by more than LOSS_BOUND: how many units have one. The bound is Clopper and
-    Pearson's, and p the binomial one.
+    """Count the units with a question that fell by more than LOSS_BOUND. The bound is Clopper and Pearson's,
+    and p the binomial one.
     """
     from scipy.stats import beta, binom
 
@@ -167,13 +170,13 @@ def _tail(fell: NDArray[np.bool_], groups: Sequence[str | None], allowed: float,
 
 
 def not_a_number(questions: int) -> Comparison:
-    """Of values that are no numbers: worse, for certain."""
+    """Return the comparison of values that are no numbers: worse, for certain."""
     nan = math.nan
     return Comparison(nan, nan, nan, nan, 0.0, nan, nan, questions, questions, questions, None)
 
 
 def harm_of(sums: Array) -> float:
-    """One-sided p of so large a fall, were each unit's change as likely to be its opposite.
+    """Return the one-sided p of so large a fall, were each unit's change as likely to be its opposite.
 
     `sums`: the summed changes of each unit. Fisher's randomization test: exact where all that changed did so
     by the same amount (McNemar's test then), else by seeded draws, which count the measured one too.
@@ -198,7 +201,8 @@ def harm_of(sums: Array) -> float:
 
 
 def harm_of_answers(gained: Any, lost: Any) -> Any:
-    """One-sided exact McNemar: p of so many lost among those that differ, were a loss as likely as a gain.
+    """Return the one-sided exact McNemar p of so many lost among those that differ, were a loss as likely as
+    a gain.
 
     Counts may be arrays.
     """
@@ -208,7 +212,7 @@ def harm_of_answers(gained: Any, lost: Any) -> Any:
 
 
 def holm(values: Any) -> Any:
-    """Holm's adjusted p values over the last axis (Scandinavian Journal of Statistics 6 (1979) 65)."""
+    """Return Holm's adjusted p values over the last axis (Scandinavian Journal of Statistics 6 (1979) 65)."""
     import numpy as np
 
     values = np.asarray(values, float)
@@ -221,7 +225,7 @@ def holm(values: Any) -> Any:
 
 
 def _units(values: Array, groups: Sequence[str | None]) -> tuple[Array, Array]:
-    """The sum and the number of the values of each independent unit."""
+    """Return the sum and the number of the values of each independent unit."""
     import numpy as np
 
     if all(group is None for group in groups):

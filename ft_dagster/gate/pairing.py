@@ -1,4 +1,4 @@
-"""The values of two models on the same questions of a task, by the one metric that it is judged by."""
+"""Pairs the values of two models on the same questions of a task, by the one metric that it is judged by."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Questions = dict[str, dict[str, Sample]]  # metric -> question -> sample
 
 @dataclass(frozen=True)
 class Paired:
-    """One task's values by one metric: of base and tuned model on the same questions.
+    """Holds one task's values by one metric: of base and tuned model on the same questions.
 
     `asked`: the tuned model's samples, in the order of the values. `scale`: see `bound`, of all values of the
     base. `places`: of each question in the order of asking; None: there is none. `answered`: so many of the
@@ -52,14 +52,14 @@ class Paired:
 
     @property
     def bound(self) -> float | None:
-        """By how much the value of a question can change: as far as 0 to 1, or 0 to 100; None: not known. A
-        loss can by any number, and counts up to `counts`.
+        """Return by how much the value of a question can change: as far as 0 to 1, or 0 to 100; None: not
+        known. A loss can by any number, and counts up to `counts`.
         """
         low, high = min(self.base.min(), self.tuned.min()), max(self.base.max(), self.tuned.max())
         return _bound(self.metric, low, high, self.counts)
 
     def compare(self, level: float, tail: float | None = None) -> Comparison:
-        """`tail`: see `Allowed`."""
+        """Compare the two models at a level. `tail`: see `Allowed`."""
         import numpy as np
 
         if not np.isfinite(np.concatenate([self.base, self.tuned])).all():
@@ -68,7 +68,9 @@ class Paired:
         return compare_paired(better, _dependent(self.asked), bound=self.bound, level=level, tail=tail)
 
     def first(self, count: int) -> Paired:
-        """Of the first `count` questions of the task, in the order of asking, those that have this metric."""
+        """Return the pair cut to the first `count` questions of the task, in the order of asking, that have
+        this metric.
+        """
         if self.places is None:
             raise ValueError("the questions stand in no order")
         kept = int(self.places.searchsorted(count))
@@ -83,7 +85,7 @@ class Paired:
 
 
 def by_task(samples: Iterable[Sample], *, roles: Collection[Role]) -> dict[TaskKey, Questions]:
-    """(role, task) -> metric -> question -> sample, of these roles."""
+    """Group the samples of these roles: (role, task) -> metric -> question -> sample."""
     found: dict[TaskKey, Questions] = {}
     for sample in samples:
         if sample.role in roles and (sample.role != "general_prompts" or sample.metric == DEGENERATE):
@@ -93,13 +95,15 @@ def by_task(samples: Iterable[Sample], *, roles: Collection[Role]) -> dict[TaskK
 
 
 def names_of(role: Role, task: str) -> tuple[str, ...]:
-    """What declarations may call a task: the test split's may have the name that it has in older stores."""
+    """Return what declarations may call a task: the test split's may have the name that it has in older
+    stores.
+    """
     former = [old for old, now in FORMER.items() if role == now]
     return (task, *former)
 
 
 def judged_metric(key: TaskKey, metrics: Iterable[str], gates: GatesSpec) -> str:
-    """The metric of `metrics` that the task is judged by: the declared one, else its main one."""
+    """Return the metric of `metrics` that the task is judged by: the declared one, else its main one."""
     declared = (gates.metrics[name] for name in names_of(*key) if name in gates.metrics)
     return next(declared, None) or main_metric(list(metrics))
 
@@ -113,7 +117,7 @@ def pair(
     gates: GatesSpec,
     order: Sequence[str] | None = None,
 ) -> Paired:
-    """The values of a task by `metric`. Raises UserError where a question was asked of one model only.
+    """Pair the values of a task by `metric`. Raises UserError where a question was asked of one model only.
 
     `order`: of the task's questions, where asking may end early: the tuned model was asked the first of them.
     """
@@ -164,7 +168,7 @@ def _places(questions: Sequence[str], order: Sequence[str]) -> NDArray[np.int64]
 
 
 def is_loss(metric: str) -> bool:
-    """Whether it is a loss, in nats a token."""
+    """Say whether a metric is a loss, in nats a token."""
     return metric.endswith("_loss")
 
 
@@ -175,7 +179,9 @@ def _bound(metric: str, low: float, high: float, counts: float) -> float | None:
 
 
 def _dependent(asked: Sequence[Sample]) -> tuple[str | None, ...]:
-    """What each question depends on: of equal ones, each other, whatever their groups; else its group."""
+    """Return what each question depends on: of equal ones, each other, whatever their groups; else its
+    group.
+    """
     contents = [_content(sample.question) for sample in asked]
     often = Counter(contents)
     return tuple(
@@ -185,6 +191,6 @@ def _dependent(asked: Sequence[Sample]) -> tuple[str | None, ...]:
 
 
 def _content(question: str) -> str:
-    """A question's id without its number among its equals: `task:3:abc` is `task:abc`."""
+    """Return a question's id without its number among its equals: `task:3:abc` is `task:abc`."""
     before, _, identity = question.rpartition(":")
     return f"{before.rpartition(':')[0]}:{identity}"

@@ -1,4 +1,5 @@
-"""How many questions a paired comparison needs, and what so many can show: arithmetic for plans and verdicts.
+"""Computes how many questions a paired comparison needs, and what so many can show: arithmetic for plans and
+verdicts.
 
 That of the test which `paired` applies (Gaffke's, in `bounded`): its normal approximation, its least number.
 """
@@ -27,7 +28,7 @@ DISCORDANT = 0.10  # share of the answers that differ between base and tuned mod
 
 
 def level_of(alpha: float, ordinal: int = 1) -> float:
-    """The level of try number `ordinal` = k (from 1) of the same weights: alpha / (k (k + 1)).
+    """Return the level of try number `ordinal` = k (from 1) of the same weights: alpha / (k (k + 1)).
 
     The shares 1/2, 1/6, 1/12, ... add up to 1, so that however often the same weights are asked other
     questions, a fall as large as the margin passes in at most `alpha` of all. Raises ValueError below 1.
@@ -38,7 +39,8 @@ def level_of(alpha: float, ordinal: int = 1) -> float:
 
 
 def least_questions(margin: float, *, bound: float = 1.0, alpha: float = ALPHA) -> int:
-    """Questions from which on a rule can pass at all; `bound`: by how much one answer can change.
+    """Return the number of questions from which on a rule can pass at all; `bound`: by how much one answer
+    can change.
 
     With a margin: of a model of which not one answer changed, n = ln(alpha) / ln(1 - margin / bound). With
     none: of a model that became better by `bound` in each, n = ln(alpha) / ln(1/2).
@@ -55,7 +57,8 @@ def questions_needed(
     power: float = POWER,
     alpha: float = ALPHA,
 ) -> int:
-    """Questions, asked of both models, that show a fall to be below `margin` where nothing truly fell.
+    """Return the number of questions, asked of both models, that show a fall to be below `margin` where
+    nothing truly fell.
 
     `spread`: variance of one question's change; of right-or-wrong answers, the share that differs. `bound`:
     by how much one answer can change. By the normal approximation of Gaffke's test, of level `alpha`, with
@@ -90,7 +93,7 @@ def margin_seen(
     power: float = POWER,
     alpha: float = ALPHA,
 ) -> float:
-    """The smallest margin that so many questions can show; `bound` where they can show none.
+    """Return the smallest margin that so many questions can show; `bound` where they can show none.
 
     `questions_needed`, solved for the margin.
     """
@@ -111,7 +114,9 @@ def would_show(
     power: float = POWER,
     alpha: float = ALPHA,
 ) -> bool:
-    """Whether so many questions show a fall to be below `margin`, with this power; see `questions_needed`."""
+    """Say whether so many questions show a fall to be below `margin`, with this power; see
+    `questions_needed`.
+    """
     return 0 < margin <= bound and _Test(spread, bound, power, alpha).shows(margin, questions)
 
 
@@ -123,7 +128,9 @@ def power_of(
     bound: float = 1.0,
     alpha: float = ALPHA,
 ) -> float:
-    """With what probability so many questions show a fall to be below `margin` where nothing truly fell."""
+    """Return with what probability so many questions show a fall to be below `margin` where nothing truly
+    fell.
+    """
     if questions < least_questions(margin, bound=bound, alpha=alpha):
         return 0.0
     worst = bound - margin
@@ -134,7 +141,7 @@ def power_of(
 
 @dataclass(frozen=True)
 class _Test:
-    """Gaffke's test by its normal approximation; see `questions_needed`."""
+    """Computes Gaffke's test by its normal approximation; see `questions_needed`."""
 
     spread: float
     bound: float
@@ -142,7 +149,7 @@ class _Test:
     alpha: float
 
     def shows(self, margin: float, questions: float) -> bool:
-        """Whether so many questions rule out a fall of `margin` with this power."""
+        """Say whether so many questions rule out a fall of `margin` with this power."""
         if questions < least_questions(margin, bound=self.bound, alpha=self.alpha):
             return False
         z, worst = NormalDist().inv_cdf, self.bound - margin
@@ -152,7 +159,9 @@ class _Test:
 
 @dataclass(frozen=True)
 class HopelessGate:
-    """A rule that no training can make pass as it is declared. `least`: questions from which on it can."""
+    """Names a rule that no training can make pass as it is declared. `least`: questions from which on it
+    can.
+    """
 
     rule: str
     field: str
@@ -169,8 +178,8 @@ def hopeless_gates(
     known: Mapping[str, int] | None = None,
     there: Mapping[str, int] | None = None,
 ) -> tuple[HopelessGate, ...]:
-    """The declared rules that too few questions are asked for, whatever is trained; none where nothing is
-    declared undecidable (`gates.undecided: measured`).
+    """Return the declared rules that too few questions are asked for, whatever is trained; none where nothing
+    is declared undecidable (`gates.undecided: measured`).
 
     A rule with a margin is hopeless where even a model of which not one answer changed would stay undecided;
     the task without a margin, where one that got everything right would. `known`: how many questions there
@@ -190,7 +199,9 @@ def hopeless_gates(
 def _hopeless(
     rule: _Declared, level: float, known: Mapping[str, int], there: Mapping[str, int]
 ) -> Iterator[HopelessGate]:
-    """Of all that it is asked; else of each of its tasks that has too few."""
+    """Yield a rule that is hopeless by all that it is asked; else each of its tasks that has too few
+    questions.
+    """
     least = least_questions(rule.margin, bound=rule.bound, alpha=level)
     own = known.get("task" if rule.name == "regression" else rule.name)
     asked = min((n for n in (rule.asked, own) if n is not None), default=None)
@@ -211,14 +222,15 @@ def _as_hopeless(
 
 
 def is_of_successors(field: str) -> bool:
-    """Whether a field of the gates holds versions against the one in production."""
+    """Say whether a field of the gates compares versions with the one in production."""
     return field.startswith("gates.regression")
 
 
 @dataclass(frozen=True)
 class _Declared:
-    """A rule, its field, and what one answer can change by. `asked`: so many questions at most, None: all;
-    `entries`: of each of these tasks, without any of the variant's own rows or of what all are asked.
+    """Describes a rule, its field, and what one answer can change by. `asked`: so many questions at most,
+    None: all; `entries`: of each of these tasks, without any of the variant's own rows or of what all are
+    asked.
     """
 
     name: str
@@ -230,7 +242,7 @@ class _Declared:
 
 
 def is_judged_by_loss(gates: GatesSpec, evaluation: EvaluationSpec) -> bool:
-    """Whether a loss judges the variant's own task: its test split, unless a kind or `gates.metrics` says
+    """Say whether a loss judges the variant's own task: its test split, unless a kind or `gates.metrics` says
     otherwise.
     """
     declared = next((gates.metrics[name] for name in OWN_NAMES if name in gates.metrics), None)
@@ -239,7 +251,7 @@ def is_judged_by_loss(gates: GatesSpec, evaluation: EvaluationSpec) -> bool:
 
 
 class LossTexts(NamedTuple):
-    """Of a loss that judges: how many texts it takes at a first try, and in a sentence what for."""
+    """Says how many texts a loss that judges takes at a first try, and in a sentence what for."""
 
     what: str
     least: int
@@ -247,7 +259,7 @@ class LossTexts(NamedTuple):
 
 
 def texts_of_losses(gates: GatesSpec, evaluation: EvaluationSpec, *, general: bool) -> tuple[LossTexts, ...]:
-    """`general`: whether general text is held out."""
+    """Return the losses that judge, with the texts they take. `general`: whether general text is held out."""
     judged = {
         "general text": gates.general_loss_margin if general else None,
         "the test split": gates.task_margin if is_judged_by_loss(gates, evaluation) else None,
@@ -270,7 +282,9 @@ def _texts(gates: GatesSpec, what: str, margin: float) -> LossTexts:
 
 
 def _declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[_Declared]:
-    """Of a loss both statistics; that of the texts which rise is the same against production."""
+    """Return the declared rules; of a loss both statistics, since that of the texts which rise is the same
+    against production.
+    """
     limit, tasks, general = evaluation.most, evaluation.task, evaluation.general
     loss, texts = is_judged_by_loss(gates, evaluation), GENERAL_TEXTS
     own = gates.loss_bound if loss else 1.0
@@ -293,7 +307,7 @@ def _declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[_Decla
 
 
 def _words(rule: _Declared, asked: int, least: int, entry: str | None) -> tuple[str, str]:
-    """Why a rule is hopeless, and the way out. `entry`: the task that has no more than is asked."""
+    """Say why a rule is hopeless, and the way out. `entry`: the task that has no more than is asked."""
     even = "even a model of which no answer changed" if rule.margin else "even one that got everything right"
     regression = rule.name == "regression"
     first = "no version after the first passes" if regression else f"the rule {rule.name} cannot pass"

@@ -1,4 +1,6 @@
-"""The general prompts that are answered to see whether a model still writes: all ask for some sentences."""
+"""Lists the general prompts that are answered to see whether a model still writes: all ask for some
+sentences.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The gate on what is repeated word for word: the measured share against the declared limit, and how many
-training rows it rests on. Pure, without torch.
+"""Judges what is repeated word for word: the measured share against the declared limit, and how many training
+rows it rests on. Pure, without torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ NAME: Role = "regurgitation"
 def regurgitation_rules(
     base: Sequence[Sample], tuned: Sequence[Sample], gates: GatesSpec, level: float
 ) -> tuple[Rule, ...]:
-    """Where a limit is declared: the measured share of training rows, and of canaries, that are repeated."""
+    """Compare the measured share of training rows, and of canaries, that are repeated with the declared
+    limit, where there is one.
+    """
     limit = gates.max_regurgitation
     if limit is None:
         return ()
@@ -62,8 +64,8 @@ def _rule(  # noqa: PLR0917
 def _beside_base(
     key: TaskKey, before: Questions, after: Questions, gates: GatesSpec, level: float
 ) -> tuple[float, Comparison]:
-    """The base's share, and the change, on what both were given: a base that was asked earlier may have been
-    given other rows.
+    """Return the base's share, and the change, on what both were given: a base that was asked earlier may
+    have been given other rows.
     """
     metric = judged_metric(key, after, gates)
     sides = before.get(metric, {}), after[metric]
@@ -76,8 +78,8 @@ def _beside_base(
 
 
 def with_probed(verdict: Verdict, gates: GatesSpec, *, asked: int, least: int) -> Verdict:
-    """The verdict with the number of training rows that were probed said of their rule, where that is below
-    what was `asked`, and undecided where it is below the `least` that the policy asks (0: it asks nothing).
+    """Add the number of probed training rows to their rule's sentence, where it is below what was `asked`;
+    the rule is undecided where it is below the `least` that the policy asks (0: it asks nothing).
     """
     if gates.max_regurgitation is None:
         return verdict

@@ -1,4 +1,6 @@
-"""The figures of a rule as every table, page and card has them: base and tuned, the change, its margin."""
+"""Writes the figures of a rule as every table, page and card has them: base and tuned, the change, its
+margin.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ ABSENT = "-"
 
 
 def sides(rule: Rule) -> tuple[str, str]:
-    """Base and tuned: "41.0%" and "55.0%", or "4.655" and "1.422" for a loss."""
+    """Return base and tuned: "41.0%" and "55.0%", or "4.655" and "1.422" for a loss."""
     _, show = units(rule.metric, (rule.base, rule.tuned))
     base, tuned = (show(value) if math.isfinite(value) else ABSENT for value in (rule.base, rule.tuned))
     return base, tuned
 
 
 def difference(rule: Rule) -> str:
-    """ "-7.5 points (-20.4 to +3.9)": the measured change, and the interval.
+    """Return the measured change and its interval: "-7.5 points (-20.4 to +3.9)".
 
     An interval is of the change as it counts: of a text up to a bound. Where some changed by more, the mean
     of what counts is said: "-3.783 nats; counting up to 2 a text: -1.412 (-2.000 to -0.941)".
@@ -35,7 +37,7 @@ def difference(rule: Rule) -> str:
 
 
 def margin(rule: Rule) -> str:
-    """What passes, in the unit of the difference: "a fall of 15.0 points", "an improvement"."""
+    """Return what passes, in the unit of the difference: "a fall of 15.0 points", "an improvement"."""
     points, show = units(rule.metric, (rule.base, rule.tuned))
     if rule.rule == "regurgitation":
         return f"at most {show(rule.margin)}"
@@ -45,7 +47,7 @@ def margin(rule: Rule) -> str:
 
 
 def metric_name(metric: str, *, higher_is_better: bool) -> str:
-    """A metric as tables name it: where lower is better, that is said."""
+    """Return a metric as tables name it: where lower is better, that is said."""
     return metric if higher_is_better else f"{metric}, lower is better"
 
 

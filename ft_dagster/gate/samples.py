@@ -1,4 +1,4 @@
-"""One score of one question: the table that gates, comparisons and later statistics are made from."""
+"""Stores one score of one question: the table that gates, comparisons and later statistics are made from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 
 
 class Sample(NamedTuple):
-    """`value` of `metric` on one question; `weight` is its number of tokens for a loss, else 1.
+    """Holds the `value` of `metric` on one question; `weight` is its number of tokens for a loss, else 1.
 
     `question` is the same string for every model that was asked the same, wherever it stood: (sub)task, its
     number among questions of equal content, and a hash of that content. `group`: questions of one group
@@ -45,7 +45,9 @@ class Sample(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What one question asked, what was expected and what the model answered (a tenant's rows: evidence)."""
+    """Holds what one question asked, what was expected and what the model answered (a tenant's rows:
+    evidence).
+    """
 
     role: Role
     task: str
@@ -56,7 +58,7 @@ class Answer(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The mean of one metric over the questions of one task, or an F1 over its labels."""
+    """Holds the mean of one metric over the questions of one task, or an F1 over its labels."""
 
     role: Role
     task: str
@@ -67,12 +69,14 @@ class Score(NamedTuple):
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """The samples that a run wrote into `folder`, its payload, in the order written. Raises UserError."""
+    """Read the samples that a run wrote into `folder`, its payload, in the order written. Raises
+    UserError.
+    """
     return samples_in(folder / SAMPLES)
 
 
 def samples_in(file: Path) -> list[Sample]:
-    """The samples in a file that `write_samples` wrote, in the order written. Raises UserError."""
+    """Read the samples in a file that `write_samples` wrote, in the order written. Raises UserError."""
     return [Sample(**_renamed(row)) for row in _read(file)]
 
 
@@ -86,7 +90,7 @@ def write_samples(samples: Sequence[Sample], folder: Path) -> None:
 
 
 def read_answers(folder: Path) -> list[Answer]:
-    """The answers that a run wrote into `folder`, its evidence. Raises UserError."""
+    """Read the answers that a run wrote into `folder`, its evidence. Raises UserError."""
     return [Answer(**_renamed(row)) for row in _read(folder / ANSWERS)]
 
 
@@ -98,7 +102,8 @@ def write_answers(answers: Sequence[Answer], folder: Path) -> None:
 
 
 def scores(samples: Iterable[Sample]) -> list[Score]:
-    """Every metric of every task, in the order of the samples; not a number if any of its values is not.
+    """Average every metric of every task, in the order of the samples; not a number if any of its values is
+    not.
 
     As scores.json has it: of a loss each token counts alike. What is shown is `means`, as the gate judges.
     """
@@ -114,18 +119,20 @@ def scores(samples: Iterable[Sample]) -> list[Score]:
 
 
 def means(samples: Iterable[Sample]) -> list[Score]:
-    """The same with each question, or text, counting alike, as in the rules of the gate."""
+    """Average with each question, or text, counting alike, as in the rules of the gate."""
     return scores(sample._replace(weight=1.0) for sample in samples)
 
 
 def on_the_same(samples: Iterable[Sample], asked: Iterable[Sample]) -> list[Sample]:
-    """Those of `samples` on questions that `asked` has too."""
+    """Return those of `samples` on questions that `asked` has too."""
     known = {sample[:4] for sample in asked}
     return [sample for sample in samples if sample[:4] in known]
 
 
 def label_aggregates(pairs: Sequence[tuple[str, str]]) -> list[Score]:
-    """F1 over the labels of the test split's task: (answer, reference) of each question; none without any."""
+    """Return F1 over the labels of the test split's task: (answer, reference) of each question; none without
+    any.
+    """
     if not pairs:
         return []
     values = {"macro_f1": macro_f1(pairs), "micro_f1": micro_f1(pairs)}
@@ -136,7 +143,7 @@ def label_aggregates(pairs: Sequence[tuple[str, str]]) -> list[Score]:
 
 
 def read_aggregates(folder: Path) -> list[Score]:
-    """The scores in `folder`, a payload, that no mean over the questions gives."""
+    """Read the scores in `folder`, a payload, that no mean over the questions gives."""
     rows = json.loads((folder / SCORES).read_text("utf-8"))["scores"]
     return [Score(**_renamed(row)) for row in rows if row["metric"] in AGGREGATES]
 
@@ -152,7 +159,8 @@ def write_scores(samples: Iterable[Sample], folder: Path, aggregates: Sequence[S
 
 
 def main_metric(metrics: Sequence[str]) -> str:
-    """The one metric a task is judged by: acc_norm, else acc; of the own task, what its kind of answer says.
+    """Return the one metric a task is judged by: acc_norm, else acc; of the own task, what its kind of answer
+    says.
 
     That is execution_accuracy of a query, json_f1, exact_match of a label, and the loss of a free text,
     whose exact match says little (it has a token_f1 beside it). Else the first.
@@ -164,7 +172,7 @@ def main_metric(metrics: Sequence[str]) -> str:
 
 
 def _renamed(row: dict[str, Any]) -> dict[str, Any]:
-    """A stored row with the role and the task that it would have today."""
+    """Return a stored row with the role and the task that it would have today."""
     now = FORMER.get(row["role"])
     return row if now is None else {**row, "role": now, "task": now}
 

@@ -1,4 +1,5 @@
-"""Which questions are asked: drawn by seed and content, never the first N, and the same for every model.
+"""Chooses the questions that are asked: drawn by seed and content, never the first N, and the same for every
+model.
 
 A question's place in the draw depends on its id alone, so that questions added, moved or taken out leave most
 of those that are asked as they were: versions of a model stay comparable.
@@ -14,7 +15,8 @@ from collections.abc import Mapping, Sequence
 def draw_questions(
     questions: Mapping[str, Sequence[str]], limit: int | None, seed: int
 ) -> dict[str, list[int]]:
-    """Document indices to ask of each (sub)task of one declared task, ascending; all of them without a limit.
+    """Return the document indices to ask of each (sub)task of one declared task, ascending; all of them
+    without a limit.
 
     `questions`: the ids of each subtask's documents, one entry for a plain task. A group such as mmlu
     gets `limit` questions in all, shared among its subtasks in proportion to their sizes (largest remainder),
@@ -27,19 +29,19 @@ def draw_questions(
 
 
 def draw_rows(questions: Sequence[str], limit: int | None, seed: int) -> list[int]:
-    """Numbers of the rows to ask, ascending, by their ids; all of them without a limit."""
+    """Return the numbers of the rows to ask, ascending, by their ids; all of them without a limit."""
     return sorted(in_drawn_order(questions, seed)[:limit])
 
 
 def in_drawn_order(questions: Sequence[str], seed: int) -> list[int]:
-    """Numbers of all rows in the order in which they are drawn."""
+    """Return the numbers of all rows in the order in which they are drawn."""
     keys = [hashlib.sha256(f"{seed}\0{question}".encode()).digest() for question in questions]
     return sorted(range(len(questions)), key=lambda number: (keys[number], number))
 
 
 def order_of_asking(questions: Sequence[str], seed: int) -> list[str]:
-    """The ids of all questions of a task (subtask:number:identity) in the order in which they are asked where
-    asking may end early.
+    """Return the ids of all questions of a task (subtask:number:identity) in the order in which they are
+    asked where asking may end early.
 
     Each subtask's come in the order in which they are drawn, number k of its n at place (k + 1/2) / n of the
     whole: so many of them as `limit` would draw come first, of a group but for rounding.
@@ -66,6 +68,8 @@ def _shares(sizes: Mapping[str, int], limit: int, seed: int) -> dict[str, int]:
 
 
 def _generator(seed: int, *names: str) -> random.Random:
-    """Seeded by names too, so that a task added to a declaration leaves the draws of the others alone."""
+    """Return a generator seeded by names too, so that a task added to a declaration leaves the draws of the
+    others alone.
+    """
     digest = hashlib.sha256("\0".join((str(seed), *sorted(names))).encode()).digest()
     return random.Random(int.from_bytes(digest[:8], "big"))

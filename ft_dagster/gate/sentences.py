@@ -1,4 +1,6 @@
-"""What a rule of the gate found, in one sentence: the change, what it proves, and what could not be seen."""
+"""Says what a rule of the gate found, in one sentence: the change, what it proves, and what could not be
+seen.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ KEPT: dict[RuleName, int] = {"general_loss": GENERAL_TEXTS, "degeneration": len(
 
 
 def sentence_of(rule: Rule, *, tries: int) -> str:
-    """What `rule` found, whose outcome stands, at try number `tries` of the same weights."""
+    """Say what `rule` found, whose outcome stands, at try number `tries` of the same weights."""
     points, show = units(rule.metric, (rule.base, rule.tuned))
     went = f"{rule.what} ({rule.metric}) went from {show(rule.base)} to {show(rule.tuned)}"
     worse = "fall" if rule.higher_is_better else "rise"
@@ -34,7 +36,9 @@ def sentence_of(rule: Rule, *, tries: int) -> str:
 
 
 def units(metric: str, means: tuple[float, float]) -> tuple[Said, Said]:
-    """How a difference and a value of `metric` are said: nats a token, points of a share, or bare numbers."""
+    """Return how a difference and a value of `metric` are said: nats a token, points of a share, or bare
+    numbers.
+    """
     if metric.endswith("_loss"):
         return (lambda x: f"{x:.3f} nats a token"), (lambda x: f"{x:.3f}")
     if max(map(abs, means)) > 1:
@@ -43,7 +47,7 @@ def units(metric: str, means: tuple[float, float]) -> tuple[Said, Said]:
 
 
 def would_decide(rule: Rule) -> str:
-    """About how many questions, or held-out texts, would decide a rule of which that is known."""
+    """Say about how many questions, or held-out texts, would decide a rule of which that is known."""
     asked = "texts" if rule.rule == "general_loss" else "questions"
     if out_of_reach(rule):
         return f"no number of {asked} that could be had would decide"
@@ -51,12 +55,14 @@ def would_decide(rule: Rule) -> str:
 
 
 def out_of_reach(rule: Rule) -> bool:
-    """Whether it takes more questions, or held-out texts, than there can be."""
+    """Say whether a rule takes more questions, or held-out texts, than there can be."""
     return wanted(rule) > KEPT.get(rule.rule, MOST_THERE)
 
 
 def wanted(rule: Rule) -> int:
-    """The questions that it takes to decide it; of held-out text the documents, which give chunks each."""
+    """Return the questions that it takes to decide a rule; of held-out text the documents, which give chunks
+    each.
+    """
     needed = rule.needed or 0
     if rule.rule != "general_loss" or not rule.units or not rule.questions:
         return needed
@@ -80,7 +86,7 @@ def _try(rule: Rule, tries: int) -> str:
 
 
 def _shown(rule: Rule, points: Said, worse: str) -> str:
-    """Of a loss never without what its mean counts, and how many rose by more."""
+    """Say what is shown; of a loss never without what its mean counts, and how many rose by more."""
     margin, mean = rule.margin, "mean " if rule.tail else ""
     said = f"a {mean}{worse} of {points(margin)} is ruled out" if margin else "shown to be better"
     if rule.tail is None:
@@ -112,7 +118,7 @@ def _undecided(rule: Rule, points: Said, worse: str) -> str:
 
 
 def _of_mean(rule: Rule, points: Said, worse: str) -> str:
-    """Why a mean fall of the margin is not ruled out, or that what was measured is beyond it."""
+    """Say why a mean fall of the margin is not ruled out, or that what was measured is beyond it."""
     margin, worst = rule.margin, _worst(rule)
     least = least_questions(margin, bound=rule.bound or 1.0, alpha=rule.level)
     counted = f", {_counted(rule)}" if rule.tail else ""
@@ -140,7 +146,7 @@ def _of_tail(rule: Rule, tail: Tail) -> str:
 
 
 def _mean_holds(rule: Rule) -> bool:
-    """Whether a mean fall of the margin is ruled out, and the measured one is within it."""
+    """Say whether a mean fall of the margin is ruled out, and the measured one is within it."""
     measured = -rule.difference if rule.higher_is_better else rule.difference
     return _worst(rule) < rule.margin and measured <= rule.margin + 1e-9
 
@@ -169,7 +175,7 @@ def _percent(share: float) -> str:
 
 
 def _worst(rule: Rule) -> float:
-    """The largest worsening that the interval holds."""
+    """Return the largest worsening that the interval holds."""
     return -rule.interval[0] if rule.higher_is_better else rule.interval[1]
 
 
@@ -183,7 +189,7 @@ def _power(rule: Rule, points: Said, worse: str) -> str:
 
 
 def _ended(rule: Rule) -> str:
-    """Why no more questions were asked of a rule that was asked batch after batch."""
+    """Say why no more questions were asked of a rule that was asked batch after batch."""
     if rule.there is None or rule.look is None:
         return ""
     if rule.look[0] == rule.look[1]:

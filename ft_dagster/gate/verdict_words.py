@@ -1,4 +1,6 @@
-"""A verdict in words: the one word and the one sentence that every page, command and report has of it."""
+"""Puts a verdict into words: the one word and the one sentence that every page, command and report has
+of it.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +14,33 @@ WORDS = ("passed", "passed, undecided", "undecided", "failed")
 
 
 def verdict_word(verdict: Verdict) -> str:
-    """One of `WORDS`: what was found, and, where that is undecided, whether it counts as passed."""
+    """Return one of `WORDS`: what was found, and, where that is undecided, whether it counts as passed."""
     if verdict.passed:
         return "passed" if verdict.outcome == "pass" else "passed, undecided"
     return "undecided" if verdict.outcome == "undecided" else "failed"
 
 
 def rule_word(rule: Rule) -> str:
-    """The same of one rule, "holds" where it is proved and "fails" where it is not to be mended by asking."""
+    """Return the word for one rule: "holds" where it is proved and "fails" where more questions cannot mend
+    it.
+    """
     if rule.outcome == "undecided":
         return "undecided, counts as passed" if rule.passed else "undecided"
     return "holds" if rule.passed else "fails"
 
 
 def verdict_sentence(verdict: Verdict) -> str:
-    """ "Undecided: 1 of 6 rules is neither shown to hold nor to fail (sea_quiz acc 50.0% → 45.0%); about
-    1,433 questions would decide". Begins with the word of `verdict_word`. Of the verdict's own rules: what
-    holds it against the version in production is said by `production_sentence`.
+    """Return a verdict's sentence: "Undecided: 1 of 6 rules is neither shown to hold nor to fail (sea_quiz
+    acc 50.0% → 45.0%); about 1,433 questions would decide". Begins with the word of `verdict_word`. Of the
+    verdict's own rules: what holds it against the version in production is said by `production_sentence`.
     """
     return _sentence(verdict_word(verdict), [rule for rule in verdict.rules if rule.rule != "regression"])
 
 
 def production_sentence(verdict: Verdict) -> str | None:
-    """The rules that held a new version against the one in production; None where there were none."""
+    """Return the sentence on the rules that compared a new version with the one in production; None where
+    there were none.
+    """
     rules = [rule for rule in verdict.rules if rule.rule == "regression"]
     if not rules:
         return None
@@ -42,14 +48,14 @@ def production_sentence(verdict: Verdict) -> str | None:
 
 
 def verdict_of(rules: Sequence[Rule]) -> Verdict:
-    """What some rules come to by themselves."""
+    """Return the verdict that some rules come to by themselves."""
     found = {rule.outcome for rule in rules}
     outcome: Outcome = "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
     return Verdict(all(rule.passed for rule in rules), outcome, tuple(rules))
 
 
 def slowest_rule(rules: Sequence[Rule]) -> Rule | None:
-    """The undecided rule that takes the most questions to decide; None where that is known of none."""
+    """Return the undecided rule that takes the most questions to decide; None where that is known of none."""
     known = [rule for rule in rules if rule.outcome == "undecided" and rule.needed]
     return max(known, key=lambda rule: (out_of_reach(rule), wanted(rule)), default=None)
 

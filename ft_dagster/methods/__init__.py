@@ -1,4 +1,4 @@
-"""Training methods, one file each, all of the same shape; a declaration's `method` names one.
+"""Collects the training methods, one file each, all of the same shape; a declaration's `method` names one.
 
 A file with a `METHOD` is one: nothing lists them. How it computes is in `training/methods/<name>.py`.
 """
@@ -15,7 +15,7 @@ __all__ = ["METHODS", "Method", "method_of", "usual_method"]
 
 
 def _found() -> dict[str, Method]:
-    """By name, in their order."""
+    """Return the methods by name, in their order."""
     modules = (importlib.import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__))
     entries: list[Method] = [module.METHOD for module in modules if hasattr(module, "METHOD")]
     return {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.order)}
@@ -25,7 +25,7 @@ METHODS = _found()
 
 
 def method_of(name: str | None) -> Method:
-    """What is known of the method of this name. Raises UserError."""
+    """Return what is known of the method of this name. Raises UserError."""
     if name is None or name not in METHODS:
         raise UserError(
             "no such training method", field="method.name", value=name, fix=f"Known: {', '.join(METHODS)}"
@@ -34,5 +34,5 @@ def method_of(name: str | None) -> Method:
 
 
 def usual_method() -> Method:
-    """The one that all else leaves equal falls to."""
+    """Return the method to take when nothing else decides."""
     return min(METHODS.values(), key=lambda entry: entry.usual.value)

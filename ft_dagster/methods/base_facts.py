@@ -1,4 +1,4 @@
-"""What is counted of a base model, and by which methods differ."""
+"""Counts what methods need to know of a base model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """Counted from the headers of a base model; bytes are of tensors alone."""
+    """Counts a base model from its headers; bytes are of tensors alone."""
 
     parameters: int  # tied weights once
     base_bytes: int  # as stored
@@ -20,12 +20,12 @@ class BaseFacts:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of the linear layers, without embeddings and head: what quantization shrinks."""
+        """Count the weights of the linear layers, without embeddings and head: what quantization shrinks."""
         return sum(math.prod(shape) for shapes in self.linear_shapes.values() for shape in shapes)
 
     @property
     def largest_layer(self) -> int:
-        """Weights of the largest linear layer."""
+        """Count the weights of the largest linear layer."""
         return max(
             (math.prod(shape) for shapes in self.linear_shapes.values() for shape in shapes), default=0
         )

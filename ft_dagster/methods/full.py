@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the base."""
+"""Declares full fine-tuning: every weight of the base is trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ft_dagster.methods.settings import MethodSettings
 
 
 class FullSettings(MethodSettings):
-    """Full fine-tuning has nothing to set."""
+    """Declares the settings of full fine-tuning, which has none."""
 
     name: str = "full"
 

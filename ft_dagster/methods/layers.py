@@ -1,4 +1,4 @@
-"""The linear layers that a method trains something beside, by their shapes."""
+"""Finds the linear layers that a method trains something beside, by their shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ Targets: TypeAlias = str | list[str] | tuple[str, ...]  # "all-linear", or last 
 
 
 class LayerSettings(MethodSettings):
-    """What methods share that train something of a `rank` beside the linear layers of the base."""
+    """Holds the settings shared by methods that train something of a `rank` beside the linear layers of the
+    base.
+    """
 
     capacity: ClassVar[str | None] = "rank"
 
@@ -23,24 +25,24 @@ class LayerSettings(MethodSettings):
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
-        """A and B of each layer, of the rank, and the rows of new tokens."""
+        """Count A and B of each layer, of the rank, and the rows of new tokens."""
         rows = new_tokens * base.hidden_size * (1 if base.tied_embeddings else 2)
         return adapter_parameters(base.linear_shapes, self.rank, self.target_modules) + rows
 
 
 def smallest_dimension(linear_shapes: LinearShapes, targets: Targets) -> int:
-    """The largest rank that still saves anything. Raises UserError when a name matches no layer."""
+    """Return the largest rank that still saves anything. Raises UserError when a name matches no layer."""
     return narrowest_layer(linear_shapes, targets)[0]
 
 
 def narrowest_layer(linear_shapes: LinearShapes, targets: Targets) -> tuple[int, str]:
-    """The same, and the layer by which it is so."""
+    """Return the smallest dimension of the targeted layers, and the layer that has it."""
     names = targeted(linear_shapes, targets)
     return min((min(shape), name) for name in names for shape in linear_shapes[name])
 
 
 def adapter_parameters(linear_shapes: LinearShapes, rank: int, targets: Targets) -> int:
-    """Sum of r * (in + out) over the targeted layers.
+    """Sum r * (in + out) over the targeted layers.
 
     `linear_shapes` maps a module's last name (`q_proj`) to the [out, in] shape of each such layer.
     Raises UserError when a name matches no layer, or the rank is above a layer's smaller dimension.

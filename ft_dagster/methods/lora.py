@@ -1,4 +1,4 @@
-"""LoRA: low-rank updates beside the base's linear layers; rsLoRA and DoRA are settings of it."""
+"""Declares LoRA: low-rank updates beside the base's linear layers; rsLoRA and DoRA are settings of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ CPU_STEP_SECONDS = 1.8  # of 4 x 128 tokens at 135M on two CPU cores
 
 
 class LoraSettings(LayerSettings):
-    """LoRA and its relatives: a low-rank update of the layers, scaled by alpha and rank."""
+    """Holds the settings of LoRA and its relatives: a low-rank update of the layers, scaled by alpha and
+    rank.
+    """
 
     name: str = "lora"
     alpha: float = Field(32.0, gt=0)
@@ -39,7 +41,7 @@ class LoraSettings(LayerSettings):
     use_dora: bool = False
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
-        """DoRA trains the length of each output's weights besides."""
+        """Count the trained weights; DoRA also trains the length of each output's weights."""
         trained = super().trainable_parameters(base, new_tokens)
         if not self.use_dora:
             return trained

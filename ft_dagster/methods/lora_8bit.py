@@ -1,4 +1,4 @@
-"""LoRA above a base in 8 bits (LLM.int8)."""
+"""Declares LoRA above a base in 8 bits (LLM.int8)."""
 
 from __future__ import annotations
 

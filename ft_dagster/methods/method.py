@@ -1,4 +1,4 @@
-"""What every training method says of itself. Light: how it computes is in `training/methods`."""
+"""Defines what every training method says of itself. Light: how it computes is in `training/methods`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ FP32, BF16 = 4, 2  # bytes of a weight
 
 
 class Figure(NamedTuple):
-    """A number that holds unless something better is known, and why."""
+    """Holds a number that stands unless something better is known, and why."""
 
     value: float
     reason: str
 
 
 class SettingDefault(NamedTuple):
-    """What a setting of a method is unless it is declared, and why."""
+    """Holds the value of a method's setting unless it is declared, and why."""
 
     value: int | float | str | bool
     reason: str
 
 
 class Rate(NamedTuple):
-    """A learning rate, and the span in which it is usually chosen."""
+    """Holds a learning rate, and the span in which it is usually chosen."""
 
     value: float
     low: float
@@ -41,7 +41,8 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True)
 class Rates:
-    """Learning rates of a method: the `usual` one of bases of 7B, and how it moves with the size of the base.
+    """Decides the learning rates of a method: the `usual` one of bases of 7B, and how it moves with the size
+    of the base.
 
     `small_times`: at a hidden size of 576, so many times the usual one; `narrow_times`: the same where one
     narrow task is taught. `large`: from 33B on, where that is another one.
@@ -55,7 +56,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Quantized:
-    """How a method quantizes its frozen base.
+    """Says how a method quantizes its frozen base.
 
     `bytes_a_weight`: of the linear layers, scales among them; what is not quantized lies in the type that
     computes, or in fp32 (`rest_in_fp32`), as PEFT prepares it. `cpu_step_seconds`: of 4 x 128 tokens at 135M
@@ -71,7 +72,9 @@ class Quantized:
 
 @dataclass(frozen=True)
 class PublishedCost:
-    """USD that rules of thumb name, from and to, by billions of parameters; and why counted ones differ."""
+    """Holds the USD that rules of thumb name, from and to, by billions of parameters; and why counted ones
+    differ.
+    """
 
     usd: Mapping[int, tuple[int, int]]
     why_not: str
@@ -79,7 +82,8 @@ class PublishedCost:
 
 @dataclass(frozen=True)
 class Method:
-    """All that is known of a training method but how it computes, which `training/methods/<name>.py` holds.
+    """Holds all that is known of a training method but how it computes, which `training/methods/<name>.py`
+    holds.
 
     What it is: `order` is its place in lists. `trains` says whether it trains all weights, something beside
     the base's layers (as LoRA does), or learned positions before the text. `settings` are those of plan.json,
@@ -122,21 +126,21 @@ class Method:
 
     @property
     def freezes(self) -> bool:
-        """Whether its base stays as it is."""
+        """Say whether the method's base stays as it is."""
         return self.trains != "weights"
 
     @property
     def quantization(self) -> Quantization | None:
-        """Of its frozen base."""
+        """Return how the method quantizes its frozen base."""
         return self.quantized.kind if self.quantized else None
 
     @property
     def recomputes(self) -> bool:
-        """Whether gradient checkpointing works with it."""
+        """Say whether gradient checkpointing works with the method."""
         return not self.no_recomputing
 
     def frozen_bytes(self, base: BaseFacts, width: int) -> int:
-        """The frozen base in memory; `width`: bytes of a weight that computes."""
+        """Return the bytes of the frozen base in memory; `width`: bytes of a weight that computes."""
         if not self.freezes:
             return 0
         if self.quantized is None:

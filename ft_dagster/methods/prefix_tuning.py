@@ -1,4 +1,4 @@
-"""Prefix tuning (Li and Liang 2021): learned keys and values before the text, in every layer."""
+"""Declares prefix tuning (Li and Liang 2021): learned keys and values before the text, in every layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ft_dagster.methods.prompt_tuning import DECLARED, DEFAULTS, UTILIZATION, Pr
 
 
 class PrefixSettings(PromptSettings):
-    """Learned keys and values of so many positions."""
+    """Holds the settings of prefix tuning: learned keys and values of so many positions."""
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
         return self.num_virtual_tokens * base.layers * 2 * base.key_value_size

@@ -1,4 +1,6 @@
-"""Prompt tuning (Lester et al. 2021): learned embeddings before the text."""
+"""Declares prompt tuning (Lester et al. 2021): learned embeddings before the text. 2021): learned embeddings
+before the text.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ UTILIZATION = Figure(OF_LORA.value, "as lora, and its rows are not packed: short
 
 
 class PromptSettings(MethodSettings):
-    """Learned positions before the text."""
+    """Holds the settings of methods that train learned positions before the text."""
 
     capacity: ClassVar[str | None] = "num_virtual_tokens"
 

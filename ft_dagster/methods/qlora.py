@@ -1,4 +1,4 @@
-"""QLoRA: LoRA above a base in 4-bit NormalFloat, whose quantization constants are quantized too."""
+"""Declares QLoRA: LoRA above a base in 4-bit NormalFloat, whose quantization constants are quantized too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUANTIZED = Quantized(
 
 
 class QloraSettings(LoraSettings):
-    """LoRA's, and the type of what is computed above a 4-bit base."""
+    """Holds LoRA's settings, and the type of what is computed above a 4-bit base."""
 
     name: str = "qlora"
     activations: Literal["bf16"] | None = Field(
@@ -38,7 +38,7 @@ class QloraSettings(LoraSettings):
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """So that an older plan keeps its digest."""
+        """Leave out `activations` where it is None, so that an older plan keeps its digest."""
         content: dict[str, Any] = handler(self)
         return {name: value for name, value in content.items() if (name, value) != ("activations", None)}
 

@@ -1,4 +1,4 @@
-"""The settings of a training method, as a plan resolves them and the trainer takes them."""
+"""Defines the settings of a training method, as a plan resolves them and the trainer takes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ft_dagster.methods.base_facts import BaseFacts
 
 
 class MethodSettings(BaseModel):
-    """The `method` part of plan.json; each family of methods has a model of its own. Unknown fields are
+    """Is the `method` part of plan.json; each family of methods has a model of its own. Unknown fields are
     refused.
 
     `capacity`: the one of them by which it can hold more. `methods`: those that take these; each `Method`
@@ -36,7 +36,7 @@ class MethodSettings(BaseModel):
         return self
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
-        """What the optimizer moves, with the rows of `new_tokens` where they are trained. Raises UserError
-        for layers that the base has not.
+        """Count the weights that the optimizer moves, with the rows of `new_tokens` where they are trained.
+        Raises UserError for layers that the base has not.
         """
         raise NotImplementedError

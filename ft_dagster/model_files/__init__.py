@@ -1,1 +1,1 @@
-"""The files of a model are read: configuration, headers, tensors."""
+"""Reads the files of a model: configuration, headers, tensors."""

@@ -1,4 +1,4 @@
-"""safetensors files read and written a few rows at a time, so that a file of any size takes little memory.
+"""Reads and writes safetensors files a few rows at a time, so that a file of any size takes little memory.
 
 The library's own reader maps the file, which counts as memory of the process once it is read, and its writer
 takes all tensors of a file at once.
@@ -22,7 +22,9 @@ _CODES = {name: code for code, name in DTYPES.items()}
 
 
 class Stored(NamedTuple):
-    """A tensor in a file: `dtype` by its safetensors code (BF16), `start` and `end` in bytes of the file."""
+    """Describes a tensor in a file: `dtype` by its safetensors code (BF16), `start` and `end` in bytes of the
+    file.
+    """
 
     file: Path
     name: str
@@ -33,12 +35,12 @@ class Stored(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Its length along the first dimension; a scalar is one row."""
+        """Return the tensor's length along the first dimension; a scalar is one row."""
         return self.shape[0] if self.shape else 1
 
 
 def stored_tensors(file: Path) -> list[Stored]:
-    """The tensors of a safetensors file, in their order there. Raises UserError for a damaged file."""
+    """Return the tensors of a safetensors file, in their order there. Raises UserError for a damaged file."""
     header = read_header(file)
     ends = max(tensor["data_offsets"][1] for tensor in header.values())
     data = file.stat().st_size - ends
@@ -51,19 +53,21 @@ def stored_tensors(file: Path) -> list[Stored]:
 
 
 def dtype_of(tensor: Stored) -> torch.dtype | None:
-    """torch's dtype of a stored tensor; None for one that this package does not compute with (float8)."""
+    """Return torch's dtype of a stored tensor; None for one that this package does not compute with
+    (float8).
+    """
     import torch
 
     return getattr(torch, DTYPES.get(tensor.dtype, ""), None)
 
 
 def code_of(dtype: torch.dtype) -> str:
-    """safetensors' code of a dtype."""
+    """Return safetensors' code of a dtype."""
     return _CODES[str(dtype).removeprefix("torch.")]
 
 
 def read_rows(tensor: Stored, elements: int) -> Iterator[Tensor]:
-    """The tensor in parts of whole rows, in order, each of at most `elements` elements or of one row.
+    """Yield the tensor in parts of whole rows, in order, each of at most `elements` elements or of one row.
 
     Raises UserError for a dtype without a torch.dtype here.
     """
@@ -93,7 +97,7 @@ def read_rows(tensor: Stored, elements: int) -> Iterator[Tensor]:
 
 
 def read_tensor(tensor: Stored) -> Tensor:
-    """The whole tensor."""
+    """Return the whole tensor."""
     import torch
 
     found = list(read_rows(tensor, 1 << 62))
@@ -101,7 +105,7 @@ def read_tensor(tensor: Stored) -> Tensor:
 
 
 def read_bytes(tensor: Stored, size: int) -> Iterator[bytes]:
-    """The tensor as it is stored, in pieces of at most `size` bytes."""
+    """Yield the tensor as it is stored, in pieces of at most `size` bytes."""
     with tensor.file.open("rb") as opened:
         opened.seek(tensor.start)
         for at in range(tensor.start, tensor.end, size):
@@ -109,7 +113,7 @@ def read_bytes(tensor: Stored, size: int) -> Iterator[bytes]:
 
 
 class PlannedTensor(NamedTuple):
-    """A tensor to write: `dtype` by its code, and its bytes in pieces, made when they are due."""
+    """Describes a tensor to write: `dtype` by its code, and its bytes in pieces, made when they are due."""
 
     name: str
     dtype: str
@@ -140,7 +144,7 @@ def write_tensors(file: Path, tensors: Sequence[PlannedTensor]) -> None:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The numbers of a tensor on the CPU, as safetensors stores them."""
+    """Return the numbers of a tensor on the CPU, as safetensors stores them."""
     import torch
 
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())

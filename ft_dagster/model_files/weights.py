@@ -1,4 +1,4 @@
-"""What a model folder holds, read from its headers alone: weights, tokenizer, and what may not be loaded."""
+"""Reads what a model folder holds from its headers alone: weights, tokenizer, and what may not be loaded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ DTYPES = {
 
 
 class Weights(NamedTuple):
-    """Counted from the safetensors headers. `parameters` as stored: tied weights count once."""
+    """Counts a model's weights from the safetensors headers. `parameters` as stored: tied weights count
+    once.
+    """
 
     parameters: int
     nbytes: int
@@ -49,7 +51,9 @@ class Weights(NamedTuple):
 
 
 def used_files(names: list[str]) -> list[str]:
-    """Of the files of a model folder (POSIX paths in it), those that loading it reads, without weights."""
+    """Return those of the files of a model folder (POSIX paths in it) that loading it reads, without
+    weights.
+    """
     return sorted(
         name
         for name in names
@@ -60,7 +64,9 @@ def used_files(names: list[str]) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the safetensors files that make up the model. Raises UserError where some are missing."""
+    """Return the names of the safetensors files that make up the model. Raises UserError where some are
+    missing.
+    """
     index = folder / INDEX
     if index.is_file():
         said = read_json(index).get("weight_map")
@@ -80,7 +86,7 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def no_weights(where: object, names: list[str]) -> UserError:
-    """The error for a model without safetensors, by what it has instead."""
+    """Return the error for a model without safetensors, by what it has instead."""
     pickles = sorted(name for name in names if name.endswith(PICKLES))
     if pickles:
         fix = (
@@ -115,7 +121,9 @@ def measure_weights(folder: Path, names: list[str]) -> Weights:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """By tensor of a safetensors file: dtype, shape, data_offsets. Raises UserError for a damaged one."""
+    """Return dtype, shape and data_offsets of each tensor of a safetensors file. Raises UserError for a
+    damaged one.
+    """
     try:
         with path.open("rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
@@ -135,14 +143,16 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _is_described(tensor: Any) -> bool:
-    """Whether a tensor of a header has its dtype, shape and place, and none of its numbers is negative."""
+    """Say whether a tensor of a header has its dtype, shape and place, and none of its numbers is
+    negative.
+    """
     numbers = [*tensor["shape"], *tensor["data_offsets"]]
     whole = all(isinstance(number, int) and number >= 0 for number in numbers)
     return isinstance(tensor["dtype"], str) and len(tensor["data_offsets"]) == 2 and whole
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model that transformers itself implements. Raises UserError."""
+    """Read config.json of a model that transformers itself implements. Raises UserError."""
     config = read_json(folder / CONFIG)
     tokenizer = folder / "tokenizer_config.json"
     settings = read_json(tokenizer) if tokenizer.is_file() else {}
@@ -159,8 +169,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _is_implemented(kind: str) -> bool:
-    """Whether transformers has models of this type; without it nobody knows, and nothing is trained. Its list
-    is read where it lies: an import takes seconds, too much for who finds an unchanged base again.
+    """Say whether transformers has models of this type; without it nobody knows, and nothing is trained. Its
+    list is read where it lies: an import takes seconds, too much for who finds an unchanged base again.
     """
     if kind in _listed_kinds() or find_spec("transformers") is None:
         return True
@@ -171,7 +181,9 @@ def _is_implemented(kind: str) -> bool:
 
 @cache
 def _listed_kinds() -> frozenset[str]:
-    """The model types of the list that transformers generates; none where its version has no such file."""
+    """Return the model types of the list that transformers generates; none where its version has no such
+    file.
+    """
     package = find_spec("transformers")
     if package is None or package.origin is None:
         return frozenset()
@@ -180,8 +192,8 @@ def _listed_kinds() -> frozenset[str]:
 
 
 def size_of(config: Mapping[str, Any], kind: Any, name: str) -> tuple[str, Any]:
-    """What a config.json calls a size, and its value, None where it is not written; that of a language model
-    inside goes before. `kind`: transformers' class of the configuration.
+    """Return what a config.json calls a size, and its value, None where it is not written; that of a language
+    model inside goes before. `kind`: transformers' class of the configuration.
     """
     own = (getattr(kind, "attribute_map", None) or {}).get(name, name)
     inner = next((part for part in config.values() if isinstance(part, dict) and LAYERS in part), {})
@@ -191,7 +203,7 @@ def size_of(config: Mapping[str, Any], kind: Any, name: str) -> tuple[str, Any]:
 
 
 def architecture_of(config: dict[str, Any]) -> str:
-    """The first architecture that a configuration names, else its model_type."""
+    """Return the first architecture that a configuration names, else its model_type."""
     named = config.get("architectures")
     return str(named[0] if isinstance(named, list) and named else config["model_type"])
 
@@ -207,7 +219,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def declared_ends(folder: Path) -> list[int]:
-    """The tokens that end an answer by a model folder's generation_config.json. Raises UserError."""
+    """Return the tokens that end an answer by a model folder's generation_config.json. Raises UserError."""
     file = folder / GENERATION_CONFIG
     ends = read_json(file).get("eos_token_id") if file.is_file() else None
     found = ends if isinstance(ends, list) else [] if ends is None else [ends]
@@ -225,7 +237,9 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def tokenizer_files(folder: Path) -> list[str]:
-    """Names of the tokenizer's files, its chat templates among them. Raises UserError where it has none."""
+    """Return the names of the tokenizer's files, its chat templates among them. Raises UserError where it has
+    none.
+    """
     files = (*folder.iterdir(), *(folder / TEMPLATES).glob("*"))
     inside = [path.relative_to(folder).as_posix() for path in files if path.is_file()]
     names = [name for name in used_files(inside) if name not in SETTINGS]
@@ -237,7 +251,7 @@ def tokenizer_files(folder: Path) -> list[str]:
 
 
 def tokenizer_digest(folder: Path, cache: Path | None = None) -> str:
-    """Digest over the tokenizer's files: what changes it, changes what is trained."""
+    """Return the digest over the tokenizer's files: what changes it, changes what is trained."""
     return payload_digest(
         [
             FileDigest(name, (folder / name).stat().st_size, cached_sha256(folder / name, cache))

@@ -1,1 +1,1 @@
-"""Base models are found, checked, derived from releases and quantized."""
+"""Finds base models, checks them, derives them from releases and quantizes them."""

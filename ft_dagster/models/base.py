@@ -1,4 +1,5 @@
-"""Base models: a reference plus the digest of each file, found again and checked wherever they are used.
+"""Resolves base models: a reference plus the digest of each file, found again and checked wherever they are
+used.
 
 Safetensors only; code that comes with a model is never run.
 """
@@ -43,7 +44,7 @@ FIELD = "base_model"
 
 @dataclass(frozen=True)
 class ResolvedBase:
-    """A base on this machine. `reference` is its declared source, `revision` a hub commit or None.
+    """Is a base on this machine. `reference` is its declared source, `revision` a hub commit or None.
 
     `content` is that of base.json: reference, revision, files, architecture, parameters (as stored: tied
     weights count once), weights_bytes (of the tensors), dtype, chat_template (whether it has one),
@@ -100,7 +101,8 @@ def resolve_base(
 
 
 def base_from(place: str, here: Path, field: str) -> str:
-    """A base, named from the folder `here`, as it is named from anywhere: a folder's path is made absolute.
+    """Return a base, named from the folder `here`, as it is named from anywhere: a folder's path is made
+    absolute.
 
     An address and a repository of the hub stay as they are, unasked. Raises UserError (of `field`) for a
     folder that is not there or holds no model.
@@ -119,7 +121,8 @@ def base_from(place: str, here: Path, field: str) -> str:
 
 
 def locate_base(record: dict[str, Any], project: Path, cache: Path, *, verify: bool = False) -> Path:
-    """The folder of a recorded base (the content of base.json) on this machine, downloaded where it must be.
+    """Return the folder of a recorded base (the content of base.json) on this machine, downloaded where it
+    must be.
 
     Sizes are always compared, hashes too: of a file that looks as it did when last hashed, the
     remembered one; `verify` hashes each again. Raises UserError when a file is not what it was.
@@ -154,7 +157,9 @@ def _changed(file: Path, what: str) -> UserError:
 def describe_base(
     folder: Path, reference: str, revision: str | None = None, cache: Path | None = None
 ) -> dict[str, Any]:
-    """The content of base.json for a model folder; see ResolvedBase. Raises UserError for an unsafe one."""
+    """Return the content of base.json for a model folder; see ResolvedBase. Raises UserError for an unsafe
+    one.
+    """
     files = _digests(folder, cache)
     config = read_config(folder)
     weights = measure_weights(folder, weight_files(folder))
@@ -189,7 +194,9 @@ def _local(source: str, project: Path) -> Path:
 
 
 def _is_local(spec: BaseModelSpec, source: str, project: Path) -> bool:
-    """`models/x` is a missing folder, not a hub id, where the project has `models` and names no revision."""
+    """Say whether a source is a folder: `models/x` is a missing folder, not a hub id, where the project has
+    `models` and names no revision.
+    """
     if _local(source, project).exists() or not HUB_ID.fullmatch(source):
         return True
     return spec.revision is None and (project / source.split("/", maxsplit=1)[0]).is_dir()
@@ -235,7 +242,7 @@ def _check_config(folder: Path) -> None:
 
 
 def _from_hub(repo: str, revision: str, cache: Path, declared_in: object) -> Path:
-    """The snapshot of a hub repository at a commit: from the cache, or downloaded without pickles."""
+    """Return the snapshot of a hub repository at a commit: from the cache, or downloaded without pickles."""
     with of_train():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -266,7 +273,9 @@ def _hub_names(repo: str, revision: str) -> list[str]:
 
 
 def _from_s3(url: str, cache: Path, asked: DeclaredAt) -> Path:
-    """A copy of an s3:// prefix. Its folder is named by the objects' sizes and ETags, so it never changes."""
+    """Return a copy of an s3:// prefix. Its folder is named by the objects' sizes and ETags, so it never
+    changes.
+    """
     root = url[5:].rstrip("/")
     if not root:
         raise asked.error("names no bucket", url, "Write s3://bucket/prefix", "source")

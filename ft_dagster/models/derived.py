@@ -1,4 +1,4 @@
-"""Bases that had to be made: which release they start from, and where their folder lies.
+"""Finds bases that had to be made: which release they start from, and where their folder lies.
 
 base.json of such a base says so: `derived` (from, new_tokens, new_token_ids, folded) where a folder was
 made, `parent` (variant, export, weights, base, mode) where it starts from another variant's release. The
@@ -33,7 +33,7 @@ Mode = Literal["fold", "stack", "whole"]
 
 @dataclass(frozen=True)
 class ParentRelease:
-    """The release that a base starts from: its export, and the base of the export's weights.
+    """Names the release that a base starts from: its export, and the base of the export's weights.
 
     `mode`: the export is an adapter to `fold` or to `stack`, or a `whole` model.
     """
@@ -46,7 +46,7 @@ class ParentRelease:
 
     @property
     def record(self) -> dict[str, Any]:
-        """As base.json has it."""
+        """Return the release as base.json has it."""
         return {
             "variant": str(self.key),
             "export": self.export.digest,
@@ -75,14 +75,14 @@ class ParentRelease:
 
 
 def parent_prefix(child: VariantKey, parent: VariantKey) -> str:
-    """Where a parent's artifacts lie: always within the child's own tenant."""
+    """Return where a parent's artifacts lie: always within the child's own tenant."""
     return f"tenants/{child.tenant}/{parent.variant}"
 
 
 def released_parent(
     store: Store, child: VariantKey, spec: BaseModelSpec, *, file: object = None
 ) -> ParentRelease:
-    """The release in production of the variant that `spec` names.
+    """Return the release in production of the variant that `spec` names.
 
     Raises UserError where there is none, or its artifacts are gone.
     """
@@ -141,7 +141,7 @@ def check_adapter(parent: ParentRelease, adapter: Path, *, file: object = None) 
 
 
 def base_folder(store: Store, base: Artifact, project: Path, cache: Path, *, verify: bool = False) -> Path:
-    """The folder of a base_model artifact on this machine, its files checked. Raises UserError.
+    """Return the folder of a base_model artifact on this machine, its files checked. Raises UserError.
 
     `verify`: every file is hashed again, also one that looks untouched.
     """
@@ -165,21 +165,23 @@ def base_folder(store: Store, base: Artifact, project: Path, cache: Path, *, ver
 
 
 def base_files(store: Store, base: Artifact, cache: Path) -> dict[str, str]:
-    """sha256 of each file that loading a base_model artifact reads, by its path below `base_folder`."""
+    """Return the sha256 of each file that loading a base_model artifact reads, by its path below
+    `base_folder`.
+    """
     record = json.loads((base.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
     return {file["path"]: file["sha256"] for file in record["files"]}
 
 
 def new_token_ids_of(store: Store, base: Artifact, cache: Path) -> list[int]:
-    """Rows of a base's vocabulary that were added for its variant, and are to be trained."""
+    """Return the rows of a base's vocabulary that were added for its variant, and are to be trained."""
     record = json.loads((base.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
     ids: list[int] = (record.get("derived") or {}).get("new_token_ids", [])
     return ids
 
 
 def bases_beneath(store: Store, base: Artifact) -> Iterator[Artifact]:
-    """A base_model artifact, and the bases of the releases that it starts from, one after the other down to
-    that of a named source. Raises UserError where one is gone.
+    """Yield a base_model artifact, and the bases of the releases that it starts from, one after the other
+    down to that of a named source. Raises UserError where one is gone.
     """
     yield base
     while base.figures.get("parent"):
@@ -188,25 +190,31 @@ def bases_beneath(store: Store, base: Artifact) -> Iterator[Artifact]:
 
 
 def named_source(store: Store, base: Artifact) -> str:
-    """The source of a base as it was declared, by its variant or by the first of those it starts from."""
+    """Return the source of a base as it was declared, by its variant or by the first of those it starts
+    from.
+    """
     *_, first = bases_beneath(store, base)
     return str(first.spec["base"]["reference"])
 
 
 def added_tokens(store: Store, base: Artifact) -> list[str]:
-    """What was added to a base's vocabulary, for its variant or for those whose releases it starts from."""
+    """Return the tokens added to a base's vocabulary, for its variant or for those whose releases it starts
+    from.
+    """
     added = (each.spec.get("new_tokens") or () for each in bases_beneath(store, base))
     return list(dict.fromkeys(token for tokens in added for token in tokens))
 
 
 def added_token_ids(store: Store, base: Artifact, cache: Path) -> list[int]:
-    """Their rows: a vocabulary only grows."""
+    """Return the rows of the added tokens: a vocabulary only grows."""
     extended = [each for each in bases_beneath(store, base) if each.spec.get("new_tokens")]
     return [id_ for each in extended for id_ in new_token_ids_of(store, each, cache)]
 
 
 def parent_artifact(store: Store, base: Artifact, stage: str) -> Artifact:
-    """The model_export or base_model artifact of the release that `base` starts from. Raises UserError."""
+    """Return the model_export or base_model artifact of the release that `base` starts from. Raises
+    UserError.
+    """
     parent = base.figures["parent"]
     found = input_of(StoredGraph(store), base, stage)
     if found is None:
@@ -215,7 +223,9 @@ def parent_artifact(store: Store, base: Artifact, stage: str) -> Artifact:
 
 
 def newer_parent(store: Store, child: VariantKey, base: Artifact | None) -> tuple[VariantKey, int] | None:
-    """(parent, version) of the release in production if `base` was made from another one; else None."""
+    """Return (parent, version) of the release in production if `base` was made from another one; else
+    None.
+    """
     used = None if base is None else base.figures.get("parent")
     if base is None or not used:
         return None
@@ -227,7 +237,7 @@ def newer_parent(store: Store, child: VariantKey, base: Artifact | None) -> tupl
 
 
 class RolledBack(NamedTuple):
-    """A release that a base was made on, and `why` it was rolled back since."""
+    """Names a release that a base was made on, and `why` it was rolled back since."""
 
     parent: VariantKey
     version: int
@@ -239,7 +249,9 @@ class RolledBack(NamedTuple):
 
 
 def rolled_back_beneath(store: Store, base: Artifact) -> Iterator[RolledBack]:
-    """Of all releases that a base was made on, the nearest first. Raises UserError for one that is gone."""
+    """Yield the releases that a base was made on and that were rolled back, the nearest first. Raises
+    UserError for one that is gone.
+    """
     for each in bases_beneath(store, base):
         parent = each.figures.get("parent")
         if parent:
@@ -250,7 +262,9 @@ def rolled_back_beneath(store: Store, base: Artifact) -> Iterator[RolledBack]:
 
 
 def parents_moved(store: Store, child: VariantKey, base: Artifact | None) -> Iterator[StaleCause]:
-    """Why a base is out of date by the releases that it was made on. Raises UserError where one is gone."""
+    """Yield the causes that make a base stale by the releases it was made on. Raises UserError where one is
+    gone.
+    """
     back = [] if base is None else list(rolled_back_beneath(store, base))
     yield from (StaleCause("rolled_back", str(each.parent), each.words) for each in back)
     newer = newer_parent(store, child, base)

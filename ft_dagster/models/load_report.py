@@ -1,4 +1,5 @@
-"""Whether the files of a base hold what its class needs: transformers' own load report, on shapes alone.
+"""Checks whether the files of a base hold what its class needs: transformers' own load report, on shapes
+alone.
 
 transformers draws at random what a file lacks, and says so in a log. Its report is made here from headers,
 after its own renamings and conversions (experts that lie one by one are stacked) and with its own lists of
@@ -43,7 +44,8 @@ MEND = "Take the config.json that belongs to the model's weights"
 
 
 def unused_tensors(folder: Path, files: Sequence[FileDigest], cache: Path | None) -> tuple[str, ...]:
-    """Names of stored tensors that the class of a base has no place for. `files`: all that loading reads.
+    """Return the names of stored tensors that the class of a base has no place for. `files`: all that loading
+    reads.
 
     Raises UserError where the files lack a tensor or have one of another shape, and for a config.json that
     makes no sense.
@@ -79,14 +81,14 @@ def _is_read_quantized(said: Any) -> bool:
 
 
 def unused_words(names: Sequence[str]) -> str:
-    """That a base has stored tensors which take no part, in a line."""
+    """Say in a line that a base has stored tensors which take no part."""
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
     return f"its class has no place for {in_one_line(names[0])[:SHOWN]}{more} of its files: left out"
 
 
 def stored_shapes(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a model folder by name, on the meta device: of their shape, and without numbers. Raises
-    UserError for a shape that no tensor has.
+    """Return the tensors of a model folder by name, on the meta device: of their shape, and without numbers.
+    Raises UserError for a shape that no tensor has.
     """
     import torch
 
@@ -131,7 +133,7 @@ def _unused(folder: Path) -> list[str]:
 
 
 def _class_of(folder: Path) -> tuple[Any, Any]:
-    """The class that a training loads, and its configuration. Raises UserError where there is none."""
+    """Return the class that a training loads, and its configuration. Raises UserError where there is none."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -162,7 +164,7 @@ def _check_sizes(file: Path, written: Mapping[str, Any], tensors: int) -> None:
 
 
 def _numbers_of(written: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Each number of a configuration and of its parts, by its name."""
+    """Yield each number of a configuration and of its parts, by its name."""
     for name, value in written.items():
         if isinstance(value, dict):
             yield from _numbers_of(value)
@@ -206,12 +208,14 @@ def _check_report(folder: Path, name: str, report: Mapping[str, Any]) -> None:
 
 
 def _in_order(name: str) -> list[tuple[int, str]]:
-    """By which layer 2 comes before layer 10."""
+    """Return a sort key by which layer 2 comes before layer 10."""
     return [(int(part) if part.isdigit() else -1, part) for part in name.split(".")]
 
 
 def _not_built(file: Path, error: Exception, lines: Sequence[str]) -> UserError:
-    """What a class raised, in one line; of tensors that could not be put together, the first."""
+    """Return the error for what a class raised, in one line; of tensors that could not be put together, the
+    first.
+    """
     parted = [line.split("|")[0].strip() for line in lines if "CONVERSION" in line and "|" in line]
     if parted:
         problem = "the files do not hold all that a tensor is put together from"
@@ -225,7 +229,7 @@ def _not_built(file: Path, error: Exception, lines: Sequence[str]) -> UserError:
 
 @contextmanager
 def _told_by_transformers() -> Iterator[list[str]]:
-    """The lines that transformers logs within it, which are not shown."""
+    """Yield the lines that transformers logs within this context, which are not shown."""
     from transformers.utils import logging as told
 
     lines: list[str] = []

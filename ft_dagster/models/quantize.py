@@ -1,4 +1,4 @@
-"""How a frozen base is quantized: one place, so that what is judged and served is what was trained on."""
+"""Quantizes a frozen base: in one place, so that what is judged and served is what was trained on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ KINDS = get_args(Quantization)
 def quantization_config(
     kind: Quantization, compute_dtype: torch.dtype, storage: torch.dtype | None = None
 ) -> BitsAndBytesConfig:
-    """nf4: 4-bit NormalFloat, its constants quantized too; int8: LLM.int8. The output head is left alone.
+    """Return how bitsandbytes quantizes: nf4 is 4-bit NormalFloat, its constants quantized too; int8 is
+    LLM.int8. The output head is left alone.
 
     Load with `dtype=compute_dtype` as training does: the weights are rounded to it before they are quantized.
     `storage`: the type that the 4-bit weights lie in (ZeRO-3 shards only floats); their values stay the same.
@@ -51,7 +52,8 @@ def settle_quantized(model: Any) -> None:
 
 
 def quantized_weights(model: Any, kind: Quantization) -> dict[str, bool]:
-    """Names of the weights that are quantized when a model is loaded so, and whether they lie as [in, out].
+    """Return the names of the weights that are quantized when a model is loaded so, and whether they lie as
+    [in, out].
 
     `model`: plain, on the meta device; its layers are replaced.
     """
@@ -71,7 +73,9 @@ def quantized_weights(model: Any, kind: Quantization) -> dict[str, bool]:
 
 
 def dequantized_weight(weights: Tensor, kind: Quantization) -> Tensor:
-    """What float32 `weights` [out, in] of a linear layer become once quantized: float32, on the CPU."""
+    """Return what float32 `weights` [out, in] of a linear layer become once quantized: float32, on the
+    CPU.
+    """
     from bitsandbytes import functional
     from bitsandbytes.nn import Int8Params, Params4bit
 
@@ -90,7 +94,9 @@ def write_quantization(payload: Path, kind: Quantization) -> None:
 
 
 def quantization_of(payload: Path) -> Quantization | None:
-    """How the base of this adapter was quantized while training; None: it was not. Raises UserError."""
+    """Return how the base of this adapter was quantized while training; None: it was not. Raises
+    UserError.
+    """
     file = payload / QUANTIZATION_FILE
     if not file.exists():
         return None

@@ -1,4 +1,4 @@
-"""Objectives, one file each, all of the same shape; a declaration's `objective` names one."""
+"""Collects the objectives, one file each, all of the same shape; a declaration's `objective` names one."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ DEFAULT = INSTRUCTION.name
 
 
 def objective_of(name: str) -> Objective:
-    """The objective of this name. Raises UserError."""
+    """Return the objective of this name. Raises UserError."""
     if name not in OBJECTIVES:
         raise UserError("no such objective", field="objective", value=name, fix=f"Take {known()}")
     return OBJECTIVES[name]
 
 
 def loss_of(own_loss: str | None) -> Loss:
-    """The loss of the objective that is named, else the one that objectives share. Raises UserError."""
+    """Return the loss of the objective that is named, else the one that objectives share. Raises
+    UserError.
+    """
     return next_token_loss if own_loss is None else objective_of(own_loss).loss
 
 
 def known(form: str = "{}") -> str:
-    """All names, as in a sentence: a, b or c."""
+    """Return all names, as in a sentence: a, b or c."""
     *others, last = map(form.format, OBJECTIVES)
     return f"{', '.join(others)} or {last}"

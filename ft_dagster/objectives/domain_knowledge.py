@@ -1,4 +1,4 @@
-"""Continual pre-training: the facts of raw text, where every token is trained."""
+"""Declares continual pre-training: the facts of raw text, where every token is trained."""
 
 from ft_dagster.objectives.loss import next_token_loss
 from ft_dagster.objectives.objective import Objective, Usual, chunked

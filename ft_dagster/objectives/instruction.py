@@ -1,4 +1,6 @@
-"""Behaviour and format: the answers of conversations and prompts, or whole texts."""
+"""Declares instruction tuning: behaviour and format, from the answers of conversations and prompts, or whole
+texts.
+"""
 
 from ft_dagster.objectives.loss import next_token_loss
 from ft_dagster.objectives.objective import Objective, one_each

@@ -1,4 +1,4 @@
-"""The loss that objectives share: cross-entropy of the next token, where a token carries a label."""
+"""Computes the loss that objectives share: cross-entropy of the next token, where a token carries a label."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNLABELLED = -100  # torch's own default
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Nats, summed over the labels; logits [positions, vocabulary] in fp32, labels [positions]."""
+    """Return nats, summed over the labels; logits [positions, vocabulary] in fp32, labels [positions]."""
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")

@@ -1,4 +1,4 @@
-"""What every objective says of itself. Light: what needs torch imports it inside a function."""
+"""Defines what every objective says of itself. Light: what needs torch imports it inside a function."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ KINDS: dict[RowKind, str] = {  # as a person would say it
 
 
 class Renderer(Protocol[R_contra]):
-    """What makes examples of rows, with the base's tokenizer and chat template; see `data.examples`."""
+    """Makes examples of rows, with the base's tokenizer and chat template; see `data.rendering.examples`."""
 
     def whole(self, rows: Sequence[R_contra]) -> Iterator[Rendered]:
-        """One example of each row, in order: the answers trained on, cut to the longest length."""
+        """Yield one example of each row, in order: the answers trained on, cut to the longest length."""
 
     def chunks(self, row: R_contra) -> Iterator[Rendered]:
-        """All tokens of a text row, cut into examples; of each, all but the first token trained on."""
+        """Yield all tokens of a text row, cut into examples; of each, all but the first token trained on."""
 
 
 class MakesExamples(Protocol):
-    """Of each row, in order, its examples; none for a row that gives none."""
+    """Yields the examples of each row, in order; none for a row that gives none."""
 
     def __call__(self, rows: Sequence[R], renderer: Renderer[R]) -> Iterator[Sequence[Rendered]]: ...
 
 
 def one_each(rows: Sequence[R], renderer: Renderer[R]) -> Iterator[Sequence[Rendered]]:
-    """A row is an example."""
+    """Yield one example for each row."""
     return ([example] for example in renderer.whole(rows))
 
 
 def chunked(rows: Sequence[R], renderer: Renderer[R]) -> Iterator[Sequence[Rendered]]:
-    """A document is as many examples as it has chunks."""
+    """Yield as many examples of a document as it has chunks."""
     return (list(renderer.chunks(row)) for row in rows)
 
 
 class Usual(NamedTuple):
-    """A value that holds unless another is declared, and why."""
+    """Holds a value that stands unless another is declared, and why."""
 
     value: float
     reason: str
@@ -54,7 +54,7 @@ class Usual(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """What is taught: the rows that it takes, what they become, its loss, what its model is judged by.
+    """Says what is taught: the rows that it takes, what they become, its loss, what its model is judged by.
 
     `loss`: (logits [positions, vocabulary] in fp32, labels [positions]) -> their sum, a scalar in nats; each
     position counts by itself, for a few are asked for at a time.
@@ -76,5 +76,7 @@ class Objective:
 
     @property
     def own_loss(self) -> str | None:
-        """Its name where its loss is its own, else None: by it a plan tells the trainer which to take."""
+        """Return its name where its loss is its own, else None: by it a plan tells the trainer which to
+        take.
+        """
         return None if self.loss is next_token_loss else self.name

@@ -1,4 +1,4 @@
-"""What a row becomes and a batch is made of: token ids, and which of them are trained on."""
+"""Defines what a row becomes and a batch is made of: token ids, and which of them are trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Rendered:
-    """One example. `spans` are half open ranges of token positions that carry a label, from 1 on. `whole`:
+    """Is one example. `spans` are half open ranges of token positions that carry a label, from 1 on. `whole`:
     how many tokens it had before it was `truncated`; None: not known.
     """
 

@@ -1,4 +1,4 @@
-"""One narrow task, its answers scored by what they are: a label, JSON, a query."""
+"""Declares one narrow task, its answers scored by what they are: a label, JSON, a query."""
 
 from ft_dagster.objectives.loss import next_token_loss
 from ft_dagster.objectives.objective import Objective, one_each

@@ -1,1 +1,1 @@
-"""The models that answer questions, and how they are loaded."""
+"""Loads the models that answer questions, and asks them."""

@@ -1,4 +1,4 @@
-"""What a device computes in."""
+"""Chooses the number format in which a device computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ USABLE_SHARE = 0.9  # of a GPU's memory that a plan fills: its context and the a
 
 
 def computes_bf16(kind: str, flags: str | None = None) -> bool:
-    """Whether the device ("cuda", "cpu") has bf16 arithmetic: a CPU by its flags, a GPU by its driver."""
+    """Say whether the device ("cuda", "cpu") has bf16 arithmetic: a CPU by its flags, a GPU by its driver."""
     if kind == "cuda":
         return _gpus_compute_bf16()
     cpuinfo = Path("/proc/cpuinfo")
@@ -25,8 +25,8 @@ def computes_bf16(kind: str, flags: str | None = None) -> bool:
 
 
 def _gpus_compute_bf16() -> bool:
-    """Whether all of this host do. Torch would open a context for it, memory of the device that this process
-    keeps; it is asked only where there is no NVML.
+    """Say whether all GPUs of this host compute in bf16. Torch would open a context for it, memory of the
+    device that this process keeps; it is asked only where there is no NVML.
     """
     try:
         import pynvml
@@ -44,7 +44,7 @@ def _gpus_compute_bf16() -> bool:
 
 
 def judging_dtype(kind: str, flags: str | None = None) -> Dtype:
-    """In which models are asked: bfloat16, as servers load them, where emulating it would not take many times
-    as long (SmolLM2-135M on an AVX2 core: 7 times).
+    """Return the type in which models are judged: bfloat16, as servers load them, where emulating it would
+    not take many times as long (SmolLM2-135M on an AVX2 core: 7 times).
     """
     return "bfloat16" if computes_bf16(kind, flags) else "float32"

@@ -1,4 +1,4 @@
-"""Attention on a CPU in bf16: products of whole batches, a block of queries at a time.
+"""Computes attention on a CPU in bf16: products of whole batches, a block of queries at a time.
 
 torch's own kernel there takes about twice as long for rows of some hundred tokens, and five times as long
 for the one query of each row while answers are written. An attention of transformers' AttentionInterface
@@ -51,9 +51,9 @@ def attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Of [rows, heads, positions, size] each, key and value of fewer heads where some share; gives [rows,
-    positions, heads, size]. `attention_mask`: added to the scores, or what of the keys is seen; None: what
-    comes before, of one query all.
+    """Compute attention from [rows, heads, positions, size] each, key and value of fewer heads where some
+    share; return [rows, positions, heads, size]. `attention_mask`: added to the scores, or what of the keys
+    is seen; None: what comes before, of one query all.
     """
     count, said = query.shape[2], options.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if said is None else said)
@@ -75,7 +75,7 @@ def attention(
 
 
 def _has_biased_keys(module: Any) -> bool:
-    """False only where that is known."""
+    """Say whether the module's keys have a bias; False only where that is known."""
     return getattr(getattr(module, "k_proj", None), "bias", True) is not None
 
 
@@ -103,7 +103,9 @@ def _in_blocks(
 
 
 def _hide(scores: torch.Tensor, mask: torch.Tensor) -> None:
-    """A query that may see nothing, of padding, sees all alike: a number, which no other query meets."""
+    """Hide masked keys in place; a query that may see nothing, of padding, sees all alike: a number, which no
+    other query meets.
+    """
     if mask.dtype == torch.bool:
         scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
     else:
@@ -111,14 +113,18 @@ def _hide(scores: torch.Tensor, mask: torch.Tensor) -> None:
 
 
 def later(like: torch.Tensor) -> torch.Tensor:
-    """-inf where a key comes after the query, else 0: [queries, keys]; a corner serves a smaller block."""
+    """Return -inf where a key comes after the query, else 0: [queries, keys]; a corner serves a smaller
+    block.
+    """
     return torch.full((QUERIES, QUERIES), float("-inf"), dtype=like.dtype, device=like.device).triu_(1)
 
 
 def causal_weights(
     mine: torch.Tensor, keys: torch.Tensor, later: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """[shared heads, queries of all heads that share, keys]; the last keys are the block's own."""
+    """Return the weights [shared heads, queries of all heads that share, keys]; the last keys are the block's
+    own.
+    """
     scores = products(mine, keys, scaling)
     count = later.shape[0]
     scores.view(keys.shape[0], -1, count, keys.shape[1])[..., -count:].add_(later)
@@ -126,7 +132,7 @@ def causal_weights(
 
 
 def products(mine: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
-    """The same before the softmax, and nothing masked."""
+    """Return the scores before the softmax, with nothing masked."""
     return torch.baddbmm(mine.new_empty(1, 1, 1), mine, keys.mT, beta=0, alpha=scaling)
 
 

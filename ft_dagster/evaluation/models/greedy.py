@@ -1,4 +1,4 @@
-"""Greedy answers to many prompts at once, each as the model gives it alone.
+"""Writes greedy answers to many prompts at once, each as the model gives it alone.
 
 What all prompts of a batch begin with is computed once, and so is a learned prompt; prompts are read a few
 of like length at a time, and answered all at once, since a step takes little longer for many rows; keys and
@@ -29,8 +29,8 @@ Over = Callable[[list[int]], bool]
 
 
 class PromptRow(NamedTuple):
-    """A prompt in token ids, and where its answer ends: after `new_tokens`, with a token of `ends`, or where
-    `stopped` says so of its tokens, for one of the words `stops`.
+    """Holds a prompt in token ids, and where its answer ends: after `new_tokens`, with a token of `ends`, or
+    where `stopped` says so of its tokens, for one of the words `stops`.
     """
 
     prompt: Sequence[int]
@@ -48,13 +48,13 @@ class PromptRow(NamedTuple):
 def rows_of(
     prompts: Prompts, *, new_tokens: int, ends: Collection[int], stopped: Over | None = None
 ) -> list[PromptRow]:
-    """Prompts whose answers all end alike."""
+    """Make rows of prompts whose answers all end alike."""
     return [PromptRow(prompt, new_tokens, ends, stopped) for prompt in prompts]
 
 
 @dataclass
 class Greedy:
-    """The token ids of an answer, the end token its last where one came. Where logits were asked for, those
+    """Holds the token ids of an answer, the end token last where one came. Where logits were asked for, those
     of the prompt's last positions, [positions, vocabulary], and those that each token was chosen from, each
     [vocabulary]; float32 on the CPU.
     """
@@ -65,8 +65,8 @@ class Greedy:
 
 
 def batches_of(rows: Sequence[PromptRow], tokens: int) -> Iterator[list[int]]:
-    """Places of rows that are written together, the longest prompts first: no more than `tokens`, answers and
-    padding among them, but for a single row.
+    """Yield the places of rows that are written together, the longest prompts first: no more than `tokens`,
+    answers and padding among them, but for a single row.
     """
     waiting = sorted(range(len(rows)), key=lambda place: -len(rows[place].prompt))
     while waiting:
@@ -81,7 +81,9 @@ def batches_of(rows: Sequence[PromptRow], tokens: int) -> Iterator[list[int]]:
 
 
 class RoomyLayer(DynamicLayer):
-    """A layer's keys and values, [rows, heads, positions, size] each, in memory for `room` positions."""
+    """Holds a layer's keys and values, [rows, heads, positions, size] each, in memory for `room`
+    positions.
+    """
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -119,7 +121,7 @@ class RoomyLayer(DynamicLayer):
 
 
 def write(model: Any, rows: Sequence[PromptRow], *, logits: int = 0) -> list[Greedy]:
-    """The answers to all rows, in one batch.
+    """Write the answers to all rows, in one batch.
 
     `logits`: of how many of the prompts' last positions they are returned, and those of each choice. `model`
     is in evaluation mode; its generation settings may be others afterwards.
@@ -135,7 +137,7 @@ def write_all(
     tokens: int,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> list[Greedy]:
-    """The answers to all rows, in batches of `tokens`; `on_progress` hears the share that is done."""
+    """Write the answers to all rows, in batches of `tokens`; `on_progress` hears the share that is done."""
     found: dict[int, Greedy] = {}
     for some in batches_of(rows, tokens):
         found.update(zip(some, write(model, [rows[place] for place in some]), strict=True))
@@ -144,7 +146,9 @@ def write_all(
 
 
 def last_logits(model: Any, ids: Sequence[int], count: int) -> Tensor:
-    """Logits of the last `count` positions of one text, [positions, vocabulary], float32 on the CPU."""
+    """Return the logits of the last `count` positions of one text, [positions, vocabulary], float32 on the
+    CPU.
+    """
     kept = {"logits_to_keep": count} if "logits_to_keep" in _takes(model) else {}
     with torch.no_grad():
         given = torch.tensor([list(ids)], device=model.device)
@@ -157,7 +161,7 @@ def _takes(model: Any) -> Collection[str]:
 
 
 def _cache_layers(model: Any) -> list[Any] | None:
-    """Empty cache layers of the model; None where only its own `generate` knows how it remembers.
+    """Return empty cache layers of the model; None where only its own `generate` knows how it remembers.
 
     A window over the last tokens may see no padding between a learned prompt and the text.
     """
@@ -203,8 +207,9 @@ def _write(model: Any, layers: list[Any], asked: Sequence[PromptRow], logits: in
 def _read_prompts(
     model: Any, layers: list[Any], asked: Sequence[PromptRow], logits: int
 ) -> tuple[list[Tensor], Cache, Tensor]:
-    """Of each row the scores of its last positions [positions, vocabulary]; what is remembered; and its mask
-    [rows, positions]. A pass for some prompts of like length; one for all where keys fall out of a window.
+    """Read all prompts; return the scores of each row's last positions [positions, vocabulary], what is
+    remembered, and its mask [rows, positions]. A pass for some prompts of like length; one for all where keys
+    fall out of a window.
     """
     forward, windowed, prompts = _forward_of(model), _windowed(layers), [row.prompt for row in asked]
     shared = 0 if logits or windowed else _shared(prompts)
@@ -235,7 +240,7 @@ def _read_prompts(
 
 
 def _passes(prompts: Prompts, tokens: int) -> Iterator[list[int]]:
-    """Places of prompts that are read together, the longest first."""
+    """Yield the places of prompts that are read together, the longest first."""
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     while order:
         count = max(1, tokens // len(prompts[order[0]]))
@@ -244,12 +249,14 @@ def _passes(prompts: Prompts, tokens: int) -> Iterator[list[int]]:
 
 
 def _read(scores: Tensor, prompt: int, count: int) -> Tensor:
-    """Of a row's scores those of the last `count` positions of its prompt, padding left out."""
+    """Return a row's scores of the last `count` positions of its prompt, padding left out."""
     return scores[max(len(scores) - prompt, 0) :].float().cpu() if count else torch.empty(0, 0)
 
 
 def _forward_of(model: Any) -> Callable[..., Tensor]:
-    """forward(cache, keep, **inputs): the logits of the last `keep` positions, [rows, keep, vocabulary]."""
+    """Return forward(cache, keep, **inputs): the logits of the last `keep` positions, [rows, keep,
+    vocabulary].
+    """
     inner, taken = inner_model(model), _takes(model)
     name = "cache" if "cache" in taken else "past_key_values"
 
@@ -266,14 +273,14 @@ def _windowed(layers: Sequence[Any]) -> bool:
 
 
 def _shared(prompts: Prompts) -> int:
-    """How many tokens all prompts begin with, at least one of each left out."""
+    """Count the tokens that all prompts begin with, at least one of each left out."""
     shortest = min(map(len, prompts)) - 1
     columns = zip(*(prompt[:shortest] for prompt in prompts), strict=True)
     return next((n for n, column in enumerate(columns) if len(set(column)) > 1), shortest)
 
 
 def _begin(model: Any, forward: Callable[..., Tensor], shared: Sequence[int]) -> Any:
-    """A cache of one row with the learned prompt or prefix, and after it the tokens `shared`."""
+    """Return a cache of one row with the learned prompt or prefix, and after it the tokens `shared`."""
     cache = DynamicCache()
     if virtual_tokens(model):
         learned = model.get_prompt(batch_size=1)
@@ -287,7 +294,7 @@ def _begin(model: Any, forward: Callable[..., Tensor], shared: Sequence[int]) ->
 
 
 def _of_rows(begun: Any, layers: Sequence[Any], *, rows: int, room: int) -> Cache:
-    """A cache for `rows` rows that each begin so."""
+    """Return a cache for `rows` rows that each begin so."""
     roomy = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in layers]
     for layer, (keys, values, *_) in zip(roomy, begun, strict=False):
         layer.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))
@@ -295,7 +302,7 @@ def _of_rows(begun: Any, layers: Sequence[Any], *, rows: int, room: int) -> Cach
 
 
 def _padded(prompts: Prompts, before: int, device: Any) -> tuple[Tensor, Tensor]:
-    """Ids [rows, longest], padded on the left, and their mask [rows, before + longest]."""
+    """Return ids [rows, longest], padded on the left, and their mask [rows, before + longest]."""
     longest = max(map(len, prompts))
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.ones(len(prompts), before + longest, dtype=torch.long)
@@ -306,7 +313,7 @@ def _padded(prompts: Prompts, before: int, device: Any) -> tuple[Tensor, Tensor]
 
 
 def _generate(model: Any, rows: Sequence[PromptRow], logits: int) -> list[Greedy]:
-    """The same by the model's own `generate`."""
+    """Write the answers by the model's own `generate`."""
     ids, mask = _padded([row.prompt for row in rows], 0, model.device)
     before = virtual_tokens(model) + ids.shape[1]
     settings = GenerationConfig(

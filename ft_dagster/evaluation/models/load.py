@@ -1,4 +1,4 @@
-"""Loading what is judged: a base, or a payload that a training left, from local safetensors alone.
+"""Loads what is judged: a base, or a payload that a training left, from local safetensors alone.
 
 A payload is an adapter on its base (adapter_config.json; on a quantized base also quantization.json) or a
 whole model (config.json). Every room that loads a model to look at it does so here. Imports torch and
@@ -30,7 +30,7 @@ MODEL_CONFIG = "config.json"
 
 
 def kind_of(payload: Path) -> Kind:
-    """Whether trained weights are an adapter or a whole model. Raises UserError for neither."""
+    """Say whether trained weights are an adapter or a whole model. Raises UserError for neither."""
     if (payload / ADAPTER_CONFIG).is_file():
         return "adapter"
     if (payload / MODEL_CONFIG).is_file():
@@ -45,7 +45,7 @@ def kind_of(payload: Path) -> Kind:
 def load_base(
     folder: Path, *, dtype: str = "auto", device: str = "cpu", quantization: Quantization | None = None
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode. Raises UserError.
+    """Load a causal language model in evaluation mode. Raises UserError.
 
     `dtype`: auto (as stored), bfloat16 or float32. `quantization`: nf4 or int8, computing in `dtype`. On
     `cuda` see `placement`.
@@ -83,9 +83,9 @@ def load_base(
 
 
 def placement(device: str) -> dict[str, Any]:
-    """How transformers lays a model straight on a GPU: all of it; on the GPUs of a lease of several whole
-    layers, about as much on each; without a lease on as few of those here as hold it. Raises UserError where
-    there is none.
+    """Return how transformers lays a model straight on a GPU: all of it; on the GPUs of a lease of several
+    whole layers, about as much on each; without a lease on as few of those here as hold it. Raises UserError
+    where there is none.
     """
     import torch
     from accelerate.utils import get_max_memory
@@ -115,7 +115,7 @@ def _refuse_left_out(model: Any, folder: Path) -> None:
 
 
 def load_dequantized(folder: Path, quantization: Quantization, *, device: str = "cpu") -> PreTrainedModel:
-    """A plain float32 model with the weights that the base stands for once it is quantized, on a CPU."""
+    """Load a plain float32 model with the weights that the base stands for once it is quantized, on a CPU."""
     import torch
     from peft.utils.integrations import dequantize_module_weight
     from transformers.pytorch_utils import Conv1D
@@ -132,7 +132,7 @@ def load_dequantized(folder: Path, quantization: Quantization, *, device: str = 
 
 
 def load_tuned(base: Path, payload: Path, *, dtype: str, device: str = "cpu", widen: bool = False) -> Any:
-    """The trained model, whichever kind `payload` is: by itself, or on its base as it was trained on.
+    """Load the trained model, whichever kind `payload` is: by itself, or on its base as it was trained on.
 
     `widen`: an adapter computes in float32 whatever `dtype` is. On a CPU a 4-bit base is unpacked where there
     is room (see `unpacked`). Raises UserError.
@@ -152,7 +152,7 @@ def load_tuned(base: Path, payload: Path, *, dtype: str, device: str = "cpu", wi
 
 
 def put_adapter(model: Any, adapter: Path, *, widen: bool = False) -> Any:
-    """`model` with the adapter on it (a PeftModel), apart from it and unmerged. Raises UserError."""
+    """Return `model` with the adapter on it (a PeftModel), apart from it and unmerged. Raises UserError."""
     from peft import PeftModel
 
     if not (adapter / ADAPTER_CONFIG).is_file() or not (adapter / ADAPTER_WEIGHTS).is_file():
@@ -177,7 +177,9 @@ def put_adapter(model: Any, adapter: Path, *, widen: bool = False) -> Any:
 
 
 def _follow_token_rows(adapted: Any) -> None:
-    """Of a model on several devices: PEFT multiplies by trained rows of tokens past accelerate's hooks."""
+    """Make trained token rows follow their layer on a model of several devices: PEFT multiplies by them past
+    accelerate's hooks.
+    """
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module
     from peft.utils.other import TrainableTokensWrapper
 
@@ -187,22 +189,26 @@ def _follow_token_rows(adapted: Any) -> None:
 
 
 def tokenizer_folder(base: Path, payload: Path) -> Path:
-    """Where the tokenizer that was trained with is: beside the trained weights, else beside the base."""
+    """Return where the tokenizer that was trained with is: beside the trained weights, else beside the
+    base.
+    """
     return payload if (payload / "tokenizer_config.json").exists() else base
 
 
 def trained_tokenizer(base: Path, payload: Path) -> Any:
-    """The tokenizer that was trained with, which ends an answer where the base does. Raises UserError."""
+    """Load the tokenizer that was trained with, which ends an answer where the base does. Raises
+    UserError.
+    """
     return load_tokenizer(tokenizer_folder(base, payload), base=base)
 
 
 def inner_model(model: Any) -> Any:
-    """The transformers model inside a PeftModel; any other model as it is."""
+    """Return the transformers model inside a PeftModel; any other model as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def virtual_tokens(model: Any) -> int:
-    """Positions that a learned prompt or prefix takes before the given tokens."""
+    """Count the positions that a learned prompt or prefix takes before the given tokens."""
     config = getattr(model, "active_peft_config", None)
     return int(config.num_virtual_tokens) if config is not None and config.is_prompt_learning else 0
 
@@ -221,7 +227,7 @@ def let_go(model: Any) -> None:
 
 
 def generate(model: Any, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
-    """`model.generate` for rows padded on the left; what it returns starts with `virtual_tokens(model)`
+    """Call `model.generate` for rows padded on the left; what it returns starts with `virtual_tokens(model)`
     positions more. Each row is answered as it is alone.
 
     PEFT's own generation of a learned prompt puts the padding between prompt and text, and counts the
@@ -239,7 +245,9 @@ def generate(model: Any, input_ids: Tensor, attention_mask: Tensor, **options: A
 
 
 def _after_prefix(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-    """The prefix stands in the cache; before the text stand as many ids, which are never read."""
+    """Return the inputs after a learned prefix: the prefix stands in the cache; before the text stand as many
+    ids, which are never read.
+    """
     import torch
 
     rows, taken = len(input_ids), virtual_tokens(model)
@@ -251,7 +259,7 @@ def _after_prefix(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict
 
 
 def _after_prompt(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-    """Embeddings of padding, prompt and text, in this order; the ids beside them are never read."""
+    """Return embeddings of padding, prompt and text, in this order; the ids beside them are never read."""
     import torch
 
     rows, taken = len(input_ids), virtual_tokens(model)
@@ -270,7 +278,7 @@ def _after_prompt(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict
 
 
 def _hush_bitsandbytes() -> None:
-    """It says at each layer that int8 casts to float16, which is what int8 is."""
+    """Silence bitsandbytes, which says at each layer that int8 casts to float16: that is what int8 is."""
     import logging
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

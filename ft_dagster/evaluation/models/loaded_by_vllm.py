@@ -1,4 +1,4 @@
-"""Which adapters vLLM loads (its lora/peft_helper.py and config/lora.py)."""
+"""Tells which adapters vLLM loads (its lora/peft_helper.py and config/lora.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank may b
 
 
 def rank_of(config: Mapping[str, Any]) -> int:
-    """The largest rank of any layer of an adapter_config.json; 0 for an adapter without ranks."""
+    """Return the largest rank of any layer of an adapter_config.json; 0 for an adapter without ranks."""
     return max([config.get("r") or 0, *(config.get("rank_pattern") or {}).values()])
 
 
@@ -17,12 +17,12 @@ _LOADED_OR_NAMED = ("LORA", "PROMPT_TUNING", "PREFIX_TUNING")  # the last two ar
 
 
 def max_lora_rank(rank: int) -> int | None:
-    """The smallest --max-lora-rank under which an adapter of this rank loads; None above them all."""
+    """Return the smallest --max-lora-rank under which an adapter of this rank loads; None above them all."""
     return next((allowed for allowed in MAX_RANKS if rank <= allowed), None)
 
 
 def not_loaded(config: Mapping[str, Any]) -> list[str]:
-    """Why vLLM does not load the adapter of this adapter_config.json, or scales it wrongly: "is a DoRA
+    """Return why vLLM does not load the adapter of this adapter_config.json, or scales it wrongly: "is a DoRA
     adapter", to be read after "it". Empty: it loads.
     """
     rank = rank_of(config)

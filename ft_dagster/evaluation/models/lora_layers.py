@@ -1,4 +1,5 @@
-"""A plain LoRA layer of a model that is only asked: the sums that it was trained with, and nothing around.
+"""Computes a plain LoRA layer of a model that is only asked: the sums that it was trained with, and nothing
+around.
 
 An answer is written a token at a time, and a layer's work is then so small that PEFT's own Python around it
 counts, and so does each pass over the layer's output. Layers that do more than plain LoRA stay PEFT's: DoRA,
@@ -15,7 +16,7 @@ from torch import nn
 
 
 class PlainLinear(Linear):
-    """For evaluation mode: no dropout."""
+    """Computes a plain LoRA layer in evaluation mode: no dropout."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         adapter = self.active_adapters[0] if len(self.active_adapters) == 1 else None
@@ -32,7 +33,9 @@ class PlainLinear(Linear):
 
 
 def add_update(out: torch.Tensor, inner: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """out + inner B' in its place: out [positions, out], inner = s x A' [positions, rank], B [out, rank]."""
+    """Add inner B' to out in its place: out [positions, out], inner = s x A' [positions, rank], B [out,
+    rank].
+    """
     return torch.addmm(out, inner, up.T, out=out)
 
 

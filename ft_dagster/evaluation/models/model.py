@@ -1,4 +1,4 @@
-"""The model under judgement, base or trained, as an lm-eval model that batches by tokens."""
+"""Puts the model under judgement, base or trained, into an lm-eval model that batches by tokens."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROBE = "The capital of France is Paris. Water boils at one hundred degrees. Q: 
 
 
 def load_model(base: Path, tuned: Path | None, *, device: str, dtype: str) -> tuple[Any, Any]:
-    """(model, tokenizer) of the base, or of what a training made of it, in eval mode. Raises UserError.
+    """Load (model, tokenizer) of the base, or of what a training made of it, in eval mode. Raises UserError.
 
     An adapter stays apart from its base: what is judged is what was trained, not a rounded merge. It
     computes in `dtype`, as it did under autocast in training and as servers load it (kept in float32 on a
@@ -75,7 +75,9 @@ def withhold(model: Any, tokens: Sequence[int]) -> None:
 
 
 def load_judged(base: Path, tuned: Path | None, *, device: str, dtype: str) -> tuple[Any, Any, float | None]:
-    """(model, tokenizer, what training changed) of the model to be judged; see `tuned_logit_difference`."""
+    """Load (model, tokenizer, what training changed) of the model to be judged; see
+    `tuned_logit_difference`.
+    """
     before = None
     if tuned is not None and kind_of(tuned) == "model":
         model, tokenizer = load_model(base, None, device=device, dtype=dtype)
@@ -88,7 +90,8 @@ def load_judged(base: Path, tuned: Path | None, *, device: str, dtype: str) -> t
 
 
 def tuned_logit_difference(model: Any, tokenizer: Any, before: torch.Tensor | None = None) -> float:
-    """Largest absolute change of any logit on a probe between base and trained model. Raises UserError if 0.
+    """Return the largest absolute change of any logit on a probe between base and trained model. Raises
+    UserError if 0.
 
     `before`: the base's `probe_logits`; None: the model without its adapter. Weights that were not loaded, or
     not trained, would be judged equal to their base and pass every gate.
@@ -114,7 +117,9 @@ def tuned_logit_difference(model: Any, tokenizer: Any, before: torch.Tensor | No
 
 
 def probe_logits(model: Any, tokenizer: Any) -> torch.Tensor:
-    """Logits [tokens, vocabulary] on PROBE, float32 on the CPU; positions of a learned prompt left out."""
+    """Return logits [tokens, vocabulary] on PROBE, float32 on the CPU; positions of a learned prompt left
+    out.
+    """
     ids = torch.tensor([tokenizer(PROBE)["input_ids"]], device=model.device)
     with torch.inference_mode():
         logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] :]
@@ -122,7 +127,7 @@ def probe_logits(model: Any, tokenizer: Any) -> torch.Tensor:
 
 
 class TokenBatchedLM(HFLM):
-    """HFLM with batches of about equal work, a shared context computed once, logits only where scored.
+    """Is an HFLM with batches of about equal work, a shared context computed once, logits only where scored.
 
     `on_progress` is told the share of the running requests that is done. `beside`: rows that are written with
     the next answers, since a step costs about the same for any number of them; `written_beside` has them.
@@ -170,7 +175,7 @@ class TokenBatchedLM(HFLM):
         return super()._encode_pair(context, continuation)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Without what the tokenizer puts after a text: what is asked goes on."""
+        """Encode a text without what the tokenizer puts after it, since an answer continues it."""
         ids: list[int] = super().tok_encode(string, add_special_tokens, **kwargs)
         if not self._added_after or len(ids) == len(super().tok_encode(string, False, **kwargs)):
             return ids
@@ -214,7 +219,9 @@ class TokenBatchedLM(HFLM):
         return [found[number] for number in range(len(requests))]
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
-        """What is not sampled in common batches, whatever its settings; the rest by settings."""
+        """Answer the greedy requests in common batches, whatever their settings; the sampled ones by
+        settings.
+        """
         settings = [normalize_gen_kwargs(request.args[1], self.max_gen_toks) for request in requests]
         greedy = [number for number, each in enumerate(settings) if is_greedy(each)]
         answers: dict[int, str] = {}
@@ -230,7 +237,7 @@ class TokenBatchedLM(HFLM):
         return [answers[number] for number in range(len(requests))]
 
     def _sampled(self, requests: Any, settings: Sequence[Mapping[str, Any]]) -> Iterator[list[int]]:
-        """The numbers of those that are sampled, by settings in batches, the longest first."""
+        """Yield the numbers of the sampled requests, by settings in batches, the longest first."""
         groups: dict[str, list[int]] = {}
         for number in sorted(range(len(requests)), key=lambda number: -self._length(requests[number])):
             if not is_greedy(settings[number]):
@@ -243,12 +250,12 @@ class TokenBatchedLM(HFLM):
                 done += rows
 
     def written_beside(self) -> list[Greedy]:
-        """The answers to `beside`, which are written now where nothing else was."""
+        """Return the answers to `beside`, which are written now where nothing else was."""
         self._write([])
         return self._written_beside
 
     def _write(self, rows: Sequence[PromptRow]) -> list[Greedy]:
-        """The answers to rows, and to those beside them, which are kept."""
+        """Write the answers to rows, and to those beside them, which are kept."""
         every = [*rows, *self.beside]
         self.beside = []
         answers = self.write(every)
@@ -256,11 +263,11 @@ class TokenBatchedLM(HFLM):
         return answers[: len(rows)]
 
     def write(self, rows: Sequence[PromptRow]) -> list[Greedy]:
-        """The answers to rows, in as few batches as the memory allows."""
+        """Write the answers to rows, in as few batches as the memory allows."""
         return write_all(self.model, rows, GENERATION_TOKENS[self._on], self.on_progress)
 
     def _stops(self, until: list[str]) -> list[str]:
-        """The words that end an answer, which leaves them out."""
+        """Return the words that end an answer, which leaves them out."""
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         stops: list[str] = handle_stop_sequences(until, eos=end)
         return stops
@@ -300,7 +307,7 @@ class TokenBatchedLM(HFLM):
         return found[:, self._virtual :]
 
     def _length(self, request: Any) -> int:
-        """Tokens of a request's prompt and of its longest answer."""
+        """Count the tokens of a request's prompt and of its longest answer."""
         prompt, settings = request.args[:2]
         ids = prompt.ids if isinstance(prompt, Encoded) else self.tok_encode(prompt)
         return len(ids) + int(settings.get("max_gen_toks") or self.max_gen_toks)
@@ -316,8 +323,8 @@ class TokenBatchedLM(HFLM):
         return logits[:, -keep:]
 
     def _plain_head(self) -> Any:
-        """The module that makes logits of the body's states, where it alone does (some models scale or cap
-        them after it); else None.
+        """Return the module that makes logits of the body's states, where it alone does (some models scale or
+        cap them after it); else None.
         """
         head = self._inner.get_output_embeddings()
         if self._virtual or self._inner.base_model is self._inner:
@@ -329,7 +336,7 @@ class TokenBatchedLM(HFLM):
         return head if torch.equal(logits, apart.to(logits.device)) else None
 
     def _can_share(self, row: ScoringRow) -> bool:
-        """Whether this architecture scores a shared context as it does each continuation alone.
+        """Say whether this architecture scores a shared context as it does each continuation alone.
 
         Tried on one real question, since masks and positions are refused, ignored or replaced by some
         (state-space models).
@@ -346,14 +353,18 @@ class TokenBatchedLM(HFLM):
 
 
 def is_greedy(settings: Mapping[str, Any]) -> bool:
-    """Whether these settings of lm-eval ask for the likeliest token each time, and for nothing beside it."""
+    """Say whether these settings of lm-eval ask for the likeliest token each time, and for nothing
+    beside it.
+    """
     known = {"until", "max_gen_toks", "do_sample", "temperature"}
     return settings.keys() <= known and not settings.get("do_sample") and not settings.get("temperature")
 
 
 @contextlib.contextmanager
 def _weights_tied_already(model: Any) -> Iterator[None]:
-    """HFLM ties the weights again, and finds no embeddings where PEFT put trained token rows around them."""
+    """Keep HFLM from tying the weights again: it finds no embeddings where PEFT put trained token rows around
+    them.
+    """
     if not hasattr(model, "get_base_model"):
         yield
         return

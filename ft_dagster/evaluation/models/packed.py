@@ -1,4 +1,4 @@
-"""Frozen weights of a model that is only asked, laid out once as oneDNN's products on a CPU read them.
+"""Lays out the frozen weights of a model that is only asked as oneDNN's products on a CPU read them.
 
 In bf16 the sums are the same, to the bit: torch lays a plain weight out anew at each call, which for few rows
 takes as long as the product, and an answer is written by a call a token. In float32 they are the same to
@@ -22,7 +22,7 @@ ROWS = (1, 3, 64)  # each shape of a weight is tried with
 
 
 class Packed(nn.Linear):
-    """A linear layer with packed weights, and its plain one only where that is kept."""
+    """Is a linear layer with packed weights, and its plain one only where that is kept."""
 
     packed: torch.Tensor
 
@@ -62,7 +62,9 @@ def _can_be(layer: Any) -> bool:
 
 
 def _read_by_adapters(model: nn.Module) -> set[Any]:
-    """Layers in float32 whose weight an adapter reads: DoRA's norms, a head with trained rows of tokens."""
+    """Return the layers in float32 whose weight an adapter reads: DoRA's norms, a head with trained rows of
+    tokens.
+    """
     adapted = [
         layer for layer in model.modules() if isinstance(getattr(layer, "base_layer", None), nn.Linear)
     ]
@@ -71,7 +73,7 @@ def _read_by_adapters(model: nn.Module) -> set[Any]:
 
 
 def _shared(model: nn.Module) -> set[int]:
-    """Where weights lie that several layers have."""
+    """Return the addresses of weights that several layers have."""
     seen: dict[int, int] = {}
     for layer in model.modules():
         for weight in layer.parameters(recurse=False):
@@ -80,7 +82,9 @@ def _shared(model: nn.Module) -> set[int]:
 
 
 def _give_the_same(layers: Sequence[Any]) -> bool:
-    """Tried on one layer of each shape, since these are torch's own inner functions."""
+    """Say whether packed layers give the same; one layer of each shape is tried, since these are torch's own
+    inner functions.
+    """
     kinds = {(each.weight.dtype, each.weight.shape, each.bias is None): each for each in layers}
     with torch.no_grad():
         return all(_gives_the_same(layer, rows) for layer in kinds.values() for rows in ROWS)

@@ -1,4 +1,4 @@
-"""Log-likelihoods of many continuations of one context, with the context computed once.
+"""Scores many continuations of one context, with the context computed once.
 
 A multiple-choice question asks for each of its choices after the same words, and lm-eval computes the words
 again for each. Here a row holds the context once and then every continuation; an attention mask keeps the
@@ -21,7 +21,9 @@ LONGEST_ROW = 2048  # tokens of a shared row: the mask grows with the square
 
 
 class ContinuationScore(NamedTuple):
-    """Sum of the log-probabilities of a continuation (nats), and whether greedy decoding would say it."""
+    """Holds the sum of the log-probabilities of a continuation (nats), and whether greedy decoding would say
+    it.
+    """
 
     log_likelihood: float
     is_greedy: bool
@@ -29,7 +31,7 @@ class ContinuationScore(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoringRow:
-    """A context and its continuations, as token ids; `numbers` says which request each one answers."""
+    """Holds a context and its continuations, as token ids; `numbers` says which request each one answers."""
 
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
@@ -41,17 +43,17 @@ class ScoringRow:
 
     @property
     def scored(self) -> int:
-        """Number of tokens whose log-probability is wanted."""
+        """Count the tokens whose log-probability is wanted."""
         return sum(map(len, self.continuations))
 
     def with_(self, other: ScoringRow) -> ScoringRow:
-        """One row for both, of the same context."""
+        """Return one row for both, of the same context."""
         return ScoringRow(
             self.context, self.continuations + other.continuations, self.numbers + other.numbers
         )
 
     def alone(self) -> list[ScoringRow]:
-        """The same requests as rows of one continuation."""
+        """Return the same requests as rows of one continuation."""
         pairs = zip(self.continuations, self.numbers, strict=True)
         return [ScoringRow(self.context, (continuation,), (number,)) for continuation, number in pairs]
 
@@ -59,7 +61,8 @@ class ScoringRow:
 def arrange_rows(
     requests: Sequence[tuple[Sequence[int], Sequence[int]]], *, max_length: int, shared: bool
 ) -> list[ScoringRow]:
-    """Rows for (context, continuation) pairs, the longest first; a continuation has 1 to `max_length` tokens.
+    """Make rows of (context, continuation) pairs, the longest first; a continuation has 1 to `max_length`
+    tokens.
 
     A pair longer than `max_length` + 1 tokens loses its beginning, as in lm-eval, and shares with none; nor
     does one whose context is shorter than its continuation, since it would save nothing.
@@ -81,7 +84,9 @@ def arrange_rows(
 
 
 def batches(rows: Sequence[ScoringRow], *, tokens: float, positions: float) -> Iterator[list[ScoringRow]]:
-    """Consecutive rows whose padded size is at most `tokens`, and whose logits fill at most `positions`."""
+    """Yield consecutive rows whose padded size is at most `tokens`, and whose logits fill at most
+    `positions`.
+    """
     batch: list[ScoringRow] = []
     for row in rows:
         wider = [*batch, row]
@@ -103,7 +108,7 @@ def score(
     dtype: Any,
     head: Callable[[Any], Any] | None = None,
 ) -> dict[int, ContinuationScore]:
-    """The scores of every request in `rows`, by request number.
+    """Return the scores of every request in `rows`, by request number.
 
     `forward(input_ids, keep, **inputs)` returns the logits of the last `keep` positions or more, shape (rows,
     positions, vocabulary); or, with `head`, which makes logits of them, the states before it, shape (rows,
@@ -132,7 +137,7 @@ def score(
 
 
 def _scored_at(row: ScoringRow) -> Iterator[int]:
-    """At which positions of the row the tokens of its continuations are told."""
+    """Yield the positions of the row at which the tokens of its continuations are told."""
     start = len(row.context)
     for continuation in row.continuations:
         yield len(row.context) - 1
@@ -143,7 +148,9 @@ def _scored_at(row: ScoringRow) -> Iterator[int]:
 def _likelihoods(
     states: Any, where: Any, wanted: Any, head: Callable[[Any], Any] | None
 ) -> tuple[list[float], list[bool]]:
-    """Of each wanted token, told by the state at its place: log-probability, whether it is the likeliest."""
+    """Return for each wanted token, told by the state at its place: log-probability, whether it is the
+    likeliest.
+    """
     likely: list[float] = []
     greedy: list[bool] = []
     many, few = AT_ONCE["cpu" if states.device.type == "cpu" else "cuda"]
@@ -158,8 +165,8 @@ def _likelihoods(
 
 
 def likeliest(logits: Any) -> Any:
-    """The first place of the largest number of each row [rows, vocabulary]. On a CPU torch looks at one
-    number after another, numpy at many at once.
+    """Return the first place of the largest number of each row [rows, vocabulary]. On a CPU torch looks at
+    one number after another, numpy at many at once.
     """
     if logits.device.type != "cpu":
         return logits.argmax(dim=-1)
@@ -178,7 +185,9 @@ def _by_request(
 
 
 def _apart(rows: Sequence[ScoringRow], longest: int, device: Any, dtype: Any) -> dict[str, Any]:
-    """Position ids (rows, longest) and an additive mask (rows, 1, longest, longest) for shared contexts."""
+    """Return position ids (rows, longest) and an additive mask (rows, 1, longest, longest) for shared
+    contexts.
+    """
     segment = torch.full((len(rows), longest), -1)
     positions = torch.zeros(len(rows), longest, dtype=torch.long)
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""A 4-bit base that is only asked, with its weights unpacked once: the same sums, to the bit.
+"""Unpacks the weights of a 4-bit base that is only asked once: the same sums, to the bit.
 
 On a CPU bitsandbytes unpacks a layer's weights at each call and forgets them, and an answer is written by a
 call a token. Imported only where a base was loaded in 4 bits.
@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 
 class Unpacked(nn.Linear):
-    """A frozen 4-bit layer's weights in the type that it computes in."""
+    """Holds a frozen 4-bit layer's weights in the type that it computes in."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
@@ -33,7 +33,7 @@ class Unpacked(nn.Linear):
 
 
 class UnpackedLora(bnb.Linear4bit):
-    """PEFT's LoRA layer above such a one: its answer to the bit, and nothing around."""
+    """Computes PEFT's LoRA layer above an unpacked layer: its answer to the bit, and nothing around."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         adapter = self.active_adapters[0] if len(self.active_adapters) == 1 else None
@@ -71,7 +71,9 @@ def plain_lora(model: nn.Module) -> None:
 
 
 def _can_be(layer: nn.Module) -> bool:
-    """Whether it multiplies by its weights as they were before they were packed, [out, in], in one type."""
+    """Say whether a layer multiplies by its weights as they were before they were packed, [out, in], in one
+    type.
+    """
     if type(layer) is not Linear4bit:
         return False
     packed = layer.weight.quant_state

@@ -1,4 +1,5 @@
-"""The model under judgement, whose greedy answers vLLM writes, in a process and an environment of its own.
+"""Puts questions to the model under judgement by vLLM, which writes the greedy answers in a process and an
+environment of its own.
 
 transformers has it loaded too, and tells the log-likelihoods: vLLM computes no context once for several
 continuations, and those of a prompt by an adapter end in an error (0.32, on a CPU). So two copies of the
@@ -39,8 +40,8 @@ TOLD = (
 
 
 class Worker:
-    """vLLM in a process of its own, with a new folder `scratch` for its temporary files. Raises UserError
-    once it has ended.
+    """Runs vLLM in a process of its own, with a new folder `scratch` for its temporary files. Raises
+    UserError once it has ended.
     """
 
     def __init__(
@@ -91,12 +92,14 @@ class Worker:
         stops: Sequence[str] = (),
         plain: bool = False,
     ) -> dict[str, Any]:
-        """`answers` in tokens, and the `logprobs` of those. `plain`: by the base, without its adapter."""
+        """Return `answers` in tokens, and the `logprobs` of those. `plain`: by the base, without its
+        adapter.
+        """
         how = {"max_tokens": max_tokens, "ends": sorted(ends), "stops": [*stops], "plain": plain}
         return self._ask({"prompts": [list(ids) for ids in prompts], **how})
 
     def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """What it answers to one line, see `vllm_worker`."""
+        """Send one line to the worker and return its answer, see `vllm_worker`."""
         writes, reads = self._process.stdin, self._process.stdout
         assert writes is not None
         assert reads is not None
@@ -117,7 +120,9 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    """What another package set is told of this one: no credentials, and nothing of vLLM's own settings."""
+    """Return the environment for the other package set: no credentials, and nothing of vLLM's own
+    settings.
+    """
     kept = {name: value for name, value in os.environ.items() if name.startswith(TOLD)}
     return {**kept, "HF_HUB_OFFLINE": "1", "VLLM_PLUGINS": ""}
 
@@ -128,7 +133,7 @@ def _failed(problem: str) -> UserError:
 
 
 def _free_share() -> float:
-    """Of the memory of the GPU that this process computes on, what vLLM may take."""
+    """Return the share of this process's GPU memory that vLLM may take."""
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return max(0.0, free - OWN_BYTES) / total
@@ -146,14 +151,14 @@ def _rank_to_load(adapter: Path) -> int:
 
 
 class VllmLM(TokenBatchedLM):
-    """The same questions in the same tokens; `worker` writes the greedy answers."""
+    """Asks the same questions in the same tokens; `worker` writes the greedy answers."""
 
     def __init__(self, model: Any, tokenizer: Any, worker: Worker) -> None:
         super().__init__(model, tokenizer)
         self._worker = worker
 
     def write(self, rows: Sequence[PromptRow]) -> list[Greedy]:
-        """Those that end alike together: vLLM makes batches of its own."""
+        """Write the answers that end alike together: vLLM makes batches of its own."""
         longest = max((len(row.prompt) + row.new_tokens for row in rows), default=0)
         if longest > self._worker.max_length:
             room = self._worker.max_length
@@ -181,8 +186,8 @@ def answered_by_vllm(
     dtype: str,
     scratch: Path,
 ) -> Iterator[tuple[VllmLM, str]]:
-    """What asks vLLM for the answers of a loaded model, and vLLM's version. Raises UserError where that does
-    not start, or where an adapter does not act.
+    """Yield the model that asks vLLM for the answers of a loaded model, and vLLM's version. Raises UserError
+    where that does not start, or where an adapter does not act.
     """
     device = model.device.type
     cache = None if device == "cuda" else _cache_bytes(model.config, dtype)
@@ -196,7 +201,9 @@ def answered_by_vllm(
 
 
 def _cache_bytes(config: Any, dtype: str) -> int:
-    """Keys and values of a batch on a CPU, where vLLM would take nearly all of the host's memory."""
+    """Return the bytes of keys and values of a batch on a CPU, where vLLM would take nearly all of the host's
+    memory.
+    """
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = getattr(torch, dtype).itemsize
@@ -218,7 +225,7 @@ def _check_adapter(worker: Worker, model: Any, tokenizer: Any) -> None:
 
 
 def _likeliest(logits: torch.Tensor) -> list[float]:
-    """Of each position, the log-probability of its likeliest token."""
+    """Return the log-probability of the likeliest token at each position."""
     found: list[float] = logits.log_softmax(-1).amax(-1).tolist()
     return found
 

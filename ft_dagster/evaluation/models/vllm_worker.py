@@ -1,4 +1,5 @@
-"""`python -I vllm_worker.py` in an environment that has vLLM: greedy answers to what it reads, a line a line.
+"""Writes greedy answers in an environment that has vLLM, a line for each line it reads: `python -I
+vllm_worker.py`.
 
 It is run by its path, by the Python of that environment, and imports nothing of this package. The first
 line it reads is what vLLM loads: `model`, `dtype`, `memory_share` of a GPU or `cache_bytes`, `adapter` and

@@ -1,1 +1,1 @@
-"""The tasks and texts that are asked, found by name or file."""
+"""Finds the tasks and texts that are asked, by name or file."""

@@ -1,4 +1,4 @@
-"""lm-eval's task objects for declared tasks. Imports lm-eval: for the programs of this room alone."""
+"""Loads lm-eval's task objects for declared tasks. Imports lm-eval: for the programs of this room alone."""
 
 from __future__ import annotations
 
@@ -34,20 +34,22 @@ _OF_LOADING = ("keep_in_memory", "trust_remote_code", "verification_mode")  # no
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A declared task and its lm-eval tasks by (sub)task name: one, or those of a group or tag."""
+    """Holds a declared task and its lm-eval tasks by (sub)task name: one, or those of a group or tag."""
 
     entry: TaskEntry
     parts: dict[str, Any]
 
     @cached_property
     def questions(self) -> dict[str, list[str]]:
-        """The ids of the documents that can be asked, in order, by (sub)task."""
+        """Return the ids of the documents that can be asked, in order, by (sub)task."""
         with self.reading():
             return {name: questions_of(part) for name, part in self.parts.items()}
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Within it documents are rendered. Raises UserError for one that a template cannot take."""
+        """Turn an error of a template that cannot take a document, rendered within this context, into a
+        UserError. Raises UserError for one that a template cannot take.
+        """
         entry = self.entry
         try:
             with compiled_once():
@@ -65,7 +67,7 @@ class LoadedTask:
 
 @contextlib.contextmanager
 def compiled_once() -> Iterator[None]:
-    """Within it lm-eval compiles a template once, and not for each document again."""
+    """Make lm-eval compile a template once within this context, and not for each document again."""
     from lm_eval import utils
 
     plain = utils.env.from_string
@@ -77,7 +79,8 @@ def compiled_once() -> Iterator[None]:
 
 
 def prepare_environment(entries: Iterable[TaskEntry]) -> None:
-    """Before lm-eval is imported: no bars, no chatter, and no network where none is needed.
+    """Prepare the process before lm-eval is imported: no bars, no chatter, and no network where none is
+    needed.
 
     Where some is, a program that was forked with its libraries imported offline begins again without them.
     """
@@ -155,7 +158,9 @@ def _tables_in(cache: Path | None) -> Iterator[None]:
 
 
 def _with_documents(config: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The same for lm-eval, which then asks us for the data set; one that a function makes stays with it."""
+    """Return the config for lm-eval, which then asks us for the data set; one that a function makes stays
+    with it.
+    """
     if not config.get("dataset_path") or callable(config.get("custom_dataset")):
         return config
     return {**config, "custom_dataset": _documents(config, file), "dataset_kwargs": None}
@@ -192,7 +197,9 @@ def _not_plain(problem: str, path: object, file: Path, fix: str) -> UserError:
 
 
 def _sandbox_templates() -> None:
-    """A template of a task could reach all of Python through its objects' attributes."""
+    """Put a task's templates into a sandbox: they could reach all of Python through their objects'
+    attributes.
+    """
     from lm_eval import utils
 
     from ft_dagster.evaluation.tasks.row_sandbox import RowSandbox
@@ -254,8 +261,8 @@ def _load_builtin(entry: TaskEntry) -> dict[str, Any]:
 
 
 def _of_documents(error: Exception) -> str:
-    """An error that documents led to: in its words where a library of WORDED chose them; of what a function
-    of the task or a reader of tables raised, which may quote a document, kind and place.
+    """Describe an error that documents led to: in its words where a library of WORDED chose them; of what a
+    function of the task or a reader of tables raised, which may quote a document, kind and place.
     """
     frame = traceback.extract_tb(error.__traceback__)[-1]
     library = frame.filename.rpartition("site-packages/")[2].partition("/")[0]
@@ -270,6 +277,8 @@ def _said(error: Exception) -> str:
 
 
 def shots_of(task: Any, asked: int | None) -> int:
-    """Few-shot examples of a task, as lm-eval's own command sets them: one that says 0 keeps it."""
+    """Return the number of few-shot examples of a task, as lm-eval's own command sets them: one that says 0
+    keeps it.
+    """
     said = task.get_config("num_fewshot")
     return int(said or 0) if asked is None or said == 0 else asked

@@ -1,4 +1,4 @@
-"""The variant's own test rows, and held-out general texts, as lm-eval tasks.
+"""Makes lm-eval tasks of the variant's own test rows, and of held-out general texts.
 
 A row with an answer gives `completion_loss` (nats a token of the answer and its end-of-turn token, given the
 prompt), and the scores of a greedy answer that belong to the declared kind (see `answer_scores`). A text
@@ -52,7 +52,7 @@ Scorer = Callable[[str, Doc], dict[str, float]]
 
 
 class Encoded(str):
-    """A text with the token ids it stands for, so that the model sees what training saw."""
+    """Holds a text with the token ids it stands for, so that the model sees what training saw."""
 
     ids: list[int]
 
@@ -66,7 +66,7 @@ class Encoded(str):
 def test_split_tasks(
     own: SplitTask, tokenizer: Any, *, limit: int | None, seed: int, max_length: int
 ) -> list[ConfigurableTask]:
-    """The lm-eval tasks that ask a drawn sample of a task_dataset's test.parquet.
+    """Return the lm-eval tasks that ask a drawn sample of a task_dataset's test.parquet.
 
     Raises UserError, also for a reference answer that is not of the declared kind: no JSON, or a query that
     the database does not answer.
@@ -112,7 +112,7 @@ def test_split_tasks(
 
 
 def general_text_task(file: Path, tokenizer: Any, *, limit: int | None, seed: int) -> ConfigurableTask:
-    """The lm-eval task for the loss on a sample of the parquet's `text` column. Raises UserError."""
+    """Return the lm-eval task for the loss on a sample of the parquet's `text` column. Raises UserError."""
     import pyarrow.parquet as pq
 
     if not file.is_file():
@@ -132,7 +132,9 @@ def general_text_task(file: Path, tokenizer: Any, *, limit: int | None, seed: in
 
 
 def abouts(rows: Sequence[Row]) -> list[Doc]:
-    """What each row is known by as a document: `index` here, `question` and `record` by content, `group`."""
+    """Return what each row is known by as a document: `index` here, `question` and `record` by content,
+    `group`.
+    """
     ids = question_ids([row.identity for row in rows])
     return [
         {"index": n, "question": ids[n], "record": row.identity.hex(), "group": row.group}
@@ -141,7 +143,7 @@ def abouts(rows: Sequence[Row]) -> list[Doc]:
 
 
 class CompletionLoss(ConfigurableTask):
-    """Log-likelihood of the reference answer, in tokens as trained on."""
+    """Asks for the log-likelihood of the reference answer, in tokens as trained on."""
 
     def __init__(self, docs: list[Doc], max_length: int) -> None:
         self.max_length = max_length
@@ -159,7 +161,8 @@ class CompletionLoss(ConfigurableTask):
 
 
 class GreedyAnswer(ConfigurableTask):
-    """A greedy answer, against the reference; a prompt longer than `room` tokens loses its beginning.
+    """Asks for a greedy answer, against the reference; a prompt longer than `room` tokens loses its
+    beginning.
 
     The prompt is tokenized alone, as a server does: the tokens that it has beside the reference can give
     the reference away (a space at its end joins the first token of some answers only). The answer ends at
@@ -195,7 +198,7 @@ class GreedyAnswer(ConfigurableTask):
 
 
 class TextLoss(ConfigurableTask):
-    """Rolling log-likelihood of whole texts."""
+    """Asks for the rolling log-likelihood of whole texts."""
 
     def __init__(self, docs: list[Doc], task: str, metric: str) -> None:
         def results(doc: Doc, answers: Sequence[Any]) -> dict[str, float]:
@@ -209,7 +212,7 @@ class TextLoss(ConfigurableTask):
 def config_of(
     task: str, kind: str, docs: list[Doc], metrics: dict[str, bool], results: Any
 ) -> dict[str, Any]:
-    """Config of a task over `docs`; `metrics`: name -> whether higher is better."""
+    """Return the config of a task over `docs`; `metrics`: name -> whether higher is better."""
     return {
         "task": task,
         "output_type": kind,
@@ -232,7 +235,9 @@ def _loss_results(doc: Doc, answers: Sequence[Any]) -> dict[str, float]:
 
 
 def _scorer(kind: Kind, docs: list[Doc], database: Path | None) -> Scorer:
-    """What scores an answer of this kind. Raises UserError for a reference that cannot be scored against."""
+    """Return the function that scores an answer of this kind. Raises UserError for a reference that cannot be
+    scored against.
+    """
     if kind == "label":
         return lambda answer, doc: {"exact_match": label_match(answer, doc["answer"])}
     if kind == "json":
@@ -284,7 +289,7 @@ def _check_json(doc: Doc) -> None:
 
 
 def _refuse_unanswerable(kind: Kind, docs: list[Doc], texts: int, max_new_tokens: int) -> None:
-    """Rows that could only be scored 0, whatever the model says."""
+    """Refuse rows that could only be scored 0, whatever the model says."""
     if texts:
         raise UserError(
             f"it scores answers, and {texts} of the rows asked are raw text",
@@ -304,7 +309,7 @@ def _refuse_unanswerable(kind: Kind, docs: list[Doc], texts: int, max_new_tokens
 
 
 def _piece(text: str, record: str, tokenizer: Any, seed: int) -> str:
-    """A text of at most `TEXT_TOKENS` tokens as it is; of a longer one a piece that long.
+    """Return a text of at most `TEXT_TOKENS` tokens as it is; of a longer one a piece that long.
 
     Drawn by seed and record: beginnings alone (titles, licences) would not stand for a corpus.
     """
@@ -318,8 +323,8 @@ def _piece(text: str, record: str, tokenizer: Any, seed: int) -> str:
 
 
 def turn_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
-    """Prompt and answer of a row as text, and as the tokens that training has; None for a row without a
-    prompt or an answer. `written`: tokens that a model writes which answers so, those of the lead too.
+    """Return prompt and answer of a row as text, and as the tokens that training has; None for a row without
+    a prompt or an answer. `written`: tokens that a model writes which answers so, those of the lead too.
     """
     turn, trained = render_turn(row, tokenizer), render(row, tokenizer)
     special = turn.add_special_tokens
@@ -349,7 +354,7 @@ def turn_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
 
 
 def _added_before(encoded: Any) -> list[int]:
-    """The tokens that the tokenizer itself put before a text: those stand for no character."""
+    """Return the tokens that the tokenizer itself put before a text: those stand for no character."""
     added = takewhile(
         lambda pair: pair[1][1] == 0, zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     )
@@ -357,7 +362,9 @@ def _added_before(encoded: Any) -> list[int]:
 
 
 def text_doc(about: Doc, text: str, tokenizer: Any) -> Doc:
-    """The first `TEXT_TOKENS` tokens of a text, without what the tokenizer adds after it; their number."""
+    """Return the first `TEXT_TOKENS` tokens of a text, without what the tokenizer adds after it, and their
+    number.
+    """
     encoded = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=TEXT_TOKENS)
     offsets = encoded["offset_mapping"]
     kept = text[: max(end for _, end in offsets)] if len(offsets) == TEXT_TOKENS else text

@@ -1,4 +1,6 @@
-"""Archives and compressed files among a task's data: only what is read without being unpacked is taken."""
+"""Refuses archives and compressed files among a task's data: only what is read without being unpacked is
+taken.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def refuse_packed(file: Path, *, task: Path, field: str) -> None:
 
 
 def _begins_a_tar(start: bytes) -> bool:
-    """By its checksum alone: to open a tar may take as much memory as its header says."""
+    """Say whether the bytes begin a tar, by its checksum alone: to open one may take as much memory as its
+    header says.
+    """
     try:
         tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
     except tarfile.TarError:

@@ -1,4 +1,4 @@
-"""What an lm-eval task asks: whole, by which a question is known; bare, which must not be trained on.
+"""Reads what an lm-eval task asks: whole, by which a question is known; bare, which must not be trained on.
 
 Imports no lm-eval: a task is what `load_task` gives.
 """
@@ -18,7 +18,7 @@ LEAST_DOCUMENTS = 8  # of fewer, what all begin with may be what they say, and n
 
 
 class RenderedQuestion(NamedTuple):
-    """A question as the model reads it, its choices, its right answers."""
+    """Holds a question as the model reads it, its choices, its right answers."""
 
     question: str
     choices: tuple[str, ...]
@@ -26,7 +26,7 @@ class RenderedQuestion(NamedTuple):
 
 
 def asked_of(task: Any, doc: Any) -> RenderedQuestion:
-    """A document of a task, rendered; without examples before it."""
+    """Render a document of a task, without examples before it."""
     question, target = task.doc_to_text(doc), task.doc_to_target(doc)
     choices = tuple(map(str, task.doc_to_choice(doc))) if task.config.doc_to_choice else ()
     if isinstance(question, int):  # a task whose choices are whole sentences, such as winogrande
@@ -37,12 +37,12 @@ def asked_of(task: Any, doc: Any) -> RenderedQuestion:
 
 
 def questions_of(task: Any) -> list[str]:
-    """The id of each document of a task, in order: of its content alone, wherever it stands."""
+    """Return the id of each document of a task, in order: of its content alone, wherever it stands."""
     return question_ids([_identity(asked_of(task, doc)) for doc in task.eval_docs])
 
 
 def metrics_of(task: Any) -> list[str] | None:
-    """The metrics of a task, as its scores are called; None where a function says what they are."""
+    """Return the metrics of a task, as its scores are called; None where a function says what they are."""
     metrics, listed = list(task.aggregation()), [each["metric"] for each in task.config.metric_list or ()]
     by_function = callable(task.config.process_results) or any(map(callable, listed))
     if by_function or not metrics or (task.OUTPUT_TYPE == "generate_until" and metrics != [EXACT]):
@@ -53,7 +53,7 @@ def metrics_of(task: Any) -> list[str] | None:
 
 
 def bare_items(task: Any, name: str) -> Iterator[AskedItem]:
-    """Each document's question without the words of the task's template, and its right answers.
+    """Yield each document's question without the words of the task's template, and its right answers.
 
     The question is given whole, and by each field of the document that stands in it: with a template around
     several fields, no row has them in that order. What every document begins or ends with is the template's.
@@ -77,8 +77,9 @@ def _identity(asked: RenderedQuestion) -> bytes:
 
 
 def _query(task: Any, doc: Any) -> str:
-    """What the task itself says is to be looked for; nothing where it says nothing, or what cannot be read:
-    lm-eval evaluates a template's words as Python, and the template is made from the same fields.
+    """Return the text that the task itself wants searched in training data; nothing where it says nothing, or
+    what cannot be read: lm-eval evaluates a template's words as Python, and the template is made from the
+    same fields.
     """
     try:
         asks = getattr(task, "should_decontaminate", lambda: False)()
@@ -92,14 +93,14 @@ def _words(text: str) -> Sequence[str]:
 
 
 def _apart(text: str) -> str:
-    """A text as it is; one of a script without spaces by its words, as questions are written."""
+    """Return a text as it is; one of a script without spaces by its words, as questions are written."""
     words = words_of(normal_text(text))
     sought = sought_words(words)
     return text if sought is words else " ".join(sought)
 
 
 def _without_template(texts: Sequence[str]) -> list[str]:
-    """The words of each text but those that all begin and end with."""
+    """Return the words of each text but those that all begin and end with."""
     words = [list(_words(text)) for text in texts]
     if len(words) < LEAST_DOCUMENTS:
         return [" ".join(each) for each in words]
@@ -109,21 +110,21 @@ def _without_template(texts: Sequence[str]) -> list[str]:
 
 
 def _common(texts: Sequence[list[str]]) -> int:
-    """How many words all texts begin with."""
+    """Count the words that all texts begin with."""
     shortest, longest = min(texts), max(texts)  # in alphabetical order: what these share, all between do
     same = (one == other for one, other in zip(shortest, longest, strict=False))
     return next((at for at, equal in enumerate(same) if not equal), min(len(shortest), len(longest)))
 
 
 def _same_fields(docs: Sequence[Any]) -> set[str]:
-    """The fields that say the same in every document: a name of the data set, an instruction."""
+    """Return the fields that say the same in every document: a name of the data set, an instruction."""
     if len(docs) < LEAST_DOCUMENTS or not isinstance(docs[0], dict):
         return set()
     return {name for name, value in docs[0].items() if all(doc.get(name) == value for doc in docs)}
 
 
 def _fields_in(question: str, doc: Any, same: set[str]) -> Iterator[str]:
-    """The document's fields that stand in its question."""
+    """Yield the document's fields that stand in its question."""
     asked = f" {' '.join(_words(question))} "
     for name, value in doc.items() if isinstance(doc, dict) else ():
         if isinstance(value, str) and name not in same:
@@ -133,7 +134,9 @@ def _fields_in(question: str, doc: Any, same: set[str]) -> Iterator[str]:
 
 
 def _answers(asked: RenderedQuestion, doc: Any) -> list[str]:
-    """The right answers; of one that is a letter, what the document says under it, and not the letter."""
+    """Return the right answers; of one that is a letter, what the document says under it, and not the
+    letter.
+    """
     found: dict[str, None] = {}
     for answer in filter(str.strip, asked.answers):
         if answer in asked.choices:
@@ -145,7 +148,7 @@ def _answers(asked: RenderedQuestion, doc: Any) -> list[str]:
 
 
 def _lists_in(tree: Any) -> Iterator[list[str]]:
-    """The lists of texts in a document, however deep in its mappings."""
+    """Yield the lists of texts in a document, however deep in its mappings."""
     for value in tree.values() if isinstance(tree, dict) else ():
         if isinstance(value, dict):
             yield from _lists_in(value)

@@ -1,4 +1,6 @@
-"""Where a task's templates run. They reach the values of a row, and nothing by which these reach further."""
+"""Runs a task's templates where they reach the values of a row, and nothing by which these reach further.
+They reach the values of a row, and nothing by which these reach further.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ _PLAIN = frozenset({"builtins", "datetime", "decimal", "jinja2.runtime", "jinja2
 
 
 class RowSandbox(SandboxedEnvironment):
-    """Jinja's sandbox, in which an object of another library has no attributes: a time of pandas has methods
-    that lead to one that writes a file.
+    """Is Jinja's sandbox, in which an object of another library has no attributes: a time of pandas has
+    methods that lead to one that writes a file.
     """
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:

@@ -1,4 +1,5 @@
-"""A task YAML of the project: its content, every file that it is made of, and what a tenant may write there.
+"""Reads a task YAML of the project: its content, every file that it is made of, and what a tenant may write
+there.
 
 lm-eval is given what is read here, and reads no YAML of the project by itself.
 """
@@ -46,21 +47,21 @@ NAME = re.compile(r"[\w.+-]{1,100}")
 
 @dataclass(frozen=True)
 class Reference:
-    """A local file that a task is made of; `name` is its part in it, the same on every machine."""
+    """Names a local file that a task is made of; `name` is its part in it, the same on every machine."""
 
     name: str
     file: Path
 
 
 class _Loader(SafeLoader):
-    """Safe loader that reads lm-eval's `!function module.name` as a string."""
+    """Loads YAML safely and reads lm-eval's `!function module.name` as a string."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))
 
 
 def local_config(file: Path, roots: Roots | None = None) -> dict[str, Any]:
-    """The YAML with its includes merged, data files and data folders made absolute.
+    """Read the YAML with its includes merged, data files and data folders made absolute.
 
     A relative path counts from the folder of `file`. `!function` values stay strings. Raises UserError for
     what `roots` do not allow; without roots all is.
@@ -76,8 +77,8 @@ def local_config(file: Path, roots: Roots | None = None) -> dict[str, Any]:
 
 
 def runnable_config(file: Path, roots: Roots | None) -> dict[str, Any]:
-    """The same for lm-eval: its functions imported, each data file named, so that `q[1].jsonl`, which the
-    datasets library would take for a pattern, is that file. Raises UserError.
+    """Read the YAML for lm-eval: its functions imported, each data file named, so that `q[1].jsonl`, which
+    the datasets library would take for a pattern, is that file. Raises UserError.
     """
     config = local_config(file, roots)
     kwargs = config.get("dataset_kwargs")
@@ -93,7 +94,9 @@ def runnable_config(file: Path, roots: Roots | None) -> dict[str, Any]:
 
 
 def task_references(file: Path, roots: Roots | None = None) -> tuple[Reference, ...]:
-    """Every local file the task is made of: the YAML, what it includes, its data files, its functions."""
+    """Return every local file the task is made of: the YAML, what it includes, its data files, its
+    functions.
+    """
     found: list[Reference] = []
     for part in _with_includes(file, roots):
         found.append(Reference(os.path.relpath(part, file.parent), part))
@@ -104,14 +107,16 @@ def task_references(file: Path, roots: Roots | None = None) -> tuple[Reference, 
 
 
 def task_parts(file: Path, roots: Roots | None = None) -> list[list[str]]:
-    """(name, sha256) of all that a task is made of, data files behind an address too, which are fetched."""
+    """Return (name, sha256) of all that a task is made of, data files behind an address too, which are
+    fetched.
+    """
     local = [[ref.name, sha256_file(ref.file)] for ref in task_references(file, roots)]
     remote = [path for _, path in data_files(local_config(file, roots)) if is_address(path)]
     return sorted([*local, *([path, _fetched(path, file)] for path in remote)])
 
 
 def data_files(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """(split, path or address) of every declared data file; no name of a split: "" """
+    """Return (split, path or address) of every declared data file; no name of a split: ""."""
     given = (config.get("dataset_kwargs") or {}).get("data_files") or {}
     by_split = given if isinstance(given, dict) else {"": given}
     return [
@@ -122,13 +127,13 @@ def data_files(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def is_of_hub(config: dict[str, Any]) -> bool:
-    """Whether a task's data set is one of the hub, or whatever a function of the task makes."""
+    """Say whether a task's data set is one of the hub, or whatever a function of the task makes."""
     path = config.get("dataset_path")
     return not Path(str(path or "")).is_absolute() and path not in FILE_BUILDERS
 
 
 def _fetched(address: str, task: Path) -> str:
-    """The sha256 of what lies behind an address now."""
+    """Return the sha256 of what lies behind an address now."""
     try:
         with fsspec.open(address, "rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
@@ -144,7 +149,7 @@ def _fetched(address: str, task: Path) -> str:
 
 
 def _with_includes(file: Path, roots: Roots | None) -> list[Path]:
-    """`file` after everything it includes, each file once, so that a later one's fields win.
+    """Return `file` after everything it includes, each file once, so that a later one's fields win.
 
     Raises UserError on a cycle, and for more than MOST_INCLUDES files.
     """
@@ -167,7 +172,7 @@ def _include(file: Path, roots: Roots | None, parts: dict[Path, None], above: tu
 
 
 def _included(file: Path, roots: Roots | None) -> list[Path]:
-    """The files that `file` names. Raises UserError for one that is not there, or not to be read."""
+    """Return the files that `file` names. Raises UserError for one that is not there, or not to be read."""
     said = _read(file, roots).get("include") or []
     names = [str(name) for name in (said if isinstance(said, list) else [said])]
     for name in names:
@@ -259,7 +264,9 @@ def check_name(name: object, file: Path, field: str) -> None:
 
 
 def _check_folder(folder: Path, file: Path, field: str, roots: Roots) -> None:
-    """A folder of data: all of it below the roots, and no settings of its own, which may name other files."""
+    """Refuse a folder of data unless all of it lies below the roots, and has no settings of its own, which
+    may name other files.
+    """
     roots.check_read(folder, file=file, field=field)
     if "::" in str(folder):  # the datasets library would take it for a chain of file systems
         raise outside(str(folder), file=file, field=field)
@@ -282,7 +289,7 @@ def _below(folder: Path, file: Path, field: str) -> list[Path]:
 
 
 def _has_settings(card: Path) -> bool:
-    """Whether a card begins with YAML, as the hub's library reads it: blank lines may stand before it."""
+    """Say whether a card begins with YAML, as the hub's library reads it: blank lines may stand before it."""
     return card.is_file() and card.read_text("utf-8", errors="replace").lstrip().startswith("---")
 
 
@@ -298,7 +305,7 @@ def _check_hub(repo: str, revision: object, file: Path, roots: Roots) -> None:
 
 
 def _check_metrics(config: dict[str, Any], file: Path) -> None:
-    """Metrics of the hub are programs that are fetched and run."""
+    """Refuse metrics of the hub: they are programs that are fetched and run."""
     listed = config.get("metric_list")
     for metric in listed if isinstance(listed, list) else ():
         if not isinstance(metric, dict) or "hf_evaluate" in metric:
@@ -319,7 +326,9 @@ def _data_references(config: dict[str, Any], task: Path) -> Iterator[Reference]:
 
 
 def _files(path: str, task: Path) -> list[Path]:
-    """What a path of `data_files` stands for. Raises UserError where that is nothing, or an archive."""
+    """Return the files that a path of `data_files` stands for. Raises UserError where that is nothing, or an
+    archive.
+    """
     files = _matching(path)
     if not files:
         raise UserError(

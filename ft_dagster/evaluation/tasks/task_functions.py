@@ -1,4 +1,4 @@
-"""The Python that a task YAML names with `!function`: only what the platform allows is ever imported.
+"""Imports the Python that a task YAML names with `!function`: only what the platform allows.
 
 A function counts as its module's file and all local files that this imports (data/sources/python_files.py),
 so that a change of any is another task.
@@ -22,7 +22,7 @@ _NAMED = (FunctionType, BuiltinFunctionType, type)  # they say in which module t
 
 
 class Function(str):
-    """The value of a `!function` tag: `module.name`, counted from `folder`, where its YAML lies."""
+    """Is the value of a `!function` tag: `module.name`, counted from `folder`, where its YAML lies."""
 
     folder: Path = Path()
     file: Path = Path()
@@ -37,12 +37,12 @@ class Function(str):
 
     @property
     def beside(self) -> Path:
-        """Where its module lies if it comes with the YAML, as lm-eval counts."""
+        """Return where its module lies if it comes with the YAML, as lm-eval counts."""
         return Path(os.path.realpath(self.folder / f"{self.module.replace('.', '/')}.py"))
 
 
 def functions_in(tree: Any) -> Iterator[Function]:
-    """Every function that a task's content names."""
+    """Yield every function that a task's content names."""
     if isinstance(tree, Function):
         yield tree
     elif isinstance(tree, dict | list):
@@ -51,7 +51,9 @@ def functions_in(tree: Any) -> Iterator[Function]:
 
 
 def imported(tree: Any, roots: Roots | None) -> Any:
-    """A task's content with the functions in place of their names. Raises UserError for one not allowed."""
+    """Return a task's content with the functions in place of their names. Raises UserError for one not
+    allowed.
+    """
     if isinstance(tree, Function):
         return _import(tree, source_of(tree, roots), roots)
     if isinstance(tree, dict):
@@ -60,7 +62,8 @@ def imported(tree: Any, roots: Roots | None) -> Any:
 
 
 def source_of(function: Function, roots: Roots | None) -> Path:
-    """The file that holds a function: beside the YAML, else of an installed module. Imports nothing of it.
+    """Return the file that holds a function: beside the YAML, else of an installed module. Imports nothing of
+    it.
 
     Raises UserError unless `roots` allow it; without roots all are.
     """
@@ -92,7 +95,7 @@ def _not_allowed(function: Function) -> UserError:
 
 
 def _import(function: Function, file: Path, roots: Roots | None) -> Callable[..., Any]:
-    """The function, its module imported once; what lies beside a plain file can be imported by it.
+    """Import the function, its module once; what lies beside a plain file can be imported by it.
 
     Raises UserError for one that the module has from elsewhere, as after `from subprocess import run`.
     """

@@ -1,4 +1,5 @@
-"""Which lm-eval tasks a declaration names, and the digest of each: light, lm-eval itself is never imported.
+"""Finds the lm-eval tasks that a declaration names, and the digest of each: light, lm-eval itself is never
+imported.
 
 An entry is the name of a task, group or tag that comes with lm-eval, or the path of a task YAML of the
 project. A YAML task is known by its content and by every local file it refers to; a built-in one by its
@@ -44,7 +45,7 @@ _PLAIN = re.compile(rb"[A-Za-z_][\w.-]*")
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One declared task: `entry` as written, `name` as scores call it, `file` unless lm-eval brings it.
+    """Names one declared task: `entry` as written, `name` as scores call it, `file` unless lm-eval brings it.
 
     `roots`: what its file may reach; None: all.
     """
@@ -56,7 +57,7 @@ class TaskEntry:
 
 
 def is_file_entry(entry: str) -> bool:
-    """Whether a declaration's entry is the path of a task YAML, not a name of lm-eval's."""
+    """Say whether a declaration's entry is the path of a task YAML, not a name of lm-eval's."""
     return entry.endswith(_YAML)
 
 
@@ -68,7 +69,8 @@ def resolve_tasks(
     asked_by: object = None,
     roots: Roots | None = None,
 ) -> tuple[TaskEntry, ...]:
-    """The tasks that `entries` name; YAML paths are relative to `project`. `roots`: what they may reach.
+    """Return the tasks that `entries` name; YAML paths are relative to `project`. `roots`: what they may
+    reach.
 
     Raises UserError on an unknown name (with the nearest), a file that is no task or not the tenant's to
     name, or a name used twice.
@@ -101,8 +103,8 @@ def names_of(
     asked_by: object = None,
     roots: Roots | None = None,
 ) -> dict[str, str]:
-    """What scores call each entry; a task YAML is read for it. Several may have a name: a task, say, and a
-    benchmark. Raises UserError as `resolve_tasks` does.
+    """Return what scores call each entry; a task YAML is read for it. Several may have a name: a task, say,
+    and a benchmark. Raises UserError as `resolve_tasks` does.
     """
 
     def name(entry: str) -> str:
@@ -121,7 +123,9 @@ def tasks_digest(
     asked_by: object = None,
     roots: Roots | None = None,
 ) -> dict[str, str]:
-    """Digest of each task by its entry, in the order given. Raises UserError as `resolve_tasks` does."""
+    """Return the digest of each task by its entry, in the order given. Raises UserError as `resolve_tasks`
+    does.
+    """
     found = resolve_tasks(entries, project, field=field, asked_by=asked_by, roots=roots)
     return {task.entry: _digest(task) for task in found}
 
@@ -151,7 +155,7 @@ def _check_frozen(tasks: Iterable[TaskEntry], digests: Mapping[str, str]) -> Non
 
 
 def needs_network(task: TaskEntry) -> bool:
-    """Whether the task's questions may have to be fetched: false if they are local files."""
+    """Say whether the task's questions may have to be fetched: false if they are local files."""
     if task.file is None:
         return True
     config = local_config(task.file, task.roots)
@@ -161,12 +165,12 @@ def needs_network(task: TaskEntry) -> bool:
 
 
 def builtin_names() -> list[str]:
-    """Every task, group and tag that comes with the installed lm-eval."""
+    """List every task, group and tag that comes with the installed lm-eval."""
     return sorted(_builtin())
 
 
 def builtin_folder(name: str) -> Path:
-    """The family folder below lm_eval/tasks that defines `name`, for example lm_eval/tasks/mmlu."""
+    """Return the family folder below lm_eval/tasks that defines `name`, for example lm_eval/tasks/mmlu."""
     root = _builtin_root()
     return root / _builtin()[name][0][1].relative_to(root).parts[0]
 
@@ -238,7 +242,7 @@ def _builtin_root() -> Path:
 
 @cache
 def _builtin() -> dict[str, list[tuple[str, Path]]]:
-    """Name -> (task | group | tag, file) of each file that defines it.
+    """Return for each name the (task | group | tag, file) of each file that defines it.
 
     Read off the text, in about a second: lm-eval's own index takes ten and imports torch.
     """
@@ -256,7 +260,7 @@ def _builtin() -> dict[str, list[tuple[str, Path]]]:
 
 @cache
 def _defined_in(file: Path) -> dict[str, list[str]]:
-    """The names that a YAML of lm-eval gives at its top level; the members of a group are left out."""
+    """Return the names that a YAML of lm-eval gives at its top level; the members of a group are left out."""
     said: dict[str, list[str]] = {}
     for kind, value, items in _DEFINES.findall(file.read_bytes()) if file.is_file() else ():
         if kind == b"task" and items:
@@ -269,7 +273,7 @@ def _defined_in(file: Path) -> dict[str, list[str]]:
 
 
 def _builtin_versions(name: str) -> dict[str, str]:
-    """`metadata.version` of the task or group, or of every task with the tag."""
+    """Return `metadata.version` of the task or group, or of every task with the tag."""
     places = _builtin()[name]
     kind = places[0][0]
     files = [file for other, file in places if other == kind]

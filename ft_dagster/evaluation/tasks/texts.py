@@ -1,4 +1,4 @@
-"""`python -m ft_dagster.evaluation.tasks.texts RUN_DIR`: the bare words of every question and answer.
+"""Writes the bare words of every question and answer: `python -m ft_dagster.evaluation.tasks.texts RUN_DIR`.
 
 Training rows that repeat them are removed (decontamination), so all documents of the declared tasks are
 written, not the drawn ones: `<output>/payload/texts.parquet` (task, questions, answers), a row a document.

@@ -1,4 +1,4 @@
-"""`python -m ft_dagster.evaluation.tasks.unsaid RUN_DIR`: whether new tokens stand in what tasks ask.
+"""Checks whether new tokens stand in what tasks ask: `python -m ft_dagster.evaluation.tasks.unsaid RUN_DIR`.
 
 All documents are looked at, not the drawn ones, each as a model reads it: with the words of the task's
 template, and with every choice. result.json's figures say how many there are of each task. Exit: 0 where none
@@ -27,7 +27,9 @@ def main(run_dir: Path) -> int:
 
 
 def look_through(request: UnsaidRequest) -> dict[str, Any]:
-    """How many questions each task has. Raises UserError where a token stands in one."""
+    """Count the questions of each task, and refuse a token that stands in one. Raises UserError where a token
+    stands in one.
+    """
     from ft_dagster.evaluation.tasks.load import TABLES, load_task, prepare_environment, shots_of
 
     entries = resolve_tasks(request.tasks, request.project, roots=request.roots)
@@ -53,7 +55,7 @@ def look_through(request: UnsaidRequest) -> dict[str, Any]:
 
 
 def read_texts(task: Any) -> Iterator[str]:
-    """Each document as a model reads it: every request that it makes, and its answers in an example."""
+    """Yield each document as a model reads it: every request that it makes, and its answers in an example."""
     around, before = str(task.config.fewshot_delimiter), str(task.config.target_delimiter)
     for doc in task.eval_docs:
         context = task.fewshot_context(doc, 0, gen_prefix=task.doc_to_prefix(doc))
@@ -65,7 +67,7 @@ def read_texts(task: Any) -> Iterator[str]:
 
 
 def read_examples(task: Any) -> Iterator[str]:
-    """Each document that may be drawn as an example, as it stands before a question."""
+    """Yield each document that may be drawn as an example, as it stands before a question."""
     doc, sampler = task.eval_docs[0], task.sampler
     try:
         for example in sampler.fewshot_docs():
