@@ -1,4 +1,4 @@
-"""What an audit answers: plain, typed, and the same in Python and as JSON."""
+"""Defines what an audit answers: plain, typed, and the same in Python and as JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ BASE_UNKNOWN = "nobody here knows what the base model itself was trained on"
 
 @dataclass(frozen=True)
 class Inclusion:
-    """That a leaf is in a tree. `path`: hex, from the leaf up to the root; `index` and `size` from 0 and in
-    leaves.
+    """Proves that a leaf is in a tree. `path`: hex, from the leaf up to the root; `index` and `size` from 0
+    and in leaves.
     """
 
     root: str
@@ -24,9 +24,9 @@ class Inclusion:
 
 @dataclass(frozen=True)
 class RecordIn:
-    """A record in an artifact. `variant`: None of what is shared. `state`: of `members.STATES`. `facts`: what
-    its leaf binds. `inclusion`: None of an artifact from before there were trees. `cut`: how much of it a
-    mixture has, in words; empty of all of it.
+    """Places a record in an artifact. `variant`: None of what is shared. `state`: of `members.STATES`.
+    `facts`: what its leaf binds. `inclusion`: None of an artifact from before there were trees. `cut`: how
+    much of it a mixture has, in words; empty of all of it.
     """
 
     identity: str
@@ -42,7 +42,7 @@ class RecordIn:
 
 @dataclass(frozen=True)
 class ReleasedAs:
-    """A version of a variant. `production`: whether it is served now. `at`: when it was released, ISO
+    """Names a version of a variant. `production`: whether it is served now. `at`: when it was released, ISO
     8601.
     """
 
@@ -54,8 +54,8 @@ class ReleasedAs:
 
 @dataclass(frozen=True)
 class ModelThatHas:
-    """A model that a record is part of. `how`: see `records`; `parent trained on` where the model started
-    from the release of one that was. `times`: examples of it that were trained on before the exported
+    """Names a model that a record is part of. `how`: see `records`; `parent trained on` where the model
+    started from the release of one that was. `times`: examples of it that were trained on before the exported
     checkpoint, of a child in its parent; None where the ledger cannot be read. `through`: the parent's
     weights. `measured`: "8 of 35", where the loss on some examples of the validation split alone chose the
     checkpoint, and nothing says on which. `cut`: on how much of it, in words; empty: on all.
@@ -75,8 +75,8 @@ class ModelThatHas:
 
 @dataclass(frozen=True)
 class Checked:
-    """Against what a record was held: how many data sets, corpora and mixtures, how many records, how many
-    models, and how many evaluations, by all the questions that are kept of them.
+    """Counts what a record was compared with: how many data sets, corpora and mixtures, how many records, how
+    many models, and how many evaluations, by all the questions that are kept of them.
     """
 
     artifacts: int
@@ -88,7 +88,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Transformed:
-    """A source whose rows are known as a function returned them, not as they stand in its files."""
+    """Names a source whose rows are known as a function returned them, not as they stand in its files."""
 
     variant: str
     source: str
@@ -103,7 +103,7 @@ class Transformed:
 
 @dataclass(frozen=True)
 class ContainingRecord:
-    """A record that has a text inside it. `found`: where it is, `models`: that have it."""
+    """Is a record that has a text inside it. `found`: where it is, `models`: that have it."""
 
     identity: str
     found: tuple[RecordIn, ...]
@@ -112,12 +112,12 @@ class ContainingRecord:
 
 @dataclass(frozen=True)
 class SearchAnswer:
-    """What has a text inside it, of all text that was read. `rows`: how many records but the text itself,
-    rows and documents; `records`: the first of them, and `models`, by the first `looked_up`. `questions`: how
-    many stored questions, answers and texts of evaluations; `asked`: the first of these. `cannot`: what could
-    not be read, in words. `part`: also inside words. `within`: the tenant or variant that alone was searched.
-    `size`: bytes of text that were read, in `seconds`. `cut`: records that were cut where they were trained
-    on, and are the text asked for as far as that.
+    """Says what has a text inside it, of all text that was read. `rows`: how many records but the text
+    itself, rows and documents; `records`: the first of them, and `models`, by the first `looked_up`.
+    `questions`: how many stored questions, answers and texts of evaluations; `asked`: the first of these.
+    `cannot`: what could not be read, in words. `part`: also inside words. `within`: the tenant or variant
+    that alone was searched. `size`: bytes of text that were read, in `seconds`. `cut`: records that were cut
+    where they were trained on, and are the text asked for as far as that.
     """
 
     rows: int
@@ -136,7 +136,7 @@ class SearchAnswer:
 
 @dataclass(frozen=True)
 class RecordAnswer:
-    """Where a record is. Nothing `found`, see `seen`. `transformed`: in which sources it may be known as
+    """Says where a record is. Nothing `found`, see `seen`. `transformed`: in which sources it may be known as
     another: not of an identity, nor where it was found. `no_row`: why JSON was looked for as a text alone.
     `search`: in which texts it stands inside; None: nobody looked.
     """
@@ -152,14 +152,14 @@ class RecordAnswer:
 
     @property
     def equal(self) -> bool | None:
-        """Whether a record equals it. None: not found, and not all could be read, or rows were transformed
-        before they were known.
+        """Say whether a record equals it. None: not found, and not all could be read, or rows were
+        transformed before they were known.
         """
         return True if self.found else (None if self.checked.unread or self.transformed else False)
 
     @property
     def seen(self) -> bool | None:
-        """Whether it was ever seen, also inside another text. None: not found, and not all was read."""
+        """Say whether it was ever seen, also inside another text. None: not found, and not all was read."""
         inside = self.search
         if self.found or (inside is not None and (inside.rows or inside.questions or inside.cut)):
             return True
@@ -169,8 +169,8 @@ class RecordAnswer:
 
 @dataclass(frozen=True)
 class Absence:
-    """That a record is not in an artifact of `records` records, the leaves of its tree. `leaves`: the two
-    between which `identity` would be (one at an end), each with its index, its lookup and its path to the
+    """Proves that a record is not in an artifact of `records` records, the leaves of its tree. `leaves`: the
+    two between which `identity` would be (one at an end), each with its index, its lookup and its path to the
     `root`, as a proof has them; who has the `key` (its id) sees by it that nothing is between them.
     `unproved`: why no proof could be made; empty where there is one.
     """
@@ -188,7 +188,7 @@ class Absence:
 
 @dataclass(frozen=True)
 class ModelName:
-    """A model by its variant and the digest of its weights."""
+    """Names a model by its variant and the digest of its weights."""
 
     variant: str
     weights: str
@@ -196,8 +196,9 @@ class ModelName:
 
 @dataclass(frozen=True)
 class HeldAgainst:
-    """What a record that nobody saw was held against: all data sets, corpora and mixtures, and the models
-    that were made of these. `unread`: of the absences, why a record tree could not be read, or is altered.
+    """Lists what a record that nobody saw was compared with: all data sets, corpora and mixtures, and the
+    models that were made of these. `unread`: of the absences, why a record tree could not be read, or is
+    altered.
     """
 
     absences: tuple[Absence, ...]
@@ -207,7 +208,9 @@ class HeldAgainst:
 
 @dataclass(frozen=True)
 class NearRecord:
-    """A record that is nearly another. `similarity`: Jaccard, of the sets of their runs of words, 0 to 1."""
+    """Is a record that is nearly another. `similarity`: Jaccard, of the sets of their runs of words, 0
+    to 1.
+    """
 
     identity: str
     similarity: float
@@ -217,8 +220,8 @@ class NearRecord:
 
 @dataclass(frozen=True)
 class NearAnswer:
-    """Records near another: `records` are the nearest of `near`, which are as similar as `threshold` or more,
-    by runs of `run` words. `rows` of so many `artifacts` were read, in `seconds`; of `removed` others
+    """Lists records near another: `records` are the nearest of `near`, which are as similar as `threshold` or
+    more, by runs of `run` words. `rows` of so many `artifacts` were read, in `seconds`; of `removed` others
     retention removed the text. `unread`: what could not be read, and why.
     """
 
@@ -235,9 +238,9 @@ class NearAnswer:
 
 @dataclass(frozen=True)
 class PartOf:
-    """An artifact that a model was made of. `gone`: named as an input, and no longer in the store; its other
-    fields are then empty. `removed`: when retention removed its files, ISO 8601; empty of one that stands.
-    `code`: digest of the package that made it.
+    """Names an artifact that a model was made of. `gone`: named as an input, and no longer in the store; its
+    other fields are then empty. `removed`: when retention removed its files, ISO 8601; empty of one that
+    stands. `code`: digest of the package that made it.
     """
 
     stage: str
@@ -251,7 +254,9 @@ class PartOf:
 
 @dataclass(frozen=True)
 class SourceOf:
-    """A source of a model's data. `files`: its fingerprint when it was declared. `rows`: read and kept."""
+    """Names a source of a model's data. `files`: its fingerprint when it was declared. `rows`: read and
+    kept.
+    """
 
     path: str
     files: tuple[Mapping[str, Any], ...]
@@ -260,10 +265,10 @@ class SourceOf:
 
 @dataclass(frozen=True)
 class Compute:
-    """FLOPs of a training (`own`), and with those of the models that it starts from (`whole`); None: not
-    counted. `base`: the model under all of them, as `base_training_flops` of the settings names it, empty
-    where it is gone. `base_flops`: what that took, None: nobody said. `share`: of `whole` in it; `passes`:
-    whether that is more than a third. None: not known.
+    """Counts the FLOPs of a training (`own`), and with those of the models that it starts from (`whole`);
+    None: not counted. `base`: the model under all of them, as `base_training_flops` of the settings names it,
+    empty where it is gone. `base_flops`: what that took, None: nobody said. `share`: of `whole` in it;
+    `passes`: whether that is more than a third. None: not known.
     """
 
     own: float | None
@@ -276,9 +281,9 @@ class Compute:
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """All that made a model. `parent`: the weights that its base starts from, whether they are `gone` from
-    the store, and when retention `removed` them. `unread`: equal mixtures whose rows could not be read, on
-    which it was trained as well. `in_part`: how many of its records it was trained on in part, and
+    """Says all that made a model. `parent`: the weights that its base starts from, whether they are `gone`
+    from the store, and when retention `removed` them. `unread`: equal mixtures whose rows could not be read,
+    on which it was trained as well. `in_part`: how many of its records it was trained on in part, and
     `perhaps_in_part` how many perhaps, for an older mixture does not say.
     """
 
@@ -305,8 +310,8 @@ class ModelAnswer:
 
 @dataclass(frozen=True)
 class AtAnswer:
-    """What was in production at a time. `entry`: of the release log. `records`: how many were trained on.
-    `note`: how the date was read, where it had no time zone.
+    """Says what was in production at a time. `entry`: of the release log. `records`: how many were trained
+    on. `note`: how the date was read, where it had no time zone.
     """
 
     variant: str
@@ -319,7 +324,7 @@ class AtAnswer:
 
 @dataclass(frozen=True)
 class CameOf:
-    """What came of a source: its files as they matched, and all artifacts made from it, models and
+    """Says what came of a source: its files as they matched, and all artifacts made from it, models and
     releases. `unread`: manifests that could not be read, so that more may have come of it.
     """
 
@@ -332,7 +337,9 @@ class CameOf:
 
 @dataclass(frozen=True)
 class TenantAnswer:
-    """What a tenant owns (variant -> stage -> artifacts), and which shared artifacts its own were made of."""
+    """Says what a tenant owns (variant -> stage -> artifacts), and which shared artifacts its own were made
+    of.
+    """
 
     tenant: str
     owns: Mapping[str, Mapping[str, int]]
@@ -343,8 +350,8 @@ class TenantAnswer:
 
 @dataclass(frozen=True)
 class DiffAnswer:
-    """What differs from model `a` to model `b`: how many training records were added and removed, with the
-    facts of the first of them; and values, name -> (of a, of b). `unread`: as of `ModelAnswer`.
+    """Says what differs from model `a` to model `b`: how many training records were added and removed, with
+    the facts of the first of them; and values, name -> (of a, of b). `unread`: as of `ModelAnswer`.
     """
 
     a: str
@@ -359,9 +366,9 @@ class DiffAnswer:
 
 @dataclass(frozen=True)
 class StageReplayed:
-    """A stage as it was recorded and as it came out again: digests of its payload. `rebuilt`: empty of one
-    that was taken from the store as it is. `code`: digest of the package that made it. `said`: what is to be
-    known of it, in words.
+    """Compares a stage as it was recorded with how it came out again: digests of its payload. `rebuilt`:
+    empty of one that was taken from the store as it is. `code`: digest of the package that made it. `said`:
+    what is to be known of it, in words.
     """
 
     stage: str
@@ -373,10 +380,10 @@ class StageReplayed:
 
 @dataclass(frozen=True)
 class ReplayAnswer:
-    """What came of making a model again. `verdict`: EXACT, EQUIVALENT or DIVERGED, see `replay`. `first`: the
-    stage that diverged; `step`: of its training, the first that had another batch, or another loss (from 1).
-    `differs`: what of the environment does, name -> (recorded, here). `figures`: name -> (recorded, rebuilt),
-    where they differ. `folder`: where it was made, None where that is gone.
+    """Says what came of making a model again. `verdict`: EXACT, EQUIVALENT or DIVERGED, see `replay`.
+    `first`: the stage that diverged; `step`: of its training, the first that had another batch, or another
+    loss (from 1). `differs`: what of the environment does, name -> (recorded, here). `figures`: name ->
+    (recorded, rebuilt), where they differ. `folder`: where it was made, None where that is gone.
     """
 
     variant: str

@@ -1,4 +1,4 @@
-"""What every question of an audit works with: the store, its index brought up to date, the keys, whose
+"""Opens what every question of an audit works with: the store, its index brought up to date, the keys, whose
 auditor asks.
 """
 
@@ -48,7 +48,7 @@ SHORTEST = 6  # digits of a digest that is given in part
 
 @dataclass
 class Audit:
-    """An open audit; see `open_audit`. `tenant`: whose auditor asks, and so about whom alone it answers;
+    """Is an open audit; see `open_audit`. `tenant`: whose auditor asks, and so about whom alone it answers;
     None: the platform's. `followed`: what the index had to learn when it was opened.
     """
 
@@ -67,18 +67,18 @@ class Audit:
         return Shelf(self.store, self.settings.cache_folder, self._parent)
 
     def allows(self, artifact: Indexed) -> bool:
-        """Whether who asks may be told of it: of their own tenant, or shared by all."""
+        """Say whether the auditor may be told of an artifact: of their own tenant, or shared by all."""
         return self.tenant is None or artifact.tenant in (self.tenant, "")
 
     def allows_part(self, prefix: str) -> bool:
-        """As `allows`, of a part of the store."""
+        """Say the same, as `allows`, of a part of the store."""
         return self.tenant is None or tenant_of(prefix) in (self.tenant, SHARED_OWNER)
 
     def allowed(self, artifacts: list[Indexed]) -> list[Indexed]:
         return [each for each in artifacts if self.allows(each)]
 
     def owners(self) -> dict[str, tuple[int, str]]:
-        """Name -> (number in the index, id of the key) of whose records may be looked up."""
+        """Return whose records may be looked up: name -> (number in the index, id of the key)."""
         return {
             name: owner
             for name, owner in self.index.owners().items()
@@ -86,7 +86,7 @@ class Audit:
         }
 
     def lost_keys(self) -> list[str]:
-        """Of each key that was found lost when the index was opened, in one line."""
+        """Say of each key that was found lost when the index was opened, in one line."""
         return [
             f"the key {lost.key} of {lost.owner or 'what is shared'} is no longer in "
             f"{self.settings.keys_folder}, {lost.current} is in its place: answers are whole, and nothing "
@@ -102,7 +102,7 @@ class Audit:
         return self._keys[owner]
 
     def artifact(self, indexed: Indexed) -> Artifact:
-        """What its manifest says, also where retention removed it; see `said`."""
+        """Return what its manifest says, also where retention removed it; see `said`."""
         found = self.said(indexed)
         return found.artifact if isinstance(found, Removed) else found
 
@@ -115,7 +115,7 @@ class Audit:
         return self._said[indexed]
 
     def read_manifest(self, indexed: Indexed) -> Artifact | Removed:
-        """As the store has it now; see `said`."""
+        """Return the artifact as the store has it now; see `said`."""
         found = said_by(self.store, indexed.place, indexed.generation)
         where = self.store.uri(indexed.place.manifest_of(indexed.generation))
         fix = "Restore it from a backup; if it was made again on purpose, `ft-dagster audit index --again`"
@@ -126,18 +126,20 @@ class Audit:
         return found
 
     def manifest(self, indexed: Indexed) -> bytes:
-        """The bytes of a manifest as they were committed. Raises UserError, see `said`."""
+        """Return the bytes of a manifest as they were committed. Raises UserError, see `said`."""
         found = self.said(indexed)
         if isinstance(found, Removed):
             return found.original
         return self.store.read(indexed.place.manifest_of(indexed.generation))
 
     def tree(self, artifact: Artifact) -> RecordTree:
-        """The record tree of an artifact that has one."""
+        """Return the record tree of an artifact that has one."""
         return RecordTree.read(self.shelf.evidence(artifact))
 
     def leaves(self, indexed: Indexed, artifact: Artifact) -> TreeLeaves:
-        """Those of the record tree of an artifact that has one; what was asked for last stays in memory."""
+        """Return the leaves of the record tree of an artifact that has one; what was asked for last stays in
+        memory.
+        """
         leaves = self._leaves.pop(indexed.id, None)
         if leaves is None:
             leaves = TreeLeaves.of(self.tree(artifact))
@@ -148,19 +150,21 @@ class Audit:
         return leaves
 
     def readings(self, model: Indexed | None = None) -> list[Mapping[str, Any]]:
-        """How sources read their rows, each way once: those of all data sets and corpora, or of what a model
-        and the ones that it starts from were trained on.
+        """Return how sources read their rows, each way once: those of all data sets and corpora, or of what a
+        model and the ones that it starts from were trained on.
         """
         found = dict.fromkeys(reading_of(source) for _, source in self._sources(model))
         return [json.loads(each) for each in found]
 
     @cached_property
     def transformed(self) -> tuple[tuple[str, Transformed], ...]:
-        """(digest of the data set, the source) of all whose rows were transformed."""
+        """Return (digest of the data set, the source) of all whose rows were transformed."""
         return self.transformed_for(None)
 
     def transformed_for(self, model: Indexed | None) -> tuple[tuple[str, Transformed], ...]:
-        """As `transformed`; of a model those of its own data set, and of the ones that it starts from."""
+        """Return the same, as `transformed`; of a model those of its own data set, and of the ones that it
+        starts from.
+        """
         found = (
             (dataset.digest, Transformed(dataset.variant or "", source["path"], source[TRANSFORM]))
             for dataset, source in self._sources(model)
@@ -169,7 +173,7 @@ class Audit:
         return tuple(dict.fromkeys(found))
 
     def above(self, model: Indexed) -> Iterator[tuple[Indexed, list[Indexed]]]:
-        """(model, what leads to it) of each that a model starts from, the nearest first."""
+        """Yield (model, what leads to it) of each that a model starts from, the nearest first."""
         through = [model]
         while (
             len(
@@ -185,7 +189,7 @@ class Audit:
             through += found
 
     def _sources(self, model: Indexed | None) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
-        """(data set or corpus, each of its sources as it was read); see `readings`."""
+        """Yield (data set or corpus, each of its sources as it was read); see `readings`."""
         stages = (TASK_DATASET.name, GENERAL_CORPUS.name)
         if model is None:
             holders = [each for stage in stages for each in self.index.of_stage(stage)]
@@ -209,7 +213,7 @@ class Audit:
 
     @cached_property
     def log(self) -> dict[str, list[dict[str, Any]]]:
-        """The entries of the release logs by the part of the store that they are of, as the index has
+        """Return the entries of the release logs by the part of the store that they are of, as the index has
         them.
         """
         found: dict[str, list[dict[str, Any]]] = {}
@@ -218,7 +222,7 @@ class Audit:
         return found
 
     def releases_of(self, export: Indexed) -> tuple[ReleasedAs, ...]:
-        """The versions that an export was released as."""
+        """Return the versions that an export was released as."""
         entries = self.log.get(export.place.prefix, [])
         serving = entries[-1]["production"] if entries else None
         return tuple(
@@ -228,8 +232,8 @@ class Audit:
         )
 
     def model(self, name: str) -> Indexed:
-        """The weights that `acme.support`, `acme.support@2` or (the beginning of) a digest names: of the
-        version in production, else the newest; a digest may be of the weights or of an export. Raises
+        """Return the weights that `acme.support`, `acme.support@2` or (the beginning of) a digest names: of
+        the version in production, else the newest; a digest may be of the weights or of an export. Raises
         UserError.
         """
         variant, _, version = name.partition("@")
@@ -239,8 +243,8 @@ class Audit:
         return self._weights(self.by_digest(name, (FINE_TUNED_MODEL.name, MODEL_EXPORT.name))[-1])
 
     def by_digest(self, start: str, stages: tuple[str, ...] = ()) -> list[Indexed]:
-        """The artifacts of the one digest that is, or begins with, this: equal ones of several variants, made
-        again ones. Raises UserError: no such digest, or several.
+        """Return the artifacts of the one digest that is, or begins with, this: equal ones of several
+        variants, made again ones. Raises UserError: no such digest, or several.
         """
         fix = "Give more digits of it; `ft-dagster history VARIANT` shows those of releases"
         if len(start) < SHORTEST or any(c not in "0123456789abcdef" for c in start):
@@ -285,7 +289,7 @@ class Audit:
         return models[-1]
 
     def _parent(self, artifact: Artifact, stage: str) -> Artifact | None:
-        """What an artifact was made from; where that is gone, one of equal bytes."""
+        """Return what an artifact was made from; where that is gone, one of equal bytes."""
         one = inputs_of(artifact).get(stage)
         if one is None:
             return None
@@ -295,20 +299,20 @@ class Audit:
 
 
 def inclusion(merkle: MerkleTree, at: int) -> Inclusion:
-    """The proof that a leaf is in a tree."""
+    """Return the proof that a leaf is in a tree."""
     return Inclusion(merkle.root.hex(), at, len(merkle), tuple(one.hex() for one in merkle.path(at)))
 
 
 def declared_sources(dataset: Artifact) -> list[dict[str, Any]]:
-    """The sources of a data set as they were declared; version 0.1 had its fields side by side."""
+    """Return the sources of a data set as they were declared; version 0.1 had its fields side by side."""
     now = dataset.spec.get("spec", {}).get("data", {}).get("sources")
     sources: list[dict[str, Any]] = dataset.spec.get("data.sources", []) if now is None else now
     return sources
 
 
 def read_sources(holder: Artifact) -> list[dict[str, Any]]:
-    """The sources of a data set or corpus, with the format that their rows were read in; none of what a base
-    wrote.
+    """Return the sources of a data set or corpus, with the format that their rows were read in; none of what
+    a base wrote.
     """
     if holder.place.stage != TASK_DATASET.name:
         declared = holder.spec.get("corpus", {}).get("sources", [])
@@ -322,8 +326,8 @@ def read_sources(holder: Artifact) -> list[dict[str, Any]]:
 
 
 def rows_stand(audit: Audit, indexed: Indexed) -> bool:
-    """Whether its records can be read: from evidence, which stays, else from payloads, its own and those that
-    it was made of, which retention may have removed.
+    """Say whether its records can be read: from evidence, which stays, else from payloads, its own and those
+    that it was made of, which retention may have removed.
     """
     if audit.shelf.has(audit.artifact(indexed), f"evidence/{ORIGINS}"):
         return True
@@ -349,7 +353,7 @@ def open_audit(
     say: Callable[[str], None] = lambda line: None,
     again: bool = False,
 ) -> Audit:
-    """An audit of the project's store, its index made or brought up to date; `again`: made from nothing.
+    """Open an audit of the project's store, its index made or brought up to date; `again`: made from nothing.
 
     Raises UserError.
     """
@@ -369,7 +373,9 @@ def open_audit(
 
 
 def _holds(store: Store, known: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether a store has artifacts by these manifests, each (*place, generation, sha256 of the manifest)."""
+    """Say whether a store has artifacts by these manifests, each (*place, generation, sha256 of the
+    manifest).
+    """
     try:
         found = [said_by(store, Place(*place), generation) for *place, generation, _ in known]
     except UserError:

@@ -1,4 +1,4 @@
-"""What an audit reads of the figures of manifests: fields by their types, for each stage.
+"""Checks what an audit reads of the figures of manifests: fields by their types, for each stage.
 
 Figures are in no key, so that a manifest which somebody edited may have any. An audit reads them through
 `read`, and what is absent or of another type is one error.
@@ -35,7 +35,9 @@ _TRAINING, _VERDICT = TypeAdapter(TrainingFigures), TypeAdapter(Verdict)
 
 
 def verdict_of(content: Mapping[str, Any]) -> Verdict:
-    """Of what a manifest holds. Raises ValueError for what is none, UserError for a newer one."""
+    """Return the verdict that a manifest holds. Raises ValueError for what is none, UserError for a newer
+    one.
+    """
     try:
         found = _VERDICT.validate_python(asdict(Verdict.from_json(content)))
         verdict_sentence(found)
@@ -53,7 +55,7 @@ def _is_verdict(content: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Figures(BaseModel):
-    """What else there is, is left as it is."""
+    """Checks the fields that are read, and leaves what else there is as it is."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -146,7 +148,7 @@ READ: Mapping[str, type[_Figures]] = {
 
 
 def read(audit: Audit, indexed: Indexed) -> Artifact:
-    """What a manifest says, with the figures that are read of its stage. Raises UserError."""
+    """Return what a manifest says, with the figures that are read of its stage. Raises UserError."""
     artifact = audit.artifact(indexed)
     fields = READ.get(indexed.place.stage)
     if fields is not None:
@@ -158,7 +160,7 @@ def read(audit: Audit, indexed: Indexed) -> Artifact:
 
 
 def training_figures(audit: Audit, model: Indexed) -> TrainingFigures:
-    """All of a training. Raises UserError."""
+    """Return all figures of a training. Raises UserError."""
     artifact = read(audit, model)
     where = audit.store.uri(artifact.manifest_path)
     try:

@@ -1,4 +1,4 @@
-"""From a model back to all that made it: sources, mixture, base, parents, recipe, code, evaluation,
+"""Traces from a model back to all that made it: sources, mixture, base, parents, recipe, code, evaluation,
 releases.
 """
 
@@ -48,7 +48,9 @@ FIRST = 5  # records of a difference that are shown
 
 @dataclass(frozen=True)
 class _Chain:
-    """The artifacts of one model by stage, of its own variant or shared; those that are gone are None."""
+    """Holds the artifacts of one model by stage, of its own variant or shared; those that are gone are
+    None.
+    """
 
     model: Indexed
     parts: Mapping[str, Artifact | None]
@@ -59,7 +61,9 @@ class _Chain:
 
 
 def model(audit: Audit, name: str) -> ModelAnswer:
-    """The whole tree of a model; see `Audit.model` for `name`. Raises UserError for one that is not known."""
+    """Return the whole tree of a model; see `Audit.model` for `name`. Raises UserError for one that is not
+    known.
+    """
     return model_answer(audit, audit.model(name))
 
 
@@ -98,13 +102,15 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
 
 
 def _unread(audit: Audit, weights: Indexed) -> tuple[str, ...]:
-    """Of which equal mixtures the rows cannot be told."""
+    """Return the equal mixtures of which the rows cannot be told."""
     known = audit.index.parent(weights, TRAINING_MIXTURE.name) is not None
     return tuple(mixtures_of(audit, weights)[1]) if known else ()
 
 
 def _parts(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
-    """The artifacts and all that they were made of, in the order of the graph; what is gone among them."""
+    """Yield the artifacts and all that they were made of, in the order of the graph; what is gone among
+    them.
+    """
     found: dict[tuple[str, str], PartOf] = {}
     for part in ancestors(audit.index, starts):
         said = audit.said(part)
@@ -121,7 +127,7 @@ def _parts(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
 
 
 def at(audit: Audit, variant: str, date: str, *, now: datetime | None = None) -> AtAnswer:
-    """What a variant had in production at a date (its end) or a moment, by its release log alone.
+    """Say what a variant had in production at a date (its end) or a moment, by its release log alone.
 
     Raises UserError, also for what begins after `now`, which nobody knows.
     """
@@ -150,7 +156,7 @@ def at(audit: Audit, variant: str, date: str, *, now: datetime | None = None) ->
 
 
 def diff(audit: Audit, a: str, b: str) -> DiffAnswer:
-    """What explains that model `b` behaves otherwise than `a`. Raises UserError."""
+    """Say what explains that model `b` behaves otherwise than `a`. Raises UserError."""
     one, other = audit.model(a), audit.model(b)
     before, after = (identities_of(audit, each) for each in (one, other))
     first, second = (_flat(_settings(audit, each)) for each in (one, other))
@@ -173,7 +179,7 @@ def _some(audit: Audit, weights: Indexed, identities: set[bytes]) -> Iterator[Ma
 
 
 def _settings(audit: Audit, weights: Indexed) -> dict[str, Any]:
-    """All that shaped a model beside its records."""
+    """Return all that shaped a model beside its records."""
     chain = _chain(audit, weights)
     tuned = read(audit, weights)
     exports = audit.index.made_of(weights, MODEL_EXPORT.name)
@@ -192,7 +198,7 @@ def _settings(audit: Audit, weights: Indexed) -> dict[str, Any]:
 
 
 def _outcome(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What a verdict came to, by which policy, and the measured figure of each of its rules."""
+    """Return what a verdict came to, by which policy, and the measured figure of each of its rules."""
     verdict = evaluation.get("verdict") or {}
     measured = {rule["what"]: rule.get("tuned") for rule in verdict.get("rules", ()) if "what" in rule}
     said = {name: verdict.get(name) for name in ("passed", "policy")}
@@ -239,7 +245,7 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
 
 
 def declarations(audit: Audit, prefix: str) -> Iterator[Mapping[str, Any]]:
-    """What the declaration.json of each declaration of a variant says, where it is there."""
+    """Yield what the declaration.json of each declaration of a variant says, where it is there."""
     for each in audit.index.of_stage(DECLARATION.name, prefix):
         file = audit.shelf.left(audit.artifact(each), "payload/declaration.json")
         if file is not None:
@@ -274,7 +280,9 @@ def _base(audit: Audit, base: Artifact | None) -> Mapping[str, Any]:
 
 
 def _compute(audit: Audit, weights: Indexed) -> Compute:
-    """Of the training and of those that it starts from, beside what the base under all of them took."""
+    """Count the FLOPs of the training and of those that it starts from, beside what the base under all of
+    them took.
+    """
     trained = [weights, *(parent for parent, _ in audit.above(weights))]
     bases = [audit.index.parent(each, BASE_MODEL.name) for each in trained]
     lowest = None if bases[-1] is None else read(audit, bases[-1])
@@ -294,7 +302,7 @@ def _compute(audit: Audit, weights: Indexed) -> Compute:
 
 
 def _parent(audit: Audit, base: Artifact) -> Mapping[str, Any] | None:
-    """Of which release a base is, and whether its artifacts are still there."""
+    """Return the release that a base starts from, and whether its artifacts are still there."""
     used = base.figures.get("parent")
     if not used:
         return None
@@ -313,7 +321,7 @@ def _parent(audit: Audit, base: Artifact) -> Mapping[str, Any] | None:
 
 
 def _evaluation(audit: Audit, exports: list[Indexed]) -> Mapping[str, Any]:
-    """The verdict that the newest export was made by."""
+    """Return the verdict that the newest export was made by."""
     for export in reversed(exports):
         judged = audit.index.parent(export, EVALUATION.name)
         if judged is not None:

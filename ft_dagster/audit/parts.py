@@ -1,4 +1,4 @@
-"""How much of a record a mixture has: all of it, its beginning, some of its pieces, or nothing.
+"""Tells how much of a record a mixture has: all of it, its beginning, some of its pieces, or nothing.
 
 A mixture says so beside its records (`data.cuts`). An older one counts how many rows of each source were cut:
 where any was, those are among the rows whose examples are as long as an example may be.
@@ -23,10 +23,11 @@ OLDER = "its mixture is older than a record of that"
 
 @dataclass(frozen=True)
 class Parts:
-    """Of a mixture. `cuts`: what is there in part or not at all. `full`: of an older one, rows that fill an
-    example, some of which were cut: (split, source, row) -> tokens. `sure`: sources of which all of these
-    were. `unknown`: sources of which rows were cut, and nothing says which. `left_out`: why an older one left
-    out rows. `max_length`: of an example, in tokens; 0 of one that says all.
+    """Says which rows of a mixture are there in part. `cuts`: what is there in part or not at all. `full`: of
+    an older one, rows that fill an example, some of which were cut: (split, source, row) -> tokens. `sure`:
+    sources of which all of these were. `unknown`: sources of which rows were cut, and nothing says which.
+    `left_out`: why an older one left out rows. `max_length`: of an example, in tokens; 0 of one that says
+    all.
     """
 
     cuts: Mapping[Name, Cut] = field(default_factory=dict)
@@ -38,11 +39,11 @@ class Parts:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every row that is there is there whole."""
+        """Say whether every row that is there is there whole."""
         return not (self.unknown or self.full or any(not cut.left_out for cut in self.cuts.values()))
 
     def said(self, facts: Mapping[str, Any]) -> str:
-        """How much of a row is there, by its facts; empty of all of it."""
+        """Say how much of a row is there, by its facts; empty of all of it."""
         split, source, row = (facts.get(name) for name in ("split", "source", "row"))
         cut = self.cuts.get((str(split), str(source).startswith(GENERAL), int(row or 0)))
         if cut is not None and not cut.left_out:
@@ -56,7 +57,9 @@ class Parts:
         return f"perhaps its beginning alone: {OLDER}" if of_source in self.unknown else ""
 
     def why_left_out(self, split: str, row: int) -> tuple[str, int | None]:
-        """(why a row of the data set is not there, how many tokens it has); empty where nothing says so."""
+        """Return (why a row of the data set is not there, how many tokens it has); empty where nothing says
+        so.
+        """
         cut = self.cuts.get((split, False, row))
         return (cut.reason, cut.tokens) if cut is not None and cut.left_out else (self.left_out, None)
 
@@ -106,7 +109,7 @@ def _of_older(audit: Audit, mixture: Artifact) -> Parts:
 
 
 def _examples(files: list[Any]) -> Iterator[tuple[str, int, int]]:
-    """(source, row, tokens) of each example."""
+    """Yield (source, row, tokens) of each example."""
     for file in files:
         for batch in rows_of(file, "source", '"row"', "len(input_ids)") if file is not None else ():
             yield from batch

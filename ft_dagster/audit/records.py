@@ -1,4 +1,6 @@
-"""From a record to all that it is in: data sets, mixtures, models, their children, exports and releases."""
+"""Traces from a record to all that it is in: data sets, mixtures, models, their children, exports and
+releases.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ OWN_SAMPLES = f"evidence/{OWN}/payload/{SAMPLES}"  # of an export that was asked
 
 
 def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
-    """Where a record is. Each hit of the index is held against the evidence. Raises UserError for damage."""
+    """Say where a record is. Each hit of the index is held against the evidence. Raises UserError for
+    damage.
+    """
     found: list[RecordIn] = []
     hits = defaultdict[Indexed, list[Hit]](list)
     cut = dict[Indexed, str]()
@@ -106,7 +110,7 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
 def _left_out(
     audit: Audit, dataset: Indexed, found: Iterable[RecordIn], hits: Container[Indexed]
 ) -> Iterator[RecordIn]:
-    """A record of a data set in mixtures that were made of it, and left it out."""
+    """Yield a record of a data set in mixtures that were made of it, and left it out."""
     mixtures = (
         audit.allowed(audit.index.made_of(dataset, TRAINING_MIXTURE.name))
         if dataset.place.stage == TASK_DATASET.name
@@ -125,8 +129,8 @@ def _left_out(
 
 
 def _otherwise(audit: Audit, found: Iterable[RecordIn]) -> tuple[Transformed, ...]:
-    """The sources in which a record may stand otherwise than it was looked for: those of data sets that have
-    it from elsewhere, or not at all.
+    """Return the sources in which a record may stand otherwise than it was looked for: those of data sets
+    that have it from elsewhere, or not at all.
     """
     places = {(one.digest, one.facts.get("path")) for one in found}
     there = (source for dataset, source in audit.transformed if (dataset, source.source) not in places)
@@ -134,7 +138,7 @@ def _otherwise(audit: Audit, found: Iterable[RecordIn]) -> tuple[Transformed, ..
 
 
 def checked(audit: Audit) -> Checked:
-    """What the index knows of whom who asks may be told."""
+    """Count what the index knows of whom the auditor may be told."""
     counts = [each for each in audit.counts if audit.tenant in (None, each.tenant) or not each.tenant]
     holders = [each for each in counts if each.stage in HAVE_RECORDS]
     judged = [each for each in counts if each.stage in ASKED]
@@ -147,8 +151,8 @@ def checked(audit: Audit) -> Checked:
 
 
 def unread_for_records(audit: Audit) -> Iterator[str]:
-    """Why a record may be in more than is known: artifacts of which the records, or the very manifests, could
-    not be read.
+    """Yield why a record may be in more than is known: artifacts of which the records, or the very manifests,
+    could not be read.
     """
     yield from (str(each.problem) for each in audit.allowed(audit.index.unread()))
     for each in audit.followed.problems:
@@ -158,7 +162,7 @@ def unread_for_records(audit: Audit) -> Iterator[str]:
 
 
 def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn | None:
-    """What the evidence says of a hit; None where it is another record with the same short lookup."""
+    """Return what the evidence says of a hit; None where it is another record with the same short lookup."""
     artifact = audit.artifact(indexed)
     name = f"evidence/{ORIGINS if hit.state else DROPPED}"
     state = STATES[hit.state]
@@ -199,12 +203,14 @@ def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn
 
 
 def _lookup(audit: Audit, artifact: Artifact, key: RecordKey | None, identity: bytes, at: int) -> bytes:
-    """That of a leaf: made by the key of its tree, or read where the key is lost."""
+    """Return the lookup of a leaf: made by the key of its tree, or read where the key is lost."""
     return audit.tree(artifact).lookup(at) if key is None else key.lookup(identity)
 
 
 def _questions(audit: Audit, name: str, owner: int, asked: AskedRecord) -> Iterator[tuple[Indexed, RecordIn]]:
-    """The evaluations of an owner that asked the record, or a text of it, of a model; each question once."""
+    """Yield the evaluations of an owner that asked the record, or a text of it, of a model; each question
+    once.
+    """
     seen: set[Hit] = set()
     for wanted in asked.questions:
         for hit in audit.index.hits(owner, audit.keys(name).current.lookup(wanted)):
@@ -219,7 +225,9 @@ def _questions(audit: Audit, name: str, owner: int, asked: AskedRecord) -> Itera
 
 
 def _question_facts(audit: Audit, indexed: Indexed, hit: Hit, wanted: bytes) -> dict[str, str] | None:
-    """What the evaluation says of a hit; None where it is another question with the same short lookup."""
+    """Return what the evaluation says of a hit; None where it is another question with the same short
+    lookup.
+    """
     if isinstance(audit.said(indexed), Removed):
         return {"reason": BY_INDEX}
     questions = judged_questions(audit.shelf, audit.artifact(indexed))
@@ -230,8 +238,8 @@ def _question_facts(audit: Audit, indexed: Indexed, hit: Hit, wanted: bytes) -> 
 def _models(
     audit: Audit, holder: Indexed, hits: Iterable[Hit], judged: Container[tuple[str, str]]
 ) -> Iterator[ModelThatHas]:
-    """The models that have a record by one of the artifacts that it is in. `hits`: its rows there. `judged`:
-    those that a question asked it of, as `_named`; it was not only held out for these.
+    """Yield the models that have a record by one of the artifacts that it is in. `hits`: its rows there.
+    `judged`: those that a question asked it of, as `_named`; it was not only held out for these.
     """
     rows = defaultdict[str, list[int]](list)
     for hit in hits:
@@ -254,13 +262,13 @@ def _models(
 
 
 def _named(model: Indexed) -> tuple[str, str]:
-    """What equal weights of a variant have in common."""
+    """Return what equal weights of a variant have in common."""
     return model.place.prefix, model.digest
 
 
 def _times(audit: Audit, mixture: Indexed, model: Indexed, rows: Iterable[int]) -> int | None:
-    """How often a model was trained on a record that stands in these rows of its mixture, or of an equal
-    one, which may number its rows otherwise. None: not known.
+    """Return how often a model was trained on a record that stands in these rows of its mixture, or of an
+    equal one, which may number its rows otherwise. None: not known.
     """
     if model.problem:
         return None
@@ -273,7 +281,7 @@ def _times(audit: Audit, mixture: Indexed, model: Indexed, rows: Iterable[int]) 
 
 
 def _validated(audit: Audit, model: Indexed) -> ModelThatHas:
-    """By the whole validation split, or by some of it."""
+    """Return the model as validated by the whole validation split, or by some of it."""
     said = read(audit, model).figures.get("measured_on", {}).get("validation loss", "")
     found = _MEASURED.match(said)
     if found is None or found[1] == found[2]:
@@ -282,7 +290,7 @@ def _validated(audit: Audit, model: Indexed) -> ModelThatHas:
 
 
 def _tells(audit: Audit, model: Indexed) -> bool:
-    """Whether all questions of a model's evaluations are known, by what rows and documents are known by:
+    """Say whether all questions of a model's evaluations are known, by what rows and documents are known by:
     those that retention removed are not, once the index is made again, nor those that an export was asked.
     """
     for each in (one for stage in ASKED for one in audit.index.made_of(model, stage)):
@@ -299,7 +307,7 @@ def _tells(audit: Audit, model: Indexed) -> bool:
 
 
 def _with_children(audit: Audit, model: Indexed, times: int | None) -> Iterator[ModelThatHas]:
-    """A model by whose mixture a record was trained on so many times, and then all that start from its
+    """Yield a model by whose mixture a record was trained on so many times, and then all that start from its
     releases, however far.
     """
     reached = times != 0
@@ -309,7 +317,9 @@ def _with_children(audit: Audit, model: Indexed, times: int | None) -> Iterator[
 
 
 def descendants(audit: Audit, model: Indexed) -> Iterator[tuple[Indexed, Indexed]]:
-    """(child, parent) of every model that starts from a model's exports, children of children among them."""
+    """Return (child, parent) of every model that starts from a model's exports, children of children among
+    them.
+    """
 
     def children(parent: Indexed) -> list[Indexed]:
         return audit.allowed(made_through(audit.index, parent, *TO_CHILD))
@@ -326,7 +336,7 @@ def described(audit: Audit, model: Indexed, how: str, times: int | None) -> Mode
 
 
 def once(models: Iterable[ModelThatHas]) -> tuple[ModelThatHas, ...]:
-    """Each model once for each way that it has the record, by the most times."""
+    """Return each model once for each way that it has the record, by the most times."""
     found: dict[tuple[str, str, str, str | None], ModelThatHas] = {}
     for model in models:
         name = (model.variant, model.weights, model.how, model.through)
@@ -336,7 +346,7 @@ def once(models: Iterable[ModelThatHas]) -> tuple[ModelThatHas, ...]:
 
 
 def sought(answer: RecordAnswer) -> str:
-    """In one sentence."""
+    """Say the answer in one sentence."""
     if not answer.found:
         return _not_found(answer)
     learned = {model.weights for model in answer.models if model.how in (TRAINED, INHERITED)}
@@ -347,7 +357,7 @@ def sought(answer: RecordAnswer) -> str:
 
 
 def _inside(search: SearchAnswer, other: str = "") -> str:
-    """Where else it stands, also in part; empty where it does nowhere."""
+    """Say where else it stands, also in part; empty where it does nowhere."""
     cut = counted(len(search.cut), "row that was cut is", "rows that were cut are")
     same = f"{cut} the same as far as that" if search.cut else ""
     return "; ".join(filter(None, (same, _contained(search, other))))
@@ -387,7 +397,7 @@ def _not_found(answer: RecordAnswer) -> str:
 
 
 def _unsure(answer: RecordAnswer) -> Iterator[str]:
-    """Why more may have it than was found."""
+    """Say why more may have it than was found."""
     if answer.checked.unread:
         yield f"{len(answer.checked.unread)} could not be read"
     if answer.transformed:

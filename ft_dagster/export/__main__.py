@@ -1,4 +1,4 @@
-"""`python -m ft_dagster.export RUN_DIR`: write what is served, and prove that it is what was judged.
+"""Writes what is served, and proves that it is what was judged: `python -m ft_dagster.export RUN_DIR`.
 
 Reads RUN_DIR/run.json (request.py). Writes `<output>/payload/` (the export), `<output>/evidence/` (README.md,
 the model card, and certificate.json) and result.json. Exit: 0 done, 2 bad input or a failed certificate,

@@ -1,4 +1,6 @@
-"""The adapter as PEFT lays it out, with tokenizer and stop tokens: to be put on one base, beside others."""
+"""Exports an adapter as PEFT lays it out, with tokenizer and stop tokens: to be put on one base, beside
+others.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,7 @@ def _check_served(config: dict[str, Any], file: Path) -> None:
 
 
 def read_adapter_config(adapter: Path, base_digest: str) -> dict[str, Any]:
-    """adapter_config.json, its base named by digest. Raises UserError if missing or of another base."""
+    """Read adapter_config.json, its base named by digest. Raises UserError if missing or of another base."""
     file = adapter / ADAPTER_CONFIG
     for needed in (file, adapter / ADAPTER_WEIGHTS):
         if not needed.exists():
@@ -86,7 +88,8 @@ def read_adapter_config(adapter: Path, base_digest: str) -> dict[str, Any]:
 
 
 def copy_adapter(adapter: Path, config: dict[str, Any], target: Path) -> None:
-    """The weights byte for byte; the configuration with sorted keys and lists, since PEFT writes sets.
+    """Copy the weights byte for byte, and the configuration with sorted keys and lists, since PEFT writes
+    sets.
 
     How its base was quantized is kept beside it.
     """
@@ -128,7 +131,7 @@ def _expected_shapes(base: Path, adapter: Path) -> dict[str, tuple[int, ...]]:
 
 
 def model_without_memory(base: Path) -> Any:
-    """The base's model on the meta device: names, shapes and ties, no numbers."""
+    """Return the base's model on the meta device: names, shapes and ties, no numbers."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -138,7 +141,9 @@ def model_without_memory(base: Path) -> Any:
 
 
 def adapted_without_memory(model: Any, base: Path, adapter: Path) -> Any:
-    """The PeftModel that PEFT makes of a model on the meta device. Raises UserError where it cannot."""
+    """Return the PeftModel that PEFT makes of a model on the meta device. Raises UserError where it
+    cannot.
+    """
     import torch
     from peft import PeftConfig, get_peft_model
 
@@ -160,7 +165,7 @@ def _is_set(name: str, value: Any) -> bool:
 
 
 def _token_rows(config: dict[str, Any]) -> int | None:
-    """How many rows of the vocabulary the adapter carries; None without."""
+    """Count the rows of the vocabulary that the adapter carries; None without."""
     trained = config.get("trainable_token_indices")
     if not trained:
         return None

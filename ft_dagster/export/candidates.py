@@ -1,4 +1,6 @@
-"""An adapter learned above a quantized base, merged in two ways: the nearer to what was judged is kept."""
+"""Merges an adapter learned above a quantized base in two ways, and keeps the one nearer to what was
+judged.
+"""
 
 from __future__ import annotations
 

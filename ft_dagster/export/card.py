@@ -1,4 +1,6 @@
-"""The model card (hub format) of an export: what it is, what made it, how it scored, what it cannot do."""
+"""Writes the model card (hub format) of an export: what it is, what made it, how it scored, what it cannot
+do.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ def write_card(request: ExportRequest, certificate: Certificate) -> None:
 
 
 def _metadata(request: ExportRequest) -> Any:
-    """The hub's front matter. A base that is no hub repository has no name there, so none is given."""
+    """Return the hub's front matter. A base that is no hub repository has no name there, so none is given."""
     from huggingface_hub import EvalResult, ModelCardData
 
     card, base = request.card, request.base
@@ -112,13 +114,13 @@ def _settings(card: Card) -> list[tuple[str, str, Any]]:
 
 
 def _figures(card: Card) -> list[tuple[str, str]]:
-    """The numbers among the training's figures, by name."""
+    """Return the numbers among the training's figures, by name."""
     known = {} if card.figures is None else card.figures.to_json()
     return [(name, _cell(value)) for name, value in known.items() if _is_number(value)]
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
-    """A rule of the verdict with its figures as text."""
+    """Return a rule of the verdict with its figures as text."""
     base, tuned = sides(rule)
     metric = metric_name(rule.metric, higher_is_better=rule.higher_is_better)
     names = {"task": plain(rule.task), "metric": plain(metric), "sentence": plain(rule.sentence)}
@@ -133,7 +135,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _limits(request: ExportRequest, certificate: Certificate) -> list[str]:
-    """What this kind of export cannot do, or costs."""
+    """Say what this kind of export cannot do, or costs."""
     kind = quantization_of(request.weights)
     if kind_of(request.weights) == "model":
         return ["The whole model was trained and is stored in bfloat16: no adapter can be taken off again."]
@@ -154,7 +156,7 @@ def _limits(request: ExportRequest, certificate: Certificate) -> list[str]:
 
 
 def _merged_into(kind: str, certificate: Certificate) -> str:
-    """Which of the two merges of an adapter that was learned above a quantized base this is, and why."""
+    """Say which of the two merges of an adapter that was learned above a quantized base this is, and why."""
     behind, original = (certificate.figures.get(f"kl_into_{name}") for name in (DEQUANTIZED, ORIGINAL))
     said = f"It was trained and judged on the base in {kind}. "
     if behind is None or original is None or not original < behind:
@@ -182,7 +184,7 @@ def _adapter_limits(config: dict[str, Any], kind: str | None) -> list[str]:
 
 
 def _serve(request: ExportRequest, kind: str | None) -> str | None:
-    """The command by which vLLM serves this export; None where it does not."""
+    """Return the command by which vLLM serves this export; None where it does not."""
     if request.format == "merged":
         return "vllm serve EXPORT"
     return serve_command(_adapter_config(request), request.card.variant, kind)
@@ -200,7 +202,7 @@ def _stop_tokens(request: ExportRequest) -> list[str]:
 
 
 def _shown(path: str) -> str:
-    """A declared path; of an absolute one the name alone, since the rest is this machine's."""
+    """Return a declared path; of an absolute one the name alone, since the rest is this machine's."""
     return Path(path).name if Path(path).is_absolute() else path
 
 

@@ -1,5 +1,5 @@
-"""The released adapters of one base, as servers take them: vLLM's arguments, an index in LoRAX's words, and
-the lines by which transformers and PEFT load them.
+"""Lists the released adapters of one base, as servers take them: vLLM's arguments, an index in LoRAX's words,
+and the lines by which transformers and PEFT load them.
 
 Of one quantization too: an adapter that was judged on a base in nf4 is another model on the plain base.
 
@@ -27,7 +27,7 @@ AT_ONCE = 8  # adapters in one batch: vLLM reserves GPU memory for each at the l
 
 @dataclass(frozen=True)
 class ReleasedAdapter:
-    """The version in production of a variant that is served as an adapter.
+    """Describes the version in production of a variant that is served as an adapter.
 
     `variant`: its key, acme.support, by which requests name it; `path`: the payload folder as the server sees
     it; `rank`: the largest of any layer; `digest`: of the payload. `quantization`: how the base was quantized
@@ -46,7 +46,7 @@ class ReleasedAdapter:
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """Why it is not in vLLM's arguments."""
+        """Say why it is not in vLLM's arguments."""
         reasons = list(self.not_loaded)
         if not reasons and max_lora_rank(self.rank) is None:
             reasons.append(f"has rank {self.rank}")
@@ -56,7 +56,7 @@ class ReleasedAdapter:
 
 
 def catalogue(base: str, base_digest: str, adapters: Sequence[ReleasedAdapter]) -> dict[str, str]:
-    """File name -> content, for one base (its reference and digest) and the adapters released for it.
+    """Return file name -> content, for one base (its reference and digest) and the adapters released for it.
 
     `vllm.args`: one line to put behind `vllm serve BASE`, every name and path quoted for a shell; empty
     without an adapter that vLLM loads. `vllm_load.sh`: the same adapters, for a server that runs already.
@@ -89,7 +89,9 @@ def catalogue(base: str, base_digest: str, adapters: Sequence[ReleasedAdapter]) 
 
 
 def vllm_arguments(adapters: Sequence[ReleasedAdapter]) -> str:
-    """`--enable-lora --max-loras 2 … --max-lora-rank 16 --lora-modules acme.support=/path …`, a line end."""
+    """Return `--enable-lora --max-loras 2 … --max-lora-rank 16 --lora-modules acme.support=/path …`, and a
+    line end.
+    """
     loaded = [adapter for adapter in adapters if not adapter.refused]
     if not loaded:
         return ""
@@ -105,7 +107,7 @@ def vllm_arguments(adapters: Sequence[ReleasedAdapter]) -> str:
 
 
 def _load_lines(adapters: Sequence[ReleasedAdapter]) -> str:
-    """A call of vLLM's API for each adapter; the server needs VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
+    """Write a call of vLLM's API for each adapter; the server needs VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
 
     `load_inplace`: an adapter that the server holds by this name (the version before, or after a rollback the
     one after) is replaced; without it vLLM refuses a name that it knows.
@@ -121,7 +123,7 @@ def _load_lines(adapters: Sequence[ReleasedAdapter]) -> str:
 
 
 def _peft_lines(base: str, adapters: Sequence[ReleasedAdapter]) -> str:
-    """Python that loads the base once and all adapters over it; `model.set_adapter(NAME)` chooses one.
+    """Write Python that loads the base once and all adapters over it; `model.set_adapter(NAME)` chooses one.
 
     A name has no dot: torch keeps an adapter as a module by its name.
     """
@@ -140,7 +142,9 @@ def _peft_lines(base: str, adapters: Sequence[ReleasedAdapter]) -> str:
 
 
 def _index(base: str, base_digest: str, adapters: Sequence[ReleasedAdapter]) -> dict[str, Any]:
-    """LoRAX loads an adapter when a request names its `adapter_id` and `adapter_source`."""
+    """Write the index by which LoRAX loads an adapter when a request names its `adapter_id` and
+    `adapter_source`.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "base_model": base,

@@ -1,4 +1,4 @@
-"""The certificate: an export, reloaded from disk as a user would, against the weights that were judged.
+"""Certifies an export, reloaded from disk as a user would, against the weights that were judged.
 
 Both sides compute in float32 from the bytes as stored, so that what differs is the export and not the
 rounding of the arithmetic. They are compared on the last positions of each probe prompt, on what they write
@@ -59,8 +59,8 @@ DEQUANTIZED = Tolerance(mean_kl=3e-3, share_kl=0.1, noise_kl=2e-3, top1_lost=0.0
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model did with one probe: logits of its last positions [positions, vocabulary], the token ids it
-    wrote greedily, and the logits it chose each of them from [written, vocabulary]. float32, on the CPU.
+    """Holds what a model did with one probe: logits of its last positions [positions, vocabulary], the token
+    ids it wrote greedily, and the logits it chose each of them from [written, vocabulary].
     """
 
     logits: Tensor
@@ -70,7 +70,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the judged weights did with the probes (token ids), stopping at the ids `stop`. `figures`:
+    """Holds what the judged weights did with the probes (token ids), stopping at the ids `stop`. `figures`:
     `base_kl`, how far the base alone is from them, and behind a merge out of int8 `arithmetic_kl`.
     """
 
@@ -125,7 +125,9 @@ def mean_kl(request: ExportRequest, judged: Judged, merged: Path) -> float:
 
 
 def _read_alike(request: ExportRequest, payload: Path, judged: Judged) -> dict[str, float]:
-    """The share of probes that both tokenizers read alike, and whether they render and read a chat alike."""
+    """Return the share of probes that both tokenizers read alike, and whether they render and read a chat
+    alike.
+    """
     served = load_tokenizer(payload)
     same = [_token_ids(served, t) == ids for t, ids in zip(request.probes, judged.probes, strict=True)]
     return {
@@ -136,8 +138,9 @@ def _read_alike(request: ExportRequest, payload: Path, judged: Judged) -> dict[s
 
 
 def compare(judged: list[Seen], export: list[Seen], tie: float) -> dict[str, float]:
-    """Largest logit difference; mean KL(judged || export) in nats a token; the shares of positions with the
-    same likeliest token and with another beyond a tie; of probes with equal text, and parting beyond a tie.
+    """Return the largest logit difference; mean KL(judged || export) in nats a token; the shares of positions
+    with the same likeliest token and with another beyond a tie; of probes with equal text, and parting beyond
+    a tie.
     """
     import torch
 
@@ -156,19 +159,21 @@ def compare(judged: list[Seen], export: list[Seen], tie: float) -> dict[str, flo
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) in nats for each row of logits [positions, vocabulary]."""
+    """Return KL(p || q) in nats for each row of logits [positions, vocabulary]."""
     log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def _lead(judged: Tensor, export: Tensor) -> Tensor:
-    """By how many logits the judged model prefers its likeliest token to the export's, at each position."""
+    """Return by how many logits the judged model prefers its likeliest token to the export's, at each
+    position.
+    """
     theirs = judged.gather(-1, export.argmax(-1, keepdim=True)).squeeze(-1)
     return judged.max(-1).values - theirs
 
 
 def _parts(judged: Seen, export: Seen, tie: float) -> bool:
-    """Whether the texts part where the judged model preferred its own token by more than `tie` logits."""
+    """Say whether the texts part where the judged model preferred its own token by more than `tie` logits."""
     if judged.written == export.written:
         return False
     both = zip(judged.written, export.written, strict=False)
@@ -182,7 +187,7 @@ def _parts(judged: Seen, export: Seen, tie: float) -> bool:
 def _see_judged(
     request: ExportRequest, probes: list[list[int]], stop: list[int]
 ) -> tuple[list[Seen], dict[str, float]]:
-    """What the judged weights do, and the mean KL of the base alone from them (`base_kl`).
+    """Return what the judged weights do, and the mean KL of the base alone from them (`base_kl`).
 
     Behind a merge out of int8 they compute as plain float32: LLM.int8 quantizes what flows through the layers
     too, which is arithmetic and not weights. `arithmetic_kl` is how far that is from them (on SmolLM2-135M
@@ -225,7 +230,7 @@ def _mean_kl(seen: list[Seen], model: Any, probes: list[list[int]]) -> float:
 def _see_export(
     request: ExportRequest, payload: Path, probes: list[list[int]], stop: list[int]
 ) -> tuple[Tolerance, list[Seen]]:
-    """What the export does, and how closely its format and dtype can follow."""
+    """Return what the export does, and how closely its format and dtype can follow."""
     import torch
 
     base, device = request.base.folder, request.device
@@ -244,7 +249,7 @@ def _see_export(
 
 
 def _see(model: Any, probes: list[list[int]], stop: list[int]) -> list[Seen]:
-    """What it reads and writes, all probes at once."""
+    """Return what a model reads and writes, all probes at once."""
     import torch
 
     from ft_dagster.evaluation.models.greedy import rows_of, write
@@ -265,7 +270,9 @@ def _quicken(model: Any) -> None:
 
 
 def _chat_ids(tokenizer: Any) -> list[int] | None:
-    """The ids of a conversation, rendered as a server does; None without a chat template that takes it."""
+    """Return the ids of a conversation, rendered as a server does; None without a chat template that takes
+    it.
+    """
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:

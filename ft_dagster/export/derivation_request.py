@@ -1,4 +1,4 @@
-"""What `python -m ft_dagster.export.derived RUN_DIR` is asked to do: run.json as a frozen model."""
+"""Parses what `python -m ft_dagster.export.derived RUN_DIR` is asked to do: run.json as a frozen model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ft_dagster.program import ProgramRequest
 
 
 class DerivationRequest(ProgramRequest):
-    """One base to make. `adapter`: the payload of a parent's export; `base_digest`: how it names its base;
-    `declared_in`: for errors to name.
+    """Names one base to make. `adapter`: the payload of a parent's export; `base_digest`: how it names its
+    base; `declared_in`: for errors to name.
     """
 
     schema_version: Literal[1]

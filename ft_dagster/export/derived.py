@@ -1,4 +1,4 @@
-"""`python -m ft_dagster.export.derived RUN_DIR`: make a base model that exists nowhere yet.
+"""Makes a base model that exists nowhere yet: `python -m ft_dagster.export.derived RUN_DIR`.
 
 Reads RUN_DIR/run.json. Writes `<output>/payload/model/`, a plain transformers folder: the given base, a
 parent's adapter merged into it where one is given, and its vocabulary extended by new tokens. The same
@@ -103,7 +103,9 @@ def add_tokens(source: Path, tokens: Sequence[str], target: Path, *, declared_in
 
 
 def with_rows(tensor: Tensor, rows: int, ids: Sequence[int], pieces: Sequence[Sequence[int]]) -> Tensor:
-    """`tensor` (rows first) with at least `rows` rows, row `ids[i]` the mean of the rows `pieces[i]`."""
+    """Return `tensor` (rows first) with at least `rows` rows, row `ids[i]` the mean of the rows
+    `pieces[i]`.
+    """
     import torch
 
     extended = torch.zeros((rows, *tensor.shape[1:]), dtype=tensor.dtype)
@@ -114,7 +116,8 @@ def with_rows(tensor: Tensor, rows: int, ids: Sequence[int], pieces: Sequence[Se
 
 
 def vocabulary_tensors(folder: Path) -> set[str]:
-    """Names, in the folder's files, of the tensors with a row for each token: embeddings, output head.
+    """Return the names, in the folder's files, of the tensors with a row for each token: embeddings, output
+    head.
 
     The model is built without memory (meta device). Raises UserError where the embeddings are not found.
     """
@@ -141,7 +144,7 @@ def vocabulary_tensors(folder: Path) -> set[str]:
 
 
 def write_weights(source: Path, target: Path, change: Callable[[str, Tensor], Tensor]) -> None:
-    """Every tensor of `source`, as `change(name, tensor)` gives it, in files of at most 4 GB."""
+    """Write every tensor of `source`, as `change(name, tensor)` gives it, in files of at most 4 GB."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -176,7 +179,9 @@ def write_weights(source: Path, target: Path, change: Callable[[str, Tensor], Te
 
 
 def _stored_as(model: Any, layer: Any, stored: set[str]) -> set[str]:
-    """Under which of the stored names the weights of a layer lie; some files leave the model's prefix out."""
+    """Return the stored names under which the weights of a layer lie; some files leave the model's prefix
+    out.
+    """
     if layer is None:
         return set()
     own = {id(parameter) for parameter in layer.parameters()}
@@ -195,7 +200,9 @@ def _fold(base: Path, digest: str, adapter: Path, target: Path) -> None:
 
 
 def _with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
-    """config.json of a model with so many rows; a model of several parts keeps its vocabulary in one."""
+    """Return config.json of a model with so many rows; a model of several parts keeps its vocabulary in
+    one.
+    """
     part = config.get("text_config")
     if isinstance(part, dict) and "vocab_size" in part:
         part["vocab_size"] = rows
@@ -205,7 +212,7 @@ def _with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
 
 
 def _quiet() -> None:
-    """No progress bars in a log, no look-ups on a hub."""
+    """Silence progress bars in a log, and look-ups on a hub."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore", FutureWarning)
     from transformers.utils import logging

@@ -1,4 +1,4 @@
-"""One base, loaded once, with many adapters: proof that switching between them changes no answer.
+"""Loads one base once with many adapters, and proves that switching between them changes no answer.
 
 Not a server: what it shows is what a server that holds many adapters relies on.
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Swapped:
-    """One adapter among others. `answers_equal`: the share of answers that are, token by token, those of the
-    adapter alone; `max_logit_difference` between the two. Seconds: the median to switch to it (`switched`
-    times), and to load the base and it from disk.
+    """Describes one adapter among others. `answers_equal`: the share of answers that are, token by token,
+    those of the adapter alone; `max_logit_difference` between the two. Seconds: the median to switch to it
+    (`switched` times), and to load the base and it from disk.
     """
 
     name: str
@@ -89,7 +89,7 @@ def _compared(
 
 
 def _together(base: Any, adapters: Mapping[str, Path]) -> Any:
-    """The loaded base with all adapters beside each other."""
+    """Load the base with all adapters beside each other."""
     from peft import PeftModel
 
     first, *others = adapters.values()
@@ -101,12 +101,12 @@ def _together(base: Any, adapters: Mapping[str, Path]) -> Any:
 
 
 def _slot(number: int) -> str:
-    """PEFT's name of an adapter; a variant's own has a dot, which is none for a module of torch."""
+    """Return PEFT's name of an adapter; a variant's own has a dot, which is none for a module of torch."""
     return f"adapter_{number}"
 
 
 def _answer(model: Any, prompt: Sequence[int], tokens: int) -> _Answer:
-    """Logits of the last position, and the token ids written greedily after it."""
+    """Return the logits of the last position, and the token ids written greedily after it."""
     import torch
 
     given = torch.tensor([list(prompt)])

@@ -1,4 +1,6 @@
-"""The merged model: a plain transformers folder that needs no PEFT, with the adapter kept inside it."""
+"""Exports the merged model: a plain transformers folder that needs no PEFT, with the adapter kept inside
+it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def export_merged(
 
 
 def _copy_whole(weights: Path, target: Path) -> dict[str, Any]:
-    """The judged files as they are, and what a server needs beside them."""
+    """Copy the judged files as they are, and what a server needs beside them."""
     config = json.loads((weights / CONFIG).read_text("utf-8"))
     names = weight_files(weights)
     target.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""Base plus adapter, file by file: W + scale * BA in float32, written as it is computed, in little memory.
+"""Merges base plus adapter, file by file: W + scale * BA in float32, written as it is computed, in little
+memory.
 
 One file of weights is written for each that the base has, under the same name. A tensor passes a few rows at
 a time, and what the adapter leaves alone is copied byte for byte. PEFT's own layers, built without memory,
@@ -50,7 +51,8 @@ _PLAIN_STARTS = ("gaussian", "orthogonal", "eva")  # others change the base's we
 
 @dataclass(frozen=True)
 class LowRank:
-    """W + scale * up @ down; with a magnitude (DoRA, arXiv 2402.09353) each output's weights at that norm.
+    """Adds W + scale * up @ down; with a magnitude (DoRA, arXiv 2402.09353) each output's weights at that
+    norm.
 
     `down` [rank, in], `up` [out, rank], `magnitude` [out]. `transposed`: W lies as [in, out], as in GPT-2.
     """
@@ -64,7 +66,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """`values` [rows, width] in place of the rows `ids`."""
+    """Puts `values` [rows, width] in place of the rows `ids`."""
 
     ids: tuple[int, ...]
     values: Stored
@@ -72,7 +74,7 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class Whole:
-    """`values` in place of the whole weight."""
+    """Puts `values` in place of the whole weight."""
 
     values: Stored
 
@@ -82,7 +84,7 @@ Change = LowRank | TokenRows | Whole
 
 @dataclass(frozen=True)
 class Merge:
-    """What becomes of each tensor in the base's files, by the name of the weight of the model it is.
+    """Says what becomes of each tensor in the base's files, by the name of the weight of the model it is.
 
     `adapter`: its file. `weights`: name in the files -> name in the model, one for tied ones. `dtype`: in
     which changed weights are stored; None: each in its own. `quantized`: weights that are dequantized first,
@@ -97,7 +99,7 @@ class Merge:
     quantized: Mapping[str, bool]
 
     def planned(self, tensor: Stored) -> PlannedTensor:
-        """The tensor to write; its numbers are computed as it is written. Raises UserError."""
+        """Return the tensor to write; its numbers are computed as it is written. Raises UserError."""
         stored, weight = dtype_of(tensor), self.weights.get(tensor.name)
         change = self.changes.get(weight) if weight else None
         floating = stored is not None and stored.is_floating_point
@@ -118,7 +120,9 @@ class Merge:
         return PlannedTensor(tensor.name, code_of(dtype), tensor.shape, elements * dtype.itemsize, pieces)
 
     def _sums(self, tensor: Stored, weight: str | None, change: Change | None) -> Iterator[Tensor]:
-        """The merged weight in float32, in parts of whole rows. Raises UserError where it is not finite."""
+        """Yield the merged weight in float32, in parts of whole rows. Raises UserError where it is not
+        finite.
+        """
         import torch
 
         parts = self._parts(tensor, weight, change)
@@ -132,7 +136,7 @@ class Merge:
             yield part
 
     def _parts(self, tensor: Stored, weight: str | None, change: Change | None) -> Iterator[Tensor]:
-        """The weight as the adapter was trained on it, in float32."""
+        """Yield the weight as the adapter was trained on it, in float32."""
         if isinstance(change, Whole):
             tensor = change.values
         transposed = self.quantized.get(weight or "")
@@ -204,7 +208,9 @@ def _plan(
 
 
 def _weight_names(model: Any) -> dict[str, str]:
-    """Each name of each weight of the model -> the one that stands for it: tied weights have several."""
+    """Return each name of each weight of the model -> the one that stands for it: tied weights have
+    several.
+    """
     first: dict[int, str] = {}
     return {
         name: first.setdefault(id(weight), name)
@@ -213,7 +219,9 @@ def _weight_names(model: Any) -> dict[str, str]:
 
 
 def _changes(model: Any, names: dict[str, str], base: Path, adapter: Path) -> dict[str, Change]:
-    """By the weight's name, what the adapter does to it. Raises UserError for what cannot be summed."""
+    """Return what the adapter does to each weight, by the weight's name. Raises UserError for what cannot be
+    summed.
+    """
     file = adapter / ADAPTER_WEIGHTS
     tensors = {tensor.name.removeprefix(_PREFIX): tensor for tensor in stored_tensors(file)}
     inner = adapted_without_memory(model, base, adapter).get_base_model()
@@ -233,7 +241,7 @@ def _changes(model: Any, names: dict[str, str], base: Path, adapter: Path) -> di
 def _change(
     name: str, tensor: Stored, tensors: dict[str, Stored], inner: Any, adapter: Path
 ) -> tuple[str, Change]:
-    """The weight that a tensor of the adapter changes, and how. Raises UserError."""
+    """Return the weight that a tensor of the adapter changes, and how. Raises UserError."""
     if name.endswith(_TOKENS):
         layer = name.removesuffix(_TOKENS)
         indices = inner.get_submodule(layer).token_adapter.token_indices["default"]
@@ -253,7 +261,7 @@ def _change(
 
 
 def _changed(parts: Iterator[Tensor], change: Change) -> Iterator[Tensor]:
-    """float32 parts in order, each changed in place."""
+    """Yield float32 parts in order, each changed in place."""
     if isinstance(change, LowRank):
         yield from _summed(parts, change)
     elif isinstance(change, TokenRows):
@@ -294,7 +302,7 @@ def _dequantized(weights: Tensor, kind: Quantization, transposed: bool) -> Tenso
 
 
 def _plain_config(base: Path) -> dict[str, Any]:
-    """config.json of a base whose files hold plain numbers. Raises UserError."""
+    """Return config.json of a base whose files hold plain numbers. Raises UserError."""
     config = read_json(base / CONFIG)
     if config.get("quantization_config"):
         raise UserError(
@@ -307,7 +315,7 @@ def _plain_config(base: Path) -> dict[str, Any]:
 
 
 def _loaded_dtype(config: dict[str, Any]) -> torch.dtype | None:
-    """In which dtype the base says it is to be loaded, whatever its files hold."""
+    """Return the dtype in which the base says it is to be loaded, whatever its files hold."""
     import torch
 
     name = config.get("dtype") or config.get("torch_dtype")
@@ -330,6 +338,6 @@ def _unmerged(problem: str, file: Path, **named: Any) -> UserError:
 
 
 def _width(tensor: PlannedTensor) -> int:
-    """Bytes of one number: wide ones lie first, so that each lies at a multiple of its width."""
+    """Return the bytes of one number: wide ones lie first, so that each lies at a multiple of its width."""
     digits = "".join(character for character in tensor.dtype.partition("_")[0] if character.isdigit())
     return int(digits or 8)

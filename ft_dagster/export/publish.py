@@ -1,4 +1,6 @@
-"""A released version as a folder of its own or a repository of a model hub: payload, card, certificate."""
+"""Publishes a released version as a folder of its own or a repository of a model hub: payload, card,
+certificate.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ UNNUMBERED = re.compile(r"^\| version \| the one that the release log gives .*$"
 
 
 class Published(NamedTuple):
-    """`where`: the folder, or the address of the commit; `digest`: of the payload."""
+    """Says where a version was published. `where`: the folder, or the address of the commit; `digest`: of the
+    payload.
+    """
 
     version: int
     digest: str
@@ -91,5 +95,5 @@ def _copy(settings: Settings, key: VariantKey, version: int | None, folder: Path
 
 
 def with_version(card: str, version: int) -> str:
-    """A card with the number of its version: it was written before there was one."""
+    """Return a card with the number of its version: it was written before there was one."""
     return UNNUMBERED.sub(f"| version | {version} |", card)

@@ -38,8 +38,9 @@ CLIENT = {
 
 
 class Pushed(NamedTuple):
-    """`versions`: that were new to the registry; `moved`: aliases by what they name now, None: nothing;
-    `left_out`: versions whose export is not in the store any more, with the reason."""
+    """Says what was pushed. `versions`: that were new to the registry; `moved`: aliases by what they name
+    now, None: nothing; `left_out`: versions whose export is not in the store any more, with the reason.
+    """
 
     versions: tuple[int, ...]
     moved: dict[str, int | None]
@@ -109,13 +110,13 @@ def _registry(settings: Settings) -> Iterator[Any]:
 
 
 def _known(client: Any, name: str) -> dict[int, str]:
-    """Released version -> its number in the registry."""
+    """Return released version -> its number in the registry."""
     found = client.search_model_versions(f"name = '{name}'", max_results=MOST)
     return {int(one.tags[VERSION]): str(one.version) for one in found if VERSION in one.tags}
 
 
 def _make_model(client: Any, name: str) -> None:
-    """The registered model, unless it is there: of that name, or left by a push that was killed."""
+    """Make the registered model, unless it is there: of that name, or left by a push that was killed."""
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, tags={f"{TAG}variant": name})
 
@@ -136,7 +137,7 @@ def _register(client: Any, settings: Settings, name: str, entry: ReleaseEntry, e
 
 
 def lineage_tags(entry: ReleaseEntry, inputs: Mapping[str, str]) -> dict[str, str]:
-    """What of a release leads back to all that made it: digests of the store, and who released it."""
+    """Return what of a release leads back to all that made it: digests of the store, and who released it."""
     content = entry.to_json()
     said = {f"{TAG}{name}": str(content[name]) for name in LINEAGE if content.get(name) is not None}
     return {**said, **{f"{TAG}made_of.{name}": digest for name, digest in inputs.items()}}

@@ -1,4 +1,6 @@
-"""What `python -m ft_dagster.export RUN_DIR` is asked to do: the content of run.json as frozen models."""
+"""Parses what `python -m ft_dagster.export RUN_DIR` is asked to do: the content of run.json as frozen
+models.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ class _ExportPart(BaseModel):
 
 
 class ExportBase(BaseFiles):
-    """The base: its folder here, the sha256 of each file that loading reads, its digest, the reference it was
-    declared by; a hub's has a revision.
+    """Names the base: its folder here, the sha256 of each file that loading reads, its digest, the reference
+    it was declared by; a hub's has a revision.
     """
 
     digest: Sha256
@@ -28,15 +30,15 @@ class ExportBase(BaseFiles):
 
 
 class Source(_ExportPart):
-    """One source of the tenant's rows, as declared."""
+    """Names one source of the tenant's rows, as declared."""
 
     path: str
     licence: str | None = None
 
 
 class MadeFrom(_ExportPart):
-    """What made the weights: digests of data set, mixture, plan and the general text, the rows of each split,
-    the run of the export, the digest of the package's source, the day (UTC).
+    """Names what made the weights: digests of data set, mixture, plan and the general text, the rows of each
+    split, the run of the export, the digest of the package's source, the day (UTC).
     """
 
     dataset: str
@@ -50,8 +52,8 @@ class MadeFrom(_ExportPart):
 
 
 class Card(_ExportPart):
-    """What the card says of the variant. `verdict`: of the gate; `weights` and `evaluation`:
-    digests; `general`: name of the corpus mixed in; `base_model`: the declared reference.
+    """Holds what the card says of the variant. `verdict`: of the gate; `weights` and `evaluation`: digests;
+    `general`: name of the corpus mixed in; `base_model`: the declared reference.
     """
 
     variant: str
@@ -82,7 +84,8 @@ class Card(_ExportPart):
 
 
 class ExportRequest(ProgramRequest):
-    """One export. `weights`: payload folder of what training made; `weights_digest`: what was judged.
+    """Describes one export. `weights`: payload folder of what training made; `weights_digest`: what was
+    judged.
 
     `probes`: prompts, rendered with the chat template, on which the certificate compares.
     """

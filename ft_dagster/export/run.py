@@ -1,4 +1,6 @@
-"""One export from request to figures: check what was judged, write the payload, certify it, add the card."""
+"""Runs one export from request to figures: check what was judged, write the payload, certify it, add the
+card.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def export(request: ExportRequest) -> dict[str, Any]:
 
 
 def hold(request: ExportRequest, held: HeldFiles) -> tuple[ExportRequest, dict[str, str]]:
-    """The request with base and weights held (see `HeldFiles`), and the digests of what they are.
+    """Hold base and weights (see `HeldFiles`); return the request on them, and the digests of what they are.
 
     Raises UserError for files that are not those of the request.
     """
@@ -107,14 +109,14 @@ def _empty(folder: Path) -> None:
 
 
 def _share(payload: Path) -> None:
-    """Weights as readable as the files beside them: safetensors writes for the owner alone."""
+    """Make the weights as readable as the files beside them: safetensors writes for the owner alone."""
     mode = (payload / GENERATION_CONFIG).stat().st_mode
     for file in payload.rglob("*.safetensors"):
         file.chmod(mode)
 
 
 def _quiet() -> None:
-    """No progress bars and no notes of libraries to each other in a log, and no look-ups on a hub."""
+    """Silence progress bars, notes of libraries to each other in a log, and look-ups on a hub."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore", FutureWarning)
     from transformers.utils import logging

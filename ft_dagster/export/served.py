@@ -1,4 +1,4 @@
-"""What is in production: adapters by base and quantization, and whole models, from the release logs."""
+"""Lists what is in production: adapters by base and quantization, and whole models, from the release logs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ft_dagster.store import Artifact, Store
 
 
 class ServedBase(NamedTuple):
-    """A base as it was quantized when the adapters in production on it were judged.
+    """Describes a base as it was quantized when the adapters in production on it were judged.
 
     `folder`: a name for files about it.
     """
@@ -37,8 +37,8 @@ class ServedBase(NamedTuple):
 
 
 class ReleasedModel(NamedTuple):
-    """The version in production of a variant that is served whole; `path`: its folder, `digest`: of it;
-    `verdict`: the sentence of what it was released by.
+    """Describes the version in production of a variant that is served whole. `path`: its folder, `digest`: of
+    it; `verdict`: the sentence of what it was released by.
     """
 
     variant: str
@@ -49,14 +49,14 @@ class ReleasedModel(NamedTuple):
 
 
 class Served(NamedTuple):
-    """All that is in production."""
+    """Holds all that is in production."""
 
     bases: list[ServedBase]
     models: list[ReleasedModel]
 
 
 def served(settings: Settings) -> Served:
-    """Of every declared variant that is in production. Raises UserError for damaged bytes."""
+    """Return every declared variant that is in production. Raises UserError for damaged bytes."""
     store = settings.open_store()
     bases: dict[tuple[str, str | None], ServedBase] = {}
     models = []
@@ -78,7 +78,7 @@ def served(settings: Settings) -> Served:
 
 
 def command_of(payload: Path, format: str, name: str) -> str | None:
-    """The command by which vLLM serves an export of this format as `name`; None where it does not."""
+    """Return the command by which vLLM serves an export of this format as `name`; None where it does not."""
     if format == "merged":
         return "vllm serve EXPORT"
     config = json.loads((payload / "adapter_config.json").read_text("utf-8"))
@@ -92,7 +92,7 @@ def _adapter(payload: Path, key: VariantKey, version: int, digest: str) -> Relea
 
 
 def _verdict(store: Store, key: VariantKey, entry: ReleaseEntry) -> str:
-    """The sentence of the evaluation that a version was released by; empty where it is gone."""
+    """Return the sentence of the evaluation that a version was released by; empty where it is gone."""
     named = entry.evaluation, entry.evaluation_manifest
     judged = find_digest(store, (key.prefix,), EVALUATION.name, *named)
     verdict = None if judged is None else judged.figures.get("verdict")
@@ -100,7 +100,7 @@ def _verdict(store: Store, key: VariantKey, entry: ReleaseEntry) -> str:
 
 
 def _base(store: Store, key: VariantKey, export: Artifact, quantization: str | None) -> ServedBase:
-    """Without its adapters."""
+    """Return the base without its adapters."""
     digest = export.inputs[BASE_MODEL.name]
     base = input_of(StoredGraph(store), export, BASE_MODEL.name)
     reference = digest if base is None else _reference(base, store)

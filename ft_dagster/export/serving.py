@@ -1,4 +1,6 @@
-"""What a server needs beside the weights: the tokenizer with its chat template, and the tokens to stop at."""
+"""Adds what a server needs beside the weights: the tokenizer with its chat template, and the tokens to stop
+at.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def save_serving_files(base: Path, weights: Path, target: Path) -> list[int]:
 
 
 def _generation_config(base: Path, tokenizer: Any) -> dict[str, Any]:
-    """The base's generation settings with the stop tokens and the padding that training used."""
+    """Return the base's generation settings with the stop tokens and the padding that training used."""
     file = base / GENERATION_CONFIG
     config: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
     config.pop("_from_model_config", None)

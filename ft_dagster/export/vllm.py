@@ -1,4 +1,4 @@
-"""With which arguments vLLM serves an adapter."""
+"""Says with which arguments vLLM serves an adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ LOADED_AS = {  # arguments of BitsAndBytesConfig, by how the base was quantized 
 
 
 def serve_command(config: Mapping[str, Any], name: str, kind: str | None) -> str | None:
-    """The command that serves the adapter as `name` on its base, quantized as in training (`kind`: nf4).
+    """Return the command that serves the adapter as `name` on its base, quantized as in training (`kind`:
+    nf4).
 
     None where vLLM does not load the adapter, or quantizes no base that way (int8).
     """

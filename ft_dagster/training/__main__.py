@@ -1,4 +1,4 @@
-"""`python -m ft_dagster.training RUN_DIR`: train every member of RUN_DIR/run.json, one after another.
+"""Trains every member of RUN_DIR/run.json, one after another: `python -m ft_dagster.training RUN_DIR`.
 
 On one device members whose frozen base is of one kind take turns on one loaded copy of it; `full` trains all
 of its base and loads one of its own.
@@ -121,7 +121,9 @@ def train_all(run: TrainingRun, channel: Channel, stop: Stop) -> int:
 
 
 def _device_answers() -> bool:
-    """Not after a fault that left a GPU's context unusable for this process."""
+    """Say whether the device still answers: not after a fault that left a GPU's context unusable for this
+    process.
+    """
     import torch
 
     try:
@@ -135,7 +137,7 @@ def _device_answers() -> bool:
 def _train_one(
     run: TrainingRun, member: Member, channel: Channel, stop: Stop, shared: SharedBase | None
 ) -> int:
-    """One member, its result written whatever happens; the others do not suffer from it."""
+    """Train one member, its result written whatever happens; the others do not suffer from it."""
     from ft_dagster.training.trainer import train_member
 
     _freeze_imports()
@@ -170,7 +172,7 @@ def _train_one(
 
 @cache
 def _freeze_imports() -> None:
-    """What was imported stays: accelerate looks for garbage, and would look through all of it."""
+    """Keep what was imported: accelerate looks for garbage, and would look through all of it."""
     gc.freeze()
 
 

@@ -1,4 +1,4 @@
-"""What happens at each optimizer step beside the step itself: journal, log, progress, evaluation, stop."""
+"""Acts at each optimizer step beside the step itself: journal, log, progress, evaluation, stop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ApartCallback(TrainerCallback):
     """Raises UserError before the first step where packed examples of what trains reach each other."""
 
     def __init__(self, trainer: TokenTrainer, *, exact: bool) -> None:
-        """`exact`: its weights and products are in fp32."""
+        """Check a training of `trainer`. `exact`: its weights and products are in fp32."""
         self._trainer, self._exact = trainer, exact
 
     def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
@@ -93,7 +93,7 @@ class WatchCallback(TrainerCallback):
             )
 
     def _write(self, done: int, step: JournalStep, rate: float, seconds: float) -> None:
-        """The step's line of log.jsonl, and its points of the curves that are reported elsewhere."""
+        """Write the step's line of log.jsonl, and its points of the curves that are reported elsewhere."""
         flops = self._observer.flops_spent()
         self._log.write(
             {
@@ -152,6 +152,6 @@ class WatchCallback(TrainerCallback):
 
 
 def _used_rate(state: Any, trainer: TokenTrainer) -> float:
-    """The rate of the step just made: the scheduler already stands at the next."""
+    """Return the rate of the step just made: the scheduler already stands at the next."""
     place = state.global_step - 1 + trainer.skipped_rates(state.max_steps)
     return float(trainer.lr_scheduler.lr_lambdas[0](place) * trainer.args.learning_rate)

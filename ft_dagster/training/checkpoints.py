@@ -1,4 +1,6 @@
-"""Checkpoints: a folder is one once its hash manifest is renamed into place; only what verifies is used."""
+"""Writes and finds checkpoints: a folder is one once its hash manifest is renamed into place; only what
+verifies is used.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ MAX_SAVING_SHARE = 0.05  # of a training's time that checkpoints by time may tak
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint, as its manifest states it; `verify` says whether the files still agree."""
+    """Is a complete checkpoint, as its manifest states it; `verify` says whether the files still agree."""
 
     folder: Path
     step: int
@@ -36,12 +38,14 @@ class Checkpoint:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Return the bytes on disk."""
         return sum(size for _, size, _ in self.files)
 
     @property
     def rank(self) -> tuple[float, int]:
-        """Lower is better: by validation loss, then the earlier; without a loss, after all with one."""
+        """Return a sort key, lower is better: by validation loss, then the earlier; without a loss, after all
+        with one.
+        """
         loss = self.validation_loss
         return (math.inf if loss is None or not math.isfinite(loss) else loss, self.step)
 
@@ -55,8 +59,8 @@ class Checkpoint:
 
 
 class CheckpointTimer:
-    """When a checkpoint is due by time: so many minutes after the one before, later where saving takes long;
-    never where `minutes` is None. `last_seconds`: what writing the last one took.
+    """Tells when a checkpoint is due by time: so many minutes after the one before, later where saving takes
+    long; never where `minutes` is None. `last_seconds`: what writing the last one took.
     """
 
     def __init__(self, minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,12 +69,12 @@ class CheckpointTimer:
         self.last_seconds = 0.0
 
     def due(self) -> bool:
-        """Whether to write one after this step."""
+        """Say whether to write a checkpoint after this step."""
         return self._clock() - self._last >= max(self._seconds, self.last_seconds / MAX_SAVING_SHARE)
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Around each checkpoint that is written, by time or not."""
+        """Time each checkpoint that is written within this context, by time or not."""
         began = self._clock()
         yield
         self._last = self._clock()
@@ -97,13 +101,13 @@ def commit(folder: Path, step: int, recipe: str, validation_loss: float | None) 
 
 
 def complete(root: Path) -> list[Checkpoint]:
-    """All folders with a readable manifest, oldest first; their files are not verified."""
+    """Return all folders with a readable manifest, oldest first; their files are not verified."""
     found = [_read(folder) for folder in root.glob(f"{PREFIX}*")]
     return sorted((c for c in found if c is not None), key=lambda checkpoint: checkpoint.step)
 
 
 def damage(checkpoint: Checkpoint) -> str | None:
-    """The first file that is missing or differs from its hash, in words; None if all agree."""
+    """Return the first file that is missing or differs from its hash, in words; None if all agree."""
     for path, size, digest in checkpoint.files:
         file = checkpoint.folder / path
         try:
@@ -117,7 +121,7 @@ def damage(checkpoint: Checkpoint) -> str | None:
 
 
 def newest_good(root: Path) -> Checkpoint | None:
-    """The newest checkpoint that verifies, of whichever recipe."""
+    """Return the newest checkpoint that verifies, of whichever recipe."""
     return next((found for found in reversed(complete(root)) if damage(found) is None), None)
 
 
@@ -128,8 +132,9 @@ def usable(
     *,
     first: Callable[[Checkpoint], tuple[float, int]] = lambda checkpoint: (0, checkpoint.step),
 ) -> Iterator[Checkpoint]:
-    """Checkpoints of this recipe that verify, the lowest by `first` first, by default the oldest; what is
-    passed over is said. Each is hashed when it is come to, so that whoever takes one hashes no others.
+    """Yield the checkpoints of this recipe that verify, the lowest by `first` first, by default the oldest;
+    what is passed over is said. Each is hashed when it is come to, so that whoever takes one hashes no
+    others.
     """
     found = []
     for folder in sorted(root.glob(f"{PREFIX}*")):
@@ -148,18 +153,18 @@ def usable(
 
 
 def newest_first(checkpoint: Checkpoint) -> tuple[float, int]:
-    """An order for `usable`: the newest first."""
+    """Sort the newest checkpoint first in `usable`."""
     return (0, -checkpoint.step)
 
 
 def best_first(checkpoint: Checkpoint) -> tuple[float, int]:
-    """An order for `usable`: the best by validation loss first."""
+    """Sort the best checkpoint by validation loss first in `usable`."""
     return checkpoint.rank
 
 
 def prune(root: Path, recipe: str, keep_best: int, keep_last: int, *, exportable: Collection[int]) -> None:
-    """Of this recipe, keep the best by validation loss and the last of those at the steps `exportable`, and
-    the newest of all, from which a training goes on; remove its others.
+    """Remove this recipe's checkpoints except the best by validation loss and the last of those at the steps
+    `exportable`, and the newest of all, from which a training goes on.
     """
     mine = [checkpoint for checkpoint in complete(root) if checkpoint.recipe == recipe]
     choice = [checkpoint for checkpoint in mine if checkpoint.step in exportable]
@@ -208,5 +213,5 @@ def _read(folder: Path) -> Checkpoint | None:
 
 
 def _own_hash(content: Mapping[str, Any]) -> str:
-    """sha256 of what a manifest says, as JSON with its names in order and no spaces."""
+    """Return the sha256 of what a manifest says, as JSON with its names in order and no spaces."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

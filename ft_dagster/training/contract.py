@@ -1,4 +1,6 @@
-"""What goes into the trainer (run.json, each member's plan.json inside) and what comes out (result.json)."""
+"""Defines what goes into the trainer (run.json, each member's plan.json inside) and what comes out
+(result.json).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ CHECKPOINTS = "checkpoints"  # folder of a member's output
 
 
 class Strict(BaseModel):
-    """Unknown fields are refused: a setting that would not act must not look as if it did."""
+    """Refuses unknown fields: a setting that would not act must not look as if it did."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,7 +42,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def checked(kind: type[S], content: Mapping[str, Any], part: str, *, fix: str) -> S:
-    """A part of plan.json as its model. Raises UserError naming the field, from `part` on."""
+    """Return a part of plan.json as its model. Raises UserError naming the field, from `part` on."""
     try:
         return kind.model_validate(dict(content))
     except ValidationError as error:
@@ -50,7 +52,9 @@ def checked(kind: type[S], content: Mapping[str, Any], part: str, *, fix: str) -
 
 
 def method_settings(content: Mapping[str, Any]) -> MethodSettings:
-    """The `method` part of plan.json. Raises UserError for an unknown method or an unknown field of it."""
+    """Return the `method` part of plan.json. Raises UserError for an unknown method or an unknown field of
+    it.
+    """
     known = method_of(content.get("name"))
     kind = known.settings
     return checked(kind, content, "method", fix=f"Settings of {known.name}: {', '.join(kind.model_fields)}")
@@ -64,7 +68,7 @@ class TrainingDevice(Strict):
 
 
 class Plan(BaseModel):
-    """plan.json: what acts on training, all of it resolved. `ranks`: processes that train together."""
+    """Is plan.json: what acts on training, all of it resolved. `ranks`: processes that train together."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -81,19 +85,19 @@ class Plan(BaseModel):
         return method_settings(given) if isinstance(given, dict) else given
 
     def to_json(self) -> dict[str, Any]:
-        """As plan.json has it."""
+        """Return the plan as plan.json has it."""
         return self.model_dump(mode="json", exclude={"own_loss"} if self.own_loss is None else None)
 
 
 class ParentAdapter(Strict):
-    """Another variant's adapter, kept frozen beneath the new one: its payload folder and digest."""
+    """Names another variant's adapter, kept frozen beneath the new one: its payload folder and digest."""
 
     adapter: Path
     digest: str
 
 
 class Base(Strict):
-    """The base model: a folder in transformers' layout with safetensors, and the digest of its payload.
+    """Names the base model: a folder in transformers' layout with safetensors, and the digest of its payload.
 
     `new_token_ids`: rows of its vocabulary that were added for this variant and are to be trained. `kept_in`:
     the host's folder of quantized bases, see `kept_base`.
@@ -108,8 +112,8 @@ class Base(Strict):
 
 
 class Benchmarks(Strict):
-    """lm-eval tasks asked while training, relative to `project`, each with its digest as frozen with the
-    declaration; `seed` draws the questions.
+    """Names lm-eval tasks asked while training, relative to `project`, each with its digest as frozen with
+    the declaration; `seed` draws the questions.
 
     `roots`: what their files may reach; null: all.
     """
@@ -121,7 +125,7 @@ class Benchmarks(Strict):
 
 
 class Member(Strict):
-    """One training of the run."""
+    """Describes one training of the run."""
 
     variant: str
     mixture: Path
@@ -169,7 +173,9 @@ class Member(Strict):
 
 
 class Launch(Strict):
-    """`rendezvous`: address and port of the first of several nodes; `node`: which of them reads this."""
+    """Says how many processes train on how many nodes. `rendezvous`: address and port of the first of several
+    nodes; `node`: which of them reads this.
+    """
 
     nodes: int = Field(1, ge=1)
     ranks_per_node: int = Field(1, ge=1)
@@ -178,7 +184,7 @@ class Launch(Strict):
 
 
 class TrainingRun(Strict):
-    """run.json: everything resolved, local paths only."""
+    """Is run.json: everything resolved, local paths only."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -189,7 +195,7 @@ class TrainingRun(Strict):
 
 
 class TrainingResult(BaseModel):
-    """result.json of one member. `figures`: those of `training_figures`, none where it failed.
+    """Is result.json of one member. `figures`: those of `training_figures`, none where it failed.
 
     "stopped": its loss was above `stop_above`, and it exported nothing. `reason` is a failure's kind, where a
     retry can do something about it.
@@ -208,7 +214,9 @@ class TrainingResult(BaseModel):
 
 
 def recipe_digest(run: TrainingRun, member: Member) -> str:
-    """What makes two trainings the same: base, mixture, method, settings, device kind, seed."""
+    """Return the digest of what makes two trainings the same: base, mixture, method, settings, device kind,
+    seed.
+    """
     return sha256_json(
         {
             "base": run.base.digest,
@@ -226,12 +234,12 @@ def recipe_digest(run: TrainingRun, member: Member) -> str:
 
 
 def read_run(run_folder: Path) -> TrainingRun:
-    """RUN_DIR/run.json. Raises UserError."""
+    """Read RUN_DIR/run.json. Raises UserError."""
     return read_json_as(run_folder / RUN_FILE, TrainingRun)
 
 
 def read_result(file: Path) -> TrainingResult:
-    """A member's result.json. Raises UserError if it is absent, broken or of a newer version."""
+    """Read a member's result.json. Raises UserError if it is absent, broken or of a newer version."""
     return read_json_as(file, TrainingResult)
 
 

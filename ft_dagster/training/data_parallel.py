@@ -1,4 +1,4 @@
-"""Replicas of a model on several ranks, whose gradients DistributedDataParallel adds up."""
+"""Replicates a model on several ranks, whose gradients DistributedDataParallel adds up."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def may_be_unused(model: Any) -> bool:
-    """Whether a trained weight may get no gradient in a step: of an expert to which no token goes, or of a
-    part that reads pictures or sound. All others do in every method, a rank of padding alone included, and to
-    look for some costs a walk of the graph.
+    """Say whether a trained weight may get no gradient in a step: of an expert to which no token goes, or of
+    a part that reads pictures or sound. All others do in every method, a rank of padding alone included, and
+    to look for some costs a walk of the graph.
     """
     text = model.config.get_text_config()
     return text is not model.config or any(getattr(text, name, None) for name in EXPERTS)
 
 
 def rebuilds_buckets(model: Any) -> bool:
-    """Whether DDP rebuilds the buckets of its gradients after a first backward pass, and the ranks' sum
+    """Say whether DDP rebuilds the buckets of its gradients after a first backward pass, and the ranks' sum
     depends on that: from three on, what is added first follows from where a gradient lies.
     """
     return (
@@ -34,7 +34,7 @@ def rebuilds_buckets(model: Any) -> bool:
 
 @contextmanager
 def bucket_warm_up(model: DistributedDataParallel) -> Iterator[None]:
-    """Around one throw-away forward and backward pass, which leaves nothing behind but rebuilt buckets. A
+    """Surround one throw-away forward and backward pass, which leaves nothing behind but rebuilt buckets. A
     training that goes on from a checkpoint must start with them, as one that went through has them.
     """
     adds_up = model.require_backward_grad_sync

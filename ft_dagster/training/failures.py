@@ -1,4 +1,4 @@
-"""Failures of the machine that a person can mend, as the errors that say how."""
+"""Explains failures of the machine that a person can mend, as the errors that say how."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FULL = 1 << 20  # bytes; torch reports a full disk only as a failed write
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Of the device or of the host; torch says it in several ways."""
+    """Say whether memory ran out, of the device or of the host; torch says it in several ways."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def explained_failure(error: Exception, member: Member) -> UserError | None:
-    """Out of memory, disk full, an operation without a fixed order as a UserError; None for what nobody
-    foresaw.
+    """Return out of memory, disk full, or an operation without a fixed order as a UserError; None for what
+    nobody foresaw.
     """
     if out_of_memory(error):
         return _no_memory(member)
@@ -51,7 +51,7 @@ def explained_failure(error: Exception, member: Member) -> UserError | None:
 
 
 def _no_memory(member: Member) -> UserError:
-    """With what would help, the mildest first; a smaller micro-batch is tried by itself."""
+    """Return the error with what would help, the mildest first; a smaller micro-batch is tried by itself."""
     settings = member.plan.training
     changes = [] if settings.gradient_checkpointing else ["training.gradient_checkpointing: true"]
     changes.append(f"a training.max_length below {settings.max_length}")

@@ -1,4 +1,4 @@
-"""The figures of a finished training: losses, consumption, speed, memory, work."""
+"""Collects the figures of a finished training: losses, consumption, speed, memory, work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def peak_process_bytes() -> int:
-    """Largest resident size of this process, bytes."""
+    """Return the largest resident size of this process, bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss would start from what the parent had when it forked
         for line in status.read_text().splitlines():
@@ -50,14 +50,14 @@ def forget_peaks() -> None:
 
 
 def process_bytes() -> int:
-    """Resident size of this process now, bytes."""
+    """Return the resident size of this process now, bytes."""
     import psutil
 
     return int(psutil.Process().memory_info().rss)
 
 
 def computed_on(model: PreTrainedModel) -> str:
-    """What the bits of a training depend on beside its libraries."""
+    """Say what the bits of a training depend on beside its libraries."""
     import torch
 
     if model.device.type == "cuda":
@@ -66,7 +66,7 @@ def computed_on(model: PreTrainedModel) -> str:
 
 
 def peak_device_bytes(model: PreTrainedModel) -> tuple[int | None, int | None]:
-    """(of tensors, reserved for them by the allocator); None without a GPU."""
+    """Return the peak bytes (of tensors, reserved for them by the allocator); None without a GPU."""
     import torch
 
     if model.device.type != "cuda":
@@ -75,19 +75,20 @@ def peak_device_bytes(model: PreTrainedModel) -> tuple[int | None, int | None]:
 
 
 def parameter_counts(model: PreTrainedModel) -> tuple[int, int]:
-    """(all, trainable)."""
+    """Count a model's parameters: (all, trainable)."""
     sizes = [(_count(weight), weight.requires_grad) for weight in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
 
 
 def _count(weight: Tensor) -> int:
-    """Parameters of a weight as a whole: unpacked from 4 bits, and of all ranks' shards."""
+    """Count the parameters of a weight as a whole: unpacked from 4 bits, and of all ranks' shards."""
     unpacked = getattr(getattr(weight, "quant_state", None), "shape", None)
     return math.prod(unpacked) if unpacked else int(getattr(weight, "ds_numel", weight.numel()))
 
 
 def flops_estimate(model: PreTrainedModel, journal: Journal) -> int:
-    """From parameter counts: the counted figure's cross-check, and all there is where it cannot be counted.
+    """Estimate the FLOPs from parameter counts: the counted figure's cross-check, and all there is where it
+    cannot be counted.
 
     For every computed position 2 per weight forward, 2 for the gradient of its input, 2 more where the weight
     itself is trained; the output head at trained positions only; attention scores and a checkpointed second
@@ -105,7 +106,7 @@ def flops_estimate(model: PreTrainedModel, journal: Journal) -> int:
 
 
 def checkpoint_storage(kept: Sequence[Checkpoint]) -> tuple[int, int]:
-    """Bytes on disk of all kept checkpoints: (weights, optimizer states with the rest).
+    """Return the bytes on disk of all kept checkpoints: (weights, optimizer states with the rest).
 
     Under DeepSpeed the fp32 master weights lie with the optimizer's moments.
     """
@@ -129,7 +130,7 @@ def training_figures(
     weights: Mapping[str, Tensor] | None = None,
     imported: int | None = None,
 ) -> TrainingFigures:
-    """What result.json reports. `whole_seconds`: of this process, since the last resume.
+    """Return what result.json reports. `whole_seconds`: of this process, since the last resume.
 
     The model holds the exported weights, or `weights` does by name. `imported`: bytes of this process before
     it held a weight. What the observer saw is that of `best_step`.
@@ -176,7 +177,9 @@ def training_figures(
 def _seen(
     observer: Observer, journal: Journal, best_step: int, weights: Mapping[str, Tensor] | None
 ) -> dict[str, Any]:
-    """Of what was watched: the work, the spectrum, signs of forgetting before and after, why it stopped."""
+    """Return what was watched: the work, the spectrum, signs of forgetting before and after, why it
+    stopped.
+    """
     summarized = observer.write_spectrum(weights)
     first, last = (
         {name: observer.last(name, step) or {} for name in ("benchmark", "degeneration")}

@@ -1,4 +1,4 @@
-"""What is tried once when memory ran out: smaller micro-batches, accumulated as much longer.
+"""Halves micro-batches once when memory ran out, and accumulates as much longer.
 
 A step then consumes the same bins in the same order, so its loss and gradient differ by rounding (and by what
 dropout draws) alone: the recipe stays, and with it the checkpoints.
@@ -17,12 +17,14 @@ OUT_OF_MEMORY = "out_of_memory"  # the `reason` of a result
 
 
 def can_halve(member: Member) -> bool:
-    """Whether there is a smaller micro-batch to try, and it was not tried."""
+    """Say whether there is a smaller micro-batch to try, and it was not tried."""
     return not member.micro_batch_halved and member.plan.training.per_device_train_batch_size > 1
 
 
 def halved(settings: TrainingSettings) -> TrainingSettings:
-    """Half the micro-batch (the largest divisor up to that), and the same effective batch."""
+    """Return the settings with half the micro-batch (the largest divisor up to that), and the same effective
+    batch.
+    """
     size = settings.per_device_train_batch_size
     smaller = max(part for part in range(1, size // 2 + 1) if size % part == 0)
     accumulation = settings.gradient_accumulation_steps * (size // smaller)
@@ -32,7 +34,7 @@ def halved(settings: TrainingSettings) -> TrainingSettings:
 
 
 def in_force(member: Member) -> Member:
-    """The member with the micro-batch that it is trained with."""
+    """Return the member with the micro-batch that it is trained with."""
     if not member.micro_batch_halved:
         return member
     plan = member.plan.model_copy(update={"training": halved(member.plan.training)})
@@ -40,7 +42,7 @@ def in_force(member: Member) -> Member:
 
 
 def wants_halving(run_folder: Path, result: Path) -> bool:
-    """Whether the try before this one, in the same folder, was halved or ran out of memory."""
+    """Say whether the try before this one, in the same folder, was halved or ran out of memory."""
     try:
         before = json.loads((run_folder / RUN_FILE).read_text("utf-8"))["members"][0]
         if before.get("micro_batch_halved"):

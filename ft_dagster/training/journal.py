@@ -1,4 +1,4 @@
-"""What a training has done so far: consumption, evaluations, counters. Every checkpoint holds it."""
+"""Records what a training has done so far: consumption, evaluations, counters. Every checkpoint holds it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ EXPORTED = "exported"  # marks lines of the log about the exported model, after 
 
 @dataclass
 class JournalStep:
-    """One optimizer step: its micro-batches' bins, the digest of their tensors, and what it cost and gave."""
+    """Records one optimizer step: its micro-batches' bins, the digest of their tensors, and what it cost and
+    gave.
+    """
 
     bins: list[list[Bin]]
     digest: str
@@ -31,7 +33,7 @@ class JournalStep:
 
 @dataclass
 class Journal:
-    """Counters after `len(batches)` optimizer steps.
+    """Counts what a training did after `len(batches)` optimizer steps.
 
     `times` counts per example ordinal; `slots` are positions computed, padding among them, in `rows` of
     `micro_batches`, and `squares` the sum of the squared lengths of what attends to itself: examples, or
@@ -64,7 +66,7 @@ class Journal:
 
     @property
     def epochs(self) -> float:
-        """Examples consumed over examples there are."""
+        """Return the examples consumed over the examples there are."""
         return sum(self.times) / len(self.times)
 
     def consume(self, step: JournalStep, seconds: float) -> None:
@@ -81,7 +83,7 @@ class Journal:
         self.seconds += seconds
 
     def measured(self, tokens: int, cost: float) -> None:
-        """A part of a look that was not kept from another training."""
+        """Add a part of a look that was not kept from another training."""
         self.measured_tokens += tokens
         self.measuring += cost
 
@@ -96,7 +98,9 @@ class Journal:
 
     @classmethod
     def load(cls, folder: Path) -> Journal:
-        """As it was saved, a loss that is no finite number too: a resume decides nothing otherwise."""
+        """Read the journal as it was saved, a loss that is no finite number too: a resume decides nothing
+        otherwise.
+        """
         content = restored(json.loads((folder / FILE).read_text("utf-8")))
         content["evaluations"] = {
             split: {int(step): loss for step, loss in losses.items()}
@@ -108,7 +112,8 @@ class Journal:
 def write_ledger(
     file: Path, whole: Journal, exported: Journal, records: list[str], mixture_digest: str
 ) -> None:
-    """The ledger: per example (by ordinal) how often it was consumed, and the digest of each step's batch.
+    """Write the ledger: per example (by ordinal) how often it was consumed, and the digest of each step's
+    batch.
 
     `times_exported` counts up to the step whose weights are exported; later steps only lost the comparison.
     """
@@ -128,8 +133,8 @@ def write_ledger(
 
 
 class StepLog:
-    """evidence/log.jsonl: one line per step or evaluation; on resume the lines beyond the checkpoint go, and
-    those about the exported model, which are written again.
+    """Writes evidence/log.jsonl: one line per step or evaluation; on resume the lines beyond the checkpoint
+    go, and those about the exported model, which are written again.
     """
 
     def __init__(self, file: Path | None, resumed_step: int) -> None:
@@ -149,7 +154,7 @@ class StepLog:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    """The whole lines; the last may be cut where the process was killed."""
+    """Return the whole lines; the last may be cut where the process was killed."""
     lines = []
     for text in file.read_text("utf-8").splitlines() if file.exists() else []:
         try:

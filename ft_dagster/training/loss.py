@@ -1,4 +1,4 @@
-"""The loss of a step, computed where something is trained and nowhere else. Imports torch and no room above.
+"""Computes the loss of a step where something is trained and nowhere else. Imports torch and no room above.
 
 `summed` is an objective's: (logits [positions, vocabulary] in fp32, labels [positions]) -> a scalar.
 """
@@ -33,8 +33,8 @@ def step_loss(
     own_loss: str | None = None,
     summed: Summed = next_token_loss,
 ) -> torch.Tensor:
-    """The loss of a training step over `tokens`, by the way that suits this kind of `device`; `summed`: of
-    the objective whose own loss it is.
+    """Compute the loss of a training step over `tokens`, by the way that suits this kind of `device`;
+    `summed`: of the objective whose own loss it is.
     """
     if by_fused_head(model, device, own_loss):
         return loss_of_fused_head(model, inputs, tokens)
@@ -42,29 +42,29 @@ def step_loss(
 
 
 def by_fused_head(model: Any, device: str, own_loss: str | None = None) -> bool:
-    """Whether a step on this kind of device takes TRL's fused head: for the shared loss, on GPUs, where TRL
-    has it and it can read the output head.
+    """Say whether a step on this kind of device takes TRL's fused head: for the shared loss, on GPUs, where
+    TRL has it and it can read the output head.
     """
     shared = own_loss is None and learned_prompt(model) is None
     return device == "cuda" and shared and has_fused_head() and readable_head(model)
 
 
 def has_fused_head() -> bool:
-    """Whether the TRL that is installed has one."""
+    """Say whether the installed TRL has a fused head."""
     major, minor = map(int, re.findall(r"\d+", version("trl"))[:2])
     return (major, minor) >= FUSED_HEAD_SINCE
 
 
 def readable_head(model: Any) -> bool:
-    """Whether TRL can read the weight and the bias of the output head: not where PEFT wraps it for rows of
-    new tokens, since that wrapper hands on the weight alone.
+    """Say whether TRL can read the weight and the bias of the output head: not where PEFT wraps it for rows
+    of new tokens, since that wrapper hands on the weight alone.
     """
     return hasattr(getattr(model, "module", model).get_output_embeddings(), "bias")
 
 
 def loss_of_fused_head(model: Any, inputs: dict[str, Any], tokens: torch.Tensor) -> torch.Tensor:
-    """The shared loss over `tokens` by TRL's fused head, which makes no logits: what SFTTrainer computes,
-    without the metrics for which it waits for the device.
+    """Compute the shared loss over `tokens` by TRL's fused head, which makes no logits: what SFTTrainer
+    computes, without the metrics for which it waits for the device.
     """
     outputs = model(
         input_ids=inputs["input_ids"],
@@ -80,7 +80,7 @@ def loss_of_fused_head(model: Any, inputs: dict[str, Any], tokens: torch.Tensor)
 def loss_at_trained_positions(
     model: Any, inputs: dict[str, Any], tokens: torch.Tensor | int, summed: Summed = next_token_loss
 ) -> torch.Tensor:
-    """The summed loss of the labels over `tokens`; logits only where some row has a label.
+    """Compute the summed loss of the labels over `tokens`; logits only where some row has a label.
 
     TRL's own head does this on GPUs; elsewhere it computes every position.
     """
@@ -90,7 +90,7 @@ def loss_at_trained_positions(
 def losses_by_example(
     model: Any, inputs: dict[str, Any], lengths: Sequence[Sequence[int]], summed: Summed = next_token_loss
 ) -> list[float]:
-    """The summed loss of each example, nats, of rows that hold examples of these `lengths` in turn."""
+    """Return the summed loss of each example, nats, of rows that hold examples of these `lengths` in turn."""
     rows, width = inputs["labels"].shape
     count, owners = 0, torch.full((rows, width), -1)
     for row, sizes in enumerate(lengths):
@@ -114,7 +114,7 @@ def losses_by_example(
 
 
 def _trained_columns(inputs: dict[str, Any]) -> torch.Tensor:
-    """Positions that predict a label of some row."""
+    """Return the positions that predict a label of some row."""
     return (inputs["labels"][:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
 
 
@@ -127,7 +127,8 @@ def loss_at(
     *,
     device: str | None = None,
 ) -> torch.Tensor:
-    """The same with logits at `columns`, positions that each predict the label after them.
+    """Compute the summed loss over `tokens` with logits at `columns`, positions that each predict the label
+    after them.
 
     Where the head is frozen they are made so many positions at a time as on this kind of `device` (None:
     where the labels lie), and lie in memory as fp32 a few at a time.
@@ -156,7 +157,9 @@ def loss_at(
 
 
 def _frozen_head(model: Any) -> nn.Linear | None:
-    """The layer that makes the logits, where it is plain and frozen, and they are at most scaled after it."""
+    """Return the layer that makes the logits, where it is plain and frozen, and they are at most scaled after
+    it.
+    """
     whole = getattr(model, "module", model)
     head = whole.get_output_embeddings()
     plain = type(head) is nn.Linear and not head.weight.requires_grad and not hasattr(head.weight, "ds_id")
@@ -167,7 +170,9 @@ def _frozen_head(model: Any) -> nn.Linear | None:
 
 @contextmanager
 def _passed_through(head: nn.Linear | None) -> Iterator[list[torch.dtype]]:
-    """Within it, the head gives what it is given, and the type in which it would multiply that is noted."""
+    """Make the head give what it is given within this context, and note the type in which it would multiply
+    that.
+    """
     noted: list[torch.dtype] = []
     if head is None:
         yield noted
@@ -190,7 +195,7 @@ def _passed_through(head: nn.Linear | None) -> Iterator[list[torch.dtype]]:
 
 
 class _InChunks(torch.autograd.Function):
-    """The sum of a loss over parts of hidden [positions, size], and its gradient in the same pass.
+    """Sums a loss over parts of hidden [positions, size], and computes its gradient in the same pass.
 
     `counts`: positions of one product with the frozen weight, and of those whose logits are in fp32 at once.
     The gradient of the logits takes their own place.
@@ -225,7 +230,7 @@ class _InChunks(torch.autograd.Function):
 
 
 def _of_part(logits: torch.Tensor, labels: torch.Tensor, of_logits: Summed, learns: bool) -> torch.Tensor:
-    """Their loss; where something learns, its gradient is put in their place."""
+    """Return the loss of a part; where something learns, its gradient is put in the logits' place."""
     with torch.set_grad_enabled(learns):
         x = logits.detach().float().requires_grad_(learns)
         loss = of_logits(x, labels)
@@ -235,7 +240,8 @@ def _of_part(logits: torch.Tensor, labels: torch.Tensor, of_logits: Summed, lear
 
 
 def learned_prompt(model: Any) -> int | None:
-    """Positions that prompt or prefix tuning puts before those of the input, in the logits; None without it.
+    """Count the positions that prompt or prefix tuning puts before those of the input, in the logits; None
+    without it.
 
     Such a model numbers its positions itself.
     """

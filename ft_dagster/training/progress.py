@@ -1,4 +1,4 @@
-"""How a training is seen from outside: live lines and messages through Dagster Pipes, else on stdout.
+"""Shows a training to the outside: live lines and messages through Dagster Pipes, else on stdout.
 
 The only file of the core that may import dagster_pipes.
 """
@@ -21,13 +21,13 @@ SECONDS_BETWEEN_FILES = 0.2
 
 
 class Channel(Protocol):
-    """Where lines and messages go."""
+    """Takes lines and messages."""
 
     def say(self, line: str) -> None:
-        """One line for people."""
+        """Show one line to people."""
 
     def report(self, message: dict[str, Any]) -> None:
-        """One JSON message for the asset that launched us."""
+        """Send one JSON message to the asset that launched us."""
 
 
 class Console:
@@ -37,14 +37,14 @@ class Console:
         print(line, flush=True)
 
     def report(self, message: dict[str, Any]) -> None:
-        """Without Dagster nobody collects messages: the result files say the same."""
+        """Ignore the message: without Dagster nobody collects messages, and the result files say the same."""
 
 
 class Silent(Console):
-    """Of the ranks that are not the first."""
+    """Says nothing, in the ranks that are not the first."""
 
     def say(self, line: str) -> None:
-        """Rank 0 speaks for all."""
+        """Say nothing: rank 0 speaks for all."""
 
 
 class Pipes:
@@ -62,7 +62,7 @@ class Pipes:
 
 @contextmanager
 def open_channel() -> Iterator[Channel]:
-    """A Dagster Pipes session if one is offered (rank 0 only), else stdout."""
+    """Yield a Dagster Pipes session if one is offered (rank 0 only), else stdout."""
     if os.environ.get("RANK", "0") != "0":
         yield Silent()
         return
@@ -76,7 +76,9 @@ def open_channel() -> Iterator[Channel]:
 
 
 class TrainingProgress:
-    """Progress of one member: a line every few seconds, and progress.json for a bar in a terminal."""
+    """Shows the progress of one member: a line every few seconds, and progress.json for a bar in a
+    terminal.
+    """
 
     def __init__(
         self, channel: Channel, file: Path | None, variant: str, total_steps: int, prefix: str = ""
@@ -92,12 +94,12 @@ class TrainingProgress:
         self._channel.say(f"{self._prefix}{line}")
 
     def warn(self, line: str) -> None:
-        """Said twice: a line of the log is easily missed."""
+        """Say a warning twice: a line of the log is easily missed."""
         self.say(line)
         print(f"{self._prefix}{line}", file=sys.stderr, flush=True)
 
     def at(self, step: int, line: str) -> None:
-        """What was seen at a step."""
+        """Say what was seen at a step."""
         self.say(f"step {step}/{self._total}  {line}")
 
     def step(  # noqa: PLR0917
@@ -121,7 +123,7 @@ class TrainingProgress:
             )
 
     def evaluated(self, step: int, split: str, loss: float, on: str, best: bool) -> None:
-        """`on`: what it was measured on."""
+        """Report a loss. `on`: what it was measured on."""
         self.say(f"step {step}/{self._total}  {split} loss {loss:.3f} on {on}{'  (best)' if best else ''}")
         self._channel.report(
             {"type": "evaluation", "variant": self._variant, "step": step, "split": split, "loss": loss}
@@ -141,7 +143,7 @@ class TrainingProgress:
 
 
 def duration(seconds: float) -> str:
-    """80 -> "1m 20s"."""
+    """Write seconds as time: 80 -> "1m 20s"."""
     whole = max(0, round(seconds))
     hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
     if hours:

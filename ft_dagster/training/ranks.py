@@ -1,4 +1,4 @@
-"""The processes of one training: started by torch's elastic agent, agreeing through torch.distributed.
+"""Starts the processes of one training by torch's elastic agent; they agree through torch.distributed.
 
 They are forked where this process was itself forked from one that had imported what they need (launch.warm).
 With one process everything here is at once true and costs nothing.
@@ -39,17 +39,17 @@ STATES = 8  # bytes of a checkpoint of all weights over those of its base: of fp
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first() -> bool:
-    """Whether this process speaks and writes for all."""
+    """Say whether this process speaks and writes for all."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def to_be_started(launch: Launch) -> bool:
-    """Whether this process is not one of the ranks but the one that starts them."""
+    """Say whether this process is not one of the ranks but the one that starts them."""
     return launch.nodes * launch.ranks_per_node > 1 and "RANK" not in os.environ
 
 
@@ -92,7 +92,9 @@ def start(run: TrainingRun, folder: Path, main: Main) -> int:
 
 
 def _meeting(launch: Launch) -> dict[str, Any]:
-    """Where the nodes meet. Each has its place among them, so that ranks are the same in every attempt."""
+    """Return where the nodes meet. Each has its place among them, so that ranks are the same in every
+    attempt.
+    """
     if launch.nodes == 1:
         return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     place = {"rank": launch.node, "timeout": NODES_PATIENCE}
@@ -100,7 +102,8 @@ def _meeting(launch: Launch) -> dict[str, Any]:
 
 
 def all_ends(told: list[tuple[int, float]], silent: int, now: float) -> list[tuple[int, float]]:
-    """What is known of the ends of ranks, in order of time, with those of ranks whose watchers were killed.
+    """Return what is known of the ends of ranks, in order of time, with those of ranks whose watchers were
+    killed.
 
     Torch may notice first that another rank failed because such a one is gone, and then tells of that one
     alone. But a watcher that ended only after torch's patience was killed by torch.
@@ -112,7 +115,7 @@ def all_ends(told: list[tuple[int, float]], silent: int, now: float) -> list[tup
 
 
 def cause(ends: list[tuple[int, float]]) -> int:
-    """One code for all ranks, from its exit codes (negative: by that signal) and times, as noticed.
+    """Return one code for all ranks, from its exit codes (negative: by that signal) and times, as noticed.
 
     When a rank ends, torch ends the others: by SIGTERM, to them a preemption, and after 30 s by SIGKILL.
     So what a rank said of the input or of a cancel counts, else the signal by which one of the first ended.
@@ -131,7 +134,7 @@ def cause(ends: list[tuple[int, float]]) -> int:
 
 
 def agree(decide: Callable[[], T]) -> T:
-    """What the first rank decides, on every rank."""
+    """Return what the first rank decides, on every rank."""
     if world() == 1:
         return decide()
     import torch.distributed as dist
@@ -142,7 +145,7 @@ def agree(decide: Callable[[], T]) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """Every rank's value, by rank, on every rank."""
+    """Return every rank's value, by rank, on every rank."""
     if world() == 1:
         return [value]
     import torch.distributed as dist
@@ -153,7 +156,7 @@ def gather(value: T) -> list[T]:
 
 
 def wait() -> None:
-    """Until every rank has come here."""
+    """Wait until every rank has come here."""
     if world() > 1:
         import torch.distributed as dist
 
@@ -161,8 +164,8 @@ def wait() -> None:
 
 
 def patience(base: Path, method: str) -> int:
-    """Seconds that a collective waits: as long as the first rank may take to hash a checkpoint. Those of
-    adapters are hashed within the least. On CPUs transformers leaves torch its own half an hour.
+    """Return the seconds that a collective waits: as long as the first rank may take to hash a checkpoint.
+    Those of adapters are hashed within the least. On CPUs transformers leaves torch its own half an hour.
     """
     adapter = method_of(method).freezes
     files = [] if adapter else [file for file in base.glob("*.safetensors") if file.is_file()]
@@ -188,7 +191,7 @@ def end(code: int) -> None:
 
 
 def is_done(run: TrainingRun, member: Member) -> bool:
-    """Whether this very training has left its result and its payload."""
+    """Say whether this very training has left its result and its payload."""
     try:
         result = read_result(member.result)
     except UserError:

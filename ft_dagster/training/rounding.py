@@ -1,4 +1,4 @@
-"""Rounding weights without falling back towards the base: float32 sums written in bfloat16 or float16."""
+"""Rounds float32 sums to bfloat16 or float16 without falling back towards the base."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DIGITS, _SMALLEST_EXPONENT = 11, -13  # of float16's numbers, the exponent as f
 
 
 def round_unbiased(name: str, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """float32 `weights` in `dtype`, each rounded up or down with odds that keep its mean.
+    """Return float32 `weights` in `dtype`, each rounded up or down with odds that keep its mean.
 
     The draw is seeded by the tensor's name. A weight that `dtype` holds exactly stays as it is.
 
@@ -26,7 +26,9 @@ def round_unbiased(name: str, weights: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Rounding:
-    """`round_unbiased` for one tensor that comes in parts, in order: the same result however it is cut."""
+    """Applies `round_unbiased` to one tensor that comes in parts, in order: the same result however it is
+    cut.
+    """
 
     def __init__(self, name: str, dtype: torch.dtype) -> None:
         import torch
@@ -35,7 +37,7 @@ class Rounding:
         self._draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
 
     def __call__(self, weights: Tensor) -> Tensor:
-        """The next float32 weights of the tensor, on the CPU, in the dtype."""
+        """Return the next float32 weights of the tensor, on the CPU, in the dtype."""
         import torch
 
         if self._dtype not in (torch.bfloat16, torch.float16):
@@ -48,7 +50,9 @@ class Rounding:
         return rounded
 
     def _cut(self, weights: Tensor) -> Tensor:
-        """bfloat16 is the upper half of float32: a random lower half is added, and what it carries stays."""
+        """Cut to bfloat16, the upper half of float32: a random lower half is added, and what it carries
+        stays.
+        """
         import torch
 
         noise = torch.empty(weights.shape, dtype=torch.int16).random_(
@@ -58,7 +62,7 @@ class Rounding:
         return bits.bitwise_right_shift_(16).to(torch.int16).view(torch.bfloat16)
 
     def _step(self, weights: Tensor) -> Tensor:
-        """float16 has fewer exponents than float32, so its steps are counted."""
+        """Round by counted steps: float16 has fewer exponents than float32."""
         import torch
 
         exponent = torch.frexp(weights).exponent.clamp(min=_SMALLEST_EXPONENT)

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on our batches: what is trained on, what is counted, when to stop, how to save."""
+"""Runs TRL's SFTTrainer on our batches: what is trained on, what is counted, when to stop, how to save."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class TokenTrainer(SFTTrainer):
-    """One optimizer step = the mean loss over all trained tokens of its micro-batches.
+    """Makes one optimizer step of the mean loss over all trained tokens of its micro-batches.
 
     `diverged(quantity, value, ordinals)` is called, and must raise, where a loss or gradient is not
     finite, on every rank alike; `saved(folder)` where a checkpoint's files are written; `stopping()` says
@@ -75,7 +75,9 @@ class TokenTrainer(SFTTrainer):
         self.model.train()
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """With a warm-up, a schedule of one step more from its second on: the rate of its first is 0."""
+        """Make the schedule; with a warm-up it has one step more and begins at its second: the rate of its
+        first is 0.
+        """
         skipped = self.skipped_rates(num_training_steps)
         scheduler = super().create_scheduler(num_training_steps + skipped, optimizer)
         for _ in range(skipped):
@@ -83,7 +85,7 @@ class TokenTrainer(SFTTrainer):
         return scheduler
 
     def skipped_rates(self, steps: int) -> int:
-        """How many rates of the schedule come before that of the first step."""
+        """Count the rates of the schedule before that of the first step."""
         return int(self.args.get_warmup_steps(steps) > 0)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
@@ -117,7 +119,9 @@ class TokenTrainer(SFTTrainer):
         return step_loss(model, inputs, tokens, device=device, own_loss=self._own_loss, summed=self._summed)
 
     def _balances_experts(self, model: Any, inputs: dict[str, Any]) -> bool:
-        """Whether TRL adds the loss that balances a router's experts: in steps of the shared loss on GPUs."""
+        """Say whether TRL adds the loss that balances a router's experts: in steps of the shared loss on
+        GPUs.
+        """
         shared = not self._own_loss and learned_prompt(model) is None and readable_head(model)
         on_gpu = inputs["input_ids"].device.type == "cuda"
         return bool(self.aux_loss_enabled and on_gpu and not self._measuring and shared)
@@ -125,7 +129,9 @@ class TokenTrainer(SFTTrainer):
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Trainer's own without what is not used here; nor does it walk the modules to set their mode."""
+        """Do Trainer's own step without what is not used here; nor does it walk the modules to set their
+        mode.
+        """
         inputs = self._prepare_inputs(inputs)
         if not self._warmed_up and data_parallel.rebuilds_buckets(model):
             with data_parallel.bucket_warm_up(model):
@@ -139,7 +145,7 @@ class TokenTrainer(SFTTrainer):
     def _forward_and_backward(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> tuple[torch.Tensor, int]:
-        """The loss, and the squared lengths of what attended to itself."""
+        """Return the loss, and the squared lengths of what attended to itself."""
         scaled = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         with packed(self.model, inputs, off=learned_prompt(model) is not None):
             attended = squares(inputs)
@@ -149,7 +155,7 @@ class TokenTrainer(SFTTrainer):
         return loss.detach(), attended
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """None: Trainer's own counts all parameters anew each time, and `watch.flops` knows better."""
+        """Return 0: Trainer's own counts all parameters anew each time, and `watch.flops` knows better."""
         return 0
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -169,7 +175,9 @@ class TokenTrainer(SFTTrainer):
         return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """DeepSpeed's own checkpoint holds the weights: a second, rounded copy would only cost storage."""
+        """Save the model unless DeepSpeed's own checkpoint holds the weights: a second, rounded copy would
+        only cost storage.
+        """
         if not (self.is_deepspeed_enabled and _internal_call):
             super().save_model(output_dir, _internal_call)
 
@@ -199,7 +207,9 @@ class TokenTrainer(SFTTrainer):
             self._load_from_checkpoint(str(folder))
 
     def summed_loss(self, examples: Examples, bins: list[Bin], rows: int) -> float:
-        """Loss of these bins of `examples`, nats, `rows` of them at a time; draws no random number."""
+        """Return the loss of these bins of `examples`, nats, `rows` of them at a time; draws no random
+        number.
+        """
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
         for loss in self._of_batches(examples, bins, rows, lambda _, inputs: self._measured(inputs)):
             total += loss
@@ -207,11 +217,13 @@ class TokenTrainer(SFTTrainer):
 
     @property
     def tells_examples_apart(self) -> bool:
-        """Whether `losses_by_example` can be had: not where the architecture makes all logits by itself."""
+        """Say whether `losses_by_example` can be had: not where the architecture makes all logits by
+        itself.
+        """
         return self._keeps_logits
 
     def losses_by_example(self, examples: Examples, bins: list[Bin], rows: int) -> dict[int, float]:
-        """The same of each example, by its ordinal."""
+        """Return the loss of each example, by its ordinal."""
 
         def each(mine: list[Bin], inputs: dict[str, Any]) -> dict[int, float]:
             lengths = [examples.lengths[ordinals].tolist() for ordinals in mine]
@@ -232,7 +244,7 @@ class TokenTrainer(SFTTrainer):
         rows: int,
         found: Callable[[list[Bin], dict[str, Any]], T],
     ) -> list[T]:
-        """What `found` gives for the bins and tensors of each batch of this rank.
+        """Return what `found` gives for the bins and tensors of each batch of this rank.
 
         Each rank takes its share, in step with the others: a sharded model computes only together.
         """
@@ -266,7 +278,7 @@ def _no_logits_to_keep(objective: str, architecture: str) -> UserError:
 
 
 def together(steps: list[JournalStep]) -> JournalStep:
-    """The ranks' parts of one optimizer step as one: by micro-batch, then in the order of the ranks."""
+    """Join the ranks' parts of one optimizer step: by micro-batch, then in the order of the ranks."""
     if len(steps) == 1:
         return steps[0]
     return JournalStep(

@@ -1,4 +1,4 @@
-"""The model as it trains, without its weights: for counting what a training costs before it is run.
+"""Builds the model as it trains, without its weights, to count what a training costs before it is run.
 
 Built under what holds no memory: `torch.device("meta")`.
 """
@@ -21,7 +21,7 @@ NUMBERS_OF_LAYERS = ("layer_idx", "layer_id", "layer_number")  # in which all la
 
 
 def cut_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    """A copy with only the first `layers`."""
+    """Return a copy with only the first `layers`."""
     copied: PreTrainedConfig = type(config).from_dict(config.to_dict())
     text = copied.get_text_config()
     count = text.num_hidden_layers
@@ -34,7 +34,7 @@ def cut_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers warns of what does not matter to a model that nobody keeps."""
+    """Silence transformers, which warns of what does not matter to a model that nobody keeps."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -46,7 +46,7 @@ def quiet() -> Iterator[None]:
 
 
 def layers_of(model: nn.Module, count: int) -> nn.ModuleList | None:
-    """The decoder's layers: the largest list of so many modules."""
+    """Return the decoder's layers: the largest list of so many modules."""
     from torch.nn import ModuleList
 
     lists = [m for m in model.modules() if isinstance(m, ModuleList) and len(m) == count]
@@ -54,13 +54,13 @@ def layers_of(model: nn.Module, count: int) -> nn.ModuleList | None:
 
 
 def kinds_of_layers(model: Any) -> list[Hashable]:
-    """What the decoder's layers are made of, in their order: equal where layers are alike."""
+    """Return what the decoder's layers are made of, in their order: equal where layers are alike."""
     layers = layers_of(model, model.config.get_text_config().num_hidden_layers)
     return [tuple(map(_made_of, layer.named_modules())) for layer in layers or ()]
 
 
 def _made_of(named: tuple[str, nn.Module]) -> Hashable:
-    """Its place, its type, its weights and its settings."""
+    """Return a module's place, its type, its weights and its settings."""
     name, module = named
     weights = [(n, w.shape, w.requires_grad) for n, w in module._parameters.items() if w is not None]
     settings = [
@@ -81,7 +81,7 @@ def skeleton(
     gradient_checkpointing: bool,
     settle: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model,
 ) -> PreTrainedModel:
-    """The base of `config` with what `method` adds, ready to train. Raises UserError.
+    """Return the base of `config` with what `method` adds, ready to train. Raises UserError.
 
     `settle`: what is done to the base before the adapter is put on it.
     """
@@ -99,7 +99,7 @@ def skeleton(
 
 @contextmanager
 def _unsharded() -> Iterator[None]:
-    """Where a training is sharded, transformers would spread these shapes over the ranks as well."""
+    """Keep transformers from spreading these shapes over the ranks where a training is sharded."""
     from transformers.integrations import deepspeed
 
     kept, deepspeed._hf_deepspeed_config_weak_ref = deepspeed._hf_deepspeed_config_weak_ref, None
@@ -110,7 +110,7 @@ def _unsharded() -> Iterator[None]:
 
 
 def _wrapped(model: Any, base: Base, method: TaughtBy) -> Any:
-    """With what the method adds, and what stays beneath it."""
+    """Return the model with what the method adds, and what stays beneath it."""
     from peft import PeftConfig, get_peft_model
 
     from ft_dagster.training.methods.adapter import ADAPTER, Adapter

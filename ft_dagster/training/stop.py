@@ -1,4 +1,4 @@
-"""Signals: SIGTERM is preemption (finish the step, save, exit 75), SIGINT is a cancel (exit 130)."""
+"""Handles signals: SIGTERM is preemption (finish the step, save, exit 75), SIGINT is a cancel (exit 130)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ STATUS = {PREEMPTED: "preempted", CANCELLED: "cancelled"}
 
 
 class Stopped(BaseException):
-    """The process was asked to stop; `code` is its exit code. Not an Exception: no handler may swallow it."""
+    """Signals that the process was asked to stop; `code` is its exit code. Not an Exception: no handler may
+    swallow it.
+    """
 
     def __init__(self, code: int) -> None:
         super().__init__(STATUS[code])
@@ -52,7 +54,9 @@ class Stop:
 
     @contextmanager
     def saving(self, last_words: Callable[[], None]) -> Iterator[None]:
-        """While training: the loop watches `requested`. `last_words` runs if the grace is over."""
+        """Let the training loop watch `requested` within this context; `last_words` runs if the grace is
+        over. `last_words` runs if the grace is over.
+        """
         self.check()
         self._can_save, self._last_words = True, last_words
         try:

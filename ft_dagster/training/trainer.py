@@ -42,7 +42,7 @@ EVALUATIONS = 8  # of a training, where its plan says none
 
 @dataclass
 class Work:
-    """One training in progress.
+    """Is one training in progress.
 
     `evaluations`: the steps at which it is measured, and whose checkpoints may be exported, by their number
     among all that were planned; the budget of measuring may leave some out. `patience`: see `ranks.patience`.
@@ -69,7 +69,7 @@ class Work:
 
     @property
     def learning_rate(self) -> float:
-        """As planned, or a notch lower."""
+        """Return the learning rate: as planned, or a notch lower."""
         return self.member.plan.training.learning_rate * (NOTCH if self.journal.lowered else 1)
 
     @property
@@ -78,7 +78,9 @@ class Work:
 
     @property
     def exportable(self) -> list[int]:
-        """The evaluations at which the model forgot no more than declared, as far as it was measured."""
+        """Return the evaluations at which the model forgot no more than declared, as far as it was
+        measured.
+        """
         watch, journal = self.member.plan.training.watch, self.journal
         general = journal.evaluations.get("general_holdout", {})
         return [
@@ -120,7 +122,9 @@ def _trained(
     shared: SharedBase | None,
     lowered: bool = False,
 ) -> TrainingResult:
-    """`lowered`: begins at a lower rate than planned; what goes on from a checkpoint has the rate of that."""
+    """Train one member. `lowered`: begins at a lower rate than planned; what goes on from a checkpoint has
+    the rate of that.
+    """
     recipe = recipe_digest(run, member)
     member = in_force(member)
     member.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -182,7 +186,7 @@ def _reported(
     status: Status = "done",
     weights: Weights | None = None,
 ) -> TrainingResult:
-    """The figures of the training, and of its model at `step`: the trainer or `weights` holds it."""
+    """Report the figures of the training, and of its model at `step`: the trainer or `weights` holds it."""
     kept = checkpoints.complete(work.member.checkpoints)
     figures = training_figures(
         trainer.model,
@@ -255,7 +259,7 @@ def _newest(work: Work) -> checkpoints.Checkpoint | None:
 
 
 def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> tuple[Any, Observer]:
-    """The TokenTrainer of this work, with the model built, and who watches it at each evaluation."""
+    """Return the TokenTrainer of this work, with the model built, and who watches it at each evaluation."""
     from datasets import Dataset
     from transformers import PrinterCallback
 
@@ -326,7 +330,7 @@ def _model(run: TrainingRun, work: Work) -> Any:
 
 
 def _measuring(run: TrainingRun, work: Work, tokenizer: Any) -> Measuring:
-    """What is measured at each look, which is said; `work` keeps the evaluations that it pays for. Raises
+    """Plan what is measured at each look, and say it; `work` keeps the evaluations that it pays for. Raises
     UserError.
     """
     declared = work.member.plan.training.evaluations is not None
@@ -401,7 +405,7 @@ def _check_vocabulary(work: Work, model: Any) -> None:
 
 
 def _check_positions(work: Work, model: Any) -> None:
-    """A model that learned its positions, as GPT-2 did, has none beyond; rotary ones go on."""
+    """Refuse lengths beyond a model's learned positions (GPT-2 has such); rotary ones go on."""
     from torch.nn import Embedding
 
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -453,9 +457,9 @@ def _saved(work: Work, folder: Path) -> None:
 
 
 def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
-    """The checkpoint to export: the best by validation loss, else the last, of those that verify and forgot
-    no more than declared. One that was saved by time or on a preemption is to go on from, and never chosen:
-    when it was saved must not decide which model it is.
+    """Choose the checkpoint to export: the best by validation loss, else the last, of those that verify and
+    forgot no more than declared. One that was saved by time or on a preemption is to go on from, and never
+    chosen: when it was saved must not decide which model it is.
     """
     at, exportable = work.evaluated_at, work.exportable
     best = checkpoints.best_first if "validation" in work.held_out else checkpoints.newest_first

@@ -1,4 +1,6 @@
-"""The figures of a training: what result.json reports, and the manifest of its fine_tuned_model holds."""
+"""Defines the figures of a training: what result.json reports, and the manifest of its fine_tuned_model
+holds.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ SILENT = {  # left out where they say nothing
 
 @dataclass(frozen=True)
 class TrainingFigures:
-    """Losses are means in nats a token; None is what was not measured, or, once stored, was not finite.
+    """Holds the figures of a training; losses are means in nats a token; None is what was not measured, or,
+    once stored, was not finite.
 
     Of the whole training, over all resumptions:
     `steps`: optimizer steps; `epochs`: passes over the training split, a fraction where it ended within one.
@@ -110,13 +113,13 @@ class TrainingFigures:
     computed_on: str = ""
 
     def learning_rate(self, planned: float) -> float:
-        """What it was trained at."""
+        """Return the rate it was trained at."""
         return self.learning_rate_lowered or planned
 
     @property
     def held_bytes(self) -> int | None:
-        """At its highest moment, as a plan foretells it: what CUDA's allocator reserved, else the process
-        above what its imports take. None where that was not measured.
+        """Return the memory held at its highest moment, as a plan estimates it: what CUDA's allocator
+        reserved, else the process above what its imports take. None where that was not measured.
         """
         if self.peak_device_reserved_bytes is not None:
             return self.peak_device_reserved_bytes
@@ -125,17 +128,19 @@ class TrainingFigures:
 
     @property
     def peak_bytes(self) -> int:
-        """`held_bytes`, or what else is known: of an older training the device's tensors, or the process."""
+        """Return `held_bytes`, or what else is known: of an older training the device's tensors, or the
+        process.
+        """
         return self.held_bytes or self.peak_device_memory_bytes or self.peak_memory_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored, by name; without those of `SILENT` that say nothing."""
+        """Return the figures as they are stored, by name; without those of `SILENT` that say nothing."""
         content = asdict(self) | {"resumed_from": list(self.resumed_from), "advice": list(self.advice)}
         return {name: content[name] for name in sorted(content) if name not in SILENT or content[name]}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TrainingFigures:
-        """What `to_json` wrote, now or in version 0.1."""
+        """Read what `to_json` wrote, now or in version 0.1."""
         known = {each.name: content[each.name] for each in fields(cls) if each.name in content}
         lines = {name: tuple(known.get(name, ())) for name in ("resumed_from", "advice")}
         predicted = content.get("predicted") or content.get(PREDICTED_IN_0_1)
@@ -143,5 +148,5 @@ class TrainingFigures:
 
     @classmethod
     def of(cls, model: Artifact) -> TrainingFigures:
-        """Those of a fine_tuned_model."""
+        """Return the figures of a fine_tuned_model."""
         return cls.from_json(model.figures)

@@ -1,4 +1,6 @@
-"""DeepSpeed: the ZeRO configuration of a training, and its whole fp32 weights out of a checkpoint."""
+"""Configures DeepSpeed: the ZeRO configuration of a training, and its whole fp32 weights out of a
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ FILE = "deepspeed.json"
 
 
 def configuration(member: Member, ranks: int) -> dict[str, Any] | None:
-    """DeepSpeed's own configuration; None where each rank holds a copy (stage 0).
+    """Return DeepSpeed's own configuration; None where each rank holds a copy (stage 0).
 
     Master weights and moments are fp32; the weights that compute are in the training's precision.
     """
@@ -84,7 +86,9 @@ def _offload(member: Member) -> dict[str, Any]:
 
 
 def whole_weights(checkpoint: Path, *, trained_only: bool) -> dict[str, Tensor]:
-    """The fp32 weights by name, put together from every rank's shards (DeepSpeed's own zero_to_fp32)."""
+    """Return the fp32 weights by name, put together from every rank's shards (DeepSpeed's own
+    zero_to_fp32).
+    """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(

@@ -1,1 +1,1 @@
-"""The index of records and artifacts: how it is kept, and what it knows of each."""
+"""Keeps the index of records and artifacts, and what it knows of each."""

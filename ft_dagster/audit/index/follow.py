@@ -51,7 +51,7 @@ MALFORMED = (UserError, ValueError, LookupError, TypeError, AttributeError, Arit
 
 
 class Unread(NamedTuple):
-    """What could not be read. `prefix`: of whose part of the store. `stage`: empty of a release log.
+    """Names what could not be read. `prefix`: of whose part of the store. `stage`: empty of a release log.
     `problem`: one line.
     """
 
@@ -61,7 +61,7 @@ class Unread(NamedTuple):
 
 
 def problem_of(error: Exception, where: str) -> str:
-    """One of MALFORMED in one line. Raises it where the store could not be reached just now."""
+    """Return one of MALFORMED in one line. Raises it where the store could not be reached just now."""
     if isinstance(error, UserError):
         return str(error)
     if unreachable(error):
@@ -72,8 +72,8 @@ def problem_of(error: Exception, where: str) -> str:
 
 
 class LostKey(NamedTuple):
-    """A key that the index was made by and that is no longer in the folder of keys. `owner`: a tenant; empty
-    of what is shared. `key`: its id; `current`: that of the one in its place.
+    """Names a key that the index was made by and that is no longer in the folder of keys. `owner`: a tenant;
+    empty of what is shared. `key`: its id; `current`: that of the one in its place.
     """
 
     owner: str
@@ -83,8 +83,8 @@ class LostKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Followed:
-    """What a look at a store brought: artifacts and records that were new or read again, what could not be
-    read, and the keys that were found lost: once, for the index is then made again by others.
+    """Says what a look at a store brought: artifacts and records that were new or read again, what could not
+    be read, and the keys that were found lost: once, for the index is then made again by others.
     """
 
     artifacts: int
@@ -95,7 +95,9 @@ class Followed:
 
 @dataclass(frozen=True)
 class Follower:
-    """`keys`: the folder of record keys. `work`: where the lock of this host lies."""
+    """Brings the index up to date with a store. `keys`: the folder of record keys. `work`: where the lock of
+    this host lies.
+    """
 
     index: Index
     shelf: Shelf
@@ -134,8 +136,8 @@ class Follower:
             return Followed(artifacts, records, tuple(problems), lost)
 
     def _drop_if_rotated(self) -> tuple[LostKey, ...]:
-        """Lookups by another key than the current one find nothing: the index is made again. The keys of it
-        that are gone.
+        """Drop the index where lookups are by another key than the current one, since they find nothing;
+        return its keys that are gone. The keys of it that are gone.
         """
         there = {name: keys_of(self.keys, name) for name in self.index.owners()}
         named = {name: key for name, (_, key) in self.index.owners().items()}
@@ -146,7 +148,7 @@ class Follower:
         return tuple(LostKey(name, named[name], there[name].current.id) for name in gone)
 
     def _listed(self, first: Mapping[Place, int]) -> list[tuple[Place, int]]:
-        """Of keys and the generation that is wanted of each, those whose manifest may be there: to ask a
+        """Return those keys, and the generation that is wanted of each, whose manifest may be there: to ask a
         remote store for each that is not would be a request for every key.
         """
         if not self.store.remote:
@@ -157,7 +159,7 @@ class Follower:
     def _read(
         self, asked: Sequence[tuple[Place, int]], problems: list[Unread]
     ) -> Iterator[Artifact | Removed]:
-        """What was committed under each key since a generation, also what retention removed since."""
+        """Yield what was committed under each key since a generation, also what retention removed since."""
         for first in range(0, len(asked), AT_ONCE):
             batch = asked[first : first + AT_ONCE]
             contents = self.store.read_each([place.manifest_of(generation) for place, generation in batch])
@@ -168,7 +170,7 @@ class Follower:
     def _generations(
         self, place: Place, generation: int, content: bytes, problems: list[Unread]
     ) -> Iterator[Artifact | Removed]:
-        """What a manifest says, and those after it."""
+        """Yield what a manifest says, and those after it."""
         try:
             found: Artifact | Removed | None = stated(self.store, place, content, generation)
             while isinstance(found, Removed):
@@ -180,7 +182,7 @@ class Follower:
             problems.append(Unread(place.prefix, place.stage, str(error)))
 
     def _add(self, found: Artifact | Removed, problems: list[Unread]) -> int:
-        """How many records it has; the questions of an evaluation are none of these."""
+        """Add an artifact and count its records; the questions of an evaluation are none of these."""
         artifact = found.artifact if isinstance(found, Removed) else found
         tenant = tenant_of(artifact.place.prefix)
         keys = keys_of(self.keys, tenant)
@@ -210,7 +212,7 @@ class Follower:
         self.index.add_times(id, times_of(self.shelf, model, mixture))
 
     def _add_releases(self, problems: list[Unread]) -> None:
-        """The release logs as they are now."""
+        """Add the release logs as they are now."""
         known = defaultdict[str, list[LogEntry]](list)
         for each in self.index.releases():
             known[each.prefix].append(each)
@@ -227,8 +229,9 @@ class Follower:
                 self.index.set_releases(prefix, entries)
 
     def _moved_logs(self, prefixes: Sequence[str], known: Mapping[str, list[LogEntry]]) -> Iterator[str]:
-        """Whose release log may be another than the index knows: it has more or fewer entries, or another
-        newest one, which names those before it (one of an old schema does not: such a log is read whole).
+        """Yield the parts whose release log may be another than the index knows: it has more or fewer
+        entries, or another newest one, which names those before it (one of an old schema does not: such a log
+        is read whole).
         """
         alike: list[LogEntry] = []
         for prefix in prefixes:
@@ -246,7 +249,7 @@ class Follower:
 
 
 def _stands_for_all(newest: LogEntry, content: bytes) -> bool:
-    """Whether a file is the entry that the index knows, and names those before it."""
+    """Say whether a file is the entry that the index knows, and names those before it."""
     if hashlib.sha256(content).hexdigest() != newest.sha256:
         return False
     try:
@@ -256,7 +259,7 @@ def _stands_for_all(newest: LogEntry, content: bytes) -> bool:
 
 
 def log_entries(prefix: str, log: ReleaseLog) -> list[LogEntry]:
-    """A release log as the index has it."""
+    """Return a release log as the index has it."""
     known = zip(log.entries, log.hashes, strict=True)
     return [
         LogEntry(prefix, at, dumps(entry.to_json()), sha256) for at, (entry, sha256) in enumerate(known, 1)
@@ -264,8 +267,8 @@ def log_entries(prefix: str, log: ReleaseLog) -> list[LogEntry]:
 
 
 def indexed_members(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Members:
-    """The records of an artifact, or the questions of an evaluation, by the current key. A tree by that key
-    has the lookups already; else they are computed from the identities.
+    """Return the records of an artifact, or the questions of an evaluation, by the current key. A tree by
+    that key has the lookups already; else they are computed from the identities.
     """
     head = TreeHead.of(artifact.figures, file=shelf.store.uri(artifact.manifest_path))
     if artifact.place.stage not in ASKED and head is not None and head.key == keys.current.id:
@@ -285,7 +288,7 @@ def _of_tree(shelf: Shelf, artifact: Artifact) -> Members:
 
 
 def _named_rows(shelf: Shelf, artifact: Artifact) -> Iterator[tuple[bytes, int, int]]:
-    """(identity, number, state) of each record; of each question, by each of its names."""
+    """Yield (identity, number, state) of each record; of each question, by each of its names."""
     if artifact.place.stage in ASKED:
         for question in judged_questions(shelf, artifact):
             yield from ((name, question.number, question.state) for name in question.names)
@@ -294,7 +297,7 @@ def _named_rows(shelf: Shelf, artifact: Artifact) -> Iterator[tuple[bytes, int, 
 
 
 def places_of(store: Store) -> Iterator[Place]:
-    """Every key of every stage, committed or not."""
+    """Yield every key of every stage, committed or not."""
     corpora = [f"{SHARED}/corpora/{name}" for name in store.names(f"{SHARED}/corpora")]
     for prefix in (SHARED, *corpora, *tenant_prefixes(store)):
         for stage in store.names(prefix):
@@ -304,7 +307,7 @@ def places_of(store: Store) -> Iterator[Place]:
 
 
 def tenant_prefixes(store: Store) -> list[str]:
-    """The part of a store that each variant has."""
+    """Return the part of a store that each variant has."""
     return [
         f"tenants/{tenant}/{variant}"
         for tenant in store.names("tenants")
@@ -313,6 +316,6 @@ def tenant_prefixes(store: Store) -> list[str]:
 
 
 def _rank(place: Place) -> tuple[int, str]:
-    """What records are read from goes before what was made of it."""
+    """Return a sort key: what records are read from goes before what was made of it."""
     ranked = (*HAVE_RECORDS, FINE_TUNED_MODEL.name)
     return (ranked.index(place.stage) if place.stage in ranked else len(ranked)), place.path

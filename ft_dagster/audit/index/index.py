@@ -1,4 +1,5 @@
-"""The index of records and artifacts: one SQLite file of this user alone, made of manifests and evidence.
+"""Stores the index of records and artifacts: one SQLite file of this user alone, made of manifests and
+evidence.
 
 It holds no text and no identity: a record is known by the first 8 bytes of its lookup (see
 `data.record_tree`), an answer is held against the evidence before it is given. It is never authoritative: one
@@ -39,7 +40,7 @@ ARTIFACTS = 2**32 - 1  # the part of a place that is the artifact's number, see 
 
 
 class Hit(NamedTuple):
-    """A record in an artifact, as the index has it; see `members.HeldRecord`."""
+    """Places a record in an artifact, as the index has it; see `members.HeldRecord`."""
 
     artifact: int
     state: int
@@ -47,8 +48,8 @@ class Hit(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How many artifacts of a stage a tenant has, and records of these. `gone`: of how many none is known,
-    for retention removed them before they were read.
+    """Counts how many artifacts of a stage a tenant has, and records of these. `gone`: of how many none is
+    known, for retention removed them before they were read.
     """
 
     tenant: str
@@ -59,8 +60,8 @@ class Count(NamedTuple):
 
 
 class LogEntry(NamedTuple):
-    """An entry of the release log of a part of the store, as the index has it. `number`: from 1. `entry`: its
-    JSON. `sha256`: of its file.
+    """Is an entry of the release log of a part of the store, as the index has it. `number`: from 1. `entry`:
+    its JSON. `sha256`: of its file.
     """
 
     prefix: str
@@ -70,7 +71,7 @@ class LogEntry(NamedTuple):
 
 
 class SeenFile(NamedTuple):
-    """A head or a try as a check saw it. `at`: when it says that it was written, ISO 8601."""
+    """Is a head or a try as a check saw it. `at`: when it says that it was written, ISO 8601."""
 
     path: str
     at: str
@@ -79,9 +80,9 @@ class SeenFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Indexed:
-    """An artifact as the index has it. `tenant`: empty of what is shared. `generation`: 2 for what was made
-    after a first one was removed. `manifest`: sha256 of it. `records`: how many it has. `problem`: why they
-    could not be read.
+    """Is an artifact as the index has it. `tenant`: empty of what is shared. `generation`: 2 for what was
+    made after a first one was removed. `manifest`: sha256 of it. `records`: how many it has. `problem`: why
+    they could not be read.
     """
 
     id: int
@@ -100,12 +101,12 @@ class Indexed:
 
 
 def short(lookup: bytes) -> int:
-    """The part of a lookup that the index has: its first 8 bytes."""
+    """Return the part of a lookup that the index has: its first 8 bytes."""
     return int.from_bytes(lookup[:8], "big")
 
 
 def as_members(lookups: ArrayLike, numbers: ArrayLike, states: ArrayLike) -> Members:
-    """Records as the index takes them, from arrays of one length: short lookups, numbers, states."""
+    """Return records as the index takes them, from arrays of one length: short lookups, numbers, states."""
     columns = zip(MEMBER.names or (), (lookups, numbers, states), strict=True)
     given = {name: np.asarray(values, MEMBER[name]) for name, values in columns}
     order = np.argsort(given["lookup"], kind="stable")
@@ -116,7 +117,7 @@ def as_members(lookups: ArrayLike, numbers: ArrayLike, states: ArrayLike) -> Mem
 
 
 def digest_of(owner: int, artifact: int, members: Members) -> str:
-    """Of an artifact's records and where they stand in the index; see `Index.digests`."""
+    """Return the digest of an artifact's records and where they stand in the index; see `Index.digests`."""
     found = hashlib.sha256()
     for first, records in _by_first(members):
         found.update(_framed(_place(owner, first, artifact), records))
@@ -124,12 +125,12 @@ def digest_of(owner: int, artifact: int, members: Members) -> str:
 
 
 def _place(owner: int, first: int, artifact: int) -> int:
-    """In which row records stand: those of an owner that begin alike side by side."""
+    """Return the row in which records stand: those of an owner that begin alike side by side."""
     return owner << 40 | first << 32 | artifact
 
 
 def _by_first(members: Members) -> Iterator[tuple[int, bytes]]:
-    """(first byte of their lookups, these records) in order."""
+    """Yield (first byte of their lookups, these records) in order."""
     ends = np.searchsorted(members["lookup"] >> np.uint64(56), np.arange(257, dtype=np.uint64))
     for first, (start, end) in enumerate(pairwise(ends.tolist())):
         if start < end:
@@ -141,12 +142,12 @@ def _framed(place: int, records: bytes) -> bytes:
 
 
 def created(artifact: Artifact) -> str:
-    """When it was made, ISO 8601; empty where its manifest does not say."""
+    """Return when it was made, ISO 8601; empty where its manifest does not say."""
     return str(artifact.predicate.get("created", ""))
 
 
 def tenant_of(prefix: str) -> str:
-    """Whose part of a store a prefix is; empty for what is shared."""
+    """Return whose part of a store a prefix is; empty for what is shared."""
     owner, *names = prefix.split("/")
     return names[0] if owner == "tenants" and names else SHARED_OWNER
 
@@ -163,7 +164,7 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path, store: str, holds: Holds = lambda known: False) -> Index:
-        """The index in a folder of this host; `store`: the address that it is of. See `open_file`."""
+        """Open the index in a folder of this host; `store`: the address that it is of. See `open_file`."""
         return cls(open_file(folder, store, holds))
 
     def close(self) -> None:
@@ -184,19 +185,19 @@ class Index:
     # What it is told
 
     def owner(self, name: str, key: str | None = None) -> int:
-        """The number of an owner; `key`: the id of the key that its lookups are made by."""
+        """Return the number of an owner; `key`: the id of the key that its lookups are made by."""
         self._db.execute("INSERT OR IGNORE INTO owners (name, key) VALUES (?, ?)", (name, key))
         [[id]] = self._db.execute("SELECT id FROM owners WHERE name = ?", (name,))
         return int(id)
 
     def owners(self) -> dict[str, tuple[int, str]]:
-        """Name -> (number, id of the key)."""
+        """Return name -> (number, id of the key)."""
         rows = self._db.execute("SELECT name, id, key FROM owners ORDER BY name")
         return {str(name): (int(id), str(key)) for name, id, key in rows}
 
     def add_artifact(self, artifact: Artifact, owner: int, *, removed: bool = False) -> int:
-        """Its number. Nothing is said of its records yet: what an earlier reading of it said is forgotten.
-        `removed`: by retention, before it is read.
+        """Add an artifact and return its number. Nothing is said of its records yet: what an earlier reading
+        of it said is forgotten. `removed`: by retention, before it is read.
         """
         self._known.clear()
         place = artifact.place
@@ -227,7 +228,7 @@ class Index:
         return id
 
     def _forget(self, artifact: int, records: int) -> None:
-        """What was said of an artifact; to look for its records takes reading all of the index."""
+        """Forget what was said of an artifact; to look for its records takes reading all of the index."""
         self._db.execute("DELETE FROM inputs WHERE artifact = ?", (artifact,))
         self._db.execute("DELETE FROM times WHERE model = ?", (artifact,))
         if records:
@@ -245,14 +246,14 @@ class Index:
         )
 
     def add_times(self, model: int, times: Times) -> None:
-        """How often each record of its mixture was trained on, by number."""
+        """Record how often each record of its mixture was trained on, by number."""
         chunks = range(0, len(times), CHUNK)
         rows = [(model, at // CHUNK, times[at : at + CHUNK].astype("<u4").tobytes()) for at in chunks]
         self._db.executemany("INSERT INTO times VALUES (?, ?, ?)", rows)
 
     def set_releases(self, prefix: str, entries: Sequence[LogEntry]) -> None:
-        """All entries of a release log as it is now. What it had before and has no more is kept apart, see
-        `gone_releases`.
+        """Set all entries of a release log as it is now. What it had before and has no more is kept apart,
+        see `gone_releases`.
         """
         self._db.execute(
             "INSERT OR IGNORE INTO gone_releases SELECT * FROM releases WHERE prefix = ?", (prefix,)
@@ -271,7 +272,7 @@ class Index:
     # What it answers
 
     def hits(self, owner: int, lookup: bytes) -> list[Hit]:
-        """In which artifacts of an owner a record is."""
+        """Return in which artifacts of an owner a record is."""
         rows = self._db.execute(
             f"SELECT place & {ARTIFACTS}, records FROM members WHERE place BETWEEN ? AND ? ORDER BY place",
             (_place(owner, lookup[0], 0), _place(owner, lookup[0], ARTIFACTS)),
@@ -291,7 +292,7 @@ class Index:
         return hits
 
     def places(self) -> dict[Place, int]:
-        """Of all artifacts that it knows: place -> newest generation."""
+        """Return all artifacts that it knows: place -> newest generation."""
         rows = self._db.execute("SELECT prefix, stage, key, MAX(generation) FROM artifacts GROUP BY 1, 2, 3")
         return {Place(*place): int(generation) for *place, generation in rows}
 
@@ -308,18 +309,20 @@ class Index:
         return self._known[id]
 
     def with_digest(self, digest: str, manifest: str | None = None) -> list[Indexed]:
-        """All of a digest, or the one that has this manifest too: many variants may share a digest."""
+        """Return all artifacts of a digest, or the one that has this manifest too: many variants may share a
+        digest.
+        """
         if manifest is None:
             return self._select("a.digest = ?", (digest,))
         return self._select("a.digest = ? AND a.manifest = ?", (digest, manifest))
 
     def equals(self, artifact: Indexed) -> list[Indexed]:
-        """Others of its stage and digest in the same variant; see `made_of`."""
+        """Return others of its stage and digest in the same variant; see `made_of`."""
         named = (artifact.digest, artifact.place.stage, artifact.place.prefix, artifact.id)
         return self._select("a.digest = ? AND a.stage = ? AND a.prefix = ? AND a.id != ?", named)
 
     def like(self, start: str) -> list[Indexed]:
-        """Those whose digest begins so."""
+        """Return the artifacts whose digest begins so."""
         return self._select("a.digest >= ? AND a.digest < ?", (start, f"{start}g"))
 
     def of_stage(self, stage: str, prefix: str | None = None) -> list[Indexed]:
@@ -330,7 +333,7 @@ class Index:
         return self._select("1", ())
 
     def counts(self) -> list[Count]:
-        """Of each tenant and stage."""
+        """Return the counts of each tenant and stage."""
         rows = self._db.execute(
             "SELECT o.name, a.stage, COUNT(*), SUM(a.records), SUM(a.removed IS 1 AND a.records = 0) "
             "FROM artifacts a JOIN owners o ON o.id = a.owner GROUP BY 1, 2"
@@ -338,7 +341,7 @@ class Index:
         return [Count(str(name), str(stage), *map(int, numbers)) for name, stage, *numbers in rows]
 
     def unread(self) -> list[Indexed]:
-        """Those whose records could not be read."""
+        """Return the artifacts whose records could not be read."""
         return self._select("a.problem IS NOT NULL", ())
 
     def inputs(self, artifact: Indexed) -> dict[str, Input]:
@@ -357,8 +360,8 @@ class Index:
         return list(named(found, prefix, one.manifest))[:1]
 
     def made_of(self, artifact: Indexed, stage: str | None = None) -> list[Indexed]:
-        """The artifacts that were made from this one, which come last, or from its equal in the same variant:
-        one made by another plan, or made again. Not those from its equal in another variant.
+        """Return the artifacts that were made from this one, which come last, or from its equal in the same
+        variant: one made by another plan, or made again. Not those from its equal in another variant.
         """
         rows = self._db.execute(
             "SELECT artifact, manifest FROM ("
@@ -383,7 +386,7 @@ class Index:
         return input_of(self, child, *names)
 
     def times(self, model: int, number: int) -> int:
-        """How often a record was trained on, by its number in the mixture."""
+        """Return how often a record was trained on, by its number in the mixture."""
         row = self._db.execute(
             "SELECT counts FROM times WHERE model = ? AND chunk = ?", (model, number // CHUNK)
         ).fetchone()
@@ -391,29 +394,29 @@ class Index:
         return int.from_bytes(row[0][at : at + 4], "little") if row else 0
 
     def all_times(self, model: int) -> bytes:
-        """Those of all records of the mixture, as `add_times` was given them."""
+        """Return the times of all records of the mixture, as `add_times` was given them."""
         rows = self._db.execute("SELECT counts FROM times WHERE model = ? ORDER BY chunk", (model,))
         return b"".join(row[0] for row in rows)
 
     def releases(self) -> list[LogEntry]:
-        """The entries of all release logs, in order."""
+        """Return the entries of all release logs, in order."""
         return self._entries("releases")
 
     def gone_releases(self) -> list[LogEntry]:
-        """The entries that release logs had when they were looked at, and have no more."""
+        """Return the entries that release logs had when they were looked at, and have no more."""
         return self._entries("gone_releases")
 
     def since(self) -> str:
-        """When it was made from nothing, ISO 8601; empty where an earlier version made it."""
+        """Return when it was made from nothing, ISO 8601; empty where an earlier version made it."""
         row = self._db.execute("SELECT value FROM meta WHERE name = 'since'").fetchone()
         return "" if row is None else str(row[0])
 
     def seen(self) -> list[SeenFile]:
-        """Heads and tries as checks saw them."""
+        """Return heads and tries as checks saw them."""
         return [SeenFile(*row) for row in self._db.execute("SELECT path, at, sha256 FROM seen ORDER BY path")]
 
     def digests(self) -> dict[int, str]:
-        """Of each artifact with records, `digest_of` them. Reads all of the index."""
+        """Return `digest_of` the records of each artifact that has any. Reads all of the index."""
         found: dict[int, Any] = defaultdict(hashlib.sha256)
         for place, records in self._db.execute(
             "SELECT place, coalesce(CAST(records AS BLOB), x'') FROM members ORDER BY place"
@@ -422,7 +425,7 @@ class Index:
         return {int(artifact): each.hexdigest() for artifact, each in found.items()}
 
     def damage(self) -> str | None:
-        """What SQLite finds wrong with the file; None where it is whole."""
+        """Return what SQLite finds wrong with the file; None where it is whole."""
         try:
             [[said]] = self._db.execute("PRAGMA integrity_check(1)")
         except sqlite3.DatabaseError as error:

@@ -1,4 +1,4 @@
-"""The file of the index: its tables, how it is opened, and what of one of another version is kept.
+"""Opens the file of the index: its tables, and what of one of another version is kept.
 
 All that is changed of a file that is there is changed in one transaction: what only the index knows, of
 release logs and of evaluations that retention removed, is lost to no kill and no full disk.
@@ -63,9 +63,9 @@ CACHE_KIB = 65_536  # of SQLite's pages in memory
 
 
 def open_file(folder: Path, store: str, holds: Holds = lambda known: False) -> sqlite3.Connection:
-    """A connection to the index of a store, empty where there was none that could be used. One of an earlier
-    version is altered, or made again with what it knows of release logs. One of a store at another address is
-    kept where this store `holds` what it knows: the project was moved.
+    """Open a connection to the index of a store, empty where there was none that could be used. One of an
+    earlier version is altered, or made again with what it knows of release logs. One of a store at another
+    address is kept where this store `holds` what it knows: the project was moved.
 
     Raises sqlite3.OperationalError, see `is_damage`; UserError where the file cannot be opened.
     """
@@ -82,8 +82,8 @@ def open_file(folder: Path, store: str, holds: Holds = lambda known: False) -> s
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file itself is wrong. Where the disk is full, or others hold it, making it again would lose
-    what it knows of release logs, and help nothing.
+    """Say whether the file itself is wrong. Where the disk is full, or others hold it, making it again would
+    lose what it knows of release logs, and help nothing.
     """
     if not isinstance(error, sqlite3.OperationalError):
         return True
@@ -109,7 +109,7 @@ def _reachable() -> Iterator[None]:
 
 
 def _opened(file: Path, store: str, known: list[Any], holds: Holds) -> sqlite3.Connection:
-    """`known`: takes what one of another version knows of release logs."""
+    """Open the file of an index. `known`: takes what one of another version knows of release logs."""
     with _reachable():
         make_private(file)  # one that others may write is not believed
     db = sqlite3.connect(file, timeout=600)
@@ -133,7 +133,7 @@ def _opened(file: Path, store: str, known: list[Any], holds: Holds) -> sqlite3.C
 
 
 def _schema_of(db: sqlite3.Connection, store: str) -> int | None:
-    """None of another store, and of a file that is no index."""
+    """Return the schema of an index; None of another store, and of a file that is no index."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
         return None
     meta = dict(db.execute("SELECT name, value FROM meta"))
@@ -161,8 +161,8 @@ def _alter(db: sqlite3.Connection, statements: str) -> None:
 
 
 def _make(db: sqlite3.Connection, store: str, known: Iterable[Any]) -> None:
-    """In place of all that is there. `known`: of release logs; which of these entries are still there the
-    logs say, once they are followed.
+    """Make the index in place of all that is there. `known`: of release logs; which of these entries are
+    still there the logs say, once they are followed.
     """
     with db:
         db.execute("BEGIN IMMEDIATE")
@@ -180,7 +180,7 @@ def _run(db: sqlite3.Connection, statements: Iterable[str]) -> None:
 
 
 def _log_entries(db: sqlite3.Connection) -> list[Any]:
-    """Every entry of a release log that an index of another version knows."""
+    """Return every entry of a release log that an index of another version knows."""
     found: list[Any] = []
     for table in ("releases", "gone_releases"):
         with suppress(sqlite3.DatabaseError):  # an older one has not both

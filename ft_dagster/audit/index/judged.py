@@ -1,4 +1,4 @@
-"""The questions that models were judged with, as records: rows, texts, benchmarks, probes and canaries.
+"""Finds the questions that models were judged with, as records: rows, texts, benchmarks, probes and canaries.
 
 An evaluation keeps of each question an id with the first half of its content's identity, and of most what the
 model was asked. So a row or a text is found by its identity, a document that was asked in pieces by that of
@@ -31,8 +31,8 @@ _IDENTITY = re.compile(r"[0-9a-f]{64}")
 
 
 class JudgedQuestion(NamedTuple):
-    """A question of an evaluation. `number`: among its questions. `state`: of `members.STATES`. `id`: as the
-    samples have it. `names`: by which it is found, NAME bytes each.
+    """Is a question of an evaluation. `number`: among its questions. `state`: of `members.STATES`. `id`: as
+    the samples have it. `names`: by which it is found, NAME bytes each.
     """
 
     number: int
@@ -48,7 +48,7 @@ class JudgedQuestion(NamedTuple):
 
 
 def judged_questions(shelf: Shelf, evaluation: Artifact) -> Iterator[JudgedQuestion]:
-    """Each question once, in the order of the samples; none where retention removed them.
+    """Yield each question once, in the order of the samples; none where retention removed them.
 
     Raises UserError for damage.
     """
@@ -74,12 +74,12 @@ def judged_questions(shelf: Shelf, evaluation: Artifact) -> Iterator[JudgedQuest
 
 
 def name_of(identity: bytes) -> bytes:
-    """By which a question of this content is found."""
+    """Return the name by which a question of this content is found."""
     return identity[:NAME]
 
 
 def name_of_words(words: Sequence[str]) -> bytes:
-    """By which a question is found that has these words in a line."""
+    """Return the name by which a question is found that has these words in a line."""
     return name_of(identity_of("words", [("line", " ".join(words))]))
 
 

@@ -1,4 +1,4 @@
-"""The records of an artifact, as an audit counts them: each with its split, and its number among the
+"""Reads the records of an artifact, as an audit counts them: each with its split, and its number among the
 evidence.
 
 Of an artifact with record evidence its rows.parquet and dropped.parquet are read; of an older one the rows of
@@ -55,8 +55,8 @@ Times = NDArray[np.uint32]
 
 
 def said_by(store: Store, place: Place, generation: int) -> Artifact | Removed | None:
-    """What the manifest of one generation of a key says; None where there is none. Raises UserError for one
-    that cannot be read.
+    """Return what the manifest of one generation of a key says; None where there is none. Raises UserError
+    for one that cannot be read.
     """
     try:
         content = store.read(place.manifest_of(generation))
@@ -66,9 +66,9 @@ def said_by(store: Store, place: Place, generation: int) -> Artifact | Removed |
 
 
 class HeldRecord(NamedTuple):
-    """A record in an artifact. `state`: of STATES. `number`: of its row in rows.parquet (in dropped.parquet
-    of one that was left out), or counted in the payload. `name`: of a mixture, what a ledger calls it; else
-    its row in the split or part, or the leaf that old rows have.
+    """Is a record in an artifact. `state`: of STATES. `number`: of its row in rows.parquet (in
+    dropped.parquet of one that was left out), or counted in the payload. `name`: of a mixture, what a ledger
+    calls it; else its row in the split or part, or the leaf that old rows have.
     """
 
     identity: bytes
@@ -79,7 +79,7 @@ class HeldRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Shelf:
-    """Files of artifacts on this machine, their bytes held against the manifest.
+    """Opens files of artifacts on this machine, their bytes checked against the manifest.
 
     `parent`: the artifact of a stage that another was made from, or None where it is gone.
     """
@@ -95,7 +95,7 @@ class Shelf:
         return name in artifact.files
 
     def file(self, artifact: Artifact, name: str) -> Path:
-        """One file of an artifact, such as evidence/rows.parquet; of a remote store a copy of it.
+        """Return one file of an artifact, such as evidence/rows.parquet; of a remote store a copy of it.
 
         Raises UserError for one that is damaged.
         """
@@ -114,7 +114,7 @@ class Shelf:
         return path
 
     def left(self, artifact: Artifact, name: str) -> Path | None:
-        """One file of an artifact; None where retention removed it. Raises UserError, see `file`."""
+        """Return one file of an artifact; None where retention removed it. Raises UserError, see `file`."""
         if not self.store.exists(f"{artifact.path}/{name}"):
             removed = said_by(self.store, artifact.place, artifact.generation)
             if isinstance(removed, Removed):
@@ -122,7 +122,7 @@ class Shelf:
         return self.file(artifact, name)
 
     def _copy(self, artifact: Artifact, name: str) -> Path:
-        """Where a file of a remote store is in the cache, held there while this process lives; it is
+        """Return where a file of a remote store is in the cache, held there while this process lives; it is
         downloaded where it is absent or has other bytes.
         """
         file = artifact.files[name]
@@ -139,7 +139,7 @@ class Shelf:
         return path
 
     def _held(self, digest: str, attempt: str) -> Path:
-        """A folder of the cache, held with the HELD_AT_ONCE that were asked for last."""
+        """Return a folder of the cache, held with the HELD_AT_ONCE that were asked for last."""
         self._in_use.pop((digest, attempt), None)
         self._in_use[digest, attempt] = None
         while len(self._in_use) > HELD_AT_ONCE:
@@ -149,7 +149,7 @@ class Shelf:
         return hold(self.cache, digest, attempt)
 
     def _make_room(self, size: int) -> None:
-        """In parts of a hundredth of the cache: to look through all of it takes its time."""
+        """Make room in parts of a hundredth of the cache: to look through all of it takes its time."""
         limit = self.store.cache_bytes
         if limit is None:
             return
@@ -159,8 +159,8 @@ class Shelf:
         self._room["left"] -= size
 
     def _sha256(self, path: Path) -> str:
-        """Of a file as it is; remembered while nothing touches it, once it is older than a file system's
-        clock.
+        """Return the sha256 of a file as it is; remembered while nothing touches it, once it is older than a
+        file system's clock.
         """
         stamp = Stamp.of(path.stat())
         if path not in self._known or self._known[path][0] != stamp:
@@ -171,14 +171,14 @@ class Shelf:
         return self._known[path][1]
 
     def evidence(self, artifact: Artifact) -> Path:
-        """The folder of an artifact's evidence, with its record files checked."""
+        """Return the folder of an artifact's evidence, with its record files checked."""
         names = [f"evidence/{name}" for name in (ORIGINS, DROPPED, TREE)]
         files = [self.file(artifact, name) for name in names if self.has(artifact, name)]
         return files[0].parent
 
 
 def members_of(shelf: Shelf, artifact: Artifact) -> Iterator[list[HeldRecord]]:
-    """All records of a data set, corpus or mixture, in batches. Raises UserError where they cannot be
+    """Yield all records of a data set, corpus or mixture, in batches. Raises UserError where they cannot be
     read.
     """
     if artifact.place.stage not in HAVE_RECORDS:
@@ -198,8 +198,8 @@ def members_of(shelf: Shelf, artifact: Artifact) -> Iterator[list[HeldRecord]]:
 
 
 def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
-    """How often examples of each record of the mixture were trained on, by the record's number, up to the
-    checkpoint that the model is. Raises UserError for a ledger of another training.
+    """Return how often examples of each record of the mixture were trained on, by the record's number, up to
+    the checkpoint that the model is. Raises UserError for a ledger of another training.
     """
     file = shelf.file(model, LEDGER)
     seen = _counts_of(file, mixture)
@@ -218,7 +218,7 @@ def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
 
 
 class _Seen(NamedTuple):
-    """What a ledger says: examples (`counts`) of each of its records (`names`)."""
+    """Says what a ledger has: examples (`counts`) of each of its records (`names`)."""
 
     names: list[str]
     counts: NDArray[np.uint64]
@@ -252,14 +252,14 @@ def _no_ledger(file: Path) -> UserError:
 
 
 def row_states(file: Path) -> NDArray[np.int64]:
-    """The state of each row of a rows.parquet, by number."""
+    """Return the state of each row of a rows.parquet, by number."""
     [states] = arrays_of(file, "split" if "split" in column_names(file) else "part")
     return np.fromiter(map(NUMBER.__getitem__, states.tolist()), np.int64, len(states))
 
 
 def _training_names(shelf: Shelf, mixture: Artifact) -> tuple[int, dict[str, int]]:
-    """Of the records of a mixture that may be trained on: above all their numbers, and what a ledger calls
-    them -> number.
+    """Return of the records of a mixture that may be trained on: above all their numbers, and what a ledger
+    calls them -> number.
     """
     if not shelf.has(mixture, f"evidence/{ORIGINS}"):
         members = (one for batch in members_of(shelf, mixture) for one in batch if one.state == TRAIN)
@@ -287,7 +287,7 @@ def _of_evidence(file: Path) -> Iterator[list[HeldRecord]]:
 
 
 def _of_rows(shelf: Shelf, dataset: Artifact) -> Iterator[HeldRecord]:
-    """Of a data set without record evidence."""
+    """Yield the records of a data set without record evidence."""
     numbers = count()
     for split in ("train", "validation", "test"):
         if shelf.has(dataset, f"payload/{split}.parquet"):
@@ -308,7 +308,9 @@ def _of_documents(shelf: Shelf, corpus: Artifact) -> Iterator[HeldRecord]:
 
 
 def _of_examples(shelf: Shelf, mixture: Artifact) -> Iterator[HeldRecord]:
-    """Of a mixture without record evidence: by the leaves, or the rows, that its examples name."""
+    """Yield the records of a mixture without record evidence: by the leaves, or the rows, that its examples
+    name.
+    """
     known = _names_above(shelf, mixture)
     numbers = count()
     payload = shelf.file(mixture, "payload/mixture.json").parent
@@ -323,7 +325,7 @@ def _of_examples(shelf: Shelf, mixture: Artifact) -> Iterator[HeldRecord]:
 
 
 def _names_above(shelf: Shelf, mixture: Artifact) -> dict[tuple[str, bool, str], bytes]:
-    """(split of the mixture, of a corpus or not, what an example of it names) -> identity.
+    """Return (split of the mixture, of a corpus or not, what an example of it names) -> identity.
 
     Examples that name leaves do not say whether those are of a corpus.
     """

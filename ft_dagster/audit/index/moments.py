@@ -1,4 +1,4 @@
-"""Which moment a date means that somebody asks about."""
+"""Reads which moment a date means that somebody asks about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _WEEK = re.compile(r"([0-9]{4})-?W([0-9]{2})")
 
 
 def moment_of(asked: str, now: datetime) -> tuple[str, str]:
-    """(a date or a moment as release logs write it, in UTC and to the second; how what was asked was read).
+    """Return (a date or a moment as release logs write it, in UTC and to the second; how what was asked was
+    read).
 
     A date or a week means its last second, and `now` before it has ended.
     """
@@ -35,7 +36,9 @@ def moment_of(asked: str, now: datetime) -> tuple[str, str]:
 
 
 def _period(asked: str) -> tuple[datetime, datetime] | None:
-    """First and last second of a date, however ISO 8601 writes it, or of a week; None of a moment."""
+    """Return the first and last second of a date, however ISO 8601 writes it, or of a week; None of a
+    moment.
+    """
     week = _WEEK.fullmatch(asked)
     try:
         monday = date.fromisocalendar(int(week[1]), int(week[2]), MONDAY) if week else None

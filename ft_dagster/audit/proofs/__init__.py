@@ -1,1 +1,1 @@
-"""Proofs that a record is, or is not, among those that a model was trained on."""
+"""Proves that a record is, or is not, among those that a model was trained on."""

@@ -1,4 +1,4 @@
-"""What a record that nobody saw was held against, and that it is in none of it."""
+"""Lists what a record that nobody saw was compared with, and proves that it is in none of it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ OTHER_ROOT = "the root of its record tree is not the one of its manifest"
 def held_against(
     audit: Audit, asked: AskedRecord, say: Callable[[str], None] = lambda line: None
 ) -> HeldAgainst:
-    """Of each data set, corpus and mixture the two leaves between which the record would be, and which models
-    were made of these. Reads every record tree: some 73 bytes and a microsecond a leaf.
+    """Return for each data set, corpus and mixture the two leaves between which the record would be, and
+    which models were made of these. Reads every record tree: some 73 bytes and a microsecond a leaf.
 
     Raises UserError where a tree has the record: the index then does not tell of all that is there.
     """
@@ -39,14 +39,16 @@ def held_against(
 
 
 def and_held(answer: RecordAnswer, held: HeldAgainst) -> RecordAnswer:
-    """An answer by which nobody saw the record: no longer that, where a tree could not be read."""
+    """Correct an answer by which nobody saw the record: it no longer says so where a tree could not be
+    read.
+    """
     unread = dict.fromkeys((*answer.checked.unread, *held.unread))
     return replace(answer, checked=replace(answer.checked, unread=tuple(unread)))
 
 
 def _of_holder(audit: Audit, holder: Indexed, asked: AskedRecord, unread: list[str]) -> list[Absence]:
-    """One for each identity that the record may have; one alone that says why, where nothing is proved.
-    `unread`: takes why a tree could not be read.
+    """Return one absence for each identity that the record may have; one alone that says why, where nothing
+    is proved. `unread`: takes why a tree could not be read.
     """
     named = (holder.variant, holder.place.stage, holder.digest, holder.records)
     try:

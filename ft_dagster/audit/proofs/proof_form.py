@@ -1,4 +1,4 @@
-"""The form of a proof: each field by its type, whole numbers and hashes of their length alone.
+"""Defines the form of a proof: each field by its type, whole numbers and hashes of their length alone.
 
 A place between two whole numbers, or a leaf whose parts are cut elsewhere, would let a proof pass that shows
 nothing. `examples/check_proof.py` holds a proof to the same form.
@@ -29,7 +29,7 @@ _Number = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 class _Form(BaseModel):
-    """Of its types alone: a bool is no number. What else there is, is left as it is."""
+    """Checks fields by their types alone: a bool is no number. What else there is, is left as it is."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -43,7 +43,7 @@ class _Leaf(_Form):
 
 
 class _ShownLeaf(_Form):
-    """An identity and the leaves beside its place, or the one that it has."""
+    """Holds an identity and the leaves beside its place, or the one that it has."""
 
     identity: _Hash
     reading: dict[str, Any] = {}
@@ -92,7 +92,7 @@ _PROOF: TypeAdapter[_Presence | _Absence] = TypeAdapter(
 
 
 def read_proof(file: Path) -> Mapping[str, Any]:
-    """A proof as it was written, its fields of their types. Raises UserError for any other file."""
+    """Read a proof as it was written, its fields of their types. Raises UserError for any other file."""
     try:
         proof: Mapping[str, Any] = loads(read_text(file, most=MOST_BYTES), once=True)
         if type(proof.get(FIELD)) is int:
@@ -110,8 +110,8 @@ def read_proof(file: Path) -> Mapping[str, Any]:
 
 
 def all_shown(proof: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What a proof shows of each row, or of each identity that is absent: itself of the first, then of the
-    others.
+    """Return what a proof shows of each row, or of each identity that is absent: itself of the first, then of
+    the others.
     """
     others = "also" if proof["kind"] == PRESENCE else "read_otherwise"
     return [proof, *proof.get(others, [])]

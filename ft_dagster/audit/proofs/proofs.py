@@ -1,4 +1,5 @@
-"""Proofs that a record is among those a model was trained on, or is not: small files that a stranger checks.
+"""Proves that a record is among those a model was trained on, or is not, by small files that a stranger
+checks.
 
 A file carries the leaf and its path to the root, the manifest of the mixture, which names the root, and the
 manifest of the model, which names the mixture's by its sha256. Whoever knows the model's manifest by other
@@ -42,8 +43,8 @@ MOST_ROWS = 1000  # of one record that a proof shows and counts, at some 2 kB ea
 
 @dataclass(frozen=True)
 class ProofChecked:
-    """What a proof shows. `steps`: what was checked, in words. `model`: digest of the weights, `manifest`:
-    sha256 of their manifest, which is to be compared with another source. `facts`: of the record.
+    """Says what a proof shows. `steps`: what was checked, in words. `model`: digest of the weights,
+    `manifest`: sha256 of their manifest, which is to be compared with another source. `facts`: of the record.
     `unchecked`: what was not. `shown`: False of an absence that was checked without the tenant's key, for any
     two neighbours would do.
     """
@@ -60,8 +61,8 @@ class ProofChecked:
 
 
 def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
-    """The proof that a record is in what a model was trained on, or that it is not. Of a model that starts
-    from the release of one that was trained on it, the proof of that one, with the manifests that lead there.
+    """Prove that a record is in what a model was trained on, or that it is not. Of a model that starts from
+    the release of one that was trained on it, the proof of that one, with the manifests that lead there.
 
     Raises UserError for a model whose mixture is gone or is older than record trees, where it or a parent was
     trained on the record and no proof can be made of that, and where rows were transformed and none is it.
@@ -104,8 +105,8 @@ def _inherited(audit: Audit, asked: AskedRecord, parent: Indexed, through: list[
 
 
 def _leads(predicates: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> bool:
-    """Whether each manifest names the next by its sha256: a model its base, a base the export that it is of,
-    an export its weights. `texts`: one more than `predicates`.
+    """Say whether each manifest names the next by its sha256: a model its base, a base the export that it is
+    of, an export its weights. `texts`: one more than `predicates`.
     """
     above = {
         FINE_TUNED_MODEL.name: BASE_MODEL.name,
@@ -117,7 +118,7 @@ def _leads(predicates: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> boo
 
 
 def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
-    """By the model's own mixture."""
+    """Prove it by the model's own mixture."""
     mixture = audit.index.parent(weights, TRAINING_MIXTURE.name)
     if mixture is None:
         fix = "Restore it from a backup"
@@ -167,12 +168,14 @@ def check(file: Path, asked: AskedRecord | None = None, key: RecordKey | None = 
 
 
 def tree_key(file: Path) -> str:
-    """The id of the key that orders the tree of a proof. Raises UserError for a file that is none."""
+    """Return the id of the key that orders the tree of a proof. Raises UserError for a file that is none."""
     return str(read_proof(file)["tree"]["key"])
 
 
 def proof_readings(file: Path) -> list[Mapping[str, Any]]:
-    """By which readings of a row the identities of a proof came. Raises UserError for a file that is none."""
+    """Return the readings of a row by which the identities of a proof came. Raises UserError for a file that
+    is none.
+    """
     given = [each.get("reading", PLAIN) for each in all_shown(read_proof(file))]
     return [{name: each[name] for name in READ_BY if name in each} for each in given]
 
@@ -180,8 +183,8 @@ def proof_readings(file: Path) -> list[Mapping[str, Any]]:
 def _presence(
     tree: RecordTree, places: Mapping[int, bytes], times: list[int], asked: AskedRecord
 ) -> dict[str, Any]:
-    """Of the leaves whose rows were trained on, the most often first; of one that was not, where none was.
-    `places`: leaf -> identity.
+    """Prove presence by the leaves whose rows were trained on, the most often first; by one that was not,
+    where none was. `places`: leaf -> identity.
     """
     states = {at: tree.row(at)[1]["split"] for at in places}
     trained = {at: times[int(tree.rows[at])] for at, state in states.items() if state == "train"}
@@ -197,7 +200,7 @@ def _presence(
 
 
 def _row(tree: RecordTree, at: int, identity: bytes, asked: AskedRecord) -> dict[str, Any]:
-    """What a leaf is made of."""
+    """Return what a leaf is made of."""
     row, _ = tree.row(at)
     return {
         "identity": identity.hex(),
@@ -209,7 +212,7 @@ def _row(tree: RecordTree, at: int, identity: bytes, asked: AskedRecord) -> dict
 
 
 def _absence(tree: RecordTree, key: RecordKey, asked: AskedRecord, identity: bytes) -> dict[str, Any]:
-    """Of one identity of the record."""
+    """Prove the absence of one identity of the record."""
     place = tree.find(key.lookup(identity)).start
     return {
         "identity": identity.hex(),
@@ -219,8 +222,8 @@ def _absence(tree: RecordTree, key: RecordKey, asked: AskedRecord, identity: byt
 
 
 def neighbours(tree: RecordTree, place: int) -> list[dict[str, Any]]:
-    """The leaves on both sides of where a leaf would be put in at `place`: one at an end, none of an empty
-    tree.
+    """Return the leaves on both sides of where a leaf would be put in at `place`: one at an end, none of an
+    empty tree.
     """
     return [_leaf(tree, at) for at in (place - 1, place) if 0 <= at < len(tree)]
 
@@ -237,7 +240,7 @@ def _leaf(tree: RecordTree, at: int) -> dict[str, Any]:
 
 
 class _Reading:
-    """A proof while it is checked: `need` what holds, and note what was checked and what could not be."""
+    """Is a proof while it is checked: `need` what holds, and note what was checked and what could not be."""
 
     def __init__(self, proof: Mapping[str, Any], file: Path) -> None:
         self.proof, self._file = proof, file
@@ -275,7 +278,9 @@ def _checked(
 
 
 def _check_identity(reading: _Reading, asked: AskedRecord) -> None:
-    """The record that was given is the one of the proof; where it is absent, however it may be read."""
+    """Check that the record that was given is the one of the proof; where it is absent, however it may be
+    read.
+    """
     there = {bytes.fromhex(one["identity"]) for one in all_shown(reading.proof)}
     if reading.proof["kind"] == ABSENCE:
         reading.need(there >= _wanted(reading, asked), "it is of another record")
@@ -293,7 +298,7 @@ def _check_identity(reading: _Reading, asked: AskedRecord) -> None:
 
 
 def _wanted(reading: _Reading, asked: AskedRecord) -> set[bytes]:
-    """What a proof of absence is to show: of a row, before version 2, not that it is no document."""
+    """Return what a proof of absence is to show: of a row, before version 2, not that it is no document."""
     rows = {one for one in asked.identities if asked.reading(one) != WHOLE}
     if reading.proof["schema_version"] >= 2 or not rows:
         return set(asked.identities)
@@ -312,7 +317,7 @@ def _check_paths(reading: _Reading) -> None:
 
 
 def _check_presence(reading: _Reading) -> Mapping[str, Any]:
-    """The facts of the record, of the first of its rows."""
+    """Check that the record is there; return the facts of the first of its rows."""
     proof, rows = reading.proof, all_shown(reading.proof)
     facts, *others = [_check_row(reading, row) for row in rows]
     places = {row["leaves"][0]["index"] for row in rows}
@@ -333,7 +338,7 @@ def _check_presence(reading: _Reading) -> Mapping[str, Any]:
 
 
 def _check_row(reading: _Reading, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Its facts."""
+    """Check one row; return its facts."""
     [leaf] = row["leaves"]
     salt, identity = (bytes.fromhex(row[name]) for name in ("salt", "identity"))
     record = hashlib.sha256(salt + identity).hexdigest()
@@ -345,7 +350,7 @@ def _check_row(reading: _Reading, row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _check_absence(reading: _Reading, one: Mapping[str, Any], key: RecordKey | None) -> None:
-    """Two leaves side by side, and by the key the record between them."""
+    """Check that two leaves stand side by side, and by the key that the record is between them."""
     leaves, tree = one["leaves"], reading.proof["tree"]
     places, size = [leaf["index"] for leaf in leaves], tree["size"]
     at_end = len(places) == 1 and places[0] in (0, size - 1)
@@ -376,7 +381,7 @@ def _note_absence(reading: _Reading, key: RecordKey | None) -> None:
 
 
 def _check_manifests(reading: _Reading, file: Path) -> tuple[Mapping[str, Any], str]:
-    """What the model's manifest says, and its sha256."""
+    """Check the manifests; return what the model's says, and its sha256."""
     tree = reading.proof["tree"]
     mixture, model = (
         reading.proof["manifests"][name].encode() for name in (TRAINING_MIXTURE.name, FINE_TUNED_MODEL.name)
@@ -401,8 +406,8 @@ def _check_manifests(reading: _Reading, file: Path) -> tuple[Mapping[str, Any], 
 def _check_through(
     reading: _Reading, file: Path, tuned: Mapping[str, Any], model: bytes
 ) -> tuple[Mapping[str, Any], str]:
-    """Of a proof by a parent, the manifests from the model that was asked about down to it: what the first of
-    them says, and its sha256.
+    """Check, in a proof by a parent, the manifests from the model that was asked about down to it; return
+    what the first of them says, and its sha256.
     """
     through = reading.proof.get("through", [])
     if not through:

@@ -1,1 +1,1 @@
-"""A model is made again from what was recorded, and held against the first."""
+"""Makes a model again from what was recorded, and compares it with the first."""

@@ -1,4 +1,6 @@
-"""The package as it was when it made an artifact, and a Python with the libraries of that day."""
+"""Unpacks the package as it was when it made an artifact, and makes a Python with the libraries of that
+day.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ NOT_USED = ("ft-dagster", "dagster")  # the code is the kept one, and stages kno
 
 
 def unpack_code(store: Store, digest: str, folder: Path) -> Path:
-    """A folder to put before all others on Python's path: the package of this digest, and nothing else.
+    """Return a folder to put before all others on Python's path: the package of this digest, and nothing
+    else.
 
     Raises UserError where the store has it no more, or has other files under its name; OSError where it
     cannot be written.
@@ -57,8 +60,8 @@ def _altered(store: Store, name: str) -> UserError:
 def environment_differences(
     recorded: Mapping[str, Any], here: Mapping[str, Any] | None = None
 ) -> dict[str, tuple[Any, Any]]:
-    """Interpreter, platform and libraries that differ between two environments of manifests: name ->
-    (recorded, here), None where it is not there. `here`: None for this process'.
+    """Return the interpreter, platform and libraries that differ between two environments of manifests: name
+    -> (recorded, here), None where it is not there. `here`: None for this process'.
     """
     then, now = _flat(recorded), _flat(local_environment() if here is None else here)
     names = sorted(then.keys() | now.keys())
@@ -71,8 +74,8 @@ def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_environment(folder: Path, recorded: Mapping[str, Any], say: Callable[[str], None]) -> Path:
-    """An interpreter with the recorded libraries: those that differ here are installed with pip as it is
-    configured, into a virtual environment of their own; all others are this environment's.
+    """Return an interpreter with the recorded libraries: those that differ here are installed with pip as it
+    is configured, into a virtual environment of their own; all others are this environment's.
 
     Raises UserError: another Python would be needed, or pip cannot get one of them.
     """

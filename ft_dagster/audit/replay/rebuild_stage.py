@@ -16,8 +16,8 @@ from typing import Any
 
 
 def main(project: str, variant: str, stage: str, answer: str) -> int:
-    """The exit code: 0 where the stage was made, 2 where the code refused it or cannot do it. It ends with
-    who asked.
+    """Return the exit code: 0 where the stage was made, 2 where the code refused it or cannot do it. It ends
+    with who asked.
     """
     asked_by = os.getppid()
     try:
@@ -54,7 +54,7 @@ def _made(project: Path, variant: str, name: str) -> dict[str, Any]:
 
 
 def _workspaces() -> Any:
-    """The module of that code: stages and workspace were one room at first."""
+    """Return the module of that code: stages and workspace were one room at first."""
     try:
         return import_module("ft_dagster.workspace.workspace")
     except ModuleNotFoundError:

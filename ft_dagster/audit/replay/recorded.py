@@ -1,4 +1,6 @@
-"""All that a model was made of, as the store has it, and a clean project in which it can be made again."""
+"""Finds all that a model was made of, as the store has it, and lays out a clean project in which it can be
+made again.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +60,8 @@ RUN, WORK = "replay", "work"
 
 @dataclass(frozen=True)
 class Recorded:
-    """A model and what it was made of. `rebuilt`: the artifact of each stage of REBUILT. `taken`: what of
-    other stages these were made of, parents' exports among it. `content`: declaration.json. `judged`: of
+    """Names a model and what it was made of. `rebuilt`: the artifact of each stage of REBUILT. `taken`: what
+    of other stages these were made of, parents' exports among it. `content`: declaration.json. `judged`: of
     JUDGED what was made of the weights.
     """
 
@@ -88,7 +90,7 @@ def recorded_of(audit: Audit, weights: Indexed) -> Recorded:
 
 
 def _judged(audit: Audit, weights: Indexed) -> dict[str, Indexed]:
-    """The newest export and the evaluation that it was made by, else the newest evaluation."""
+    """Return the newest export and the evaluation that it was made by, else the newest evaluation."""
     for export in reversed(audit.index.made_of(weights, MODEL_EXPORT.name)):
         evaluation = audit.index.parent(export, EVALUATION.name)
         if evaluation is not None:
@@ -98,7 +100,9 @@ def _judged(audit: Audit, weights: Indexed) -> dict[str, Indexed]:
 
 
 def _taken(audit: Audit, rebuilt: Collection[Indexed], part: Indexed) -> Iterator[Indexed]:
-    """What a part was made of by others; of a base the release that it starts from, and the base of that."""
+    """Yield what a part was made of by others; of a base the release that it starts from, and the base of
+    that.
+    """
     of_release = (MODEL_EXPORT.name, BASE_MODEL.name) if part.place.stage == BASE_MODEL.name else ()
     names = TAKEN if part in rebuilt else of_release
     known = audit.index.inputs(part)
@@ -108,8 +112,8 @@ def _taken(audit: Audit, rebuilt: Collection[Indexed], part: Indexed) -> Iterato
 def _declaration(
     audit: Audit, rebuilt: Mapping[str, Indexed], taken: Iterable[Indexed]
 ) -> tuple[Indexed, Mapping[str, Any]]:
-    """The newest declaration before the model that says what its manifests say that it was made from; of
-    several the newest that says what those of `taken` do: they may be of an earlier one.
+    """Return the newest declaration before the model that says what its manifests say that it was made from;
+    of several the newest that says what those of `taken` do: they may be of an earlier one.
     """
     weights = rebuilt[FINE_TUNED_MODEL.name]
     parts = [audit.artifact(part) for part in rebuilt.values()]
@@ -137,7 +141,7 @@ def _declaration(
 
 
 def _is_mixed_alike(mixture: Artifact, content: Mapping[str, Any]) -> bool:
-    """Whether a declaration counts general text as the key of a mixture does. The key leaves out what was
+    """Say whether a declaration counts general text as the key of a mixture does. The key leaves out what was
     usual when it was made; a declaration without the field is from when there was nothing but `trained`.
     """
     then = mixture.spec.get("spec", {}).get("data", {}).get("general")
@@ -148,13 +152,13 @@ def _is_mixed_alike(mixture: Artifact, content: Mapping[str, Any]) -> bool:
 
 
 def _agrees(spec: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
-    """Whether a declaration asks and says what the manifest of a part does that was taken."""
+    """Say whether a declaration asks and says what the manifest of a part does that was taken."""
     tasks = {**content["tasks"]["task"], **content["tasks"]["general"]}
     return spec.get("tasks", tasks) == tasks and _is_within(spec.get("spec", {}), content["spec"])
 
 
 def judged_by(audit: Audit, judged: Indexed) -> tuple[Indexed, Mapping[str, Any]]:
-    """The newest declaration before an evaluation that asks and demands what its manifest says. Raises
+    """Return the newest declaration before an evaluation that asks and demands what its manifest says. Raises
     UserError.
     """
     spec = audit.artifact(judged).spec
@@ -168,7 +172,9 @@ def judged_by(audit: Audit, judged: Indexed) -> tuple[Indexed, Mapping[str, Any]
 
 
 def _declarations(audit: Audit, made: Indexed) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
-    """Those of a variant from before something was made, the newest first, with their declaration.json."""
+    """Yield the declarations of a variant from before something was made, the newest first, with their
+    declaration.json.
+    """
     for each in reversed(audit.index.of_stage(DECLARATION.name, made.place.prefix)):
         if each.created <= made.created:
             file = audit.shelf.left(audit.artifact(each), f"payload/{declaration.FILE}")
@@ -177,7 +183,7 @@ def _declarations(audit: Audit, made: Indexed) -> Iterator[tuple[Indexed, Mappin
 
 
 def _is_within(part: Any, whole: Any) -> bool:
-    """Whether a narrowed declaration says what the whole one says."""
+    """Say whether a narrowed declaration says what the whole one says."""
     if isinstance(part, Mapping) and isinstance(whole, Mapping):
         return all(name in whole and _is_within(value, whole[name]) for name, value in part.items())
     if isinstance(part, list) and isinstance(whole, list) and len(part) == len(whole):
@@ -187,7 +193,7 @@ def _is_within(part: Any, whole: Any) -> bool:
 
 @dataclass(frozen=True)
 class CleanProject:
-    """A project folder with a store of its own, in which nothing of the model is but what it was made of.
+    """Is a project folder with a store of its own, in which nothing of the model is but what it was made of.
     `from_dataset`: why its data set was taken from the store as it is; empty where its sources are here.
     """
 
@@ -250,7 +256,7 @@ class CleanProject:
 
 
 def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
-    """The clean project of a model, in a folder that is empty. Raises UserError."""
+    """Make the clean project of a model, in a folder that is empty. Raises UserError."""
     tenant, _, _ = recorded.variant.partition(".")
     (folder / "tenants" / tenant).mkdir(parents=True)
     settings = audit.settings
@@ -277,7 +283,7 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
 
 
 def _engine(audit: Audit, recorded: Recorded, settings: Settings) -> dict[str, str]:
-    """What wrote the answers, where the code that made the model knows of more than one engine."""
+    """Return what wrote the answers, where the code that made the model knows of more than one engine."""
     judged = recorded.judged.get(EVALUATION.name)
     said = None if judged is None else audit.artifact(judged)
     if said is None or "engine" not in said.figures:
@@ -288,8 +294,8 @@ def _engine(audit: Audit, recorded: Recorded, settings: Settings) -> dict[str, s
 
 
 def _settings(settings: Settings, engine: dict[str, str]) -> dict[str, Any]:
-    """What this host lends, and what declarations may read and run, as the project says; all else as built
-    in, with nothing shared but the leases. `engine`: of the settings of evaluations.
+    """Return what this host lends, and what declarations may read and run, as the project says; all else as
+    built in, with nothing shared but the leases. `engine`: of the settings of evaluations.
     """
     said = settings.model_dump(mode="json", exclude_unset=True, include={"host", "sources", "evaluation"})
     host = {**said.get("host", {}), "warm_start": "off"}
@@ -300,7 +306,7 @@ def _settings(settings: Settings, engine: dict[str, str]) -> dict[str, Any]:
 
 
 def _write_policy(audit: Audit, weights: Indexed, folder: Path) -> None:
-    """The policy that the model was judged by, where it was judged."""
+    """Write the policy that the model was judged by, where it was judged."""
     for judged in reversed(audit.index.made_of(weights, EVALUATION.name)):
         said = audit.artifact(judged)
         if audit.shelf.has(said, f"evidence/{evaluation.POLICY}"):
@@ -313,7 +319,7 @@ def _write_policy(audit: Audit, weights: Indexed, folder: Path) -> None:
 
 
 def _task_files(settings: Settings, tenant: str, spec: Mapping[str, Any]) -> Iterator[str]:
-    """The folder of each task of the evaluation that is a file of the project: a training may ask its
+    """Yield the folder of each task of the evaluation that is a file of the project: a training may ask its
     questions; of one beside the settings the file alone. And what the task names elsewhere in the project.
     """
     asked = spec.get("evaluation", {})
@@ -327,7 +333,7 @@ def _task_files(settings: Settings, tenant: str, spec: Mapping[str, Any]) -> Ite
 
 
 def _function_files(settings: Settings) -> Iterator[str]:
-    """Files of the project whose functions its tasks may call."""
+    """Yield files of the project whose functions its tasks may call."""
     yield from (name for name in settings.evaluation.functions if name.endswith(".py") and _is_inside(name))
 
 

@@ -65,7 +65,7 @@ Content = TypeVar("Content")
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What came out of a replay: `stages` as far as it went, and the artifact of the last of them."""
+    """Holds what came out of a replay: `stages` as far as it went, and the artifact of the last of them."""
 
     project: CleanProject
     stages: tuple[StageReplayed, ...]
@@ -130,7 +130,7 @@ def _refuse_other_device(audit: Audit, recorded: Recorded, project: CleanProject
 def _rebuild(
     audit: Audit, recorded: Recorded, project: CleanProject, make: Callable[[str], Artifact]
 ) -> Rebuilt:
-    """Up to the first stage whose payload is another."""
+    """Make the stages again, up to the first whose payload is another."""
     stages: list[StageReplayed] = []
     for stage in REBUILT:
         part = recorded.rebuilt[stage]
@@ -207,7 +207,9 @@ class _Again:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """And wait for what it started, which ends with it: whoever removes their folder finds nobody in it."""
+    """End a process and wait for what it started, which ends with it: whoever removes their folder finds
+    nobody in it.
+    """
     import psutil
 
     with suppress(psutil.NoSuchProcess):
@@ -217,8 +219,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _environment(code: Path) -> dict[str, str]:
-    """Without what this project's settings say, or where curves are reported; the kept code before all else,
-    and what it says at once.
+    """Return the environment without what this project's settings say, or where curves are reported; the kept
+    code before all else, and what it says at once.
     """
     left_out = ("FT_DAGSTER", "DAGSTER", "WANDB_", "MLFLOW_")
     own = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
@@ -226,7 +228,7 @@ def _environment(code: Path) -> dict[str, str]:
 
 
 def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
-    """What was rebuilt, held against what was recorded. Raises UserError where the record is damaged."""
+    """Compare what was rebuilt with what was recorded. Raises UserError where the record is damaged."""
     answer = ReplayAnswer(
         recorded.variant,
         recorded.model.digest,
@@ -264,9 +266,9 @@ def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
 
 
 def whole_steps(then: Mapping[str, Any], now: Mapping[str, Any], recorded: TrainingFigures) -> int:
-    """How many steps a training made before it ran out of memory and went on from the checkpoint of the last
-    of them with half the micro-batch, by its ledger and by that of one which had half of it all along. 0:
-    more differs than how those steps were laid out.
+    """Return how many steps a training made before it ran out of memory and went on from the checkpoint of
+    the last of them with half the micro-batch, by its ledger and by that of one which had half of it all
+    along. 0: more differs than how those steps were laid out.
     """
     pairs = list(zip_longest(then["batches"], now["batches"]))
     last = max((step for step, (one, other) in enumerate(pairs, 1) if one != other), default=0)
@@ -276,13 +278,13 @@ def whole_steps(then: Mapping[str, Any], now: Mapping[str, Any], recorded: Train
 
 
 def otherwise_before(whole: int) -> str:
-    """What had the recorded batch of a training that had whole micro-batches for so many steps."""
+    """Say what had the recorded batch of a training that had whole micro-batches for so many steps."""
     laid_out = f"its first {counted(whole, 'step')} were laid out otherwise, before memory ran out"
     return f"{laid_out}, and had the recorded examples together; each step after had the recorded batch"
 
 
 def _differences(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
-    """What of the environment differs, of the last stage that was made again."""
+    """Return what of the environment differs, of the last stage that was made again."""
     then, now = audit.artifact(recorded.rebuilt[rebuilt.made.place.stage]), rebuilt.made
     differs = environment_differences(then.predicate["environment"], now.predicate["environment"])
     if now.place.stage == FINE_TUNED_MODEL.name:
@@ -297,7 +299,7 @@ def _differences(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str
 
 
 def _figures(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
-    """Which figures of the training differ."""
+    """Return the figures of the training that differ."""
     before, after = training_figures(audit, recorded.model), TrainingFigures.of(rebuilt.made)
     names = (*LOSSES, "steps", "best_step", "trained_tokens", "micro_batch_halved")
     values = {name: (getattr(before, name), getattr(after, name)) for name in names}

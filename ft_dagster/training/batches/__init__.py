@@ -1,1 +1,1 @@
-"""Examples are packed into batches, and attention is kept within each."""
+"""Packs examples into batches, and keeps attention within each example."""

@@ -1,4 +1,5 @@
-"""Whether packed examples are kept apart: by a base's class with small random weights, and by what trains.
+"""Tests whether packed examples are kept apart: by a base's class with small random weights, and by what
+trains.
 
 Attention keeps them apart by their positions. A layer with a state of its own (Mamba, linear attention, ...)
 hands on what it has read of the first to the second unless its class sees where one ends, and some classes
@@ -43,8 +44,8 @@ DEPTHS = (
 
 
 def leak_of(config_file: Path, cache: Path | None) -> str | None:
-    """Why packed examples of a base cannot be kept apart, in words; None where they can. `config_file`: its
-    config.json. Measured once for each content of it and version of transformers.
+    """Return why packed examples of a base cannot be kept apart, in words; None where they can.
+    `config_file`: its config.json. Measured once for each content of it and version of transformers.
     """
 
     def find() -> str | None:
@@ -56,8 +57,8 @@ def leak_of(config_file: Path, cache: Path | None) -> str | None:
 
 
 def known_leak(config: str, cache: Path) -> str | None:
-    """The same of a config.json by its sha256, where it was measured on this host before; else None, as where
-    transformers, of whose version an answer is, is not installed.
+    """Return `leak_of` a config.json by its sha256, where it was measured on this host before; else None, as
+    where transformers, of whose version an answer is, is not installed.
     """
     try:
         found: str | None = recalled(cache, _question(config))
@@ -71,8 +72,8 @@ def _question(config: str) -> dict[str, Any]:
 
 
 def measured_leak(config: PreTrainedConfig) -> str | None:
-    """The same of a configuration, measured on layers of its class: the first that have every kind among
-    them, or else all; with one attention head or else more, and widths in proportion.
+    """Measure `leak_of` a configuration on layers of its class: the first that have every kind among them, or
+    else all; with one attention head or else more, and widths in proportion.
     """
     import torch
 
@@ -96,7 +97,9 @@ def measured_leak(config: PreTrainedConfig) -> str | None:
 
 
 def _heads(config: PreTrainedConfig) -> int:
-    """Of its attention; of a class that has none, or others in each layer, as many parts of a width."""
+    """Return the heads of its attention; of a class that has none, or others in each layer, as many parts of
+    a width.
+    """
     with suppress(AttributeError, ValueError):
         heads = config.get_text_config().num_attention_heads
         if isinstance(heads, int) and heads > 0:
@@ -132,7 +135,9 @@ def refuse_leaking(trainer: Any, *, exact: bool) -> None:
 
 
 def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> dict[str, Any]:
-    """Two rows of two packed examples, [tokens] each, as a Collator gives them: they differ in the first."""
+    """Return two rows of two packed examples, [tokens] each, as a Collator gives them: they differ in the
+    first.
+    """
     import torch
 
     from ft_dagster.training.batches.attention import ENDS, LENGTHS, ends_of
@@ -149,7 +154,9 @@ def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> dict[str, Any]
 
 
 def logits_of_second(model: Any, batch: dict[str, Any]) -> Tensor:
-    """Of both rows of `side_by_side`: [2, tokens, vocabulary], fp32."""
+    """Return the logits of the second example in both rows of `side_by_side`: [2, tokens, vocabulary],
+    fp32.
+    """
     from ft_dagster.training.batches.attention import given, packed
 
     with packed(model, batch):
@@ -159,7 +166,7 @@ def logits_of_second(model: Any, batch: dict[str, Any]) -> Tensor:
 
 
 def _moved(model: PreTrainedModel) -> float:
-    """Logits; infinity where one is not finite."""
+    """Return by how much logits moved; infinity where one is not finite."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -172,7 +179,7 @@ def _moved(model: PreTrainedModel) -> float:
 
 
 def _drawn(config: PreTrainedConfig) -> PreTrainedModel:
-    """A model with random weights in fp32, whose products are about as large as what goes in."""
+    """Make a model with random weights in fp32, whose products are about as large as what goes in."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -187,8 +194,8 @@ def _drawn(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _small(config: PreTrainedConfig, share: float, *, cut: bool) -> PreTrainedConfig:
-    """A configuration of the same class with so large a share of its heads and widths. Raises ValueError for
-    a model that is too large, and what the class raises.
+    """Return a configuration of the same class with so large a share of its heads and widths. Raises
+    ValueError for a model that is too large, and what the class raises.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -223,7 +230,7 @@ def _narrowed(config: PreTrainedConfig, share: float) -> PreTrainedConfig:
 
 
 def _scaled(content: Mapping[str, Any], share: float) -> dict[str, Any]:
-    """With fewer heads, narrower widths and a small vocabulary."""
+    """Return the configuration with fewer heads, narrower widths and a small vocabulary."""
     return {name: _scaled_value(name, value, share) for name, value in content.items()}
 
 

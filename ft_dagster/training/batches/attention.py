@@ -1,4 +1,5 @@
-"""Attention over packed examples: one causal product for each example, and never a mask of a whole row.
+"""Computes attention over packed examples: one causal product for each example, and never a mask of a whole
+row.
 
 An attention of transformers' AttentionInterface under a name of its own. AttentionMaskInterface does not know
 that name, and so transformers makes no mask and does not look for one on the device. The examples' lengths
@@ -33,7 +34,9 @@ WINDOWED = {"full_attention", "sliding_attention"}
 
 
 def ends_of(lengths: Sequence[Sequence[int]], width: int) -> list[int]:
-    """Where each example and each row's padding ends, in rows of `width` laid end to end; a 0 before them."""
+    """Return where each example and each row's padding ends, in rows of `width` laid end to end; a 0 before
+    them.
+    """
     ends = [0]
     for row, examples in enumerate(lengths):
         for length in (*examples, width * (row + 1) - ends[-1] - sum(examples)):
@@ -43,7 +46,7 @@ def ends_of(lengths: Sequence[Sequence[int]], width: int) -> list[int]:
 
 
 def applies(config: PreTrainedConfig, longest: int) -> bool:
-    """Whether every layer attends to all that comes before, in examples of at most `longest` tokens."""
+    """Say whether every layer attends to all that comes before, in examples of at most `longest` tokens."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())
     if text.model_type not in PLAIN or not kinds <= WINDOWED:
@@ -53,13 +56,15 @@ def applies(config: PreTrainedConfig, longest: int) -> bool:
 
 
 def attends_by_example(config: PreTrainedConfig, *, packs: bool) -> Callable[[int], bool]:
-    """Whether a training attends by example, where the longest has so many tokens. `packs`: of its method."""
+    """Return a function that says whether a training attends by example, where the longest has so many
+    tokens. `packs`: of its method.
+    """
     return lambda longest: packs and applies(config, longest)
 
 
 @contextmanager
 def packed(model: Any, batch: MutableMapping[str, Any], *, off: bool = False) -> Iterator[None]:
-    """Within it, `model` attends by example to the `batch` of a Collator, if it can.
+    """Make `model` attend by example to the `batch` of a Collator within this context, if it can.
 
     The backward pass belongs within it too: recomputed layers attend again. Where it does not apply, or is
     `off`, the batch loses what only this attention reads, and transformers makes its mask from the positions.
@@ -79,7 +84,7 @@ def packed(model: Any, batch: MutableMapping[str, Any], *, off: bool = False) ->
 
 
 def squares(batch: MutableMapping[str, Any]) -> int:
-    """Squared lengths of what attends to itself, summed: examples, or whole rows where there is a mask."""
+    """Sum the squared lengths of what attends to itself: examples, or whole rows where there is a mask."""
     if LENGTHS in batch:
         return sum(length**2 for row in batch[LENGTHS] for length in row)
     rows, width = batch["input_ids"].shape
@@ -87,7 +92,7 @@ def squares(batch: MutableMapping[str, Any]) -> int:
 
 
 def given(batch: MutableMapping[str, Any]) -> dict[str, Any]:
-    """What a model's forward hands on to its attention."""
+    """Return what a model's forward hands on to its attention."""
     return {name: batch[name] for name in (LENGTHS, ENDS) if name in batch}
 
 
@@ -102,7 +107,8 @@ def attention(
     segment_ends: torch.Tensor,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Of [rows, heads, positions, size] each; gives [rows, positions, heads, size], nothing meant in padding.
+    """Attend by example over [rows, heads, positions, size] each; return [rows, positions, heads, size],
+    nothing meant in padding.
 
     `example_lengths`: of each row, in order; what is left of a row is padding. `segment_ends`: of `ends_of`,
     int32, on the device. `options`: of transformers' own; `scaling`, `dropout` and `softcap` count.
@@ -128,8 +134,8 @@ def attention(
 def _by_example(
     given: Sequence[torch.Tensor], lengths: Sequence[Sequence[int]], width: int, **options: Any
 ) -> torch.Tensor:
-    """Of query, key and value, [heads, positions, size] each: [positions, heads, size]. Split and joined
-    once, and so does the backward pass, the other way round.
+    """Attend over query, key and value, [heads, positions, size] each; return [positions, heads, size]. Split
+    and joined once, and so does the backward pass, the other way round.
     """
     sizes = [size for row in lengths for size in (*row, width - sum(row))]
     only_padding = not any(lengths)  # attended to: each rank's parameters want a gradient, if one of 0
@@ -151,8 +157,8 @@ def _by_example(
 
 
 def variable_length_kernel(query: torch.Tensor, value: torch.Tensor) -> Kernel | None:
-    """A kernel of (query, key, value, ends, longest, scaling), of [positions, heads, size] each; None where
-    this device, type or size has none.
+    """Return a kernel of (query, key, value, ends, longest, scaling), of [positions, heads, size] each; None
+    where this device, type or size has none.
     """
     if query.device.type != "cuda" or query.shape[-1] != value.shape[-1] or query.shape[-1] > FLASH_SIZE:
         return None
@@ -164,14 +170,16 @@ def variable_length_kernel(query: torch.Tensor, value: torch.Tensor) -> Kernel |
 
 
 def _dtype(x: torch.Tensor) -> torch.dtype:
-    """In which it is multiplied."""
+    """Return the type in which `x` is multiplied."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 @cache
 def installed_kernel() -> Kernel | None:
-    """torch's own, of a version that takes a window and shared heads, or flash-attn's, where that loads."""
+    """Return torch's own kernel, of a version that takes a window and shared heads, or flash-attn's, where
+    that loads.
+    """
     if importlib.util.find_spec("torch.nn.attention.varlen"):
         from torch.nn.attention.varlen import varlen_attn
 
@@ -185,7 +193,7 @@ def installed_kernel() -> Kernel | None:
 
 
 def _in(dtype: torch.dtype, kernel: Kernel) -> Kernel:
-    """These kernels know nothing of autocast."""
+    """Cast the inputs for a kernel: these know nothing of autocast."""
 
     def typed(query: Any, key: Any, value: Any, *rest: Any) -> torch.Tensor:
         return kernel(query.to(dtype), key.to(dtype), value.to(dtype), *rest)

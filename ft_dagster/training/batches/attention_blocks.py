@@ -1,4 +1,5 @@
-"""Causal attention over examples on a CPU in bf16: blocks of queries, each against the keys up to its end.
+"""Computes causal attention over examples on a CPU in bf16: blocks of queries, each against the keys up to
+its end.
 
 torch's own kernel there reaches a sixth of the rate of products, in its backward pass most of all. Here both
 passes are products and one softmax a block; scores are rounded to bf16, as eager attention rounds them, and
@@ -18,7 +19,7 @@ Block = tuple[int, int, int]  # first key, first query, end of both
 
 
 def blocks_of(lengths: Sequence[Sequence[int]], width: int) -> list[Block]:
-    """Of the examples of rows of `width`, laid end to end; none of padding."""
+    """Return the blocks of the examples of rows of `width`, laid end to end; none of padding."""
     found = []
     for number, row in enumerate(lengths):
         first = number * width
@@ -30,8 +31,8 @@ def blocks_of(lengths: Sequence[Sequence[int]], width: int) -> list[Block]:
 
 
 class BlockAttention(torch.autograd.Function):
-    """Of query [heads, positions, size], key and value [shared heads, positions, size]: [positions, heads,
-    size], 0 where no block is.
+    """Attends with query [heads, positions, size], key and value [shared heads, positions, size]: [positions,
+    heads, size], 0 where no block is.
     """
 
     @staticmethod
@@ -77,5 +78,5 @@ class BlockAttention(torch.autograd.Function):
 
 
 def _grouped(x: torch.Tensor, key: torch.Tensor, start: int, end: int) -> torch.Tensor:
-    """Those positions of [heads, positions, size], the heads that share a key behind one another."""
+    """Return those positions of [heads, positions, size], the heads that share a key behind one another."""
     return x[:, start:end].reshape(key.shape[0], -1, x.shape[-1])

@@ -1,4 +1,4 @@
-"""From bins to tensors: examples side by side, each with positions of its own and no attention mask.
+"""Turns bins into tensors: examples side by side, each with positions of its own and no attention mask.
 
 `attention.py` attends to each by its length. Where it does not apply, transformers derives a block-diagonal
 mask from where `position_ids` restart, with `attention_mask` absent and the cache off: an all-ones mask, or
@@ -65,22 +65,24 @@ class Collator:
 
 
 def side_by_side(bins: list[Bin], rows: int) -> list[list[Bin]]:
-    """Micro-batches of so many of them, in their order; the last may have fewer."""
+    """Return micro-batches of so many bins, in their order; the last may have fewer."""
     return [bins[first : first + rows] for first in range(0, len(bins), rows)]
 
 
 def shape_of(bins: list[Bin], examples: Examples, max_length: int) -> tuple[int, int]:
-    """(rows, width) of these bins as one micro-batch."""
+    """Return (rows, width) of these bins as one micro-batch."""
     longest = max(int(examples.lengths[ordinals].sum()) for ordinals in bins)
     return len(bins), _width(longest, max_length)
 
 
 def _width(longest: int, max_length: int) -> int:
-    """Of rows: wide ones in steps of 32, so that most steps ask the allocator for what the last one freed."""
+    """Return the width of rows: wide ones in steps of 32, so that most steps ask the allocator for what the
+    last one freed.
+    """
     stepped = longest if longest <= WIDE else -(-longest // STEP) * STEP
     return max(2, longest, min(stepped, max_length))
 
 
 def batch_digest(contents: list[bytes]) -> str:
-    """sha256 over shape, input_ids and labels of the micro-batches of one optimizer step."""
+    """Return the sha256 over shape, input_ids and labels of the micro-batches of one optimizer step."""
     return hashlib.sha256(b"".join(contents)).hexdigest()

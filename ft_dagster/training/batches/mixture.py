@@ -19,7 +19,8 @@ WAY_OUT = "Materialize training_mixture again"
 
 @dataclass(frozen=True)
 class Examples:
-    """One split: example i holds `tokens[starts[i]:starts[i + 1]]`; likewise `spans` with `span_starts`.
+    """Holds one split: example i holds `tokens[starts[i]:starts[i + 1]]`; likewise `spans` with
+    `span_starts`.
 
     Spans are flattened [start, end) pairs of positions whose token is a label. `shards` is the number
     of examples of each shard.
@@ -40,7 +41,7 @@ class Examples:
 
     @cached_property
     def trained(self) -> NDArray[np.int64]:
-        """Of each example, how many tokens have a label."""
+        """Count the labelled tokens of each example."""
         labels = np.concatenate([[0], np.cumsum(self.spans[1::2] - self.spans[::2])])
         return np.diff(labels[self.span_starts // 2]).astype(np.int64)
 
@@ -49,7 +50,7 @@ class Examples:
         return int(self.trained.sum())
 
     def read(self, ordinal: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Token ids of one example, and its labels: -100 where the token is not trained on."""
+        """Return the token ids of one example, and its labels: -100 where the token is not trained on."""
         ids = self.tokens[self.starts[ordinal] : self.starts[ordinal + 1]].astype(np.int64)
         labels = np.full_like(ids, -100)
         spans = self.spans[self.span_starts[ordinal] : self.span_starts[ordinal + 1]]
@@ -59,7 +60,7 @@ class Examples:
 
 
 def open_split(mixture: Path, split: str, scratch: Path) -> Examples | None:
-    """The split's examples, or None if the mixture has none. Raises UserError on a broken shard.
+    """Return the split's examples, or None if the mixture has none. Raises UserError on a broken shard.
 
     Token ids go through an unlinked file in `scratch`, so that a large mixture does not live in memory.
     """
@@ -98,9 +99,9 @@ def shard_files(mixture: Path, split: str) -> list[Path]:
 
 
 def read_records(mixture: Path, split: str = "train") -> list[str]:
-    """What each example was made of, by ordinal: `<source>:<row>`, the row's number in the data set's split
-    or in the corpus' part, whose evidence says which record that is. A mixture of an older version has the
-    record's leaf.
+    """Return what each example was made of, by ordinal: `<source>:<row>`, the row's number in the data set's
+    split or in the corpus' part, whose evidence says which record that is. A mixture of an older version has
+    the record's leaf.
     """
     import pyarrow.parquet as pq
 
@@ -143,7 +144,9 @@ def _starts(lengths: list[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 def _checked(examples: Examples, place: Path) -> Examples:
-    """Spans must lie inside their example and leave out its first token, which nothing predicts."""
+    """Return the examples once checked: spans must lie inside their example and leave out its first token,
+    which nothing predicts.
+    """
     first, last = examples.spans[::2], examples.spans[1::2]
     if len(first) != len(last) or (np.diff(examples.span_starts) % 2).any():
         raise UserError("trained_spans are not (start, end) pairs", file=place, fix=WAY_OUT)

@@ -1,4 +1,4 @@
-"""Packing: a pure function of example lengths, plan, seed and epoch; whole examples into bounded bins."""
+"""Packs whole examples into bounded bins: a pure function of example lengths, plan, seed and epoch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Bin = list[int]
 
 
 def epoch_order(shards: Sequence[int], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Ordinals of all examples in the order of one epoch: shards permuted, then the rows within each.
+    """Return the ordinals of all examples in the order of one epoch: shards permuted, then the rows within
+    each.
 
     `shards` is the number of examples of each shard. The stream is numpy's frozen MT19937.
     """
@@ -29,7 +30,9 @@ def epoch_order(shards: Sequence[int], seed: int, epoch: int) -> NDArray[np.int6
 
 
 def pack(lengths: Lengths, order: NDArray[np.int64], capacity: int) -> list[Bin]:
-    """First-fit of the examples, in `order`, into bins of `capacity` tokens; of too many the fullest goes."""
+    """Pack the examples first-fit, in `order`, into bins of `capacity` tokens; of too many open bins the
+    fullest is closed.
+    """
     packed: list[Bin] = []
     opened: list[Bin] = []
     room = np.zeros(OPEN_BINS + 1, np.int64)
@@ -54,7 +57,9 @@ def pack(lengths: Lengths, order: NDArray[np.int64], capacity: int) -> list[Bin]
 def epoch_bins(
     lengths: Lengths, shards: Sequence[int], capacity: int | None, seed: int, epoch: int
 ) -> list[Bin]:
-    """The bins of one epoch, in the order in which they are trained on; no capacity: one example each."""
+    """Return the bins of one epoch, in the order in which they are trained on; no capacity: one example
+    each.
+    """
     order = epoch_order(shards, seed, epoch)
     if capacity is None:
         return [[ordinal] for ordinal in order.tolist()]
@@ -69,7 +74,7 @@ def schedule(  # noqa: PLR0917
     seed: int,
     ranks: int = 1,
 ) -> list[Bin]:
-    """All bins of the training, in order: `max_steps` of them if given, else `num_train_epochs`.
+    """Return all bins of the training, in order: `max_steps` of them if given, else `num_train_epochs`.
 
     Over several ranks, empty bins fill up the last micro-batches: each rank gets as many as the others.
     """
@@ -103,12 +108,14 @@ def total_steps(bins: int, settings: TrainingSettings, ranks: int = 1) -> int:
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """Where validation loss is measured and a checkpoint written: evenly spaced, the last step among them."""
+    """Return the steps at which validation loss is measured and a checkpoint written: evenly spaced, the last
+    step among them.
+    """
     return sorted({max(1, round(steps * i / evaluations)) for i in range(1, evaluations + 1)})
 
 
 def fewer_evaluations(at: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Steps to measure at, ever fewer of them: all, every second, every fourth, to the last one alone.
+    """Yield steps to measure at, ever fewer of them: all, every second, every fourth, to the last one alone.
 
     Each is a part of the one before, so that trainings which can pay for different numbers meet at some.
     """

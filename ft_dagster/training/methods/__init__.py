@@ -1,4 +1,4 @@
-"""How training methods compute, one file each, found by the name that plan.json's `method` has.
+"""Computes training methods, one file each, found by the name that plan.json's `method` has.
 
 `<name>.py` holds the class of that name in capitals, without underscores: `lora_8bit.py` has `Lora8bit`.
 """
@@ -27,7 +27,7 @@ Precision = Literal["bf16", "fp32"]
 
 
 class TaughtBy(ABC):
-    """How a method builds the model that it trains, and saves it; made of the `method` part of plan.json."""
+    """Builds the model that a method trains, and saves it; made of the `method` part of plan.json."""
 
     def __init__(self, settings: MethodSettings) -> None:
         self.name = settings.name
@@ -35,15 +35,15 @@ class TaughtBy(ABC):
 
     @property
     def quantization(self) -> Quantization | None:
-        """Of its frozen base."""
+        """Return how the method quantizes its frozen base."""
         return self.known.quantization
 
     @abstractmethod
     def build(
         self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
     ) -> PreTrainedModel:
-        """The model, trained weights in fp32, frozen ones in `precision`, those of `shared` where it holds
-        such a base. Raises UserError.
+        """Return the model, trained weights in fp32, frozen ones in `precision`, those of `shared` where it
+        holds such a base. Raises UserError.
         """
 
     @abstractmethod
@@ -57,7 +57,7 @@ class TaughtBy(ABC):
 
 
 def taught_by(settings: MethodSettings) -> TaughtBy:
-    """The method that a plan names. Raises UserError for settings that it cannot have."""
+    """Return the method that a plan names. Raises UserError for settings that it cannot have."""
     name = method_of(settings.name).name
     module = importlib.import_module(f"{__name__}.{name}")
     kind = getattr(module, "".join(part.capitalize() for part in name.split("_")))
@@ -66,5 +66,7 @@ def taught_by(settings: MethodSettings) -> TaughtBy:
 
 
 def packs(plan: Plan) -> bool:
-    """Whether a training puts several examples into a row: as planned, and never by a method that cannot."""
+    """Say whether a training puts several examples into a row: as planned, and never by a method that
+    cannot.
+    """
     return plan.training.packing and method_of(plan.method.name).packs

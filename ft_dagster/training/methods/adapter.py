@@ -1,4 +1,6 @@
-"""What the adapter methods share: a small trained part on a frozen base, saved in a layout others load."""
+"""Builds what the adapter methods share: a small trained part on a frozen base, saved in a layout others
+load.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ CONFIG_FILE = "adapter_config.json"
 
 
 class Adapter(TaughtBy):
-    """A method that PEFT knows; subclasses say with which configuration. `activations`: the type of what is
-    not quantized of a quantized base; None: fp32.
+    """Trains by a method that PEFT knows; subclasses say with which configuration. `activations`: the type of
+    what is not quantized of a quantized base; None: fp32.
     """
 
     activations: Precision | None = None
@@ -37,7 +39,7 @@ class Adapter(TaughtBy):
     def build(
         self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
     ) -> PreTrainedModel:
-        """A PEFT model: the base frozen in `precision` or quantized, the adapter in fp32."""
+        """Return a PEFT model: the base frozen in `precision` or quantized, the adapter in fp32."""
         import torch
         from peft import get_peft_model
         from transformers import set_seed
@@ -75,8 +77,8 @@ class Adapter(TaughtBy):
         return load_base(base.folder, precision, **on_its_device())
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
-        """A quantized base to be trained above: frozen, and what is not quantized of it in the type of the
-        activations, since bitsandbytes gives what it multiplies the type of its input.
+        """Prepare a quantized base to be trained above: frozen, and what is not quantized of it in the type
+        of the activations, since bitsandbytes gives what it multiplies the type of its input.
         """
         from peft import prepare_model_for_kbit_training
 
@@ -92,7 +94,7 @@ class Adapter(TaughtBy):
 
     @abstractmethod
     def configure(self, model: PreTrainedModel, base: Base) -> Any:
-        """PEFT's configuration for this base. Raises UserError."""
+        """Return PEFT's configuration for this base. Raises UserError."""
 
     def settle(self, model: PreTrainedModel) -> None:
         """Change how the layers of a PEFT model compute, not what."""
@@ -101,7 +103,7 @@ class Adapter(TaughtBy):
         norms_in_one_piece(model)
 
     def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
-        """The configuration and the tensors to save, by the names PEFT loads."""
+        """Return the configuration and the tensors to save, by the names PEFT loads."""
         from peft import get_peft_model_state_dict
 
         tensors = get_peft_model_state_dict(
@@ -126,7 +128,7 @@ class Adapter(TaughtBy):
 
 
 def _quantized(name: str, kind: Quantization, base: Base, precision: Precision) -> PreTrainedModel:
-    """The base with its linear layers quantized. Raises UserError."""
+    """Return the base with its linear layers quantized. Raises UserError."""
     import torch
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
@@ -165,14 +167,14 @@ def _cannot(name: str, why: str) -> UserError:
 
 
 def _alone(tensor: Tensor) -> Tensor:
-    """On the CPU, in memory of its own, as safetensors asks."""
+    """Copy a tensor to the CPU, in memory of its own, as safetensors asks."""
     import torch
 
     return tensor.detach().to("cpu", copy=True).contiguous().clone(memory_format=torch.contiguous_format)
 
 
 def _portable(config: dict[str, Any], base_digest: str) -> dict[str, Any]:
-    """The configuration without this machine's paths, and with its sets in order."""
+    """Return the configuration without this machine's paths, and with its sets in order."""
     config = {**config, "inference_mode": True}
     config["base_model_name_or_path"] = f"sha256:{base_digest.removeprefix('sha256:')}"
     config.pop("peft_version", None)  # recorded in the manifest; an upgrade must not change the digest

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def on_its_device() -> dict[str, Any]:
-    """How `load_base` puts weights straight into the memory of this rank's GPU, and into none of the host's;
-    nothing where it trains on a CPU or by ZeRO-3, or no training was set up yet.
+    """Return how `load_base` puts weights straight into the memory of this rank's GPU, and into none of the
+    host's; nothing where it trains on a CPU or by ZeRO-3, or no training was set up yet.
     """
     from accelerate import PartialState
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -27,7 +27,7 @@ def on_its_device() -> dict[str, Any]:
 
 
 def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedModel:
-    """The causal language model in `folder`, weights in `precision`. Raises UserError."""
+    """Load the causal language model in `folder`, weights in `precision`. Raises UserError."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -60,7 +60,7 @@ def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedM
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`, with a pad token apart from eos where its vocabulary has one."""
+    """Load the tokenizer in `folder`, with a pad token apart from eos where its vocabulary has one."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -70,7 +70,9 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _pad_token(tokenizer: Any) -> str:
-    """Our batches never read padding, but whoever trains or serves this tokenizer next may mask pad = eos."""
+    """Choose a pad token: our batches never read padding, but whoever trains or serves this tokenizer next
+    may mask pad = eos.
+    """
     names = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
     vocabulary = tokenizer.get_vocab()
     usable = [name for name in names if name in vocabulary and name != tokenizer.eos_token]

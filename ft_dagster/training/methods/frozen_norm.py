@@ -1,4 +1,4 @@
-"""Frozen RMS norms in one piece: of each, autograd keeps its input and one number a position.
+"""Computes frozen RMS norms in one piece: of each, autograd keeps its input and one number a position.
 
 transformers' own keeps three tensors of its input's size in fp32. For norms that compute as Llama's does, as
 most do, and whose weight is not trained. Imported only where torch is.
@@ -37,7 +37,9 @@ def _same(one: CodeType | None, other: CodeType) -> bool:
 
 
 class _RmsNorm(torch.autograd.Function):
-    """w x / sqrt(mean(x^2) + epsilon) over the last dimension, in fp32 but for the product with w."""
+    """Computes w x / sqrt(mean(x^2) + epsilon) over the last dimension, in fp32 but for the product with
+    w.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight is trained, in fp32, and saved whole in bf16."""
+"""Trains every weight, in fp32, and saves the model whole in bf16."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Full(TaughtBy):
     def build(
         self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
     ) -> PreTrainedModel:
-        """All weights trainable: in fp32, or under DeepSpeed in `precision`, since it keeps fp32 masters. It
-        writes to its base, and so loads one of its own.
+        """Make all weights trainable: in fp32, or under DeepSpeed in `precision`, since it keeps fp32
+        masters. It writes to its base, and so loads one of its own.
         """
         from transformers.integrations.deepspeed import deepspeed_config
 
@@ -42,7 +42,9 @@ class Full(TaughtBy):
     def save(
         self, model: PreTrainedModel, payload: Path, base_digest: str, weights: Weights | None = None
     ) -> None:
-        """A plain transformers folder. Rounded to bf16 without bias: to the nearest, small updates vanish."""
+        """Save a plain transformers folder. Rounded to bf16 without bias: to the nearest, small updates
+        vanish.
+        """
         import torch
 
         from ft_dagster.training.rounding import round_unbiased
@@ -60,7 +62,9 @@ class Full(TaughtBy):
 
 
 def _settle_configuration(base: Path, payload: Path) -> None:
-    """The base's own configuration with the dtype as saved: training's settings (no cache) are not its."""
+    """Write the base's own configuration with the dtype as saved: training's settings (no cache) are not
+    its.
+    """
     config = json.loads((base / "config.json").read_text("utf-8"))
     config.pop("torch_dtype", None)
     write_json(payload / "config.json", tagged({**config, "dtype": "bfloat16"}))

@@ -1,4 +1,4 @@
-"""LoRA through PEFT: low-rank updates in fp32 over a frozen base; rsLoRA and DoRA are settings."""
+"""Trains LoRA through PEFT: low-rank updates in fp32 over a frozen base; rsLoRA and DoRA are settings."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Lora(Adapter):
         return concatenated_adapters(self.parent, config, tensors) if self.parent else (config, tensors)
 
     def _targets(self, model: PreTrainedModel) -> dict[str, Any]:
-        """The linear layers that get an update, by name; every declared name must match one."""
+        """Return the linear layers that get an update, by name; every declared name must match one."""
         linear = self._linear_layers(model)
         if self.settings.target_modules == "all-linear":
             return linear
@@ -87,7 +87,9 @@ class Lora(Adapter):
         return chosen
 
     def _linear_layers(self, model: PreTrainedModel) -> dict[str, Any]:
-        """By name, without the output head: the trained-positions loss would never train its adapter."""
+        """Return the linear layers by name, without the output head: the trained-positions loss would never
+        train its adapter.
+        """
         from torch.nn import Linear
         from transformers.pytorch_utils import Conv1D
 
@@ -118,14 +120,18 @@ class Lora(Adapter):
 
 
 def _sizes(layer: Any) -> tuple[int, int]:
-    """(in, out); quantized weights are stored in another shape, so the layer's own word comes first."""
+    """Return (in, out); quantized weights are stored in another shape, so the layer's own word comes
+    first.
+    """
     if hasattr(layer, "in_features"):
         return layer.in_features, layer.out_features
     return layer.weight.shape[0], layer.weight.shape[1]
 
 
 def _token_rows(model: PreTrainedModel, new: tuple[int, ...]) -> dict[str, list[int]] | None:
-    """The rows to train of the input embeddings, and of the output head where that has rows of its own."""
+    """Return the rows to train of the input embeddings, and of the output head where that has rows of its
+    own.
+    """
     if not new:
         return None
     layers = [model.get_input_embeddings()]

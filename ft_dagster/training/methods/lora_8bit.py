@@ -1,4 +1,4 @@
-"""LoRA over a base in 8 bits (LLM.int8)."""
+"""Trains LoRA over a base in 8 bits (LLM.int8)."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ft_dagster.training.methods.lora import Lora
 
 
 class Lora8bit(Lora):
-    """As LoRA; the base is quantized by what the method says of itself."""
+    """Trains as LoRA does; the base is quantized by what the method says of itself."""

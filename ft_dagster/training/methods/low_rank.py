@@ -1,4 +1,5 @@
-"""A LoRA layer in one piece: the products of PEFT's own, which takes its input to fp32 and back on the way.
+"""Computes a LoRA layer in one piece: the products of PEFT's own, which takes its input to fp32 and back on
+the way.
 
 What autograd keeps for such a layer is its input, with dropout a byte for each of its numbers, and the
 rank-wide product. Layers that do more than plain LoRA stay PEFT's own: DoRA, quantized ones, several adapters
@@ -20,7 +21,7 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class LowRankLinear(Linear):
-    """PEFT's linear layer with a LoRA, computed in one piece where that is all it does."""
+    """Computes PEFT's linear layer with a LoRA in one piece, where that is all it does."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         weight, autocast = self.base_layer.weight, torch.is_autocast_enabled(x.device.type)
@@ -52,7 +53,9 @@ def in_one_piece(model: nn.Module) -> None:
 
 
 class _LowRank(torch.autograd.Function):
-    """x W' + b + s D(x) A' B' of x [..., in], W [out, in], A [rank, in], B [out, rank]; D is dropout."""
+    """Computes x W' + b + s D(x) A' B' of x [..., in], W [out, in], A [rank, in], B [out, rank]; D is
+    dropout.
+    """
 
     @staticmethod
     def forward(  # noqa: PLR0917
@@ -93,9 +96,8 @@ class _LowRank(torch.autograd.Function):
 
 
 def _kept(like: torch.Tensor, dropout: float) -> torch.Tensor:
-    """int8: no bit set where an input is dropped, all of them elsewhere.
-
-    torch draws its numbers on a CPU one by one, which takes as long as the products; here it draws the seed.
+    """Draw a dropout mask as int8: no bit set where an input is dropped, all of them elsewhere. torch draws
+    its numbers on a CPU one by one, which takes as long as the products; here it draws the seed.
     """
     if like.device.type != "cpu" or type(like) is not torch.Tensor:  # or one that holds nothing
         return torch.empty_like(like, dtype=torch.int8).bernoulli_(1 - dropout).neg_()
@@ -105,7 +107,9 @@ def _kept(like: torch.Tensor, dropout: float) -> torch.Tensor:
 
 
 def _masked(x: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-    """x, and 0 where it is not kept. By its bits: on a CPU many times as fast as a mask of truth values."""
+    """Return x, and 0 where it is not kept. By its bits: on a CPU many times as fast as a mask of truth
+    values.
+    """
     if kept is None:
         return x
     bits = _BITS[x.dtype.itemsize]

@@ -1,4 +1,4 @@
-"""Prefix tuning (Li and Liang 2021): learned keys and values before the text, in every layer."""
+"""Trains prefix tuning (Li and Liang 2021): learned keys and values before the text, in every layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST_SCALE = 0.1
 
 
 class PrefixTuning(LearnedPrompt):
-    """They stand in the cache, so the logits are those of the text alone."""
+    """Trains keys and values that stand in the cache, so the logits are those of the text alone."""
 
     def build(
         self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
@@ -38,7 +38,7 @@ class PrefixTuning(LearnedPrompt):
 
 
 def _refuse_checkpointing(*args: Any, **kwargs: Any) -> NoReturn:
-    """transformers would drop the cache, the prefix with it, and go on."""
+    """Refuse gradient checkpointing: transformers would drop the cache, the prefix with it, and go on."""
     raise UserError(
         "prefix_tuning does not work with it: recomputed layers lose the prefix",
         field="training.gradient_checkpointing",

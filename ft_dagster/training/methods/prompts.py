@@ -1,4 +1,6 @@
-"""What prompt and prefix tuning share: learned positions before the text, and nothing within the base."""
+"""Builds what prompt and prefix tuning share: learned positions before the text, and nothing within the
+base.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class LearnedPrompt(Adapter):
-    """One example a row: PEFT hands no position_ids on, by which packed ones are told apart."""
+    """Trains one example a row: PEFT hands no position_ids on, by which packed ones are told apart."""
 
     def __init__(self, settings: PromptSettings) -> None:
         super().__init__(settings)

@@ -1,4 +1,4 @@
-"""QLoRA: LoRA over a base in 4-bit NormalFloat, whose quantization constants are quantized too."""
+"""Trains QLoRA: LoRA over a base in 4-bit NormalFloat, whose quantization constants are quantized too."""
 
 from __future__ import annotations
 

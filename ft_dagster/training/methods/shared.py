@@ -1,4 +1,4 @@
-"""One loaded base for trainings of a process that take turns on it.
+"""Lends one loaded base to trainings of a process that take turns on it.
 
 Each gets modules of its own over the same frozen weights, so that nothing of an adapter (layers, hooks,
 changed forwards, settings of its configuration) has to be taken off: the modules go with the training.
@@ -18,7 +18,7 @@ OF_LAYERS = ("quant_state", "CB", "SCB")  # what bitsandbytes' layers and their 
 
 
 class SharedBase:
-    """The frozen base that this process holds, of one kind at a time. `imported`: bytes of the process before
+    """Holds the frozen base of this process, of one kind at a time. `imported`: bytes of the process before
     it held a weight, once known. `was_held`: whether the last to ask took one that was loaded.
     """
 
@@ -34,8 +34,8 @@ class SharedBase:
         return self._model is not None
 
     def lend(self, kind: Hashable, load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-        """Modules of one's own over the base of this kind, which `load` loads unless it is held, whole: one
-        whose weights were written to is loaded anew. Raises what `load` raises.
+        """Lend modules of one's own over the base of this kind, which `load` loads unless it is held, whole:
+        one whose weights were written to is loaded anew. Raises what `load` raises.
         """
         self.was_held = self._model is not None and self._kind == kind and _marks(self._model) == self._marks
         if self._model is None or not self.was_held:
@@ -51,7 +51,9 @@ class SharedBase:
 
 
 def free_memory() -> None:
-    """Of what nobody holds: a model and its trainer are full of cycles, and the next needs their memory."""
+    """Free the memory of what nobody holds: a model and its trainer are full of cycles, and the next needs
+    their memory.
+    """
     import torch
 
     gc.collect()
@@ -60,7 +62,7 @@ def free_memory() -> None:
 
 
 def own_modules(model: PreTrainedModel) -> PreTrainedModel:
-    """The model's modules, buffers and configuration anew, over its very parameters."""
+    """Make the model's modules, buffers and configuration anew, over its very parameters."""
     held: list[Any] = list(model.parameters())
     for module in model.modules():
         for holder in (module, getattr(module, "state", None)):
@@ -69,7 +71,9 @@ def own_modules(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:
-    """As an adapter's method leaves it; int8 weights where their layer's first use would take them."""
+    """Freeze a model as an adapter's method leaves it; int8 weights go where their layer's first use would
+    take them.
+    """
     model.requires_grad_(False)
     for module in model.modules():
         if getattr(getattr(module, "weight", None), "CB", None) is not None:
@@ -78,7 +82,7 @@ def _frozen(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _marks(model: PreTrainedModel) -> list[tuple[Any, ...]]:
-    """What changes where a weight is written to, or another put in its place."""
+    """Return what changes where a weight is written to, or another put in its place."""
     return [
         (name, weight.data_ptr(), weight.dtype, weight._version, weight.requires_grad)
         for name, weight in model.named_parameters()

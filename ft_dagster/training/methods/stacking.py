@@ -1,4 +1,6 @@
-"""A second adapter above a parent's, which stays frozen and active; out comes one adapter with both in it."""
+"""Puts a second adapter above a parent's, which stays frozen and active; out comes one adapter with both in
+it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ UNSUPPORTED = {
 
 
 def check_parent(parent: ParentAdapter, *, use_dora: bool) -> None:
-    """Whether parent and child add up to one plain LoRA. Raises UserError."""
+    """Refuse a parent and a child that do not add up to one plain LoRA. Raises UserError."""
     if use_dora:
         raise _fold(parent.adapter, "a DoRA cannot be added to another adapter")
     _parent_config(parent.adapter)
@@ -57,7 +59,7 @@ def put_beneath(model: PreTrainedModel, parent: ParentAdapter) -> None:
 def concatenated_adapters(
     parent: ParentAdapter, config: dict[str, Any], tensors: Weights
 ) -> tuple[dict[str, Any], Weights]:
-    """Parent and child as one adapter of rank r1 + r2 and scale 1: their own scales go into B.
+    """Join parent and child into one adapter of rank r1 + r2 and scale 1: their own scales go into B.
 
     A layer that only one of them updates has zeros for the other. The child's token rows go along.
     """
@@ -93,13 +95,13 @@ def _scale(settings: dict[str, Any]) -> float:
 
 
 def _sizes(layer: str, found: list[Weights]) -> tuple[int, int]:
-    """(in, out) of a layer, from whichever adapter updates it."""
+    """Return (in, out) of a layer, from whichever adapter updates it."""
     weights = next(weights for weights in found if layer + _A in weights)
     return weights[layer + _A].shape[1], weights[layer + _B].shape[0]
 
 
 def _parent_config(folder: Path) -> LoraConfig:
-    """The parent's configuration, if it is a plain LoRA. Raises UserError."""
+    """Return the parent's configuration, if it is a plain LoRA. Raises UserError."""
     from peft import LoraConfig, PeftConfig
 
     if not (folder / CONFIG_FILE).exists() or not (folder / WEIGHTS_FILE).exists():

@@ -1,1 +1,1 @@
-"""What a training shows of itself: forgetting, the adapter's spectrum, its curves in words, its work."""
+"""Watches a training: forgetting, the adapter's spectrum, its curves in words, its work."""

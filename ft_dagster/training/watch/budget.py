@@ -1,4 +1,5 @@
-"""The budget of measuring: on how many examples, and at which looks, what a share of the training pays for.
+"""Decides the budget of measuring: on how many examples, and at which looks, what a share of the training
+pays for.
 
 Pure functions. A look is step 0, each evaluation, or the exported model. Figures are served in an order: the
 fewest examples of each and what a limit needs at every look, at as many evaluations as that leaves; then more
@@ -26,7 +27,7 @@ Limited = Literal["general", "questions"]  # what `general_loss_limit` and `benc
 
 
 class ForwardWork(NamedTuple):
-    """What is computed, as `FlopsModel.sum` takes it."""
+    """Counts what is computed, as `FlopsModel.sum` takes it."""
 
     slots: int
     squares: int
@@ -36,7 +37,7 @@ class ForwardWork(NamedTuple):
 
 
 def work_of_micro_batch(bins: Sequence[Bin], examples: Examples, attends: Attends) -> ForwardWork:
-    """Of bins side by side, the padding of the shorter ones among it."""
+    """Count the work of bins side by side, the padding of the shorter ones included."""
     chosen = [np.array(ordinals, np.int64) for ordinals in bins]
     lengths = [examples.lengths[ordinals] for ordinals in chosen]
     width = max(2, *(int(each.sum()) for each in lengths))
@@ -47,21 +48,23 @@ def work_of_micro_batch(bins: Sequence[Bin], examples: Examples, attends: Attend
 
 
 def work_of(bins: Sequence[Bin], examples: Examples, attends: Attends) -> ForwardWork:
-    """Of these bins one by one, so that no micro-batch's padding counts; nor do passes."""
+    """Count the work of these bins one by one, so that no micro-batch's padding counts; nor do passes."""
     each = [work_of_micro_batch([ordinals], examples, attends) for ordinals in bins]
     return ForwardWork(*map(sum, zip(*each, strict=True)))._replace(micro_batches=0)
 
 
 def forward_share(method: MethodSettings, *, gradient_checkpointing: bool) -> float:
-    """A forward pass over what a training does at the same positions, in multiplications a weight: 2 forward,
-    2 for the gradients of activations, 2 for those of weights that are trained, 2 where it is recomputed.
+    """Return a forward pass's share of what a training does at the same positions, in multiplications a
+    weight: 2 forward, 2 for the gradients of activations, 2 for those of weights that are trained, 2 where it
+    is recomputed.
     """
     trained = 0 if method_of(method.name).freezes else 2
     return 2 / (4 + trained + (2 if gradient_checkpointing else 0))
 
 
 def prefixes(count: int) -> Iterator[int]:
-    """The sizes that a sample of `count` examples may have: 8, doubled while it is less than all, and all.
+    """Yield the sizes that a sample of `count` examples may have: 8, doubled while it is less than all, and
+    all.
 
     Two trainings on the same rows then share a prefix, on which they can be compared.
     """
@@ -75,8 +78,8 @@ def prefixes(count: int) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one look, in any one unit: of the first n examples of a split, by n; of the questions; of the
-    general prompts.
+    """Holds the costs of one look, in any one unit: of the first n examples of a split, by n; of the
+    questions; of the general prompts.
     """
 
     validation: Mapping[int, float] = field(default_factory=dict)
@@ -87,8 +90,8 @@ class Costs:
 
 @dataclass(frozen=True)
 class Allotment:
-    """Number of evaluations, examples of each split (0: there is none), and what is measured at the looks
-    between as well.
+    """Says how many evaluations there are, examples of each split (0: there is none), and what is measured at
+    the looks between as well.
 
     `spent`: by all looks, in the unit of the costs; `allowed`: None where there is no budget.
     """
@@ -104,7 +107,7 @@ class Allotment:
 
     @property
     def over(self) -> bool:
-        """Whether the least that is worth measuring takes more than is allowed."""
+        """Say whether the least that is worth measuring takes more than is allowed."""
         return self.allowed is not None and self.spent > self.allowed
 
 
@@ -114,7 +117,7 @@ def allot(
     allowed: float | None,
     limited: AbstractSet[Limited] = frozenset(),
 ) -> Allotment:
-    """What `allowed` pays for in a training of so many evaluations; None: everything, at every look.
+    """Decide what `allowed` pays for in a training of so many evaluations; None: everything, at every look.
 
     `evaluations`: the numbers to choose from, the most first; the last is taken even where it is too dear.
     `limited`: what a limit needs at every look, whatever that takes. The look at step 0 is paid for, though
@@ -140,7 +143,7 @@ def allot(
 def _more(
     validation: Sequence[int], general: Sequence[int], limited: AbstractSet[Limited]
 ) -> Iterator[tuple[str, int]]:
-    """(what of an allotment, its value): what is asked for next, in the order in which it is served."""
+    """Yield (field of an allotment, its value) in the order in which they are served."""
     if "general" in limited:
         yield from (("general", size) for size in general)
     for size in sorted({*validation, *general}):

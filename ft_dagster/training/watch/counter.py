@@ -1,4 +1,4 @@
-"""FLOPs of what runs under it, by torch's own formulas. Imported only where torch is."""
+"""Counts FLOPs of what runs under it, by torch's own formulas. Imported only where torch is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss curves in words: diverging, overfitting, on a plateau while still high, falling to the end.
+"""Puts the loss curves into words: diverging, overfitting, on a plateau while still high, falling to the end.
 
 Pure functions over [(step, loss)]. The training loss of single steps is noisy: means over parts of the
 training are compared, against the noise of those means.
@@ -29,20 +29,20 @@ SIGMAS = 2.0  # of the difference of two means, to call it one
 
 @dataclass(frozen=True)
 class Knobs:
-    """What a method can be told to change: how it calls its capacity, and its value."""
+    """Names what a method can be told to change: how it calls its capacity, and its value."""
 
     capacity: str | None = None
     value: int = 0
 
     @classmethod
     def of(cls, method: MethodSettings) -> Knobs:
-        """From the `method` part of a plan; full fine-tuning has no such knob."""
+        """Make the knobs from the `method` part of a plan; full fine-tuning has no such knob."""
         name = method.capacity
         return cls(name, getattr(method, name)) if name else cls()
 
 
 def advice(training: Curve, validation: Curve, knobs: Knobs, *, rank_collapsed: bool = False) -> list[str]:
-    """What the curves say and what to try; nothing where they look as they should.
+    """Say what the curves show and what to try; nothing where they look as they should.
 
     `rank_collapsed`: the spectrum shows unused ranks, so more of them would not help.
     """
@@ -50,7 +50,9 @@ def advice(training: Curve, validation: Curve, knobs: Knobs, *, rank_collapsed: 
 
 
 def findings(training: Curve, validation: Curve) -> list[Finding]:
-    """The first that holds of diverging, overfitting, plateau and falling: each explains the later ones."""
+    """Return the first that holds of diverging, overfitting, plateau and falling: each explains the later
+    ones.
+    """
     if diverging(training):
         return ["diverging"]
     if overfitting(training, validation):
@@ -63,7 +65,7 @@ def findings(training: Curve, validation: Curve) -> list[Finding]:
 
 
 def diverging(training: Curve) -> bool:
-    """The last third of the training is worse than the best third before it, beyond noise."""
+    """Say whether the last third of the training is worse than the best third before it, beyond noise."""
     parts = _thirds(training)
     if not parts:
         return False
@@ -72,7 +74,7 @@ def diverging(training: Curve) -> bool:
 
 
 def overfitting(training: Curve, validation: Curve) -> bool:
-    """Validation rises from its lowest to the end, while the training loss goes on falling."""
+    """Say whether validation rises from its lowest to the end, while the training loss goes on falling."""
     measured = [point for point in validation if point[0] > 0]
     if len(measured) < 2:
         return False
@@ -85,7 +87,7 @@ def overfitting(training: Curve, validation: Curve) -> bool:
 
 
 def plateau_high(training: Curve) -> bool:
-    """The loss stands still from the middle third to the last, with most of it unlearned."""
+    """Say whether the loss stands still from the middle third to the last, with most of it unlearned."""
     parts = _thirds(training)
     if not parts:
         return False
@@ -94,7 +96,9 @@ def plateau_high(training: Curve) -> bool:
 
 
 def still_falling(training: Curve, validation: Curve) -> bool:
-    """The loss fell to the end: the last validation is the lowest by a margin, or, without, by training."""
+    """Say whether the loss fell to the end: the last validation is the lowest by a margin, or, without, by
+    training.
+    """
     measured = [loss for _, loss in validation]
     if len(measured) >= 3:
         return measured[-1] < (1 - FALL) * min(measured[:-1])
@@ -124,7 +128,7 @@ def _words(finding: Finding, knobs: Knobs, rank_collapsed: bool) -> str:
 
 
 def _thirds(training: Curve) -> list[list[float]]:
-    """The losses in three parts of equal length; nothing where they are too few."""
+    """Return the losses in three parts of equal length; nothing where they are too few."""
     losses = [loss for _, loss in training]
     if len(losses) < FEWEST_STEPS:
         return []
@@ -137,6 +141,6 @@ def _falls(before: list[float], after: list[float]) -> bool:
 
 
 def _differ(one: list[float], other: list[float]) -> bool:
-    """Whether the means differ by more than their noise explains (Welch's statistic over `SIGMAS`)."""
+    """Say whether the means differ by more than their noise explains (Welch's statistic over `SIGMAS`)."""
     noise = math.sqrt(variance(one) / len(one) + variance(other) / len(other))
     return abs(fmean(one) - fmean(other)) > SIGMAS * noise

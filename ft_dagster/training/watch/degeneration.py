@@ -1,4 +1,4 @@
-"""Signs of degeneration while it trains: what `evaluation.degeneration` writes, leaving no trace."""
+"""Finds signs of degeneration while it trains: what `evaluation.degeneration` writes, leaving no trace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ IDENTITY = {"prompts": list(WATCHED), "tokens": WATCHED_TOKENS}  # what is asked
 
 
 def degeneration(model: Any, tokenizer: Any) -> dict[str, Any]:
-    """{"repeated": share of 4-grams seen before in the same answer, "empty": share of answers, "answers": …}.
+    """Return {"repeated": share of 4-grams seen before in the same answer, "empty": share of answers,
+    "answers": …}.
 
     The means of four of its prompts, answered more briefly.
     """
@@ -27,6 +28,6 @@ def degeneration(model: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def work(tokenizer: Any) -> ForwardWork:
-    """Of answering once: all prompts and all that may be written."""
+    """Count the work of answering once: all prompts and all that may be written."""
     written = len(WATCHED) * WATCHED_TOKENS
     return ForwardWork(sum(len(tokenizer(prompt)["input_ids"]) for prompt in WATCHED) + written, 0, written)

@@ -1,4 +1,4 @@
-"""What a look at a base gave, kept by content on this host, for the next training that starts from it.
+"""Keeps what a look at a base gave, by content on this host, for the next training that starts from it.
 
 An adapter whose update is zero, or a model not yet trained, computes what its base computes, to the bit: a
 soft prompt does not. Kept under all that the bits depend on, so that no result tells whether it was kept.
@@ -29,14 +29,16 @@ HOW = 3  # raised where a look computes otherwise: 3 by the shapes of its micro-
 
 
 class FirstLooks:
-    """Values by what was measured, one file each; a damaged one counts for nothing. `folder` None: none."""
+    """Keeps values by what was measured, one file each; a damaged one counts for nothing. `folder` None:
+    none.
+    """
 
     def __init__(self, folder: Path | None, base: Mapping[str, Any]) -> None:
-        """`base`: see `identity_of`."""
+        """Keep values in `folder`. `base`: see `identity_of`."""
         self._folder, self._base = folder, dict(base)
 
     def read(self, what: Mapping[str, Any]) -> Any:
-        """The value, or None."""
+        """Return the value, or None."""
         if self._folder is None:
             return None
         asked = {"base": self._base, **what}
@@ -65,8 +67,8 @@ class FirstLooks:
 
 
 def first_looks(run: TrainingRun, member: Member, chat: Mapping[str, Any] | None = None) -> FirstLooks:
-    """Those of the base of this training; none where its first look is not its base's. `chat`: see
-    `data.chat_rules`.
+    """Return the first looks at the base of this training; none where its first look is not its base's.
+    `chat`: see `data.chat_rules`.
     """
     if isinstance(member.plan.method, PromptSettings):
         return FirstLooks(None, {})
@@ -74,7 +76,9 @@ def first_looks(run: TrainingRun, member: Member, chat: Mapping[str, Any] | None
 
 
 def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
-    """All that the bits of a first look depend on, beside what is looked at and in which micro-batches."""
+    """Return all that the bits of a first look depend on, beside what is looked at and in which
+    micro-batches.
+    """
     import peft
     import torch
     import transformers
@@ -104,13 +108,15 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
 
 
 def _activations(method: MethodSettings) -> dict[str, str]:
-    """Where a plan says their type; nothing of older plans, whose looks were kept without."""
+    """Return the type of activations where a plan says it; nothing of older plans, whose looks were kept
+    without.
+    """
     of_lora = isinstance(method, QloraSettings) and method.activations
     return {"activations": of_lora} if of_lora else {}
 
 
 class KeptLook(NamedTuple):
-    """`used`: when a training last made or took it, seconds since 1970."""
+    """Describes a kept look. `used`: when a training last made or took it, seconds since 1970."""
 
     file: Path
     bytes: int
@@ -118,7 +124,9 @@ class KeptLook(NamedTuple):
 
 
 def kept_looks(folder: Path) -> list[KeptLook]:
-    """All of a folder, damaged ones and drafts among them; none of one that this user cannot read."""
+    """Return all looks of a folder, damaged ones and drafts among them; none of one that this user cannot
+    read.
+    """
     found, files = [], list[Path]()
     with suppress(OSError):
         files = list(folder.iterdir())
@@ -130,7 +138,7 @@ def kept_looks(folder: Path) -> list[KeptLook]:
 
 
 def forget(look: KeptLook) -> bool:
-    """Whether it went; not where a training took it since it was listed."""
+    """Remove a look and say whether it went; not where a training took it since it was listed."""
     try:
         if look.file.lstat().st_mtime != look.used:
             return False

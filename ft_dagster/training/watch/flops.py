@@ -1,4 +1,5 @@
-"""FLOPs of a training: counted by torch on the model's shapes alone, then a polynomial in what was computed.
+"""Counts the FLOPs of a training: by torch on the model's shapes alone, then a polynomial in what was
+computed.
 
 Matrix products are counted, forward and backward, as torch's FlopCounterMode does; attention over all pairs
 of positions of what attends to itself, an example or a whole row (kernels that skip what comes later do
@@ -30,8 +31,8 @@ WIDTH, COLUMNS = 32, 8
 
 @dataclass(frozen=True)
 class FlopsModel:
-    """FLOPs of forward and backward: per position computed, per squared length of what attends to itself,
-    per trained token (the output head), per row (virtual tokens) and per forward pass (DoRA's norms).
+    """Holds FLOPs of forward and backward: per position computed, per squared length of what attends to
+    itself, per trained token (the output head), per row (virtual tokens) and per forward pass (DoRA's norms).
     """
 
     per_token: int
@@ -41,11 +42,13 @@ class FlopsModel:
     per_pass: int = 0
 
     def of(self, rows: int, width: int, columns: int) -> int:
-        """One micro-batch: `rows` of `width` positions, the output head at `columns` of them."""
+        """Return the FLOPs of one micro-batch: `rows` of `width` positions, the output head at `columns` of
+        them.
+        """
         return self.sum(rows * width, rows * width**2, rows * columns, rows, 1)
 
     def spent(self, journal: Journal) -> int:
-        """What the journal's steps have cost."""
+        """Return what the journal's steps have cost."""
         return self.sum(
             journal.slots, journal.squares, journal.trained_tokens, journal.rows, journal.micro_batches
         )
@@ -64,7 +67,8 @@ class FlopsModel:
 
 
 def count_flops(base: Base, method: MethodSettings, *, gradient_checkpointing: bool) -> FlopsModel | None:
-    """The model of a training; None where the architecture cannot run on shapes alone (routing by values).
+    """Return the FLOPs model of a training; None where the architecture cannot run on shapes alone (routing
+    by values).
 
     Counts a few layers and extrapolates where they are alike, so it takes seconds for any size.
     `method`: the part of plan.json.
@@ -74,7 +78,9 @@ def count_flops(base: Base, method: MethodSettings, *, gradient_checkpointing: b
 
 
 def config_file(base: Base) -> Path:
-    """Its configuration; of a base without weights, what stands for its folder is the file itself."""
+    """Return a base's configuration; of a base without weights, what stands for its folder is the file
+    itself.
+    """
     return base.folder if base.folder.is_file() else base.folder / "config.json"
 
 
@@ -96,7 +102,8 @@ def count_row(
     gradient_checkpointing: bool,
     alike: bool = False,
 ) -> int | None:
-    """Of one row of `length` tokens with `trained` labels: what `count` gives for it, from fewer runs.
+    """Return the FLOPs of one row of `length` tokens with `trained` labels: what `count` gives for it, from
+    fewer runs.
 
     For a plan, which asks about one length; None as `count`. `alike`: the caller knows that all layers are.
     """
@@ -131,7 +138,9 @@ def _count_row(
 def shapes_of(
     base: Base, method: MethodSettings, checkpointing: bool, layers: int | None = None
 ) -> PreTrainedModel:
-    """The model as it trains, its weights fake tensors, cut to its first `layers`. Raises UserError."""
+    """Return the model as it trains, its weights fake tensors, cut to its first `layers`. Raises
+    UserError.
+    """
     import torch
     from transformers import AutoConfig
 
@@ -152,7 +161,7 @@ def shapes_of(
 
 
 def measure(model: PreTrainedModel) -> FlopsModel:
-    """The polynomial's coefficients, from as many counts."""
+    """Measure the polynomial's coefficients, from as many counts."""
     first, second, third = (flops(model, 1, times * WIDTH, COLUMNS) for times in (1, 2, 3))
     per_square = (third - 2 * second + first) // (2 * WIDTH**2)
     per_token = (second - first) // WIDTH - 3 * WIDTH * per_square
@@ -163,7 +172,7 @@ def measure(model: PreTrainedModel) -> FlopsModel:
 
 
 def flops(model: PreTrainedModel, rows: int, width: int, columns: int) -> int:
-    """Counted: forward and backward of the loss at `columns` positions of each row."""
+    """Count forward and backward of the loss at `columns` positions of each row."""
     import torch
 
     from ft_dagster.fake_tensors import FakeMode
@@ -182,7 +191,7 @@ def flops(model: PreTrainedModel, rows: int, width: int, columns: int) -> int:
 
 
 def _extrapolated(base: Base, method: MethodSettings, checkpointing: bool) -> FlopsModel | None:
-    """From the first layers; None where the model has few, or they differ in cost."""
+    """Extrapolate from the first layers; None where the model has few, or they differ in cost."""
     from transformers import AutoConfig
 
     layers = getattr(AutoConfig.from_pretrained(base.folder), "num_hidden_layers", None)
@@ -202,7 +211,7 @@ def _extrapolated(base: Base, method: MethodSettings, checkpointing: bool) -> Fl
 
 
 def _alike(base: Base) -> bool:
-    """Whether all layers cost the same: eager attention over a window costs what it costs over all."""
+    """Say whether all layers cost the same: eager attention over a window costs what it costs over all."""
     config = json.loads(config_file(base).read_text("utf-8"))
     kinds = {kind.replace("sliding", "full") for kind in config.get("layer_types") or ()}
     return len(kinds) <= 1

@@ -1,4 +1,6 @@
-"""What a training forgets: the rise of the loss on general text, a benchmark's fall, and their limits."""
+"""Measures what a training forgets: the rise of the loss on general text, a benchmark's fall, and their
+limits.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ GENERATED = 256  # tokens of an answer where a task does not say: lm-eval's own
 
 
 class Benchmark:
-    """A few questions of each declared lm-eval task, the same every time, put to a model in training."""
+    """Puts a few questions of each declared lm-eval task, the same every time, to a model in training."""
 
     def __init__(self, benchmarks: Benchmarks, questions: int, base: Path, output: Path) -> None:
         """Reads the tasks and draws the questions; what it makes of them lies in `output`. Raises UserError
@@ -50,14 +52,16 @@ class Benchmark:
 
     @property
     def asked(self) -> str:
-        """How many questions of how many."""
+        """Say how many questions are asked of how many."""
         drawn = sum(len(each) for _, chosen in self._tasks.values() for each in chosen.values())
         known = sum(len(part.eval_docs) for parts, _ in self._tasks.values() for part in parts.values())
         return f"{drawn:,} of {known:,} questions"
 
     @cached_property
     def work(self) -> ForwardWork:
-        """Of asking once: a question's text once, its answers or as much as may be generated."""
+        """Count the work of asking once: a question's text once, its answers or as much as may be
+        generated.
+        """
         requests = [
             request.args
             for parts, chosen in self._tasks.values()
@@ -70,7 +74,7 @@ class Benchmark:
         return ForwardWork(asked + answered, 0, answered)
 
     def ask(self, model: Any) -> dict[str, float]:
-        """Accuracy by task (its main metric, over the questions drawn) and their "mean"."""
+        """Return accuracy by task (its main metric, over the questions drawn) and their "mean"."""
         from lm_eval.evaluator import evaluate
 
         from ft_dagster.evaluation.models.model import TokenBatchedLM
@@ -91,13 +95,17 @@ class Benchmark:
         return {**scores, "mean": sum(scores.values()) / len(scores)}
 
     def _seeded(self, parts: dict[str, Any]) -> dict[str, Any]:
-        """With the examples before a question drawn from the beginning, the same at every look."""
+        """Seed the parts so that the examples before a question are drawn from the beginning, the same at
+        every look.
+        """
         for part in parts.values():
             part.set_fewshot_seed(seed=self._seed)
         return parts
 
     def _answer_tokens(self, args: tuple[Any, ...]) -> int:
-        """Of a request: (text, answer) to be scored, (text, settings) to be generated, (text,) in itself."""
+        """Count the answer's tokens in a request: (text, answer) to be scored, (text, settings) to be
+        generated, (text,) in itself.
+        """
         answer = args[1] if len(args) > 1 else ""
         if isinstance(answer, str):
             return len(self._tokenizer(answer)["input_ids"])
@@ -105,7 +113,7 @@ class Benchmark:
 
 
 def benchmark_of(run: TrainingRun, member: Member) -> Benchmark | None:
-    """The questions that a member declares, None where it declares none. Raises UserError."""
+    """Return the questions that a member declares, None where it declares none. Raises UserError."""
     asked, questions = member.benchmarks, member.plan.training.watch.questions
     if asked is None or not asked.tasks or not questions:
         return None
@@ -113,7 +121,7 @@ def benchmark_of(run: TrainingRun, member: Member) -> Benchmark | None:
 
 
 def general_rise(general: Mapping[int, float], step: int) -> float | None:
-    """Nats a token over step 0; None where either was not measured."""
+    """Return the rise in nats a token over step 0; None where either was not measured."""
     first, now = general.get(0), general.get(step)
     return None if first is None or now is None else now - first
 
@@ -127,8 +135,8 @@ def benchmark_fall(observations: Sequence[Mapping[str, Any]], step: int) -> floa
 def passed(
     watch: WatchSettings, general: Mapping[int, float], observations: Sequence[Mapping[str, Any]], step: int
 ) -> str | None:
-    """Which limit the model of `step` is beyond, in words; None within them, or where it was not measured.
-    What is not finite is beyond each.
+    """Say which limit the model of `step` is beyond, in words; None within them, or where it was not
+    measured. What is not finite is beyond each.
     """
     rise, fall = general_rise(general, step), benchmark_fall(observations, step)
     limit = watch.general_loss_limit
@@ -141,7 +149,7 @@ def passed(
 
 
 def _requests(task: Any, chosen: list[int]) -> list[Any]:
-    """Those that lm-eval makes of these documents."""
+    """Return the requests that lm-eval makes of these documents."""
     task.build_all_requests(samples=chosen)
     return list(task.instances)
 
@@ -159,7 +167,7 @@ def _configure(task: Any, entry: str) -> None:
 
 
 def _accuracy(name: str, rows: Sequence[Mapping[str, Any]]) -> float:
-    """The mean of the main metric over the questions. Raises UserError unless it is a share."""
+    """Return the mean of the main metric over the questions. Raises UserError unless it is a share."""
     from ft_dagster.gate.samples import main_metric
 
     numbers = [key for key in rows[0]["metrics"] if isinstance(rows[0][key], int | float)]

@@ -1,4 +1,4 @@
-"""The loss on held-out examples: on a sample, the same at every look, block by block.
+"""Measures the loss on held-out examples: on a sample, the same at every look, block by block.
 
 A sample is a prefix of the split in the order of the examples' content, so that it changes little when rows
 are added, and two trainings on the same rows share a prefix. Each block is laid out and summed alone: what
@@ -31,8 +31,8 @@ LOGIT_BYTES = 4e9  # of whole logits in fp32, at a measurement
 
 
 class HeldOutBlock(NamedTuple):
-    """Examples of a sample that are measured together. `upto`: how many the sample has with them; `tokens`,
-    `trained_tokens`: theirs; `digest`: of their content and layout.
+    """Holds examples of a sample that are measured together. `upto`: how many the sample has with them;
+    `tokens`, `trained_tokens`: theirs; `digest`: of their content and layout.
     """
 
     upto: int
@@ -44,7 +44,7 @@ class HeldOutBlock(NamedTuple):
 
 @dataclass(frozen=True)
 class HeldOutSample:
-    """The measured examples of a split."""
+    """Holds the measured examples of a split."""
 
     examples: Examples
     blocks: tuple[HeldOutBlock, ...]
@@ -62,7 +62,9 @@ class HeldOutSample:
 
 
 def blocks_of(examples: Examples, capacity: int | None) -> Iterator[HeldOutBlock]:
-    """Of the whole split, one after another; `capacity` in tokens of a bin, None: an example each."""
+    """Yield the blocks of the whole split, one after another; `capacity` in tokens of a bin, None: an example
+    each.
+    """
     contents = [_content(examples, ordinal) for ordinal in range(len(examples))]
     order = sorted(range(len(examples)), key=lambda ordinal: (contents[ordinal], ordinal))
     before = 0
@@ -91,7 +93,8 @@ def losses_of(
     kept: FirstLooks | None,
     spend: Callable[[HeldOutBlock], None],
 ) -> dict[int, float]:
-    """Number of examples -> mean loss of the first so many, nats a trained token; the last is of the sample.
+    """Return number of examples -> mean loss of the first so many, nats a trained token; the last is of the
+    sample.
 
     `measured`: the summed loss of bins, in step over all ranks; `shapes`: (rows, width) of the micro-batches
     in which it is. `kept`: of the base, where this is its look. `spend` is told each block that was measured.
@@ -115,7 +118,7 @@ def _read(kept: FirstLooks | None, what: Mapping[str, Any]) -> Any:
 
 
 def _content(examples: Examples, ordinal: int) -> str:
-    """sha256 of an example's tokens and labels."""
+    """Return the sha256 of an example's tokens and labels."""
     ids, labels = examples.read(ordinal)
     digest = hashlib.sha256(ids.astype("<i8").tobytes())
     digest.update(labels.astype("<i8").tobytes())
@@ -123,7 +126,8 @@ def _content(examples: Examples, ordinal: int) -> str:
 
 
 def rows_at_once(micro_batch: int, length: int, vocabulary: int) -> int:
-    """Rows of `length` tokens that are measured together: as many as a step takes, but no more than whole
-    logits in fp32 leave room for. A step makes those of a few positions at a time, a measurement all.
+    """Return the rows of `length` tokens that are measured together: as many as a step takes, but no more
+    than whole logits in fp32 leave room for. A step makes those of a few positions at a time, a measurement
+    all.
     """
     return max(1, min(micro_batch, int(LOGIT_BYTES // (4 * vocabulary * length))))

@@ -1,4 +1,4 @@
-"""What a training measures at each look, within its budget, and what is said of that."""
+"""Decides what a training measures at each look, within its budget, and what is said of that."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ UNITS: dict[Split, str] = {"validation": "examples", "general_holdout": "texts"}
 
 @dataclass(frozen=True)
 class Measuring:
-    """`samples`: by split of the mixture. `flops`: of a training, None where they cannot be counted; `share`:
-    of a forward pass in it. `training`: FLOPs of all steps, or their tokens. `prompts`: work of the general
-    prompts, None where the model cannot answer. `attends`: see `budget.Attends`.
+    """Holds what is measured at each look. `samples`: by split of the mixture. `flops`: of a training, None
+    where they cannot be counted; `share`: of a forward pass in it. `training`: FLOPs of all steps, or their
+    tokens. `prompts`: work of the general prompts, None where the model cannot answer. `attends`: see
+    `budget.Attends`.
     """
 
     allotment: Allotment
@@ -58,7 +59,7 @@ class Measuring:
     attends: Attends
 
     def due(self, figure: Figure, *, end: bool) -> bool:
-        """Whether a figure is measured at a look; `end`: at step 0, or of the exported model."""
+        """Say whether a figure is measured at a look; `end`: at step 0, or of the exported model."""
         found = self.allotment
         between: dict[Figure, bool] = {
             "validation": True,
@@ -69,15 +70,15 @@ class Measuring:
         return end or between[figure]
 
     def cost(self, work: ForwardWork) -> float:
-        """Of a forward pass, in the unit of `training`."""
+        """Return the cost of a forward pass, in the unit of `training`."""
         return _cost(self.flops, self.share, work)
 
     def cost_of(self, bins: list[Bin], examples: Examples) -> float:
-        """Of a look at these bins."""
+        """Return the cost of a look at these bins."""
         return self.cost(work_of(bins, examples, self.attends))
 
     def words(self) -> dict[str, str]:
-        """Figure -> on what it is measured, and at which looks."""
+        """Return figure -> on what it is measured, and at which looks."""
         said = {
             f"{split.replace('_', ' ')} loss": f"on {self.samples[split]} {unit}{self._when(split)}"
             for split, unit in UNITS.items()
@@ -90,7 +91,7 @@ class Measuring:
         return said
 
     def sentence(self) -> str:
-        """All of it in one line, with what it takes."""
+        """Say all of it in one line, with what it takes."""
         found = self.allotment
         listed = "; ".join(f"{figure} {how}" for figure, how in self.words().items())
         unit = "FLOPs" if self.flops else "tokens"
@@ -117,8 +118,8 @@ def plan_measuring(
     held_out: Mapping[Split, Examples],
     evaluations: Sequence[int],
 ) -> Measuring:
-    """What fits into the budget of a training over these bins. Raises UserError where a benchmark cannot be
-    read. `evaluations`: see `allot`. The benchmark is the first rank's; all have the same allotment.
+    """Plan what fits into the budget of a training over these bins. Raises UserError where a benchmark cannot
+    be read. `evaluations`: see `allot`. The benchmark is the first rank's; all have the same allotment.
     """
     settings = member.plan.training
     watch, checkpointing = settings.watch, settings.gradient_checkpointing
@@ -167,8 +168,8 @@ def plan_measuring(
 
 
 def _counted(run: TrainingRun, member: Member, first: FirstLooks) -> FlopsModel | None:
-    """FLOPs of a training; what another training of the base counted, on shapes alone, is kept beside its
-    looks.
+    """Return the FLOPs of a training; what another training of the base counted, on shapes alone, is kept
+    beside its looks.
     """
     method, checkpointing = member.plan.method, member.plan.training.gradient_checkpointing
     what = {"flops": {"method": method.model_dump(mode="json"), "gradient_checkpointing": checkpointing}}
@@ -198,7 +199,7 @@ def _cost(counted: FlopsModel | None, share: float, work: ForwardWork) -> float:
 def _up_to(
     costs: Iterator[tuple[HeldOutBlock, float]], most: float | None
 ) -> Iterator[tuple[HeldOutBlock, float]]:
-    """The blocks that `most` pays for, and one more: no other can be measured."""
+    """Yield the blocks that `most` pays for, and one more: no other can be measured."""
     spent = 0.0
     for block, cost in costs:
         yield block, cost
@@ -208,7 +209,7 @@ def _up_to(
 
 
 def _summed(blocks: list[tuple[HeldOutBlock, float]]) -> dict[int, float]:
-    """Size of a sample -> cost of one look at it."""
+    """Return size of a sample -> cost of one look at it."""
     found, spent = {}, 0.0
     for block, cost in blocks:
         spent += cost

@@ -37,7 +37,7 @@ LOWERED_BEFORE = "This is a third of the planned one already: declare a lower on
 
 
 class Observer:
-    """One training, watched. Every rank has one; the first looks, and all keep what it saw.
+    """Watches one training. Every rank has one; the first looks, and all keep what it saw.
 
     `stopped`: why the training is to end before its last step: it forgot too much (export the best checkpoint
     within the limits), or it was given up, its validation loss being above `stop_above`. `past`: by what it
@@ -56,8 +56,8 @@ class Observer:
         evaluations: Mapping[int, int],
         measuring: Measuring,
     ) -> None:
-        """`evaluations`: step -> its number, as `stop_above` counts. Raises UserError where a library of
-        report_to is missing.
+        """Watch a training. `evaluations`: step -> its number, as `stop_above` counts. Raises UserError where
+        a library of report_to is missing.
         """
         self.member, self.measuring, self._trainer = member, measuring, trainer
         self._journal, self._log, self._progress = journal, log, progress
@@ -72,7 +72,7 @@ class Observer:
         self.stopped: tuple[Kind, str] | None = self._judged(journal.steps) if journal.steps else None
 
     def observe(self, step: int) -> None:
-        """Look, say, keep, judge."""
+        """Look, say, keep, judge at a step."""
         for split in self.measuring.samples:
             if self.measuring.due(split, end=step == 0):
                 self._measure(split, step)
@@ -82,8 +82,8 @@ class Observer:
             self._progress.warn(f"stopping at step {step}: {self.stopped[1]}")
 
     def judge_rate(self, step: int) -> None:
-        """At the one step at which the losses up to it are asked whether the rate is far off: says what they
-        say. Raises RateTooHigh unless the declaration wants no more than to be told.
+        """Judge at one step, by the losses up to it, whether the rate is far off, and say it. Raises
+        RateTooHigh unless the declaration wants no more than to be told.
         """
         if step != self._rate_judged_at:
             return
@@ -102,8 +102,8 @@ class Observer:
         self._progress.warn(said)
 
     def observe_exported(self, step: int) -> None:
-        """The last look, at the model that is exported, which the trainer holds: what was not measured of it
-        when it was trained.
+        """Look a last time, at the model that is exported, which the trainer holds: what was not measured of
+        it when it was trained.
         """
         for split in self.measuring.samples:
             if self._journal.loss_at(split, step) is None:
@@ -112,19 +112,20 @@ class Observer:
 
     @property
     def gave_up(self) -> bool:
-        """Whether the training gave up above `stop_above`: nothing of it is to be exported."""
+        """Say whether the training gave up above `stop_above`: nothing of it is to be exported."""
         return self.stopped is not None and self.stopped[0] == "given up"
 
     def flops_spent(self) -> int | None:
         return self.measuring.flops.spent(self._journal) if self.measuring.flops else None
 
     def last(self, name: str, step: int) -> Any:
-        """The observation of this name at this step, or None."""
+        """Return the observation of this name at this step, or None."""
         found = [each[name] for each in self._journal.observations if each["step"] == step and name in each]
         return found[-1] if found else None
 
     def write_spectrum(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """Of the model as it is now, into evidence/spectrum.json if it has one; its summary.
+        """Write the spectrum of the model as it is now into evidence/spectrum.json if it has one, and return
+        its summary.
 
         `weights`: see `spectrum.spectrum`.
         """
@@ -135,7 +136,7 @@ class Observer:
         return spectrum.summary(layers)
 
     def advice(self, summarized: Mapping[str, Any]) -> list[str]:
-        """What spectrum and curves say about the next training, in words."""
+        """Say what spectrum and curves advise for the next training, in words."""
         validation = sorted(self._journal.evaluations.get("validation", {}).items())
         return [
             *self._rate_advice(),
@@ -149,7 +150,7 @@ class Observer:
         ]
 
     def _rate_advice(self) -> list[str]:
-        """What the first steps said of the rate, and whether it was lowered."""
+        """Say what the first steps showed of the rate, and whether it was lowered."""
         losses, at, used = self._journal.losses, self._rate_judged_at, self._trainer.args.learning_rate
         planned = self.member.plan.training.learning_rate
         lowered = [f"began again at a learning rate of {used:g}: {planned:g} was too high"]
@@ -159,7 +160,7 @@ class Observer:
         return [*(lowered if self._journal.lowered else []), *said]
 
     def _measure(self, split: Split, step: int, *, exported: bool = False) -> None:
-        """The loss on a split's sample, into journal, log and progress."""
+        """Measure the loss on a split's sample, into journal, log and progress."""
         sample, trainer = self.measuring.samples[split], self._trainer
         training, config = self.member.plan.training, trainer.model.config.get_text_config()
         most, micro_batch = training.max_length, training.per_device_train_batch_size
@@ -209,7 +210,7 @@ class Observer:
         self._log.write({**line, **_mark(exported)})
 
     def _look(self, step: int, end: bool) -> dict[str, Any]:
-        """What is seen of the model, by name; nothing that was not looked at."""
+        """Return what is seen of the model, by name; nothing that was not looked at."""
         model, seen, measuring = self._trainer.model, {}, self.measuring
         if step and not self.last("spectrum", step):  # at step 0 there is no update
             summarized = spectrum.summary(spectrum.spectrum(model))
@@ -230,7 +231,7 @@ class Observer:
         return seen
 
     def _shared(self, step: int, what: Mapping[str, Any], work: ForwardWork, look: Callable[[], Any]) -> Any:
-        """What is kept of the base where this is its look, else what `look` gives."""
+        """Return what is kept of the base where this is its look, else what `look` gives."""
         found = self.measuring.first.read(what) if step == 0 else None
         if found is None:
             found = look()
@@ -259,7 +260,9 @@ class Observer:
         return None
 
     def _compared(self, step: int) -> float | None:
-        """The validation loss on as many examples as the runs before it had; None where it has fewer."""
+        """Return the validation loss on as many examples as the runs before it had; None where it has
+        fewer.
+        """
         on = self.member.stop_above_on
         if on is None:
             return self._journal.loss_at("validation", step)
@@ -268,7 +271,7 @@ class Observer:
 
 
 def _mark(exported: bool) -> dict[str, bool]:
-    """Of lines about the exported model: written after the last step, and again if it is resumed."""
+    """Mark lines about the exported model: written after the last step, and again if it is resumed."""
     return {EXPORTED: True} if exported else {}
 
 

@@ -1,5 +1,5 @@
-"""A learning rate that is far off shows in the first steps: too high, and the loss climbs; too low, and it
-stands still.
+"""Judges from the first steps whether a learning rate is far off: too high, and the loss climbs; too low, and
+it stands still.
 
 Pure functions over the loss of each step, compared by their logarithms, since noise grows with the loss. The
 first step's came before any update, and so did the validation loss at step 0: the higher of the two is what
@@ -31,17 +31,21 @@ NOTCH = 1 / 3  # times the rate: as far apart as those of a probe
 
 
 class RateTooHigh(UserError):
-    """The first steps say so: the training ends, or begins again at a lower rate."""
+    """Signals a rate that the first steps show to be too high: the training ends, or begins again at a lower
+    rate.
+    """
 
 
 def looked_at(steps: int, warmup: float) -> int | None:
-    """After which step the rate is judged; None for a training so short that there is nothing to save."""
+    """Return the step after which the rate is judged; None for a training so short that there is nothing to
+    save.
+    """
     at = max(FEWEST, math.ceil((warmup + SHARE) * steps))
     return at if 2 * at <= steps else None
 
 
 def judged(losses: Sequence[float], validation: float | None = None) -> Verdict | None:
-    """What the losses of the first steps say, by the rules above; None where they say nothing against it.
+    """Judge the losses of the first steps by the rules above; None where they say nothing against the rate.
 
     `validation`: the validation loss at step 0, None where there is none.
     """
@@ -58,15 +62,15 @@ def judged(losses: Sequence[float], validation: float | None = None) -> Verdict 
 
 
 def untrained(losses: Sequence[float], validation: float | None) -> float:
-    """The loss before any update."""
+    """Return the loss before any update."""
     if validation is None or not math.isfinite(validation):
         return losses[0]
     return max(losses[0], validation)
 
 
 def batch_noise(losses: Sequence[float]) -> float:
-    """Standard deviation of one step's loss about its trend, as a share of it (von Neumann's, of successive
-    differences).
+    """Return the standard deviation of one step's loss about its trend, as a share of it (von Neumann's, of
+    successive differences).
     """
     squares = [(after - before) ** 2 for before, after in pairwise(_logs(losses))]
     return math.sqrt(sum(squares) / (2 * len(squares)))
@@ -77,7 +81,7 @@ def _logs(losses: Sequence[float]) -> list[float]:
 
 
 def sentence(verdict: Verdict, losses: Sequence[float], validation: float | None = None) -> str:
-    """With the figures that it rests on; `validation` as of `judged`."""
+    """Say the verdict with the figures that it rests on; `validation` as of `judged`."""
     half = len(losses) // 2
     noise, after = batch_noise(losses), fmean(losses[half:])
     if verdict == "too high":

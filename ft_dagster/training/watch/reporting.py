@@ -1,4 +1,6 @@
-"""`training.report_to`: the curves to tensorboard, wandb or mlflow, through transformers' own callbacks."""
+"""Reports the curves to tensorboard, wandb or mlflow (`training.report_to`), through transformers' own
+callbacks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ GIVEN = {name: os.environ.get(name) for name in ("WANDB_MODE", "MLFLOW_TRACKING_
 
 
 class Reports:
-    """The curves of one training, written below its evidence folder unless the environment says where."""
+    """Writes the curves of one training below its evidence folder unless the environment says where."""
 
     def __init__(self, names: Sequence[str], evidence: Path, variant: str) -> None:
         """Raises UserError where a library is unknown or not installed."""
@@ -35,7 +37,7 @@ class Reports:
         self._trainer = trainer
 
     def write(self, values: dict[str, float | int | None]) -> None:
-        """One point of each curve; names that begin with "eval_" stand in a group of their own."""
+        """Write one point of each curve; names that begin with "eval_" stand in a group of their own."""
         known = {name: value for name, value in values.items() if value is not None}
         for callback in self._callbacks:
             callback.on_log(
@@ -62,7 +64,7 @@ def _check(name: str) -> None:
 
 
 def _environment(name: str, evidence: Path, variant: str) -> dict[str, str]:
-    """What this reporter reads of the environment."""
+    """Return what this reporter reads of the environment."""
     if name == "tensorboard":
         return {"TENSORBOARD_LOGGING_DIR": str(evidence / "tensorboard")}
     if name == "wandb":

@@ -1,4 +1,4 @@
-"""The singular values of a LoRA update per layer, and what they say about its rank."""
+"""Computes the singular values of a LoRA update per layer, and what they say about its rank."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAT_SHARE = 0.5  # of the layers: more than half, so that the median layer is f
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's update: its singular values, largest first, at most `rank` of them."""
+    """Holds one layer's update: its singular values, largest first, at most `rank` of them."""
 
     name: str
     rank: int
@@ -32,24 +32,24 @@ class Layer:
 
     @property
     def trained(self) -> bool:
-        """Whether there is an update at all: B starts at zero."""
+        """Say whether there is an update at all: B starts at zero."""
         return bool(self.values) and self.values[0] > 0
 
     @property
     def effective_rank(self) -> float:
-        """exp of the entropy of the values as shares of their sum (Roy and Vetterli, 2007)."""
+        """Return exp of the entropy of the values as shares of their sum (Roy and Vetterli, 2007)."""
         whole = sum(self.values)
         shares = [value / whole for value in self.values if value > 0]
         return math.exp(-sum(share * math.log(share) for share in shares))
 
     @property
     def used_ranks(self) -> int:
-        """Directions above a hundredth of the largest."""
+        """Count the directions above a hundredth of the largest."""
         return sum(value > USED * self.values[0] for value in self.values)
 
     @property
     def condition(self) -> float:
-        """Largest over smallest value that rounding (float32) does not explain."""
+        """Return the largest over the smallest value that rounding (float32) does not explain."""
         least = self.values[0] * self.rank * 2.0**-23
         return self.values[0] / min(value for value in self.values if value > least)
 
@@ -67,7 +67,8 @@ class Layer:
 
 
 def spectrum(model: Any, weights: Mapping[str, Tensor] | None = None) -> list[Layer]:
-    """Every updated layer of a LoRA model (DoRA: its BA part) in the model's order; none for other methods.
+    """Return every updated layer of a LoRA model (DoRA: its BA part) in the model's order; none for other
+    methods.
 
     Only the adapter that is trained counts, not a frozen one beneath it. `weights`: the model's parameters by
     name, where they are spread over several processes.
@@ -79,7 +80,9 @@ def spectrum(model: Any, weights: Mapping[str, Tensor] | None = None) -> list[La
 
 
 def factors(model: Any, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor, float]]:
-    """(layer, A [rank, in], B [out, rank], scale) of each layer that is trained and whole on this process."""
+    """Yield (layer, A [rank, in], B [out, rank], scale) of each layer that is trained and whole on this
+    process.
+    """
     for name, module in model.named_modules():
         for adapter in getattr(module, "lora_A", None) or ():
             a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
@@ -92,7 +95,7 @@ def factors(model: Any, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Te
 
 
 def singular_values(a: Tensor, b: Tensor, scale: float) -> list[float]:
-    """Those of scale * B @ A, largest first, in float32 on the CPU.
+    """Return the singular values of scale * B @ A, largest first, in float32 on the CPU.
 
     B = Q R and A^T = P S with orthogonal Q and P, so B @ A has the values of R @ S^T, [rank, rank].
     """
@@ -106,7 +109,7 @@ def singular_values(a: Tensor, b: Tensor, scale: float) -> list[float]:
 
 
 def summary(layers: list[Layer]) -> dict[str, Any]:
-    """Over the layers that have an update: medians, and the shares that are collapsed or flat."""
+    """Summarize the layers that have an update: medians, and the shares that are collapsed or flat."""
     trained = [layer for layer in layers if layer.trained]
     if not trained:
         return {"layers": 0}
@@ -122,7 +125,7 @@ def summary(layers: list[Layer]) -> dict[str, Any]:
 
 
 def advice(summarized: Mapping[str, Any]) -> list[str]:
-    """What to try, in words; nothing where the rank fits, there is no update yet, or the rank is 1."""
+    """Say what to try, in words; nothing where the rank fits, there is no update yet, or the rank is 1."""
     if not summarized.get("layers") or summarized["rank"] < 2:
         return []
     rank, effective = summarized["rank"], summarized["effective_rank"]
@@ -137,14 +140,14 @@ def advice(summarized: Mapping[str, Any]) -> list[str]:
 
 
 def collapsed(summarized: Mapping[str, Any]) -> bool:
-    """Whether the median layer uses no more than a quarter of its rank."""
+    """Say whether the median layer uses no more than a quarter of its rank."""
     return bool(summarized.get("layers")) and (
         summarized["effective_rank"] <= COLLAPSED_SHARE * summarized["rank"]
     )
 
 
 def _power_of_two(ranks: float) -> int:
-    """The next at or above, with the rounding of "about n"."""
+    """Return the next power of two at or above, with the rounding of "about n"."""
     return 2 ** math.ceil(math.log2(max(1, round(ranks))))
 
 

@@ -16,8 +16,8 @@ ABSENT = object()
 
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
-    """The model in eval mode; after it, random states, modes, buffers, cache flag and generation settings are
-    what they were, to the bit. Inside, gradients must not be needed.
+    """Put the model into eval mode; after this context random states, modes, buffers, cache flag and
+    generation settings are what they were, to the bit. Inside, gradients must not be needed.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     generation = [(holder, vars(holder).get(GENERATION, ABSENT)) for holder in (model, inner)]
