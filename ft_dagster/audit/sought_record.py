@@ -1,4 +1,4 @@
-"""Which record is asked for: a text, a row, a file of one, or the identity itself."""
+"""Reads which record is asked for: a text, a row, a file of one, or the identity itself."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ WHOLE: Mapping[str, Any] = {"as": "text"}  # a row as JSON, read as a document t
 
 @dataclass(frozen=True)
 class AskedRecord:
-    """`identities`: what it would be known by: one of a text, of a row as JSON one for each way that sources
-    read it, and last that of the text that it is. `said`: how it was given, in words without the text.
-    `readings`: by which way of reading a row an identity came; PLAIN of one that is not there. `words`: in
-    normal form, as each way reads them; empty for an identity. `questions`: the names by which a question is
-    found that is the record, or a text of it. `no_row`: why JSON is no row to any source; empty of all else.
-    `rows`: what it is by each reading, a text alone among them; none of an identity.
+    """Describes a sought record. `identities`: what it would be known by: one of a text, of a row as JSON one
+    for each way that sources read it, and last that of the text that it is. `said`: how it was given, in
+    words without the text. `readings`: by which way of reading a row an identity came; PLAIN of one that is
+    not there. `words`: in normal form, as each way reads them; empty for an identity. `questions`: the names
+    by which a question is found that is the record, or a text of it. `no_row`: why JSON is no row to any
+    source; empty of all else. `rows`: what it is by each reading, a text alone among them; none of an
+    identity.
     """
 
     identities: tuple[bytes, ...]
@@ -52,7 +53,7 @@ class AskedRecord:
 
 
 def asked_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -> AskedRecord:
-    """The record that TEXT, FILE or DIGEST names. `readings`: how declared sources read a row (format,
+    """Return the record that TEXT, FILE or DIGEST names. `readings`: how declared sources read a row (format,
     fields, system), for one that is given as JSON. Raises UserError for a file that holds no one record.
     """
     if not given.strip():
@@ -115,7 +116,9 @@ def _as_text(text: str, said: str, reading: Mapping[str, Any]) -> AskedRecord:
 
 
 def _as_row(fields: dict[str, Any], said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
-    """Without identities, and with `no_row`, where no way of reading makes a row of it."""
+    """Read the record as a row; without identities, and with `no_row`, where no way of reading makes a row of
+    it.
+    """
     found: dict[bytes, Mapping[str, Any]] = {}
     words: dict[tuple[str, ...], None] = {}
     rows: list[Row] = []
@@ -134,7 +137,7 @@ def _as_row(fields: dict[str, Any], said: str, readings: Iterable[Mapping[str, A
 
 
 def _both(row: AskedRecord, whole: AskedRecord) -> AskedRecord:
-    """A row that may be a document too."""
+    """Join the two readings of a row that may be a document too."""
     return replace(
         row,
         identities=(*row.identities, *whole.identities),
@@ -146,7 +149,7 @@ def _both(row: AskedRecord, whole: AskedRecord) -> AskedRecord:
 
 
 def _texts_in(tree: Any) -> Iterator[list[str]]:
-    """The words of each text of a row, however deep."""
+    """Yield the words of each text of a row, however deep."""
     if isinstance(tree, str):
         yield words_of(normal_text(tree))
     for below in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
@@ -154,7 +157,7 @@ def _texts_in(tree: Any) -> Iterator[list[str]]:
 
 
 def _row(text: str) -> dict[str, Any] | None:
-    """The fields of a text that is a JSON object; None of any other."""
+    """Return the fields of a text that is a JSON object; None of any other."""
     if not text.lstrip().startswith("{"):
         return None
     try:
@@ -165,8 +168,8 @@ def _row(text: str) -> dict[str, Any] | None:
 
 
 def _read(fields: dict[str, Any], reading: Mapping[str, Any]) -> Row:
-    """As every version read it: a store may hold rows of which fields were left out, which are refused by
-    now.
+    """Read a row as every version read it: a store may hold rows of which fields were left out, which are
+    refused by now.
     """
     raw = RawRow(fields, "the row", 1)
     try:
@@ -188,6 +191,6 @@ def _refuse_surrogates(text: str) -> None:
 
 
 def reading_of(source: Mapping[str, Any]) -> str:
-    """How a declared source reads its rows, as JSON: what of it shapes their content."""
+    """Return how a declared source reads its rows, as JSON: what of it shapes their content."""
     kept = {name: source[name] for name in READ_BY if source.get(name)}
     return json.dumps(kept, sort_keys=True)

@@ -1,4 +1,4 @@
-"""From a source to all that came of it, and what a tenant owns, shares and was given."""
+"""Traces from a source to all that came of it, and lists what a tenant owns, shares and was given."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ MADE = "made from it"
 
 
 def source(audit: Audit, asked: str) -> CameOf:
-    """All that came of a source: its declared path, a file of it, or the digest of a file or an artifact.
+    """Return all that came of a source: its declared path, a file of it, or the digest of a file or an
+    artifact.
 
     Raises UserError where nothing was made of such a source.
     """
@@ -74,14 +75,14 @@ def tenant(audit: Audit, name: str) -> TenantAnswer:
 
 
 def _unread(audit: Audit) -> Iterator[str]:
-    """Why a manifest could not be read."""
+    """Yield why a manifest could not be read."""
     known = {each.problem for each in audit.index.unread()}  # of artifacts whose manifests were
     problems = (each for each in audit.followed.problems if each.stage and each.problem not in known)
     yield from dict.fromkeys(each.problem for each in problems if audit.allows_part(each.prefix))
 
 
 def _sources(audit: Audit) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
-    """(data set or corpus, fingerprint of a file of it), with the path as it was declared."""
+    """Yield (data set or corpus, fingerprint of a file of it), with the path as it was declared."""
     for corpus in audit.index.of_stage(GENERAL_CORPUS.name):
         spec = audit.artifact(corpus).spec
         for declared, prints in zip(spec["corpus"]["sources"], spec["sources"], strict=True):

@@ -1,4 +1,4 @@
-"""The records that a model was trained on, each with its content, and how much of it."""
+"""Lists the records that a model was trained on, each with its content, and how much of it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ft_dagster.store import Artifact
 
 
 class TrainedRecord(NamedTuple):
-    """A record as a model was trained on it. `times`: examples of it. `facts`: of its row, the first of those
-    that were trained on; empty of an older mixture. `content`: the row or document itself, as JSON has it;
-    None where retention removed it. `cut`: how much of it was trained on, in words; empty: all.
+    """Is a record as a model was trained on it. `times`: examples of it. `facts`: of its row, the first of
+    those that were trained on; empty of an older mixture. `content`: the row or document itself, as JSON has
+    it; None where retention removed it. `cut`: how much of it was trained on, in words; empty: all.
     """
 
     identity: str
@@ -36,8 +36,8 @@ class TrainedRecord(NamedTuple):
 
 
 def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
-    """Exactly what a model was trained on before its exported checkpoint, a record once, with its content: of
-    each of its `_mixtures`.
+    """Yield exactly what a model was trained on before its exported checkpoint, a record once, with its
+    content: of each of its `_mixtures`.
 
     Raises UserError where the mixture, its data set or the ledger is gone or was altered.
     """
@@ -51,7 +51,7 @@ def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
 
 
 def _records_of(audit: Audit, weights: Indexed, mixture: Indexed) -> Iterator[TrainedRecord]:
-    """By one mixture."""
+    """Yield the records by one mixture."""
     tuned, mixed = audit.artifact(weights), audit.artifact(mixture)
     times = times_of(audit.shelf, tuned, mixed)
     left: dict[bytes, int] = {}
@@ -69,7 +69,7 @@ def _records_of(audit: Audit, weights: Indexed, mixture: Indexed) -> Iterator[Tr
 
 
 def in_part(audit: Audit, weights: Indexed) -> tuple[int, int]:
-    """How many records a model was trained on in part, and how many perhaps."""
+    """Count the records that a model was trained on in part, and those perhaps."""
     sure, perhaps = set[bytes](), set[bytes]()
     for mixture in mixtures_of(audit, weights)[0]:
         parts, mixed = parts_of(audit, mixture), audit.artifact(mixture)
@@ -84,7 +84,7 @@ def in_part(audit: Audit, weights: Indexed) -> tuple[int, int]:
 
 
 def identities_of(audit: Audit, weights: Indexed) -> set[bytes]:
-    """Of the records that a model was trained on."""
+    """Return the identities of the records that a model was trained on."""
     found: set[bytes] = set()
     for mixture in map(audit.artifact, mixtures_of(audit, weights)[0]):
         times = times_of(audit.shelf, audit.artifact(weights), mixture)
@@ -93,8 +93,8 @@ def identities_of(audit: Audit, weights: Indexed) -> set[bytes]:
 
 
 def mixtures_of(audit: Audit, weights: Indexed) -> tuple[list[Indexed], list[str]]:
-    """The mixture that a model names, and those of other rows that came out equal to it: it was trained on
-    either's. Of the latter, why the rows of some cannot be read.
+    """Return the mixture that a model names, and those of other rows that came out equal to it: it was
+    trained on either's. Of the latter, why the rows of some cannot be read.
     """
     own = needed(audit.index, weights, TRAINING_MIXTURE.name)
     found, unread, seen = [own], list[str](), {_rows_of(audit, own)}
@@ -111,13 +111,13 @@ def mixtures_of(audit: Audit, weights: Indexed) -> tuple[list[Indexed], list[str
 
 
 def _rows_of(audit: Audit, mixture: Indexed) -> frozenset[str]:
-    """What says of which rows a mixture was made."""
+    """Return what says of which rows a mixture was made."""
     inputs = audit.index.inputs(mixture)
     return frozenset(inputs[stage][0] for stage in HAVE_RECORDS if stage in inputs)
 
 
 def _problem_of(audit: Audit, weights: Indexed, mixture: Indexed) -> str:
-    """Why the rows of a mixture cannot be told; empty where they can."""
+    """Say why the rows of a mixture cannot be told; empty where they can."""
     try:
         if not rows_stand(audit, mixture):
             return "removed by retention"
@@ -129,13 +129,13 @@ def _problem_of(audit: Audit, weights: Indexed, mixture: Indexed) -> str:
 
 
 def _trained(audit: Audit, mixture: Artifact, times: Times) -> Iterator[HeldRecord]:
-    """The rows of a mixture that were trained on."""
+    """Yield the rows of a mixture that were trained on."""
     for batch in members_of(audit.shelf, mixture):
         yield from (one for one in batch if one.state == TRAIN and times[one.number])
 
 
 def _facts(audit: Audit, mixture: Artifact) -> Iterator[Mapping[str, Any]]:
-    """Of each training record in order; none of an older mixture."""
+    """Yield the facts of each training record in order; none of an older mixture."""
     if audit.shelf.has(mixture, f"evidence/{ORIGINS}"):
         rows = record_rows(audit.shelf.file(mixture, f"evidence/{ORIGINS}"))
         for facts in (json.loads(row.facts) for batch in rows for row in batch):
@@ -144,8 +144,8 @@ def _facts(audit: Audit, mixture: Artifact) -> Iterator[Mapping[str, Any]]:
 
 
 def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
-    """Content of every training row and document that a mixture can have, by (of a corpus or not, its number)
-    and by identity. All of it in memory.
+    """Return the content of every training row and document that a mixture can have, by (of a corpus or not,
+    its number) and by identity. All of it in memory.
     """
     found: dict[Any, Mapping[str, Any]] = {}
     for stage in (TASK_DATASET.name, GENERAL_CORPUS.name):
@@ -166,7 +166,7 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
 
 
 def documents(file: Path) -> Iterator[Row]:
-    """The documents of a part of a corpus, in order, as rows; streamed."""
+    """Yield the documents of a part of a corpus, in order, as rows; streamed."""
     empty = dict.fromkeys(("messages", "prompt", "completion", "group"))
     for one in dicts_of(file, "text", "source", "licence"):
         yield as_row({**empty, **one, "kind": "text", "weight": 1.0})

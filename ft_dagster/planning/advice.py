@@ -1,4 +1,4 @@
-"""What a person should know before this is trained, one line each, the gravest first.
+"""Says what a person should know before this is trained, one line each, the gravest first.
 
 Warnings about evaluation and export are kept apart: they are no part of plan.json, or a change of either
 would train again.
@@ -34,7 +34,7 @@ LARGE_BATCH_ROWS = 32  # of an adapter: published curves of LoRA and full part b
 def training_warnings(
     spec: VariantSpec, facts: Facts, method: MethodSettings, training: TrainingSettings, steps: int
 ) -> list[str]:
-    """Warnings about what is trained, and on what. `steps`: of the optimizer."""
+    """Return warnings about what is trained, and on what. `steps`: of the optimizer."""
     said = [
         _knowledge(spec, method.name),
         _general(spec, facts, method.name),
@@ -52,7 +52,8 @@ def training_warnings(
 
 
 def release_warnings(spec: VariantSpec, name: str, storage: StorageBytes, sharing: int) -> list[str]:
-    """Warnings about how it is judged and served; `sharing`: the tenant's declared variants on the base.
+    """Return warnings about how it is judged and served; `sharing`: the tenant's declared variants on the
+    base.
 
     `name`: the method that is planned; `storage`: of it.
     """
@@ -79,12 +80,12 @@ def release_warnings(spec: VariantSpec, name: str, storage: StorageBytes, sharin
 
 
 def scaling_of(method: LoraSettings) -> float:
-    """What the update BA is multiplied by: alpha/r, alpha/sqrt(r) with rsLoRA."""
+    """Return what the update BA is multiplied by: alpha/r, alpha/sqrt(r) with rsLoRA."""
     return method.alpha / (math.sqrt(method.rank) if method.use_rslora else method.rank)
 
 
 def alpha_note(method: MethodSettings) -> str | None:
-    """Of the common rule, alpha = 2r, where that is not what is usual here: on what little that rests."""
+    """Say of the common rule, alpha = 2r, where that is not what is usual here, on what little it rests."""
     if not isinstance(method, LoraSettings) or not _by_common_rule(method):
         return None
     times = method.alpha / USUAL_ALPHA
@@ -147,7 +148,9 @@ def _scaling(method: LoraSettings) -> str | None:
 
 
 def _capacity(facts: Facts, method: LoraSettings) -> str | None:
-    """LoRA does as well as full fine-tuning while it has a parameter for each trained token to learn."""
+    """Warn where LoRA has no parameter for each trained token to learn: it does as well as full fine-tuning
+    while it has.
+    """
     held, tokens = method.trainable_parameters(facts), facts.trained_tokens
     if held >= tokens:
         return None
@@ -161,7 +164,7 @@ def _capacity(facts: Facts, method: LoraSettings) -> str | None:
 
 
 def _narrowest(spec: VariantSpec, facts: Facts, method: LayerSettings) -> str | None:
-    """A small layer, such as a gate of experts, that limits the rank of all."""
+    """Warn of a small layer, such as a gate of experts, that limits the rank of all."""
     most, layer = narrowest_layer(facts.linear_shapes, method.target_modules)
     wanted = defaults.lora_rank(method.name, facts.examples, spec.objective, LARGEST).value
     if most >= wanted:
@@ -200,7 +203,7 @@ def _rate(facts: Facts, name: str, objective: str, rate: float) -> str | None:
 
 
 def few_steps(training: TrainingSettings, facts: Facts, steps: int) -> str | None:
-    """Where a training has so few optimizer steps that its rate rises and falls within them."""
+    """Warn where a training has so few optimizer steps that its rate rises and falls within them."""
     if steps >= FEW_STEPS:
         return None
     few = f"fewer than {FEW_STEPS} teach little by any method"
@@ -218,7 +221,9 @@ def few_steps(training: TrainingSettings, facts: Facts, steps: int) -> str | Non
 
 
 def slower_ways(spec: VariantSpec, facts: Facts, name: str, training: TrainingSettings) -> list[str]:
-    """Where a step on GPUs goes another way than the fast one, by the libraries that are installed here."""
+    """Warn where a step on GPUs goes another way than the fast one, by the libraries that are installed
+    here.
+    """
     if facts.device_kind != "cuda":
         return []
     from ft_dagster.training.batches.attention import installed_kernel
@@ -248,7 +253,7 @@ def slower_ways(spec: VariantSpec, facts: Facts, name: str, training: TrainingSe
 
 
 def _host(spec: VariantSpec, facts: Facts, name: str, training: TrainingSettings) -> list[str]:
-    """What this host does otherwise than the declaration may expect."""
+    """Say what this host does otherwise than the declaration may expect."""
     if facts.device_kind == "cuda":
         return []
     said = []

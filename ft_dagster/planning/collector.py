@@ -1,4 +1,4 @@
-"""Python's garbage collector, held back."""
+"""Holds back Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No collection meanwhile: over all the objects of torch it takes a quarter of a plan's time."""
+    """Collect no garbage meanwhile: over all the objects of torch it takes a quarter of a plan's time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

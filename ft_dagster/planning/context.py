@@ -1,4 +1,6 @@
-"""What a variant's plan is made from: the hardware that it gets, and the facts of its data and base."""
+"""Collects what a variant's plan is made from: the hardware that it gets, and the facts of its data and
+base.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from ft_dagster.store import Artifact
 
 
 class Counts(NamedTuple):
-    """Of one epoch of the training split. `general_share`: of the tokens that `share_of` names.
+    """Counts one epoch of the training split. `general_share`: of the tokens that `share_of` names.
     `validation`: examples of that split. `longest`: example, in tokens.
     """
 
@@ -32,7 +34,7 @@ class Counts(NamedTuple):
 
 
 def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardware:
-    """What a training of `spec` gets of a host, or of equal nodes: its GPUs or shares of them, or its
+    """Return what a training of `spec` gets of a host, or of equal nodes: its GPUs or shares of them, or its
     processes' of the CPU.
     """
     if inventory.kind == "gpu":
@@ -49,7 +51,9 @@ def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardw
 
 
 def hardware_in_key(hardware: Hardware) -> dict[str, Any]:
-    """The part of the hardware that a plan's key holds: another host is another plan, a price is not."""
+    """Return the part of the hardware that a plan's key holds: another host is another plan, a price is
+    not.
+    """
     memory = hardware.memory_bytes
     if hardware.kind == "cpu":
         kind, bf16 = "cpu", computes_bf16("cpu")
@@ -60,7 +64,9 @@ def hardware_in_key(hardware: Hardware) -> dict[str, Any]:
 
 
 def base_facts_of(parameters: int, base_bytes: int, folder: Path) -> BaseFacts:
-    """`parameters`, `base_bytes`: of the base as stored, in `folder`."""
+    """Count what methods need to know of a base. `parameters`, `base_bytes`: of the base as stored, in
+    `folder`.
+    """
     return BaseFacts(
         parameters=parameters,
         base_bytes=base_bytes,
@@ -78,7 +84,9 @@ def facts_of(
     *,
     leak: str | None,
 ) -> Facts:
-    """`parameters`, `base_bytes`: of the base as stored, in `folder`. `leak`: see `Facts`."""
+    """Collect the facts of a plan. `parameters`, `base_bytes`: of the base as stored, in `folder`. `leak`:
+    see `Facts`.
+    """
     known = hardware_in_key(hardware)
     return Facts(
         **counts._asdict(),
@@ -92,7 +100,7 @@ def facts_of(
 
 
 def counts_of(mixture: Artifact) -> Counts:
-    """As a training_mixture counted them."""
+    """Return the counts as a training_mixture has them."""
     figures = MixtureFigures.of(mixture)
     train, share = figures.train, figures.general_share
     counted = train.examples, train.tokens, train.trained_tokens

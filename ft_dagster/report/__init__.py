@@ -1,1 +1,1 @@
-"""What people look at: plots, tables, answers side by side, the state of a variant in a row."""
+"""Shows what people look at: plots, tables, answers in pairs, the state of a variant in a row."""

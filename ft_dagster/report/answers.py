@@ -1,4 +1,4 @@
-"""What base and tuned model answered to the same prompts, side by side, for the terminal."""
+"""Shows what base and tuned model answered to the same prompts, in pairs, for the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKS = {
 
 
 def answers_table(title: str, answers: Iterable[Mapping[str, Any]]) -> Table:
-    """A rich table of {prompt, base, tuned}. What a model wrote is shown as it is, never read as markup.
+    """Make a rich table of {prompt, base, tuned}. What a model wrote is shown as it is, never read as markup.
 
     Where an answer is expected (`expected`, a list of texts) it stands below the prompt, and a mark before
     each answer says whether it is that one (`base_right`, `tuned_right`).
@@ -36,7 +36,7 @@ def answers_table(title: str, answers: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def right_answers(answers: Sequence[Mapping[str, Any]]) -> str | None:
-    """How many of the answers say what is expected; None where nothing is."""
+    """Say how many of the answers say what is expected; None where nothing is."""
     marked = [answer for answer in answers if answer.get("expected")]
     if not marked:
         return None

@@ -1,4 +1,4 @@
-"""The figures of a certificate in words: the export, reloaded, beside what was judged."""
+"""Puts the figures of a certificate into words: the export, reloaded, beside what was judged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORDS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def certificate_rows(figures: Mapping[str, float]) -> list[list[Any]]:
-    """A row for `CERTIFICATE`, those in words first; one that was not finite is a dash."""
+    """Return a row for `CERTIFICATE`, those in words first; one that was not finite is a dash."""
     known = {**{name: figures[name] for name in WORDS if name in figures}, **figures}
     return [[_words(name), _shown(name, value)] for name, value in known.items()]
 

@@ -1,4 +1,4 @@
-"""Charts of a report as SVG: values under the pointer, no script, read on the page's light and dark."""
+"""Draws charts of a report as SVG: values under the pointer, no script, read on the page's light and dark."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Lines = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def bar_chart(parts: Sequence[Bar], mark: tuple[str, float] | None = None) -> str:
-    """A bar a line, nothing of none; `mark`: a limit with its name."""
+    """Draw a bar a line, nothing of none; `mark`: a limit with its name."""
     if not parts:
         return ""
     largest = max([*(bar.value for bar in parts), mark[1] if mark else 0.0]) or 1.0
@@ -43,7 +43,7 @@ def bar_chart(parts: Sequence[Bar], mark: tuple[str, float] | None = None) -> st
 
 
 def line_chart(lines: Lines, x_name: str, y_name: str) -> str:
-    """Lines over the same axes, each point with its value."""
+    """Draw lines over the same axes, each point with its value."""
     known = {name: _some(points) for name, points in lines.items() if points}
     every = [point for points in known.values() for point in points]
     if not every:
@@ -67,8 +67,8 @@ def line_chart(lines: Lines, x_name: str, y_name: str) -> str:
 
 
 def course_chart(course: Course | None) -> str:
-    """A dot for each look of a training, forgetting to the right, joined in their order; the exported one
-    stands out, and the limit is a line. Nothing of none.
+    """Draw a dot for each look of a training, forgetting to the right, joined in their order; the exported
+    one stands out, and the limit is a line. Nothing of none.
     """
     if course is None:
         return ""
@@ -95,19 +95,21 @@ def course_chart(course: Course | None) -> str:
 
 
 class RuleOf(NamedTuple):
-    """A rule under the name of what it was asked of."""
+    """Names a rule by what it was asked of."""
 
     name: str
     rule: Rule
 
 
 def interval_chart(rules: Sequence[Rule]) -> str:
-    """The interval of each rule's change, better to the right, each on its own scale; the margin in red."""
+    """Draw the interval of each rule's change, better to the right, each on its own scale; the margin in
+    red.
+    """
     return grouped_intervals([[RuleOf(rule.task, rule)] for rule in rules])
 
 
 def grouped_intervals(groups: Iterable[Sequence[RuleOf]]) -> str:
-    """The same of groups of rules, one below the other; what is in a group is on one scale, which is said."""
+    """Draw groups of rules, one below the other; what is in a group is on one scale, which is said."""
     rows, y = list[str](), 0
     for group in groups:
         known = [one for one in group if measured([one.rule])]
@@ -123,7 +125,7 @@ def grouped_intervals(groups: Iterable[Sequence[RuleOf]]) -> str:
 
 
 def _scale(rule: Rule, top: int, largest: float) -> str:
-    """What the edges of a group stand for."""
+    """Say what the edges of a group stand for."""
     share = is_share(rule.metric, (rule.base, rule.tuned))
     edge = f"{100 * largest:.1f} points" if share else f"{largest:.3g} nats a token"
     ends = ((LEFT, "start", "worse by "), (RIGHT, "end", "better by "))
@@ -134,7 +136,7 @@ def _scale(rule: Rule, top: int, largest: float) -> str:
 
 
 def _interval(one: RuleOf, top: int, largest: float) -> str:
-    """A row of an interval chart; `largest`: the value at its edge."""
+    """Draw a row of an interval chart; `largest`: the value at its edge."""
     rule, y, sign = one.rule, top + 11, 1 if one.rule.higher_is_better else -1
     scale = ((RIGHT - LEFT) / 2 - 10) / largest
     ends = sorted(sign * end for end in rule.interval)
@@ -153,13 +155,13 @@ def _interval(one: RuleOf, top: int, largest: float) -> str:
 
 
 class _Frame(NamedTuple):
-    """The axes of a chart of points: (least, most) of x and of y."""
+    """Holds the axes of a chart of points: (least, most) of x and of y."""
 
     across: tuple[float, float]
     up: tuple[float, float]
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """In pixels."""
+        """Return a point in pixels."""
         (left, right), (low, high) = self
         return 60 + 640 * (x - left) / (right - left), 210 - 190 * (y - low) / (high - low)
 
@@ -174,7 +176,7 @@ class _Frame(NamedTuple):
 
 
 def _axis(low: float, high: float, name: str) -> str:
-    """Three lines across with their values."""
+    """Draw three lines across with their values."""
     lines = []
     for share in (0.0, 0.5, 1.0):
         y, value = 210 - 190 * share, low + share * (high - low)

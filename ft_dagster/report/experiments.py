@@ -1,4 +1,4 @@
-"""Experiments as tables: methods side by side, and the runs of a sweep from best to worst."""
+"""Shows experiments as tables: methods beside each other, and the runs of a sweep from best to worst."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ Row = Mapping[str, Any]
 
 
 def bakeoff_table(runs: Sequence[Row], budget: str) -> Table:
-    """A column for each method, a row for each figure. A row: `Run` of automation.experiments as a dict."""
+    """Make a column for each method, a row for each figure. A row: `Run` of automation.experiments as a
+    dict.
+    """
     table = _table(f"{budget} for each method", ["", *(run["name"] for run in runs)])
     kind, _, amount = budget.partition("=")
     lines: dict[str, list[str]] = {
@@ -41,7 +43,7 @@ def bakeoff_table(runs: Sequence[Row], budget: str) -> Table:
 
 
 def sweep_table(runs: Sequence[Row], by: str) -> Table:
-    """A row for each run, in the order given."""
+    """Make a row for each run, in the order given."""
     table = _table(
         f"ranked by the {by}",
         [
@@ -108,7 +110,7 @@ def _judgement(run: Row, rule: str, task: str) -> str:
 
 
 def _losses(run: Row) -> str:
-    """First → best, or how far the curve of a stopped run came."""
+    """Return first → best, or how far the curve of a stopped run came."""
     first, best = (_figure(run, f"validation_loss_{which}") for which in ("first", "best"))
     if best is not None:
         sizes = [int(size) for size in _figure(run, "validation_loss_on") or () if size.isdigit()]
@@ -117,7 +119,7 @@ def _losses(run: Row) -> str:
 
 
 def _of_budget(run: Row, figure: str, kind: str, amount: float) -> str:
-    """The figure; where it is what the budget is in, also which share of that it came to."""
+    """Return the figure; where it is what the budget is in, also which share of that it came to."""
     seconds = _figure(run, "training_seconds")
     value = _figure(run, "flops") if figure == "flops" else None if seconds is None else seconds / 60
     if value is None:
@@ -131,5 +133,5 @@ def _general(value: float | None) -> str:
 
 
 def _found(rules: Sequence[Rule]) -> str:
-    """The word for what rules come to; a dash where nothing was judged."""
+    """Return the word for what rules come to; a dash where nothing was judged."""
     return verdict_word(verdict_of(rules)) if rules else ABSENT

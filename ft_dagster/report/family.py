@@ -1,4 +1,6 @@
-"""An artifact among what it was made of and what was made of it: rows of a table, and a small picture."""
+"""Shows an artifact among what it was made of and what was made of it: rows of a table, and a small
+picture.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ WORDS = "what it was made of, and what was made of it"
 
 
 class Relative(NamedTuple):
-    """An artifact above or below another. `variant`: whose it is, where it is another variant's."""
+    """Is an artifact above or below another. `variant`: whose it is, where it is another variant's."""
 
     artifact: Artifact
     variant: str | None = None
@@ -26,14 +28,14 @@ class Relative(NamedTuple):
 def family_rows(
     above: Sequence[Relative], below: Sequence[Relative], versions: Sequence[int]
 ) -> list[tuple[str, str, str, str]]:
-    """Columns RELATED; `versions`: released of it."""
+    """Return rows for the columns RELATED; `versions`: released of it."""
     rows = [(ABOVE, *_row(each)) for each in above]
     rows += [(BELOW, *_row(each)) for each in below]
     return rows + [(BELOW, RELEASE.name, f"version {version}", "") for version in versions]
 
 
 def _row(one: Relative) -> tuple[str, str, str]:
-    """What, which, digest; of another variant it says of which."""
+    """Return kind, details and digest; of another variant it says of which."""
     [row] = artifact_rows({one.artifact.place.stage: one.artifact})
     whose = "" if one.variant is None else f" of {one.variant}"
     return f"{row.what}{whose}", row.which, row.digest
@@ -42,8 +44,8 @@ def _row(one: Relative) -> tuple[str, str, str]:
 def family_picture(
     above: Sequence[Relative], artifact: Artifact, below: Sequence[Relative], versions: Sequence[int]
 ) -> str | None:
-    """Markdown of an inline picture, without what has no count; of another variant the last alone. What does
-    not fit is left out, the farthest first. None where nothing is above or below.
+    """Return markdown of an inline picture, without what has no count; of another variant the last alone.
+    What does not fit is left out, the farthest first. None where nothing is above or below.
     """
     before, after = list(_links(above)), [each for each in below if each.variant is None]
     children = [each for each in below if each.variant is not None]
@@ -55,7 +57,7 @@ def family_picture(
 
 
 def _drawn(links: Sequence[tuple[int, Link]]) -> str:
-    """Links with their numbers, in order of these."""
+    """Draw links with their numbers, in order of these."""
     return chain([link for _, link in sorted(links)])
 
 
@@ -77,7 +79,7 @@ def _released(versions: Sequence[int]) -> str:
 
 
 def _counted(stage: str, figures: Mapping[str, Any]) -> str:
-    """How many of what an artifact has, in two words."""
+    """Count what an artifact has, in two words."""
     entry = ENTRIES.get(stage)
     if entry is None or entry.counted is None:
         return ""

@@ -1,4 +1,4 @@
-"""A fleet as people read it: a row a variant, and how far each is from its base."""
+"""Shows a fleet as people read it: a row a variant, and how far each is from its base."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COLUMNS = ("variant", "state", "version", "gain over base", "verdict", "age", "d
 
 @dataclass(frozen=True)
 class FleetVariant:
-    """`state`, `cause`, `version`: as `ft-dagster status` has them; `verdict`: of its newest evaluation;
-    `days`: since what stands was judged; `hours`: of devices, of every training and evaluation that the store
-    knows; `usd`: of these, None where no price is known.
+    """Describes a variant of a fleet. `state`, `cause`, `version`: as `ft-dagster status` has them;
+    `verdict`: of its newest evaluation; `days`: since what stands was judged; `hours`: of devices, of every
+    training and evaluation that the store knows; `usd`: of these, None where no price is known.
     """
 
     variant: str
@@ -38,12 +38,12 @@ class FleetVariant:
 
     @property
     def gains(self) -> list[Rule]:
-        """The rules of its own tasks."""
+        """Return the rules of its own tasks."""
         return [] if self.verdict is None else [rule for rule in self.verdict.rules if rule.rule == "task"]
 
 
 def fleet_rows(variants: Iterable[FleetVariant]) -> list[list[Any]]:
-    """Rows for `COLUMNS`; those that a person is to look at come first."""
+    """Return rows for `COLUMNS`, sorted by urgency."""
     return [
         [
             one.variant,
@@ -60,7 +60,7 @@ def fleet_rows(variants: Iterable[FleetVariant]) -> list[list[Any]]:
 
 
 def _state(one: FleetVariant) -> str:
-    """With its cause, where that is not the verdict, which stands beside it."""
+    """Return the state with its cause, where that is not the verdict, which stands beside it."""
     if one.cause in ("", _sentence(one)):
         return one.state
     return breakable(f"{one.state}: {one.cause}", WORD)
@@ -71,8 +71,8 @@ def _sentence(one: FleetVariant) -> str:
 
 
 def gain_groups(variants: Iterable[FleetVariant]) -> tuple[list[list[RuleOf]], int]:
-    """The gains to be drawn, those in points on one scale and losses on another, from the best to the worst;
-    and how many are left out, from the middle of each.
+    """Return the gains to be drawn, those in points on one scale and losses on another, from the best to the
+    worst; and how many are left out, from the middle of each.
     """
     known = [RuleOf(one.variant, rule) for one in variants for rule in measured(one.gains)]
     known.sort(key=lambda one: -better(one.rule))
@@ -87,12 +87,12 @@ def _ends(group: list[RuleOf]) -> list[RuleOf]:
 
 
 def better(rule: Rule) -> float:
-    """By how much it is better than the base, in its metric's unit; worse is below zero."""
+    """Return by how much it is better than the base, in its metric's unit; worse is below zero."""
     return rule.difference if rule.higher_is_better else -rule.difference
 
 
 def age(days: float | None) -> str:
-    """ "12 days", or "5 hours" below two."""
+    """Return "12 days", or "5 hours" below two."""
     if days is None:
         return ABSENT
     return counted(round(days), "day") if days >= 2 else counted(round(24 * days), "hour")

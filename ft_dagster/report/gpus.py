@@ -1,4 +1,4 @@
-"""The devices of a host as rows: who holds, who waits, since when and why."""
+"""Shows the devices of a host as rows: who holds, who waits, since when and why."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ COLUMNS = ("state", "device", "variant", "priority", "run", "since (UTC)", "for"
 
 
 def status_rows(table: Table) -> list[list[str]]:
-    """A row per device, then one per program that waits, in the order of service."""
+    """Return a row per device, then one per program that waits, in the order of service."""
     rows = []
     for d in table.devices:
         device = f"{d.device} {d.name}" + (" (shared)" if d.sharing == "shared" else "")

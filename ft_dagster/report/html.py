@@ -1,5 +1,5 @@
-"""A report as one HTML file: nothing from a network, light and dark, printed as it stands. Its one script
-sorts tables, where there is one to sort; without it they stand as they were given.
+"""Writes a report as one HTML file: nothing from a network, light and dark, printed as it stands. Its one
+script sorts tables, where there is one to sort; without it they stand as they were given.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SORTING = Path(__file__).with_name("sorting.js")
 
 
 class SortedCell(NamedTuple):
-    """A cell that is sorted by another value than it shows; None, and what is no number, come last."""
+    """Is a cell that is sorted by another value than it shows; None, and what is no number, come last."""
 
     shown: str
     by: float | None
@@ -34,7 +34,9 @@ class SortedCell(NamedTuple):
 
 
 class HtmlTable(NamedTuple):
-    """A table with what it shows; cells as `tables.cell` writes them. `sortable`: by a click on a header."""
+    """Is a table with what it shows; cells as `tables.cell` writes them. `sortable`: by a click on a
+    header.
+    """
 
     caption: str
     headers: Sequence[str]
@@ -43,8 +45,8 @@ class HtmlTable(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of a report: paragraphs, then a chart (SVG of `charts`), then tables that have rows, then text
-    as it is.
+    """Is a part of a report: paragraphs, then a chart (SVG of `charts`), then tables that have rows, then
+    text as it is.
     """
 
     title: str
@@ -55,8 +57,8 @@ class Section(NamedTuple):
 
 
 class VerdictBox(NamedTuple):
-    """A verdict in one sentence. `word`: passed, undecided or failed, by which it is coloured; `on`: what it
-    is on, where a page has several.
+    """Shows a verdict in one sentence. `word`: passed, undecided or failed, by which it is coloured; `on`:
+    what it is on, where a page has several.
     """
 
     word: str
@@ -69,7 +71,7 @@ class VerdictBox(NamedTuple):
 
 
 class Report(NamedTuple):
-    """`facts`: name and value, in the head of the page."""
+    """Holds a report. `facts`: name and value, in the head of the page."""
 
     title: str
     description: str
@@ -83,7 +85,7 @@ class Report(NamedTuple):
 
 
 def as_html(report: Report) -> str:
-    """All text is escaped; charts alone are taken as they are."""
+    """Write the page: all text is escaped; charts alone are taken as they are."""
     script = SORTING.read_text("utf-8") if report.sortable else ""
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return _template().render(
@@ -92,7 +94,7 @@ def as_html(report: Report) -> str:
 
 
 def _sorted_by(value: Any) -> str:
-    """What a cell is sorted by: a number, or its text."""
+    """Return what a cell is sorted by: a number, or its text."""
     if isinstance(value, SortedCell):
         return "" if value.by is None or not math.isfinite(value.by) else str(value.by)
     return "" if value is None else str(value)

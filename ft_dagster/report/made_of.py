@@ -1,4 +1,4 @@
-"""What a version was made of as rows: file, digest, rows, licence, and on to the version."""
+"""Shows what a version was made of as rows: file, digest, rows, licence, and on to the version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIGITS = 12  # of a digest
 
 
 class MadeRow(NamedTuple):
-    """One step; `digest`: twelve digits; `made`: when, UTC."""
+    """Is one step. `digest`: twelve digits; `made`: when, UTC."""
 
     what: str
     which: str
@@ -37,13 +37,13 @@ _WORDS = _Words()
 def made_rows(
     files: Iterable[Any], artifacts: Mapping[str, Artifact], entry: ReleaseEntry | None
 ) -> list[MadeRow]:
-    """All of it in order; `entry`: the release, of what was released."""
+    """Return all of it in order; `entry`: the release, of what was released."""
     version = [] if entry is None else [version_row(entry)]
     return [*file_rows(files), *artifact_rows(artifacts), *version]
 
 
 def artifact_rows(artifacts: Mapping[str, Artifact]) -> list[MadeRow]:
-    """Of artifacts by their stage."""
+    """Return the rows of artifacts by their stage."""
     return [
         MadeRow(
             stage,
@@ -56,7 +56,7 @@ def artifact_rows(artifacts: Mapping[str, Artifact]) -> list[MadeRow]:
 
 
 def file_rows(files: Iterable[Any]) -> list[MadeRow]:
-    """Of the files of the tenant's rows (`stages.made_of.SourceFile`)."""
+    """Return the rows of the files of the tenant's rows (`stages.made_of.SourceFile`)."""
     return [
         MadeRow(
             "file",
@@ -69,7 +69,7 @@ def file_rows(files: Iterable[Any]) -> list[MadeRow]:
 
 
 def version_row(entry: ReleaseEntry) -> MadeRow:
-    """Of the release that all of it came to."""
+    """Return the row of the release that all of it came to."""
     return MadeRow("version", f"{entry.version}, released by {entry.by}", "", moment(entry.at))
 
 
@@ -81,7 +81,7 @@ def _which(stage: str, figures: Mapping[str, Any]) -> str:
 
 
 def figure_at(path: str, figures: Mapping[str, Any]) -> Any:
-    """The figure at a path such as splits[train][examples]; None where there is none."""
+    """Return the figure at a path such as splits[train][examples]; None where there is none."""
     try:
         return _WORDS.get_field(path, (), figures)[0]
     except LookupError:

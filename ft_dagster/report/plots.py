@@ -1,4 +1,4 @@
-"""The memory of each method as an SVG, 700 pixels wide, for a slide or a page."""
+"""Draws the memory of each method as an SVG, 700 pixels wide, for a slide or a page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARTS = {  # of a device's memory, with a colour each
 
 
 def memory_bars(document: SurveyDocument) -> str:
-    """A stacked bar of one device's memory for each method, as ranked; the device is a line.
+    """Draw a stacked bar of one device's memory for each method, as ranked; the device is a line.
 
     A correction learned from finished trainings moves the total beside the bar, and no part of it.
     """

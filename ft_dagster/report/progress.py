@@ -1,4 +1,4 @@
-"""A running program's progress in one terminal line."""
+"""Shows a running program's progress in one terminal line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ WIDTH = 20
 
 
 def bar(progress: dict[str, Any]) -> str:
-    """`#####---- 12/64  loss 1.93  310 tok/s  ETA 1m 20s` from a progress.json; empty without one."""
+    """Return `#####---- 12/64 loss 1.93 310 tok/s ETA 1m 20s` from a progress.json; empty without one."""
     done = progress.get("step", progress.get("done"))
     total = progress.get("total_steps", progress.get("total"))
     if done is None or not total:

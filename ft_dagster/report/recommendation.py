@@ -1,4 +1,4 @@
-"""A survey of all methods as people read it: the ranking, why, and what would make it fit.
+"""Shows a survey of all methods as people read it: the ranking, why, and what would make it fit.
 
 GB are 1e9 bytes.
 """
@@ -37,7 +37,7 @@ AGAINST = "against it"
 
 
 def ranking_table(document: SurveyDocument) -> Table:
-    """A row for each method, the best first."""
+    """Make a row for each method, the best first."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -53,7 +53,7 @@ def ranking_table(document: SurveyDocument) -> Table:
 
 
 def ranking_rows(document: SurveyDocument) -> list[list[str]]:
-    """A row for each method in `COLUMNS`, with the first rule that spoke against it (`AGAINST`)."""
+    """Return a row for each method in `COLUMNS`, with the first rule that spoke against it (`AGAINST`)."""
     against = [
         next((rule.sentence for rule in row.rules if rule.verdict == "against"), "")
         for row in document.ranking
@@ -79,7 +79,7 @@ def _rows(document: SurveyDocument) -> list[list[str]]:
 
 
 def cost_rows(document: Estimate) -> list[tuple[str, str]]:
-    """(what, figures with their units)"""
+    """Return (name, figures with their units) of the cost."""
     row, probe = document.planned_row, document.predicted.probe_hours
     work, days = document.utilization, row.days_to_candidate
     speed = ABSENT if work is None else f"{work.value:.1%} of the peak ({work.origin}: {work.reason})"
@@ -98,7 +98,7 @@ def cost_rows(document: Estimate) -> list[tuple[str, str]]:
 
 
 def refusal_of(document: SurveyDocument) -> str:
-    """Why what is planned cannot run here, and the smallest changes that would, the mildest first."""
+    """Say why what is planned cannot run here, and the smallest changes that would, the mildest first."""
     held = document.plan.memory_bytes.total
     said = f"{document.plan.name} needs {size(held)} on each device of {size(document.device_bytes)}"
     wanted = [change.sentence for change in document.changes]
@@ -110,7 +110,7 @@ def refusal_of(document: SurveyDocument) -> str:
 
 
 def reasons_lines(document: SurveyDocument) -> list[str]:
-    """The rules that spoke on what is to be trained, its warnings, the notes, and what would fit."""
+    """Return the rules that spoke on what is to be trained, its warnings, the notes, and what would fit."""
     row = document.planned_row
     lines = [_rule(rule) for rule in row.rules]
     lines += [f"! {warning}" for warning in row.warnings]
@@ -124,7 +124,7 @@ def reasons_lines(document: SurveyDocument) -> list[str]:
 
 
 def reasons_markdown(document: SurveyDocument) -> str:
-    """The same as a list: a leading + or - would begin a list inside it."""
+    """Return the reasons as a list: a leading + or - would begin a list inside it."""
     lines = []
     for line in reasons_lines(document):
         mark, said = (IN_WORDS[line[0]], line[2:]) if line[0] in IN_WORDS else ("", line.strip())
@@ -134,7 +134,7 @@ def reasons_markdown(document: SurveyDocument) -> str:
 
 
 def memory_line(document: SurveyDocument) -> str:
-    """What one device holds at the highest moment of a step, by what it is."""
+    """Say what one device holds at the highest moment of a step, by what it is."""
     held = document.plan.memory_bytes
     said = ", ".join(f"{words} {size(held.of(name))}" for name, words in HELD.items() if held.of(name))
     return f"{size(held.total)} on each device, by a dry run of the step: {said}"
@@ -146,7 +146,7 @@ def _rule(rule: MethodRule) -> str:
 
 
 def _spent(row: RankedRow) -> str:
-    """Time and price, where they are known."""
+    """Return time and price, where they are known."""
     hours, usd = row.hours, row.cost_usd
     known = [] if hours is None else [duration(3600 * hours)]
     return ", ".join(known + ([] if usd is None else [_usd(usd)])) or ABSENT

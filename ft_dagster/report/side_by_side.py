@@ -1,4 +1,4 @@
-"""Two of a kind beside each other, as rows of tables: what differs, and how much of it."""
+"""Compares two of a kind, as rows of tables: what differs, and how much of it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Splits = Mapping[str, Collection[bytes]]  # of a data set -> identities of rows
 
 
 def flat(tree: Any, name: str = "") -> dict[str, Any]:
-    """Values by their path: {"a": {"b": [{"c": 1}]}} -> {"a.b[0].c": 1}. What is empty, and a list of plain
-    values, is one value.
+    """Return values by their path: {"a": {"b": [{"c": 1}]}} -> {"a.b[0].c": 1}. What is empty, and a list of
+    plain values, is one value.
     """
     if isinstance(tree, Mapping) and tree:
         parts = {f"{name}.{part}" if name else str(part): value for part, value in tree.items()}
@@ -30,7 +30,9 @@ def flat(tree: Any, name: str = "") -> dict[str, Any]:
 
 
 def differing_rows(left: Flat, right: Flat) -> list[list[Any]]:
-    """Name, value on the left, value on the right of all that are not equal; a dash for what is not there."""
+    """Return name, value on the left, value on the right of all that are not equal; a dash for what is not
+    there.
+    """
     names = sorted({*left, *right})
     return [
         [name, _value(left.get(name)), _value(right.get(name))]
@@ -40,7 +42,7 @@ def differing_rows(left: Flat, right: Flat) -> list[list[Any]]:
 
 
 def joined_rows(left: Sequence[Sequence[Any]], right: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Rows of two tables by their first cell: it, the second of the left, the second of the right."""
+    """Join rows of two tables by their first cell: it, the second of the left, the second of the right."""
     sides = [{row[0]: row[1] for row in rows} for rows in (left, right)]
     return [[name, *(side.get(name) for side in sides)] for name in dict.fromkeys([*sides[0], *sides[1]])]
 
@@ -50,7 +52,9 @@ def split_headers(names: tuple[str, str]) -> list[str]:
 
 
 def split_rows(left: Splits, right: Splits) -> list[list[Any]]:
-    """By the content of the rows, for `split_headers`; then over all splits, where a row may have moved."""
+    """Compare the splits by the content of the rows, for `split_headers`; then over all splits, where a row
+    may have moved.
+    """
     names = [name for name in ("train", "validation", "test") if name in left or name in right]
     rows = [_counts(name, set(left.get(name, ())), set(right.get(name, ()))) for name in names]
     before, now = ({row for split in side.values() for row in split} for side in (left, right))
@@ -58,7 +62,7 @@ def split_rows(left: Splits, right: Splits) -> list[list[Any]]:
 
 
 def overlaid(left: Lines, right: Lines, names: tuple[str, str]) -> Iterator[tuple[str, Lines]]:
-    """(what a chart shows, its lines by the side they are of), for each curve of either."""
+    """Yield (what a chart shows, its lines by the side they are of), for each curve of either."""
     for what in dict.fromkeys([*left, *right]):
         sides = zip(names, (left.get(what), right.get(what)), strict=True)
         yield what, {name: points for name, points in sides if points}
@@ -68,13 +72,13 @@ Pair = tuple[Rule | None, Rule | None]
 
 
 def rule_pairs(left: Sequence[Rule], right: Sequence[Rule]) -> list[Pair]:
-    """The rules of two verdicts by what they were asked; None where a verdict has no such rule."""
+    """Pair the rules of two verdicts by what they were asked; None where a verdict has no such rule."""
     sides = [{(rule.rule, rule.task, rule.metric): rule for rule in rules} for rules in (left, right)]
     return [(sides[0].get(name), sides[1].get(name)) for name in dict.fromkeys([*sides[0], *sides[1]])]
 
 
 def pair_groups(pairs: Sequence[Pair], names: tuple[str, str]) -> list[list[RuleOf]]:
-    """Of each pair those that are there, to be drawn on one scale."""
+    """Return those of each pair that are there, to be drawn on one scale."""
     return [
         [RuleOf(f"{rule.task}, {name}", rule) for name, rule in zip(names, pair, strict=True) if rule]
         for pair in pairs
@@ -89,7 +93,7 @@ def score_headers(names: tuple[str, str]) -> list[str]:
 
 
 def score_rows(pairs: Sequence[Pair]) -> list[list[Any]]:
-    """For `score_headers`."""
+    """Return rows for `score_headers`."""
     rows = []
     for pair in pairs:
         rule = next(rule for rule in pair if rule)

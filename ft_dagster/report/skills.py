@@ -1,4 +1,6 @@
-"""What was forgotten, for people: subjects by how far they fell, and questions right before and wrong now."""
+"""Shows what was forgotten to people: subjects by how far they fell, and questions right before and wrong
+now.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ LONGEST = 300  # characters of a question that are shown: its end, where the que
 
 
 def skill_rows(found: Iterable[Skill]) -> list[list[Any]]:
-    """Every task or subject with right-or-wrong answers, the largest fall first; a row for `SKILLS`."""
+    """Return every task or subject with right-or-wrong answers, the largest fall first; a row for
+    `SKILLS`.
+    """
     return [
         [
             skill.subject,
@@ -31,7 +35,8 @@ def skill_rows(found: Iterable[Skill]) -> list[list[Any]]:
 
 
 def lost_rows(found: Iterable[Skill], answers: Iterable[Answer], *, own_rows: bool) -> list[list[Any]]:
-    """Of each subject that fell, a few questions that were right before and are wrong now; a row for `LOST`.
+    """Return for each subject that fell a few questions that were right before and are wrong now; a row for
+    `LOST`.
 
     `answers`: of the tuned model. `own_rows`: whether a tenant's own questions may be shown; those of other
     general benchmarks are public.
@@ -46,7 +51,9 @@ def lost_rows(found: Iterable[Skill], answers: Iterable[Answer], *, own_rows: bo
 
 
 def signs_rows(base: Sequence[Sample], tuned: Sequence[Sample], role: Role) -> list[list[Any]]:
-    """The means of a role's metrics, base and tuned (degeneration, regurgitation); rows for `SIGNS`."""
+    """Return the means of a role's metrics, base and tuned (degeneration, regurgitation); rows for
+    `SIGNS`.
+    """
     before, after = (
         {(score.role, score.task, score.metric): score for score in means(side)} for side in (base, tuned)
     )

@@ -1,4 +1,4 @@
-"""The states of a variant: the words that command, board, report and metrics share."""
+"""Names the states of a variant: the words that command, board, report and metrics share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ORDER: tuple[VariantStatus, ...] = get_args(VariantStatus)  # what needs a perso
 
 
 def counts(states: Collection[VariantStatus]) -> dict[VariantStatus, int]:
-    """How many there are of each, those that need a person first."""
+    """Count the variants of each state, those that need a person first."""
     found = Counter(states)
     return {state: found[state] for state in ORDER if state in found}
 
 
 def states_sentence(states: Collection[VariantStatus]) -> str:
-    """ "120 variants: 2 broken, 3 stale, 115 fresh"."""
+    """Return "120 variants: 2 broken, 3 stale, 115 fresh"."""
     said = ", ".join(f"{count} {state}" for state, count in counts(states).items())
     return counted(len(states), "variant") + (f": {said}" if said else "")

@@ -1,4 +1,4 @@
-"""What came out of a stage, whether it is good, and what to do next: the first lines of each page."""
+"""Says what came out of a stage, whether it is good, and what to do next: the first lines of each page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ft_dagster.training.training_figures import TrainingFigures
 
 
 class Summary(NamedTuple):
-    """Three sentences without their full stop."""
+    """Holds three sentences without their full stop."""
 
     what: str
     good: str
@@ -29,7 +29,7 @@ class Summary(NamedTuple):
 
 
 def dataset_summary(figures: Mapping[str, Any], since: str = "") -> Summary:
-    """Of the figures of a task_dataset; `since`: what changed, where that is known."""
+    """Summarize the figures of a task_dataset; `since`: what changed, where that is known."""
     rows, dropped = figures["rows"], sum(figures["dropped"].values())
     parts = ", ".join(f"{count(rows[name])} {use}" for name, use in SPLITS.items() if name in rows)
     why = ", ".join(f"{count(number)} {reason}" for reason, number in figures["dropped"].items() if number)
@@ -102,7 +102,7 @@ def training_summary(figures: TrainingFigures) -> Summary:
 
 
 def base_scores_summary(scores: Sequence[Score]) -> Summary:
-    """Of a base_evaluation."""
+    """Summarize a base_evaluation."""
     tasks = list(dict.fromkeys(score.task for score in scores))
     what = f"The base was asked {counted(len(tasks), 'task')}: {', '.join(tasks)}"
     return Summary(
@@ -115,7 +115,7 @@ def base_scores_summary(scores: Sequence[Score]) -> Summary:
 def evaluation_summary(
     verdict: Verdict, found: Sequence[Skill], limit: int | Literal["auto"] | None
 ) -> Summary:
-    """`limit`: evaluation.limit, the questions of a task that are asked at most."""
+    """Summarize an evaluation. `limit`: evaluation.limit, the questions of a task that are asked at most."""
     task = [rule for rule in verdict.rules if rule.rule == "task"]
     what = "; ".join(
         f"{rule.task} {rule.metric} {change(rule.metric, rule.base, rule.tuned)}" for rule in task
@@ -126,7 +126,7 @@ def evaluation_summary(
 
 
 def next_step(verdict: Verdict, limit: int | Literal["auto"] | None) -> str:
-    """What a person does about a verdict."""
+    """Say what a person does about a verdict."""
     if verdict.passed:
         return "Nothing to do: model_export and release follow"
     slowest = slowest_rule(verdict.rules)
@@ -150,7 +150,7 @@ def next_step(verdict: Verdict, limit: int | Literal["auto"] | None) -> str:
 
 
 def export_summary(format: str, bytes: int, certificate: Certificate, serve: str | None) -> Summary:
-    """`serve`: the command by which vLLM serves it."""
+    """Summarize an export. `serve`: the command by which vLLM serves it."""
     how = (
         "evaluated by itself"
         if not certificate.passed
@@ -164,7 +164,9 @@ def export_summary(format: str, bytes: int, certificate: Certificate, serve: str
 
 
 def release_summary(version: int, production: int | None, verdict: str, following: str) -> Summary:
-    """`verdict`: its sentences; `following`: what is to be done for it to be served; empty where it is."""
+    """Summarize a release. `verdict`: its sentences; `following`: what is to be done for it to be served;
+    empty where it is.
+    """
     served = "none" if production is None else f"version {production}"
     waits = f"Version {version}; in production: {served}"
     what = waits if following else f"Version {version} is in production"
@@ -175,7 +177,7 @@ RULES = ("rule", "base → tuned", "found", "why")
 
 
 def rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
-    """A row a rule of a verdict."""
+    """Return a row a rule of a verdict."""
     return [
         [
             f"{rule.task} {rule.metric}",
@@ -191,7 +193,7 @@ PAGE_RULES = ("rule", "why")
 
 
 def page_rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
-    """The same where a table is narrow: what was found stands with the rule."""
+    """Return the rows where a table is narrow: what was found stands with the rule."""
     return [[f"{rule}: {changed}, {found}", why] for rule, changed, found, why in rules_rows(rules)]
 
 

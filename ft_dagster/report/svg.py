@@ -1,4 +1,5 @@
-"""Small pictures as SVG, to stand inline in Dagster's pages, which show markdown below 1,000 characters.
+"""Draws small pictures as SVG, to stand inline in Dagster's pages, which show markdown below 1,000
+characters.
 
 Drawn in tones that are read on white and on black. What does not fit is left out from the end.
 """
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 
 class Bar(NamedTuple):
-    """One bar: its name, its length, and that as people read it."""
+    """Is one bar: its name, its length, and that as people read it."""
 
     name: str
     value: float
@@ -37,19 +38,19 @@ class Bar(NamedTuple):
 
 
 class Link(NamedTuple):
-    """One of a chain. `here`: the one that it is shown around."""
+    """Is one of a chain. `here`: the one that it is shown around."""
 
     words: str
     here: bool = False
 
 
 def as_inline_picture(svg: str, words: str) -> str:
-    """The picture in markdown; `words`: what it shows, for who cannot see it."""
+    """Return the picture in markdown; `words`: what it shows, for who cannot see it."""
     return f"![{words}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode('ascii')})"
 
 
 def fitting(draw: Callable[[Sequence[T]], str], parts: Sequence[T], words: str) -> str | None:
-    """`draw` of as many of the first parts as stay inline; None of none."""
+    """Return `draw` of as many of the first parts as stay inline; None of none."""
     for count in range(min(len(parts), INLINE // SHORTEST), 0, -1):
         picture = as_inline_picture(draw(parts[:count]), words)
         if len(picture) <= INLINE:
@@ -58,7 +59,7 @@ def fitting(draw: Callable[[Sequence[T]], str], parts: Sequence[T], words: str) 
 
 
 def bars(parts: Sequence[Bar], mark: float | None = None) -> str:
-    """A bar a line, with its name and value before it; `mark`: a limit, as a line across."""
+    """Draw a bar a line, with its name and value before it; `mark`: a limit, as a line across."""
     largest = max([bar.value for bar in parts] + ([mark] if mark else [])) or 1.0
     scale = (WIDTH - NAMES - 2) / largest
     rows = []
@@ -75,7 +76,7 @@ def bars(parts: Sequence[Bar], mark: float | None = None) -> str:
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Lines of (x, y), each named at its end by its last value; thinned to `POINTS`."""
+    """Draw lines of (x, y), each named at its end by its last value; thinned to `POINTS`."""
     known = {name: thinned(points) for name, points in lines.items() if points}
     every = [point for points in known.values() for point in points]
     (left, right), (low, high) = (_span([point[axis] for point in every]) for axis in (0, 1))
@@ -96,7 +97,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
 
 
 def trade_off(course: Course) -> str:
-    """Learning upwards, forgetting to the right: a dot for each look, joined in their order, thinned to
+    """Draw learning upwards, forgetting to the right: a dot for each look, joined in their order, thinned to
     `LOOKS`; the exported one stands out, and the limit is a line.
     """
     looks, limits = list(course.looks.values()), [] if course.limit is None else [course.limit]
@@ -128,7 +129,7 @@ def trade_off(course: Course) -> str:
 
 
 def chain(parts: Sequence[Link]) -> str:
-    """What was made of what, a line each, from above to below: a dot on a line, and its words."""
+    """Draw what was made of what, a line each, from above to below: a dot on a line, and its words."""
     words = "".join(
         f"<text y='{LINE * number + 12}'>{escape(part.words)}</text>" for number, part in enumerate(parts)
     )
@@ -142,7 +143,7 @@ def chain(parts: Sequence[Link]) -> str:
 
 
 def intervals(rules: Sequence[Rule]) -> str:
-    """The interval of each rule's change, better to the right, each on its own scale.
+    """Draw the interval of each rule's change, better to the right, each on its own scale.
 
     The stroke across is the change that the interval is of, the grey line no change, the red one the margin.
     """
@@ -165,19 +166,19 @@ def intervals(rules: Sequence[Rule]) -> str:
 
 
 def measured(rules: Sequence[Rule]) -> list[Rule]:
-    """Those of which an interval is known, so that it can be drawn."""
+    """Return the rules of which an interval is known, so that it can be drawn."""
     return [rule for rule in rules if all(map(math.isfinite, (rule.difference, *rule.interval)))]
 
 
 def reach(rule: Rule) -> float:
-    """How far from no change a drawing of a rule goes. Of an older verdict what was measured may lie outside
-    its interval, in which a question counts up to a bound.
+    """Return how far from no change a drawing of a rule goes. Of an older verdict what was measured may lie
+    outside its interval, in which a question counts up to a bound.
     """
     return max(*map(abs, rule.interval), abs(rule.estimate), rule.margin)
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
-    """At most so many of them, the first and the last kept."""
+    """Return at most so many of the points, the first and the last kept."""
     if len(points) <= most:
         return list(points)
     step = (len(points) - 1) / (most - 1)
@@ -197,5 +198,5 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _short(name: str) -> str:
-    """The end of a long name: of a path it says more than the beginning."""
+    """Return the end of a long name: of a path it says more than the beginning."""
     return escape(name if len(name) <= LONGEST else "…" + name[-LONGEST + 1 :])

@@ -1,4 +1,4 @@
-"""Figures as people read them, and the terminal's table of variants."""
+"""Formats figures as people read them, and the terminal's table of variants."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ LONG = 40  # characters of a word that a browser does not break
 
 
 def count(value: float | None) -> str:
-    """1234 -> "1,234"."""
+    """Write a number with separators: 1234 -> "1,234"."""
     return ABSENT if value is None else f"{value:,.0f}"
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """ "1 example", "1,234 examples"; `several`: where it is not `one` with an s."""
+    """Return "1 example", "1,234 examples"; `several`: where it is not `one` with an s."""
     return f"{count(number)} {one if number == 1 else several or one + 's'}"
 
 
 def size(value: float | None) -> str:
-    """Bytes, in powers of 1000: 1_234_000_000 -> "1.2 GB"."""
+    """Write bytes in powers of 1000: 1_234_000_000 -> "1.2 GB"."""
     if value is None:
         return ABSENT
     for unit in ("B", "kB", "MB", "GB"):
@@ -43,7 +43,7 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """200 -> "3m 20s"; 7500 -> "2h 05m"; 4.2 -> "4.2s"."""
+    """Write seconds as time: 200 -> "3m 20s"; 7500 -> "2h 05m"; 4.2 -> "4.2s"."""
     if seconds is None:
         return ABSENT
     if seconds < 59.95:
@@ -55,28 +55,28 @@ def duration(seconds: float | None) -> str:
 
 
 def points(difference: float | None) -> str:
-    """A difference of two shares, signed: 0.032 -> "+3.2 points"."""
+    """Write a difference of two shares, signed: 0.032 -> "+3.2 points"."""
     return ABSENT if difference is None else f"{100 * difference:+.1f} points"
 
 
 def percent(share: float | None) -> str:
-    """0.0799 -> "8.0%"."""
+    """Write a share in percent: 0.0799 -> "8.0%"."""
     return ABSENT if share is None else f"{100 * share:.1f}%"
 
 
 def is_share(metric: str, values: Iterable[float | None]) -> bool:
-    """Whether a metric is a share of 1 (accuracy, F1), to be said in percent; a loss is not."""
+    """Say whether a metric is a share of 1 (accuracy, F1), to be said in percent; a loss is not."""
     return not metric.endswith("loss") and all(value is None or 0 <= value <= 1 for value in values)
 
 
 def score(metric: str, value: float | None) -> str:
-    """One value of a metric: "41.0%", or "4.66" for a loss."""
+    """Write one value of a metric: "41.0%", or "4.66" for a loss."""
     known = None if value is None or not math.isfinite(value) else value
     return percent(known) if is_share(metric, (known,)) else _decimal(known)
 
 
 def change(metric: str, base: float | None, tuned: float | None) -> str:
-    """ "41.0% → 55.0%", or "4.66 → 1.42" for a loss."""
+    """Return "41.0% → 55.0%", or "4.66 → 1.42" for a loss."""
     base, tuned = (None if v is None or not math.isfinite(v) else v for v in (base, tuned))
     show = percent if is_share(metric, (base, tuned)) else _decimal
     return f"{show(base)}{ARROW}{show(tuned)}"
@@ -86,7 +86,7 @@ HISTORY = ("", "action", "version", "in production", "export", "at", "by", "reas
 
 
 def history_rows(past: Iterable[ReleaseEntry]) -> list[list[Any]]:
-    """The entries of a release log, oldest first."""
+    """Return the entries of a release log, oldest first."""
     return [
         [
             number,
@@ -103,7 +103,7 @@ def history_rows(past: Iterable[ReleaseEntry]) -> list[list[Any]]:
 
 
 def release_table(rows: Iterable[VariantRow]) -> Table:
-    """Variants, a row each: readable at 120 columns, folded below that."""
+    """Make a table of variants, a row each: readable at 120 columns, folded below that."""
     from rich import box
     from rich.table import Table
 
@@ -157,7 +157,7 @@ GATE_STYLE = {  # by the word of a verdict
 
 
 def _task(rules: Sequence[Rule]) -> tuple[str, ...]:
-    """The task's metric and its two values, for each task judged."""
+    """Return the task's metric and its two values, for each task judged."""
     found = [rule for rule in rules if rule.rule == "task"]
     lines = [(rule.metric, change(rule.metric, rule.base, rule.tuned)) for rule in found]
     return tuple(part for line in lines for part in line)
@@ -183,7 +183,9 @@ def _decimal(value: float | None) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value in a table: whole numbers with thousands separators, others to six digits, None as a dash."""
+    """Write a value in a table: whole numbers with thousands separators, others to six digits, None as a
+    dash.
+    """
     if value is None:
         return ABSENT
     if isinstance(value, bool):
@@ -194,11 +196,11 @@ def cell(value: Any) -> str:
 
 
 def breakable(text: str, longest: int = LONG) -> str:
-    """The same to read, with places where a browser may break words that are longer."""
+    """Return the same to read, with places where a browser may break words that are longer."""
     word = re.compile(rf"\S{{{longest + 1},}}")
     return word.sub(lambda found: re.sub(rf"([/_.:-]|[^\W_]{{{PIECE}}})", "\\1\u200b", found[0]), text)
 
 
 def moment(stamp: str) -> str:
-    """An ISO 8601 time in UTC to the minute: "2026-11-26T15:15:46+00:00" -> "2026-11-26 15:15"."""
+    """Write an ISO 8601 time in UTC to the minute: "2026-11-26T15:15:46+00:00" -> "2026-11-26 15:15"."""
     return stamp[:16].replace("T", " ")

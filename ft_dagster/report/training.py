@@ -1,4 +1,6 @@
-"""What a training measured, as people read it: its curves, its figures, and what was foretold of it."""
+"""Shows what a training measured, as people read it: its curves, its figures, and what was estimated of
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ TASK, GENERAL = "validation loss", "loss on watched general text"
 
 
 def losses(log: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """The curves of log.jsonl that are there: name -> (step, nats a token), in the order of the steps."""
+    """Return the curves of log.jsonl that are there: name -> (step, nats a token), in the order of the
+    steps.
+    """
     rows = list(log)
     found = {
         shown: sorted((row["step"], row[name]) for row in rows if row.get(name) is not None)
@@ -28,7 +32,7 @@ def losses(log: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, floa
 
 @dataclass(frozen=True)
 class Course:
-    """Of a training, between what it learned and what it forgot. `looks`: step -> (loss on the general text
+    """Shows a training between what it learned and what it forgot. `looks`: step -> (loss on the general text
     that it watched, validation loss), nats a token. `exported`: the step whose weights are kept, one of
     these. `limit`: of the former loss; None: none.
     """
@@ -39,20 +43,22 @@ class Course:
 
     @property
     def sentence(self) -> str:
-        """Where it began, what was exported and where it ended."""
+        """Say where it began, what was exported and where it ended."""
         told = sorted({min(self.looks), self.exported, max(self.looks)})
         places = ", ".join(self.place(step) for step in told)
         limit = "" if self.limit is None else f"; the limit of the latter is {self.limit:.3f}"
         return f"{TASK.capitalize()} and {GENERAL} at {count(len(self.looks))} looks: {places}{limit}"
 
     def place(self, step: int) -> str:
-        """A look in words."""
+        """Say a look in words."""
         general, task = self.looks[step]
         return f"{task:.3f} and {general:.3f} at step {count(step)}{' (exported)' * (step == self.exported)}"
 
 
 def course_of(log: Iterable[Mapping[str, Any]], figures: TrainingFigures) -> Course | None:
-    """By log.jsonl; None where fewer than two looks measured both losses, or the exported model's did not."""
+    """Return the course by log.jsonl; None where fewer than two looks measured both losses, or the exported
+    model's did not.
+    """
     known = {name: dict(points) for name, points in losses(log).items()}
     general, task = (known.get(LOSSES[name], {}) for name in ("general_holdout_loss", "validation_loss"))
     looks = {int(step): (general[step], task[step]) for step in general if step in task}
@@ -63,7 +69,7 @@ def course_of(log: Iterable[Mapping[str, Any]], figures: TrainingFigures) -> Cou
 
 
 def figure_rows(figures: TrainingFigures) -> list[list[Any]]:
-    """A row for `FIGURES`; what was not measured is left out."""
+    """Return a row for `FIGURES`; what was not measured is left out."""
     on = figures.measured_on
     rows: list[tuple[str, str, str]] = [
         (
@@ -120,7 +126,7 @@ def figure_rows(figures: TrainingFigures) -> list[list[Any]]:
 
 
 def plotted(figures: TrainingFigures) -> dict[str, float]:
-    """The figures that are worth a line over time and over variants, each in the unit of its name."""
+    """Return the figures that are worth a line over time and over variants, each in the unit of its name."""
     known = {
         "validation_loss": figures.validation_loss_best,
         "general_holdout_loss": figures.general_holdout_loss_last,
@@ -133,7 +139,8 @@ def plotted(figures: TrainingFigures) -> dict[str, float]:
 
 
 def foretold_rows(figures: TrainingFigures) -> list[list[Any]]:
-    """Time and memory as the plan foresaw them, beside what they were; none of an older training.
+    """Return time and memory as the plan estimated them, beside what they were; none of an older training.
+    The estimated time is that of the steps and of what is measured between them: so is the program's.
 
     The time foretold is that of the steps and of what is measured between them: so is the program's.
     """

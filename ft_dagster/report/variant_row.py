@@ -1,4 +1,4 @@
-"""One variant's newest state in a row, as `ft-dagster run`, `status` and `compare` show it."""
+"""Shows one variant's newest state in a row, as `ft-dagster run`, `status` and `compare` do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ft_dagster.lineage.verdict import Rule, Verdict
 
 @dataclass(frozen=True)
 class VariantRow:
-    """What a person asks of a variant first; a value is None where its stage has not run.
+    """Holds what a person asks of a variant first; a value is None where its stage has not run.
 
     `general_share`: realized, of the tokens that `data.general.share_of` names. `validation_loss`: nats a
     token, before the training and at its best. `size_bytes`, `digest`: of the export. `version`: in
@@ -36,22 +36,22 @@ class VariantRow:
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """What it was judged by; none before it was."""
+        """Return the rules it was judged by; none before it was."""
         return () if self.verdict is None else self.verdict.rules
 
     @property
     def judged(self) -> str | None:
-        """The word of its verdict, see `verdict_word`."""
+        """Return the word of its verdict, see `verdict_word`."""
         return None if self.verdict is None else verdict_word(self.verdict)
 
     @property
     def sentence(self) -> str | None:
-        """The sentence of its verdict, as every page has it."""
+        """Return the sentence of its verdict, as every page has it."""
         return None if self.verdict is None else verdict_sentence(self.verdict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; of the verdict `gate` (whether it passed), `outcome` (what was found), its sentence
-        (`verdict`) and `rules`.
+        """Return plain JSON; of the verdict `gate` (whether it passed), `outcome` (what was found), its
+        sentence (`verdict`) and `rules`.
         """
         verdict = self.verdict
         return asdict(self) | {

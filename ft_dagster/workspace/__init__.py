@@ -1,1 +1,1 @@
-"""A variant at work: keys, inputs, builds, and where they reach the store."""
+"""Puts a variant to work: keys, inputs, builds, and where they reach the store."""

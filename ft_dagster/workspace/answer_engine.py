@@ -1,4 +1,4 @@
-"""What writes the answers that are judged: transformers, or vLLM where it is installed and can.
+"""Chooses what writes the answers that are judged: transformers, or vLLM where it is installed and can.
 
 Base and tuned model are asked by one engine, so it is in the key of each evaluation. It is chosen by the
 plan, before either is asked: by how a model will be trained, it is known what vLLM will not load.
@@ -24,8 +24,8 @@ WIDTH = {"bfloat16": 2, "float32": 4}  # bytes of a weight
 
 @dataclass(frozen=True)
 class Engine:
-    """`name`: in the key, but None, which is transformers. `python`: of the environment that vLLM is in.
-    `reason`: why transformers answer where vLLM is installed.
+    """Names an engine. `name`: in the key, but None, which is transformers. `python`: of the environment that
+    vLLM is in. `reason`: why transformers answer where vLLM is installed.
     """
 
     name: Literal["vllm"] | None = None
@@ -38,7 +38,9 @@ _found: set[Path] = set()  # where vLLM is, as far as this process has looked
 
 
 def may_be_vllm(settings: Settings, device: str) -> bool:
-    """Whether the settings and this host leave to vLLM what it can. Raises UserError as `refuse_absent`."""
+    """Say whether the settings and this host leave to vLLM what it can. Raises UserError as
+    `refuse_absent`.
+    """
     refuse_absent(settings, device)
     asked = settings.evaluation.engine
     return asked == "vllm" or (asked == "auto" and device == "cuda" and _has_vllm(settings.vllm_python))
@@ -61,7 +63,7 @@ def refuse_absent(settings: Settings, device: str) -> None:
 
 
 def not_by_vllm(method: Mapping[str, Any], *, new_tokens: bool) -> str | None:
-    """Why vLLM does not answer for what is trained by this method of a plan; None: it does. `new_tokens`:
+    """Say why vLLM does not answer for what is trained by this method of a plan; None: it does. `new_tokens`:
     some were added to its base, or to one beneath that.
     """
     known = method_of(method["name"])
@@ -74,19 +76,21 @@ def not_by_vllm(method: Mapping[str, Any], *, new_tokens: bool) -> str | None:
 
 
 def _adapter_of(known: Method, method: Mapping[str, Any]) -> dict[str, Any]:
-    """What its adapter_config.json will say."""
+    """Return what its adapter_config.json will say."""
     return {**method, "r": method.get("rank"), "peft_type": "LORA" if known.is_lora else known.name.upper()}
 
 
 def without_room(parameters: int, dtype: str, memory_bytes: int | None) -> str | None:
-    """Why a GPU does not hold the base twice, for transformers and for vLLM; None: it does."""
+    """Say why a GPU does not hold the base twice, for transformers and for vLLM; None: it does."""
     if memory_bytes is None or 2 * parameters * WIDTH[dtype] + OWN_BYTES <= memory_bytes:
         return None
     return "two copies of the base, for vLLM and for transformers, do not fit the device"
 
 
 def _has_vllm(python: Path) -> bool:
-    """Asked again until it is found: it may be installed while this process lives."""
+    """Say whether an environment has vLLM, asked again until it is found: it may be installed while this
+    process lives.
+    """
     if python in _found:
         return True
     asked = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"

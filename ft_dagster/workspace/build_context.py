@@ -1,4 +1,6 @@
-"""What a stage's `build` works with: folders and programs, and nothing of the declaration or of the store."""
+"""Gives a stage's `build` what it works with: folders and programs, and nothing of the declaration or of the
+store.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 
 class BuildContext:
-    """What a stage's `build` works with: folders, files of artifacts and programs, and what was made before.
-    `asks`: the questions that it may put to the past; None: all of them.
+    """Gives a stage's `build` folders, files of artifacts and programs, and what was made before. `asks`: the
+    questions that it may put to the past; None: all of them.
     """
 
     def __init__(self, workspace: Workspace, asks: tuple[str, ...] | None = None) -> None:
@@ -44,12 +46,12 @@ class BuildContext:
 
     @property
     def past(self) -> Past:
-        """What was made before. A question that the stage does not list raises UnlistedQuestion."""
+        """Return what was made before. A question that the stage does not list raises UnlistedQuestion."""
         return Past(self._workspace.store, self.key, self.cache, self.declared_in, self._asks)
 
     @property
     def project(self) -> Path:
-        """Where paths of the declaration are relative to."""
+        """Return the folder that paths of the declaration are relative to."""
         return self._workspace.project
 
     @property
@@ -58,27 +60,27 @@ class BuildContext:
 
     @property
     def bases_kept_in(self) -> Path | None:
-        """Where trainings keep quantized bases; None where they keep none."""
+        """Return where trainings keep quantized bases; None where they keep none."""
         return self._workspace.bases_kept_in
 
     @property
     def declared_in(self) -> Path:
-        """The variant's file, for errors to name."""
+        """Return the variant's file, for errors to name."""
         return self._workspace.declared_in
 
     @property
     def roots(self) -> Roots:
-        """What the declaration may reach."""
+        """Return what the declaration may reach."""
         return self._workspace.roots
 
     @property
     def record_key(self) -> RecordKey:
-        """The tenant's key of record trees, made on first use."""
+        """Return the tenant's key of record trees, made on first use."""
         return keys_of(self._workspace.settings.keys_folder, self._workspace.key.tenant).current
 
     @property
     def shared_key(self) -> RecordKey:
-        """The key of record trees of what all tenants share."""
+        """Return the key of record trees of what all tenants share."""
         return keys_of(self._workspace.settings.keys_folder, SHARED_OWNER).current
 
     @property
@@ -102,26 +104,28 @@ class BuildContext:
         return self._workspace.base_folder(base)
 
     def base_files(self, base: Artifact) -> dict[str, str]:
-        """sha256 of each file of the base that loading reads, by its path below `base_folder`."""
+        """Return the sha256 of each file of the base that loading reads, by its path below `base_folder`."""
         return self._workspace.base_files(base)
 
     def new_token_ids(self, base: Artifact) -> list[int]:
-        """Rows of the base's vocabulary that were added for this variant, and are to be trained."""
+        """Return the rows of the base's vocabulary that were added for this variant, and are to be
+        trained.
+        """
         return new_token_ids_of(self._workspace.store, base, self.cache)
 
     def added_token_ids(self, base: Artifact) -> list[int]:
-        """The same, and those that were added for the variants whose releases it starts from."""
+        """Return these rows, and those that were added for the variants whose releases it starts from."""
         return added_token_ids(self._workspace.store, base, self.cache)
 
     def added_tokens(self, base: Artifact) -> list[str]:
-        """What was added to the base, for this variant or for those whose releases it starts from: nothing to
-        one that all tenants share.
+        """Return the tokens added to the base, for this variant or for those whose releases it starts from:
+        none to one that all tenants share.
         """
         return [] if base.place.prefix == SHARED else added_tokens(self._workspace.store, base)
 
     def parent_adapter(self, base: Artifact) -> ParentAdapter | None:
-        """The adapter that stays frozen beneath the one to be trained; None for a base without one. Raises
-        UserError where it is gone.
+        """Return the adapter that stays frozen beneath the one to be trained; None for a base without one.
+        Raises UserError where it is gone.
         """
         parent = base.figures.get("parent")
         if not parent or parent["mode"] != "stack":

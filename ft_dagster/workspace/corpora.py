@@ -1,4 +1,4 @@
-"""Where the general corpora lie, which all tenants share, and how a stage finds the newest of one."""
+"""Finds the general corpora, which all tenants share, and the newest of one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ft_dagster.store import SHARED, Artifact, Store, read_head
 
 
 def prefix_of_corpus(name: str) -> str:
-    """The part of the store that holds one corpus."""
+    """Return the part of the store that holds one corpus."""
     return f"{SHARED}/corpora/{name}"
 
 
 def find_corpus(store: Store, name: str) -> Artifact:
-    """The newest artifact of a corpus. Raises UserError."""
+    """Return the newest artifact of a corpus. Raises UserError."""
     artifact = read_head(store, prefix_of_corpus(name), GENERAL_CORPUS.name)
     if artifact is None:
         raise UserError(

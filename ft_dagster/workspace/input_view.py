@@ -1,4 +1,4 @@
-"""What a stage's `inputs` may ask for: the stages it reads, the fields it lists, facts of the host."""
+"""Limits what a stage's `inputs` may ask for: the stages it reads, the fields it lists, facts of the host."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class UnlistedStage(Exception):
-    """A stage asked for an artifact of a stage that it does not list in `reads`."""
+    """Signals that a stage asked for an artifact of a stage that it does not list in `reads`."""
 
 
 class View(BuildContext):
-    """What a stage's `inputs` may ask for. Its declaration has the listed fields alone."""
+    """Gives a stage's `inputs` what it may ask for. Its declaration has the listed fields alone."""
 
     def __init__(self, workspace: Workspace, stage: Stage[Any]) -> None:
         super().__init__(workspace, stage.asks)
@@ -34,17 +34,19 @@ class View(BuildContext):
 
     @property
     def spec(self) -> VariantSpec:
-        """As frozen, and narrowed: reading a field that the stage does not list raises UnlistedField."""
+        """Return the declaration as frozen, and narrowed: reading a field that the stage does not list raises
+        UnlistedField.
+        """
         return narrowed(self._workspace.spec, self.stage.fields)
 
     @property
     def policy(self) -> Policy:
-        """What the platform allows this tenant today."""
+        """Return what the platform allows this tenant today."""
         return self._workspace.settings.policies().of(self.key.tenant)
 
     @property
     def cost_limit(self) -> CostLimit | None:
-        """What a plan may cost by it."""
+        """Return what a plan may cost by it."""
         return self._workspace.settings.policies().cost_limit(self.key.tenant)
 
     @property
@@ -69,7 +71,9 @@ class View(BuildContext):
 
     @property
     def judges(self) -> Judges | None:
-        """The GPUs of this host that may judge. Raises UserError for a kind or a memory that none has."""
+        """Return the GPUs of this host that may judge. Raises UserError for a kind or a memory that none
+        has.
+        """
         return self._workspace.judges(self._workspace.spec)
 
     @property
@@ -88,28 +92,28 @@ class View(BuildContext):
         return {} if trial is None else dict(trial.overrides)
 
     def declared(self) -> Declared:
-        """The declaration as the tenant's file has it now: for the stage that freezes it."""
+        """Return the declaration as the tenant's file has it now: for the stage that freezes it."""
         if self.stage.entry != DECLARATION:
             raise UnlistedStage(f"{self.stage.name} asks for the file, and is not the stage that freezes it")
         return self._workspace.declared()
 
     def frozen(self, part: str) -> Any:
-        """`sources` (their fingerprints) or `tasks` (their digests) of the frozen declaration."""
+        """Return `sources` (their fingerprints) or `tasks` (their digests) of the frozen declaration."""
         self._listed(DECLARATION.name)
         return self._workspace.frozen[part]
 
     def upstream(self, stage: str) -> Artifact:
-        """The newest artifact of a stage that this one lists. Raises UserError."""
+        """Return the newest artifact of a stage that this one lists. Raises UserError."""
         self._listed(stage)
         return self._workspace.upstream(stage)
 
     def corpus(self, name: str) -> Artifact:
-        """The newest artifact of a general corpus. Raises UserError."""
+        """Return the newest artifact of a general corpus. Raises UserError."""
         self._listed(GENERAL_CORPUS.name)
         return find_corpus(self._workspace.store, name)
 
     def made(self, stage: Stage[Any]) -> Artifact:
-        """The artifact of a stage that is made on demand."""
+        """Return the artifact of a stage that is made on demand."""
         self._listed(stage.name)
         return self._workspace.make(stage)
 

@@ -1,4 +1,6 @@
-"""How many GPUs of this host judge a model: what a judgement's lease asks for, and what the plan says."""
+"""Chooses how many GPUs of this host judge a model: what a judgement's lease asks for, and what the plan
+says.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ from ft_dagster.planning.judging import JudgedBytes, JudgedOn, Judges, asked, ce
 
 
 def judges_of(leases: Leases, ask: Ask, dtype: Dtype) -> Judges | None:
-    """The GPUs that may judge, by what a declaration asks for; None on a host without any. Raises UserError
-    for a kind or a memory that none has.
+    """Return the GPUs that may judge, by what a declaration asks for; None on a host without any. Raises
+    UserError for a kind or a memory that none has.
     """
     if leases.inventory.kind != "gpu":
         return None
@@ -36,7 +38,7 @@ def judges_of(leases: Leases, ask: Ask, dtype: Dtype) -> Judges | None:
 
 
 def judges_among(hardware: Hardware) -> Judges | None:
-    """The same of GPUs that are named, and not this host's."""
+    """Return the GPUs that may judge among those that are named, and not this host's."""
     if hardware.kind != "gpu":
         return None
     named = (Device(str(number), hardware.memory_bytes, hardware.name) for number in range(hardware.count))
@@ -44,7 +46,7 @@ def judges_among(hardware: Hardware) -> Judges | None:
 
 
 def ask_to_judge(ask: Ask, request: BaseModel, judges: Judges, declared_in: Path) -> Ask:
-    """For as many GPUs as hold what a program is to judge, each with the memory for its part. Raises
+    """Ask for as many GPUs as hold what a program is to judge, each with the memory for its part. Raises
     UserError where not even all hold it.
     """
     held = _held_by(request)
@@ -73,7 +75,7 @@ def refuse_unheld(foreseen: Iterable[JudgedOn], declared_in: Path) -> None:
 
 
 def _held_by(request: BaseModel) -> JudgedBytes | None:
-    """What a program's model takes; None for one that judges none, or not on a GPU."""
+    """Return what a program's model takes; None for one that judges none, or not on a GPU."""
     if getattr(request, "device", None) == "cpu":
         return None
     if isinstance(request, SampledRequest):

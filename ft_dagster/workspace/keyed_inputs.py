@@ -1,5 +1,5 @@
-"""What a stage's artifact is made from, as one frozen object: `build` sees this object and nothing else of
-the world, and the key is computed from the same object. What is missing in the key is marked.
+"""Computes a stage's key from one frozen object, its inputs: `build` sees this object and nothing else of the
+world. What is missing in the key is marked.
 
 How a field of such an object enters the key:
 
@@ -32,14 +32,14 @@ RECORDED = "recorded"
 
 
 class Digest(str):
-    """The sha256 of something that is no artifact of its own."""
+    """Is the sha256 of something that is no artifact of its own."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class File:
-    """A file by its content; where it lies on this host enters no key."""
+    """Names a file by its content; where it lies on this host enters no key."""
 
     path: Path
     sha256: str
@@ -50,8 +50,8 @@ class File:
 
 
 class KeyParts(NamedTuple):
-    """What a key covers: digests by name, and plain JSON by name. `artifacts`: those of the inputs that are
-    any, by name.
+    """Holds what a key covers: digests by name, and plain JSON by name. `artifacts`: those of the inputs that
+    are any, by name.
     """
 
     inputs: dict[str, str]
@@ -60,7 +60,7 @@ class KeyParts(NamedTuple):
 
     @property
     def manifests(self) -> dict[str, str]:
-        """The sha256 of the manifest of each input that is an artifact; recorded, in no key."""
+        """Return the sha256 of the manifest of each input that is an artifact; recorded, in no key."""
         return {name: artifact.manifest for name, artifact in self.artifacts.items()}
 
     def key(self, stage: str, version: int) -> str:
@@ -68,12 +68,12 @@ class KeyParts(NamedTuple):
 
 
 def recorded(**options: Any) -> Any:
-    """A field of a stage's inputs that enters no key."""
+    """Declare a field of a stage's inputs that enters no key."""
     return field(metadata={RECORDED: True}, **options)
 
 
 def key_parts(inputs: Any) -> KeyParts:
-    """Of a stage's inputs, a dataclass."""
+    """Return the key parts of a stage's inputs, a dataclass."""
     parts = KeyParts({}, {}, {})
     _add_all(parts, "", inputs)
     return parts

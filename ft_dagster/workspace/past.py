@@ -1,4 +1,5 @@
-"""What a stage may ask of what was made before it, beside the artifacts upstream: a method a question.
+"""Answers what a stage may ask of what was made before it, beside the artifacts upstream: a method a
+question.
 
 A stage lists the questions that it asks (`Stage.asks`), and any other raises. An answer that decides the
 bytes of an artifact stands among the stage's inputs, and so in its key.
@@ -43,15 +44,17 @@ T = TypeVar("T")
 
 
 class UnlistedQuestion(Exception):
-    """A stage put a question to the past that it does not list in `asks`."""
+    """Signals that a stage put a question to the past that it does not list in `asks`."""
 
 
 class ProductionGone(UserError):
-    """What is in production can no longer be asked: its weights, or the base that they stand on, are gone."""
+    """Signals that what is in production can no longer be asked: its weights, or the base that they stand on,
+    are gone.
+    """
 
 
 class InProduction(NamedTuple):
-    """The release in production, and the artifacts that it was made from."""
+    """Names the release in production, and the artifacts that it was made from."""
 
     entry: ReleaseEntry
     base_model: Artifact
@@ -59,7 +62,7 @@ class InProduction(NamedTuple):
     model_export: Artifact
 
     def gone(self, what: str) -> ProductionGone:
-        """The error for a part of it that turns out to be gone."""
+        """Return the error for a part of it that turns out to be gone."""
         return _gone(self.entry, what)
 
 
@@ -77,8 +80,8 @@ def _question(answer: Callable[Concatenate[Past, P], T]) -> Callable[Concatenate
 
 @dataclass(frozen=True)
 class Past:
-    """What was made before for a variant and its neighbours. `asks`: the questions that may be asked; None:
-    all of them.
+    """Answers what was made before for a variant and its neighbours. `asks`: the questions that may be asked;
+    None: all of them.
     """
 
     _store: Store
@@ -89,15 +92,15 @@ class Past:
 
     @_question
     def tries(self, weights: Artifact, questions: str) -> int:
-        """The ordinal, from 1, of these questions (by their digest) among all that the weights were put to.
-        Raises UserError for a record that cannot be read.
+        """Return the ordinal, from 1, of these questions (by their digest) among all that the weights were
+        put to. Raises UserError for a record that cannot be read.
         """
         return try_of(self._store, self.key.prefix, weights.digest, questions)
 
     @_question
     def production(self) -> InProduction:
-        """The release in production. Raises UserError where there is none, ProductionGone where its artifacts
-        are gone.
+        """Return the release in production. Raises UserError where there is none, ProductionGone where its
+        artifacts are gone.
         """
         store, prefix = self._store, self.key.prefix
         entry = production(store, prefix)
@@ -122,14 +125,16 @@ class Past:
 
     @_question
     def parent(self, base: BaseModelSpec) -> ParentRelease:
-        """The release in production of the variant that `base` names. Raises UserError where there is none,
-        or its artifacts are gone.
+        """Return the release in production of the variant that `base` names. Raises UserError where there is
+        none, or its artifacts are gone.
         """
         return released_parent(self._store, self.key, base, file=self.declared_in)
 
     @_question
     def finished_on_base(self, variants: Sequence[VariantKey]) -> tuple[Finished, ...]:
-        """The newest training of each of these variants, where it was measured and what it left holds."""
+        """Return the newest training of each of these variants, where it was measured and what it left
+        holds.
+        """
         found = []
         for key in variants:
             with suppress(UserError):  # of another variant: said to who asks for that one
@@ -142,9 +147,9 @@ class Past:
     def seconds_per_question(
         self, variants: Sequence[VariantKey], hardware: str | None = None
     ) -> float | None:
-        """The seconds that one model took for a question, in the newest evaluation of the first of these
-        variants that has one; None where the first few have none. `hardware`: on which they were trained,
-        None: on any.
+        """Return the seconds that one model took for a question, in the newest evaluation of the first of
+        these variants that has one; None where the first few have none. `hardware`: on which they were
+        trained, None: on any.
         """
         for key in variants[:VARIANTS_ASKED]:
             with suppress(UserError):  # said to who asks for that variant
@@ -158,7 +163,7 @@ class Past:
 
     @_question
     def questions_there(self, mixture: Artifact) -> QuestionsThere:
-        """How many questions there are: of the data set of a mixture, and of the tasks' texts that it was
+        """Count the questions there are: of the data set of a mixture, and of the tasks' texts that it was
         looked through for.
         """
         with suppress(UserError):
@@ -173,8 +178,8 @@ class Past:
 
     @_question
     def made_before(self, stage: str, wanted: Callable[[Artifact], bool]) -> Iterator[Artifact]:
-        """The artifacts of a stage of this variant that are as it is made today, and `wanted`, the newest
-        first. Each is kept from retention and its bytes are hashed again; what is damaged is left out.
+        """Yield the artifacts of a stage of this variant that are as it is made today, and `wanted`, the
+        newest first. Each is kept from retention and its bytes are hashed again; what is damaged is left out.
         """
         store, prefix = self._store, self.key.prefix
         places = [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")]
@@ -195,7 +200,7 @@ class Past:
 
 
 def _asked(figures: Mapping[str, Any]) -> int:
-    """Questions of its tasks: all else that an evaluation asks comes with these."""
+    """Count the questions of its tasks: all else that an evaluation asks comes with these."""
     rules = figures.get("verdict", {}).get("rules", ())
     asked = sum(rule["questions"] for rule in rules if rule["rule"] in ("task", "general_benchmark"))
     return int(asked or figures.get("questions") or 0)

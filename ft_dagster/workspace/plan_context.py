@@ -1,5 +1,5 @@
-"""What a plan rests on beside the declaration and the data: the base's shapes, the tenant's variants on it,
-and what their finished trainings taught. Nothing of another tenant's enters a plan from here.
+"""Collects what a plan rests on beside the declaration and the data: the base's shapes, the tenant's variants
+on it, and what their finished trainings taught. Nothing of another tenant's enters a plan from here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAST = ("finished_on_base", "seconds_per_question", "questions_there")  # what `
 def context_of(
     context: BuildContext, spec: VariantSpec, base: Artifact, mixture: Artifact | None, hardware: Hardware
 ) -> PlanContext:
-    """Of a recorded base; `mixture`: None where there is none yet."""
+    """Return the context of a recorded base; `mixture`: None where there is none yet."""
     neighbours, past = variants_on_base(context.project, context.key, spec), context.past
     return PlanContext(
         context.base_folder(base),
@@ -44,7 +44,9 @@ def context_of(
 def context_without_base(
     context: BuildContext, spec: VariantSpec, folder: Path, hardware: Hardware
 ) -> PlanContext:
-    """Of a base that no run has recorded yet, in `folder`: its finished trainings are not known."""
+    """Return the context of a base that no run has recorded yet, in `folder`: its finished trainings are not
+    known.
+    """
     rows = int(json.loads((folder / CONFIG).read_text("utf-8")).get("vocab_size") or 0)
     return PlanContext(
         folder,
@@ -58,7 +60,9 @@ def context_without_base(
 
 
 def variants_on_base(project: Path, key: VariantKey, spec: VariantSpec) -> list[VariantKey]:
-    """The tenant's declared variants on this one's base, itself first; none whose declaration is broken."""
+    """Return the tenant's declared variants on this one's base, itself first; none whose declaration is
+    broken.
+    """
     found = [key]
     declarations = Declarations(project)
     for other in declarations:

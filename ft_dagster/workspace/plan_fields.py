@@ -1,4 +1,4 @@
-"""What of a declaration a plan is made from, and what it is chosen by."""
+"""Names the fields of a declaration that a plan is made from, and those it is chosen by."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ NEIGHBOURS = (BASE_MODEL.name,)  # the tenant's variants on the same base are co
 
 
 def ranked_by(spec: VariantSpec) -> Digest | None:
-    """What `auto` chooses by; None where the method is declared, or settings of LoRA name it."""
+    """Return what `auto` chooses by; None where the method is declared, or settings of LoRA name it."""
     return Digest(sha256_json(shown(narrowed(spec, RANKED)))) if leaves_method_open(spec) else None
 
 
 def leak_where_packed(spec: VariantSpec, base: Path, cache: Path) -> str | None:
-    """Why packed examples of a base, a model folder, reach each other; None where they do not, or where the
-    declaration lets none be packed.
+    """Say why packed examples of a base, a model folder, reach each other; None where they do not, or where
+    the declaration lets none be packed.
     """
     may_pack = spec.training.packing and (spec.method.name == "auto" or method_of(spec.method.name).packs)
     return leak_of(base / CONFIG, cache) if may_pack else None

@@ -1,4 +1,4 @@
-"""What the platform allows, held against a declaration: before hours are spent, and again at each judgement.
+"""Checks a declaration against what the platform allows: before hours are spent, and again at each judgement.
 
 A gate that cannot hold whatever is trained is said at the same place.
 """
@@ -34,7 +34,7 @@ FileOf = Callable[[str], Path]
 
 
 def problems(settings: Settings, declared: Declared) -> list[UserError]:
-    """All that a run of this declaration would be refused for by the platform, or by its own gate."""
+    """Return all that a run of this declaration would be refused for by the platform, or by its own gate."""
     spec, tenant, file_of = declared.spec, declared.key.tenant, _file_of(settings, declared)
     source = with_source(settings, declared, settings.policies().of(tenant))
     found = _beyond(settings, tenant, source, file_of)
@@ -42,7 +42,9 @@ def problems(settings: Settings, declared: Declared) -> list[UserError]:
 
 
 def unknown_targets(settings: Settings, declared: Declared) -> list[UserError]:
-    """Names of `notify` that the platform does not know: nobody would be told, and no run is refused."""
+    """Return names of `notify` that the platform does not know: nobody would be told, and no run is
+    refused.
+    """
     known = sorted(settings.notifications.targets)
     said = f"Known: {', '.join(known)}" if known else f"The platform declares them in {SETTINGS_FILE}"
     return [
@@ -59,7 +61,9 @@ def unknown_targets(settings: Settings, declared: Declared) -> list[UserError]:
 
 
 def _file_of(settings: Settings, declared: Declared) -> FileOf:
-    """Which file says a field: the declaration's own, or what all tenants share."""
+    """Return a function that says which file has a field: the declaration's own, or what all tenants
+    share.
+    """
     shared = f"tenants/{DEFAULTS}"
     return lambda field: settings.project / shared if declared.origins.get(field) == shared else declared.file
 
@@ -70,8 +74,8 @@ def refuse_declared(workspace: Workspace) -> None:
 
 
 def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Policy:
-    """Today's policy. Raises UserError where the declaration, as it was frozen, passes below its floors, or
-    starts from a release on a base that they do not allow; `spec`: another than that.
+    """Return today's policy. Raises UserError where the declaration, as it was frozen, passes below its
+    floors, or starts from a release on a base that they do not allow; `spec`: another than that.
     """
     settings, tenant, spec = workspace.settings, workspace.key.tenant, spec or workspace.spec
     policy, base = settings.policies().of(tenant), workspace.head(BASE_MODEL.name)
@@ -93,7 +97,9 @@ def refuse_successor(workspace: Workspace) -> None:
 
 
 def _too_few(workspace: Workspace, *, for_successors: bool) -> list[UserError]:
-    """Rules that the questions there are cannot decide: those against production, or all others."""
+    """Return the rules that the questions there are cannot decide: those against production, or all
+    others.
+    """
     texts = held_out_documents(workspace.payload(workspace.upstream(TRAINING_MIXTURE.name)))
     known = {"general_loss": texts} if texts else {}
     rows, asked = workspace.upstream(TASK_DATASET.name), workspace.spec.evaluation
@@ -105,7 +111,7 @@ def _too_few(workspace: Workspace, *, for_successors: bool) -> list[UserError]:
 
 
 def _questions_there(workspace: Workspace, rows: Artifact, entries: Iterable[str]) -> dict[str, int]:
-    """How many questions each of these tasks has, by its entry: of those that the rows were looked through
+    """Count the questions of each of these tasks, by its entry: of those that the rows were looked through
     for.
     """
     texts = input_of(StoredGraph(workspace.store), rows, EVALUATION_TEXTS.name)
@@ -126,8 +132,8 @@ def refuse_method(workspace: Workspace, method: str) -> None:
 
 
 def too_dear(workspace: Workspace, foretold: Predicted, hardware: Hardware | None = None) -> UserError | None:
-    """Where a probe, a training and its evaluation, as a plan foretells them, cost more USD than the policy
-    allows, at today's price of `hardware` (None: of what trains here).
+    """Return an error where a probe, a training and its evaluation, as a plan estimates them, cost more USD
+    than the policy allows, at today's price of `hardware` (None: of what trains here).
     """
     limit = workspace.settings.policies().cost_limit(workspace.key.tenant)
     if limit is None:
@@ -144,8 +150,8 @@ def refuse_dear(workspace: Workspace, plan: Artifact) -> None:
 
 
 def with_source(settings: Settings, declared: Declared, policy: Policy) -> VariantSpec:
-    """A declaration with the source of the release that it starts from, where the policy asks; as it is where
-    there is none yet, which is said where the base is made.
+    """Return a declaration with the source of the release that it starts from, where the policy asks; as it
+    is where there is none yet, which is said where the base is made.
     """
     key, base = declared.key, declared.spec.base_model
     if base.variant is not None and policy.bases:
@@ -156,7 +162,7 @@ def with_source(settings: Settings, declared: Declared, policy: Policy) -> Varia
 
 
 def _on(spec: VariantSpec, source: str) -> VariantSpec:
-    """The declaration with a source for its base."""
+    """Return the declaration with a source for its base."""
     return spec.model_copy(update={"base_model": spec.base_model.model_copy(update={"source": source})})
 
 
@@ -172,7 +178,7 @@ def _beyond(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf)
 
 
 def own_entries(settings: Settings, tenant: str, entries: Iterable[str]) -> tuple[str, ...]:
-    """Those that are YAML files which the tenant may write."""
+    """Return the entries that are YAML files which the tenant may write."""
     roots = settings.roots(tenant)
     return tuple(each for each in entries if is_file_entry(each) and roots.is_own(settings.project / each))
 
@@ -180,8 +186,8 @@ def own_entries(settings: Settings, tenant: str, entries: Iterable[str]) -> tupl
 def task_names(
     settings: Settings, tenant: str, policy: Policy, spec: VariantSpec, file_of: FileOf
 ) -> dict[str, str]:
-    """What the YAML files that policy and declaration name as general benchmarks call their tasks; nothing
-    where no gate names a metric. Raises UserError where one cannot be read.
+    """Return what the YAML files that policy and declaration name as general benchmarks call their tasks;
+    nothing where no gate names a metric. Raises UserError where one cannot be read.
     """
     listed, field = policy.evaluation.general, "evaluation.general"
     if isinstance(listed, str) or not spec.gates.metrics:
@@ -214,7 +220,7 @@ def _offload(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf
 
 
 def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
-    """Gates that no training can pass, each with what would make it passable."""
+    """Yield gates that no training can pass, each with what would make it passable."""
     if OBJECTIVES[spec.objective].judged_by == "questions" and not spec.evaluation.task:
         yield UserError(
             f"no gate passes for objective {spec.objective} without factual questions: perplexity falls when "
@@ -238,7 +244,7 @@ def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
 def _undecidable(
     spec: VariantSpec, file_of: FileOf, known: Mapping[str, int], there: Mapping[str, int]
 ) -> list[UserError]:
-    """Rules that are asked too few questions to pass; `known`, `there`: see `hopeless_gates`."""
+    """Return the rules that are asked too few questions to pass; `known`, `there`: see `hopeless_gates`."""
     return [
         UserError(rule.sentence, file=file_of(rule.field), field=rule.field, value=rule.value, fix=rule.fix)
         for rule in hopeless_gates(spec.gates, spec.evaluation, known, there)

@@ -1,4 +1,6 @@
-"""What base and tuned model are asked: the variant's own task, general benchmarks, held-out text, probes."""
+"""Describes what base and tuned model are asked: the variant's own task, general benchmarks, held-out text,
+probes.
+"""
 
 from __future__ import annotations
 
@@ -63,10 +65,10 @@ READS = (DECLARATION, BASE_MODEL, TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN)
 
 @dataclass(frozen=True)
 class OwnTask:
-    """The variant's own task: the declared tasks (`tasks`: by digest), else the test split; and what is
-    probed for regurgitation. `spec`: how it is asked. `lead`: what the base's chat template writes before an
-    answer of the variant's rows, which is none of it; None where rows are not asked, or it writes nothing.
-    `rendering`: of prompts with completions, as they were trained.
+    """Describes the variant's own task: the declared tasks (`tasks`: by digest), else the test split; and
+    what is probed for regurgitation. `spec`: how it is asked. `lead`: what the base's chat template writes
+    before an answer of the variant's rows, which is none of it; None where rows are not asked, or it writes
+    nothing. `rendering`: of prompts with completions, as they were trained.
     """
 
     spec: VariantSpec
@@ -80,7 +82,7 @@ class OwnTask:
 
 @dataclass(frozen=True)
 class General:
-    """Benchmarks (`tasks`: by digest) and held-out general text."""
+    """Describes benchmarks (`tasks`: by digest) and held-out general text."""
 
     spec: VariantSpec
     tasks: dict[str, str]
@@ -94,7 +96,9 @@ def own_task(view: View) -> OwnTask:
 
 
 def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
-    """As it is put to a base, or to a model that was trained from it on rows that were rendered so."""
+    """Return the own task as it is put to a base, or to a model that was trained from it on rows that were
+    rendered so.
+    """
     spec, dataset = view.spec, view.upstream(TASK_DATASET.name)
     rows, asked = view.payload(dataset), spec.evaluation
     probes = bool(asked.probed_rows or asked.canaries)
@@ -112,12 +116,14 @@ def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
 
 
 def unprobed(task: OwnTask) -> OwnTask:
-    """The same task without what is probed for regurgitation."""
+    """Return the same task without what is probed for regurgitation."""
     return replace(task, train=None, lead=None if task.test is None else task.lead)
 
 
 def own_checks(context: BuildContext, asked: EvaluationSpec) -> dict[str, dict[str, str]]:
-    """What the checks are called that are YAML files of the tenant's own, by role; see `own_names`."""
+    """Return the shown names of the checks that are YAML files of the tenant's own, by role; see
+    `own_names`.
+    """
     roots, found = context.roots, {}
     for role, entries in (("task", asked.task), ("general", asked.general)):
         own = filter(is_file_entry, entries)
@@ -147,8 +153,8 @@ def general(view: View) -> General:
 
 
 def questions_digest(task: OwnTask, general: General) -> str:
-    """Of what is asked, whoever is asked: other questions are another try of the same weights. How a base's
-    template has them makes no other question.
+    """Return the digest of what is asked, whoever is asked: other questions are another try of the same
+    weights. How a base's template has them makes no other question.
     """
     task = replace(task, lead=None, rendering=None)
     return sha256_json({"task": key_parts(task)._asdict(), "general": key_parts(general)._asdict()})
@@ -156,8 +162,8 @@ def questions_digest(task: OwnTask, general: General) -> str:
 
 @dataclass(frozen=True)
 class Decides:
-    """Against whose evaluation, by what, it is decided when enough was asked: see `request.Until`. It acts
-    where `evaluation.limit` is auto.
+    """Is the stopping rule for `limit: auto`: against whose evaluation, and by what, it is decided that
+    enough was asked. It acts where `evaluation.limit` is auto.
     """
 
     before: Artifact
@@ -179,8 +185,8 @@ class Decides:
 
 @dataclass(frozen=True)
 class ModelQuestions:
-    """One evaluation to be run: of what, on what. `decides`: when enough was asked; None: all is asked.
-    `withheld`: rows of the vocabulary that the model is not to choose among.
+    """Describes one evaluation to be run: of what, on what. `decides`: when enough was asked; None: all is
+    asked. `withheld`: rows of the vocabulary that the model is not to choose among.
     """
 
     base: BaseFiles
@@ -204,7 +210,7 @@ class ModelQuestions:
         return figures if reason is None else {**figures, "engine_reason": reason}
 
     def request(self, context: BuildContext, output: Path) -> EvaluationRequest:
-        """The evaluation program's run.json."""
+        """Return the evaluation program's run.json."""
         part = self.task or self.general
         assert part is not None
         spec = part.spec.evaluation
@@ -284,12 +290,14 @@ def _data(file: File) -> QuestionsFile:
 
 
 def chat_of(evaluation: Artifact) -> dict[str, Any] | None:
-    """By which rules a chat was rendered and an answer ended (`data.chat_rules`); None by those of most."""
+    """Return the rules by which a chat was rendered and an answer ended (`data.rendering.chat_rules`); None
+    for those of most.
+    """
     return evaluation.figures.get("chat")
 
 
 def rules_of(context: BuildContext, base: Artifact, before: Artifact) -> dict[str, Any] | None:
-    """The rules, as `chat_of` says them, by which a base is asked that is not always today's, of which
+    """Return the rules, as `chat_of` says them, by which a base is asked that is not always today's, of which
     `before` is the evaluation: of another one its tokenizer says them. Raises UserError where that is gone.
     """
     if base.digest == before.inputs[BASE_MODEL.name]:
@@ -298,6 +306,6 @@ def rules_of(context: BuildContext, base: Artifact, before: Artifact) -> dict[st
 
 
 def scores_in(payload: Path) -> list[dict[str, Any]]:
-    """Of an evaluation's payload: scores.json."""
+    """Read scores.json of an evaluation's payload."""
     scores: list[dict[str, Any]] = json.loads((payload / "scores.json").read_text("utf-8"))["scores"]
     return scores

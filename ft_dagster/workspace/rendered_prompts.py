@@ -1,4 +1,6 @@
-"""How a variant's rows are rendered by its base: what of it stands in keys, and only where it applies."""
+"""Decides how a variant's rows are rendered by its base: what of it stands in keys, and only where it
+applies.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,14 @@ _KNOWN: dict[Path, ChatTraits] = {}
 
 
 def traits_of(context: BuildContext, base: Artifact) -> ChatTraits:
-    """What the chat template of a base makes of rows; its tokenizer is loaded for it once on a host. Raises
-    UserError.
+    """Return what the chat template of a base makes of rows; its tokenizer is loaded for it once on a host.
+    Raises UserError.
     """
     return known_traits(context.cache, base) or _learned(context, base)
 
 
 def known_traits(folder: Path, base: Artifact) -> ChatTraits | None:
-    """The same, where this host knows them already: for whoever must load no tokenizer."""
+    """Return the traits where this host knows them already: for whoever must load no tokenizer."""
     file = _file(folder, base)
     if file not in _KNOWN:
         try:
@@ -54,8 +56,8 @@ def known_traits(folder: Path, base: Artifact) -> ChatTraits | None:
 
 
 def rendering_of(context: BuildContext, render: str, dataset: Artifact, base: Artifact) -> str | None:
-    """How prompts with completions are rendered; None where no row is one, or they are plain text. `render`:
-    see `data.render`.
+    """Return how prompts with completions are rendered; None where no row is one, or they are plain text.
+    `render`: see `data.render`.
     """
     if render == "plain" or "prompt_completion" not in _formats(dataset):
         return None
@@ -66,8 +68,8 @@ def rendering_of(context: BuildContext, render: str, dataset: Artifact, base: Ar
 def lead_of_answers(
     context: BuildContext, dataset: Artifact, base: Artifact, rendering: str | None
 ) -> str | None:
-    """What the base's template writes before an answer of these rows; None where there is nothing, or none of
-    them is a conversation. `rendering`: of prompts with completions.
+    """Return what the base's template writes before an answer of these rows; None where there is nothing, or
+    none of them is a conversation. `rendering`: of prompts with completions.
     """
     if _formats(dataset) <= {"text"}:
         return None
@@ -76,8 +78,8 @@ def lead_of_answers(
 
 
 def end_of_turns(context: BuildContext, train_on: str, dataset: Artifact, base: Artifact) -> str | None:
-    """By what each trained answer of a conversation ends: None where the last alone is trained, or where the
-    base's template marks it.
+    """Return by what each trained answer of a conversation ends: None where the last alone is trained, or
+    where the base's template marks it.
     """
     if train_on == "completions" or not has_conversations(context, dataset):
         return None
@@ -85,8 +87,8 @@ def end_of_turns(context: BuildContext, train_on: str, dataset: Artifact, base: 
 
 
 def rendered_otherwise(context: BuildContext, spec: VariantSpec, made: Mapping[str, Artifact]) -> list[str]:
-    """Of a variant's newest artifacts by stage, the stages of those that older code made with its rows
-    rendered otherwise than a run would now. Raises UserError.
+    """Return those of a variant's newest artifacts by stage that older code made with its rows rendered
+    otherwise than a run would now. Raises UserError.
     """
     base, dataset = made.get(BASE_MODEL.name), made.get(TASK_DATASET.name)
     if base is None or dataset is None:
@@ -108,7 +110,7 @@ def rendered_otherwise(context: BuildContext, spec: VariantSpec, made: Mapping[s
 def notes_on_prompts(
     workspace: Workspace, spec: VariantSpec, rows: Sequence[Row], tokenizer: Any | None
 ) -> list[str]:
-    """What a person should know of how prompts with completions are rendered, by some of the rows.
+    """Return what a person should know of how prompts with completions are rendered, by some of the rows.
     `tokenizer`: of the base; None: it is not known here.
     """
     prompts = [row for row in rows if row.kind == "prompt_completion"]
@@ -126,7 +128,7 @@ def notes_on_prompts(
 
 
 def _without_template(spec: VariantSpec, prompts: int, rows: int, tokenizer: Any | None) -> list[str]:
-    """That a base which was made for chats is taught without its template."""
+    """Warn that a base which was made for chats is taught without its template."""
     if tokenizer is None:
         return []
     said = f"{prompts:,} of {rows:,} rows that were looked at are prompts with completions"
@@ -161,8 +163,8 @@ def _of_exchanges(workspace: Workspace, prompts: Sequence[Row], tokenizer: Any) 
 
 
 def loses_plain_text(workspace: Workspace, render: str) -> bool:
-    """Whether prompts with completions of the newest mixture are plain text, and a run would render them as
-    an exchange. `render`: see `data.render`. Raises UserError.
+    """Say whether prompts with completions of the newest mixture are plain text, and a run would render them
+    as an exchange. `render`: see `data.render`. Raises UserError.
     """
     base, dataset = workspace.head(BASE_MODEL.name), workspace.head(TASK_DATASET.name)
     if base is None or dataset is None or not _were_plain(workspace):
@@ -171,7 +173,7 @@ def loses_plain_text(workspace: Workspace, render: str) -> bool:
 
 
 def _were_plain(workspace: Workspace) -> bool:
-    """Whether the newest mixture has prompts with completions as plain text."""
+    """Say whether the newest mixture has prompts with completions as plain text."""
     mixture, dataset = workspace.head(TRAINING_MIXTURE.name), workspace.head(TASK_DATASET.name)
     if mixture is None or dataset is None or mixture.spec.get(RENDERING):
         return False
@@ -180,8 +182,8 @@ def _were_plain(workspace: Workspace) -> bool:
 
 
 def has_conversations(context: BuildContext, dataset: Artifact) -> bool:
-    """Whether any row of a data set is one: told by the formats of its sources, or by its rows, where these
-    have prompts and completions, which may be lists of messages.
+    """Say whether any row of a data set is a conversation: told by the formats of its sources, or by its
+    rows, where these have prompts and completions, which may be lists of messages.
     """
     return bool(_formats(dataset) & CONVERSATIONS) or "messages" in _kinds(context, dataset)
 
@@ -207,7 +209,7 @@ def _learned(context: BuildContext, base: Artifact) -> ChatTraits:
 
 
 def _file(folder: Path, base: Artifact) -> Path:
-    """By what a template is rendered with, too."""
+    """Return the file that remembers the traits, by what a template is rendered with, too."""
     return folder / FOLDER / f"{base.digest}-{_transformers()}.json"
 
 

@@ -1,4 +1,6 @@
-"""A base with another variant's adapter beneath the one to be trained: which methods may have one."""
+"""Prepares a base with another variant's adapter beneath the one to be trained: which methods may have
+one.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,8 @@ def refuse_unstacked(method: str, adapter: Path, declared_in: Path) -> None:
 
 
 def trained_base(context: BuildContext, base: Artifact, method: str) -> Base:
-    """The base as the trainer takes it. Raises UserError where `method` cannot be stacked on a parent's
-    adapter.
+    """Return the base as the trainer takes it. Raises UserError where `method` cannot be stacked on a
+    parent's adapter.
     """
     parent = context.parent_adapter(base)
     if parent is not None:

@@ -1,4 +1,4 @@
-"""A stage: one step from a declaration to a release. Each file beside this one defines one.
+"""Defines a stage: one step from a declaration to a release. Each file beside this one defines one.
 
 `inputs(view)` asks for what the stage is made from: artifacts of the stages that it `reads`, the `fields` of
 the declaration that it lists, facts of the host. It may branch on them, and returns one frozen dataclass (see
@@ -25,7 +25,7 @@ Owner = Literal["variant", "shared"]
 
 @dataclass(frozen=True)
 class Check:
-    """What a stage says of its own artifact. One that does not pass stops all that comes after it."""
+    """Holds what a stage says of its own artifact. One that does not pass stops all that comes after it."""
 
     name: str
     passed: bool
@@ -35,8 +35,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Stage(Generic[I]):
-    """`asks`: the questions of `Past` that `inputs` and `build` put. `checks`: name -> description of each
-    check that `judge` gives.
+    """Describes a stage. `asks`: the questions of `Past` that `inputs` and `build` put. `checks`: name ->
+    description of each check that `judge` gives.
 
     `refuse`: raises UserError before anything is looked for or made, `refuse_new` where what would be made
     does not stand yet. `stands`: whether the newest artifact stands though its key is another, where only

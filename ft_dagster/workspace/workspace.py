@@ -1,4 +1,5 @@
-"""What a stage works with: the variant's key, its declaration, the store, this host, the artifacts upstream.
+"""Holds what a stage works with: the variant's key, its declaration, the store, this host, the artifacts
+upstream.
 
 The same for assets, command line, experiments and plans ahead of a run; it knows nothing of Dagster.
 """
@@ -62,7 +63,9 @@ Reporting = Callable[[], AbstractContextManager[Mapping[str, str]]]
 
 
 class TrainingStopped(Exception):
-    """A training of an experiment gave up: its validation loss is above the limit it was given."""
+    """Signals that a training of an experiment gave up: its validation loss is above the limit it was
+    given.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__("stopped early: its validation loss was above the median of the runs before it")
@@ -76,8 +79,8 @@ def _nobody_listens() -> Iterator[Mapping[str, str]]:
 
 @dataclass(frozen=True)
 class RunOf:
-    """Who asked: recorded in heads, leases and the release log. `reporting` gives a program the environment
-    in which it reports its progress, where somebody listens.
+    """Says who asked: recorded in heads, leases and the release log. `reporting` gives a program the
+    environment in which it reports its progress, where somebody listens.
     """
 
     id: str = "by-hand"
@@ -88,7 +91,7 @@ class RunOf:
 
 @dataclass(frozen=True)
 class Trial:
-    """What an experiment changes: heads of its own below `heads`, fields of the declaration as it was
+    """Says what an experiment changes: heads of its own below `heads`, fields of the declaration as it was
     when the experiment began, and for a training the validation loss (by evaluation: 1, 2, ...) above which
     it gives up, on how many examples of its sample (None: all).
     """
@@ -102,9 +105,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Workspace:
-    """All that is known of one variant. `trial`: of an experiment. Artifacts lie under `prefix` by their key
-    either way, so an experiment shares what is equal; its heads lie apart. `looking`: nothing is made and no
-    head is moved; what is not the newest artifact already raises UserError.
+    """Holds all that is known of one variant. `trial`: of an experiment. Artifacts lie under `prefix` by
+    their key either way, so an experiment shares what is equal; its heads lie apart. `looking`: nothing is
+    made and no head is moved; what is not the newest artifact already raises UserError.
     """
 
     settings: Settings
@@ -120,7 +123,7 @@ class Workspace:
 
     @cached_property
     def lent(self) -> dict[Path, LentFolder]:
-        """The folders that were asked for so far, for programs on other machines."""
+        """Return the folders that were asked for so far, for programs on other machines."""
         return {}
 
     @property
@@ -133,12 +136,14 @@ class Workspace:
 
     @property
     def bases_kept_in(self) -> Path | None:
-        """Where trainings keep quantized bases: not on a cluster, whose nodes `store gc` does not know."""
+        """Return where trainings keep quantized bases: not on a cluster, whose nodes `store gc` does not
+        know.
+        """
         return self.cache / KEPT_BASES if self.settings.launcher == LOCAL else None
 
     @property
     def prefix(self) -> str:
-        """The variant's own part of the store."""
+        """Return the variant's own part of the store."""
         return self.key.prefix
 
     @property
@@ -147,17 +152,17 @@ class Workspace:
 
     @property
     def roots(self) -> Roots:
-        """What the declaration may reach."""
+        """Return what the declaration may reach."""
         return self.settings.roots(self.key.tenant)
 
     @property
     def declared_in(self) -> Path:
-        """The variant's file, for errors to name."""
+        """Return the variant's file, for errors to name."""
         return self.project / "tenants" / self.key.tenant / f"{self.key.variant}.yaml"
 
     def declared(self) -> Declared:
-        """The declaration as it is now, with what an experiment changes. Raises UserError, also for a field
-        that none may change.
+        """Return the declaration as it is now, with what an experiment changes. Raises UserError, also for a
+        field that none may change.
         """
         if self.trial is not None:
             for field, value in self.trial.overrides.items():
@@ -167,7 +172,9 @@ class Workspace:
 
     @cached_property
     def frozen(self) -> dict[str, Any]:
-        """declaration.json as it was frozen: spec, sources (their fingerprints), tasks (their digests)."""
+        """Read declaration.json as it was frozen: spec, sources (their fingerprints), tasks (their
+        digests).
+        """
         file = self.payload(self.upstream(DECLARATION.name)) / "declaration.json"
         content: dict[str, Any] = json.loads(file.read_text("utf-8"))
         return content
@@ -177,11 +184,13 @@ class Workspace:
         return stored_as(VariantSpec, self.frozen["spec"], file="declaration.json")
 
     def head(self, stage: str) -> Artifact | None:
-        """The newest artifact of a stage; of a corpus see `stages.corpora`."""
+        """Return the newest artifact of a stage; of a corpus see `workspace.corpora`."""
         return read_head(self.store, self.heads, stage)
 
     def upstream(self, stage: str) -> Artifact:
-        """The head of a stage: what this run just made, else the newest before it. Raises UserError."""
+        """Return the head of a stage: what this run just made, else the newest before it. Raises
+        UserError.
+        """
         artifact = self.head(stage)
         if artifact is None:
             raise UserError(
@@ -190,7 +199,7 @@ class Workspace:
         return artifact
 
     def folder(self, artifact: Artifact) -> Path:
-        """The artifact's `payload/` and `evidence/` on this machine."""
+        """Return the artifact's `payload/` and `evidence/` on this machine."""
         folder = artifact.folder(self.store, self.cache)
         files = {path: file.sha256 for path, file in artifact.files.items()}
         self.lent[folder] = LentFolder(files, artifact.path)
@@ -212,7 +221,7 @@ class Workspace:
             verify_artifact(self.store, artifact, self.cache)
 
     def base_folder(self, base: Artifact) -> Path:
-        """The base model's folder on this machine, its files checked."""
+        """Return the base model's folder on this machine, its files checked."""
         folder = base_folder(self.store, base, self.project, self.cache)
         if self.settings.launcher != LOCAL:
             copies = f"{base.place.path}/{NODES}/payload"
@@ -220,7 +229,7 @@ class Workspace:
         return folder
 
     def base_files(self, base: Artifact) -> dict[str, str]:
-        """sha256 of each file of the base that loading reads, by its path below `base_folder`."""
+        """Return the sha256 of each file of the base that loading reads, by its path below `base_folder`."""
         return base_files(self.store, base, self.cache)
 
     @cached_property
@@ -229,29 +238,31 @@ class Workspace:
 
     @cached_property
     def trains_on(self) -> Inventory:
-        """The devices that a training is planned for."""
+        """Return the devices that a training is planned for."""
         return inventory_to_train_on(self.settings, self.leases)
 
     @property
     def device(self) -> str:
-        """torch's name for what this host computes on."""
+        """Return torch's name for what this host computes on."""
         return "cuda" if self.leases.inventory.kind == "gpu" else "cpu"
 
     @property
     def dtype(self) -> Dtype:
-        """In what arithmetic models are asked: base and tuned model are compared in one alone."""
+        """Return the number format in which models are asked: base and tuned model are compared in one
+        alone.
+        """
         return judging_dtype(self.device)
 
     @property
     def engine(self) -> Engine:
-        """What writes the answers of base and tuned model alike. Raises UserError."""
+        """Return what writes the answers of base and tuned model alike. Raises UserError."""
         if not may_be_vllm(self.settings, self.device):
             return TRANSFORMERS
         reason = self._not_by_vllm()
         return Engine("vllm", self.settings.vllm_python) if reason is None else Engine(reason=reason)
 
     def engine_of(self, evaluation: Mapping[str, Any]) -> Engine:
-        """What wrote the answers of an evaluation, by what its key covers beside digests."""
+        """Return what wrote the answers of an evaluation, by what its key covers beside digests."""
         vllm = evaluation.get("engine.name") == "vllm"
         return Engine("vllm", self.settings.vllm_python) if vllm else TRANSFORMERS
 
@@ -265,8 +276,8 @@ class Workspace:
         return not_by_vllm(method, new_tokens=new_tokens) or room
 
     def make(self, stage: Stage[I]) -> Artifact:
-        """The stage's artifact, found under its key or built, with the head pointing at it. Raises UserError,
-        ProgramFailed, TrainingStopped.
+        """Return the stage's artifact, found under its key or built, with the head pointing at it. Raises
+        UserError, ProgramFailed, TrainingStopped.
         """
         artifact = self._make(stage)
         if stage.name == DECLARATION.name:
@@ -279,11 +290,11 @@ class Workspace:
 
     @property
     def context(self) -> BuildContext:
-        """What a build of no stage would work with: it may ask all of the past."""
+        """Return what a build of no stage would work with: it may ask all of the past."""
         return BuildContext(self)
 
     def recipe(self, stage: Stage[I]) -> tuple[Recipe, I]:
-        """What the stage's artifact would be made from now."""
+        """Return what the stage's artifact would be made from now."""
         inputs = stage.inputs(View(self, stage))
         parts, shared = key_parts(inputs), stage.owner(inputs) == SHARED
         if stage.stands is not None:
@@ -325,7 +336,7 @@ class Workspace:
         return artifact
 
     def _standing(self, stage: Stage[I], recipe: Recipe) -> Artifact:
-        """What stands under the key, and is the newest of its stage. Raises UserError."""
+        """Return what stands under the key, and is the newest of its stage. Raises UserError."""
         found = find_artifact(self.store, recipe.place)
         head = found if stage.entry.on_demand else self.head(stage.name)
         if found is None or head is None or head.place != found.place:
@@ -333,14 +344,14 @@ class Workspace:
         return found
 
     def run_dir(self, attempt: Attempt, part: str = "") -> Path:
-        """A program's folder, named by the key: a second try finds the checkpoints of the first. `part`: of a
-        stage that runs another program besides.
+        """Return a program's folder, named by the key: a second try finds the checkpoints of the first.
+        `part`: of a stage that runs another program besides.
         """
         name = f"{attempt.place.stage}{part}-{attempt.place.key[:16]}"
         return self.settings.work_folder / "runs" / str(self.key) / name
 
     def left_by_nodes(self, attempt: Attempt, part: str = "") -> str:
-        """Where in the store the nodes of a cluster leave what they go on from; see `run_dir`."""
+        """Return where in the store the nodes of a cluster leave what they go on from; see `run_dir`."""
         return f"{attempt.place.path}/{NODES}{part}/evidence"
 
     def recall(self, program: str, run_dir: Path, left_at: str) -> None:
@@ -393,7 +404,7 @@ class Workspace:
         return result
 
     def _kept(self, run_dir: Path, things: Belongings) -> str:
-        """What a training that ended early left to go on from."""
+        """Say what a training that ended early left to go on from."""
         if self.settings.launcher == LOCAL:
             return _kept_here(run_dir / "output")
         try:
@@ -407,7 +418,9 @@ class Workspace:
         return ask if judges is None else ask_to_judge(ask, request, judges, self.declared_in)
 
     def judges(self, spec: VariantSpec) -> Judges | None:
-        """The GPUs of this host that may judge what `spec` declares; None without any. Raises UserError."""
+        """Return the GPUs of this host that may judge what `spec` declares; None without any. Raises
+        UserError.
+        """
         ask = ask_of(self.settings, self.leases, self.key, spec, program="evaluation", run_id=self.run.id)
         return judges_of(self.leases, ask, self.dtype)
 

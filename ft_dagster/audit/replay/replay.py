@@ -309,7 +309,9 @@ def _figures(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tu
 def _both(
     audit: Audit, recorded: Recorded, rebuilt: Rebuilt, name: str, read: Callable[[Path], Content]
 ) -> tuple[Content, Content] | None:
-    """What a file of the training's evidence holds, recorded and rebuilt; None where retention removed it."""
+    """Return what a file of the training's evidence holds, recorded and rebuilt; None where retention removed
+    it.
+    """
     then = audit.shelf.left(audit.artifact(recorded.model), name)
     if then is None:
         return None
@@ -317,7 +319,7 @@ def _both(
 
 
 def _first_difference(then: Sequence[Any], now: Sequence[Any]) -> int | None:
-    """The first step (from 1) of which two trainings say something else."""
+    """Return the first step (from 1) of which two trainings say something else."""
     pairs = enumerate(zip_longest(then, now), 1)
     return next((step for step, (one, other) in pairs if one != other), None)
 
@@ -328,13 +330,13 @@ def _ledger(file: Path) -> dict[str, Any]:
 
 
 def _losses(log: Path) -> list[float]:
-    """Of each optimizer step, in order; lines of evaluations have none."""
+    """Return the loss of each optimizer step, in order; lines of evaluations have none."""
     lines = map(json.loads, log.read_text("utf-8").splitlines())
     return [line["loss"] for line in lines if "grad_norm" in line]
 
 
 def sought(answer: ReplayAnswer) -> str:
-    """In one sentence."""
+    """Say the answer in one sentence."""
     where = f" at {answer.first}" if answer.first else ""
     rebuilt = sum(bool(stage.rebuilt) for stage in answer.stages)
     made = counted(rebuilt, "stage")

@@ -1,4 +1,4 @@
-"""The temporary folder of a replay, which goes with it; what a killed one left goes with the next.
+"""Makes the temporary folder of a replay, which goes with it; what a killed one left goes with the next.
 
 Who works in a folder holds a lock on a file in it, which ends with the process, however that ends.
 """
@@ -20,7 +20,9 @@ LOCK, MADE = "lock", "made"
 
 @contextmanager
 def replay_folder() -> Iterator[Path]:
-    """A folder for one replay, not yet there. Those of this user that nobody works in are removed first."""
+    """Yield a folder for one replay, not yet there. Those of this user that nobody works in are removed
+    first.
+    """
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         _remove_left(left)
     folder, held = _make()

@@ -40,8 +40,8 @@ Make = Callable[[str], Artifact]
 def judge_again(
     audit: Audit, recorded: Recorded, project: CleanProject, answer: ReplayAnswer, make: Make
 ) -> ReplayAnswer:
-    """The answer of a training, with the stages that were made of its weights. `make`: makes a stage by its
-    name, by the code that made it; raises UserError.
+    """Return the answer of a training, with the stages that were made of its weights. `make`: makes a stage
+    by its name, by the code that made it; raises UserError.
     """
     why = _lay_out(audit, recorded, project, answer)
     for stage in JUDGED:
@@ -82,7 +82,7 @@ def _lay_out(audit: Audit, recorded: Recorded, project: CleanProject, answer: Re
 
 
 def device_of(project: CleanProject) -> str:
-    """torch's name for what this host computes on, as the project lends it."""
+    """Return torch's name for what this host computes on, as the project lends it."""
     return "cuda" if of_host(load_settings(project.folder).host).inventory.kind == "gpu" else "cpu"
 
 
@@ -120,7 +120,9 @@ def _again(
 
 
 def same_answers(then: Artifact, made: Artifact) -> bool:
-    """Of an evaluation that judged earlier answers again, whose verdict of their day stands among them."""
+    """Say whether an evaluation that judged earlier answers again has the same answers; the verdict of their
+    day stands among them.
+    """
     files = (
         {name: each.files[name] for name in each.files if name.startswith("payload/")}
         for each in (then, made)
@@ -138,7 +140,7 @@ def _stand_in(audit: Audit, part: Indexed, project: CleanProject) -> None:
 
 
 def _scores(then: Artifact, made: Artifact) -> dict[str, tuple[Any, Any]]:
-    """Which scores of two evaluations differ."""
+    """Return the scores of two evaluations that differ."""
     before, after = (
         {f"{one['task']} {one['metric']}": one["value"] for one in each.figures.get("scores", ())}
         for each in (then, made)
@@ -149,14 +151,14 @@ def _scores(then: Artifact, made: Artifact) -> dict[str, tuple[Any, Any]]:
 
 
 def _judged_alike(then: Artifact, made: Artifact, scores: Mapping[str, tuple[Any, Any]]) -> bool:
-    """Whether two evaluations came to the same verdict by scores that are near."""
+    """Say whether two evaluations came to the same verdict by scores that are near."""
     passed = [each.figures["verdict"]["passed"] for each in (then, made)]
     return passed[0] == passed[1] and all(is_near(*pair, least=1.0) for pair in scores.values())
 
 
 def is_near(recorded: float | None, rebuilt: float | None, least: float = 0.0) -> bool:
-    """Whether a figure that was made again may be that of an equivalent one: by a share of CLOSE of it, or of
-    `least` where that is more.
+    """Say whether a figure that was made again may be that of an equivalent one: by a share of CLOSE of it,
+    or of `least` where that is more.
     """
     if recorded is None or rebuilt is None:
         return recorded is rebuilt
@@ -164,7 +166,7 @@ def is_near(recorded: float | None, rebuilt: float | None, least: float = 0.0) -
 
 
 def other_files(recorded: Artifact, made: Artifact) -> str:
-    """Which files of a payload differ, in words."""
+    """Say in words which files of a payload differ."""
     then, now = (
         {file["path"]: file["sha256"] for file in each.predicate["payload"]} for each in (recorded, made)
     )
@@ -174,5 +176,5 @@ def other_files(recorded: Artifact, made: Artifact) -> str:
 
 
 def code_of(audit: Audit, part: Indexed) -> str:
-    """Digest of the package that made an artifact."""
+    """Return the digest of the package that made an artifact."""
     return str(audit.artifact(part).predicate["code"]["sha256"])

@@ -1,1 +1,1 @@
-"""Stored text is searched for a text, and for records that are nearly it."""
+"""Searches stored text for a text, and for records that are nearly it."""

@@ -1,4 +1,4 @@
-"""Whether a text stands inside another: in normal form, as whole words, across tags and line breaks.
+"""Tells whether a text stands inside another: in normal form, as whole words, across tags and line breaks.
 
 `normal_text` decides, over every way in which a text may be read (`views`), but for what writers of a script
 leave out or add at will (`loosely`). Before it comes a filter that is faster, over many texts at once: what
@@ -52,7 +52,9 @@ _HAS_LOOSE = re.compile("[\u0370-\u03ff\u0590-\u06ff\u1f00-\u1fff]")  # Greek, H
 
 
 def views(text: str) -> Iterator[str]:
-    """The text; with its entities read (`&uuml;`), its tags taken out or a space each, its lines joined."""
+    """Yield the text; with its entities read (`&uuml;`), its tags taken out or a space each, its lines
+    joined.
+    """
     for one in _read(text):
         for plain in dict.fromkeys((one, _TAG.sub("", one), _TAG.sub(" ", one)) if "<" in one else (one,)):
             yield plain
@@ -61,13 +63,13 @@ def views(text: str) -> Iterator[str]:
 
 
 def _read(text: str) -> Iterable[str]:
-    """The text; with its escapes read, its entities, and both."""
+    """Return the text; with its escapes read, its entities, and both."""
     found = (text, _ESCAPES.sub(_unescaped, text)) if "\\" in text else (text,)
     return dict.fromkeys((*found, *(html.unescape(one) for one in found if "&" in one)))
 
 
 def _unescaped(escapes: re.Match[str]) -> str:
-    """What one of `_ESCAPES` means."""
+    """Return what one of `_ESCAPES` means."""
     letters = escapes[0].replace("\\", "")
     if letters in _ESCAPED:
         return _ESCAPED[letters]
@@ -75,9 +77,10 @@ def _unescaped(escapes: re.Match[str]) -> str:
 
 
 def loosely(normal: str, like: str) -> str:
-    """A normal text without what is written or left out at will in the scripts of another, `like`: the dot of
-    an i, which in Turkish tells two letters; those of a Russian e; accents of Greek, which capitals do not
-    bear; signs for vowels of Arabic and Hebrew; spaces and dots between letters of scripts without spaces.
+    """Return a normal text without what is written or left out at will in the scripts of another, `like`: the
+    dot of an i, which in Turkish tells two letters; those of a Russian e; accents of Greek, which capitals do
+    not bear; signs for vowels of Arabic and Hebrew; spaces and dots between letters of scripts without
+    spaces.
     """
     if normal.isascii():
         return normal
@@ -93,12 +96,12 @@ def _between(space: re.Match[str]) -> str:
 
 
 def joined(text: str) -> str:
-    """Its lines without a break between them, nor the hyphen and the space at it."""
+    """Return the text's lines without a break between them, nor the hyphen and the space at it."""
     return _joined(text)[0]
 
 
 def _joined(text: str) -> tuple[str, bool]:
-    """(see `joined`, whether a line begins with what belongs to the letter before it)."""
+    """Return (see `joined`, whether a line begins with what belongs to the letter before it)."""
     before, *lines = text.split("\n")
     parts, marked = [], False
     for line in lines:
@@ -114,12 +117,14 @@ def _joined(text: str) -> tuple[str, bool]:
 
 
 def _belongs(character: str) -> bool:
-    """Whether a character is a mark, or a vowel or an end of Korean, which the letter before it takes in."""
+    """Say whether a character is a mark, or a vowel or an end of Korean, which the letter before it
+    takes in.
+    """
     return unicodedata.category(character)[0] == "M" or ord(character) in _JAMO
 
 
 def words_in(normal: str) -> list[str]:
-    """The words of a normal text: runs of letters and digits with the marks that belong to them."""
+    """Return the words of a normal text: runs of letters and digits with the marks that belong to them."""
     return "".join(each if _is_in_word(each) else " " for each in normal).split()
 
 
@@ -129,7 +134,7 @@ def _is_in_word(character: str) -> bool:
 
 @dataclass(frozen=True)
 class Inside:
-    """A text that is looked for inside others; `part`: also inside a word."""
+    """Is a text that is looked for inside others; `part`: also inside a word."""
 
     text: str
     part: bool = False
@@ -151,11 +156,13 @@ class Inside:
 
     @cached_property
     def key(self) -> str:
-        """Its longest word; of one without any, its longest run without a space; empty of an empty one."""
+        """Return its longest word; of one without any, its longest run without a space; empty of an empty
+        one.
+        """
         return max(self.words or self.normal.split(), key=len, default="")
 
     def is_in(self, text: str) -> bool:
-        """Whether it stands in a text."""
+        """Say whether it stands in a text."""
         return any(self._stands_in(self._loosely(normal_text(view))) for view in views(text))
 
     def _stands_in(self, normal: str) -> bool:
@@ -175,8 +182,8 @@ class Inside:
         return begins and (end == len(normal) or not _go_on(normal[end - 1], normal[end]))
 
     def likely(self, texts: Sequence[str]) -> set[int]:
-        """In which texts it may stand: in each where it does, and in some others. Those of ASCII are looked
-        through by themselves, for to fold others takes longer.
+        """Return the texts in which it may stand: each where it does, and some others. Those of ASCII are
+        looked through by themselves, for to fold others takes longer.
         """
         found = set[int]()
         for plain in (True, False):
@@ -189,7 +196,7 @@ class Inside:
         return found
 
     def _numbers(self, text: str, several: int, *, plain: bool) -> Iterable[int]:
-        """Which of several texts that an end stands between have the key."""
+        """Return which of several texts that an end stands between have the key."""
         if text.count(PLAIN_END if plain else END) != several - 1:  # one has it inside
             return range(several)
         if text.isascii():
@@ -211,7 +218,7 @@ class Inside:
 
 
 def _places(key: AnyStr, there: AnyStr, end: AnyStr) -> Iterator[int]:
-    """After how many ends a key stands, each place."""
+    """Yield after how many ends a key stands, each place."""
     at, last, number = there.find(key), 0, 0
     while at >= 0:
         number += there.count(end, last, at)
@@ -221,7 +228,7 @@ def _places(key: AnyStr, there: AnyStr, end: AnyStr) -> Iterator[int]:
 
 
 def _go_on(one: str, other: str) -> bool:
-    """Whether a word goes on from one character to the next."""
+    """Say whether a word goes on from one character to the next."""
     if not (_is_in_word(one) and _is_in_word(other)):
         return False
     return not (_UNSPACED.match(one) or _UNSPACED.match(other))
@@ -229,13 +236,13 @@ def _go_on(one: str, other: str) -> bool:
 
 @dataclass(frozen=True)
 class AllInside:
-    """Several texts that are looked for in one row, each in any of its texts."""
+    """Holds several texts that are looked for in one row, each in any of its texts."""
 
     each: tuple[Inside, ...]
 
     @classmethod
     def of(cls, texts: Iterable[str], *, part: bool) -> AllInside | None:
-        """None of texts of which nothing is left in normal form."""
+        """Return the search for these texts, or None where nothing is left of them in normal form."""
         found = tuple(one for one in (Inside(text, part) for text in dict.fromkeys(texts)) if one.key)
         return cls(found) if found else None
 
@@ -248,7 +255,7 @@ class AllInside:
 
 
 def rows_with(sought: Sequence[AllInside], rows: Sequence[Sequence[str]]) -> list[int]:
-    """In which rows any of what is sought stands, in order."""
+    """Return the rows in which any of what is sought stands, in order."""
     texts = [text for row in rows for text in row]
     owners = [at for at, row in enumerate(rows) for _ in row]
     found = set[int]()

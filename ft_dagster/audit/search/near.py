@@ -1,4 +1,4 @@
-"""Records that are nearly the one that is asked for: by the runs of words that they share.
+"""Finds records that are nearly the one that is asked for, by the runs of words that they share.
 
 The index has no text, so this is told of the rows of every data set and corpus as they are read (`search`).
 Every row is compared exactly, by runs of five words; with a short record, whose few runs one other word would
@@ -20,9 +20,9 @@ RUNS = 4  # of a record of fewer words than so many runs of WORDS, runs are as m
 
 
 class Nearness:
-    """Records other than the asked one whose Jaccard similarity to it, of the sets of their runs of words
-    (`data.dedup`), is at least `threshold`. The asked one is read in each way that sources read it, and the
-    nearest counts. Takes some 25 µs a row of 50 words.
+    """Finds records other than the asked one whose Jaccard similarity to it, of the sets of their runs of
+    words (`data.dedup`), is at least `threshold`. The asked one is read in each way that sources read it, and
+    the nearest counts. Takes some 25 µs a row of 50 words.
 
     Raises UserError for a record that is given by its identity, which has no words.
     """
@@ -48,7 +48,7 @@ class Nearness:
         self._read += len(batch.texts)
 
     def answer(self, audit: Audit, files: TextFiles, seconds: float) -> NearAnswer:
-        """The nearest first."""
+        """Return the nearest first."""
         nearest = sorted(self._found.items(), key=lambda each: (-each[1], each[0]))
         told = []
         for identity, similarity in nearest[:MOST]:

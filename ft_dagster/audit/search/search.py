@@ -1,4 +1,4 @@
-"""What has a text inside it, and which records are nearly another: in one reading of all stored text.
+"""Finds what has a text inside it, and which records are nearly another, in one reading of all stored text.
 
 A record that is asked for by what it is (`records`) may stand inside a longer row or document, and the name
 of a person does. That is found by reading: the index has no text.
@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TextFindings:
-    """What a look through the stored text found; None of what was not looked for."""
+    """Holds what a look through the stored text found; None of what was not looked for."""
 
     search: SearchAnswer | None
     near: NearAnswer | None
@@ -62,8 +62,9 @@ def look_through(
     within: str | None = None,
     near: float | None = None,
 ) -> TextFindings:
-    """What contains the record, where `search`; what is nearly it, from the similarity `near` on. `part`:
-    also what has it inside a word. `within`: of a tenant or a variant alone. Each distinct file is read once.
+    """Return what contains the record, where `search`; what is nearly it, from the similarity `near` on.
+    `part`: also what has it inside a word. `within`: of a tenant or a variant alone. Each distinct file is
+    read once.
 
     Raises UserError: a record without text has nothing near it; no such tenant.
     """
@@ -89,7 +90,7 @@ def look_through(
 
 @dataclass
 class _UpToCut:
-    """Records that were cut in a mixture, and are the asked one as far as that. `cuts`: by data set and
+    """Finds records that were cut in a mixture, and are the asked one as far as that. `cuts`: by data set and
     split, of its rows. `older`: mixtures that do not say where they cut rows, of examples that are no longer
     than the asked one may be.
     """
@@ -139,7 +140,9 @@ def _containing(audit: Audit, identity: bytes) -> ContainingRecord:
 
 @dataclass
 class _Inside:
-    """What was found so far. `rows`: identities. `asked`: (file, task, question) -> where it stands there."""
+    """Holds what was found so far. `rows`: identities. `asked`: (file, task, question) -> where it stands
+    there.
+    """
 
     record: AskedRecord
     part: bool
@@ -219,7 +222,7 @@ def _bytes_of(text: str) -> int:
 
 
 def _cannot(audit: Audit, found: TextFiles) -> Iterator[str]:
-    """What could not be searched, and why."""
+    """Yield what could not be searched, and why."""
     for stage, number in sorted(found.removed.items()):
         yield f"the text of {counted(number, f'{stage} artifact')}, which retention removed"
     left_out = defaultdict[str, int](int)

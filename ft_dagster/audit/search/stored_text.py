@@ -1,5 +1,5 @@
-"""All text that a store still has, each distinct file once and streamed: rows, documents, and what models
-were asked, were to answer and answered.
+"""Reads all text that a store still has, each distinct file once and streamed: rows, documents, and what
+models were asked, were to answer and answered.
 
 Rows that a data set left out have no text in the store; nor has what retention removed, unless an equal file
 stands elsewhere.
@@ -55,7 +55,7 @@ TOLD_EVERY = 0.5  # seconds between two words of progress
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of an artifact that has text. `size`: in bytes, as it is stored."""
+    """Is a file of an artifact that has text. `size`: in bytes, as it is stored."""
 
     holder: Indexed
     artifact: Artifact
@@ -67,7 +67,7 @@ class TextFile:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of a file, from its row `first` on, counted from 0. `texts`: of each row, one by one.
+    """Holds some rows of a file, from its row `first` on, counted from 0. `texts`: of each row, one by one.
     `columns`: as they are stored.
     """
 
@@ -77,13 +77,13 @@ class Batch:
     columns: Mapping[str, Sequence[Any]]
 
     def row(self, at: int) -> Row:
-        """That of a record."""
+        """Return the row of a record."""
         if self.file.kind == ROW:
             return as_row({**_NOTHING, **{name: values[at] for name, values in self.columns.items()}})
         return Row("text", "", text=self.texts[at][0])
 
     def said(self, at: int) -> dict[str, Any]:
-        """What a row says of itself beside its texts."""
+        """Return what a row says of itself beside its texts."""
         return {name: self.columns[name][at] for name in COLUMNS[self.file.kind][1] if name in self.columns}
 
 
@@ -96,9 +96,9 @@ _NOTHING: dict[str, Any] = {
 
 @dataclass
 class TextFiles:
-    """`files`: each distinct one once. `datasets`: data sets, also those that retention removed. `removed`:
-    how many artifacts of a stage have text that retention removed, and nothing equal stands. `unread`: takes
-    what could not be read, and why, also while the files are read.
+    """Lists the files that have text. `files`: each distinct one once. `datasets`: data sets, also those that
+    retention removed. `removed`: how many artifacts of a stage have text that retention removed, and nothing
+    equal stands. `unread`: takes what could not be read, and why, also while the files are read.
     """
 
     files: list[TextFile] = field(default_factory=list)
@@ -112,13 +112,13 @@ class TextFiles:
 
     @property
     def holders(self) -> int:
-        """How many different data sets, corpora and texts of bases they are of."""
+        """Count the different data sets, corpora and texts of bases that they are of."""
         return len({file.artifact.digest for file in self.files if file.kind in RECORDS})
 
 
 def text_files(audit: Audit, kinds: Sequence[str] = tuple(COLUMNS), within: str | None = None) -> TextFiles:
-    """Of what who asks may be told. `within`: a tenant or a variant, with what is shared that its own was
-    made of. Raises UserError for one that is neither.
+    """List the files of which the auditor may be told. `within`: a tenant or a variant, with what is shared
+    that its own was made of. Raises UserError for one that is neither.
     """
     found, standing = TextFiles(), dict[str, TextFile]()
     gone: list[tuple[Indexed, set[str]]] = []
@@ -145,7 +145,9 @@ def text_files(audit: Audit, kinds: Sequence[str] = tuple(COLUMNS), within: str 
 def read_texts(
     audit: Audit, found: TextFiles, say: Callable[[str], None] = lambda line: None
 ) -> Iterator[Batch]:
-    """All rows of the files. What cannot be read is put into `found.unread`, and the others are read."""
+    """Yield all rows of the files. What cannot be read is put into `found.unread`, and the others are
+    read.
+    """
     begun = told = time.monotonic()
     done = 0.0
     for file in found.files:
@@ -165,7 +167,7 @@ def read_texts(
 
 
 def _looks(path: Path, file: TextFile) -> Iterator[Batch]:
-    """What a model answered at the looks of its training, of which its log has a line each."""
+    """Yield what a model answered at the looks of its training, of which its log has a line each."""
     lines = [loads(line) for line in path.read_text("utf-8").splitlines()]
     answers = [line.get("degeneration", {}).get("answers", ()) for line in lines]
     columns = {"answers": answers, "step": [line["step"] for line in lines]}
@@ -182,7 +184,7 @@ def _batches(path: Path, file: TextFile) -> Iterator[Batch]:
 
 
 def _texts(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[list[str]]:
-    """Of each row: those of its messages, which are JSON, and those of its other columns."""
+    """Return the texts of each row: those of its messages, which are JSON, and those of its other columns."""
     plain = [columns[name] for name in names if name != "messages"]
     others = zip(*plain, strict=True) if plain else ((),) * len(columns["messages"])
     if "messages" not in columns:
@@ -195,7 +197,7 @@ def _texts(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[l
 
 
 def _flat(values: Sequence[Any]) -> list[str]:
-    """The texts among values, and in lists of these."""
+    """Return the texts among values, and in lists of these."""
     found: list[str] = []
     for value in values:
         if isinstance(value, str):
@@ -229,7 +231,7 @@ def _files_of(holder: Indexed, artifact: Artifact) -> Iterator[TextFile]:
 
 
 def _kind_of(stage: str, name: str) -> str | None:
-    """What a row of a file is; None of one without text of its own."""
+    """Return what a row of a file is; None of one without text of its own."""
     part, _, rest = name.partition("/")
     if stage == FINE_TUNED_MODEL.name:
         return LOOK if name == STEP_LOG else None

@@ -1,1 +1,1 @@
-"""A whole store is held against itself."""
+"""Checks a whole store against itself."""

@@ -1,5 +1,5 @@
-"""What stands around artifacts, and is none: release logs, heads, tries, the code that is kept of them; and
-what stands among them and is nobody's.
+"""Checks what stands around artifacts, and is none: release logs, heads, tries, the code that is kept of
+them; and what stands among them and is nobody's.
 
 Heads are written over and tries are not, so that neither tells by itself that it was altered or deleted: the
 index remembers those that a check saw, as it does entries of release logs.
@@ -52,7 +52,9 @@ Check = Callable[[Audit, str, str], Iterable[str]]
 
 
 def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]:
-    """What does not hold of it, one line each. `artifacts`: of which the code is looked at that made them."""
+    """Yield what does not hold of it, one line each. `artifacts`: of which the code is looked at that made
+    them.
+    """
     known = defaultdict[str, list[LogEntry]](list)  # entries of release logs, by the part of the store
     wrong = set[str]()  # heads, and folders of tries, of which something was told
     for entry in (*audit.index.gone_releases(), *audit.index.releases()):
@@ -82,14 +84,16 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
 
 
 def _is_text(path: str) -> bool:
-    """Whether a path is UTF-8, as all that is written to a store."""
+    """Say whether a path is UTF-8, as all that is written to a store."""
     with suppress(UnicodeEncodeError):
         return bool(path.encode())
     return False
 
 
 def _told(audit: Audit, check: Check, prefix: str, name: str) -> list[str]:
-    """What a check says of a file or a folder in a variant's part of the store, or why it cannot be read."""
+    """Return what a check says of a file or a folder in a variant's part of the store, or why it cannot be
+    read.
+    """
     try:
         return list(check(audit, prefix, name))
     except UserError as error:
@@ -99,7 +103,7 @@ def _told(audit: Audit, check: Check, prefix: str, name: str) -> list[str]:
 
 
 def _without_head(audit: Audit, heads: Sequence[str]) -> Iterator[str]:
-    """Stages of a variant, or a corpus, of which artifacts stand and no head was written."""
+    """Yield the stages of a variant, or a corpus, of which artifacts stand and no head was written."""
     from ft_dagster.stages.chain import CHAIN
 
     having = {(_part_of(path), PurePosixPath(path).stem) for path in heads}
@@ -116,7 +120,7 @@ def _without_head(audit: Audit, heads: Sequence[str]) -> Iterator[str]:
 
 
 def _part_of(head: str) -> str:
-    """Whose a head is: a variant's, whose experiments have heads of their own, or a corpus'."""
+    """Return whose a head is: a variant's, whose experiments have heads of their own, or a corpus'."""
     owner, *names = head.split("/")
     return "/".join((owner, *names[:2]))
 
@@ -129,7 +133,7 @@ def _said(audit: Audit, each: Indexed) -> object:
 
 
 def _without_tries(audit: Audit) -> Iterator[str]:
-    """Weights that were put to more sets of questions than are recorded."""
+    """Yield weights that were put to more sets of questions than are recorded."""
     asked = defaultdict[tuple[str, str], int](int)
     for each in audit.index.of_stage(EVALUATION.name):
         if audit.tenant in (None, each.tenant):
@@ -146,9 +150,9 @@ def _without_tries(audit: Audit) -> Iterator[str]:
 
 
 def _since_seen(audit: Audit, files: Iterable[str], wrong: Container[str]) -> Iterator[str]:
-    """Heads and tries that an earlier check saw and that are gone, or are others though nothing wrote them
-    since. Those that it saw for the first time, or that were written since, it remembers. `wrong`: heads, and
-    folders of tries, of which something was told: these are left as they were known.
+    """Yield heads and tries that an earlier check saw and that are gone, or are others though nothing wrote
+    them since. Those that it saw for the first time, or that were written since, it remembers. `wrong`:
+    heads, and folders of tries, of which something was told: these are left as they were known.
     """
     known = {each.path: each for each in audit.index.seen() if audit.allows_part(each.path)}
     files = [path for path in files if path not in wrong and str(PurePosixPath(path).parent) not in wrong]
@@ -176,7 +180,9 @@ def _read(audit: Audit, paths: Sequence[str]) -> Iterator[SeenFile]:
 
 
 def _written_at(content: bytes) -> str:
-    """As a head or a try says, ISO 8601; empty of what is none, which is told of it."""
+    """Return when a head or a try says it was written, ISO 8601; empty of what is none, which is told of
+    it.
+    """
     try:
         return str(loads(content)["at"])
     except MALFORMED:
@@ -184,8 +190,8 @@ def _written_at(content: bytes) -> str:
 
 
 def _nobodys(audit: Audit, files: Iterable[str]) -> Iterator[str]:
-    """Files under a key that neither its manifest lists nor anybody writes there. What is in the folder of an
-    attempt is told of its artifact; attempts that nothing committed are what `store gc` removes.
+    """Yield files under a key that neither its manifest lists nor anybody writes there. What is in the folder
+    of an attempt is told of its artifact; attempts that nothing committed are what `store gc` removes.
     """
     generations = audit.index.places()
     for path in sorted(files):
@@ -199,7 +205,9 @@ def _nobodys(audit: Audit, files: Iterable[str]) -> Iterator[str]:
 
 
 def _of_head(audit: Audit, prefix: str, name: str) -> Iterator[str]:
-    """It points at an artifact of the digest that it says, which stands, or which retention removed."""
+    """Check that a head points at an artifact of the digest that it says, which stands, or which retention
+    removed.
+    """
     stage = PurePosixPath(name).stem
     if read_head(audit.store, prefix, stage) is not None:
         return
@@ -211,13 +219,13 @@ def _of_head(audit: Audit, prefix: str, name: str) -> Iterator[str]:
 
 
 def _of_tries(audit: Audit, prefix: str, name: str) -> tuple[str, ...]:
-    """They can be read, and none is missing before another."""
+    """Check that tries can be read, and none is missing before another."""
     tries(audit.store, prefix, PurePosixPath(name).name)
     return ()
 
 
 def _of_code(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]:
-    """What is kept of the code that made them has its digest."""
+    """Check that what is kept of the code that made them has its digest."""
     digests: dict[str, None] = {}
     for each in artifacts:
         try:
@@ -235,7 +243,9 @@ def _of_code(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]:
 
 
 def _of_log(audit: Audit, prefix: str, name: str, *, known: Sequence[LogEntry]) -> Iterator[str]:
-    """A release log: its chain, what the index knows of it, or knew before it followed, and its exports."""
+    """Check a release log: its chain, what the index knows of it, or knew before it followed, and its
+    exports.
+    """
     log = read_log(audit.store, prefix)
     yield from (f"{file}: an entry {UNCOUNTED}. {WHO_WROTE_IT}" for file in log.uncounted)
     yield from _of_known(audit, known, log_entries(prefix, log))
@@ -252,7 +262,9 @@ def _of_log(audit: Audit, prefix: str, name: str, *, known: Sequence[LogEntry]) 
 
 
 def _of_known(audit: Audit, known: Iterable[LogEntry], there: Sequence[LogEntry]) -> Iterator[str]:
-    """Each known entry is in the log: a chain by itself does not tell that its end was replaced."""
+    """Check that each known entry is in the log: a chain by itself does not tell that its end was
+    replaced.
+    """
     for entry in known:
         where = audit.store.uri(entry_path(entry.prefix, entry.number))
         found = there[entry.number - 1] if 0 < entry.number <= len(there) else None

@@ -46,10 +46,11 @@ CANNOT_NOTICE = (
 
 @dataclass(frozen=True)
 class Verified:
-    """`artifacts`: how many were looked at, `before`: of them by a check that was ended, `removed`: of those
-    now looked at, by retention. `bytes`: hashed now. `problems`: one line each; none where all holds that was
-    checked. `unchecked`: what could not be checked, and why. `since`: from when on the index remembers what
-    release logs, heads and tries were, ISO 8601; empty: it was made by an earlier version.
+    """Says what a check found. `artifacts`: how many were looked at, `before`: of them by a check that was
+    ended, `removed`: of those now looked at, by retention. `bytes`: hashed now. `problems`: one line each;
+    none where all holds that was checked. `unchecked`: what could not be checked, and why. `since`: from when
+    on the index remembers what release logs, heads and tries were, ISO 8601; empty: it was made by an earlier
+    version.
     """
 
     artifacts: int
@@ -116,12 +117,12 @@ def verify(
 
 
 def kept_state(audit: Audit) -> Path:
-    """Where it is kept what a check of all looked at, until it ends."""
+    """Return where a check of all keeps what it looked at, until it ends."""
     return index_folder(audit.settings) / f"verify{'' if audit.tenant is None else f'-{audit.tenant}'}.json"
 
 
 class _LookedAt:
-    """What was looked at, in a file. `of`: whose check it is; one of others, or begun long ago, is not
+    """Keeps what was looked at in a file. `of`: whose check it is; one of others, or begun long ago, is not
     gone on with.
     """
 
@@ -163,7 +164,7 @@ class _LookedAt:
 
 
 class _FoundAt(NamedTuple):
-    """Of an artifact: what does not hold, bytes hashed, whether retention removed it."""
+    """Says of an artifact what does not hold, bytes hashed, whether retention removed it."""
 
     problems: list[str]
     bytes: int = 0
@@ -195,7 +196,7 @@ def _artifact_found(audit: Audit, indexed: Indexed) -> _FoundAt:
 
 
 def _unread(audit: Audit, indexed: Indexed) -> list[str]:
-    """Why its records could not be read; none where they went with what retention removed."""
+    """Say why its records could not be read; none where they went with what retention removed."""
     if indexed.problem is None:
         return []
     try:
@@ -206,14 +207,14 @@ def _unread(audit: Audit, indexed: Indexed) -> list[str]:
 
 
 def _check_removal(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
-    """A tombstone says what was claimed: nobody hides by one that files were deleted."""
+    """Check that a tombstone says what was claimed: nobody hides by one that files were deleted."""
     said = audit.read_manifest(indexed)
     if isinstance(said, Removed):
         check_tombstone(audit.store, said)
 
 
 def _check_left(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
-    """What outlives an artifact has its bytes."""
+    """Check that what outlives an artifact has its bytes."""
     for name, file in artifact.files.items():
         if outlives(artifact.place, name):
             stored = f"{artifact.path}/{name}"
@@ -248,7 +249,7 @@ def _check_tree(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 
 def _without_key(audit: Audit, wanted: Sequence[Indexed]) -> Iterator[str]:
-    """Whose record trees were not held against the key that orders them, for it is lost."""
+    """Yield whose record trees were not checked against the key that orders them, for it is lost."""
     trees = Counter[tuple[str, str]]()
     for each in wanted:
         with suppress(*MALFORMED):  # told of the artifact
@@ -271,7 +272,7 @@ def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 
 def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
-    """Every artifact that it was made from is there, with the manifest that it had then."""
+    """Check that every artifact that it was made from is there, with the manifest that it had then."""
     for name, (digest, manifest) in inputs_of(artifact).items():
         if manifest is None:
             continue
@@ -287,14 +288,14 @@ def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 
 def _check_row(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
-    """The index says of it, and of what it was made from, what its manifest says."""
+    """Check that the index says of it, and of what it was made from, what its manifest says."""
     row = (indexed.digest, indexed.created, indexed.tenant, audit.index.inputs(indexed))
     if row != (artifact.digest, created(artifact), tenant_of(artifact.place.prefix), inputs_of(artifact)):
         raise index_error(audit, f"the index says otherwise of {artifact.place.path} than its manifest")
 
 
 def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
-    """The index says of its records what the evidence says."""
+    """Check that the index says of its records what the evidence says."""
     if indexed.problem or indexed.place.stage not in (*HAVE_RECORDS, *ASKED, FINE_TUNED_MODEL.name):
         return
     if not rows_stand(audit, indexed):

@@ -1,1 +1,3 @@
-"""Hours and USD: of a training, of serving, beside published figures, corrected by finished trainings."""
+"""Computes hours and USD: of a training, of serving, beside published figures, corrected by finished
+trainings.
+"""

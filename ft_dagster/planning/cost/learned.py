@@ -1,4 +1,5 @@
-"""What finished trainings of a tenant teach its next plan: their memory and speed against what was predicted.
+"""Learns from a tenant's finished trainings for its next plan: their memory and speed against what was
+predicted.
 
 Only trainings of the same shape count: the same base, method, kind of device and layout. Bytes are of one
 device (on a CPU, of one process above what its imports take).
@@ -17,7 +18,7 @@ from ft_dagster.training.training_figures import TrainingFigures
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a plan foretells of its training.
+    """Holds what a plan estimates of its training.
 
     `memory_bytes`: by the dry run, before any correction, of what will be measured: a GPU's allocator, or a
     process above its imports. `base`: digest of the base model; `hardware`: name of the device; `peak_flops`:
@@ -35,8 +36,8 @@ class Predicted:
     probe_hours: float | None = None
 
     def usd(self, per_hour: float | None) -> float | None:
-        """Of the probe, of the training, and of its evaluation, which takes one device, at a price of a
-        device; None where that or a number of hours is not known.
+        """Return the USD of the probe, of the training, and of its evaluation, which takes one device, at a
+        price of a device; None where that or a number of hours is not known.
         """
         if per_hour is None or self.hours is None or self.training_hours is None:
             return None
@@ -44,7 +45,7 @@ class Predicted:
         return (self.training_hours * self.layout.gpus + judging) * per_hour + self.probe_usd(per_hour)
 
     def probe_usd(self, per_hour: float | None) -> float:
-        """Of the probe alone; 0 without one, or a price."""
+        """Return the USD of the probe alone; 0 without one, or a price."""
         return (self.probe_hours or 0.0) * self.layout.gpus * (per_hour or 0.0)
 
     def to_json(self) -> dict[str, Any]:
