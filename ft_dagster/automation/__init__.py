@@ -1,1 +1,1 @@
-"""Jobs, the sensor of due variants, the run coordinator, the instance."""
+"""Automates runs: jobs, the sensor of due variants, the run coordinator, the instance."""

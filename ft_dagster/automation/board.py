@@ -1,4 +1,4 @@
-"""The asset `fleet`, reported without a run where anything changed of what it shows."""
+"""Reports the asset `fleet` without a run where anything changed of what it shows."""
 
 import json
 from datetime import datetime, timedelta
@@ -19,7 +19,9 @@ BOARD = "board"  # of the table: when it was reported, and after which change
 def show_board(
     instance: dg.DagsterInstance, table: FleetTable, settings: Settings, now: datetime, graph: Graph
 ) -> bool:
-    """Whether it was reported. What changes meanwhile is the next one's; one that is killed is repeated."""
+    """Report the board and say whether it was reported. What changes meanwhile is the next one's; one that is
+    killed is repeated.
+    """
     changed = table.changed()
     at, shown = json.loads(table.meta(BOARD) or "[0, null]")
     if changed is None or changed == shown or now.timestamp() - at < EVERY.total_seconds():

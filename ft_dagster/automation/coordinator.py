@@ -1,5 +1,5 @@
-"""The run coordinator: tags each run of a variant before it is queued, whoever submits it and whatever tags
-its submitter wrote: the queue counts runs by them.
+"""Tags each run of a variant before it is queued, whoever submits it and whatever tags its submitter wrote:
+the queue counts runs by them.
 
 Dagster's own per-partition tags reach named jobs only; the UI's Materialize button and backfills use
 a job that gets none. Webserver and daemon load this class, as the instance's dagster.yaml says.
@@ -15,9 +15,9 @@ from ft_dagster.automation.tags import changed_tags, disowned_tags, unasked_tags
 
 
 class VariantRunCoordinator(QueuedRunCoordinator):
-    """Dagster's queue, with tenant, variant, reason and priority on every run of a variant. Of another run it
-    takes the tenant and variant that it claims, of one that no sensor asked for what only a sensor may say,
-    and nothing else.
+    """Is Dagster's queue, with tenant, variant, reason and priority on every run of a variant. Of another run
+    it takes the tenant and variant that it claims, of one that no sensor asked for what only a sensor may
+    say, and nothing else.
     """
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
@@ -31,8 +31,8 @@ class VariantRunCoordinator(QueuedRunCoordinator):
 
 
 def is_asked_by_a_sensor(context: SubmitRunContext) -> bool:
-    """Whether a sensor or a schedule submits a run, or the daemon runs such a one again: their tags are what
-    code says. The tags of what comes by a web request or of a backfill are what a person wrote.
+    """Say whether a sensor or a schedule submits a run, or the daemon runs such a one again: their tags are
+    what code says. The tags of what comes by a web request or of a backfill are what a person wrote.
     """
     tags = context.dagster_run.tags
     if BACKFILL_ID_TAG in tags or getattr(context.workspace, "source", None) is not None:
@@ -41,8 +41,8 @@ def is_asked_by_a_sensor(context: SubmitRunContext) -> bool:
 
 
 def project_of(context: SubmitRunContext) -> str | None:
-    """The project folder of a run's assets, as their definitions say; "" where the environment says it, None
-    where no asset of the run is of a variant.
+    """Return the project folder of a run's assets, as their definitions say; "" where the environment says
+    it, None where no asset of the run is of a variant.
     """
     run = context.dagster_run
     for node in context.workspace.asset_graph.asset_nodes:

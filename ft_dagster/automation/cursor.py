@@ -1,4 +1,4 @@
-"""What a sensor has read of an instance."""
+"""Marks what a sensor has read of an instance."""
 
 import json
 from datetime import datetime
@@ -6,14 +6,18 @@ from typing import NamedTuple
 
 
 class InstanceCursor(NamedTuple):
-    """`runs`: seconds since 1970, by the time of their change; `releases`: id of an event of Dagster's."""
+    """Marks how far an instance was read. `runs`: seconds since 1970, by the time of their change;
+    `releases`: id of an event of Dagster's.
+    """
 
     runs: float
     releases: int
 
     @classmethod
     def of(cls, cursor: str | None, since: datetime) -> "InstanceCursor":
-        """As `str` wrote it; of another text, or none, one from which all since then is read."""
+        """Read the cursor as `str` wrote it; of another text, or none, one from which all since then is
+        read.
+        """
         try:
             content = json.loads(cursor or "")
             return cls(float(content["runs"]), int(content["releases"]))

@@ -1,4 +1,5 @@
-"""Which variants are trained again: one tick reads what changed since the one before, decides, and asks.
+"""Decides which variants are trained again: one tick reads what changed since the one before, decides, and
+asks.
 
 A tick may be killed anywhere and made again: what it writes follows from declarations, runs and store alone,
 what it asks for is known by the variant and the reason's stamp, and is asked for once.
@@ -58,7 +59,9 @@ AROUND, LONGEST_STEP = 3600.0, 60.0  # seconds in which all are learnt of anew, 
 
 
 class ReadRuns(NamedTuple):
-    """`touched`: variants of which something changed; `whole`: no run is left to be read."""
+    """Says which runs were read. `touched`: variants of which something changed; `whole`: no run is left to
+    be read.
+    """
 
     seen: InstanceCursor
     touched: set[str]
@@ -67,8 +70,9 @@ class ReadRuns(NamedTuple):
 
 @dataclass(frozen=True)
 class Tick:
-    """`noticed`: of the declarations; `decisions`: on all that is due, on nothing unless all runs were read
-    (`whole`)."""
+    """Holds the outcome of a tick. `noticed`: of the declarations; `decisions`: on all that is due, on
+    nothing unless all runs were read (`whole`).
+    """
 
     requests: tuple[dg.RunRequest, ...]
     seen: InstanceCursor
@@ -78,7 +82,7 @@ class Tick:
 
     @property
     def said(self) -> str:
-        """Of what is due and not started, how many and why."""
+        """Say how many of what is due are not started, and why."""
         if not self.whole:
             return "nothing is asked for until all runs were read"
         kinds = [each.kind for each in self.decisions.not_done]
@@ -116,7 +120,7 @@ def tick(
 
 
 def due_retrains(graph: Graph, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
-    """The sensor `due_retrains`, which asks for runs of `job`."""
+    """Make the sensor `due_retrains`, which asks for runs of `job`."""
 
     @dg.sensor(
         name=graph.name("due_retrains"),
@@ -193,8 +197,8 @@ def rebuild_fleet(
 
 
 def _known_store(instance: dg.DagsterInstance, settings: Settings) -> str | None:
-    """What the table knows of the store, if anything. Raises UserError for the table of a project whose runs
-    are in a host's instance.
+    """Return what the table knows of the store, if anything. Raises UserError for the table of a project
+    whose runs are in a host's instance.
     """
     try:
         table = open_fleet(instance, settings)
@@ -238,7 +242,7 @@ def _read(
     *,
     graph: Graph,
 ) -> ReadRuns:
-    """The variants of which runs or parents' releases changed since; what runs are charged is written."""
+    """Read the variants of which runs or parents' releases changed since, and write what runs are charged."""
     settled = (now - OVERLAP).timestamp()
     newest = min(seen.runs, settled)  # a clock that was ahead hides no change
     since = datetime.fromtimestamp(newest, UTC) - TIE
@@ -274,8 +278,9 @@ def _charge(settings: Settings, table: FleetTable, records: Iterable[dg.RunRecor
 
 
 def _charged(store: Store, record: dg.RunRecord, book: Book, before: list[Charge]) -> list[Charge]:
-    """What a run is charged; where that cannot be said, what it was `before`. Raises what came of a store
-    that is out of reach."""
+    """Return what a run is charged; where that cannot be said, what it was `before`. Raises what came of a
+    store that is out of reach.
+    """
     try:
         return charged(store, record, book)
     except Exception as error:  # of this run alone
@@ -286,8 +291,9 @@ def _charged(store: Store, record: dg.RunRecord, book: Book, before: list[Charge
 
 
 def _in_rotation(table: FleetTable, now: datetime) -> set[str]:
-    """Variants to be learnt of whatever the cursors say: those that run, and of all others as many as brings
-    everybody's turn within AROUND."""
+    """Return the variants to be refreshed whatever the cursors say: those that run, and of all others as many
+    as brings everybody's turn within AROUND.
+    """
     last, at = json.loads(table.meta(ROTATION) or json.dumps(["", now.timestamp()]))
     passed = min(LONGEST_STEP, max(0.0, now.timestamp() - at))
     running, count = table.running_and_count()
@@ -302,7 +308,7 @@ def _forget(table: FleetTable, keys: Iterable[str]) -> None:
 
 
 def _the_world(settings: Settings, table: FleetTable) -> World:
-    """What all are held against now; where it is another than it was, all are learnt of anew."""
+    """Return what all are compared with now; where it is another than it was, all are refreshed."""
     world = World(settings)
     if table.meta(WORLD) != world.mark:
         table.forget()
@@ -346,8 +352,9 @@ def _learn(
 
 
 def _with_runs(row: FleetRow, runs: RunHistory) -> FleetRow:
-    """The row with what runs say, which holds whatever its declaration and its store are. Where none of them
-    came to a verdict, what was known of one stays."""
+    """Return the row with what runs say, which holds whatever its declaration and its store are. Where none
+    of them came to a verdict, what was known of one stays.
+    """
     if runs.served is None:
         runs = runs._replace(served=row.state.served, renewed=row.state.renewed)
     return row.known(**runs._asdict())
@@ -369,8 +376,9 @@ def learn(
     now: datetime,
     graph: Graph = GRAPH,
 ) -> tuple[FleetRow, list[WatchedPlace]]:
-    """The row, which has what `runs` say, with what the store says, and the places to be looked at for it;
-    what its log says and Dagster does not show is reported. Raises UserError for a store that cannot be read.
+    """Return the row, which has what `runs` say, with what the store says, and the places to be looked at for
+    it; what its log says and Dagster does not show is reported. Raises UserError for a store that cannot be
+    read.
     """
     settings, key = world.settings, row.state.key
     before = 0 if row.version is None else row.version.shown
@@ -390,7 +398,7 @@ def learn(
 
 
 def _look_again_for_orders(settings: Settings, table: FleetTable, now: datetime) -> None:
-    """Where the platform's orders are others than they were, when each variant is to be looked at is too."""
+    """Look at each variant again where the platform's orders are others than they were."""
     orders = settings.fleet.orders
     digest = sha256_json([order.model_dump(mode="json") for order in orders])
     if table.meta(ORDERS) != digest:
@@ -399,7 +407,7 @@ def _look_again_for_orders(settings: Settings, table: FleetTable, now: datetime)
 
 
 def _is_asked(instance: dg.DagsterInstance, retrain: Retrain, graph: Graph) -> bool:
-    """Whether a run was asked for it, by whomever: the table may be behind."""
+    """Say whether a run was asked for it, by whomever: the table may be behind."""
     tags = {VARIANT: str(retrain.key), DUE: retrain.stamp}
     return instance.get_runs_count(dg.RunsFilter(job_name=graph.name(JOB), tags=tags)) > 0
 

@@ -1,4 +1,5 @@
-"""The document of a plan: all methods ranked, what they hold of a device, why, and what would make one fit.
+"""Writes the document of a plan: all methods ranked, what they hold of a device, why, and what would make one
+fit.
 
 `SurveyDocument` is what a recommendation shows; `Estimate`, which a variant's plan has beside it
 (estimate.json), says more of the method that is planned. GB are 1e9 bytes; None is what is not known.
@@ -25,7 +26,8 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class MemoryBytes:
-    """Bytes of one device at the highest moment of a step, by what they are; `phase`: which moment that is.
+    """Counts the bytes of one device at the highest moment of a step, by what they are; `phase`: which moment
+    that is.
 
     `offloaded`: what the host holds instead, not in `total`. `correction`: learned from finished trainings,
     in `total`; below zero where they took less.
@@ -46,13 +48,13 @@ class MemoryBytes:
     correction: int
 
     def of(self, part: str) -> int:
-        """The bytes of a part by its name."""
+        """Return the bytes of a part by its name."""
         return int(getattr(self, part))
 
 
 @dataclass(frozen=True)
 class RankedRow:
-    """One method's place in the ranking. Hours and USD are of one training and its evaluation;
+    """Says one method's place in the ranking. Hours and USD are of one training and its evaluation;
     `gpus_needed`: the fewest devices that hold it; `storage_gb`: of all variants of the base;
     `days_to_candidate`: of the machine, for 10 to 20 trainings. To four digits.
     """
@@ -94,7 +96,7 @@ class RankedRow:
 
 @dataclass(frozen=True)
 class ChangeRow:
-    """Settings (field of the declaration -> value) that together make it fit, and what that costs."""
+    """Names settings (field of the declaration -> value) that together make it fit, and what that costs."""
 
     settings: Mapping[str, Any]
     memory_gb_per_gpu: float
@@ -109,8 +111,8 @@ class ChangeRow:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """What is to be trained: the resolved settings by name, with the reason of each; `learned`: what its
-    memory rests on beside the dry run.
+    """Describes what is to be trained: the resolved settings by name, with the reason of each; `learned`:
+    what its memory rests on beside the dry run.
     """
 
     method: Mapping[str, Any]
@@ -132,7 +134,8 @@ class PlannedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SurveyDocument:
-    """`method`: what is to be trained, None where nothing fits; `recommended`: what ranks first and fits.
+    """Holds a survey of all methods. `method`: what is to be trained, None where nothing fits; `recommended`:
+    what ranks first and fits.
 
     `on`: the hardware; `unit`: what its devices are called; `device_bytes`: memory of one. `refused`: method
     -> why the declaration cannot be taught by it. `plan`: what is to be trained; where nothing fits, what
@@ -155,7 +158,7 @@ class SurveyDocument:
 
     @property
     def planned_row(self) -> RankedRow:
-        """The place in the ranking of what is to be trained."""
+        """Return the place in the ranking of what is to be trained."""
         return next(row for row in self.ranking if row.method == self.plan.name)
 
     def to_json(self) -> dict[str, Any]:
@@ -165,7 +168,7 @@ class SurveyDocument:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate(SurveyDocument):
-    """estimate.json. `ranks`: processes; `variants`: declared on this base; `steps`: of the optimizer,
+    """Is estimate.json. `ranks`: processes; `variants`: declared on this base; `steps`: of the optimizer,
     counted where the mixture was there and is not large (`packed_rows`), else an estimate.
 
     `utilization`: of the devices' peak, None where no number of them holds it; `storage_usd_per_month`: for
@@ -195,7 +198,9 @@ class Estimate(SurveyDocument):
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> Estimate:
-        """What `to_json` wrote, now or in version 0.1. Raises UserError, naming `file`, of a newer one."""
+        """Read what `to_json` wrote, now or in version 0.1. Raises UserError, naming `file`, of a newer
+        one.
+        """
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
         plain = {
             name: value for name, value in content.items() if name not in ("schema_version", PREDICTED_IN_0_1)
@@ -217,14 +222,14 @@ class Estimate(SurveyDocument):
 
 
 def _plain(value: Any) -> Any:
-    """With lists for tuples, as JSON has them."""
+    """Return the value with lists for tuples, as JSON has them."""
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _rounded(value: float) -> float:
-    """To four digits, since a figure that starts from an assumed utilization has no more."""
+    """Round to four digits, since a figure that starts from an assumed utilization has no more."""
     return float(f"{value:.4g}")
 
 

@@ -1,4 +1,4 @@
-"""What a plan is made from, besides the declaration."""
+"""Defines what a plan is made from, besides the declaration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ft_dagster.methods.base_facts import BaseFacts
 
 @dataclass(frozen=True)
 class Facts(BaseFacts):
-    """Counted from the mixture, the base model's headers and the host."""
+    """Counts the mixture, the base model's headers and the host."""
 
     examples: int  # training examples of the mixture, general ones among them
     tokens: int

@@ -1,4 +1,5 @@
-"""On how many GPUs a model is judged: what one does not hold lies on several, each layer whole on one.
+"""Decides on how many GPUs a model is judged: what one does not hold lies on several, each layer whole on
+one.
 
 By rule: weights, the keys and values of the largest batch, what one forward pass holds. GB are 1e9 bytes.
 """
@@ -26,8 +27,8 @@ HIDDEN, WIDE = 4, 3  # rows of a pass that live at once: as wide as the model, a
 
 
 class Judges(NamedTuple):
-    """The GPUs that one program of a tenant may be lent: at most `most` of `devices`, of each the `shares`-th
-    part of its memory. `dtype`: in which models are asked on them.
+    """Names the GPUs that one program of a tenant may be lent: at most `most` of `devices`, of each the
+    `shares`-th part of its memory. `dtype`: in which models are asked on them.
     """
 
     devices: tuple[Device, ...]
@@ -44,8 +45,8 @@ class Judges(NamedTuple):
 
 
 class JudgedBytes(NamedTuple):
-    """Bytes of a model that is asked. `largest`: of the parts that stay whole; `beside`: on each device, of a
-    pass and of CUDA.
+    """Counts the bytes of a model that is asked. `largest`: of the parts that stay whole; `beside`: on each
+    device, of a pass and of CUDA.
     """
 
     dtype: Dtype
@@ -55,15 +56,15 @@ class JudgedBytes(NamedTuple):
     beside: int
 
     def on_each_of(self, devices: int) -> int:
-        """At most, where parts lie as evenly as whole ones can."""
+        """Return the bytes on each device at most, where parts lie as evenly as whole ones can."""
         uneven = round(BEYOND_EVEN * self.largest) if devices > 1 else 0
         return -(-(self.weights + self.cache) // devices) + uneven + self.beside
 
 
 @dataclass(frozen=True)
 class JudgedOn:
-    """How many GPUs judge a model, or certify its export, and why. None: not even all that may be lent hold
-    it. `each_bytes`: what each needs; 0: all are taken, and it may be too tight.
+    """Says how many GPUs judge a model, or certify its export, and why. None: not even all that may be lent
+    hold it. `each_bytes`: what each needs; 0: all are taken, and it may be too tight.
     """
 
     what: What
@@ -74,19 +75,19 @@ class JudgedOn:
 
 
 def asked(base: BaseFacts, dtype: Dtype, method: str = "") -> JudgedBytes:
-    """A model in an evaluation, its base as `method` holds it."""
+    """Count the bytes of a model in an evaluation, its base as `method` holds it."""
     cached = GENERATION_TOKENS["cuda"] + BATCH_TOKENS["cuda"]  # of a batch, and of a pass over its prompts
     return _held(base, dtype, method, cached, BATCH_TOKENS["cuda"])
 
 
 def certified(base: BaseFacts, method: str, *, merged: bool) -> JudgedBytes:
-    """A model in a certificate; a merge is a plain one."""
+    """Count the bytes of a model in a certificate; a merge is a plain one."""
     tokens = PROBES * (LONGEST + GREEDY)
     return _held(base, "float32", "" if merged else method, tokens, tokens)
 
 
 def foresee(what: What, held: JudgedBytes, judges: Judges) -> JudgedOn | None:
-    """None where the memory of the GPUs is not known."""
+    """Return on how many GPUs a model is judged; None where the memory of the GPUs is not known."""
     if not judges.known:
         return None
     whole = [device for device in judges.devices if not device.is_mig]
@@ -102,7 +103,7 @@ def foresee(what: What, held: JudgedBytes, judges: Judges) -> JudgedOn | None:
 
 
 def foresee_all(base: BaseFacts, method: str, judges: Judges, *, merged: bool) -> tuple[JudgedOn, ...]:
-    """Of a variant's evaluation, by that of its base, and of its export."""
+    """Return on how many GPUs a variant's evaluation runs, by that of its base, and its export."""
     both: dict[What, JudgedBytes] = {
         "evaluation": asked(base, judges.dtype),
         "export": certified(base, method, merged=merged),
@@ -128,7 +129,7 @@ def _held(base: BaseFacts, dtype: Dtype, method: str, cached: int, passed: int) 
 
 
 def _largest(devices: Sequence[Device], judges: Judges) -> list[int]:
-    """Memory of those that are lent at most, the largest first."""
+    """Return the memory of those that are lent at most, the largest first."""
     return sorted((judges.memory(device) for device in devices), reverse=True)[: judges.most]
 
 

@@ -1,4 +1,4 @@
-"""How a training is laid out on its devices: all that decides how many bytes one of them holds."""
+"""Describes how a training is laid out on its devices: all that decides how many bytes one of them holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Stage = Literal[0, 2, 3]  # of ZeRO; 0: copies
 
 @dataclass(frozen=True)
 class Layout:
-    """All that decides how many bytes one device holds, beside the model."""
+    """Holds all that decides how many bytes one device holds, beside the model."""
 
     method: str
     micro_batch: int

@@ -1,4 +1,5 @@
-"""Bytes known without a dry run: the rule of thumb for a process' memory, and what is kept on disk.
+"""Computes the bytes known without a dry run: the rule of thumb for a process' memory, and what is kept on
+disk.
 
 The rule counts weights, gradients and states: a floor, and a cross-check of the dry run, which counts
 activations, buffers and the allocator's slack too. B = bytes, GB = 1e9 B.
@@ -18,7 +19,9 @@ MOMENTS = 2 * FP32  # Adam's two
 
 
 class Load(NamedTuple):
-    """What a training puts on its devices: `trained` parameters of a base, by a method, in a precision."""
+    """Says what a training puts on its devices: `trained` parameters of a base, by a method, in a
+    precision.
+    """
 
     method: str
     trained: int
@@ -27,20 +30,20 @@ class Load(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Bytes of a weight that computes."""
+        """Return the bytes of a weight that computes."""
         return BF16 if self.precision == "bf16" else FP32
 
 
 def frozen_bytes(load: Load) -> int:
-    """The frozen base in memory. What is not quantized is in the type that computes above a 4-bit base, and
-    above an 8-bit one in fp32, as PEFT prepares it.
+    """Return the bytes of the frozen base in memory. What is not quantized is in the type that computes above
+    a 4-bit base, and above an 8-bit one in fp32, as PEFT prepares it.
     """
     return method_of(load.method).frozen_bytes(load.facts, load.width)
 
 
 @dataclass(frozen=True)
 class RuleOfThumbBytes:
-    """Bytes that one process holds on its device; `floor_bytes`: the three before it together.
+    """Counts the bytes that one process holds on its device; `floor_bytes`: the three before it together.
 
     `states_bytes`: gradients, moments and master weights; `offloaded_bytes`: what is held elsewhere instead.
     """
@@ -55,7 +58,7 @@ class RuleOfThumbBytes:
 
 @dataclass(frozen=True)
 class StorageBytes:
-    """Bytes on disk: of one checkpoint, of all that are kept at most, and of either export.
+    """Counts the bytes on disk: of one checkpoint, of all that are kept at most, and of either export.
 
     `adapter_bytes`, `whole_bytes`: None where a method does not offer it.
     """
@@ -70,7 +73,7 @@ class StorageBytes:
 
 
 def memory(load: Load, stage: int, offload: str) -> RuleOfThumbBytes:
-    """What one process holds: frozen weights, and weights, gradients and moments of what is trained.
+    """Return what one process holds: frozen weights, and weights, gradients and moments of what is trained.
 
     Copies (stage 0): 4 + 4 + 8 B a trained parameter. ZeRO-2 shards gradients, master weights and moments
     over the ranks and keeps the weights that compute; ZeRO-3 shards all. Offloaded is what a host or disk
@@ -103,7 +106,8 @@ def memory(load: Load, stage: int, offload: str) -> RuleOfThumbBytes:
 
 
 def storage(load: Load, stage: int, training: TrainingSettings) -> StorageBytes:
-    """Bytes on disk: checkpoints while it trains, and what either export would release (None: not offered).
+    """Return the bytes on disk: checkpoints while it trains, and what either export would release (None: not
+    offered).
 
     At most keep_best + keep_last checkpoints and the newest are complete, beside the one being written. An
     adapter is fp32; a whole model is saved in bf16, a merged one in the base's own types with the adapter

@@ -1,4 +1,4 @@
-"""How many steps a training takes: its examples packed as the trainer will pack them."""
+"""Counts how many steps a training takes: its examples packed as the trainer will pack them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ MOST_EXAMPLES = 1_000_000  # packed for it, over all epochs: some seconds
 
 @dataclass(frozen=True)
 class ExampleLengths:
-    """Tokens of each training example of a mixture, in order; `shards`: the number of examples of each."""
+    """Holds the tokens of each training example of a mixture, in order; `shards`: the number of examples of
+    each.
+    """
 
     lengths: NDArray[np.int64]
     shards: tuple[int, ...]
 
     def steps(self, training: TrainingSettings, ranks: int) -> int | None:
-        """Optimizer steps; None where it would take long to count them."""
+        """Count the optimizer steps; None where it would take long to count them."""
         if training.max_steps is not None:
             return training.max_steps
         if len(self.lengths) * training.num_train_epochs > MOST_EXAMPLES:
@@ -36,12 +38,12 @@ class ExampleLengths:
 
 
 def is_counted(figures: MixtureFigures) -> bool:
-    """Whether a mixture is small enough to be read for it."""
+    """Say whether a mixture is small enough to be read for it."""
     return figures.train.tokens <= MOST_TOKENS
 
 
 def read_lengths(mixture: Path) -> ExampleLengths:
-    """Of a mixture's payload."""
+    """Read the lengths of a mixture's payload."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 

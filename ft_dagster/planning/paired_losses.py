@@ -1,4 +1,4 @@
-"""How far two trainings differ in loss, paired by the examples that both measured."""
+"""Compares two trainings in loss, paired by the examples that both measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 
 
 class LossDifference(NamedTuple):
-    """Nats a token, with an interval of `CONFIDENCE`; below 0 where the first is better."""
+    """Holds nats a token, with an interval of `CONFIDENCE`; below 0 where the first is better."""
 
     value: float
     low: float
@@ -25,7 +25,8 @@ class LossDifference(NamedTuple):
 
 
 def difference(one: ByExample, other: ByExample, count: int) -> LossDifference | None:
-    """Of the first `count` examples, the same of both; None where either was not measured by example.
+    """Return the difference over the first `count` examples, the same of both; None where either was not
+    measured by example.
 
     The ratio of two sums, the loss's over the tokens', with the spread between examples: those of one answer
     are not taken for independent.

@@ -1,4 +1,4 @@
-"""Work in copies of this process: on the other cores, or in one that may import less than the rest needs."""
+"""Works in copies of this process: on the other cores, or in one that may import less than the rest needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _work: list[Callable[[Any], Any]] = []  # what the copies do: inherited, so it n
 
 
 def map_parallel(work: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
-    """`work` of each item, in their order, on all cores; results and errors come back pickled.
+    """Return `work` of each item, in their order, on all cores; results and errors come back pickled.
 
     One after another in this process where it has other threads (a fork would copy their locks, taken), as
     within Dagster, or one core. Raises UserError where a copy is ended from outside.
@@ -35,8 +35,8 @@ def map_parallel(work: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
 
 
 def in_own_process(work: Callable[[], Out]) -> Out:
-    """`work` in one copy, which imports transformers and PEFT without what they take along if it is there and
-    no dry run calls (`UNCALLED`): a third of a plan's imports.
+    """Do `work` in one copy, which imports transformers and PEFT without what they take along if it is there
+    and no dry run calls (`UNCALLED`): a third of a plan's imports.
 
     In this process where it has other threads.
     """

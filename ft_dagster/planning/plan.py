@@ -1,4 +1,5 @@
-"""The plan: the resolved method and hyperparameters, what they occupy and cost, and the reason for each.
+"""Makes the plan: the resolved method and hyperparameters, what they occupy and cost, and the reason for
+each.
 
 Two documents. plan.json is what the training reads, and all that its key covers: a new price or a finished
 training elsewhere trains nothing again. estimate.json is the evidence beside it.
@@ -45,7 +46,7 @@ BEYOND_RULE = ("activations", "temporaries", "communication", "slack", "context"
 
 
 class PlanAndEstimate(NamedTuple):
-    """plan.json, as the trainer reads it, and estimate.json."""
+    """Holds plan.json, as the trainer reads it, and estimate.json."""
 
     content: Plan
     estimate: Estimate
@@ -145,7 +146,7 @@ def _estimate(
 
 
 def _steps(training: TrainingSettings, facts: Facts, lengths: ExampleLengths | None) -> int:
-    """Those that the training will take, else an estimate of them."""
+    """Return the steps that the training will take, else an estimate of them."""
     counted = None if lengths is None else lengths.steps(training, facts.ranks)
     return steps_of(training, facts) if counted is None else counted
 
@@ -165,7 +166,9 @@ def _warnings(
     *,
     tried: ProbeResult | None,
 ) -> list[str]:
-    """Of a probe, of the settings, of the limits, and what obeying the declaration costs."""
+    """Return the warnings of a probe, of the settings, of the limits, and what obeying the declaration
+    costs.
+    """
     resolved = found.chosen.resolved
     return [
         *_of_probe(spec, probing, tried),
@@ -179,8 +182,8 @@ def _warnings(
 def _probing(
     spec: VariantSpec, facts: Facts, found: Survey, context: PlanContext, tried: ProbeResult | None
 ) -> ProbePlan:
-    """What is tried before this plan, and what it costs: as announced while it is still to be run, as it was
-    once it ran.
+    """Return what is tried before this plan, and what it costs: as announced while it is still to be run, as
+    it was once it ran.
     """
     if tried is None and spec.plan.probe is not None and leaves_open(spec):
         return plan_probe(spec, facts, found, spec.plan.probe)
@@ -190,7 +193,7 @@ def _probing(
 
 
 def _of_probe(spec: VariantSpec, probing: ProbePlan, tried: ProbeResult | None) -> tuple[str, ...]:
-    """What a probe came to that found nothing, or what one would take that is still to be run."""
+    """Say what a probe came to that found nothing, or what one would take that is still to be run."""
     if tried is not None:
         return () if tried.method else (f"probe: {tried.sentence}; the usual values hold",)
     if spec.plan.probe is None:
@@ -201,7 +204,9 @@ def _of_probe(spec: VariantSpec, probing: ProbePlan, tried: ProbeResult | None) 
 
 
 def _without_obeyed(found: Survey) -> Survey:
-    """A method that was found by trial was surveyed as a declared one, which it is not."""
+    """Drop the note of a declared method: one that was found by trial was surveyed as declared, which it is
+    not.
+    """
     notes = tuple(note for note in found.decision.notes if OBEYED not in note)
     return replace(found, decision=replace(found.decision, notes=notes))
 
@@ -213,7 +218,7 @@ def _with_advice(found: Survey, advice: str | None) -> Survey:
 
 
 def _say_what_was_tried(found: Survey, spec: VariantSpec, tried: ProbeResult) -> None:
-    """In the reasons, for the values that the declaration leaves open."""
+    """Put what was tried into the reasons, for the values that the declaration leaves open."""
     reasons = found.chosen.resolved.reasons
     if leaves_method_open(spec):
         reasons.explain("method.name", "measured", tried.sentence)
@@ -224,7 +229,7 @@ def _say_what_was_tried(found: Survey, spec: VariantSpec, tried: ProbeResult) ->
 
 
 def _say_why(found: Survey, spec: VariantSpec) -> None:
-    """What `auto` came to, in place of the name that each method was planned by."""
+    """Put what `auto` came to in place of the name that each method was planned by."""
     why = _why(found.decision, found.chosen, spec)
     found.chosen.resolved.reasons.explain("method.name", "built-in", why)
 
@@ -243,7 +248,7 @@ def _why(decision: Decision, chosen: PlannedMethod, spec: VariantSpec) -> str:
 
 
 def _lost_by(row: Any, decision: Decision) -> str:
-    """The first rule that set the winner above this row."""
+    """Return the first rule that set the winner above this row."""
     best = {rule.rule: rule.verdict for rule in decision.ranking[0].rules}
     order = {"for": 0, "neither": 1, "against": 2}
     worse = (rule.rule for rule in row.rules if order[rule.verdict] > order[best[rule.rule]])
@@ -251,7 +256,7 @@ def _lost_by(row: Any, decision: Decision) -> str:
 
 
 def _beside_rule(held: MemoryBytes, by_rule: RuleOfThumbBytes) -> str:
-    """The dry run beside the rule of thumb, and what makes the difference where it is above 20%."""
+    """Compare the dry run with the rule of thumb, and say what makes the difference where it is above 20%."""
     total, floor = held.total, by_rule.floor_bytes
     said = f"rule of thumb (weights, gradients, states): {_size(floor)}; dry run: {_size(total)}"
     if abs(total - floor) <= FAR * floor:

@@ -1,4 +1,5 @@
-"""A probe: which methods at which learning rates are tried shortly before a plan is made, and what that says.
+"""Plans a probe: which methods at which learning rates are tried shortly before a plan is made, and what that
+says.
 
 Arms are tried over the same rows in the same order, each from the base and for the same part of its own
 training; the best by validation loss, of those that forget no more than that part may, are tried once more
@@ -40,9 +41,9 @@ MEASURING = 0.5  # of each training's FLOPs: a tenth would leave eight examples 
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """What is to be tried: `arms`, then some for longer. `steps`: of the method whose `whole` training has
-    fewest; others take the same part of theirs. `share`: of the training's `flops`. `why`: in a sentence;
-    with no arms, why nothing is tried. `cost`: of all of them.
+    """Describes what is to be tried: `arms`, then some for longer. `steps`: of the method whose `whole`
+    training has fewest; others take the same part of theirs. `share`: of the training's `flops`. `why`: in a
+    sentence; with no arms, why nothing is tried. `cost`: of all of them.
     """
 
     arms: tuple[Arm, ...]
@@ -55,26 +56,30 @@ class ProbePlan:
 
     @property
     def wholly(self) -> bool:
-        """Whether each arm is trained as long as the training that it stands for, by the estimate of that."""
+        """Say whether each arm is trained as long as the training that it stands for, by the estimate of
+        that.
+        """
         return bool(self.whole) and self.steps == min(self.whole.values())
 
     def steps_of(self, arm: Arm, times: int = 1) -> int:
         return round(times * self.steps * self.whole[arm.method] / min(self.whole.values()))
 
     def whole_of(self, arm: Arm) -> int | None:
-        """None for a whole training, and for what is usual, which holds unless it forgets past the limit."""
+        """Return the steps of the training that an arm stands for; None for a whole training, and for what is
+        usual, which holds unless it forgets past the limit.
+        """
         return None if self.wholly or arm == self.arms[0] else self.whole[arm.method]
 
 
 def leaves_open(spec: VariantSpec) -> bool:
-    """Whether a probe is wanted and has anything to find."""
+    """Say whether a probe is wanted and has anything to find."""
     is_open = leaves_method_open(spec) or spec.training.learning_rate is None
     return spec.plan.probe is not None and is_open
 
 
 def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSpec) -> ProbePlan:
-    """What a probe would try, and for how long; no arms without validation rows, and where it would be dearer
-    than the training, or than `share` where that is more.
+    """Plan what a probe would try, and for how long; no arms without validation rows, and where it would be
+    dearer than the training, or than `share` where that is more.
     """
     if not facts.validation:
         return ProbePlan((), 0, 0.0, "nothing is tried: there is no validation split to compare on")
@@ -110,7 +115,9 @@ def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSp
 
 
 def _whole_trainings(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSpec) -> ProbePlan | None:
-    """Of as many arms as `share` pays for, the likeliest first; None where that is one."""
+    """Plan whole trainings of as many arms as `share` pays for, the likeliest first; None where that is
+    one.
+    """
     arms = arms_of(spec, facts, found, WHOLLY_TRIED)
     look = _look(arms, spec, facts, found)
     costs = [cost + max(MEASURING * cost, look) for cost in _whole_costs(arms, facts, found)]
@@ -132,20 +139,20 @@ def _with_words(planned: ProbePlan, facts: Facts, found: Survey) -> ProbePlan:
 
 
 def _whole(arms: Sequence[Arm], facts: Facts, found: Survey) -> dict[str, int]:
-    """Steps of each method's whole training."""
+    """Return the steps of each method's whole training."""
     return {arm.method: steps_of(found.planned[arm.method].resolved.training, facts) for arm in arms}
 
 
 def _whole_costs(arms: Sequence[Arm], facts: Facts, found: Survey) -> list[float]:
-    """Of each arm's whole training, without what is measured, over that of the chosen one."""
+    """Return the cost of each arm's whole training, without what is measured, over that of the chosen one."""
     return [_flops(found.planned[arm.method], facts) / _flops(found.chosen, facts) for arm in arms]
 
 
 def arms_of(
     spec: VariantSpec, facts: Facts, found: Survey, tried: Sequence[tuple[float, str | None]] = RATES_TRIED
 ) -> tuple[Arm, ...]:
-    """The likeliest first: the methods that fit in their order, one of each family, at their usual rates,
-    then at those that are so many times as high; declared values alone where there are any.
+    """Return the arms, the likeliest first: the methods that fit in their order, one of each family, at their
+    usual rates, then at those that are so many times as high; declared values alone where there are any.
     """
     methods = _methods(found) if leaves_method_open(spec) else [found.chosen.resolved.name]
     declared = spec.training.learning_rate
@@ -165,14 +172,18 @@ def arms_of(
 
 
 def span_of_rates(name: str, width: int, objective: str) -> tuple[float, float]:
-    """The lowest and the highest rate that a probe may try by a method, on a base of that hidden size."""
+    """Return the lowest and the highest rate that a probe may try by a method, on a base of that hidden
+    size.
+    """
     usual, family = defaults.learning_rate(name, width, objective).value, _family(name)
     times = [factor for factor, of in (*RATES_TRIED, *WHOLLY_TRIED) if of in (None, family)]
     return _rounded(min(times) * usual), _rounded(max(times) * usual)
 
 
 def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
-    """Its sentence with what it took and what was announced; as it is where FLOPs are not counted."""
+    """Return the result, its sentence with what it took and what was announced; as it is where FLOPs are not
+    counted.
+    """
     flops = [each.flops for tried in result.rounds for each in tried]
     known = [each for each in flops if each is not None]
     if not known:
@@ -186,7 +197,7 @@ def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
 
 
 def _methods(found: Survey) -> list[str]:
-    """The best of each family that fits, soft prompts where nothing else does."""
+    """Return the best of each family that fits, soft prompts where nothing else does."""
     fitting = [row.method for row in found.decision.ranking if row.fits and row.method in found.planned]
     weights = [name for name in fitting if method_of(name).trains != "prompt"]
     families: dict[str, str] = {}
@@ -196,7 +207,9 @@ def _methods(found: Survey) -> list[str]:
 
 
 def _family(name: str) -> str:
-    """Methods of one family are told apart by their bytes alone; each soft prompt is one of its own."""
+    """Return a method's family: methods of one are told apart by their bytes alone; each soft prompt is one
+    of its own.
+    """
     trains = method_of(name).trains
     return name if trains == "prompt" else trains
 
@@ -211,7 +224,7 @@ def _planned_words(planned: ProbePlan) -> str:
 
 
 def _cost(found: Survey, flops: float) -> ProbeCost:
-    """Of so many FLOPs at the speed that is expected of the training."""
+    """Compute the cost of so many FLOPs at the speed that is expected of the training."""
     training = found.decision.row(found.chosen.resolved.name).figures.training
     if training is None:
         return NO_PROBE
@@ -220,7 +233,7 @@ def _cost(found: Survey, flops: float) -> ProbeCost:
 
 
 def _priced(cost: ProbeCost) -> str:
-    """In words, where it is known."""
+    """Say a cost in words, where it is known."""
     if cost.hours is None:
         return ""
     usd = "" if cost.usd is None else f", ${cost.usd:,.2f}"
@@ -228,12 +241,12 @@ def _priced(cost: ProbeCost) -> str:
 
 
 def _flops(planned: PlannedMethod, facts: Facts) -> float:
-    """Of all optimizer steps of a method's training."""
+    """Count the FLOPs of all optimizer steps of a method's training."""
     return steps_of(planned.resolved.training, facts) * _step_cost(planned, facts)
 
 
 def _look(arms: Sequence[Arm], spec: VariantSpec, facts: Facts, found: Survey) -> float:
-    """The least that is measured of an arm, over the FLOPs of the chosen training: of the dearest."""
+    """Count the least that is measured of an arm, over the FLOPs of the chosen training: of the dearest."""
     texts = 0 if spec.data.general is None else FEWEST
     rows = min(FEWEST, facts.validation) * facts.tokens / max(1, facts.examples)
 
@@ -248,7 +261,7 @@ def _look(arms: Sequence[Arm], spec: VariantSpec, facts: Facts, found: Survey) -
 
 
 def _step_cost(planned: PlannedMethod, facts: Facts) -> float:
-    """FLOPs of one optimizer step."""
+    """Count the FLOPs of one optimizer step."""
     training = planned.resolved.training
     rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * facts.ranks
     length = training.max_length if training.packing else facts.tokens / facts.examples
@@ -256,5 +269,5 @@ def _step_cost(planned: PlannedMethod, facts: Facts) -> float:
 
 
 def _rounded(rate: float) -> float:
-    """To one digit, as rates are written."""
+    """Round to one digit, as rates are written."""
     return float(f"{rate:.0e}")

@@ -1,4 +1,4 @@
-"""Where a probe was measured to find much and takes minutes, the plan names it."""
+"""Advises a probe where one was measured to find much and takes minutes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ HOURS = 1.0  # more is not for a note to propose
 
 
 def advised_probe(spec: VariantSpec, facts: Facts, found: Survey) -> str | None:
-    """For one narrow task on a small base whose method and rate are both open; None elsewhere, where a probe
-    is declared, and where it would take long, or nobody knows how long.
+    """Advise a probe for one narrow task on a small base whose method and rate are both open; None elsewhere,
+    where a probe is declared, and where it would take long, or nobody knows how long.
     """
     is_open = spec.method.name == "auto" and spec.training.learning_rate is None
     measured = objective_of(spec.objective).narrow and facts.parameters <= SMALL

@@ -1,4 +1,4 @@
-"""Every value that a plan settles, with where it came from and why."""
+"""Records every value that a plan settles, with where it came from and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AS_DECLARED = "as declared"
 
 
 class Default(NamedTuple):
-    """A value that holds unless another is declared, and why."""
+    """Holds a value that stands unless another is declared, and why."""
 
     value: Any
     reason: str
@@ -18,7 +18,7 @@ class Default(NamedTuple):
 
 @dataclass(frozen=True)
 class Reason:
-    """A field of the declaration, its value as plain JSON, where that came from, and why."""
+    """Holds a field of the declaration, its value as plain JSON, where that came from, and why."""
 
     field: str
     value: Any
@@ -27,36 +27,36 @@ class Reason:
 
 
 class Reasons:
-    """The reasons of a plan, one for each field, in the order in which they were settled."""
+    """Holds the reasons of a plan, one for each field, in the order in which they were settled."""
 
     def __init__(self) -> None:
         self.rows: list[Reason] = []
 
     def settle(self, field: str, declared: Any, default: Default) -> Any:
-        """The declared value, or the default where nothing is declared (None)."""
+        """Return the declared value, or the default where nothing is declared (None)."""
         if declared is None:
             return self.put(field, default.value, "built-in", default.reason)
         return self.put(field, declared, "declaration", AS_DECLARED)
 
     def put(self, field: str, value: Any, origin: Origin, reason: str) -> Any:
-        """A value settled already."""
+        """Record a value settled already."""
         shown = list(value) if isinstance(value, tuple) else value
         self.rows.append(Reason(field, shown, origin, reason))
         return shown
 
     def add(self, reason: Reason) -> Any:
-        """One that is known whole; its value."""
+        """Add a reason that is known whole; return its value."""
         self.rows.append(reason)
         return reason.value
 
     def revise(self, field: str, value: Any, reason: str) -> None:
-        """Another value for a field that was settled, with the reason before it kept."""
+        """Put another value for a field that was settled, with the reason before it kept."""
         before = self.of(field)
         said = f"{reason}; else {before.value} ({before.reason})"
         self._put_in_place(replace(before, value=value, reason=said))
 
     def explain(self, field: str, origin: Origin, reason: str) -> None:
-        """Another origin and reason for a field that was settled."""
+        """Put another origin and reason for a field that was settled."""
         self._put_in_place(replace(self.of(field), origin=origin, reason=reason))
 
     def of(self, field: str) -> Reason:

@@ -1,4 +1,6 @@
-"""Which method, for a team that has no declaration yet: a few figures in, the ranking of all methods out."""
+"""Recommends a method to a team that has no declaration yet: a few figures in, the ranking of all methods
+out.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,8 @@ TOKEN = "<new-{}>"
 
 @dataclass(frozen=True)
 class RecommendationRequest:
-    """`model`: a config.json, a folder with one, or a shipped name; else `params`, a size. None: not said.
-
-    `general_share`: of general data mixed in; 0: general ability need not be kept.
+    """Asks for a recommendation. `model`: a config.json, a folder with one, or a shipped name; else `params`,
+    a size. None: not said. `general_share`: of general data mixed in; 0: general ability need not be kept.
     """
 
     examples: int

@@ -1,4 +1,4 @@
-"""The shapes of a base's layers, before anything is loaded."""
+"""Reads the shapes of a base's layers, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Dimensions(NamedTuple):
 
 
 def linear_shapes(base_folder: Path) -> dict[str, list[list[int]]]:
-    """The shape of every linear layer by its last name, as the base's class has them: [out, in], but GPT-2's.
+    """Return the shape of every linear layer by its last name, as the base's class has them: [out, in], but
+    GPT-2's.
 
     A file may hold experts one by one that the class has in one tensor, which is no linear layer.
     """
@@ -43,7 +44,7 @@ def _linear_shapes(folder: str, _config: bytes) -> dict[str, list[list[int]]]:
 
 
 def linear_shapes_of(model: nn.Module) -> dict[str, list[list[int]]]:
-    """Of a model that was built, if without memory."""
+    """Return the linear shapes of a model that was built, if without memory."""
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
@@ -56,7 +57,7 @@ def linear_shapes_of(model: nn.Module) -> dict[str, list[list[int]]]:
 
 
 def dimensions(base_folder: Path) -> Dimensions:
-    """What config.json says of the decoder, whatever its architecture calls it."""
+    """Return what config.json says of the decoder, whatever its architecture calls it."""
     from transformers import AutoConfig
 
     return dimensions_of(
@@ -65,7 +66,7 @@ def dimensions(base_folder: Path) -> Dimensions:
 
 
 def dimensions_of(config: Any) -> Dimensions:
-    """Of transformers' own configuration."""
+    """Return the dimensions of transformers' own configuration."""
     text = config.get_text_config()
     heads = text.num_attention_heads
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads

@@ -1,4 +1,5 @@
-"""Every method planned for one declaration on one kind of hardware, by dry run and counted FLOPs, and ranked.
+"""Plans every method for one declaration on one kind of hardware, by dry run and counted FLOPs, and ranks
+them.
 
 Each is laid out as the declaration says; what it leaves open (micro-batch, checkpointing, ZeRO stage) is
 chosen for speed on GPUs (`methods/layout_search.py`), else changed, the mildest first, until the method fits.
@@ -59,7 +60,7 @@ SURELY_HELD = 0.7  # of weights, gradients and states by rule of thumb: gradient
 
 @dataclass(frozen=True)
 class PlanContext:
-    """What a survey needs beside the declaration and the facts.
+    """Holds what a survey needs beside the declaration and the facts.
 
     `architecture`: a folder with config.json; `base`: digest of the base model; `finished`: its trainings;
     `judges`: GPUs that may judge; `questions`: on what.
@@ -90,7 +91,7 @@ class PlanContext:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A method with all its settings, as the trainer takes them, and why."""
+    """Holds a method with all its settings, as the trainer takes them, and why."""
 
     method: MethodSettings
     training: TrainingSettings
@@ -104,7 +105,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class PlannedMethod:
-    """One method, resolved and laid out; see `untrained_by`. `occupancy` is before `correction`."""
+    """Holds one method, resolved and laid out; see `untrained_by`. `occupancy` is before `correction`."""
 
     resolved: Resolved
     layout: Layout
@@ -115,7 +116,9 @@ class PlannedMethod:
 
     @property
     def held(self) -> MemoryBytes:
-        """Bytes on one device by what they are, what was learned from finished trainings among them."""
+        """Return the bytes on one device by what they are, what was learned from finished trainings among
+        them.
+        """
         by_dry_run, total = self.occupancy, self.candidate.memory_bytes
         parts = {each.name: getattr(by_dry_run, each.name) for each in fields(by_dry_run)}
         return MemoryBytes(**parts, total=total, correction=total - by_dry_run.total)
@@ -123,7 +126,9 @@ class PlannedMethod:
 
 @dataclass(frozen=True)
 class Survey:
-    """All methods, planned and ranked. `refused`: method -> why the declaration cannot be taught by it."""
+    """Holds all methods, planned and ranked. `refused`: method -> why the declaration cannot be taught
+    by it.
+    """
 
     question: Question
     decision: Decision
@@ -133,18 +138,18 @@ class Survey:
 
     @property
     def chosen(self) -> PlannedMethod:
-        """What is to be trained: as decided, else, where nothing fits, what needs least."""
+        """Return what is to be trained: as decided, else, where nothing fits, what needs least."""
         name = self.decision.method or min(
             self.planned, key=lambda each: self.planned[each].candidate.memory_bytes
         )
         return self.planned[name]
 
     def document(self) -> SurveyDocument:
-        """The decision, the layout of what is to be trained, and what would make it fit."""
+        """Return the decision, the layout of what is to be trained, and what would make it fit."""
         return SurveyDocument(**self.parts())
 
     def parts(self) -> dict[str, Any]:
-        """The fields of `document`."""
+        """Return the fields of `document`."""
         decision, hardware, chosen = self.decision, self.question.hardware, self.chosen
         return {
             "method": decision.method,
@@ -199,8 +204,8 @@ def survey(spec: VariantSpec, facts: Facts, context: PlanContext) -> Survey:
 
 
 def with_method(spec: VariantSpec, name: str) -> VariantSpec:
-    """The declaration by another method; keeps the settings that this method has, and the rate unless it was
-    declared for another one.
+    """Return the declaration by another method; it keeps the settings that this method has, and the rate
+    unless it was declared for another one.
     """
     if spec.method.name == name:
         return spec
@@ -217,7 +222,7 @@ def with_method(spec: VariantSpec, name: str) -> VariantSpec:
 
 
 def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlannedMethod:
-    """One method by name. Raises UserError for what it cannot be."""
+    """Plan one method by name. Raises UserError for what it cannot be."""
     resolved = resolve(spec, facts)
     untrained = untrained_by(resolved.method, context.architecture)
     first, held = _layout(resolved, facts), _Memory(spec, facts, context)
@@ -229,7 +234,7 @@ def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planne
 
 
 def resolve(spec: VariantSpec, facts: Facts) -> Resolved:
-    """Every value of a declaration whose method is named. Raises UserError for what it cannot be."""
+    """Resolve every value of a declaration whose method is named. Raises UserError for what it cannot be."""
     reasons, precision = Reasons(), precision_of(spec, facts)
     method = resolve_method(spec, facts, reasons)
     trained = method.trainable_parameters(facts, len(spec.base_model.new_tokens))
@@ -238,7 +243,7 @@ def resolve(spec: VariantSpec, facts: Facts) -> Resolved:
 
 
 class _Memory:
-    """Bytes of one device at a layout, by dry run, which keeps what it ran before."""
+    """Computes the bytes of one device at a layout, by dry run, which keeps what it ran before."""
 
     def __init__(self, spec: VariantSpec, facts: Facts, context: PlanContext) -> None:
         self.spec, self.facts, self.context = spec, facts, context
@@ -254,7 +259,7 @@ class _Memory:
         return memory_correction(context.finished, context.base, context.hardware.name, layout)
 
     def bytes_of(self, layout: Layout) -> int:
-        """As corrected by finished trainings."""
+        """Return the bytes as corrected by finished trainings."""
         return max(0, self.occupancy_of(layout).total + self.correction_of(layout).added)
 
     def fits(self, layout: Layout) -> bool:
@@ -262,12 +267,14 @@ class _Memory:
         return memory is None or self.bytes_of(layout) <= memory
 
     def hopeless(self, layout: Layout) -> bool:
-        """Whether weights, gradients and states alone are far too many: a dry run would tell nothing new."""
+        """Say whether weights, gradients and states alone are far too many: a dry run would tell nothing
+        new.
+        """
         memory = self.context.device_memory
         return memory is not None and self._least(layout) > memory
 
     def at_least(self, layout: Layout) -> int:
-        """`bytes_of`, or where it is hopeless some bytes that are too many as well."""
+        """Return `bytes_of`, or where it is hopeless some bytes that are too many as well."""
         return self._least(layout) if self.hopeless(layout) else self.bytes_of(layout)
 
     def _least(self, layout: Layout) -> int:
@@ -279,7 +286,9 @@ class _Memory:
         return int(SURELY_HELD * states_of(load, layout.zero_stage, layout.offload).floor_bytes)
 
     def flops_per_token(self, layout: Layout, method: MethodSettings) -> float:
-        """Counted, forward, backward and recomputation; an estimate by weights where it cannot be counted."""
+        """Count FLOPs, forward, backward and recomputation; estimate them by weights where they cannot be
+        counted.
+        """
         same = dryrun.unquantized(method)
         base = Base(
             folder=self.context.architecture,
@@ -333,7 +342,7 @@ class _Memory:
         return self._methods[name]
 
     def _trained(self, rows: int, length: int) -> int:
-        """Positions at which some of `rows` rows has a label, if labels fall alike on all."""
+        """Return the positions at which some of `rows` rows has a label, if labels fall alike on all."""
         share = min(1.0, self.facts.trained_tokens / self.facts.tokens)
         return max(1, min(length - 1, round(length * (1 - (1 - share) ** rows))))
 
@@ -353,7 +362,7 @@ def _layout(resolved: Resolved, facts: Facts) -> Layout:
 
 
 def _filled(resolved: Resolved, first: Layout, held: _Memory) -> Layout | None:
-    """What is not declared chosen for speed, on GPUs whose memory is known; None elsewhere."""
+    """Choose what is not declared for speed, on GPUs whose memory is known; None elsewhere."""
     memory = held.context.device_memory
     if held.facts.device_kind != "cuda" or memory is None:
         return None
@@ -362,14 +371,14 @@ def _filled(resolved: Resolved, first: Layout, held: _Memory) -> Layout | None:
 
 
 def _milder_that_fits(spec: VariantSpec, first: Layout, facts: Facts, held: _Memory) -> Layout:
-    """The first that fits of the layouts that hold less and less, else the last of them."""
+    """Return the first that fits of the layouts that hold less and less, else the last of them."""
     milder = _milder(spec, first, facts)
     fitting = (each for each in milder if not held.hopeless(each) and held.fits(each))
     return next(fitting, milder[-1])
 
 
 def _milder(spec: VariantSpec, first: Layout, facts: Facts) -> list[Layout]:
-    """The layout as resolved, then with what is not declared changed, the mildest first."""
+    """Return the layout as resolved, then with what is not declared changed, the mildest first."""
     tried = [first]
     if spec.training.per_device_train_batch_size is None and first.micro_batch > 1:
         tried += [replace(each, micro_batch=1) for each in tried]
@@ -383,7 +392,7 @@ def _milder(spec: VariantSpec, first: Layout, facts: Facts) -> list[Layout]:
 
 
 def _laid_out(resolved: Resolved, first: Layout, layout: Layout, held: _Memory) -> Resolved:
-    """With the changed layout in the settings, and the bytes as the reason."""
+    """Put the changed layout into the settings, with the bytes as the reason."""
     training, reasons = resolved.training, resolved.reasons
     before, after, memory = held.bytes_of(first), held.bytes_of(layout), held.context.device_memory
     why = f"{after / 1e9:,.1f} GB a device"
@@ -424,7 +433,7 @@ def _candidate(resolved: Resolved, layout: Layout, held: _Memory) -> Candidate:
 
 
 def _on(layout: Layout, held: _Memory, memory: int) -> Callable[[int], int]:
-    """Bytes on one of n devices: copies where one fits or nothing can be sharded, else ZeRO-3."""
+    """Return the bytes on one of n devices: copies where one fits or nothing can be sharded, else ZeRO-3."""
     alone = replace(layout, gpus=1, zero_stage=0, offload="none")
     whole = not method_of(layout.method).freezes
     shards = is_sharded(layout.method) and (whole or held.bytes_of(alone) > memory)
@@ -503,28 +512,28 @@ def _changes(
 
 
 def _declared(spec: VariantSpec) -> str | None:
-    """The method that is not for the plan to choose."""
+    """Return the method that is not for the plan to choose."""
     if spec.method.name == "auto":
         return usual_method().name if lora_settings(spec) else None
     return spec.method.name
 
 
 def general_matters(spec: VariantSpec) -> bool:
-    """Whether the declaration asks for general ability to be kept."""
+    """Say whether the declaration asks for general ability to be kept."""
     return bool(spec.evaluation.general) or spec.data.general is not None
 
 
 def leaves_method_open(spec: VariantSpec) -> bool:
-    """Whether the plan chooses among all methods: no setting names LoRA."""
+    """Say whether the plan chooses among all methods: no setting names LoRA."""
     return spec.method.name == "auto" and not lora_settings(spec)
 
 
 def lora_settings(spec: VariantSpec) -> list[str]:
-    """Settings of LoRA that are declared; beside `auto` they make it LoRA."""
+    """Return the settings of LoRA that are declared; beside `auto` they make it LoRA."""
     values = {name: getattr(spec.method, name) for name in METHOD_SETTINGS["auto"]}
     return [name for name, value in values.items() if value is not None and value is not False]
 
 
 def same_family(one: str, other: str) -> bool:
-    """Whether a rate that was chosen for one method is usual for the other."""
+    """Say whether a rate that was chosen for one method is usual for the other."""
     return method_of(one).rates == method_of(other).rates

@@ -1,4 +1,4 @@
-"""What was tried in a probe, and what it came to. Pure functions over what the trainings measured."""
+"""Concludes from what was tried in a probe. Pure functions over what the trainings measured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LATER = ("examples", "whole")  # fields that were stored from some version on
 
 
 class Arm(NamedTuple):
-    """One thing that is tried."""
+    """Is one thing that is tried."""
 
     method: str
     learning_rate: float
@@ -35,7 +35,7 @@ class Arm(NamedTuple):
 
 @dataclass(frozen=True)
 class TriedArm:
-    """What a short training of an arm measured, losses in nats a token.
+    """Holds what a short training of an arm measured, losses in nats a token.
 
     `validation`: number of examples -> the loss on the first so many. `general_rise`: of the loss on held-out
     general text, None without any. `flops`: of its steps and of what was measured. `failed`: why it came to
@@ -58,15 +58,17 @@ class TriedArm:
         return Arm(self.method, self.learning_rate)
 
     def forgets_past(self, limit: float | None) -> bool:
-        """By its part of the whole training's steps: what is forgotten grows about as they do."""
+        """Say whether it forgets past its part of the limit, by steps: what is forgotten grows about as they
+        do.
+        """
         part = 1.0 if self.whole is None else min(1.0, self.steps / self.whole)
         return limit is not None and (self.general_rise or 0.0) > limit * part
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What was tried, by round, and what it came to; without a `method` the usual values hold. `sentence`:
-    of the plan's reasons.
+    """Holds what was tried, by round, and what it came to; without a `method` the usual values hold.
+    `sentence`: of the plan's reasons.
     """
 
     method: str | None
@@ -75,13 +77,15 @@ class ProbeResult:
     rounds: tuple[tuple[TriedArm, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Without what says nothing, as it was written before there was any."""
+        """Return the result without what says nothing, as it was written before there was any."""
         rounds = [[_without_empty(asdict(each)) for each in tried] for tried in self.rounds]
         return _without_empty({"schema_version": SCHEMA_VERSION, **asdict(self), "rounds": rounds})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> ProbeResult:
-        """A rank that an older version tried is passed over. Raises UserError for a newer version."""
+        """Read a result; a rank that an older version tried is passed over. Raises UserError for a newer
+        version.
+        """
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
         with refuse_newer_fields(file):
             rounds = tuple(tuple(map(_stored_arm, tried)) for tried in content["rounds"])
@@ -89,7 +93,7 @@ class ProbeResult:
         return cls(method, rate, sentence, rounds)
 
     def applied(self, spec: VariantSpec) -> VariantSpec:
-        """The declaration with what was found by trial in place of what it leaves open."""
+        """Return the declaration with what was found by trial in place of what it leaves open."""
         if self.method is None:
             return spec
         named = spec if spec.method.name == self.method else with_method(spec, self.method)
@@ -98,8 +102,8 @@ class ProbeResult:
 
 
 def tried_arm(arm: Arm, steps: int, figures: TrainingFigures, whole: int | None = None) -> TriedArm:
-    """What the figures of a short training say; losses that are not finite count as not measured. Where the
-    one on general text is not, the arm has failed.
+    """Return what the figures of a short training say; losses that are not finite count as not measured.
+    Where the one on general text is not, the arm has failed.
     """
     before, after = figures.general_holdout_loss_first, figures.general_holdout_loss_last
     rise = None if before is None or after is None else after - before
@@ -116,7 +120,7 @@ def tried_arm(arm: Arm, steps: int, figures: TrainingFigures, whole: int | None 
 
 
 def finalists(tried: Sequence[TriedArm], limit: float | None) -> list[Arm]:
-    """The arms that are tried for longer: none where there is nothing left to choose."""
+    """Return the arms that are tried for longer: none where there is nothing left to choose."""
     good = [each.arm for each in _ranked(tried, limit)[:FINALISTS]]
     return good if len(tried) > FINALISTS and len(good) > 1 else []
 
@@ -124,9 +128,9 @@ def finalists(tried: Sequence[TriedArm], limit: float | None) -> list[Arm]:
 def conclude(
     rounds: Sequence[Sequence[TriedArm]], limit: float | None, *, wholly: bool = False
 ) -> ProbeResult:
-    """The best of the last round in which anything forgot no more than its part of `limit`, the largest rise
-    of general loss in a whole training; else of the last in which anything was measured. What is usual holds
-    unless that is shown to be better, or all were trained `wholly`.
+    """Conclude on the best of the last round in which anything forgot no more than its part of `limit`, the
+    largest rise of general loss in a whole training; else of the last in which anything was measured. What is
+    usual holds unless that is shown to be better, or all were trained `wholly`.
     """
     everything = tuple(tuple(each) for each in rounds)
     ranked, later = _deciding(everything, limit)
@@ -160,8 +164,8 @@ def conclude(
 def _deciding(
     rounds: Sequence[Sequence[TriedArm]], limit: float | None
 ) -> tuple[list[TriedArm], tuple[Arm, ...]]:
-    """The arms of the round that decides, the best first; and those that it leaves out, since for longer they
-    forgot too much or failed.
+    """Return the arms of the round that decides, the best first; and those that it leaves out, since for
+    longer they forgot too much or failed.
     """
     later: dict[Arm, None] = {}
     for tried in reversed(rounds):
@@ -180,7 +184,7 @@ def _deciding(
 def _or_usual(
     best: TriedArm, rounds: Sequence[Sequence[TriedArm]], limit: float | None
 ) -> tuple[TriedArm, list[str]]:
-    """The best, or the arm that is usual; and why."""
+    """Return the best, or the arm that is usual; and why."""
     usual = rounds[0][0].arm
     both = (_of(tried, best.arm, usual) for tried in reversed(rounds))
     pair = next((each for each in both if each), None)
@@ -192,13 +196,13 @@ def _or_usual(
 
 
 def _of(tried: Sequence[TriedArm], one: Arm, other: Arm) -> tuple[TriedArm, TriedArm] | None:
-    """Two arms as one round measured them; None where it did not."""
+    """Return two arms as one round measured them; None where it did not."""
     found = {each.arm: each for each in tried if each.validation and each.failed is None}
     return (found[one], found[other]) if one != other and {one, other} <= found.keys() else None
 
 
 def _why_usual(best: TriedArm, usual: TriedArm) -> str | None:
-    """Why the second holds though the first is better; None where it does not."""
+    """Say why the second holds though the first is better; None where it does not."""
     on = _common((best, usual))
     found = difference(best.examples, usual.examples, int(on))
     if found is None or found.high < 0:
@@ -207,7 +211,7 @@ def _why_usual(best: TriedArm, usual: TriedArm) -> str | None:
 
 
 def _compared(ranked: Sequence[TriedArm], why: Sequence[str]) -> list[str]:
-    """Each arm in words; then the best beside the next, where `why` does not say so."""
+    """Say each arm in words; then the best beside the next, where `why` does not say so."""
     on = _common(ranked)
     words = [_words(each, on) for each in ranked]
     if len(ranked) < 2:
@@ -229,7 +233,7 @@ def _without_empty(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ranked(tried: Sequence[TriedArm], limit: float | None) -> list[TriedArm]:
-    """By validation loss on the examples that all measured; those that forget too much last."""
+    """Rank by validation loss on the examples that all measured; those that forget too much last."""
     done = [each for each in tried if each.failed is None and each.validation]
     if not done:
         return []

@@ -1,1 +1,1 @@
-"""Sweeps, bake-offs and their budgets."""
+"""Runs sweeps, bake-offs and their budgets."""

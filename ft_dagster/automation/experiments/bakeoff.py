@@ -1,4 +1,4 @@
-"""A bake-off: one variant by several methods, each given the same FLOPs or the same minutes."""
+"""Runs a bake-off: one variant by several methods, each given the same FLOPs or the same minutes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bakeoff(
     *,
     at_once: int = 1,
 ) -> Experiment:
-    """Plan every method's steps, then train and judge each, `at_once` of them side by side; what was finished
+    """Plan every method's steps, then train and judge each, `at_once` of them in parallel; what was finished
     before is kept.
 
     Raises UserError before anything is started where the methods are wrong, and before any training where
@@ -84,7 +84,8 @@ def _allot(experiment: Experiment, run: ExperimentRun, budget: Budget) -> None:
 
 
 def for_method(declared: Declared, method: str) -> tuple[dict[str, Any], list[str]]:
-    """The overrides that turn a declaration to another method, and the declared fields that those drop.
+    """Return the overrides that turn a declaration to another method, and the declared fields that those
+    drop.
 
     Dropped: settings that the method does not have; and the learning rate where it was chosen for a method
     with another usual one: the plan's own default takes its place.
@@ -101,7 +102,7 @@ def for_method(declared: Declared, method: str) -> tuple[dict[str, Any], list[st
 
 
 def _same_rates(declared: str, method: str) -> bool:
-    """Whether a rate that was chosen for one method is usual for the other; of `auto` nobody knows."""
+    """Say whether a rate that was chosen for one method is usual for the other; of `auto` nobody knows."""
     return declared == method or (declared != "auto" and METHODS[declared].rates == METHODS[method].rates)
 
 
@@ -110,6 +111,8 @@ def said(declared: Declared, dropped: Sequence[str]) -> list[str]:
 
 
 def _export(declared: Declared, method: str) -> dict[str, Any]:
-    """Nothing of an experiment is exported, but a declaration must say what the method can give."""
+    """Return the export that the method can give: nothing of an experiment is exported, but a declaration
+    must say it.
+    """
     formats = METHODS[method].exports
     return {} if declared.spec.export.format in formats else {"export.format": formats[0]}

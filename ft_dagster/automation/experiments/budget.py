@@ -1,4 +1,4 @@
-"""Budgets of experiments: so many FLOPs or minutes, and how many optimizer steps they pay for."""
+"""Counts budgets of experiments: so many FLOPs or minutes, and how many optimizer steps they pay for."""
 
 import json
 import math
@@ -45,7 +45,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`flops=2e14` or `minutes=3`. Raises UserError."""
+        """Parse `flops=2e14` or `minutes=3`. Raises UserError."""
         kind, _, amount = text.partition("=")
         try:
             number = float(amount)
@@ -56,7 +56,7 @@ class Budget:
         return cls(cast(Literal["flops", "minutes"], kind), number)
 
     def spent(self, figures: dict[str, Any]) -> float:
-        """What a run with these figures took of such a budget; none before it is done."""
+        """Return what a run with these figures took of such a budget; none before it is done."""
         if not figures:
             return 0.0
         if self.kind == "minutes":
@@ -70,7 +70,7 @@ class Budget:
 
 
 def steps_within(experiment: Experiment, run: ExperimentRun, budget: Budget) -> int | str:
-    """The optimizer steps whose cost comes nearest to the budget, or why the run cannot be planned.
+    """Return the optimizer steps whose cost comes nearest to the budget, or why the run cannot be planned.
 
     FLOPs are counted over the very batches that will be trained on. Minutes are those of the steps alone,
     at the speed of a training of five steps, its first one left out. Raises UserError where the budget does
@@ -90,7 +90,7 @@ def steps_within(experiment: Experiment, run: ExperimentRun, budget: Budget) -> 
 
 
 class _Cost(NamedTuple):
-    """What a training is counted by; `attends`: see `watch.budget.Attends`."""
+    """Holds what a training is counted by. `attends`: see `watch.budget.Attends`."""
 
     model: "FlopsModel"
     attends: Callable[[int], bool]
@@ -123,7 +123,7 @@ def _plan(workspace: Workspace, artifact: Artifact) -> "Plan":
 
 
 def _steps_for_flops(plan: "Plan", mixture: Path, cost: _Cost, budget: Budget, method: str) -> int:
-    """Lay out the training's own bins until their FLOPs pass the budget; the step nearest to it."""
+    """Lay out the training's own bins until their FLOPs pass the budget; return the step nearest to it."""
     import numpy as np
 
     from ft_dagster.training.batches.mixture import open_split
@@ -149,7 +149,9 @@ def _steps_for_flops(plan: "Plan", mixture: Path, cost: _Cost, budget: Budget, m
 
 
 def _flops_of_steps(cost: _Cost, examples: "Examples", plan: "Plan", steps: int) -> list[int]:
-    """FLOPs of each of the first `steps` optimizer steps, from the bins that the trainer will lay out."""
+    """Return the FLOPs of each of the first `steps` optimizer steps, from the bins that the trainer will lay
+    out.
+    """
     from ft_dagster.training.batches.packing import schedule
     from ft_dagster.training.methods import packs
     from ft_dagster.training.watch.budget import work_of_micro_batch

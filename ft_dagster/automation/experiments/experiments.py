@@ -1,4 +1,4 @@
-"""Experiments: the stages, run in this process for changed declarations of one variant.
+"""Runs experiments: the stages, in this process, for changed declarations of one variant.
 
 What a run makes lies under the variant by its key, so that equal stages are shared and a winner, once it is
 declared, is found again. Heads of an experiment lie apart, in `experiments/<id>/<run>/heads/`: the variant's
@@ -41,7 +41,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Limits:
-    """Evaluation -> validation loss above which a training gives up; `on`: how many examples (None: all)."""
+    """Limits a training: evaluation -> validation loss above which it gives up. `on`: how many examples
+    (None: all).
+    """
 
     losses: Mapping[int, float] = field(default_factory=dict)
     on: int | None = None
@@ -49,7 +51,7 @@ class Limits:
 
 @dataclass
 class ExperimentRun:
-    """One run of an experiment, as the registry keeps it.
+    """Is one run of an experiment, as the registry keeps it.
 
     `curve`: validation loss at each evaluation; `curves`: the same on the first n examples of its sample
     (by n). `dropped`: declared values that do not apply to this run. `figures`: see `_figures`; empty until
@@ -69,13 +71,15 @@ class ExperimentRun:
 
     @property
     def finished(self) -> bool:
-        """A failed run is tried again by the next command."""
+        """Say whether the run has finished; a failed one is tried again by the next command."""
         return self.status in ("done", "stopped early")
 
 
 @dataclass
 class Experiment:
-    """What a command tries, and what came of it: `experiments/<id>.json` beside the variant's artifacts."""
+    """Holds what a command tries, and what came of it: `experiments/<id>.json` beside the variant's
+    artifacts.
+    """
 
     settings: Settings
     declared: Declared
@@ -94,7 +98,7 @@ class Experiment:
 
     @property
     def log(self) -> Path:
-        """Where the output of Dagster and of the programs goes."""
+        """Return where the output of Dagster and of the programs goes."""
         return self.settings.work_folder / "experiments" / f"{self.declared.key}.log"
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,7 +115,7 @@ class Experiment:
         self.store.write_json(f"{self.folder}.json", self.as_dict())
 
     def head(self, label: str, stage: str) -> Artifact | None:
-        """The artifact that a run of this experiment made or found for a stage."""
+        """Return the artifact that a run of this experiment made or found for a stage."""
         return read_head(self.store, f"{self.folder}/{label}", stage)
 
 
@@ -123,7 +127,7 @@ def open_experiment(
     arguments: dict[str, Any],
     runs: Sequence[ExperimentRun],
 ) -> Iterator[Experiment]:
-    """The experiment of these arguments, as far as it has come; `runs` where it is new.
+    """Open the experiment of these arguments, as far as it has come; `runs` where it is new.
 
     Its id covers the declaration with the fingerprints of sources and tasks, and the arguments. Raises
     UserError where another process has it open.
@@ -172,8 +176,8 @@ def begin(experiment: Experiment, runs: Sequence[ExperimentRun]) -> None:
 def carried(
     experiment: Experiment, run: ExperimentRun, limits: Limits, launcher: Launcher[Any] | None = None
 ) -> None:
-    """The same with nothing said to the registry: what came of it is in the run. `launcher`: in place of the
-    project's.
+    """Carry out a run with nothing said to the registry: what came of it is in the run. `launcher`: in place
+    of the project's.
     """
     label = str(run.number)
     outcome = _run_alone(experiment, run, limits, launcher)
@@ -217,7 +221,7 @@ def workspace_of(
     limits: Limits = Limits(),
     launcher: Launcher[Any] | None = None,
 ) -> Workspace:
-    """Where a run of the experiment works: heads of its own, the variant's part of the store."""
+    """Return where a run of the experiment works: heads of its own, the variant's part of the store."""
     heads = f"{experiment.id}/{label}"
     trial = Trial(heads, experiment.declared, dict(overrides), dict(limits.losses), limits.on)
     run = RunOf(f"{experiment.id}/{label}", "experiment", log)
@@ -229,8 +233,8 @@ def log(line: str) -> None:
 
 
 def _figures(experiment: Experiment, label: str) -> dict[str, Any]:
-    """What runs are compared by. `flops`: torch's count of the steps made, None where it cannot count the
-    architecture; `training_seconds`: of the optimizer steps alone, over all resumptions.
+    """Return what runs are compared by. `flops`: torch's count of the steps made, None where it cannot count
+    the architecture; `training_seconds`: of the optimizer steps alone, over all resumptions.
     """
     plan, tuned, judged = (
         experiment.head(label, stage)
@@ -257,8 +261,8 @@ def _figures(experiment: Experiment, label: str) -> dict[str, Any]:
 
 
 def _curves(evidence: Path) -> tuple[list[float | None], dict[str, list[float | None]]]:
-    """Validation losses of a training's log by the number of the evaluation, from 1; None: left out, or not
-    finite. And the same on the first n examples, by n.
+    """Return the validation losses of a training's log by the number of the evaluation, from 1; None: left
+    out, or not finite. And the same on the first n examples, by n.
     """
     lines = [json.loads(line) for line in (evidence / "log.jsonl").read_text("utf-8").splitlines()]
     losses = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
@@ -270,7 +274,7 @@ def _curves(evidence: Path) -> tuple[list[float | None], dict[str, list[float | 
 
 
 def _evaluations(lines: Sequence[Mapping[str, Any]]) -> list[int | None]:
-    """The step of each evaluation up to the last; None: of one that was left out."""
+    """Return the step of each evaluation up to the last; None: of one that was left out."""
     looks = [line for line in lines if "validation_loss" in line and line["step"]]
     numbered = {line["evaluation"]: line["step"] for line in looks if "evaluation" in line}
     if not numbered:  # as trainings wrote it that left none out

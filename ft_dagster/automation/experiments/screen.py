@@ -1,4 +1,4 @@
-"""What is seen of an experiment: our lines in the terminal; all else that is printed goes to a log file."""
+"""Writes an experiment's log: our lines go to the terminal, all else that is printed to a file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def progress_shown(screen: Console, settings: Settings, key: VariantKey) -> Iter
 
 
 def _running(settings: Settings, key: VariantKey, since: float) -> tuple[str, str]:
-    """(stage, progress) of the program of a variant that wrote its progress last; empty where none does."""
+    """Return (stage, progress) of the program of a variant that wrote its progress last; empty where none
+    does.
+    """
     try:
         files = (settings.work_folder / "runs" / str(key)).glob("*/output/progress.json")
         written, file = max((file.stat().st_mtime, file) for file in files)

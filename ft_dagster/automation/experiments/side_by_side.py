@@ -32,7 +32,7 @@ from ft_dagster.launch.processes import die_with_parent
 def carry_out_all(
     experiment: Experiment, runs: Sequence[ExperimentRun], say: Say, limits: Limits | None = None
 ) -> None:
-    """As `carry_out`, all at once; what came of each is kept when it ends, and one that fails fails alone.
+    """Carry out all runs at once; what came of each is kept when it ends, and one that fails fails alone.
     Where this host has devices for fewer trainings than there are runs, those of one process take turns.
 
     Raises KeyboardInterrupt, and whatever keeps the registry from being written, once the programs of all
@@ -69,7 +69,9 @@ def carry_out_all(
 
 
 def _rooms(experiment: Experiment) -> int:
-    """How many trainings of the variant this host has devices for at once; a cluster takes any number."""
+    """Return how many trainings of the variant this host has devices for at once; a cluster takes any
+    number.
+    """
     settings, declared = experiment.settings, experiment.declared
     leases = of_host(settings.host)
     if settings.launcher != LOCAL:
@@ -99,7 +101,7 @@ class _Member:
         self.process = context.Process(target=_carry, args=given)
 
     def told(self) -> ExperimentRun | str | None:
-        """A run that has ended, or a line; None: no more is told."""
+        """Return a run that has ended, or a line; None: no more is told."""
         try:
             told: ExperimentRun | str = self.receiver.recv()
         except EOFError:
@@ -107,7 +109,7 @@ class _Member:
         return told
 
     def finish(self, ended: ExperimentRun | None) -> list[ExperimentRun]:
-        """The run that ended; None: the process has, and with it what was left."""
+        """Return the run that ended; None: the process has, and with it what was left."""
         if ended is not None:
             run = self.left.pop(ended.number)
             vars(run).update(vars(ended))

@@ -1,4 +1,6 @@
-"""A sweep: one variant with several values of its settings, ranked; losing trainings are stopped early."""
+"""Runs a sweep: one variant with several values of its settings, ranked; losing trainings are stopped
+early.
+"""
 
 from __future__ import annotations
 

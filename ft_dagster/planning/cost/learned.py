@@ -49,7 +49,9 @@ class Predicted:
         return (self.probe_hours or 0.0) * self.layout.gpus * (per_hour or 0.0)
 
     def to_json(self) -> dict[str, Any]:
-        """As a plan of 0.1 had it, where nothing is known of the steps alone or nothing is tried."""
+        """Return the prediction as a plan of 0.1 had it, where nothing is known of the steps alone or nothing
+        is tried.
+        """
         content = asdict(self)
         later = ("training_hours", "probe_hours")
         return {name: value for name, value in content.items() if name not in later or value is not None}
@@ -61,7 +63,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished training beside what was predicted. None: not measured."""
+    """Compares a finished training with what was predicted. None: not measured."""
 
     predicted: Predicted
     memory_bytes: int | None
@@ -70,12 +72,12 @@ class Finished:
 
     @property
     def excess(self) -> int | None:
-        """Bytes measured beyond those predicted."""
+        """Return the bytes measured beyond those predicted."""
         return None if self.memory_bytes is None else self.memory_bytes - self.predicted.memory_bytes
 
 
 class PlannedWork(NamedTuple):
-    """Of a method that is planned: the digest of its base, its layout, FLOPs a token as counted."""
+    """Describes a method that is planned: the digest of its base, its layout, FLOPs a token as counted."""
 
     base: str
     layout: Layout
@@ -84,7 +86,7 @@ class PlannedWork(NamedTuple):
 
 @dataclass(frozen=True)
 class Correction:
-    """What is added to a dry run's bytes, and what that rests on.
+    """Says what is added to a dry run's bytes, and what that rests on.
 
     Added and not multiplied: what a dry run does not see is mostly what libraries load on their first use and
     what an allocator keeps, which does not grow with the model.
@@ -95,7 +97,9 @@ class Correction:
 
 
 def finished_training(figures: TrainingFigures) -> Finished | None:
-    """From the figures of a fine_tuned_model; None for one that was planned without a forecast."""
+    """Read a finished training from the figures of a fine_tuned_model; None for one that was planned without
+    a forecast.
+    """
     if not figures.predicted:
         return None
     predicted = Predicted.from_json(figures.predicted)
@@ -104,7 +108,9 @@ def finished_training(figures: TrainingFigures) -> Finished | None:
 
 
 def memory_correction(known: Iterable[Finished], base: str, hardware: str, layout: Layout) -> Correction:
-    """The median of the trainings of this shape, of those with the same rows and length if there are any."""
+    """Return the median of the trainings of this shape, of those with the same rows and length if there are
+    any.
+    """
     alike = [
         one
         for one in known
@@ -126,7 +132,7 @@ def memory_correction(known: Iterable[Finished], base: str, hardware: str, layou
 def utilizations(
     known: Iterable[Finished], hardware: str, planned: Mapping[str, PlannedWork] | None = None
 ) -> dict[str, float]:
-    """Method -> the median share of the peak that its trainings reached on this hardware.
+    """Return method -> the median share of the peak that its trainings reached on this hardware.
 
     `planned`: method -> what is to be trained by it. Where the same base was trained in the same layout, its
     tokens a second count, at the FLOPs a token that are planned: the hours are then those that it took.

@@ -1,4 +1,5 @@
-"""The usual rules of thumb (docs/method-choice.md) beside counted figures, with the reason where they differ.
+"""Compares the usual rules of thumb (docs/method-choice.md) with counted figures, with the reason where they
+differ.
 
 Their cost table says that full fine-tuning costs ten times LoRA. It is never the plan's own answer.
 """
@@ -18,7 +19,7 @@ _LENGTH = "the rule of thumb names no length of an example, so its figure fits s
 
 @dataclass(frozen=True)
 class Beside:
-    """The rule of thumb's USD for one method and size, and the counted one for the same set-up."""
+    """Compares the rule of thumb's USD for one method and size with the counted one for the same set-up."""
 
     method: str
     billions: int
@@ -39,7 +40,9 @@ class Beside:
 def beside_published(
     method: str, parameters: int, flops_per_token: float, tokens_per_example: float
 ) -> Beside | None:
-    """The rule's row for this method and size (within 15%) beside the counted figure, if it has one."""
+    """Return the rule's row for this method and size (within 15%) beside the counted figure, if it has
+    one.
+    """
     published = method_of(method).published
     near = [size for size in published.usd if abs(parameters / 1e9 / size - 1) <= _NEAR] if published else []
     if published is None or not near:

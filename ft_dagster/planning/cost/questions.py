@@ -1,4 +1,4 @@
-"""How many questions an evaluation asks a model, from what is declared and what was counted."""
+"""Counts the questions an evaluation asks a model, from what is declared and what was counted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from ft_dagster.spec.variant import EvaluationSpec
 
 @dataclass(frozen=True)
 class QuestionsThere:
-    """How many there are. `test`: rows of the test split; `declared`: of each task of `evaluation.task` and
-    `evaluation.general`. None: nobody counted them.
+    """Counts the questions there are. `test`: rows of the test split; `declared`: of each task of
+    `evaluation.task` and `evaluation.general`. None: nobody counted them.
     """
 
     test: int | None = None
     declared: tuple[int, ...] | None = None
 
     def asked(self, evaluation: EvaluationSpec) -> int | None:
-        """Of all tasks together; None where all of a task are asked and nobody counted them."""
+        """Return the questions asked of all tasks together; None where all of a task are asked and nobody
+        counted them.
+        """
         count = len(evaluation.task) + len(evaluation.general)
         counted = self.declared if self.declared is not None and len(self.declared) == count else None
         own = () if evaluation.task else (self.test,)

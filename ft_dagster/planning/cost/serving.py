@@ -1,4 +1,4 @@
-"""What serving all variants of one base takes: copies of the whole model, or one base with adapters.
+"""Computes what serving all variants of one base takes: copies of the whole model, or one base with adapters.
 
 GB are 1e9 bytes; memory of a GPU is what its driver reports.
 """
@@ -16,7 +16,7 @@ Manner = Literal["adapters", "copies"]
 
 @dataclass(frozen=True)
 class Serving:
-    """All variants together. `gpus` None: the GPU's memory is unknown."""
+    """Describes how all variants are served together. `gpus` None: the GPU's memory is unknown."""
 
     manner: Manner
     memory_bytes: int
@@ -25,7 +25,7 @@ class Serving:
 
 
 def serve_copies(weights_bytes: int, variants: int, gpu_bytes: int | None, *, device: str = "GPU") -> Serving:
-    """One server for each variant; small ones share a GPU, large ones are spread over several.
+    """Serve one copy for each variant; small ones share a GPU, large ones are spread over several.
 
     `device`: what a sentence calls it.
     """
@@ -49,7 +49,7 @@ def serve_copies(weights_bytes: int, variants: int, gpu_bytes: int | None, *, de
 def serve_adapters(
     base_bytes: int, adapter_bytes: int, variants: int, gpu_bytes: int | None, *, device: str = "GPU"
 ) -> Serving:
-    """One server: the base once, every adapter beside it. `adapter_bytes` of one, as loaded."""
+    """Serve from one server: the base once, every adapter beside it. `adapter_bytes` of one, as loaded."""
     whole = math.ceil(base_bytes * HEADROOM) + adapter_bytes * variants
     said = (
         f"one base of {base_bytes / 1e9:,.1f} GB with {variants} adapter{'s' if variants > 1 else ''} "

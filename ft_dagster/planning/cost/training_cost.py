@@ -1,4 +1,5 @@
-"""What a training costs: hours and USD from counted FLOPs, judging, storage, the experiments before it.
+"""Computes what a training costs: hours and USD from counted FLOPs, judging, storage, the experiments before
+it.
 
 Pure functions of figures. FLOPs are operations as torch's counter counts them, recomputation included; GB are
 1e9 bytes; USD as in the GPU catalogue. Serving is in `serving`.
@@ -31,7 +32,7 @@ RESUME_BYTES = 4 + 8  # of an exact resume, a trained parameter: fp32 master and
 
 @dataclass(frozen=True)
 class Utilization:
-    """Share of the peak that the counted operations of a step reach."""
+    """Holds the share of the peak that the counted operations of a step reach."""
 
     value: float
     origin: Literal["default", "learned"]
@@ -43,7 +44,7 @@ _MEASURED = Utilization(0.0, "learned", "as long as an evaluation here took")
 
 
 def utilization_of(method: str, learned: Mapping[str, float] | None = None) -> Utilization:
-    """The learned figure where there is one, else the stated default."""
+    """Return the learned figure where there is one, else the stated default."""
     value = (learned or {}).get(method)
     if value is None:
         usual, reason = method_of(method).utilization
@@ -61,7 +62,9 @@ def utilization_of(method: str, learned: Mapping[str, float] | None = None) -> U
 
 @dataclass(frozen=True)
 class Spent:
-    """Time and money. `hours` by the clock, None where the peak is unknown; `usd` None without a price."""
+    """Holds time and money. `hours` by the clock, None where the peak is unknown; `usd` None without a
+    price.
+    """
 
     flops: float
     hours: float | None
@@ -69,7 +72,7 @@ class Spent:
     utilization: Utilization
 
     def times(self, count: float) -> Spent:
-        """The same `count` times, one after the other."""
+        """Return the cost of doing it `count` times, one after the other."""
         hours = None if self.hours is None else self.hours * count
         return Spent(
             self.flops * count, hours, None if self.usd is None else self.usd * count, self.utilization
@@ -85,7 +88,7 @@ def training_cost(
     usd_per_hour: float | None,
     utilization: Utilization,
 ) -> Spent:
-    """A training of `steps`, each of `flops_per_step` over all GPUs together.
+    """Compute the cost of a training of `steps`, each of `flops_per_step` over all GPUs together.
 
     hours = FLOPs / (gpus x peak x utilization) / 3600; USD = hours x gpus x price. More GPUs are taken to
     share the work evenly: they change the hours and not the USD. `peak_flops`, `usd_per_hour`: of one GPU.
@@ -99,7 +102,9 @@ def training_cost(
 
 @dataclass(frozen=True)
 class GateQuestions:
-    """One gate: what it would take to see its margin, and what is asked. `needed` None: none would do."""
+    """Says for one gate what it would take to see its margin, and what is asked. `needed` None: none would
+    do.
+    """
 
     gate: str
     margin: float
@@ -110,14 +115,15 @@ class GateQuestions:
 
     @property
     def unseen(self) -> bool:
-        """Whether the questions asked are too few to see the margin."""
+        """Say whether the questions asked are too few to see the margin."""
         return self.needed is not None and self.asked is not None and self.asked < self.needed
 
 
 def gate_questions(
     gates: GatesSpec, evaluation: EvaluationSpec, test_rows: int | None = None
 ) -> tuple[GateQuestions, ...]:
-    """The gates on shares of right answers, at the level of a first try. `test_rows`: see `unseen_margins`.
+    """Return the gates on shares of right answers, at the level of a first try. `test_rows`: see
+    `unseen_margins`.
 
     Every general benchmark must pass, so each is given a power of 0.8^(1/k), that all k pass with 0.8.
     """
@@ -136,8 +142,8 @@ def gate_questions(
 def unseen_margins(
     gates: GatesSpec, evaluation: EvaluationSpec, test_rows: int | None = None
 ) -> tuple[str, ...]:
-    """A sentence for each margin that the declared questions cannot see, and how many would. `test_rows`: of
-    the variant's own, which are asked where no task is declared; None: not known.
+    """Return a sentence for each margin that the declared questions cannot see, and how many would.
+    `test_rows`: of the variant's own, which are asked where no task is declared; None: not known.
     """
     return tuple(
         f"{gate.sentence}: {gate.raised.format(gate.needed)}, or allow more"
@@ -147,7 +153,9 @@ def unseen_margins(
 
 
 def _expected(margin: float, gates: GatesSpec) -> int:
-    """Of a task that may not fall; one that must get better is taken to be asked everything."""
+    """Return the questions expected of a task that may not fall; one that must get better is taken to be
+    asked everything.
+    """
     if not margin:
         return MOST_QUESTIONS
     return math.ceil(expected_questions(margin, alpha=level_of(gates.alpha)))
@@ -156,7 +164,7 @@ def _expected(margin: float, gates: GatesSpec) -> int:
 def asking_in_batches(
     gates: GatesSpec, evaluation: EvaluationSpec, seconds_per_question: float | None = None
 ) -> tuple[str, ...]:
-    """What `evaluation.limit: auto` comes to, in a sentence; none where it is not declared.
+    """Say what `evaluation.limit: auto` comes to, in a sentence; nothing where it is not declared.
 
     `seconds_per_question`: of one model, as an evaluation before took; None: unknown.
     """
@@ -178,7 +186,9 @@ def asking_in_batches(
 def _gate(
     name: str, margin: float, asked: int | None, benchmarks: int, alpha: float, *, few: bool = False
 ) -> GateQuestions:
-    """`few`: there are no more than are asked, all of the variant's test split."""
+    """Describe one gate's questions. `few`: there are no more than are asked, all of the variant's test
+    split.
+    """
     if margin == 0:
         sentence = (
             f"gates.{name} is 0: it must be shown to be better, and how many questions that takes depends on "
@@ -202,8 +212,8 @@ def _gate(
 
 
 def measured_evaluation(questions: int, seconds_per_question: float, usd_per_hour: float | None) -> Spent:
-    """Asking `questions` (all tasks together) of one model, as long as an evaluation here took: the base's
-    answers are kept by then. Its FLOPs are not counted.
+    """Compute the cost of asking `questions` (all tasks together) of one model, as long as an evaluation here
+    took: the base's answers are kept by then. Its FLOPs are not counted.
     """
     hours = questions * seconds_per_question / 3600
     return Spent(0.0, hours, None if usd_per_hour is None else hours * usd_per_hour, _MEASURED)
@@ -218,7 +228,8 @@ def evaluation_cost(
     usd_per_hour: float | None,
     models: int = 2,
 ) -> Spent:
-    """Asking `questions` (all tasks together) of the base and of the tuned model, on one GPU.
+    """Compute the cost of asking `questions` (all tasks together) of the base and of the tuned model, on one
+    GPU.
 
     2 FLOPs a parameter and token, forward alone. The base's answers are kept: `models` is 1 from the second
     experiment on. Answers that are generated token by token take longer than this.
@@ -235,7 +246,7 @@ def evaluation_cost(
 
 @dataclass(frozen=True)
 class Storage:
-    """Bytes kept and what they cost a month."""
+    """Holds the bytes kept and what they cost a month."""
 
     checkpoints_bytes: int  # while one training runs
     artifacts_bytes: int  # all variants, and the base once where they share it
@@ -243,7 +254,7 @@ class Storage:
 
     @property
     def gigabytes(self) -> float:
-        """What stays when trainings are over, in GB."""
+        """Return what stays when trainings are over, in GB."""
         return self.artifacts_bytes / 1e9
 
 
@@ -256,7 +267,8 @@ def storage_cost(
     checkpoints: int = 6,
     merged: bool = False,
 ) -> Storage:
-    """Of all `variants` of one base. `checkpoints`: complete ones that one training keeps at most.
+    """Compute the storage of all `variants` of one base. `checkpoints`: complete ones that one training keeps
+    at most.
 
     A whole model is 2 bytes a parameter (bf16), an adapter 4 bytes a trained one (fp32) beside one base; a
     merged export is a base each, and keeps its adapter, since merging cannot be undone. A checkpoint that a
@@ -277,7 +289,7 @@ def storage_cost(
 
 @dataclass(frozen=True)
 class Experiments:
-    """The trainings before a production candidate; days of the machine alone. None where not known."""
+    """Counts the trainings before a production candidate; days of the machine alone. None where not known."""
 
     runs: tuple[int, int]
     days: tuple[float, float] | None
@@ -289,7 +301,7 @@ class Experiments:
 
 
 def experiments(training: Spent, evaluation: Spent | None = None) -> Experiments:
-    """10 to 20 trainings, one after the other, each judged. Without the hours that people need."""
+    """Estimate 10 to 20 trainings, one after the other, each judged. Without the hours that people need."""
     parts = [training] if evaluation is None else [training, evaluation]
     hours = [part.hours for part in parts if part.hours is not None]
     usd = [part.usd for part in parts if part.usd is not None]

@@ -1,1 +1,1 @@
-"""Memory of a training by dry run of its step, on tensors that hold nothing."""
+"""Predicts the memory of a training by dry run of its step, on tensors that hold nothing."""

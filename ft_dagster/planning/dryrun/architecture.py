@@ -1,4 +1,4 @@
-"""A model's shapes from its config.json alone: read, checked, or taken from those shipped here."""
+"""Reads a model's shapes from its config.json alone: given, checked, or taken from those shipped here."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ WAY_OUT = "Give the config.json of a causal language model that transformers kno
 
 
 def shipped() -> dict[str, Path]:
-    """The architectures that come with this package, by name."""
+    """Return the architectures that come with this package, by name."""
     return {file.stem: file for file in sorted(SHIPPED.glob("*.json"))}
 
 
 def architecture_file(given: str | Path) -> Path:
-    """The config.json of a folder, a file, or a shipped name. Raises UserError with the nearest names."""
+    """Return the config.json of a folder, a file, or a shipped name. Raises UserError with the nearest
+    names.
+    """
     path = Path(given)
     if path.is_dir():
         path = path / "config.json"
@@ -44,7 +46,7 @@ def architecture_file(given: str | Path) -> Path:
 
 
 def configuration(given: str | Path) -> PreTrainedConfig:
-    """transformers' own configuration, every size of it written in the file.
+    """Return transformers' own configuration, every size of it written in the file.
 
     Where a file leaves a size out, transformers takes a default: that of another model. Raises UserError.
     """

@@ -1,4 +1,4 @@
-"""What a dry run has in place of kernels that need their device: the same storages, none of the arithmetic.
+"""Stands in for kernels that need their device in a dry run: the same storages, none of the arithmetic.
 
 Quantized layers as bitsandbytes 0.50 runs them; attention and output head as a GPU does. Imported only where
 torch is.
@@ -23,7 +23,7 @@ NF4_BLOCK, NF4_SUPERBLOCK = 64, 256  # weights of a scale, scales of a scale of 
 
 
 class QuantizedLinear(nn.Linear):
-    """A frozen linear layer whose weight lies packed, and is whole only while it is multiplied.
+    """Is a frozen linear layer whose weight lies packed, and is whole only while it is multiplied.
 
     nf4: half a byte a weight, a byte for 64 weights and 4 bytes for 64 x 256 (double quantization); int8: a
     byte a weight and 4 bytes a row.
@@ -39,16 +39,16 @@ class QuantizedLinear(nn.Linear):
 
     @property
     def weight(self) -> torch.Tensor:
-        """Unpacked again at each use, as bitsandbytes does."""
+        """Return the weight, unpacked again at each use, as bitsandbytes does."""
         return self.unpacked(self.compute)
 
     def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
-        """Whole, [out, in]."""
+        """Return the whole weight, [out, in]."""
         return torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.packed.device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Linear4bit computes in bf16, hands on the input's type, and PEFT copies what it gives; Linear8bitLt
-        computes in the input's type.
+        """Multiply: Linear4bit computes in bf16, hands on the input's type, and PEFT copies what it gives;
+        Linear8bitLt computes in the input's type.
         """
         if self.kind == "int8":
             return _Unpacking.apply(x, self)
@@ -93,7 +93,7 @@ def quantize(model: Any, kind: Quantization, compute: torch.dtype) -> Any:
 
 @contextmanager
 def gpu_attention() -> Iterator[None]:
-    """Attention of fake tensors as flash and memory-efficient kernels hold it: no scores.
+    """Make attention of fake tensors hold what flash and memory-efficient kernels do: no scores.
 
     Kept for backward: queries, keys, values, the mask in their type, the output, a normalizer of fp32 a row.
     Backward sums the queries' gradient in fp32, and a key's over the heads that share it. Kernels over the
@@ -129,7 +129,7 @@ def _autocast(x: torch.Tensor) -> torch.Tensor:
 
 
 def _by_example(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
-    """Of [positions, heads, size] each."""
+    """Attend over [positions, heads, size] each."""
     given = (_autocast(x).transpose(0, 1)[None] for x in (query, key, value))
     found: torch.Tensor = _Flash.apply(*given, None)
     return found[0].transpose(0, 1)
@@ -137,7 +137,7 @@ def _by_example(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_:
 
 @contextmanager
 def fake_positions() -> Iterator[None]:
-    """Rows of several examples each, as transformers takes positions whose values it cannot see."""
+    """Make transformers take positions as those of rows of several examples, whose values it cannot see."""
     real = masking_utils.is_tracing
 
     def traced(tensor: Any = None) -> bool:
@@ -152,7 +152,9 @@ def fake_positions() -> Iterator[None]:
 
 @contextmanager
 def unpacked_rows() -> Iterator[None]:
-    """Rows of one example each, as transformers sees by the values of positions: attention needs no mask."""
+    """Make transformers take rows as one example each, which it sees by the values of positions: attention
+    needs no mask.
+    """
     real = masking_utils.find_packed_sequence_indices
 
     def found(position_ids: torch.Tensor) -> Any:
@@ -185,7 +187,8 @@ class _Flash(torch.autograd.Function):
 
 
 class TiledHead(torch.autograd.Function):
-    """TRL's fused output head: log-probabilities [positions] of hidden states [positions, hidden], in tiles.
+    """Stands in for TRL's fused output head: log-probabilities [positions] of hidden states [positions,
+    hidden], in tiles.
 
     Kept for backward: the hidden states. Gradients are summed in fp32.
     """

@@ -1,4 +1,5 @@
-"""Memory of a training by dry run: the real model and step, on tensors without memory. B = bytes, GB = 1e9 B.
+"""Predicts the memory of a training by dry run: the real model and step, on tensors without memory. B =
+bytes, GB = 1e9 B.
 
 A few layers are run and the rest follows linearly, where the whole model's layers are found to be alike or to
 repeat; a model whose layers differ is run whole. The figures are of one process that shards nothing:
@@ -34,7 +35,7 @@ kept: dict[Key, Footprint] = {}  # what was run; copies of this process hand the
 
 @dataclass(frozen=True)
 class Moment:
-    """Bytes that live at the highest moment of a phase of the step, by what they hold.
+    """Counts the bytes that live at the highest moment of a phase of the step, by what they hold.
 
     activations: kept from the forward for the backward pass, autocast's copies of trained weights among them.
     temporaries: all else, such as a layer recomputed, logits' gradients, or the optimizer's workspace.
@@ -54,7 +55,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a step holds in each of its phases: forward, head, layer -1 (the last) … layer 0, step.
+    """Holds what a step takes in each of its phases: forward, head, layer -1 (the last) … layer 0, step.
 
     `trained_weights`, `frozen_weights`: how many, a quantized one counted as one. `extrapolated`: from a few
     layers.
@@ -73,12 +74,12 @@ class Footprint:
 
     @property
     def peak(self) -> int:
-        """Bytes."""
+        """Return the bytes at the peak."""
         return self.at_peak.total
 
     @property
     def phase(self) -> str:
-        """In which phase the peak falls."""
+        """Return the phase in which the peak falls."""
         return max(self.moments, key=lambda name: self.moments[name].total)
 
 
@@ -90,8 +91,8 @@ def footprint(
     new_token_ids: tuple[int, ...] = (),
     parent: ParentAdapter | None = None,
 ) -> Footprint:
-    """The memory of one `step` of `method` (the plan's) on `model`: a folder with a config.json, such a file,
-    or a name of `architecture.shipped`. Raises UserError for what cannot be run; it never guesses.
+    """Return the memory of one `step` of `method` (the plan's) on `model`: a folder with a config.json, such
+    a file, or a name of `architecture.shipped`. Raises UserError for what cannot be run; it never guesses.
     """
     _check(step)
     key = *_read(model, method, new_token_ids, parent), step
@@ -107,7 +108,7 @@ def alike(
     new_token_ids: tuple[int, ...] = (),
     parent: ParentAdapter | None = None,
 ) -> bool:
-    """Whether all layers are, as they train. Raises UserError as `footprint`."""
+    """Say whether all layers are alike, as they train. Raises UserError as `footprint`."""
     return kinds_of(*_read(model, method, new_token_ids, parent))[1] == 1
 
 
@@ -135,7 +136,7 @@ def _footprint(file: str, content: bytes, base: str, method: MethodSettings, ste
 
 
 def unquantized(method: MethodSettings) -> MethodSettings:
-    """The same update over a base that is not quantized: the same layers and products."""
+    """Return the same update over a base that is not quantized: the same layers and products."""
     quantized = method_of(method.name).quantized
     if quantized is None:
         return method
@@ -159,7 +160,7 @@ def _check(step: Step) -> None:
 
 
 def _whole(config: PreTrainedConfig, base: Base, method: MethodSettings, step: Step) -> Footprint:
-    """All layers run."""
+    """Run all layers."""
     from ft_dagster.planning.dryrun.training_step import numbers, record_step, shapes
 
     model = shapes(config, base, taught_by(method), step)
@@ -171,14 +172,14 @@ def _whole(config: PreTrainedConfig, base: Base, method: MethodSettings, step: S
 
 
 def _picks_layers(base: Base, method: MethodSettings) -> bool:
-    """Whether layers that are alike may be taught differently: where some are named by their number."""
+    """Say whether layers that are alike may be taught differently: where some are named by their number."""
     targets = method.target_modules if isinstance(method, LayerSettings) else ()
     names = (targets,) if isinstance(targets, str) else targets
     return base.parent is not None or any(part.isdigit() for name in names for part in name.split("."))
 
 
 def kinds_of(file: str, content: bytes, base: str, method: MethodSettings) -> tuple[int, int]:
-    """How many layers the whole model has, and after how many their kinds repeat."""
+    """Return how many layers the whole model has, and after how many their kinds repeat."""
     picks = _picks_layers(Base.model_validate_json(base), method)
     return _kinds_of(file, content, base, method if picks else FULL)
 
@@ -196,7 +197,7 @@ def _kinds_of(file: str, _content: bytes, base: str, method: MethodSettings) -> 
 def _extrapolated(
     config: PreTrainedConfig, base: Base, method: MethodSettings, step: Step, kinds: tuple[int, int]
 ) -> Footprint | None:
-    """From the first layers; None where the model has few, or they differ."""
+    """Extrapolate from the first layers; None where the model has few, or they differ."""
     from ft_dagster.training.skeleton import cut_layers
 
     layers, period = kinds
@@ -216,13 +217,13 @@ def _extrapolated(
 
 
 def _period(kinds: Sequence[Any]) -> int:
-    """After how many layers their kinds repeat."""
+    """Return after how many layers their kinds repeat."""
     return next(
         p for p in range(1, len(kinds) + 2) if all(a == b for a, b in zip(kinds, kinds[p:], strict=False))
     )
 
 
 def _on_line(first: Moment, second: Moment, times: int) -> Moment:
-    """So many times as far from `first` as `second` is."""
+    """Return the moment so many times as far from `first` as `second` is."""
     ends = zip(astuple(first), astuple(second), strict=True)
     return Moment(*(a + (b - a) * times for a, b in ends))

@@ -1,4 +1,4 @@
-"""A plan asked for without a project: a declaration and facts made of a few figures."""
+"""Plans without a project: a declaration and facts made of a few figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEWEST_PARAMETERS, MOST_PARAMETERS = 1e6, 1e13
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a configuration says of the weights; tied ones counted once."""
+    """Holds what a configuration says of the weights; tied ones counted once."""
 
     parameters: int
     linear_shapes: dict[str, list[list[int]]]
@@ -31,7 +31,7 @@ class Shapes:
 
 
 def shapes_of_configuration(file: Path) -> Shapes:
-    """From a config.json alone. Raises UserError."""
+    """Read the shapes from a config.json alone. Raises UserError."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -52,7 +52,8 @@ def shapes_of_configuration(file: Path) -> Shapes:
 
 
 def of_size(parameters: float, folder: Path) -> Path:
-    """A config.json in `folder` of about so many parameters: the nearest shipped shape, its layers fitted.
+    """Write a config.json in `folder` of about so many parameters: the nearest shipped shape, its layers
+    fitted.
 
     Raises UserError for a size that no language model has.
     """
@@ -74,7 +75,7 @@ def of_size(parameters: float, folder: Path) -> Path:
 
 
 def declaration(given: dict[str, Any], general_share: float = GENERAL_SHARE) -> VariantSpec:
-    """A declaration with these parts; general data at this share, and an export that any method has."""
+    """Make a declaration with these parts; general data at this share, and an export that any method has."""
     data: dict[str, Any] = {"sources": ["rows.jsonl"]}
     scored = objective_of(given["objective"]).judged_by == "score"
     evaluation: dict[str, Any] = {"kind": "label"} if scored else {}
@@ -102,7 +103,7 @@ def facts(
     leak: str | None = None,
     **device: Any,
 ) -> Facts:
-    """`leak`: see `Facts`. `device`: device_kind, ranks, device_memory, bf16."""
+    """Make the facts of a plan. `leak`: see `Facts`. `device`: device_kind, ranks, device_memory, bf16."""
     return Facts(
         examples=examples,
         tokens=tokens,

@@ -1,4 +1,4 @@
-"""What each device holds of a training: a footprint spread over ranks, and what comes on top of its tensors.
+"""Spreads a footprint over ranks: what each device holds of a training, and what comes on top of its tensors.
 
 Arithmetic over `dryrun.Footprint`, cheap to call for many layouts. B = bytes, GB = 1e9 B. Copies (stage 0)
 hold the footprint itself. Under DeepSpeed states are counted: 4 B of fp32 master and 8 B of Adam's moments a
@@ -35,7 +35,9 @@ LIVE_WEIGHTS, SUB_GROUP = 1_000_000_000, 1_000_000_000
 
 @dataclass(frozen=True)
 class Sharding:
-    """`bucket`: weights in one communication: contract.Deepspeed's bucket_bytes, as DeepSpeed counts it."""
+    """Says how a training is sharded. `bucket`: weights in one communication: contract.Deepspeed's
+    bucket_bytes, as DeepSpeed counts it.
+    """
 
     ranks: int = 1
     stage: Literal[0, 2, 3] = 0
@@ -45,7 +47,7 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Bytes on each device at the highest moment of a step, and what its rank keeps off it.
+    """Counts the bytes on each device at the highest moment of a step, and what its rank keeps off it.
 
     states: optimizer states with masters. communication: buckets, gathered weights and NCCL. slack: of the
     allocator.
@@ -65,18 +67,18 @@ class Occupancy:
 
     @property
     def total(self) -> int:
-        """What the driver counts."""
+        """Return what the driver counts."""
         return self.reserved + self.context
 
     @property
     def reserved(self) -> int:
-        """What torch.cuda.max_memory_reserved gives, but for NCCL's buffers."""
+        """Return what torch.cuda.max_memory_reserved gives, but for NCCL's buffers."""
         parts = (self.frozen, self.trained, self.gradients, self.states, self.activations, self.temporaries)
         return sum(parts) + self.communication + self.slack
 
 
 def occupancy(given: Footprint, layout: Sharding) -> Occupancy:
-    """Of `given` on each device of `layout`. Raises UserError for a layout that cannot be.
+    """Return what each device of `layout` holds of `given`. Raises UserError for a layout that cannot be.
 
     For stages 2 and 3 the footprint must be of a step with `sharded=True`, for stage 0 of one without.
     """
@@ -95,7 +97,9 @@ def occupancy(given: Footprint, layout: Sharding) -> Occupancy:
 
 
 def _copied(given: Footprint, layout: Sharding, name: str, moment: Moment) -> Occupancy:
-    """Each rank holds all; DistributedDataParallel copies gradients into buckets of its own."""
+    """Return the bytes where each rank holds all; DistributedDataParallel copies gradients into buckets of
+    its own.
+    """
     buckets = FP32 * given.trained_weights if layout.ranks > 1 else 0
     return _held(name, moment, communication=buckets)
 

@@ -1,4 +1,4 @@
-"""Which weights of a base an adapter updates: by PEFT's own resolution, on shapes alone.
+"""Finds which weights of a base an adapter updates: by PEFT's own resolution, on shapes alone.
 
 A layer of experts holds the weights of all of them in one tensor, which is no linear layer. PEFT updates such
 tensors of some classes, of others none, and passes over layers beside them: no list of names tells.
@@ -29,9 +29,10 @@ ANY = {"rank": 1, "dropout": 0.0}  # settings that every class takes
 
 @dataclass(frozen=True)
 class Reach:
-    """Of a base's matrices, embeddings and head apart; names have a star for the number of a layer. `whole`:
-    weights; `beyond`: those that get no update, by name; `layers`: last names of layers that get one;
-    `as_tensors`: names of tensors that get one, though they are not the weight of a linear layer.
+    """Says which of a base's matrices an adapter updates, embeddings and head apart; names have a star for
+    the number of a layer. `whole`: weights; `beyond`: those that get no update, by name; `layers`: last names
+    of layers that get one; `as_tensors`: names of tensors that get one, though they are not the weight of a
+    linear layer.
     """
 
     whole: int
@@ -40,7 +41,7 @@ class Reach:
     as_tensors: tuple[str, ...]
 
     def sentence(self, method: LayerSettings) -> str | None:
-        """What is not trained: experts, and what `all-linear` does not come to, unless that is little."""
+        """Say what is not trained: experts, and what `all-linear` does not come to, unless that is little."""
         experts = {name: count for name, count in self.beyond.items() if EXPERTS in name}
         share = sum(self.beyond.values()) / max(1, self.whole)
         if not experts and (method.target_modules != "all-linear" or share < LITTLE):
@@ -53,7 +54,8 @@ class Reach:
 
 
 def reach_of(architecture: Path, method: MethodSettings) -> Reach | None:
-    """None of a method that trains nothing beside layers, and of a base that cannot be built on shapes.
+    """Return the reach of a method; None of one that trains nothing beside layers, and of a base that cannot
+    be built on shapes.
 
     Raises UserError for layers that the base has not.
     """
@@ -65,8 +67,8 @@ def reach_of(architecture: Path, method: MethodSettings) -> Reach | None:
 
 
 def untrained_by(method: MethodSettings, architecture: Path) -> str | None:
-    """What of a base a method trains no weight of, in a sentence; None where nothing is to be said. Raises
-    UserError where an adapter could afterwards neither be merged into its base nor be served.
+    """Say what of a base a method trains no weight of; None where nothing is to be said. Raises UserError
+    where an adapter could afterwards neither be merged into its base nor be served.
     """
     reach = reach_of(architecture, method)
     if reach is None or not isinstance(method, LayerSettings):
@@ -133,7 +135,7 @@ def _counted(model: Any) -> Reach:
 
 
 def _updated(model: Any) -> Iterator[tuple[str, Any, bool]]:
-    """Name, tensor, and whether it is the weight of a layer, of each that has an update."""
+    """Yield name, tensor, and whether it is the weight of a layer, of each that has an update."""
     from peft.tuners.lora.layer import LoraLayer
 
     for name, module in model.named_modules():
@@ -144,6 +146,6 @@ def _updated(model: Any) -> Iterator[tuple[str, Any, bool]]:
 
 
 def _place(name: str) -> str:
-    """As the base calls it, a star for a number."""
+    """Return a name as the base calls it, a star for a number."""
     plain = name.replace(".base_layer", "").removesuffix(".weight")
     return re.sub(r"\.\d+(?=\.|$)", ".*", plain)

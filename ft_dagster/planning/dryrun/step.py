@@ -1,4 +1,4 @@
-"""Which training step is run without memory: its shapes and types."""
+"""Describes which training step is run without memory: its shapes and types."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ft_dagster.training.methods import Precision
 
 @dataclass(frozen=True)
 class Step:
-    """One training step of one process.
+    """Describes one training step of one process.
 
     `trained_positions`: positions of a micro-batch at which some row has a label, where logits are computed.
     `packed`: position_ids say where examples begin, so attention needs a mask. `sharded`: under DeepSpeed,

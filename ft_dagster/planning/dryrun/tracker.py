@@ -1,4 +1,4 @@
-"""Which storages live, when, and what they hold: of real and of fake tensors alike.
+"""Tracks which storages live, when, and what they hold: of real and of fake tensors alike.
 
 A storage is born with the first operation that returns it and dies with its last reference, so views cost
 nothing. What the kernels allocate within an operation is not seen. Imported only where torch is.
@@ -27,7 +27,7 @@ FROZEN, TRAINED, GRADIENTS, STATES, ACTIVATIONS, TEMPORARIES = KINDS = (
 
 @dataclass(eq=False)
 class Block:
-    """The memory of one storage, from `born` until `died` on the tracker's clock (None: it lives)."""
+    """Is the memory of one storage, from `born` until `died` on the tracker's clock (None: it lives)."""
 
     nbytes: int
     born: int
@@ -63,17 +63,19 @@ class Tracker(EagerMode):
             block.kind, block.born = kind, 0 if always else block.born
 
     def phase(self, name: str) -> None:
-        """All that follows belongs to it."""
+        """Begin a phase, to which all that follows belongs."""
         self.phases.append((name, self.clock))
 
     def keep(self) -> None:
-        """What lives and is not known otherwise is held for the backward pass."""
+        """Mark what lives and is not known otherwise as held for the backward pass."""
         for _, block in self._live.values():
             if block.kind == TEMPORARIES:
                 block.kind = ACTIVATIONS
 
     def peaks(self) -> dict[str, dict[str, int]]:
-        """Of each phase, in the order of their first appearance, bytes by kind at its highest moment."""
+        """Return the bytes by kind at the highest moment of each phase, in the order of their first
+        appearance.
+        """
         found: dict[str, dict[str, int]] = {}
         ends = [start for _, start in self.phases[1:]] + [self.clock]
         moments = iter(_timeline(self.blocks))
@@ -113,7 +115,7 @@ def _sum(kinds: dict[str, int]) -> int:
 
 
 def _timeline(blocks: list[Block]) -> list[tuple[int, str, int]]:
-    """(moment, kind, change in bytes), in order."""
+    """Return (moment, kind, change in bytes), in order."""
     changes = [(block.born, block.kind, block.nbytes) for block in blocks]
     changes += [(block.died, block.kind, -block.nbytes) for block in blocks if block.died is not None]
     return sorted(changes)

@@ -1,4 +1,4 @@
-"""The training step itself, on tensors that hold nothing: what `planning.dryrun` reads its figures from.
+"""Runs the training step itself on tensors that hold nothing: `planning.dryrun` reads its figures from it.
 
 One optimizer step, the states that it makes counted from before it, as in all that follow the first.
 Imported only where torch is.
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 
 def shapes(config: PreTrainedConfig, base: Base, method: TaughtBy, step: Step) -> PreTrainedModel:
-    """The model of a training on the meta device, weights in the types they train in. Raises UserError."""
+    """Make the model of a training on the meta device, weights in the types they train in. Raises
+    UserError.
+    """
     compute = torch.bfloat16 if step.precision == "bf16" else torch.float32
     adapter = isinstance(method, Adapter)
 
@@ -67,7 +69,7 @@ def shapes(config: PreTrainedConfig, base: Base, method: TaughtBy, step: Step) -
 
 
 def record_step(model: PreTrainedModel, step: Step) -> Tracker:
-    """A step of `model` (from `shapes`; it is of no use afterwards), recorded."""
+    """Record a step of `model` (from `shapes`; it is of no use afterwards)."""
     tracker = Tracker()
     make_fake(model)
     with quiet(), FakeMode(), fake_positions(), ExitStack() as stack:
@@ -109,7 +111,7 @@ def _step(model: Any, trained: list[Any], optimizer: Any, step: Step, tracker: T
 
 
 def _batch(step: Step) -> dict[str, Any]:
-    """What the collator gives: packed, rows of two examples."""
+    """Make what the collator gives: packed, rows of two examples."""
     ids = torch.zeros(step.rows, step.length, dtype=torch.long)
     half = step.length // 2
     lengths = [[half, step.length - half] if step.packed else [step.length]] * step.rows
@@ -139,7 +141,7 @@ def _loss(model: Any, batch: dict[str, Any], step: Step, tokens: int) -> torch.T
 
 @contextmanager
 def _tiled_head(model: Any, compute: torch.dtype) -> Iterator[None]:
-    """The output head as TRL runs it on a GPU, at the positions that it is given."""
+    """Run the output head as TRL does on a GPU, at the positions that it is given."""
     head = model.get_output_embeddings()
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
@@ -153,7 +155,9 @@ def _tiled_head(model: Any, compute: torch.dtype) -> Iterator[None]:
 
 
 def _mark_layers(model: Any, tracker: Tracker) -> None:
-    """A phase for the backward of each layer, named from both ends: layer 0 is the first, -1 the last."""
+    """Mark a phase for the backward of each layer, named from both ends: layer 0 is the first, -1 the
+    last.
+    """
     count = model.config.get_text_config().num_hidden_layers
     for index, layer in enumerate(layers_of(model, count) or ()):
         name = f"layer {index}" if index < count / 2 else f"layer {index - count}"
@@ -167,7 +171,7 @@ def _mark_layers(model: Any, tracker: Tracker) -> None:
 
 
 def numbers(model: nn.Module) -> tuple[int, int]:
-    """(trained, frozen) weights, a quantized one counted whole."""
+    """Count (trained, frozen) weights, a quantized one counted whole."""
     packed = sum(
         layer.in_features * layer.out_features for layer in model.modules() if hasattr(layer, "unpacked")
     )

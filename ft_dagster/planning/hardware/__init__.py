@@ -1,1 +1,1 @@
-"""What a training computes on: GPUs by catalogue, CPUs by what the kernel says."""
+"""Describes what a training computes on: GPUs by catalogue, CPUs by what the kernel says."""

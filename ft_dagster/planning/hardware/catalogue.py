@@ -1,4 +1,5 @@
-"""The GPUs a plan can name: memory as the driver reports it, bf16 peak, price; from gpus.yaml beside it.
+"""Lists the GPUs a plan can name: memory as the driver reports it, bf16 peak, price; from gpus.yaml beside
+it.
 
 A project's own `gpus.yaml` (same form) overrides fields of a card or adds one. Memory is in bytes; GB are
 1e9 bytes, GiB 2^30: a card sold as 80 GB reports up to 85.9 GB.
@@ -30,7 +31,7 @@ _GPUS = re.compile(r"(?:(?P<count>[+-]?[\d.]+)\s*[x×*]\s*)?(?P<name>[A-Za-z].*)
 
 
 class Price(BaseModel):
-    """When a price was read, and where."""
+    """Says when a price was read, and where."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +40,7 @@ class Price(BaseModel):
 
 
 class CatalogueCard(BaseModel):
-    """One kind of GPU."""
+    """Describes one kind of GPU."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,16 +73,18 @@ class CatalogueCard(BaseModel):
 
     @property
     def memory_bytes(self) -> int:
-        """Of one card, as the driver reports it."""
+        """Return the bytes of one card, as the driver reports it."""
         return self.memory_mib * MIB
 
     @property
     def peak_flops(self) -> float:
-        """Operations a second in the precision that a training here computes in: bf16, else fp32."""
+        """Return the operations a second in the precision that a training here computes in: bf16, else
+        fp32.
+        """
         return (self.bf16_tflops or self.fp32_tflops or 0) * 1e12
 
     def describe(self) -> str:
-        """What it has, in a sentence with units."""
+        """Say what it has, in a sentence with units."""
         memory = f"{self.memory_bytes / 1e9:.1f} GB ({self.memory_mib / 1024:.1f} GiB) by its driver"
         box = f", sold as {self.box}" if self.box else ""
         peak = (
@@ -99,7 +102,7 @@ class CatalogueCard(BaseModel):
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a training may use: `count` equal devices. None where a figure is not known.
+    """Describes what a training may use: `count` equal devices. None where a figure is not known.
 
     `memory_bytes`: of one device, as its driver reports it; `peak_flops`: operations a second of one device
     in the precision it trains in; `usd_per_hour`: of one device. `form`: how a card is built in (SXM, PCIe),
@@ -128,7 +131,7 @@ class Hardware:
 
     @property
     def unit(self) -> str:
-        """What one device is called."""
+        """Return what one device is called."""
         return "GPU" if self.kind == "gpu" else "host"
 
     def __str__(self) -> str:
@@ -139,12 +142,14 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The cards by name, in the order of the files."""
+    """Holds the cards by name, in the order of the files."""
 
     cards: tuple[CatalogueCard, ...]
 
     def card(self, name: str, *, field: str = "gpus") -> CatalogueCard:
-        """The card of a name or alias; case, spaces and a left-out size do not matter. Raises UserError."""
+        """Return the card of a name or alias; case, spaces and a left-out size do not matter. Raises
+        UserError.
+        """
         wanted = _plain(name)
         named = [card for card in self.cards if _plain(card.name) == wanted]
         exact = named or [card for card in self.cards if wanted in map(_plain, card.aliases)]
@@ -161,7 +166,9 @@ class Catalogue:
         raise UserError("no such GPU in the catalogue", field=field, value=name, fix=fix)
 
     def gpus(self, text: str, *, field: str = "gpus") -> Hardware:
-        """`2xA100-80GB`, `8xH100`, `L40S` (one). Raises UserError for zero, a fraction, an unknown card."""
+        """Read `2xA100-80GB`, `8xH100`, `L40S` (one). Raises UserError for zero, a fraction, an unknown
+        card.
+        """
         match = _GPUS.fullmatch(text.strip())
         if match is None:
             raise UserError("not GPUs", field=field, value=text, fix="Write count and card: 2xA100-80GB")
@@ -172,11 +179,14 @@ class Catalogue:
         return of_card(self.card(match["name"], field=field), int(count))
 
     def named_by_driver(self, name: str) -> CatalogueCard | None:
-        """The card that the driver calls `name` ("NVIDIA A100-SXM4-80GB"); None where none is listed."""
+        """Return the card that the driver calls `name` ("NVIDIA A100-SXM4-80GB"); None where none is
+        listed.
+        """
         return next((card for card in self.cards if card.driver and re.search(card.driver, name)), None)
 
     def found(self, inventory: Inventory) -> Hardware:
-        """What a host has; memory by its own driver, peak and price by the catalogue where it knows the card.
+        """Return what a host has; memory by its own driver, peak and price by the catalogue where it knows
+        the card.
 
         Of unequal GPUs the smallest memory and the lowest peak count: a training waits for the slowest.
         """
@@ -196,7 +206,7 @@ class Catalogue:
 
 
 def of_card(card: CatalogueCard, count: int) -> Hardware:
-    """`count` GPUs of one kind."""
+    """Return `count` GPUs of one kind."""
     return Hardware(
         "gpu",
         count,
@@ -210,7 +220,9 @@ def of_card(card: CatalogueCard, count: int) -> Hardware:
 
 
 def of_cpu(cores: int, processes: int = 1, memory_bytes: int | None = None) -> Hardware:
-    """Shares of this host's CPU and memory (`memory_bytes`, else all), one for each process that trains."""
+    """Return shares of this host's CPU and memory (`memory_bytes`, else all), one for each process that
+    trains.
+    """
     memory = memory_bytes or cpu_memory()
     return Hardware(
         "cpu",
@@ -222,7 +234,7 @@ def of_cpu(cores: int, processes: int = 1, memory_bytes: int | None = None) -> H
 
 
 def load_catalogue(project: Path | None = None) -> Catalogue:
-    """The shipped cards, with those of the project's gpus.yaml over and after them. Raises UserError."""
+    """Load the shipped cards, with those of the project's gpus.yaml over and after them. Raises UserError."""
     cards = _cards(OWN)
     own = None if project is None else project / FILE
     given = _cards(own) if own is not None and own.exists() else {}

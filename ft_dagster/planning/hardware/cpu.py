@@ -1,4 +1,4 @@
-"""What this host computes in, and how much it holds, where there is no GPU to ask a driver about."""
+"""Measures what this host computes in, and how much it holds, where there is no GPU to ask a driver about."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ USUAL_MHZ = 2_500.0
 
 
 def cpu_memory() -> int:
-    """Bytes of this host's memory, or of its container's where that is less."""
+    """Return the bytes of this host's memory, or of its container's where that is less."""
     import psutil
 
     return min([int(psutil.virtual_memory().total), *(each.limit for each in group_memories())])
 
 
 def cpu_peak(cores: int, flags: str | None = None, megahertz: float | None = None) -> float:
-    """fp32 operations a second of so many cores by their widest vectors: two multiply-adds a cycle, at the
-    clock that the kernel reports. A stated ceiling to hold trainings against, not a promise.
+    """Return the fp32 operations a second of so many cores by their widest vectors: two multiply-adds a
+    cycle, at the clock that the kernel reports. A stated ceiling to hold trainings against, not a promise.
     """
     import psutil
 

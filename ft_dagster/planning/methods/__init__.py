@@ -1,1 +1,1 @@
-"""Which method and settings: defaults, rules, the decision, what to change where nothing fits."""
+"""Chooses method and settings: defaults, rules, the decision, what to change where nothing fits."""

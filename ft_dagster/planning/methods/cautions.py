@@ -1,4 +1,4 @@
-"""What a person should know before a method is taken, one line each, the gravest first."""
+"""Warns of what a person should know before a method is taken, one line each, the gravest first."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ GENERAL = 0.05  # of the tokens
 
 
 def cautions(question: Question, figures: Figures) -> tuple[str, ...]:
-    """Warnings about one method for one question."""
+    """Return warnings about one method for one question."""
     said = [_knowledge(question, figures), _general(question, figures), _hardware(question, figures)]
     return (*(line for line in said if line), *limits(question, figures))
 
 
 def limits(question: Question, figures: Figures, probe: ProbeCost = NO_PROBE) -> tuple[str, ...]:
-    """Those about memory, money and time, and about what is served. `probe`: what is tried before counts."""
+    """Return warnings about memory, money and time, and about what is served. `probe`: what is tried before
+    counts.
+    """
     said = [
         _tight(question, figures),
         _beyond(question, figures, probe),
@@ -88,7 +90,7 @@ def _hardware(question: Question, figures: Figures) -> str | None:
 
 
 def on_cpu_kernels(name: str) -> str | None:
-    """What is known of a quantized method without a GPU: times of steps of 4 x 128 tokens."""
+    """Say what is known of a quantized method without a GPU: times of steps of 4 x 128 tokens."""
     quantized = method_of(name).quantized
     if quantized is None:
         return None

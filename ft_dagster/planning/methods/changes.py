@@ -1,4 +1,5 @@
-"""What to change in a declaration that does not fit: the smallest changes that would, the mildest first.
+"""Finds what to change in a declaration that does not fit: the smallest changes that would, the mildest
+first.
 
 A pure search over a function that says how many bytes one device holds at a layout. Kinds of change, from the
 one that hurts least: a smaller micro-batch (accumulation makes up for it), gradient checkpointing (20-40%
@@ -24,7 +25,7 @@ SHORTEST = 128  # tokens
 
 @dataclass(frozen=True)
 class Assignment:
-    """A field of the declaration and the value to write there."""
+    """Names a field of the declaration and the value to write there."""
 
     field: str
     value: Any
@@ -32,7 +33,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Change:
-    """Settings that together make it fit. `bytes_after`: of one device."""
+    """Names settings that together make it fit. `bytes_after`: of one device."""
 
     settings: tuple[Assignment, ...]
     layout: Layout
@@ -40,7 +41,7 @@ class Change:
     hurts: str
 
     def sentence(self) -> str:
-        """As a person would write it."""
+        """Say the change as a person would write it."""
         wanted = " and ".join(f"{setting.field}: {_yaml(setting.value)}" for setting in self.settings)
         return f"{wanted} ({self.bytes_after / 1e9:,.1f} GB a device; {self.hurts})"
 
@@ -54,7 +55,7 @@ def changes(
     teaches_facts: bool = False,
     most: int = 5,
 ) -> tuple[Change, ...]:
-    """At most `most` changes of `layout`, each enough by itself; none where it fits already.
+    """Return at most `most` changes of `layout`, each enough by itself; none where it fits already.
 
     Ordered by the most harmful kind in a change, then by how many kinds it takes. Of each kind the mildest
     value that suffices is named: the largest micro-batch, the longest length, the fewest GPUs. A change that
@@ -79,7 +80,7 @@ def changes(
 def largest_micro_batch(
     layout: Layout, bytes_of: Callable[[Layout], int], device_bytes: int, *, most: int = 1024
 ) -> int | None:
-    """The largest micro-batch that fits, by halving an interval; None where not even 1 does."""
+    """Return the largest micro-batch that fits, by halving an interval; None where not even 1 does."""
 
     def fits(size: int) -> bool:
         return bytes_of(replace(layout, micro_batch=size)) <= device_bytes
@@ -103,7 +104,7 @@ def _order(teaches_facts: bool) -> tuple[str, ...]:
 
 
 def _sets(order: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Every set of kinds: by its most harmful one, then by size."""
+    """Yield every set of kinds: by its most harmful one, then by size."""
     for place, worst in enumerate(order):
         for size in range(place + 1):
             for milder in combinations(order[:place], size):
@@ -117,7 +118,8 @@ def _mildest(
     device_bytes: int,
     most_gpus: int,
 ) -> Layout | None:
-    """The layout that fits with the most harmful kind changed least, then the next; None where none fits.
+    """Return the layout that fits with the most harmful kind changed least, then the next; None where none
+    fits.
 
     The last value of a kind saves most, so each kind in turn takes the first value that fits with the last
     ones of those still to come: a sum of tries, not their product.
@@ -145,7 +147,7 @@ def _mildest(
 
 
 def _values(kind: str, layout: Layout, most_gpus: int) -> list[Any]:
-    """What a kind may be changed to, the mildest first; empty where there is nothing to change."""
+    """Return what a kind may be changed to, the mildest first; empty where there is nothing to change."""
     if kind == "micro_batch":
         return [size for size in _halves(layout.micro_batch) if size < layout.micro_batch]
     if kind == "checkpointing":
@@ -169,7 +171,9 @@ def _halves(size: int) -> Iterator[int]:
 
 
 def _with(layout: Layout, kind: str, value: Any) -> Layout:
-    """`layout` changed, and what must go with it: several GPUs and offload shard whatever can be sharded."""
+    """Return `layout` changed, and what must go with it: several GPUs and offload shard whatever can be
+    sharded.
+    """
     if kind == "checkpointing":
         return replace(layout, gradient_checkpointing=value)
     if kind == "method" and not is_sharded(value):
@@ -184,7 +188,7 @@ def _with(layout: Layout, kind: str, value: Any) -> Layout:
 
 
 def _differs(before: Layout, after: Layout, kinds: tuple[str, ...]) -> bool:
-    """Whether each kind changed: one that another took back again is no change."""
+    """Say whether each kind changed: one that another took back again is no change."""
     names = {"checkpointing": "gradient_checkpointing"}
     return all(
         getattr(before, names.get(kind, kind)) != getattr(after, names.get(kind, kind)) for kind in kinds
@@ -203,7 +207,7 @@ _FIELDS = {
 
 
 def _settings(before: Layout, after: Layout) -> tuple[Assignment, ...]:
-    """Every field that differs, with the value to declare."""
+    """Return every field that differs, with the value to declare."""
     return tuple(
         Assignment(field, getattr(after, name))
         for name, field in _FIELDS.items()
@@ -212,7 +216,7 @@ def _settings(before: Layout, after: Layout) -> tuple[Assignment, ...]:
 
 
 def _hurts(kind: str, before: Layout, after: Layout) -> str:
-    """What a change costs."""
+    """Say what a change costs."""
     if kind == "micro_batch":
         return f"accumulate {before.micro_batch / after.micro_batch:g} times as often for the same batch"
     if kind == "length":

@@ -1,4 +1,5 @@
-"""Which method, and why: all methods ranked, each with its figures and every rule that fired or was outvoted.
+"""Decides which method, and why: all methods ranked, each with its figures and every rule that fired or was
+outvoted.
 
 Order of reasons: the objective (with the data and new tokens), what fits, the number of variants, budget and
 deadline, serving. An earlier reason outvotes a later one: more variants or less money never turn a knowledge
@@ -26,7 +27,7 @@ from ft_dagster.planning.methods.rules import FULL_WINS, MATCHES_FULL, Verdict, 
 
 @dataclass(frozen=True)
 class MethodRule:
-    """What a rule said of a method. `outvoted_by`: the rule that counted more, where this one lost."""
+    """Says what a rule found of a method. `outvoted_by`: the rule that counted more, where this one lost."""
 
     rule: str
     verdict: Verdict
@@ -36,7 +37,7 @@ class MethodRule:
 
 @dataclass(frozen=True)
 class RankedMethod:
-    """One method's place in the ranking."""
+    """Says one method's place in the ranking."""
 
     figures: Figures
     rules: tuple[MethodRule, ...]
@@ -53,8 +54,8 @@ class RankedMethod:
 
 @dataclass(frozen=True)
 class Decision:
-    """`recommended`: the top one that fits, None where nothing does. `method`: what is trained, which is
-    the declared one where one is declared. `bake_off`: nobody can say beforehand.
+    """Holds a decision. `recommended`: the top one that fits, None where nothing does. `method`: what is
+    trained, which is the declared one where one is declared. `bake_off`: nobody can say beforehand.
     """
 
     method: str | None
@@ -65,7 +66,7 @@ class Decision:
 
     @property
     def fits(self) -> bool:
-        """Whether what is to be trained can be."""
+        """Say whether what is to be trained can be."""
         return self.method is not None and self.row(self.method).fits
 
     def row(self, method: str) -> RankedMethod:
@@ -94,7 +95,7 @@ def decide(question: Question, candidates: Iterable[Candidate]) -> Decision:
 
 
 def _plain(name: str) -> str:
-    """What a method above a quantized base is above one that is not; else itself."""
+    """Return the unquantized counterpart of a method above a quantized base; else the method itself."""
     quantized = method_of(name).quantized
     return quantized.plain if quantized else name
 
@@ -114,7 +115,7 @@ def _check(question: Question, given: list[Candidate]) -> None:
 
 
 def _rules(name: str, best: str, cast: dict[str, tuple[Vote, ...]]) -> tuple[MethodRule, ...]:
-    """The votes on `name`, with the rule that outvoted each vote that lost.
+    """Return the votes on `name`, with the rule that outvoted each vote that lost.
 
     A vote lost if it liked `name` better than the best, or, for the best, liked another one better.
     """
@@ -133,7 +134,7 @@ def _rules(name: str, best: str, cast: dict[str, tuple[Vote, ...]]) -> tuple[Met
 
 
 def _deciding(winner: tuple[Vote, ...], loser: tuple[Vote, ...]) -> str | None:
-    """The first rule that liked `winner` better."""
+    """Return the first rule that liked `winner` better."""
     return next((a.rule for a, b in zip(winner, loser, strict=True) if a.tier < b.tier), None)
 
 
@@ -175,7 +176,7 @@ def _notes(
 
 
 def _difference(declared: str, ranking: tuple[RankedMethod, ...], cast: dict[str, tuple[Vote, ...]]) -> str:
-    """What obeying the declaration costs against the top one."""
+    """Say what obeying the declaration costs against the top one."""
     best = ranking[0]
     own = next(row for row in ranking if row.method == declared)
     rule = _deciding(cast[best.method], cast[declared])
@@ -191,8 +192,8 @@ def _difference(declared: str, ranking: tuple[RankedMethod, ...], cast: dict[str
 
 
 def _shared_base(question: Question, ranking: tuple[RankedMethod, ...]) -> str | None:
-    """What variants that train beside each other save: on a CPU an adapter's base is read from its file, of
-    whose pages the host holds one copy.
+    """Say what variants that train beside each other save: on a CPU an adapter's base is read from its file,
+    of whose pages the host holds one copy.
     """
     name = question.method or ranking[0].method
     frozen = next(row for row in ranking if row.method == name).figures.candidate.frozen_bytes
@@ -209,7 +210,7 @@ def _shared_base(question: Question, ranking: tuple[RankedMethod, ...]) -> str |
 
 
 def _limits(ranking: tuple[RankedMethod, ...], recommended: str | None) -> list[str]:
-    """What exceeds budget or deadline although it is recommended, and who keeps within."""
+    """Say what exceeds budget or deadline although it is recommended, and who keeps within."""
     notes = []
     for limit in ("budget", "deadline"):
         against = {row.method: rule for row in ranking for rule in row.rules if _over(row, rule, limit)}

@@ -1,5 +1,5 @@
-"""What a method trains with unless the declaration says otherwise, each value with its reason. What differs
-between methods, `ft_dagster/methods` holds.
+"""Decides what a method trains with unless the declaration says otherwise, each value with its reason. What
+differs between methods, `ft_dagster/methods` holds.
 
 Sources: for rates of `full` Alpaca, of LoRA QLoRA's own trainings (arXiv 2305.14314) and LoRA Without Regret;
 PEFT's guide for prompt tuning; for prefix tuning and for rates of small models what learned on a 135M model
@@ -43,7 +43,7 @@ STANDING = {  # values that every declaration has
 
 
 def learning_rate(name: str, width: int, objective: str) -> Rate:
-    """The usual rate of a method for a base of that hidden size, to one digit.
+    """Decide the usual learning rate of a method for a base of that hidden size, to one digit.
 
     Narrower than 4,096 it rises evenly in logarithms up to `small_times`, of one narrow task `narrow_times`,
     at 576, where that was measured.
@@ -62,7 +62,7 @@ def learning_rate(name: str, width: int, objective: str) -> Rate:
 
 
 def largest_batch(name: str, parameters: int, device_kind: str, max_length: int) -> Default:
-    """Rows of a step at most: more on GPUs for large bases that are trained whole."""
+    """Return the rows of a step at most: more on GPUs for large bases that are trained whole."""
     if device_kind != "cuda" or parameters < LARGE:
         return Default(LARGEST_BATCH_ROWS, "")
     if method_of(name).freezes:
@@ -72,7 +72,7 @@ def largest_batch(name: str, parameters: int, device_kind: str, max_length: int)
 
 
 def rate_at(rate: float, tokens: int) -> str:
-    """What is to be known of the usual rate of `full` at so many tokens a step."""
+    """Say what is to be known of the usual rate of `full` at so many tokens a step."""
     said = f"published for {FULL_BATCH_TOKENS:,} tokens a step"
     times = tokens / FULL_BATCH_TOKENS
     if 0.5 <= times <= 2:
@@ -97,8 +97,8 @@ def epochs(name: str, objective: str, rows: int | None = None) -> Default:
 
 
 def lora_rank(name: str, examples: int, objective: str, most: int, narrowest: str = "") -> Default:
-    """LoRA rank: the objective's own, else by the number of training examples; never above `most`, which the
-    layer `narrowest` allows.
+    """Decide the LoRA rank: the objective's own, else by the number of training examples; never above `most`,
+    which the layer `narrowest` allows.
 
     Format or persona alone would do with 4-8, but no declaration says that this is all that is taught.
     """
@@ -121,7 +121,7 @@ def lora_rank(name: str, examples: int, objective: str, most: int, narrowest: st
 
 
 def _smallness(width: int) -> float:
-    """0 at the usual width and above, 1 at the small one and below, evenly in logarithms between."""
+    """Return 0 at the usual width and above, 1 at the small one and below, evenly in logarithms between."""
     between = math.log(USUAL_WIDTH / width) / math.log(USUAL_WIDTH / SMALL_WIDTH)
     return min(max(between, 0.0), 1.0)
 

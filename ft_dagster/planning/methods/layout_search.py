@@ -1,4 +1,4 @@
-"""How a training is laid out on GPUs whose memory is known: as fast as it fits, the batch left as it is.
+"""Lays out a training on GPUs whose memory is known: as fast as it fits, the batch left as it is.
 
 A pure search over a function that says how many bytes one device holds at a layout. Of what the declaration
 leaves open, ZeRO-2 is taken before gradient checkpointing, since it sends no more than copies do, and ZeRO-3
@@ -21,7 +21,7 @@ EFFICIENT_TOKENS = 1024  # tokens of a micro-batch, from which a GPU's products 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may be chosen: micro-batches (ascending), checkpointing, ZeRO stages."""
+    """Names what may be chosen: micro-batches (ascending), checkpointing, ZeRO stages."""
 
     micro_batches: Sequence[int]
     checkpointing: Sequence[bool]
@@ -29,13 +29,13 @@ class SearchSpace:
 
 
 def divisors(rows: int) -> tuple[int, ...]:
-    """The micro-batches that make up a batch of so many rows: its divisors, ascending."""
+    """Return the micro-batches that make up a batch of so many rows: its divisors, ascending."""
     return tuple(size for size in range(1, rows + 1) if rows % size == 0)
 
 
 def search_space(declared: TrainingSpec, first: Layout, accumulation: int) -> SearchSpace:
-    """What `declared` does not say. `first`: as resolved, its micro-batch so often in a batch. Where either
-    of both is declared, another micro-batch would be another batch.
+    """Return what `declared` does not say. `first`: as resolved, its micro-batch so often in a batch. Where
+    either of both is declared, another micro-batch would be another batch.
     """
     batch = (declared.per_device_train_batch_size, declared.gradient_accumulation_steps)
     divisible = batch == (None, None)
@@ -57,7 +57,8 @@ def fastest_that_fits(
     hopeless: Callable[[Layout], bool],
     memory: int,
 ) -> Layout | None:
-    """The layout of `free` that fits into USABLE_SHARE of `memory` and costs least time; None: none does.
+    """Return the layout of `free` that fits into USABLE_SHARE of `memory` and costs least time; None: none
+    does.
 
     A cheaper stage or no checkpointing is not worth a micro-batch of less than EFFICIENT_TOKENS tokens, where
     more of them would fit otherwise. `bytes_of` is not called where a layout is `hopeless`.
@@ -82,7 +83,7 @@ def _largest(
     hopeless: Callable[[Layout], bool],
     most: int,
 ) -> int | None:
-    """The largest of `sizes` that takes at most so many bytes: all or the least, else by bisection."""
+    """Return the largest of `sizes` that takes at most so many bytes: all or the least, else by bisection."""
 
     def taken(size: int) -> int:
         return bytes_of(replace(layout, micro_batch=size))

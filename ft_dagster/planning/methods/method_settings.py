@@ -1,4 +1,4 @@
-"""How a variant is taught: the method's name and that method's own settings."""
+"""Resolves how a variant is taught: the method's name and that method's own settings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ IN_BF16 = (
 
 
 def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> MethodSettings:
-    """Of a declaration that names its method, as the trainer takes it. Raises UserError for layers that the
-    base has not.
+    """Resolve the settings of a declaration that names its method, as the trainer takes them. Raises
+    UserError for layers that the base has not.
     """
     known = method_of(reasons.settle("method.name", spec.method.name, Default(None, "")))
     settled: dict[str, Any] = {"name": known.name}

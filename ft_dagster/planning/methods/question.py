@@ -1,4 +1,5 @@
-"""What a decision is made from: the question asked, and each method's figures on the hardware asked about.
+"""Defines what a decision is made from: the question asked, and each method's figures on the hardware asked
+about.
 
 Bytes are bytes; GB are 1e9 of them; memory is of one device.
 """
@@ -32,7 +33,7 @@ from ft_dagster.planning.methods import defaults
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be taught, with what, for whom. Raises UserError for what has no answer."""
+    """Says what is to be taught, with what, for whom. Raises UserError for what has no answer."""
 
     objective: str
     examples: int  # of the mixture
@@ -75,13 +76,13 @@ class Question:
 
     @property
     def stored_bytes(self) -> int:
-        """Of the base."""
+        """Return the stored bytes of the base."""
         return BF16 * self.parameters if self.base_bytes is None else self.base_bytes
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One method's figures on the question's hardware, from a dry run.
+    """Holds one method's figures on the question's hardware, from a dry run.
 
     `memory_bytes`: of one device at the layout that needs least there. `gpus_needed`: the fewest such devices
     that hold it (see `fewest_gpus`), None where no number does. `flops_per_token`: counted, forward, backward
@@ -100,8 +101,8 @@ class Candidate:
 
 
 class ProbeCost(NamedTuple):
-    """What the short trainings before a plan take: hours by the clock of all its devices, and USD. None where
-    a peak or a price is unknown.
+    """Says what the short trainings before a plan take: hours by the clock of all its devices, and USD. None
+    where a peak or a price is unknown.
     """
 
     hours: float | None = None
@@ -113,8 +114,8 @@ NO_PROBE = ProbeCost()
 
 @dataclass(frozen=True)
 class Figures:
-    """What a candidate costs. Time and money None where a peak, a price, a layout or the number of questions
-    is unknown.
+    """Says what a candidate costs. Time and money None where a peak, a price, a layout or the number of
+    questions is unknown.
     """
 
     candidate: Candidate
@@ -128,19 +129,19 @@ class Figures:
 
     @property
     def hours(self) -> float | None:
-        """Of one training and its evaluation, by the clock."""
+        """Return the hours of one training and its evaluation, by the clock."""
         judging = self.evaluation.hours if self.evaluation else None
         return _sum(self.training.hours if self.training else None, judging)
 
     @property
     def usd(self) -> float | None:
-        """Of one training and its evaluation."""
+        """Return the USD of one training and its evaluation."""
         judging = self.evaluation.usd if self.evaluation else None
         return _sum(self.training.usd if self.training else None, judging)
 
 
 def figures_of(question: Question, candidate: Candidate) -> Figures:
-    """Time, money, storage and serving of a candidate.
+    """Compute time, money, storage and serving of a candidate.
 
     One that fits is trained on all devices asked about; one that does not on the fewest that would hold it.
     """
@@ -192,7 +193,8 @@ def _judging(question: Question) -> Spent | None:
 
 
 def serving_of(question: Question, candidate: Candidate) -> Serving:
-    """As wished where the method can, else as it must: full is copies, a soft prompt is never merged.
+    """Return how it is served: as wished where the method can, else as it must: full is copies, a soft prompt
+    is never merged.
 
     Adapters are served on the base they were trained on (quantized, for qlora); copies in bf16.
     """
@@ -206,7 +208,7 @@ def serving_of(question: Question, candidate: Candidate) -> Serving:
 def fewest_gpus(
     bytes_on: Callable[[int], int], device_bytes: int, *, start: int = 1, most: int = 64
 ) -> int | None:
-    """The fewest devices that hold it, by trying each number; `bytes_on(n)`: of one of n devices.
+    """Return the fewest devices that hold it, by trying each number; `bytes_on(n)`: of one of n devices.
 
     No division that rounds up a device too many, and nothing is taken to shrink with n: where each device
     holds a copy, more of them do not help and the answer is None.
@@ -215,7 +217,7 @@ def fewest_gpus(
 
 
 def shown_epochs(epochs: float, digits: int = 3) -> str:
-    """To so many digits, never as a power of ten: `max_steps` may come to any number."""
+    """Write epochs to so many digits, never as a power of ten: `max_steps` may come to any number."""
     return f"{Decimal(f'{epochs:.{digits}g}'):,f}"
 
 

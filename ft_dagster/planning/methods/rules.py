@@ -1,4 +1,5 @@
-"""The rules of choosing a method. Each votes on every method, with its figures; an earlier rule outvotes.
+"""Votes on methods: each rule on every method, with its figures; an earlier rule outvotes. Each votes on
+every method, with its figures; an earlier rule outvotes.
 
 A vote's tier is lower where the rule likes the method more; methods of one tier are equal to that rule. What
 does not fit is below all that does, whatever else speaks for it.
@@ -22,7 +23,7 @@ SMALL = 200_000_000  # parameters up to which full forgot less than lora (benchm
 
 @dataclass(frozen=True)
 class Vote:
-    """What one rule says of one method."""
+    """Holds what one rule says of one method."""
 
     rule: str
     tier: int
@@ -128,7 +129,7 @@ def deadline(question: Question, figures: Figures) -> Vote | None:
 
 
 class _Limit(NamedTuple):
-    """A limit on training and judging together, both in the limit's unit."""
+    """Is a limit on training and judging together, both in the limit's unit."""
 
     name: str
     most: float
@@ -141,7 +142,8 @@ class _Limit(NamedTuple):
 
 
 def _within(limit: _Limit, question: Question, figures: Figures) -> Vote:
-    """A method is beyond a limit that not even one epoch of it keeps; fewer epochs are told otherwise.
+    """Vote against a method that not even one epoch of it keeps within a limit; fewer epochs are told
+    otherwise.
 
     So no method wins a limit merely because its usual number of epochs is smaller.
     """
@@ -175,7 +177,7 @@ def serving(question: Question, figures: Figures) -> Vote | None:
 
 
 def narrow_task(question: Question, figures: Figures) -> Vote | None:
-    """Full wins one narrow task where general ability does not matter, or the base is small."""
+    """Vote for full on one narrow task where general ability does not matter, or the base is small."""
     if not objective_of(question.objective).narrow:
         return None
     small = question.parameters <= SMALL
@@ -192,15 +194,17 @@ def narrow_task(question: Question, figures: Figures) -> Vote | None:
 
 
 def usual(question: Question, figures: Figures, plain: Figures | None = None) -> Vote:
-    """`plain`: of a method above a quantized base, the same above one that is not, if it was planned."""
+    """Vote by what is usual. `plain`: of a method above a quantized base, the same above one that is not, if
+    it was planned.
+    """
     place, said = method_of(figures.candidate.method).usual
     beside = "" if plain is None or plain is figures else _beside_plain(figures, plain)
     return Vote("usual", int(place), "for" if place == 0 else "neither", f"{said}{beside}")
 
 
 def _beside_plain(figures: Figures, plain: Figures) -> str:
-    """Which of both takes longer depends on what else each needs, as checkpointing and devices. Nothing where
-    one goes by finished trainings and the other by what is usual.
+    """Say which of both takes longer, since that depends on what else each needs, as checkpointing and
+    devices. Nothing where one goes by finished trainings and the other by what is usual.
     """
     own, other = figures.training, plain.training
     if own is None or other is None or own.hours is None or other.hours is None:
@@ -231,8 +235,8 @@ ORDER: tuple[Callable[[Question, Figures], Vote | None], ...] = (
 
 
 def votes(question: Question, figures: Figures, plain: Figures | None = None) -> tuple[Vote, ...]:
-    """Of every rule that applies, in order. The same rules apply to every method of a question. `plain`: see
-    `usual`.
+    """Return the votes of every rule that applies, in order. The same rules apply to every method of a
+    question. `plain`: see `usual`.
     """
     found = (usual(question, figures, plain) if rule is usual else rule(question, figures) for rule in ORDER)
     return tuple(vote for vote in found if vote is not None)

@@ -1,4 +1,6 @@
-"""How several processes share a training: copies, or ZeRO. Only what the trainer can shard is counted."""
+"""Decides how several processes share a training: copies, or ZeRO. Only what the trainer can shard is
+counted.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ from ft_dagster.spec import VariantSpec
 
 
 def is_sharded(name: str) -> bool:
-    """Whether ZeRO-3 divides the weights of a method."""
+    """Say whether ZeRO-3 divides the weights of a method."""
     return 3 in method_of(name).zero_stages
 
 
 def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
-    """The ZeRO stage with its reason and origin. Raises UserError for one that cannot be had."""
+    """Return the ZeRO stage with its reason and origin. Raises UserError for one that cannot be had."""
     declared, facts, known = spec.training.deepspeed, load.facts, method_of(load.method)
     _refuse(declared.stage, declared.offload, known)
     if facts.ranks == 1 and offload_of(spec, facts)[0].value == "none":
@@ -42,7 +44,9 @@ def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
 
 
 def _of_full(load: Load) -> Default:
-    """On GPUs the least that fits by rule of thumb, before the dry run; on a CPU all share one memory."""
+    """Return on GPUs the least stage that fits by rule of thumb, before the dry run; on a CPU all share one
+    memory.
+    """
     ranks, device = load.facts.ranks, load.facts.device_memory
     if load.facts.device_kind == "cuda" and device is not None:
         stages = method_of(load.method).zero_stages
@@ -58,7 +62,7 @@ def _of_full(load: Load) -> Default:
 
 
 def offload_of(spec: VariantSpec, facts: Facts) -> tuple[Default, Origin]:
-    """Where states go; a host without a GPU has no device to relieve."""
+    """Return where states go; a host without a GPU has no device to relieve."""
     declared = spec.training.deepspeed.offload
     if declared == "none":
         return Default("none", "states stay on the device"), "built-in"

@@ -1,4 +1,4 @@
-"""The training settings of a plan, in transformers' own names."""
+"""Resolves the training settings of a plan, in transformers' own names."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ WITHOUT_TF32 = (
 
 
 def precision_of(spec: VariantSpec, facts: Facts) -> str:
-    """ "bf16" or "fp32": what is declared, else what the hardware computes in."""
+    """Return "bf16" or "fp32": what is declared, else what the hardware computes in."""
     if spec.training.precision != "auto":
         return spec.training.precision
     return "bf16" if facts.bf16 else "fp32"
 
 
 def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> TrainingSettings:
-    """As the trainer takes them; `report_to` acts on no weight and is no part of it. Raises UserError."""
+    """Resolve the settings as the trainer takes them; `report_to` acts on no weight and is no part of it.
+    Raises UserError.
+    """
     declared, facts, name = spec.training, load.facts, load.method
 
     def settle(field: str, default: Default) -> Any:
@@ -80,7 +82,7 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
 
 
 def _say_the_rates_batch(name: str, training: TrainingSettings, facts: Facts, reasons: Reasons) -> None:
-    """For which steps the usual rate of a large base is that is trained whole on GPUs."""
+    """Say for which steps the usual rate is, for a large base that is trained whole on GPUs."""
     known = reasons.of("training.learning_rate")
     large = facts.device_kind == "cuda" and facts.parameters >= defaults.LARGE
     if method_of(name).freezes or not large or known.origin != "built-in":
@@ -91,7 +93,7 @@ def _say_the_rates_batch(name: str, training: TrainingSettings, facts: Facts, re
 
 
 def steps_of(training: TrainingSettings, facts: Facts) -> int:
-    """Optimizer steps; an estimate where rows are packed."""
+    """Count the optimizer steps; an estimate where rows are packed."""
     if training.max_steps:
         return training.max_steps
     rows = rows_of(training.packing, facts) * training.num_train_epochs
@@ -106,7 +108,7 @@ def epochs_of(training: TrainingSettings, facts: Facts) -> float:
 
 
 def _standing(field: str, declared: TrainingSpec, why: str, reasons: Reasons) -> Any:
-    """A value that the declaration has even where it says nothing."""
+    """Settle a value that the declaration has even where it says nothing."""
     value = getattr(declared, field)
     if value == TrainingSpec.model_fields[field].default:
         return reasons.put(f"training.{field}", value, "built-in", why)
@@ -114,7 +116,7 @@ def _standing(field: str, declared: TrainingSpec, why: str, reasons: Reasons) ->
 
 
 def packs(declared: TrainingSpec, name: str, facts: Facts) -> bool:
-    """Whether a method packs examples of a base as declared."""
+    """Say whether a method packs examples of a base as declared."""
     return declared.packing and method_of(name).packs and facts.leak is None
 
 
@@ -129,7 +131,7 @@ def _packing(declared: TrainingSpec, name: str, facts: Facts, reasons: Reasons) 
 
 
 def unpacked_cost(facts: Facts) -> str:
-    """What it takes to train each example in a row of its own."""
+    """Say what it takes to train each example in a row of its own."""
     rows, longest = rows_of(True, facts), facts.longest or facts.max_length
     most = max(1.0, facts.examples * longest / facts.tokens)
     return (
@@ -160,7 +162,7 @@ def _precision(spec: VariantSpec, facts: Facts, reasons: Reasons) -> str:
 
 
 def _on_bad_rate(declared: TrainingSpec, reasons: Reasons) -> str:
-    """Said where it is not what is usual, to stop."""
+    """Return what a bad rate leads to, with a reason where it is not the usual, to stop."""
     asked = declared.on_bad_rate
     if asked in ON_BAD_RATE:
         reasons.put("training.on_bad_rate", asked, "declaration", ON_BAD_RATE[asked])
@@ -168,14 +170,14 @@ def _on_bad_rate(declared: TrainingSpec, reasons: Reasons) -> str:
 
 
 def _deterministic(declared: TrainingSpec, facts: Facts, reasons: Reasons) -> bool:
-    """Said where it acts, on GPUs."""
+    """Return whether sums have a fixed order, with a reason where it acts, on GPUs."""
     if facts.device_kind == "cuda":
         _standing("deterministic", declared, FIXED_ORDER, reasons)
     return declared.deterministic
 
 
 def _deepspeed(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[str, Any]:
-    """contract.Deepspeed."""
+    """Resolve contract.Deepspeed."""
     declared = spec.training.deepspeed
     stage, origin = stage_of(spec, load)
     offload, offload_origin = offload_of(spec, load.facts)
@@ -197,7 +199,7 @@ def _deepspeed(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[str, Any
 
 
 def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
-    """contract.Watch."""
+    """Resolve contract.Watch."""
     watch = declared.watch.model_dump()
     for field, value in watch.items():
         given = value != type(declared.watch).model_fields[field].default
@@ -210,7 +212,7 @@ def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
 
 
 def rows_of(packing: bool, facts: Facts) -> int:
-    """Rows of one epoch: packed ones hold about max_length tokens each."""
+    """Count the rows of one epoch: packed ones hold about max_length tokens each."""
     return math.ceil(facts.tokens / facts.max_length) if packing else facts.examples
 
 
