@@ -1,4 +1,4 @@
-"""ft_dagster: from tenants' declarations to fine-tuned, judged, released language models.
+"""Takes tenants' declarations to fine-tuned, judged, released language models.
 
 Promised, and kept until a release that the CHANGELOG names, are the names of `__all__`, the command line,
 the fields of declarations and settings, and the stored formats. Everything else of this package is private
@@ -68,5 +68,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """By which `dg` finds the component."""
+    """Return the names by which `dg` finds the component."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""The definitions of a project's variants, for a code location of its own or among others' assets."""
+"""Builds the definitions of a project's variants, for a code location of its own or among others' assets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ Resources = Mapping[str, dg.ResourceDefinition]
 def build_defs(
     project: str | Path = "", *, key_prefix: str | Sequence[str] = (), resources: Resources | None = None
 ) -> dg.Definitions:
-    """Assets, job and sensors of a project.
+    """Build assets, job and sensors of a project.
 
     `project`: the folder with tenants/ and ft_dagster.yaml; "": $FT_DAGSTER_PROJECT or the current folder.
     Runs and sensors read it; a run cannot configure another. `key_prefix`: what the keys of the assets begin
@@ -53,13 +53,15 @@ def build_defs(
 
 
 def default_resources(project: str = "") -> dict[str, dg.ResourceDefinition]:
-    """The resources of a project folder, by name; a run cannot configure them."""
+    """Return the resources of a project folder, by name; a run cannot configure them."""
     gpus = Gpus(project)
     return {TENANTS: fixed(Tenants(project)), GPUS: fixed(gpus), LAUNCHER: fixed(Programs(gpus))}
 
 
 def _settings(project: str) -> Settings | None:
-    """As they are when the definitions are built; None where they cannot be read, which each run says."""
+    """Return the settings as they are when the definitions are built; None where they cannot be read, which
+    each run says.
+    """
     try:
         return Tenants(project).settings()
     except UserError:
@@ -67,7 +69,7 @@ def _settings(project: str) -> Settings | None:
 
 
 def _asked_for(graph: Graph, settings: Settings | None) -> list[dg.SensorDefinition]:
-    """The sensors of what the settings name."""
+    """Return the sensors of what the settings name."""
     registry = settings is not None and settings.registry.mlflow is not None
     sensors = [upstream_updates(graph)] if graph.upstream else []
     return [*sensors, *([registered_releases(graph)] if registry else [])]

@@ -1,4 +1,6 @@
-"""The machines that train where `launcher` is not local: what each has, and how a cluster is reached."""
+"""Describes the machines that train where `launcher` is not local: what each has, and how a cluster is
+reached.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ TENANT = "{tenant}"  # in `tenant_resource`
 
 
 class Cluster(Part):
-    """What each node has that trains, and where programs keep things there. All nodes are of one kind."""
+    """Says what each node has that trains, and where programs keep things there. All nodes are of one
+    kind.
+    """
 
     nodes: int = Field(1, ge=1, le=1024, description="Nodes that one training may have at once")
     gpus: int = Field(0, ge=0, le=1024, description="GPUs of each node; 0: trainings get cores")
@@ -71,7 +75,7 @@ class Cluster(Part):
 
 
 class RaySettings(Part):
-    """Where trainings go with `launcher: ray`."""
+    """Says where trainings go with `launcher: ray`."""
 
     address: str = Field(
         "http://127.0.0.1:8265", pattern=r"^https?://[^\s@]+$", description="Of the head's dashboard"

@@ -1,4 +1,4 @@
-"""Fine-tuning as a Dagster Component: a `dg` project adds a project's variants with one defs.yaml."""
+"""Offers fine-tuning as a Dagster Component: a `dg` project adds a project's variants with one defs.yaml."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FOLDER = "project"  # of the variants, beside the defs.yaml that a scaffold make
 
 
 class ProjectParams(BaseModel):
-    """What `dg scaffold defs ft_dagster.FineTuning` asks, as `ft-dagster init` does."""
+    """Asks what `dg scaffold defs ft_dagster.FineTuning` needs, as `ft-dagster init` does."""
 
     base_model: str = Field(description="Local folder, hub id or s3:// prefix")
     data: str = Field(description="The tenant's rows: file, folder, glob, s3:// or hub id")
@@ -32,7 +32,7 @@ class ProjectParams(BaseModel):
     @field_validator("base_model", "data")
     @classmethod
     def _from_here(cls, place: str, field: ValidationInfo) -> str:
-        """A path counts from the current folder, and must be there."""
+        """Return a path from the current folder, which must be there."""
         from ft_dagster.data.sources.locations import rows_from
         from ft_dagster.models.base import base_from
 
@@ -60,7 +60,9 @@ class ProjectScaffolder(dg.Scaffolder[ProjectParams]):
 
 @dg.scaffold_with(ProjectScaffolder)
 class FineTuning(dg.Component, dg.Model, dg.Resolvable):
-    """The variants of one project: assets from declaration to release, their job, sensors and resources."""
+    """Adds the variants of one project: assets from declaration to release, their job, sensors and
+    resources.
+    """
 
     project: str = Field(description="The project folder: absolute, or from the folder of this defs.yaml")
     key_prefix: str | list[str] = Field(

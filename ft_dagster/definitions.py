@@ -1,4 +1,4 @@
-"""The code location, assembled; its server forks the runs where it is asked to."""
+"""Assembles the code location; its server forks the runs where it is asked to."""
 
 import os
 

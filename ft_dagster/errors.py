@@ -1,4 +1,6 @@
-"""The one error a user's mistake may raise: it names the file, the field, the value and the way out."""
+"""Defines the one error a user's mistake may raise: it names the file, the field, the value and the way
+out.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake in what the user gave us; shown as one message, never as a traceback.
+    """Signals a mistake in what the user gave us; shown as one message, never as a traceback.
 
     `problem` says what is wrong, `fix` says what to do. `file` (with `line`), `field` and `value`
     locate it; leave out what does not apply. Programs of this project exit with code 2 on it.
@@ -33,7 +35,7 @@ class UserError(Exception):
 
     @property
     def statement(self) -> str:
-        """Where and what, without the way out."""
+        """Say where and what, without the way out."""
         place = ""
         if self.file:
             file = in_one_line(self.file)
@@ -50,7 +52,7 @@ class UserError(Exception):
         return UserError.from_dict, (self.as_dict(),)
 
     def as_dict(self) -> dict[str, object]:
-        """The same error for `--json` and for `result.json` (see `from_dict`)."""
+        """Return the same error for `--json` and for `result.json` (see `from_dict`)."""
         value = None if self.value is None else _short(self.value)
         return {
             "problem": self.problem,
@@ -63,7 +65,7 @@ class UserError(Exception):
 
     @classmethod
     def from_dict(cls, error: dict[str, object]) -> UserError:
-        """The error that another program of this project wrote with `as_dict`."""
+        """Return the error that another program of this project wrote with `as_dict`."""
         made = cls(str(error["problem"]), fix=str(error["fix"]))
         made.file = None if error.get("file") is None else str(error["file"])
         line = error.get("line")
@@ -76,7 +78,7 @@ class UserError(Exception):
 
 
 class UserErrors(UserError):
-    """Several mistakes at once: shown as the first of them, and how many more there are."""
+    """Signals several mistakes at once: shown as the first of them, and how many more there are."""
 
     def __init__(self, errors: Sequence[UserError]) -> None:
         first, *others = errors
@@ -93,7 +95,7 @@ class UserErrors(UserError):
 
     @classmethod
     def of(cls, errors: Sequence[UserError]) -> UserError:
-        """One error for any number of them, which are one or more."""
+        """Return one error for any number of them, which are one or more."""
         return errors[0] if len(errors) == 1 else cls(errors)
 
     def __str__(self) -> str:
@@ -104,17 +106,19 @@ class UserErrors(UserError):
 
 
 def all_of(error: UserError) -> tuple[UserError, ...]:
-    """The mistakes that an error stands for, in order."""
+    """Return the mistakes that an error stands for, in order."""
     return error.errors if isinstance(error, UserErrors) else (error,)
 
 
 def in_one_line(text: str) -> str:
-    """With what would break a line, move a cursor or has no encoding by its number: names are the users'."""
+    """Return text with what would break a line, move a cursor or has no encoding by its number: names are the
+    users'.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class _Shown(str):
-    """A value already shortened for the message."""
+    """Is a value already shortened for the message."""
 
 
 def _short(value: object) -> str:

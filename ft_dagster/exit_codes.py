@@ -1,4 +1,4 @@
-"""How a program of this project ends: the same code means the same in each of them."""
+"""Says how a program of this project ends: the same code means the same in each of them."""
 
 DONE = 0
 FAILED = 1  # nobody foresaw it

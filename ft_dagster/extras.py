@@ -1,4 +1,6 @@
-"""What `pip install ft-dagster` alone leaves out: the libraries that plan, train and judge (`[train]`)."""
+"""Names what `pip install ft-dagster` alone leaves out: the libraries that plan, train and judge
+(`[train]`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ BROUGHT = frozenset(("huggingface_hub", "tokenizers"))  # that these bring, and 
 
 
 def left_out(error: ModuleNotFoundError) -> UserError | None:
-    """What to say where a library of `[train]` is not installed; None of any other module."""
+    """Return what to say where a library of `[train]` is not installed; None of any other module."""
     library = (error.name or "").partition(".")[0]
     if library not in TRAIN | BROUGHT:
         return None
@@ -25,8 +27,8 @@ def left_out(error: ModuleNotFoundError) -> UserError | None:
 
 @contextmanager
 def of_train() -> Iterator[None]:
-    """Around imports of these libraries, where one that is missing is a mistake of one variant and must stop
-    no other. Raises UserError in its place.
+    """Surround imports of these libraries, where one that is missing is a mistake of one variant and must
+    stop no other. Raises UserError in its place.
     """
     try:
         yield

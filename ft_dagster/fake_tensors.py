@@ -1,4 +1,5 @@
-"""Tensors that hold nothing and say that they lie on the CPU, so that autocast and kernels are chosen so.
+"""Makes tensors that hold nothing and say that they lie on the CPU, so that autocast and kernels are chosen
+so.
 
 What torch's FakeTensorMode is for, with no more than a training step on known shapes needs, several times as
 fast: shapes are asked of the meta device once for each operation and sizes. Other than there: LayerNorm's
@@ -21,7 +22,7 @@ _known: dict[Hashable, Any] = {}  # operation and sizes of what goes in -> of wh
 
 
 class FakeTensor(torch.Tensor):
-    """A tensor on the CPU whose storage is that of `meta`, on the meta device."""
+    """Is a tensor on the CPU whose storage is that of `meta`, on the meta device."""
 
     meta: torch.Tensor
 
@@ -49,7 +50,7 @@ class FakeTensor(torch.Tensor):
 
 
 class EagerMode(TorchDispatchMode):
-    """A dispatch mode without torch's guard against its compiler, which takes as long as all the rest."""
+    """Dispatches without torch's guard against its compiler, which takes as long as all the rest."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -57,7 +58,7 @@ class EagerMode(TorchDispatchMode):
 
 
 class FakeMode(EagerMode):
-    """What is made under it is a fake tensor."""
+    """Makes every tensor under it a fake one."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -77,12 +78,12 @@ def make_fake(model: nn.Module) -> None:
 
 
 def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage:
-    """Where it lies, or would."""
+    """Return where a tensor lies, or would."""
     return (tensor.meta if isinstance(tensor, FakeTensor) else tensor).untyped_storage()
 
 
 def tensors_of(out: Any) -> Iterator[torch.Tensor]:
-    """The tensors that an operation returned."""
+    """Yield the tensors that an operation returned."""
     if isinstance(out, torch.Tensor):
         yield out
     elif isinstance(out, tuple | list):
@@ -98,7 +99,7 @@ def _fake(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """`func` on shapes alone; on real tensors where no argument is fake and no tensor is created."""
+    """Run `func` on shapes alone; on real tensors where no argument is fake and no tensor is created."""
     given: dict[int, torch.Tensor] = {}
     inner = [_emptied(value, given) for value in args]
     named = {name: _emptied(value, given) for name, value in kwargs.items()}
@@ -118,7 +119,9 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _emptied(value: Any, given: dict[int, torch.Tensor]) -> Any:
-    """On the meta device; `given` takes those that hold nothing, by the id of their meta tensor."""
+    """Return a value on the meta device; `given` takes those that hold nothing, by the id of their meta
+    tensor.
+    """
     if isinstance(value, FakeTensor):
         given[id(value.meta)] = value
         return value.meta
@@ -133,7 +136,7 @@ def _emptied(value: Any, given: dict[int, torch.Tensor]) -> Any:
 
 
 def _filled(value: Any, given: dict[int, torch.Tensor]) -> Any:
-    """What came out, as fake tensors: the very tensor that went in where it was changed in place."""
+    """Return what came out, as fake tensors: the very tensor that went in where it was changed in place."""
     if isinstance(value, torch.Tensor):
         known = given.get(id(value))
         return FakeTensor(value) if known is None else known
@@ -144,7 +147,7 @@ def _filled(value: Any, given: dict[int, torch.Tensor]) -> Any:
 
 @cache
 def _makes(func: Any) -> bool:
-    """Whether it makes a tensor of nothing but a size."""
+    """Say whether it makes a tensor of nothing but a size."""
     arguments = func._schema.arguments
     takes_none = not any("Tensor" in str(argument.type) for argument in arguments)
     return takes_none and any(argument.name == "device" for argument in arguments)
@@ -152,20 +155,20 @@ def _makes(func: Any) -> bool:
 
 @cache
 def _pure(func: Any) -> bool:
-    """Whether all that comes out is new, as far as its schema says."""
+    """Say whether all that comes out is new, as far as its schema says."""
     schema = func._schema
     tensors = bool(schema.returns) and all("Tensor" in str(each.type) for each in schema.returns)
     return tensors and all(each.alias_info is None for each in (*schema.returns, *schema.arguments))
 
 
 def _shares(out: Any, given: Iterable[torch.Tensor]) -> bool:
-    """Whether it lies in memory that was there before, though its schema says otherwise."""
+    """Say whether it lies in memory that was there before, though its schema says otherwise."""
     before = {id(storage_of(tensor)) for tensor in given}
     return any(id(storage_of(tensor)) in before for tensor in tensors_of(out))
 
 
 def _key(value: Any) -> Hashable:
-    """All that what comes out depends on."""
+    """Return all that the output depends on."""
     if isinstance(value, torch.Tensor):
         return value.shape, value.stride(), value.dtype
     if isinstance(value, list | tuple):

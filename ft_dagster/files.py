@@ -1,4 +1,4 @@
-"""Files that people name: read only where reading ends, and only so much of them."""
+"""Reads files that people name only where reading ends, and only so much of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KINDS = {
 
 
 def special_kind(path: Path | str) -> str | None:
-    """What a path is where reading it may never end (a FIFO, a socket, a device); None for all else."""
+    """Say what a path is where reading it may never end (a FIFO, a socket, a device); None for all else."""
     try:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError):
@@ -26,7 +26,7 @@ def special_kind(path: Path | str) -> str | None:
 
 
 def what_is_there(path: Path, wanted: str) -> str:
-    """Why `path` is not the file that is wanted: another kind of thing, or nothing."""
+    """Say why `path` is not the file that is wanted: another kind of thing, or nothing."""
     kind = special_kind(path) or ("a folder" if path.is_dir() else None)
     return f"no such {wanted}" if kind is None else f"{kind}, not a {wanted}"
 
@@ -42,7 +42,7 @@ def refuse_special_files(folder: Path) -> None:
 
 
 def expanded(path: str) -> Path:
-    """`~` as the home it stands for; as written where there is no such home."""
+    """Return a path with `~` as the home it stands for; as written where there is no such home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -50,7 +50,7 @@ def expanded(path: str) -> Path:
 
 
 def read_text(file: Path, *, most: int) -> str:
-    """The UTF-8 text of a regular file of at most `most` bytes. Raises UserError for any other."""
+    """Return the UTF-8 text of a regular file of at most `most` bytes. Raises UserError for any other."""
     kind = special_kind(file) or ("a folder" if os.path.isdir(file) else None)
     if kind:
         raise UserError(f"{kind}, not a regular file", file=file, fix="Put a text file there, or remove it")

@@ -1,4 +1,4 @@
-"""How much memory this host's programs, or those of its container, may still take."""
+"""Measures how much memory this host's programs, or those of its container, may still take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ GROUP_FILES = {  # of version 2 and version 1: the limit, what is taken, what of
 
 
 class GroupMemory(NamedTuple):
-    """Bytes that a control group may hold, and that it holds, less what it gives back when asked."""
+    """Holds the bytes that a control group may hold, and that it holds, less what it gives back when
+    asked.
+    """
 
     limit: int
     taken: int
@@ -22,7 +24,8 @@ class GroupMemory(NamedTuple):
 def group_memories(
     groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> Iterator[GroupMemory]:
-    """Of the control groups with a limit that this program is in, version 1 or 2: its own, and those above.
+    """Yield the control groups with a limit that this program is in, version 1 or 2: its own, and those
+    above.
 
     In a container `groups` begins at the container's, and `own` may name a path that is not there.
     """
@@ -45,7 +48,9 @@ def group_memories(
 
 
 def free_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes that this host's programs may still take, or one of its control groups where those are fewer."""
+    """Return the bytes that this host's programs may still take, or one of its control groups where those are
+    fewer.
+    """
     import psutil
 
     free = int(psutil.virtual_memory().available)

@@ -1,4 +1,6 @@
-"""Where and how Kubernetes runs programs, as `kubernetes` of `ft_dagster.yaml` says: the platform's alone."""
+"""Says where and how Kubernetes runs programs, as `kubernetes` of `ft_dagster.yaml` does: the platform's
+alone.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ LabelValue = Annotated[str, Field(pattern=rf"^({WORD})?$")]
 
 
 class Toleration(Part):
-    """Of a pod, in Kubernetes' own words."""
+    """Declares a pod's toleration, in Kubernetes' own words."""
 
     key: LabelKey | None = None
     operator: Literal["Equal", "Exists"] = "Equal"
@@ -36,7 +38,7 @@ class Toleration(Part):
 
 
 class PodProfile(Part):
-    """What the pods of a credentials profile get."""
+    """Says what the pods of a credentials profile get."""
 
     secrets: tuple[ObjectName, ...] = Field(
         (), description="Secrets of the pod's namespace; each of their keys becomes an environment variable"
@@ -47,7 +49,7 @@ class PodProfile(Part):
 
 
 class KubernetesSettings(Part):
-    """Cores and memory are of a pod without GPUs; of one with, for each GPU."""
+    """Says how pods run; cores and memory are of a pod without GPUs; of one with, for each GPU."""
 
     image: str | None = Field(
         None,

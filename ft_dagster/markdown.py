@@ -1,4 +1,4 @@
-"""Text that somebody gave, in Markdown: it says what it says, as one line, and does nothing."""
+"""Writes text that somebody gave into Markdown: it says what it says, as one line, and does nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BEGINNING = re.compile(r"^(?=[#=]|[-+](?:\s|$|-))|^\d+(?=[.)](?:\s|$))")
 
 
 def plain(text: str) -> str:
-    """As Markdown, GitHub's too, and as HTML: no markup, no link, no line of its own."""
+    """Return text for Markdown, GitHub's too, and for HTML: no markup, no link, no line of its own."""
     line = in_one_line(" ".join(text.split()))
     for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         line = line.replace(sign, entity)

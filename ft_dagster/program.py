@@ -1,4 +1,6 @@
-"""What the child programs share: reading RUN_DIR/run.json, leaving result.json, and how they end."""
+"""Shares what the child programs do alike: reading RUN_DIR/run.json, leaving result.json, and how they
+end.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def read_json_as(file: Path, kind: type[T]) -> T:
-    """The content of a JSON file as a model. Raises UserError: absent, broken, newer, or the wrong field."""
+    """Return the content of a JSON file as a model. Raises UserError: absent, broken, newer, or the wrong
+    field.
+    """
     try:
         content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
@@ -53,7 +57,7 @@ def read_json_as(file: Path, kind: type[T]) -> T:
 
 
 def _refuse_outside(request: BaseModel, file: Path) -> None:
-    """On a node of a cluster, whose requests come out of the store."""
+    """Refuse paths outside, on a node of a cluster, whose requests come out of the store."""
     within = [Path(folder) for folder in os.environ.get(WITHIN, "").split(os.pathsep) if folder]
     for path in _paths_in(request.model_dump()) if within else ():
         real = Path(os.path.realpath(path))
@@ -71,7 +75,7 @@ def _paths_in(content: Any) -> Iterator[Path]:
 
 
 def _refuse_newer_parts(content: Any, file: Path) -> None:
-    """Of the file itself and of the plans inside it."""
+    """Refuse a newer schema of the file itself and of the plans inside it."""
     if not isinstance(content, dict):
         raise UserError("is not a JSON object", file=file, fix="Write the run again")
     plans = [member.get("plan", {}) for member in content.get("members", []) if isinstance(member, dict)]
@@ -91,7 +95,7 @@ def write_json(file: Path, content: Any) -> None:
 
 
 class ProgramRequest(BaseModel):
-    """What RUN_DIR/run.json asks of a program. `output`: the folder that it fills."""
+    """Says what RUN_DIR/run.json asks of a program. `output`: the folder that it fills."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -151,7 +155,7 @@ def _exit_with(code: int, asked: list[int]) -> Callable[[int, FrameType | None],
 
 
 def keep_freed_memory() -> None:
-    """What is freed is used again, not given back to the system: a training frees and asks for the same
+    """Keep what is freed for use again, not given back to the system: a training frees and asks for the same
     gigabyte at every step, an evaluation at every batch, and a page that comes anew costs a fault. Only glibc
     has a say in it.
     """
@@ -162,7 +166,7 @@ def keep_freed_memory() -> None:
 
 
 def start_program(module: str, main: Callable[[Path], int]) -> NoReturn:
-    """`python -m <module> RUN_DIR`."""
+    """Run `python -m <module> RUN_DIR`."""
     if len(sys.argv) != 2:
         sys.exit(f"usage: python -m {module} RUN_DIR")
     leave(main(Path(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""What a tenant's declaration may reach: folders, addresses, hub repositories, Python modules.
+"""Limits what a tenant's declaration may reach: folders, addresses, hub repositories, Python modules.
 
 The platform names them in its settings (`sources`, `evaluation`, `host`). A path is judged by where it really
 lies, links resolved, before anything of it is looked at: a refusal says nothing of what is there.
@@ -22,8 +22,9 @@ OUTSIDE = "outside of what the platform lets this tenant read"
 
 
 class Roots(BaseModel):
-    """Of one tenant. All paths are real and absolute; `addresses` are URL prefixes, cut at whole parts, and
-    upstream assets, each itself alone. `own`: those of the folders that no other tenant has.
+    """Holds what one tenant may reach. Of one tenant. All paths are real and absolute; `addresses` are URL
+    prefixes, cut at whole parts, and upstream assets, each itself alone. `own`: those of the folders that no
+    other tenant has.
 
     `bases`, `base_addresses`: where base models may lie besides. `hub`: patterns of repositories. `offload`:
     where optimizer states may be written. `functions`: files and modules that a task YAML may call;
@@ -51,7 +52,9 @@ class Roots(BaseModel):
     never_addresses: tuple[str, ...] = ()
 
     def may_read(self, path: Path | str, *, base: bool = False) -> bool:
-        """Whether a file or folder of this host may be read; of a glob, what stands before its first sign."""
+        """Say whether a file or folder of this host may be read; of a glob, what stands before its first
+        sign.
+        """
         given = str(path)
         real = Path(os.path.realpath(given if os.path.lexists(given) else _before_magic(given)))
         if any(real.is_relative_to(place) for place in self.never):
@@ -61,7 +64,7 @@ class Roots(BaseModel):
         return deepest >= max(1, self._closed(real))
 
     def is_own(self, path: Path | str) -> bool:
-        """Whether what lies there is the tenant's own to write: in a folder that is its alone, or has its
+        """Say whether what lies there is the tenant's own to write: in a folder that is its alone, or has its
         name. A link counts by where it stands, too: who may write there may have it lead elsewhere.
         """
         return any(map(self._is_own_place, (Path(os.path.realpath(path)), Path(os.path.abspath(path)))))
@@ -72,7 +75,7 @@ class Roots(BaseModel):
         return self.tenant in folders or any(place.is_relative_to(root) for root in self.own)
 
     def may_fetch(self, address: str, *, base: bool = False) -> bool:
-        """Whether a URL may be read; of a glob, what stands before its first sign."""
+        """Say whether a URL may be read; of a glob, what stands before its first sign."""
         allowed = (*self.addresses, *self.base_addresses) if base else self.addresses
         scheme, given, path = address.partition("://")
         if not given or "::" in address or not {"", ".", ".."}.isdisjoint(path.rstrip("/").split("/")):
@@ -87,7 +90,9 @@ class Roots(BaseModel):
 
     @property
     def lists_hub(self) -> bool:
-        """Whether the platform names repositories: then commits that others propose to them do not count."""
+        """Say whether the platform names repositories: then commits that others propose to them do not
+        count.
+        """
         return not {"*", "*/*"} & set(self.hub)
 
     def may_offload(self, path: str) -> bool:
@@ -100,13 +105,17 @@ class Roots(BaseModel):
             raise outside(str(path), file=file, field=field)
 
     def check_opened(self, number: int, path: str) -> None:
-        """The same of a file that is open as descriptor `number`: a link may be another one by now."""
+        """Check a file that is open as descriptor `number` in the same way: a link may be another one by
+        now.
+        """
         link = f"/proc/self/fd/{number}"
         if not self.may_read(link if os.path.exists(link) else path):
             raise outside(path)
 
     def _closed(self, real: Path) -> int:
-        """Parts of the deepest folder above `real` that is not open by those above it being so; 0: none."""
+        """Count the parts of the deepest folder above `real` that is not open by those above it being so; 0:
+        none.
+        """
         hidden = max((depth for depth, part in enumerate(real.parts, 1) if part.startswith(".")), default=0)
         if not real.is_relative_to(self.project):
             return hidden
@@ -118,7 +127,9 @@ class Roots(BaseModel):
 
 
 def outside(value: str, *, file: object = None, field: str | None = None, base: bool = False) -> UserError:
-    """The error for a path or an address that a tenant may not name; it quotes nothing of what is there."""
+    """Return the error for a path or an address that a tenant may not name; it quotes nothing of what is
+    there.
+    """
     where = "sources.allow or sources.bases" if base else "sources.allow"
     return UserError(
         OUTSIDE,
@@ -134,7 +145,7 @@ def is_address(place: str) -> bool:
 
 
 def _before_magic(path: str) -> str:
-    """The folder above the first part with a sign of a glob; the path itself where there is none."""
+    """Return the folder above the first part with a sign of a glob; the path itself where there is none."""
     if not glob.has_magic(path):
         return path
     parts = path.split("/")

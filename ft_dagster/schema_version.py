@@ -1,4 +1,4 @@
-"""The one rule for `schema_version`: older files are read, newer ones are refused."""
+"""Holds the one rule for `schema_version`: older files are read, newer ones are refused."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def refuse_newer(found: object, newest: int, *, file: object = None) -> None:
 
 
 def is_readable(found: object, newest: int) -> bool:
-    """Whether `found` is a version that this one reads; what is no whole number was not written by it."""
+    """Say whether `found` is a version that this one reads; what is no whole number was not written by it."""
     return isinstance(found, int) and found <= newest
 
 
 def newer_error(field: str, found: object, newest: int, *, file: object = None) -> UserError:
-    """Of a file whose `field` has a value that only a later version can have written."""
+    """Return the error for a file whose `field` has a value that only a later version can have written."""
     return UserError(
         "written by a newer ft-dagster",
         file=file,
@@ -39,8 +39,9 @@ def newer_error(field: str, found: object, newest: int, *, file: object = None) 
 
 
 def stored_as(kind: type[T], content: object, *, file: object = None) -> T:
-    """What the store holds as a model. Raises UserError for what this version does not know: a key leaves a
-    later field out at its default, so that versions find the same artifact, whose files say the field.
+    """Return what the store holds as a model. Raises UserError for what this version does not know: a key
+    leaves a later field out at its default, so that versions find the same artifact, whose files say the
+    field.
     """
     try:
         return kind.model_validate(content, context=STORED)
@@ -58,7 +59,7 @@ def stored_as(kind: type[T], content: object, *, file: object = None) -> T:
 
 @contextmanager
 def refuse_newer_fields(file: object = None) -> Iterator[None]:
-    """Around the making of dataclasses of what the store holds; raises UserError for a field of none."""
+    """Surround the making of dataclasses of what the store holds; raises UserError for a field of none."""
     try:
         yield
     except TypeError as error:

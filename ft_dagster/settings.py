@@ -1,4 +1,6 @@
-"""Where this installation keeps things: `ft_dagster.yaml` in the project folder, over it the environment."""
+"""Reads where this installation keeps things: `ft_dagster.yaml` in the project folder, over it the
+environment.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +54,12 @@ def _whole(value: Any) -> Any:
 
 
 def default_warm_folder() -> Path:
-    """Of this user on this host."""
+    """Return the folder of this user on this host."""
     return Path("/tmp") / f"ft_dagster-warm-{os.getuid()}"
 
 
 class Host(Part):
-    """What this host lends to trainings."""
+    """Says what this host lends to trainings."""
 
     cpu_slots: int | None = Field(
         None, ge=1, le=65_536, description="Cores lent where there is no GPU; null: all"
@@ -99,7 +101,9 @@ class Host(Part):
 
 
 class AllowedSources(Part):
-    """What declarations may read. Folders count from the project; corpora are the platform's, and free."""
+    """Says what declarations may read. Folders count from the project; corpora are the platform's, and
+    free.
+    """
 
     allow: tuple[str, ...] = Field(
         (".",),
@@ -123,7 +127,7 @@ class AllowedSources(Part):
 
 
 class EvaluationSettings(Part):
-    """What an evaluation may run beside lm-eval's own tasks, and what answers its questions."""
+    """Says what an evaluation may run beside lm-eval's own tasks, and what answers its questions."""
 
     functions: tuple[str, ...] = Field(
         (),
@@ -142,7 +146,7 @@ class EvaluationSettings(Part):
 
 
 class StoreProfiles(Part):
-    """AWS profiles, by name, as the shared credentials file of who runs the steps has them."""
+    """Names AWS profiles, as the shared credentials file of who runs the steps has them."""
 
     default: str | None = Field(
         None, min_length=1, description="Of who is not named, and of the platform; null: AWS' own default"
@@ -152,12 +156,14 @@ class StoreProfiles(Part):
     )
 
     def of(self, tenant: str | None) -> str | None:
-        """The profile of a tenant; None as `tenant`: of the platform."""
+        """Return the profile of a tenant; None as `tenant`: of the platform."""
         return self.per_tenant.get(tenant or "", self.default)
 
 
 class Retries(Part):
-    """Further tries of a step whose program was killed or preempted, or which could not reach the store."""
+    """Limits further tries of a step whose program was killed or preempted, or which could not reach the
+    store.
+    """
 
     attempts: int = Field(3, ge=0, le=10, description="Further tries; 0: none")
     wait_seconds: float = Field(
@@ -165,12 +171,12 @@ class Retries(Part):
     )
 
     def wait(self, tried_again: int) -> float:
-        """Seconds before the next try, after `tried_again` of them."""
+        """Return the seconds before the next try, after `tried_again` of them."""
         return min(60.0, self.wait_seconds * 2**tried_again)
 
 
 class Retention(Part):
-    """What of a tenant's part of the store stays, though nothing needs it."""
+    """Says what of a tenant's part of the store stays, though nothing needs it."""
 
     releases: int | None = Field(
         None,
@@ -189,21 +195,21 @@ class Retention(Part):
 
 
 class Retentions(Retention):
-    """Of all tenants, and of what they share."""
+    """Says the retention of all tenants, and of what they share."""
 
     per_tenant: dict[Tenant, Retention] = Field(
         {}, description="By tenant: the same fields, in place of those above"
     )
 
     def of(self, tenant: str | None) -> Retention:
-        """What holds for a tenant; None: for what is shared."""
+        """Return what holds for a tenant; None: for what is shared."""
         own = self.per_tenant.get(tenant or "")
         said = {} if own is None else own.model_dump(exclude_unset=True)
         return Retention(**{**self.model_dump(exclude={"per_tenant"}), **said})
 
 
 class BudgetSettings(Part):
-    """What may be spent; null: any amount. Hours are those of one GPU; without any, of a training."""
+    """Limits what may be spent; null: any amount. Hours are those of one GPU; without any, of a training."""
 
     hours_per_day: float | None = Field(None, ge=0, le=1e9, description="GPU hours a day")
     usd_per_day: float | None = Field(None, ge=0, le=1e9, description="US dollars a day")
@@ -212,7 +218,7 @@ class BudgetSettings(Part):
 
 
 class PlatformOrder(Part):
-    """A retrain that the platform asks for: a new policy, an erasure."""
+    """Declares a retrain that the platform asks for: a new policy, an erasure."""
 
     name: str = Field(pattern=rf"^{HALF.pattern}$", description="Tells it from other orders")
     reason: str = Field(min_length=1, max_length=200, description="Shown beside each run")
@@ -228,7 +234,7 @@ class PlatformOrder(Part):
 
 
 class FleetSettings(Part):
-    """How retrains are decided upon."""
+    """Says how retrains are decided upon."""
 
     timezone: str = Field("UTC", description="IANA name: whose days and months budgets are of")
     budget: BudgetSettings = Field(BudgetSettings(), description="Of all retrains together")
@@ -258,7 +264,7 @@ class FleetSettings(Part):
 
 
 class NotificationTarget(Part):
-    """Where events are told: a webhook or a file of JSON lines, one of them. Nothing is run."""
+    """Says where events are told: a webhook or a file of JSON lines, one of them. Nothing is run."""
 
     webhook: str | None = Field(None, description="An http(s) address that takes a POST of JSON")
     file: str | None = Field(None, description="A file, from the project folder, that lines are added to")
@@ -294,7 +300,7 @@ class NotificationTarget(Part):
 
 
 class NotificationSettings(Part):
-    """Who is told of releases, failed gates and failed runs; a declaration names targets in `notify`."""
+    """Says who is told of releases, failed gates and failed runs; a declaration names targets in `notify`."""
 
     targets: dict[Tenant, NotificationTarget] = Field({}, description="By name")
     ui: str | None = Field(
@@ -303,7 +309,7 @@ class NotificationSettings(Part):
 
 
 class RegistrySettings(Part):
-    """Where releases are shown besides; the release log stays what counts."""
+    """Says where releases are shown besides; the release log stays what counts."""
 
     mlflow: str | None = Field(
         None, min_length=1, description="Address of an MLflow server, whose model registry shows releases"
@@ -321,7 +327,9 @@ class RegistrySettings(Part):
 
 
 class Settings(BaseSettings):
-    """Settings of one project; FT_DAGSTER_STORE, FT_DAGSTER_WORK, FT_DAGSTER_HOST__CPU_SLOTS override."""
+    """Holds the settings of one project; FT_DAGSTER_STORE, FT_DAGSTER_WORK, FT_DAGSTER_HOST__CPU_SLOTS
+    override.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="FT_DAGSTER_", env_nested_delimiter="__", extra="forbid", frozen=True
@@ -394,7 +402,7 @@ class Settings(BaseSettings):
         return profiles
 
     def open_store(self, tenant: str | None = None) -> Store:
-        """The store as a tenant's runs open it; None: as the platform does. Raises UserError for an address
+        """Open the store as a tenant's runs do; None: as the platform does. Raises UserError for an address
         of no known kind, options that its file system does not take, and a profile that is not there.
         """
         place = self.store if "://" in self.store else self._inside(self.store)
@@ -423,7 +431,7 @@ class Settings(BaseSettings):
             )
 
     def open_store_at(self, place: str, options: Mapping[str, Any] | None = None) -> Store:
-        """The store of another place, a whole path or an address; `options` over `store_options`. The
+        """Open the store of another place, a whole path or an address; `options` over `store_options`. The
         project's own is opened by the platform's profile, unless they say by whose credentials. Raises
         UserError as `open_store`.
         """
@@ -448,14 +456,16 @@ class Settings(BaseSettings):
 
     @property
     def storage_price(self) -> float | None:
-        """Dollars a GB (1e9 bytes) and month; None where none is known."""
+        """Return the dollars a GB (1e9 bytes) and month; None where none is known."""
         if self.storage_usd_per_gb_month is None and "://" in self.store:
             return STORAGE_USD_PER_GB_MONTH
         return self.storage_usd_per_gb_month
 
     @property
     def vllm_python(self) -> Path:
-        """The Python that has vLLM, where any has. A link stays one: by it Python finds its environment."""
+        """Return the Python that has vLLM, where any has. A link stays one: by it Python finds its
+        environment.
+        """
         named = self.evaluation.vllm
         return Path(sys.executable) if named is None else self.project / expanded(str(named))
 
@@ -473,17 +483,19 @@ class Settings(BaseSettings):
 
     @property
     def dagster_home(self) -> Path:
-        """DAGSTER_HOME if set, else a folder of the project."""
+        """Return DAGSTER_HOME if set, else a folder of the project."""
         given = os.environ.get("DAGSTER_HOME")
         return Path(given) if given else self.own_home
 
     @property
     def own_home(self) -> Path:
-        """The project's own folder for an instance, whatever DAGSTER_HOME says: a host's is of others too."""
+        """Return the project's own folder for an instance, whatever DAGSTER_HOME says: a host's is of others
+        too.
+        """
         return self.project / ".ft_dagster" / "dagster_home"
 
     def roots(self, tenant: str) -> Roots:
-        """What the declarations of a tenant may reach."""
+        """Return what the declarations of a tenant may reach."""
         named = (*self.sources.allow, *self.sources.per_tenant.get(tenant, ()))
         store = () if is_address(self.store) else (self.store,)
         private = (self.work, self.keys, self.dagster_home, self.own_home, UPSTREAM)
@@ -508,12 +520,12 @@ class Settings(BaseSettings):
 
     @property
     def upstream_assets(self) -> tuple[str, ...]:
-        """The keys of the upstream assets (`warehouse/tickets`) that any tenant may read, in order."""
+        """Return the keys of the upstream assets (`warehouse/tickets`) that any tenant may read, in order."""
         named = chain(self.sources.allow, *self.sources.per_tenant.values())
         return tuple(sorted({place.removeprefix(ASSET) for place in named if place.startswith(ASSET)}))
 
     def policies(self) -> Policies:
-        """What the platform allows its tenants, as policy.yaml says now. Raises UserError."""
+        """Read what the platform allows its tenants, as policy.yaml says now. Raises UserError."""
         return load_policies(self.project)
 
     def _folders(self, places: Iterable[str]) -> tuple[Path, ...]:
@@ -524,7 +536,9 @@ class Settings(BaseSettings):
 
 
 def load_settings(project: Path | str | None = None) -> Settings:
-    """Settings of `project`, else of $FT_DAGSTER_PROJECT, else of the current folder. Raises UserError."""
+    """Load the settings of `project`, else of $FT_DAGSTER_PROJECT, else of the current folder. Raises
+    UserError.
+    """
     folder = Path(project or os.environ.get(PROJECT_VARIABLE) or ".").expanduser().resolve()
     file = folder / FILE
     if not (folder / "tenants").is_dir():

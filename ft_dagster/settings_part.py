@@ -1,4 +1,6 @@
-"""What the parts of `ft_dagster.yaml` are made of: frozen, no unknown field, and numbers that are numbers."""
+"""Defines what the parts of `ft_dagster.yaml` are made of: frozen, no unknown field, and numbers that are
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
 
 class Part(BaseModel):
-    """Of the settings. Numbers may be texts, as the environment gives them; `true` is no number."""
+    """Is a part of the settings. Numbers may be texts, as the environment gives them; `true` is no number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -1,6 +1,5 @@
-"""JSON that every reader takes: a figure that is not finite is null, and beside it stands which it was.
-
-And a reader that any content can only ever disappoint by a ValueError.
+"""Writes JSON that every reader takes: a figure that is not finite is null, and its name stands beside it.
+`loads` raises only ValueError.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
 def loads(content: str | bytes, *, once: bool = False) -> Any:
-    """As `json.loads`. Raises ValueError, also for what is nested beyond Python's depth; `once`: also for a
-    name that an object has twice, of which one reader takes the first and another the last.
+    """Parse as `json.loads` does. Raises ValueError, also for what is nested beyond Python's depth; `once`:
+    also for a name that an object has twice, of which one reader takes the first and another the last.
     """
     try:
         return json.loads(content, object_pairs_hook=_named_once if once else None)
@@ -34,7 +33,7 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def dumps(content: Any, **options: Any) -> str:
-    """As `json.dumps`, of what is `finite`; the same text where every number is."""
+    """Write as `json.dumps` does, of what is `finite`; the same text where every number is."""
     try:
         return json.dumps(content, allow_nan=False, **options)
     except ValueError:  # or a circle, which `finite` does not survive either
@@ -42,7 +41,9 @@ def dumps(content: Any, **options: Any) -> str:
 
 
 def finite(content: Any) -> Any:
-    """`content` with null for each number that is infinite or none, named under `not_finite` beside it."""
+    """Return `content` with null for each number that is infinite or none, named under `not_finite` beside
+    it.
+    """
     if isinstance(content, dict):
         made = {name: finite(value) for name, value in content.items()}
         lost = {str(name): found for name, value in content.items() if (found := _lost(value)) is not None}
@@ -53,7 +54,7 @@ def finite(content: Any) -> Any:
 
 
 def restored(content: Any) -> Any:
-    """What `finite` made of content, with each number that it named in its place again."""
+    """Return what `finite` made of content, with each number that it named in its place again."""
     if isinstance(content, dict):
         lost = content.get(NOT_FINITE, {})
         return {
@@ -63,7 +64,7 @@ def restored(content: Any) -> Any:
 
 
 def tagged(content: Any) -> Any:
-    """A model's configuration with such numbers as transformers itself writes and reads them."""
+    """Return a model's configuration with such numbers as transformers itself writes and reads them."""
     if isinstance(content, dict):
         return {name: tagged(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -72,7 +73,7 @@ def tagged(content: Any) -> Any:
 
 
 def untagged(content: Any) -> Any:
-    """What `tagged` made of a configuration, with such numbers in their places again."""
+    """Return what `tagged` made of a configuration, with such numbers in their places again."""
     if isinstance(content, dict):
         if set(content) == {TAG}:
             return float(content[TAG])
@@ -81,7 +82,9 @@ def untagged(content: Any) -> Any:
 
 
 def _lost(value: Any) -> Any:
-    """Which number a value is that JSON does not have; of a list, those of its members; None if it has it."""
+    """Return which number a value is that JSON does not have; of a list, those of its members; None if it has
+    it.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     if isinstance(value, list | tuple):
@@ -91,7 +94,7 @@ def _lost(value: Any) -> Any:
 
 
 def _put_back(value: Any, lost: Any) -> Any:
-    """The inverse of `_lost`: `value` with the numbers that `lost` names."""
+    """Return the inverse of `_lost`: `value` with the numbers that `lost` names."""
     if isinstance(lost, str):
         return float(lost)
     if isinstance(lost, dict):

@@ -1,1 +1,1 @@
-"""The graph, one file per group: read the declaration, call the core, report metadata."""
+"""Builds the graph, one file per group: read the declaration, call the core, report metadata."""

@@ -1,4 +1,4 @@
-"""A stage as Dagster sees it: an asset partitioned by variant, with its checks, metadata and errors."""
+"""Shows a stage to Dagster: as an asset partitioned by variant, with its checks, metadata and errors."""
 
 import inspect
 import sys
@@ -40,7 +40,7 @@ FIRST = {FINE_TUNED_MODEL.name: {PRIORITY_TAG: "1"}}
 def stage_asset(
     graph: Graph, stage: Stage[Any], *, group: str, kinds: set[str], describe: Describe
 ) -> dg.AssetsDefinition:
-    """The asset of a stage; its checks block what comes after. `describe`: what its page shows."""
+    """Make the asset of a stage; its checks block what comes after. `describe`: what its page shows."""
 
     def run(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
         if stage.name in FIRST and find_artifact(workspace.store, workspace.recipe(stage)[0].place) is None:
@@ -78,7 +78,7 @@ def variant_asset(
     kinds: set[str],
     checks: Mapping[str, str] | None = None,
 ) -> dg.AssetsDefinition:
-    """An asset partitioned by variant that works in the variant's workspace."""
+    """Make an asset partitioned by variant that works in the variant's workspace."""
 
     @dg.asset(
         key=graph.key(name),
@@ -109,13 +109,13 @@ def variant_asset(
 
 
 def described(function: Callable[..., Any]) -> str:
-    """The description of the file that a function stands in, as markdown without indents."""
+    """Return the description of the file that a function stands in, as markdown without indents."""
     return inspect.cleandoc(sys.modules[function.__module__].__doc__ or "")
 
 
 def maker(context: dg.AssetExecutionContext, digest: str, reused: bool) -> str | None:
-    """The id of the run that made an artifact: this one, or the one that an earlier materialization of it
-    names; None where Dagster does not know it any more.
+    """Return the id of the run that made an artifact: this one, or the one that an earlier materialization of
+    it names; None where Dagster does not know it any more.
     """
     if not reused:
         return context.run_id
@@ -128,7 +128,7 @@ def maker(context: dg.AssetExecutionContext, digest: str, reused: bool) -> str |
 
 
 def links(context: dg.AssetExecutionContext, name: str, made_by: str | None) -> str:
-    """The run that made it, and the pages of what is directly above; markdown."""
+    """Link the run that made it, and the pages of what is directly above; markdown."""
     said = "made earlier" if made_by is None else f"made by {run_link(made_by)}"
     partition = {
         each: None if each == GENERAL_CORPUS.name else context.partition_key for each in dependencies(name)
@@ -139,7 +139,9 @@ def links(context: dg.AssetExecutionContext, name: str, made_by: str | None) -> 
 
 
 def dependencies(name: str) -> list[str]:
-    """The assets directly above one: of what its stage reads, all that no other of them reads already."""
+    """Return the assets directly above one: of what its stage reads, all that no other of them reads
+    already.
+    """
     assets = {*READS, GENERAL_CORPUS.name} - {name}
     read = [each for each in READS[name] if each in assets]
     return [each for each in read if not any(each in _ancestors(other) for other in read if other != each)]
@@ -151,7 +153,7 @@ def _ancestors(name: str) -> set[str]:
 
 
 def _common(workspace: Workspace, artifact: Artifact, made_by: str | None) -> Metadata:
-    """What every artifact's page says at its end."""
+    """Return what every artifact's page says at its end."""
     run = {} if made_by is None else {RUN: dg.MetadataValue.dagster_run(made_by)}
     place = artifact.place
     return {
@@ -167,7 +169,7 @@ def _common(workspace: Workspace, artifact: Artifact, made_by: str | None) -> Me
 
 
 def _records(artifact: Artifact) -> Metadata:
-    """Of the record tree of a data set or a mixture."""
+    """Return the entries of the record tree of a data set or a mixture."""
     head = TreeHead.of(artifact.figures)
     if head is None:
         return {}
@@ -184,7 +186,9 @@ def _as_result(check: Check) -> dg.AssetCheckResult:
 
 
 def _check_specs(graph: Graph, asset: str, checks: Mapping[str, str]) -> Sequence[dg.AssetCheckSpec]:
-    """Partitioned, or one tenant's pass would hide another's failure; Dagster calls that a preview."""
+    """Return partitioned checks, or one tenant's pass would hide another's failure; Dagster calls that a
+    preview.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)
         return [
@@ -201,7 +205,7 @@ def _check_specs(graph: Graph, asset: str, checks: Mapping[str, str]) -> Sequenc
 
 @contextmanager
 def _pipes(context: dg.AssetExecutionContext) -> Iterator[Mapping[str, str]]:
-    """The environment with which a program reports to this step through Dagster Pipes."""
+    """Yield the environment with which a program reports to this step through Dagster Pipes."""
     injector, reader = dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
     with dg.open_pipes_session(context, injector, reader) as session:
         yield dict(session.get_bootstrap_env_vars())

@@ -1,4 +1,6 @@
-"""Group data: what is declared, the base model, the general corpora, the tenant's rows, the mixture."""
+"""Builds the group data: what is declared, the base model, the general corpora, the tenant's rows, the
+mixture.
+"""
 
 import json
 from collections import Counter
@@ -156,7 +158,7 @@ def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
 
 
 def _since(changes: DataChanges | None) -> str:
-    """What of the rows changed, in words; empty where there is nothing to hold them against."""
+    """Say what of the rows changed; empty where there is nothing to compare them with."""
     if changes is None:
         return ""
     return f"since version {changes.version}: {count(changes.added)} new, {count(changes.removed)} gone"
@@ -170,7 +172,9 @@ def _changed(changes: DataChanges | None) -> dg.MetadataValue[Any]:
 
 
 def _overlaps(figures: dict[str, Any]) -> list[list[Any]]:
-    """What was found of the evaluation's questions, and where; in which rows, the evidence alone says."""
+    """Return what was found of the evaluation's questions, and where; in which rows, the evidence alone
+    says.
+    """
     found = figures.get("overlaps", {})
     return [[task, source, rows] for task, sources in found.items() for source, rows in sources.items()]
 
@@ -203,7 +207,7 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
 
 
 def _packing(figures: MixtureFigures) -> list[list[Any]]:
-    """How long the examples are, and how few rows they fill where they are packed."""
+    """Say how long the examples are, and how few rows they fill where they are packed."""
     train, most = figures.train, figures.max_length
     return [
         ["tokens of an example, on average", round(train.tokens / max(1, train.examples))],

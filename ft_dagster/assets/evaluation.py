@@ -1,4 +1,4 @@
-"""Group evaluation: base and tuned model on the same questions, and the gate."""
+"""Builds the group evaluation: base and tuned model on the same questions, and the gate."""
 
 import json
 from typing import Any
@@ -77,13 +77,17 @@ def _called(artifact: Artifact, found: Score) -> str:
 
 
 def _engine(artifact: Artifact) -> dict[str, str]:
-    """What wrote the answers, and why it is no other where it might be; of older evaluations nothing."""
+    """Return what wrote the answers, and why it is no other where it might be; of older evaluations
+    nothing.
+    """
     names = ("engine", "engine_reason")
     return {name: artifact.figures[name] for name in names if name in artifact.figures}
 
 
 def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> list[list[Any]]:
-    """Every score of the tuned model beside the base's on the same questions, also what no gate judges."""
+    """Return every score of the tuned model beside the base's on the same questions, also what no gate
+    judges.
+    """
     folders = [workspace.payload(each) for each in (before, after)]
     samples, asked = map(read_samples, folders)
     sides = [
@@ -101,7 +105,7 @@ def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> lis
 
 
 def _label_table(workspace: Workspace, artifact: Artifact) -> dict[str, dg.MetadataValue[Any]]:
-    """F1 of each label, where the answers are labels and a tenant's words may be shown."""
+    """Return the F1 of each label, where the answers are labels and a tenant's words may be shown."""
     file = workspace.evidence(artifact) / LABELS
     if workspace.spec.data.samples != "metadata" or not file.is_file():
         return {}
@@ -112,7 +116,9 @@ def _label_table(workspace: Workspace, artifact: Artifact) -> dict[str, dg.Metad
 
 
 def _skills(workspace: Workspace, found: list[Skill], after: Artifact) -> dict[str, dg.MetadataValue[Any]]:
-    """What was forgotten and what was learned, with questions that were right before and are wrong now."""
+    """Show what was forgotten and what was learned, with questions that were right before and are wrong
+    now.
+    """
     own = workspace.spec.data.samples == "metadata"
     lost = lost_rows(found, read_answers(workspace.evidence(after)), own_rows=own)
     return {"skills": table(SKILLS, skill_rows(found)), "forgotten": table(LOST, lost)}

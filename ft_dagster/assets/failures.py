@@ -1,4 +1,4 @@
-"""Errors as Dagster's failures, each with its one line; what a retry can mend is tried again.
+"""Turns errors into Dagster's failures, each with its one line; what a retry can mend is tried again.
 
 Where Dagster's own database is away, the work goes on without its log; and a run of which a step could not be
 reported is run again, which reuses what was made.
@@ -27,7 +27,7 @@ ASKED = "ft/retry_on_asset_or_op_failure"  # of a run: what was asked for of Dag
 
 
 class FailedInOneLine(dg.Failure, DagsterUserCodeProcessError):
-    """A failure of which Dagster shows one line and no stack: what a person can mend is no bug of ours.
+    """Is a failure of which Dagster shows one line and no stack: what a person can mend is no bug of ours.
 
     Dagster shows an error of a process by what that process said of it, and here that is the line.
     """
@@ -40,7 +40,7 @@ class FailedInOneLine(dg.Failure, DagsterUserCodeProcessError):
 
 
 def unreported(error: BaseException | None) -> bool:
-    """Whether an error says that the database to which Dagster reports was away."""
+    """Say whether an error means that the database to which Dagster reports was away."""
     while error is not None:
         if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
             return True
@@ -50,7 +50,7 @@ def unreported(error: BaseException | None) -> bool:
 
 @dg.failure_hook
 def run_again_where_unreported(context: dg.HookContext) -> None:
-    """The instance's run_retries leave out runs of which a step failed: such a one they take all the same.
+    """Make Dagster run a run again of which a step failed: the instance's run_retries leave such runs out.
     Where another step fails in the second run, they do as before: as who started the first run asked by its
     tag, else as the instance says.
     """
@@ -118,7 +118,7 @@ def _try_again(context: dg.AssetExecutionContext, retries: Retries, line: str) -
 
 
 def _failure(context: dg.AssetExecutionContext | None, line: str) -> FailedInOneLine:
-    """The failure, shown on the asset's page too: Dagster itself shows it in the run's log alone.
+    """Return the failure, shown on the asset's page too: Dagster itself shows it in the run's log alone.
 
     Reported at once, since what a step logs of an asset is dropped where it fails.
     """

@@ -1,4 +1,4 @@
-"""Group fleet: the board over all tenants.
+"""Builds the group fleet: the board over all tenants.
 
 It has no run of its own: the sensor that looks at the fleet reports it where something changed. Who holds
 which device is no asset, since a page shows what was so when it was made: `ft-dagster gpus` says it.
@@ -33,7 +33,7 @@ LONGEST = 240  # characters of a cause, so that the next variant is in sight
 
 
 def board(graph: Graph) -> dg.AssetSpec:
-    """The asset `fleet`, which a sensor reports (automation/board.py)."""
+    """Return the asset `fleet`, which a sensor reports (automation/board.py)."""
     return dg.AssetSpec(
         graph.key(BOARD),
         group_name=graph.name("fleet"),
@@ -46,7 +46,7 @@ def board(graph: Graph) -> dg.AssetSpec:
 
 
 def fleet_metadata(fleet: FleetPicture) -> dict[str, Any]:
-    """What its page shows: a sentence, how many there are of each state (to plot), the rows."""
+    """Return what its page shows: a sentence, how many there are of each state (to plot), the rows."""
     rows, states = fleet.rows, [row.state for row in fleet.rows]
     found = counts(states)
     shown = [_cells(row) for row in arranged(rows)[:ROWS]]
@@ -66,7 +66,9 @@ def fleet_metadata(fleet: FleetPicture) -> dict[str, Any]:
 
 
 def _cells(row: StatusRow) -> list[str]:
-    """As SHOWN names them; `ft-dagster status` has all of the cause, age, cost and the next retrain too."""
+    """Return the cells as SHOWN names them; `ft-dagster status` has all of the cause, age, cost and the next
+    retrain too.
+    """
     gained = dict(zip(STATUS, row.cells, strict=True))["over base"]
     state = f"{row.state} {row.shown_version}" + ("" if row.gain is None else f", {gained}")
     cause = row.cause if len(row.cause) <= LONGEST else f"{row.cause[:LONGEST]}…"
@@ -74,7 +76,7 @@ def _cells(row: StatusRow) -> list[str]:
 
 
 def _next(rows: Sequence[StatusRow]) -> str:
-    """What somebody is to do, of the first variant that needs a person."""
+    """Say what somebody is to do, of the first variant that needs a person."""
     first = arranged(rows)[0] if rows else None
     if first is None or first.state not in WANTS:
         return "nothing to do; `ft-dagster status` has the same"

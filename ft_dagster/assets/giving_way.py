@@ -1,4 +1,4 @@
-"""A training lets runs that should have a device before it ask first.
+"""Lets runs that should have a device first ask before a training does.
 
 Who waits for a device is served by priority, then by arrival (launch.queue), but runs that begin together
 come to their training within a moment of each other, and the first to ask would take a free device for all
@@ -52,7 +52,9 @@ def give_way(context: dg.AssetExecutionContext, say: Callable[[str], None]) -> N
 
 @dataclass(frozen=True)
 class _Line:
-    """`asked`: the ids of runs that must have, or go after this one; grows."""
+    """Holds the line before a device. `asked`: the ids of runs that must have, or go after this one;
+    grows.
+    """
 
     context: dg.AssetExecutionContext
     asked: set[str] = field(default_factory=set)
@@ -83,7 +85,7 @@ class _Line:
         )
 
     def _ahead(self) -> Iterator[tuple[Order, float | None]]:
-        """Of each run that goes first, its place and when its training's step began."""
+        """Yield for each run that goes first its place and when its training's step began."""
         for other in self.context.instance.get_runs(dg.RunsFilter(statuses=list(LIVE))):
             if (
                 other.run_id in {self.context.run.run_id, *self.asked}
@@ -104,13 +106,13 @@ class _Line:
 
 
 def _is_past(moment: float | None) -> bool:
-    """Whether something was too long ago for what follows on it to be waited for."""
+    """Say whether something was too long ago for what follows on it to be waited for."""
     return moment is not None and time.time() - moment > PATIENCE
 
 
 def _foretold(plan: RunStepKeyStatsSnapshot | None) -> float:
-    """Hours by the plan. Infinite while it is made: who is being planned asks within a moment, but for one
-    that tries settings first (`plan.probe`).
+    """Return the hours by the plan. Infinite while it is made: who is being planned asks within a moment, but
+    for one that tries settings first (`plan.probe`).
     """
     if plan is None or plan.start_time is None:
         return 0.0
@@ -120,7 +122,7 @@ def _foretold(plan: RunStepKeyStatsSnapshot | None) -> float:
 
 
 def _hours(planned: RunStepKeyStatsSnapshot | None) -> float | None:
-    """None where no plan was made, or nobody knows."""
+    """Return the planned hours; None where no plan was made, or nobody knows."""
     events = planned.materialization_events if planned else ()
     made = [event.asset_materialization for event in events or ()]
     values = [each.metadata[HOURS].value for each in made if each and HOURS in each.metadata]
@@ -128,8 +130,8 @@ def _hours(planned: RunStepKeyStatsSnapshot | None) -> float | None:
 
 
 def _makes(other: dg.DagsterRun, context: dg.AssetExecutionContext, step: str) -> bool:
-    """By its assets, where it names them: the UI's runs are of another job. One that is run again may leave
-    steps out.
+    """Say whether a run makes a step by its assets, where it names them: the UI's runs are of another job.
+    One that is run again may leave steps out.
     """
     if other.step_keys_to_execute and step not in other.step_keys_to_execute:
         return False

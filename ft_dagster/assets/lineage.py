@@ -1,4 +1,4 @@
-"""What a page shows of where its artifact stands: what it was made of, and what was made of it so far.
+"""Shows on a page where its artifact stands: what it was made of, and what was made of it so far.
 
 A page is written when its artifact is made, and nothing was made of that yet. So where a run ends, at a
 release or at a check that does not pass, the assets above are told by an observation each, which Dagster
@@ -19,8 +19,8 @@ LINEAGE, RELATIVES = "lineage", "relatives"
 
 
 def lineage(workspace: Workspace, artifact: Artifact, kin: Kin | None = None) -> Metadata:
-    """A picture, and a table of what is above and below. `kin`: what stands of the variant; None: of an
-    artifact that was just made nothing is below.
+    """Return a picture, and a table of what is above and below. `kin`: what stands of the variant; None: of
+    an artifact that was just made nothing is below.
     """
     try:
         heads = newest(workspace.store, workspace.heads) if kin is None and artifact.reused else {}
@@ -44,8 +44,8 @@ def tell_above(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
 
 
 def _first(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Metadata:
-    """Summary and picture of the page as it stands: Dagster shows an observation's entries before the page's
-    own, and of two with one name the first alone.
+    """Return summary and picture of the page as it stands: Dagster shows an observation's entries before the
+    page's own, and of two with one name the first alone.
     """
     asked = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[context.partition_key])
     for record in context.instance.fetch_materializations(asked, limit=1).records:

@@ -1,4 +1,4 @@
-"""What an asset's page shows, in Dagster's own means: first a summary, then a picture, tables, few figures.
+"""Lays out an asset's page, in Dagster's own means: first a summary, then a picture, tables, few figures.
 
 The UI shows metadata in the order given, markdown inline only below 1,000 characters, tables always.
 """
@@ -23,21 +23,25 @@ DIGITS = 12  # of a digest: the whole one is in the manifest
 
 
 class Page(NamedTuple):
-    """Of one artifact. `picture`: markdown of an inline picture; `entries`: what comes below it, in order."""
+    """Is the page of one artifact. `picture`: markdown of an inline picture; `entries`: what comes below it,
+    in order.
+    """
 
     summary: Summary
     entries: Metadata
     picture: str | None = None
 
     def metadata(self, links: str) -> dict[str, Any]:
-        """`links`: markdown, the summary's last line."""
+        """Return the page's metadata. `links`: markdown, the summary's last line."""
         picture = {} if self.picture is None else {PICTURE: dg.MetadataValue.md(self.picture)}
         summary = dg.MetadataValue.md(summary_markdown(self.summary, links))
         return {SUMMARY: summary, **picture, **self.entries}
 
 
 def summary_markdown(summary: Summary, links: str) -> str:
-    """Inline whatever its sentences: the longest are cut until it is. Links that are too long stay whole."""
+    """Write the summary inline whatever its sentences: the longest are cut until it is. Links that are too
+    long stay whole.
+    """
     said = list(summary)
     while len(text := _joined(said, links)) > INLINE and any(len(sentence) > 1 for sentence in said):
         longest = max(range(len(said)), key=lambda number: len(said[number]))
@@ -46,7 +50,9 @@ def summary_markdown(summary: Summary, links: str) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], pane: int = PANE) -> dg.MetadataValue[Any]:
-    """A table of text; "none" of no row. Where it would be wider than its pane, long words may be broken."""
+    """Make a table of text; "none" of no row. Where it would be wider than its pane, long words may be
+    broken.
+    """
     lines = [[unbroken_days(cell(value)) for value in row] for row in rows]
     if not lines:
         return dg.MetadataValue.text("none")
@@ -61,12 +67,14 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], pane: int = PAN
 
 
 def unbroken_days(text: str) -> str:
-    """The same to read, with days that a browser does not break at their hyphens."""
+    """Return the same to read, with days that a browser does not break at their hyphens."""
     return DAY.sub(lambda day: day[0].replace("-", NO_BREAK), text)
 
 
 def least_width(lines: Sequence[Sequence[str]]) -> int:
-    """Characters that a browser needs for a table: of each column the longest word, and its edges."""
+    """Return the characters that a browser needs for a table: of each column the longest word, and its
+    edges.
+    """
     columns = zip(*lines, strict=True)
     words = [
         max(len(word) for text in column for word in re.split(r"[\s\u200b]", text)) for column in columns
@@ -75,12 +83,12 @@ def least_width(lines: Sequence[Sequence[str]]) -> int:
 
 
 def lines(said: Sequence[str]) -> dg.MetadataValue[Any]:
-    """A list; "none" of none."""
+    """Make a list; "none" of none."""
     return dg.MetadataValue.md("\n".join(f"- {line}" for line in said) or "none")
 
 
 def asset_link(key: dg.AssetKey, partition: str | None) -> str:
-    """To an asset's page, of one partition where it has any; markdown."""
+    """Link to an asset's page, of one partition where it has any; markdown."""
     of = "" if partition is None else f"?view=partitions&partition={partition}"
     return f"[{key.path[-1]}](/assets/{'/'.join(key.path)}{of})"
 

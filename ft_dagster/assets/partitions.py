@@ -1,4 +1,6 @@
-"""Where the assets of a project stand in a code location, and their partitions: one for each variant."""
+"""Names where the assets of a project stand in a code location, and their partitions: one for each
+variant.
+"""
 
 import re
 from collections.abc import Sequence
@@ -18,9 +20,9 @@ NAME = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*")  # what Dagster takes, but fo
 
 @dataclass(frozen=True)
 class Graph:
-    """One project's assets among those of a code location. `prefix`: what their keys begin with; () where the
-    location is the project's own. `project`: its folder; "" where the environment says it. `upstream`: other
-    assets whose rows its declarations may read, `warehouse/tickets`.
+    """Places one project's assets among those of a code location. `prefix`: what their keys begin with; ()
+    where the location is the project's own. `project`: its folder; "" where the environment says it.
+    `upstream`: other assets whose rows its declarations may read, `warehouse/tickets`.
 
     Partitions, job, sensors, groups and resources carry it too: two projects share a location.
     """
@@ -47,20 +49,20 @@ class Graph:
         return dg.AssetKey([*self.prefix, asset])
 
     def snapshot_key(self, asset: str) -> dg.AssetKey:
-        """Of the rows of an upstream asset, as they were taken over: upstream/warehouse/tickets."""
+        """Return the key of an upstream asset's rows, as they were taken over: upstream/warehouse/tickets."""
         return dg.AssetKey([*self.prefix, "upstream", *asset.split("/")])
 
     def above(self, asset: str) -> list[dg.AssetKey]:
-        """What an asset that reads sources depends on beside the assets of the graph."""
+        """Return what an asset that reads sources depends on beside the assets of the graph."""
         return [self.snapshot_key(each) for each in self.upstream] if asset in READ_SOURCES else []
 
     def name(self, own: str) -> str:
-        """Of a job, a sensor, a group or a resource."""
+        """Return the name of a job, a sensor, a group or a resource."""
         return "__".join([*self.prefix, own])
 
     @property
     def partitions(self) -> str:
-        """The name of the partitions; an instance has them once for all its code locations."""
+        """Return the name of the partitions; an instance has them once for all its code locations."""
         return self.name("ft_dagster_variant")
 
     @property
@@ -73,8 +75,8 @@ PARTITIONS = GRAPH.partitions
 
 
 def variant_of(context: dg.AssetExecutionContext) -> VariantKey:
-    """The run's variant. Raises UserError for a single run over several partitions, and for one that was
-    queued as another variant's.
+    """Return the run's variant. Raises UserError for a single run over several partitions, and for one that
+    was queued as another variant's.
     """
     start, end = context.partition_key_range
     if start != end:

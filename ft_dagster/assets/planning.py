@@ -1,4 +1,4 @@
-"""Group planning: how the variant will be trained, what that occupies, and why."""
+"""Builds the group planning: how the variant will be trained, what that occupies, and why."""
 
 import json
 from typing import Any
@@ -55,7 +55,7 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
 
 
 def _near(estimate: Estimate) -> bool:
-    """Whether the device's memory can be drawn on the scale of what the methods hold."""
+    """Say whether the device's memory can be drawn on the scale of what the methods hold."""
     most = max(held.total for held in estimate.memory_bytes.values())
     return estimate.device_bytes is not None and estimate.device_bytes < 3 * most
 

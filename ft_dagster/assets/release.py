@@ -1,4 +1,4 @@
-"""Group release: the export with its certificate, and the append-only log of what was released."""
+"""Builds the group release: the export with its certificate, and the append-only log of what was released."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -69,12 +69,12 @@ def _files(artifact: Artifact) -> list[list[Any]]:
 
 
 def _log(past: Sequence[ReleaseEntry]) -> list[list[Any]]:
-    """The release log, oldest first; `ft-dagster history` has more of it."""
+    """Return the release log, oldest first; `ft-dagster history` has more of it."""
     return [[e.version, e.action, moment(e.at), e.by, e.reason] for e in past]
 
 
 def _made_of(workspace: Workspace, export: Artifact, entry: ReleaseEntry) -> dg.MetadataValue[Any]:
-    """The release stands, whatever else of the store cannot be read."""
+    """Return what the release was made of; the release stands, whatever else of the store cannot be read."""
     try:
         made = made_of(workspace.store, workspace.prefix, export, entry)
         return table(MADE_OF, made_rows(made.files, made.artifacts, entry))
@@ -114,7 +114,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
 
 
 def _asked(key: VariantKey, version: int) -> str:
-    """What says more of a version than its page; markdown."""
+    """Say what tells more of a version than its page; markdown."""
     rows = f"`ft-dagster trace {key} --version {version} --to rows.jsonl`"
     return f"its report: `ft-dagster report {key} --version {version}`; its rows: {rows}"
 
@@ -122,7 +122,7 @@ def _asked(key: VariantKey, version: int) -> str:
 def release_event(
     key: VariantKey, entry: ReleaseEntry, page: dict[str, Any], graph: Graph
 ) -> dg.AssetMaterialization:
-    """What shows an entry of the log that no run shows."""
+    """Return what shows an entry of the log that no run shows."""
     return dg.AssetMaterialization(
         graph.key(stage_entries.RELEASE.name),
         partition=str(key),
@@ -133,9 +133,9 @@ def release_event(
 
 
 def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry) -> dict[str, Any]:
-    """What the page shows of a version that a person promoted or went back to, which no run did. That stands
-    in the log already, whatever else of the store cannot be read, or reached: who is told of an error would
-    do it again.
+    """Return what the page shows of a version that a person promoted or went back to, which no run did. That
+    stands in the log already, whatever else of the store cannot be read, or reached: who is told of an error
+    would do it again.
     """
     figures = {"version": done.version, "production": done.production}
     try:
@@ -163,8 +163,8 @@ def _served(shelf: VersionShelf, done: ReleaseEntry) -> dict[str, Any]:
 
 
 def page_of_entry(key: VariantKey, past: Sequence[ReleaseEntry]) -> dict[str, Any]:
-    """What the page shows of a log's newest entry that nobody showed when it was written; of the store only
-    the log is read for it.
+    """Return what the page shows of a log's newest entry that nobody showed when it was written; of the store
+    only the log is read for it.
     """
     newest = past[-1]
     told = f"Dagster was not told of it when it was written ({moment(newest.at)} UTC)"
@@ -179,7 +179,7 @@ def page_of_entry(key: VariantKey, past: Sequence[ReleaseEntry]) -> dict[str, An
 
 
 def _became(done: ReleaseEntry) -> str:
-    """What became of a version by an entry of the log."""
+    """Say what became of a version by an entry of the log."""
     if done.action == RELEASE:
         served = done.production == done.version
         return f"Version {done.version} {'is in production' if served else 'waits for approval'}"

@@ -1,4 +1,4 @@
-"""Group training: the plan carried out by the trainer program."""
+"""Builds the group training: the plan carried out by the trainer program."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from ft_dagster.workspace.workspace import Workspace
 
 
 def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:
-    """Curves, figures, what was foretold, and in words what to try next."""
+    """Return curves, figures, what was estimated, and in words what to try next."""
     figures, log = TrainingFigures.of(artifact), _log(workspace.evidence(artifact))
     entries = {
         "advice": lines([*([figures.stop_reason] if figures.stop_reason else []), *figures.advice]),
@@ -46,7 +46,7 @@ def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:
 
 
 def _learned_and_forgot(course: Course | None) -> Metadata:
-    """In words, and as a picture where it stays inline."""
+    """Return learning and forgetting in words, and as a picture where it stays inline."""
     if course is None:
         return {}
     picture = fitting(lambda one: trade_off(one[0]), [course], "learning against forgetting")

@@ -1,4 +1,4 @@
-"""Group data: the rows of each upstream asset that declarations may read, taken over by their content."""
+"""Takes over the rows of each upstream asset that declarations may read, by their content (group data)."""
 
 import time
 from collections.abc import Iterator
@@ -35,7 +35,9 @@ def upstream_assets(graph: Graph) -> list[dg.AssetsDefinition]:
 
 
 def newest_materialization(instance: dg.DagsterInstance, asset: str) -> Materialization | None:
-    """Of an asset by its key, `warehouse/tickets`; None where it was never materialized."""
+    """Return the newest materialization of an asset by its key, `warehouse/tickets`; None where it was never
+    materialized.
+    """
     records = instance.fetch_materializations(dg.AssetKey(asset.split("/")), limit=1).records
     made = records[0].asset_materialization if records else None
     if made is None:
@@ -72,8 +74,8 @@ def _snapshot_of(graph: Graph, name: str) -> dg.AssetsDefinition:
 
 
 def _rows(context: dg.AssetExecutionContext, name: str) -> Iterator[Any]:
-    """As its IO manager loads them; of a partitioned asset those of each partition that was materialized, by
-    its key. Raises UserError where it loads nothing.
+    """Yield the rows as the asset's IO manager loads them; of a partitioned asset those of each partition
+    that was materialized, by its key. Raises UserError where it loads nothing.
     """
     key = dg.AssetKey(name.split("/"))
     partitions = sorted(context.instance.get_materialized_partitions(key)) or [None]
@@ -93,12 +95,14 @@ def _rows(context: dg.AssetExecutionContext, name: str) -> Iterator[Any]:
 
 
 def _said(error: Exception) -> str:
-    """Of a file that is not there all; of any other error its kind alone, for it may quote a row."""
+    """Say the error of a file that is not there all; of any other error its kind alone, for it may quote a
+    row.
+    """
     return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__
 
 
 def _forget(settings: Settings, name: str) -> None:
-    """Snapshots that no run can be reading any more, by the retention of what tenants share."""
+    """Forget snapshots that no run can be reading any more, by the retention of what tenants share."""
     kept = settings.retention.of(None)
     if not kept.hold:
         forget_snapshots(settings.project, name, time.time() - kept.days * DAY)

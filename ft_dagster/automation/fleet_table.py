@@ -1,4 +1,4 @@
-"""Where the fleet's table is: in the database of the Dagster instance, or beside its SQLite files.
+"""Finds where the fleet's table is: in the database of the Dagster instance, or beside its SQLite files.
 
 And whether the store that it was made from is there.
 """
@@ -23,7 +23,9 @@ PATIENCE = 60.0  # seconds
 
 
 def fleet_url(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> str:
-    """For SQLAlchemy. Under a prefix it is in the project's own folder: the instance has others' too."""
+    """Return the table's address for SQLAlchemy. Under a prefix it is in the project's own folder: the
+    instance has others' too.
+    """
     url = getattr(instance.run_storage, "postgres_url", None)
     if url is not None and not graph.prefix:
         return str(url)
@@ -31,13 +33,17 @@ def fleet_url(instance: dg.DagsterInstance, settings: Settings, graph: Graph = G
 
 
 def open_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> FleetTable:
-    """Made where it is not there. Raises UserError for one that a newer version wrote, or that is damaged."""
+    """Open the table, made where it is not there. Raises UserError for one that a newer version wrote, or
+    that is damaged.
+    """
     with _alone(instance, settings, graph):
         return FleetTable(fleet_url(instance, settings, graph))
 
 
 def empty_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> FleetTable:
-    """In place of the one that is there, of whatever version, damaged or not. Raises UserError."""
+    """Make an empty table in place of the one that is there, of whatever version, damaged or not. Raises
+    UserError.
+    """
     with _alone(instance, settings, graph):
         return emptied(fleet_url(instance, settings, graph))
 
@@ -53,7 +59,7 @@ def refuse_lost(instance: dg.DagsterInstance, settings: Settings, table: FleetTa
 
 @contextmanager
 def _alone(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> Iterator[None]:
-    """One process of this host at a time makes the table: SQLite makes each of its parts by itself."""
+    """Let one process of this host at a time make the table: SQLite makes each of its parts by itself."""
     home = fleet_home(instance, settings, graph)
     try:
         with locked(home / LOCK, PATIENCE):
@@ -64,7 +70,7 @@ def _alone(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> It
 
 
 def fleet_home(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> Path:
-    """The folder of what is kept beside Dagster's own databases, made where it is not there."""
+    """Return the folder of what is kept beside Dagster's own databases, made where it is not there."""
     if graph.prefix:
         home = settings.own_home
     else:

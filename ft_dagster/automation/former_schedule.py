@@ -1,4 +1,4 @@
-"""The schedule `due_variants` of older versions, in whose place the sensor `due_retrains` came."""
+"""Keeps the schedule `due_variants` of older versions, in whose place the sensor `due_retrains` came."""
 
 import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType

@@ -1,4 +1,4 @@
-"""The job that takes one variant through the whole graph, in one process: heavy work is in children."""
+"""Makes the job that takes one variant through the whole graph, in one process: heavy work is in children."""
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -14,7 +14,7 @@ JOB = "variant_chain"
 
 
 def chain(graph: Graph) -> list[dg.AssetsDefinition]:
-    """The assets from a declaration to its release."""
+    """Return the assets from a declaration to its release."""
     parts = (data_assets, planning_assets, training_assets, evaluation_assets, release_assets)
     return [asset for assets in parts for asset in assets(graph)]
 

@@ -1,4 +1,4 @@
-"""The fleet's figures read for Prometheus, again and again, and served from what was read last."""
+"""Reads the fleet's figures for Prometheus, again and again, and serves what was read last."""
 
 import dataclasses
 import time
@@ -32,7 +32,7 @@ IDLE, DUE = "idle", "due"  # beside the kinds of `fleet.due.WhyNot`
 
 
 def read_figures(instance: dg.DagsterInstance, settings: Settings) -> FleetFigures:
-    """All of them as they are now. Raises UserError."""
+    """Read all figures as they are now. Raises UserError."""
     began, table = time.time(), open_fleet(instance, settings)
     refuse_lost(instance, settings, table, GRAPH)
     costs = read_costs(settings.open_store(), load_catalogue(settings.project))
@@ -83,7 +83,7 @@ def serve(
 
 
 def _states(table: FleetTable, rows: list[FleetRow], settings: Settings) -> dict[str, int]:
-    """State -> how many variants: due, why not, or idle."""
+    """Count the variants of each state: due, why not, or idle."""
     decisions = decided(table, rows, settings, datetime.now(UTC))
     kinds = [waits.kind for waits in decisions.not_done]
     counts = Counter([*kinds, *(DUE for _ in decisions.retrains)])
@@ -91,7 +91,7 @@ def _states(table: FleetTable, rows: list[FleetRow], settings: Settings) -> dict
 
 
 def _failures(rows: list[FleetRow]) -> dict[str, int]:
-    """By tenant; of what is declared no longer nobody mends any."""
+    """Count failures by tenant; of what is declared no longer nobody mends any."""
     counts = Counter[str]()
     for row in rows:
         if row.state.retired:

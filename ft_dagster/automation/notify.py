@@ -50,7 +50,7 @@ FIGURES_ALONE = {
 
 
 class Told(NamedTuple):
-    """`events`: how many are new."""
+    """Says what was told. `events`: how many are new."""
 
     events: int
     seen: InstanceCursor
@@ -58,7 +58,7 @@ class Told(NamedTuple):
 
 
 def open_outbox(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> Outbox:
-    """Made where it is not there, beside the fleet's table. Raises UserError."""
+    """Open the outbox, made where it is not there, beside the fleet's table. Raises UserError."""
     url, home = fleet_url(instance, settings, graph), fleet_home(instance, settings, graph)
     if url.startswith("sqlite"):
         url = f"{url.removesuffix(FILE)}{DATABASE}"
@@ -107,7 +107,7 @@ def tell(
 
 
 def told_events(graph: Graph) -> dg.SensorDefinition:
-    """The sensor `told_events`."""
+    """Make the sensor `told_events`."""
 
     @dg.sensor(
         name=graph.name("told_events"),
@@ -155,8 +155,8 @@ def _changed_runs(
 
 
 def _first_undecided(instance: dg.DagsterInstance, records: Sequence[dg.RunRecord], newest: float) -> float:
-    """When the first of these runs changed of which it is to be seen whether Dagster runs it again; `newest`
-    where there is none.
+    """Return when the first of these runs changed of which it is to be seen whether Dagster runs it again;
+    `newest` where there is none.
     """
     waits = (record for record in records if awaits_retry(instance, record.dagster_run))
     times = (record.update_timestamp.replace(tzinfo=UTC).timestamp() for record in waits)
@@ -166,7 +166,7 @@ def _first_undecided(instance: dg.DagsterInstance, records: Sequence[dg.RunRecor
 def _of_run(
     instance: dg.DagsterInstance, settings: Settings, record: dg.RunRecord, graph: Graph
 ) -> Iterator[FleetEvent]:
-    """What is told of a run that failed; nothing while Dagster runs it again."""
+    """Yield what is told of a run that failed; nothing while Dagster runs it again."""
     run = record.dagster_run
     if not _is_key(run.tags.get(PARTITION)) or is_retried(instance, run):
         return
@@ -183,7 +183,7 @@ def _of_run(
 
 
 def _is_key(partition: str | None) -> bool:
-    """Whether a partition is a variant's: Dagster takes any text."""
+    """Say whether a partition is a variant's: Dagster takes any text."""
     try:
         return partition is not None and bool(VariantKey.parse(partition))
     except UserError:
@@ -191,7 +191,7 @@ def _is_key(partition: str | None) -> bool:
 
 
 def why_failed(instance: dg.DagsterInstance, run_id: str, graph: Graph) -> tuple[EventKind, str]:
-    """Where a run failed. Errors may name what a row holds: their words stay in the run."""
+    """Say where a run failed. Errors may name what a row holds: their words stay in the run."""
     for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         event = record.dagster_event
         found = event.asset_check_evaluation_data if event else None
@@ -214,8 +214,8 @@ def why_failed(instance: dg.DagsterInstance, run_id: str, graph: Graph) -> tuple
 def _released(
     instance: dg.DagsterInstance, seen: InstanceCursor, since: datetime, graph: Graph
 ) -> tuple[dict[str, int], int, bool]:
-    """Variants of which something was released, promoted or rolled back since, each with the id of the first
-    event that says so; the new cursor; and whether no release is left to be read.
+    """Return the variants of which something was released, promoted or rolled back since, each with the id of
+    the first event that says so; the new cursor; and whether no release is left to be read.
     """
     filters = dg.AssetRecordsFilter(
         graph.key(RELEASE.name),
@@ -238,8 +238,8 @@ def _of_logs(
     since: datetime,
     graph: Graph,
 ) -> Iterator[FleetEvent]:
-    """Of the entries that no event before those of `released` shows, however old they are, and of those that
-    were written since.
+    """Yield events of the entries that no event before those of `released` shows, however old they are, and
+    of those that were written since.
     """
     for key, first in sorted(released.items()):
         past = _log(settings, key)
@@ -252,8 +252,8 @@ def _of_logs(
 
 
 def _log(settings: Settings, key: str) -> list[ReleaseEntry]:
-    """A log that holds; of one that does not `status` and `audit verify` tell. Raises what says that the
-    store cannot be reached now: the tick is made again.
+    """Return a log that holds; of one that does not `status` and `audit verify` tell. Raises what says that
+    the store cannot be reached now: the tick is made again.
     """
     try:
         return history(settings.open_store(), VariantKey.parse(key).prefix)
@@ -266,8 +266,8 @@ def _log(settings: Settings, key: str) -> list[ReleaseEntry]:
 def _of_table(
     table: FleetTable, settings: Settings, declarations: Declarations, now: datetime
 ) -> Iterator[FleetEvent]:
-    """Variants that wait for a person: parked, or not to be trained as they are declared. A storage that is
-    out of reach for a while is nobody's declaration.
+    """Yield events of variants that wait for a person: parked, or not to be trained as they are declared. A
+    storage that is out of reach for a while is nobody's declaration.
     """
     broken = VARIANTS.c.broken.is_not(None) & ~VARIANTS.c.broken.startswith(UNREACHED)
     for row in table.rows(broken & ~VARIANTS.c.retired):
@@ -287,7 +287,7 @@ def _of_table(
 
 
 def _broken(row: FleetRow, declarations: Declarations) -> str:
-    """Where its mistake is; the value that stands there is left out."""
+    """Say where its mistake is; the value that stands there is left out."""
     try:
         wrong = declarations.wrong(row.state.key)
     except UserError as gone:
@@ -304,9 +304,9 @@ def _broken(row: FleetRow, declarations: Declarations) -> str:
 def _targets(
     settings: Settings, declarations: Declarations, event: FleetEvent, tenants: Mapping[str, set[str]]
 ) -> list[str]:
-    """Those that the declaration names; unknown ones are said by `check`. Where it cannot be read, those that
-    it named when it was last run, and the platform's: all that no other tenant has to itself. `tenants`: who
-    names each target.
+    """Return the targets that the declaration names; unknown ones are said by `check`. Where it cannot be
+    read, those that it named when it was last run, and the platform's: all that no other tenant has to
+    itself. `tenants`: who names each target.
     """
     key, content = VariantKey.parse(event.variant), dict[str, Any]()
     with suppress(UserError):  # its file may be gone by now
@@ -321,7 +321,7 @@ def _targets(
 
 
 def _is_unreadable(declarations: Declarations, key: VariantKey) -> bool:
-    """Whether its own file is what cannot be read; the defaults of all are a mistake of the platform."""
+    """Say whether its own file is what cannot be read; the defaults of all are a mistake of the platform."""
     try:
         wrong, file = declarations.wrong(key), declarations.file(key)
     except UserError:
@@ -330,7 +330,7 @@ def _is_unreadable(declarations: Declarations, key: VariantKey) -> bool:
 
 
 def _tenants(targets: Iterable[str], declarations: Declarations) -> dict[str, set[str]]:
-    """Of which tenants any declaration names each target."""
+    """Return the tenants of which any declaration names each target."""
     tenants: dict[str, set[str]] = {name: set() for name in targets}
     for key in declarations:
         for name in _named(declarations.content(key)) & tenants.keys():
@@ -339,14 +339,14 @@ def _tenants(targets: Iterable[str], declarations: Declarations) -> dict[str, se
 
 
 def _named(content: Mapping[str, Any]) -> set[str]:
-    """The targets that a declaration names, valid or not."""
+    """Return the targets that a declaration names, valid or not."""
     named = content.get("notify")
     names = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
     return {name for name in names if isinstance(name, str)}
 
 
 def _frozen(settings: Settings, key: VariantKey) -> list[str]:
-    """What the newest run's declaration named, where today's says nothing that can be read."""
+    """Return what the newest run's declaration named, where today's says nothing that can be read."""
     store = settings.open_store()
     head = read_head(store, key.prefix, DECLARATION.name)
     if head is None:

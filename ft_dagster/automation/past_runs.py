@@ -1,4 +1,4 @@
-"""The runs of variants as the fleet knows them: what each came to, and what it was charged."""
+"""Reads the runs of variants as the fleet knows them: what each came to, and what it was charged."""
 
 import json
 import math
@@ -33,9 +33,9 @@ MOST_PAGES = 100  # that are gone through for attempts: many runs may be of sing
 def past_runs(
     instance: dg.DagsterInstance, key: VariantKey, graph: Graph, attempts: int
 ) -> Iterator[PastRun]:
-    """The newest runs of a variant's whole chain, the newest first, at least `attempts` of them where there
-    are as many since one succeeded, and the last that succeeded. What Dagster runs again counts as one; what
-    a person ran of single assets counts while it runs alone.
+    """Yield the newest runs of a variant's whole chain, the newest first, at least `attempts` of them where
+    there are as many since one succeeded, and the last that succeeded. What Dagster runs again counts as one;
+    what a person ran of single assets counts while it runs alone.
     """
     filters = dg.RunsFilter(job_name=graph.name(JOB), tags={PARTITION: str(key)})
     whole = {graph.key(name) for name in WHOLE_CHAIN}
@@ -54,7 +54,7 @@ def past_runs(
 
 
 def _pages(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[Sequence[dg.RunRecord]]:
-    """Of MOST_RUNS each, the newest first; the last of fewer, or none."""
+    """Yield pages of MOST_RUNS each, the newest first; the last of fewer, or none."""
     cursor = None
     while True:
         page = instance.get_run_records(filters, limit=MOST_RUNS, cursor=cursor)
@@ -69,7 +69,7 @@ def _succeeded(record: dg.RunRecord) -> bool:
 
 
 def _is_last_try(record: dg.RunRecord) -> bool:
-    """Whether Dagster did not run it again."""
+    """Say whether Dagster did not run it again."""
     return AUTO_RETRY_RUN_ID_TAG not in record.dagster_run.tags
 
 
@@ -93,7 +93,7 @@ def _past(instance: dg.DagsterInstance, record: dg.RunRecord) -> PastRun:
 
 
 def begun(record: dg.RunRecord) -> datetime:
-    """When a run began to read, in UTC; when it was made where it has not yet."""
+    """Return when a run began to read, in UTC; when it was made where it has not yet."""
     if record.start_time is not None:
         return datetime.fromtimestamp(record.start_time, UTC)
     return _utc(record.create_timestamp)
@@ -104,7 +104,7 @@ def _utc(written: datetime) -> datetime:
 
 
 def _was_judged(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Whether a run ended at a check that did not pass: another of the same would end there too."""
+    """Say whether a run ended at a check that did not pass: another of the same would end there too."""
     for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         event = record.dagster_event
         found = event.asset_check_evaluation_data if event else None
@@ -114,14 +114,14 @@ def _was_judged(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 def charges_tag(retrain: Retrain) -> str:
-    """What a retrain is charged, as a tag of its run: the table can be made again from it."""
+    """Return what a retrain is charged, as a tag of its run: the table can be made again from it."""
     amount, hours = retrain.cost.amount, retrain.cost.hours
     days = [[charge.day.isoformat(), *charge.amount] for charge in retrain.charges]
     return json.dumps({"amount": list(amount), "hours": hours, "days": days})
 
 
 class Reserved(NamedTuple):
-    """What a run was charged before it began, as its tag says. `hours`: foretold, by the clock."""
+    """Says what a run was charged before it began, by its tag. `hours`: estimated, by the clock."""
 
     tenant: str
     amount: Amount
@@ -130,7 +130,7 @@ class Reserved(NamedTuple):
 
 
 def reserved(run: dg.DagsterRun) -> Reserved | None:
-    """None of a run without the tag, and of one whose tag says what none of ours can."""
+    """Read what a run was charged; None without the tag, and where the tag says what none of ours can."""
     try:
         tenant = VariantKey.parse(run.tags[PARTITION]).tenant
         said = json.loads(run.tags[CHARGES])
@@ -147,14 +147,14 @@ def _amount(said: Sequence[object]) -> Amount:
 
 
 def _positive(said: object) -> float:
-    """A finite number, or 0. Raises ValueError for anything else."""
+    """Return a finite number, or 0. Raises ValueError for anything else."""
     if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= float(said) < math.inf:
         raise ValueError(f"no amount: {said!r:.50}")
     return float(said)
 
 
 def charged(store: Store, record: dg.RunRecord, book: Book) -> list[Charge]:
-    """What a run takes of the budgets: as reserved while it is in progress, then what it took.
+    """Return what a run takes of the budgets: as reserved while it is in progress, then what it took.
 
     One that Dagster runs again was reserved once: its further try is an overrun. A run that no budget was
     asked for takes none, whatever its tag says. Raises ValueError and the like where its amounts come to none
@@ -175,15 +175,17 @@ def charged(store: Store, record: dg.RunRecord, book: Book) -> list[Charge]:
 
 
 def _amounts(charges: list[Charge]) -> list[Charge]:
-    """The same, which are summed with those of all tenants. Raises ValueError for what is no amount."""
+    """Check the charges, which are summed with those of all tenants, and return them. Raises ValueError for
+    what is no amount.
+    """
     if not all(0 <= part < math.inf for charge in charges for part in charge.amount):
         raise ValueError("a charge that is negative, infinite or no number")
     return charges
 
 
 def _hours(record: dg.RunRecord, store: Store) -> float:
-    """By the clock: of what a run made, without its wait for devices; all of it where it failed, or where
-    what it made cannot be read. Raises what came of a store that is out of reach.
+    """Return the hours by the clock: of what a run made, without its wait for devices; all of it where it
+    failed, or where what it made cannot be read. Raises what came of a store that is out of reach.
     """
     run = record.dagster_run
     if record.start_time is None or record.end_time is None:

@@ -1,5 +1,5 @@
-"""How long Dagster's programs wait for each other. Dagster reads it when it is imported, and gives the start
-of a run a minute unless it is told otherwise: too little on a host with much else to do.
+"""Sets how long Dagster's programs wait for each other. Dagster reads it when it is imported, and gives the
+start of a run a minute unless it is told otherwise: too little on a host with much else to do.
 """
 
 from collections.abc import MutableMapping
@@ -13,6 +13,8 @@ PATIENCE = {
 
 
 def be_patient(environment: MutableMapping[str, str]) -> None:
-    """Of this process, before it imports Dagster, and of what it starts. What is set stays."""
+    """Set the patience of this process, before it imports Dagster, and of what it starts. What is set
+    stays.
+    """
     for name, seconds in PATIENCE.items():
         environment.setdefault(name, seconds)

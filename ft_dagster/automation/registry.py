@@ -24,7 +24,7 @@ PUSH_SECONDS = 20.0  # of a tick; the rest is the next one's
 
 @dataclass(frozen=True)
 class RegistryTry:
-    """A variant that the registry does not show as its log has it. `tries`: that failed; `next`: seconds
+    """Is a variant that the registry does not show as its log has it. `tries`: that failed; `next`: seconds
     since 1970; `why` the last one did.
     """
 
@@ -35,14 +35,18 @@ class RegistryTry:
 
 @dataclass(frozen=True)
 class RegistryCursor:
-    """`releases`: id of the newest event that was read; `waiting`: by variant."""
+    """Marks how far releases were pushed. `releases`: id of the newest event that was read; `waiting`: by
+    variant.
+    """
 
     releases: int = 0
     waiting: Mapping[str, RegistryTry] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, cursor: str | None) -> "RegistryCursor":
-        """Of what is none: the beginning, from which all that was ever released is pushed."""
+        """Read a cursor; what is none means the beginning, from which all that was ever released is
+        pushed.
+        """
         try:
             content = json.loads(cursor or "")
             waiting = {key: RegistryTry(**one) for key, one in content["waiting"].items()}
@@ -55,7 +59,7 @@ class RegistryCursor:
 
 
 def registered_releases(graph: Graph) -> dg.SensorDefinition:
-    """The sensor `registered_releases`."""
+    """Make the sensor `registered_releases`."""
 
     @dg.sensor(
         name=graph.name("registered_releases"),

@@ -1,4 +1,4 @@
-"""Dagster's own run launcher, which can also say whether a run's process lives.
+"""Is Dagster's own run launcher, which can also say whether a run's process lives.
 
 Dagster calls a run STARTED until its process, or the code server that started it, says otherwise: one that
 was killed together with its code server would be STARTED for ever, and keep every later run of its variant in
@@ -33,8 +33,8 @@ HOST, BOOT, UPTIME = "host", "boot", "uptime"
 
 
 class Machine(NamedTuple):
-    """A machine, or a container, in which a pid names one process. `name`: with its id; `boot`: another one
-    each time that it is started. Nothing is known of a machine of another name.
+    """Names a machine, or a container, in which a pid names one process. `name`: with its id; `boot`: another
+    one each time that it is started. Nothing is known of a machine of another name.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Machine(NamedTuple):
 
 
 class KnownProcess(NamedTuple):
-    """What this machine knows of a run's process. `untold`: its log names no machine or no pid yet;
+    """Says what this machine knows of a run's process. `untold`: its log names no machine or no pid yet;
     `elsewhere`: it names another machine.
     """
 
@@ -68,9 +68,9 @@ class HostRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """NOT_FOUND of a process that has ended, once the daemon can run it again: it tries that once, and
-        takes a minute to replace a killed code server. RUNNING of what this host cannot know: Dagster would
-        end a run of WorkerStatus.UNKNOWN too.
+        """Return NOT_FOUND of a process that has ended, once the daemon can run it again: it tries that once,
+        and takes a minute to replace a killed code server. RUNNING of what this host cannot know: Dagster
+        would end a run of WorkerStatus.UNKNOWN too.
         """
         process = process_of(self._instance, run.run_id)
         if process.state != "gone":
@@ -80,7 +80,7 @@ class HostRunLauncher(DefaultRunLauncher):
 
 
 def here() -> Machine | None:
-    """The machine or container of this process; None where the kernel does not tell it from others."""
+    """Return the machine or container of this process; None where the kernel does not tell it from others."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         pids = os.readlink("/proc/self/ns/pid")
@@ -101,7 +101,7 @@ def tell_launch(instance: dg.DagsterInstance, run: dg.DagsterRun, host: Machine)
 
 
 class _Launch(NamedTuple):
-    """`uptime`: of the host, `at`: seconds since 1970, both when it was told."""
+    """Tells a launch. `uptime`: of the host, `at`: seconds since 1970, both when it was told."""
 
     host: Machine
     uptime: float
@@ -109,7 +109,7 @@ class _Launch(NamedTuple):
 
 
 def process_of(instance: dg.DagsterInstance, run_id: str) -> KnownProcess:
-    """What this machine knows of the process of a run in progress, by the run's log."""
+    """Return what this machine knows of the process of a run in progress, by the run's log."""
     launches, pids = list[_Launch](), list[tuple[int, float]]()
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
         event = entry.dagster_event
@@ -137,8 +137,8 @@ def process_of(instance: dg.DagsterInstance, run_id: str) -> KnownProcess:
 
 
 def _is_alive(pid: int, told: float) -> bool:
-    """Whether that process lives. A process that started after its pid was `told` (the host's uptime then) is
-    another one.
+    """Say whether that process lives. A process that started after its pid was `told` (the host's uptime
+    then) is another one.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -149,7 +149,7 @@ def _is_alive(pid: int, told: float) -> bool:
 
 
 def _is_started_here(context: LaunchRunContext) -> bool:
-    """Whether the run's code server is a child of this process, and so the run is on this host."""
+    """Say whether the run's code server is a child of this process, and so the run is on this host."""
     origin = context.dagster_run.remote_job_origin
     if context.workspace is None or origin is None:
         return False
@@ -158,7 +158,7 @@ def _is_started_here(context: LaunchRunContext) -> bool:
 
 
 def _is_without_server(workspace: IWorkspaceProcessContext[Any], run: dg.DagsterRun) -> bool:
-    """Whether the code server of a run's code does not answer now."""
+    """Say whether the code server of a run's code does not answer now."""
     origin = run.remote_job_origin
     request = workspace.create_request_context()
     if origin is None or not request.has_code_location_name(origin.location_name):

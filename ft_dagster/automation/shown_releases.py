@@ -1,4 +1,4 @@
-"""How far Dagster shows the release logs, which are the truth.
+"""Tells how far Dagster shows the release logs, which are the truth.
 
 Who appends to a log shows the entry in Dagster, and by that event all others hear of it. Of a writer that was
 killed between, or while Dagster's database was away, there is none: it is reported when the variant is learnt
@@ -33,7 +33,7 @@ def show_unshown(
     graph: Graph,
     known: int = 0,
 ) -> int:
-    """Report the newest entry of a variant's log, where Dagster shows fewer than there are; returns how many
+    """Report the newest entry of a variant's log, where Dagster shows fewer than there are; return how many
     it is known to show. It is not asked of a log with the `known` number of entries. Of one that cannot be
     read now others tell, and the next turn looks again.
     """
@@ -49,14 +49,16 @@ def show_unshown(
 
 
 def newest_event(instance: dg.DagsterInstance, key: str, graph: Graph, before: int | None = None) -> Newest:
-    """The newest that shows a release of a variant; `before`: of those before the one of this id."""
+    """Return the newest event that shows a release of a variant; `before`: of those before the one of this
+    id.
+    """
     asked = dg.AssetRecordsFilter(graph.key(RELEASE.name), [key], before_storage_id=before)
     return next(iter(instance.fetch_materializations(asked, limit=1).records), None)
 
 
 def entries_shown(event: Newest, past: Sequence[ReleaseEntry]) -> int:
-    """Of a log, by an event and those before it. One that does not say it (of an older version, or whose
-    page could not be made) shows what was written before it.
+    """Count the entries of a log that an event shows, and those before it. One that does not say it (of an
+    older version, or whose page could not be made) shows what was written before it.
     """
     if event is None or event.asset_materialization is None:
         return 0

@@ -29,7 +29,7 @@ def variant_tags(key: VariantKey, reason: str) -> dict[str, str]:
 
 
 def changed_tags(run: dg.DagsterRun, project: str = "") -> dict[str, str]:
-    """What a submitted run's tags must become: tenant, variant and priority are those of its partition
+    """Return what a submitted run's tags must become: tenant, variant and priority are those of its partition
     (without one, nobody's), whatever its submitter wrote; a reason that it gave stays.
 
     `project`: the folder that its assets are of; "" where the environment says it.
@@ -47,22 +47,25 @@ def changed_tags(run: dg.DagsterRun, project: str = "") -> dict[str, str]:
 
 
 def disowned_tags(run: dg.DagsterRun) -> dict[str, str]:
-    """Of a run that is of no variant: the tenant and variant that its tags claim become nobody's."""
+    """Return the tags of a run that is of no variant: the tenant and variant that its tags claim become
+    nobody's.
+    """
     claimed = (TENANT, VARIANT, PROJECT_TENANT, PROJECT_VARIANT)
     return {name: NOBODY for name in claimed if run.tags.get(name, NOBODY) != NOBODY}
 
 
 def unasked_tags(run: dg.DagsterRun) -> dict[str, str]:
-    """Of a run that no sensor asked for: what only a sensor may say becomes nothing's, whoever copied it. It
-    is charged to no budget, and no retrain or request of a sensor counts as asked for by it.
+    """Return the tags of a run that no sensor asked for: what only a sensor may say becomes nothing's,
+    whoever copied it. It is charged to no budget, and no retrain or request of a sensor counts as asked for
+    by it.
     """
     said = (CHARGES, DUE, RUN_KEY)
     return {name: NOBODY for name in said if run.tags.get(name, NOBODY) != NOBODY}
 
 
 def _partition(run: dg.DagsterRun) -> str:
-    """The one partition that a run will work on, as Dagster finds it: of several dimensions, else the plain
-    tag, else the range that the UI's single run over partitions states.
+    """Return the one partition that a run will work on, as Dagster finds it: of several dimensions, else the
+    plain tag, else the range that the UI's single run over partitions states.
     """
     dimensions = [value for name, value in sorted(run.tags.items()) if name.startswith(f"{PARTITION}/")]
     if dimensions:
@@ -76,7 +79,9 @@ def _reason(run: dg.DagsterRun) -> str:
 
 
 def _priority(key: VariantKey, project: str) -> str:
-    """The declared priority; 0 where the declaration cannot be read now: it fails later, in its own run."""
+    """Return the declared priority; 0 where the declaration cannot be read now: it fails later, in its own
+    run.
+    """
     try:
         declared = Declarations(load_settings(project or None).project).declared(key)
     except UserError:

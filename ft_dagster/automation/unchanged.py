@@ -1,4 +1,4 @@
-"""Variants for which a run would come to what Dagster shows already: none is started for them."""
+"""Finds variants for which a run would come to what Dagster shows already: none is started for them."""
 
 import dagster as dg
 
@@ -10,8 +10,8 @@ from ft_dagster.versions.up_to_date import standing
 
 
 def unchanged(instance: dg.DagsterInstance, settings: Settings, key: VariantKey) -> Launched | None:
-    """The newest run of a variant, where it succeeded, nothing changed since, and Dagster shows as newest the
-    very artifacts that stand; else None: a run is to be started.
+    """Return the newest run of a variant, where it succeeded, nothing changed since, and Dagster shows as
+    newest the very artifacts that stand; else None: a run is to be started.
     """
     newest = instance.get_runs(dg.RunsFilter(tags={VARIANT: str(key)}), limit=1)
     if not newest or newest[0].status != dg.DagsterRunStatus.SUCCESS:
@@ -23,7 +23,7 @@ def unchanged(instance: dg.DagsterInstance, settings: Settings, key: VariantKey)
 
 
 def _shown(instance: dg.DagsterInstance, key: VariantKey, asset: str) -> str | None:
-    """The digest of the newest materialization of a variant's asset; None where there is none."""
+    """Return the digest of the newest materialization of a variant's asset; None where there is none."""
     asked = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[str(key)])
     records = instance.fetch_materializations(asked, limit=1).records
     made = records[0].asset_materialization if records else None

@@ -22,7 +22,7 @@ STAMP = "ft/upstream"  # of a run: the materialization that it was asked for
 
 
 def upstream_updates(graph: Graph) -> dg.SensorDefinition:
-    """The sensor `upstream_updates`, over the snapshots of the graph's upstream assets."""
+    """Make the sensor `upstream_updates`, over the snapshots of the graph's upstream assets."""
 
     @dg.sensor(
         name=graph.name("upstream_updates"),
@@ -52,8 +52,8 @@ def upstream_updates(graph: Graph) -> dg.SensorDefinition:
 def outdated_snapshots(
     instance: dg.DagsterInstance, settings: Settings, graph: Graph, now: datetime
 ) -> list[dg.RunRequest]:
-    """A run for each asset whose newest materialization no snapshot is of; of one whose run did not come to
-    its end, another each day. Raises UserError.
+    """Request a run for each asset whose newest materialization no snapshot is of; of one whose run did not
+    come to its end, another each day. Raises UserError.
     """
     requests = []
     for name in graph.upstream:

@@ -14,7 +14,7 @@ from ft_dagster.settings import Settings
 
 
 def changed_sources(graph: Graph) -> dg.SensorDefinition:
-    """The sensor `changed_sources`."""
+    """Make the sensor `changed_sources`."""
 
     @dg.sensor(
         name=graph.name("changed_sources"),

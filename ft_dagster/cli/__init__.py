@@ -1,4 +1,4 @@
-"""`ft-dagster`: the command line over the same core and the same Dagster instance as the UI."""
+"""Is `ft-dagster`: the command line over the same core and the same Dagster instance as the UI."""
 # ruff: noqa: I001 - commands are registered in the order in which --help shows them
 
 from ft_dagster.cli.common import app, main

@@ -1,5 +1,5 @@
-"""Commands of an audit: from a record to the models that learned from it, and from a model to all that made
-it.
+"""Defines the commands of an audit: from a record to the models that learned from it, and from a model to all
+that made it.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def record(
     tenant: ForTenant = None,
     as_json: Json = False,
 ) -> None:
-    """Every data set, mixture, model, child, export and release that has a record, and how often it was
+    """Show every data set, mixture, model, child, export and release that has a record, and how often it was
     trained on; and every row, document, question and answer that contains it. Of one that nobody saw: what it
     was held against, and that it is in none of it.
     """
@@ -147,7 +147,7 @@ def record(
 def model(
     context: typer.Context, model: Model, to: To = None, tenant: ForTenant = None, as_json: Json = False
 ) -> None:
-    """All that made a model: sources, mixture, base, parents, recipe, code, evaluation, releases."""
+    """Show all that made a model: sources, mixture, base, parents, recipe, code, evaluation, releases."""
     from ft_dagster.audit import models
 
     def answer(audit: Audit) -> tuple[ModelAnswer, RecordCounts]:
@@ -173,7 +173,7 @@ def at(
     tenant: ForTenant = None,
     as_json: Json = False,
 ) -> None:
-    """What was in production at a time, and exactly what it was trained on."""
+    """Show what was in production at a time, and exactly what it was trained on."""
     from ft_dagster.audit import models
 
     def answer(audit: Audit) -> Any:
@@ -203,7 +203,7 @@ def source(
     tenant: ForTenant = None,
     as_json: Json = False,
 ) -> None:
-    """All that came of a source."""
+    """Show all that came of a source."""
     from ft_dagster.audit import traces
 
     found: CameOf = ask(context, tenant, lambda audit: traces.source(audit, source))
@@ -227,7 +227,7 @@ def tenant(
     tenant: ForTenant = None,
     as_json: Json = False,
 ) -> None:
-    """What a tenant owns, and what of the shared it was given."""
+    """Show what a tenant owns, and what of the shared it was given."""
     from ft_dagster.audit import traces
 
     found = ask(context, tenant, lambda audit: traces.tenant(audit, name))
@@ -246,7 +246,7 @@ def tenant(
 
 @audit.command()
 def diff(context: typer.Context, a: Model, b: Model, tenant: ForTenant = None, as_json: Json = False) -> None:
-    """What differs between two models: records, settings, base, code, figures."""
+    """Show what differs between two models: records, settings, base, code, figures."""
     from ft_dagster.audit import models
 
     found = ask(context, tenant, lambda audit: models.diff(audit, a, b))
@@ -304,7 +304,7 @@ def prove(
     tenant: ForTenant = None,
     as_json: Json = False,
 ) -> None:
-    """A small file that shows a stranger that a model was trained on a record, or was not."""
+    """Write a small file that shows a stranger that a model was trained on a record, or was not."""
     from ft_dagster.audit import sought_record
     from ft_dagster.audit.proofs import proofs
 
@@ -390,7 +390,7 @@ def ask(
     again: bool = False,
     quiet: bool = True,
 ) -> T:
-    """What a question answers; an index that turns out to be damaged is made again first."""
+    """Return what a question answers; an index that turns out to be damaged is made again first."""
     from ft_dagster.audit.audit import reported
 
     def answer(again: bool) -> T:
@@ -408,14 +408,14 @@ def ask(
 
 
 def progress(quiet: bool) -> Callable[[str], None]:
-    """One line on stderr that is written over, where somebody looks."""
+    """Return how progress is shown: one line on stderr that is written over, where somebody looks."""
     if quiet or not sys.stderr.isatty():
         return lambda line: None
     return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
 class RecordCounts(NamedTuple):
-    """Of the records that a model was trained on: how many, without their content any more, in part, and
+    """Counts the records that a model was trained on: how many, without their content any more, in part, and
     perhaps in part.
     """
 
@@ -426,7 +426,9 @@ class RecordCounts(NamedTuple):
 
 
 def write_records(audit: Audit, variant: str, weights: str, to: Path) -> RecordCounts:
-    """`weights`: of this variant; others may have equal ones, of other files."""
+    """Write the records that weights were trained on. `weights`: of this variant; others may have equal ones,
+    of other files.
+    """
     from ft_dagster.audit import trained
     from ft_dagster.audit.parts import is_perhaps
 
@@ -442,7 +444,7 @@ def write_records(audit: Audit, variant: str, weights: str, to: Path) -> RecordC
 
 
 def written_sentence(written: RecordCounts, to: Path | None) -> str:
-    """Of the records that a model was trained on."""
+    """Say how many records a model was trained on."""
     where = "" if to is None else f", written to {to}"
     parts = f", {written.in_part:,} of them in part" if written.in_part else ""
     parts += f", {written.perhaps:,} perhaps in part" if written.perhaps else ""
@@ -459,7 +461,7 @@ def _writable(file: Path) -> TextIO:
 
 
 def _key_of(proof: Path, file: Path) -> record_keys.RecordKey:
-    """The key of a key file that a proof's tree names. Raises UserError."""
+    """Return the key of a key file that a proof's tree names. Raises UserError."""
     from ft_dagster.audit.proofs.proofs import tree_key
 
     keys = record_keys.read_keys(file)

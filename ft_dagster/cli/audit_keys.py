@@ -1,4 +1,4 @@
-"""Commands about the keys that order record trees."""
+"""Defines commands about the keys that order record trees."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ audit.add_typer(key, name="key")
 
 @key.command("list")
 def list_keys(context: typer.Context, as_json: Json = False) -> None:
-    """Whose keys are here: their ids and dates, not the keys."""
+    """List whose keys are here: their ids and dates, not the keys."""
     folder = load_settings(context.obj).keys_folder
     found = {owner: record_keys.keys_of(folder, owner).keys for owner in record_keys.owners(folder)}
     if as_json:

@@ -1,4 +1,4 @@
-"""The command that makes a model again from what was recorded of it."""
+"""Defines the command that makes a model again from what was recorded of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How answers of an audit are shown on a terminal."""
+"""Shows answers of an audit on a terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHOWN = 20  # of what a record that nobody saw was held against
 
 
 def print_held(held: HeldAgainst) -> None:
-    """What a record that nobody saw was held against; the first SHOWN of it."""
+    """Print what a record that nobody saw was compared with; the first SHOWN of it."""
     table = Table("not in", "variant", "digest", "records", "between leaves", "root", box=SIMPLE_HEAD)
     holders: dict[tuple[str, str, str, str], list[Absence]] = {}
     for one in held.absences:
@@ -59,7 +59,7 @@ def _between(absence: Absence) -> str:
 
 
 def print_places(places: Iterable[RecordIn]) -> None:
-    """Where a record, or a question, is."""
+    """Print where a record, or a question, is."""
     table = Table("in", "variant", "digest", "split", "file or task", "line", box=SIMPLE_HEAD)
     for one in places:
         facts = one.facts
@@ -71,7 +71,7 @@ def print_places(places: Iterable[RecordIn]) -> None:
 
 
 def print_inside(found: SearchAnswer) -> None:
-    """Records and questions that contain what was asked for, and what learned from the former."""
+    """Print records and questions that contain what was asked for, and what learned from the former."""
     for line in found.cannot:
         tell(f"cannot be searched: {line}")
     if found.rows:
@@ -105,7 +105,7 @@ def _learned(models: Iterable[ModelThatHas]) -> str:
 
 
 def print_near(found: NearAnswer) -> None:
-    """Records near one that was asked for, and what learned from each."""
+    """Print records near one that was asked for, and what learned from each."""
     holders = counted(found.artifacts, "data set or corpus", "data sets and corpora")
     of = f"{counted(found.rows, 'row')} of {holders}"
     said = f"near it, from a similarity of {found.threshold:g}: {counted(found.near, 'record')} of {of}"
@@ -192,7 +192,7 @@ def print_model(found: ModelAnswer) -> None:
 
 
 def _origin(found: ModelAnswer) -> Iterator[tuple[str, str]]:
-    """Of what it is and what it was trained on."""
+    """Yield what it is and what it was trained on."""
     base = found.base
     yield "variant", found.variant
     yield "weights", found.weights
@@ -217,7 +217,7 @@ def _origin(found: ModelAnswer) -> Iterator[tuple[str, str]]:
 
 
 def _making(found: ModelAnswer) -> Iterator[tuple[str, str]]:
-    """By what it was trained and judged."""
+    """Yield by what it was trained and judged."""
     method, verdict = found.recipe.get("method") or {}, found.evaluation.get("verdict") or {}
     libraries = found.environment.get("libraries", {})
     shown = [f"{name} {libraries[name]}" for name in ("torch", "transformers", "peft") if name in libraries]
@@ -230,7 +230,7 @@ def _making(found: ModelAnswer) -> Iterator[tuple[str, str]]:
 
 
 def _beside_base(compute: Compute) -> str:
-    """Whether all that was trained on a base is more than a third of what the base took."""
+    """Say whether all that was trained on a base is more than a third of what the base took."""
     if compute.share is not None and compute.base_flops is not None:
         said = "more" if compute.passes else "not more"
         took = f"{compute.base_flops:.3g} FLOPs that {compute.base} took"
@@ -243,7 +243,7 @@ def _beside_base(compute: Compute) -> str:
 
 
 def _standing(found: ModelAnswer) -> Iterator[tuple[str, str]]:
-    """What became of it, and all that it was made of."""
+    """Yield what became of it, and all that it was made of."""
     for entry in found.releases:
         done = f"{entry['action']} of version {entry['version']}"
         yield "log", f"{done}, {entry['at']}, by {entry['by']}: {entry['reason']}"

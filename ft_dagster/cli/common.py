@@ -1,4 +1,4 @@
-"""What every command shares: the application, its options, what it prints and how it ends."""
+"""Shares among commands the application, its options, what it prints and how it ends."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ JUDGING, RELEASING, KEEPING = "Judge and compare", "Release and serve", "Keep"
 
 
 def declared_keys(context: typer.Context, incomplete: str) -> list[str]:
-    """The declared variants that begin so, for the shell to complete; none where they cannot be listed."""
+    """Return the declared variants that begin so, for the shell to complete; none where they cannot be
+    listed.
+    """
     folder = context.find_root().params.get("folder")
     try:
         return [
@@ -53,7 +55,7 @@ def declared_keys(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def declaring_tenants(context: typer.Context, incomplete: str) -> list[str]:
-    """The tenants that declare anything, in the same way."""
+    """Return the tenants that declare anything, in the same way."""
     return sorted({key.partition(".")[0] for key in declared_keys(context, incomplete)})
 
 
@@ -89,7 +91,7 @@ def project(
 
 
 def keys_of(declarations: Declarations, variants: list[str] | None, *, every: bool) -> list[VariantKey]:
-    """The named variants, or with `every` all that are declared."""
+    """Return the named variants, or with `every` all that are declared."""
     if variants:
         keys = [VariantKey.parse(text) for text in variants]
         for key in keys:
@@ -104,7 +106,7 @@ def keys_of(declarations: Declarations, variants: list[str] | None, *, every: bo
 
 
 def quiet() -> None:
-    """Libraries' talk at import, of no use to who asks."""
+    """Silence libraries' talk at import, of no use to who asks."""
     import logging
     import warnings
 
@@ -193,12 +195,14 @@ def _refuse(error: UserError, code: int = BAD_INPUT) -> NoReturn:
 
 
 def escape(text: str) -> str:
-    """For the terminal: no markup, and what would move its cursor, or has no encoding, by its number."""
+    """Escape text for the terminal: no markup, and what would move its cursor, or has no encoding, by its
+    number.
+    """
     from rich.markup import escape
 
     return escape("\n".join(map(in_one_line, text.split("\n"))))
 
 
 def tell(text: str) -> None:
-    """Plain text on the terminal, its lines in one piece."""
+    """Print plain text on the terminal, its lines in one piece."""
     out.print("\n".join(map(in_one_line, text.split("\n"))), markup=False, highlight=False, soft_wrap=True)

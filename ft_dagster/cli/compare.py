@@ -1,4 +1,4 @@
-"""The command `compare`: base against tuned by every rule of the gate, variants side by side."""
+"""Defines the command `compare`: base against tuned by every rule of the gate, for several variants too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ABREAST = 3  # variants in a table of 80 columns
 
 @app.command(rich_help_panel=JUDGING)
 def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -> None:
-    """Base against tuned by every rule of the gate, for one variant or several side by side."""
+    """Compare base and tuned model by every rule of the gate, for one variant or several."""
     from ft_dagster.versions.summary import variant_row
 
     settings = load_settings(context.obj)
@@ -53,7 +53,7 @@ def _rules_table(row: VariantRow) -> Table:
 
 
 def _side_by_side(rows: Sequence[VariantRow]) -> Table:
-    """A column a variant, a row a rule that any of them was judged by."""
+    """Make a column a variant, a row a rule that any of them was judged by."""
     table = Table("task", *(escape(row.variant) for row in rows), show_lines=True)
     sides = [{(rule.rule, rule.task, rule.metric): rule for rule in row.rules} for row in rows]
     for name in dict.fromkeys(name for side in sides for name in side):
@@ -71,7 +71,7 @@ def _task(rule: Rule) -> str:
 
 
 def _cells(rule: Rule) -> tuple[str, str, str]:
-    """Base and tuned, the difference with its interval, what was found."""
+    """Return base and tuned, the difference with its interval, what was found."""
     from ft_dagster.gate.rule_figures import difference
     from ft_dagster.gate.verdict_words import rule_word
     from ft_dagster.report.tables import RULE_STYLE, change

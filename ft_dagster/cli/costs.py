@@ -1,4 +1,4 @@
-"""What the fleet costs and does, and what an upgrade would: cost, metrics, upgrade."""
+"""Defines commands on what the fleet costs and does, and what an upgrade would: cost, metrics, upgrade."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def cost(
     until: Annotated[str | None, typer.Option(help="Up to this day and with it")] = None,
     as_json: Json = False,
 ) -> None:
-    """What trainings, evaluations and exports took, in hours and dollars, beside what plans foretold.
+    """Show what trainings, evaluations and exports took, in hours and dollars, beside what plans estimated.
 
     By the store's manifests, each counted when it was made; days and months are those of fleet.timezone.
     """
@@ -84,7 +84,7 @@ def cost(
 def _names(
     by: CostBy, items: Sequence[CostItem], store: Store, zone: ZoneInfo
 ) -> tuple[Callable[[CostItem], str], list[str]]:
-    """What each item's row is called; and what could not be read for it, a line each."""
+    """Return what each item's row is called; and what could not be read for it, a line each."""
     from ft_dagster.fleet.due.costs import version_name, versions_in
 
     if by is CostBy.VERSION:
@@ -132,7 +132,7 @@ def _period(since: str | None, until: str | None, zone: ZoneInfo) -> CostPeriod:
 
 
 def _day(flag: str, text: str | None) -> date | None:
-    """Within DAYS, since a midnight near the ends of the calendar is none in UTC."""
+    """Parse a day within DAYS, since a midnight near the ends of the calendar is none in UTC."""
     try:
         return None if text is None else min(max(DAYS[0], date.fromisoformat(text)), DAYS[1])
     except ValueError:
@@ -153,7 +153,7 @@ def metrics(
     every: Annotated[float, typer.Option(min=5, max=86_400, help="Seconds between two readings")] = 60.0,
     once: Annotated[bool, typer.Option("--once", help="Print the figures, and end")] = False,
 ) -> None:
-    """Figures for Prometheus: costs by tenant, queue, devices, failures, variants by state.
+    """Serve figures for Prometheus: costs by tenant, queue, devices, failures, variants by state.
 
     Read again and again, and served from what was read last, until Ctrl-C.
     """
@@ -196,7 +196,7 @@ def upgrade(
     days: Annotated[float, typer.Option(min=0.01, max=3650, help="Until that order's deadline")] = 7.0,
     as_json: Json = False,
 ) -> None:
-    """What this version would make again of what older ones made, for whom, at what cost.
+    """Show what this version would make again of what older ones made, for whom, at what cost.
 
     Nothing is made again by itself, and nothing by this command: a run does it, or an order to the fleet.
     Only --keep-rendering writes anything: into declarations, that prompts stay the plain text that they were.
@@ -230,7 +230,9 @@ def upgrade(
 
 
 def _keep_rendering(settings: Settings, variants: list[str] | None, *, as_json: bool) -> None:
-    """Of each variant: whether its file was written, or why not. What is wrong with one stops no other."""
+    """Keep the rendering of each variant, and say whether its file was written, or why not. What is wrong
+    with one stops no other.
+    """
     from ft_dagster.fleet.upgrade import keep_rendering
 
     files, wrong = dict[str, str | None](), list[UserError]()

@@ -1,4 +1,4 @@
-"""Commands that compare trainings of one variant: bakeoff and sweep."""
+"""Defines commands that compare trainings of one variant: bakeoff and sweep."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def sweep(
 
 @contextmanager
 def _experimenting(settings: Settings, key: VariantKey, as_json: bool) -> Iterator[Callable[[str], None]]:
-    """Lines and progress in the terminal; what Dagster and the programs print goes to a file."""
+    """Show lines and progress in the terminal; what Dagster and the programs print goes to a file."""
     from ft_dagster.automation.experiments.screen import output_to_log, progress_shown
 
     log = settings.work_folder / "experiments" / f"{key}.log"

@@ -1,4 +1,4 @@
-"""Commands about the host and the fleet: gpus, fleet due, fleet rebuild."""
+"""Defines commands about the host and the fleet: gpus, fleet due, fleet rebuild."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ app.add_typer(fleet, name="fleet", rich_help_panel=RUNNING)
 
 @app.command(rich_help_panel=RUNNING)
 def gpus(context: typer.Context, as_json: Json = False) -> None:
-    """The devices of this host (GPUs, or CPU slots where there is none): who holds, who waits, and why."""
+    """Show the devices of this host (GPUs, or CPU slots where there is none): who holds, who waits, and
+    why.
+    """
     from ft_dagster.launch.leases import of_host
     from ft_dagster.report.gpus import COLUMNS, status_rows
 
@@ -38,7 +40,7 @@ def due_now(
     tenant: Annotated[str | None, typer.Option(help="Of one tenant alone")] = None,
     as_json: Json = False,
 ) -> None:
-    """What is due now: why, how urgent it is, what it is expected to cost, and why it is not started.
+    """Show what is due now: why, how urgent it is, what it is expected to cost, and why it is not started.
 
     By what the sensor's last tick knew; nothing is asked for.
     """

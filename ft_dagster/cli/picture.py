@@ -1,4 +1,6 @@
-"""The fleet's picture, as `status` and `report --fleet` show it; and whether its store is there."""
+"""Reads the fleet's picture, as `status` and `report --fleet` show it; and tells whether its store is
+there.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 def picture(
     settings: Settings, declarations: Declarations, asked: Sequence[VariantKey], *, exact: bool = False
 ) -> FleetPicture:
-    """Of these variants, from the store with `exact` or where they are few; else what the fleet's table knows
-    of all. Raises UserError for a table that cannot be used where it is needed.
+    """Return the picture of these variants, from the store with `exact` or where they are few; else what the
+    fleet's table knows of all. Raises UserError for a table that cannot be used where it is needed.
     """
     from ft_dagster.fleet.picture import EXACT_UP_TO, look_at, picture_of
 
@@ -35,8 +37,9 @@ def picture(
 
 
 def table_of_store(settings: Settings, *, needed: bool = False) -> FleetTable | None:
-    """What ticks know of the fleet; None before the first. One that cannot be used is said, unless it is
-    `needed`. Raises UserError, also where it knows that the store held something and that holds nothing now.
+    """Return what ticks know of the fleet; None before the first. One that cannot be used is said, unless it
+    is `needed`. Raises UserError, also where it knows that the store held something and that holds nothing
+    now.
     """
     from ft_dagster.fleet.refresh.lost_store import refuse_lost_store
 

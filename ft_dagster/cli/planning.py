@@ -1,4 +1,4 @@
-"""Commands that decide before anything is trained: plan and recommend."""
+"""Defines commands that decide before anything is trained: plan and recommend."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def plan(
     picture: Picture = None,
     as_json: Json = False,
 ) -> None:
-    """The plan of a variant as it would be made now: method, memory, time, cost, each with its reason.
+    """Show the plan of a variant as it would be made now: method, memory, time, cost, each with its reason.
 
     Nothing is trained or kept. Before the variant has a mixture, its size is estimated from a sample of the
     sources. Exits with 1 if it does not fit.
@@ -92,7 +92,7 @@ def _draw(document: SurveyDocument, picture: Path | None) -> None:
 
 
 def _show(document: SurveyDocument) -> None:
-    """The ranking, what is planned with its memory, and the reasons."""
+    """Show the ranking, what is planned with its memory, and the reasons."""
     from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
 
     show(ranking_table(document))
@@ -131,7 +131,7 @@ def recommend(
     picture: Picture = None,
     as_json: Json = False,
 ) -> None:
-    """Which method to take, does it fit, what will it cost: all methods ranked, with reasons.
+    """Recommend a method, and say whether it fits and what it will cost: all methods ranked, with reasons.
 
     Memory is that of a dry run of the training step on the model's shapes, without its weights; time is
     counted FLOPs over a stated share of the card's peak. Exits with 1 if nothing fits.

@@ -1,4 +1,4 @@
-"""Commands about what is declared: start a project, check it, show each value and its origin."""
+"""Defines commands about what is declared: start a project, check it, show each value and its origin."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _unwritable(store: Store) -> list[dict[str, Any]]:
 
 
 def _wrong(key: VariantKey | None, error: UserError) -> dict[str, Any]:
-    """A declaration with its mistakes; `error` and `message`: the first. No key: a misnamed file."""
+    """Describe a declaration with its mistakes; `error` and `message`: the first. No key: a misnamed file."""
     return {
         "variant": None if key is None else str(key),
         "ok": False,
@@ -137,7 +137,7 @@ def _print_checked(found: list[dict[str, Any]]) -> None:
 
 
 def _named(one: dict[str, Any]) -> str:
-    """A variant, or the file, or the field of the settings, that is none."""
+    """Return the variant, or the file, or the field of the settings, that is none."""
     if one["variant"] is not None or one["error"]["field"] == "store":
         return one["variant"] or "store"
     return Path(one["error"]["file"]).name
@@ -157,7 +157,7 @@ def schema(
 
 @app.command(rich_help_panel=DECLARING)
 def show(context: typer.Context, variant: Key, as_json: Json = False) -> None:
-    """Every value of a declaration and where it came from: the file, the defaults, or built in."""
+    """Show every value of a declaration and where it came from: the file, the defaults, or built in."""
     settings = load_settings(context.obj)
     declared = load_variant(settings.project, VariantKey.parse(variant))
     values = _flat(declared.spec.model_dump(mode="json"))
@@ -185,7 +185,7 @@ def _shown(field: str, value: Any) -> str:
 
 
 def _planned(settings: Settings, key: VariantKey) -> tuple[Reason, ...]:
-    """The reasons of the variant's newest plan; none before the first."""
+    """Return the reasons of the variant's newest plan; none before the first."""
     from ft_dagster.versions.summary import newest_plan
 
     plan = newest_plan(settings, key)

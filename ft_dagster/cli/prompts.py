@@ -1,4 +1,4 @@
-"""The prompts of the command `try`: what is asked, what an answer must say, and whether it does."""
+"""Reads the prompts of the command `try`: what is asked, what an answer must say, and whether it does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPTS = "`variant: [a prompt, ...]`, each a text, or `{prompt: a text, expecte
 
 
 class Prompt(NamedTuple):
-    """`expected`: what its answer must say; nothing where that is not known."""
+    """Is one prompt. `expected`: what its answer must say; nothing where that is not known."""
 
     text: str
     expected: tuple[str, ...] = ()
@@ -72,7 +72,8 @@ def asked_prompts(
     filed: dict[str, Any],
     file: Path | None,
 ) -> dict[VariantKey, list[Prompt]]:
-    """By variant: of the file (`filed`: its content), those given in the call, or one that is asked for now.
+    """Return the prompts by variant: of the file (`filed`: its content), those given in the call, or one that
+    is asked for now.
 
     Raises UserError.
     """
@@ -105,7 +106,7 @@ def _prompts(name: object, given: object, file: Path | None) -> list[Prompt]:
 
 
 def _prompt(given: object) -> Prompt | None:
-    """None for what is no prompt."""
+    """Read a prompt; None for what is none."""
     if isinstance(given, str):
         given = {"prompt": given}
     if not isinstance(given, dict) or not {"prompt"} <= given.keys() <= {"prompt", "expected"}:

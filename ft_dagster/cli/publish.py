@@ -1,4 +1,4 @@
-"""Commands that bring releases elsewhere: a model hub, a folder, MLflow's model registry."""
+"""Defines commands that bring releases elsewhere: a model hub, a folder, MLflow's model registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about what is served: release, rollback, history."""
+"""Defines commands about what is served: release, rollback, history."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def rollback(
 
 @app.command(rich_help_panel=RELEASING)
 def history(context: typer.Context, variant: Key, as_json: Json = False) -> None:
-    """Everything that was released, promoted and rolled back, oldest first."""
+    """Show everything that was released, promoted and rolled back, oldest first."""
     from ft_dagster.lineage.log import UNCOUNTED, read_log
     from ft_dagster.lineage.release import aliases
     from ft_dagster.report.tables import HISTORY, history_rows
@@ -111,7 +111,9 @@ def _declared(context: typer.Context, variant: str) -> tuple[Settings, Declared]
 
 
 def _released(context: typer.Context, variant: str) -> tuple[Settings, VariantKey]:
-    """A variant with a release log, or a declared one: its file is no condition for taking back a version."""
+    """Return a variant with a release log, or a declared one: its file is no condition for taking back a
+    version.
+    """
     from ft_dagster.lineage.release import history
 
     settings, key = load_settings(context.obj), VariantKey.parse(variant)
@@ -121,8 +123,8 @@ def _released(context: typer.Context, variant: str) -> tuple[Settings, VariantKe
 
 
 def _doubt(settings: Settings, key: VariantKey, version: int | None) -> str | None:
-    """Why a named approver has to decide on a version. Its export is hashed again, so that what is promoted
-    is there and is what was judged. Raises UserError where it may not be served.
+    """Say why a named approver has to decide on a version. Its export is hashed again, so that what is
+    promoted is there and is what was judged. Raises UserError where it may not be served.
     """
     from ft_dagster.stages.may_serve import may_serve, version_in
 
@@ -130,7 +132,7 @@ def _doubt(settings: Settings, key: VariantKey, version: int | None) -> str | No
 
 
 def _approvers(settings: Settings, key: VariantKey) -> tuple[str, ...]:
-    """Who may approve a version; the policy's where the declaration is invalid or gone."""
+    """Return who may approve a version; the policy's where the declaration is invalid or gone."""
     policy = settings.policies().of(key.tenant)
     try:
         return policy.approvers_of(load_variant(settings.project, key).spec)
@@ -139,7 +141,9 @@ def _approvers(settings: Settings, key: VariantKey) -> tuple[str, ...]:
 
 
 def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json: bool) -> None:
-    """It is done, whether Dagster can show it or not: who is told of an error would do it again."""
+    """Conclude a command whose work is done, whether Dagster can show it or not: who is told of an error
+    would do it again.
+    """
     from ft_dagster.assets.failures import unreported
     from ft_dagster.automation.processes.instance import show_release
 
@@ -175,7 +179,8 @@ def catalogue(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What is in production, as servers take it: adapters by base and its quantization, and whole models.
+    """Show what is in production, as servers take it: adapters by base and its quantization, and whole
+    models.
 
     Without --to nothing is written. With it, each base gets vLLM's arguments, its calls for a server that
     runs, an index of all adapters, and Python that loads them by transformers and PEFT.
@@ -206,7 +211,7 @@ def catalogue(
 
 
 def _say_base(base: ServedBase, arguments: str) -> None:
-    """One base: its adapters, and the command that serves those that vLLM loads."""
+    """Print one base: its adapters, and the command that serves those that vLLM loads."""
     kind = f" in {base.quantization}" if base.quantization else ""
     out.print(f"{base.reference}{kind} ({base.digest[:12]})", style="bold", markup=False, highlight=False)
     for adapter in base.adapters:
@@ -219,7 +224,7 @@ def _say_base(base: ServedBase, arguments: str) -> None:
 
 
 def _say(line: str, verdict: str, indent: str = "") -> None:
-    """What is served, and below it what it was released by."""
+    """Print what is served, and below it what it was released by."""
     for said in (line, f"{indent}  {verdict}" if verdict else ""):
         if said:
             tell(said)

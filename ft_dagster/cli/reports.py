@@ -1,4 +1,4 @@
-"""The command that writes reports: of a version, of two side by side, of a fleet."""
+"""Defines the command that writes reports: of a version, of two compared, of a fleet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """One page on a version, for who has no Dagster: made of what, how planned, trained and judged.
+    """Write one page on a version, for who has no Dagster: made of what, how planned, trained and judged.
 
     With --against, two versions side by side; with --fleet, every variant with its state, verdict, gain and
     cost. An HTML file that needs no network and prints as it stands.
@@ -57,7 +57,7 @@ def report(
 def _of_version(
     settings: Settings, key: VariantKey, version: int | None, against: str | None
 ) -> tuple[str, str]:
-    """What the page is named after, and the page."""
+    """Return what the page is named after, and the page."""
     name = str(key) if version is None else f"{key}@{version}"
     if against is None:
         from ft_dagster.versions.version_report import version_report
@@ -71,7 +71,7 @@ def _of_version(
 
 
 def _of_fleet(settings: Settings, tenant: str | None) -> tuple[str, str]:
-    """What the page is named after, and the page."""
+    """Return what the page is named after, and the page."""
     from ft_dagster.cli.picture import picture
     from ft_dagster.fleet.page import fleet_report
 

@@ -1,4 +1,4 @@
-"""Commands about runs and their models: run, try, ui."""
+"""Defines commands about runs and their models: run, try, ui."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def run(
 
 
 class _LeftOut(NamedTuple):
-    """A declaration that is wrong; `variant` is None where its file is no variant's."""
+    """Is a declaration that is wrong; `variant` is None where its file is no variant's."""
 
     variant: str | None
     error: UserError
@@ -94,8 +94,8 @@ class _LeftOut(NamedTuple):
 def _to_run(
     declarations: Declarations, variants: list[str] | None, *, every: bool
 ) -> tuple[list[VariantKey], list[_LeftOut]]:
-    """The variants to run, and what is left out of all. Raises UserError for one that was named and is wrong,
-    and where all are.
+    """Return the variants to run, and what is left out of all. Raises UserError for one that was named and is
+    wrong, and where all are.
     """
     keys = keys_of(declarations, variants, every=every)
     if variants:
@@ -130,7 +130,7 @@ def _say_left_out(left_out: Sequence[_LeftOut]) -> None:
 
 
 def _standing(instance: DagsterInstance, settings: Settings, keys: list[VariantKey]) -> list[Launched]:
-    """The newest run of each variant that needs no other, since nothing changed."""
+    """Return the newest run of each variant that needs no other, since nothing changed."""
     from ft_dagster.automation.unchanged import unchanged
 
     return [run for key in keys if (run := unchanged(instance, settings, key)) is not None]
@@ -157,7 +157,9 @@ def _run(
 
 
 class _Runs(NamedTuple):
-    """`asked`: what this command is about; `followed`: runs of the same variants that come before them."""
+    """Holds the runs of a command. `asked`: what this command is about; `followed`: runs of the same variants
+    that come before them.
+    """
 
     asked: list[Launched]
     followed: list[Launched]
@@ -194,7 +196,7 @@ def try_(
     max_new_tokens: Annotated[int, typer.Option(min=1, max=4096)] = 64,
     as_json: Json = False,
 ) -> None:
-    """Talk to a variant's model and to its base, side by side. Without a prompt it asks for one.
+    """Talk to a variant's model and to its base. Without a prompt it asks for one.
 
     Prompts are rendered as the rows were in training: as a chat turn after the declared system message, or
     as plain text where the rows were plain prompts or texts. A prompt of the file may come with what the
@@ -262,7 +264,7 @@ def ui(
 
 @contextmanager
 def _webserver(options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Dagster's webserver; it ends when the pipe to it is closed, here or by the end of this process."""
+    """Run Dagster's webserver; it ends when the pipe to it is closed, here or by the end of this process."""
     program = [sys.executable, "-P", "-m", "ft_dagster.automation.processes.webserver_program", *options]
     process = subprocess.Popen(program, stdin=subprocess.PIPE)
     try:
@@ -301,7 +303,7 @@ def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: D
 
 
 class _State(NamedTuple):
-    """`failed`: which step of a run in progress did, and why."""
+    """Shows how far a run is. `failed`: which step of a run in progress did, and why."""
 
     variant: str
     run: str
@@ -334,7 +336,7 @@ COLUMNS = ("variant", "run", "state", "asset", "progress")
 
 @contextmanager
 def _table(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
-    """A live table, for a terminal."""
+    """Show a live table, for a terminal."""
     with Live(console=screen, refresh_per_second=2, transient=True) as live:
 
         def show(states: list[_State]) -> None:
@@ -352,7 +354,7 @@ def _table(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
 
 @contextmanager
 def _lines(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
-    """A line whenever a run comes to another asset, and when a step of it failed, for logs."""
+    """Print a line whenever a run comes to another asset, and when a step of it failed, for logs."""
     said: dict[str, tuple[str, str]] = {}
     failed: set[str] = set()
 
@@ -407,7 +409,7 @@ def _conclude(
 
 
 def _ended(instance: DagsterInstance, run: Launched, started: bool) -> dict[str, Any]:
-    """How a run came out. `started`: for this command; else it stands for one that was not needed."""
+    """Say how a run came out. `started`: for this command; else it stands for one that was not needed."""
     from ft_dagster.automation.processes.instance import failure_of, reused_everything, status_of
 
     state = status_of(instance, run).value

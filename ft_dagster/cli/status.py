@@ -1,4 +1,6 @@
-"""The command `status`: each variant's state, why, what it gained and cost, and when it is trained next."""
+"""Defines the command `status`: each variant's state, why, what it gained and cost, and when it is trained
+next.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def status(
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Each variant's state and its cause, gains, age, cost, and the next retrain; what is broken.
+    """Show each variant's state and its cause, gains, age, cost, and the next retrain; what is broken.
 
     Up to 100 variants are read from the store now. Of more it says what the fleet's table knows, and from
     when that is; so it is of runs either way.
@@ -88,7 +90,7 @@ def _is_retired(row: StatusRow, variants: list[str] | None, tenant: str | None) 
 def _of_store(
     settings: Settings, declarations: Declarations, shown: Sequence[StatusRow]
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """What the newest artifacts of each say besides, by variant; and what is damaged."""
+    """Return what the newest artifacts of each say besides, by variant; and what is damaged."""
     from ft_dagster.versions.summary import variant_summary
 
     store, found, damaged = settings.open_store(), dict[str, dict[str, Any]](), list[dict[str, Any]]()
@@ -105,7 +107,7 @@ def _of_store(
 def _declared_wrong(
     declarations: Declarations, found: FleetPicture, rows: Sequence[StatusRow], asked: Sequence[VariantKey]
 ) -> list[dict[str, Any]]:
-    """Why declarations are broken; what the table knows of it is the sentence alone."""
+    """Return why declarations are broken; what the table knows of it is the sentence alone."""
     if not found.exact:
         return [{"variant": row.variant, "message": row.cause} for row in rows if row.state == "broken"]
     return [_error(error) for key in asked if (error := declarations.wrong(key)) is not None]
@@ -116,7 +118,7 @@ def _error(error: UserError) -> dict[str, Any]:
 
 
 def _print(rows: Sequence[StatusRow]) -> None:
-    """Two by two in a terminal, where it fits 80 columns; a line a row where it is piped."""
+    """Print two by two in a terminal, where it fits 80 columns; a line a row where it is piped."""
     if out.is_terminal:
         table = Table(show_lines=True)
         for header, most in zip(PAIRS, WIDEST, strict=True):
@@ -135,12 +137,12 @@ def _print(rows: Sequence[StatusRow]) -> None:
 
 
 def _print_more(row: StatusRow, verdict: str | None) -> None:
-    """Of one that was named: its verdict, and all why it is out of date."""
+    """Print more of one that was named: its verdict, and all why it is out of date."""
     causes = [f"{row.variant} is out of date: {cause.said(row.variant)}" for cause in row.causes]
     for line in [*([f"{row.variant}: {verdict}"] if verdict else []), *causes]:
         tell(line)
 
 
 def _on_one_line(text: str) -> str:
-    """On one line, without what would move a cursor."""
+    """Put text on one line, without what would move a cursor."""
     return "".join(c if c.isprintable() else " " for c in text)

@@ -1,4 +1,4 @@
-"""Commands about the store: store du, store gc, store copy."""
+"""Defines commands about the store: store du, store gc, store copy."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def du(
     by: Annotated[By, typer.Option(help="What a row is")] = By.TENANT,
     as_json: Json = False,
 ) -> None:
-    """What each tenant, variant or stage occupies, and what that costs a month (storage_usd_per_gb_month).
+    """Show what each tenant, variant or stage occupies, and what that costs a month
+    (storage_usd_per_gb_month).
 
     Of it: what an older version of a stage made, copies of bases (`base_model.keep`), and attempts that were
     never committed. Beside it: what this host keeps of bases, first looks at them and quantized ones.
@@ -92,8 +93,8 @@ def du(
 
 
 class KeptOnHost(NamedTuple):
-    """What this host keeps of a base. `name`: its kind, in --json; `used`: when a training took it last,
-    seconds since 1970; `forget` removes it, and says whether it went.
+    """Is something this host keeps of a base. `name`: its kind, in --json; `used`: when a training took it
+    last, seconds since 1970; `forget` removes it, and says whether it went.
     """
 
     name: str
@@ -104,7 +105,7 @@ class KeptOnHost(NamedTuple):
 
 
 def _kept(settings: Settings, before: float = math.inf) -> list[KeptOnHost]:
-    """All of it, or that alone which was not taken since."""
+    """Return all of it, or that alone which was not taken since."""
     from ft_dagster.training import kept_base
     from ft_dagster.training.watch import first_look
 
@@ -121,13 +122,13 @@ def _by_name(kept: Sequence[KeptOnHost]) -> dict[str, list[KeptOnHost]]:
 
 
 def _counts(kept: Sequence[KeptOnHost]) -> dict[str, dict[str, int]]:
-    """As --json has them; of a quantized base, the folder counts."""
+    """Return the counts as --json has them; of a quantized base, the folder counts."""
     of = _by_name(kept).items()
     return {name: {"files": len(those), "bytes": sum(one.bytes for one in those)} for name, those in of}
 
 
 def _named(kept: Sequence[KeptOnHost]) -> str:
-    """Of one kind."""
+    """Name what is kept of one kind."""
     from ft_dagster.report.tables import counted
 
     return f"{counted(len(kept), *WORDS[kept[0].name])}, in {kept[0].path.parent}"
@@ -185,7 +186,7 @@ def gc(
 
 
 def _rules(settings: Settings, older_than: float | None, *, dry_run: bool) -> Rules:
-    """Retention as it is declared, or of so many hours. Raises UserError for too few."""
+    """Return retention as it is declared, or of so many hours. Raises UserError for too few."""
     if older_than is None:
         return Rules(settings.retention.of, time.time())
     if older_than < HOURS_A_DAY and not dry_run:
@@ -221,7 +222,7 @@ def _report(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """`kept`: of bases, what went or would go."""
+    """Report what went or would go. `kept`: of bases."""
     total = sum(outcome.of.bytes for outcome in outcomes if outcome.removed or dry_run)
     total += sum(run.bytes for run, removed in runs if removed or dry_run)
     total += sum(one.bytes for one in kept)
@@ -273,7 +274,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _left(*, removed: bool, error: str | None) -> str:
-    """What became of it, where it stays."""
+    """Say what became of it, where it stays."""
     if removed:
         return ""
     return (
@@ -340,7 +341,7 @@ def copy(
 
 
 def _options(given: list[str] | None, flag: str) -> dict[str, str]:
-    """NAME=VALUE of a file system. Raises UserError."""
+    """Parse NAME=VALUE of a file system. Raises UserError."""
     options = dict[str, str]()
     for each in given or ():
         name, equals, value = each.partition("=")

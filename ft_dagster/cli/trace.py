@@ -1,4 +1,6 @@
-"""The command `trace`: what a version was made of, from the files of rows on, and which rows it learned."""
+"""Defines the command `trace`: what a version was made of, from the files of rows on, and which rows it
+learned.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def trace(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a version was made of: file, digest, rows, licence, then mixture, plan, run, evaluation, version.
+    """Show what a version was made of: file, digest, rows, licence, then mixture, plan, run, evaluation,
+    version.
 
     Read from the manifests alone. `audit` answers further: from a record to its models, with proofs.
     """

@@ -1,4 +1,5 @@
-"""The world outside as Dagster resources: tenants with their declarations and store, devices, launchers.
+"""Provides the world outside as Dagster resources: tenants with their declarations and store, devices,
+launchers.
 
 They are plain objects, and no run configuration reaches them: which project a run works on is decided where
 the definitions are built.
@@ -10,5 +11,5 @@ TENANTS, GPUS, LAUNCHER = "tenants", "gpus", "launcher"  # the names of the reso
 
 
 def fixed(made: object) -> dg.ResourceDefinition:
-    """A resource as it is; a run that configures it is refused."""
+    """Return a resource as it is; a run that configures it is refused."""
     return dg.ResourceDefinition(lambda context: made, config_schema={})

@@ -1,4 +1,4 @@
-"""The devices of this host, lent by lease."""
+"""Lends the devices of this host by lease."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from ft_dagster.settings import Host, load_settings
 
 @dataclass(frozen=True)
 class Gpus:
-    """GPUs found with NVML or declared; on a host without any, CPU slots. `project`: see `Tenants`."""
+    """Finds GPUs with NVML or as declared; on a host without any, CPU slots. `project`: see `Tenants`."""
 
     project: str = ""
 
@@ -20,5 +20,5 @@ class Gpus:
         return of_host(self.host())
 
     def host(self) -> Host:
-        """What this host lends, and how it starts programs."""
+        """Return what this host lends, and how it starts programs."""
         return load_settings(self.project or None).host

@@ -1,4 +1,4 @@
-"""Where the heavy programs run."""
+"""Chooses where the heavy programs run."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""The project folder: what tenants declare."""
+"""Reads the project folder: what tenants declare."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from ft_dagster.spec import Declarations
 
 @dataclass(frozen=True)
 class Tenants:
-    """Declarations, read afresh each time: a new file needs no restart.
+    """Reads declarations afresh each time: a new file needs no restart.
 
     `project`: the folder with tenants/ and corpora/; empty: $FT_DAGSTER_PROJECT or the current one.
     """
@@ -24,5 +24,5 @@ class Tenants:
         return self.settings().project
 
     def declarations(self) -> Declarations:
-        """All of them as they stand now: one view for whoever asks about more than one."""
+        """Return all declarations as they stand now: one view for whoever asks about more than one."""
         return Declarations(self.folder)

@@ -91,7 +91,9 @@ def sweep(
 
 
 def parse_sets(sets: Sequence[str]) -> dict[str, list[Any]]:
-    """`method.rank=8,16` -> {"method.rank": [8, 16]}; a value is written as in YAML."""
+    """Parse values for fields: `method.rank=8,16` -> {"method.rank": [8, 16]}; a value is written as in
+    YAML.
+    """
     found: dict[str, list[Any]] = {}
     for text in sets:
         field, given, listed = text.partition("=")
@@ -115,7 +117,7 @@ def parse_sets(sets: Sequence[str]) -> dict[str, list[Any]]:
 def draw_runs(
     declared: Declared, values: Mapping[str, Sequence[Any]], runs: int, seed: int
 ) -> list[ExperimentRun]:
-    """The grid if it has at most `runs` points, else as many of it without replacement, by `seed`.
+    """Return the grid if it has at most `runs` points, else as many of it without replacement, by `seed`.
 
     Points that come to the same declaration (a rank of a method without one) are one run.
     """
@@ -134,7 +136,7 @@ def draw_runs(
 
 
 def _point(values: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
-    """Point `number` of the grid; the last field changes fastest."""
+    """Return point `number` of the grid; the last field changes fastest."""
     point = {}
     for field, options in reversed(list(values.items())):
         number, place = divmod(number, len(options))
@@ -143,7 +145,9 @@ def _point(values: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
 
 
 def _overrides(declared: Declared, point: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A point as overrides, and what is dropped for its method; settings of other methods do not count."""
+    """Return a point as overrides, and what is dropped for its method; settings of other methods do not
+    count.
+    """
     if "method.name" not in point:
         return point, []
     method = str(point["method.name"])
@@ -157,8 +161,8 @@ def _overrides(declared: Declared, point: dict[str, Any]) -> tuple[dict[str, Any
 
 
 def stop_above(runs: Sequence[ExperimentRun]) -> Limits:
-    """Evaluation -> median validation loss of the finished runs, on as many examples as all of them measured;
-    none before there are three of them.
+    """Return evaluation -> median validation loss of the finished runs, on as many examples as all of them
+    measured; none before there are three of them.
 
     The last evaluation is left out: a training that got there is finished.
     """
@@ -174,13 +178,15 @@ def stop_above(runs: Sequence[ExperimentRun]) -> Limits:
 
 
 def _common(known: Sequence[Mapping[str, Any]]) -> str | None:
-    """The largest number of examples that all have a loss on; None where there is none."""
+    """Return the largest number of examples that all have a loss on; None where there is none."""
     shared = set.intersection(*map(set, known)) if known else set()
     return max(filter(str.isdigit, shared), key=int, default=None)
 
 
 def rank(runs: Sequence[ExperimentRun]) -> Ranking:
-    """By the task's metric among the runs whose general rules hold; where none does, by validation loss."""
+    """Rank by the task's metric among the runs whose general rules hold; where none does, by validation
+    loss.
+    """
     done = [run for run in runs if run.status == "done"]
     sound = [run for run in done if _general_holds(run)]
     on = _common([run.figures.get("validation_loss_on", {}) for run in done])
@@ -214,7 +220,7 @@ def _rules(run: ExperimentRun) -> list[Rule]:
 
 
 def _loss(run: ExperimentRun, on: str | None) -> float:
-    """Of the best checkpoint, on as many validation examples as every run measured."""
+    """Return the loss of the best checkpoint, on as many validation examples as every run measured."""
     figures = run.figures
     loss = figures["validation_loss_best"] if on is None else figures["validation_loss_on"][on]
     return math.inf if loss is None else float(loss)

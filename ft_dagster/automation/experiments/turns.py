@@ -60,7 +60,9 @@ def carry_out_in_turns(
 def _trained_in_turns(
     experiment: Experiment, runs: Sequence[ExperimentRun], limits: Limits, say: Say
 ) -> frozenset[str]:
-    """The recipes of what was trained; where a turn breaks as a whole, its runs train by themselves."""
+    """Train runs of one base in turns and return the recipes of what was trained; where a turn breaks as a
+    whole, its runs train by themselves.
+    """
     trained: set[str] = set()
     try:
         waiting = [found for run in runs if (found := _waiting(experiment, run, limits))]
@@ -78,7 +80,7 @@ def _trained_in_turns(
 
 
 class WaitingTraining(NamedTuple):
-    """The training that a run has come to, and where its artifact will be."""
+    """Names the training that a run has come to, and where its artifact will be."""
 
     number: int
     place: Place
@@ -126,14 +128,16 @@ class TakesTrained:
 
 
 class _JobOfMembers(Job):
-    """Each member leaves a result of its own."""
+    """Is a job of several members, each of which leaves a result of its own."""
 
     def read_result(self, exit_code: int) -> dict[str, Any]:
         return {}
 
 
 def _waiting(experiment: Experiment, run: ExperimentRun, limits: Limits) -> WaitingTraining | None:
-    """None: its model is there, or it does not come so far, which its own run will say."""
+    """Return the training that a run waits for; None: its model is there, or it does not come so far, which
+    its own run will say.
+    """
     workspace = workspace_of(experiment, str(run.number), run.overrides, limits)
     try:
         if run_chain(workspace, PLANNED).error is not None:
@@ -150,7 +154,7 @@ def _waiting(experiment: Experiment, run: ExperimentRun, limits: Limits) -> Wait
 
 
 def _of_one_base(waiting: Sequence[WaitingTraining]) -> Iterator[list[WaitingTraining]]:
-    """Those that can share a base, where there are two or more."""
+    """Yield those that can share a base, where there are two or more."""
     kinds: dict[tuple[Any, ...], list[WaitingTraining]] = {}
     for each in {each.place: each for each in waiting}.values():  # of runs that share a training, one
         kind = _kind(each.job)
@@ -160,8 +164,8 @@ def _of_one_base(waiting: Sequence[WaitingTraining]) -> Iterator[list[WaitingTra
 
 
 def _kind(job: Job) -> tuple[Any, ...] | None:
-    """What of a training must be equal for one loaded base; None where it has one of its own: of `full`,
-    which writes to it, and of several processes.
+    """Return what of a training must be equal for one loaded base; None where it has one of its own: of
+    `full`, which writes to it, and of several processes.
     """
     request = _request(job)
     plan = request.members[0].plan
@@ -206,7 +210,7 @@ def _recipe(job: Job) -> str:
 
 
 def _is_done(job: Job) -> bool:
-    """Whether a command that was ended had it trained."""
+    """Say whether a command that was ended had it trained."""
     try:
         result = read_result(job.result_file)
     except UserError:
@@ -216,7 +220,9 @@ def _is_done(job: Job) -> bool:
 
 
 def _ended(job: Job) -> bool:
-    """Whether its training has come to an end of its own: done, given up, or a fault that a field names."""
+    """Say whether its training has come to an end of its own: done, given up, or a fault that a field
+    names.
+    """
     try:
         result = read_result(job.result_file)
     except UserError:

@@ -1,4 +1,5 @@
-"""The daemon that takes runs from the queue: heard of, or started by a command, and shared by all commands.
+"""Provides the daemon that takes runs from the queue: heard of, or started by a command, and shared by all
+commands.
 
 Two lock files in the instance's folder say who lives; the kernel drops a lock when its process ends, however:
 - `daemon.lock`, exclusive: of the daemon that a command started (daemon_program.py).
@@ -40,7 +41,7 @@ def daemon_lock(settings: Settings) -> Path:
 
 
 def own_daemon(settings: Settings) -> dict[str, Any] | None:
-    """`pid`, and soon `id` in heartbeats, of the daemon that a command started, if it lives."""
+    """Return `pid`, and soon `id` in heartbeats, of the daemon that a command started, if it lives."""
     free = lock(daemon_lock(settings), SHARED)
     if free is None:
         return _written(settings)
@@ -49,7 +50,7 @@ def own_daemon(settings: Settings) -> dict[str, Any] | None:
 
 
 def _written(settings: Settings) -> dict[str, Any]:
-    """What the newest daemon of a command wrote of itself."""
+    """Return what the newest daemon of a command wrote of itself."""
     descriptor = os.open(daemon_lock(settings), os.O_RDONLY | os.O_CLOEXEC)
     try:
         return read_json(descriptor)
@@ -58,7 +59,8 @@ def _written(settings: Settings) -> dict[str, Any]:
 
 
 class Daemon:
-    """Some daemon takes runs from the queue while the block lasts: another's, or one that commands share.
+    """Keeps some daemon that takes runs from the queue while the block lasts: another's, or one that commands
+    share.
 
     That one outlives a command that was killed: it finishes the runs that were submitted and ends then.
     Leaving the block waits until it has ended, unless another command or a run needs it.
@@ -67,7 +69,9 @@ class Daemon:
     def __init__(
         self, instance: dg.DagsterInstance, settings: Settings, *, runs_follow: bool = False
     ) -> None:
-        """`runs_follow`: the command is about to submit some, so that one which is started makes ready."""
+        """Want a daemon. `runs_follow`: the command is about to submit some, so that one which is started
+        makes ready.
+        """
         self._instance = instance
         self._settings = settings
         self._options = [RUNS_FOLLOW] if runs_follow else []
@@ -125,7 +129,7 @@ class Daemon:
             self._process.poll()
 
     def _is_needed(self) -> bool:
-        """Whether another command or a run keeps the daemon; not so in its last moments."""
+        """Say whether another command or a run keeps the daemon; not so in its last moments."""
         for mode in (SHARED, EXCLUSIVE):
             held = lock(commands_lock(self._settings), mode)
             if held is None:
@@ -135,7 +139,9 @@ class Daemon:
         return bool(work.waiting or work.active)
 
     def _is_idle_for_long(self, launched: Sequence[Launched]) -> bool:
-        """Whether runs of ours have waited for a while, in which no run of the instance was in progress."""
+        """Say whether runs of ours have waited for a while, in which no run of the instance was in
+        progress.
+        """
         waiting = any(
             status_of(self._instance, run) == dg.DagsterRunStatus.QUEUED or is_retried(self._instance, run)
             for run in launched
@@ -147,7 +153,7 @@ class Daemon:
         return time.monotonic() - self._idle_since > QUEUE_PATIENCE_SECONDS
 
     def _is_heard(self) -> bool:
-        """Whether a daemon that no command started lives, by its heartbeats."""
+        """Say whether a daemon that no command started lives, by its heartbeats."""
         if time.monotonic() - self._asked > HEARD_SECONDS:
             self._asked = time.monotonic()
             statuses = get_daemon_statuses(

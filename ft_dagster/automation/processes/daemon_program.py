@@ -1,4 +1,5 @@
-"""Dagster's daemon for as long as somebody needs it: what the commands run and ui start in the background.
+"""Runs Dagster's daemon for as long as somebody needs it: what the commands run and ui start in the
+background.
 
     python -P -m ft_dagster.automation.processes.daemon_program LOCK [--runs-follow]
 
@@ -65,7 +66,7 @@ class Watch:
         self._held: int | None = None
 
     def look(self) -> bool:
-        """Whether the daemon ends now."""
+        """Say whether the daemon ends now."""
         asks = time.monotonic() - self._asked > WORK_SECONDS
         if asks:
             self._asked = time.monotonic()
@@ -87,7 +88,7 @@ class Watch:
         return True
 
     def _is_alone(self) -> bool:
-        """Whether no command lives."""
+        """Say whether no command lives."""
         held = self._lock_commands()
         if held is not None:
             unlock(held)
@@ -148,9 +149,9 @@ def serve(settings: Settings, held: int, *, runs_follow: bool = False) -> None:
 
 
 class CodeServer:
-    """When Dagster is to start its code server anew. By itself it does so every minute, 3 CPU s each time:
-    where the workspace is ours, whose code is known, only once that, libraries, settings or `.env` changed,
-    and where it has ended or is old. To be made before the server is.
+    """Decides when Dagster is to start its code server anew. By itself it does so every minute, 3 CPU s each
+    time: where the workspace is ours, whose code is known, only once that, libraries, settings or `.env`
+    changed, and where it has ended or is old. To be made before the server is.
     """
 
     def __init__(self, settings: Settings, *, runs_follow: bool = False) -> None:
@@ -164,7 +165,9 @@ class CodeServer:
         self._ask_for_forks(NOW if runs_follow else ONCE_NEEDED)
 
     def keep_fresh(self, controller: DagsterDaemonController) -> None:
-        """To be called now and then. Raises what Dagster raises where that fails for five minutes."""
+        """Start the server anew where it is due; this is called now and then. Raises what Dagster raises
+        where that fails for five minutes.
+        """
         if time.time() - self._fresh <= RELOAD_WORKSPACE_INTERVAL:
             return
         seen = self._stamps()
@@ -177,7 +180,7 @@ class CodeServer:
             self._seen = seen
 
     def _stamps(self) -> dict[Path, tuple[int, int]]:
-        """Empty while files of the code come and go."""
+        """Return the stamps of the code's files; empty while files of the code come and go."""
         try:
             code = list(Path(ft_dagster.__file__).parent.rglob("*.py"))
         except OSError:
@@ -191,7 +194,9 @@ class CodeServer:
             return False
 
     def _is_worn(self, controller: DagsterDaemonController) -> bool:
-        """Whether a server has ended, could not be started, or is old: one that lives may serve no more."""
+        """Say whether a server has ended, could not be started, or is old: one that lives may serve no
+        more.
+        """
         registry = controller._grpc_server_registry
         for entry in () if registry is None else tuple(registry._active_entries.values()):
             server = getattr(entry, "process", None)
@@ -202,7 +207,9 @@ class CodeServer:
         return False
 
     def _ask_for_forks(self, when: str = ONCE_NEEDED) -> None:
-        """Of the next server, whose environment is this process's. Others' code may not be made for it."""
+        """Ask the next server, whose environment is this process's, for forks. Others' code may not be made
+        for it.
+        """
         with suppress(UserError):  # what the settings said last stands
             self._settings = load_settings(self._settings.project)
         os.environ.pop(ASKED, None)
@@ -211,7 +218,7 @@ class CodeServer:
 
 
 def _until_needless(controller: DagsterDaemonController, watch: Watch, server: CodeServer) -> None:
-    """Dagster's own loop, left where nobody needs it; then the process ends, by force if it has to."""
+    """Run Dagster's own loop, left where nobody needs it; then the process ends, by force if it has to."""
     checked = time.monotonic()
     try:
         while not watch.look():

@@ -1,4 +1,4 @@
-"""The Dagster instance of a project: made on first use, and runs submitted to it."""
+"""Opens the Dagster instance of a project, made on first use, and submits runs to it."""
 
 import json
 import os
@@ -54,7 +54,9 @@ class Launched:
 
 
 def dagster_yaml(settings: Settings) -> dict[str, Any]:
-    """An instance whose queue admits one run per variant and `tenant_runs` per tenant."""
+    """Return the settings of an instance whose queue admits one run per variant and `tenant_runs` per
+    tenant.
+    """
     limits = ((VARIANT, 1), (TENANT, settings.tenant_runs))
     return {
         "run_coordinator": {
@@ -115,8 +117,9 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 @contextmanager
 def opened(home: Path) -> Iterator[dg.DagsterInstance]:
-    """The instance of a home. One process at a time opens it: two that make its databases at once would each
-    write their version into them, and nothing could open them again. Raises UserError where it cannot be.
+    """Open the instance of a home. One process at a time opens it: two that make its databases at once would
+    each write their version into them, and nothing could open them again. Raises UserError where it cannot
+    be.
     """
     with ExitStack() as stack:
         try:
@@ -144,7 +147,9 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def _watched(home: Path) -> dict[str, Any]:
-    """What has killed runs ended, where the instance's file says nothing else: older ones do not name it."""
+    """Return settings that have killed runs ended, where the instance's file says nothing else: older ones do
+    not name it.
+    """
     file = home / "dagster.yaml"
     said = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
     if not isinstance(said, dict):
@@ -161,8 +166,8 @@ def show_release(settings: Settings, key: VariantKey, entry: ReleaseEntry) -> No
 
 
 class LocationHere(WorkspaceLoadTarget):
-    """The project's code location of a workspace. One that would be served by this Python is loaded into this
-    very process: a server for it takes 2 CPU s of each command. Others are asked where they are.
+    """Loads the project's code location of a workspace. One that would be served by this Python is loaded
+    into this very process: a server for it takes 2 CPU s of each command. Others are asked where they are.
 
     `declared`: as the workspace has it, by which runs are known to daemon and UI.
     """
@@ -209,7 +214,9 @@ def launch(
 def submitted(
     instance: dg.DagsterInstance, key: VariantKey, statuses: list[dg.DagsterRunStatus]
 ) -> list[Launched]:
-    """The runs of a variant's whole chain in these states, whoever submitted them; the oldest first."""
+    """Return the runs of a variant's whole chain in these states, whoever submitted them; the oldest
+    first.
+    """
     filters = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)}, statuses=statuses)
     runs = instance.get_runs(filters, ascending=True)
     return [
@@ -222,7 +229,7 @@ def submitted(
 def _submit(
     workspace: WorkspaceRequestContext, key: VariantKey, reason: str, location: CodeLocationOrigin | None
 ) -> str:
-    """The id of a run of the whole chain, now in the queue; it is of `location`."""
+    """Submit a run of the whole chain to the queue; it is of `location`. Return its id."""
     instance = workspace.instance
     repository = workspace.get_code_location(LOCATION).get_repository(REPOSITORY)
     assert location is not None  # of a workspace without it that line raised
@@ -270,13 +277,13 @@ def unfinished(instance: dg.DagsterInstance, launched: Sequence[Launched]) -> li
 
 
 def is_retried(instance: dg.DagsterInstance, launched: Launched) -> bool:
-    """Whether the daemon runs it again or is about to, since its process was killed: see `newest_try`."""
+    """Say whether the daemon runs it again or is about to, since its process was killed: see `newest_try`."""
     run = instance.get_run_by_id(launched.run_id)
     return run is not None and unfinished_runs.is_retried(instance, run)
 
 
 def newest_try(instance: dg.DagsterInstance, launched: Launched) -> Launched:
-    """The run that the daemon launched in its place, or itself."""
+    """Return the run that the daemon launched in its place, or itself."""
     run = instance.get_run_by_id(launched.run_id)
     again = None if run is None else run.tags.get(AUTO_RETRY_RUN_ID_TAG)
     return launched if again is None else newest_try(instance, replace(launched, run_id=again))
@@ -288,8 +295,8 @@ def status_of(instance: dg.DagsterInstance, launched: Launched) -> dg.DagsterRun
 
 
 def current_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, float]:
-    """The asset that a run is making now, or the last it made, and since when, in seconds since 1970: "", 0
-    before the first.
+    """Return the asset that a run is making now, or the last it made, and since when, in seconds since 1970:
+    "", 0 before the first.
     """
     steps = [(s.start_time, s.step_key) for s in instance.get_run_step_stats(run_id) if s.start_time]
     began, name = max(steps, default=(0.0, ""))
@@ -297,7 +304,7 @@ def current_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, float]
 
 
 def said_of_step(instance: dg.DagsterInstance, run_id: str) -> str:
-    """What a run said last, while its step says how far it is; empty once something else happened."""
+    """Return what a run said last, while its step says how far it is; empty once something else happened."""
     for record in instance.get_records_for_run(run_id, limit=1, ascending=False).records:
         if not record.event_log_entry.is_dagster_event:
             return record.event_log_entry.user_message
@@ -305,7 +312,7 @@ def said_of_step(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Why a run failed, in the words of its step or of its blocking check."""
+    """Say why a run failed, in the words of its step or of its blocking check."""
     if (failed := failed_step(instance, run_id)) is not None:
         return failed
     for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
@@ -315,8 +322,8 @@ def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 def failed_step(instance: dg.DagsterInstance, run_id: str) -> str | None:
-    """Which step of a run failed, or which blocking check, and why. The run may be in progress: it goes on
-    with steps that do not need it.
+    """Say which step of a run failed, or which blocking check, and why. The run may be in progress: it goes
+    on with steps that do not need it.
     """
     for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         event = record.dagster_event
@@ -336,8 +343,8 @@ def failed_step(instance: dg.DagsterInstance, run_id: str) -> str | None:
 
 
 def progress_of(settings: Settings, key: VariantKey, since: float) -> dict[str, Any]:
-    """What the running program of a variant last wrote about its progress on this host; nothing where that
-    was before `since`, in seconds since 1970.
+    """Return what the running program of a variant last wrote about its progress on this host; nothing where
+    that was before `since`, in seconds since 1970.
     """
     files = (settings.work_folder / "runs" / str(key)).glob("*/output/progress.json")
     written, newest = max(((file.stat().st_mtime, file) for file in files), default=(0.0, None))
@@ -345,7 +352,7 @@ def progress_of(settings: Settings, key: VariantKey, since: float) -> dict[str, 
 
 
 def reused_everything(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Whether each artifact that a run reported had been made before."""
+    """Say whether each artifact that a run reported had been made before."""
     events = [
         r.dagster_event for r in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
     ]

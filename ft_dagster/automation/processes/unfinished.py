@@ -1,4 +1,6 @@
-"""What an instance still has to do: runs that wait, whose process lives, and that Dagster will run again."""
+"""Finds what an instance still has to do: runs that wait, whose process lives, and that Dagster will run
+again.
+"""
 
 import time
 from dataclasses import dataclass
@@ -24,14 +26,14 @@ CURSOR = f"EVENT_LOG_CONSUMER_CURSOR-{dg.DagsterEventType.RUN_FAILURE.value}"
 
 
 def is_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether Dagster's daemon has run a killed run again, or is about to."""
+    """Say whether Dagster's daemon has run a killed run again, or is about to."""
     if not _may_be_retried(instance, run):
         return False
     return AUTO_RETRY_RUN_ID_TAG in run.tags or _is_to_be_retried(instance, run)
 
 
 def awaits_retry(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether the daemon is about to run it again, and has not yet."""
+    """Say whether the daemon is about to run it again, and has not yet."""
     return AUTO_RETRY_RUN_ID_TAG not in run.tags and is_retried(instance, run)
 
 
@@ -41,8 +43,8 @@ def _may_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 
 def _is_to_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """The daemon goes through failures in their order, and leaves the tag that says it will where it then
-    finds no way to, or runs none again any more.
+    """Say whether the daemon will come to the run: it goes through failures in their order, and leaves the
+    tag that says it will where it then finds no way to, or runs none again any more.
     """
     if not instance.run_retries_enabled or _left_by_its_backfill(instance, run):
         return False
@@ -53,8 +55,8 @@ def _is_to_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 
 def failures_to_come(instance: dg.DagsterInstance) -> set[str]:
-    """Ids of the runs that failed, and that the daemon has not come to yet to decide on a retry. What failed
-    before any daemon was there is passed over.
+    """Return the ids of the runs that failed, and that the daemon has not come to yet to decide on a retry.
+    What failed before any daemon was there is passed over.
     """
     cursor = instance.daemon_cursor_storage.get_cursor_values({CURSOR}).get(CURSOR)
     if cursor is None:
@@ -73,7 +75,9 @@ def come_to_each_failure(instance: dg.DagsterInstance) -> None:
 
 
 def _left_by_its_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Dagster runs none again whose backfill has ended or is gone, and leaves the tag that says it will."""
+    """Say whether the run's backfill has ended or is gone: Dagster runs none of it again, and leaves the tag
+    that says it will.
+    """
     if (of := run.tags.get(BACKFILL_ID_TAG)) is None:
         return False
     backfill = instance.get_backfill(of)
@@ -82,14 +86,16 @@ def _left_by_its_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> b
 
 @dataclass(frozen=True)
 class UnfinishedWork:
-    """Ids of the runs that need a daemon: `waiting` to be launched, `active` to be watched or run again."""
+    """Holds the ids of the runs that need a daemon: `waiting` to be launched, `active` to be watched or run
+    again.
+    """
 
     waiting: frozenset[str]
     active: frozenset[str]
 
 
 def work_left(instance: dg.DagsterInstance, before: float | None = None) -> UnfinishedWork:
-    """What a daemon has to do on this host.
+    """Return what a daemon has to do on this host.
 
     Where `before` (seconds since 1970) is given, what schedule and sensors submitted after it does not count.
     """
@@ -105,7 +111,7 @@ def work_left(instance: dg.DagsterInstance, before: float | None = None) -> Unfi
 
 
 def _needs_daemon(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
-    """Whether the process of a run in progress lives on this host, or may still be on its way."""
+    """Say whether the process of a run in progress lives on this host, or may still be on its way."""
     state = process_of(instance, record.dagster_run.run_id).state
     young = time.time() - record.update_timestamp.timestamp() < START_SECONDS
     return state == "lives" or (state == "untold" and young)

@@ -1,4 +1,4 @@
-"""Dagster's webserver, which ends with the command that started it: when stdin (a pipe) reaches its end.
+"""Runs Dagster's webserver, which ends with the command that started it: when stdin (a pipe) reaches its end.
 
 python -P -m ft_dagster.automation.processes.webserver_program OPTIONS
 """
