@@ -22,7 +22,7 @@ OUTSIDE = "outside of what the platform lets this tenant read"
 
 
 class Roots(BaseModel):
-    """Holds what one tenant may reach. Of one tenant. All paths are real and absolute; `addresses` are URL
+    """Holds what one tenant may reach. All paths are real and absolute; `addresses` are URL
     prefixes, cut at whole parts, and upstream assets, each itself alone. `own`: those of the folders that no
     other tenant has.
 

@@ -1,4 +1,4 @@
-"""Writes JSON that every reader takes: a figure that is not finite is null, and its name stands beside it.
+"""Writes JSON that every reader takes: a figure that is not finite is null, and beside it stands what it was.
 `loads` raises only ValueError.
 """
 
