@@ -107,8 +107,8 @@ class Audit:
         return found.artifact if isinstance(found, Removed) else found
 
     def said(self, indexed: Indexed) -> Artifact | Removed:
-        """Read once. Raises UserError where its manifest is gone, cannot be read, or is another than the
-        index knows.
+        """Read what the manifest of an artifact says, once. Raises UserError where its manifest is gone,
+        cannot be read, or is another than the index knows.
         """
         if indexed not in self._said:
             self._said[indexed] = self.read_manifest(indexed)
@@ -203,12 +203,12 @@ class Audit:
 
     @cached_property
     def counts(self) -> list[Count]:
-        """See `Index.counts`."""
+        """Return `Index.counts`, read once."""
         return self.index.counts()
 
     @cached_property
     def digests(self) -> dict[int, str]:
-        """See `Index.digests`."""
+        """Return `Index.digests`, read once."""
         return self.index.digests()
 
     @cached_property

@@ -69,7 +69,7 @@ def is_perhaps(said: str) -> bool:
 
 
 def parts_of(audit: Audit, mixture: Indexed) -> Parts:
-    """Read once. Raises UserError for damage."""
+    """Read how much of its rows a mixture has, once. Raises UserError for damage."""
     if mixture.id not in audit.parts:
         artifact = audit.artifact(mixture)
         if audit.shelf.has(artifact, f"evidence/{CUTS}"):

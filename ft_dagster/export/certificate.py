@@ -117,7 +117,7 @@ def certify(request: ExportRequest, judged: Judged | None = None, **also: float)
 
 
 def mean_kl(request: ExportRequest, judged: Judged, merged: Path) -> float:
-    """Mean KL(judged || the merged model in this folder) in nats a token, on the probes."""
+    """Return the mean KL(judged || the merged model in this folder) in nats a token, on the probes."""
     model = load_base(merged, device=request.device).float()
     found = _mean_kl(judged.seen, model, judged.probes)
     let_go(model)
@@ -216,7 +216,7 @@ def _see_judged(
 
 
 def _mean_kl(seen: list[Seen], model: Any, probes: list[list[int]]) -> float:
-    """Mean KL(seen || model) in nats a token."""
+    """Return the mean KL(seen || model) in nats a token."""
     import torch
 
     from ft_dagster.evaluation.models.greedy import last_logits

@@ -41,7 +41,7 @@ def quantization_config(
 
 
 def settle_quantized(model: Any) -> None:
-    """Call it on every model loaded quantized: its weights then stay as they are, in training and after it.
+    """Keep the weights of a model that was loaded quantized as they are, in training and after it.
 
     On some CPUs bitsandbytes would repack 4-bit weights at the first evaluation, with rounded constants and
     without a gradient.

@@ -142,7 +142,7 @@ class _Environment(_Part):
 
 
 class _Predicate(_Part):
-    """See `manifest_of`; version 0.1 had no `input_manifests`."""
+    """Checks the predicate of `manifest_of`; version 0.1 had no `input_manifests`."""
 
     stage: str
     stage_version: int

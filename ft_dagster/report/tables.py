@@ -164,7 +164,9 @@ def _task(rules: Sequence[Rule]) -> tuple[str, ...]:
 
 
 def _general(rules: Sequence[Rule]) -> tuple[str, ...]:
-    """Mean over the general benchmarks, then the loss on held-out general text; each only where asked."""
+    """Return the mean over the general benchmarks, then the loss on held-out general text; each only where
+    asked.
+    """
     lines = []
     benchmarks = [rule for rule in rules if rule.rule == "general_benchmark"]
     if benchmarks:

@@ -1,4 +1,4 @@
-"""Each stage has one entry here, in the order in which they are made; other lists derive from these."""
+"""Holds one entry for each stage, in the order in which they are made; other lists derive from these."""
 
 from __future__ import annotations
 
@@ -122,16 +122,16 @@ FORMER_STAGES = ("prior", "version_before")  # which stores may hold, and nothin
 
 
 def version_of(stage: str) -> int:
-    """The version of a stage's meaning as it is now."""
+    """Return the version of a stage's meaning as it is now."""
     return ENTRIES[stage].version
 
 
 def names_of(condition: Callable[[StageEntry], bool]) -> tuple[str, ...]:
-    """The names of the stages that the condition holds for, in their order."""
+    """Return the names of the stages that the condition holds for, in their order."""
     return tuple(entry.name for entry in ENTRIES.values() if condition(entry))
 
 
 def made_before(stage: StageEntry) -> tuple[StageEntry, ...]:
-    """The stages that are made before this one, in their order."""
+    """Return the stages that are made before this one, in their order."""
     entries = tuple(ENTRIES.values())
     return entries[: entries.index(stage)]

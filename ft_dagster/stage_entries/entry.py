@@ -1,4 +1,4 @@
-"""What an entry says of a stage: all that other rooms know of it without its code."""
+"""Defines what an entry says of a stage: all that other rooms know of it without its code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ Judged = Literal["base", "model", "production"]
 
 @dataclass(frozen=True)
 class StageEntry:
-    """`name`: of the asset, of the folder in the store, and of the input of what is made from it.
+    """Describes a stage. `name`: of the asset, of the folder in the store, and of the input of what is made
+    from it.
 
     `version`: of the stage's meaning. Raise it by hand when what the stage computes changes; every artifact
     of the stage is then made again. `tests/provenance/test_stage_versions.py` fails when a stage's code

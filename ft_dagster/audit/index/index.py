@@ -153,8 +153,8 @@ def tenant_of(prefix: str) -> str:
 
 
 class Index:
-    """See the top. `open` gives one of this store, empty where there was none that could be used. Its answers
-    raise sqlite3.DatabaseError where it is damaged.
+    """Answers what a store has (see the top). `open` gives one of this store, empty where there was none that
+    could be used. Its answers raise sqlite3.DatabaseError where it is damaged.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -345,14 +345,15 @@ class Index:
         return self._select("a.problem IS NOT NULL", ())
 
     def inputs(self, artifact: Indexed) -> dict[str, Input]:
-        """See `lineage.graph.Graph`."""
+        """Return the inputs of an artifact, see `lineage.graph.Graph`."""
         query = "SELECT name, digest, manifest FROM inputs WHERE artifact = ?"
         rows = self._db.execute(query, (artifact.id,))
         return {str(name): Input(str(digest), manifest) for name, digest, manifest in rows}
 
     def find(self, artifact: Node, name: str, one: Input) -> list[Indexed]:
-        """See `lineage.graph.Graph`: the one with the recorded manifest alone. Where none was recorded, the
-        first that was made, by the same tenant or for all: the artifact may be older than the others.
+        """Find an artifact, see `lineage.graph.Graph`: the one with the recorded manifest alone. Where none
+        was recorded, the first that was made, by the same tenant or for all: the artifact may be older than
+        the others.
         """
         found, prefix = self.with_digest(*one), artifact.place.prefix
         if one.manifest is None:
@@ -382,7 +383,7 @@ class Index:
         return list(made.values())
 
     def parent(self, child: Indexed, *names: str) -> Indexed | None:
-        """See `lineage.graph.input_of`."""
+        """Return what an artifact was made from, see `lineage.graph.input_of`."""
         return input_of(self, child, *names)
 
     def times(self, model: int, number: int) -> int:

@@ -205,7 +205,7 @@ def _general_holds(run: ExperimentRun) -> bool:
 
 
 def _gain(run: ExperimentRun) -> float:
-    """Mean over the task's rules of what was gained on the base, by the rule's own metric."""
+    """Return the mean over the task's rules of what was gained on the base, by the rule's own metric."""
     gains = [
         -math.inf if math.isnan(rule.difference)
         else rule.difference if rule.higher_is_better else -rule.difference

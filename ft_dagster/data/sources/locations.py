@@ -70,7 +70,7 @@ class DeclaredAt(NamedTuple):
 
     @property
     def lists_hub(self) -> bool:
-        """See `Roots.lists_hub`."""
+        """Return `Roots.lists_hub` of the tenant."""
         return self.roots is not None and self.roots.lists_hub
 
     def error(self, problem: str, value: object, fix: str, under: str = "path") -> UserError:

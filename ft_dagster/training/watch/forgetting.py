@@ -127,7 +127,7 @@ def general_rise(general: Mapping[int, float], step: int) -> float | None:
 
 
 def benchmark_fall(observations: Sequence[Mapping[str, Any]], step: int) -> float | None:
-    """Mean accuracy at step 0 less that at `step`; None where either was not measured."""
+    """Return the mean accuracy at step 0 less that at `step`; None where either was not measured."""
     means = {each["step"]: each["benchmark"]["mean"] for each in observations if "benchmark" in each}
     return means[0] - means[step] if 0 in means and step in means else None
 
