@@ -19,19 +19,18 @@ from ft_dagster.records.record_tree import TreeHead
 from ft_dagster.resources import LAUNCHER, TENANTS
 from ft_dagster.resources.launchers import Programs
 from ft_dagster.resources.tenants import Tenants
-from ft_dagster.stage_entries import FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT, RELEASE, version_of
-from ft_dagster.stages.chain import CHAIN
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, GENERAL_CORPUS, version_of
+from ft_dagster.stages.chain import CHAIN, STEPS
 from ft_dagster.store import Artifact, find_artifact
-from ft_dagster.workspace.stage import Check, Stage
+from ft_dagster.workspace.stage import Check, Stage, Step
 from ft_dagster.workspace.workspace import RunOf, Workspace
 
 Describe = Callable[[Workspace, Artifact], Page]
 DATA_VERSION = "dagster/data_version"  # tag of a materialization
 RUN = "run"  # metadata: the run that made the artifact, whichever run shows it
 BEFORE = 20  # materializations of a partition among which that run is looked for
-READS = {stage.name: [each.name for each in stage.reads] for stage in CHAIN} | {
-    RELEASE.name: [MODEL_EXPORT.name]
-}
+GIVEN: tuple[Stage[Any] | Step, ...] = (*CHAIN, *STEPS)
+READS = {each.name: [read.name for read in each.reads] for each in GIVEN}
 # Of steps that could both be next a run takes the training first: its base may be judged just now for another
 # variant, which would be waited for while devices idle.
 FIRST = {FINE_TUNED_MODEL.name: {PRIORITY_TAG: "1"}}
@@ -54,31 +53,23 @@ def stage_asset(
         return dg.MaterializeResult(
             metadata={**page, **_common(workspace, artifact, made_by)},
             data_version=dg.DataVersion(artifact.digest),
-            check_results=list(map(_as_result, checks)),
+            check_results=list(map(as_result, checks)),
         )
 
-    return variant_asset(
-        graph,
-        stage.name,
-        run,
-        description=described(stage.build),
-        group=group,
-        kinds=kinds,
-        checks=stage.checks,
-    )
+    return variant_asset(graph, stage, run, description=described(stage.build), group=group, kinds=kinds)
 
 
 def variant_asset(
     graph: Graph,
-    name: str,
+    step: Stage[Any] | Step,
     run: Callable[[dg.AssetExecutionContext, Workspace], dg.MaterializeResult[Any]],
     *,
     description: str,
     group: str,
     kinds: set[str],
-    checks: Mapping[str, str] | None = None,
 ) -> dg.AssetsDefinition:
     """Make an asset partitioned by variant that works in the variant's workspace."""
+    name = step.name
 
     @dg.asset(
         key=graph.key(name),
@@ -87,7 +78,7 @@ def variant_asset(
         deps=[*(graph.key(each) for each in dependencies(name)), *graph.above(name)],
         group_name=graph.name(group),
         kinds=kinds,
-        check_specs=_check_specs(graph, name, checks or {}),
+        check_specs=_check_specs(graph, name, step.checks),
         code_version=str(version_of(name)),
         metadata={PROJECT: graph.project} if graph.project else None,
         op_tags=FIRST.get(name),
@@ -179,7 +170,7 @@ def _records(artifact: Artifact) -> Metadata:
     }
 
 
-def _as_result(check: Check) -> dg.AssetCheckResult:
+def as_result(check: Check) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=check.name, passed=check.passed, description=check.sentence, metadata=check.figures
     )

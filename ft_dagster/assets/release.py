@@ -5,16 +5,25 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster import stage_entries
-from ft_dagster.assets.adapter import DATA_VERSION, described, links, maker, stage_asset, variant_asset
+from ft_dagster.assets.adapter import (
+    DATA_VERSION,
+    as_result,
+    described,
+    links,
+    maker,
+    stage_asset,
+    variant_asset,
+)
 from ft_dagster.assets.lineage import tell_above
 from ft_dagster.assets.page import DIGITS, SUMMARY, Page, asset_link, run_link, table
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.errors import UserError
 from ft_dagster.export.served import command_of
+from ft_dagster.fleet.spent import devices_of, hours_of
 from ft_dagster.gate.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import RELEASE, ROLLBACK, ReleaseEntry
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.made_of import MADE_OF, made_rows
@@ -22,6 +31,7 @@ from ft_dagster.report.summaries import (
     PAGE_RULES,
     Summary,
     export_summary,
+    judged_summary,
     page_rules_rows,
     release_summary,
 )
@@ -29,8 +39,10 @@ from ft_dagster.report.svg import Bar, bars, fitting, intervals, measured
 from ft_dagster.report.tables import moment, size
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import EVALUATION
 from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
+from ft_dagster.stages import release_evaluation
 from ft_dagster.stages.made_of import made_of
 from ft_dagster.stages.verdicts import certificate_of
 from ft_dagster.store import Artifact
@@ -39,6 +51,7 @@ from ft_dagster.versions.version_report import keep_report
 from ft_dagster.workspace.workspace import Workspace
 
 GROUP = "release"
+ANSWERS = ("made by", "questions", "how", "seconds", "digest")
 LOG = ("version", "what", "when (UTC)", "by", "reason")
 LOG_ENTRIES = "log_entries"  # metadata: how many entries the log had when it was shown
 
@@ -82,6 +95,40 @@ def _made_of(workspace: Workspace, export: Artifact, entry: ReleaseEntry) -> dg.
         return dg.MetadataValue.text(why_not(error))
 
 
+def _release_evaluation(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
+    done = release_evaluation.judge_release(workspace)
+    check, held, judged = done.check, done.held, workspace.upstream(EVALUATION.name).figures["verdict"]
+    verdict = Verdict.from_json(judged) if done.judgement is None else done.judgement.verdict
+    asked = [each for each in held.answers if not each.reused]
+    against = None if held.against.entry is None else held.against.entry.version
+    summary = judged_summary(against, check.sentence, passed=check.passed)
+    entries = {
+        "outcome": verdict_word(verdict),
+        "held_against": "nothing" if against is None else f"version {against}",
+        "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
+        "answers": table(ANSWERS, map(_answers, held.answers)),
+        "device_seconds": round(sum(3600 * hours_of(each) * devices_of(each) for each in asked), 3),
+        "reused": not asked,
+        "owners": ", ".join(workspace.spec.owners),
+    }
+    if not check.passed:  # the run ends here
+        tell_above(context, workspace)
+    more = links(context, release_evaluation.STEP.name, context.run_id)
+    picture = fitting(intervals, measured(verdict.rules), "changes with their intervals")
+    return dg.MaterializeResult(
+        metadata=Page(summary, entries, picture).metadata(more),
+        data_version=dg.DataVersion(done.export.digest),
+        check_results=[as_result(check)],
+    )
+
+
+def _answers(answers: Artifact) -> list[Any]:
+    """Return whose answers they are, how they came to be there, and what they took of a device."""
+    how = "stored before" if answers.reused else "asked now"
+    seconds = f"{3600 * hours_of(answers):.1f}"
+    return [answers.place.stage, answers.figures["questions"], how, seconds, answers.digest[:DIGITS]]
+
+
 def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
     done = release_step.release(workspace)
     entry, verdict = done.entry, done.verdict
@@ -106,7 +153,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         tell_above(context, workspace)
     picture = fitting(intervals, measured(verdict.rules), "changes with their intervals")
     made_by = entry.run_id or maker(context, entry.export, True)
-    more = f"{links(context, stage_entries.RELEASE.name, made_by)}; {_asked(workspace.key, entry.version)}"
+    more = f"{links(context, release_step.STEP.name, made_by)}; {_asked(workspace.key, entry.version)}"
     return dg.MaterializeResult(
         metadata=Page(summary, entries, picture).metadata(more),
         data_version=dg.DataVersion(entry.export),
@@ -124,7 +171,7 @@ def release_event(
 ) -> dg.AssetMaterialization:
     """Return what shows an entry of the log that no run shows."""
     return dg.AssetMaterialization(
-        graph.key(stage_entries.RELEASE.name),
+        graph.key(release_step.STEP.name),
         partition=str(key),
         description=f"{entry.action} by {entry.by}: {entry.reason or 'no reason given'}",
         metadata=page,
@@ -188,10 +235,16 @@ def _became(done: ReleaseEntry) -> str:
 
 
 def release_assets(graph: Graph) -> list[dg.AssetsDefinition]:
-    said = described(release_step.release)
+    judged, said = described(release_evaluation.judge_release), described(release_step.release)
     return [
         stage_asset(graph, export_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_model_export),
         variant_asset(
-            graph, stage_entries.RELEASE.name, _release, description=said, group=GROUP, kinds={"json"}
+            graph,
+            release_evaluation.STEP,
+            _release_evaluation,
+            description=judged,
+            group=GROUP,
+            kinds={"huggingface"},
         ),
+        variant_asset(graph, release_step.STEP, _release, description=said, group=GROUP, kinds={"json"}),
     ]

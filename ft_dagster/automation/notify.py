@@ -35,15 +35,23 @@ from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
-from ft_dagster.stage_entries import DECLARATION, EVALUATION, FINE_TUNED_MODEL, RELEASE, TRAINING_PLAN
+from ft_dagster.stage_entries import (
+    DECLARATION,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    RELEASE,
+    RELEASE_EVALUATION,
+    TRAINING_PLAN,
+)
+from ft_dagster.stages.release_evaluation import CHECK
 from ft_dagster.store import read_head, unreachable
 
 DATABASE, LOCK, PATIENCE = "notifications.db", "notifications.lock", 60.0
 LOOK_BACK = timedelta(days=1)  # of a first tick, and before a cursor for entries of release logs
 MOST_RUNS, MOST_RELEASES = 500, 500  # that one tick reads
-GATE = (EVALUATION.name, "gate")
+GATES = {(EVALUATION.name, "gate"), (RELEASE_EVALUATION.name, CHECK)}
 FIGURES_ALONE = {
-    GATE,
+    *GATES,
     (TRAINING_PLAN.name, "fits"),
     (FINE_TUNED_MODEL.name, "learned"),
 }  # what these checks say
@@ -200,7 +208,7 @@ def why_failed(instance: dg.DagsterInstance, run_id: str, graph: Graph) -> tuple
         asset = found.asset_key.path[len(graph.prefix) :]
         check = ("/".join(asset), found.check_name)
         said = f": {found.description}" if check in FIGURES_ALONE else ""
-        if check != GATE:
+        if check not in GATES:
             return "run_failed", f"{check[0]}: check {check[1]} did not hold{said}"
         failed = found.metadata.get("fail")
         kind: EventKind = "gate_failed" if failed is None or failed.value else "undecided"

@@ -86,10 +86,10 @@ def _past(instance: dg.DagsterInstance, record: dg.RunRecord) -> PastRun:
     ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else _utc(record.update_timestamp)
     if run.status == dg.DagsterRunStatus.CANCELED:
         return PastRun(started, "failed", ended, asked, "it was cancelled")
-    if run.status == dg.DagsterRunStatus.FAILURE and not _was_judged(instance, run.run_id):
-        return PastRun(started, "failed", ended, asked, failure_of(instance, run.run_id))
-    outcome: RunOutcome = "success" if run.status == SUCCESS else "verdict"
-    return PastRun(started, outcome, ended, asked)
+    if run.status == SUCCESS:
+        return PastRun(started, "success", ended, asked)
+    outcome: RunOutcome = "verdict" if _was_judged(instance, run.run_id) else "failed"
+    return PastRun(started, outcome, ended, asked, failure_of(instance, run.run_id))
 
 
 def begun(record: dg.RunRecord) -> datetime:

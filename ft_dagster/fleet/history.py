@@ -14,7 +14,7 @@ MOST_RUNS = 20  # of one variant that are read at once, the newest first
 
 class PastRun(NamedTuple):
     """`outcome`: success of the whole chain; verdict where a gate did not hold; failed also where a person
-    cancelled it. `asked`: the stamp it was asked for by; `why`: of one that failed.
+    cancelled it. `asked`: the stamp it was asked for by; `why`: of one that did not succeed.
     """
 
     started: datetime
@@ -68,7 +68,7 @@ def history(newest_first: Iterable[PastRun], edited: datetime) -> RunHistory:
         running=any(run.outcome == "unfinished" for run in runs),
         failures=len(failed),
         failed_at=_ended(failed),
-        failure=failed[0].why if failed else "",
+        failure=next((run.why for run in (*failed, *fruitless)), ""),
         fruitless=len(fruitless),
         fruitless_at=_ended(fruitless),
         asked=tuple(run.asked for run in runs if run.asked is not None),

@@ -183,7 +183,7 @@ def _cause(row: FleetRow, state: VariantStatus, causes: tuple[RootCause, ...]) -
         if known.failures:
             runs = "1 run" if known.failures == 1 else f"{known.failures} runs in a row"
             return f"{runs} failed: {known.failure}"
-        return version.verdict or "" if version.gate in NO_PASS else "its gate did not hold"
+        return version.verdict or "" if version.gate in NO_PASS else known.failure or "its gate did not hold"
     if state == "approval":
         return f"v{version.waiting} waits for approval"
     if state == "not judged":

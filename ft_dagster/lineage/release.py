@@ -32,7 +32,7 @@ from ft_dagster.store.blobs import Store
 from ft_dagster.store.removal import keep
 
 TRIES = 30  # of an entry, while others write theirs
-JUDGED_AGAIN = "Materialize evaluation, model_export and release again, in that order"
+JUDGED_AGAIN = "Materialize evaluation, model_export, release_evaluation and release again, in that order"
 Decide = Callable[[list[ReleaseEntry]], tuple[ReleaseEntry, bool]]  # the entry, and whether it is new
 
 
@@ -255,7 +255,7 @@ def _same_production(then: Sequence[ReleaseEntry] | None, past: Sequence[Release
             "another version went into production meanwhile: it was held against the one before",
             field="version",
             value=now,
-            fix="Materialize release again",
+            fix="Materialize release_evaluation and release again",
         )
 
 

@@ -163,6 +163,17 @@ def export_summary(format: str, bytes: int, certificate: Certificate, serve: str
     )
 
 
+def judged_summary(version: int | None, said: str, *, passed: bool) -> Summary:
+    """Say how a new version was held against the `version` in production, in a sentence; None: against none,
+    and why.
+    """
+    if version is None:
+        return Summary("There is nothing to judge before the release", said, "Nothing to do: release follows")
+    what = f"The new version was held against version {version}, which is in production"
+    following = "Nothing to do: release follows"
+    return Summary(what, said, following if passed else "See the rules below; then other data or settings")
+
+
 def release_summary(version: int, production: int | None, verdict: str, following: str) -> Summary:
     """Summarize a release. `verdict`: its sentences; `following`: what is to be done for it to be served;
     empty where it is.

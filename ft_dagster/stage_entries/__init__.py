@@ -23,6 +23,7 @@ __all__ = [
     "PROBE",
     "PRODUCTION_EVALUATION",
     "RELEASE",
+    "RELEASE_EVALUATION",
     "TASK_DATASET",
     "TRAINING_MIXTURE",
     "TRAINING_PLAN",
@@ -107,6 +108,7 @@ CANDIDATE_EVALUATION = StageEntry(
     "candidate_evaluation", 3, on_demand=True, device_use="evaluation", judges="production"
 )
 MODEL_EXPORT = StageEntry("model_export", 4, device_use="export", shown=("{format}",), counted=("format", ""))
+RELEASE_EVALUATION = StageEntry("release_evaluation", 1)
 RELEASE = StageEntry("release", 1)
 
 ENTRIES = {
@@ -115,7 +117,7 @@ ENTRIES = {
         *(DECLARATION, BASE_MODEL, GENERAL_CORPUS, BASE_TEXT, EVALUATION_TEXTS, UNSAID_TOKENS),
         *(TASK_DATASET, TRAINING_MIXTURE, PROBE, TRAINING_PLAN, FINE_TUNED_MODEL),
         *(GENERAL_SCORES, BASE_EVALUATION, EVALUATION, PRODUCTION_EVALUATION, CANDIDATE_EVALUATION),
-        *(MODEL_EXPORT, RELEASE),
+        *(MODEL_EXPORT, RELEASE_EVALUATION, RELEASE),
     )
 }
 FORMER_STAGES = ("prior", "version_before")  # which stores may hold, and nothing reads any more

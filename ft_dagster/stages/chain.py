@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.settings import Retries
-from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS
+from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS, RELEASE_EVALUATION
 from ft_dagster.stages import (
     base_evaluation,
     base_model,
@@ -26,11 +26,14 @@ from ft_dagster.stages import (
     model_export,
     probe,
     production_evaluation,
+    release,
+    release_evaluation,
     task_dataset,
     training_mixture,
     training_plan,
     unsaid_tokens,
 )
+from ft_dagster.stages.release_evaluation import judge_release
 from ft_dagster.store import Artifact, closed, refused, unreachable
 from ft_dagster.workspace.stage import Check, Stage
 from ft_dagster.workspace.workspace import TrainingStopped, Workspace
@@ -59,6 +62,7 @@ CHAIN = tuple(
     sorted((stage for stage in _STAGES if not stage.entry.on_demand), key=lambda one: _ORDER.index(one.name))
 )
 ON_DEMAND = tuple(stage for stage in _STAGES if stage.entry.on_demand)
+STEPS = (release_evaluation.STEP, release.STEP)  # after the chain
 
 T = TypeVar("T")
 
@@ -80,7 +84,8 @@ def up_to(name: str) -> tuple[Stage[Any], ...]:
 
 
 def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> ChainOutcome:
-    """Make the stages one after another; a check that does not pass ends the chain after its stage.
+    """Make the stages one after another; a check that does not pass ends the chain after its stage. After the
+    last stage of the chain, what a release needs judged is made.
 
     Raises KeyboardInterrupt, and whatever is a defect.
     """
@@ -97,7 +102,11 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
             made[stage.name] = _with_retries(workspace, partial(workspace.make, stage))
             failed = failed_check(workspace, stage, made[stage.name])
             if failed is not None:
-                return ChainOutcome(made, f"{stage.name}: {failed.name} did not pass: {failed.sentence}")
+                return ChainOutcome(made, _ended(stage.name, failed))
+        if CHAIN[-1].name in made:
+            judged = _with_retries(workspace, partial(judge_release, workspace)).check
+            if not judged.passed:
+                return ChainOutcome(made, _ended(RELEASE_EVALUATION.name, judged))
     except TrainingStopped as stopped:
         return ChainOutcome(made, str(stopped), stopped.run_dir)
     except (UserError, ProgramFailed) as error:
@@ -114,6 +123,10 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
 def failed_check(workspace: Workspace, stage: Stage[Any], artifact: Artifact) -> Check | None:
     """The first check of a stage's artifact that does not pass."""
     return next((check for check in stage.judge(workspace, artifact) if not check.passed), None)
+
+
+def _ended(name: str, failed: Check) -> str:
+    return f"{name}: {failed.name} did not pass: {failed.sentence}"
 
 
 def _with_retries(workspace: Workspace, work: Callable[[], T]) -> T:

@@ -14,25 +14,29 @@ from typing import Any, TypeVar, get_args
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.lineage.reachable import PRODUCTION
-from ft_dagster.stage_entries import FINE_TUNED_MODEL, UNSAID_TOKENS
+from ft_dagster.stage_entries import FINE_TUNED_MODEL, RELEASE, RELEASE_EVALUATION, UNSAID_TOKENS
 from ft_dagster.stages import base_evaluation, evaluation
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.store import Artifact, find_artifact
 from ft_dagster.store.make import Recipe
+from ft_dagster.store.removal import keep
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace, refuse_experiment
 
 I = TypeVar("I")  # noqa: E741
 _EVALUATION, _BEFORE = evaluation.STAGE.name, base_evaluation.STAGE.name
+NEEDED = (*PRODUCTION, UNSAID_TOKENS.name)  # what a release needs beside the chain's artifacts
 
 
 @dataclass(frozen=True)
 class Today(Workspace):
-    """It makes what a release is held against production by, and looks through today's tasks for new tokens;
-    any other artifact that is demanded has to be in the store. Device, arithmetic and engine are those of the
-    newest evaluation, wherever it ran.
+    """It makes nothing: what is demanded has to be in the store. `makes`: it makes what is `NEEDED`: the
+    answers by which a new version is held against production, and the look for new tokens in today's
+    tasks. Device, arithmetic and engine are those of the newest evaluation, wherever it ran.
     """
+
+    makes: bool = False
 
     @cached_property
     def frozen(self) -> dict[str, Any]:
@@ -61,7 +65,19 @@ class Today(Workspace):
         return self.find(base_evaluation.STAGE) if stage == _BEFORE else super().upstream(stage)
 
     def make(self, stage: Stage[I]) -> Artifact:
-        return super().make(stage) if stage.name in (*PRODUCTION, UNSAID_TOKENS.name) else self.find(stage)
+        if stage.name not in NEEDED:
+            return self.find(stage)
+        if self.makes:
+            return super().make(stage)
+        found = find_artifact(self.store, self.recipe(stage)[0].place)
+        if found is None or not (self.looking or keep(self.store, found)):
+            raise UserError(
+                f"a release needs a {stage.name} now that is not there: production or the "
+                f"declaration changed since {RELEASE_EVALUATION.name}, or that was not made",
+                file=self.declared_in,
+                fix=f"Materialize {RELEASE_EVALUATION.name}, then {RELEASE.name}",
+            )
+        return found
 
     def find(self, stage: Stage[Any]) -> Artifact:
         """The artifact that is demanded now. Raises UserError, naming what is other than it was."""
@@ -85,9 +101,9 @@ class Today(Workspace):
         return {} if head is None else dict(head.spec)
 
 
-def today(workspace: Workspace) -> Today:
+def today(workspace: Workspace, *, makes: bool = False) -> Today:
     """The same workspace, with the declaration as it is now."""
-    return Today(**{each.name: getattr(workspace, each.name) for each in fields(Workspace)})
+    return Today(**{each.name: getattr(workspace, each.name) for each in fields(Workspace)}, makes=makes)
 
 
 def refuse_unjudged(workspace: Workspace) -> None:

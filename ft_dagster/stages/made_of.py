@@ -14,14 +14,21 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, find_digest, parts_of_version
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.stage_entries import DECLARATION, EVALUATION, GENERAL_CORPUS, TASK_DATASET
-from ft_dagster.stages.chain import CHAIN
+from ft_dagster.stage_entries import (
+    DECLARATION,
+    EVALUATION,
+    GENERAL_CORPUS,
+    RELEASE_EVALUATION,
+    TASK_DATASET,
+    made_before,
+)
 from ft_dagster.stages.declaration import content_of
 from ft_dagster.store import Artifact, Place, Store, read_head
 from ft_dagster.store.committed import all_committed
 
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
-ORDER = (GENERAL_CORPUS.name, *(stage.name for stage in CHAIN))
+_MADE = (each.name for each in made_before(RELEASE_EVALUATION) if not each.on_demand)
+ORDER = tuple(dict.fromkeys((GENERAL_CORPUS.name, *_MADE)))
 
 
 class SourceFile(NamedTuple):

@@ -40,14 +40,25 @@ from ft_dagster.workspace.workspace import Workspace
 BY_BASE = (LEAD, f"task.{RENDERING}")  # what of a task is each base's own, or its training's
 
 
-class Held(NamedTuple):
-    """New weights held against production: the rules, why they could not be, where they could not, and the
-    log that said what is in production (None: it was not asked).
+class Predecessor(NamedTuple):
+    """Names the release in production that new weights are to be held against; None where they are held
+    against none, and then why. `log`: that says what is in production (None: it was not asked).
     """
 
-    rules: tuple[Rule, ...]
-    unmeasured: str | None = None
+    entry: ReleaseEntry | None
+    why_none: str = ""
     log: list[ReleaseEntry] | None = None
+
+
+class Held(NamedTuple):
+    """Says how new weights hold against production: the rules, the answers that decided them beside the
+    evaluation's, and why they could not be held against it, where they could not.
+    """
+
+    against: Predecessor
+    rules: tuple[Rule, ...] = ()
+    answers: tuple[Artifact, ...] = ()
+    unmeasured: str | None = None
 
 
 def rejudge(
@@ -77,30 +88,43 @@ def rejudge(
     )
 
 
+def predecessor(workspace: Workspace, tuned: Artifact) -> Predecessor:
+    """Find what new weights are to be held against by the declaration of this workspace."""
+    if workspace.spec.gates.regression_margin is None:
+        return Predecessor(None, "gates.regression_margin is null, so versions are not compared")
+    log = history(workspace.store, workspace.prefix)
+    standing = served_in(log)
+    if standing is None:
+        return Predecessor(None, "nothing is in production yet", log)
+    if standing.weights == tuned.digest:
+        return Predecessor(None, f"these weights are in production, as version {standing.version}", log)
+    return Predecessor(standing, log=log)
+
+
 def against_production(workspace: Today, tuned: Artifact, evaluation: Artifact) -> Held:
     """New weights against those in production, both on today's questions; no rules at the first release.
 
     Derived here and kept in no key: production is another one tomorrow. The release log names the version
     before, and so from which evaluations the rules can be derived again.
     """
-    gates = workspace.spec.gates
-    if gates.regression_margin is None:
-        return Held(())
-    log = history(workspace.store, workspace.prefix)
-    standing = served_in(log)
-    if standing is None or standing.weights == tuned.digest:
-        return Held((), log=log)
+    against = predecessor(workspace, tuned)
+    standing = against.entry
+    if standing is None:
+        return Held(against)
     before = find_digest(workspace.store, [workspace.prefix], EVALUATION.name, standing.evaluation)
+    asked: Artifact | None = None
     try:
         if before is None or not (asked_alike(before, evaluation) and asked_by_its_rules(workspace, before)):
-            before = workspace.make(production_evaluation.STAGE)
+            before = asked = workspace.make(production_evaluation.STAGE)
+        answers: tuple[Artifact, ...] = (before,)
         rules = _regression(workspace, before, evaluation, standing.version, evaluation)
         if any(rule.unfinished for rule in rules):
-            before, more = workspace.make(production_evaluation.STAGE), workspace.make(CANDIDATE)
-            rules = _regression(workspace, before, more, standing.version, evaluation)
+            asked = asked or workspace.make(production_evaluation.STAGE)
+            answers = (asked, workspace.make(CANDIDATE))
+            rules = _regression(workspace, *answers, standing.version, evaluation)
     except ProductionGone as gone:
-        return Held((), gone.problem, log)
-    return Held(rules, log=log)
+        return Held(against, unmeasured=gone.problem)
+    return Held(against, rules, answers)
 
 
 def _regression(

@@ -34,6 +34,19 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Describes a step after the stages, which makes no artifact of its own. `checks`: see `Stage`."""
+
+    entry: StageEntry
+    reads: tuple[StageEntry, ...]
+    checks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+
+@dataclass(frozen=True)
 class Stage(Generic[I]):
     """Describes a stage. `asks`: the questions of `Past` that `inputs` and `build` put. `checks`: name ->
     description of each check that `judge` gives.

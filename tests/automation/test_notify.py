@@ -135,6 +135,17 @@ def test_a_gate_that_failed_is_told_in_the_words_of_its_rule(
     assert lines(project, "other") == []
 
 
+def test_a_version_worse_than_production_is_told_as_a_failed_gate(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.support", notify=["log"])
+    worse = "Against production: Failed: 1 of 2 rules does not hold"
+    failed_run(instance, "acme.support", check("release_evaluation", "regression", worse, fail=1))
+    told(project, instance)
+    (said,) = lines(project)
+    assert (said["kind"], said["sentence"]) == ("gate_failed", worse)
+
+
 def test_what_was_left_open_is_no_failure(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.support", notify=["log"])
     failed_run(instance, "acme.support", check("evaluation", "gate", "undecided", fail=0, undecided=2))

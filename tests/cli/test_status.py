@@ -33,6 +33,7 @@ VERSION = KnownVersion(
     3, made=NOW - 2 * DAY, digest="ab" * 32, gate="passed", gain=GAIN, spent=Amount(1.5, 4.0), counted="1"
 )
 RANK = field_changed("method.rank")
+WORSE = "release_evaluation: check regression failed: Against production: Failed"
 KNOWN: dict[str, tuple[dict[str, Any], KnownVersion | None]] = {
     "acme.approval": ({}, replace(VERSION, waiting=4)),
     "acme.child": ({}, VERSION),
@@ -44,6 +45,7 @@ KNOWN: dict[str, tuple[dict[str, Any], KnownVersion | None]] = {
     "acme.parked": ({"failures": 3, "failure": "out of memory"}, VERSION),
     "acme.running": ({"running": True}, VERSION),
     "acme.stale": ({}, replace(VERSION, causes=(RANK,), gain=GAIN._replace(after=0.9))),
+    "acme.worse": ({"fruitless": 1, "failure": WORSE}, VERSION),
     "globex.damaged": ({}, KnownVersion(unread="the store cannot be read: x")),
 }
 
@@ -104,6 +106,7 @@ def test_each_state_is_told_from_the_table_with_its_cause(project: Path) -> None
         "acme.parked": ("parked", "3 runs in a row failed: out of memory"),
         "acme.running": ("running", ""),
         "acme.stale": ("stale", "method.rank is declared otherwise"),
+        "acme.worse": ("failing", WORSE),
         "globex.damaged": ("broken", "the store cannot be read: x"),
         "globex.gone": ("retired", "it is declared no longer"),
     }
@@ -141,7 +144,7 @@ def test_filters_choose_and_sorting_arranges(project: Path) -> None:
         return [row["variant"] for row in said(project, *words)["variants"]]
 
     assert chosen("--stale") == ["acme.child", "acme.stale"]
-    assert chosen("--failing") == ["acme.parked", "acme.failing", "acme.gate"]
+    assert chosen("--failing") == ["acme.parked", "acme.failing", "acme.gate", "acme.worse"]
     assert chosen("--tenant", "globex") == ["globex.wrong", "globex.damaged", "globex.gone"]  # read now
     assert chosen("--sort", "gain", "--limit", "1") == ["acme.stale"]
     assert chosen("--sort", "variant", "--limit", "2") == ["acme.approval", "acme.child"]
@@ -152,7 +155,7 @@ def test_what_it_says_comes_with_the_time_of_its_picture(project: Path) -> None:
     table_of(project, looked=datetime(2026, 3, 2, 12, 30, tzinfo=UTC))
     last = next(line for line in printed(project).splitlines() if " variants: " in line)
     assert last.startswith(
-        "13 variants: 2 broken, 1 parked, 2 failing, 1 approval, 1 not judged, 2 stale, 1 running, "
+        "14 variants: 2 broken, 1 parked, 3 failing, 1 approval, 1 not judged, 2 stale, 1 running, "
     )
     assert last.endswith("as of 2026-03-02 12:30 UTC; --exact reads the store")
 

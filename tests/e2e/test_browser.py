@@ -18,7 +18,7 @@ pytestmark = [
 ]
 OF_A_VARIANT = [
     *("declaration", "base_model", "task_dataset", "training_mixture", "training_plan"),
-    *("fine_tuned_model", "base_evaluation", "evaluation", "model_export", "release"),
+    *("fine_tuned_model", "base_evaluation", "evaluation", "model_export", "release_evaluation", "release"),
 ]
 OF_ALL = ["general_corpus", "fleet"]
 CELLS = "[...document.querySelectorAll('td')]"

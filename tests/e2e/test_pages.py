@@ -45,7 +45,7 @@ def pages(result: dg.ExecuteInProcessResult) -> dict[str, Mapping[str, Any]]:
 
 def test_each_page_begins_with_a_summary_that_is_shown_without_a_click(workshop: Workshop) -> None:
     shown = pages(workshop.first)
-    assert len(shown) == len(STAGES) + 2
+    assert len(shown) == len(STAGES) + 3  # the corpus, and the two steps after the stages
     for name, metadata in shown.items():
         assert next(iter(metadata)) == SUMMARY, name
         summary = metadata[SUMMARY].value

@@ -20,7 +20,7 @@ import pytest
 
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import ENTRIES, version_of
-from ft_dagster.stages.chain import CHAIN, ON_DEMAND
+from ft_dagster.stages.chain import CHAIN, ON_DEMAND, STEPS
 
 PACKAGE = Path(__file__).resolve().parents[2] / "ft_dagster"
 RECORDS = Path(__file__).with_name("stage_code")  # a file a stage: so that branches meet in few of them
@@ -48,7 +48,7 @@ FLOOR = {  # what means nothing to a result, and why
 BY_NAME = ("ft_dagster.training.methods",)  # packages that import their modules by name, which no graph sees
 NO_STAGE_OBJECT = {  # made beside the chain, or no artifact
     "general_corpus": ("ft_dagster.stages.general_corpus",),
-    "release": ("ft_dagster.stages.release",),
+    **{step.name: (f"ft_dagster.stages.{step.name}",) for step in STEPS},
 }
 
 

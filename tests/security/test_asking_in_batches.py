@@ -46,13 +46,14 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -
     return folder
 
 
-def train(project: Path, name: str) -> tuple[Workspace, Pretend]:
-    """Run the chain with another seed, which leaves the weights `name`."""
+def train(project: Path, name: str, ends: str | None = None) -> tuple[Workspace, Pretend]:
+    """Run the chain with another seed, which leaves the weights `name`; `ends`: what it ends with."""
     edit(project / FILE, lambda content: content["training"].update(seed=sum(name.encode())))
     pretend = Pretend(name, RIGHT)
     workspace = desk(project, pretend)
     outcome = run_chain(workspace, CHAIN)
-    assert outcome.error is None, outcome.error
+    assert (outcome.error is None) == (ends is None), outcome.error
+    assert (ends or "") in (outcome.error or "")
     return workspace, pretend
 
 
@@ -93,9 +94,11 @@ def test_weights_that_are_told_from_production_too_late_are_asked_on(
     """60 answers showed the task to be better than the base's, and no loss of 5 points to be ruled out."""
     workspace, pretend = train(project, "alike")
     assert counted(workspace, "evaluation")["test_split_task"] == 60
+    after = pretend.ran[pretend.ran.index("export") + 1 :]
+    assert after == ["evaluation", "evaluation"]  # production's weights, and the new ones
     ran = len(pretend.ran)
     released = release(workspace)
-    assert pretend.ran[ran:] == ["evaluation", "evaluation"]  # production's weights, and the new ones
+    assert len(pretend.ran) == ran
     (own,) = [r for r in released.verdict.rules if r.rule == "regression" and r.task == "test_split_task"]
     assert (own.outcome, own.questions) == ("pass", 135)
     assert [entry.version for entry in history(workspace.store, PREFIX)] == [1, 2]
@@ -105,12 +108,13 @@ def test_weights_that_are_told_from_production_too_late_are_asked_on(
 def test_worse_weights_than_those_in_production_are_not_released(
     project: Path, first: tuple[Workspace, Pretend, Released]
 ) -> None:
-    workspace, pretend = train(project, "worse")
+    workspace, pretend = train(project, "worse", ends="release_evaluation: regression did not pass")
+    assert len(pretend.ran) - pretend.ran.index("export") - 1 <= 2
     ran = len(pretend.ran)
     for _ in range(2):
         with pytest.raises(UserError, match=r"against version \d in production, the task"):
             release(workspace)
-    assert len(pretend.ran) - ran <= 2  # kept by their keys
+    assert len(pretend.ran) == ran
 
 
 def test_samples_that_end_earlier_than_the_looks_say_are_no_evaluation(

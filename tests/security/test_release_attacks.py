@@ -28,73 +28,19 @@ from ft_dagster.stages import (
 )
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import release
+from ft_dagster.stages.release_evaluation import judge_release
 from ft_dagster.store import Store, read_head, write_head
 from ft_dagster.versions.check import check_variant
 from ft_dagster.versions.preview import plan_variant
 from ft_dagster.versions.up_to_date import standing
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace
-from tests.e2e.project import POLICY, edit, write_project, write_yaml
+from tests.e2e.project import POLICY, edit, write_yaml
+from tests.security.attacked import FILE, RELEASED, declare, make, project, train_again, trained
 from tests.security.pretend import KEY, PREFIX, Pretend, desk
 
+__all__ = ["project", "trained"]
 pytestmark = pytest.mark.slow
-GATES = {
-    "general_margin": 0.1,
-    "general_loss_margin": 0.3,
-    "alpha": 0.05,
-    "regression_margin": 0.1,
-    "regression_loss_margin": 1.0,
-    "loss_tail": 0.5,
-}
-FILE = f"tenants/{KEY.tenant}/{KEY.variant}.yaml"
-RELEASED = ""  # nothing is left to be done
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
-    """A project whose variant went through the chain, not released yet."""
-    folder = write_project(tmp_path_factory.mktemp("attacked") / "project", tiny_model_folder)
-
-    def adjust(content: dict[str, Any]) -> None:
-        content["gates"] = GATES
-        content["evaluation"].update(limit=200)
-        content["data"]["decontaminate"] = {"enabled": False}
-
-    edit(folder / FILE, adjust)
-    outcome = run_chain(desk(folder, Pretend()), CHAIN)
-    assert outcome.error is None, outcome.error
-    return folder
-
-
-@pytest.fixture
-def project(trained: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(trained, tmp_path / "project")
-
-
-def declare(project: Path, **changes: Any) -> None:
-    """Change fields of parts of the declaration: `evaluation={"limit": 3}`."""
-
-    def change(content: dict[str, Any]) -> None:
-        for part, fields in changes.items():
-            content.setdefault(part, {}).update(fields)
-
-    edit(project / FILE, change)
-
-
-def make(project: Path, *stages: Stage[Any], pretend: Pretend | None = None) -> Workspace:
-    workspace = desk(project, pretend or Pretend())
-    for stage in stages:
-        workspace.make(stage)
-    return workspace
-
-
-def train_again(project: Path, name: str, right: dict[str, float], **changes: Any) -> Pretend:
-    """Run the whole chain with another seed, which leaves the weights `name`."""
-    declare(project, training={"seed": len(name)}, **changes)
-    pretend = Pretend(name, {"base": 0.0, "first": 1.0, **right})
-    outcome = run_chain(desk(project, pretend), CHAIN)
-    assert outcome.error is None, outcome.error
-    return pretend
 
 
 QUESTIONS: list[dict[str, Any]] = [
@@ -226,15 +172,17 @@ def test_two_evaluations_at_once_are_never_the_same_try(tmp_path: Path) -> None:
 
 def test_production_is_asked_todays_questions_and_a_worse_successor_is_not_released(project: Path) -> None:
     release(desk(project, Pretend()))
-    pretend = train_again(project, "worse", {"worse": 0.6}, evaluation={"seed": 5})
+    pretend = train_again(project, "worse", {"worse": 0.6}, judged=False, evaluation={"seed": 5})
     workspace = desk(project, pretend)
     ran = len(pretend.ran)
+    for _ in range(2):
+        check = judge_release(workspace).check
+        assert not check.passed
+        assert "against version 1 in production, the task" in check.sentence
+        assert pretend.ran[ran:] == ["evaluation"]  # kept by its key
     with pytest.raises(UserError, match="against version 1 in production, the task"):
         release(workspace)
     assert pretend.ran[ran:] == ["evaluation"]
-    with pytest.raises(UserError, match="against version 1 in production, the task"):
-        release(workspace)
-    assert pretend.ran[ran:] == ["evaluation"]  # kept by its key
     assert [entry.version for entry in history(workspace.store, PREFIX)] == [1]
 
 

@@ -56,10 +56,11 @@ class VariantState:
     `known_since`: when it was first seen as declared. `served`: when its newest run that came to a verdict
     started; None where none did; `renewed`: its newest that succeeded. `running`: a run waits or is in
     progress. `failures`: runs in a row that came to no verdict since; `failed_at`: when the newest of them
-    ended, and `failure`: why. `fruitless`: those that came to a verdict and did not succeed, since `renewed`;
-    `fruitless_at`: when the newest of them ended. `broken`: why its declaration cannot be read; `retired`: it
-    is declared no longer. `cost`: of its next retrain. `asked`: stamps for which a run was asked lately;
-    `tries`: those whose run ended and did not succeed.
+    ended. `fruitless`: those that came to a verdict and did not succeed, since `renewed`; `fruitless_at`:
+    when the newest of them ended. `failure`: why the newest of these did not succeed, of `failures` where
+    there are any. `broken`: why its declaration cannot be read; `retired`: it is declared no longer. `cost`:
+    of its next retrain. `asked`: stamps for which a run was asked lately; `tries`: those whose run ended and
+    did not succeed.
     """
 
     key: VariantKey

@@ -203,7 +203,7 @@ def test_an_experiment_is_not_released_whatever_the_tags_say(swept: tuple[Path, 
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(PARTITIONS, [str(KEY)])
         result = dg.materialize(
-            CHAIN[-2:], partition_key=str(KEY), instance=instance, resources=resources(str(folder)),
+            CHAIN[-3:], partition_key=str(KEY), instance=instance, resources=resources(str(folder)),
             tags=tags, raise_on_error=False,
         )  # fmt: skip
     (event,) = [

@@ -241,6 +241,15 @@ def test_a_run_that_did_not_succeed_makes_no_variant_younger() -> None:
     assert {cause.kind: cause.deadline for cause in retrain.reasons}["age"] == NOON
 
 
+def test_why_a_run_ended_at_its_gate_is_known_where_no_run_failed() -> None:
+    ended = PastRun(NOON - DAY, "verdict", NOON - DAY, why="release_evaluation: check regression failed: x")
+    known = history([ended], edited=NOON - 10 * DAY)
+    assert (known.failures, known.fruitless, known.failure) == (0, 1, ended.why)
+    later = PastRun(NOON, "failed", NOON, why="the disk is full")
+    unjudged = history([later], edited=NOON - 10 * DAY)
+    assert (unjudged.failures, unjudged.failure) == (1, "the disk is full")
+
+
 def test_what_is_parked_comes_back_when_something_changed_since() -> None:
     parked = variant(
         "acme.a", failures=3, failed_at=NOON - HOUR, retrain={"on_new_data": True, "quiet_minutes": 0}

@@ -1,0 +1,126 @@
+"""Judges the new version against the one in production, before it is released.
+
+It asks a model only where stored answers do not decide: the version in production, where that was asked
+other questions than the new one (`production_evaluation`), and the new one on more of them, where questions
+are asked batch after batch (`candidate_evaluation`). Their answers are kept. The verdict is not, since
+production is another one tomorrow: `release` derives it again from stored answers. Nothing is judged where no
+version is in production, these weights are, or versions are not compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ft_dagster.evaluation.own_checks import by_any_name
+from ft_dagster.gate.gates import with_rules
+from ft_dagster.gate.verdict_words import production_sentence, verdict_sentence
+from ft_dagster.lineage.certificate import Certificate
+from ft_dagster.lineage.graph import StoredGraph, input_of
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.spec.policy import Policy
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    BASE_MODEL,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    RELEASE_EVALUATION,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
+from ft_dagster.stages import evaluation as evaluation_stage
+from ft_dagster.stages.declared_now import Today, today
+from ft_dagster.stages.evaluation import own_of
+from ft_dagster.stages.held_out import refuse_trained_on
+from ft_dagster.stages.may_serve import Version, may_serve
+from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
+from ft_dagster.stages.verdicts import Held, against_production, certificate_of, predecessor, rejudge
+from ft_dagster.store import Artifact
+from ft_dagster.workspace.policy import refuse_frozen
+from ft_dagster.workspace.questions import own_checks
+from ft_dagster.workspace.stage import Check, Step
+from ft_dagster.workspace.workspace import Workspace, refuse_experiment
+
+CHECK = "regression"  # as the rule against production is named
+STEP = Step(
+    RELEASE_EVALUATION,
+    reads=(MODEL_EXPORT,),
+    checks={CHECK: "A fall against the version in production beyond the margins is ruled out"},
+)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Holds all that a release is decided by. `doubt`: why a named approver has to decide, where one has to.
+    `held`: against production, if the gate holds; its rules stand in the verdict.
+    """
+
+    policy: Policy
+    export: Artifact
+    evaluation: Artifact
+    verdict: Verdict
+    certificate: Certificate
+    doubt: str | None
+    held: Held
+
+
+@dataclass(frozen=True)
+class ReleaseEvaluation:
+    """Says what was judged for a release. `judgement`: None where there is no version to be held against."""
+
+    export: Artifact
+    held: Held
+    judgement: Judgement | None = None
+
+    @property
+    def check(self) -> Check:
+        if self.judgement is None:
+            return Check(CHECK, True, f"Nothing to compare: {self.held.against.why_none}")
+        verdict, held = self.judgement.verdict, self.held
+        sentence = held.unmeasured or production_sentence(verdict) or verdict_sentence(verdict)
+        said = ": ".join(filter(None, (sentence, verdict.failures)))
+        outcomes = [rule.outcome for rule in held.rules]
+        figures = {name: outcomes.count(name) for name in ("pass", "undecided", "fail")}
+        return Check(CHECK, verdict.passed, said, figures)
+
+
+def judge_release(workspace: Workspace) -> ReleaseEvaluation:
+    """Make what a release of the newest export needs judged, as today's declaration demands. Raises UserError
+    for all that keeps `release` from it already, before a model is asked.
+    """
+    refuse_experiment(workspace)
+    desk = today(workspace, makes=True)
+    export, tuned = desk.upstream(MODEL_EXPORT.name), desk.upstream(FINE_TUNED_MODEL.name)
+    against = predecessor(desk, tuned)
+    if against.entry is None:
+        refuse_said_tokens(desk, desk.upstream(TRAINING_MIXTURE.name))
+        return ReleaseEvaluation(export, Held(against))
+    found = judgement(desk)
+    return ReleaseEvaluation(export, found.held, found)
+
+
+def judgement(desk: Today) -> Judgement:
+    """Derive the verdict on the newest weights from stored answers, those of production among them. Raises
+    UserError for what may not be served, or is not there.
+    """
+    policy, spec = refuse_frozen(desk), desk.spec
+    export, tuned = desk.upstream(MODEL_EXPORT.name), desk.upstream(FINE_TUNED_MODEL.name)
+    evaluation = desk.find(evaluation_stage.STAGE)
+    refuse_trained_on(desk)
+    refuse_said_tokens(desk, desk.upstream(TRAINING_MIXTURE.name))
+    verdict = rejudge(desk.context, spec, tuned, evaluation, desk.upstream(BASE_EVALUATION.name))
+    certificate = certificate_of(desk, export)
+    doubt = may_serve(desk.settings, desk.key, _version(desk, tuned, certificate.format))
+    held = against_production(desk, tuned, evaluation) if verdict.passed else Held(predecessor(desk, tuned))
+    own = by_any_name(own_of(evaluation), own_checks(desk.context, spec.evaluation))
+    verdict = replace(with_rules(verdict, held.rules, spec.gates, own), policy=policy.digest)
+    return Judgement(policy, export, evaluation, verdict, certificate, doubt, held)
+
+
+def _version(workspace: Workspace, tuned: Artifact, format: str) -> Version:
+    """Return what is to be served, judged by today's declaration."""
+    found = {
+        BASE_MODEL.name: workspace.upstream(BASE_MODEL.name),
+        TRAINING_PLAN.name: input_of(StoredGraph(workspace.store), tuned, TRAINING_PLAN.name),
+    }
+    made_of = {stage: artifact for stage, artifact in found.items() if artifact is not None}
+    return Version(f"the new version of {workspace.key}", workspace.spec, made_of, format)
