@@ -63,6 +63,12 @@ class Roots(BaseModel):
         deepest = max((len(root.parts) for root in roots if real.is_relative_to(root)), default=0)
         return deepest >= max(1, self._closed(real))
 
+    def may_find(self, path: Path | str) -> bool:
+        """Say whether a glob may tell that this is there. A link in a folder that may be read is found, and then
+        judged by where it leads.
+        """
+        return self.may_read(path) or (os.path.islink(path) and self.may_read(os.path.dirname(path)))
+
     def is_own(self, path: Path | str) -> bool:
         """Say whether what lies there is the tenant's own to write: in a folder that is its alone, or has its
         name. A link counts by where it stands, too: who may write there may have it lead elsewhere.

@@ -62,6 +62,11 @@ def task(project: Path, **changes: Any) -> dict[str, Any]:
     return {"evaluation": {"general": [], "task": ["tasks/own.yaml"]}}
 
 
+def reads(project: Path, data: str) -> dict[str, Any]:
+    """A declaration that asks a task of its own, of these data."""
+    return task(project, dataset_kwargs={"data_files": {"test": data}})
+
+
 def asks(task: str) -> dict[str, Any]:
     return {"evaluation": {"general": [], "task": [task]}}
 
@@ -114,6 +119,43 @@ def test_data_of_a_task_is_no_link_and_no_way_round_either(project: Path, path: 
     (project / "tasks/folder").mkdir()
     declare(project, **task(project, dataset_kwargs={"data_files": {"test": path}}))
     assert [error.problem for error in mistakes(project)] == [OUTSIDE]
+
+
+GLOBS = {  # of what is there, and of what is not
+    "another tenant's folder": ("data/globe?/rows.jsonl", "data/globe?/rats.jsonl"),
+    "its files by their first letter": ("*/globex/r*.jsonl", "*/globex/s*.jsonl"),
+    "the store": (
+        ".ft_dagste?/store/tenants/globex/*/rows.jsonl",
+        ".ft_dagste?/store/tenants/globex/*/rats.jsonl",
+    ),
+    "behind a link": ("data/acme/lin?/rows.jsonl", "data/acme/lin?/rats.jsonl"),
+}
+
+
+@pytest.mark.parametrize("field", ["data.sources, a glob", "evaluation.task, its data"])
+@pytest.mark.parametrize("place", GLOBS)
+def test_a_glob_does_not_tell_whether_anything_is_outside_the_tenants_roots(
+    project: Path, place: str, field: str
+) -> None:
+    (project / "data/acme/link").symlink_to((project / "../outside").resolve())
+    said = []
+    for pattern in GLOBS[place]:
+        named = sources(pattern) if field.startswith("data") else reads(project, f"../{pattern}")
+        declare(project, **named)
+        (error,) = mistakes(project)
+        said.append((error.problem, error.fix))
+    assert said[0] == said[1]
+
+
+def test_a_glob_names_what_the_tenant_may_read_of_what_it_matches(project: Path) -> None:
+    declare(project, **sources("data/*/rows.jsonl"))
+    assert mistakes(project) == []
+    asked = DeclaredAt(roots=load_settings(project).roots("acme"))
+    files = data_files(SourceSpec(path="data/*/rows.jsonl"), project, asked)
+    assert [file.name for file in files] == ["data/acme/rows.jsonl"]
+    write(project / "tasks/globex/quiz.jsonl", SECRET)
+    declare(project, **reads(project, "../*/quiz.jsonl"))
+    assert mistakes(project) == []
 
 
 @pytest.mark.parametrize("name", ["config.json", "additional_chat_templates/tool.jinja"])

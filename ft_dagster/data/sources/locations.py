@@ -63,6 +63,11 @@ class DeclaredAt(NamedTuple):
             return
         raise outside(source, file=self.file, field=f"{self.field}.path")
 
+    def may_find(self, path: str, *, remote: bool) -> bool:
+        """Say whether a glob may tell that a path is there, of this host or `remote`, of a bucket."""
+        roots = self.roots
+        return roots is None or (roots.may_fetch(f"s3://{path}") if remote else roots.may_find(path))
+
     def check_hub(self, repo: str) -> None:
         """Raises UserError for a hub repository that the platform does not allow."""
         if self.roots is not None and not self.roots.may_ask_hub(repo):
@@ -153,7 +158,7 @@ def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[Dat
     asked.check_place(source.path, source.path if remote else path)
     fs = s3() if remote else fsspec.filesystem("file")
     with s3_errors(source.path, asked), listing_errors(source.path, asked):
-        matches = _matches(fs, path)
+        matches = [path.rstrip("/")] if fs.exists(path) else sorted(matched(fs, path, asked))
         if not matches:
             raise _missing(fs, source, path, asked)
         found = [file for match in matches for file in _expand(fs, match, source, asked)]
@@ -248,11 +253,13 @@ def _absolute(path: str, project: Path) -> str:
     return os.path.normpath(project.absolute() / expanded(path))
 
 
-def _matches(fs: Any, path: str) -> list[str]:
-    """Return the path itself if it exists, else what it matches as a glob."""
-    if fs.exists(path):
-        return [path.rstrip("/")]
-    return sorted(globbed(fs, path)) if glob.has_magic(path) else []
+def matched(fs: Any, path: str, asked: DeclaredAt) -> dict[str, Any]:
+    """Return what a path matches as a glob, with what the listing says of each. What the tenant may not read
+    is as if it were not there.
+    """
+    remote = not isinstance(fs, LocalFileSystem)
+    found = globbed(fs, path) if glob.has_magic(path) else {}
+    return {path: info for path, info in found.items() if asked.may_find(path, remote=remote)}
 
 
 def _expand(

@@ -85,7 +85,9 @@ def runnable_config(file: Path, roots: Roots | None) -> dict[str, Any]:
     if isinstance(kwargs, dict) and "data_files" in kwargs:
         files: dict[str, list[str]] = {}
         for split, path in data_files(config):
-            found = [path] if is_address(path) else [glob.escape(str(each)) for each in _files(path, file)]
+            found = (
+                [path] if is_address(path) else [glob.escape(str(each)) for each in _files(path, file, roots)]
+            )
             files.setdefault(split, []).extend(found)
         named: Any = files if isinstance(kwargs["data_files"], dict) else files[""]
         config = {**config, "dataset_kwargs": {**kwargs, "data_files": named}}
@@ -103,7 +105,7 @@ def task_references(file: Path, roots: Roots | None = None) -> tuple[Reference, 
         for function in functions_in(_read(part, roots)):
             sources = sources_of(source_of(function, roots))
             found += [Reference(name, source) for name, source in sources.items()]
-    return (*dict.fromkeys(found), *_data_references(local_config(file, roots), file))
+    return (*dict.fromkeys(found), *_data_references(local_config(file, roots), file, roots))
 
 
 def task_parts(file: Path, roots: Roots | None = None) -> list[list[str]]:
@@ -239,7 +241,7 @@ def _check(config: dict[str, Any], file: Path, roots: Roots) -> None:
     for _, path in data_files(config):
         remote = is_address(path)
         allowed = roots.may_fetch(path) if remote else "::" not in path and roots.may_read(path)
-        matched = [] if remote else _matching(path)
+        matched = [] if remote else _matching(path, roots)
         if not allowed or not all(roots.may_read(each) and "::" not in str(each) for each in matched):
             raise outside(path, file=file, field="dataset_kwargs.data_files")
     for field, folder in (
@@ -313,10 +315,10 @@ def _check_metrics(config: dict[str, Any], file: Path) -> None:
             raise UserError("not a metric that a task may name", file=file, field="metric_list", fix=fix)
 
 
-def _data_references(config: dict[str, Any], task: Path) -> Iterator[Reference]:
+def _data_references(config: dict[str, Any], task: Path, roots: Roots | None) -> Iterator[Reference]:
     for split, path in data_files(config):
         if not is_address(path):
-            numbered = enumerate(_files(path, task))
+            numbered = enumerate(_files(path, task, roots))
             yield from (Reference(f"{split}#{number}", file) for number, file in numbered)
     for folder in (config.get("dataset_path"), (config.get("dataset_kwargs") or {}).get("data_dir")):
         root = Path(str(folder or ""))
@@ -325,11 +327,11 @@ def _data_references(config: dict[str, Any], task: Path) -> Iterator[Reference]:
             yield from (Reference(file.relative_to(root).as_posix(), file) for file in files)
 
 
-def _files(path: str, task: Path) -> list[Path]:
+def _files(path: str, task: Path, roots: Roots | None) -> list[Path]:
     """Return the files that a path of `data_files` stands for. Raises UserError where that is nothing, or an
     archive.
     """
-    files = _matching(path)
+    files = _matching(path, roots)
     if not files:
         raise UserError(
             "no such data file",
@@ -343,8 +345,10 @@ def _files(path: str, task: Path) -> list[Path]:
     return files
 
 
-def _matching(pattern: str) -> list[Path]:
+def _matching(pattern: str, roots: Roots | None) -> list[Path]:
+    """Return the file that a path names, or those that a glob matches, as far as `roots` let it find them."""
     path = Path(pattern)
     if path.is_file() or not pattern.lstrip("/"):
         return [path] if path.is_file() else []
-    return sorted(file for file in Path("/").glob(pattern.lstrip("/")) if file.is_file())
+    found = (file for file in Path("/").glob(pattern.lstrip("/")) if roots is None or roots.may_find(file))
+    return sorted(file for file in found if file.is_file())

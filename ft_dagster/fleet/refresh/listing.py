@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.sources.fingerprint import FUNCTION
-from ft_dagster.data.sources.globs import globbed
 from ft_dagster.data.sources.hub import pin_revision
 from ft_dagster.data.sources.locations import (
     DeclaredAt,
@@ -24,6 +23,7 @@ from ft_dagster.data.sources.locations import (
     is_hub,
     is_s3,
     listing_errors,
+    matched,
     s3,
     s3_errors,
 )
@@ -221,7 +221,7 @@ def _local(file: Path, name: str) -> ListedFile:
 def _of_s3(place: WatchedPlace, project: Path, asked: DeclaredAt) -> list[ListedFile]:
     """A page of the listing for each thousand objects, and no request for each."""
     bare, fs = place.path[5:], s3()
-    found = globbed(fs, bare) if glob.has_magic(bare) else fs.find(bare, detail=True)
+    found = matched(fs, bare, asked) if glob.has_magic(bare) else fs.find(bare, detail=True)
     names = {PurePosixPath(path).name for path in found}
     if place.kind == "data" and names & SAVED:
         found = {file.path: fs.info(file.path) for file in data_files(place.source, project, asked)}
