@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -191,15 +192,21 @@ class Listings:
         return found
 
     def of_any(self, place: WatchedPlace, tenants: Sequence[str]) -> list[ListedFile]:
-        """The same for the first of them who may."""
-        refused = outside(place.path)
+        """The same for the first of them who may; of a glob, which names other files to each, for all."""
+        refused, found = outside(place.path), dict[str, ListedFile]()
         for tenant in tenants:
             try:
-                return self.of(place, tenant)
+                files = self.of(place, tenant)
             except UserError as error:
-                if error.problem != OUTSIDE:
+                if error.problem != OUTSIDE and not glob.has_magic(place.path):
                     raise
                 refused = error
+                continue
+            if not glob.has_magic(place.path):
+                return files
+            found |= {file.path: file for file in files}
+        if found:
+            return [found[path] for path in sorted(found)]
         raise refused
 
     def _listed(self, place: WatchedPlace, tenant: str) -> list[ListedFile]:
@@ -210,7 +217,8 @@ class Listings:
         if shared is not None and may_list(place, project, roots) and may_see(shared, place, project, roots):
             return shared
         files = listing(place, project, roots)
-        self._shared.setdefault(place, files)
+        if not glob.has_magic(place.path):
+            self._shared.setdefault(place, files)
         return files
 
 

@@ -58,7 +58,8 @@ class Fleet:
         self.table.put(notice(self.table, declarations, NOW).rows)
         for key in map(VariantKey.parse, keys):
             spec = declarations.declared(key).spec
-            sources = fingerprint_sources(spec.data.sources, self.project)
+            roots = self.settings.roots(key.tenant)
+            sources = fingerprint_sources(spec.data.sources, self.project, roots=roots)
             recipe = Recipe("declaration", key.prefix, {}, {"sources": sources})
             made = make_artifact(store, self.settings.work_folder, recipe, partial(_frozen, sources))
             write_head(store, key.prefix, made, None)
@@ -456,6 +457,23 @@ def test_what_one_tenant_may_list_is_not_told_to_another_who_may_not(fleet: Flee
     assert OUTSIDE in errors["acme.often"]
     assert present(fleet.news("globex.one")).words == "shared/more.jsonl changed"
     assert fleet.news("acme.often") is None
+
+
+def test_a_glob_that_names_other_files_to_each_tenant_is_listed_for_each(fleet: Fleet) -> None:
+    """Acme's file is read by nobody else, and what both may read is not all that globex may."""
+    old(fleet.project / "data/shared/rows.jsonl", '{"text": "x"}\n')
+    for tenant in ("acme", "globex"):
+        old(fleet.project / f"data/{tenant}/more.jsonl", '{"text": "x"}\n')
+    declare(fleet.project, "acme.often", 5, "data/*/rows.jsonl")
+    declare(fleet.project, "acme.seldom", 5, "data/*/*.jsonl")
+    declare(fleet.project, "globex.one", 5, "data/*/*.jsonl")
+    fleet.ran("acme.often", "acme.seldom", "globex.one")
+    assert fleet.look() == {}
+    assert fleet.news("globex.one") is None
+    old(fleet.project / "data/globex/more.jsonl", '{"text": "longer"}\n')
+    assert fleet.look(minutes=6) == {}
+    assert present(fleet.news("globex.one")).words == "data/globex/more.jsonl changed"
+    assert fleet.news("acme.seldom") is None
 
 
 def test_a_base_that_leads_elsewhere_since_it_was_learnt_is_listed_by_nobody(tmp_path: Path) -> None:
