@@ -65,7 +65,7 @@ def check(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read declarations, their sources, corpora, tasks and base models; report every mistake.
+    """Read declarations, their sources, corpora, tasks and base models; report all mistakes found, at once.
 
     One that is wrong stops no other: those that are wrong are named at the end. The exit code is 1 where
     others are right, and 2 where none is.
