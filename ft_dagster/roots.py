@@ -64,8 +64,9 @@ class Roots(BaseModel):
         return deepest >= max(1, self._closed(real))
 
     def may_find(self, path: Path | str) -> bool:
-        """Say whether a glob may tell that this is there. A link in a folder that may be read is found, and then
-        judged by where it leads.
+        """Say whether a glob may tell that this is there.
+
+        A link in a folder that may be read is found, and then judged by where it leads.
         """
         return self.may_read(path) or (os.path.islink(path) and self.may_read(os.path.dirname(path)))
 
