@@ -9,7 +9,7 @@ from ft_dagster.assets.fleet import board
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.assets.upstream import upstream_assets
 from ft_dagster.automation.due import due_retrains
-from ft_dagster.automation.jobs import chain, chain_job
+from ft_dagster.automation.jobs import JOB, chain
 from ft_dagster.automation.notify import told_events
 from ft_dagster.automation.registry import registered_releases
 from ft_dagster.automation.upstream import upstream_updates
@@ -41,9 +41,15 @@ def build_defs(
     upstream = () if settings is None else settings.upstream_assets
     graph = Graph.of(key_prefix, project, upstream)
     assets = chain(graph)
-    job = chain_job(graph, assets)
+    job = dg.define_asset_job(
+        graph.name(JOB),
+        selection=dg.AssetSelection.assets(*assets),
+        partitions_def=graph.variants,
+        executor_def=dg.in_process_executor,
+        description="From the declaration of one variant to its release; unchanged stages are reused",
+    )
     found = _resources(project, resources or {})
-    sensors = [due_retrains(graph, job), changed_sources(graph), told_events(graph)]
+    sensors = [due_retrains(graph), changed_sources(graph), told_events(graph)]
     return dg.Definitions(
         assets=[*upstream_assets(graph), *assets, board(graph)],
         jobs=[job],

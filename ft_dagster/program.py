@@ -11,10 +11,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +28,36 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 UNFLUSHED = 120  # Python's exit code where its output could not be written
 WITHIN = "FT_DAGSTER_WITHIN"  # a variable: the folders outside of which a request may name no path
 T = TypeVar("T", bound=BaseModel)
+
+
+class ProgramResult(TypedDict, total=False):
+    """Describes result.json.
+
+    `status`: "done", or what a training says instead; `figures`: of what was made; `error`: a
+    user's mistake, in place of both, see `UserError.as_dict`.
+    """
+
+    schema_version: int
+    status: str
+    figures: dict[str, object]
+    error: dict[str, object]
+
+
+class Progress(TypedDict, total=False):
+    """Describes progress.json of a program that runs.
+
+    It tells: of a training its steps, of an evaluation its questions (`done`,
+    `total`, and those of which `task`).
+    """
+
+    step: int
+    total_steps: int
+    loss: float
+    tokens_per_second: float
+    eta_seconds: float
+    done: int
+    total: int
+    task: str
 
 
 def read_json_as(file: Path, kind: type[T]) -> T:
@@ -105,7 +135,7 @@ class ProgramRequest(BaseModel):
 R = TypeVar("R", bound=ProgramRequest)
 
 
-def run_program(run_dir: Path, kind: type[R], work: Callable[[R], dict[str, Any]]) -> int:
+def run_program(run_dir: Path, kind: type[R], work: Callable[[R], Mapping[str, object]]) -> int:
     """Do the `work` that RUN_DIR/run.json asks for, leave result.json with its figures in the output folder
     that this names, and return the exit code.
 
@@ -126,7 +156,7 @@ def run_program(run_dir: Path, kind: type[R], work: Callable[[R], dict[str, Any]
             signal.signal(number, handler)
 
 
-def _run(run_dir: Path, kind: type[R], work: Callable[[R], dict[str, Any]]) -> int:
+def _run(run_dir: Path, kind: type[R], work: Callable[[R], Mapping[str, object]]) -> int:
     folder: Path | None = None
     try:
         request = read_json_as(run_dir / "run.json", kind)

@@ -23,8 +23,8 @@ def loads(content: str | bytes, *, once: bool = False) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, object]:
+    found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
             raise ValueError(f"{name!r} stands there twice")

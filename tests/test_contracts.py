@@ -17,7 +17,16 @@ CONTRACTS: list[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_t
     "importlinter"
 ]["contracts"]
 LAYERED = {contract["containers"][0]: contract for contract in CONTRACTS if contract["type"] == "layers"}
-KNOWS_DAGSTER = {"definitions", "component", "build", "cli", "automation", "assets", "resources"}
+KNOWS_DAGSTER = {
+    "assets",
+    "automation",
+    "build",
+    "cli",
+    "component",
+    "dagster_private",
+    "definitions",
+    "resources",
+}
 TYPES_ONLY = {  # what a stage is called with
     "ft_dagster.workspace.stage": {"input_view", "workspace"},
     "ft_dagster.workspace.input_view": {"workspace"},

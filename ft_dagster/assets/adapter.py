@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.tags import PRIORITY_TAG
 
 from ft_dagster.assets.failures import failures, run_again_where_unreported, saying
 from ft_dagster.assets.giving_way import give_way
 from ft_dagster.assets.lineage import lineage, tell_above
 from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link
 from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
+from ft_dagster.dagster_private import DATA_VERSION, PRIORITY
 from ft_dagster.records.record_tree import TreeHead
 from ft_dagster.resources import LAUNCHER, TENANTS
 from ft_dagster.resources.launchers import Programs
@@ -26,14 +26,13 @@ from ft_dagster.workspace.stage import Check, Stage, Step
 from ft_dagster.workspace.workspace import RunOf, Workspace
 
 Describe = Callable[[Workspace, Artifact], Page]
-DATA_VERSION = "dagster/data_version"  # tag of a materialization
 RUN = "run"  # metadata: the run that made the artifact, whichever run shows it
 BEFORE = 20  # materializations of a partition among which that run is looked for
 GIVEN: tuple[Stage[Any] | Step, ...] = (*CHAIN, *STEPS)
 READS = {each.name: [read.name for read in each.reads] for each in GIVEN}
 # Of steps that could both be next a run takes the training first: its base may be judged just now for another
 # variant, which would be waited for while devices idle.
-FIRST = {FINE_TUNED_MODEL.name: {PRIORITY_TAG: "1"}}
+FIRST = {FINE_TUNED_MODEL.name: {PRIORITY: "1"}}
 
 
 def stage_asset(

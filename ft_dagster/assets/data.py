@@ -16,9 +16,11 @@ from ft_dagster.assets.page import DIGITS, OVERVIEW, Page, lines, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.data.mixture.declared_warnings import declared_warnings
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.data.rows.dataset_io import paths_of
 from ft_dagster.data.rows.lengths import row_lengths
 from ft_dagster.markdown import plain
+from ft_dagster.models.derived import started_from
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.report.mixture import source_bars, source_shares
 from ft_dagster.report.side_by_side import split_headers, split_rows
@@ -75,7 +77,7 @@ def _value(tree: Any, path: str) -> Any:
 
 def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
     record = base_stage.read_record(workspace.payload(artifact))
-    parent = artifact.figures.get("parent") or {}
+    parent = started_from(artifact)
     more = {
         "parent": f"{parent['variant']} v{parent['version']} ({parent['mode']})" if parent else None,
         "new tokens": ", ".join((record.get("derived") or {}).get("new_tokens", [])) or None,
@@ -137,15 +139,14 @@ def _corpora(made: Mapping[str, Artifact]) -> Page:
 
 
 def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
-    figures = artifact.figures
-    dropped = sum(figures["dropped"].values())
-    parts = [Bar(use, figures["rows"][name], count(figures["rows"][name])) for name, use in SPLITS.items()
-             if name in figures["rows"]]  # fmt: skip
+    figures = DatasetFigures.of(artifact)
+    rows, dropped = figures.rows, figures.rows_dropped
+    parts = [Bar(use, rows[name], count(rows[name])) for name, use in SPLITS.items() if name in rows]
     lengths, changes = row_lengths(workspace.payload(artifact)), data_changes(workspace, artifact)
     entries = {
-        "dagster/row_count": sum(figures["rows"].values()),
+        "dagster/row_count": sum(rows.values()),
         "rows_dropped": dropped,
-        "dropped": table(["reason", "rows"], figures["dropped"].items()),
+        "dropped": table(["reason", "rows"], figures.dropped.items()),
         "changed": _changed(changes),
         "overlaps": table(["task", "source", "rows"], _overlaps(figures)),
         "lengths": table(["split", "rows", *LENGTHS], [[name, *found] for name, found in lengths.items()]),
@@ -171,12 +172,12 @@ def _changed(changes: DataChanges | None) -> dg.MetadataValue[Any]:
     return table(split_headers(names), split_rows(changes.before, changes.now))
 
 
-def _overlaps(figures: dict[str, Any]) -> list[list[Any]]:
+def _overlaps(figures: DatasetFigures) -> list[list[Any]]:
     """Return what was found of the evaluation's questions, and where; in which rows, the evidence alone
     says.
     """
-    found = figures.get("overlaps", {})
-    return [[task, source, rows] for task, sources in found.items() for source, rows in sources.items()]
+    found = figures.overlaps.items()
+    return [[task, source, rows] for task, sources in found for source, rows in sources.items()]
 
 
 def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:

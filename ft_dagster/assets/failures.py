@@ -10,11 +10,10 @@ from typing import NoReturn
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster._core.errors import DagsterUserCodeProcessError
-from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 from dagster_shared.error import SerializableErrorInfo
 
 from ft_dagster.assets.page import SUMMARY, run_link
+from ft_dagster.dagster_private import RETRY_ON_STEP_FAILURE, DagsterUserCodeProcessError
 from ft_dagster.errors import UserError
 from ft_dagster.extras import left_out
 from ft_dagster.launch.local import ProgramFailed
@@ -57,11 +56,11 @@ def run_again_where_unreported(context: dg.HookContext) -> None:
     instance, run = context.instance, context.instance.get_run_by_id(context.run_id)
     tags = {} if run is None else run.tags
     built_in = str(instance.run_retries_retry_on_asset_or_op_failure).lower()
-    asked = tags.get(ASKED, tags.get(RETRY_ON_ASSET_OR_OP_FAILURE_TAG, built_in))
+    asked = tags.get(ASKED, tags.get(RETRY_ON_STEP_FAILURE, built_in))
     if unreported(context.op_exception):
-        instance.add_run_tags(context.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true", ASKED: asked})
+        instance.add_run_tags(context.run_id, {RETRY_ON_STEP_FAILURE: "true", ASKED: asked})
     elif ASKED in tags:
-        instance.add_run_tags(context.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: asked})
+        instance.add_run_tags(context.run_id, {RETRY_ON_STEP_FAILURE: asked})
 
 
 def saying(context: dg.AssetExecutionContext) -> Callable[[str], None]:

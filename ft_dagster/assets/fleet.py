@@ -5,11 +5,10 @@ which device is no asset, since a page shows what was so when it was made: `ft-d
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import dagster as dg
 
-from ft_dagster.assets.page import OVERVIEW, PICTURE, SUMMARY, table
+from ft_dagster.assets.page import OVERVIEW, PICTURE, SUMMARY, Metadata, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import COLUMNS as STATUS
@@ -45,7 +44,7 @@ def board(graph: Graph) -> dg.AssetSpec:
     )
 
 
-def fleet_metadata(fleet: FleetPicture) -> dict[str, Any]:
+def fleet_metadata(fleet: FleetPicture) -> Metadata:
     """Return what its page shows: a sentence, how many there are of each state (to plot), the rows."""
     rows, states = fleet.rows, [row.state for row in fleet.rows]
     found = counts(states)

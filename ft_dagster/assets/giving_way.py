@@ -8,25 +8,34 @@ devices would idle beside it.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
+from typing import NamedTuple
 
 import dagster as dg
-from dagster._core.execution.stats import RunStepKeyStatsSnapshot
-from dagster._core.storage.tags import PRIORITY_TAG
 
 from ft_dagster.assets.failures import unreported
+from ft_dagster.dagster_private import PRIORITY
 from ft_dagster.stage_entries import TRAINING_PLAN
 
-Steps = Mapping[str, RunStepKeyStatsSnapshot]  # of one run, by name
 Order = tuple[int, float]  # priority, and hours by the plan: the greater goes first
 HOURS = "hours"
 PATIENCE, PACE = 15.0, 0.25  # seconds
 LEISURE = 10  # a pause is at least this many times as long as the look before it took
 TO_ASK = 1.0  # seconds from the start of a step until its program stands in line
 LIVE = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
+
+
+class _Step(NamedTuple):
+    """Says when a step `began` and `ended`, in seconds since 1970, and the `hours` by the plan that it made;
+    None of what it has not, or nobody knows.
+    """
+
+    began: float | None
+    ended: float | None
+    hours: float | None
 
 
 def give_way(context: dg.AssetExecutionContext, say: Callable[[str], None]) -> None:
@@ -69,12 +78,18 @@ class _Line:
 
     @cached_property
     def own(self) -> Order:
-        hours = _hours(self.steps_of(self.context.run.run_id).get(self.plan))
-        return _priority(self.context.run), math.inf if hours is None else hours
+        plan = self.steps_of(self.context.run.run_id).get(self.plan)
+        return _priority(self.context.run), math.inf if plan is None or plan.hours is None else plan.hours
 
-    def steps_of(self, run_id: str) -> Steps:
-        found = self.context.instance.get_run_step_stats(run_id, [self.plan, self.step])
-        return {each.step_key: each for each in found}
+    def steps_of(self, run_id: str) -> dict[str, _Step]:
+        """Return the steps of a run by name."""
+        steps = {}
+        for each in self.context.instance.get_run_step_stats(run_id, [self.plan, self.step]):
+            made = [event.asset_materialization for event in each.materialization_events or ()]
+            values = [one.metadata[HOURS].value for one in made if one and HOURS in one.metadata]
+            hours = float(str(values[-1])) if values else None
+            steps[each.step_key] = _Step(each.start_time, each.end_time, hours)
+        return steps
 
     def is_any_awaited(self) -> bool:
         # The last to ask before this one comes first: it gives way to the others.
@@ -95,13 +110,13 @@ class _Line:
                 continue
             steps = self.steps_of(other.run_id)
             plan, training = steps.get(self.plan), steps.get(self.step)
-            begun = training.start_time if training else None
+            begun = training.began if training else None
             order = _priority(other), _foretold(plan)
-            if _is_past(begun or (plan.end_time if plan else None)):  # it has asked, or was killed before
+            if _is_past(begun or (plan.ended if plan else None)):  # it has asked, or was killed before
                 self.asked.add(other.run_id)
             elif order > self.own:
                 yield order, begun
-            elif plan is not None and plan.start_time is not None:
+            elif plan is not None and plan.began is not None:
                 self.asked.add(other.run_id)
 
 
@@ -110,23 +125,15 @@ def _is_past(moment: float | None) -> bool:
     return moment is not None and time.time() - moment > PATIENCE
 
 
-def _foretold(plan: RunStepKeyStatsSnapshot | None) -> float:
+def _foretold(plan: _Step | None) -> float:
     """Return the hours by the plan. Infinite while it is made: who is being planned asks within a moment, but
     for one that tries settings first (`plan.probe`).
     """
-    if plan is None or plan.start_time is None:
+    if plan is None or plan.began is None:
         return 0.0
-    if plan.end_time is None:
-        return 0.0 if _is_past(plan.start_time) else math.inf
-    return _hours(plan) or 0.0
-
-
-def _hours(planned: RunStepKeyStatsSnapshot | None) -> float | None:
-    """Return the planned hours; None where no plan was made, or nobody knows."""
-    events = planned.materialization_events if planned else ()
-    made = [event.asset_materialization for event in events or ()]
-    values = [each.metadata[HOURS].value for each in made if each and HOURS in each.metadata]
-    return float(str(values[-1])) if values else None
+    if plan.ended is None:
+        return 0.0 if _is_past(plan.began) else math.inf
+    return plan.hours or 0.0
 
 
 def _makes(other: dg.DagsterRun, context: dg.AssetExecutionContext, step: str) -> bool:
@@ -142,6 +149,6 @@ def _makes(other: dg.DagsterRun, context: dg.AssetExecutionContext, step: str) -
 
 def _priority(run: dg.DagsterRun) -> int:
     try:
-        return int(run.tags.get(PRIORITY_TAG, "0"))
+        return int(run.tags.get(PRIORITY, "0"))
     except ValueError:
         return 0

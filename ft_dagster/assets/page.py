@@ -31,7 +31,7 @@ class Page(NamedTuple):
     entries: Metadata
     picture: str | None = None
 
-    def metadata(self, links: str) -> dict[str, Any]:
+    def metadata(self, links: str) -> Metadata:
         """Return the page's metadata. `links`: markdown, the summary's last line."""
         picture = {} if self.picture is None else {PICTURE: dg.MetadataValue.md(self.picture)}
         summary = dg.MetadataValue.md(summary_markdown(self.summary, links))

@@ -9,6 +9,7 @@ from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.giving_way import HOURS
 from ft_dagster.assets.page import Page, lines, table
 from ft_dagster.assets.partitions import Graph
+from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows, reasons_markdown
 from ft_dagster.report.summaries import plan_summary
@@ -28,7 +29,7 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
     estimate = stage.estimate_of(workspace, artifact)
     row, plan = estimate.planned_row, estimate.plan
     known = {HOURS: row.hours, "cost_usd": row.cost_usd}
-    test_rows = workspace.upstream(TASK_DATASET.name).figures["rows"]["test"]
+    test_rows = DatasetFigures.of(workspace.upstream(TASK_DATASET.name)).test_rows
     warnings = plan_warnings(workspace, workspace.spec, estimate, test_rows)
     entries = {
         "warnings": lines(warnings),

@@ -5,18 +5,11 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.assets.adapter import (
-    DATA_VERSION,
-    as_result,
-    described,
-    links,
-    maker,
-    stage_asset,
-    variant_asset,
-)
+from ft_dagster.assets.adapter import as_result, described, links, maker, stage_asset, variant_asset
 from ft_dagster.assets.lineage import tell_above
-from ft_dagster.assets.page import DIGITS, SUMMARY, Page, asset_link, run_link, table
+from ft_dagster.assets.page import DIGITS, SUMMARY, Metadata, Page, asset_link, run_link, table
 from ft_dagster.assets.partitions import GRAPH, Graph
+from ft_dagster.dagster_private import DATA_VERSION
 from ft_dagster.errors import UserError
 from ft_dagster.export.served import command_of
 from ft_dagster.fleet.spent import devices_of, hours_of
@@ -167,7 +160,7 @@ def _asked(key: VariantKey, version: int) -> str:
 
 
 def release_event(
-    key: VariantKey, entry: ReleaseEntry, page: dict[str, Any], graph: Graph
+    key: VariantKey, entry: ReleaseEntry, page: Metadata, graph: Graph
 ) -> dg.AssetMaterialization:
     """Return what shows an entry of the log that no run shows."""
     return dg.AssetMaterialization(
@@ -179,7 +172,7 @@ def release_event(
     )
 
 
-def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry) -> dict[str, Any]:
+def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry) -> Metadata:
     """Return what the page shows of a version that a person promoted or went back to, which no run did. That
     stands in the log already, whatever else of the store cannot be read, or reached: who is told of an error
     would do it again.
@@ -192,7 +185,7 @@ def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry)
         return {SUMMARY: dg.MetadataValue.text(f"could not be made: {said}"), **figures}
 
 
-def _served(shelf: VersionShelf, done: ReleaseEntry) -> dict[str, Any]:
+def _served(shelf: VersionShelf, done: ReleaseEntry) -> Metadata:
     verdict, made_by = shelf.verdict, None if shelf.entry is None else shelf.entry.run_id
     following = "Nothing to do; `ft-dagster catalogue` says how it is served"
     entries = {
@@ -209,7 +202,7 @@ def _served(shelf: VersionShelf, done: ReleaseEntry) -> dict[str, Any]:
     return page.metadata(f"{made}; {_asked(shelf.key, done.version)}")
 
 
-def page_of_entry(key: VariantKey, past: Sequence[ReleaseEntry]) -> dict[str, Any]:
+def page_of_entry(key: VariantKey, past: Sequence[ReleaseEntry]) -> Metadata:
     """Return what the page shows of a log's newest entry that nobody showed when it was written; of the store
     only the log is read for it.
     """

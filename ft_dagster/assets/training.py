@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
@@ -54,7 +53,7 @@ def _learned_and_forgot(course: Course | None) -> Metadata:
     return {"learned_and_forgot": course.sentence, **drawn}
 
 
-def _log(evidence: Path) -> Sequence[dict[str, Any]]:
+def _log(evidence: Path) -> Sequence[dict[str, object]]:
     return [json.loads(line) for line in (evidence / "log.jsonl").read_text("utf-8").splitlines()]
 
 

@@ -11,6 +11,7 @@ from ft_dagster.assets.data import GROUP
 from ft_dagster.assets.failures import failures
 from ft_dagster.assets.page import DIGITS, Page
 from ft_dagster.assets.partitions import Graph
+from ft_dagster.dagster_private import DATA_VERSION
 from ft_dagster.data.sources.upstream import (
     Materialization,
     Snapshot,
@@ -26,7 +27,6 @@ from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
 from ft_dagster.store import unreachable
 
-DATA_VERSION = "dagster/data_version"  # tag of a materialization
 DAY = 86_400.0
 
 

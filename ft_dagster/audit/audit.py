@@ -303,14 +303,14 @@ def inclusion(merkle: MerkleTree, at: int) -> Inclusion:
     return Inclusion(merkle.root.hex(), at, len(merkle), tuple(one.hex() for one in merkle.path(at)))
 
 
-def declared_sources(dataset: Artifact) -> list[dict[str, Any]]:
+def declared_sources(dataset: Artifact) -> list[dict[str, object]]:
     """Return the sources of a data set as they were declared; version 0.1 had its fields side by side."""
     now = dataset.spec.get("spec", {}).get("data", {}).get("sources")
-    sources: list[dict[str, Any]] = dataset.spec.get("data.sources", []) if now is None else now
+    sources: list[dict[str, object]] = dataset.spec.get("data.sources", []) if now is None else now
     return sources
 
 
-def read_sources(holder: Artifact) -> list[dict[str, Any]]:
+def read_sources(holder: Artifact) -> list[dict[str, object]]:
     """Return the sources of a data set or corpus, with the format that their rows were read in; none of what
     a base wrote.
     """

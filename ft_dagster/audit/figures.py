@@ -49,7 +49,7 @@ def verdict_of(content: Mapping[str, Any]) -> Verdict:
     return found
 
 
-def _is_verdict(content: dict[str, Any]) -> dict[str, Any]:
+def _is_verdict(content: dict[str, object]) -> dict[str, object]:
     verdict_of(content)
     return content
 
@@ -112,7 +112,7 @@ class _Method(_Figures):
 
 class _Plan(_Figures):
     method: _Method | None = None
-    training: dict[str, Any] = {}
+    training: dict[str, object] = {}
     on: str | None = None
 
 
@@ -132,7 +132,7 @@ class _Score(_Figures):
 class _Evaluation(_Figures):
     questions: int | None = None
     scores: list[_Score] = []
-    verdict: Annotated[dict[str, Any], AfterValidator(_is_verdict)]
+    verdict: Annotated[dict[str, object], AfterValidator(_is_verdict)]
 
 
 READ: Mapping[str, type[_Figures]] = {

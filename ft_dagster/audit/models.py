@@ -178,7 +178,7 @@ def _some(audit: Audit, weights: Indexed, identities: set[bytes]) -> Iterator[Ma
     return ({"identity": one.identity, **one.facts} for one in islice(found, FIRST))
 
 
-def _settings(audit: Audit, weights: Indexed) -> dict[str, Any]:
+def _settings(audit: Audit, weights: Indexed) -> dict[str, object]:
     """Return all that shaped a model beside its records."""
     chain = _chain(audit, weights)
     tuned = read(audit, weights)
@@ -197,7 +197,7 @@ def _settings(audit: Audit, weights: Indexed) -> dict[str, Any]:
     }
 
 
-def _outcome(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _outcome(evaluation: Mapping[str, Any]) -> dict[str, object]:
     """Return what a verdict came to, by which policy, and the measured figure of each of its rules."""
     verdict = evaluation.get("verdict") or {}
     measured = {rule["what"]: rule.get("tuned") for rule in verdict.get("rules", ()) if "what" in rule}
@@ -205,10 +205,10 @@ def _outcome(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {**said, "questions": evaluation.get("questions"), **measured}
 
 
-def _flat(tree: Any, name: str = "") -> dict[str, Any]:
+def _flat(tree: Any, name: str = "") -> dict[str, object]:
     if not isinstance(tree, Mapping) or not tree:
         return {name: tree}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for part, value in tree.items():
         flat |= _flat(value, f"{name}.{part}" if name else str(part))
     return flat
@@ -230,8 +230,8 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
         prints = [files for _, files in next(known, [])]
         for at, source in enumerate(declared_sources(dataset)):
             files = tuple(prints[at]) if at < len(prints) else ()
-            rows = dataset.figures["sources"]
-            found.append(SourceOf(source["path"], files, rows.get(source["path"], {})))
+            rows, path = dataset.figures["sources"], str(source["path"])
+            found.append(SourceOf(path, files, rows.get(path, {})))
     if corpus is not None and corpus.place.stage == BASE_TEXT.name:
         named = chain.figures(TRAINING_MIXTURE.name)["splits"]["train"]["by_source"]
         sampled = next((name for name in named if name.startswith(GENERAL)), GENERAL)

@@ -115,7 +115,7 @@ def _as_text(text: str, said: str, reading: Mapping[str, Any]) -> AskedRecord:
     return AskedRecord((identity,), said, {identity: reading}, (told,), names, rows=rows)
 
 
-def _as_row(fields: dict[str, Any], said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
+def _as_row(fields: dict[str, object], said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
     """Read the record as a row; without identities, and with `no_row`, where no way of reading makes a row of
     it.
     """
@@ -156,7 +156,7 @@ def _texts_in(tree: Any) -> Iterator[list[str]]:
         yield from _texts_in(below)
 
 
-def _row(text: str) -> dict[str, Any] | None:
+def _row(text: str) -> dict[str, object] | None:
     """Return the fields of a text that is a JSON object; None of any other."""
     if not text.lstrip().startswith("{"):
         return None
@@ -167,7 +167,7 @@ def _row(text: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _read(fields: dict[str, Any], reading: Mapping[str, Any]) -> Row:
+def _read(fields: dict[str, object], reading: Mapping[str, Any]) -> Row:
     """Read a row as every version read it: a store may hold rows of which fields were left out, which are
     refused by now.
     """

@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.automation.board import show_board
@@ -24,7 +23,8 @@ from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.past_runs import charged, charges_tag, past_runs
 from ft_dagster.automation.shown_releases import show_unshown
-from ft_dagster.automation.tags import CHARGES, DUE, PARTITION, VARIANT, variant_tags
+from ft_dagster.automation.tags import CHARGES, DUE, VARIANT, variant_tags
+from ft_dagster.dagster_private import PARTITION
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decision import DAYS_BACK, decided, keep_owner, keep_pace, owner_of
 from ft_dagster.fleet.due.amounts import PaidFor
@@ -119,12 +119,12 @@ def tick(
     return Tick(tuple(map(_request, asked)), read.seen, noticed, decisions, read.whole)
 
 
-def due_retrains(graph: Graph, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+def due_retrains(graph: Graph) -> dg.SensorDefinition:
     """Make the sensor `due_retrains`, which asks for runs of `job`."""
 
     @dg.sensor(
         name=graph.name("due_retrains"),
-        job=job,
+        job_name=graph.name(JOB),
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Asks for runs of variants that are due and can be paid; makes partitions of new ones; "

@@ -9,11 +9,7 @@ from ft_dagster.launch.warm import imports, world
 LIBRARIES = (
     "threadpoolctl",  # by which a fork gets its own number of threads
     "dagster",
-    "dagster._grpc.impl",
-    "dagster._core.storage.sqlite_storage",
-    "dagster._core.storage.event_log.sqlite.sqlite_event_log",
-    "dagster._core.workspace.context",
-    "dagster._daemon.controller",
+    "dagster._core.storage.sqlite_storage",  # with what runs and the daemon need of Dagster besides
     "alembic.command",
     "sqlalchemy.dialects.sqlite",
     "pydantic_settings",

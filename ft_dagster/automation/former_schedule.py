@@ -1,10 +1,14 @@
 """Keeps the schedule `due_variants` of older versions, in whose place the sensor `due_retrains` came."""
 
 import dagster as dg
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.definitions.sensor_definition import SensorType
-from dagster._core.remote_origin import RemoteInstigatorOrigin
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
+
+from ft_dagster.dagster_private import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    RemoteInstigatorOrigin,
+    SensorInstigatorData,
+)
 
 FORMER, SENSOR = "due_variants", "due_retrains"
 
@@ -29,8 +33,7 @@ def carry_over(instance: dg.DagsterInstance) -> bool:
 
 
 def _stop(instance: dg.DagsterInstance, origin: RemoteInstigatorOrigin) -> None:
-    data = SensorInstigatorData(sensor_type=SensorType.STANDARD)
-    new = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.STOPPED, data)
+    new = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.STOPPED, SensorInstigatorData())
     known = instance.get_instigator_state(new.instigator_origin_id, new.selector_id)
     if known is None:
         instance.add_instigator_state(new)

@@ -19,7 +19,7 @@ from ft_dagster.automation.fleet_table import fleet_home, fleet_url, open_fleet,
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.processes.unfinished import awaits_retry, is_retried
 from ft_dagster.automation.shown_releases import entries_shown, newest_event
-from ft_dagster.automation.tags import PARTITION
+from ft_dagster.dagster_private import PARTITION
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decision import FILE, decided
 from ft_dagster.fleet.events.delivery import Delivered, deliver
@@ -316,7 +316,7 @@ def _targets(
     read, those that it named when it was last run, and the platform's: all that no other tenant has to
     itself. `tenants`: who names each target.
     """
-    key, content = VariantKey.parse(event.variant), dict[str, Any]()
+    key, content = VariantKey.parse(event.variant), dict[str, object]()
     with suppress(UserError):  # its file may be gone by now
         content = dict(declarations.content(key))
     names = _named(content)

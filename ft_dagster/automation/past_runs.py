@@ -8,13 +8,13 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 import dagster as dg
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG
 
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.processes.instance import FINISHED, failure_of
 from ft_dagster.automation.processes.unfinished import is_retried
-from ft_dagster.automation.tags import CHARGES, DUE, PARTITION
+from ft_dagster.automation.tags import CHARGES, DUE
+from ft_dagster.dagster_private import PARENT_RUN, PARTITION, RETRIED_BY
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.due.amounts import Amount
 from ft_dagster.fleet.due.book import Book, Charge, beyond, settled
@@ -70,7 +70,7 @@ def _succeeded(record: dg.RunRecord) -> bool:
 
 def _is_last_try(record: dg.RunRecord) -> bool:
     """Say whether Dagster did not run it again."""
-    return AUTO_RETRY_RUN_ID_TAG not in record.dagster_run.tags
+    return RETRIED_BY not in record.dagster_run.tags
 
 
 def _counts(record: dg.RunRecord, whole: set[dg.AssetKey]) -> bool:
@@ -164,7 +164,7 @@ def charged(store: Store, record: dg.RunRecord, book: Book) -> list[Charge]:
     if said is None:
         return []
     tenant, foretold, days = said.tenant, said.amount, list(said.days)
-    if PARENT_RUN_ID_TAG in run.tags:
+    if PARENT_RUN in run.tags:
         days = book.overrun(tenant, foretold, begun(record))
     if run.status not in FINISHED:
         return _amounts(days)

@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import dagster as dg
-from dagster._core.events import EngineEventData
-from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, LaunchRunContext, WorkerStatus
-from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
-from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
-from dagster._core.workspace.context import IWorkspaceProcessContext
 
 from ft_dagster.automation.patience import START_SECONDS
+from ft_dagster.dagster_private import (
+    CheckRunHealthResult,
+    EngineEventData,
+    GrpcServerCodeLocation,
+    IWorkspaceProcessContext,
+    LaunchRunContext,
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    WorkerStatus,
+)
 
 LAUNCHER = {
     "module": __name__,
@@ -50,7 +54,7 @@ class KnownProcess(NamedTuple):
     said: str
 
 
-class HostRunLauncher(DefaultRunLauncher):
+class HostRunLauncher(dg.DefaultRunLauncher):
     """Launches runs as `DefaultRunLauncher` does, and first notes the host in the run's log."""
 
     _workspace: IWorkspaceProcessContext[Any] | None = None  # of the daemon, once it launched a run

@@ -3,6 +3,18 @@
 import dagster as dg
 
 from ft_dagster.assets.partitions import VARIANT_TAG
+from ft_dagster.dagster_private import (
+    AUTOMATED,
+    BACKFILL,
+    PARENT_RUN,
+    PARTITION,
+    PRIORITY,
+    RANGE_END,
+    RANGE_START,
+    RUN_KEY,
+    SCHEDULE,
+    SENSOR,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -11,15 +23,12 @@ TENANT, VARIANT, REASON, DUE = "ft/tenant", VARIANT_TAG, "ft/reason", "ft/due"
 # With the folder of its project, where the definitions name one: an instance may have several.
 PROJECT_TENANT, PROJECT_VARIANT = "ft/project_tenant", "ft/project_variant"
 CHARGES = "ft/charges"  # of a run that a budget was asked for
-PARTITION, PRIORITY, RUN_KEY = "dagster/partition", "dagster/priority", "dagster/run_key"
-DATA_VERSION = "dagster/data_version"  # of a materialization
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 STARTED_BY = {
-    "dagster/schedule_name": "schedule",
-    "dagster/sensor_name": "sensor",
-    "dagster/backfill": "backfill",
-    "dagster/auto_materialize": "automation",
-    "dagster/parent_run_id": "re-execution",
+    SCHEDULE: "schedule",
+    SENSOR: "sensor",
+    BACKFILL: "backfill",
+    AUTOMATED: "automation",
+    PARENT_RUN: "re-execution",
 }
 NOBODY = "none"  # in place of a tenant or variant that a run without one claims
 

@@ -3,7 +3,8 @@
 import dagster as dg
 
 from ft_dagster.automation.processes.instance import Launched
-from ft_dagster.automation.tags import DATA_VERSION, VARIANT
+from ft_dagster.automation.tags import VARIANT
+from ft_dagster.dagster_private import DATA_VERSION
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.versions.up_to_date import standing

@@ -308,7 +308,7 @@ def prove(
     from ft_dagster.audit import sought_record
     from ft_dagster.audit.proofs import proofs
 
-    def answer(audit: Audit) -> dict[str, Any]:
+    def answer(audit: Audit) -> dict[str, object]:
         weights = audit.model(model)
         return proofs.prove(audit, sought_record.asked_record(record, audit.readings(weights)), weights)
 

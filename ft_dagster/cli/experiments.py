@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ft_dagster.cli.common import JUDGING, Json, Key, app, escape, out, print_json, show, tell
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey, load_variant
+
+if TYPE_CHECKING:
+    from ft_dagster.automation.experiments.experiments import ExperimentRun
 
 AtOnce = Annotated[
     int,
@@ -56,7 +59,7 @@ def bakeoff(
     if as_json:
         print_json(document)
     else:
-        show(bakeoff_table(document["runs"], str(given)))
+        show(bakeoff_table(tried.runs_json, str(given)))
         for run in tried.runs:
             if run.dropped:
                 out.print(
@@ -64,7 +67,7 @@ def bakeoff(
                     markup=False,
                     highlight=False,
                 )
-        _say_failures(document["runs"], tried.log)
+        _say_failures(tried.runs, tried.log)
     if any(run.status != "done" for run in tried.runs):
         raise typer.Exit(1)
 
@@ -117,10 +120,10 @@ def sweep(
         print_json(document | {"written": None if written is None else str(written)})
     else:
         others = [run for run in tried.runs if run not in ranking.runs]
-        by_number = {run["number"]: run for run in document["runs"]}
+        by_number = {run["number"]: run for run in tried.runs_json}
         show(sweep_table([by_number[r.number] for r in [*ranking.runs, *others]], ranking.by))
         out.print(ranking.reason, highlight=False)
-        _say_failures(document["runs"], tried.log)
+        _say_failures(tried.runs, tried.log)
         if written is not None:
             out.print(f"written: {written}", highlight=False, soft_wrap=True)
         elif winner is not None:
@@ -141,10 +144,10 @@ def _experimenting(settings: Settings, key: VariantKey, as_json: bool) -> Iterat
         yield say
 
 
-def _say_failures(runs: list[dict[str, Any]], log: Path) -> None:
+def _say_failures(runs: Sequence[ExperimentRun], log: Path) -> None:
     for run in runs:
-        if run["error"]:
-            out.print(f"[red]{escape(run['name'])} {run['status']}[/]", end=": ")
-            tell(run["error"])
-    if any(run["status"] == "failed" for run in runs):
+        if run.error:
+            out.print(f"[red]{escape(run.name)} {run.status}[/]", end=": ")
+            tell(run.error)
+    if any(run.status == "failed" for run in runs):
         out.print(f"What the programs printed: {log}", highlight=False, soft_wrap=True)

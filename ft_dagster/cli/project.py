@@ -192,10 +192,10 @@ def _planned(settings: Settings, key: VariantKey) -> tuple[Reason, ...]:
     return () if plan is None else plan.plan.reasons
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(tree: Any, prefix: str = "") -> dict[str, object]:
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in tree.items():
         flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
     return flat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
@@ -51,8 +51,8 @@ class Judge:
                     fix="Write what the answer must say",
                 ) from None
 
-    def row(self, asked: Prompt, answers: AnswerPair) -> dict[str, Any]:
-        row: dict[str, Any] = {"prompt": answers.prompt, "base": answers.base, "tuned": answers.tuned}
+    def row(self, asked: Prompt, answers: AnswerPair) -> dict[str, object]:
+        row: dict[str, object] = {"prompt": answers.prompt, "base": answers.base, "tuned": answers.tuned}
         if asked.expected:
             row["expected"] = list(asked.expected)
             row["base_right"] = self._is_right(answers.base, asked)
@@ -69,7 +69,7 @@ def asked_prompts(
     settings: Settings,
     variants: list[str] | None,
     prompt: list[str] | None,
-    filed: dict[str, Any],
+    filed: dict[str, object],
     file: Path | None,
 ) -> dict[VariantKey, list[Prompt]]:
     """Return the prompts by variant: of the file (`filed`: its content), those given in the call, or one that

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -62,7 +62,7 @@ def register(
     from ft_dagster.export.registry import push_releases
 
     settings, failed = load_settings(context.obj), False
-    answers = list[dict[str, Any]]()
+    answers = list[dict[str, object]]()
     for key in keys_of(Declarations(settings.project), variants, every=every):
         try:
             done = push_releases(settings, key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -230,7 +230,9 @@ def _say(line: str, verdict: str, indent: str = "") -> None:
             tell(said)
 
 
-def _catalogue_json(found: Served, files: dict[str, dict[str, str]], folder: Path | None) -> dict[str, Any]:
+def _catalogue_json(
+    found: Served, files: dict[str, dict[str, str]], folder: Path | None
+) -> dict[str, object]:
     bases = [
         {
             "base_model": base.reference,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NotRequired, TypedDict
 
 import typer
 from rich.console import Console
@@ -86,7 +86,7 @@ class _LeftOut(NamedTuple):
     variant: str | None
     error: UserError
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         said = {"error": self.error.as_dict(), "message": str(self.error)}
         return {"variant": self.variant, "run_id": None, "started": False, **said}
 
@@ -220,7 +220,7 @@ def try_(
         texts = [each.text for each in given]
         questions.append(AskedPrompts(model.base, model.tuned, texts, chat=model.chat, system=system))
         judges.append(Judge(settings, declared, given, prompts))
-    printed: list[dict[str, Any]] = []
+    printed: list[dict[str, object]] = []
     written = answer(questions, max_new_tokens=max_new_tokens)
     for key, judge, answers in zip(asked, judges, written, strict=True):
         rows = [judge.row(each, pair) for each, pair in zip(asked[key], answers, strict=True)]
@@ -408,11 +408,23 @@ def _conclude(
         raise typer.Exit(FAILED)
 
 
-def _ended(instance: DagsterInstance, run: Launched, started: bool) -> dict[str, Any]:
+class _Ended(TypedDict):
+    """Says how a run came out; `failure` is why it did not succeed."""
+
+    run_id: str
+    run_status: str
+    reused: bool
+    started: bool
+    failure: NotRequired[str]
+
+
+def _ended(instance: DagsterInstance, run: Launched, started: bool) -> _Ended:
     """Say how a run came out. `started`: for this command; else it stands for one that was not needed."""
     from ft_dagster.automation.processes.instance import failure_of, reused_everything, status_of
 
     state = status_of(instance, run).value
     reused = not started or reused_everything(instance, run.run_id)
-    ended = {"run_id": run.run_id, "run_status": state, "reused": reused, "started": started}
-    return ended if state == "SUCCESS" else {**ended, "failure": failure_of(instance, run.run_id)}
+    ended: _Ended = {"run_id": run.run_id, "run_status": state, "reused": reused, "started": started}
+    if state != "SUCCESS":
+        ended["failure"] = failure_of(instance, run.run_id)
+    return ended

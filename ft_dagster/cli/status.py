@@ -5,7 +5,7 @@ next.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -74,13 +74,14 @@ def status(
     if len(shown) < len(ordered):
         out.print(f"{len(ordered) - len(shown)} more: --limit 0 shows all", highlight=False)
     for row in shown if variants else ():
-        _print_more(row, of_store.get(row.variant, {}).get("verdict"))
+        verdict = of_store.get(row.variant, {}).get("verdict")
+        _print_more(row, None if verdict is None else str(verdict))
     said = states_sentence([row.state for row in rows])
     out.print(f"{said}; {found.from_when}", highlight=False, soft_wrap=True)
     for line in on_rolled_back(rows):
         tell(line)
     for error in () if stale or failing else wrong:
-        out.print(f"[red]broken[/] {escape(error['message'])}", highlight=False, soft_wrap=True)
+        out.print(f"[red]broken[/] {escape(str(error['message']))}", highlight=False, soft_wrap=True)
 
 
 def _is_retired(row: StatusRow, variants: list[str] | None, tenant: str | None) -> bool:
@@ -89,11 +90,11 @@ def _is_retired(row: StatusRow, variants: list[str] | None, tenant: str | None) 
 
 def _of_store(
     settings: Settings, declarations: Declarations, shown: Sequence[StatusRow]
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[dict[str, dict[str, object]], list[dict[str, object]]]:
     """Return what the newest artifacts of each say besides, by variant; and what is damaged."""
     from ft_dagster.versions.summary import variant_summary
 
-    store, found, damaged = settings.open_store(), dict[str, dict[str, Any]](), list[dict[str, Any]]()
+    store, found, damaged = settings.open_store(), dict[str, dict[str, object]](), list[dict[str, object]]()
     for row in shown:
         try:
             summary = variant_summary(store, VariantKey.parse(row.variant))
@@ -106,14 +107,14 @@ def _of_store(
 
 def _declared_wrong(
     declarations: Declarations, found: FleetPicture, rows: Sequence[StatusRow], asked: Sequence[VariantKey]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Return why declarations are broken; what the table knows of it is the sentence alone."""
     if not found.exact:
         return [{"variant": row.variant, "message": row.cause} for row in rows if row.state == "broken"]
     return [_error(error) for key in asked if (error := declarations.wrong(key)) is not None]
 
 
-def _error(error: UserError) -> dict[str, Any]:
+def _error(error: UserError) -> dict[str, object]:
     return {**error.as_dict(), "message": str(error)}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.evaluation.measured import FILE as MEASURED
 from ft_dagster.evaluation.measured import hold
@@ -25,7 +24,7 @@ def main(run_dir: Path) -> int:
     return run_program(run_dir, EvaluationRequest, _work)
 
 
-def _work(request: EvaluationRequest) -> dict[str, Any]:
+def _work(request: EvaluationRequest) -> dict[str, object]:
     if os.environ.get("FT_DAGSTER_LEASE"):
         from ft_dagster.launch.leases import hold_as_rank
 

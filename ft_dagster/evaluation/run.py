@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.rendering.chat_rules import chat_rules
 from ft_dagster.errors import UserError
@@ -42,6 +42,9 @@ from ft_dagster.gate.sampling import draw_questions, order_of_asking
 from ft_dagster.program import write_json
 from ft_dagster.provenance.held import FOLDER
 
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
 
 @dataclass(frozen=True)
 class AskedTask:
@@ -55,7 +58,7 @@ class AskedTask:
 
     role: Role
     task: str
-    parts: dict[str, Any]
+    parts: dict[str, Task]
     chosen: dict[str, list[int]] | None
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     grouped: bool = True

@@ -48,7 +48,7 @@ def main(run_dir: Path) -> int:
     return run_program(run_dir, SampledRequest, _work)
 
 
-def _work(request: SampledRequest) -> dict[str, Any]:
+def _work(request: SampledRequest) -> dict[str, object]:
     from ft_dagster.data.rendering.render import load_tokenizer
     from ft_dagster.evaluation.models.load import load_base
 

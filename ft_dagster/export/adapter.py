@@ -16,8 +16,10 @@ from ft_dagster.export.serving import save_serving_files
 from ft_dagster.models.quantize import QUANTIZATION_FILE, quantization_of
 from ft_dagster.program import write_json
 
+SETS = ("target_modules", "exclude_modules")  # as PEFT writes them
 
-def export_adapter(base: Path, base_digest: str, weights: Path, target: Path) -> dict[str, Any]:
+
+def export_adapter(base: Path, base_digest: str, weights: Path, target: Path) -> dict[str, object]:
     """Write the adapter of a trained model into `target`; returns figures (rank, tensors, stop tokens).
 
     Raises UserError for a whole model, an adapter that its base cannot carry, whole modules in it or a rank
@@ -48,7 +50,7 @@ def export_adapter(base: Path, base_digest: str, weights: Path, target: Path) ->
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def _check_served(config: dict[str, Any], file: Path) -> None:
+def _check_served(config: dict[str, object], file: Path) -> None:
     """Raises UserError for whole modules, and for a rank that no server takes."""
     if config.get("modules_to_save"):
         raise UserError(
@@ -68,13 +70,13 @@ def _check_served(config: dict[str, Any], file: Path) -> None:
         )
 
 
-def read_adapter_config(adapter: Path, base_digest: str) -> dict[str, Any]:
+def read_adapter_config(adapter: Path, base_digest: str) -> dict[str, object]:
     """Read adapter_config.json, its base named by digest. Raises UserError if missing or of another base."""
     file = adapter / ADAPTER_CONFIG
     for needed in (file, adapter / ADAPTER_WEIGHTS):
         if not needed.exists():
             raise UserError("missing", file=needed, fix="Train the variant again: its adapter is not whole")
-    config: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    config: dict[str, object] = json.loads(file.read_text("utf-8"))
     reference = f"sha256:{base_digest}"
     if config.get("base_model_name_or_path") != reference:
         raise UserError(
@@ -87,7 +89,7 @@ def read_adapter_config(adapter: Path, base_digest: str) -> dict[str, Any]:
     return config
 
 
-def copy_adapter(adapter: Path, config: dict[str, Any], target: Path) -> None:
+def copy_adapter(adapter: Path, config: dict[str, object], target: Path) -> None:
     """Copy the weights byte for byte, and the configuration with sorted keys and lists, since PEFT writes
     sets.
 
@@ -95,7 +97,10 @@ def copy_adapter(adapter: Path, config: dict[str, Any], target: Path) -> None:
     """
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(adapter / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS)
-    ordered = {name: sorted(value) if _is_set(name, value) else value for name, value in config.items()}
+    ordered = {
+        name: sorted(value) if name in SETS and isinstance(value, list) else value
+        for name, value in config.items()
+    }
     write_json(target / ADAPTER_CONFIG, ordered)
     if (adapter / QUANTIZATION_FILE).exists():
         shutil.copyfile(adapter / QUANTIZATION_FILE, target / QUANTIZATION_FILE)
@@ -160,13 +165,11 @@ def adapted_without_memory(model: Any, base: Path, adapter: Path) -> Any:
         ) from None
 
 
-def _is_set(name: str, value: Any) -> bool:
-    return name in ("target_modules", "exclude_modules") and isinstance(value, list)
-
-
-def _token_rows(config: dict[str, Any]) -> int | None:
+def _token_rows(config: dict[str, object]) -> int | None:
     """Count the rows of the vocabulary that the adapter carries; None without."""
     trained = config.get("trainable_token_indices")
     if not trained:
         return None
-    return len(set().union(*trained.values())) if isinstance(trained, dict) else len(trained)
+    if isinstance(trained, dict):
+        return len(set().union(*trained.values()))
+    return len(trained) if isinstance(trained, list) else None

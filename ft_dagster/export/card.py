@@ -68,7 +68,7 @@ def _metadata(request: ExportRequest) -> Any:
     )
 
 
-def _content(request: ExportRequest, certificate: Certificate) -> dict[str, Any]:
+def _content(request: ExportRequest, certificate: Certificate) -> dict[str, object]:
     card, base = request.card, request.base
     reference = f"{base.reference}@{base.revision}" if base.revision else _shown(base.reference)
     kind = quantization_of(request.weights)
@@ -119,7 +119,7 @@ def _figures(card: Card) -> list[tuple[str, str]]:
     return [(name, _cell(value)) for name, value in known.items() if _is_number(value)]
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
+def _rule(rule: Rule) -> dict[str, object]:
     """Return a rule of the verdict with its figures as text."""
     base, tuned = sides(rule)
     metric = metric_name(rule.metric, higher_is_better=rule.higher_is_better)
@@ -173,7 +173,7 @@ def _merged_into(kind: str, certificate: Certificate) -> str:
     )
 
 
-def _adapter_limits(config: dict[str, Any], kind: str | None) -> list[str]:
+def _adapter_limits(config: dict[str, object], kind: str | None) -> list[str]:
     limits = []
     if kind:
         limits.append(
@@ -190,8 +190,8 @@ def _serve(request: ExportRequest, kind: str | None) -> str | None:
     return serve_command(_adapter_config(request), request.card.variant, kind)
 
 
-def _adapter_config(request: ExportRequest) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((request.weights / ADAPTER_CONFIG).read_text("utf-8"))
+def _adapter_config(request: ExportRequest) -> dict[str, object]:
+    config: dict[str, object] = json.loads((request.weights / ADAPTER_CONFIG).read_text("utf-8"))
     return config
 
 

@@ -13,7 +13,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.loaded_by_vllm import max_lora_rank
@@ -141,7 +140,7 @@ def _peft_lines(base: str, adapters: Sequence[ReleasedAdapter]) -> str:
     )
 
 
-def _index(base: str, base_digest: str, adapters: Sequence[ReleasedAdapter]) -> dict[str, Any]:
+def _index(base: str, base_digest: str, adapters: Sequence[ReleasedAdapter]) -> dict[str, object]:
     """Write the index by which LoRAX loads an adapter when a request names its `adapter_id` and
     `adapter_source`.
     """

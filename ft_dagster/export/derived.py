@@ -199,7 +199,7 @@ def _fold(base: Path, digest: str, adapter: Path, target: Path) -> None:
     shutil.rmtree(target / KEPT, ignore_errors=True)  # it stays with the parent's release
 
 
-def _with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
+def _with_vocabulary(config: dict[str, object], rows: int) -> dict[str, object]:
     """Return config.json of a model with so many rows; a model of several parts keeps its vocabulary in
     one.
     """

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.evaluation.models.load import kind_of
 from ft_dagster.export.adapter import check_shapes, copy_adapter, read_adapter_config
@@ -21,7 +20,7 @@ KEPT = "adapter"  # merging cannot be undone, so the adapter stays beside the me
 
 def export_merged(
     base: Path, base_digest: str, weights: Path, target: Path, *, original: bool = False
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write the trained weights as one plain model; returns figures (dtype, stop tokens). Raises UserError.
 
     A whole model is copied. For an adapter, the sum W + scale * BA is taken in float32 on the CPU, file by
@@ -42,7 +41,7 @@ def export_merged(
     return {**figures, "stop_token_ids": save_serving_files(base, weights, target)}
 
 
-def _copy_whole(weights: Path, target: Path) -> dict[str, Any]:
+def _copy_whole(weights: Path, target: Path) -> dict[str, object]:
     """Copy the judged files as they are, and what a server needs beside them."""
     config = json.loads((weights / CONFIG).read_text("utf-8"))
     names = weight_files(weights)

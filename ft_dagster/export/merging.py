@@ -301,7 +301,7 @@ def _dequantized(weights: Tensor, kind: Quantization, transposed: bool) -> Tenso
     return dequantized_weight(weights.T.contiguous(), kind).T.contiguous()
 
 
-def _plain_config(base: Path) -> dict[str, Any]:
+def _plain_config(base: Path) -> dict[str, object]:
     """Return config.json of a base whose files hold plain numbers. Raises UserError."""
     config = read_json(base / CONFIG)
     if config.get("quantization_config"):
@@ -314,7 +314,7 @@ def _plain_config(base: Path) -> dict[str, Any]:
     return config
 
 
-def _loaded_dtype(config: dict[str, Any]) -> torch.dtype | None:
+def _loaded_dtype(config: dict[str, object]) -> torch.dtype | None:
     """Return the dtype in which the base says it is to be loaded, whatever its files hold."""
     import torch
 
@@ -322,7 +322,7 @@ def _loaded_dtype(config: dict[str, Any]) -> torch.dtype | None:
     return getattr(torch, name) if name in ("bfloat16", "float16", "float32") else None
 
 
-def check_mergeable(config: dict[str, Any], adapter: Path) -> None:
+def check_mergeable(config: dict[str, object], adapter: Path) -> None:
     """Raises UserError unless adapter_config.json is that of a LoRA that its base was not changed for."""
     kind, start = config.get("peft_type"), config.get("init_lora_weights")
     if kind != "LORA":

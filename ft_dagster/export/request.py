@@ -61,8 +61,8 @@ class Card(_ExportPart):
     owners: tuple[str, ...]
     base_model: str
     objective: str
-    method: dict[str, Any]
-    training: dict[str, Any]
+    method: dict[str, object]
+    training: dict[str, object]
     figures: TrainingFigures | None = None
     verdict: Verdict
     sources: tuple[Source, ...]

@@ -9,7 +9,6 @@ import shutil
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured import base_digest, hold_weights
@@ -29,7 +28,7 @@ from ft_dagster.provenance.held import FOLDER, HeldFiles, held_files
 WRITERS = {"adapter": export_adapter, "merged": export_merged}
 
 
-def export(request: ExportRequest) -> dict[str, Any]:
+def export(request: ExportRequest) -> dict[str, object]:
     """Fill `payload/` and `evidence/` of the request's output; returns the figures of result.json.
 
     Raises UserError: weights that are not those judged, a format the method cannot have, a certificate
@@ -62,7 +61,7 @@ def hold(request: ExportRequest, held: HeldFiles) -> tuple[ExportRequest, dict[s
     return holding, {"weights": weights.digest, "base": base_digest(base.sha256s)}
 
 
-def _export(request: ExportRequest) -> dict[str, Any]:
+def _export(request: ExportRequest) -> dict[str, object]:
     started = time.monotonic()
     _empty(request.payload)
     _say(f"export: writing the {request.format} export")

@@ -18,6 +18,7 @@ from ft_dagster.launch.on_kubernetes import launcher as on_kubernetes
 from ft_dagster.launch.on_ray import launcher as on_ray
 from ft_dagster.launch.remote.offer import ask_of_cluster, inventory_of, refuse_beyond
 from ft_dagster.launch.warm.choice import as_environment
+from ft_dagster.program import ProgramResult
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 
@@ -110,7 +111,7 @@ class TrainingsAway:
     def cancel(self, started: SentJob) -> None:
         started.launcher.cancel(started.run)
 
-    def collect(self, job: Job, started: SentJob, exit_code: int) -> dict[str, Any]:
+    def collect(self, job: Job, started: SentJob, exit_code: int) -> ProgramResult:
         return started.launcher.collect(job, started.run, exit_code)
 
     def _of(self, job: Job) -> Launcher[Any]:

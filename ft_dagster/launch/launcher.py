@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel
 
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.local import StartedProgram, failure_of, start_program
-from ft_dagster.program import write_json
+from ft_dagster.program import ProgramResult, write_json
 
 PACKAGE = "ft_dagster"
 OFFLINE = {"TOKENIZERS_PARALLELISM": "false"}
@@ -79,10 +79,10 @@ class Job:
         self.result_file.unlink(missing_ok=True)
         write_json(self.run_dir / RUN_FILE, self.request.model_dump(mode="json"))
 
-    def read_result(self, exit_code: int) -> dict[str, Any]:
+    def read_result(self, exit_code: int) -> ProgramResult:
         """The program's result.json. Raises ProgramFailed."""
         file = self.result_file
-        result: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        result: ProgramResult = json.loads(file.read_text("utf-8")) if file.exists() else {}
         failure = failure_of(self.program, exit_code, result)
         if failure is not None:
             raise failure
@@ -104,11 +104,11 @@ class Launcher(Protocol[R]):
     def cancel(self, started: R) -> None:
         """End the program and all that it started; nothing of it is left, or leased, when this returns."""
 
-    def collect(self, job: Job, started: R, exit_code: int) -> dict[str, Any]:
+    def collect(self, job: Job, started: R, exit_code: int) -> ProgramResult:
         """Give back what it was lent, bring its output to RUN_DIR/output. Raises ProgramFailed."""
 
 
-def carry_out(launcher: Launcher[R], job: Job, say: Say) -> dict[str, Any]:
+def carry_out(launcher: Launcher[R], job: Job, say: Say) -> ProgramResult:
     """Run the job to its end; returns its result.json. Raises ProgramFailed; what is raised here meanwhile
     (an interrupt) cancels the job, and is raised again once nothing of it is left.
     """
@@ -180,6 +180,6 @@ class LocalLauncher:
         with started.lent:
             started.program.cancel()
 
-    def collect(self, job: Job, started: LocalRun, exit_code: int) -> dict[str, Any]:
+    def collect(self, job: Job, started: LocalRun, exit_code: int) -> ProgramResult:
         started.lent.close()
         return job.read_result(exit_code)

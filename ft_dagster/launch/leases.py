@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch import queue, status
@@ -430,6 +430,6 @@ def _device_file(kind: Kind, device: Device) -> str:
     return f"{kind}-{device.lock_name}.json"
 
 
-def _now() -> dict[str, Any]:
+def _now() -> dict[str, object]:
     """The moment for people, and for durations a clock that does not jump (Linux: since boot)."""
     return {"since": datetime.now(UTC).isoformat(timespec="seconds"), "monotonic": time.monotonic()}

@@ -11,13 +11,14 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, TypedDict, Unpack
+from typing import BinaryIO, Literal, NamedTuple, TypedDict, Unpack
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, TRANSIENT
 from ft_dagster.launch import processes
 from ft_dagster.launch.leases import Lease
 from ft_dagster.launch.warm.client import Wanted, WarmSupervisor, start_server, start_warm
+from ft_dagster.program import ProgramResult
 
 GRACE = 45.0  # seconds; torchrun itself waits 30 for its workers
 KILL_AFTER = 5.0
@@ -193,7 +194,7 @@ def classify(exit_code: int) -> ProgramOutcome:
     return ProgramOutcome("failed", f"failed with exit code {code}", read)
 
 
-def failure_of(program: str, exit_code: int, result: dict[str, Any]) -> ProgramFailed | None:
+def failure_of(program: str, exit_code: int, result: ProgramResult) -> ProgramFailed | None:
     """What went wrong with a program that left this result.json (empty: none), or None."""
     outcome = classify(exit_code)
     mendable = outcome.kind == "transient"

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.strict_json import dumps
 
@@ -80,7 +79,7 @@ def is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def read_json(descriptor: int) -> dict[str, Any]:
+def read_json(descriptor: int) -> dict[str, object]:
     """The file's object; empty where it holds none (new, or its writer died)."""
     try:
         value = json.loads(os.pread(descriptor, 1 << 20, 0))
@@ -89,7 +88,7 @@ def read_json(descriptor: int) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def write_json(descriptor: int, value: dict[str, Any]) -> None:
+def write_json(descriptor: int, value: dict[str, object]) -> None:
     """Replace the file's content. Raises OSError where the disk is full."""
     content = (dumps(value, indent=1) + "\n").encode()
     if os.pwrite(descriptor, content, 0) != len(content):

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.launch.locks import EXCLUSIVE, is_at, lock, read_json, unlock, write_json
 
@@ -49,7 +48,7 @@ class Waiter:
     `quota`: devices that its tenant may hold at once; None: any number.
     """
 
-    ticket: dict[str, Any]
+    ticket: dict[str, object]
     wants: frozenset[str] | None
     tenant: str = ""
     count: int = 0
@@ -60,7 +59,7 @@ class Waiter:
         return self.wants is None or name in self.wants
 
 
-def join(folder: Path, allocator: int, priority: int, content: dict[str, Any]) -> Ticket:
+def join(folder: Path, allocator: int, priority: int, content: dict[str, object]) -> Ticket:
     """Stand in line. `allocator`: the descriptor of the allocator's file, which counts the arrivals."""
     last = read_json(allocator).get("sequence")
     standing = [int(path.name[-17:-5]) for path in tickets(folder)]
@@ -95,7 +94,7 @@ def waiters(folder: Path, before: Path | None = None) -> Iterator[Waiter]:
             yield _waiter(content)
 
 
-def _waiter(content: dict[str, Any]) -> Waiter:
+def _waiter(content: dict[str, object]) -> Waiter:
     wants, count, quota = (content.get(name) for name in ("wants", "count", "quota"))
     return Waiter(
         content,
@@ -121,7 +120,7 @@ def within(quota: int | None, devices: int) -> bool:
     return quota is None or devices <= quota
 
 
-def read_living(path: Path) -> dict[str, Any] | None:
+def read_living(path: Path) -> dict[str, object] | None:
     """The content of a file whose writer lives and holds its lock; else None, and the file is removed."""
     try:
         descriptor = lock(path, EXCLUSIVE, create=False)
@@ -134,7 +133,7 @@ def read_living(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _peek(path: Path) -> dict[str, Any] | None:
+def _peek(path: Path) -> dict[str, object] | None:
     try:
         with path.open("rb") as file:
             return read_json(file.fileno())

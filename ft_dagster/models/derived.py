@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import StoredGraph, input_of
@@ -31,6 +31,21 @@ ADAPTER_CONFIG = "adapter_config.json"
 Mode = Literal["fold", "stack", "whole"]
 
 
+class StartedFrom(TypedDict):
+    """Names, in the figures of a base, the release that it starts from. `places`: stage -> [prefix, key]."""
+
+    variant: str
+    version: int
+    mode: Mode
+    places: dict[str, list[str]]
+
+
+def started_from(base: Artifact) -> StartedFrom | None:
+    """Return the release of a base_model artifact; None of one that starts from no release."""
+    parent: StartedFrom | None = base.figures.get("parent")
+    return parent or None
+
+
 @dataclass(frozen=True)
 class ParentRelease:
     """Names the release that a base starts from: its export, and the base of the export's weights.
@@ -45,7 +60,7 @@ class ParentRelease:
     mode: Mode
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """Return the release as base.json has it."""
         return {
             "variant": str(self.key),
@@ -64,7 +79,7 @@ class ParentRelease:
         }
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> StartedFrom:
         places = {MODEL_EXPORT.name: self.export.place, BASE_MODEL.name: self.base.place}
         return {
             "variant": str(self.key),
@@ -184,7 +199,7 @@ def bases_beneath(store: Store, base: Artifact) -> Iterator[Artifact]:
     down to that of a named source. Raises UserError where one is gone.
     """
     yield base
-    while base.figures.get("parent"):
+    while started_from(base):
         base = parent_artifact(store, base, BASE_MODEL.name)
         yield base
 
@@ -215,9 +230,9 @@ def parent_artifact(store: Store, base: Artifact, stage: str) -> Artifact:
     """Return the model_export or base_model artifact of the release that `base` starts from. Raises
     UserError.
     """
-    parent = base.figures["parent"]
     found = input_of(StoredGraph(store), base, stage)
     if found is None:
+        parent = base.figures["parent"]
         raise _gone(parent["variant"], parent["version"], stage, None)
     return found
 
@@ -226,7 +241,7 @@ def newer_parent(store: Store, child: VariantKey, base: Artifact | None) -> tupl
     """Return (parent, version) of the release in production if `base` was made from another one; else
     None.
     """
-    used = None if base is None else base.figures.get("parent")
+    used = None if base is None else started_from(base)
     if base is None or not used:
         return None
     parent = VariantKey.parse(used["variant"])
@@ -253,7 +268,7 @@ def rolled_back_beneath(store: Store, base: Artifact) -> Iterator[RolledBack]:
     UserError for one that is gone.
     """
     for each in bases_beneath(store, base):
-        parent = each.figures.get("parent")
+        parent = started_from(each)
         if parent:
             key = VariantKey.parse(parent["variant"])
             gone = rolled_back_weights(history(store, parent["places"][MODEL_EXPORT.name][0]))

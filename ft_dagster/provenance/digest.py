@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +76,6 @@ def payload_digest(files: list[FileDigest]) -> str:
     return sha256_json([[file.path, file.size, file.sha256] for file in sorted(files)])
 
 
-def stage_key(stage: str, version: int, inputs: dict[str, str], spec: dict[str, Any]) -> str:
+def stage_key(stage: str, version: int, inputs: dict[str, str], spec: Mapping[str, object]) -> str:
     """Return the key of a stage: the sha256 of its inputs, the part of the spec it reads, and its version."""
     return sha256_json({"stage": stage, "stage_version": version, "inputs": inputs, "spec": spec})

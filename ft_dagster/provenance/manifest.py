@@ -43,7 +43,7 @@ class Origin:
     stage_version: int
     key: str
     inputs: dict[str, str]
-    spec: dict[str, Any]
+    spec: Mapping[str, object]
     code: str
     variant: str | None = None
     seed: int | None = None
@@ -56,8 +56,8 @@ def manifest_of(
     attempt: str,
     payload: list[FileDigest],
     evidence: list[FileDigest],
-    figures: dict[str, Any],
-) -> dict[str, Any]:
+    figures: Mapping[str, object],
+) -> dict[str, object]:
     """Make the manifest of an artifact of these files, made in this environment."""
     return {
         "_type": STATEMENT,
@@ -107,7 +107,7 @@ def check_subject(manifest: Mapping[str, Any], where: object) -> None:
         )
 
 
-def _subject(payload: Sequence[FileDigest]) -> list[dict[str, Any]]:
+def _subject(payload: Sequence[FileDigest]) -> list[dict[str, object]]:
     return [{"name": file.path, "digest": {"sha256": file.sha256}} for file in payload]
 
 
@@ -153,11 +153,11 @@ class _Predicate(_Part):
     created: Annotated[str, AfterValidator(_is_moment)]
     inputs: dict[str, str]
     input_manifests: dict[str, str] = {}
-    spec: dict[str, Any]
+    spec: dict[str, object]
     seed: int | None
     code: _Code
     environment: _Environment
-    figures: dict[str, Any]
+    figures: dict[str, object]
     payload: list[_File]
     evidence: list[_File]
 

@@ -48,11 +48,11 @@ class TreeHead(NamedTuple):
     size: int
     key: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"schema_version": SCHEMA_VERSION, **self._asdict()}
 
     @classmethod
-    def of(cls, figures: dict[str, Any], *, file: object = None) -> TreeHead | None:
+    def of(cls, figures: Mapping[str, Any], *, file: object = None) -> TreeHead | None:
         """Read the tree's head from a manifest's figures; None for an artifact that was made before there
         were trees. Raises UserError.
         """

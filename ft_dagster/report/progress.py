@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from ft_dagster.program import Progress
 
 WIDTH = 20
 
 
-def bar(progress: dict[str, Any]) -> str:
+def bar(progress: Progress) -> str:
     """Return `#####---- 12/64 loss 1.93 310 tok/s ETA 1m 20s` from a progress.json; empty without one."""
     done = progress.get("step", progress.get("done"))
     total = progress.get("total_steps", progress.get("total"))

@@ -16,7 +16,7 @@ Flat = Mapping[str, Any]  # name -> value
 Splits = Mapping[str, Collection[bytes]]  # of a data set -> identities of rows
 
 
-def flat(tree: Any, name: str = "") -> dict[str, Any]:
+def flat(tree: Any, name: str = "") -> dict[str, object]:
     """Return values by their path: {"a": {"b": [{"c": 1}]}} -> {"a.b[0].c": 1}. What is empty, and a list of
     plain values, is one value.
     """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.evaluation.skills import Skill
 from ft_dagster.gate.samples import Score
 from ft_dagster.gate.sentences import out_of_reach, wanted
@@ -28,24 +29,23 @@ class Summary(NamedTuple):
     next: str
 
 
-def dataset_summary(figures: Mapping[str, Any], since: str = "") -> Summary:
+def dataset_summary(figures: DatasetFigures, since: str = "") -> Summary:
     """Summarize the figures of a task_dataset; `since`: what changed, where that is known."""
-    rows, dropped = figures["rows"], sum(figures["dropped"].values())
+    rows, dropped = figures.rows, figures.rows_dropped
     parts = ", ".join(f"{count(rows[name])} {use}" for name, use in SPLITS.items() if name in rows)
-    why = ", ".join(f"{count(number)} {reason}" for reason, number in figures["dropped"].items() if number)
-    share = percent(dropped / figures["read"]) if figures["read"] else ABSENT
+    why = ", ".join(f"{count(number)} {reason}" for reason, number in figures.dropped.items() if number)
+    share = percent(dropped / figures.read) if figures.read else ABSENT
     good = f"{count(dropped)} dropped ({share}): {why}" if dropped else "No row was dropped"
-    if short := figures.get("too_short_to_look_for", 0):
+    if short := figures.too_short_to_look_for:
         good += f"; {counted(short, 'question')} too short to look for"
     good += f"; {since}" if since else ""
-    few = rows.get("test", 0) < FEW
     following = (
-        f"A test split of {count(rows.get('test', 0))} rows decides little: more rows, or an evaluation.task"
-        if few
+        f"A test split of {count(figures.test_rows)} rows decides little: more rows, or an evaluation.task"
+        if figures.test_rows < FEW
         else "Nothing to do; training_mixture renders these rows for the base"
     )
     return Summary(
-        f"{count(sum(rows.values()))} of {count(figures['read'])} rows kept: {parts}", good, following
+        f"{count(sum(rows.values()))} of {count(figures.read)} rows kept: {parts}", good, following
     )
 
 

@@ -6,7 +6,7 @@ another evaluation, and no other is taken for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar, get_args
@@ -127,7 +127,7 @@ def differences(recipe: Recipe, head: Artifact | None) -> list[str]:
     return sorted(name for name in named if not any(other.startswith(f"{name}.") for other in named))
 
 
-def _values(spec: dict[str, Any], inputs: dict[str, str]) -> dict[tuple[str, ...], Any]:
+def _values(spec: Mapping[str, Any], inputs: dict[str, str]) -> dict[tuple[str, ...], Any]:
     """All that a key covers, by its path."""
     digests: dict[tuple[str, ...], Any] = {(name,): digest for name, digest in inputs.items()}
     return {**dict(_leaves(spec)), **digests}

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
@@ -218,7 +218,7 @@ def abandon_attempt(attempt: Attempt) -> None:
     shutil.rmtree(attempt.folder, ignore_errors=True)
 
 
-def commit_attempt(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> Artifact:
+def commit_attempt(store: Store, attempt: Attempt, manifest: Mapping[str, object]) -> Artifact:
     """Make an attempt the artifact of its key; `manifest` is a statement over its files.
 
     Of two writers one creates the manifest, and the other gets what stands; other content is recorded as a
@@ -275,7 +275,7 @@ def _vanished(store: Store, place: Place) -> UserError:
     )
 
 
-def _upload(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> None:
+def _upload(store: Store, attempt: Attempt, manifest: Mapping[str, object]) -> None:
     """Bring an attempt's files into the store, and read them back; the local ones go."""
     try:
         made = Artifact(attempt.place, predicate_of(manifest))

@@ -127,7 +127,7 @@ class RemoteCreation:
                 "delete that file once no other host writes",
             )
 
-    def _writer(self, marker: str) -> dict[str, Any] | None:
+    def _writer(self, marker: str) -> dict[str, object] | None:
         try:
             found = loads(self._fs.cat_file(marker))
         except FileNotFoundError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact
@@ -76,7 +75,7 @@ def _pointed_at(store: Store, prefix: str, stage: str) -> tuple[Place, str] | No
     """Return place and digest that a head names; None without one. Raises UserError, see `read_head`."""
     path = head_path(prefix, stage)
     try:
-        head: dict[str, Any] = store.read_json(path)
+        head: dict[str, object] = store.read_json(path)
         place, digest = Place(str(head["prefix"]), stage, str(head["key"])), str(head["digest"])
     except FileNotFoundError:
         return None

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.code import source_archive, source_digest
@@ -37,7 +36,7 @@ class Recipe:
     stage: str
     prefix: str
     inputs: dict[str, str] = field(default_factory=dict)  # name -> digest
-    spec: dict[str, Any] = field(default_factory=dict)
+    spec: Mapping[str, object] = field(default_factory=dict)
     variant: str | None = None
     seed: int | None = None
     manifests: dict[str, str] = field(default_factory=dict)  # name of an input -> sha256 of its manifest
@@ -50,7 +49,7 @@ class Recipe:
 
 
 def make_artifact(
-    store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]
+    store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], Mapping[str, object]]
 ) -> Artifact:
     """Return the artifact of `recipe`: the committed one, else what `build` writes into an attempt.
 
@@ -78,7 +77,9 @@ def _kept(store: Store, place: Place) -> Artifact | None:
     return None
 
 
-def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]) -> Artifact:
+def _build(
+    store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], Mapping[str, object]]
+) -> Artifact:
     """Build and commit an artifact. Until its manifest is written an attempt may be removed; after that
     nothing is, for it may stand.
     """
@@ -93,7 +94,9 @@ def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], 
         return commit_attempt(store, attempt, manifest)
 
 
-def _manifest(recipe: Recipe, attempt: Attempt, code: str, figures: dict[str, Any]) -> dict[str, Any]:
+def _manifest(
+    recipe: Recipe, attempt: Attempt, code: str, figures: Mapping[str, object]
+) -> dict[str, object]:
     payload, evidence = files_of(attempt)
     origin = Origin(
         recipe.stage,

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Event, Thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.stage_entries import ENTRIES
@@ -150,7 +150,7 @@ def check_tombstone(store: Store, removed: Removed) -> None:
         )
 
 
-def _tombstone(manifest: bytes, claim: _Claim) -> dict[str, Any]:
+def _tombstone(manifest: bytes, claim: _Claim) -> dict[str, object]:
     removed = {"at": _date(claim.at), "why": claim.why}
     return {"schema_version": TOMBSTONE_VERSION, "removed": removed, "manifest": manifest.decode()}
 

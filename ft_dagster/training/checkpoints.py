@@ -49,7 +49,7 @@ class Checkpoint:
         loss = self.validation_loss
         return (math.inf if loss is None or not math.isfinite(loss) else loss, self.step)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return {
             "step": self.step,
             "validation_loss": self.validation_loss,

@@ -207,9 +207,9 @@ class TrainingResult(BaseModel):
     variant: str
     status: Status
     recipe: str = Field(description="Digest of what was asked; see `recipe_digest`")
-    figures: dict[str, Any] = {}
-    checkpoints: list[dict[str, Any]] = []
-    error: dict[str, Any] | None = None
+    figures: dict[str, object] = {}
+    checkpoints: list[dict[str, object]] = []
+    error: dict[str, object] | None = None
     reason: Literal["out_of_memory"] | None = None
 
 

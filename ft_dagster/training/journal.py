@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.strict_json import dumps, restored
@@ -56,7 +57,7 @@ class Journal:
     measured_tokens: int = 0
     measuring: float = 0.0
     evaluations: dict[str, dict[int, float]] = field(default_factory=dict)
-    observations: list[dict[str, Any]] = field(default_factory=list)
+    observations: list[dict[str, object]] = field(default_factory=list)
     resumed_from: list[int] = field(default_factory=list)
     lowered: bool = False
 
@@ -109,27 +110,39 @@ class Journal:
         return cls(**content)
 
 
+class Ledger(TypedDict):
+    """Describes ledger.json, the ledger of a training.
+
+    It has per example (by ordinal) its record and how often it was consumed, and the digest of each
+    step's batch. `times_exported` counts up to `exported_step`, whose weights are exported; later steps only
+    lost the comparison.
+    """
+
+    schema_version: int
+    mixture_digest: str
+    steps: int
+    exported_step: int
+    records: list[str]
+    times: list[int]
+    times_exported: list[int]
+    batches: list[str]
+
+
 def write_ledger(
     file: Path, whole: Journal, exported: Journal, records: list[str], mixture_digest: str
 ) -> None:
-    """Write the ledger: per example (by ordinal) how often it was consumed, and the digest of each step's
-    batch.
-
-    `times_exported` counts up to the step whose weights are exported; later steps only lost the comparison.
-    """
-    write_json(
-        file,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "mixture_digest": mixture_digest,
-            "steps": whole.steps,
-            "exported_step": exported.steps,
-            "records": records,
-            "times": whole.times,
-            "times_exported": exported.times,
-            "batches": whole.batches,
-        },
-    )
+    """Write the ledger of a training. `exported`: up to the step whose weights are exported."""
+    ledger: Ledger = {
+        "schema_version": SCHEMA_VERSION,
+        "mixture_digest": mixture_digest,
+        "steps": whole.steps,
+        "exported_step": exported.steps,
+        "records": records,
+        "times": whole.times,
+        "times_exported": exported.times,
+        "batches": whole.batches,
+    }
+    write_json(file, ledger)
 
 
 class StepLog:
@@ -146,7 +159,7 @@ class StepLog:
         kept = [line for line in known if line["step"] <= resumed_step and not line.get(EXPORTED)]
         file.write_text("".join(dumps(line) + "\n" for line in kept), "utf-8")
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write(self, line: Mapping[str, object]) -> None:
         if self._file is None:
             return
         with self._file.open("a", encoding="utf-8") as file:

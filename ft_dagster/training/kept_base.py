@@ -52,7 +52,7 @@ def base_kept_or_made(
     return model
 
 
-def identity_of(digest: str, precision: str) -> dict[str, Any]:
+def identity_of(digest: str, precision: str) -> dict[str, object]:
     """All that the bits of a base in nf4 depend on; `digest`: of the base."""
     import torch
 
@@ -112,7 +112,7 @@ def _whole(place: Path, asked: Mapping[str, Any]) -> bool:
         return False
 
 
-def _sealed(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _sealed(folder: Path, asked: Mapping[str, Any]) -> dict[str, object]:
     files = [list(file) for file in hash_folder(folder) if file.path != SEAL]
     return {"asked": dict(asked), "files": files}
 

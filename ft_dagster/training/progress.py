@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ft_dagster.program import write_json
+from ft_dagster.program import Progress, write_json
 from ft_dagster.strict_json import finite
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -26,7 +26,7 @@ class Channel(Protocol):
     def say(self, line: str) -> None:
         """Show one line to people."""
 
-    def report(self, message: dict[str, Any]) -> None:
+    def report(self, message: dict[str, object]) -> None:
         """Send one JSON message to the asset that launched us."""
 
 
@@ -36,7 +36,7 @@ class Console:
     def say(self, line: str) -> None:
         print(line, flush=True)
 
-    def report(self, message: dict[str, Any]) -> None:
+    def report(self, message: dict[str, object]) -> None:
         """Ignore the message: without Dagster nobody collects messages, and the result files say the same."""
 
 
@@ -56,7 +56,7 @@ class Pipes:
     def say(self, line: str) -> None:
         self._context.log.info(line)
 
-    def report(self, message: dict[str, Any]) -> None:
+    def report(self, message: dict[str, object]) -> None:
         self._context.report_custom_message(finite(message))
 
 
@@ -130,7 +130,7 @@ class TrainingProgress:
         )
 
     def _write(self, step: int, loss: float, tokens_per_second: float, eta_seconds: float) -> None:
-        figures = {
+        figures: Progress = {
             "step": step,
             "total_steps": self._total,
             "loss": loss,

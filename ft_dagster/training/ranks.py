@@ -91,7 +91,7 @@ def start(run: TrainingRun, folder: Path, main: Main) -> int:
     return 0
 
 
-def _meeting(launch: Launch) -> dict[str, Any]:
+def _meeting(launch: Launch) -> dict[str, object]:
     """Return where the nodes meet. Each has its place among them, so that ranks are the same in every
     attempt.
     """

@@ -133,7 +133,7 @@ class TrainingFigures:
         """
         return self.held_bytes or self.peak_device_memory_bytes or self.peak_memory_bytes
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the figures as they are stored, by name; without those of `SILENT` that say nothing."""
         content = asdict(self) | {"resumed_from": list(self.resumed_from), "advice": list(self.advice)}
         return {name: content[name] for name in sorted(content) if name not in SILENT or content[name]}

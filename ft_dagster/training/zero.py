@@ -74,14 +74,14 @@ def join() -> None:
     deepspeed.init_distributed(verbose=False)
 
 
-def _offload(member: Member) -> dict[str, Any]:
+def _offload(member: Member) -> dict[str, object]:
     zero = member.plan.training.deepspeed
     if zero.offload == "none":
         return {}
-    place: dict[str, Any] = {"device": zero.offload, "pin_memory": member.plan.device.kind == "cuda"}
+    place: dict[str, object] = {"device": zero.offload, "pin_memory": member.plan.device.kind == "cuda"}
     if zero.offload == "nvme":
         place["nvme_path"] = zero.nvme_path
-    parts = {"offload_optimizer": place}
+    parts: dict[str, object] = {"offload_optimizer": place}
     return parts | ({"offload_param": place} if zero.stage == 3 else {})
 
 

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE
 from ft_dagster.evaluation.skills import skills
@@ -146,10 +147,10 @@ def _said(summary: Summary) -> list[str]:
 
 def _data(shelf: VersionShelf) -> list[Section]:
     figures, mixed = (
-        shelf.figures(TASK_DATASET.name),
+        DatasetFigures.of(shelf.artifact(TASK_DATASET.name)),
         MixtureFigures.of(shelf.artifact(TRAINING_MIXTURE.name)),
     )
-    dropped = HtmlTable("rows that were dropped", ("reason", "rows"), list(figures["dropped"].items()))
+    dropped = HtmlTable("rows that were dropped", ("reason", "rows"), list(figures.dropped.items()))
     return [
         Section("Data", _said(dataset_summary(figures)), tables=[dropped]),
         Section("Mixture", _said(mixture_summary(mixed, mixed.warnings)), bar_chart(source_bars(mixed))),

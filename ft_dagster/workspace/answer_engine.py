@@ -75,7 +75,7 @@ def not_by_vllm(method: Mapping[str, Any], *, new_tokens: bool) -> str | None:
     return f"vLLM does not load the adapter: it {', '.join(reasons)}" if reasons else None
 
 
-def _adapter_of(known: Method, method: Mapping[str, Any]) -> dict[str, Any]:
+def _adapter_of(known: Method, method: Mapping[str, Any]) -> dict[str, object]:
     """Return what its adapter_config.json will say."""
     return {**method, "r": method.get("rank"), "peft_type": "LORA" if known.is_lora else known.name.upper()}
 

@@ -7,12 +7,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from ft_dagster.lineage.tries import record_try
-from ft_dagster.models.derived import added_token_ids, added_tokens, new_token_ids_of, parent_artifact
+from ft_dagster.models.derived import (
+    added_token_ids,
+    added_tokens,
+    new_token_ids_of,
+    parent_artifact,
+    started_from,
+)
 from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey, keys_of
 from ft_dagster.roots import Roots
 from ft_dagster.spec import VariantKey
@@ -127,8 +133,8 @@ class BuildContext:
         """Return the adapter that stays frozen beneath the one to be trained; None for a base without one.
         Raises UserError where it is gone.
         """
-        parent = base.figures.get("parent")
-        if not parent or parent["mode"] != "stack":
+        parent = started_from(base)
+        if parent is None or parent["mode"] != "stack":
             return None
         export = parent_artifact(self._workspace.store, base, MODEL_EXPORT.name)
         return ParentAdapter(adapter=self.payload(export), digest=export.digest)
@@ -145,7 +151,7 @@ class BuildContext:
         *,
         leased: bool = True,
         into: Path | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Run a program of this package and take over what it wrote; returns its figures.
 
         `request(output)` gives what it is asked, to be answered in the folder `output`. The run folder stays
@@ -173,5 +179,4 @@ class BuildContext:
                 else:
                     (shutil.copytree if file.is_dir() else shutil.copy2)(file, target / file.name)
         self.finished[run_dir] = left_at
-        figures: dict[str, Any] = result["figures"]
-        return figures
+        return result["figures"]

@@ -87,7 +87,7 @@ class View(BuildContext):
         return None if trial is None else trial.stop_above_on
 
     @property
-    def overrides(self) -> dict[str, Any]:
+    def overrides(self) -> dict[str, object]:
         trial = self._workspace.trial
         return {} if trial is None else dict(trial.overrides)
 

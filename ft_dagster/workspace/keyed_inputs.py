@@ -55,7 +55,7 @@ class KeyParts(NamedTuple):
     """
 
     inputs: dict[str, str]
-    spec: dict[str, Any]
+    spec: dict[str, object]
     artifacts: dict[str, Artifact]
 
     @property

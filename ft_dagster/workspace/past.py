@@ -14,6 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
+from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, input_of
@@ -171,7 +172,7 @@ class Past:
             rows = input_of(graph, mixture, TASK_DATASET.name)
             texts = None if rows is None else input_of(graph, rows, EVALUATION_TEXTS.name)
             return QuestionsThere(
-                None if rows is None else rows.figures["rows"]["test"],
+                None if rows is None else DatasetFigures.of(rows).test_rows,
                 None if texts is None else tuple(texts.figures["by_task"].values()),
             )
         return NOT_COUNTED

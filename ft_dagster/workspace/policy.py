@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ft_dagster.data.mixture.mixture_io import held_out_documents
+from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.tasks.tasks import is_file_entry, names_of
 from ft_dagster.gate.power import hopeless_gates, is_of_successors
@@ -104,7 +105,7 @@ def _too_few(workspace: Workspace, *, for_successors: bool) -> list[UserError]:
     known = {"general_loss": texts} if texts else {}
     rows, asked = workspace.upstream(TASK_DATASET.name), workspace.spec.evaluation
     if not asked.task:
-        known["task"] = rows.figures["rows"]["test"]
+        known["task"] = DatasetFigures.of(rows).test_rows
     there = _questions_there(workspace, rows, (*asked.task, *asked.general))
     found = _undecidable(workspace.spec, lambda field: workspace.declared_in, known, there)
     return [error for error in found if is_of_successors(str(error.field)) == for_successors]

@@ -199,7 +199,7 @@ class ModelQuestions:
     decides: Decides | None = None
     withheld: tuple[int, ...] = ()
 
-    def ask(self, context: BuildContext, attempt: Attempt, *, into: Path | None = None) -> dict[str, Any]:
+    def ask(self, context: BuildContext, attempt: Attempt, *, into: Path | None = None) -> dict[str, object]:
         """Run the evaluation program into the attempt, or into the folder `into`; returns its figures.
 
         Raises UserError where it says that it measured anything else than was asked.
@@ -276,7 +276,7 @@ def _of_task(task: OwnTask) -> dict[str, Any]:
     return asked
 
 
-def _of_general(general: General) -> dict[str, Any]:
+def _of_general(general: General) -> dict[str, object]:
     holdout = general.general_holdout
     return {
         "general": general.spec.evaluation.general,
@@ -289,14 +289,14 @@ def _data(file: File) -> QuestionsFile:
     return QuestionsFile(path=file.path, sha256=file.sha256)
 
 
-def chat_of(evaluation: Artifact) -> dict[str, Any] | None:
+def chat_of(evaluation: Artifact) -> dict[str, object] | None:
     """Return the rules by which a chat was rendered and an answer ended (`data.rendering.chat_rules`); None
     for those of most.
     """
     return evaluation.figures.get("chat")
 
 
-def rules_of(context: BuildContext, base: Artifact, before: Artifact) -> dict[str, Any] | None:
+def rules_of(context: BuildContext, base: Artifact, before: Artifact) -> dict[str, object] | None:
     """Return the rules, as `chat_of` says them, by which a base is asked that is not always today's, of which
     `before` is the evaluation: of another one its tokenizer says them. Raises UserError where that is gone.
     """
@@ -305,7 +305,7 @@ def rules_of(context: BuildContext, base: Artifact, before: Artifact) -> dict[st
     return chat_rules(load_tokenizer(context.base_folder(base))) or None
 
 
-def scores_in(payload: Path) -> list[dict[str, Any]]:
+def scores_in(payload: Path) -> list[dict[str, object]]:
     """Read scores.json of an evaluation's payload."""
-    scores: list[dict[str, Any]] = json.loads((payload / "scores.json").read_text("utf-8"))["scores"]
+    scores: list[dict[str, object]] = json.loads((payload / "scores.json").read_text("utf-8"))["scores"]
     return scores

@@ -15,6 +15,7 @@ from typing import Any
 from ft_dagster.data.files.parquet import rows_of
 from ft_dagster.data.rendering.chat_rules import ChatTraits, chat_traits, chats
 from ft_dagster.data.rendering.render import has_control_tokens, load_tokenizer
+from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.data.rows.rows import Row, said_of_seams
 from ft_dagster.data.rows.splits import SPLITS
 from ft_dagster.data.sources.formats import CONVERSATIONS
@@ -189,7 +190,7 @@ def has_conversations(context: BuildContext, dataset: Artifact) -> bool:
 
 
 def _formats(dataset: Artifact) -> set[str]:
-    return set(dataset.figures["formats"].values())
+    return set(DatasetFigures.of(dataset).formats.values())
 
 
 def _kinds(context: BuildContext, dataset: Artifact) -> set[str]:

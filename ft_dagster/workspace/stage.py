@@ -62,7 +62,7 @@ class Stage(Generic[I]):
     reads: tuple[StageEntry, ...]
     fields: tuple[str, ...]
     inputs: Callable[[View], I]
-    build: Callable[[I, BuildContext, Attempt], dict[str, Any]]
+    build: Callable[[I, BuildContext, Attempt], Mapping[str, object]]
     asks: tuple[str, ...] = ()
     checks: Mapping[str, str] = field(default_factory=dict)
     judge: Callable[[Workspace, Artifact], Sequence[Check]] = lambda workspace, artifact: ()

@@ -28,6 +28,7 @@ from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.remote.staging import forget, kept_by_nodes, recall
 from ft_dagster.models.derived import added_tokens, base_files, base_folder
 from ft_dagster.planning.judging import Judges
+from ft_dagster.program import ProgramResult
 from ft_dagster.roots import Roots
 from ft_dagster.schema_version import stored_as
 from ft_dagster.settings import Settings
@@ -322,7 +323,7 @@ class Workspace:
             return self._standing(stage, recipe)
         context = BuildContext(self, stage.asks)
 
-        def build(attempt: Attempt) -> dict[str, Any]:
+        def build(attempt: Attempt) -> Mapping[str, object]:
             stage.refuse_new(self)
             return stage.build(inputs, context, attempt)
 
@@ -361,7 +362,7 @@ class Workspace:
 
     def run_program(
         self, program: str, run_dir: Path, request: BaseModel, *, leased: bool, left_at: str = ""
-    ) -> dict[str, Any]:
+    ) -> ProgramResult:
         """Run a program of this package on `request`, its run.json; returns its result.json. `left_at`: of
         `left_by_nodes`.
 

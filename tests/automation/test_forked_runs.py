@@ -254,7 +254,7 @@ def running() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture
 def code(project: Path, monkeypatch: pytest.MonkeyPatch) -> CodeServer:
     """Of a daemon in that project, whose minutes are over at once."""
-    monkeypatch.setattr(daemon_program, "RELOAD_WORKSPACE_INTERVAL", -1)
+    monkeypatch.setattr(daemon_program, "RELOAD_SECONDS", -1)
     monkeypatch.setenv(ASKED, "")
     (project / "ft_dagster").mkdir()
     (project / "ft_dagster" / "__init__.py").touch()

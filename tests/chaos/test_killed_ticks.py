@@ -16,7 +16,8 @@ import dagster as dg
 import pytest
 
 from ft_dagster.automation.processes.instance import reused_everything
-from ft_dagster.automation.tags import DUE, PARTITION
+from ft_dagster.automation.tags import DUE
+from ft_dagster.dagster_private import PARTITION
 from ft_dagster.lineage.entry import ROLLBACK
 from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
 from ft_dagster.spec import VariantKey

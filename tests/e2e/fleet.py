@@ -20,7 +20,8 @@ from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.processes.instance import opened, workspace_file, write_home
 from ft_dagster.automation.processes.unfinished import is_retried
-from ft_dagster.automation.tags import DUE, PARTITION
+from ft_dagster.automation.tags import DUE
+from ft_dagster.dagster_private import PARTITION
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations
 from tests.e2e.instance import BIN, running, wait_until

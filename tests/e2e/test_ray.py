@@ -24,6 +24,7 @@ from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_ray.launcher import RayJob, RayLauncher
 from ft_dagster.launch.remote.staging import forget
+from ft_dagster.program import ProgramResult
 from ft_dagster.store import Artifact, read_head
 from ft_dagster.store.blobs import Store
 from tests.e2e.project import UP_TO_PLAN, edit, write_project
@@ -61,7 +62,7 @@ class Site:
     def job(self, name: str = "away", **prepared: Any) -> Job:
         return training_job(self.runs, name, **{"training": LONG, **prepared})
 
-    def carry_out(self, job: Job) -> dict[str, Any]:
+    def carry_out(self, job: Job) -> ProgramResult:
         return carry_out(self.launcher, job, self.said.append)
 
     def here(self, **prepared: Any) -> dict[str, bytes]:

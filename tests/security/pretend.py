@@ -31,7 +31,7 @@ from ft_dagster.gate.samples import Sample, write_answers, write_samples, write_
 from ft_dagster.gate.sampling import order_of_asking
 from ft_dagster.launch.launcher import Job, Say
 from ft_dagster.lineage.certificate import Certificate
-from ft_dagster.program import write_json
+from ft_dagster.program import ProgramResult, write_json
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.provenance.held import FOLDER, held_files
 from ft_dagster.settings import load_settings
@@ -87,7 +87,7 @@ class Pretend:
     def cancel(self, started: int) -> None:
         pass
 
-    def collect(self, job: Job, started: int, exit_code: int) -> dict[str, Any]:
+    def collect(self, job: Job, started: int, exit_code: int) -> ProgramResult:
         return job.read_result(exit_code)
 
     def _train(self, run: TrainingRun) -> Figures:

@@ -13,6 +13,7 @@ import pytest
 from ft_dagster.evaluation.request import TextsRequest
 from ft_dagster.launch.launcher import RESULT_FILE, Job, Say
 from ft_dagster.launch.remote.order import RemoteOrder, order_file
+from ft_dagster.program import ProgramResult
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import TRAINING_PLAN
@@ -49,7 +50,7 @@ class AtOnce:
     def cancel(self, started: Job) -> None:
         raise AssertionError("nothing is left to cancel")
 
-    def collect(self, job: Job, started: Job, exit_code: int) -> dict[str, Any]:
+    def collect(self, job: Job, started: Job, exit_code: int) -> ProgramResult:
         return job.read_result(exit_code)
 
 

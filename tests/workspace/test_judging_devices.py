@@ -20,6 +20,7 @@ from ft_dagster.model_files.weights import measure_weights, weight_files
 from ft_dagster.planning.context import base_facts_of
 from ft_dagster.planning.judging import Judges, foresee
 from ft_dagster.planning.judging import asked as judged
+from ft_dagster.program import ProgramResult
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import declaration
@@ -58,7 +59,7 @@ class Seen:
 
     def cancel(self, started: Job) -> None: ...
 
-    def collect(self, job: Job, started: Job, exit_code: int) -> dict[str, Any]:
+    def collect(self, job: Job, started: Job, exit_code: int) -> ProgramResult:
         return {"status": "done", "figures": {}}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ft_dagster.audit.index.members import CANARY, PROBE, QUESTION, STATES, Shelf
 from ft_dagster.data.files.parquet import column_names, dicts_of
@@ -43,7 +43,7 @@ class JudgedQuestion(NamedTuple):
     names: tuple[bytes, ...]
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, str]:
         return {"role": self.role, "task": self.task, "question": self.id}
 
 

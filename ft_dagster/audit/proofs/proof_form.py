@@ -46,7 +46,7 @@ class _ShownLeaf(_Form):
     """Holds an identity and the leaves beside its place, or the one that it has."""
 
     identity: _Hash
-    reading: dict[str, Any] = {}
+    reading: dict[str, object] = {}
     leaves: list[_Leaf]
 
 

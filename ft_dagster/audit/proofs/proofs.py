@@ -85,7 +85,9 @@ def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
     return own
 
 
-def _inherited(audit: Audit, asked: AskedRecord, parent: Indexed, through: list[Indexed]) -> dict[str, Any]:
+def _inherited(
+    audit: Audit, asked: AskedRecord, parent: Indexed, through: list[Indexed]
+) -> dict[str, object]:
     unproven = UserError(
         f"it starts from a release of {parent.variant}, which was trained on it, and nothing proves that",
         value=parent.digest[:12],
@@ -182,7 +184,7 @@ def proof_readings(file: Path) -> list[Mapping[str, Any]]:
 
 def _presence(
     tree: RecordTree, places: Mapping[int, bytes], times: list[int], asked: AskedRecord
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Prove presence by the leaves whose rows were trained on, the most often first; by one that was not,
     where none was. `places`: leaf -> identity.
     """
@@ -199,7 +201,7 @@ def _presence(
     }
 
 
-def _row(tree: RecordTree, at: int, identity: bytes, asked: AskedRecord) -> dict[str, Any]:
+def _row(tree: RecordTree, at: int, identity: bytes, asked: AskedRecord) -> dict[str, object]:
     """Return what a leaf is made of."""
     row, _ = tree.row(at)
     return {
@@ -211,7 +213,7 @@ def _row(tree: RecordTree, at: int, identity: bytes, asked: AskedRecord) -> dict
     }
 
 
-def _absence(tree: RecordTree, key: RecordKey, asked: AskedRecord, identity: bytes) -> dict[str, Any]:
+def _absence(tree: RecordTree, key: RecordKey, asked: AskedRecord, identity: bytes) -> dict[str, object]:
     """Prove the absence of one identity of the record."""
     place = tree.find(key.lookup(identity)).start
     return {
@@ -221,14 +223,14 @@ def _absence(tree: RecordTree, key: RecordKey, asked: AskedRecord, identity: byt
     }
 
 
-def neighbours(tree: RecordTree, place: int) -> list[dict[str, Any]]:
+def neighbours(tree: RecordTree, place: int) -> list[dict[str, object]]:
     """Return the leaves on both sides of where a leaf would be put in at `place`: one at an end, none of an
     empty tree.
     """
     return [_leaf(tree, at) for at in (place - 1, place) if 0 <= at < len(tree)]
 
 
-def _leaf(tree: RecordTree, at: int) -> dict[str, Any]:
+def _leaf(tree: RecordTree, at: int) -> dict[str, object]:
     row, _ = tree.row(at)
     return {
         "index": at,

@@ -68,7 +68,7 @@ def environment_differences(
     return {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
 
 
-def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(environment: Mapping[str, Any]) -> dict[str, object]:
     libraries = {name: version for name, version in environment["libraries"].items() if name not in NOT_USED}
     return {"python": environment["python"], "platform": environment["platform"], **libraries}
 

@@ -33,7 +33,7 @@ def main(project: str, variant: str, stage: str, answer: str) -> int:
     return 2 if "error" in found else 0
 
 
-def _made(project: Path, variant: str, name: str) -> dict[str, Any]:
+def _made(project: Path, variant: str, name: str) -> dict[str, object]:
     from ft_dagster.errors import UserError
     from ft_dagster.launch.local import ProgramFailed
     from ft_dagster.provenance.code import source_digest

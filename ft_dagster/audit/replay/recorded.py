@@ -293,7 +293,7 @@ def _engine(audit: Audit, recorded: Recorded, settings: Settings) -> dict[str, s
     return {"engine": "transformers"}
 
 
-def _settings(settings: Settings, engine: dict[str, str]) -> dict[str, Any]:
+def _settings(settings: Settings, engine: dict[str, str]) -> dict[str, object]:
     """Return what this host lends, and what declarations may read and run, as the project says; all else as
     built in, with nothing shared but the leases. `engine`: of the settings of evaluations.
     """

@@ -30,7 +30,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
 from ft_dagster.audit.audit import Audit
@@ -54,6 +54,9 @@ from ft_dagster.report.tables import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_PLAN
 from ft_dagster.store import Artifact, Place, find_artifact
 from ft_dagster.training.training_figures import TrainingFigures
+
+if TYPE_CHECKING:
+    from ft_dagster.training.journal import Ledger
 
 LOSSES = ("train_loss_first", "train_loss_last", "validation_loss_best", "general_holdout_loss_last")
 TAKEN = "taken from the store"
@@ -265,7 +268,7 @@ def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
     return replace(answer, verdict=DIVERGED, said=said, first=FINE_TUNED_MODEL.name, step=step)
 
 
-def whole_steps(then: Mapping[str, Any], now: Mapping[str, Any], recorded: TrainingFigures) -> int:
+def whole_steps(then: Ledger, now: Ledger, recorded: TrainingFigures) -> int:
     """Return how many steps a training made before it ran out of memory and went on from the checkpoint of
     the last of them with half the micro-batch, by its ledger and by that of one which had half of it all
     along. 0: more differs than how those steps were laid out.
@@ -324,8 +327,8 @@ def _first_difference(then: Sequence[Any], now: Sequence[Any]) -> int | None:
     return next((step for step, (one, other) in pairs if one != other), None)
 
 
-def _ledger(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+def _ledger(file: Path) -> Ledger:
+    content: Ledger = json.loads(file.read_text("utf-8"))
     return content
 
 

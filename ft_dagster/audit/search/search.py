@@ -34,7 +34,6 @@ from ft_dagster.audit.search.stored_text import (
 from ft_dagster.audit.sought_record import AskedRecord
 from ft_dagster.data.mixture.cuts import Cut, is_same_up_to
 from ft_dagster.data.rows.dataset_io import DUPLICATE
-from ft_dagster.errors import UserError
 from ft_dagster.report.tables import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 
@@ -235,10 +234,3 @@ def _cannot(audit: Audit, found: TextFiles) -> Iterator[str]:
         if number:
             yield f"{counted(number, 'row')} that data sets left out ({reason}), whose text is not kept"
     yield from dict.fromkeys(found.unread)
-
-
-def refuse_unsearchable(asked: AskedRecord, part: bool, within: str | None) -> None:
-    """Raises UserError for options of a search where there is none."""
-    if not asked.rows and (part or within):
-        field = "--part" if part else "--within"
-        raise UserError("an identity has no text to search for", field=field, fix="Give its text")

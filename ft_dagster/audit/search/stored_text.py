@@ -82,12 +82,12 @@ class Batch:
             return as_row({**_NOTHING, **{name: values[at] for name, values in self.columns.items()}})
         return Row("text", "", text=self.texts[at][0])
 
-    def said(self, at: int) -> dict[str, Any]:
+    def said(self, at: int) -> dict[str, object]:
         """Return what a row says of itself beside its texts."""
         return {name: self.columns[name][at] for name in COLUMNS[self.file.kind][1] if name in self.columns}
 
 
-_NOTHING: dict[str, Any] = {
+_NOTHING: dict[str, object] = {
     **dict.fromkeys(("messages", "prompt", "completion", "text", "licence", "group")),
     "source": "",
     "weight": 1.0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ft_dagster.automation.experiments.budget import Budget, steps_within
 from ft_dagster.automation.experiments.experiments import Experiment, ExperimentRun, Say, open_experiment
@@ -83,7 +82,7 @@ def _allot(experiment: Experiment, run: ExperimentRun, budget: Budget) -> None:
     experiment.save()
 
 
-def for_method(declared: Declared, method: str) -> tuple[dict[str, Any], list[str]]:
+def for_method(declared: Declared, method: str) -> tuple[dict[str, object], list[str]]:
     """Return the overrides that turn a declaration to another method, and the declared fields that those
     drop.
 
@@ -110,7 +109,7 @@ def said(declared: Declared, dropped: Sequence[str]) -> list[str]:
     return [f"{field} {value_at(declared.spec, field)}" for field in dropped]
 
 
-def _export(declared: Declared, method: str) -> dict[str, Any]:
+def _export(declared: Declared, method: str) -> dict[str, object]:
     """Return the export that the method can give: nothing of an experiment is exported, but a declaration
     must say it.
     """

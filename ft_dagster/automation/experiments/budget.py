@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, cast
 
 from ft_dagster.automation.experiments.experiments import (
     PLANNED,
     TRAINED,
     Experiment,
     ExperimentRun,
+    RunFigures,
     workspace_of,
 )
 from ft_dagster.errors import UserError
@@ -55,7 +56,7 @@ class Budget:
             raise UserError("not a budget", field="--budget", value=text, fix="Write flops=2e14 or minutes=3")
         return cls(cast(Literal["flops", "minutes"], kind), number)
 
-    def spent(self, figures: dict[str, Any]) -> float:
+    def spent(self, figures: RunFigures) -> float:
         """Return what a run with these figures took of such a budget; none before it is done."""
         if not figures:
             return 0.0

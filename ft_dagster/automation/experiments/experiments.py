@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.launcher import Launcher
@@ -49,22 +49,45 @@ class Limits:
     on: int | None = None
 
 
+class RunFigures(TypedDict, total=False):
+    """Holds what runs are compared by; it is empty for one that is not done.
+
+    `method`: as the plan has it; `rules`: of the verdict; `gate`: whether it passed; `flops`: torch's count
+    of the steps made, None where it cannot count the architecture; `training_seconds`: of the optimizer
+    steps alone, over all resumptions.
+    """
+
+    method: dict[str, object]
+    learning_rate: float
+    steps: int
+    flops: float | None
+    training_seconds: float
+    peak_memory_bytes: int
+    trainable_parameters: int
+    size_bytes: int
+    validation_loss_first: float | None
+    validation_loss_best: float | None
+    validation_loss_on: dict[str, float]
+    rules: list[dict[str, object]]
+    gate: bool
+
+
 @dataclass
 class ExperimentRun:
     """Is one run of an experiment, as the registry keeps it.
 
     `curve`: validation loss at each evaluation; `curves`: the same on the first n examples of its sample
-    (by n). `dropped`: declared values that do not apply to this run. `figures`: see `_figures`; empty until
+    (by n). `dropped`: declared values that do not apply to this run. `figures`: empty until
     it is done.
     """
 
     number: int
     name: str
-    overrides: dict[str, Any]
+    overrides: dict[str, object]
     dropped: list[str] = field(default_factory=list)
     status: Status = "waiting"
     error: str | None = None
-    figures: dict[str, Any] = field(default_factory=dict)
+    figures: RunFigures = field(default_factory=RunFigures)
     curve: list[float | None] = field(default_factory=list)
     curves: dict[str, list[float | None]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -84,7 +107,7 @@ class Experiment:
     settings: Settings
     declared: Declared
     id: str
-    arguments: dict[str, Any]
+    arguments: Mapping[str, object]
     runs: list[ExperimentRun]
 
     @property
@@ -101,14 +124,18 @@ class Experiment:
         """Return where the output of Dagster and of the programs goes."""
         return self.settings.work_folder / "experiments" / f"{self.declared.key}.log"
 
-    def as_dict(self) -> dict[str, Any]:
+    @property
+    def runs_json(self) -> list[dict[str, Any]]:
+        return [asdict(run) for run in self.runs]
+
+    def as_dict(self) -> dict[str, object]:
         return {
             "schema_version": SCHEMA_VERSION,
             "id": self.id,
             "variant": str(self.declared.key),
             "arguments": self.arguments,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "runs": [asdict(run) for run in self.runs],
+            "runs": self.runs_json,
         }
 
     def save(self) -> None:
@@ -124,7 +151,7 @@ def open_experiment(
     settings: Settings,
     declared: Declared,
     kind: str,
-    arguments: dict[str, Any],
+    arguments: Mapping[str, object],
     runs: Sequence[ExperimentRun],
 ) -> Iterator[Experiment]:
     """Open the experiment of these arguments, as far as it has come; `runs` where it is new.
@@ -232,10 +259,7 @@ def log(line: str) -> None:
     print(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}", flush=True)
 
 
-def _figures(experiment: Experiment, label: str) -> dict[str, Any]:
-    """Return what runs are compared by. `flops`: torch's count of the steps made, None where it cannot count
-    the architecture; `training_seconds`: of the optimizer steps alone, over all resumptions.
-    """
+def _figures(experiment: Experiment, label: str) -> RunFigures:
     plan, tuned, judged = (
         experiment.head(label, stage)
         for stage in (TRAINING_PLAN.name, FINE_TUNED_MODEL.name, EVALUATION.name)

@@ -135,7 +135,7 @@ def draw_runs(
     return list(drawn.values())
 
 
-def _point(values: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
+def _point(values: Mapping[str, Sequence[Any]], number: int) -> dict[str, object]:
     """Return point `number` of the grid; the last field changes fastest."""
     point = {}
     for field, options in reversed(list(values.items())):
@@ -144,7 +144,7 @@ def _point(values: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
     return {field: point[field] for field in values}
 
 
-def _overrides(declared: Declared, point: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _overrides(declared: Declared, point: dict[str, object]) -> tuple[dict[str, object], list[str]]:
     """Return a point as overrides, and what is dropped for its method; settings of other methods do not
     count.
     """

@@ -29,6 +29,7 @@ from ft_dagster.exit_codes import DONE
 from ft_dagster.launch.choice import TRAINING, launcher_of
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, carry_out
 from ft_dagster.launch.leases import of_host
+from ft_dagster.program import ProgramResult
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.fine_tuned_model import STAGE
 from ft_dagster.store import Place, find_artifact
@@ -120,7 +121,7 @@ class TakesTrained:
         if started is not None:
             self.here.cancel(started)
 
-    def collect(self, job: Job, started: Any, exit_code: int) -> dict[str, Any]:
+    def collect(self, job: Job, started: Any, exit_code: int) -> ProgramResult:
         return job.read_result(exit_code) if started is None else self.here.collect(job, started, exit_code)
 
     def _is_trained(self, job: Job) -> bool:
@@ -130,7 +131,7 @@ class TakesTrained:
 class _JobOfMembers(Job):
     """Is a job of several members, each of which leaves a result of its own."""
 
-    def read_result(self, exit_code: int) -> dict[str, Any]:
+    def read_result(self, exit_code: int) -> ProgramResult:
         return {}
 
 

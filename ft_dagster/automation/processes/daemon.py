@@ -13,10 +13,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import dagster as dg
-from dagster._daemon.controller import get_daemon_statuses
 
 from ft_dagster.automation.processes.instance import Launched, is_retried, status_of
 from ft_dagster.automation.processes.unfinished import IN_PROGRESS, work_left
@@ -25,7 +24,7 @@ from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, read_json, unlock
 from ft_dagster.settings import Settings
 
 END_SECONDS = 60.0  # a daemon that ends is gone after this at the latest
-HEARTBEAT_TOLERANCE_SECONDS = 30
+HEARTBEAT_SECONDS = 60.0  # of a daemon that lives, which Dagster lets tell so every 30
 QUEUE_PATIENCE_SECONDS = 10
 HEARD_SECONDS = 5.0  # between two questions after heartbeats
 RESTART_SECONDS = 5.0  # between two starts
@@ -40,7 +39,7 @@ def daemon_lock(settings: Settings) -> Path:
     return settings.dagster_home.resolve() / "daemon.lock"
 
 
-def own_daemon(settings: Settings) -> dict[str, Any] | None:
+def own_daemon(settings: Settings) -> dict[str, object] | None:
     """Return `pid`, and soon `id` in heartbeats, of the daemon that a command started, if it lives."""
     free = lock(daemon_lock(settings), SHARED)
     if free is None:
@@ -49,7 +48,7 @@ def own_daemon(settings: Settings) -> dict[str, Any] | None:
     return None
 
 
-def _written(settings: Settings) -> dict[str, Any]:
+def _written(settings: Settings) -> dict[str, object]:
     """Return what the newest daemon of a command wrote of itself."""
     descriptor = os.open(daemon_lock(settings), os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -156,15 +155,12 @@ class Daemon:
         """Say whether a daemon that no command started lives, by its heartbeats."""
         if time.monotonic() - self._asked > HEARD_SECONDS:
             self._asked = time.monotonic()
-            statuses = get_daemon_statuses(
-                self._instance,
-                ["QUEUED_RUN_COORDINATOR"],
-                heartbeat_tolerance_seconds=HEARTBEAT_TOLERANCE_SECONDS,
-            )
-            dead = _written(self._settings).get("id")
-            self._heard = all(
-                s.healthy and s.last_heartbeat and s.last_heartbeat.daemon_id != dead
-                for s in statuses.values()
+            heard = self._instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
+            self._heard = (
+                heard is not None
+                and time.time() - heard.timestamp <= HEARTBEAT_SECONDS
+                and not heard.errors
+                and heard.daemon_id != _written(self._settings).get("id")
             )
         return self._heard
 

@@ -8,6 +8,8 @@ itself once no command lives and no run needs it. LOCK is the descriptor by whic
 the command took the lock and left it to this process, so that an instance has one such daemon at any moment.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import signal
@@ -18,27 +20,32 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import yaml
-from dagster._core.workspace.load_target import WorkspaceFileTarget
-from dagster._daemon.controller import (
-    RELOAD_WORKSPACE_INTERVAL,
-    DagsterDaemonController,
-    daemon_controller_from_instance,
-)
 
 import ft_dagster
 from ft_dagster.automation.forked_runs import ASKED, NOW, ONCE_NEEDED
 from ft_dagster.automation.processes.daemon import END_SECONDS, RUNS_FOLLOW, commands_lock
 from ft_dagster.automation.processes.instance import WORKSPACE_YAML, opened, workspace_file
 from ft_dagster.automation.processes.unfinished import UnfinishedWork, come_to_each_failure, work_left
+from ft_dagster.dagster_private import (
+    RELOAD_SECONDS,
+    WorkspaceFileTarget,
+    code_servers,
+    daemon_threads,
+    id_of,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import make_ready
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock, write_json
 from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.launch.warm.imports import stamp
 from ft_dagster.settings import FILE, Settings, load_settings
+
+if TYPE_CHECKING:
+    from ft_dagster.dagster_private import DagsterDaemonController
 
 LOOK_SECONDS = 0.5  # how soon the death of the last command is seen; a look is one flock
 CHECK_SECONDS = 5.0  # between two looks at Dagster's threads
@@ -135,12 +142,9 @@ def serve(settings: Settings, held: int, *, runs_follow: bool = False) -> None:
             made = threading.Thread(target=make_ready, args=(as_environment(settings.host),), daemon=True)
             made.start()
         try:
-            with daemon_controller_from_instance(
-                instance,
-                workspace_load_target=WorkspaceFileTarget([str(workspace_file(settings))]),
-                code_server_log_level="warning",
-            ) as controller:
-                write_json(held, {"pid": os.getpid(), "id": controller._daemon_uuid})
+            workspace = WorkspaceFileTarget([str(workspace_file(settings))])
+            with daemon_threads(instance, workspace) as controller:
+                write_json(held, {"pid": os.getpid(), "id": id_of(controller)})
                 _until_needless(controller, watch, server)
         except KeyboardInterrupt:
             log.info("interrupted: it ends")
@@ -168,7 +172,7 @@ class CodeServer:
         """Start the server anew where it is due; this is called now and then. Raises what Dagster raises
         where that fails for five minutes.
         """
-        if time.time() - self._fresh <= RELOAD_WORKSPACE_INTERVAL:
+        if time.time() - self._fresh <= RELOAD_SECONDS:
             return
         seen = self._stamps()
         if self._is_ours() and seen == self._seen and not self._is_worn(controller):
@@ -197,14 +201,10 @@ class CodeServer:
         """Say whether a server has ended, could not be started, or is old: one that lives may serve no
         more.
         """
-        registry = controller._grpc_server_registry
-        for entry in () if registry is None else tuple(registry._active_entries.values()):
-            server = getattr(entry, "process", None)
-            if server is None or server.server_process.poll() is not None:
-                return True
-            if time.time() - entry.creation_timestamp > SERVER_SECONDS:
-                return True
-        return False
+        return any(
+            not server.lives or time.time() - server.started > SERVER_SECONDS
+            for server in code_servers(controller)
+        )
 
     def _ask_for_forks(self, when: str = ONCE_NEEDED) -> None:
         """Ask the next server, whose environment is this process's, for forks. Others' code may not be made

@@ -12,18 +12,6 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.remote_origin import (
-    CodeLocationOrigin,
-    InProcessCodeLocationOrigin,
-    ManagedGrpcPythonEnvCodeLocationOrigin,
-    RemoteJobOrigin,
-    RemoteRepositoryOrigin,
-)
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, STEP_SELECTION_TAG
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
 
 from ft_dagster.assets.partitions import GRAPH, PARTITIONS
 from ft_dagster.assets.release import put_into_production, release_event
@@ -31,10 +19,25 @@ from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.processes import unfinished as unfinished_runs
 from ft_dagster.automation.run_launcher import LAUNCHER, MONITORING
-from ft_dagster.automation.tags import PARTITION, TENANT, VARIANT, variant_tags
+from ft_dagster.automation.tags import TENANT, VARIANT, variant_tags
+from ft_dagster.dagster_private import (
+    PARTITION,
+    RETRIED_BY,
+    STEPS,
+    CodeLocationOrigin,
+    InProcessCodeLocationOrigin,
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+    WorkspaceFileTarget,
+    WorkspaceLoadTarget,
+    WorkspaceProcessContext,
+    WorkspaceRequestContext,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.program import Progress
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
 
@@ -124,8 +127,9 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
     with ExitStack() as stack:
         try:
             with locked(home / OPENING, OPENING_PATIENCE):
-                ref = InstanceRef.from_dir(str(home), overrides=_watched(home))
-                instance = stack.enter_context(dg.DagsterInstance.from_ref(ref))
+                # "temp" in name alone: a folder that is given stays
+                made = dg.DagsterInstance.local_temp(str(home), overrides=_watched(home))
+                instance = stack.enter_context(made)
                 carry_over(instance)
         except TimeoutError:
             problem = f"another process has been opening this instance for {OPENING_PATIENCE:.0f} s"
@@ -146,7 +150,7 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def _watched(home: Path) -> dict[str, Any]:
+def _watched(home: Path) -> dict[str, object]:
     """Return settings that have killed runs ended, where the instance's file says nothing else: older ones do
     not name it.
     """
@@ -185,8 +189,8 @@ class LocationHere(WorkspaceLoadTarget):
         if target.executable_path is not None:
             return [self.declared]
         here = target.working_directory or os.getcwd()  # as a server says of itself
-        target = LoadableTargetOrigin(**{**target._asdict(), "working_directory": here})
-        return [InProcessCodeLocationOrigin(target, container_context={}, location_name=LOCATION)]
+        target_here = target._replace(working_directory=here)
+        return [InProcessCodeLocationOrigin(target_here, container_context={}, location_name=LOCATION)]
 
 
 def launch(
@@ -220,9 +224,7 @@ def submitted(
     filters = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)}, statuses=statuses)
     runs = instance.get_runs(filters, ascending=True)
     return [
-        Launched(key, run.run_id)
-        for run in runs
-        if run.asset_selection is None and STEP_SELECTION_TAG not in run.tags
+        Launched(key, run.run_id) for run in runs if run.asset_selection is None and STEPS not in run.tags
     ]
 
 
@@ -285,7 +287,7 @@ def is_retried(instance: dg.DagsterInstance, launched: Launched) -> bool:
 def newest_try(instance: dg.DagsterInstance, launched: Launched) -> Launched:
     """Return the run that the daemon launched in its place, or itself."""
     run = instance.get_run_by_id(launched.run_id)
-    again = None if run is None else run.tags.get(AUTO_RETRY_RUN_ID_TAG)
+    again = None if run is None else run.tags.get(RETRIED_BY)
     return launched if again is None else newest_try(instance, replace(launched, run_id=again))
 
 
@@ -342,13 +344,16 @@ def failed_step(instance: dg.DagsterInstance, run_id: str) -> str | None:
     return None
 
 
-def progress_of(settings: Settings, key: VariantKey, since: float) -> dict[str, Any]:
+def progress_of(settings: Settings, key: VariantKey, since: float) -> Progress:
     """Return what the running program of a variant last wrote about its progress on this host; nothing where
     that was before `since`, in seconds since 1970.
     """
     files = (settings.work_folder / "runs" / str(key)).glob("*/output/progress.json")
     written, newest = max(((file.stat().st_mtime, file) for file in files), default=(0.0, None))
-    return {} if newest is None or written < since else dict(json.loads(newest.read_text("utf-8")))
+    if newest is None or written < since:
+        return {}
+    progress: Progress = json.loads(newest.read_text("utf-8"))
+    return progress
 
 
 def reused_everything(instance: dg.DagsterInstance, run_id: str) -> bool:

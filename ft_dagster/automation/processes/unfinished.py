@@ -6,17 +6,17 @@ import time
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
-from dagster._core.storage.tags import (
-    AUTO_RETRY_RUN_ID_TAG,
-    BACKFILL_ID_TAG,
-    SCHEDULE_NAME_TAG,
-    SENSOR_NAME_TAG,
-    WILL_RETRY_TAG,
-)
 
 from ft_dagster.automation.patience import START_SECONDS
 from ft_dagster.automation.run_launcher import process_of
+from ft_dagster.dagster_private import (
+    BACKFILL,
+    BULK_ACTION_TERMINAL_STATUSES,
+    RETRIED_BY,
+    SCHEDULE,
+    SENSOR,
+    WILL_RETRY,
+)
 
 WAITING = [dg.DagsterRunStatus.QUEUED]
 IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -29,17 +29,17 @@ def is_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Say whether Dagster's daemon has run a killed run again, or is about to."""
     if not _may_be_retried(instance, run):
         return False
-    return AUTO_RETRY_RUN_ID_TAG in run.tags or _is_to_be_retried(instance, run)
+    return RETRIED_BY in run.tags or _is_to_be_retried(instance, run)
 
 
 def awaits_retry(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Say whether the daemon is about to run it again, and has not yet."""
-    return AUTO_RETRY_RUN_ID_TAG not in run.tags and is_retried(instance, run)
+    return RETRIED_BY not in run.tags and is_retried(instance, run)
 
 
 def _may_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     undecided = str(instance.run_retries_enabled).lower()  # Dagster tags it a moment after it failed
-    return run.status == dg.DagsterRunStatus.FAILURE and run.tags.get(WILL_RETRY_TAG, undecided) == "true"
+    return run.status == dg.DagsterRunStatus.FAILURE and run.tags.get(WILL_RETRY, undecided) == "true"
 
 
 def _is_to_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
@@ -51,7 +51,7 @@ def _is_to_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     if run.run_id in failures_to_come(instance):
         return True
     now = instance.get_run_by_id(run.run_id)  # it may have come to this one since the run was read
-    return now is not None and AUTO_RETRY_RUN_ID_TAG in now.tags
+    return now is not None and RETRIED_BY in now.tags
 
 
 def failures_to_come(instance: dg.DagsterInstance) -> set[str]:
@@ -78,7 +78,7 @@ def _left_by_its_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> b
     """Say whether the run's backfill has ended or is gone: Dagster runs none of it again, and leaves the tag
     that says it will.
     """
-    if (of := run.tags.get(BACKFILL_ID_TAG)) is None:
+    if (of := run.tags.get(BACKFILL)) is None:
         return False
     backfill = instance.get_backfill(of)
     return backfill is None or backfill.status in BULK_ACTION_TERMINAL_STATUSES
@@ -121,4 +121,4 @@ def _automatic(record: dg.RunRecord, after: float | None) -> bool:
     if after is None or record.create_timestamp.timestamp() <= after:
         return False
     tags = record.dagster_run.tags
-    return SCHEDULE_NAME_TAG in tags or SENSOR_NAME_TAG in tags
+    return SCHEDULE in tags or SENSOR in tags

@@ -4,7 +4,7 @@ and opens them to be read in batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,13 +30,13 @@ class TableWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._schema, self._most_rows, self._most_bytes = schema, rows, nbytes
         self._writer = ParquetWriter(path, schema, compression="zstd")
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[Mapping[str, object]] = []
         self._batches: list[Any] = []  # before those
         self._waiting_rows = self._waiting_bytes = 0
         self.rows = 0
         self.nbytes = 0
 
-    def add(self, row: dict[str, Any], nbytes: int) -> None:
+    def add(self, row: Mapping[str, object], nbytes: int) -> None:
         """Add a row of about `nbytes` bytes."""
         self._waiting.append(row)
         if self._count(nbytes):

@@ -114,7 +114,7 @@ class MixtureFigures:
         realized = self.general_share.realized
         return "trained" if abs(trained - realized) < abs(processed - realized) else "processed"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the figures as the manifest holds them."""
         splits = {
             name: {**asdict(split), "shards": [asdict(shard) for shard in split.shards]}
@@ -124,7 +124,7 @@ class MixtureFigures:
         content = {"schema_version": SCHEMA_VERSION, **asdict(self), **changed}
         return {name: value for name, value in content.items() if name not in SILENT or value}
 
-    def file_json(self) -> dict[str, Any]:
+    def file_json(self) -> dict[str, object]:
         """Return the figures as mixture.json holds them."""
         return {name: value for name, value in self.to_json().items() if name not in OUTSIDE}
 

@@ -23,7 +23,7 @@ def read_mixture(folder: Path) -> MixtureFigures:
     file = folder / "mixture.json"
     if not file.is_file():
         raise UserError("no mixture there", file=folder, fix="Materialize training_mixture")
-    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    content: dict[str, object] = json.loads(file.read_text("utf-8"))
     refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
     return MixtureFigures.from_json(content)
 

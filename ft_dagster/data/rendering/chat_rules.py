@@ -43,12 +43,12 @@ def stop_token_ids(tokenizer: Any) -> list[int]:
     return sorted({tokenizer.eos_token_id, _end_of_turn(tokenizer), *ends_known(tokenizer)} - {None})
 
 
-def chat_rules(tokenizer: Any) -> dict[str, Any]:
+def chat_rules(tokenizer: Any) -> dict[str, object]:
     """Return the rules that an answer depends on beside prompt and weights; empty for most. `ends`: the
     tokens that end an answer, where eos is not the only one; `date`: what a template that may print one is
     given; `left_out`: how many tokens the tokenizer itself puts after what is asked.
     """
-    rules: dict[str, Any] = {}
+    rules: dict[str, object] = {}
     ends = stop_token_ids(tokenizer)
     if set(ends) - {tokenizer.eos_token_id}:
         rules["ends"] = tokenizer.convert_ids_to_tokens(ends)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -15,6 +15,7 @@ import pyarrow as pa
 from ft_dagster.data.files.gc_freeze import heap_frozen
 from ft_dagster.data.files.tables import TableWriter
 from ft_dagster.data.rows.coverage import evaluation_grams
+from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.data.rows.dataset_io import (
     DATASET,
     DROPPED,
@@ -50,7 +51,6 @@ from ft_dagster.data.sources.locations import NOWHERE, DeclaredAt
 from ft_dagster.spec.variant import DataSpec, SplitsSpec, VariantSpec
 from ft_dagster.strict_json import dumps
 
-SCHEMA_VERSION = 2
 NEAR, CONTAMINATED = "near duplicate", "overlaps an evaluation set"
 EVERY = 20_000  # rows between two lines of progress
 BATCH, BATCH_CHARACTERS = 500, 4_000_000  # rows that are looked at together end at either
@@ -115,13 +115,7 @@ def build_task_dataset(
         origins = _writer(files, evidence, ORIGINS, ORIGINS_SCHEMA)
         rows = _write_splits(spool, out, filters.groups, spec.data.splits, origins)
     check_sizes(rows, spec.data.splits, file=asked.file, overlapping=filters.dropped[CONTAMINATED])
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "rows": rows,
-        "formats": formats,
-        "paths": paths_of(spec),
-        **filters.figures(),
-    }
+    content = filters.figures(rows, formats, paths_of(spec)).to_json()
     if evidence is not None:
         (evidence / DATASET).write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
     return content
@@ -247,17 +241,20 @@ class _Filters:
         if found is not None and found.task is not None:
             self._overlaps.setdefault(found.task, Counter())[row.named] += 1
 
-    def figures(self) -> dict[str, Any]:
-        """Return what was read and left out, by reason and by source; what overlaps, by task and source; and
-        how many questions of the evaluation no row could be checked against.
-        """
-        return {
-            "read": self.read,
-            "dropped": dict(sorted(self.dropped.items())),
-            "sources": {source: dict(counts) for source, counts in self._by_source.items()},
-            "overlaps": {task: dict(counts) for task, counts in sorted(self._overlaps.items())},
-            "too_short_to_look_for": self._grams.ignored,
-        }
+    def figures(
+        self, rows: Mapping[str, int], formats: Mapping[str, str], paths: Mapping[str, str]
+    ) -> DatasetFigures:
+        """Return the counts, with what is known of the rows besides."""
+        return DatasetFigures(
+            rows=rows,
+            read=self.read,
+            dropped=dict(sorted(self.dropped.items())),
+            sources={source: dict(counts) for source, counts in self._by_source.items()},
+            formats=formats,
+            paths=paths,
+            overlaps={task: dict(counts) for task, counts in sorted(self._overlaps.items())},
+            too_short_to_look_for=self._grams.ignored,
+        )
 
     def _reason(self, row: Row, words: Sequence[str], task: str | None) -> Dropped | None:
         """Return why a row is left out, None to keep it. `task`: whose questions the row overlaps."""

@@ -20,7 +20,7 @@ DUPLICATE = "duplicate"  # why a row was left out: one of the same content was t
 _AS_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
-def as_record(row: Row) -> dict[str, Any]:
+def as_record(row: Row) -> dict[str, object]:
     """Return a row as the file has it; messages are a JSON list of {role, content}."""
     turns = [{"role": role, "content": text} for role, text in row.messages]
     return {
@@ -36,7 +36,7 @@ def as_record(row: Row) -> dict[str, Any]:
     }
 
 
-def as_origin(row: Row) -> dict[str, Any]:
+def as_origin(row: Row) -> dict[str, object]:
     """Return what is known of a row beside what it is; its leaf and salt in hex. The row was just read."""
     assert row.place is not None
     digests = {"identity": row.identity.hex(), "record": row.record.hex(), "salt": row.salt.hex()}
@@ -73,7 +73,7 @@ def read_paths(evidence: Path) -> dict[str, str]:
     return json.loads(file.read_text("utf-8"))["paths"] if file.is_file() else {}
 
 
-def as_row(record: dict[str, Any], paths: Mapping[str, str] | None = None) -> Row:
+def as_row(record: Mapping[str, Any], paths: Mapping[str, str] | None = None) -> Row:
     """Return the row of a record as `as_record` makes it; an older one has a salt and a leaf beside it."""
     messages = json.loads(record["messages"]) if record["messages"] else []
     return Row(

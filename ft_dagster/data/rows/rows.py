@@ -144,7 +144,7 @@ def said_of_seams(run_together: int, prompts: int) -> list[str]:
 
 
 def normalize_text(
-    raw: RawRow, fields: dict[str, Any], source: SourceSpec, format: str, *, ordinal: int, field: str
+    raw: RawRow, fields: dict[str, object], source: SourceSpec, format: str, *, ordinal: int, field: str
 ) -> Row:
     """Make the row of a raw row of `format` (not "auto"), whose `fields` are under our names (see `rename`);
     `ordinal` is its number within the source, from 0.
@@ -169,7 +169,7 @@ def normalize_text(
     return row
 
 
-def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, Any]:
+def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, object]:
     """Return the row's fields under our names; `names` maps ours to theirs."""
     fields = dict(raw.fields)
     for ours, theirs in names.items():
@@ -204,6 +204,6 @@ def _group(raw: RawRow, value: Any) -> str | None:
     return str(value)
 
 
-def _optional(fields: dict[str, Any], name: str) -> str | None:
+def _optional(fields: dict[str, object], name: str) -> str | None:
     value = fields.get(name)
     return value if isinstance(value, str) and value else None

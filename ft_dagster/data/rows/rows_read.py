@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.sources import read_raw, read_rows
@@ -27,7 +27,7 @@ class FileRead:
     rows: int
     whole: bool
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 

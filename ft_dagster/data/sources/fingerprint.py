@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from ft_dagster.data.sources.hub import pin_revision
 from ft_dagster.data.sources.locations import (
@@ -26,8 +26,22 @@ from ft_dagster.provenance.memory import cached_sha256
 from ft_dagster.roots import Roots
 from ft_dagster.spec.variant import SourceSpec, TenantSource
 
-Fingerprint = list[dict[str, Any]]
 FUNCTION = "function"  # of an entry that is no file of rows
+
+
+class SourceFile(TypedDict, total=False):
+    """Identifies a file of a source, a data set of the hub, or the function that transforms the rows."""
+
+    path: str
+    size: int
+    sha256: str
+    etag: str
+    function: bool
+    repo: str
+    revision: str
+
+
+Fingerprint = list[SourceFile]
 
 
 class Frozen(NamedTuple):
@@ -70,7 +84,7 @@ def _of_function(source: SourceSpec, project: Path, asked: DeclaredAt) -> Finger
     if not isinstance(source, TenantSource) or source.transform is None:
         return []
     digest = transformation_digest(source.transform, project, asked)
-    return [{"path": source.transform, "size": 0, "sha256": digest, FUNCTION: True}]
+    return [{"path": source.transform, "size": 0, "sha256": digest, "function": True}]
 
 
 def fingerprint_sources(
@@ -115,12 +129,12 @@ def check_unchanged(
         )
 
 
-def _local(file: DataFile, cache: Path | None) -> dict[str, Any]:
+def _local(file: DataFile, cache: Path | None) -> SourceFile:
     path = Path(file.path)
     return {"path": file.name, "size": path.stat().st_size, "sha256": cached_sha256(path, cache)}
 
 
-def _remote(file: DataFile) -> dict[str, Any]:
+def _remote(file: DataFile) -> SourceFile:
     """Return the entry of a remote file; an object without an ETag (some servers) is named by its bytes
     instead.
     """

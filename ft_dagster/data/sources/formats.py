@@ -60,7 +60,7 @@ class Content(NamedTuple):
     text: str = ""
 
 
-def detect_format(raw: RawRow, fields: dict[str, Any], field: str) -> str:
+def detect_format(raw: RawRow, fields: dict[str, object], field: str) -> str:
     """Return the format that a row's columns say; `fields` are the row's, renamed."""
     _refuse_preferences(raw, fields)
     for name, columns in COLUMNS.items():
@@ -72,7 +72,7 @@ def detect_format(raw: RawRow, fields: dict[str, Any], field: str) -> str:
     raise raw.error("the row's format is not known", fix, field=f"{field}.format")
 
 
-def parse_row(raw: RawRow, fields: dict[str, Any], format: str, system: str | None, field: str) -> Content:
+def parse_row(raw: RawRow, fields: dict[str, object], format: str, system: str | None, field: str) -> Content:
     """Check a row of `format` and convert it; `system` goes before a conversation without one of its own."""
     _refuse_preferences(raw, fields)
     missing = [column for column in COLUMNS[format] if fields.get(column) is None]
@@ -98,7 +98,7 @@ def parse_row(raw: RawRow, fields: dict[str, Any], format: str, system: str | No
     return content
 
 
-def refuse_unrendered(raw: RawRow, fields: dict[str, Any], format: str) -> None:
+def refuse_unrendered(raw: RawRow, fields: dict[str, object], format: str) -> None:
     """Raise UserError for what a row of `format` says and nothing here renders; `fields` are renamed.
 
     Of a text nothing but the text is read.
@@ -125,7 +125,7 @@ def refuse_unrendered(raw: RawRow, fields: dict[str, Any], format: str) -> None:
 
 
 def _refuse_said(
-    raw: RawRow, message: dict[str, Any], where: str, read: tuple[str, str], trained: bool
+    raw: RawRow, message: dict[str, object], where: str, read: tuple[str, str], trained: bool
 ) -> None:
     for name, value in message.items():
         as_it_is = name in TRAINED and (value == 1 or (value == 0 and not trained))
@@ -138,7 +138,7 @@ def _unrendered(raw: RawRow, field: str, fix: str) -> UserError:
     return raw.error("not built yet: what it says would be lost", fix, field=field)
 
 
-def _way_for_system(fields: dict[str, Any], format: str) -> str:
+def _way_for_system(fields: dict[str, object], format: str) -> str:
     if format == "chat":
         return "Declare format: sharegpt with fields: {conversations: messages}, which reads it"
     if isinstance(fields.get("prompt"), list):
@@ -146,7 +146,7 @@ def _way_for_system(fields: dict[str, Any], format: str) -> str:
     return "Declare format: alpaca with fields: {instruction: prompt, output: completion}, which reads it"
 
 
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+def _dicts(value: Any) -> Iterator[dict[str, object]]:
     """Yield the objects of a list; anything else there becomes an empty one, which is then refused as
     malformed.
     """
@@ -175,16 +175,16 @@ def _is_a_weight(value: Any) -> bool:
     return value != 1 and not _says_nothing(value)
 
 
-def _refuse_preferences(raw: RawRow, fields: dict[str, Any]) -> None:
+def _refuse_preferences(raw: RawRow, fields: dict[str, object]) -> None:
     if "chosen" in fields and "rejected" in fields:
         raise raw.error("preference rows are not built yet", "Keep the chosen answer as `completion`")
 
 
-def _chat(raw: RawRow, fields: dict[str, Any]) -> Content:
+def _chat(raw: RawRow, fields: dict[str, object]) -> Content:
     return Content("messages", _messages(raw, fields["messages"], "messages", READ, {}))
 
 
-def _sharegpt(raw: RawRow, fields: dict[str, Any]) -> Content:
+def _sharegpt(raw: RawRow, fields: dict[str, object]) -> Content:
     turns = fields["conversations"]
     messages = _messages(raw, turns, "conversations", _keys_of(turns), SHAREGPT_ROLES)
     return Content("messages", _with_system(raw, fields, messages))
@@ -196,7 +196,7 @@ def _keys_of(turns: Any) -> tuple[str, str]:
     return READ_OF_SHAREGPT if "from" in first else READ
 
 
-def _alpaca(raw: RawRow, fields: dict[str, Any]) -> Content:
+def _alpaca(raw: RawRow, fields: dict[str, object]) -> Content:
     instruction = _text(raw, fields["instruction"], "instruction")
     extra = _text(raw, fields.get("input") or "", "input")
     asked = f"{instruction}\n\n{extra}" if extra.strip() else instruction
@@ -204,7 +204,7 @@ def _alpaca(raw: RawRow, fields: dict[str, Any]) -> Content:
     return Content("messages", _with_system(raw, fields, messages))
 
 
-def _prompt_completion(raw: RawRow, fields: dict[str, Any]) -> Content:
+def _prompt_completion(raw: RawRow, fields: dict[str, object]) -> Content:
     prompt, completion = fields["prompt"], fields["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
         before = _messages(raw, prompt, "prompt", READ, {})
@@ -215,7 +215,7 @@ def _prompt_completion(raw: RawRow, fields: dict[str, Any]) -> Content:
     return Content("prompt_completion", prompt=prompt, completion=completion)
 
 
-def _plain_text(raw: RawRow, fields: dict[str, Any]) -> Content:
+def _plain_text(raw: RawRow, fields: dict[str, object]) -> Content:
     column = "text" if fields.get("text") is not None else "content"
     text = _text(raw, fields[column], column)
     if not text.strip():
@@ -223,7 +223,7 @@ def _plain_text(raw: RawRow, fields: dict[str, Any]) -> Content:
     return Content("text", text=text)
 
 
-PARSERS: dict[str, Callable[[RawRow, dict[str, Any]], Content]] = {
+PARSERS: dict[str, Callable[[RawRow, dict[str, object]], Content]] = {
     "chat": _chat,
     "sharegpt": _sharegpt,
     "alpaca": _alpaca,
@@ -270,7 +270,7 @@ def _string(raw: RawRow, value: Any, where: str) -> str:
 
 
 def _with_system(
-    raw: RawRow, fields: dict[str, Any], messages: tuple[tuple[str, str], ...]
+    raw: RawRow, fields: dict[str, object], messages: tuple[tuple[str, str], ...]
 ) -> tuple[tuple[str, str], ...]:
     """Put the system message first, which Alpaca and sharegpt may carry in a column of its own."""
     system = _text(raw, fields.get("system") or "", "system")

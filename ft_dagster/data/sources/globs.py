@@ -23,7 +23,7 @@ class NoGlob(ValueError):
     """Signals that a pattern is no glob, and why."""
 
 
-def globbed(fs: Any, pattern: str) -> dict[str, Any]:
+def globbed(fs: Any, pattern: str) -> dict[str, object]:
     """Return what a file system holds that fits, by its path, with what the listing says of it. Raises
     NoGlob.
     """

@@ -36,7 +36,7 @@ MOST_COLUMNS, LONGEST_NAME = 20, 40  # of the columns that an error names
 class RawRow(NamedTuple):
     """Is a row as the file has it. `line` counts from 1: the line of a text file, the row of any other."""
 
-    fields: dict[str, Any]
+    fields: dict[str, object]
     file: str
     line: int
 
@@ -144,7 +144,7 @@ class _GivenTwice(ValueError):
     msg = "a field is given twice"
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     """Make an object of JSON from its fields. Raises ValueError where the last of two fields of one name
     would be read alone.
     """

@@ -49,7 +49,7 @@ def transformed(rows: Iterator[RawRow], named: str, project: Path, asked: Declar
         yield row._replace(fields=fields)
 
 
-def _asked(function: Callable[[dict[str, Any]], Any], named: str, row: RawRow) -> dict[str, Any]:
+def _asked(function: Callable[[dict[str, object]], Any], named: str, row: RawRow) -> dict[str, object]:
     try:
         made = function(copy.deepcopy(row.fields))
     except (Exception, SystemExit) as error:  # whatever a tenant's code raises
@@ -82,7 +82,7 @@ def _file_of(named: str, project: Path, asked: DeclaredAt) -> Path:
     return file
 
 
-def _function(named: str, project: Path, asked: DeclaredAt) -> Callable[[dict[str, Any]], Any]:
+def _function(named: str, project: Path, asked: DeclaredAt) -> Callable[[dict[str, object]], Any]:
     file = _file_of(named, project, asked)
     place, _, name = named.partition(":")
     try:

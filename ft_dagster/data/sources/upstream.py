@@ -55,7 +55,7 @@ class Snapshot:
     def file(self, project: Path) -> Path:
         return snapshot_file(project, self.asset, self.sha256)
 
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> dict[str, object]:
         """Return what the provenance of a variant says of the snapshot."""
         return {"sha256": self.sha256, "rows": self.rows, **asdict(self.made)}
 

@@ -82,7 +82,7 @@ def load_base(
     return model.eval()
 
 
-def placement(device: str) -> dict[str, Any]:
+def placement(device: str) -> dict[str, object]:
     """Return how transformers lays a model straight on a GPU: all of it; on the GPUs of a lease of several
     whole layers, about as much on each; without a lease on as few of those here as hold it. Raises UserError
     where there is none.
@@ -244,7 +244,7 @@ def generate(model: Any, input_ids: Tensor, attention_mask: Tensor, **options: A
     return inner_model(model).generate(**given, **options)
 
 
-def _after_prefix(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+def _after_prefix(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, object]:
     """Return the inputs after a learned prefix: the prefix stands in the cache; before the text stand as many
     ids, which are never read.
     """
@@ -258,7 +258,7 @@ def _after_prefix(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict
     }
 
 
-def _after_prompt(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+def _after_prompt(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, object]:
     """Return embeddings of padding, prompt and text, in this order; the ids beside them are never read."""
     import torch
 

@@ -184,7 +184,7 @@ def _by_request(
             at = end
 
 
-def _apart(rows: Sequence[ScoringRow], longest: int, device: Any, dtype: Any) -> dict[str, Any]:
+def _apart(rows: Sequence[ScoringRow], longest: int, device: Any, dtype: Any) -> dict[str, object]:
     """Return position ids (rows, longest) and an additive mask (rows, 1, longest, longest) for shared
     contexts.
     """

@@ -57,11 +57,14 @@ class Worker:
     ) -> None:
         whole = base if tuned is None or kind_of(tuned) == "adapter" else tuned
         adapter = None if tuned in (None, whole) else tuned
-        given: dict[str, Any] = {"model": str(whole), "dtype": dtype, "adapter": None}
-        given["memory_share"] = _free_share() if device == "cuda" else None
-        given["cache_bytes"] = cache_bytes
-        if adapter is not None:
-            given |= {"adapter": str(adapter), "max_lora_rank": _rank_to_load(adapter)}
+        given: vllm_worker.Model = {
+            "model": str(whole),
+            "dtype": dtype,
+            "adapter": None if adapter is None else str(adapter),
+            "max_lora_rank": None if adapter is None else _rank_to_load(adapter),
+            "memory_share": _free_share() if device == "cuda" else None,
+            "cache_bytes": cache_bytes,
+        }
         held = [number for folder in {whole, adapter or whole} for number in descriptors_below(folder)]
         scratch.mkdir()
         try:
@@ -77,11 +80,11 @@ class Worker:
         except OSError as error:
             raise _failed(f"vLLM does not start with {python}: {error.strerror}") from None
         try:
-            hello = self._ask(given)
+            hello: vllm_worker.Hello = self._ask(given)
         except BaseException:
             self.end()
             raise
-        self.version, self.max_length = str(hello["version"]), int(hello["max_length"])
+        self.version, self.max_length = hello["version"], hello["max_length"]
 
     def answer(
         self,
@@ -91,14 +94,21 @@ class Worker:
         ends: Collection[int] = (),
         stops: Sequence[str] = (),
         plain: bool = False,
-    ) -> dict[str, Any]:
+    ) -> vllm_worker.Answered:
         """Return `answers` in tokens, and the `logprobs` of those. `plain`: by the base, without its
         adapter.
         """
-        how = {"max_tokens": max_tokens, "ends": sorted(ends), "stops": [*stops], "plain": plain}
-        return self._ask({"prompts": [list(ids) for ids in prompts], **how})
+        asked: vllm_worker.Asked = {
+            "prompts": [list(ids) for ids in prompts],
+            "max_tokens": max_tokens,
+            "ends": sorted(ends),
+            "stops": [*stops],
+            "plain": plain,
+        }
+        answered: vllm_worker.Answered = self._ask(asked)
+        return answered
 
-    def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, asked: vllm_worker.Model | vllm_worker.Asked) -> Any:
         """Send one line to the worker and return its answer, see `vllm_worker`."""
         writes, reads = self._process.stdin, self._process.stdout
         assert writes is not None
@@ -111,8 +121,7 @@ class Worker:
             line = ""
         if not line.endswith("\n"):
             raise _failed("vLLM ended before it answered; the log says why")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return json.loads(line)
 
     def end(self) -> None:
         self._process.kill()  # it has nothing to save

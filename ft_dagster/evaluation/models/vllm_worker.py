@@ -14,7 +14,7 @@ import ctypes
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, TypedDict
 
 DEATH_SIGNAL, KILL = 1, 9  # PR_SET_PDEATHSIG, SIGKILL
 
@@ -29,13 +29,48 @@ def main() -> None:
 
     given = json.loads(sys.stdin.readline())
     llm, adapter = _load(given)
-    hello = {"version": vllm.__version__, "max_length": llm.llm_engine.model_config.max_model_len}
+    hello: Hello = {"version": vllm.__version__, "max_length": llm.llm_engine.model_config.max_model_len}
     print(json.dumps(hello), file=said, flush=True)
     for line in sys.stdin:
         print(json.dumps(_answer(llm, adapter, json.loads(line))), file=said, flush=True)
 
 
-def _load(given: dict[str, Any]) -> tuple[Any, Any]:
+class Model(TypedDict):
+    """Describes the first line, by which vLLM loads a model."""
+
+    model: str
+    dtype: str
+    adapter: str | None
+    max_lora_rank: int | None
+    memory_share: float | None
+    cache_bytes: int | None
+
+
+class Hello(TypedDict):
+    """Describes the answer to the first line."""
+
+    version: str
+    max_length: int
+
+
+class Asked(TypedDict):
+    """Describes each further line."""
+
+    prompts: list[list[int]]
+    max_tokens: int
+    ends: list[int]
+    stops: list[str]
+    plain: bool
+
+
+class Answered(TypedDict):
+    """Describes the answer to such a line."""
+
+    answers: list[list[int]]
+    logprobs: list[list[float]]
+
+
+def _load(given: Model) -> tuple[Any, Any]:
     from vllm import LLM
     from vllm.lora.request import LoRARequest
 
@@ -58,7 +93,7 @@ def _load(given: dict[str, Any]) -> tuple[Any, Any]:
     return llm, None if path is None else LoRARequest("adapter", 1, path)
 
 
-def _answer(llm: Any, adapter: Any, asked: dict[str, Any]) -> dict[str, Any]:
+def _answer(llm: Any, adapter: Any, asked: Asked) -> Answered:
     from vllm import SamplingParams, TokensPrompt
 
     how = SamplingParams(

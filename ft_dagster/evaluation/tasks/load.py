@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.sources.hub import pin_revision
 from ft_dagster.data.sources.plain_sets import extract_nothing, foreign_files, media_columns
@@ -19,6 +19,9 @@ from ft_dagster.evaluation.tasks.questions import questions_of
 from ft_dagster.evaluation.tasks.task_files import is_of_hub, runnable_config
 from ft_dagster.evaluation.tasks.tasks import TaskEntry, builtin_folder, needs_network
 from ft_dagster.launch.warm import forked
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
 
 TABLES = "tables"  # a folder of a run: what is made of a task's files
 WORDED = {
@@ -37,7 +40,7 @@ class LoadedTask:
     """Holds a declared task and its lm-eval tasks by (sub)task name: one, or those of a group or tag."""
 
     entry: TaskEntry
-    parts: dict[str, Any]
+    parts: dict[str, Task]
 
     @cached_property
     def questions(self) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,13 @@ class _Loader(SafeLoader):
 _Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))
 
 
-def local_config(file: Path, roots: Roots | None = None) -> dict[str, Any]:
+def local_config(file: Path, roots: Roots | None = None) -> dict[str, object]:
     """Read the YAML with its includes merged, data files and data folders made absolute.
 
     A relative path counts from the folder of `file`. `!function` values stay strings. Raises UserError for
     what `roots` do not allow; without roots all is.
     """
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for part in _with_includes(file, roots):
         merged.update(_read(part, roots))
     merged.pop("include", None)
@@ -76,7 +76,7 @@ def local_config(file: Path, roots: Roots | None = None) -> dict[str, Any]:
     return config
 
 
-def runnable_config(file: Path, roots: Roots | None) -> dict[str, Any]:
+def runnable_config(file: Path, roots: Roots | None) -> dict[str, object]:
     """Read the YAML for lm-eval: its functions imported, each data file named, so that `q[1].jsonl`, which
     the datasets library would take for a pattern, is that file. Raises UserError.
     """
@@ -91,7 +91,7 @@ def runnable_config(file: Path, roots: Roots | None) -> dict[str, Any]:
             files.setdefault(split, []).extend(found)
         named: Any = files if isinstance(kwargs["data_files"], dict) else files[""]
         config = {**config, "dataset_kwargs": {**kwargs, "data_files": named}}
-    ready: dict[str, Any] = imported(config, roots)
+    ready: dict[str, object] = imported(config, roots)
     return ready
 
 
@@ -117,9 +117,9 @@ def task_parts(file: Path, roots: Roots | None = None) -> list[list[str]]:
     return sorted([*local, *([path, _fetched(path, file)] for path in remote)])
 
 
-def data_files(config: dict[str, Any]) -> list[tuple[str, str]]:
+def data_files(config: dict[str, object]) -> list[tuple[str, str]]:
     """Return (split, path or address) of every declared data file; no name of a split: ""."""
-    given = (config.get("dataset_kwargs") or {}).get("data_files") or {}
+    given = _kwargs(config).get("data_files") or {}
     by_split = given if isinstance(given, dict) else {"": given}
     return [
         (str(split), str(path))
@@ -128,7 +128,13 @@ def data_files(config: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def is_of_hub(config: dict[str, Any]) -> bool:
+def _kwargs(config: Mapping[str, object]) -> Mapping[str, object]:
+    """Return what a task tells the datasets library; `_read` took care that it is a mapping."""
+    given = config.get("dataset_kwargs")
+    return given if isinstance(given, dict) else {}
+
+
+def is_of_hub(config: dict[str, object]) -> bool:
     """Say whether a task's data set is one of the hub, or whatever a function of the task makes."""
     path = config.get("dataset_path")
     return not Path(str(path or "")).is_absolute() and path not in FILE_BUILDERS
@@ -187,7 +193,7 @@ def _included(file: Path, roots: Roots | None) -> list[Path]:
     return [file.parent / name for name in names]
 
 
-def _read(file: Path, roots: Roots | None) -> dict[str, Any]:
+def _read(file: Path, roots: Roots | None) -> dict[str, object]:
     if roots is not None:
         roots.check_read(file)
     content = load_yaml(file, _Loader)
@@ -201,7 +207,7 @@ def _read(file: Path, roots: Roots | None) -> dict[str, Any]:
     return content
 
 
-def _absolute(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _absolute(config: dict[str, object], folder: Path) -> dict[str, object]:
     config = dict(config)
     path = config.get("dataset_path")
     if isinstance(path, str) and path and not isinstance(path, Function) and (folder / path).is_dir():
@@ -229,9 +235,9 @@ def _join(folder: Path, path: str) -> str:
     return path if is_address(path) else os.path.normpath(folder.absolute() / expanded(path))
 
 
-def _check(config: dict[str, Any], file: Path, roots: Roots) -> None:
+def _check(config: dict[str, object], file: Path, roots: Roots) -> None:
     """Raises UserError for what a tenant's task may not name: see `local_config`."""
-    kwargs = config.get("dataset_kwargs") or {}
+    kwargs = _kwargs(config)
     for field in (*_REFUSED, *(f"dataset_kwargs.{name}" for name in _REFUSED_KWARGS)):
         above, _, name = field.rpartition(".")
         if name in (kwargs if above else config):
@@ -306,7 +312,7 @@ def _check_hub(repo: str, revision: object, file: Path, roots: Roots) -> None:
         raise UserError("a hub data set without its commit", file=file, field=field, value=repo, fix=fix)
 
 
-def _check_metrics(config: dict[str, Any], file: Path) -> None:
+def _check_metrics(config: dict[str, object], file: Path) -> None:
     """Refuse metrics of the hub: they are programs that are fetched and run."""
     listed = config.get("metric_list")
     for metric in listed if isinstance(listed, list) else ():
@@ -315,12 +321,12 @@ def _check_metrics(config: dict[str, Any], file: Path) -> None:
             raise UserError("not a metric that a task may name", file=file, field="metric_list", fix=fix)
 
 
-def _data_references(config: dict[str, Any], task: Path, roots: Roots | None) -> Iterator[Reference]:
+def _data_references(config: dict[str, object], task: Path, roots: Roots | None) -> Iterator[Reference]:
     for split, path in data_files(config):
         if not is_address(path):
             numbered = enumerate(_files(path, task, roots))
             yield from (Reference(f"{split}#{number}", file) for number, file in numbered)
-    for folder in (config.get("dataset_path"), (config.get("dataset_kwargs") or {}).get("data_dir")):
+    for folder in (config.get("dataset_path"), _kwargs(config).get("data_dir")):
         root = Path(str(folder or ""))
         if root.is_absolute() and root.is_dir():
             files = sorted(file for file in root.rglob("*") if file.is_file())

@@ -278,7 +278,8 @@ def _builtin_versions(name: str) -> dict[str, str]:
     kind = places[0][0]
     files = [file for other, file in places if other == kind]
     configs = [local_config(file) for file in (files if kind == "tag" else files[:1])]
+    said = ((config.get("group") or config.get("task"), config.get("metadata")) for config in configs)
     return {
-        str(config.get("group") or config.get("task")): str((config.get("metadata") or {}).get("version", ""))
-        for config in configs
+        str(name): str(metadata.get("version", "") if isinstance(metadata, dict) else "")
+        for name, metadata in said
     }

@@ -7,7 +7,6 @@ written, not the drawn ones: `<output>/payload/texts.parquet` (task, questions, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest
 from ft_dagster.evaluation.tasks.tasks import frozen_tasks, resolve_tasks
@@ -19,7 +18,7 @@ def main(run_dir: Path) -> int:
     return run_program(run_dir, TextsRequest, write_texts)
 
 
-def write_texts(request: TextsRequest) -> dict[str, Any]:
+def write_texts(request: TextsRequest) -> dict[str, object]:
     """Write the questions of the asked tasks; returns how many of each task, and the metrics of those that
     say so. Raises UserError.
     """

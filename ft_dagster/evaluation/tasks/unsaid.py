@@ -26,7 +26,7 @@ def main(run_dir: Path) -> int:
     return run_program(run_dir, UnsaidRequest, look_through)
 
 
-def look_through(request: UnsaidRequest) -> dict[str, Any]:
+def look_through(request: UnsaidRequest) -> dict[str, object]:
     """Count the questions of each task, and refuse a token that stands in one. Raises UserError where a token
     stands in one.
     """

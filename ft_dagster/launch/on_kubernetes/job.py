@@ -133,7 +133,7 @@ def _pod(order: PodOrder, settings: KubernetesSettings) -> dict[str, Any]:
     }
 
 
-def _container(order: PodOrder, settings: KubernetesSettings, profile: PodProfile) -> dict[str, Any]:
+def _container(order: PodOrder, settings: KubernetesSettings, profile: PodProfile) -> dict[str, object]:
     return {
         "name": "program",
         "image": _image(settings),

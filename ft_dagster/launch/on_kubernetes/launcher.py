@@ -24,6 +24,7 @@ from ft_dagster.launch.remote.order import read_order
 from ft_dagster.launch.remote.passed import options_to_pass, refuse_secret_variables
 from ft_dagster.launch.remote.relay import Relay, relay_of
 from ft_dagster.launch.remote.staging import Staging, belongings_of
+from ft_dagster.program import ProgramResult
 from ft_dagster.settings import FILE, Settings
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.store.blobs import Store
@@ -127,7 +128,7 @@ class KubernetesLauncher:
     def cancel(self, started: KubernetesRun) -> None:
         self._remove(started.follower.namespace, started.follower.name)
 
-    def collect(self, job: Job, started: KubernetesRun, exit_code: int) -> dict[str, Any]:
+    def collect(self, job: Job, started: KubernetesRun, exit_code: int) -> ProgramResult:
         staging = self._staging(job)
         staging.collect(job, read_order(staging.store, belongings_of(job).place).attempt)
         with suppress(ApiServerSilent):  # then its time to live ends it, or whoever asks for the same work

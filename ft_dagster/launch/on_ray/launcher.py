@@ -29,6 +29,7 @@ from ft_dagster.launch.remote.order import RemoteOrder, read_order
 from ft_dagster.launch.remote.passed import options_to_pass, refuse_secret_variables
 from ft_dagster.launch.remote.relay import Relay, relay_of
 from ft_dagster.launch.remote.staging import Staging, belongings_of
+from ft_dagster.program import ProgramResult
 from ft_dagster.settings import FILE, Settings
 
 DRIVER = "ft_dagster.launch.on_ray.driver"
@@ -155,7 +156,7 @@ class RayLauncher:
         finally:
             started.log.close(0)
 
-    def collect(self, job: Job, started: RayJob, exit_code: int) -> dict[str, Any]:
+    def collect(self, job: Job, started: RayJob, exit_code: int) -> ProgramResult:
         self.staging.collect(job, started.attempt)
         if exit_code == TRANSIENT and started.ended and not job.result_file.exists():
             raise ProgramFailed(

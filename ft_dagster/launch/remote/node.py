@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
@@ -270,7 +270,7 @@ def stopped_by_signals(stopping: Stopping) -> None:
 
 def open_store(url: str) -> Store:
     """The store, with the options that this process' environment has for it."""
-    options: dict[str, Any] = json.loads(os.environ.get(OPTIONS) or "{}")
+    options: dict[str, object] = json.loads(os.environ.get(OPTIONS) or "{}")
     return Store(url, options)
 
 

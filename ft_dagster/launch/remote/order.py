@@ -80,7 +80,7 @@ class RemoteOrder(BaseModel):
     code: Sha256
     request: dict[str, Any]
     inputs: tuple[StoredInput, ...]
-    reports: dict[str, Any] | None = None
+    reports: dict[str, object] | None = None
     threads: int | None = Field(None, ge=1)
     nodes: int = Field(1, ge=1)
     kept_in: Below
@@ -90,7 +90,7 @@ class RemoteOrder(BaseModel):
         """Whether it trains the same, whichever run asked for it."""
         return self._work() == other._work()
 
-    def _work(self) -> dict[str, Any]:
+    def _work(self) -> dict[str, object]:
         work = self.model_dump(mode="json", exclude={"attempt", "reports", "threads"})
         work["request"].pop("run_id", None)
         return work

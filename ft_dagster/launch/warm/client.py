@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.launch.warm import fresh, imports, room, wire, world
 from ft_dagster.launch.warm.choice import WarmStart, of_environment
@@ -183,7 +182,7 @@ def _answer(connection: socket.socket, server: _Server, last: bool) -> tuple[int
     return descriptors[0], int(content["ready"])
 
 
-def _request(wanted: Wanted, identity: str) -> dict[str, Any]:
+def _request(wanted: Wanted, identity: str) -> dict[str, object]:
     plain = {name: value for name, value in vars(wanted).items() if name != "environment"}
     given = fresh.surroundings(wanted.environment)
     return {"identity": identity, **plain, "surroundings": vars(given)}

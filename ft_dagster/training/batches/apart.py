@@ -67,7 +67,7 @@ def known_leak(config: str, cache: Path) -> str | None:
     return found
 
 
-def _question(config: str) -> dict[str, Any]:
+def _question(config: str) -> dict[str, object]:
     return {"apart": HOW, "config": config, "transformers": version("transformers")}
 
 
@@ -134,7 +134,7 @@ def refuse_leaking(trainer: Any, *, exact: bool) -> None:
         )
 
 
-def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> dict[str, Any]:
+def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> dict[str, object]:
     """Return two rows of two packed examples, [tokens] each, as a Collator gives them: they differ in the
     first.
     """
@@ -153,7 +153,7 @@ def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> dict[str, Any]
     }
 
 
-def logits_of_second(model: Any, batch: dict[str, Any]) -> Tensor:
+def logits_of_second(model: Any, batch: dict[str, object]) -> Tensor:
     """Return the logits of the second example in both rows of `side_by_side`: [2, tokens, vocabulary],
     fp32.
     """
@@ -229,7 +229,7 @@ def _narrowed(config: PreTrainedConfig, share: float) -> PreTrainedConfig:
     return type(config).from_dict(content)
 
 
-def _scaled(content: Mapping[str, Any], share: float) -> dict[str, Any]:
+def _scaled(content: Mapping[str, Any], share: float) -> dict[str, object]:
     """Return the configuration with fewer heads, narrower widths and a small vocabulary."""
     return {name: _scaled_value(name, value, share) for name, value in content.items()}
 

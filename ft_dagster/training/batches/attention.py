@@ -91,7 +91,7 @@ def squares(batch: MutableMapping[str, Any]) -> int:
     return rows * width**2
 
 
-def given(batch: MutableMapping[str, Any]) -> dict[str, Any]:
+def given(batch: MutableMapping[str, Any]) -> dict[str, object]:
     """Return what a model's forward hands on to its attention."""
     return {name: batch[name] for name in (LENGTHS, ENDS) if name in batch}
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def on_its_device() -> dict[str, Any]:
+def on_its_device() -> dict[str, object]:
     """Return how `load_base` puts weights straight into the memory of this rank's GPU, and into none of the
     host's; nothing where it trains on a CPU or by ZeRO-3, or no training was set up yet.
     """

@@ -63,16 +63,16 @@ class Lora(Adapter):
         super().settle(model)
         in_one_piece(model)
 
-    def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
+    def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, object], Weights]:
         config, tensors = super().learned(model, weights)
         return concatenated_adapters(self.parent, config, tensors) if self.parent else (config, tensors)
 
-    def _targets(self, model: PreTrainedModel) -> dict[str, Any]:
+    def _targets(self, model: PreTrainedModel) -> dict[str, object]:
         """Return the linear layers that get an update, by name; every declared name must match one."""
         linear = self._linear_layers(model)
         if self.settings.target_modules == "all-linear":
             return linear
-        chosen: dict[str, Any] = {}
+        chosen: dict[str, object] = {}
         for target in self.settings.target_modules:
             matched = {n: m for n, m in linear.items() if n == target or n.endswith(f".{target}")}
             if not matched:
@@ -86,7 +86,7 @@ class Lora(Adapter):
             chosen.update(matched)
         return chosen
 
-    def _linear_layers(self, model: PreTrainedModel) -> dict[str, Any]:
+    def _linear_layers(self, model: PreTrainedModel) -> dict[str, object]:
         """Return the linear layers by name, without the output head: the trained-positions loss would never
         train its adapter.
         """
@@ -108,7 +108,7 @@ class Lora(Adapter):
             )
         return found
 
-    def _check_rank(self, chosen: dict[str, Any]) -> None:
+    def _check_rank(self, chosen: dict[str, object]) -> None:
         smallest, name = min((min(_sizes(layer)), name) for name, layer in chosen.items())
         if self.settings.rank > smallest:
             raise UserError(

@@ -4,7 +4,7 @@ base.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
 from ft_dagster.methods.prompt_tuning import PromptSettings
@@ -41,7 +41,7 @@ class LearnedPrompt(Adapter):
                 fix="Say fold: the parent is merged into a base of its own first",
             )
 
-    def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
+    def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, object], Weights]:
         state = model.state_dict() if weights is None else weights
         tensors = {"prompt_embeddings": state[f"prompt_encoder.{ADAPTER}.embedding.weight"]}
         return model.peft_config[ADAPTER].to_dict(), tensors

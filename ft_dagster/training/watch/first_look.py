@@ -75,7 +75,7 @@ def first_looks(run: TrainingRun, member: Member, chat: Mapping[str, Any] | None
     return FirstLooks(run.first_looks, {**identity_of(run, member), **({"chat": chat} if chat else {})})
 
 
-def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
+def identity_of(run: TrainingRun, member: Member) -> dict[str, object]:
     """Return all that the bits of a first look depend on, beside what is looked at and in which
     micro-batches.
     """

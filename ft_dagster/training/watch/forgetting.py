@@ -8,13 +8,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.held import FOLDER, held_files
 from ft_dagster.spec.training import WatchSettings
 from ft_dagster.training.contract import Benchmarks, Member, TrainingRun
 from ft_dagster.training.watch.budget import ForwardWork
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
 
 GENERATED = 256  # tokens of an answer where a task does not say: lm-eval's own
 
@@ -39,7 +42,7 @@ class Benchmark:
         self.identity = {
             "benchmark": dict(benchmarks.tasks), "questions": questions, "seed": benchmarks.seed
         }  # fmt: skip
-        self._tasks: dict[str, tuple[dict[str, Any], dict[str, list[int]]]] = {}
+        self._tasks: dict[str, tuple[dict[str, Task], dict[str, list[int]]]] = {}
         shutil.rmtree(output / TABLES, ignore_errors=True)  # of a try before this one
         with held_files(output / FOLDER) as held, frozen_tasks(entries, benchmarks.tasks, held):
             for entry in entries:
@@ -94,7 +97,7 @@ class Benchmark:
                 scores[name] = _accuracy(name, [row for part in parts for row in rows[part]])
         return {**scores, "mean": sum(scores.values()) / len(scores)}
 
-    def _seeded(self, parts: dict[str, Any]) -> dict[str, Any]:
+    def _seeded(self, parts: dict[str, Task]) -> dict[str, Task]:
         """Seed the parts so that the examples before a question are drawn from the beginning, the same at
         every look.
         """

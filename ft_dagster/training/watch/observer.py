@@ -123,7 +123,7 @@ class Observer:
         found = [each[name] for each in self._journal.observations if each["step"] == step and name in each]
         return found[-1] if found else None
 
-    def write_spectrum(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    def write_spectrum(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, object]:
         """Write the spectrum of the model as it is now into evidence/spectrum.json if it has one, and return
         its summary.
 
@@ -209,9 +209,10 @@ class Observer:
         self._journal.observations.append(line)
         self._log.write({**line, **_mark(exported)})
 
-    def _look(self, step: int, end: bool) -> dict[str, Any]:
+    def _look(self, step: int, end: bool) -> dict[str, Mapping[str, object]]:
         """Return what is seen of the model, by name; nothing that was not looked at."""
-        model, seen, measuring = self._trainer.model, {}, self.measuring
+        model, measuring = self._trainer.model, self.measuring
+        seen: dict[str, Mapping[str, object]] = {}
         if step and not self.last("spectrum", step):  # at step 0 there is no update
             summarized = spectrum.summary(spectrum.spectrum(model))
             if summarized["layers"]:

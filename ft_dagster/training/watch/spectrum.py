@@ -61,7 +61,7 @@ class Layer:
     def collapsed(self) -> bool:
         return self.effective_rank <= COLLAPSED_SHARE * self.rank
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         known = {"effective_rank": self.effective_rank, "condition": self.condition} if self.trained else {}
         return {"name": self.name, "rank": self.rank, "values": list(self.values), **known}
 
@@ -108,7 +108,7 @@ def singular_values(a: Tensor, b: Tensor, scale: float) -> list[float]:
     return values
 
 
-def summary(layers: list[Layer]) -> dict[str, Any]:
+def summary(layers: list[Layer]) -> dict[str, object]:
     """Summarize the layers that have an update: medians, and the shares that are collapsed or flat."""
     trained = [layer for layer in layers if layer.trained]
     if not trained:

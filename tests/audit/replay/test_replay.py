@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -36,6 +36,7 @@ from ft_dagster.settings import EvaluationSettings, Settings, load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Attempt, Store, verify_artifact
 from ft_dagster.training.halving import wants_halving
+from ft_dagster.training.journal import Ledger
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.audit.histories import History, question
@@ -263,9 +264,10 @@ def test_steps_before_memory_ran_out_are_told_from_another_batch(
     change: dict[str, Any], resumed: tuple[int, ...], whole: int
 ) -> None:
     figures = stored_training(micro_batch_halved=True, resumed_from=list(resumed))
-    assert whole_steps({**LEDGER, **change}, LEDGER, TrainingFigures.from_json(figures)) == whole
+    changed, ledger = cast("Ledger", {**LEDGER, **change}), cast("Ledger", LEDGER)
+    assert whole_steps(changed, ledger, TrainingFigures.from_json(figures)) == whole
     figures.pop("micro_batch_halved")
-    assert not whole_steps({**LEDGER, **change}, LEDGER, TrainingFigures.from_json(figures))
+    assert not whole_steps(changed, ledger, TrainingFigures.from_json(figures))
 
 
 def test_what_was_laid_out_otherwise_is_said_as_that() -> None:

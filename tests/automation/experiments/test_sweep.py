@@ -7,7 +7,7 @@ import pytest
 
 from ft_dagster.automation.experiments.bakeoff import for_method
 from ft_dagster.automation.experiments.budget import Budget
-from ft_dagster.automation.experiments.experiments import ExperimentRun, Limits, Status
+from ft_dagster.automation.experiments.experiments import ExperimentRun, Limits, RunFigures, Status
 from ft_dagster.automation.experiments.sweep import draw_runs, parse_sets, rank, stop_above
 from ft_dagster.errors import UserError
 from ft_dagster.spec import Declared, VariantKey, load_variant
@@ -88,7 +88,7 @@ def test_a_budget_is_a_positive_number_of_flops_or_minutes(text: str) -> None:
 
 
 def test_a_budget_is_spent_in_its_own_unit() -> None:
-    figures = {"flops": 3e12, "training_seconds": 90.0}
+    figures: RunFigures = {"flops": 3e12, "training_seconds": 90.0}
     assert Budget.parse("flops=2e14").spent(figures) == 3e12
     assert Budget.parse("minutes=2").spent(figures) == 1.5
     assert Budget.parse("minutes=2").spent({}) == 0
@@ -131,7 +131,8 @@ def run(
         stored_rule(difference=gain),
         stored_rule(rule="general_loss", difference=0.0, higher_is_better=False, passed=general),
     ]
-    figures = {"rules": rules, "validation_loss_best": loss} if status == "done" else {}
+    done: RunFigures = {"rules": rules, "validation_loss_best": loss}
+    figures: RunFigures = done if status == "done" else {}
     return ExperimentRun(number, str(number), {}, status=status, curve=list(curve), figures=figures)
 
 

@@ -12,7 +12,8 @@ import yaml
 
 from ft_dagster.automation.coordinator import VariantRunCoordinator
 from ft_dagster.automation.processes.instance import opened, submitted, write_home
-from ft_dagster.automation.tags import PARTITION, changed_tags
+from ft_dagster.automation.tags import changed_tags
+from ft_dagster.dagster_private import PARTITION
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
