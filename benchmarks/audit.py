@@ -37,18 +37,18 @@ from preparation import rows as prepared_rows
 from pyarrow.parquet import write_table
 
 from ft_dagster.audit.audit import Audit, open_audit
+from ft_dagster.audit.index.artifact_records import LEDGER_VERSION
 from ft_dagster.audit.index.index import Index, as_members, short
-from ft_dagster.audit.index.members import LEDGER_VERSION
 from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.records import record
 from ft_dagster.audit.search.inside import AllInside, rows_with
 from ft_dagster.audit.search.stored_text import read_texts, text_files
-from ft_dagster.audit.sought_record import AskedRecord
+from ft_dagster.audit.sought_record import SoughtRecord
 from ft_dagster.data.files.tables import TableWriter
 from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.data.rows.dataset_io import ORIGINS
 from ft_dagster.data.rows.dataset_schema import SCHEMA as DATASET_SCHEMA
-from ft_dagster.data.rows.decontaminate import AskedItem
+from ft_dagster.data.rows.decontaminate import EvaluationItem
 from ft_dagster.records.mixture_records import SCHEMA
 from ft_dagster.records.record_keys import RecordKey, keys_of
 from ft_dagster.records.record_tree import FIGURES
@@ -138,7 +138,7 @@ def ask_all(audit: Audit, records: int) -> tuple[list[float], float]:
     milliseconds of one, on average.
     """
     numbers = random.Random(SEED).sample(range(records), min(records, ASKED + WARMED))
-    asked = [AskedRecord((identity(number),), "") for number in numbers]
+    asked = [SoughtRecord((identity(number),), "") for number in numbers]
     for one in asked[ASKED:]:
         record(audit, one)
     cpu = time.process_time()
@@ -160,7 +160,7 @@ def tree_share(rows: int, folder: Path) -> tuple[float, float]:
     (folder / "rows.jsonl").write_text("".join(dumps(row) + "\n" for row in prepared_rows(rows)), "utf-8")
     content = {"description": "x", "owners": ["me"], "base_model": "b", "data": {"sources": ["rows.jsonl"]}}
     spec, key = VariantSpec.model_validate(content), RecordKey(b"k" * 32, "")
-    items = [AskedItem((asked["question"],), tuple(asked["choices"]), "quiz") for asked in questions()]
+    items = [EvaluationItem((asked["question"],), tuple(asked["choices"]), "quiz") for asked in questions()]
     took: dict[str, list[float]] = {"rows": [], "tree": []}
     for number in range(3):
         out, evidence = folder / f"payload-{number}", folder / f"evidence-{number}"
@@ -193,7 +193,7 @@ def at_scale(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, 
     milliseconds, of_cpu = ask_all(audit, options.records)
     asking = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_asking
     [(variant, numbers)] = drawn(1, options.each, options.records)
-    proof = dumps(prove(audit, AskedRecord((identity(numbers[0]),), ""), audit.model(variant)))
+    proof = dumps(prove(audit, SoughtRecord((identity(numbers[0]),), ""), audit.model(variant)))
     path = sum(len(one) // 2 for leaf in json.loads(proof)["leaves"] for one in leaf["path"])
     audit.index.close()
     commands = by_command(folder, options.records)

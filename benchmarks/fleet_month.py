@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ft_dagster.fleet.due.amounts import Amount, RetrainCost
-from ft_dagster.fleet.due.book import Book, Charge, beyond, settled
+from ft_dagster.fleet.due.budget_ledger import Book, Charge, beyond, settled
 from ft_dagster.fleet.due.due import EVEN_START, FleetState, NotDone, Pace, Retrain, due
 from ft_dagster.fleet.due.reasons import News, VariantState, next_look
 from ft_dagster.settings import BudgetSettings, FleetSettings, PlatformOrder

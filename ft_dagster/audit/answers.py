@@ -24,9 +24,9 @@ class Inclusion:
 
 @dataclass(frozen=True)
 class RecordIn:
-    """Places a record in an artifact. `variant`: None of what is shared. `state`: of `members.STATES`.
-    `facts`: what its leaf binds. `inclusion`: None of an artifact from before there were trees. `cut`: how
-    much of it a mixture has, in words; empty of all of it.
+    """Places a record in an artifact. `variant`: None of what is shared. `state`: of
+    `artifact_records.STATES`. `facts`: what its leaf binds. `inclusion`: None of an artifact from before
+    there were trees. `cut`: how much of it a mixture has, in words; empty of all of it.
     """
 
     identity: str

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.audit.answers import Inclusion, ReleasedAs, Transformed
+from ft_dagster.audit.index.artifact_records import StoredFiles, said_by
 from ft_dagster.audit.index.follow import LOCK, Followed, Follower
 from ft_dagster.audit.index.index import Count, Index, Indexed, tenant_of
 from ft_dagster.audit.index.index_file import is_damage, remove_index
-from ft_dagster.audit.index.members import Shelf, said_by
 from ft_dagster.audit.sought_record import TRANSFORM, reading_of
 from ft_dagster.data.rows.dataset_io import ORIGINS
 from ft_dagster.errors import UserError
@@ -63,8 +63,8 @@ class Audit:
     parts: dict[int, Any] = field(default_factory=dict)  # what `parts` read, by the number of a mixture
 
     @cached_property
-    def shelf(self) -> Shelf:
-        return Shelf(self.store, self.settings.cache_folder, self._parent)
+    def stored(self) -> StoredFiles:
+        return StoredFiles(self.store, self.settings.cache_folder, self._parent)
 
     def allows(self, artifact: Indexed) -> bool:
         """Say whether the auditor may be told of an artifact: of their own tenant, or shared by all."""
@@ -134,7 +134,7 @@ class Audit:
 
     def tree(self, artifact: Artifact) -> RecordTree:
         """Return the record tree of an artifact that has one."""
-        return RecordTree.read(self.shelf.evidence(artifact))
+        return RecordTree.read(self.stored.evidence(artifact))
 
     def leaves(self, indexed: Indexed, artifact: Artifact) -> TreeLeaves:
         """Return the leaves of the record tree of an artifact that has one; what was asked for last stays in
@@ -329,7 +329,7 @@ def rows_stand(audit: Audit, indexed: Indexed) -> bool:
     """Say whether its records can be read: from evidence, which stays, else from payloads, its own and those
     that it was made of, which retention may have removed.
     """
-    if audit.shelf.has(audit.artifact(indexed), f"evidence/{ORIGINS}"):
+    if audit.stored.has(audit.artifact(indexed), f"evidence/{ORIGINS}"):
         return True
     if indexed.place.stage != FINE_TUNED_MODEL.name and isinstance(audit.said(indexed), Removed):
         return False
@@ -367,7 +367,7 @@ def open_audit(
                 remove_index(folder)
             index = Index.open(folder, store.url, lambda known: _holds(store, known))
         audit = Audit(settings, store, index, tenant)
-        follower = Follower(audit.index, audit.shelf, settings.keys_folder, settings.work_folder, say)
+        follower = Follower(audit.index, audit.stored, settings.keys_folder, settings.work_folder, say)
         audit.followed = follower.follow()
     return audit
 

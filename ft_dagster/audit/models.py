@@ -247,7 +247,7 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
 def declarations(audit: Audit, prefix: str) -> Iterator[Mapping[str, Any]]:
     """Yield what the declaration.json of each declaration of a variant says, where it is there."""
     for each in audit.index.of_stage(DECLARATION.name, prefix):
-        file = audit.shelf.left(audit.artifact(each), "payload/declaration.json")
+        file = audit.stored.left(audit.artifact(each), "payload/declaration.json")
         if file is not None:
             yield json.loads(file.read_text("utf-8"))
 
@@ -273,7 +273,7 @@ def _mixture(chain: _Chain) -> Mapping[str, Any]:
 def _base(audit: Audit, base: Artifact | None) -> Mapping[str, Any]:
     if base is None:
         return {}
-    file = audit.shelf.left(base, "payload/base.json")
+    file = audit.stored.left(base, "payload/base.json")
     content = {} if file is None else json.loads(file.read_text("utf-8"))
     named = {name: content.get(name) for name in ("reference", "revision", "architecture", "parameters")}
     return {**named, "digest": base.digest, "files": len(content.get("files", []))}

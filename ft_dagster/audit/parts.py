@@ -72,8 +72,8 @@ def parts_of(audit: Audit, mixture: Indexed) -> Parts:
     """Read how much of its rows a mixture has, once. Raises UserError for damage."""
     if mixture.id not in audit.parts:
         artifact = audit.artifact(mixture)
-        if audit.shelf.has(artifact, f"evidence/{CUTS}"):
-            audit.parts[mixture.id] = Parts(read_cuts(audit.shelf.file(artifact, f"evidence/{CUTS}")))
+        if audit.stored.has(artifact, f"evidence/{CUTS}"):
+            audit.parts[mixture.id] = Parts(read_cuts(audit.stored.file(artifact, f"evidence/{CUTS}")))
         else:
             audit.parts[mixture.id] = _of_older(audit, artifact)
     found = audit.parts[mixture.id]
@@ -94,7 +94,9 @@ def _of_older(audit: Audit, mixture: Artifact) -> Parts:
     full: dict[tuple[str, str, int], int] = {}
     unknown = set[tuple[str, str]]()
     for split in {split for split, _ in truncated}:
-        files = [audit.shelf.left(mixture, f"payload/{shard.file}") for shard in figures.splits[split].shards]
+        files = [
+            audit.stored.left(mixture, f"payload/{shard.file}") for shard in figures.splits[split].shards
+        ]
         gone = None in files
         try:
             for source, row, tokens in _examples(files):

@@ -20,11 +20,11 @@ from ft_dagster.audit.answers import (
 )
 from ft_dagster.audit.audit import Audit, inclusion, rows_stand
 from ft_dagster.audit.figures import read
+from ft_dagster.audit.index.artifact_records import ASKED, HAVE_RECORDS, STATES, members_of, times_of
 from ft_dagster.audit.index.index import Hit, Indexed, tenant_of
 from ft_dagster.audit.index.judged import BY_CONTENT, judged_questions
-from ft_dagster.audit.index.members import ASKED, HAVE_RECORDS, STATES, members_of, times_of
 from ft_dagster.audit.parts import parts_of
-from ft_dagster.audit.sought_record import AskedRecord
+from ft_dagster.audit.sought_record import SoughtRecord
 from ft_dagster.data.mixture.mixture_io import HOLDOUT
 from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
 from ft_dagster.errors import UserError
@@ -67,7 +67,7 @@ _MEASURED = re.compile(r"on (\d+) of (\d+)\b")
 OWN_SAMPLES = f"evidence/{OWN}/payload/{SAMPLES}"  # of an export that was asked by itself
 
 
-def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
+def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
     """Say where a record is. Each hit of the index is held against the evidence. Raises UserError for
     damage.
     """
@@ -176,19 +176,19 @@ def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn
         {},
         None,
     )
-    if not audit.shelf.has(artifact, name):
+    if not audit.stored.has(artifact, name):
         if isinstance(audit.said(indexed), Removed):  # its rows went with its payload
             return replace(answer, facts={"reason": BY_INDEX})
-        stored = (member for batch in members_of(audit.shelf, artifact) for member in batch)
+        stored = (member for batch in members_of(audit.stored, artifact) for member in batch)
         there = next((one for one in stored if (one.state, one.number) == (hit.state, hit.number)), None)
         return answer if there is not None and there.identity == identity else None
-    row, facts = record_row(audit.shelf.file(artifact, name), hit.number)
+    row, facts = record_row(audit.stored.file(artifact, name), hit.number)
     if row.identity != identity:
         return None
     if indexed.place.stage == TRAINING_MIXTURE.name:
         answer = replace(answer, cut=parts_of(audit, indexed).said(facts))
     head = TreeHead.of(artifact.figures, file=audit.store.uri(artifact.manifest_path))
-    if head is None or not audit.shelf.has(artifact, f"evidence/{TREE}"):
+    if head is None or not audit.stored.has(artifact, f"evidence/{TREE}"):
         return replace(answer, facts=facts)
     leaves = audit.leaves(indexed, artifact)
     at = leaves.find(hit.number, dropped=not hit.state)
@@ -207,7 +207,9 @@ def _lookup(audit: Audit, artifact: Artifact, key: RecordKey | None, identity: b
     return audit.tree(artifact).lookup(at) if key is None else key.lookup(identity)
 
 
-def _questions(audit: Audit, name: str, owner: int, asked: AskedRecord) -> Iterator[tuple[Indexed, RecordIn]]:
+def _questions(
+    audit: Audit, name: str, owner: int, asked: SoughtRecord
+) -> Iterator[tuple[Indexed, RecordIn]]:
     """Yield the evaluations of an owner that asked the record, or a text of it, of a model; each question
     once.
     """
@@ -230,7 +232,7 @@ def _question_facts(audit: Audit, indexed: Indexed, hit: Hit, wanted: bytes) -> 
     """
     if isinstance(audit.said(indexed), Removed):
         return {"reason": BY_INDEX}
-    questions = judged_questions(audit.shelf, audit.artifact(indexed))
+    questions = judged_questions(audit.stored, audit.artifact(indexed))
     found = next(islice(questions, hit.number, None), None)
     return None if found is None or wanted not in found.names else found.facts
 
@@ -276,7 +278,7 @@ def _times(audit: Audit, mixture: Indexed, model: Indexed, rows: Iterable[int]) 
         return sum(audit.index.times(model.id, row) for row in rows)
     if not rows_stand(audit, mixture):
         return None
-    times = times_of(audit.shelf, audit.artifact(model), audit.artifact(mixture))
+    times = times_of(audit.stored, audit.artifact(model), audit.artifact(mixture))
     return sum(int(times[row]) for row in rows)
 
 
@@ -301,7 +303,7 @@ def _tells(audit: Audit, model: Indexed) -> bool:
             return False
     exports = audit.index.made_of(model, MODEL_EXPORT.name)
     try:
-        return not any(audit.shelf.has(audit.artifact(one), OWN_SAMPLES) for one in exports)
+        return not any(audit.stored.has(audit.artifact(one), OWN_SAMPLES) for one in exports)
     except UserError:  # a manifest that is gone or altered, which `verify` says
         return False
 

@@ -30,7 +30,7 @@ WHOLE: Mapping[str, Any] = {"as": "text"}  # a row as JSON, read as a document t
 
 
 @dataclass(frozen=True)
-class AskedRecord:
+class SoughtRecord:
     """Describes a sought record. `identities`: what it would be known by: one of a text, of a row as JSON one
     for each way that sources read it, and last that of the text that it is. `said`: how it was given, in
     words without the text. `readings`: by which way of reading a row an identity came; PLAIN of one that is
@@ -52,7 +52,7 @@ class AskedRecord:
         return self.readings.get(identity, PLAIN)
 
 
-def asked_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -> AskedRecord:
+def parse_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -> SoughtRecord:
     """Return the record that TEXT, FILE or DIGEST names. `readings`: how declared sources read a row (format,
     fields, system), for one that is given as JSON. Raises UserError for a file that holds no one record.
     """
@@ -60,7 +60,7 @@ def asked_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -
         raise UserError("no record is given", fix="Give a text, a row as JSON, a file or an identity")
     if _DIGEST.fullmatch(given):
         identity = bytes.fromhex(given)
-        return AskedRecord((identity,), f"identity {given[:12]}", questions=(name_of(identity),))
+        return SoughtRecord((identity,), f"identity {given[:12]}", questions=(name_of(identity),))
     file = Path(given)
     if len(given) < 4096 and "\0" not in given and _is_there(file):
         return _of_text(_text_of(file), f"file {file}", readings)
@@ -91,7 +91,7 @@ def _text_of(file: Path) -> str:
     return text
 
 
-def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
+def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> SoughtRecord:
     fields = _row(text)
     if fields is None:
         return _as_text(text, said, PLAIN)
@@ -105,17 +105,17 @@ def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> Ask
     return replace(whole, no_row=row.no_row) if row.no_row else _both(row, whole)
 
 
-def _as_text(text: str, said: str, reading: Mapping[str, Any]) -> AskedRecord:
+def _as_text(text: str, said: str, reading: Mapping[str, Any]) -> SoughtRecord:
     """Raises UserError for what is not valid Unicode."""
     _refuse_surrogates(text)
     normal = normal_text(text)
     identity, told = identity_of("text", [("text", normal)]), tuple(words_of(normal))
     names = (name_of(identity), name_of_words(told))
     rows = (Row("text", "", text=text),)
-    return AskedRecord((identity,), said, {identity: reading}, (told,), names, rows=rows)
+    return SoughtRecord((identity,), said, {identity: reading}, (told,), names, rows=rows)
 
 
-def _as_row(fields: dict[str, object], said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
+def _as_row(fields: dict[str, object], said: str, readings: Iterable[Mapping[str, Any]]) -> SoughtRecord:
     """Read the record as a row; without identities, and with `no_row`, where no way of reading makes a row of
     it.
     """
@@ -133,10 +133,10 @@ def _as_row(fields: dict[str, object], said: str, readings: Iterable[Mapping[str
             wrong.append(error)
     asked = dict.fromkeys([*map(name_of, found), *map(name_of_words, _texts_in(fields))])
     no_row = "" if found else wrong[0].problem
-    return AskedRecord(tuple(found), said, found, tuple(words), tuple(asked), no_row, tuple(rows))
+    return SoughtRecord(tuple(found), said, found, tuple(words), tuple(asked), no_row, tuple(rows))
 
 
-def _both(row: AskedRecord, whole: AskedRecord) -> AskedRecord:
+def _both(row: SoughtRecord, whole: SoughtRecord) -> SoughtRecord:
     """Join the two readings of a row that may be a document too."""
     return replace(
         row,

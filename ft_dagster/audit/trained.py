@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.audit.audit import Audit, rows_stand
+from ft_dagster.audit.index.artifact_records import (
+    HAVE_RECORDS,
+    TRAIN,
+    HeldRecord,
+    Times,
+    members_of,
+    times_of,
+)
 from ft_dagster.audit.index.follow import MALFORMED, problem_of
 from ft_dagster.audit.index.index import Indexed
-from ft_dagster.audit.index.members import HAVE_RECORDS, TRAIN, HeldRecord, Times, members_of, times_of
 from ft_dagster.audit.parts import is_perhaps, parts_of
 from ft_dagster.data.files.parquet import dicts_of
 from ft_dagster.data.mixture.mixture_figures import GENERAL
@@ -53,13 +60,13 @@ def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
 def _records_of(audit: Audit, weights: Indexed, mixture: Indexed) -> Iterator[TrainedRecord]:
     """Yield the records by one mixture."""
     tuned, mixed = audit.artifact(weights), audit.artifact(mixture)
-    times = times_of(audit.shelf, tuned, mixed)
+    times = times_of(audit.stored, tuned, mixed)
     left: dict[bytes, int] = {}
     for member in _trained(audit, mixed, times):
         left[member.identity] = left.get(member.identity, 0) + int(times[member.number])
     contents, parts = _contents(audit, mixture), parts_of(audit, mixture)
     facts = _facts(audit, mixed)
-    for member in (one for batch in members_of(audit.shelf, mixed) for one in batch if one.state == TRAIN):
+    for member in (one for batch in members_of(audit.stored, mixed) for one in batch if one.state == TRAIN):
         said = next(facts, {})
         if times[member.number] and member.identity in left:
             place = (str(said.get("source", "")).startswith(GENERAL), said.get("row"))
@@ -73,10 +80,10 @@ def in_part(audit: Audit, weights: Indexed) -> tuple[int, int]:
     sure, perhaps = set[bytes](), set[bytes]()
     for mixture in mixtures_of(audit, weights)[0]:
         parts, mixed = parts_of(audit, mixture), audit.artifact(mixture)
-        if parts.is_whole or not audit.shelf.has(mixed, f"evidence/{ORIGINS}"):
+        if parts.is_whole or not audit.stored.has(mixed, f"evidence/{ORIGINS}"):
             continue
-        times = times_of(audit.shelf, audit.artifact(weights), mixed)
-        members = (one for batch in members_of(audit.shelf, mixed) for one in batch if one.state == TRAIN)
+        times = times_of(audit.stored, audit.artifact(weights), mixed)
+        members = (one for batch in members_of(audit.stored, mixed) for one in batch if one.state == TRAIN)
         for member, facts in zip(members, _facts(audit, mixed), strict=True):
             if times[member.number] and (said := parts.said(facts)):
                 (perhaps if is_perhaps(said) else sure).add(member.identity)
@@ -87,7 +94,7 @@ def identities_of(audit: Audit, weights: Indexed) -> set[bytes]:
     """Return the identities of the records that a model was trained on."""
     found: set[bytes] = set()
     for mixture in map(audit.artifact, mixtures_of(audit, weights)[0]):
-        times = times_of(audit.shelf, audit.artifact(weights), mixture)
+        times = times_of(audit.stored, audit.artifact(weights), mixture)
         found |= {one.identity for one in _trained(audit, mixture, times)}
     return found
 
@@ -130,14 +137,14 @@ def _problem_of(audit: Audit, weights: Indexed, mixture: Indexed) -> str:
 
 def _trained(audit: Audit, mixture: Artifact, times: Times) -> Iterator[HeldRecord]:
     """Yield the rows of a mixture that were trained on."""
-    for batch in members_of(audit.shelf, mixture):
+    for batch in members_of(audit.stored, mixture):
         yield from (one for one in batch if one.state == TRAIN and times[one.number])
 
 
 def _facts(audit: Audit, mixture: Artifact) -> Iterator[Mapping[str, Any]]:
     """Yield the facts of each training record in order; none of an older mixture."""
-    if audit.shelf.has(mixture, f"evidence/{ORIGINS}"):
-        rows = record_rows(audit.shelf.file(mixture, f"evidence/{ORIGINS}"))
+    if audit.stored.has(mixture, f"evidence/{ORIGINS}"):
+        rows = record_rows(audit.stored.file(mixture, f"evidence/{ORIGINS}"))
         for facts in (json.loads(row.facts) for batch in rows for row in batch):
             if facts["split"] == "train":
                 yield facts
@@ -154,7 +161,7 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
         above = audit.artifact(needed(audit.index, mixture, stage))
         for name in above.files:
             if name.startswith("payload/") and name.endswith("train.parquet"):
-                file = audit.shelf.left(above, name)
+                file = audit.stored.left(above, name)
                 if file is None:
                     continue
                 rows = read_split(file) if stage == TASK_DATASET.name else documents(file)

@@ -28,19 +28,19 @@ from ft_dagster.dagster_private import PARTITION
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decision import DAYS_BACK, decided, keep_owner, keep_pace, owner_of
 from ft_dagster.fleet.due.amounts import PaidFor
-from ft_dagster.fleet.due.book import Book, Charge
+from ft_dagster.fleet.due.budget_ledger import Book, Charge
 from ft_dagster.fleet.due.due import Decisions, Retrain
 from ft_dagster.fleet.due.reasons import next_look
 from ft_dagster.fleet.history import RunHistory, history
-from ft_dagster.fleet.refresh.declared import Noticed, notice
+from ft_dagster.fleet.log_once import log_once
 from ft_dagster.fleet.refresh.from_store import DAMAGE, known_version, learnt, out_of_reach, said_of
 from ft_dagster.fleet.refresh.listing import WatchedPlace
 from ft_dagster.fleet.refresh.lost_store import KNOWN, accept_empty
 from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.sync_declarations import Noticed, notice
 from ft_dagster.fleet.refresh.watching import places_of
 from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import FleetRow, Watched
-from ft_dagster.fleet.unforeseen import unforeseen
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
@@ -286,7 +286,7 @@ def _charged(store: Store, record: dg.RunRecord, book: Book, before: list[Charge
     except Exception as error:  # of this run alone
         if out_of_reach(error):
             raise
-        unforeseen(f"charging the run {record.dagster_run.run_id}", error)
+        log_once(f"charging the run {record.dagster_run.run_id}", error)
         return before
 
 

@@ -17,7 +17,7 @@ from ft_dagster.automation.tags import CHARGES, DUE
 from ft_dagster.dagster_private import PARENT_RUN, PARTITION, RETRIED_BY
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.due.amounts import Amount
-from ft_dagster.fleet.due.book import Book, Charge, beyond, settled
+from ft_dagster.fleet.due.budget_ledger import Book, Charge, beyond, settled
 from ft_dagster.fleet.due.due import Retrain
 from ft_dagster.fleet.history import MOST_RUNS, PastRun, RunOutcome
 from ft_dagster.fleet.refresh.from_store import CLOCKS_APART, DAMAGE, hours_between, out_of_reach

@@ -116,7 +116,7 @@ def record(
     from ft_dagster.audit.search.search import look_through
 
     def answer(audit: Audit) -> tuple[RecordAnswer, HeldAgainst | None, NearAnswer | None]:
-        wanted = sought_record.asked_record(record, audit.readings())
+        wanted = sought_record.parse_record(record, audit.readings())
         found = records.record(audit, wanted)
         say = progress(as_json)
         held = None if found.found else absence.held_against(audit, wanted, say)
@@ -310,7 +310,7 @@ def prove(
 
     def answer(audit: Audit) -> dict[str, object]:
         weights = audit.model(model)
-        return proofs.prove(audit, sought_record.asked_record(record, audit.readings(weights)), weights)
+        return proofs.prove(audit, sought_record.parse_record(record, audit.readings(weights)), weights)
 
     proof = ask(context, tenant, answer)
     if to is None:
@@ -339,7 +339,7 @@ def check_proof(
     from ft_dagster.audit import sought_record
     from ft_dagster.audit.proofs import proofs
 
-    wanted = None if record is None else sought_record.asked_record(record, proofs.proof_readings(file))
+    wanted = None if record is None else sought_record.parse_record(record, proofs.proof_readings(file))
     found = proofs.check(file, wanted, None if key_file is None else _key_of(file, key_file))
     if as_json:
         print_json({**asdict(found), "holds": found.shown})

@@ -64,10 +64,10 @@ def _of_version(
 
         return name, version_report(settings, key, version)
     from ft_dagster.versions.side_by_side import side_by_side
-    from ft_dagster.versions.version_files import AskedVersion
+    from ft_dagster.versions.version_files import NamedVersion
 
-    other = AskedVersion.parse(against, key)
-    return f"{name}.against.{against}", side_by_side(settings, other, AskedVersion(key, version))
+    other = NamedVersion.parse(against, key)
+    return f"{name}.against.{against}", side_by_side(settings, other, NamedVersion(key, version))
 
 
 def _of_fleet(settings: Settings, tenant: str | None) -> tuple[str, str]:

@@ -204,7 +204,7 @@ def try_(
     where the evaluation says so (`evaluation.kind`); any other answer has to have each expected text in it,
     word for word. Of an answer without a mark nothing is known.
     """
-    from ft_dagster.evaluation.answers import AskedPrompts, answer
+    from ft_dagster.evaluation.answers import PromptRequest, answer
     from ft_dagster.report.answers import answers_table, right_answers
     from ft_dagster.spec.load import read_yaml
     from ft_dagster.versions.newest_model import newest_model
@@ -218,7 +218,7 @@ def try_(
         declared = load_variant(settings.project, key)
         system = next((source.system for source in declared.spec.data.sources if source.system), None)
         texts = [each.text for each in given]
-        questions.append(AskedPrompts(model.base, model.tuned, texts, chat=model.chat, system=system))
+        questions.append(PromptRequest(model.base, model.tuned, texts, chat=model.chat, system=system))
         judges.append(Judge(settings, declared, given, prompts))
     printed: list[dict[str, object]] = []
     written = answer(questions, max_new_tokens=max_new_tokens)

@@ -38,24 +38,24 @@ def trace(
     """
     from ft_dagster.gate.verdict_words import verdict_sentence
     from ft_dagster.report.made_of import MADE_OF, made_rows
-    from ft_dagster.versions.version_files import open_shelf
+    from ft_dagster.versions.version_files import open_version
 
-    shelf = open_shelf(load_settings(context.obj), VariantKey.parse(variant), version)
-    rows = made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)
-    weights, sentence = shelf.artifact(FINE_TUNED_MODEL.name).digest, verdict_sentence(shelf.verdict)
+    stored = open_version(load_settings(context.obj), VariantKey.parse(variant), version)
+    rows = made_rows(stored.made.files, stored.made.artifacts, stored.entry)
+    weights, sentence = stored.artifact(FINE_TUNED_MODEL.name).digest, verdict_sentence(stored.verdict)
     rows_of = RecordCounts()
     if to is not None:
-        name = str(shelf.key)
+        name = str(stored.key)
         rows_of = ask(context, None, lambda audit: write_records(audit, name, weights, to))
     if as_json:
         counts = {"records": rows_of.records, "without_text": rows_of.without, "in_part": rows_of.in_part}
         written = None if to is None else {"file": str(to), **counts}
         print_json({
-            "variant": variant, "of": shelf.name, "weights": weights, "verdict": sentence,
+            "variant": variant, "of": stored.name, "weights": weights, "verdict": sentence,
             "made_of": [row._asdict() for row in rows], "rows": written,
         })  # fmt: skip
         return
-    table = Table(*MADE_OF, title=shelf.name, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(*MADE_OF, title=stored.name, title_justify="left", box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*map(escape, row))
     show(table)

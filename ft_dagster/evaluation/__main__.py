@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ft_dagster.evaluation.measured import FILE as MEASURED
-from ft_dagster.evaluation.measured import hold
+from ft_dagster.evaluation.measured_digests import FILE as MEASURED
+from ft_dagster.evaluation.measured_digests import hold
 from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.tasks.tasks import TaskEntry, frozen_tasks, resolve_tasks
 from ft_dagster.gate.samples import Role

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ft_dagster.evaluation.models.greedy import PromptRow
 
 
-class AskedPrompts(NamedTuple):
+class PromptRequest(NamedTuple):
     """Holds prompts to a base and to what a training made of it (`tuned`: a payload folder of any kind). With
     `chat` a prompt is a user's turn after `system`, in the template that training used; else it is continued
     as plain text.
@@ -61,7 +61,7 @@ class _Rendered(NamedTuple):
     lead: str
 
 
-def answer(asked: Sequence[AskedPrompts], *, max_new_tokens: int = 64) -> Iterator[list[AnswerPair]]:
+def answer(asked: Sequence[PromptRequest], *, max_new_tokens: int = 64) -> Iterator[list[AnswerPair]]:
     """Yield the answers to each of `asked`, in turn.
 
     A base answers all that it is asked together, as it is stored, also where it was quantized for training.
@@ -84,7 +84,7 @@ def answer(asked: Sequence[AskedPrompts], *, max_new_tokens: int = 64) -> Iterat
 
 
 def _base_answers(
-    model: Any, of: AskedPrompts, rendered: Sequence[_Rendered], device: str
+    model: Any, of: PromptRequest, rendered: Sequence[_Rendered], device: str
 ) -> list[list[str]]:
     """Return the answers of the base below `model`, the tuned one; where that is not the base as it is
     stored, of the stored base in its place.
@@ -99,7 +99,7 @@ def _base_answers(
     return answers
 
 
-def _render(asked: AskedPrompts, max_new_tokens: int) -> _Rendered:
+def _render(asked: PromptRequest, max_new_tokens: int) -> _Rendered:
     from ft_dagster.evaluation.models.greedy import rows_of
 
     tokenizer = trained_tokenizer(asked.base, asked.tuned)

@@ -100,7 +100,7 @@ class EvaluationRequest(ProgramRequest):
 
     `vllm`: the Python of an environment whose vLLM answers; null: transformers do. `withheld`: rows of the
     vocabulary among which the model does not choose. `limit`: questions drawn per task by `seed`; null: all;
-    auto: batch after batch (`looks`), until `until` ends a task.
+    auto: batch after batch (`sequential_looks`), until `until` ends a task.
     `general_holdout`: a parquet of held-out texts. `general_prompts`: whether to look for degeneration.
     `declared_in`: the variant's file, for errors. `roots`: what the tasks' files may reach; null: all.
     """

@@ -20,7 +20,6 @@ from ft_dagster.evaluation.tasks.questions import PER_UNIT
 from ft_dagster.evaluation.tasks.tasks import TaskEntry
 from ft_dagster.gate.answer_scores import label_scores
 from ft_dagster.gate.gates import Referee
-from ft_dagster.gate.looks import IN_BATCHES, Order, batches
 from ft_dagster.gate.power import GENERAL_TEXTS
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.gate.samples import (
@@ -39,6 +38,7 @@ from ft_dagster.gate.samples import (
     write_scores,
 )
 from ft_dagster.gate.sampling import draw_questions, order_of_asking
+from ft_dagster.gate.sequential_looks import IN_BATCHES, Order, batches
 from ft_dagster.program import write_json
 from ft_dagster.provenance.held import FOLDER
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AskedTask:
+class PlannedTask:
     """Describes one task as it will be asked: lm-eval's tasks, and which documents of each (None: all of
     them).
 
@@ -147,7 +147,7 @@ def _answering(request: EvaluationRequest, model: Any, tokenizer: Any) -> Iterat
         yield lm, f"vllm {said}"
 
 
-def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[AskedTask]) -> int:
+def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[PlannedTask]) -> int:
     """Write payload and evidence, and return how many questions were asked."""
     own = [*_own(request, lm), *_probes(request, lm)]
     prompts = len(PROMPTS) if request.general_prompts else 0
@@ -175,8 +175,8 @@ def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[Aske
 
 
 def _groups(
-    own: Sequence[AskedTask], declared: Sequence[AskedTask], request: EvaluationRequest
-) -> list[list[AskedTask]]:
+    own: Sequence[PlannedTask], declared: Sequence[PlannedTask], request: EvaluationRequest
+) -> list[list[PlannedTask]]:
     """Group what is asked in one go: all of the variant's own, whose answers are written in common
     batches.
     """
@@ -218,7 +218,9 @@ def _labels(
     ]
 
 
-def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationRequest) -> Iterator[AskedTask]:
+def _declared(
+    entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationRequest
+) -> Iterator[PlannedTask]:
     for role, tasks in entries.items():
         for entry in tasks:
             loaded = load_task(entry, request.output / FOLDER / TABLES)
@@ -234,7 +236,7 @@ def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationReq
             parts = {name: part for name, part in loaded.parts.items() if name in chosen}
             _configure(LoadedTask(entry, parts), request)
             grouped = entry.file is not None
-            yield AskedTask(role, entry.name, parts, chosen, loaded.questions, grouped)
+            yield PlannedTask(role, entry.name, parts, chosen, loaded.questions, grouped)
 
 
 def _configure(loaded: LoadedTask, request: EvaluationRequest) -> None:
@@ -249,29 +251,29 @@ def _configure(loaded: LoadedTask, request: EvaluationRequest) -> None:
         part.set_fewshot_seed(seed=request.seed)
 
 
-def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
+def _own(request: EvaluationRequest, lm: Any) -> list[PlannedTask]:
     """Return the variant's own test split and the held-out general texts, where they are asked for."""
     if request.test_split_task is None and request.general_holdout is None:
         return []
     from ft_dagster.evaluation.tasks.own_split import general_text_task, test_split_tasks
 
     tokenizer, limit, seed = lm.tokenizer, request.most, request.seed
-    asked: list[AskedTask] = []
+    asked: list[PlannedTask] = []
     if request.test_split_task is not None:
         tasks = test_split_tasks(
             request.test_split_task, tokenizer, limit=limit, seed=seed, max_length=lm.max_length
         )
         asked.append(
-            AskedTask("test_split_task", TEST_SPLIT_TASK, {task.config.task: task for task in tasks}, None)
+            PlannedTask("test_split_task", TEST_SPLIT_TASK, {task.config.task: task for task in tasks}, None)
         )
     if request.general_holdout is not None:
         texts = None if limit is None else max(limit, GENERAL_TEXTS)
         text = general_text_task(request.general_holdout.path, tokenizer, limit=texts, seed=seed)
-        asked.append(AskedTask("general_loss", GENERAL_TEXT, {text.config.task: text}, None))
+        asked.append(PlannedTask("general_loss", GENERAL_TEXT, {text.config.task: text}, None))
     return asked
 
 
-def _probes(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
+def _probes(request: EvaluationRequest, lm: Any) -> list[PlannedTask]:
     """Return the training rows and planted strings that the model may repeat, where they are asked for."""
     probed = request.regurgitation
     if probed is None:
@@ -287,7 +289,7 @@ def _probes(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
         max_length=lm.max_length,
         exchange=probed.exchange,
     )
-    return [AskedTask("regurgitation", name, {name: task}, None) for name, task in tasks.items()]
+    return [PlannedTask("regurgitation", name, {name: task}, None) for name, task in tasks.items()]
 
 
 def referee_of(request: EvaluationRequest) -> Referee | None:
@@ -304,7 +306,7 @@ def referee_of(request: EvaluationRequest) -> Referee | None:
 
 def _ask_all(
     lm: Any,
-    several: Sequence[AskedTask],
+    several: Sequence[PlannedTask],
     request: EvaluationRequest,
     referee: Referee | None,
     progress: EvaluationProgress,
@@ -335,7 +337,7 @@ def _ask_all(
 
 def _ask(
     lm: Any,
-    several: Sequence[AskedTask],
+    several: Sequence[PlannedTask],
     documents: Mapping[str, Sequence[int]],
     progress: EvaluationProgress,
 ) -> Iterator[tuple[list[Sample], Answer]]:
@@ -372,7 +374,7 @@ def _ask(
                 yield samples, _answer(asked, name, part, row, [s.metric for s in samples])
 
 
-def _samples(asked: AskedTask, name: str, part: Any, row: dict[str, Any]) -> list[Sample]:
+def _samples(asked: PlannedTask, name: str, part: Any, row: dict[str, Any]) -> list[Sample]:
     better = part.higher_is_better()
     scored: list[Sample] = []
     for metric in row["metrics"]:
@@ -403,14 +405,14 @@ def _group(doc: Any) -> str | None:
     return None if said is None or str(said) in ("", "nan") else str(said)
 
 
-def _question(asked: AskedTask, name: str, row: dict[str, Any]) -> str:
+def _question(asked: PlannedTask, name: str, row: dict[str, Any]) -> str:
     """Return the question's id: (sub)task, number among its equals, hash of its content."""
     if asked.chosen is None:
         return f"{asked.task}:{row['doc']['question']}"
     return f"{name}:{asked.ids[name][row['doc_id']]}"
 
 
-def _answer(asked: AskedTask, name: str, part: Any, row: dict[str, Any], metrics: list[str]) -> Answer:
+def _answer(asked: PlannedTask, name: str, part: Any, row: dict[str, Any], metrics: list[str]) -> Answer:
     """Return what was asked, expected and answered, in words; a loss has no answer."""
     question = (asked.role, asked.task, _question(asked, name, row))
     arguments, given, target = row["arguments"], row["filtered_resps"], row["target"]

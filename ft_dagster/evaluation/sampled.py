@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.measured import hold_base
+from ft_dagster.evaluation.measured_digests import hold_base
 from ft_dagster.evaluation.request import SampledRequest
 from ft_dagster.program import run_program, start_program, write_json
 from ft_dagster.provenance.held import FOLDER, held_files

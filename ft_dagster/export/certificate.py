@@ -263,8 +263,8 @@ def _see(model: Any, probes: list[list[int]], stop: list[int]) -> list[Seen]:
 
 
 def _quicken(model: Any) -> None:
+    from ft_dagster.evaluation.models.memory_budget import spare_memory
     from ft_dagster.evaluation.models.packed import pack
-    from ft_dagster.evaluation.models.spare import spare_memory
 
     pack(model, spare_memory())
 

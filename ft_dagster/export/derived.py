@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.rendering.new_tokens import extend_tokenizer, pieces_of
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.measured import hold_weights
+from ft_dagster.evaluation.measured_digests import hold_weights
 from ft_dagster.export.derivation_request import DerivationRequest
 from ft_dagster.model_files.weights import CONFIG, INDEX, WEIGHTS, read_json, weight_files
 from ft_dagster.program import run_program, start_program, write_json

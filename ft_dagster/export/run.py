@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.measured import base_digest, hold_weights
+from ft_dagster.evaluation.measured_digests import base_digest, hold_weights
 from ft_dagster.evaluation.request import TunedWeights
 from ft_dagster.export.adapter import export_adapter
 from ft_dagster.export.candidates import keep_nearer

@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.device_hours import EVALUATIONS, hours_of
 from ft_dagster.fleet.due.amounts import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.refresh.from_store import DAMAGE, paid_for, planned_cost, said_of
-from ft_dagster.fleet.spent import EVALUATIONS, hours_of
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.settings import PlatformOrder, Settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant

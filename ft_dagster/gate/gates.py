@@ -6,7 +6,7 @@ A fall that is real but shown to lie within the margin passes: the tenant allowe
 statistics, and both have to hold. `docs/gates.md` explains the tests, which are in `paired`.
 
 Where the questions were asked batch after batch (`evaluation.limit: auto`) the looks are replayed from the
-samples: what was asked is exactly what `looks` says.
+samples: what was asked is exactly what `sequential_looks` says.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itertools import takewhile
 
 from ft_dagster.errors import UserError
 from ft_dagster.gate.judged_by import RULE_OF, Opponent, gates_digest, is_of_facts, later_rules
-from ft_dagster.gate.looks import Order, harm_shown, look_on
+from ft_dagster.gate.level import level_of
 from ft_dagster.gate.paired import Allowed, Comparison, holm
 from ft_dagster.gate.pairing import (
     AGAIN,
@@ -32,10 +32,10 @@ from ft_dagster.gate.pairing import (
     names_of,
     pair,
 )
-from ft_dagster.gate.power import level_of
 from ft_dagster.gate.regurgitation_rules import regurgitation_rules
 from ft_dagster.gate.samples import Sample
 from ft_dagster.gate.sentences import sentence_of
+from ft_dagster.gate.sequential_looks import Order, harm_shown, look_on
 from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.spec.variant import GatesSpec
@@ -60,7 +60,7 @@ WHAT: dict[RuleName, str] = {
 _UNBOUNDED = "its values have no known bound, so that no interval holds: name another metric (gates.metrics)"
 
 
-class AskedTooFew(UserError):
+class TooFewQuestions(UserError):
     """Signals that asking batch after batch ended before a rule was decided."""
 
 
@@ -78,10 +78,10 @@ def judge(
     """Apply `gates` to the paired samples of base and tuned model. Pure: same input, same verdict.
 
     `tries`: the ordinal of this evaluation among those of the same weights; the later, the smaller the level
-    of its tests (`power.level_of`). `order`: in which the questions were asked until each rule was decided;
-    None: all were asked. `own`: see `_settled`. Raises AskedTooFew, and UserError when a question was asked
-    of one model only, nothing was asked of the task, or a gate names a metric that its task does not have;
-    `declared_in` is the file it names.
+    of its tests (`level.level_of`). `order`: in which the questions were asked until each rule was decided;
+    None: all were asked. `own`: see `_settled`. Raises TooFewQuestions, and UserError when a question was
+    asked of one model only, nothing was asked of the task, or a gate names a metric that its task does not
+    have; `declared_in` is the file it names.
     """
     check_metrics(tuned, gates, declared_in)
     before, after = _by_task(base), _by_task(tuned)
@@ -101,7 +101,7 @@ def judge(
     found = _found(paired, gates, level, order, Opponent(objective))
     for each in found:
         if not each.decided:
-            raise AskedTooFew(
+            raise TooFewQuestions(
                 f"asking {each.paired.task} ended after {each.paired.answered} questions, before anything "
                 "was decided",
                 file=declared_in,

@@ -1,6 +1,6 @@
 """Tests two models that answered the same questions: not worse than a margin, worse at all, and Holm.
 
-Not worse, for values of any kind within bounds, right-or-wrong answers among them: Gaffke's test (`bounded`).
+Not worse, for values of any kind within bounds, right-or-wrong answers among them: Gaffke's test (`gaffke`).
 Worse at all: sign flips, which for answers are McNemar's exact test. Questions of one group are one unit.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.gate.bounded import lower_bound
+from ft_dagster.gate.gaffke import lower_bound
 from ft_dagster.gate.power import LOSS_BOUND, margin_seen, questions_needed
 from ft_dagster.lineage.verdict import Tail
 from ft_dagster.spec.variant import LEAST

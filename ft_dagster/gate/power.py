@@ -1,7 +1,7 @@
 """Computes how many questions a paired comparison needs, and what so many can show: arithmetic for plans and
 verdicts.
 
-That of the test which `paired` applies (Gaffke's, in `bounded`): its normal approximation, its least number.
+That of the test which `paired` applies (Gaffke's, in `gaffke`): its normal approximation, its least number.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.gate.level import ALPHA, level_of
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.gate.samples import FORMER, TEST_SPLIT_TASK
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 
-ALPHA = 0.05  # one-sided level of each rule, over all tries
 POWER = 0.80
 # Nats a token: a text counts up to so many unless gates.loss_bound says more, and is of the tail beyond them.
 LOSS_BOUND: float = GatesSpec.model_fields["loss_bound"].default
@@ -25,17 +25,6 @@ LOSS_TAIL: float = GatesSpec.model_fields["loss_tail"].default
 OWN_NAMES = (TEST_SPLIT_TASK, *FORMER)  # what declarations call the test split's task
 GENERAL_TEXTS = 200  # all that are held out are read (data.general.HELD_OUT), whatever evaluation.limit is
 DISCORDANT = 0.10  # share of the answers that differ between base and tuned model, before any is known
-
-
-def level_of(alpha: float, ordinal: int = 1) -> float:
-    """Return the level of try number `ordinal` = k (from 1) of the same weights: alpha / (k (k + 1)).
-
-    The shares 1/2, 1/6, 1/12, ... add up to 1, so that however often the same weights are asked other
-    questions, a fall as large as the margin passes in at most `alpha` of all. Raises ValueError below 1.
-    """
-    if ordinal < 1:
-        raise ValueError(f"tries are counted from 1: {ordinal}")
-    return alpha / (ordinal * (ordinal + 1))
 
 
 def least_questions(margin: float, *, bound: float = 1.0, alpha: float = ALPHA) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest
-from ft_dagster.provenance.memory import cached_sha256
+from ft_dagster.provenance.hash_cache import cached_sha256
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -34,7 +34,7 @@ from ft_dagster.model_files.weights import (
 )
 from ft_dagster.models.load_report import unused_tensors
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_json
-from ft_dagster.provenance.memory import cached_sha256
+from ft_dagster.provenance.hash_cache import cached_sha256
 from ft_dagster.roots import Roots, outside
 from ft_dagster.spec.variant import BaseModelSpec
 

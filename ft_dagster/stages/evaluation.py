@@ -12,10 +12,10 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks, as_called
 from ft_dagster.evaluation.tasks.tasks import names_of
-from ft_dagster.gate.gates import AskedTooFew, gates_digest, judge, later_rules
-from ft_dagster.gate.looks import Order
+from ft_dagster.gate.gates import TooFewQuestions, gates_digest, judge, later_rules
 from ft_dagster.gate.regurgitation_rules import with_probed
 from ft_dagster.gate.samples import RESERVED, read_samples
+from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
@@ -201,7 +201,7 @@ def _answered_before(inputs: EvaluationInputs, context: BuildContext, attempt: A
         folder = context.payload(stored).parent
         try:
             verdict = _verdict(inputs, context, folder / "payload")
-        except AskedTooFew:
+        except TooFewQuestions:
             continue
         for name in stored.files:
             (attempt.folder / name).parent.mkdir(parents=True, exist_ok=True)

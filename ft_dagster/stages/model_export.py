@@ -13,7 +13,7 @@ from typing import Any
 
 from ft_dagster.data.mixture.probes import probe_prompts
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.measured import base_digest
+from ft_dagster.evaluation.measured_digests import base_digest
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import OwnChecks
 from ft_dagster.evaluation.request import TunedWeights

@@ -6,11 +6,11 @@ import json
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.measured import FILE as MEASURED
+from ft_dagster.evaluation.measured_digests import FILE as MEASURED
 from ft_dagster.evaluation.own_checks import as_called
 from ft_dagster.gate.gates import gates_digest, regression
-from ft_dagster.gate.looks import Order
 from ft_dagster.gate.samples import OWN, read_samples
+from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of, of_equal_bytes

@@ -24,8 +24,8 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, files_below, hash_folder
+from ft_dagster.provenance.hash_cache import cached_digests
 from ft_dagster.provenance.manifest import check_predicate, check_subject, predicate_of
-from ft_dagster.provenance.memory import cached_digests
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.store.blobs import Store, as_stored, write_out
 from ft_dagster.store.cache import DRAFTS, held, hold, make_room
@@ -139,8 +139,8 @@ class Artifact:
         A copy of a remote store stays while this process lives: where that is long, see `held` and `read`.
 
         Its files are those of the manifest, by their bytes: hashed, or remembered where nothing touched them
-        (see `provenance.memory`). Raises UserError for one that is missing, another, unlisted or a link, and
-        for an artifact that was removed meanwhile.
+        (see `provenance.hash_cache`). Raises UserError for one that is missing, another, unlisted or a link,
+        and for an artifact that was removed meanwhile.
         """
         if store.remote:
             hold(cache, *self._copy)

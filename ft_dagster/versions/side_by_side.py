@@ -12,10 +12,7 @@ from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
 from ft_dagster.report.charts import grouped_intervals, line_chart
-from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
-from ft_dagster.report.made_of import DIGITS, MadeRow, artifact_rows
-from ft_dagster.report.mixture import general_share
-from ft_dagster.report.side_by_side import (
+from ft_dagster.report.comparison import (
     differing_rows,
     flat,
     joined_rows,
@@ -27,6 +24,9 @@ from ft_dagster.report.side_by_side import (
     split_headers,
     split_rows,
 )
+from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
+from ft_dagster.report.made_of import DIGITS, MadeRow, artifact_rows
+from ft_dagster.report.mixture import general_share
 from ft_dagster.report.tables import count, counted, moment, size
 from ft_dagster.report.training import figure_rows, losses
 from ft_dagster.settings import Settings
@@ -41,7 +41,7 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.training.training_figures import TrainingFigures
-from ft_dagster.versions.version_files import AskedVersion, VersionShelf, open_shelf
+from ft_dagster.versions.version_files import NamedVersion, VersionFiles, open_version
 
 PARTS = ("spec.", "task.spec.", "general.spec.", "judged_by.")  # of a manifest, with fields of a declaration
 PLANNED = ("method", "training", "steps", "ranks", "on")  # of a plan's figures
@@ -50,8 +50,8 @@ PLANNED = ("method", "training", "steps", "ranks", "on")  # of a plan's figures
 class _Two(NamedTuple):
     """`names`: what the sides are called in tables and charts."""
 
-    left: VersionShelf
-    right: VersionShelf
+    left: VersionFiles
+    right: VersionFiles
 
     @property
     def names(self) -> tuple[str, str]:
@@ -60,11 +60,11 @@ class _Two(NamedTuple):
         return left, right
 
 
-def side_by_side(settings: Settings, left: AskedVersion, right: AskedVersion) -> str:
+def side_by_side(settings: Settings, left: NamedVersion, right: NamedVersion) -> str:
     """The page as HTML; `left` is what `right` is held against. Raises UserError: one of them is not there or
     cannot be read, or both are the same.
     """
-    two = _Two(*(open_shelf(settings, each.key, each.version) for each in (left, right)))
+    two = _Two(*(open_version(settings, each.key, each.version) for each in (left, right)))
     if two.left.name == two.right.name:
         fix = "Name another version: `ft-dagster history` lists them"
         raise UserError("there are not two versions", field="--against", value=two.left.name, fix=fix)
@@ -79,7 +79,7 @@ def _sides(two: _Two) -> Section:
     return Section("The two", tables=[HtmlTable("what they are", ("", *two.names), rows)])
 
 
-def _about(one: VersionShelf) -> dict[str, str]:
+def _about(one: VersionFiles) -> dict[str, str]:
     tuned, entry = one.artifact(FINE_TUNED_MODEL.name), one.entry
     said = {
         "trained (UTC)": moment(str(tuned.predicate["created"])),
@@ -105,7 +105,7 @@ def _declared(two: _Two) -> Section:
     )
 
 
-def declared_fields(one: VersionShelf) -> dict[str, Any]:
+def declared_fields(one: VersionFiles) -> dict[str, Any]:
     """Every field of the declaration that shaped a version, by its name there, as the manifests have it."""
     found = {}
     for artifact in one.made.artifacts.values():
@@ -148,13 +148,13 @@ def _differ(two: _Two, stage: str) -> bool:
     return two.left.artifact(stage).digest != two.right.artifact(stage).digest
 
 
-def _identities(one: VersionShelf) -> dict[str, set[bytes]]:
+def _identities(one: VersionFiles) -> dict[str, set[bytes]]:
     """Of the rows of each split of its data set. Raises UserError where they are not there any more."""
     files = one.payload(TASK_DATASET.name).glob("*.parquet")
     return {file.stem: {row.identity for row in read_split(file)} for file in sorted(files)}
 
 
-def _mixture(one: VersionShelf) -> list[tuple[str, str]]:
+def _mixture(one: VersionFiles) -> list[tuple[str, str]]:
     mixed = MixtureFigures.of(one.artifact(TRAINING_MIXTURE.name))
     train = mixed.train
     return [
@@ -176,7 +176,7 @@ def _settings(two: _Two) -> Section:
     )
 
 
-def _set(one: VersionShelf) -> dict[str, Any]:
+def _set(one: VersionFiles) -> dict[str, Any]:
     plan, tuned = one.figures(TRAINING_PLAN.name), one.artifact(FINE_TUNED_MODEL.name).predicate
     libraries: Mapping[str, Any] = tuned["environment"].get("libraries", {})
     around = {"seed": tuned["seed"], "code": tuned["code"]["sha256"][:DIGITS], "libraries": dict(libraries)}
@@ -213,7 +213,7 @@ def _scores(two: _Two) -> Section:
     )
 
 
-def _asked(one: VersionShelf) -> dict[str, str]:
+def _asked(one: VersionFiles) -> dict[str, str]:
     """What was asked, each with the digest of its questions."""
     judged = one.artifact(EVALUATION.name)
     own = {name: digest for name, digest in judged.inputs.items() if name.startswith(("task.", "general."))}

@@ -23,7 +23,7 @@ from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.models.derived import added_tokens, parents_moved
 from ft_dagster.planning.probe import leaves_open
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.provenance.memory import cached_sha256
+from ft_dagster.provenance.hash_cache import cached_sha256
 from ft_dagster.schema_version import STORED
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec

@@ -22,14 +22,14 @@ UNREADABLE = (UserError, OSError, KeyError, ValueError)  # what reading for a re
 NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-class AskedVersion(NamedTuple):
+class NamedVersion(NamedTuple):
     """A version of a variant; None: the newest."""
 
     key: VariantKey
     version: int | None = None
 
     @classmethod
-    def parse(cls, text: str, of: VariantKey) -> AskedVersion:
+    def parse(cls, text: str, of: VariantKey) -> NamedVersion:
         """`2`, a version of the variant `of`; `acme.support`; `acme.support@2`. Raises UserError."""
         variant, at, version = text.partition("@")
         if not at and NUMBER.fullmatch(text):
@@ -42,7 +42,7 @@ class AskedVersion(NamedTuple):
         return cls(key, int(version))
 
 
-class VersionShelf(NamedTuple):
+class VersionFiles(NamedTuple):
     """A version and its artifacts. `past`: the release log of its variant; `entry`: its release, None of what
     was not released.
     """
@@ -91,7 +91,7 @@ class VersionShelf(NamedTuple):
         return [json.loads(line) for line in lines]
 
 
-def open_shelf(settings: Settings, key: VariantKey, version: int | None = None) -> VersionShelf:
+def open_version(settings: Settings, key: VariantKey, version: int | None = None) -> VersionFiles:
     """Of a version (None: the newest; of a variant without any, of its newest evaluation). Raises UserError
     where there is none.
     """
@@ -100,13 +100,13 @@ def open_shelf(settings: Settings, key: VariantKey, version: int | None = None) 
     if past or version is not None:
         export = export_of(store, prefix, version, cache)
         entry = _entry(past, export.digest, version)
-        return VersionShelf(key, store, cache, made_of(store, prefix, export, entry), past, entry)
+        return VersionFiles(key, store, cache, made_of(store, prefix, export, entry), past, entry)
     judged = read_head(store, prefix, EVALUATION.name)
     if judged is None:
         raise UserError(
             f"{key} has neither a version nor an evaluation", fix=f"`ft-dagster run {key}` makes them"
         )
-    return VersionShelf(key, store, cache, made_of(store, prefix, judged), past, None)
+    return VersionFiles(key, store, cache, made_of(store, prefix, judged), past, None)
 
 
 def why_not(error: Exception) -> str:

@@ -57,7 +57,7 @@ from ft_dagster.stage_entries import (
 from ft_dagster.stages import declaration, training_plan
 from ft_dagster.store import Artifact, read_head
 from ft_dagster.training.training_figures import TrainingFigures
-from ft_dagster.versions.version_files import UNREADABLE, VersionShelf, open_shelf, why_not
+from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, open_version, why_not
 
 FOLDER = "reports"
 
@@ -72,7 +72,7 @@ def version_report(settings: Settings, key: VariantKey, version: int | None = No
 
     Raises UserError where there is nothing to report on.
     """
-    return _html(open_shelf(settings, key, version))
+    return _html(open_version(settings, key, version))
 
 
 def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
@@ -88,29 +88,29 @@ def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
     return path
 
 
-def _html(shelf: VersionShelf) -> str:
-    spec, verdict = _spec(shelf), shelf.verdict
-    made = made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)
+def _html(stored: VersionFiles) -> str:
+    spec, verdict = _spec(stored), stored.verdict
+    made = made_rows(stored.made.files, stored.made.artifacts, stored.entry)
     caption = "from the file to the version; digests by their first digits"
     sections = [
         Section("Made of", tables=[HtmlTable(caption, MADE_OF, made)]),
-        *_data(shelf),
-        _plan(shelf),
-        _run(shelf),
-        _evaluation(shelf, verdict, spec),
-        *_version(shelf),
+        *_data(stored),
+        _plan(stored),
+        _run(stored),
+        _evaluation(stored, verdict, spec),
+        *_version(stored),
     ]
     return as_html(
-        Report(shelf.name, spec.description, _facts(shelf, spec), [VerdictBox.of(verdict)], sections)
+        Report(stored.name, spec.description, _facts(stored, spec), [VerdictBox.of(verdict)], sections)
     )
 
 
-def _spec(shelf: VersionShelf) -> VariantSpec:
+def _spec(stored: VersionFiles) -> VariantSpec:
     """The declaration as the variant froze it last."""
-    frozen = read_head(shelf.store, shelf.key.prefix, DECLARATION.name)
+    frozen = read_head(stored.store, stored.key.prefix, DECLARATION.name)
     if frozen is None:
-        raise UserError(f"{shelf.key} has no declaration in the store", fix="Materialize declaration")
-    content = json.loads(frozen.read(shelf.store, f"payload/{declaration.FILE}"))
+        raise UserError(f"{stored.key} has no declaration in the store", fix="Materialize declaration")
+    content = json.loads(frozen.read(stored.store, f"payload/{declaration.FILE}"))
     return stored_as(VariantSpec, content["spec"], file=declaration.FILE)
 
 
@@ -120,8 +120,8 @@ def _rows_were_shown(mixture: Artifact) -> bool:
     return bool(data.get("samples") == "metadata")
 
 
-def _facts(shelf: VersionShelf, spec: VariantSpec) -> list[tuple[str, str]]:
-    tuned, entry = shelf.artifact(FINE_TUNED_MODEL.name), shelf.entry
+def _facts(stored: VersionFiles, spec: VariantSpec) -> list[tuple[str, str]]:
+    tuned, entry = stored.artifact(FINE_TUNED_MODEL.name), stored.entry
     facts = [
         ("owners", ", ".join(spec.owners)),
         ("objective", spec.objective),
@@ -129,7 +129,7 @@ def _facts(shelf: VersionShelf, spec: VariantSpec) -> list[tuple[str, str]]:
     ]
     if entry is None:
         return [*facts, ("released", "no: its newest evaluation is shown")]
-    served = aliases(shelf.past)["production"]
+    served = aliases(stored.past)["production"]
     return [
         *facts,
         ("export", entry.export[:DIGITS]),
@@ -145,10 +145,10 @@ def _said(summary: Summary) -> list[str]:
     return [f"{summary.what}.", f"{summary.good}."]
 
 
-def _data(shelf: VersionShelf) -> list[Section]:
+def _data(stored: VersionFiles) -> list[Section]:
     figures, mixed = (
-        DatasetFigures.of(shelf.artifact(TASK_DATASET.name)),
-        MixtureFigures.of(shelf.artifact(TRAINING_MIXTURE.name)),
+        DatasetFigures.of(stored.artifact(TASK_DATASET.name)),
+        MixtureFigures.of(stored.artifact(TRAINING_MIXTURE.name)),
     )
     dropped = HtmlTable("rows that were dropped", ("reason", "rows"), list(figures.dropped.items()))
     return [
@@ -157,8 +157,8 @@ def _data(shelf: VersionShelf) -> list[Section]:
     ]
 
 
-def _plan(shelf: VersionShelf) -> Section:
-    file = shelf.evidence(TRAINING_PLAN.name) / training_plan.ESTIMATE
+def _plan(stored: VersionFiles) -> Section:
+    file = stored.evidence(TRAINING_PLAN.name) / training_plan.ESTIMATE
     estimate = Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
     held = {row.method: estimate.memory_bytes[row.method].total for row in estimate.ranking}
     reasons = [
@@ -176,13 +176,13 @@ def _plan(shelf: VersionShelf) -> Section:
     )
 
 
-def _run(shelf: VersionShelf) -> Section:
+def _run(stored: VersionFiles) -> Section:
     figures, evidence = (
-        TrainingFigures.of(shelf.artifact(FINE_TUNED_MODEL.name)),
-        shelf.evidence(FINE_TUNED_MODEL.name),
+        TrainingFigures.of(stored.artifact(FINE_TUNED_MODEL.name)),
+        stored.evidence(FINE_TUNED_MODEL.name),
     )
     ranks = _ranks(evidence)
-    log = shelf.training_log()
+    log = stored.training_log()
     course = course_of(log, figures)
     charts = line_chart(losses(log), "optimizer step", "nats a token") + course_chart(course)
     if ranks:
@@ -208,16 +208,16 @@ def _ranks(evidence: Path) -> dict[str, list[tuple[float, float]]]:
     return kinds
 
 
-def _evaluation(shelf: VersionShelf, verdict: Verdict, spec: VariantSpec) -> Section:
+def _evaluation(stored: VersionFiles, verdict: Verdict, spec: VariantSpec) -> Section:
     tables = [HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))]
     found = []
-    if shelf.has(BASE_EVALUATION.name):
+    if stored.has(BASE_EVALUATION.name):
         base, tuned = (
-            read_samples(shelf.payload(stage)) for stage in (BASE_EVALUATION.name, EVALUATION.name)
+            read_samples(stored.payload(stage)) for stage in (BASE_EVALUATION.name, EVALUATION.name)
         )
-        found = skills(base, tuned, shelf.figures(EVALUATION.name).get(FIGURE))
-        own = spec.data.samples == "metadata" and _rows_were_shown(shelf.artifact(TRAINING_MIXTURE.name))
-        lost = lost_rows(found, read_answers(shelf.evidence(EVALUATION.name)), own_rows=own)
+        found = skills(base, tuned, stored.figures(EVALUATION.name).get(FIGURE))
+        own = spec.data.samples == "metadata" and _rows_were_shown(stored.artifact(TRAINING_MIXTURE.name))
+        lost = lost_rows(found, read_answers(stored.evidence(EVALUATION.name)), own_rows=own)
         tables += [
             HtmlTable("right before, and now", SKILLS, skill_rows(found)),
             HtmlTable("questions right before and wrong now", LOST, lost),
@@ -227,14 +227,14 @@ def _evaluation(shelf: VersionShelf, verdict: Verdict, spec: VariantSpec) -> Sec
     return Section("Evaluation", [*_said(summary), following], interval_chart(verdict.rules), tables)
 
 
-def _version(shelf: VersionShelf) -> list[Section]:
+def _version(stored: VersionFiles) -> list[Section]:
     """The export with its certificate, the log, the card; none of what was not released."""
-    entry = shelf.entry
+    entry = stored.entry
     if entry is None:
         return []
-    export, evidence = shelf.artifact(MODEL_EXPORT.name), shelf.evidence(MODEL_EXPORT.name)
+    export, evidence = stored.artifact(MODEL_EXPORT.name), stored.evidence(MODEL_EXPORT.name)
     certificate = Certificate.read(evidence / "certificate.json")
-    serve = command_of(shelf.payload(MODEL_EXPORT.name), entry.format, str(shelf.key))
+    serve = command_of(stored.payload(MODEL_EXPORT.name), entry.format, str(stored.key))
     files = [
         [file["path"], size(file["size"]), file["sha256"][:DIGITS]] for file in export.predicate["payload"]
     ]
@@ -242,7 +242,7 @@ def _version(shelf: VersionShelf) -> list[Section]:
     tables = [
         HtmlTable("certificate", CERTIFICATE, certificate_rows(certificate.figures)),
         HtmlTable("files", ("file", "size", "sha256"), files),
-        HtmlTable("release log", HISTORY, history_rows(shelf.past)),
+        HtmlTable("release log", HISTORY, history_rows(stored.past)),
     ]
     return [
         Section("Version", [f"{entry.format} of {size(export.size)}.", served], tables=tables),

@@ -13,7 +13,7 @@ from typing import Any
 from ft_dagster.data.rendering.chat_rules import chat_rules
 from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.measured import expected_of
+from ft_dagster.evaluation.measured_digests import expected_of
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import own_names
 from ft_dagster.evaluation.request import (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.audit.proofs.proofs import check, proof_readings, prove
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.records.record_keys import keys_of
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History
@@ -31,9 +31,9 @@ def proof(history: History, given: str) -> dict[str, Any]:
     """Of the one model, checked by itself with the record."""
     audit = history.audit()
     [weights] = audit.index.of_stage("fine_tuned_model")
-    asked, file = asked_record(given, audit.readings(weights)), history.folder / "proof.json"
+    asked, file = parse_record(given, audit.readings(weights)), history.folder / "proof.json"
     made = prove(audit, asked, weights)
     file.write_text(dumps(made), "utf-8")
     key = keys_of(history.settings.keys_folder, "acme").current
-    assert check(file, asked_record(given, proof_readings(file)), key).kind == made["kind"]
+    assert check(file, parse_record(given, proof_readings(file)), key).kind == made["kind"]
     return made

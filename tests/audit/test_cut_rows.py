@@ -17,7 +17,7 @@ from ft_dagster.audit.proofs.absence import and_held, held_against
 from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import TRAINED, record, sought
 from ft_dagster.audit.search.search import look_through
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import training_records
 from ft_dagster.cli.audit import RecordCounts, written_sentence
 from ft_dagster.data.mixture.cuts import IN_PART, Cut
@@ -47,7 +47,7 @@ def made(folder: Path, *, tells: bool = True, cuts: tuple[Cut, ...] = CUTS, **mo
 
 
 def asked_of(audit: Audit, number: int, **more: Any) -> RecordAnswer:
-    return record(audit, asked_record(dumps(question(number, **more)), audit.readings()))
+    return record(audit, parse_record(dumps(question(number, **more)), audit.readings()))
 
 
 def test_a_record_says_how_much_of_it_was_trained_on(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_what_a_model_was_trained_on_says_how_much_of_each_record(tmp_path: Path
 def test_a_row_that_differs_past_the_cut_alone_is_found(tmp_path: Path) -> None:
     audit = made(tmp_path).audit()
     completion = question(0)["completion"]  # "Item 0 is a thing."
-    asked = asked_record(dumps(question(0, completion=f"{completion[:14].upper()}whale, as is known.")))
+    asked = parse_record(dumps(question(0, completion=f"{completion[:14].upper()}whale, as is known.")))
     found = record(audit, asked)
     search = present(look_through(audit, asked).search)
     found = replace(and_held(found, held_against(audit, asked)), search=search)
@@ -101,7 +101,7 @@ def test_a_row_that_differs_past_the_cut_alone_is_found(tmp_path: Path) -> None:
     [same] = search.cut
     assert {one.facts["line"] for one in same.found} == {1}
     assert [(one.how, one.cut) for one in search.models] == [(TRAINED, "the first 512 of 812 tokens")]
-    before = asked_record(dumps(question(0, completion="Item 0 was a whale")))
+    before = parse_record(dumps(question(0, completion="Item 0 was a whale")))
     assert present(look_through(audit, before).search).cut == ()
 
 
@@ -148,7 +148,7 @@ def test_a_mixture_that_was_made_before_tells_what_follows_from_its_figures(tmp_
 
 def test_where_a_mixture_does_not_say_its_cuts_a_long_text_is_not_never_seen(tmp_path: Path) -> None:
     audit = made(tmp_path, tells=False).audit()
-    search = present(look_through(audit, asked_record("nobody ever wrote this")).search)
+    search = present(look_through(audit, parse_record("nobody ever wrote this")).search)
     [line] = search.cannot
     assert line.startswith("what differs from a row of 1 mixture that cuts rows past its cut alone")
 
@@ -156,12 +156,12 @@ def test_where_a_mixture_does_not_say_its_cuts_a_long_text_is_not_never_seen(tmp
 def test_a_proof_says_that_a_row_may_have_been_cut(tmp_path: Path) -> None:
     history = made(tmp_path)
     audit, file = history.audit(), tmp_path / "proof.json"
-    asked = asked_record(dumps(question(0)))
+    asked = parse_record(dumps(question(0)))
     file.write_text(dumps(prove(audit, asked, audit.model("acme.one"))), "utf-8")
     assert (
         "that all of it was trained on: what is longer than an example is cut" in check(file, asked).unchecked
     )
-    left_out = prove(audit, asked_record(dumps(question(1))), audit.model("acme.one"))
+    left_out = prove(audit, parse_record(dumps(question(1))), audit.model("acme.one"))
     assert left_out["kind"] == "absence"
 
 

@@ -15,7 +15,7 @@ from ft_dagster.audit.models import at, diff, model
 from ft_dagster.audit.proofs.proof_form import ABSENCE
 from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import HELD_OUT, INHERITED, JUDGED, TRAINED, record
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.trained import training_records
 from ft_dagster.audit.verify.verify import verify
@@ -41,7 +41,7 @@ def rows_of(made: History, dataset: Artifact, split: str) -> list[str]:
 
 def told(audit: Audit, identities: Iterable[str], *hows: str) -> set[tuple[ModelThatHas, ...]]:
     """The models that have the records in one of these ways, as each answer tells them."""
-    answers = [record(audit, asked_record(identity)) for identity in identities]
+    answers = [record(audit, parse_record(identity)) for identity in identities]
     return {tuple(each for each in answer.models if each.how in hows) for answer in answers}
 
 
@@ -100,7 +100,7 @@ def test_what_equal_weights_were_judged_with_was_not_held_out_for_the_others(mad
     audit = made.audit()
     assert second.digest == first.digest
     for identity, how in ((row, JUDGED), (left, HELD_OUT)):
-        assert [one.how for one in record(audit, asked_record(identity)).models] == [how]
+        assert [one.how for one in record(audit, parse_record(identity)).models] == [how]
 
 
 def equal_mixtures(made: History) -> tuple[list[Artifact], list[Artifact]]:
@@ -134,14 +134,14 @@ def test_no_absence_is_proved_of_what_an_equal_mixture_has(made: History, tmp_pa
     rows = made.dataset("acme.child", [question(number) for number in range(100, 120)])
     child = made.model("acme.child", made.mixture("acme.child", rows), derived)
     audit = made.audit()
-    own, equal = (asked_record(rows_of(made, each, "train")[0]) for each in datasets)
+    own, equal = (parse_record(rows_of(made, each, "train")[0]) for each in datasets)
     for digest in (weights.digest, child.digest):
         assert prove(audit, own, audit.model(digest))["times"] == 3
         with pytest.raises(UserError, match="was trained on it, and nothing proves that"):
             prove(audit, equal, audit.model(digest))
         proof = tmp_path / "proof.json"
-        proof.write_text(json.dumps(prove(audit, asked_record("never written"), audit.model(digest))))
-        found = check(proof, asked_record("never written"))
+        proof.write_text(json.dumps(prove(audit, parse_record("never written"), audit.model(digest))))
+        found = check(proof, parse_record("never written"))
         assert found.kind == ABSENCE
         assert "that no mixture that came out equal to the model's own has it" in found.unchecked
 

@@ -20,7 +20,7 @@ from ft_dagster.audit.index import follow
 from ft_dagster.audit.index.index_file import FILE
 from ft_dagster.audit.models import at
 from ft_dagster.audit.records import record
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.verify.verify import verify
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import entry_path, read_log
@@ -46,7 +46,7 @@ def models(history: History) -> list[Artifact]:
 def in_production(history: History) -> set[str]:
     """The weights that acme.one serves, by each question that tells."""
     audit = history.audit()
-    answers = [record(audit, asked_record(json.dumps(question(number)))) for number in range(30)]
+    answers = [record(audit, parse_record(json.dumps(question(number)))) for number in range(30)]
     models = [each for answer in answers for each in answer.models if each.variant == "acme.one"]
     served = {each.weights for each in models if any(one.production for one in each.releases)}
     named = {audit.model("acme.one").digest, audit.model("acme.one@2").digest}

@@ -19,7 +19,7 @@ from ft_dagster.audit.figures import READ, read
 from ft_dagster.audit.models import diff, model
 from ft_dagster.audit.records import record, sought
 from ft_dagster.audit.search.search import look_through
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.verify.verify import verify
 from ft_dagster.cli import app
@@ -160,7 +160,7 @@ def test_a_record_is_not_never_seen_where_a_manifest_cannot_be_read(
     history: History, spoil: Callable[[Path], None]
 ) -> None:
     """To the tenant whose it is; a release log that cannot be read has no part in it."""
-    asked = asked_record("nobody ever wrote this")
+    asked = parse_record("nobody ever wrote this")
     prefix = history.folder / ".ft_dagster/store/tenants/globex/two"
     [manifest] = (prefix / "training_mixture").glob("*/manifest.json")
     spoil(manifest)
@@ -175,7 +175,7 @@ def test_a_record_is_not_never_seen_where_a_manifest_cannot_be_read(
 @pytest.mark.slow
 def test_what_can_have_no_record_takes_no_never_seen_away(history: History) -> None:
     """A base that all share, and a declaration; a base that is another's release leads to its children."""
-    asked = asked_record("nobody ever wrote this")
+    asked = parse_record("nobody ever wrote this")
     history._put("declaration", "tenants/acme/one", {"declaration.json": {}}, {})
     store = history.folder / ".ft_dagster/store"
     for place, seen in (
@@ -213,7 +213,7 @@ def test_what_came_of_a_source_names_manifests_that_cannot_be_read(history: Hist
 def test_what_is_near_a_record_names_data_sets_whose_manifest_cannot_be_read(history: History) -> None:
     [manifest] = (history.folder / ".ft_dagster/store/tenants/acme/one/task_dataset").glob("*/manifest.json")
     cut_short(manifest)
-    asked = asked_record("What is item 3? Item 3 is a thing.")
+    asked = parse_record("What is item 3? Item 3 is a thing.")
     found = present(look_through(history.audit(again=True), asked, near=0.05).near)
     assert any(str(manifest) in line for line in found.unread)
     assert len(set(found.unread)) == len(found.unread)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.records import TRAINED, record
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
 from tests.audit.proved import ROOT, ran
@@ -22,11 +22,11 @@ def test_the_program_for_a_stranger_checks_a_proof(history: History, tmp_path: P
     weights = audit.model("acme.one").digest
     number = next(n for n in range(30) if any(
         one.how == TRAINED and one.weights == weights
-        for one in record(audit, asked_record(json.dumps(question(n)))).models
+        for one in record(audit, parse_record(json.dumps(question(n)))).models
     ))  # fmt: skip
     row = question(number)
     proof = tmp_path / "proof.json"
-    made = prove(audit, asked_record(json.dumps(row)), audit.model("acme.one"))
+    made = prove(audit, parse_record(json.dumps(row)), audit.model("acme.one"))
     proof.write_text(dumps(made, indent=1), "utf-8")
     parts = [["prompt", f"  {row['prompt'].upper()}"], ["completion", row["completion"]]]
     done = ran(proof, ["prompt_completion", parts])
@@ -49,7 +49,7 @@ def test_the_program_for_a_stranger_checks_each_row_of_a_record(tmp_path: Path) 
     dataset = made.dataset("acme.one", rows, deduplicate="off", splits=whole)
     made.model("acme.one", made.mixture("acme.one", dataset), made.base())
     audit, file = made.audit(), tmp_path / "proof.json"
-    proof = prove(audit, asked_record(json.dumps(rows[0])), audit.model("acme.one"))
+    proof = prove(audit, parse_record(json.dumps(rows[0])), audit.model("acme.one"))
     content = ["prompt_completion", [[name, rows[0][name]] for name in ("prompt", "completion")]]
     file.write_text(dumps(proof), "utf-8")
     assert [f'"line":{line},' in ran(file, content).stdout for line in (1, 2, 3)] == [True, False, True]

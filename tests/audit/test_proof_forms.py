@@ -14,7 +14,7 @@ from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE
 from ft_dagster.audit.proofs.proofs import check, prove
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.errors import UserError
 from ft_dagster.records.record_keys import RecordKey, keys_of
 from ft_dagster.records.record_tree import RecordTree
@@ -49,7 +49,7 @@ def absence_of_a_trained_record(history: History, at: int, leaves: list[dict[str
     """The proof of absence of another record, made over into one of the record whose leaf is at `at`."""
     audit, weights, tree, _ = model_of(history)
     identity = tree.row(at)[0].identity.hex()
-    proof = prove(audit, asked_record("0" * 64), weights)
+    proof = prove(audit, parse_record("0" * 64), weights)
     assert proof["kind"] == ABSENCE
     return {**proof, "identity": identity, "leaves": leaves, "read_otherwise": []}, identity
 
@@ -69,7 +69,7 @@ def test_leaves_between_whole_numbers_prove_no_absence_of_a_trained_record(
     beside = [{**before, "index": 3.5}, {**after, "index": 4.5}]
     forged, identity = absence_of_a_trained_record(history, 4, beside)
     with pytest.raises(UserError, match=r"not a proof: .*leaves\.0\.index"):
-        check(written(forged), asked_record(identity), key)
+        check(written(forged), parse_record(identity), key)
 
 
 def test_a_lookup_of_another_length_proves_no_absence_of_a_trained_record(
@@ -81,7 +81,7 @@ def test_a_lookup_of_another_length_proves_no_absence_of_a_trained_record(
     moved = {**last, "lookup": "", "record": last["lookup"] + last["record"]}
     forged, identity = absence_of_a_trained_record(history, 4, [moved])
     with pytest.raises(UserError, match=r"not a proof: .*leaves\.0\.lookup"):
-        check(written(forged), asked_record(identity), key)
+        check(written(forged), parse_record(identity), key)
 
 
 WRONG: dict[str, Forge] = {
@@ -112,7 +112,7 @@ def test_each_field_of_a_proof_is_of_its_type(
 ) -> None:
     audit, weights, tree, key = model_of(history)
     given = tree.row(4)[0].identity.hex() if kind == PRESENCE else "0" * 64
-    asked = asked_record(given)
+    asked = parse_record(given)
     whole = prove(audit, asked, weights)
     assert check(written(whole), asked, key).kind == whole["kind"] == kind
     for field, forge in {**WRONG, **(OF_PRESENCE if kind == PRESENCE else {})}.items():
@@ -128,14 +128,14 @@ def test_without_the_tenants_key_an_absence_is_not_shown(
 ) -> None:
     """Any two neighbours would do."""
     audit, weights, tree, key = model_of(history)
-    asked = asked_record("never written")
+    asked = parse_record("never written")
     proof = prove(audit, asked, weights)
     assert check(written(proof), asked, key).shown
     assert not check(written(proof), asked).shown
     forged, identity = absence_of_a_trained_record(history, 4, [leaf_of(tree, at) for at in (7, 8)])
-    found = check(written(forged), asked_record(identity))
+    found = check(written(forged), parse_record(identity))
     assert (found.kind, found.shown) == (ABSENCE, False)
-    present_proof = prove(audit, asked_record(identity), weights)
+    present_proof = prove(audit, parse_record(identity), weights)
     assert check(written(present_proof)).shown
 
 
@@ -181,7 +181,7 @@ def test_a_proof_that_says_one_thing_twice_is_none(
 ) -> None:
     """Two programs might read it as two."""
     audit, weights, tree, _ = model_of(history)
-    proof = prove(audit, asked_record(tree.row(4)[0].identity.hex()), weights)
+    proof = prove(audit, parse_record(tree.row(4)[0].identity.hex()), weights)
     said = f'"{name}": '
     doubled = dumps(proof).replace(said, f"{said}{json.dumps(value)}, {said}", 1)
     file = tmp_path / "proof.json"
@@ -198,7 +198,7 @@ def trained_row(history: History) -> tuple[Proof, list[Any]]:
     audit, weights, *_ = model_of(history)
     for number in range(30):
         row = question(number)
-        proof = prove(audit, asked_record(dumps(row)), weights)
+        proof = prove(audit, parse_record(dumps(row)), weights)
         if proof.get("times"):
             return proof, ["prompt_completion", [[name, row[name]] for name in ("prompt", "completion")]]
     raise AssertionError("a model that was trained on nothing")
@@ -265,7 +265,7 @@ def test_the_program_for_a_stranger_does_not_check_an_absence(
 ) -> None:
     audit, weights, *_ = model_of(history)
     done = ran(
-        written(prove(audit, asked_record("never written"), weights)), ["text", [["text", "never written"]]]
+        written(prove(audit, parse_record("never written"), weights)), ["text", [["text", "never written"]]]
     )
     assert done.returncode == 1
     assert "a proof of absence" in done.stderr

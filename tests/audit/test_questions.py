@@ -17,7 +17,7 @@ from ft_dagster.audit.models import at, diff, model
 from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE
 from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import TRAINED, record, sought
-from ft_dagster.audit.sought_record import AskedRecord, asked_record
+from ft_dagster.audit.sought_record import SoughtRecord, parse_record
 from ft_dagster.audit.traces import source, tenant
 from ft_dagster.audit.trained import training_records
 from ft_dagster.audit.verify.verify import verify
@@ -144,7 +144,7 @@ def test_the_training_records_of_a_model_are_what_its_ledger_counts(history: His
     weights = audit.model("acme.one")
     found = list(training_records(audit, weights))
     for one in found:
-        answer = record(audit, AskedRecord((bytes.fromhex(one.identity),), "identity"))
+        answer = record(audit, SoughtRecord((bytes.fromhex(one.identity),), "identity"))
         assert any(each.weights == weights.digest and each.times == one.times for each in answer.models)
         assert one.content is not None
         kind = "text" if "text" in one.content else "prompt_completion"
@@ -152,7 +152,7 @@ def test_the_training_records_of_a_model_are_what_its_ledger_counts(history: His
         assert identity_of(kind, parts).hex() == one.identity
     trained = [n for n in range(30) if any(
         each.how == TRAINED and each.weights == weights.digest
-        for each in record(audit, asked_record(json.dumps(question(n)))).models
+        for each in record(audit, parse_record(json.dumps(question(n)))).models
     )]  # fmt: skip
     assert len(trained) + 5 == len(found)  # five documents of the corpus
 
@@ -312,7 +312,7 @@ def test_ten_tenants_with_one_record_are_all_found(tmp_path: Path) -> None:
         variant = f"tenant-{number}.one"
         made.model(variant, made.mixture(variant, made.dataset(variant, rows)), base, seed=number)
     audit = made.audit()
-    found = record(audit, asked_record(json.dumps(question(1))))
+    found = record(audit, parse_record(json.dumps(question(1))))
     assert len({one.variant for one in found.found}) == 10
     assert len(found.models) == 10
 
@@ -321,7 +321,7 @@ def test_an_old_store_is_answered_by_its_rows(old: Settings) -> None:
     """What version 0.1 made has no tree: leaves in its mixtures, texts in its payloads."""
     audit = open_audit(old)
     first = (old.project / "data/places.jsonl").read_text().splitlines()[2]
-    found = record(audit, asked_record(first))
+    found = record(audit, parse_record(first))
     assert audit.followed.problems == ()
     trained = [one for one in found.models if one.how == TRAINED]
     assert len(trained) == 5
@@ -357,25 +357,25 @@ WRONG = ["a folder", "a FIFO", "binary", "invalid UTF-8", "two rows", "too large
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_file_that_holds_no_record_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError):
-        asked_record(str(wrong_file(kind, tmp_path)))
+        parse_record(str(wrong_file(kind, tmp_path)))
 
 
 def test_a_record_of_a_megabyte_is_asked_for(history: History) -> None:
     text = "The whale rose slowly. " * 45_000
     rows = [{"text": text}, *({"text": f"{n} whales"} for n in range(9))]
     made = history.dataset("acme.long", rows, splits={"validation": 0, "test": 0, "minimum": 1})
-    [found] = [one for one in record(history.audit(), asked_record(text)).found if one.digest == made.digest]
+    [found] = [one for one in record(history.audit(), parse_record(text)).found if one.digest == made.digest]
     assert found.facts["line"] == 1
 
 
 @pytest.mark.parametrize("given", ["{", "[1]", "\0", "🐋" * 3, "a" * 5000, "../../etc/nothing"])
 def test_a_strange_text_is_a_text(history: History, given: str) -> None:
-    assert not record(history.audit(), asked_record(given)).equal
+    assert not record(history.audit(), parse_record(given)).equal
 
 
 @pytest.mark.parametrize("given", ['{"nothing": "known"}', '{"text": 5}'])
 def test_json_that_is_no_row_is_looked_for_as_a_text(history: History, given: str) -> None:
-    found = record(history.audit(), asked_record(given))
+    found = record(history.audit(), parse_record(given))
     assert found.equal is False
     assert f"held, as a text alone (it is no row: {found.no_row}), against" in sought(found)
     assert found.no_row
@@ -384,7 +384,7 @@ def test_json_that_is_no_row_is_looked_for_as_a_text(history: History, given: st
 @pytest.mark.parametrize("given", ["\ud800", "", " \n", '{"nothing": "\ud800"}'])
 def test_what_is_no_text_is_refused(given: str) -> None:
     with pytest.raises(UserError, match=r"Unicode|no record"):
-        asked_record(given)
+        parse_record(given)
 
 
 def test_text_of_the_base_is_general_text_to_every_question(history: History) -> None:
@@ -398,7 +398,7 @@ def test_text_of_the_base_is_general_text_to_every_question(history: History) ->
     rows = list(training_records(audit, audit.model("globex.sampled")))
     written = [one.content["text"] for one in rows if one.content and "text" in one.content]
     assert len(written) == 5
-    found = record(audit, asked_record(written[0]))
+    found = record(audit, parse_record(written[0]))
     assert {one.stage for one in found.found} == {"base_text", "training_mixture"}
     assert [one.how for one in found.models] == [TRAINED]
     assert at(audit, "globex.sampled", this_moment()).records == len(rows)
@@ -406,7 +406,7 @@ def test_text_of_the_base_is_general_text_to_every_question(history: History) ->
     assert told.sources[-1].rows == {"kept": 40}
     assert "base_text" in {part.stage for part in told.parts}
     assert diff(audit, "globex.sampled", "acme.one").removed
-    proof = prove(audit, asked_record(written[0]), audit.model("globex.sampled"))
+    proof = prove(audit, parse_record(written[0]), audit.model("globex.sampled"))
     assert (proof["kind"], proof["times"]) == (PRESENCE, 1)
     assert verify(audit).problems == ()
 
@@ -420,7 +420,7 @@ def test_a_row_is_found_as_its_source_read_it(history: History) -> None:
     rows = [{"talk": [{**turns[0], "content": f"q{n}"}, turns[1]]} for n in range(10)]
     made = history.dataset("acme.read", rows, sources=sources)
     audit = history.audit()
-    asked = asked_record(json.dumps(rows[4]), audit.readings())
+    asked = parse_record(json.dumps(rows[4]), audit.readings())
     assert {one.digest for one in record(audit, asked).found} == {made.digest}
 
 
@@ -429,14 +429,14 @@ def test_a_row_whose_fields_were_left_out_when_it_was_read_is_found_as_it_was_gi
     turns = [[{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}] for n in range(10)]
     made = history.dataset("acme.old", [{"messages": each} for each in turns])
     given = [turns[4][0], {**turns[4][1], "reasoning_content": "b", "weight": 0}]
-    asked = asked_record(json.dumps({"messages": given, "tools": [{"name": "c"}]}))
+    asked = parse_record(json.dumps({"messages": given, "tools": [{"name": "c"}]}))
     assert {one.digest for one in record(history.audit(), asked).found} == {made.digest}
 
 
 def learned(history: History, rows: list[str]) -> str:
     """The first of these that the one model was trained on; empty where it was on none."""
     audit = history.audit()
-    asked = ((row, record(audit, asked_record(row, audit.readings()))) for row in rows)
+    asked = ((row, record(audit, parse_record(row, audit.readings()))) for row in rows)
     return next((row for row, found in asked if any(one.how == TRAINED for one in found.models)), "")
 
 
@@ -461,7 +461,7 @@ def test_a_row_is_read_in_the_format_of_its_sources_first_row(tmp_path: Path) ->
     rows = [question(0), *(question(n, messages=None) for n in range(1, 20))]
     made.dataset("acme.one", rows)
     audit = made.audit()
-    assert record(audit, asked_record(json.dumps(rows[7]), audit.readings())).found
+    assert record(audit, parse_record(json.dumps(rows[7]), audit.readings())).found
 
 
 def test_nothing_shows_that_a_row_of_a_source_with_a_transformation_is_absent(tmp_path: Path) -> None:
@@ -478,7 +478,7 @@ def test_nothing_shows_that_a_row_of_a_source_with_a_transformation_is_absent(tm
     assert str(source_of) == said
     made.dataset("acme.plain", [question(40)], splits={"validation": 0, "test": 0, "minimum": 1})
     for given in (dumps(rows[3]), "no row of it"):
-        found = record(audit, asked_record(given, audit.readings()))
+        found = record(audit, parse_record(given, audit.readings()))
         assert (found.equal, found.transformed) == (None, (source_of,))
         said = "no record equals this, and the rows of 1 source were transformed; not searched: held against"
         assert sought(found).startswith(said)
@@ -486,15 +486,15 @@ def test_nothing_shows_that_a_row_of_a_source_with_a_transformation_is_absent(tm
             proof(made, given)
     returned = learned(made, [dumps(row | {"completion": row["completion"][:4]}) for row in rows])
     assert proof(made, returned)["times"] == 2
-    assert record(audit, asked_record(returned)).transformed == ()
-    elsewhere = record(made.audit(), asked_record(dumps(question(40))))
+    assert record(audit, parse_record(returned)).transformed == ()
+    elsewhere = record(made.audit(), parse_record(dumps(question(40))))
     assert (elsewhere.equal, elsewhere.transformed) == (True, (source_of,))
     assert sought(elsewhere) == (
         "in 1 artifact; 0 models learned from it; others were not searched for it; "
         "the rows of 1 source were transformed"
     )
-    assert record(made.audit(tenant="globex"), asked_record("no row of it")).equal is False
-    assert record(audit, asked_record("0" * 64)).equal is False
+    assert record(made.audit(tenant="globex"), parse_record("no row of it")).equal is False
+    assert record(audit, parse_record("0" * 64)).equal is False
     assert proof(made, "0" * 64)["kind"] == ABSENCE  # an identity is of what a function returned
 
 
@@ -507,7 +507,7 @@ def test_a_row_that_one_version_read_as_it_stands_may_be_in_another_that_transfo
     made.dataset("acme.one", rows, sources=[{"path": "rows.jsonl"}])
     made.dataset("acme.one", rows, sources=[{"path": "rows.jsonl", "transform": "hooks.py:cut"}])
     audit = made.audit()
-    found = record(audit, asked_record(dumps(rows[3]), audit.readings()))
+    found = record(audit, parse_record(dumps(rows[3]), audit.readings()))
     assert (found.equal, len(found.transformed)) == (True, 1)
 
 
@@ -529,7 +529,7 @@ def test_a_document_that_is_json_is_found_as_the_text_that_it_is(tmp_path: Path)
 def test_an_older_proof_of_absence_still_holds(history: History, tmp_path: Path) -> None:
     """It says nothing of a document that is the row, and what checks it says so."""
     audit, file = history.audit(), tmp_path / "proof.json"
-    asked = asked_record(dumps(question(999)))
+    asked = parse_record(dumps(question(999)))
     made = prove(audit, asked, audit.model("acme.one"))
     file.write_text(dumps({**made, "schema_version": 1, "read_otherwise": []}), "utf-8")
     assert "that no document is this very text" in " ".join(check(file, asked).unchecked)

@@ -29,7 +29,7 @@ from ft_dagster.audit.records import (
     VALIDATED,
     record,
 )
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.verify.verify import verify
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
@@ -49,7 +49,7 @@ Pair = tuple[str, str, str]  # (variant, weights, how)
 
 
 def identity_of(row: dict[str, Any]) -> bytes:
-    return asked_record(json.dumps(row)).identities[0]
+    return parse_record(json.dumps(row)).identities[0]
 
 
 def splits_of(history: History, dataset: Artifact) -> dict[bytes, str]:
@@ -70,7 +70,7 @@ def pairs(history: History, row: dict[str, Any], **options: Any) -> dict[Pair, i
 
 
 def pairs_of(audit: Audit, row: dict[str, Any]) -> dict[Pair, int | None]:
-    found = record(audit, asked_record(json.dumps(row)))
+    found = record(audit, parse_record(json.dumps(row)))
     return {(one.variant, one.weights, one.how): one.times for one in found.models}
 
 
@@ -120,7 +120,7 @@ def proofs_agree(history: History, expected: dict[int, dict[Pair, int]], file: P
     """Of every record and model: what a proof shows, checked by itself, is what is to be expected."""
     audit = history.audit()
     for number, found in expected.items():
-        asked = asked_record(json.dumps(question(number)))
+        asked = parse_record(json.dumps(question(number)))
         for model in audit.index.of_stage(FINE_TUNED_MODEL.name):
             hows = {
                 how for variant, weights, how in found if (variant, weights) == (model.variant, model.digest)
@@ -217,7 +217,7 @@ def test_case_and_spacing_find_the_same_record(history: History) -> None:
 
 def test_an_answer_has_the_facts_and_a_proof(history: History) -> None:
     audit = history.audit()
-    found = record(audit, asked_record(json.dumps(question(3))))
+    found = record(audit, parse_record(json.dumps(question(3))))
     assert found.equal
     for one in found.found:
         assert one.facts["line"] == 4
@@ -227,13 +227,13 @@ def test_an_answer_has_the_facts_and_a_proof(history: History) -> None:
 
 def test_general_text_is_found_in_the_corpus_and_in_the_models(history: History) -> None:
     audit = history.audit()
-    found = record(audit, asked_record("document 0 OF the town."))
+    found = record(audit, parse_record("document 0 OF the town."))
     assert {one.stage for one in found.found} <= {"general_corpus", "training_mixture"}
     assert found.equal
 
 
 def test_what_no_record_equals_says_what_was_looked_at(history: History) -> None:
-    found = record(history.audit(), asked_record("nobody ever wrote this"))
+    found = record(history.audit(), parse_record("nobody ever wrote this"))
     assert not found.equal
     assert found.checked.artifacts == 5
     assert found.checked.models == 2
@@ -281,7 +281,7 @@ def test_a_lost_key_loses_no_answer(history: History) -> None:
     assert verify(history.audit()).holds
     audit = history.audit()
     with pytest.raises(UserError, match=r"the key .* is lost"):
-        prove(audit, asked_record(json.dumps(row)), audit.model("acme.one"))
+        prove(audit, parse_record(json.dumps(row)), audit.model("acme.one"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"no database", None])
@@ -375,7 +375,7 @@ def test_what_a_remote_store_has_not_is_not_asked_for(
 def test_copies_of_a_remote_store_are_bounded(
     tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ft_dagster.audit.index.members.HELD_AT_ONCE", 1)
+    monkeypatch.setattr("ft_dagster.audit.index.artifact_records.HELD_AT_ONCE", 1)
     (tmp_path / "project").mkdir()
     settings = {"store": f"s3://{s3_server.bucket}/bounded", "store_options": s3_server.options}
     (tmp_path / "project" / "ft_dagster.yaml").write_text(json.dumps({**settings, "cache_gb": 30e-6}))
@@ -402,7 +402,7 @@ def test_the_index_has_no_text_and_no_identity(history: History) -> None:
 def proof_file(history: History, given: str, model: str, tmp_path: Path) -> Path:
     audit = history.audit()
     file = tmp_path / "proof.json"
-    file.write_text(dumps(prove(audit, asked_record(given), audit.model(model))), "utf-8")
+    file.write_text(dumps(prove(audit, parse_record(given), audit.model(model))), "utf-8")
     return file
 
 
@@ -410,7 +410,7 @@ def test_a_proof_of_presence_is_checked_without_the_store(history: History, tmp_
     row = trained(history, "acme.one")
     file = proof_file(history, json.dumps(row), "acme.one", tmp_path)
     weights = history.audit().model("acme.one").digest
-    found = check(file, asked_record(json.dumps(row)))
+    found = check(file, parse_record(json.dumps(row)))
     assert (found.kind, found.variant, found.model) == (PRESENCE, "acme.one", weights)
     assert found.facts["split"] == "train"
     assert file.stat().st_size < 64_000
@@ -420,7 +420,7 @@ def test_a_proof_of_presence_is_checked_without_the_store(history: History, tmp_
 
 def test_a_proof_of_absence_needs_the_key_of_the_tenant(history: History, tmp_path: Path) -> None:
     file = proof_file(history, "never written", "acme.one", tmp_path)
-    asked, key = asked_record("never written"), keys_of(history.settings.keys_folder, "acme").current
+    asked, key = parse_record("never written"), keys_of(history.settings.keys_folder, "acme").current
     found = check(file, asked, key)
     assert found.kind == ABSENCE
     assert any("it is not there" in step for step in found.steps)
@@ -436,7 +436,7 @@ def test_a_proof_of_absence_does_not_hold_of_another_record(history: History, tm
     proof["identity"] = identity_of(row).hex()
     file.write_text(json.dumps(proof))
     with pytest.raises(UserError, match="does not hold"):
-        check(file, asked_record(json.dumps(row)), keys_of(history.settings.keys_folder, "acme").current)
+        check(file, parse_record(json.dumps(row)), keys_of(history.settings.keys_folder, "acme").current)
 
 
 FORGED = {
@@ -464,7 +464,7 @@ def test_a_forged_proof_does_not_hold(history: History, tmp_path: Path, forged: 
     file.write_text(json.dumps(proof))
     key = keys_of(history.settings.keys_folder, "acme").current
     with pytest.raises(UserError, match=r"does not hold|not a proof|not a manifest"):
-        check(file, asked_record(json.dumps(row)), key)
+        check(file, parse_record(json.dumps(row)), key)
 
 
 def test_what_a_record_was_in_is_told_after_retention_removed_it(history: History) -> None:
@@ -486,5 +486,5 @@ def test_what_a_record_was_in_is_told_after_retention_removed_it(history: Histor
     assert before
     assert pairs(history, row) == before
     assert pairs(history, row, again=True) == before
-    found = record(history.audit(), asked_record(json.dumps(row)))
+    found = record(history.audit(), parse_record(json.dumps(row)))
     assert all(each.inclusion is not None for each in found.found)

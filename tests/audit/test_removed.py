@@ -13,7 +13,7 @@ from ft_dagster.audit.models import at, diff, model
 from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE
 from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import INHERITED, TRAINED, record
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.trained import training_records
 from ft_dagster.audit.verify.verify import verify
@@ -34,7 +34,7 @@ def trained_row(history: History, variant: str) -> str:
     audit = history.audit()
     digest = audit.model(variant).digest
     for row in map(json.dumps, map(question, range(40))):
-        found = record(audit, asked_record(row))
+        found = record(audit, parse_record(row))
         if any((one.weights, one.how) == (digest, TRAINED) for one in found.models):
             return row
     raise AssertionError("no row was trained on")
@@ -66,11 +66,11 @@ def test_what_was_made_again_is_known_beside_what_was_removed(history: History, 
     before = history.audit().model("globex.two").digest
     _, weights = made_again(history)
     audit = history.audit(again=again)
-    found = record(audit, asked_record(row))
+    found = record(audit, parse_record(row))
     assert {before, weights.digest} <= {one.weights for one in found.models if one.how == TRAINED}
     assert audit.model("globex.two").digest == weights.digest
     assert at(audit, "globex.two", this_moment()).model.weights == weights.digest
-    assert prove(audit, asked_record(row), audit.model("globex.two"))["kind"] == PRESENCE
+    assert prove(audit, parse_record(row), audit.model("globex.two"))["kind"] == PRESENCE
     assert verify(audit).problems == ()
 
 
@@ -119,8 +119,8 @@ def test_a_proof_of_what_was_removed_holds(history: History, tmp_path: Path) -> 
     history.remove(*WITH_RECORDS)
     audit = history.audit()
     proof = tmp_path / "proof.json"
-    proof.write_text(json.dumps(prove(audit, asked_record(row), audit.model("acme.one"))), "utf-8")
-    found = check(proof, asked_record(row))
+    proof.write_text(json.dumps(prove(audit, parse_record(row), audit.model("acme.one"))), "utf-8")
+    found = check(proof, parse_record(row))
     assert (found.kind, found.manifest) == (PRESENCE, audit.model("acme.one").manifest)
 
 
@@ -186,13 +186,13 @@ def test_a_source_is_found_after_its_declaration_was_removed(old: Settings) -> N
 def test_old_rows_that_went_are_told_by_the_index(old: Settings) -> None:
     """What is older than evidence of records leaves none."""
     row = (old.project / "data/places.jsonl").read_text().splitlines()[2]
-    before = {(one.weights, one.how) for one in record(open_audit(old), asked_record(row)).models}
+    before = {(one.weights, one.how) for one in record(open_audit(old), parse_record(row)).models}
     store = old.open_store()
     for each in contents_of(store).keyed.values():
         if each.artifact is not None and each.place.stage in ("task_dataset", "training_mixture"):
             assert claim_removal(store, each.artifact, "retention", 4e9 + DAY)
             finish_removal(store, each.artifact)
-    found = record(open_audit(old), asked_record(row))
+    found = record(open_audit(old), parse_record(row))
     assert {(one.weights, one.how) for one in found.models} == before
     assert all("by the index alone" in one.facts["reason"] for one in found.found)
     assert verify(open_audit(old)).problems == ()
@@ -203,12 +203,12 @@ def test_a_child_has_a_proof_by_its_parent(history: History, tmp_path: Path) -> 
     audit = history.audit()
     child = audit.model("acme.child")
     assert any(
-        (one.weights, one.how) == (child.digest, INHERITED) for one in record(audit, asked_record(row)).models
+        (one.weights, one.how) == (child.digest, INHERITED) for one in record(audit, parse_record(row)).models
     )
     file = tmp_path / "proof.json"
-    proof = prove(audit, asked_record(row), child)
+    proof = prove(audit, parse_record(row), child)
     file.write_text(json.dumps(proof), "utf-8")
-    found = check(file, asked_record(row))
+    found = check(file, parse_record(row))
     assert (found.kind, found.variant, found.manifest) == (PRESENCE, "acme.child", child.manifest)
     assert any("starts from a release of acme.one" in step for step in found.steps)
 
@@ -224,12 +224,12 @@ THROUGH = {
 def test_a_forged_descent_does_not_hold(history: History, tmp_path: Path, forged: str) -> None:
     row = trained_row(history, "acme.one")
     audit = history.audit()
-    proof = prove(audit, asked_record(row), audit.model("acme.child"))
+    proof = prove(audit, parse_record(row), audit.model("acme.child"))
     THROUGH[forged](proof)
     file = tmp_path / "proof.json"
     file.write_text(json.dumps(proof), "utf-8")
     with pytest.raises(UserError, match=r"does not hold|not a proof"):
-        check(file, asked_record(row))
+        check(file, parse_record(row))
 
 
 def test_no_absence_is_proved_where_the_parent_learned_and_its_key_is_lost(history: History) -> None:
@@ -247,6 +247,6 @@ def test_no_absence_is_proved_where_the_parent_learned_and_its_key_is_lost(histo
     keys_file.write_text(json.dumps(content))
     audit = history.audit()
     with pytest.raises(UserError, match="was trained on it, and nothing proves that"):
-        prove(audit, asked_record(row), audit.model(child.digest))
-    other = prove(audit, asked_record("never written"), audit.model(child.digest))
+        prove(audit, parse_record(row), audit.model(child.digest))
+    other = prove(audit, parse_record("never written"), audit.model(child.digest))
     assert other["kind"] == ABSENCE

@@ -14,7 +14,7 @@ from ft_dagster.audit.models import at
 from ft_dagster.audit.proofs.proof_form import PRESENCE
 from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import TRAINED, UNREACHED, record
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import documents, training_records
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
@@ -58,7 +58,7 @@ def test_all_rows_of_a_record_are_counted_by_every_question(tmp_path: Path) -> N
     assert len(told) == at(audit, "acme.one", this_moment()).records == len(several)
     assert {one.content["text"] for one in told if one.content} <= set(texts)
     for text in texts:
-        asked = asked_record(text)
+        asked = parse_record(text)
         times = 4 * several[asked.identities[0].hex()]
         ways = {one.how: one.times for one in record(audit, asked).models}
         assert ways.get(TRAINED, 0) == times
@@ -97,7 +97,7 @@ def both_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_each_row_that_a_proof_counts_is_checked(
     both_rows: dict[str, Any], tmp_path: Path, said: str
 ) -> None:
-    file, asked = tmp_path / "proof.json", asked_record(dumps(question(1)))
+    file, asked = tmp_path / "proof.json", parse_record(dumps(question(1)))
     file.write_text(dumps(both_rows), "utf-8")
     assert "of each of 2 rows" in " ".join(check(file, asked).steps)
     forged = json.loads(dumps(both_rows))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.demo_figures import FILE, PAGES, table_of, with_table
+from ft_dagster.gate.level import level_of
 from ft_dagster.gate.paired import compare_paired
-from ft_dagster.gate.power import level_of
 
 ROOT = Path(__file__).resolve().parents[2]
 README = " ".join((ROOT / "README.md").read_text("utf-8").split())

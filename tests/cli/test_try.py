@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.answers import AnswerPair, AskedPrompts
+from ft_dagster.evaluation.answers import AnswerPair, PromptRequest
 from ft_dagster.spec import VariantKey
 from ft_dagster.versions.newest_model import NewestModel
 from tests.automation.declarations import declare
@@ -21,16 +21,16 @@ KEYS = ("acme.chat", "acme.plain", "globex.new")
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[AskedPrompts]:
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[PromptRequest]:
     """What the models were asked; globex.new has none yet."""
-    heard: list[AskedPrompts] = []
+    heard: list[PromptRequest] = []
 
     def newest(settings: Any, key: VariantKey) -> NewestModel:
         if key.tenant == "globex":
             raise UserError(f"{key} has no trained model yet", fix="Run it first")
         return NewestModel(tmp_path / "base", tmp_path / key.variant, chat=key.variant == "chat")
 
-    def answer(questions: list[AskedPrompts], *, max_new_tokens: int) -> Iterator[list[AnswerPair]]:
+    def answer(questions: list[PromptRequest], *, max_new_tokens: int) -> Iterator[list[AnswerPair]]:
         heard.extend(questions)
         return ([AnswerPair(text, "plain", "tuned") for text in each.prompts] for each in questions)
 
@@ -45,7 +45,7 @@ def tried(project: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["--project", str(project), "try", *arguments])
 
 
-def test_each_variant_of_a_file_is_asked_its_own_prompts(asked: list[AskedPrompts], tmp_path: Path) -> None:
+def test_each_variant_of_a_file_is_asked_its_own_prompts(asked: list[PromptRequest], tmp_path: Path) -> None:
     file = tmp_path / "prompts.yaml"
     file.write_text("acme.plain: [one]\nacme.chat: [two, three]\n")
     said = json.loads(tried(tmp_path, "--prompts", str(file), "--json").stdout)
@@ -54,7 +54,7 @@ def test_each_variant_of_a_file_is_asked_its_own_prompts(asked: list[AskedPrompt
 
 
 def test_a_variant_without_a_model_is_said_before_any_is_asked(
-    asked: list[AskedPrompts], tmp_path: Path
+    asked: list[PromptRequest], tmp_path: Path
 ) -> None:
     result = tried(tmp_path, "acme.chat", "globex.new", "--prompt", "one")
     assert isinstance(result.exception, UserError)
@@ -78,7 +78,7 @@ def test_a_variant_without_a_model_is_said_before_any_is_asked(
     ],
 )
 def test_what_is_no_list_of_prompts_is_named(
-    asked: list[AskedPrompts], tmp_path: Path, prompts: str, field: str
+    asked: list[PromptRequest], tmp_path: Path, prompts: str, field: str
 ) -> None:
     file = tmp_path / "prompts.yaml"
     file.write_text(prompts)
@@ -89,7 +89,7 @@ def test_what_is_no_list_of_prompts_is_named(
 
 
 def test_a_named_variant_that_the_file_leaves_out_needs_a_prompt(
-    asked: list[AskedPrompts], tmp_path: Path
+    asked: list[PromptRequest], tmp_path: Path
 ) -> None:
     file = tmp_path / "prompts.yaml"
     file.write_text("acme.chat: [one]")
@@ -101,13 +101,13 @@ def test_a_named_variant_that_the_file_leaves_out_needs_a_prompt(
     assert [each.prompts for each in asked] == [["one"], ["two"]]
 
 
-def test_an_empty_prompt_is_refused(asked: list[AskedPrompts], tmp_path: Path) -> None:
+def test_an_empty_prompt_is_refused(asked: list[PromptRequest], tmp_path: Path) -> None:
     result = tried(tmp_path, "acme.plain", "--prompt", " ")
     assert isinstance(result.exception, UserError)
     assert result.exception.field == "--prompt"
 
 
-def test_a_wrong_answer_is_not_shown_as_if_it_were_right(asked: list[AskedPrompts], tmp_path: Path) -> None:
+def test_a_wrong_answer_is_not_shown_as_if_it_were_right(asked: list[PromptRequest], tmp_path: Path) -> None:
     """Each answer to a prompt whose answer is known has its mark, on the screen and in JSON."""
     file = tmp_path / "prompts.yaml"
     file.write_text(
@@ -128,7 +128,7 @@ def test_a_wrong_answer_is_not_shown_as_if_it_were_right(asked: list[AskedPrompt
 
 
 def test_a_label_is_right_only_where_the_evaluation_says_so(
-    asked: list[AskedPrompts], tmp_path: Path
+    asked: list[PromptRequest], tmp_path: Path
 ) -> None:
     declare(tmp_path, "acme.plain", evaluation={"kind": "label"})
     file = tmp_path / "prompts.yaml"
@@ -139,7 +139,7 @@ def test_a_label_is_right_only_where_the_evaluation_says_so(
 
 
 def test_two_labels_for_one_answer_are_refused_before_any_is_asked(
-    asked: list[AskedPrompts], tmp_path: Path
+    asked: list[PromptRequest], tmp_path: Path
 ) -> None:
     declare(tmp_path, "acme.plain", evaluation={"kind": "label"})
     file = tmp_path / "prompts.yaml"

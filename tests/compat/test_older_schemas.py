@@ -15,7 +15,8 @@ TABLE = (
     "test_a_table_of_an_older_version_is_made_again_and_asks_for_nothing_that_was_asked"
 )
 LOOKS = (
-    "gate/test_looks.py::test_a_verdict_of_looks_is_read_as_it_was_written_and_any_other_is_written_as_before"
+    "gate/test_sequential_looks.py::"
+    "test_a_verdict_of_looks_is_read_as_it_was_written_and_any_other_is_written_as_before"
 )
 READERS = {  # file of the package -> test that reads samples, the oldest schema first
     "audit/index/index_file.py": [INDEX] * 5 + [ALTERED] * 3,

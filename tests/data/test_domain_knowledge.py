@@ -18,7 +18,7 @@ from ft_dagster.data.rendering.general import document_chunks
 from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.data.rows.dataset_io import paths_of
-from ft_dagster.data.rows.decontaminate import AskedItem
+from ft_dagster.data.rows.decontaminate import EvaluationItem
 from ft_dagster.errors import UserError
 from tests.mixtures import iter_examples
 
@@ -161,7 +161,7 @@ def test_documents_are_split_by_their_text_and_decontaminated(
         write("more.jsonl", [{"text": f"Another text, number {i}."} for i in range(10)])
         out = tmp_path / name
         out.mkdir()
-        figures = build_task_dataset(variant(sources=sources), project, [AskedItem((asked,))], out)
+        figures = build_task_dataset(variant(sources=sources), project, [EvaluationItem((asked,))], out)
         assert figures["dropped"] == {"duplicate": 1, "overlaps an evaluation set": 1}
         splits.append(
             {

@@ -25,10 +25,10 @@ from ft_dagster.audit.audit import open_audit
 from ft_dagster.audit.models import at
 from ft_dagster.audit.proofs.proofs import check, prove
 from ft_dagster.audit.records import INHERITED, TRAINED, record
-from ft_dagster.audit.replay.recorded import JUDGED, REBUILT, CleanProject, lay_out, recorded_of
+from ft_dagster.audit.replay.recipe import JUDGED, REBUILT, CleanProject, lay_out, recorded_of
 from ft_dagster.audit.replay.replay import Rebuilt, compare
 from ft_dagster.audit.replay.replay_judged import judge_again
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import training_records
 from ft_dagster.audit.verify.verify import verify
 from ft_dagster.data.rows.dataset_io import read_split
@@ -136,7 +136,7 @@ def test_a_record_leads_to_both_models(left: tuple[Settings, dict[str, Any]]) ->
     settings, noted = left
     audit = open_audit(settings)
     seen = {row.identity for row in noted["rows"]}
-    asked = next(one for row in rows() if (one := asked_record(json.dumps(row))).identities[0] in seen)
+    asked = next(one for row in rows() if (one := parse_record(json.dumps(row))).identities[0] in seen)
     found = record(audit, asked)
     assert {(one.variant, one.weights, one.how) for one in found.models} == {
         (PARENT, noted["weights"][PARENT], TRAINED),
@@ -212,9 +212,9 @@ def test_a_proof_is_small_and_checked_without_the_store(
     audit = open_audit(settings)
     identity = noted["rows"][0].identity.hex()
     proof = tmp_path / "proof.json"
-    proof.write_text(dumps(prove(audit, asked_record(identity), audit.model(PARENT)), indent=1), "utf-8")
+    proof.write_text(dumps(prove(audit, parse_record(identity), audit.model(PARENT)), indent=1), "utf-8")
     assert proof.stat().st_size < 64_000
-    found = check(proof, asked_record(identity))
+    found = check(proof, parse_record(identity))
     assert (found.variant, found.model) == (PARENT, noted["weights"][PARENT])
 
 

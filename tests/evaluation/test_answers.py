@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ft_dagster.evaluation.answers import AnswerPair, AskedPrompts, answer
+from ft_dagster.evaluation.answers import AnswerPair, PromptRequest, answer
 from ft_dagster.evaluation.models.greedy import Greedy, rows_of, write_all
 from ft_dagster.evaluation.models.load import load_base
 from tests.evaluation.payloads import make_payload, write_greedily
@@ -17,7 +17,7 @@ from tests.evaluation.payloads import make_payload, write_greedily
 pytestmark = pytest.mark.slow
 
 
-def answered(asked: AskedPrompts) -> list[AnswerPair]:
+def answered(asked: PromptRequest) -> list[AnswerPair]:
     (answers,) = answer([asked], max_new_tokens=8)
     return answers
 
@@ -31,7 +31,7 @@ def test_prompts_answered_together_are_answered_as_alone(tiny_model_folder: Path
     adapted.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(tmp_path)
     prompts = ["Which documents must I bring?", "The whale rose slowly beside the ship and", "a"]
-    asked = AskedPrompts(tiny_model_folder, tmp_path, prompts, system="be short")
+    asked = PromptRequest(tiny_model_folder, tmp_path, prompts, system="be short")
     together = answered(asked)
     alone = [answered(asked._replace(prompts=[prompt]))[0] for prompt in prompts]
     assert [a.prompt for a in together] == prompts
@@ -44,7 +44,7 @@ def test_a_plain_prompt_is_continued_without_a_template(tiny_model_folder: Path,
     get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM")).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     tokenizer.save_pretrained(tmp_path)
-    plain = answered(AskedPrompts(tiny_model_folder, tmp_path, ["The whale rose"], chat=False))
+    plain = answered(PromptRequest(tiny_model_folder, tmp_path, ["The whale rose"], chat=False))
     ids = tokenizer("The whale rose", return_tensors="pt").input_ids
     base = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16)
     expected = base.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
@@ -63,7 +63,7 @@ def test_the_base_of_a_quantized_training_answers_as_it_is_stored(
     prompts = ["Which documents must I bring?", "The whale rose slowly beside the ship and"]
     stored, quantized = (
         answered(
-            AskedPrompts(tmp_path / "base", make_payload(kind, tmp_path / "base", tmp_path / kind), prompts)
+            PromptRequest(tmp_path / "base", make_payload(kind, tmp_path / "base", tmp_path / kind), prompts)
         )
         for kind in ("lora", "nf4")
     )
@@ -76,7 +76,7 @@ def test_variants_are_answered_together_as_each_alone_and_a_base_writes_once(
 ) -> None:
     other = shutil.copytree(tiny_model_folder, tmp_path / "other")
     asked = [
-        AskedPrompts(base, make_payload(kind, base, tmp_path / kind), prompts, chat=chat)
+        PromptRequest(base, make_payload(kind, base, tmp_path / kind), prompts, chat=chat)
         for kind, base, prompts, chat in (
             ("nf4", tiny_model_folder, ["Who are", "a b"], True),
             ("prompt", other, ["Where is the ship?"], False),
@@ -116,7 +116,7 @@ def test_an_answer_ends_with_the_turn_where_eos_is_another_token(
         return [Greedy(said[:end]) for end in ends]
 
     monkeypatch.setattr("ft_dagster.evaluation.models.greedy.write_all", write_said)
-    asked = AskedPrompts(
+    asked = PromptRequest(
         base_of_two_ends, make_payload("lora", base_of_two_ends, tmp_path / "lora"), ["Who?"]
     )
     (pair,) = next(answer([asked], max_new_tokens=len(said)))

@@ -19,7 +19,8 @@ from ft_dagster.evaluation.degeneration import (
     rows_to_ask,
 )
 from ft_dagster.evaluation.models.greedy import Greedy, rows_of, write
-from ft_dagster.gate.power import least_questions, level_of
+from ft_dagster.gate.level import level_of
+from ft_dagster.gate.power import least_questions
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.gate.samples import scores
 from ft_dagster.spec.variant import GatesSpec

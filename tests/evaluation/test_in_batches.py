@@ -9,8 +9,8 @@ import pytest
 
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.gate.gates import judge
-from ft_dagster.gate.looks import Order, batches
 from ft_dagster.gate.samples import SAMPLES, Sample, read_answers, read_samples
+from ft_dagster.gate.sequential_looks import Order, batches
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import row, write_rows, write_run, write_task, write_texts

@@ -8,11 +8,12 @@ import pytest
 from scipy.stats import beta
 
 from ft_dagster.gate.gates import Referee, gates_digest, judge, later_rules, regression
-from ft_dagster.gate.looks import Order
+from ft_dagster.gate.level import level_of
 from ft_dagster.gate.paired import compare_paired
 from ft_dagster.gate.pairing import TaskKey
-from ft_dagster.gate.power import hopeless_gates, least_questions, level_of
+from ft_dagster.gate.power import hopeless_gates, least_questions
 from ft_dagster.gate.samples import Sample
+from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from tests.evaluation.questions import sample

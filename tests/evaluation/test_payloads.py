@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.answers import AskedPrompts, answer
+from ft_dagster.evaluation.answers import PromptRequest, answer
 from ft_dagster.evaluation.models.load import kind_of, load_base, load_dequantized, virtual_tokens
 from ft_dagster.evaluation.models.model import TokenBatchedLM, load_judged, load_model
 from ft_dagster.methods.method import Quantization
@@ -119,7 +119,7 @@ def test_what_training_changed_is_the_largest_change_of_a_logit(
 def test_prompts_are_answered_together_as_alone_and_the_base_beside_them(
     kind: str, payload: Path, tiny_model_folder: Path
 ) -> None:
-    asked = AskedPrompts(tiny_model_folder, payload, PROMPTS, chat=False)
+    asked = PromptRequest(tiny_model_folder, payload, PROMPTS, chat=False)
     (together,) = answer([asked], max_new_tokens=8)
     alone = [next(answer([asked._replace(prompts=[each])], max_new_tokens=8)) for each in PROMPTS]
     assert [[each] for each in together] == alone

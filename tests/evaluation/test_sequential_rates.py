@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 
 from ft_dagster.gate.gates import judge
-from ft_dagster.gate.looks import Order, looks_of
 from ft_dagster.gate.sampling import order_of_asking
+from ft_dagster.gate.sequential_looks import Order, looks_of
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import sample
 from tests.present import present

@@ -19,8 +19,9 @@ from scipy.stats import binom
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks.task_files import data_files, local_config
 from ft_dagster.evaluation.tasks.tasks import resolve_tasks
-from ft_dagster.gate.bounded import mean_p
-from ft_dagster.gate.power import hopeless_gates, is_judged_by_loss, level_of, questions_needed
+from ft_dagster.gate.gaffke import mean_p
+from ft_dagster.gate.level import level_of
+from ft_dagster.gate.power import hopeless_gates, is_judged_by_loss, questions_needed
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec, load_corpus, load_variant, variant_files
 from ft_dagster.spec.load import read_yaml

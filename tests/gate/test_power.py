@@ -6,16 +6,15 @@ import pytest
 
 from ft_dagster.data.rendering.general import HELD_OUT
 from ft_dagster.errors import UserError
-from ft_dagster.gate.bounded import mean_p
+from ft_dagster.gate.gaffke import mean_p
+from ft_dagster.gate.level import ALPHA, level_of
 from ft_dagster.gate.power import (
-    ALPHA,
     GENERAL_TEXTS,
     LOSS_BOUND,
     POWER,
     HopelessGate,
     hopeless_gates,
     least_questions,
-    level_of,
     margin_seen,
     questions_needed,
     texts_of_losses,

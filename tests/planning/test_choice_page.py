@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.gate.power import ALPHA, level_of, margin_seen, questions_needed
+from ft_dagster.gate.level import ALPHA, level_of
+from ft_dagster.gate.power import margin_seen, questions_needed
 from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.cost.serving import serve_copies
 from ft_dagster.planning.cost.training_cost import utilization_of

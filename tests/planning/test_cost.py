@@ -3,7 +3,7 @@ import math
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.gate.looks import expected_questions
+from ft_dagster.gate.sequential_looks import expected_questions
 from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.cost.serving import serve_adapters, serve_copies
 from ft_dagster.planning.cost.training_cost import (

@@ -19,16 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_dagster.data.rows.decontaminate import ITEMS_SCHEMA
-from ft_dagster.evaluation.measured import hold
+from ft_dagster.evaluation.measured_digests import hold
 from ft_dagster.evaluation.request import EvaluationRequest, TextsRequest
 from ft_dagster.evaluation.run import referee_of
 from ft_dagster.evaluation.tasks.tasks import resolve_tasks
 from ft_dagster.export.certificate import EXACT
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.run import hold as hold_export
-from ft_dagster.gate.looks import batches
 from ft_dagster.gate.samples import Sample, write_answers, write_samples, write_scores
 from ft_dagster.gate.sampling import order_of_asking
+from ft_dagster.gate.sequential_looks import batches
 from ft_dagster.launch.launcher import Job, Say
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.program import ProgramResult, write_json

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from ft_dagster.data.rows.content import question_ids
 from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.data.rows.dataset_io import read_split
-from ft_dagster.data.rows.decontaminate import AskedItem
+from ft_dagster.data.rows.decontaminate import EvaluationItem
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks.questions import bare_items, questions_of
 from ft_dagster.provenance.digest import hash_folder
@@ -180,7 +180,7 @@ def test_a_letter_that_stands_for_the_answer_does_not_hide_it() -> None:
         doc_to_choice=lambda doc: ["A", "B"],
     )
     assert list(bare_items(lettered, "exam")) == [
-        AskedItem(("which planet is the largest",), ("Jupiter",), "exam")
+        EvaluationItem(("which planet is the largest",), ("Jupiter",), "exam")
     ]
 
 

@@ -14,7 +14,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.stages import base_evaluation, evaluation
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import release
-from ft_dagster.versions.version_files import open_shelf
+from ft_dagster.versions.version_files import open_version
 from ft_dagster.versions.version_report import _evaluation as section_of
 from ft_dagster.workspace.policy import own_entries
 from ft_dagster.workspace.workspace import Workspace
@@ -116,7 +116,7 @@ def test_a_check_of_the_tenants_own_is_prefixed_wherever_it_is_shown(judged: Wor
     released = release(judged)
     assert {rule.task for rule in released.verdict.rules} == CALLED
     pages = {
-        "report": str(section_of(open_shelf(judged.settings, KEY), verdict, judged.spec)),
+        "report": str(section_of(open_version(judged.settings, KEY), verdict, judged.spec)),
         "page": str(describe_evaluation(judged, judged.upstream("evaluation"))),
         "base": str(describe_base(judged, judged.upstream("base_evaluation"))),
     }

@@ -19,7 +19,7 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.base import locate_base
-from ft_dagster.provenance import memory
+from ft_dagster.provenance import hash_cache
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file, sha256_json
 from ft_dagster.stages.release import check_base
 from ft_dagster.store import (
@@ -283,7 +283,7 @@ def cp_p(source: str, target: Path) -> None:
 def test_other_bytes_of_the_same_size_and_time_are_refused_before_they_are_used(
     store: Store, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "SETTLED_SECONDS", -1.0)  # all is remembered
+    monkeypatch.setattr(hash_cache, "SETTLED_SECONDS", -1.0)  # all is remembered
     made(store, tmp_path)
     cp_p(EVIL, of(store, name))
     refused(store, tmp_path, "has other bytes than when it was made")
@@ -292,7 +292,7 @@ def test_other_bytes_of_the_same_size_and_time_are_refused_before_they_are_used(
 def test_the_base_is_known_by_its_bytes_before_a_release(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(hash_cache, "SETTLED_SECONDS", -1.0)
     weights = tmp_path / "project" / "models" / "x" / "model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_text(GOOD)

@@ -17,10 +17,10 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.picture import look_at
-from ft_dagster.fleet.refresh.declared import notice
 from ft_dagster.fleet.refresh.freshness import freshness
 from ft_dagster.fleet.refresh.from_store import known_version, learnt
 from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.sync_declarations import notice
 from ft_dagster.fleet.refresh.watching import look, places_of
 from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import Watched

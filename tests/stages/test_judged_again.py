@@ -23,7 +23,7 @@ from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.evaluation import ANSWERS_OF, own_of, own_tasks
 from ft_dagster.stages.release import release
 from ft_dagster.store import Artifact
-from ft_dagster.versions.version_files import open_shelf
+from ft_dagster.versions.version_files import open_version
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import TASK, edit, write_yaml
 from tests.fleet.manifests import catalogue
@@ -175,7 +175,7 @@ def test_a_version_is_shown_with_the_verdict_that_let_it_be_released(declare: De
     workspace = declare(gates={"general_margin": 0.9})
     assert run_chain(workspace).error is None
     (entry,) = history(workspace.store, workspace.prefix)
-    now, then = judged(workspace), open_shelf(workspace.settings, workspace.key)
+    now, then = judged(workspace), open_version(workspace.settings, workspace.key)
     assert now.digest == entry.evaluation
     assert now.manifest != entry.evaluation_manifest == then.artifact("evaluation").manifest
     assert {rule.margin for rule in then.verdict.rules if rule.rule == "general_benchmark"} == {1.0}

@@ -91,7 +91,7 @@ from pathlib import Path
 import dagster as dg
 import ft_dagster
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.audit import open_audit
 from ft_dagster.audit.records import record
 from ft_dagster.automation.jobs import CHAIN
@@ -124,7 +124,7 @@ print(json.dumps({
     "metadata": sorted(shown.step_materialization_data.materialization.metadata),
     "words": head.figures["words"],
     "row": artifact_rows({"word_count": head})[0].which,
-    "found": sorted({one.stage for one in record(audit, asked_record(row)).found}),
+    "found": sorted({one.stage for one in record(audit, parse_record(row)).found}),
     "hours": costs.preparation_hours,
 }))
 """

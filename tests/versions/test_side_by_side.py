@@ -14,7 +14,7 @@ from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.versions.side_by_side import declared_fields, side_by_side
-from ft_dagster.versions.version_files import AskedVersion, open_shelf
+from ft_dagster.versions.version_files import NamedVersion, open_version
 
 KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 PLACES, COLOURS = VariantKey("acme", "places"), VariantKey("acme", "colours")
@@ -39,14 +39,14 @@ def rows_of(page: str) -> dict[str, list[str]]:
 
 
 def test_two_versions_of_a_variant_show_what_differs_and_both_verdicts(settings: Settings) -> None:
-    page = side_by_side(settings, AskedVersion(PLACES, 1), AskedVersion(PLACES, 3))
+    page = side_by_side(settings, NamedVersion(PLACES, 1), NamedVersion(PLACES, 3))
     assert "<h1>acme.places version 1 beside version 3</h1>" in page
     assert "<th>version 1</th><th>version 3</th>" in page
-    shelves = [open_shelf(settings, PLACES, version) for version in (1, 3)]
-    for shelf in shelves:
-        assert f"<b>{shelf.short_name}</b>: {verdict_sentence(shelf.verdict)}." in page
+    files = [open_version(settings, PLACES, version) for version in (1, 3)]
+    for stored in files:
+        assert f"<b>{stored.short_name}</b>: {verdict_sentence(stored.verdict)}." in page
     rows = rows_of(page)
-    fields = [declared_fields(shelf) for shelf in shelves]
+    fields = [declared_fields(stored) for stored in files]
     differ = {name for name in {*fields[0], *fields[1]} if fields[0].get(name) != fields[1].get(name)}
     assert differ
     for name in differ:
@@ -57,7 +57,7 @@ def test_two_versions_of_a_variant_show_what_differs_and_both_verdicts(settings:
 
 
 def test_rows_are_counted_by_their_content_and_never_shown(settings: Settings) -> None:
-    page = side_by_side(settings, AskedVersion(PLACES), AskedVersion(COLOURS))
+    page = side_by_side(settings, NamedVersion(PLACES), NamedVersion(COLOURS))
     counted = rows_of(page)
     before, now, added, removed = map(int, counted["any"])
     assert added > 0
@@ -80,29 +80,29 @@ def test_what_is_not_there_any_more_is_said_to_be_and_the_rest_is_shown(
 ) -> None:
     for file in settings.project.glob(f"store/tenants/acme/places/{lost}"):
         file.unlink()
-    page = side_by_side(settings, AskedVersion(PLACES), AskedVersion(COLOURS))
+    page = side_by_side(settings, NamedVersion(PLACES), NamedVersion(COLOURS))
     assert said in page
     assert rows_of(page)["fine_tuned_model"][-1] == "other"
 
 
 def test_a_version_beside_itself_is_refused(settings: Settings) -> None:
     with pytest.raises(UserError, match="there are not two versions"):
-        side_by_side(settings, AskedVersion(PLACES, 3), AskedVersion(PLACES))
+        side_by_side(settings, NamedVersion(PLACES, 3), NamedVersion(PLACES))
 
 
 @pytest.mark.parametrize(
     ("text", "asked"),
     [
-        ("2", AskedVersion(PLACES, 2)),
-        ("acme.colours", AskedVersion(COLOURS)),
-        ("acme.colours@12", AskedVersion(COLOURS, 12)),
+        ("2", NamedVersion(PLACES, 2)),
+        ("acme.colours", NamedVersion(COLOURS)),
+        ("acme.colours@12", NamedVersion(COLOURS, 12)),
     ],
 )
-def test_a_version_is_named_by_number_variant_or_both(text: str, asked: AskedVersion) -> None:
-    assert AskedVersion.parse(text, PLACES) == asked
+def test_a_version_is_named_by_number_variant_or_both(text: str, asked: NamedVersion) -> None:
+    assert NamedVersion.parse(text, PLACES) == asked
 
 
 @pytest.mark.parametrize("text", ["", "@", "@2", "acme.colours@", "acme.colours@x", "2@2", "two", "9" * 10])
 def test_what_names_no_version_is_a_mistake_in_one_line(text: str) -> None:
     with pytest.raises(UserError):
-        AskedVersion.parse(text, PLACES)
+        NamedVersion.parse(text, PLACES)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.data.rendering.render import load_tokenizer
-from ft_dagster.evaluation.answers import AskedPrompts, answer
+from ft_dagster.evaluation.answers import PromptRequest, answer
 from ft_dagster.gate.samples import Answer, read_answers
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declared
@@ -109,7 +109,7 @@ def test_an_evaluation_is_held_against_the_text_that_a_row_has(thinking: Workspa
 def test_try_shows_an_answer_as_it_is_judged(thinking: Workspace) -> None:
     model = newest_model(thinking.settings, thinking.key)
     prompts = ["Where is the form of the east?", "Where is the ship of the garden?"]
-    (told,) = answer([AskedPrompts(model.base, model.tuned, prompts, model.chat)], max_new_tokens=40)
+    (told,) = answer([PromptRequest(model.base, model.tuned, prompts, model.chat)], max_new_tokens=40)
     assert all(each.tuned.startswith("The ") for each in told)
 
 

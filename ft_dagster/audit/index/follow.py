@@ -16,17 +16,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ft_dagster.audit.index.index import MEMBER, Index, LogEntry, Members, as_members, short, tenant_of
-from ft_dagster.audit.index.judged import judged_questions
-from ft_dagster.audit.index.members import (
+from ft_dagster.audit.index.artifact_records import (
     ASKED,
     HAVE_RECORDS,
-    Shelf,
+    StoredFiles,
     members_of,
     row_states,
     said_by,
     times_of,
 )
+from ft_dagster.audit.index.index import MEMBER, Index, LogEntry, Members, as_members, short, tenant_of
+from ft_dagster.audit.index.judged import judged_questions
 from ft_dagster.data.rows.dataset_io import ORIGINS
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import CHAINED, ReleaseLog, entry_path, folder_of, read_log
@@ -100,14 +100,14 @@ class Follower:
     """
 
     index: Index
-    shelf: Shelf
+    stored: StoredFiles
     keys: Path
     work: Path
     say: Callable[[str], None] = lambda line: None
 
     @property
     def store(self) -> Store:
-        return self.shelf.store
+        return self.stored.store
 
     def follow(self) -> Followed:
         """Add what is new, and read again what could not be read. Raises UserError for keys that are none.
@@ -191,7 +191,7 @@ class Follower:
         records = 0
         try:
             if artifact.place.stage in (*HAVE_RECORDS, *ASKED):
-                members = indexed_members(self.shelf, artifact, keys)
+                members = indexed_members(self.stored, artifact, keys)
                 self.index.add_members(owner, id, members)
                 records = len(members)
             elif artifact.place.stage == FINE_TUNED_MODEL.name:
@@ -205,11 +205,11 @@ class Follower:
         return records if artifact.place.stage in HAVE_RECORDS else 0
 
     def _add_times(self, model: Artifact, id: int) -> None:
-        mixture = self.shelf.parent(model, TRAINING_MIXTURE.name)
+        mixture = self.stored.parent(model, TRAINING_MIXTURE.name)
         if mixture is None:
             fix = "Restore it from a backup"
             raise UserError("the mixture that this model was trained on is gone", value=model.digest, fix=fix)
-        self.index.add_times(id, times_of(self.shelf, model, mixture))
+        self.index.add_times(id, times_of(self.stored, model, mixture))
 
     def _add_releases(self, problems: list[Unread]) -> None:
         """Add the release logs as they are now."""
@@ -266,33 +266,33 @@ def log_entries(prefix: str, log: ReleaseLog) -> list[LogEntry]:
     ]
 
 
-def indexed_members(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Members:
+def indexed_members(stored: StoredFiles, artifact: Artifact, keys: OwnerKeys) -> Members:
     """Return the records of an artifact, or the questions of an evaluation, by the current key. A tree by
     that key has the lookups already; else they are computed from the identities.
     """
-    head = TreeHead.of(artifact.figures, file=shelf.store.uri(artifact.manifest_path))
+    head = TreeHead.of(artifact.figures, file=stored.store.uri(artifact.manifest_path))
     if artifact.place.stage not in ASKED and head is not None and head.key == keys.current.id:
-        return _of_tree(shelf, artifact)
+        return _of_tree(stored, artifact)
     lookup = keys.current.lookup
-    found = ((short(lookup(name)), number, state) for name, number, state in _named_rows(shelf, artifact))
+    found = ((short(lookup(name)), number, state) for name, number, state in _named_rows(stored, artifact))
     rows = np.fromiter(found, MEMBER)
     return as_members(rows["lookup"], rows["number"], rows["state"])
 
 
-def _of_tree(shelf: Shelf, artifact: Artifact) -> Members:
-    tree = RecordTree.read(shelf.evidence(artifact))
-    states = row_states(shelf.file(artifact, f"evidence/{ORIGINS}"))
+def _of_tree(stored: StoredFiles, artifact: Artifact) -> Members:
+    tree = RecordTree.read(stored.evidence(artifact))
+    states = row_states(stored.file(artifact, f"evidence/{ORIGINS}"))
     kept = np.where(tree.dropped, 0, tree.rows)
     found = np.where(tree.dropped, 0, states[kept] if len(states) else 0)
     return as_members(np.frombuffer(tree.lookups, ">u8")[:: SIZE // 8], tree.rows, found)
 
 
-def _named_rows(shelf: Shelf, artifact: Artifact) -> Iterator[tuple[bytes, int, int]]:
+def _named_rows(stored: StoredFiles, artifact: Artifact) -> Iterator[tuple[bytes, int, int]]:
     """Yield (identity, number, state) of each record; of each question, by each of its names."""
     if artifact.place.stage in ASKED:
-        for question in judged_questions(shelf, artifact):
+        for question in judged_questions(stored, artifact):
             yield from ((name, question.number, question.state) for name in question.names)
-    for members in members_of(shelf, artifact):
+    for members in members_of(stored, artifact):
         yield from ((one.identity, one.number, one.state) for one in members)
 
 

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ft_dagster.audit.index.artifact_records import STATES, Times
 from ft_dagster.audit.index.index_file import Holds, open_file
-from ft_dagster.audit.index.members import STATES, Times
 from ft_dagster.lineage.graph import Input, Node, input_of, inputs_of, named
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.records.record_keys import SHARED_OWNER
@@ -40,7 +40,7 @@ ARTIFACTS = 2**32 - 1  # the part of a place that is the artifact's number, see 
 
 
 class Hit(NamedTuple):
-    """Places a record in an artifact, as the index has it; see `members.HeldRecord`."""
+    """Places a record in an artifact, as the index has it; see `artifact_records.HeldRecord`."""
 
     artifact: int
     state: int

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.audit.index.members import ASKED
+from ft_dagster.audit.index.artifact_records import ASKED
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.private_file import make_private
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ft_dagster.audit.index.members import CANARY, PROBE, QUESTION, STATES, Shelf
+from ft_dagster.audit.index.artifact_records import CANARY, PROBE, QUESTION, STATES, StoredFiles
 from ft_dagster.data.files.parquet import column_names, dicts_of
 from ft_dagster.data.rows.content import ID_LENGTH, identity_of, normal_text, words_of
 from ft_dagster.gate.samples import ANSWERS, FORMER, SAMPLES
@@ -31,8 +31,8 @@ _IDENTITY = re.compile(r"[0-9a-f]{64}")
 
 
 class JudgedQuestion(NamedTuple):
-    """Is a question of an evaluation. `number`: among its questions. `state`: of `members.STATES`. `id`: as
-    the samples have it. `names`: by which it is found, NAME bytes each.
+    """Is a question of an evaluation. `number`: among its questions. `state`: of `artifact_records.STATES`.
+    `id`: as the samples have it. `names`: by which it is found, NAME bytes each.
     """
 
     number: int
@@ -47,15 +47,15 @@ class JudgedQuestion(NamedTuple):
         return {"role": self.role, "task": self.task, "question": self.id}
 
 
-def judged_questions(shelf: Shelf, evaluation: Artifact) -> Iterator[JudgedQuestion]:
+def judged_questions(stored: StoredFiles, evaluation: Artifact) -> Iterator[JudgedQuestion]:
     """Yield each question once, in the order of the samples; none where retention removed them.
 
     Raises UserError for damage.
     """
-    samples = _left(shelf, evaluation, f"payload/{SAMPLES}")
+    samples = _left(stored, evaluation, f"payload/{SAMPLES}")
     if samples is None:
         return
-    answers = _left(shelf, evaluation, f"evidence/{ANSWERS}")
+    answers = _left(stored, evaluation, f"evidence/{ANSWERS}")
     texts = () if answers is None else dicts_of(answers, "question", "asked")
     asked = {one["question"]: one["asked"] for one in texts}
     columns = ("role", "task", "question", *({"group"} & set(column_names(samples))))
@@ -102,5 +102,5 @@ def _by_lines(asked: str) -> Iterator[bytes]:
                 yield name_of_words(words)
 
 
-def _left(shelf: Shelf, evaluation: Artifact, name: str) -> Path | None:
-    return shelf.left(evaluation, name) if shelf.has(evaluation, name) else None
+def _left(stored: StoredFiles, evaluation: Artifact, name: str) -> Path | None:
+    return stored.left(evaluation, name) if stored.has(evaluation, name) else None

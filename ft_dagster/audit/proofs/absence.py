@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from ft_dagster.audit.answers import Absence, HeldAgainst, ModelName, RecordAnswer
 from ft_dagster.audit.audit import Audit
+from ft_dagster.audit.index.artifact_records import HAVE_RECORDS
 from ft_dagster.audit.index.index import Indexed
-from ft_dagster.audit.index.members import HAVE_RECORDS
 from ft_dagster.audit.proofs.proofs import neighbours
-from ft_dagster.audit.sought_record import AskedRecord
+from ft_dagster.audit.sought_record import SoughtRecord
 from ft_dagster.errors import UserError
 from ft_dagster.records.record_tree import TREE, TreeHead
 from ft_dagster.stage_entries import FINE_TUNED_MODEL
@@ -20,7 +20,7 @@ OTHER_ROOT = "the root of its record tree is not the one of its manifest"
 
 
 def held_against(
-    audit: Audit, asked: AskedRecord, say: Callable[[str], None] = lambda line: None
+    audit: Audit, asked: SoughtRecord, say: Callable[[str], None] = lambda line: None
 ) -> HeldAgainst:
     """Return for each data set, corpus and mixture the two leaves between which the record would be, and
     which models were made of these. Reads every record tree: some 73 bytes and a microsecond a leaf.
@@ -46,7 +46,7 @@ def and_held(answer: RecordAnswer, held: HeldAgainst) -> RecordAnswer:
     return replace(answer, checked=replace(answer.checked, unread=tuple(unread)))
 
 
-def _of_holder(audit: Audit, holder: Indexed, asked: AskedRecord, unread: list[str]) -> list[Absence]:
+def _of_holder(audit: Audit, holder: Indexed, asked: SoughtRecord, unread: list[str]) -> list[Absence]:
     """Return one absence for each identity that the record may have; one alone that says why, where nothing
     is proved. `unread`: takes why a tree could not be read.
     """
@@ -54,7 +54,7 @@ def _of_holder(audit: Audit, holder: Indexed, asked: AskedRecord, unread: list[s
     try:
         artifact = audit.artifact(holder)
         head = TreeHead.of(artifact.figures, file=audit.store.uri(artifact.manifest_path))
-        if head is None or not audit.shelf.has(artifact, f"evidence/{TREE}"):
+        if head is None or not audit.stored.has(artifact, f"evidence/{TREE}"):
             return [Absence(*named, unproved=OLDER)]
         key = audit.keys(holder.tenant).of_id(head.key)
         if key is None:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.audit.audit import Audit
+from ft_dagster.audit.index.artifact_records import STATES, times_of
 from ft_dagster.audit.index.index import Indexed
-from ft_dagster.audit.index.members import STATES, times_of
 from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE, SCHEMA_VERSION, all_shown, read_proof
 from ft_dagster.audit.records import TRAINED, record
-from ft_dagster.audit.sought_record import PLAIN, READ_BY, WHOLE, AskedRecord
+from ft_dagster.audit.sought_record import PLAIN, READ_BY, WHOLE, SoughtRecord
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import predicate_of
 from ft_dagster.records.merkle import EMPTY, leaf_hash, root_of
@@ -60,7 +60,7 @@ class ProofChecked:
     shown: bool = True
 
 
-def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
+def prove(audit: Audit, asked: SoughtRecord, weights: Indexed) -> dict[str, Any]:
     """Prove that a record is in what a model was trained on, or that it is not. Of a model that starts from
     the release of one that was trained on it, the proof of that one, with the manifests that lead there.
 
@@ -86,7 +86,7 @@ def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
 
 
 def _inherited(
-    audit: Audit, asked: AskedRecord, parent: Indexed, through: list[Indexed]
+    audit: Audit, asked: SoughtRecord, parent: Indexed, through: list[Indexed]
 ) -> dict[str, object]:
     unproven = UserError(
         f"it starts from a release of {parent.variant}, which was trained on it, and nothing proves that",
@@ -119,7 +119,7 @@ def _leads(predicates: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> boo
     return names == [hashlib.sha256(text.encode()).hexdigest() for text in texts[1:]]
 
 
-def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
+def _proof(audit: Audit, asked: SoughtRecord, weights: Indexed) -> dict[str, Any]:
     """Prove it by the model's own mixture."""
     mixture = audit.index.parent(weights, TRAINING_MIXTURE.name)
     if mixture is None:
@@ -127,7 +127,7 @@ def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]
         raise UserError("the mixture of this model is gone", value=weights.digest[:12], fix=fix)
     tuned, mixed = audit.artifact(weights), audit.artifact(mixture)
     head = TreeHead.of(mixed.figures, file=audit.store.uri(mixed.manifest_path))
-    if head is None or not audit.shelf.has(mixed, f"evidence/{TREE}"):
+    if head is None or not audit.stored.has(mixed, f"evidence/{TREE}"):
         fix = "`audit record` answers by its rows; a proof needs a mixture that was made since"
         raise UserError("this model is older than record trees", value=weights.digest[:12], fix=fix)
     key = audit.keys(mixture.tenant).of_id(head.key)
@@ -150,13 +150,13 @@ def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]
         if not tree.dropped[at]
     }
     if places:
-        times = times_of(audit.shelf, tuned, mixed)
+        times = times_of(audit.stored, tuned, mixed)
         return {**common, **_presence(tree, places, times.tolist(), asked)}
     first, *others = [_absence(tree, key, asked, identity) for identity in asked.identities]
     return {**common, "kind": ABSENCE, **first, "read_otherwise": others}
 
 
-def check(file: Path, asked: AskedRecord | None = None, key: RecordKey | None = None) -> ProofChecked:
+def check(file: Path, asked: SoughtRecord | None = None, key: RecordKey | None = None) -> ProofChecked:
     """Check a proof by its own bytes; with the record, that it is of this one; of absence, with the tenant's
     key.
 
@@ -183,7 +183,7 @@ def proof_readings(file: Path) -> list[Mapping[str, Any]]:
 
 
 def _presence(
-    tree: RecordTree, places: Mapping[int, bytes], times: list[int], asked: AskedRecord
+    tree: RecordTree, places: Mapping[int, bytes], times: list[int], asked: SoughtRecord
 ) -> dict[str, object]:
     """Prove presence by the leaves whose rows were trained on, the most often first; by one that was not,
     where none was. `places`: leaf -> identity.
@@ -201,7 +201,7 @@ def _presence(
     }
 
 
-def _row(tree: RecordTree, at: int, identity: bytes, asked: AskedRecord) -> dict[str, object]:
+def _row(tree: RecordTree, at: int, identity: bytes, asked: SoughtRecord) -> dict[str, object]:
     """Return what a leaf is made of."""
     row, _ = tree.row(at)
     return {
@@ -213,7 +213,7 @@ def _row(tree: RecordTree, at: int, identity: bytes, asked: AskedRecord) -> dict
     }
 
 
-def _absence(tree: RecordTree, key: RecordKey, asked: AskedRecord, identity: bytes) -> dict[str, object]:
+def _absence(tree: RecordTree, key: RecordKey, asked: SoughtRecord, identity: bytes) -> dict[str, object]:
     """Prove the absence of one identity of the record."""
     place = tree.find(key.lookup(identity)).start
     return {
@@ -257,7 +257,7 @@ class _Reading:
 
 
 def _checked(
-    proof: Mapping[str, Any], file: Path, asked: AskedRecord | None, key: RecordKey | None
+    proof: Mapping[str, Any], file: Path, asked: SoughtRecord | None, key: RecordKey | None
 ) -> ProofChecked:
     reading = _Reading(proof, file)
     if asked is None:
@@ -279,7 +279,7 @@ def _checked(
     )  # fmt: skip
 
 
-def _check_identity(reading: _Reading, asked: AskedRecord) -> None:
+def _check_identity(reading: _Reading, asked: SoughtRecord) -> None:
     """Check that the record that was given is the one of the proof; where it is absent, however it may be
     read.
     """
@@ -299,7 +299,7 @@ def _check_identity(reading: _Reading, asked: AskedRecord) -> None:
             reading.steps.append(f"the record you gave{read} has the identity of the proof")
 
 
-def _wanted(reading: _Reading, asked: AskedRecord) -> set[bytes]:
+def _wanted(reading: _Reading, asked: SoughtRecord) -> set[bytes]:
     """Return what a proof of absence is to show: of a row, before version 2, not that it is no document."""
     rows = {one for one in asked.identities if asked.reading(one) != WHOLE}
     if reading.proof["schema_version"] >= 2 or not rows:

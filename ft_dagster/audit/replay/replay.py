@@ -35,11 +35,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.figures import read, training_figures
+from ft_dagster.audit.index.artifact_records import LEDGER, STEP_LOG
 from ft_dagster.audit.index.index import Indexed
-from ft_dagster.audit.index.members import LEDGER, STEP_LOG
 from ft_dagster.audit.replay import rebuild_stage
 from ft_dagster.audit.replay.kept_code import build_environment, environment_differences, unpack_code
-from ft_dagster.audit.replay.recorded import REBUILT, CleanProject, Recorded, lay_out, recorded_of
+from ft_dagster.audit.replay.recipe import REBUILT, CleanProject, ModelRecipe, lay_out, recorded_of
 from ft_dagster.audit.replay.replay_judged import (
     CLOSE,
     SAME,
@@ -120,7 +120,7 @@ def _make_empty(folder: Path) -> None:
         raise UserError("not an empty folder", file=folder, fix=fix)
 
 
-def _refuse_other_device(audit: Audit, recorded: Recorded, project: CleanProject) -> None:
+def _refuse_other_device(audit: Audit, recorded: ModelRecipe, project: CleanProject) -> None:
     """Raises UserError where the training took a kind of device that this host has not."""
     plan = read(audit, recorded.rebuilt[TRAINING_PLAN.name])
     then, here = plan.spec.get("hardware", {}).get("kind"), device_of(project)
@@ -131,7 +131,7 @@ def _refuse_other_device(audit: Audit, recorded: Recorded, project: CleanProject
 
 
 def _rebuild(
-    audit: Audit, recorded: Recorded, project: CleanProject, make: Callable[[str], Artifact]
+    audit: Audit, recorded: ModelRecipe, project: CleanProject, make: Callable[[str], Artifact]
 ) -> Rebuilt:
     """Make the stages again, up to the first whose payload is another."""
     stages: list[StageReplayed] = []
@@ -230,7 +230,7 @@ def _environment(code: Path) -> dict[str, str]:
     return {**own, "PYTHONPATH": str(code), "PYTHONUNBUFFERED": "1"}
 
 
-def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
+def compare(audit: Audit, recorded: ModelRecipe, rebuilt: Rebuilt) -> ReplayAnswer:
     """Compare what was rebuilt with what was recorded. Raises UserError where the record is damaged."""
     answer = ReplayAnswer(
         recorded.variant,
@@ -286,7 +286,7 @@ def otherwise_before(whole: int) -> str:
     return f"{laid_out}, and had the recorded examples together; each step after had the recorded batch"
 
 
-def _differences(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
+def _differences(audit: Audit, recorded: ModelRecipe, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
     """Return what of the environment differs, of the last stage that was made again."""
     then, now = audit.artifact(recorded.rebuilt[rebuilt.made.place.stage]), rebuilt.made
     differs = environment_differences(then.predicate["environment"], now.predicate["environment"])
@@ -301,7 +301,7 @@ def _differences(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str
     return differs
 
 
-def _figures(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
+def _figures(audit: Audit, recorded: ModelRecipe, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
     """Return the figures of the training that differ."""
     before, after = training_figures(audit, recorded.model), TrainingFigures.of(rebuilt.made)
     names = (*LOSSES, "steps", "best_step", "trained_tokens", "micro_batch_halved")
@@ -310,12 +310,12 @@ def _figures(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tu
 
 
 def _both(
-    audit: Audit, recorded: Recorded, rebuilt: Rebuilt, name: str, read: Callable[[Path], Content]
+    audit: Audit, recorded: ModelRecipe, rebuilt: Rebuilt, name: str, read: Callable[[Path], Content]
 ) -> tuple[Content, Content] | None:
     """Return what a file of the training's evidence holds, recorded and rebuilt; None where retention removed
     it.
     """
-    then = audit.shelf.left(audit.artifact(recorded.model), name)
+    then = audit.stored.left(audit.artifact(recorded.model), name)
     if then is None:
         return None
     return read(then), read(rebuilt.project.folder / "store" / rebuilt.made.path / name)

@@ -17,7 +17,7 @@ from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.audit.replay.kept_code import environment_differences
-from ft_dagster.audit.replay.recorded import JUDGED, CleanProject, Recorded, judged_by
+from ft_dagster.audit.replay.recipe import JUDGED, CleanProject, ModelRecipe, judged_by
 from ft_dagster.errors import UserError
 from ft_dagster.launch.leases import of_host
 from ft_dagster.settings import load_settings
@@ -38,7 +38,7 @@ Make = Callable[[str], Artifact]
 
 
 def judge_again(
-    audit: Audit, recorded: Recorded, project: CleanProject, answer: ReplayAnswer, make: Make
+    audit: Audit, recorded: ModelRecipe, project: CleanProject, answer: ReplayAnswer, make: Make
 ) -> ReplayAnswer:
     """Return the answer of a training, with the stages that were made of its weights. `make`: makes a stage
     by its name, by the code that made it; raises UserError.
@@ -54,7 +54,7 @@ def judge_again(
     return answer
 
 
-def _lay_out(audit: Audit, recorded: Recorded, project: CleanProject, answer: ReplayAnswer) -> str | None:
+def _lay_out(audit: Audit, recorded: ModelRecipe, project: CleanProject, answer: ReplayAnswer) -> str | None:
     """Bring what they are made of; why that cannot be, None where it was."""
     judged = recorded.judged.get(EVALUATION.name)
     if judged is None:

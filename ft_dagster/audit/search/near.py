@@ -11,7 +11,7 @@ from ft_dagster.audit.answers import NearAnswer, NearRecord
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.records import record, unread_for_records
 from ft_dagster.audit.search.stored_text import TEXTS, Batch, TextFiles
-from ft_dagster.audit.sought_record import AskedRecord
+from ft_dagster.audit.sought_record import SoughtRecord
 from ft_dagster.data.rows.dedup import WORDS, word_grams
 from ft_dagster.errors import UserError
 
@@ -27,7 +27,7 @@ class Nearness:
     Raises UserError for a record that is given by its identity, which has no words.
     """
 
-    def __init__(self, asked: AskedRecord, threshold: float) -> None:
+    def __init__(self, asked: SoughtRecord, threshold: float) -> None:
         words = [each for each in asked.words if each]
         if not words:
             problem = "without its words nothing tells what is near it"
@@ -52,7 +52,7 @@ class Nearness:
         nearest = sorted(self._found.items(), key=lambda each: (-each[1], each[0]))
         told = []
         for identity, similarity in nearest[:MOST]:
-            found = record(audit, AskedRecord((identity,), "near"))
+            found = record(audit, SoughtRecord((identity,), "near"))
             told.append(NearRecord(identity.hex(), similarity, found.found, found.models))
         removed = sum(number for stage, number in files.removed.items() if stage in TEXTS)
         unread = tuple(dict.fromkeys((*unread_for_records(audit), *files.unread)))

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from ft_dagster.audit.answers import ContainingRecord, ModelThatHas, NearAnswer, RecordIn, SearchAnswer
 from ft_dagster.audit.audit import Audit
+from ft_dagster.audit.index.artifact_records import ASKED
 from ft_dagster.audit.index.follow import MALFORMED
 from ft_dagster.audit.index.index import Indexed
-from ft_dagster.audit.index.members import ASKED
 from ft_dagster.audit.parts import parts_of
 from ft_dagster.audit.records import ANSWERED, JUDGED, described, once, record
 from ft_dagster.audit.search.inside import AllInside, rows_with
@@ -31,7 +31,7 @@ from ft_dagster.audit.search.stored_text import (
     read_texts,
     text_files,
 )
-from ft_dagster.audit.sought_record import AskedRecord
+from ft_dagster.audit.sought_record import SoughtRecord
 from ft_dagster.data.mixture.cuts import Cut, is_same_up_to
 from ft_dagster.data.rows.dataset_io import DUPLICATE
 from ft_dagster.report.tables import counted
@@ -53,7 +53,7 @@ class TextFindings:
 
 def look_through(
     audit: Audit,
-    asked: AskedRecord,
+    asked: SoughtRecord,
     say: Say = lambda line: None,
     *,
     search: bool = True,
@@ -94,13 +94,13 @@ class _UpToCut:
     than the asked one may be.
     """
 
-    record: AskedRecord
+    record: SoughtRecord
     cuts: dict[tuple[str, str], dict[int, list[Cut]]]
     older: int
     found: dict[bytes, None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, audit: Audit, asked: AskedRecord) -> _UpToCut:
+    def of(cls, audit: Audit, asked: SoughtRecord) -> _UpToCut:
         cuts, older = defaultdict[tuple[str, str], dict[int, list[Cut]]](dict), 0
         longest = max((sum(len(text) for _, text in row.parts) for row in asked.rows), default=0)
         for mixture in audit.allowed(audit.index.of_stage(TRAINING_MIXTURE.name)) if asked.rows else ():
@@ -133,7 +133,7 @@ class _UpToCut:
 
 
 def _containing(audit: Audit, identity: bytes) -> ContainingRecord:
-    answer = record(audit, AskedRecord((identity,), "inside"))
+    answer = record(audit, SoughtRecord((identity,), "inside"))
     return ContainingRecord(identity.hex(), answer.found, answer.models)
 
 
@@ -143,7 +143,7 @@ class _Inside:
     there.
     """
 
-    record: AskedRecord
+    record: SoughtRecord
     part: bool
     cut: _UpToCut
     rows: dict[bytes, None] = field(default_factory=dict)

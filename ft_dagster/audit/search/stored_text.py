@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.audit.audit import Audit
+from ft_dagster.audit.index.artifact_records import STEP_LOG
 from ft_dagster.audit.index.follow import MALFORMED, problem_of
 from ft_dagster.audit.index.index import Indexed
-from ft_dagster.audit.index.members import STEP_LOG
 from ft_dagster.data.files.parquet import column_names, count_of, quoted, rows_of
 from ft_dagster.data.mixture.mixture_io import HOLDOUT
 from ft_dagster.data.rows.dataset_io import as_row
@@ -152,7 +152,7 @@ def read_texts(
     done = 0.0
     for file in found.files:
         try:
-            path = audit.shelf.file(file.artifact, file.name)
+            path = audit.stored.file(file.artifact, file.name)
             rows = max(1, path.read_bytes().count(b"\n") if file.kind == LOOK else count_of(path))
             for batch in _looks(path, file) if file.kind == LOOK else _batches(path, file):
                 yield batch

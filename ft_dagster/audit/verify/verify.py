@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from ft_dagster.audit.audit import Audit, index_error, index_folder, rows_stand
 from ft_dagster.audit.figures import read
+from ft_dagster.audit.index.artifact_records import ASKED, HAVE_RECORDS, times_of
 from ft_dagster.audit.index.follow import MALFORMED, indexed_members, problem_of
 from ft_dagster.audit.index.index import Indexed, created, digest_of, tenant_of
-from ft_dagster.audit.index.members import ASKED, HAVE_RECORDS, times_of
 from ft_dagster.audit.verify.store_files import RESTORE, problems_around
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import inputs_of
@@ -239,13 +239,13 @@ def _check_tree(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
         return
     where = audit.store.uri(artifact.manifest_path)
     head = TreeHead.of(artifact.figures, file=where)
-    has = audit.shelf.has(artifact, f"evidence/{TREE}")
+    has = audit.stored.has(artifact, f"evidence/{TREE}")
     if head is None and not has:
         return
     if head is None or not has:
         raise UserError("a record tree without its root, or a root without its tree", file=where, fix=RESTORE)
     key = audit.keys(indexed.tenant).of_id(head.key)
-    check_tree(audit.shelf.evidence(artifact), head, key)
+    check_tree(audit.stored.evidence(artifact), head, key)
 
 
 def _without_key(audit: Audit, wanted: Sequence[Indexed]) -> Iterator[str]:
@@ -268,7 +268,7 @@ def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
         else None
     )
     if mixture is not None and rows_stand(audit, mixture):
-        times_of(audit.shelf, artifact, audit.artifact(mixture))
+        times_of(audit.stored, artifact, audit.artifact(mixture))
 
 
 def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
@@ -304,11 +304,11 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
         mixture = audit.index.parent(indexed, TRAINING_MIXTURE.name)
         if mixture is None:
             return
-        times = times_of(audit.shelf, artifact, audit.artifact(mixture))
+        times = times_of(audit.stored, artifact, audit.artifact(mixture))
         same = times.astype("<u4").tobytes() == audit.index.all_times(indexed.id)
     else:
         owner, _ = audit.owners()[indexed.tenant]
-        members = indexed_members(audit.shelf, artifact, audit.keys(indexed.tenant))
+        members = indexed_members(audit.stored, artifact, audit.keys(indexed.tenant))
         there = digest_of(owner, indexed.id, members)
         same = there == audit.digests.get(indexed.id, NO_RECORDS) and len(members) == indexed.records
     if not same:

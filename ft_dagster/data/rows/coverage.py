@@ -19,8 +19,8 @@ from ft_dagster.data.rows.decontaminate import (
     LEAST_ALONE,
     LEAST_WITH_ANSWER,
     WORD,
-    AskedItem,
     EvaluationGrams,
+    EvaluationItem,
     GramSet,
     Hashes,
     Places,
@@ -38,7 +38,7 @@ WIDER = 1.5  # than the question, at most, is the part of a text that has them
 LONGEST = 128 * WORD  # of a longer text some run of `ngram` words outlasts what is inserted here and there
 
 
-def evaluation_grams(items: Iterable[AskedItem], spec: DecontaminateSpec) -> EvaluationGrams:
+def evaluation_grams(items: Iterable[EvaluationItem], spec: DecontaminateSpec) -> EvaluationGrams:
     """Return the searcher for what rows and general text must not overlap, as declared."""
     if spec.coverage is None:
         return EvaluationGrams(items, spec.ngram)
@@ -51,7 +51,7 @@ class CoveredGrams(EvaluationGrams):
     A question of 3 to 7 words overlaps where one of its answers stands beside it, as by its whole run.
     """
 
-    def __init__(self, items: Iterable[AskedItem], n: int, coverage: float) -> None:
+    def __init__(self, items: Iterable[EvaluationItem], n: int, coverage: float) -> None:
         """Collect the runs of all items; `items` is read once."""
         self._alone = WORD * min(n, LEAST_ALONE)
         self._tables = (_Table(RUN, coverage), _Table(SHORT_RUN, coverage))
@@ -86,7 +86,7 @@ class CoveredGrams(EvaluationGrams):
         text = Sought.of_words(words)
         return next((task for table in self._tables if (task := table.covered_by(text)) is not None), None)
 
-    def _noted(self, items: Iterable[AskedItem]) -> Iterator[AskedItem]:
+    def _noted(self, items: Iterable[EvaluationItem]) -> Iterator[EvaluationItem]:
         long, short = self._tables
         for item in items:
             answers = [text for text in map(Sought.of, item.answers) if len(text.hashes)]

@@ -34,7 +34,7 @@ from ft_dagster.data.rows.dataset_schema import (
     SAID,
     SCHEMA,
 )
-from ft_dagster.data.rows.decontaminate import AskedItem, read_items
+from ft_dagster.data.rows.decontaminate import EvaluationItem, read_items
 from ft_dagster.data.rows.dedup import NearDuplicates, SeenRows
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.sources import read_rows
@@ -75,7 +75,7 @@ class Dropped(NamedTuple):
 def build_task_dataset(
     spec: VariantSpec,
     project: Path,
-    evaluation_texts: Iterable[AskedItem] | Path | None,
+    evaluation_texts: Iterable[EvaluationItem] | Path | None,
     out: Path,
     progress: Callable[[str], None] | None = None,
     *,
@@ -203,7 +203,7 @@ def _write_splits(
 class _Filters:
     """Applies what a row must pass, in order, and counts what did and did not."""
 
-    def __init__(self, spec: DataSpec, evaluation_texts: Iterable[AskedItem] | Path | None) -> None:
+    def __init__(self, spec: DataSpec, evaluation_texts: Iterable[EvaluationItem] | Path | None) -> None:
         method = spec.deduplicate.method
         self._seen = SeenRows() if method != "off" else None
         self._near = NearDuplicates(spec.deduplicate.threshold) if method == "near" else None

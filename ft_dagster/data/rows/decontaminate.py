@@ -48,7 +48,7 @@ Hashes = NDArray[np.uint64]
 Sizes = NDArray[np.int64]
 
 
-class AskedItem(NamedTuple):
+class EvaluationItem(NamedTuple):
     """Holds a question of an evaluation task as it must not be trained on: the texts that it consists of,
     each of which gives it away, and its right answers.
     """
@@ -58,12 +58,12 @@ class AskedItem(NamedTuple):
     task: str = ""
 
 
-def read_items(file: Path) -> Iterator[AskedItem]:
+def read_items(file: Path) -> Iterator[EvaluationItem]:
     """Yield what `evaluation.tasks.texts` wrote; streamed."""
     with open_table(file) as table:
         for batch in table.iter_batches(batch_size=512):
             for row in batch.to_pylist():
-                yield AskedItem(tuple(row["questions"]), tuple(row["answers"]), row["task"])
+                yield EvaluationItem(tuple(row["questions"]), tuple(row["answers"]), row["task"])
 
 
 def sought_words(words: Sequence[str]) -> Sequence[str]:
@@ -129,7 +129,7 @@ class EvaluationGrams:
     How many words the letters of a script without spaces are is said at the top.
     """
 
-    def __init__(self, items: Iterable[AskedItem], n: int) -> None:
+    def __init__(self, items: Iterable[EvaluationItem], n: int) -> None:
         """Collect the runs of all items; `items` is read once; `n` is in words."""
         least, alone = WORD * n, WORD * min(n, LEAST_ALONE)
         self.ignored = 0

@@ -22,7 +22,7 @@ from ft_dagster.data.sources.locations import (
 from ft_dagster.data.sources.transform import transformation_digest
 from ft_dagster.data.sources.upstream import is_asset
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.memory import cached_sha256
+from ft_dagster.provenance.hash_cache import cached_sha256
 from ft_dagster.roots import Roots
 from ft_dagster.spec.variant import SourceSpec, TenantSource
 

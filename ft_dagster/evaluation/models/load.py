@@ -143,7 +143,7 @@ def load_tuned(base: Path, payload: Path, *, dtype: str, device: str = "cpu", wi
     model = load_base(base, dtype=dtype, device=device, quantization=quantization)
     tuned = put_adapter(model, payload, widen=widen)
     if quantization == "nf4" and device == "cpu":
-        from ft_dagster.evaluation.models.spare import spare_memory
+        from ft_dagster.evaluation.models.memory_budget import spare_memory
         from ft_dagster.evaluation.models.unpacked import plain_lora, unpack
 
         if unpack(tuned, spare_memory()):

@@ -30,9 +30,9 @@ from ft_dagster.evaluation.models.load import (
     virtual_tokens,
 )
 from ft_dagster.evaluation.models.lora_layers import plain_lora_layers
+from ft_dagster.evaluation.models.memory_budget import spare_memory
 from ft_dagster.evaluation.models.packed import pack
 from ft_dagster.evaluation.models.scoring import ContinuationScore, ScoringRow, arrange_rows, batches, score
-from ft_dagster.evaluation.models.spare import spare_memory
 from ft_dagster.evaluation.tasks.own_split import Encoded
 
 # Logits are the largest tensor: positions whose logits are needed x vocabulary, in float32.

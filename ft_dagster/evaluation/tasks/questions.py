@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ft_dagster.data.rows.content import identity_of, normal_text, question_ids, words_of
-from ft_dagster.data.rows.decontaminate import AskedItem, sought_words
+from ft_dagster.data.rows.decontaminate import EvaluationItem, sought_words
 
 EXACT = "exact_match"  # which of an answer gives one score, of its own name
 # Metrics that lm-eval gives as (log-likelihood, count) per document: stored as nats per counted unit.
@@ -52,7 +52,7 @@ def metrics_of(task: Any) -> list[str] | None:
     return [name if by == "none" else f"{name},{by}" for by in filters for name in names]
 
 
-def bare_items(task: Any, name: str) -> Iterator[AskedItem]:
+def bare_items(task: Any, name: str) -> Iterator[EvaluationItem]:
     """Yield each document's question without the words of the task's template, and its right answers.
 
     The question is given whole, and by each field of the document that stands in it: with a template around
@@ -66,7 +66,7 @@ def bare_items(task: Any, name: str) -> Iterator[AskedItem]:
     for doc, each, question, query in zip(docs, asked, questions, queries, strict=True):
         fields = _fields_in(each.question, doc, same)
         texts = dict.fromkeys(text for text in (question, query, *fields) if text)
-        yield AskedItem(tuple(texts), tuple(map(_apart, _answers(each, doc))), name)
+        yield EvaluationItem(tuple(texts), tuple(map(_apart, _answers(each, doc))), name)
 
 
 def _identity(asked: RenderedQuestion) -> bytes:

@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.spent import (
+from ft_dagster.fleet.device_hours import (
     EVALUATIONS,
     PREPARATIONS,
     TAKE_DEVICES,

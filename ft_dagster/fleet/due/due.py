@@ -19,9 +19,9 @@ from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
 from ft_dagster.fleet.due.amounts import RetrainCost
-from ft_dagster.fleet.due.book import PLATFORM, Book, CannotPay, Charge, never_paid
+from ft_dagster.fleet.due.budget_ledger import PLATFORM, Book, CannotPay, Charge, never_paid
 from ft_dagster.fleet.due.reasons import DAY, NEWS, PATIENCE, Cause, VariantState, causes, enough, too_little
-from ft_dagster.fleet.unforeseen import unforeseen
+from ft_dagster.fleet.log_once import log_once
 from ft_dagster.settings import FleetSettings
 from ft_dagster.spec import VariantKey
 
@@ -170,7 +170,7 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
         try:
             paid = book.place(tenant, cost, now, policy.dearer, overdue=late)
         except Exception as error:  # of this variant alone
-            not_done.append(each.not_done("broken", unforeseen(f"paying for {each.state.key}", error), now))
+            not_done.append(each.not_done("broken", log_once(f"paying for {each.state.key}", error), now))
             continue
         if isinstance(paid, CannotPay):
             not_done.append(each.not_done("budget" if paid.later else "refused", paid.why, now, paid.again))
@@ -200,7 +200,7 @@ def _ready(
             reasons = tuple(causes(state, policy.orders, now))
             held = _held(state, reasons, now)
         except Exception as error:  # of this variant alone
-            not_done.append(NotDone(state.key, "broken", unforeseen(f"deciding on {state.key}", error)))
+            not_done.append(NotDone(state.key, "broken", log_once(f"deciding on {state.key}", error)))
             continue
         if held is not None:
             not_done.append(held)

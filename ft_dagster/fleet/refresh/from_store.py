@@ -11,13 +11,13 @@ from datetime import datetime
 from itertools import chain
 
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.device_hours import TAKE_DEVICES, computed, hours_of, made
 from ft_dagster.fleet.due.amounts import Amount, PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.due.costs import STAGES, cost_items, cost_row
 from ft_dagster.fleet.due.reasons import EXACT_STAMP, News, next_look, not_dealt_with
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.refresh.listing import unasked_places
 from ft_dagster.fleet.refresh.shared_state import World
-from ft_dagster.fleet.spent import TAKE_DEVICES, computed, hours_of, made
 from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.fleet.table.version import Gain, KnownVersion
 from ft_dagster.gate.verdict_words import verdict_sentence, verdict_word

@@ -32,7 +32,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.files import expanded
 from ft_dagster.model_files.weights import TEMPLATES
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.provenance.memory import cached_digests
+from ft_dagster.provenance.hash_cache import cached_digests
 from ft_dagster.roots import Roots, outside
 from ft_dagster.spec.variant import SourceSpec, VariantSpec
 

@@ -9,10 +9,10 @@ from datetime import datetime
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.due.reasons import News
 from ft_dagster.fleet.history import RunHistory
-from ft_dagster.fleet.refresh.declared import as_declared
 from ft_dagster.fleet.refresh.from_store import DAMAGE, known_version, learnt, said_of
 from ft_dagster.fleet.refresh.listing import is_here
 from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.sync_declarations import as_declared
 from ft_dagster.fleet.refresh.watching import Listings, news_of, places_of
 from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.settings import Settings

@@ -13,15 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ft_dagster.errors import UserError
-from ft_dagster.gate.looks import expected_questions
-from ft_dagster.gate.power import (
-    DISCORDANT,
-    POWER,
-    is_judged_by_loss,
-    level_of,
-    margin_seen,
-    questions_needed,
-)
+from ft_dagster.gate.level import level_of
+from ft_dagster.gate.power import DISCORDANT, POWER, is_judged_by_loss, margin_seen, questions_needed
+from ft_dagster.gate.sequential_looks import expected_questions
 from ft_dagster.methods import method_of
 from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH
 from ft_dagster.spec.variant import MOST_QUESTIONS, EvaluationSpec, GatesSpec

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ft_dagster.audit.index.artifact_records import STATES
 from ft_dagster.audit.index.index import Hit, Index, as_members, digest_of, short
-from ft_dagster.audit.index.members import STATES
 from ft_dagster.store import Artifact, Place
 
 DIGEST = "d" * 64

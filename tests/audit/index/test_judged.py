@@ -10,7 +10,7 @@ import pytest
 
 from ft_dagster.audit.answers import RecordAnswer
 from ft_dagster.audit.audit import Audit, index_folder, open_audit
-from ft_dagster.audit.index.members import CANARY, PROBE, QUESTION, STATES, members_of
+from ft_dagster.audit.index.artifact_records import CANARY, PROBE, QUESTION, STATES, members_of
 from ft_dagster.audit.records import (
     BY_INDEX,
     HELD_OUT,
@@ -24,7 +24,7 @@ from ft_dagster.audit.records import (
     record,
     sought,
 )
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import documents
 from ft_dagster.audit.verify.verify import verify
 from ft_dagster.cli.audit_shown import print_models
@@ -48,7 +48,7 @@ ORGAN = "Question: Which organ pumps blood?\nA. heart\nB. liver\nAnswer:"
 
 def digits(given: str) -> str:
     """Those by which an evaluation names a question of this content."""
-    return asked_record(given).identities[0].hex()[:32]
+    return parse_record(given).identities[0].hex()[:32]
 
 
 def sample(role: Role, task: str, name: str, group: str | None = None) -> Sample:
@@ -86,7 +86,7 @@ def is_trained(history: History, number: int) -> bool:
 
 def ask(history: History, given: str, tenant: str | None = None) -> RecordAnswer:
     audit = history.audit(tenant=tenant)
-    found = record(audit, asked_record(given))
+    found = record(audit, parse_record(given))
     audit.index.close()
     return found
 
@@ -301,9 +301,9 @@ def test_a_document_that_was_asked_in_pieces_was_judged_with(tmp_path: Path) -> 
 def test_what_version_0_1_asked_of_its_rows_is_not_known(old: Settings) -> None:
     audit = open_audit(old)
     [dataset, *_] = [one for one in audit.index.of_stage(TASK_DATASET.name) if one.variant == "acme.places"]
-    rows = (row for batch in members_of(audit.shelf, audit.artifact(dataset)) for row in batch)
+    rows = (row for batch in members_of(audit.stored, audit.artifact(dataset)) for row in batch)
     identity = next(row.identity for row in rows if STATES[row.state] == "test")
-    found = record(audit, asked_record(identity.hex())).models
+    found = record(audit, parse_record(identity.hex())).models
     assert {one.how for one in found if one.variant == "acme.places"} == {PERHAPS}
 
 

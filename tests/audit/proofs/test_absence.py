@@ -12,7 +12,7 @@ import pytest
 from ft_dagster.audit.index.index import short
 from ft_dagster.audit.proofs.absence import OLDER, and_held, held_against
 from ft_dagster.audit.records import record
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.errors import UserError
 from ft_dagster.records.merkle import leaf_hash, root_of
 from ft_dagster.records.record_keys import keys_of
@@ -27,7 +27,7 @@ NOBODYS = json.dumps(question(999))
 
 def test_the_record_would_be_between_two_leaves_of_every_tree(history: History) -> None:
     audit = history.audit()
-    asked = asked_record(NOBODYS)
+    asked = parse_record(NOBODYS)
     held = held_against(audit, asked)
     assert {model.variant for model in held.models} == {"acme.one", "acme.child", "globex.two"}
     stages = [absence.stage for absence in held.absences]
@@ -55,7 +55,7 @@ def test_the_record_would_be_between_two_leaves_of_every_tree(history: History) 
 
 
 def test_an_auditor_of_a_tenant_is_told_of_that_tenant_alone(history: History) -> None:
-    held = held_against(history.audit(tenant="globex"), asked_record(NOBODYS))
+    held = held_against(history.audit(tenant="globex"), parse_record(NOBODYS))
     assert {absence.variant for absence in held.absences} == {"globex.two", None}
     assert {model.variant for model in held.models} == {"globex.two"}
     assert "acme" not in json.dumps(asdict(held))
@@ -63,7 +63,7 @@ def test_an_auditor_of_a_tenant_is_told_of_that_tenant_alone(history: History) -
 
 def test_a_record_that_was_taken_out_of_the_index_is_noticed(history: History) -> None:
     audit = history.audit()
-    asked = asked_record(json.dumps(question(3)))
+    asked = parse_record(json.dumps(question(3)))
     lookup = audit.keys("acme").current.lookup(asked.identities[0])
     edit_members(history.settings, lambda members: members[members["lookup"] != short(lookup)])
     with pytest.raises(UserError, match="a record that the index does not know"):
@@ -72,7 +72,7 @@ def test_a_record_that_was_taken_out_of_the_index_is_noticed(history: History) -
 
 def test_nothing_is_called_never_seen_where_a_record_tree_cannot_be_read(history: History) -> None:
     audit = history.audit()
-    asked = asked_record(NOBODYS)
+    asked = parse_record(NOBODYS)
     assert and_held(record(audit, asked), held_against(audit, asked)).equal is False
     [first, *_] = audit.index.of_stage(TASK_DATASET.name)
     tree = present(history.store.local(f"{audit.artifact(first).path}/evidence/{TREE}"))
@@ -89,9 +89,9 @@ def test_nothing_is_called_never_seen_where_a_record_tree_cannot_be_read(history
 
 def test_what_cannot_prove_it_says_why(history: History) -> None:
     keys = history.settings.keys_folder / "tenants" / "acme.json"
-    held_against(history.audit(), asked_record(NOBODYS))
+    held_against(history.audit(), parse_record(NOBODYS))
     keys.unlink()
-    absences = held_against(history.audit(), asked_record(NOBODYS)).absences
+    absences = held_against(history.audit(), parse_record(NOBODYS)).absences
     said = {absence.variant: absence.unproved for absence in absences}
     assert "that orders its records is lost" in said["acme.one"]
     assert (said["globex.two"], said[None]) == ("", "")
@@ -100,7 +100,7 @@ def test_what_cannot_prove_it_says_why(history: History) -> None:
 def test_what_is_older_than_record_trees_proves_nothing(tmp_path: Path) -> None:
     made = History(tmp_path / "old", "rows")
     made.mixture("acme.one", made.dataset("acme.one", [question(number) for number in range(30)]))
-    held = held_against(made.audit(), asked_record(NOBODYS))
+    held = held_against(made.audit(), parse_record(NOBODYS))
     assert [absence.unproved for absence in held.absences] == [OLDER, OLDER]
 
 

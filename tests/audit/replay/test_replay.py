@@ -21,9 +21,9 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from ft_dagster.audit.replay import rebuild_stage, recorded
+from ft_dagster.audit.replay import rebuild_stage, recipe
 from ft_dagster.audit.replay.kept_code import build_environment, environment_differences, unpack_code
-from ft_dagster.audit.replay.recorded import lay_out, recorded_of
+from ft_dagster.audit.replay.recipe import lay_out, recorded_of
 from ft_dagster.audit.replay.replay import otherwise_before, replay, whole_steps
 from ft_dagster.audit.replay.replay_folder import PREFIX, replay_folder
 from ft_dagster.errors import UserError
@@ -400,8 +400,8 @@ def test_a_model_of_a_remote_store_is_laid_out_from_copies(tmp_path: Path, s3_se
 
 def test_a_replay_is_judged_by_the_engine_that_judged_whatever_is_declared_today(tmp_path: Path) -> None:
     today = Settings(project=tmp_path, evaluation=EvaluationSettings(engine="vllm", functions=("own.py",)))
-    asked = recorded._settings(today, {"engine": "transformers"})["evaluation"]
+    asked = recipe._settings(today, {"engine": "transformers"})["evaluation"]
     assert asked == {"engine": "transformers", "functions": ["own.py"]}
-    assert "evaluation" not in recorded._settings(Settings(project=tmp_path), {})  # older code knows none
+    assert "evaluation" not in recipe._settings(Settings(project=tmp_path), {})  # older code knows none
     by_vllm = {"engine": "vllm", "vllm": "python"}
-    assert recorded._settings(Settings(project=tmp_path), by_vllm)["evaluation"] == by_vllm
+    assert recipe._settings(Settings(project=tmp_path), by_vllm)["evaluation"] == by_vllm

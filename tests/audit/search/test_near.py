@@ -12,7 +12,7 @@ from ft_dagster.audit.answers import NearAnswer
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.records import TRAINED
 from ft_dagster.audit.search.search import look_through
-from ft_dagster.audit.sought_record import AskedRecord, asked_record
+from ft_dagster.audit.sought_record import SoughtRecord, parse_record
 from ft_dagster.data.rows.dedup import word_grams
 from ft_dagster.errors import UserError
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
@@ -22,7 +22,7 @@ from tests.present import present
 LONG = "The harbour master keeps the long list of all ships that came in since the great storm of that year"
 
 
-def near_records(audit: Audit, asked: AskedRecord, threshold: float) -> NearAnswer:
+def near_records(audit: Audit, asked: SoughtRecord, threshold: float) -> NearAnswer:
     return present(look_through(audit, asked, search=False, near=threshold).near)
 
 
@@ -44,10 +44,10 @@ def history(tmp_path: Path) -> History:
 
 def test_rows_and_documents_are_found_by_their_exact_similarity(history: History) -> None:
     audit = history.audit()
-    asked = asked_record(json.dumps(written(LONG.replace("that year", "this year"))))
+    asked = parse_record(json.dumps(written(LONG.replace("that year", "this year"))))
     found = near_records(audit, asked, 0.5)
     nearest, *documents = found.records
-    before, after = asked.words[0], asked_record(json.dumps(written(LONG))).words[0]
+    before, after = asked.words[0], parse_record(json.dumps(written(LONG))).words[0]
     then, now = word_grams(before), word_grams(after)
     assert nearest.similarity == len(then & now) / len(then | now) > 0.8
     assert [(one.variant, one.how, one.times) for one in nearest.models] == [("acme.one", TRAINED, 2)]
@@ -58,14 +58,14 @@ def test_rows_and_documents_are_found_by_their_exact_similarity(history: History
 
 def test_a_lower_threshold_finds_no_fewer_and_the_record_itself_is_none(history: History) -> None:
     audit = history.audit()
-    asked = asked_record(json.dumps(written(LONG)))
+    asked = parse_record(json.dumps(written(LONG)))
     counts = [near_records(audit, asked, threshold).near for threshold in (0.99, 0.6, 0.1)]
     assert counts == sorted(counts)
     assert counts[0] == 0
 
 
 def test_another_tenants_rows_are_not_read_for_an_auditor_of_one(history: History) -> None:
-    asked = asked_record(json.dumps(question(7, prompt="What, then, is item 7?")))
+    asked = parse_record(json.dumps(question(7, prompt="What, then, is item 7?")))
     whole = near_records(history.audit(), asked, 0.05)
     alone = near_records(history.audit(tenant="acme"), asked, 0.05)
     assert whole.rows == alone.rows + 1
@@ -73,7 +73,7 @@ def test_another_tenants_rows_are_not_read_for_an_auditor_of_one(history: Histor
 
 def test_text_that_retention_removed_is_counted(history: History) -> None:
     history.remove("task_dataset")
-    found = near_records(history.audit(), asked_record(LONG), 0.5)
+    found = near_records(history.audit(), parse_record(LONG), 0.5)
     assert (found.removed, found.artifacts) == (2, 1)
 
 
@@ -84,7 +84,7 @@ def test_equal_rows_are_read_where_retention_left_them(tmp_path: Path) -> None:
     assert first.digest == second.digest
     assert claim_removal(made.store, second, "retention", time.time() + DAY)
     finish_removal(made.store, second)
-    asked = asked_record(json.dumps(written(LONG.replace("that year", "this year"))))
+    asked = parse_record(json.dumps(written(LONG.replace("that year", "this year"))))
     found = near_records(made.audit(), asked, 0.5)
     assert (found.near, found.artifacts, found.removed) == (1, 1, 0)
 
@@ -96,7 +96,7 @@ def test_a_row_is_compared_as_the_source_reads_it(tmp_path: Path) -> None:
     source = {"path": "rows.jsonl", "format": "alpaca", "system": system}
     made.dataset("acme.one", [row], sources=[source], splits={"validation": 0, "test": 0, "minimum": 1})
     audit = made.audit()
-    asked = asked_record(json.dumps({**row, "output": "The harbour master keeps them."}), audit.readings())
+    asked = parse_record(json.dumps({**row, "output": "The harbour master keeps them."}), audit.readings())
     [nearest] = near_records(audit, asked, 0.5).records
     assert nearest.similarity > 0.9
 
@@ -106,7 +106,7 @@ def test_a_data_set_that_is_damaged_is_named_and_the_others_are_read(history: Hi
         "globex.three", [question(8)], splits={"validation": 0, "test": 0, "minimum": 1}
     )
     present(history.store.local(f"{damaged.path}/payload/train.parquet")).write_bytes(b"other")
-    found = near_records(history.audit(), asked_record(json.dumps(written(LONG))), 0.1)
+    found = near_records(history.audit(), parse_record(json.dumps(written(LONG))), 0.1)
     assert found.near > 0
     assert found.rows == 47
     [unread] = found.unread
@@ -115,7 +115,7 @@ def test_a_data_set_that_is_damaged_is_named_and_the_others_are_read(history: Hi
 
 def test_an_identity_has_no_words(history: History) -> None:
     with pytest.raises(UserError, match="without its words"):
-        near_records(history.audit(), asked_record("a" * 64), 0.8)
+        near_records(history.audit(), parse_record("a" * 64), 0.8)
 
 
 def test_short_rows_have_near_matches_too(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_short_rows_have_near_matches_too(tmp_path: Path) -> None:
     ]
     made.dataset("acme.one", rows, splits=whole)
     audit = made.audit()
-    found = near_records(audit, asked_record("Agnes Miller lives in Berlin"), 0.5)
+    found = near_records(audit, parse_record("Agnes Miller lives in Berlin"), 0.5)
     assert found.run == 1
     assert [(one.found[0].facts["line"], one.similarity) for one in found.records] == [(1, 4 / 6)]
-    assert [one.found[0].facts["line"] for one in near_records(audit, asked_record("rain"), 0.5).records] == [
+    assert [one.found[0].facts["line"] for one in near_records(audit, parse_record("rain"), 0.5).records] == [
         2
     ]
-    assert near_records(audit, asked_record(LONG), 0.5).run == 5
+    assert near_records(audit, parse_record(LONG), 0.5).run == 5

@@ -22,7 +22,7 @@ from ft_dagster.audit.records import ANSWERED, JUDGED, TRAINED, record, sought
 from ft_dagster.audit.search.inside import AllInside, loosely, rows_with, views, words_in
 from ft_dagster.audit.search.search import look_through
 from ft_dagster.audit.search.stored_text import read_texts, text_files
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.cli import app
 from ft_dagster.data.rows.content import normal_text
 from ft_dagster.errors import UserError
@@ -36,12 +36,12 @@ WHOLE = {"validation": 0, "test": 0, "minimum": 1}
 
 
 def searched(audit: Audit, given: str, **options: Any) -> SearchAnswer:
-    return present(look_through(audit, asked_record(given, audit.readings()), **options).search)
+    return present(look_through(audit, parse_record(given, audit.readings()), **options).search)
 
 
 def told(audit: Audit, given: str, **options: Any) -> RecordAnswer:
     """As the command answers."""
-    asked = asked_record(given, audit.readings())
+    asked = parse_record(given, audit.readings())
     found = record(audit, asked)
     held = found if found.found else and_held(found, held_against(audit, asked))
     return replace(held, search=look_through(audit, asked, **options).search)
@@ -254,7 +254,7 @@ def test_held_out_pieces_are_searched_after_retention_removed_their_corpus(histo
     audit = history.audit()
     [corpus] = audit.index.of_stage("general_corpus")
     file = next(
-        audit.shelf.file(audit.artifact(corpus), name)
+        audit.stored.file(audit.artifact(corpus), name)
         for name in audit.artifact(corpus).files
         if name.endswith("holdout.parquet")
     )

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from ft_dagster.audit.audit import Audit, index_folder, open_audit
 from ft_dagster.audit.records import record, sought
-from ft_dagster.audit.sought_record import asked_record
+from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.verify.verify import Verified, kept_state, verify
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import entry_path, mark_newest, read_log
@@ -341,7 +341,7 @@ def test_records_of_the_index_that_are_none_are_damage(history: History, records
         assert db.execute(f"UPDATE members SET records = {records}").rowcount
     audit = history.audit()
     with pytest.raises(sqlite3.DatabaseError, match="records of the index"):
-        record(audit, asked_record(json.dumps(question(0)), audit.readings()))  # beside whose those are
+        record(audit, parse_record(json.dumps(question(0)), audit.readings()))  # beside whose those are
     assert any("the index says otherwise" in line for line in verify(audit).problems)
 
 
@@ -350,7 +350,7 @@ def test_an_answer_is_held_against_the_evidence_and_not_the_index_alone(history:
     history.audit().index.close()
     edit_members(history.settings, changed("number", 1, lambda members: members["number"] == 2))
     audit = history.audit()
-    answers = [record(audit, asked_record(json.dumps(question(number)))) for number in range(30)]
+    answers = [record(audit, parse_record(json.dumps(question(number)))) for number in range(30)]
     assert all(one.facts["line"] - 1 == n for n, found in enumerate(answers) for one in found.found)
 
 
@@ -361,7 +361,7 @@ def test_a_tree_that_was_altered_answers_nothing(history: History) -> None:
     refused = 0
     for number in range(30):
         try:
-            record(audit, asked_record(json.dumps(question(number))))
+            record(audit, parse_record(json.dumps(question(number))))
         except UserError as error:
             refused += "audit verify" in str(error)
     assert refused
@@ -479,8 +479,8 @@ def test_a_malformed_ledger_is_the_problem_of_one_model(history: History, kind: 
 
     history.model("globex.bad", mixture, history.base(), ledger=ledger)
     mine, all_of_it = history.audit(tenant="acme", again=True), history.audit()
-    assert record(mine, asked_record(json.dumps(question(3)))).checked.unread == ()
-    assert len(record(all_of_it, asked_record(json.dumps(question(3)))).checked.unread) == 1
+    assert record(mine, parse_record(json.dumps(question(3)))).checked.unread == ()
+    assert len(record(all_of_it, parse_record(json.dumps(question(3)))).checked.unread) == 1
     assert verify(mine).holds
     assert all("ledger" in line and "globex" in line for line in verify(all_of_it).problems)
     assert not verify(all_of_it).holds
@@ -494,8 +494,8 @@ def test_evidence_that_is_no_table_is_the_problem_of_one_artifact(history: Histo
     file.write_bytes(b"PAR1 garbage PAR1")
     list_again(only(history.folder, "tenants/globex/two/task_dataset/*/manifest.json"), "evidence")
     audit = history.audit(again=True)
-    assert record(audit, asked_record(json.dumps(question(25)))).equal
-    answer = record(audit, asked_record("nobody ever wrote this"))
+    assert record(audit, parse_record(json.dumps(question(25)))).equal
+    answer = record(audit, parse_record("nobody ever wrote this"))
     assert answer.equal is None
     assert sought(answer).startswith("no record equals this, and 1 could not be read; not searched")
     assert any("globex/two/task_dataset" in line for line in verify(audit).problems)
@@ -507,7 +507,7 @@ def test_what_could_not_be_read_is_told_until_it_is_mended(history: History) -> 
     rows = only(history.folder, f"{DATASET}/*/evidence/rows.parquet")
     whole = {file: file.read_bytes() for file in (ledger, rows)}
     before = verified(history)
-    answered = record(history.audit(), asked_record(json.dumps(question(3))))
+    answered = record(history.audit(), parse_record(json.dumps(question(3))))
     for file in whole:
         flip(file)
     for again in (True, False, False):
@@ -515,7 +515,7 @@ def test_what_could_not_be_read_is_told_until_it_is_mended(history: History) -> 
         assert len(audit.index.unread()) == len(audit.followed.problems) == 2
         problems = verify(audit).problems
         assert {each.problem for each in audit.index.unread()} <= set(problems)
-        assert record(audit, asked_record("nobody ever wrote this")).equal is None
+        assert record(audit, parse_record("nobody ever wrote this")).equal is None
     [weights] = [each for each in audit.index.unread() if each.place.stage == "fine_tuned_model"]
     assert weights.problem in verify(audit, [weights]).problems
     for file, content in whole.items():
@@ -525,7 +525,7 @@ def test_what_could_not_be_read_is_told_until_it_is_mended(history: History) -> 
     after = verify(audit)
     assert (after.artifacts, after.problems) == (before.artifacts, ())
     assert audit.index.artifact(weights.id).place == weights.place
-    assert record(audit, asked_record(json.dumps(question(3)))) == answered
+    assert record(audit, parse_record(json.dumps(question(3)))) == answered
     assert history.audit().followed.artifacts == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 from ft_dagster.data.rows import coverage
 from ft_dagster.data.rows.content import normal_text, words_of
 from ft_dagster.data.rows.coverage import CoveredGrams, evaluation_grams
-from ft_dagster.data.rows.decontaminate import AskedItem, EvaluationGrams
+from ft_dagster.data.rows.decontaminate import EvaluationGrams, EvaluationItem
 from ft_dagster.spec.variant import DecontaminateSpec
 
 SHARE = 0.6
@@ -20,10 +20,10 @@ MIDDLE = "Which of the following is the most likely cause of earthquakes?"
 SHORT = "What gas do plants breathe in?"
 CHINESE = "植物细胞的哪一部分把阳光的能量变成细胞以后可以使用的食物"
 ITEMS = [
-    AskedItem((LONG,), ("chloroplast",), "cells"),
-    AskedItem((MIDDLE,), ("moving plates",), "earth"),
-    AskedItem((SHORT,), ("carbon dioxide",), "gas"),
-    AskedItem((CHINESE,), ("叶绿体",), "chinese"),
+    EvaluationItem((LONG,), ("chloroplast",), "cells"),
+    EvaluationItem((MIDDLE,), ("moving plates",), "earth"),
+    EvaluationItem((SHORT,), ("carbon dioxide",), "gas"),
+    EvaluationItem((CHINESE,), ("叶绿体",), "chinese"),
 ]
 
 
@@ -123,7 +123,7 @@ def test_what_is_found_is_what_a_plain_search_finds() -> None:
         return [f"w{n}" for n in random.integers(0, 12, length)]
 
     texts = [some(int(random.integers(8, 12))) for _ in range(12)]
-    grams = CoveredGrams([AskedItem((" ".join(text),)) for text in texts], 50, SHARE)
+    grams = CoveredGrams([EvaluationItem((" ".join(text),)) for text in texts], 50, SHARE)
     found = 0
     for _ in range(300):
         row = some(int(random.integers(5, 24)))

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from ft_dagster.data.rows import dataset
 from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.data.rows.dataset_io import read_split
-from ft_dagster.data.rows.decontaminate import ITEMS_SCHEMA, AskedItem
+from ft_dagster.data.rows.decontaminate import ITEMS_SCHEMA, EvaluationItem
 from ft_dagster.data.sources.fingerprint import Frozen, fingerprint_sources
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
@@ -72,7 +72,7 @@ def test_every_dropped_row_is_counted_by_reason(
 ) -> None:
     known = "which of the following words is the one that we all look for here today"
     write("faq.jsonl", [*questions, questions[0], questions[1], {"prompt": known, "completion": "none"}])
-    figures = build_task_dataset(variant(), project, [AskedItem((known,), (), "exam")], tmp_path)
+    figures = build_task_dataset(variant(), project, [EvaluationItem((known,), (), "exam")], tmp_path)
     assert figures["dropped"] == {"duplicate": 2, "overlaps an evaluation set": 1}
     assert figures["read"] == 43
     assert sum(figures["rows"].values()) == 40
@@ -95,7 +95,9 @@ def test_decontamination_and_deduplication_can_be_off(
 ) -> None:
     write("faq.jsonl", [*questions, questions[0]])
     spec = variant(deduplicate="off", decontaminate={"enabled": False})
-    figures = build_task_dataset(spec, project, [AskedItem((q["prompt"] * 5,)) for q in questions], tmp_path)
+    figures = build_task_dataset(
+        spec, project, [EvaluationItem((q["prompt"] * 5,)) for q in questions], tmp_path
+    )
     assert figures["dropped"] == {}
 
 
@@ -209,7 +211,7 @@ def test_a_test_split_emptied_by_decontamination_says_so(
     project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
 ) -> None:
     write("faq.jsonl", questions)
-    texts = [AskedItem((f"{row['prompt']} {row['completion']}",)) for row in questions]
+    texts = [EvaluationItem((f"{row['prompt']} {row['completion']}",)) for row in questions]
     spec = variant(decontaminate={"ngram": 3})
     with pytest.raises(UserError, match="40 rows were left out that overlap an evaluation set") as error:
         build_task_dataset(spec, project, texts, tmp_path, asked=DeclaredAt("acme.yaml"))
@@ -239,7 +241,7 @@ def test_how_many_rows_are_looked_at_together_changes_nothing(
     rows = [{"prompt": f"What is item {i % 30}?", "completion": f"It is {i % 45}."} for i in range(90)]
     grouped = [{**row, "group": f"g{i % 4}"} if i % 5 == 0 else row for i, row in enumerate(rows)]
     write("faq.jsonl", grouped)
-    texts = [AskedItem(("what is item 7 it is 7",), (), "quiz")]
+    texts = [EvaluationItem(("what is item 7 it is 7",), (), "quiz")]
     spec = variant(deduplicate=method, decontaminate={"ngram": 5})
     found = []
     for size, characters in ((500, 4_000_000), (7, 4_000_000), (1, 4_000_000), (500, 100)):

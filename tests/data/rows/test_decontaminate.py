@@ -9,14 +9,14 @@ import pytest
 
 from ft_dagster.data.rows import decontaminate
 from ft_dagster.data.rows.content import normal_text, words_of
-from ft_dagster.data.rows.decontaminate import AskedItem, EvaluationGrams, sought_words
+from ft_dagster.data.rows.decontaminate import EvaluationGrams, EvaluationItem, sought_words
 
 WORDS = [f"word{i}" for i in range(30)]
 QUESTION = " ".join(WORDS[:20])
 
 
 def grams_of(texts: Iterable[str], n: int = 13) -> EvaluationGrams:
-    return EvaluationGrams([AskedItem((text,)) for text in texts], n)
+    return EvaluationGrams([EvaluationItem((text,)) for text in texts], n)
 
 
 def task_in(grams: EvaluationGrams, text: str) -> str | None:
@@ -80,7 +80,7 @@ def test_no_gram_is_lost_when_many_are_merged() -> None:
 
 
 def test_a_short_question_counts_where_its_answer_stands_beside_it() -> None:
-    grams = EvaluationGrams([AskedItem(("what do bees make",), ("sweet honey", "wax"), "farm")], 13)
+    grams = EvaluationGrams([EvaluationItem(("what do bees make",), ("sweet honey", "wax"), "farm")], 13)
     assert task_in(grams, "what do bees make they make sweet honey") == "farm"
     assert task_in(grams, "wax is what do bees make") == "farm"
     assert task_in(grams, "what do bees make honey that is sweet") is None
@@ -89,7 +89,7 @@ def test_a_short_question_counts_where_its_answer_stands_beside_it() -> None:
 
 
 def test_an_answer_within_its_own_question_is_not_beside_it() -> None:
-    grams = EvaluationGrams([AskedItem(("is a whale a fish",), ("a fish",), "sea")], 13)
+    grams = EvaluationGrams([EvaluationItem(("is a whale a fish",), ("a fish",), "sea")], 13)
     assert task_in(grams, "is a whale a fish") is None
     assert task_in(grams, "is a whale a fish no but a shark is a fish") == "sea"
 
@@ -104,7 +104,7 @@ def test_a_short_question_is_found_where_a_plain_search_finds_an_answer_beside_i
     found = 0
     for _ in range(300):
         question, answers, words = text(3, 5), [text(1, 5) for _ in range(3)], text(1, 30)
-        items = [AskedItem((" ".join(question),), tuple(map(" ".join, answers)))]
+        items = [EvaluationItem((" ".join(question),), tuple(map(" ".join, answers)))]
         places = [
             at for at in range(len(words) - len(question) + 1) if words[at : at + len(question)] == question
         ]
@@ -120,7 +120,7 @@ def test_a_text_is_hashed_once_however_often_a_short_question_stands_in_it(
     unit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = ("one two", "three four", "甲乙丙丁", "甲乙丙子")
-    grams = EvaluationGrams([AskedItem((unit,), answers, "quiz")], 13)
+    grams = EvaluationGrams([EvaluationItem((unit,), answers, "quiz")], 13)
     runs, hashed = decontaminate.runs_of, list[int]()
 
     def counted(words: decontaminate.Hashes, length: int) -> decontaminate.Hashes:
@@ -135,7 +135,11 @@ def test_a_text_is_hashed_once_however_often_a_short_question_stands_in_it(
 
 def test_the_task_that_is_overlapped_is_named() -> None:
     grams = EvaluationGrams(
-        [AskedItem((" ".join(WORDS[:14]),), (), "one"), AskedItem((" ".join(WORDS[14:28]),), (), "two")], 13
+        [
+            EvaluationItem((" ".join(WORDS[:14]),), (), "one"),
+            EvaluationItem((" ".join(WORDS[14:28]),), (), "two"),
+        ],
+        13,
     )
     assert [grams.overlap(WORDS[:14]), grams.overlap(WORDS[14:28])] == ["one", "two"]
 
@@ -156,7 +160,7 @@ def test_what_is_found_is_what_a_plain_search_finds(n: int) -> None:
         length = n if len(question) >= n else len(question)
         runs = [question[at : at + length] for at in range(len(question) - length + 1)]
         long = length >= min(n, 8) and any(contains(words, run) for run in runs)
-        grams = EvaluationGrams([AskedItem((" ".join(question),))], n)
+        grams = EvaluationGrams([EvaluationItem((" ".join(question),))], n)
         assert (grams.overlap(words) is not None) == long
 
 
@@ -167,7 +171,7 @@ def test_texts_together_are_found_to_overlap_as_each_alone(n: int) -> None:
     def text(longest: int) -> str:
         return " ".join(f"w{word}" for word in random.integers(0, 4, random.integers(0, longest)))
 
-    items = [AskedItem((text(18),), (text(4),), f"task {i % 3}") for i in range(12)]
+    items = [EvaluationItem((text(18),), (text(4),), f"task {i % 3}") for i in range(12)]
     grams = EvaluationGrams(items, n)
     texts = [text(40).split() for _ in range(400)]
     alone = [grams.overlap(words) for words in texts]
@@ -262,11 +266,11 @@ def test_clauses_do_not_hide_an_overlap_of_characters() -> None:
 def test_8_words_of_characters_match_as_a_whole_and_3_beside_an_answer() -> None:
     assert grams_of([HAN[:16]]).ignored == 0
     assert grams_of([HAN[:15]]).ignored == 1
-    grams = EvaluationGrams([AskedItem((HAN[:6],), (HAN[20:22],), "quiz")], 13)
+    grams = EvaluationGrams([EvaluationItem((HAN[:6],), (HAN[20:22],), "quiz")], 13)
     assert grams.ignored == 0
     assert task_in(grams, f"{HAN[:6]}{HAN[20:22]}") == "quiz"
     assert task_in(grams, HAN[:6]) is None
-    assert EvaluationGrams([AskedItem((HAN[:5],), (HAN[20:22],))], 13).ignored == 1
+    assert EvaluationGrams([EvaluationItem((HAN[:5],), (HAN[20:22],))], 13).ignored == 1
 
 
 def test_words_and_characters_are_counted_together() -> None:

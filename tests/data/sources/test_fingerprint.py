@@ -11,7 +11,7 @@ import pytest
 from ft_dagster.data.sources.fingerprint import check_unchanged, fingerprint, fingerprint_sources
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.memory import cached_sha256
+from ft_dagster.provenance.hash_cache import cached_sha256
 from ft_dagster.spec.variant import SourceSpec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

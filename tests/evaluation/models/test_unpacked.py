@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ft_dagster.evaluation.models.greedy import rows_of, write
 from ft_dagster.evaluation.models.load import load_base, load_tuned, put_adapter
-from ft_dagster.evaluation.models.spare import room
+from ft_dagster.evaluation.models.memory_budget import room
 from ft_dagster.evaluation.models.unpacked import Unpacked, UnpackedLora, plain_lora, unpack
 from tests.evaluation.payloads import make_payload
 
@@ -91,6 +91,6 @@ def test_a_trained_model_is_loaded_so(
 ) -> None:
     model = load_tuned(tiny_model_folder, payload, dtype="bfloat16")
     assert count(model, Linear4bit) == 0 < count(model, UnpackedLora)
-    monkeypatch.setattr("ft_dagster.evaluation.models.spare.free_memory", lambda: 1000)
+    monkeypatch.setattr("ft_dagster.evaluation.models.memory_budget.free_memory", lambda: 1000)
     model = load_tuned(tiny_model_folder, payload, dtype="bfloat16")
     assert count(model, Linear4bit) > 0 == count(model, Unpacked) == count(model, UnpackedLora)

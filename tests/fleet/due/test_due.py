@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.fleet.due.amounts import Amount
-from ft_dagster.fleet.due.book import Book, Charge
+from ft_dagster.fleet.due.budget_ledger import Book, Charge
 from ft_dagster.fleet.due.due import EVEN_START, Decisions, FleetState, due
 from ft_dagster.fleet.due.reasons import News, VariantState, causes
 from ft_dagster.fleet.history import PastRun, history

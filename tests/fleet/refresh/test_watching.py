@@ -16,8 +16,8 @@ from ft_dagster.data.sources.fingerprint import fingerprint_sources
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.due.reasons import News
 from ft_dagster.fleet.refresh import watching
-from ft_dagster.fleet.refresh.declared import notice
 from ft_dagster.fleet.refresh.listing import ListedFile, WatchedPlace, difference, listing
+from ft_dagster.fleet.refresh.sync_declarations import notice
 from ft_dagster.fleet.refresh.watching import look, places_of
 from ft_dagster.fleet.table.database import SharedDatabase
 from ft_dagster.fleet.table.table import FleetTable

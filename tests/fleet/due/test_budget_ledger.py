@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from ft_dagster.fleet.due.amounts import Amount, RetrainCost
-from ft_dagster.fleet.due.book import PLATFORM, Book, CannotPay, Charge, beyond, settled
+from ft_dagster.fleet.due.budget_ledger import PLATFORM, Book, CannotPay, Charge, beyond, settled
 from ft_dagster.settings import BudgetSettings, FleetSettings
 from tests.fleet.fleets import NOON, budget, costing
 

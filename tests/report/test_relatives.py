@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from ft_dagster.report.family import Relative, family_picture
+from ft_dagster.report.relatives import Relative, family_picture
 from ft_dagster.report.svg import INLINE
 from ft_dagster.store import Artifact, Place
 

@@ -59,7 +59,7 @@ RUN, WORK = "replay", "work"
 
 
 @dataclass(frozen=True)
-class Recorded:
+class ModelRecipe:
     """Names a model and what it was made of. `rebuilt`: the artifact of each stage of REBUILT. `taken`: what
     of other stages these were made of, parents' exports among it. `content`: declaration.json. `judged`: of
     JUDGED what was made of the weights.
@@ -77,7 +77,7 @@ class Recorded:
         return self.model.variant or ""
 
 
-def recorded_of(audit: Audit, weights: Indexed) -> Recorded:
+def recorded_of(audit: Audit, weights: Indexed) -> ModelRecipe:
     """Raises UserError where something that the model was made of is gone."""
     mixture = needed(audit.index, weights, TRAINING_MIXTURE.name)
     plan = needed(audit.index, weights, TRAINING_PLAN.name)
@@ -86,7 +86,7 @@ def recorded_of(audit: Audit, weights: Indexed) -> Recorded:
     found = walk(rebuilt.values(), partial(_taken, audit, tuple(rebuilt.values())))
     taken = {each.id: each for each, below in found if below is not None}
     declared, content = _declaration(audit, rebuilt, taken.values())
-    return Recorded(weights, rebuilt, tuple(taken.values()), declared, content, _judged(audit, weights))
+    return ModelRecipe(weights, rebuilt, tuple(taken.values()), declared, content, _judged(audit, weights))
 
 
 def _judged(audit: Audit, weights: Indexed) -> dict[str, Indexed]:
@@ -177,7 +177,7 @@ def _declarations(audit: Audit, made: Indexed) -> Iterator[tuple[Indexed, Mappin
     """
     for each in reversed(audit.index.of_stage(DECLARATION.name, made.place.prefix)):
         if each.created <= made.created:
-            file = audit.shelf.left(audit.artifact(each), f"payload/{declaration.FILE}")
+            file = audit.stored.left(audit.artifact(each), f"payload/{declaration.FILE}")
             if file is not None:
                 yield each, json.loads(file.read_text("utf-8"))
 
@@ -255,7 +255,7 @@ class CleanProject:
         write_head(self.store, artifact.place.prefix if corpus else self.prefix, artifact, RUN)
 
 
-def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
+def lay_out(audit: Audit, recorded: ModelRecipe, folder: Path) -> CleanProject:
     """Make the clean project of a model, in a folder that is empty. Raises UserError."""
     tenant, _, _ = recorded.variant.partition(".")
     (folder / "tenants" / tenant).mkdir(parents=True)
@@ -282,7 +282,7 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
     return project
 
 
-def _engine(audit: Audit, recorded: Recorded, settings: Settings) -> dict[str, str]:
+def _engine(audit: Audit, recorded: ModelRecipe, settings: Settings) -> dict[str, str]:
     """Return what wrote the answers, where the code that made the model knows of more than one engine."""
     judged = recorded.judged.get(EVALUATION.name)
     said = None if judged is None else audit.artifact(judged)
@@ -309,8 +309,8 @@ def _write_policy(audit: Audit, weights: Indexed, folder: Path) -> None:
     """Write the policy that the model was judged by, where it was judged."""
     for judged in reversed(audit.index.made_of(weights, EVALUATION.name)):
         said = audit.artifact(judged)
-        if audit.shelf.has(said, f"evidence/{evaluation.POLICY}"):
-            file = audit.shelf.left(said, f"evidence/{evaluation.POLICY}")
+        if audit.stored.has(said, f"evidence/{evaluation.POLICY}"):
+            file = audit.stored.left(said, f"evidence/{evaluation.POLICY}")
             if file is not None:
                 floors = json.loads(file.read_text("utf-8"))
                 kept = {name: value for name, value in floors.items() if name not in Policy.gone}
@@ -351,7 +351,7 @@ def _copy_sources(project: Path, content: Mapping[str, Any], folder: Path) -> st
     return ""
 
 
-def _link_bases(audit: Audit, recorded: Recorded, folder: Path) -> None:
+def _link_bases(audit: Audit, recorded: ModelRecipe, folder: Path) -> None:
     """Let paths of bases that count from the project, and downloads of others, lead to where they lie."""
     for name in ("hub", "bases"):
         downloads = audit.settings.cache_folder / name
@@ -361,7 +361,7 @@ def _link_bases(audit: Audit, recorded: Recorded, folder: Path) -> None:
     for part in recorded.taken:
         if part.place.stage != BASE_MODEL.name:
             continue
-        file = audit.shelf.file(audit.artifact(part), "payload/base.json")
+        file = audit.stored.file(audit.artifact(part), "payload/base.json")
         base = json.loads(file.read_text("utf-8"))
         reference = str(base["reference"])
         named = base.get("revision") or base.get("parent") or is_address(reference)

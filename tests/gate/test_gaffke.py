@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
-from ft_dagster.gate.bounded import lower_bound, mean_p
+from ft_dagster.gate.gaffke import lower_bound, mean_p
 
 
 @pytest.mark.parametrize(

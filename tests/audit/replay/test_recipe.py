@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.audit.replay import recorded
+from ft_dagster.audit.replay import recipe
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import (
@@ -42,8 +42,8 @@ def chosen(monkeypatch: pytest.MonkeyPatch, taken: list[Any], *newest_first: dic
     audit: Any = SimpleNamespace(
         artifact=lambda each: SimpleNamespace(spec=each.said, inputs={"sources": sha256_json(SOURCES)})
     )
-    monkeypatch.setattr(recorded, "_declarations", lambda audit, made: enumerate(newest_first))
-    return recorded._declaration(audit, rebuilt, taken)[0]
+    monkeypatch.setattr(recipe, "_declarations", lambda audit, made: enumerate(newest_first))
+    return recipe._declaration(audit, rebuilt, taken)[0]
 
 
 def test_what_was_taken_for_a_variant_tells_its_declaration_from_a_newer_one(
@@ -90,7 +90,7 @@ def test_a_share_is_counted_as_was_usual_when_the_mixture_was_made(
     mixture: Any = SimpleNamespace(
         spec={"spec": {"data": {"general": then}}}, predicate={"stage_version": version}
     )
-    assert recorded._is_mixed_alike(mixture, {"spec": {"data": {"general": now}}}) is same
+    assert recipe._is_mixed_alike(mixture, {"spec": {"data": {"general": now}}}) is same
 
 
 def test_a_model_of_which_no_declaration_is_left_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

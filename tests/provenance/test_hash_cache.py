@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ft_dagster.provenance import memory
-from ft_dagster.provenance.memory import FILE, cached_digests, cached_sha256
+from ft_dagster.provenance import hash_cache
+from ft_dagster.provenance.hash_cache import FILE, cached_digests, cached_sha256
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of an hour ago, by its modification time, and remembered however young it is."""
-    monkeypatch.setattr(memory, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(hash_cache, "SETTLED_SECONDS", -1.0)
     file = tmp_path / "weights"
     file.write_bytes(b"good")
     os.utime(file, (time.time() - 3600,) * 2)
@@ -36,13 +36,13 @@ def sha256(content: bytes) -> str:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are hashed from now on."""
     done: list[Path] = []
-    real = memory._written_and_hashed
+    real = hash_cache._written_and_hashed
 
     def noted(path: Path) -> object:
         done.append(path)
         return real(path)
 
-    monkeypatch.setattr(memory, "_written_and_hashed", noted)
+    monkeypatch.setattr(hash_cache, "_written_and_hashed", noted)
     return done
 
 
@@ -84,7 +84,7 @@ def kind_of(folder: Path) -> str:
 def test_a_map_that_was_held_since_before_the_hash_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(hash_cache, "SETTLED_SECONDS", -1.0)
     file, cache = tmp_path / "weights", tmp_path / "cache"
     if kind_of(tmp_path) == "tmpfs":
         pytest.skip("no file system in memory notices what is written through a map")

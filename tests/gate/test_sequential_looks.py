@@ -10,10 +10,10 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.gate.gates import Referee, judge, regression
-from ft_dagster.gate.looks import RUNGS, Order, batches, expected_questions, looks_of
 from ft_dagster.gate.pairing import TaskKey
 from ft_dagster.gate.samples import Sample, on_the_same, scores
 from ft_dagster.gate.sampling import draw_questions, order_of_asking
+from ft_dagster.gate.sequential_looks import RUNGS, Order, batches, expected_questions, looks_of
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import MOST_QUESTIONS, GatesSpec
 from tests.evaluation.questions import sample

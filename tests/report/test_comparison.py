@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ft_dagster.lineage.verdict import Rule
-from ft_dagster.report.side_by_side import (
+from ft_dagster.report.comparison import (
     differing_rows,
     flat,
     joined_rows,

@@ -26,7 +26,7 @@ from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS, as_row
 from ft_dagster.errors import UserError
 from ft_dagster.files import read_text
 from ft_dagster.provenance.digest import sha256_file
-from ft_dagster.provenance.memory import SETTLED_SECONDS
+from ft_dagster.provenance.hash_cache import SETTLED_SECONDS
 from ft_dagster.provenance.stamp import Stamp
 from ft_dagster.records.record_tree import TREE
 from ft_dagster.schema_version import refuse_newer
@@ -78,7 +78,7 @@ class HeldRecord(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shelf:
+class StoredFiles:
     """Opens files of artifacts on this machine, their bytes checked against the manifest.
 
     `parent`: the artifact of a stage that another was made from, or None where it is gone.
@@ -177,16 +177,16 @@ class Shelf:
         return files[0].parent
 
 
-def members_of(shelf: Shelf, artifact: Artifact) -> Iterator[list[HeldRecord]]:
+def members_of(stored: StoredFiles, artifact: Artifact) -> Iterator[list[HeldRecord]]:
     """Yield all records of a data set, corpus or mixture, in batches. Raises UserError where they cannot be
     read.
     """
     if artifact.place.stage not in HAVE_RECORDS:
         return
-    if shelf.has(artifact, f"evidence/{ORIGINS}"):
+    if stored.has(artifact, f"evidence/{ORIGINS}"):
         for name in (ORIGINS, DROPPED):
-            if shelf.has(artifact, f"evidence/{name}"):
-                yield from _of_evidence(shelf.file(artifact, f"evidence/{name}"))
+            if stored.has(artifact, f"evidence/{name}"):
+                yield from _of_evidence(stored.file(artifact, f"evidence/{name}"))
         return
     readers = {
         TASK_DATASET.name: _of_rows,
@@ -194,16 +194,16 @@ def members_of(shelf: Shelf, artifact: Artifact) -> Iterator[list[HeldRecord]]:
         BASE_TEXT.name: _of_documents,
         TRAINING_MIXTURE.name: _of_examples,
     }
-    yield from _batched(readers[artifact.place.stage](shelf, artifact))
+    yield from _batched(readers[artifact.place.stage](stored, artifact))
 
 
-def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
+def times_of(stored: StoredFiles, model: Artifact, mixture: Artifact) -> Times:
     """Return how often examples of each record of the mixture were trained on, by the record's number, up to
     the checkpoint that the model is. Raises UserError for a ledger of another training.
     """
-    file = shelf.file(model, LEDGER)
+    file = stored.file(model, LEDGER)
     seen = _counts_of(file, mixture)
-    size, known = _training_names(shelf, mixture)
+    size, known = _training_names(stored, mixture)
     strange = next((name for name in seen.names if name not in known), None)
     if strange is not None:
         raise UserError(
@@ -257,15 +257,15 @@ def row_states(file: Path) -> NDArray[np.int64]:
     return np.fromiter(map(NUMBER.__getitem__, states.tolist()), np.int64, len(states))
 
 
-def _training_names(shelf: Shelf, mixture: Artifact) -> tuple[int, dict[str, int]]:
+def _training_names(stored: StoredFiles, mixture: Artifact) -> tuple[int, dict[str, int]]:
     """Return of the records of a mixture that may be trained on: above all their numbers, and what a ledger
     calls them -> number.
     """
-    if not shelf.has(mixture, f"evidence/{ORIGINS}"):
-        members = (one for batch in members_of(shelf, mixture) for one in batch if one.state == TRAIN)
+    if not stored.has(mixture, f"evidence/{ORIGINS}"):
+        members = (one for batch in members_of(stored, mixture) for one in batch if one.state == TRAIN)
         named = [(one.number, one.name) for one in members]
     else:
-        file = shelf.file(mixture, f"evidence/{ORIGINS}")
+        file = stored.file(mixture, f"evidence/{ORIGINS}")
         splits, names = (column.tolist() for column in arrays_of(file, "split", EXAMPLE))
         rows = enumerate(zip(splits, names, strict=True))
         named = [(at, name) for at, (split, name) in rows if split == "train"]
@@ -286,45 +286,45 @@ def _of_evidence(file: Path) -> Iterator[list[HeldRecord]]:
         ]
 
 
-def _of_rows(shelf: Shelf, dataset: Artifact) -> Iterator[HeldRecord]:
+def _of_rows(stored: StoredFiles, dataset: Artifact) -> Iterator[HeldRecord]:
     """Yield the records of a data set without record evidence."""
     numbers = count()
     for split in ("train", "validation", "test"):
-        if shelf.has(dataset, f"payload/{split}.parquet"):
-            for row, record in enumerate(dicts_of(shelf.file(dataset, f"payload/{split}.parquet"))):
+        if stored.has(dataset, f"payload/{split}.parquet"):
+            for row, record in enumerate(dicts_of(stored.file(dataset, f"payload/{split}.parquet"))):
                 name = str(record.get("record", row))
                 yield HeldRecord(as_row(record).identity, STATES.index(split), next(numbers), name)
 
 
-def _of_documents(shelf: Shelf, corpus: Artifact) -> Iterator[HeldRecord]:
+def _of_documents(stored: StoredFiles, corpus: Artifact) -> Iterator[HeldRecord]:
     numbers = count()
     for part in ("train", "holdout"):
         for name in [
             name for name in corpus.files if name.startswith("payload/") and name.endswith(f"/{part}.parquet")
         ]:
-            for row, record in enumerate(dicts_of(shelf.file(corpus, name))):
+            for row, record in enumerate(dicts_of(stored.file(corpus, name))):
                 identity = identity_of("text", [("text", normal_text(record["text"]))])
                 yield HeldRecord(identity, STATES.index(part), next(numbers), str(record.get("record", row)))
 
 
-def _of_examples(shelf: Shelf, mixture: Artifact) -> Iterator[HeldRecord]:
+def _of_examples(stored: StoredFiles, mixture: Artifact) -> Iterator[HeldRecord]:
     """Yield the records of a mixture without record evidence: by the leaves, or the rows, that its examples
     name.
     """
-    known = _names_above(shelf, mixture)
+    known = _names_above(stored, mixture)
     numbers = count()
-    payload = shelf.file(mixture, "payload/mixture.json").parent
+    payload = stored.file(mixture, "payload/mixture.json").parent
     for split, state in (("train", "train"), ("validation", "validation"), (HOLDOUT, HOLDOUT)):
         seen: set[str] = set()
         for shard in shard_files(payload, split):
-            for name in _example_names(shelf.file(mixture, f"payload/{shard.relative_to(payload)}")):
+            for name in _example_names(stored.file(mixture, f"payload/{shard.relative_to(payload)}")):
                 identity = known.get((split, name.startswith(GENERAL), name.rpartition(":")[2]))
                 if name not in seen and identity is not None:
                     seen.add(name)
                     yield HeldRecord(identity, STATES.index(state), next(numbers), name)
 
 
-def _names_above(shelf: Shelf, mixture: Artifact) -> dict[tuple[str, bool, str], bytes]:
+def _names_above(stored: StoredFiles, mixture: Artifact) -> dict[tuple[str, bool, str], bytes]:
     """Return (split of the mixture, of a corpus or not, what an example of it names) -> identity.
 
     Examples that name leaves do not say whether those are of a corpus.
@@ -332,10 +332,10 @@ def _names_above(shelf: Shelf, mixture: Artifact) -> dict[tuple[str, bool, str],
     found: dict[tuple[str, bool, str], bytes] = {}
     parts = {"train": "train", "validation": "validation", "holdout": HOLDOUT}
     for stage in (TASK_DATASET.name, GENERAL_CORPUS.name):
-        above = shelf.parent(mixture, stage)
+        above = stored.parent(mixture, stage)
         if above is None:
             continue
-        for member in (member for batch in members_of(shelf, above) for member in batch):
+        for member in (member for batch in members_of(stored, above) for member in batch):
             split = parts.get(STATES[member.state])
             if split is not None:
                 is_leaf = len(member.name) == LEAF_DIGITS

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ft_dagster.gate.level import ALPHA
 from ft_dagster.gate.paired import Allowed, Comparison
 from ft_dagster.gate.pairing import Paired, TaskKey, by_task
-from ft_dagster.gate.power import ALPHA, DISCORDANT, least_questions, power_of, would_show
+from ft_dagster.gate.power import DISCORDANT, least_questions, power_of, would_show
 from ft_dagster.gate.samples import Role, Sample
 from ft_dagster.gate.sampling import order_of_asking
 from ft_dagster.spec.variant import MOST_QUESTIONS

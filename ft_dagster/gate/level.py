@@ -1,0 +1,16 @@
+"""Computes the level at which a rule of the gate is tested: the first try of weights has the largest."""
+
+from __future__ import annotations
+
+ALPHA = 0.05  # one-sided level of each rule, over all tries
+
+
+def level_of(alpha: float, ordinal: int = 1) -> float:
+    """Return the level of try number `ordinal` = k (from 1) of the same weights: alpha / (k (k + 1)).
+
+    The shares 1/2, 1/6, 1/12, ... add up to 1, so that however often the same weights are asked other
+    questions, a fall as large as the margin passes in at most `alpha` of all. Raises ValueError below 1.
+    """
+    if ordinal < 1:
+        raise ValueError(f"tries are counted from 1: {ordinal}")
+    return alpha / (ordinal * (ordinal + 1))
