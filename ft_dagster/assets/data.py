@@ -92,7 +92,7 @@ def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
     )
     files = sorted(record["files"], key=lambda file: -file["size"])
     parts = [Bar(file["path"], file["size"], size(file["size"])) for file in files]
-    entries = {"base": table(["what", "value"], [row for row in rows if row[1] is not None])}
+    entries = {"base": table(["name", "value"], [row for row in rows if row[1] is not None])}
     return Page(summary, entries, fitting(bars, parts, "files by size"))
 
 
@@ -141,7 +141,7 @@ def _corpora(made: Mapping[str, Artifact]) -> Page:
 def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
     figures = DatasetFigures.of(artifact)
     rows, dropped = figures.rows, figures.rows_dropped
-    parts = [Bar(use, rows[name], count(rows[name])) for name, use in SPLITS.items() if name in rows]
+    parts = [Bar(name, rows[name], count(rows[name])) for name in SPLITS if name in rows]
     lengths, changes = row_lengths(workspace.payload(artifact)), data_changes(workspace, artifact)
     entries = {
         "dagster/row_count": sum(rows.values()),
@@ -193,7 +193,7 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
     entries = {
         "warnings": lines(warnings),
         "sources": table(["source", *COUNTS.values(), f"of {of}"], rows),
-        "packing": table(["what", "tokens or rows"], _packing(figures)),
+        "packing": table(["figure", "tokens or rows"], _packing(figures)),
         "dagster/row_count": train.examples,
         "trained_tokens": train.trained_tokens,
         "general_share": round(share, 4),

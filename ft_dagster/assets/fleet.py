@@ -18,7 +18,7 @@ from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import count
 
 WANTS: dict[str, str] = {  # by state, what a variant wants of a person
-    "broken": "is to be mended: the cause says where",
+    "broken": "cannot be read: fix the declaration (see cause)",
     "parked": "waits until it is mended: the cause says why",
     "failing": "did not come to a release: the cause says why",
     "approval": "waits for approval: `ft-dagster release`",

@@ -45,7 +45,7 @@ from ft_dagster.workspace.workspace import Workspace
 
 GROUP = "release"
 ANSWERS = ("made by", "questions", "how", "seconds", "digest")
-LOG = ("version", "what", "when (UTC)", "by", "reason")
+LOG = ("version", "action", "when (UTC)", "by", "reason")
 LOG_ENTRIES = "log_entries"  # metadata: how many entries the log had when it was shown
 
 

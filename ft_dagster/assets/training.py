@@ -12,12 +12,12 @@ from ft_dagster.assets.partitions import Graph
 from ft_dagster.report.summaries import training_summary
 from ft_dagster.report.svg import curves, fitting, trade_off
 from ft_dagster.report.training import (
+    ESTIMATED,
     FIGURES,
-    FORETOLD,
     Course,
     course_of,
+    estimated_rows,
     figure_rows,
-    foretold_rows,
     losses,
     plotted,
 )
@@ -34,7 +34,7 @@ def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:
         "advice": lines([*([figures.stop_reason] if figures.stop_reason else []), *figures.advice]),
         **_learned_and_forgot(course_of(log, figures)),
         "figures": table(FIGURES, figure_rows(figures)),
-        "foretold": table(FORETOLD, foretold_rows(figures)),
+        "estimates": table(ESTIMATED, estimated_rows(figures)),
         **plotted(figures),
         "micro_batch_halved": figures.micro_batch_halved,
         **({"learning_rate_lowered": rate} if (rate := figures.learning_rate_lowered) else {}),

@@ -393,7 +393,7 @@ def _not_found(answer: RecordAnswer) -> str:
     questions = f"the questions of {counted(held.evaluations, 'evaluation')}, " if held.evaluations else ""
     as_text = f", as a text alone (it is no row: {answer.no_row})," if answer.no_row else ""
     return (
-        f"{said}: held{as_text} against {counted(held.records, 'record')} of {held.artifacts:,} data sets, "
+        f"{said}: compared{as_text} with {counted(held.records, 'record')} of {held.artifacts:,} data sets, "
         f"corpora and mixtures, {questions}and {counted(held.models, 'model')}{searched}; {answer.note}"
     )
 

@@ -25,7 +25,7 @@ from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.strict_json import dumps
 
 EXIT_CODES = (
-    f"Exit codes: {DONE} done; {FAILED} it was carried out and came to no good (a run that failed, a plan "
+    f"Exit codes: {DONE} done; {FAILED} it ran, but failed (a run that failed, a plan "
     f"that does not fit, some of several declarations that are wrong); {BAD_INPUT} a mistake in what was "
     f"given, said in one line; {TRANSIENT} the storage could not be reached; {CANCELLED} cancelled."
 )

@@ -79,7 +79,7 @@ def _of_costs(costs: Iterable[CostRow]) -> Iterator[Metric]:
     yield _counter("cost_hours", "Device hours taken", ["tenant", "part"], hours)
     yield _counter("cost_usd", "US dollars of these", ["tenant"], [((row.name,), row.usd) for row in costs])
     planned = [((row.name,), row.planned_hours) for row in costs]
-    yield _counter("planned_hours", "Device hours that plans foretold", ["tenant"], planned)
+    yield _counter("planned_hours", "Device hours that plans estimated", ["tenant"], planned)
     dollars = [((row.name,), row.planned_usd) for row in costs]
     yield _counter("planned_usd", "US dollars of these", ["tenant"], dollars)
     unpriced = [((row.name,), row.unpriced_hours) for row in costs]

@@ -87,7 +87,7 @@ def _verdict(store: Store, prefix: str) -> Verdict | None:
 
 def _table(found: Sequence[FleetVariant]) -> Section:
     said = [
-        "Gains and verdicts are of the newest evaluation; what is to be looked at comes first.",
+        "Gains and verdicts are of the newest evaluation; rows are sorted by urgency.",
         "Device hours are of all trainings, evaluations and exports that the store knows, dollars at today's "
         "price of the device: those of ft-dagster cost --by variant.",
     ]

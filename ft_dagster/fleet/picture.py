@@ -30,7 +30,7 @@ class FleetPicture(NamedTuple):
     def from_when(self) -> str:
         """In words."""
         if self.looked is None:
-            return "read now; nothing is known of runs without a tick"
+            return "read now; run history not loaded yet (start the daemon)"
         at = f"{self.looked:%Y-%m-%d %H:%M} UTC"
         return f"read now, runs as of {at}" if self.exact else f"as of {at}; --exact reads the store"
 

@@ -208,7 +208,7 @@ def _next(row: FleetRow, decision: Retrain | NotDone | None, now: datetime) -> t
         return None, "a run of it waits or is in progress"
     if row.next_look is not None:
         return row.next_look, "nothing asks for it before"
-    return None, "nothing under retrain asks for one"
+    return None, "no retrain configured"
 
 
 def _gain_cell(gain: Gain | None) -> str:

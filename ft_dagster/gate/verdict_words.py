@@ -10,13 +10,13 @@ from ft_dagster.gate.sentences import out_of_reach, units, wanted, would_decide
 from ft_dagster.lineage.verdict import Outcome, Rule, Verdict
 
 NAMED = 3  # rules that a sentence names at most
-WORDS = ("passed", "passed, undecided", "undecided", "failed")
+WORDS = ("passed", "passed with warnings", "undecided", "failed")
 
 
 def verdict_word(verdict: Verdict) -> str:
     """Return one of `WORDS`: what was found, and, where that is undecided, whether it counts as passed."""
     if verdict.passed:
-        return "passed" if verdict.outcome == "pass" else "passed, undecided"
+        return "passed" if verdict.outcome == "pass" else "passed with warnings"
     return "undecided" if verdict.outcome == "undecided" else "failed"
 
 
@@ -70,7 +70,7 @@ def _sentence(word: str, rules: Sequence[Rule]) -> str:
         broken = failed or [rule for rule in rules if not rule.passed]
         more = f"; {len(unproved)} more undecided" if unproved else ""
         return f"{begin}: {_of(broken, rules)} {_do(broken, 'does', 'do')} not hold ({_named(broken)}){more}"
-    if word == "passed, undecided":
+    if word == "passed with warnings":
         said = f"{_of(unproved, rules)} {_do(unproved, 'is', 'are')} not proved ({_named(unproved)})"
         return f"{begin}: {said}; what was measured is within the margins, which gates.undecided lets pass"
     said = f"{_of(unproved, rules)} {_do(unproved, 'is', 'are')} neither shown to hold nor to fail"

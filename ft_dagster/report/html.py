@@ -67,7 +67,8 @@ class VerdictBox(NamedTuple):
 
     @classmethod
     def of(cls, verdict: Verdict, on: str = "") -> VerdictBox:
-        return cls(verdict_word(verdict).split(", ")[-1], verdict_sentence(verdict), on)
+        word = "undecided" if verdict.outcome == "undecided" else verdict_word(verdict)
+        return cls(word, verdict_sentence(verdict), on)
 
 
 class Report(NamedTuple):

@@ -11,7 +11,7 @@ from ft_dagster.report.tables import duration, moment, size
 from ft_dagster.stage_entries import ENTRIES
 from ft_dagster.store import Artifact
 
-MADE_OF = ("what", "which", "digest", "made")
+MADE_OF = ("artifact", "details", "digest", "made")
 DIGITS = 12  # of a digest
 
 

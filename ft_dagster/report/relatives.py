@@ -13,7 +13,7 @@ from ft_dagster.report.tables import counted
 from ft_dagster.stage_entries import ENTRIES, RELEASE
 from ft_dagster.store import Artifact
 
-RELATED = ("it is", "what", "which", "digest")
+RELATED = ("direction", "artifact", "details", "digest")
 ABOVE, BELOW = "made of", "made into"
 WORDS = "what it was made of, and what was made of it"
 

@@ -32,7 +32,7 @@ class Summary(NamedTuple):
 def dataset_summary(figures: DatasetFigures, since: str = "") -> Summary:
     """Summarize the figures of a task_dataset; `since`: what changed, where that is known."""
     rows, dropped = figures.rows, figures.rows_dropped
-    parts = ", ".join(f"{count(rows[name])} {use}" for name, use in SPLITS.items() if name in rows)
+    parts = ", ".join(f"{count(rows[name])} {name}" for name in SPLITS if name in rows)
     why = ", ".join(f"{count(number)} {reason}" for reason, number in figures.dropped.items() if number)
     share = percent(dropped / figures.read) if figures.read else ABSENT
     good = f"{count(dropped)} dropped ({share}): {why}" if dropped else "No row was dropped"
@@ -49,7 +49,7 @@ def dataset_summary(figures: DatasetFigures, since: str = "") -> Summary:
     )
 
 
-SPLITS = {"train": "to train on", "validation": "to validate", "test": "to test"}
+SPLITS = ("train", "validation", "test")
 FEW = 50  # test rows below which a gate rarely decides
 
 
@@ -107,7 +107,7 @@ def base_scores_summary(scores: Sequence[Score]) -> Summary:
     what = f"The base was asked {counted(len(tasks), 'task')}: {', '.join(tasks)}"
     return Summary(
         what,
-        "What the tuned model is held against, question by question",
+        "The tuned model is compared with it, question by question",
         "evaluation asks the tuned model the same",
     )
 

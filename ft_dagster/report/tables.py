@@ -149,7 +149,7 @@ def _variant_cells(row: VariantRow) -> list[Any]:
 RULE_STYLE = {"pass": "green", "undecided": "yellow", "fail": "red"}  # by outcome
 GATE_STYLE = {  # by the word of a verdict
     "passed": "green",
-    "passed, undecided": "yellow",
+    "passed with warnings": "yellow",
     "undecided": "yellow",
     "failed": "red",
     None: "dim",

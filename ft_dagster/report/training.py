@@ -12,7 +12,7 @@ from ft_dagster.report.tables import ABSENT, change, count, duration, percent, s
 from ft_dagster.training.training_figures import TrainingFigures
 
 FIGURES = ("figure", "value", "measured on")
-FORETOLD = ("what", "foretold", "measured")
+ESTIMATED = ("figure", "estimated", "actual")
 LOSSES = {"validation_loss": "validation", "loss": "training", "general_holdout_loss": "general"}
 # While it trains, on the general texts that it watches; the general loss of a model is the evaluation's.
 TASK, GENERAL = "validation loss", "loss on watched general text"
@@ -138,7 +138,7 @@ def plotted(figures: TrainingFigures) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in known.items() if value is not None}
 
 
-def foretold_rows(figures: TrainingFigures) -> list[list[Any]]:
+def estimated_rows(figures: TrainingFigures) -> list[list[Any]]:
     """Return time and memory as the plan estimated them, beside what they were; none of an older training.
     The estimated time is that of the steps and of what is measured between them: so is the program's.
 

@@ -79,7 +79,7 @@ TRAINING_MIXTURE = StageEntry(
     counted=("splits[train][examples]", "example"),
 )
 PROBE = StageEntry("probe", 5, on_demand=True, device_use="preparation")
-TRAINING_PLAN = StageEntry("training_plan", 10, shown=("{method[name]}", "{steps:,} steps foretold"))
+TRAINING_PLAN = StageEntry("training_plan", 10, shown=("{method[name]}", "{steps:,} steps estimated"))
 FINE_TUNED_MODEL = StageEntry(
     "fine_tuned_model",
     3,

@@ -40,7 +40,7 @@ from ft_dagster.report.summaries import (
 )
 from ft_dagster.report.svg import Bar
 from ft_dagster.report.tables import HISTORY, history_rows, size
-from ft_dagster.report.training import FIGURES, FORETOLD, course_of, figure_rows, foretold_rows, losses
+from ft_dagster.report.training import ESTIMATED, FIGURES, course_of, estimated_rows, figure_rows, losses
 from ft_dagster.schema_version import stored_as
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
@@ -193,7 +193,7 @@ def _run(stored: VersionFiles) -> Section:
         charts,
         [
             HtmlTable("figures", FIGURES, figure_rows(figures)),
-            HtmlTable("foretold and measured", FORETOLD, foretold_rows(figures)),
+            HtmlTable("estimated and actual", ESTIMATED, estimated_rows(figures)),
         ],
     )
 

@@ -480,7 +480,7 @@ def test_nothing_shows_that_a_row_of_a_source_with_a_transformation_is_absent(tm
     for given in (dumps(rows[3]), "no row of it"):
         found = record(audit, parse_record(given, audit.readings()))
         assert (found.equal, found.transformed) == (None, (source_of,))
-        said = "no record equals this, and the rows of 1 source were transformed; not searched: held against"
+        said = "no record equals this, and the rows of 1 source were transformed; not searched: compared with"
         assert sought(found).startswith(said)
         with pytest.raises(UserError, match="nothing proves that it is absent: rows of rows"):
             proof(made, given)

@@ -52,7 +52,7 @@ def test_record_says_what_learned_from_it(project: Path) -> None:
 
 def test_record_says_never_seen_and_what_it_was_held_against(project: Path) -> None:
     said = typed(project, "record", "nobody wrote this")
-    assert said.startswith("never seen: held against 1,354 records of 10 data sets")
+    assert said.startswith("never seen: compared with 1,354 records of 10 data sets")
     asked = typed(project, "record", "Question 0: what floats on the sea?")
     assert asked.startswith(
         "in 6 artifacts; 0 models learned from it; no other row contains it, and 6 stored "

@@ -95,7 +95,7 @@ def test_the_page_of_what_was_gone_back_to_says_as_much_as_that_of_a_release(kep
         assert part in said
     made_of = shown["made_of"]
     assert isinstance(made_of, dg.TableMetadataValue)
-    assert str(made_of.records[0].data["which"]).replace("\u200b", "").startswith("data/places.jsonl")
+    assert str(made_of.records[0].data["details"]).replace("\u200b", "").startswith("data/places.jsonl")
     assert (shown["version"].value, shown["production"].value) == (1, 1)
 
 

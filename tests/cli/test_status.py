@@ -163,7 +163,7 @@ def test_what_it_says_comes_with_the_time_of_its_picture(project: Path) -> None:
 def test_without_a_tick_the_store_is_read(project: Path) -> None:
     table_of(project, looked=None)
     assert said(project)["exact"]
-    assert "nothing is known of runs without a tick" in printed(project)
+    assert "run history not loaded yet (start the daemon)" in printed(project)
 
 
 @pytest.mark.parametrize("damage", ["newer", "garbage"])

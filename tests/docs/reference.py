@@ -32,12 +32,12 @@ MADE = "Made from the code by `make reference`; to be changed there.\n"
 
 
 class Described(NamedTuple):
-    """A field, dotted; what it takes, what it is where it is left out, and what it says."""
+    """A field, dotted; its type, its default, and its description."""
 
     field: str
-    takes: str
+    type: str
     default: str
-    said: str
+    description: str
 
 
 class FieldsPage(NamedTuple):
@@ -89,8 +89,8 @@ def write() -> None:
 def _fields_page(page: FieldsPage) -> str:
     schema = page.model.model_json_schema()
     fields = [each for each in described(schema) if each.field not in ("project", "schema_version")]
-    lines = [f"# {page.title}", MADE, f"{page.said}\n", "| field | takes | left out | |", "|---|---|---|---|"]
-    lines += [f"| `{each.field}` | {each.takes} | {each.default} | {each.said} |" for each in fields]
+    lines = [f"# {page.title}", MADE, f"{page.said}\n", "| field | type | default | |", "|---|---|---|---|"]
+    lines += [f"| `{each.field}` | {each.type} | {each.default} | {each.description} |" for each in fields]
     return "\n".join(lines) + "\n"
 
 

@@ -96,7 +96,7 @@ def relatives(metadata: Mapping[str, Any], how: str) -> list[tuple[str, str]]:
         {name: str(value).replace("\u200b", "") for name, value in record.data.items()}
         for record in metadata["relatives"].records
     ]
-    return [(row["what"], row["which"]) for row in rows if row["it is"] == how]
+    return [(row["artifact"], row["details"]) for row in rows if row["direction"] == how]
 
 
 def test_a_page_says_what_its_artifact_was_made_of_up_to_the_base(workshop: Workshop) -> None:

@@ -108,7 +108,7 @@ def test_a_chart_is_well_formed_and_says_its_values_under_the_pointer(name: str)
 def test_a_verdict_that_passed_undecided_has_the_colour_of_what_was_found() -> None:
     content = {"passed": True, "outcome": "undecided", "rules": [stored_rule(outcome="undecided")]}
     box = VerdictBox.of(Verdict.from_json(content))
-    assert (box.word, box.sentence.partition(":")[0]) == ("undecided", "Passed, undecided")
+    assert (box.word, box.sentence.partition(":")[0]) == ("undecided", "Passed with warnings")
 
 
 def test_charts_of_nothing_are_empty() -> None:

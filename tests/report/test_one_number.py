@@ -16,7 +16,7 @@ from ft_dagster.gate.samples import read_samples
 from ft_dagster.report.mixture import general_share, source_bars, source_shares
 from ft_dagster.report.summaries import mixture_summary, training_summary
 from ft_dagster.report.tables import score
-from ft_dagster.report.training import figure_rows, foretold_rows, plotted
+from ft_dagster.report.training import estimated_rows, figure_rows, plotted
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import GatesSpec
@@ -59,8 +59,8 @@ def test_the_memory_of_a_training_is_one_number_beside_what_was_foretold() -> No
         stored_training(peak_memory_bytes=2_048_000_000, imported_bytes=562_000_000, predicted=predicted)
     )
     shown = {row[0]: row[1] for row in figure_rows(figures)}
-    (foretold,) = (row for row in foretold_rows(figures) if row[0] == "memory at its highest")
-    assert foretold == ["memory at its highest", "664.0 MB", "1.5 GB"]
+    (estimated,) = (row for row in estimated_rows(figures) if row[0] == "memory at its highest")
+    assert estimated == ["memory at its highest", "664.0 MB", "1.5 GB"]
     assert shown["memory at its highest"] == "1.5 GB"
     assert "1.5 GB at its highest" in training_summary(figures).what
     assert plotted(figures)["peak_memory_gb"] == 1.486

@@ -119,7 +119,7 @@ def test_a_variant_whose_stages_have_not_run_is_shown_with_dashes() -> None:
 
 @pytest.mark.parametrize(
     ("passed", "outcome", "said"),
-    [(True, "undecided", "passed, undecided"), (False, "undecided", "undecided"), (False, None, "failed")],
+    [(True, "undecided", "passed with warnings"), (False, "undecided", "undecided"), (False, None, "failed")],
 )
 def test_what_was_let_pass_without_proof_says_so_and_an_older_verdict_is_passed_or_failed(
     passed: bool, outcome: str | None, said: str

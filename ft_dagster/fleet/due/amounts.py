@@ -1,4 +1,4 @@
-"""What a retrain costs, in device hours and US dollars, and what it is foretold to cost."""
+"""What a retrain costs, in device hours and US dollars, and what it is estimated to cost."""
 
 from __future__ import annotations
 

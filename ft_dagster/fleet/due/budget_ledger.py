@@ -209,15 +209,15 @@ def never_paid(cost: RetrainCost) -> str | None:
     """Why no book has room for a retrain, whatever its budgets are; None where one may have."""
     if cost.hours <= MOST_DAYS * 24:
         return None
-    return f"it is foretold to take {cost.hours:,.0f} h by the clock, and {MOST_DAYS} days are the most"
+    return f"it is estimated to take {cost.hours:,.0f} h by the clock, and {MOST_DAYS} days are the most"
 
 
-def settled(charges: Iterable[Charge], foretold: Amount, real: Amount) -> list[Charge]:
+def settled(charges: Iterable[Charge], estimated: Amount, real: Amount) -> list[Charge]:
     """The charges of a training that has finished: what it did not need is given back, on each of its days by
     the same share. What it took beyond is an overrun.
     """
     hours, usd = (
-        min(1.0, took / said) if said > 0 else 1.0 for took, said in zip(real, foretold, strict=True)
+        min(1.0, took / said) if said > 0 else 1.0 for took, said in zip(real, estimated, strict=True)
     )
     return [
         charge._replace(amount=Amount(charge.amount.hours * hours, charge.amount.usd * usd))
@@ -225,9 +225,9 @@ def settled(charges: Iterable[Charge], foretold: Amount, real: Amount) -> list[C
     ]
 
 
-def beyond(foretold: Amount, real: Amount) -> Amount:
-    """What a training took more than it was foretold."""
-    return Amount(max(0.0, real.hours - foretold.hours), max(0.0, real.usd - foretold.usd))
+def beyond(estimated: Amount, real: Amount) -> Amount:
+    """What a training took more than it was estimated."""
+    return Amount(max(0.0, real.hours - estimated.hours), max(0.0, real.usd - estimated.usd))
 
 
 def _or_any(value: float | None) -> float:

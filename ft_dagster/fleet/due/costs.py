@@ -1,9 +1,9 @@
 """What trainings took, and what prepares, judges and exports them, by the manifests of the store, beside what
-plans foretold.
+plans estimated.
 
 Each artifact is counted once, when it was made: a run that reuses it takes nothing. A training that broke off
 leaves no manifest, and is not in here. Dollars are hours times today's price of the device (gpus.yaml),
-foretold ones too, so that both are of one price.
+estimated ones too, so that both are of one price.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CostItem(NamedTuple):
     """What one artifact took. `hours`: of its devices together. `device`: their name, empty where it is not
     known; `price`: dollars an hour of one. `weights`: digest of what it trained, judged or exported.
 
-    Of a training alone: `planned`, hours that its plan foretold of it and its evaluation (None: not said);
+    Of a training alone: `planned`, hours that its plan estimated of it and its evaluation (None: not said);
     `outcome`: pass where its gate let it pass, else what that found, "" where nothing judged it; `judged`:
     how many evaluations it had.
     """
@@ -86,7 +86,7 @@ class CostRow:
     evaluations that reused one of them.
 
     Hours are those of one GPU, without any of a training by the clock (`cpu_hours` of `hours`): `planned`,
-    foretold of `trainings`; and what they, preparations (probes, texts of a base), evaluations and exports
+    estimated of `trainings`; and what they, preparations (probes, texts of a base), evaluations and exports
     took. `unpriced_hours`: those of `hours` for which no price is known, and no dollars are counted.
     """
 

@@ -104,7 +104,7 @@ def test_a_name_inside_a_row_is_found(tmp_path: Path, kind: str) -> None:
     dataset = made.dataset("acme.one", [ROWS[kind], other[format]], splits=WHOLE)
     made.model("acme.one", made.mixture("acme.one", dataset), made.base(), times=2)
     answer = told(made.audit(), NAME)
-    assert sought(answer).startswith("no record equals this; 1 row contains it: held against ")
+    assert sought(answer).startswith("no record equals this; 1 row contains it: compared with ")
     assert answer.seen
     [one] = present(answer.search).records
     assert [(each.stage, each.facts["line"]) for each in one.found] == [
@@ -146,7 +146,7 @@ def test_what_is_not_the_name_is_not_taken_for_it(tmp_path: Path, kind: str) -> 
     made.dataset("acme.one", [{"text": NONE[kind]}, {"text": "x"}], splits=WHOLE)
     answer = told(made.audit(), NAME)
     assert answer.seen is False
-    assert sought(answer).startswith("never seen: held against 2 records")
+    assert sought(answer).startswith("never seen: compared with 2 records")
     part = searched(made.audit(), NAME, part=True)
     assert part.rows == (kind in ("within words", "a longer word"))
 
@@ -223,7 +223,7 @@ def test_documents_questions_and_answers_are_searched(history: History) -> None:
     assert {JUDGED, ANSWERED} <= hows
     answer = told(history.audit(), "a mayor")
     assert sought(answer).startswith(
-        "no record equals this; no row contains it, and 1 stored question or answer does: held against "
+        "no record equals this; no row contains it, and 1 stored question or answer does: compared with "
     )
 
 
@@ -274,7 +274,7 @@ def test_what_retention_removed_cannot_be_searched_and_is_not_never_seen(history
     answer = told(history.audit(), "Nobody Ever")
     assert answer.seen is None
     assert sought(answer).startswith(
-        "no record equals this; nothing that can be searched contains it: held against "
+        "no record equals this; nothing that can be searched contains it: compared with "
     )
     assert present(answer.search).cannot == (
         "the text of 1 evaluation artifact, which retention removed",
@@ -317,7 +317,7 @@ def test_a_search_within_a_tenant_or_a_variant_says_so_and_is_no_all_clear(histo
     answer = told(audit, "Nobody Ever", within="acme.one")
     assert answer.seen is None
     assert sought(answer).startswith(
-        "no record equals this; nothing within acme.one contains it: held against "
+        "no record equals this; nothing within acme.one contains it: compared with "
     )
     for name, said in (
         ("initech", "nothing of it is stored"),
@@ -365,7 +365,7 @@ def test_a_row_is_found_inside_a_document_that_has_all_its_texts(tmp_path: Path)
 def test_without_the_search_nothing_is_called_never_seen(history: History) -> None:
     answer = told(history.audit(), "Nobody Ever", search=False)
     assert (answer.seen, answer.equal, answer.search) == (None, False, None)
-    assert sought(answer).startswith("no record equals this; not searched: held against ")
+    assert sought(answer).startswith("no record equals this; not searched: compared with ")
 
 
 @pytest.mark.parametrize("given", ["0" * 64, "\u200b"])
@@ -494,10 +494,10 @@ def test_the_command_says_what_contains_it_and_what_learned_from_that(history: H
     told_as_json = typed(history.folder, NAME, "--json")
     assert (told_as_json["seen"], told_as_json["search"]["rows"]) == (True, 1)
     assert typed(history.folder, NAME, "--no-search").startswith(
-        "no record equals this; not searched: held against"
+        "no record equals this; not searched: compared with"
     )
     assert typed(history.folder, "Agne", "--part").startswith("no record equals this; 1 row contains it")
-    assert typed(history.folder, "Agne").startswith("never seen: held against ")
+    assert typed(history.folder, "Agne").startswith("never seen: compared with ")
     assert typed(history.folder, "Agne", "--within", "acme").startswith(
         "no record equals this; nothing within acme"
     )

@@ -55,13 +55,13 @@ def test_a_cpu_has_no_price_and_its_hours_are_told_apart(store: Store, tmp_path:
 
 
 def test_trainings_are_told_apart_by_what_the_gate_found(store: Store, tmp_path: Path) -> None:
-    """A verdict "Passed, undecided: …" is one that passed, in the table of costs too."""
+    """A verdict "Passed with warnings: …" is one that passed, in the table of costs too."""
     prefix = "tenants/acme/support"
     models = {name: train(store, prefix, name) for name in ("pass", "fail", "undecided", "let pass", "none")}
     for name in ("pass", "fail", "undecided"):
         judge(store, models[name], name, name)
     let = judge(store, models["let pass"], "undecided", "let pass", passed=True)
-    assert verdict_word(Verdict.from_json(let.figures["verdict"])) == "passed, undecided"
+    assert verdict_word(Verdict.from_json(let.figures["verdict"])) == "passed with warnings"
     row = cost_row("all", read_costs(store, catalogue(tmp_path)).items)
     assert (row.trainings, row.passed, row.failed, row.undecided, row.not_judged) == (5, 2, 1, 1, 1)
 
