@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -21,8 +21,12 @@ class LayerSettings(MethodSettings):
 
     capacity: ClassVar[str | None] = "rank"
 
-    rank: int = Field(16, ge=1)
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    rank: Annotated[int, Field(ge=1, le=1024, description="LoRA rank r; null: by objective and examples")] = (
+        16
+    )
+    target_modules: Annotated[
+        tuple[str, ...] | Literal["all-linear"], Field(description="Module names, or all-linear")
+    ] = "all-linear"
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
         """Count A and B of each layer, of the rank, and the rows of new tokens."""

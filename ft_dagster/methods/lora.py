@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 from pydantic import Field
 
 from ft_dagster.methods.base_facts import BaseFacts
 from ft_dagster.methods.layers import LayerSettings, targeted
-from ft_dagster.methods.method import Figure, Method, PublishedCost, Rate, Rates, SettingDefault
+from ft_dagster.methods.method import Figure, Method, PublishedCost, Quantized, Rate, Rates, SettingDefault
 
-DECLARED = ("rank", "alpha", "dropout", "target_modules", "use_rslora", "use_dora")
-DEFAULTS = {  # of what is declared; the rank is chosen by objective and examples
+ALPHA = SettingDefault(32.0, "32 at any rank: one rate then learned and forgot alike at ranks 4 to 64")
+DEFAULTS = {
+    "rank": None,
+    "alpha": ALPHA,
+    "dropout": SettingDefault(0.0, "at 135M 0.05 moved no loss and slowed each step"),
     "target_modules": SettingDefault(
         "all-linear", "all linear layers at a modest rank beat fewer at a higher one"
     ),
-    "alpha": SettingDefault(32.0, "32 at any rank: one rate then learned and forgot alike at ranks 4 to 64"),
-    "dropout": SettingDefault(0.0, "at 135M 0.05 moved no loss and slowed each step"),
     "use_rslora": SettingDefault(False, "updates scale by alpha/r, not by alpha/sqrt(r)"),
     "use_dora": SettingDefault(False, "DoRA gains little for its time and memory"),
 }
@@ -27,6 +30,7 @@ RATES = Rates(  # 1e-3 of 128 rows a step (LoRA Without Regret) is 3.5e-4 of 16 
 EPOCHS = Figure(3.0, "usual for LoRA")
 UTILIZATION = Figure(0.30, "as full, less for the many small products with A and B")
 CPU_STEP_SECONDS = 1.8  # of 4 x 128 tokens at 135M on two CPU cores
+Alpha: TypeAlias = Annotated[float, Field(gt=0, le=65_536, description="LoRA alpha; 32 unless said")]
 
 
 class LoraSettings(LayerSettings):
@@ -35,10 +39,10 @@ class LoraSettings(LayerSettings):
     """
 
     name: str = "lora"
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    use_rslora: bool = False
-    use_dora: bool = False
+    alpha: Alpha = 32.0
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0, description="LoRA dropout")] = 0.05
+    use_rslora: Annotated[bool, Field(description="Scale by alpha/sqrt(r)")] = False
+    use_dora: Annotated[bool, Field(description="Weight-decomposed LoRA")] = False
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
         """Count the trained weights; DoRA also trains the length of each output's weights."""
@@ -49,12 +53,18 @@ class LoraSettings(LayerSettings):
         return trained + sum(shape[0] for name in names for shape in base.linear_shapes[name])
 
 
+def utilization_above(base: Quantized) -> Figure:
+    """Return the utilization of LoRA, less by what a step takes longer above a quantized base."""
+    value = round(UTILIZATION.value * CPU_STEP_SECONDS / base.cpu_step_seconds, 2)
+    times = f"{CPU_STEP_SECONDS}/{base.cpu_step_seconds}"
+    return Figure(value, f"as lora, times {times}: each step unpacks the {base.kind} weights")
+
+
 METHOD = Method(
     name="lora",
     order=1,
     trains="layers",
     settings=LoraSettings,
-    declared=DECLARED,
     defaults=DEFAULTS,
     usual=Figure(0, "the usual choice: small files beside a base that is as it was"),
     rates=RATES,

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from ft_dagster.methods.lora import (
-    CPU_STEP_SECONDS,
-    DECLARED,
-    DEFAULTS,
-    EPOCHS,
-    RATES,
-    UTILIZATION,
-    LoraSettings,
-)
+from ft_dagster.methods.lora import DEFAULTS, EPOCHS, RATES, LoraSettings, utilization_above
 from ft_dagster.methods.method import Figure, Method, Quantized
 
 QUANTIZED = Quantized("int8", 1.0, rest_in_fp32=True, cpu_step_seconds=2.9, plain="lora")
@@ -20,17 +12,13 @@ METHOD = Method(
     order=3,
     trains="layers",
     settings=LoraSettings,
-    declared=DECLARED,
     defaults=DEFAULTS,
     usual=Figure(
         2, "between the two; int8 steps were measured slower than 4-bit ones, and it cannot be sharded"
     ),
     rates=RATES,
     epochs=EPOCHS,
-    utilization=Figure(
-        round(UTILIZATION.value * CPU_STEP_SECONDS / QUANTIZED.cpu_step_seconds, 2),
-        "as lora, times 1.8/2.9: each step unpacks the int8 weights",
-    ),
+    utilization=utilization_above(QUANTIZED),
     exports=("adapter", "merged"),
     is_lora=True,
     quantized=QUANTIZED,

@@ -86,8 +86,9 @@ class Method:
     holds.
 
     What it is: `order` is its place in lists. `trains` says whether it trains all weights, something beside
-    the base's layers (as LoRA does), or learned positions before the text. `settings` are those of plan.json,
-    `declared` the fields of a declaration's `method` that act, `defaults` what they are unless declared.
+    the base's layers (as LoRA does), or learned positions before the text. `settings` are those of plan.json;
+    `defaults`: of those that may be declared, in their order, what they are unless declared; None: chosen by
+    objective and examples.
 
     What it can: `exports`, the usual format first. `packs`: several examples may share a row. `recomputes`:
     its activations may be computed again for the backward pass; if not, `no_recomputing` says why. `is_lora`:
@@ -109,8 +110,7 @@ class Method:
     epochs: Figure
     utilization: Figure
     exports: tuple[ExportFormat, ...]
-    declared: tuple[str, ...] = ()
-    defaults: Mapping[str, SettingDefault] = field(default_factory=dict)
+    defaults: Mapping[str, SettingDefault | None] = field(default_factory=dict)
     packs: bool = True
     no_recomputing: str = ""
     is_lora: bool = False
@@ -123,6 +123,11 @@ class Method:
 
     def __post_init__(self) -> None:
         self.settings.methods.add(self.name)
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """Return the fields of a declaration's `method` that act."""
+        return tuple(self.defaults)
 
     @property
     def freezes(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ft_dagster.methods.base_facts import BaseFacts
 from ft_dagster.methods.method import Figure, Method, Rate, Rates
-from ft_dagster.methods.prompt_tuning import DECLARED, DEFAULTS, UTILIZATION, PromptSettings
+from ft_dagster.methods.prompt_tuning import DEFAULTS, UTILIZATION, PromptSettings
 
 
 class PrefixSettings(PromptSettings):
@@ -19,7 +19,6 @@ METHOD = Method(
     order=5,
     trains="prompt",
     settings=PrefixSettings,
-    declared=DECLARED,
     defaults=DEFAULTS,
     usual=Figure(4, "of 2021: close to full at 10B and above, worse below"),
     rates=Rates(  # tried at 135M alone

@@ -4,7 +4,7 @@ before the text.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -13,7 +13,6 @@ from ft_dagster.methods.lora import UTILIZATION as OF_LORA
 from ft_dagster.methods.method import Figure, Method, Rate, Rates, SettingDefault
 from ft_dagster.methods.settings import MethodSettings
 
-DECLARED = ("num_virtual_tokens",)
 DEFAULTS = {"num_virtual_tokens": SettingDefault(20, "20 in PEFT's guide; 8 to 100 in the literature")}
 UTILIZATION = Figure(OF_LORA.value, "as lora, and its rows are not packed: short ones are padded")
 
@@ -23,7 +22,9 @@ class PromptSettings(MethodSettings):
 
     capacity: ClassVar[str | None] = "num_virtual_tokens"
 
-    num_virtual_tokens: int = Field(20, ge=1)
+    num_virtual_tokens: Annotated[
+        int, Field(ge=1, le=512, description="Length of the learned prompt or prefix")
+    ] = 20
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
         return self.num_virtual_tokens * base.hidden_size
@@ -34,7 +35,6 @@ METHOD = Method(
     order=4,
     trains="prompt",
     settings=PromptSettings,
-    declared=DECLARED,
     defaults=DEFAULTS,
     usual=Figure(5, "of 2021: close to full at 10B and above, worse below; learns slowly"),
     rates=Rates(

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
-from ft_dagster.methods.lora import (
-    CPU_STEP_SECONDS,
-    DECLARED,
-    DEFAULTS,
-    EPOCHS,
-    RATES,
-    UTILIZATION,
-    LoraSettings,
-)
+from ft_dagster.methods.lora import DEFAULTS, EPOCHS, RATES, LoraSettings, utilization_above
 from ft_dagster.methods.method import Figure, Method, PublishedCost, Quantized
 
 QUANTIZED = Quantized(
@@ -29,6 +21,8 @@ QUANTIZED = Quantized(
 class QloraSettings(LoraSettings):
     """Holds LoRA's settings, and the type of what is computed above a 4-bit base."""
 
+    unsaid = ("activations",)
+
     name: str = "qlora"
     activations: Literal["bf16"] | None = Field(
         None,
@@ -36,29 +30,19 @@ class QloraSettings(LoraSettings):
         "backward pass; null: fp32, as plans had it before there was a choice",
     )
 
-    @model_serializer(mode="wrap")
-    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `activations` where it is None, so that an older plan keeps its digest."""
-        content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if (name, value) != ("activations", None)}
-
 
 METHOD = Method(
     name="qlora",
     order=2,
     trains="layers",
     settings=QloraSettings,
-    declared=DECLARED,
     defaults=DEFAULTS,
     usual=Figure(
         1, "a base in 4 bits has lost a little before the first step (0.25 nats at 135M; larger ones less)"
     ),
     rates=RATES,
     epochs=EPOCHS,
-    utilization=Figure(
-        round(UTILIZATION.value * CPU_STEP_SECONDS / QUANTIZED.cpu_step_seconds, 2),
-        "as lora, times 1.8/2.4: each step unpacks the 4-bit weights",
-    ),
+    utilization=utilization_above(QUANTIZED),
     exports=("adapter", "merged"),
     is_lora=True,
     declared_zero_stages=(0, 2),  # each process holds the base whole: ZeRO-2 divides what is trained

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from ft_dagster.methods.base_facts import BaseFacts
+from ft_dagster.planned import Planned
 
 
-class MethodSettings(BaseModel):
-    """Is the `method` part of plan.json; each family of methods has a model of its own. Unknown fields are
-    refused.
+class MethodSettings(Planned):
+    """Is the `method` part of plan.json; each family of methods has a model of its own.
+
+    A setting that may be declared too says so in its annotation: bounds and what it is for.
 
     `capacity`: the one of them by which it can hold more. `methods`: those that take these; each `Method`
     adds its own name.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     capacity: ClassVar[str | None] = None
     methods: ClassVar[set[str]] = set()

@@ -18,6 +18,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.release import history, production, rolled_back_weights
 from ft_dagster.lineage.stale import StaleCause
+from ft_dagster.methods import METHODS
 from ft_dagster.models.base import locate_base
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
@@ -132,12 +133,13 @@ def check_adapter(parent: ParentRelease, adapter: Path, *, file: object = None) 
     """Raises UserError where the parent's adapter (its payload folder) cannot be folded, or stacked."""
     config = json.loads((adapter / ADAPTER_CONFIG).read_text("utf-8"))
     if config.get("peft_type") != "LORA":
+        others = ", ".join(name for name, known in METHODS.items() if "merged" in known.exports)
         raise UserError(
             f"{parent.key} is a learned prompt or prefix: it changes no weights to start from",
             file=file,
             field=FIELD,
             value=str(parent.key),
-            fix="Train the parent by lora, qlora, lora_8bit or full",
+            fix=f"Train the parent by one of {others}",
         )
     keeps = {
         "DoRA": config.get("use_dora"),

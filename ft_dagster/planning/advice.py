@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from ft_dagster.methods import method_of
 from ft_dagster.methods.layers import LayerSettings, narrowest_layer, smallest_dimension
-from ft_dagster.methods.lora import DEFAULTS, LoraSettings
+from ft_dagster.methods.lora import ALPHA, LoraSettings
 from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
@@ -26,7 +26,7 @@ USUAL_SHARE = (0.05, 0.10)
 LITTLE = 0.015  # of all tokens that are read: 1.4% took nothing off (benchmarks/notes/general-text.md)
 LARGEST = 128  # the top of the usual ranks; above it an adapter's cost nears that of full fine-tuning
 ROUNDING = 0.0025  # a share comes out in whole examples
-USUAL_ALPHA = float(DEFAULTS["alpha"].value)
+USUAL_ALPHA = float(ALPHA.value)
 FEW_STEPS = 50  # of the optimizer
 LARGE_BATCH_ROWS = 32  # of an adapter: published curves of LoRA and full part between 32 and 256
 

@@ -25,16 +25,10 @@ from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.question import ProbeCost
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.packed_rows import ExampleLengths
+from ft_dagster.planning.planned_method import PlanContext, PlannedMethod
 from ft_dagster.planning.probe import ProbePlan, leaves_open, plan_probe
 from ft_dagster.planning.probe_advice import advised_probe
-from ft_dagster.planning.survey import (
-    PlanContext,
-    PlannedMethod,
-    Survey,
-    leaves_method_open,
-    lora_settings,
-    survey,
-)
+from ft_dagster.planning.survey import Survey, leaves_method_open, lora_settings, survey
 from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.training import TrainingSettings

@@ -24,7 +24,8 @@ from ft_dagster.planning.dryrun.from_figures import (
     shapes_of_configuration,
 )
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.planning.survey import PlanContext, Survey, survey
+from ft_dagster.planning.planned_method import PlanContext
+from ft_dagster.planning.survey import Survey, survey
 from ft_dagster.training.batches.apart import leak_of
 
 MAX_LENGTH = 1024

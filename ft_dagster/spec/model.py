@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
+from ft_dagster.schema_version import STORED
 from ft_dagster.spec.plain import plain_value
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -38,3 +40,16 @@ class SpecModel(BaseModel):
             if name in type(self).model_fields:
                 raise UnlistedField(f"{type(self).__name__}.{name} is read, and the stage does not list it")
             return super().__getattr__(name)
+
+
+def former_auto(value: Any, info: ValidationInfo, usual: Any, otherwise: str) -> Any:
+    """`usual` in place of the word `auto` of a frozen declaration; refuses the word in a file of today."""
+    if value != "auto":
+        return value
+    if info.context == STORED:
+        return usual
+    raise PydanticCustomError(
+        "former_auto",
+        "no plan chooses it by the version before any more",
+        {"fix": f"Name a number (`ft-dagster check` gives that of the newest plan), or {otherwise}"},
+    )

@@ -19,6 +19,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.defaults import merge
 from ft_dagster.spec.keys import HALF
+from ft_dagster.spec.method import MethodName
 from ft_dagster.spec.model import SpecModel
 from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.validation import validate
@@ -28,7 +29,6 @@ from ft_dagster.spec.variant import (
     EvaluationSpec,
     GatesSpec,
     Margin,
-    MethodName,
     VariantSpec,
 )
 from ft_dagster.spec.yaml_files import read_yaml

@@ -8,37 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Le
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ft_dagster.planned import Planned
 from ft_dagster.spec.model import Fraction, SpecModel
 
 SEED_LIMIT = (1 << 32) - 1  # numpy takes no larger one
 BUDGET = 0.1  # of measuring, a share of the training's FLOPs
 LONGEST_EXAMPLE = 10_485_760  # tokens: the longest context of a published model
-
-
-class Planned(SpecModel):
-    """Of the fields that are inherited from what may be declared the upper bounds are taken off."""
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        for field in cls.model_fields.values():
-            field.metadata = [each for each in field.metadata if not isinstance(each, Le)]
-        cls.model_rebuild(force=True)
-
-
-def _but(content: dict[str, Any], **usual: Any) -> dict[str, Any]:
-    """Without what is as usual, so that a plan that says nothing of what was added later keeps its digest."""
-    return {name: value for name, value in content.items() if name not in usual or value != usual[name]}
 
 
 def _from_number(field: str) -> BeforeValidator:
@@ -79,6 +56,8 @@ class Deepspeed(Planned, DeepspeedFields):
 class WatchFields(SpecModel):
     """What is measured while it trains; of what is past a limit of forgetting nothing is exported."""
 
+    added = ("past_limit",)
+
     budget: Annotated[float, Field(gt=0, le=1)] | None = Field(
         BUDGET,
         description="Largest share of the training's FLOPs for measuring; null: all, at every evaluation",
@@ -105,8 +84,6 @@ class WatchFields(SpecModel):
 class WatchSpec(WatchFields):
     """What is measured while it trains; of what is past a limit of forgetting nothing is exported."""
 
-    added = ("past_limit",)
-
     @model_validator(mode="after")
     def _limit_has_questions(self) -> Self:
         if self.benchmark_limit is not None and not self.questions:
@@ -117,9 +94,7 @@ class WatchSpec(WatchFields):
 class WatchSettings(Planned, WatchFields):
     """The same, as planned."""
 
-    @model_serializer(mode="wrap")
-    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _but(handler(self), budget=BUDGET, past_limit="stop")
+    unsaid = (*WatchFields.added, "budget")
 
 
 def _takes_auto(schema: dict[str, Any]) -> None:
@@ -127,7 +102,9 @@ def _takes_auto(schema: dict[str, Any]) -> None:
 
 
 class TrainingFields(SpecModel):
-    """transformers' own names."""
+    """transformers' own names. What a field with a default is for is the reason of a plan that has it so."""
+
+    added = ("on_bad_rate",)
 
     learning_rate: float | None = Field(
         None,
@@ -142,10 +119,14 @@ class TrainingFields(SpecModel):
     )
     per_device_train_batch_size: int | None = Field(None, ge=1, le=65_536)
     gradient_accumulation_steps: int | None = Field(None, ge=1, le=65_536)
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    warmup_ratio: Fraction = Field(0.03, description="Linear warmup over this share of the steps")
-    weight_decay: float = Field(0.0, ge=0, le=10)
-    max_grad_norm: float = Field(1.0, gt=0, le=1e12)
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="cosine decays to nothing, so that the last steps settle"
+    )
+    warmup_ratio: Fraction = Field(
+        0.03, description="Linear warmup over this share of the steps: Adam's moments settle first"
+    )
+    weight_decay: float = Field(0.0, ge=0, le=10, description="None is usual in fine-tuning")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e12, description="Clips the rare large gradient")
     max_length: int | None = Field(None, ge=16, le=LONGEST_EXAMPLE, description="Longest example, in tokens")
     packing: bool = Field(
         True, description="Fill each row of a batch with whole examples, where the base keeps them apart"
@@ -169,15 +150,17 @@ class TrainingFields(SpecModel):
         description="Validation losses and checkpoints of a training; null: 8, or as many of them as "
         "`watch.budget` pays for",
     )
-    keep_best: int = Field(3, ge=1, le=1000, description="Checkpoints kept, by validation loss")
-    keep_last: int = Field(2, ge=1, le=1000, description="Newest checkpoints kept")
-    seed: int = Field(0, ge=0, le=SEED_LIMIT)
+    keep_best: int = Field(
+        3, ge=1, le=1000, description="Checkpoints kept, by validation loss; the best becomes the model"
+    )
+    keep_last: int = Field(2, ge=1, le=1000, description="Newest checkpoints kept, to resume from")
+    seed: int = Field(
+        0, ge=0, le=SEED_LIMIT, description="Of the order of the examples, of what is drawn, of dropout"
+    )
 
 
 class TrainingSpec(TrainingFields):
     """An unset value is the plan's, with its reason."""
-
-    added = ("on_bad_rate",)
 
     deepspeed: Annotated[DeepspeedSpec, _from_number("stage")] = DeepspeedSpec()
     watch: WatchSpec = WatchSpec()
@@ -197,6 +180,8 @@ class TrainingSpec(TrainingFields):
 class TrainingSettings(Planned, TrainingFields):
     """Every value resolved by the plan."""
 
+    unsaid = (*TrainingFields.added, "deterministic")
+
     learning_rate: float = Field(gt=0)
     num_train_epochs: float = Field(gt=0, description="A fraction ends within an epoch")
     per_device_train_batch_size: int = Field(ge=1, description="Bins of a micro-batch (examples, unpacked)")
@@ -206,7 +191,3 @@ class TrainingSettings(Planned, TrainingFields):
     precision: Literal["bf16", "fp32"] = "bf16"
     deepspeed: Deepspeed = Deepspeed()
     watch: WatchSettings = WatchSettings()
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _but(handler(self), deterministic=True, on_bad_rate="stop")

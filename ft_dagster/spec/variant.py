@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
@@ -21,26 +20,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic_core import PydanticKnownError
 
-from ft_dagster.methods import METHODS, usual_method
 from ft_dagster.objectives import DEFAULT, OBJECTIVES, known
-from ft_dagster.schema_version import STORED
 from ft_dagster.spec.formats import export_problem
-from ft_dagster.spec.model import Fraction, SpecModel
+from ft_dagster.spec.method import MethodSpec
+from ft_dagster.spec.model import Fraction, SpecModel, former_auto
 from ft_dagster.spec.training import SEED_LIMIT, TrainingSpec
 from ft_dagster.spec.zones import known_zone
 
 Format = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "text"]
-if TYPE_CHECKING:
-    MethodName = str
-else:
-    MethodName = Literal[tuple(METHODS)]
-METHOD_SETTINGS = {  # fields of `method` that act, by its name; `auto` with some of them is the usual one
-    "auto": usual_method().declared,
-    **{name: known.declared for name, known in METHODS.items()},
-}
-
 MOST_QUESTIONS = 2000  # of a task, where evaluation.limit is auto
 
 
@@ -56,19 +45,6 @@ ObjectiveName = Annotated[
     BeforeValidator(_name_of_an_objective),
     Field(json_schema_extra=lambda schema: schema.update(enum=list(OBJECTIVES))),
 ]
-
-
-def _former_auto(value: Any, info: ValidationInfo, usual: Any, otherwise: str) -> Any:
-    """`usual` in place of the word `auto` of a frozen declaration; refuses the word in a file of today."""
-    if value != "auto":
-        return value
-    if info.context == STORED:
-        return usual
-    raise PydanticCustomError(
-        "former_auto",
-        "no plan chooses it by the version before any more",
-        {"fix": f"Name a number (`ft-dagster check` gives that of the newest plan), or {otherwise}"},
-    )
 
 
 def _from_string(field: str) -> BeforeValidator:
@@ -238,7 +214,7 @@ class GeneralSpec(SpecModel):
     @field_validator("share", mode="before")
     @classmethod
     def _is_no_former_word(cls, value: Any, info: ValidationInfo) -> Any:
-        return _former_auto(value, info, USUAL_SHARE, f"leave it out: it is {USUAL_SHARE} then")
+        return former_auto(value, info, USUAL_SHARE, f"leave it out: it is {USUAL_SHARE} then")
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> GeneralSpec:
@@ -278,41 +254,6 @@ class DataSpec(SpecModel):
     samples: Literal["off", "store", "metadata"] = Field(
         "store", description="Where sample rows may be shown; the event log cannot forget"
     )
-
-
-class MethodSpec(SpecModel):
-    """How it is taught. A plain string stands for `name`; unset values are the plan's."""
-
-    name: Literal["auto"] | MethodName = "auto"
-    rank: int | None = Field(None, ge=1, le=1024, description="LoRA rank r; null: by objective and examples")
-    alpha: float | None = Field(None, gt=0, le=65_536, description="LoRA alpha; 32 unless said")
-    dropout: float | None = Field(None, ge=0.0, lt=1.0, description="LoRA dropout")
-    target_modules: tuple[str, ...] | Literal["all-linear"] | None = Field(
-        None, description="Module names, or all-linear"
-    )
-    use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r)")
-    use_dora: bool = Field(False, description="Weight-decomposed LoRA")
-    num_virtual_tokens: int | None = Field(
-        None, ge=1, le=512, description="Length of the learned prompt or prefix"
-    )
-
-    @field_validator("rank", mode="before")
-    @classmethod
-    def _is_no_former_word(cls, value: Any, info: ValidationInfo) -> Any:
-        return _former_auto(value, info, None, "leave it out: it goes by objective and examples then")
-
-    @field_validator(*dict.fromkeys(chain(*METHOD_SETTINGS.values())))
-    @classmethod
-    def _is_a_setting_of_the_method(cls, value: Any, info: ValidationInfo) -> Any:
-        name = info.data.get("name")  # None: already refused
-        if value is None or value is False or name is None or info.field_name in METHOD_SETTINGS[name]:
-            return value
-        own = " and ".join(METHOD_SETTINGS[name]) if len(METHOD_SETTINGS[name]) < 3 else "those of LoRA"
-        others = [other for other, settings in METHOD_SETTINGS.items() if info.field_name in settings]
-        raise ValueError(
-            f"not a setting of {name}, whose settings are {own or 'none'}: "
-            f"leave it out, or name {' or '.join(o for o in others if o != 'auto')}"
-        )
 
 
 class ProbeSpec(SpecModel):

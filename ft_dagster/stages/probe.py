@@ -17,8 +17,9 @@ from ft_dagster.objectives import objective_of
 from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.plan import refuse_unasked
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.planning.probe import FILE, LONGER, MEASURING, ProbePlan, plan_probe, with_cost
-from ft_dagster.planning.survey import PlanContext, Survey, survey
+from ft_dagster.planning.survey import Survey, survey
 from ft_dagster.planning.trials import Arm, ProbeResult, TriedArm, conclude, finalists, tried_arm
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed

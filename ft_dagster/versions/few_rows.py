@@ -14,7 +14,7 @@ from ft_dagster.planning.advice import few_steps
 from ft_dagster.planning.context import facts_of, hardware_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods.training_settings import steps_of
-from ft_dagster.planning.survey import resolve, with_method
+from ft_dagster.planning.planned_method import resolve, with_method
 from ft_dagster.spec import VariantSpec
 from ft_dagster.versions.plan_warnings import too_few_rows
 from ft_dagster.versions.preview import sample

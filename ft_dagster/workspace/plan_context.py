@@ -12,7 +12,7 @@ from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.planning.cost.questions import NOT_COUNTED
 from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.planning.survey import PlanContext
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.store import Artifact
 from ft_dagster.workspace.build_context import BuildContext

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import pkgutil
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 from pydantic import ValidationError
@@ -14,7 +14,8 @@ from ft_dagster import methods
 from ft_dagster.errors import UserError
 from ft_dagster.methods import METHODS, Method, method_of, usual_method
 from ft_dagster.methods.lora import LoraSettings
-from ft_dagster.spec.variant import METHOD_SETTINGS, MethodName
+from ft_dagster.spec.method import METHOD_SETTINGS, MethodName, MethodSpec
+from ft_dagster.spec.model import SpecModel
 from ft_dagster.training.contract import method_settings
 from ft_dagster.training.methods import taught_by
 
@@ -47,7 +48,40 @@ def test_its_settings_and_how_it_computes_are_found_by_its_name(known: Method) -
 def test_a_setting_that_may_be_declared_is_one_that_the_trainer_takes(known: Method) -> None:
     fields = known.settings.model_fields
     assert set(known.declared) <= set(fields) - {"name"}
-    assert set(known.declared) == {*known.defaults, *(["rank"] if "rank" in fields else [])}
+    assert all(known.defaults[name] or name == "rank" for name in known.declared)
+
+
+def test_a_setting_of_several_methods_is_one_setting() -> None:
+    defined: dict[str, set[str]] = {}
+    for known in KNOWN:
+        for name in known.declared:
+            hint = get_type_hints(known.settings, include_extras=True)[name]
+            defined.setdefault(name, set()).add(repr(hint))
+    assert {name for name, hints in defined.items() if len(hints) > 1} == set()
+
+
+def test_a_declaration_has_the_settings_that_methods_define_and_none_of_its_own() -> None:
+    [by_its_name] = MethodSpec.__bases__
+    assert issubclass(by_its_name, SpecModel)
+    assert set(by_its_name.model_fields) == {"name"}
+    assert set(MethodSpec.model_fields) - {"name"} == {name for known in KNOWN for name in known.declared}
+
+
+def test_a_plan_is_read_with_settings_that_may_no_longer_be_declared() -> None:
+    for content in (
+        {"name": "qlora", "rank": 5000, "alpha": 1e6},
+        {"name": "prefix_tuning", "num_virtual_tokens": 4000},
+    ):
+        with pytest.raises(ValidationError, match="less than or equal"):
+            MethodSpec.model_validate(content)
+        planned = method_settings(content)
+        assert planned.model_dump(exclude_unset=True) == content
+
+
+def test_a_plan_of_before_a_setting_keeps_its_content() -> None:
+    content = {"name": "qlora", "rank": 16, "target_modules": "all-linear", "alpha": 32.0, "dropout": 0.0}
+    assert "activations" not in method_settings(content).model_dump(mode="json")
+    assert method_settings({**content, "activations": "bf16"}).model_dump()["activations"] == "bf16"
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)

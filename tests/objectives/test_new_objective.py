@@ -22,7 +22,7 @@ from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configurati
 from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.plan import make_plan
-from ft_dagster.planning.survey import PlanContext
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.spec.variant import GatesSpec, VariantSpec
 from ft_dagster.training.__main__ import main as train
 from ft_dagster.training.contract import method_settings

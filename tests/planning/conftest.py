@@ -8,8 +8,8 @@ import pytest
 
 from ft_dagster.model_files.weights import measure_weights, weight_files
 from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.planning.shapes import dimensions, linear_shapes
-from ft_dagster.planning.survey import PlanContext
 from tests.planning.llama import facts
 from tests.planning.small import small_context
 from tests.training.runs import Runs, write_mixture

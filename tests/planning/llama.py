@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from ft_dagster.methods import METHODS as KNOWN
 from ft_dagster.planning.advice import training_warnings
 from ft_dagster.planning.estimate import SCHEMA_VERSION
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import memory, storage
 from ft_dagster.planning.methods.training_settings import steps_of
-from ft_dagster.planning.survey import resolve
+from ft_dagster.planning.planned_method import resolve
 from ft_dagster.spec import VariantSpec
 
-METHODS = ("full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning")
-ADAPTERS = METHODS[1:]
+METHODS = tuple(KNOWN)
+ADAPTERS = tuple(name for name, known in KNOWN.items() if known.freezes)
 A100_80 = 85_899_345_920  # bytes of a card sold as 80 GB
 VOCABULARY = 128_256
 

@@ -9,7 +9,8 @@ from typing import Any
 from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.planning.survey import PlanContext, Survey, survey
+from ft_dagster.planning.planned_method import PlanContext
+from ft_dagster.planning.survey import Survey, survey
 from ft_dagster.spec import VariantSpec
 from tests.planning.llama import SMALL_LLAMA, spec
 

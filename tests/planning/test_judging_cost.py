@@ -11,7 +11,7 @@ from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.plan import make_plan
-from ft_dagster.planning.survey import PlanContext
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.spec.variant import EvaluationSpec
 from tests.planning.decisions import decided, rule
 from tests.planning.llama import spec

@@ -11,7 +11,7 @@ import pytest
 
 from ft_dagster.planning.packed_rows import MOST_EXAMPLES, ExampleLengths, read_lengths
 from ft_dagster.planning.plan import make_plan
-from ft_dagster.planning.survey import PlanContext
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.batches.mixture import open_split
 from ft_dagster.training.batches.packing import schedule, total_steps

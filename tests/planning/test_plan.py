@@ -4,16 +4,11 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.methods import METHODS as TRAINED
 from ft_dagster.planning.facts import Facts
-from ft_dagster.spec.variant import METHOD_SETTINGS
+from ft_dagster.spec.method import METHOD_SETTINGS
 from ft_dagster.training.contract import Plan, method_settings
 from ft_dagster.training.methods import taught_by
 from tests.planning.llama import A100_80, METHODS, facts, gpus, plan, reason
-
-
-def test_every_method_of_the_trainer_is_planned() -> None:
-    assert set(METHODS) == set(TRAINED) == set(METHOD_SETTINGS) - {"auto"}
 
 
 @pytest.mark.parametrize("method", METHODS)

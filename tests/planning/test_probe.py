@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.planning.probe import ProbePlan, arms_of, leaves_open, plan_probe, with_cost
-from ft_dagster.planning.survey import PlanContext, survey
+from ft_dagster.planning.survey import survey
 from ft_dagster.planning.trials import Arm, ProbeResult, conclude
 from ft_dagster.spec.variant import PlanSpec, ProbeSpec
 from tests.planning.llama import spec

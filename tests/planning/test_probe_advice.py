@@ -9,8 +9,8 @@ import pytest
 
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.planning.probe_advice import SHARE
-from ft_dagster.planning.survey import PlanContext
 from tests.planning.llama import spec
 from tests.planning.small import given
 

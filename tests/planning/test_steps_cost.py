@@ -10,7 +10,7 @@ import pytest
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.methods.question import shown_epochs
 from ft_dagster.planning.plan import make_plan
-from ft_dagster.planning.survey import PlanContext
+from ft_dagster.planning.planned_method import PlanContext
 from tests.planning.llama import spec
 from tests.planning.small import given
 from tests.present import present

@@ -15,7 +15,7 @@ from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configurati
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
-from ft_dagster.planning.survey import PlanContext
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.training.contract import Plan
 from tests.planning.llama import SMALL_LLAMA, spec
 

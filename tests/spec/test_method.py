@@ -6,8 +6,8 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import STORED
 from ft_dagster.spec import VariantKey, VariantSpec, load_variant
+from ft_dagster.spec.method import METHOD_SETTINGS, MethodName
 from ft_dagster.spec.narrow import shown
-from ft_dagster.spec.variant import METHOD_SETTINGS, MethodName
 from tests.present import present
 
 GIVEN = {
@@ -118,6 +118,6 @@ def test_a_frozen_declaration_with_the_former_word_is_read_by_what_is_usual() ->
         "data": {"sources": ["r"], "general": {"corpus": "c", "share": "auto"}},
     }  # fmt: skip
     spec = VariantSpec.model_validate(content, context=STORED)
-    assert spec.method.rank is None
+    assert "rank" not in spec.method.given
     assert spec.data.general is not None
     assert spec.data.general.share == 0.08

@@ -41,12 +41,12 @@ def test_values_are_read_as_the_declaration_reads_them_and_say_where_they_came_f
     declared: Declared,
 ) -> None:
     changed = with_overrides(declared, {"method.rank": "8", "training.learning_rate": "1e-5"})
-    assert changed.spec.method.rank == 8
+    assert changed.spec.method.given["rank"] == 8
     assert changed.spec.training.learning_rate == 1e-5
     assert changed.spec.training.seed == 3
     assert changed.origins["method.rank"] == "experiment"
     assert changed.origins["training.seed"] == "support.yaml"
-    assert declared.spec.method.rank is None
+    assert "rank" not in declared.spec.method.given
 
 
 def test_no_override_is_the_declaration_itself(declared: Declared) -> None:

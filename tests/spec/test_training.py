@@ -56,3 +56,17 @@ def test_a_plan_leaves_nothing_open(name: str) -> None:
     assert getattr(TrainingSpec(), name) is None
     with pytest.raises(ValidationError, match="valid"):
         TrainingSettings.model_validate({**PLANNED, name: None})
+
+
+def test_what_was_added_later_is_in_no_plan_unless_it_is_declared() -> None:
+    usual = TrainingSettings.model_validate(PLANNED).model_dump(mode="json")
+    assert not set(TrainingSettings.unsaid) & set(usual)
+    assert not set(WatchSettings.unsaid) & set(usual["watch"])
+    assert set(TrainingSpec.added) <= set(TrainingSettings.unsaid)
+    assert set(WatchSpec.added) <= set(WatchSettings.unsaid)
+    said = {"on_bad_rate": "warn", "deterministic": False, "watch": {"budget": None, "past_limit": "go_on"}}
+    planned = TrainingSettings.model_validate({**PLANNED, **said}).model_dump(mode="json")
+    assert {name: planned[name] for name in ("on_bad_rate", "deterministic")} == {
+        "on_bad_rate": "warn", "deterministic": False,
+    }  # fmt: skip
+    assert planned["watch"] == {**usual["watch"], "budget": None, "past_limit": "go_on"}

@@ -36,7 +36,7 @@ def test_an_experiment_is_neither_exported_nor_released(trial: Workspace) -> Non
 def test_an_edited_file_changes_no_run_of_an_experiment_that_began(trial: Workspace) -> None:
     edit(trial.declared_in, lambda content: content.update(description="edited meanwhile"))
     spec = trial.declared().spec
-    assert (spec.description, spec.method.rank) == ("answers where things are", 2)
+    assert (spec.description, spec.method.given["rank"]) == ("answers where things are", 2)
 
 
 def test_heads_of_an_experiment_lie_apart(trial: Workspace) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ft_dagster.planning.context import hardware_of
 from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
-from ft_dagster.planning.survey import PlanContext
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import evaluation_texts

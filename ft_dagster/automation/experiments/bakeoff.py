@@ -11,8 +11,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.methods import METHODS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
+from ft_dagster.spec.method import METHOD_SETTINGS, MethodSpec
 from ft_dagster.spec.overrides import value_at, with_overrides
-from ft_dagster.spec.variant import METHOD_SETTINGS, MethodSpec
 
 MAX_STEPS = "training.max_steps"
 

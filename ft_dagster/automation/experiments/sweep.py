@@ -30,8 +30,8 @@ from ft_dagster.methods import METHODS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
 from ft_dagster.spec.load import SHORTHANDS
+from ft_dagster.spec.method import MethodSpec
 from ft_dagster.spec.overrides import declared_text, refuse_fixed, value_at, with_overrides, write_declared
-from ft_dagster.spec.variant import MethodSpec
 
 FINISHED_BEFORE_STOPPING = 3
 TASK, LOSS = "task", "validation loss"

@@ -31,16 +31,6 @@ LARGE = 3_000_000_000  # parameters
 # (Vicuna on as many of up to 2,048).
 FULL_BATCH_TOKENS = 65_536
 
-STANDING = {  # values that every declaration has
-    "lr_scheduler_type": "decays to nothing, so that the last steps settle",
-    "warmup_ratio": "3% of the steps: Adam's moments settle before the full rate",
-    "weight_decay": "none is usual in fine-tuning",
-    "max_grad_norm": "clips the rare large gradient",
-    "keep_best": "of the checkpoints, by validation loss; the best becomes the model",
-    "keep_last": "newest checkpoints, to resume from",
-    "seed": "of the order of the examples, of what is drawn at random, of dropout",
-}
-
 
 def learning_rate(name: str, width: int, objective: str) -> Rate:
     """Decide the usual learning rate of a method for a base of that hidden size, to one digit.

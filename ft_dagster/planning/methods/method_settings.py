@@ -27,11 +27,10 @@ def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> MethodS
     """
     known = method_of(reasons.settle("method.name", spec.method.name, Default(None, "")))
     settled: dict[str, Any] = {"name": known.name}
+    given = spec.method.given
     for field in sorted(known.declared, key=lambda name: name != LAYERS):  # by which the rank is chosen
-        by_data = field == "rank"
-        usual = _rank(known.name, spec, facts, settled[LAYERS]) if by_data else known.defaults[field]
-        given = getattr(spec.method, field)
-        settled[field] = reasons.settle(f"method.{field}", None if given is False else given, Default(*usual))
+        usual = known.defaults[field] or _rank(known.name, spec, facts, settled[LAYERS])
+        settled[field] = reasons.settle(f"method.{field}", given.get(field), Default(*usual))
     if "activations" in known.settings.model_fields and precision_of(spec, facts) == "bf16":
         settled["activations"] = reasons.put("method.activations", "bf16", "built-in", IN_BF16)
     return method_settings(settled)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.methods import method_of
+from ft_dagster.methods import METHODS, method_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import Load
 from ft_dagster.planning.methods import defaults
@@ -74,8 +74,9 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
         "watch": _watch(declared, reasons),
         "evaluations": settle("evaluations", Default(None, EVALUATIONS)),
         "on_bad_rate": _on_bad_rate(declared, reasons),
-        **{field: _standing(field, declared, why, reasons) for field, why in defaults.STANDING.items()},
     }
+    others = (name for name in TrainingSettings.model_fields if name not in settled)
+    settled |= {name: _standing(name, declared, reasons) for name in others}
     training = checked(TrainingSettings, settled, "training", fix="Declare another value")
     _say_the_rates_batch(name, training, facts, reasons)
     return training
@@ -107,11 +108,14 @@ def epochs_of(training: TrainingSettings, facts: Facts) -> float:
     return training.max_steps * rows_a_step(training, facts) / rows_of(training.packing, facts)
 
 
-def _standing(field: str, declared: TrainingSpec, why: str, reasons: Reasons) -> Any:
-    """Settle a value that the declaration has even where it says nothing."""
-    value = getattr(declared, field)
-    if value == TrainingSpec.model_fields[field].default:
-        return reasons.put(f"training.{field}", value, "built-in", why)
+def _standing(field: str, declared: TrainingSpec, reasons: Reasons, why: str | None = None) -> Any:
+    """Settle a value that the declaration has even where it says nothing. `why`: None for what the field's
+    description says.
+    """
+    value, about = getattr(declared, field), TrainingSpec.model_fields[field]
+    if value == about.default:
+        said = why or about.description or "the usual value"
+        return reasons.put(f"training.{field}", value, "built-in", said[0].lower() + said[1:])
     return reasons.put(f"training.{field}", value, "declaration", AS_DECLARED)
 
 
@@ -123,7 +127,7 @@ def packs(declared: TrainingSpec, name: str, facts: Facts) -> bool:
 def _packing(declared: TrainingSpec, name: str, facts: Facts, reasons: Reasons) -> bool:
     packed = packs(declared, name, facts)
     if packed == declared.packing:
-        return bool(_standing("packing", declared, "whole examples fill each row, kept apart", reasons))
+        return bool(_standing("packing", declared, reasons, "whole examples fill each row, kept apart"))
     if not method_of(name).packs:
         why = f"PEFT's {name} drops the positions that would keep packed examples apart"
         return bool(reasons.put("training.packing", packed, "built-in", why))
@@ -143,11 +147,12 @@ def unpacked_cost(facts: Facts) -> str:
 def _checkpointing(declared: TrainingSpec, load: Load, reasons: Reasons) -> bool:
     default = defaults.gradient_checkpointing(load.method, load.facts.parameters)
     if not method_of(load.method).recomputes and declared.gradient_checkpointing:
+        others = ", ".join(name for name, known in METHODS.items() if known.recomputes)
         raise UserError(
             default.reason,
             field="training.gradient_checkpointing",
             value=True,
-            fix="Leave it out, or take prompt_tuning or lora",
+            fix=f"Leave it out, or take one of {others}",
         )
     return bool(reasons.settle("training.gradient_checkpointing", declared.gradient_checkpointing, default))
 
@@ -172,12 +177,12 @@ def _on_bad_rate(declared: TrainingSpec, reasons: Reasons) -> str:
 def _deterministic(declared: TrainingSpec, facts: Facts, reasons: Reasons) -> bool:
     """Return whether sums have a fixed order, with a reason where it acts, on GPUs."""
     if facts.device_kind == "cuda":
-        _standing("deterministic", declared, FIXED_ORDER, reasons)
+        _standing("deterministic", declared, reasons, FIXED_ORDER)
     return declared.deterministic
 
 
 def _deepspeed(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[str, Any]:
-    """Resolve contract.Deepspeed."""
+    """Resolve how the states are sharded, as `spec.training.Deepspeed` has it."""
     declared = spec.training.deepspeed
     stage, origin = stage_of(spec, load)
     offload, offload_origin = offload_of(spec, load.facts)
@@ -199,12 +204,12 @@ def _deepspeed(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[str, Any
 
 
 def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
-    """Resolve contract.Watch."""
+    """Resolve what is measured, as `spec.training.WatchSettings` has it."""
     watch = declared.watch.model_dump()
     for field, value in watch.items():
         given = value != type(declared.watch).model_fields[field].default
-        if field == "past_limit" and not given:
-            continue  # said where it is not what is usual, to stop
+        if field in declared.watch.added and not given:
+            continue
         origin: Origin = "declaration" if given else "built-in"
         why = AS_DECLARED if given else BUDGETED if field == "budget" else "not watched"
         reasons.put(f"training.watch.{field}", value, origin, why)

@@ -187,7 +187,7 @@ def test_the_same_command_again_runs_nothing_and_writes_the_winner_whose_model_r
     assert stderr.count("before, kept") == 4
     assert document["written"] == str(folder / DECLARATION)
     spec = load_variant(folder, KEY).spec
-    assert spec.method.rank == document["winner"]["method.rank"]
+    assert spec.method.given["rank"] == document["winner"]["method.rank"]
     with dg.DagsterInstance.ephemeral() as instance:
         assert Workshop(folder, instance).materialize(str(KEY)).success
     assert trainings(store) == before

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from ft_dagster.methods.base_facts import BaseFacts
 from ft_dagster.methods.layers import LayerSettings
-from ft_dagster.methods.lora import DEFAULTS, EPOCHS, RATES, UTILIZATION
+from ft_dagster.methods.lora import DEFAULTS, EPOCHS, RATES, UTILIZATION, Alpha
 from ft_dagster.methods.method import Figure, Method
 
 
@@ -14,7 +12,7 @@ class LohaSettings(LayerSettings):
     """A rank of either update, and what both together are scaled by."""
 
     name: str = "loha"
-    alpha: float = Field(32.0, gt=0)
+    alpha: Alpha = 32.0
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
         """Two updates, and no rows of new tokens."""
@@ -26,8 +24,7 @@ METHOD = Method(
     order=6,
     trains="layers",
     settings=LohaSettings,
-    declared=("rank", "alpha", "target_modules"),
-    defaults={name: DEFAULTS[name] for name in ("alpha", "target_modules")},
+    defaults={name: DEFAULTS[name] for name in ("rank", "alpha", "target_modules")},
     usual=Figure(6, "a relative of LoRA that few servers load"),
     rates=RATES,
     epochs=EPOCHS,

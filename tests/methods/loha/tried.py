@@ -13,7 +13,7 @@ from ft_dagster.export.adapter import export_adapter
 from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
-from ft_dagster.planning.survey import PlanContext
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.training import checkpoints
 from ft_dagster.workspace.answer_engine import not_by_vllm
