@@ -7,7 +7,7 @@ from ft_dagster.automation.tags import VARIANT
 from ft_dagster.dagster_private import DATA_VERSION
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.versions.up_to_date import standing
+from ft_dagster.versions.now import standing
 
 
 def unchanged(instance: dg.DagsterInstance, settings: Settings, key: VariantKey) -> Launched | None:

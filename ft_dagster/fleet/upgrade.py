@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,14 +23,23 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.device_hours import EVALUATIONS, hours_of
 from ft_dagster.fleet.due.amounts import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.refresh.from_store import DAMAGE, paid_for, planned_cost, said_of
+from ft_dagster.fleet.refresh.shared_state import World
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.settings import PlatformOrder, Settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 from ft_dagster.spec.overrides import write_declared
-from ft_dagster.stage_entries import DECLARATION, FINE_TUNED_MODEL, MODEL_EXPORT, made_before, version_of
+from ft_dagster.stage_entries import (
+    DECLARATION,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    made_before,
+    version_of,
+)
 from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.versions.made_from import VersionArtifacts
+from ft_dagster.versions.now import difference
 from ft_dagster.versions.summary import STAGES
-from ft_dagster.workspace.rendered_prompts import loses_plain_text, rendered_otherwise
+from ft_dagster.workspace.rendered_prompts import OTHER_ROWS, loses_plain_text
 from ft_dagster.workspace.stage_version import is_older
 from ft_dagster.workspace.workspace import Workspace
 
@@ -145,10 +155,10 @@ def plan_upgrade(settings: Settings, tenant: str | None = None) -> UpgradePlan:
     declarations = Declarations(settings.project)
     declared = tuple(key for key in declarations if tenant in (None, key.tenant))
     rows, retrains, damaged = list[UpgradeRow](), list[_Retraining](), list[str]()
-    store = settings.open_store()
+    store, world = settings.open_store(), World(settings)
     for key in declared:
         try:
-            row = _row(settings, declarations, store, key)
+            row = _row(world, declarations, store, key)
             if row is not None and row.effect in ("trains", "may train"):
                 plan = planned_cost(settings, key)
                 retrains.append(_Retraining(row, plan, paid_for(store, key, plan)))
@@ -167,15 +177,14 @@ class _Retraining(NamedTuple):
     paid: PaidFor | None
 
 
-def _row(settings: Settings, declarations: Declarations, store: Store, key: VariantKey) -> UpgradeRow | None:
+def _row(world: World, declarations: Declarations, store: Store, key: VariantKey) -> UpgradeRow | None:
     """Without the cost of a training; None where nothing was made of the variant yet."""
     read = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
     heads = {stage: head for stage, head in read.items() if head is not None}
     if not heads:
         return None
     older = tuple(stage for stage, head in heads.items() if is_older(head))
-    now = Workspace(settings, key, looking=True)
-    rendered = _rendered_otherwise(now, declarations, {s: h for s, h in heads.items() if s not in older})
+    rendered = tuple(_rendered_otherwise(world, declarations, key, heads))
     effect = _effect((*older, *rendered))
     wanted = {"is judged": (*EVALUATIONS, MODEL_EXPORT.name), "is exported": (MODEL_EXPORT.name,)}.get(
         effect, ()
@@ -187,16 +196,18 @@ def _row(settings: Settings, declarations: Declarations, store: Store, key: Vari
 
 
 def _rendered_otherwise(
-    workspace: Workspace, declarations: Declarations, made: Mapping[str, Artifact]
-) -> tuple[str, ...]:
-    """Of these stages, those whose rows a run would render otherwise; none where that cannot be known: the
-    base is gone, say, or the declaration is wrong.
+    world: World, declarations: Declarations, key: VariantKey, heads: Mapping[str, Artifact]
+) -> Iterator[str]:
+    """The stages, of those that kept their version, whose rows a run would render otherwise; none where that
+    cannot be known: the base is gone, say, or the declaration is wrong.
     """
-    try:
-        spec = declarations.declared(workspace.key).spec
-        return tuple(rendered_otherwise(workspace.context, spec, made))
-    except UserError:
-        return ()
+    workspace = Workspace(world.settings, key, looking=True)
+    with suppress(UserError):
+        declared = declarations.declared(key)
+        causes = difference(
+            workspace, declared, VersionArtifacts(heads, heads, ()), world.of(declared), exact=True
+        )
+        yield from (each.what for each in causes if each.words == OTHER_ROWS.format(stage=each.what))
 
 
 def keep_rendering(settings: Settings, key: VariantKey) -> Path | None:

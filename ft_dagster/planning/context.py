@@ -44,10 +44,16 @@ def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardw
         found = load_catalogue(project).found(replace(inventory, devices=devices))
         parts = inventory.shares if spec.resources.sharing == "shared" else 1
         memory = None if found.memory_bytes is None else found.memory_bytes // parts
-        return replace(found, count=spec.resources.gpus * spec.resources.nodes, memory_bytes=memory)
+        return replace(found, count=ranks_of(spec, "cuda"), memory_bytes=memory)
     cores = spec.resources.cpu_slots or len(inventory.devices)
     of_node = of_cpu(cores, spec.resources.cpu_ranks, inventory.memory_bytes)
-    return replace(of_node, count=of_node.count * spec.resources.nodes)
+    return replace(of_node, count=ranks_of(spec, "cpu"))
+
+
+def ranks_of(spec: VariantSpec, kind: str) -> int:
+    """Count the processes that train a variant, on all nodes together. `kind`: as a key has it."""
+    own = spec.resources
+    return own.nodes * (own.gpus if kind == "cuda" else own.cpu_ranks)
 
 
 def hardware_in_key(hardware: Hardware) -> dict[str, Any]:

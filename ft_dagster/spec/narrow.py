@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -17,14 +18,20 @@ def narrowed(spec: M, fields: Iterable[str]) -> M:
     A field that is a part ("data.general") brings all that is below it. A part that is not declared (None)
     has nothing below it. Raises KeyError for a field that no declaration has.
     """
-    listed, tree = set(fields), dict[str, Any]()
+    return _narrowed(spec, _tree_of(frozenset(fields)))
+
+
+@cache
+def _tree_of(listed: frozenset[str]) -> dict[str, Any]:
+    """The names of the fields, each with those below it."""
+    tree = dict[str, Any]()
     for field in listed:
         if any(field.startswith(f"{whole}.") for whole in listed):
             continue  # a part that is listed whole brings it
         here = tree
         for name in field.split("."):
             here = here.setdefault(name, {})
-    return _narrowed(spec, tree)
+    return tree
 
 
 def shown(spec: BaseModel) -> dict[str, Any]:

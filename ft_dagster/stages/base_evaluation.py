@@ -6,7 +6,7 @@ General scores are shared by all variants of the base; the score on a tenant's o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from ft_dagster import stage_entries
 from ft_dagster.evaluation.models.arithmetic import Dtype
@@ -21,11 +21,13 @@ from ft_dagster.workspace import questions
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import recorded
+from ft_dagster.workspace.keyed_inputs import Derived, Host, derived, recorded
 from ft_dagster.workspace.model_files import base_of
 from ft_dagster.workspace.questions import ModelQuestions, scores_in
 from ft_dagster.workspace.stage import Owner, Stage
 from ft_dagster.workspace.workspace import Workspace
+
+CHOSE_AMONG_ADDED = "general questions were asked of the base with the tokens that were added to it"
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,19 @@ class GeneralScoresInputs:
 
     base_model: Artifact
     general: questions.General
-    device: str
-    dtype: Dtype
+    device: Host[str]
+    dtype: Host[Dtype]
     engine: Engine
-    withheld: list[int] | None = None
-    ends: list[int] | None = None
+    withheld: Annotated[list[int] | None, derived(CHOSE_AMONG_ADDED)] = None
+    ends: Derived[list[int] | None] = None
 
 
 def general_inputs(view: View) -> GeneralScoresInputs:
     base = view.upstream(BASE_MODEL.name)
     added = [] if base.place.prefix == SHARED else view.added_token_ids(base)
-    general, ends = questions.general(view), sorted(set(declared_ends(view.base_folder(base))))
-    return GeneralScoresInputs(
-        base, general, view.device, view.dtype, view.engine, added or None, ends or None
-    )
+    general = questions.general(view)
+    ends = view.by_bytes(lambda: sorted(set(declared_ends(view.base_folder(base)))) or None)
+    return GeneralScoresInputs(base, general, view.device, view.dtype, view.engine, added or None, ends)
 
 
 def build_general(inputs: GeneralScoresInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
@@ -75,17 +76,17 @@ class BaseEvaluationInputs:
     base_model: Artifact
     general_scores: Artifact
     task: questions.OwnTask
-    device: str
-    dtype: Dtype
+    device: Host[str]
+    dtype: Host[Dtype]
     engine: Engine
-    chat: dict[str, Any] | None = None
+    chat: Annotated[dict[str, Any] | None, derived(questions.OTHER_CHAT)] = None
     called: OwnChecks = recorded(default_factory=dict)
 
 
 def inputs(view: View) -> BaseEvaluationInputs:
     base, general, task = view.upstream(BASE_MODEL.name), view.made(GENERAL_SCORES), questions.own_task(view)
     chat = questions.chat_of(general)
-    own = questions.own_checks(view, view.spec.evaluation)
+    own = view.unlooked(lambda: questions.own_checks(view, view.spec.evaluation))
     return BaseEvaluationInputs(base, general, task, view.device, view.dtype, view.engine, chat, own)
 
 

@@ -9,23 +9,31 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ft_dagster.data.rendering.new_tokens import check_tokens
 from ft_dagster.export.derivation_request import DerivationRequest
 from ft_dagster.models.base import ResolvedBase, describe_base, resolve_base
 from ft_dagster.models.derived import MODEL, ParentRelease, check_adapter
 from ft_dagster.models.load_report import unused_words
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, FINE_TUNED_MODEL
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import Digest, recorded
+from ft_dagster.workspace.keyed_inputs import UNKNOWN, Digest, declared_as, recorded, told_by
 from ft_dagster.workspace.model_files import base_of, weights_of, whole_model
 from ft_dagster.workspace.stacking import refuse_unstacked
 from ft_dagster.workspace.stage import Owner, Stage
 
 RECORD = "base.json"
+
+
+def field_of(spec: VariantSpec, name: str) -> tuple[str, ...]:
+    """By which field of a declaration a part of base.json is another."""
+    named = "source" if spec.base_model.variant is None else "variant"
+    return (f"base_model.{'revision' if name == 'revision' else named}",)
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,10 @@ class BaseModelInputs:
     `base`: content of base.json. `base_model`: the base beneath. `mode`: how the parent is taken up.
     """
 
-    base: dict[str, Any]
-    keep: bool | None = None
-    new_tokens: tuple[str, ...] | None = None
-    mode: str | None = None
+    base: Annotated[dict[str, Any], told_by(field_of)]
+    keep: Annotated[bool | None, declared_as("base_model.keep")] = None
+    new_tokens: Annotated[tuple[str, ...] | None, declared_as("base_model.new_tokens")] = None
+    mode: Annotated[str | None, declared_as("base_model.parent_adapter")] = None
     base_model: Artifact | None = None
     model_export: Artifact | None = None
     fine_tuned_model: Digest | None = None
@@ -48,6 +56,8 @@ class BaseModelInputs:
 
 def inputs(view: View) -> BaseModelInputs:
     spec = view.spec.base_model
+    if view.then is not None:
+        return as_declared(spec, view.then)
     check_tokens(spec.new_tokens, file=view.declared_in)
     if spec.variant is None:
         if spec.new_tokens:
@@ -71,9 +81,30 @@ def inputs(view: View) -> BaseModelInputs:
     )
 
 
+def as_declared(spec: BaseModelSpec, then: Artifact) -> BaseModelInputs:
+    """What a base that was made `then` would be made from by the declaration alone: what lies at a source,
+    and what a parent released, as it was found then.
+    """
+    known, record = then.spec, dict(then.spec.get("base", {}))
+    commit, same = record.get("revision"), record.get("reference") == (spec.variant or spec.source)
+    record["reference"] = spec.variant or spec.source
+    if same and commit and spec.revision and len(spec.revision) == len(commit):  # a branch may have moved
+        record["revision"] = spec.revision
+    stacks = same and spec.variant is not None and known["mode"] != "whole"
+    return BaseModelInputs(
+        record,
+        spec.keep if same and "keep" in known else UNKNOWN,
+        spec.new_tokens or (() if "new_tokens" in known else None),
+        spec.parent_adapter if stacks else UNKNOWN,
+        *(UNKNOWN, UNKNOWN, UNKNOWN),
+    )
+
+
 def source_inputs(view: View) -> BaseModelInputs:
     """Of a named source as it is."""
     spec = view.spec.base_model
+    if view.then is not None:
+        return as_declared(spec, view.then)
     found = resolve_base(
         spec,
         view.project,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.request import SampledRequest
@@ -13,6 +13,7 @@ from ft_dagster.stage_entries import BASE_MODEL, BASE_TEXT
 from ft_dagster.store import SHARED, Artifact, Attempt
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import Host, declared_as
 from ft_dagster.workspace.model_files import base_of
 from ft_dagster.workspace.stage import Owner, Stage
 
@@ -24,11 +25,11 @@ class BaseTextInputs:
     """Holds all that decides a text sampled from a base."""
 
     base_model: Artifact
-    documents: int
+    documents: Annotated[int, declared_as("data.general.texts")]
     tokens: int
     seed: int
-    device: str
-    dtype: Dtype
+    device: Host[str]
+    dtype: Host[Dtype]
 
 
 def inputs(view: View) -> BaseTextInputs:

@@ -7,7 +7,7 @@ decided the rules against the base do not decide the ones against production.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.gate.gates import later_rules
@@ -27,6 +27,7 @@ from ft_dagster.workspace import questions
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import Derived, Host, derived
 from ft_dagster.workspace.model_files import base_of, weights_of
 from ft_dagster.workspace.questions import Decides, ModelQuestions, questions_digest, scores_in
 from ft_dagster.workspace.stage import Stage
@@ -44,12 +45,12 @@ class CandidateInputs:
     spec: VariantSpec
     task: questions.OwnTask
     general: questions.General
-    device: str
-    dtype: Dtype
+    device: Host[str]
+    dtype: Host[Dtype]
     engine: Engine
-    tries: int
-    chat: dict[str, Any] | None = None
-    rules: dict[str, int] | None = None
+    tries: Derived[int]
+    chat: Annotated[dict[str, Any] | None, derived(questions.OTHER_CHAT)] = None
+    rules: Derived[dict[str, int] | None] = None
 
 
 def inputs(view: View) -> CandidateInputs:
@@ -69,9 +70,9 @@ def inputs(view: View) -> CandidateInputs:
         view.device,
         view.dtype,
         view.engine,
-        view.past.tries(tuned, questions_digest(task, general)),
+        view.by_bytes(lambda: view.past.tries(tuned, questions_digest(task, general))),
         questions.chat_of(before),
-        later_rules(view.spec.gates, DEFAULT, before.figures["scores"]) or None,
+        view.by_bytes(lambda: later_rules(view.spec.gates, DEFAULT, before.figures["scores"]) or None),
     )
 
 

@@ -19,7 +19,7 @@ from ft_dagster.stage_entries import DECLARATION
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import recorded
+from ft_dagster.workspace.keyed_inputs import Derived, recorded
 from ft_dagster.workspace.policy import refuse_declared
 from ft_dagster.workspace.stage import Stage
 
@@ -30,14 +30,15 @@ FILE = "declaration.json"
 class DeclarationInputs:
     """declaration.json, and what the tenant wrote."""
 
-    content: dict[str, Any]
+    content: Derived[dict[str, Any]]
     declared: Declared = recorded()
     overrides: dict[str, Any] = recorded()
 
 
 def inputs(view: View) -> DeclarationInputs:
     declared = view.declared()
-    return DeclarationInputs(freeze(declared, view.project, view.cache, view.roots), declared, view.overrides)
+    content = view.unlooked(lambda: freeze(declared, view.project, view.cache, view.roots))
+    return DeclarationInputs(content, declared, view.overrides)
 
 
 def build(inputs: DeclarationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
@@ -37,7 +37,7 @@ from ft_dagster.workspace import questions
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import Digest, KeyParts, key_parts, recorded
+from ft_dagster.workspace.keyed_inputs import Derived, Digest, Host, KeyParts, derived, key_parts, recorded
 from ft_dagster.workspace.model_files import base_of, weights_of
 from ft_dagster.workspace.policy import refuse_frozen
 from ft_dagster.workspace.questions import Decides, ModelQuestions, questions_digest, scores_in
@@ -67,14 +67,14 @@ class EvaluationInputs:
     spec: VariantSpec
     task: questions.OwnTask
     general: questions.General
-    device: str
-    dtype: Dtype
+    device: Host[str]
+    dtype: Host[Dtype]
     engine: Engine
-    tries: int
-    chat: dict[str, Any] | None
-    own: tuple[str, ...] | None
-    rules: dict[str, int] | None
-    probed: int | None
+    tries: Derived[int]
+    chat: Annotated[dict[str, Any] | None, derived(questions.OTHER_CHAT)]
+    own: Derived[tuple[str, ...] | None]
+    rules: Derived[dict[str, int] | None]
+    probed: Derived[int | None]
     policy: Policy = recorded()
     called: OwnChecks = recorded(default_factory=dict)
 
@@ -97,13 +97,13 @@ def inputs(view: View) -> EvaluationInputs:
         view.device,
         view.dtype,
         view.engine,
-        view.past.tries(tuned, questions_digest(task, general)),
+        view.by_bytes(lambda: view.past.tries(tuned, questions_digest(task, general))),
         questions.chat_of(before),
-        own_tasks(view) or None,
-        rules_of(view, before),
-        view.policy.least_probed,
-        view.policy,
-        questions.own_checks(view, view.spec.evaluation),
+        view.by_bytes(lambda: own_tasks(view) or None),
+        view.by_bytes(lambda: rules_of(view, before)),
+        view.by_bytes(lambda: view.policy.least_probed),
+        view.unlooked(lambda: view.policy),
+        view.unlooked(lambda: questions.own_checks(view, view.spec.evaluation)),
     )
 
 

@@ -58,8 +58,7 @@ def inputs(view: View) -> TrainingInputs:
     plan, mixture, base = (
         view.upstream(s) for s in (TRAINING_PLAN.name, TRAINING_MIXTURE.name, BASE_MODEL.name)
     )
-    if not plan.figures["fits"]:
-        raise UserError("the plan does not fit the device", fix="See training_plan, check `fits`")
+    view.unlooked(lambda: _refuse_unfitting(plan))
     spec = view.spec
     asked = spec.evaluation.general if spec.training.watch.questions else ()
     return TrainingInputs(
@@ -72,8 +71,13 @@ def inputs(view: View) -> TrainingInputs:
         spec.training.checkpoint_minutes,
         view.stop_above,
         view.stop_above_on,
-        trained_base(view, base, plan.figures["method"]["name"]),
+        view.unlooked(lambda: trained_base(view, base, plan.figures["method"]["name"])),
     )
+
+
+def _refuse_unfitting(plan: Artifact) -> None:
+    if not plan.figures["fits"]:
+        raise UserError("the plan does not fit the device", fix="See training_plan, check `fits`")
 
 
 def build(inputs: TrainingInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ft_dagster.data.mixture.probes import probe_prompts
 from ft_dagster.errors import UserError
@@ -45,7 +45,7 @@ from ft_dagster.workspace import questions
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import key_parts, recorded
+from ft_dagster.workspace.keyed_inputs import Derived, Host, derived, key_parts, recorded
 from ft_dagster.workspace.model_files import base_of
 from ft_dagster.workspace.policy import refuse_frozen
 from ft_dagster.workspace.questions import Decides, ModelQuestions, check_measured
@@ -73,11 +73,11 @@ class ExportInputs:
     judged_by: VariantSpec
     task: questions.OwnTask
     general: questions.General
-    device: str
-    dtype: Dtype
+    device: Host[str]
+    dtype: Host[Dtype]
     engine: Engine
-    chat: dict[str, Any] | None = None
-    rules: dict[str, int] | None = None
+    chat: Annotated[dict[str, Any] | None, derived(questions.OTHER_CHAT)] = None
+    rules: Derived[dict[str, int] | None] = None
     corpus: str | None = recorded(default=None)
     called: OwnChecks = recorded(default_factory=dict)
 
@@ -85,13 +85,9 @@ class ExportInputs:
 def inputs(view: View) -> ExportInputs:
     tuned, evaluation = view.upstream(FINE_TUNED_MODEL.name), view.upstream(EVALUATION.name)
     before = view.upstream(BASE_EVALUATION.name)
-    verdict = rejudge(view, view.spec, tuned, evaluation, before)
-    if not verdict.passed:
-        raise UserError(
-            f"the gate does not hold for weights {tuned.digest[:12]}: {verdict.failures}",
-            fix="Train again with other data or settings, or change the gates and evaluate again",
-        )
+    view.unlooked(lambda: _refuse_failing(view, tuned, evaluation, before))
     mixture = view.upstream(TRAINING_MIXTURE.name)
+    in_batches = view.spec.evaluation.limit == "auto"
     return ExportInputs(
         narrowed(view.spec, DESCRIBED),
         view.upstream(BASE_MODEL.name),
@@ -107,12 +103,22 @@ def inputs(view: View) -> ExportInputs:
         view.dtype,
         view.engine_of(evaluation),
         questions.chat_of(before),
-        rules_of(view, before) if view.spec.evaluation.limit == "auto" else None,
+        view.by_bytes(lambda: rules_of(view, before)) if in_batches else None,
         mixture.inputs.get(GENERAL_CORPUS.name)
-        if mixture.digest == tuned.inputs[TRAINING_MIXTURE.name]
+        if mixture.digest == tuned.inputs.get(TRAINING_MIXTURE.name)
         else None,
-        questions.own_checks(view, view.spec.evaluation),
+        view.unlooked(lambda: questions.own_checks(view, view.spec.evaluation)),
     )
+
+
+def _refuse_failing(view: View, tuned: Artifact, evaluation: Artifact, before: Artifact) -> None:
+    """Raises UserError where the weights do not pass, judged again by what the store has of their answers."""
+    verdict = rejudge(view, view.spec, tuned, evaluation, before)
+    if not verdict.passed:
+        raise UserError(
+            f"the gate does not hold for weights {tuned.digest[:12]}: {verdict.failures}",
+            fix="Train again with other data or settings, or change the gates and evaluate again",
+        )
 
 
 def build(inputs: ExportInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.objectives import objective_of
-from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
+from ft_dagster.planning.context import counts_of, facts_of, hardware_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.plan import refuse_unasked
 from ft_dagster.planning.planned_method import PlanContext
@@ -31,15 +31,19 @@ from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.first_look import FIRST_LOOKS
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import Digest, recorded
+from ft_dagster.workspace.keyed_inputs import Digest, declared_as, derived, recorded, told_by
 from ft_dagster.workspace.plan_context import PAST, context_of
 from ft_dagster.workspace.plan_fields import (
     HARDWARE,
     NEIGHBOURS,
+    PACKED_THOUGH_IT_LEAKS,
     PLANNED,
     RANKED,
-    leak_where_packed,
+    hardware_keyed,
+    leak_in_key,
+    leak_kept,
     ranked_by,
+    ranks_declared,
 )
 from ft_dagster.workspace.policy import refuse_successor
 from ft_dagster.workspace.stacking import trained_base
@@ -65,9 +69,9 @@ class ProbeInputs:
     spec: VariantSpec
     training_mixture: Artifact
     base_model: Artifact
-    hardware: dict[str, Any]
-    ranked_by: Digest | None
-    leaks: bool | None
+    hardware: Annotated[dict[str, Any], told_by(ranks_declared)]
+    ranked_by: Annotated[Digest | None, declared_as(*RANKED)]
+    leaks: Annotated[bool | None, derived(PACKED_THOUGH_IT_LEAKS)]
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
     base: Base = recorded()
@@ -78,19 +82,19 @@ class ProbeInputs:
 
 def inputs(view: View) -> ProbeInputs:
     base, spec = view.upstream(BASE_MODEL.name), view.spec
-    leak = leak_where_packed(spec, view.base_folder(base), view.cache)
+    leak = view.by_bytes(lambda: leak_in_key(view, base))
     mixture = view.upstream(TRAINING_MIXTURE.name)
-    hardware = hardware_of(spec, view.trains_on, view.project)
+    hardware = view.unlooked(lambda: hardware_of(spec, view.trains_on, view.project))
     return ProbeInputs(
         keyed(spec),
         mixture,
         base,
-        hardware_in_key(hardware),
+        hardware_keyed(view, hardware),
         ranked_by(spec),
-        None if leak is None else True,
-        narrowed(spec, (*PLANNED, *RANKED, *TRIED)),
-        context_of(view, spec, base, mixture, hardware),
-        trained_base(view, base, spec.method.name),
+        leak_kept(leak),
+        view.unlooked(lambda: narrowed(spec, (*PLANNED, *RANKED, *TRIED))),
+        view.unlooked(lambda: context_of(view, spec, base, mixture, hardware)),
+        view.unlooked(lambda: trained_base(view, base, spec.method.name)),
         spec.resources.nodes,
         leak,
         view.cost_limit,

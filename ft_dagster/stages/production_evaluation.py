@@ -6,7 +6,7 @@ Made for a release where the version in production was asked other questions tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
@@ -19,6 +19,7 @@ from ft_dagster.workspace import questions
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.keyed_inputs import Host, derived
 from ft_dagster.workspace.model_files import base_of, weights_of
 from ft_dagster.workspace.questions import ModelQuestions, scores_in
 from ft_dagster.workspace.rendered_prompts import RENDERING
@@ -35,10 +36,10 @@ class ProductionInputs:
     fine_tuned_model: Artifact
     task: questions.OwnTask
     general: questions.General
-    device: str
-    dtype: Dtype
+    device: Host[str]
+    dtype: Host[Dtype]
     engine: Engine
-    chat: dict[str, Any] | None = None
+    chat: Annotated[dict[str, Any] | None, derived(questions.OTHER_CHAT)] = None
 
 
 def inputs(view: View) -> ProductionInputs:
@@ -47,14 +48,14 @@ def inputs(view: View) -> ProductionInputs:
     base, tuned, export = production.base_model, production.fine_tuned_model, production.model_export
     try:
         view.verify(tuned)
-        view.base_folder(base)
+        view.unlooked(lambda: view.base_folder(base))
     except UserError as error:
         raise production.gone(str(error)) from None
     # What it repeats of today's training rows is no question of its own.
     task = questions.unprobed(questions.own_task_of(view, base, export.spec.get(f"task.{RENDERING}")))
     general, rules = (
         questions.general(view),
-        questions.rules_of(view, base, view.upstream(BASE_EVALUATION.name)),
+        view.by_bytes(lambda: questions.rules_of(view, base, view.upstream(BASE_EVALUATION.name))),
     )
     return ProductionInputs(base, tuned, task, general, view.device, view.dtype, view.engine, rules)
 

@@ -18,7 +18,7 @@ from ft_dagster.stages import evaluation_texts
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import Digest, recorded
+from ft_dagster.workspace.keyed_inputs import Derived, Digest, recorded
 from ft_dagster.workspace.stage import Check, Stage
 from ft_dagster.workspace.workspace import Workspace
 
@@ -28,7 +28,7 @@ class DatasetInputs:
     """`sources`: digest of `fingerprints`, of the files as they were declared."""
 
     spec: VariantSpec
-    sources: Digest
+    sources: Derived[Digest]
     evaluation_texts: Artifact | None
     fingerprints: list[Any] = recorded(default_factory=list)
 

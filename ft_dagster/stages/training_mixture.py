@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.mixture.mixture_io import origins_of
@@ -34,7 +34,8 @@ from ft_dagster.store import Artifact, Attempt
 from ft_dagster.strict_json import dumps
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.rendered_prompts import end_of_turns, rendering_of
+from ft_dagster.workspace.keyed_inputs import Derived, derived
+from ft_dagster.workspace.rendered_prompts import OTHER_ROWS, end_of_turns, rendering_of
 from ft_dagster.workspace.stage import Check, Stage
 from ft_dagster.workspace.workspace import Workspace
 
@@ -64,16 +65,18 @@ class MixtureInputs:
     base_model: Artifact
     general_corpus: Artifact | None
     evaluation_texts: Artifact | None
-    max_length: int
+    max_length: Derived[int]
     unsaid_tokens: Artifact | None
-    turn_end: str | None = None
-    rendering: str | None = None
+    turn_end: Annotated[str | None, derived(OTHER_ROWS)] = None
+    rendering: Annotated[str | None, derived(OTHER_ROWS)] = None
 
 
 def inputs(view: View) -> MixtureInputs:
     spec, base, dataset = view.spec, view.upstream(BASE_MODEL.name), view.upstream(TASK_DATASET.name)
     general = spec.data.general
-    longest = spec.training.max_length or min(MAX_LENGTH.value, _context_length(view.base_folder(base)))
+    longest = spec.training.max_length or view.by_bytes(
+        lambda: min(MAX_LENGTH.value, _context_length(view.base_folder(base)))
+    )
     tasks = view.frozen("tasks")
     guarded = general is not None and spec.data.decontaminate.enabled and (tasks["task"] or tasks["general"])
     return MixtureInputs(
@@ -84,8 +87,8 @@ def inputs(view: View) -> MixtureInputs:
         view.made(evaluation_texts.STAGE) if guarded else None,
         longest,
         view.made(unsaid_tokens.STAGE) if tasks["general"] and view.added_tokens(base) else None,
-        end_of_turns(view, spec.data.train_on, dataset, base),
-        rendering_of(view, spec.data.render, dataset, base),
+        view.by_bytes(lambda: end_of_turns(view, spec.data.train_on, dataset, base)),
+        view.by_bytes(lambda: rendering_of(view, spec.data.render, dataset, base)),
     )
 
 

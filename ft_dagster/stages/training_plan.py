@@ -10,14 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
 from ft_dagster.gate.gates import refuse_unmeasured
 from ft_dagster.gate.samples import FORMER, RESERVED, TEST_SPLIT_TASK
 from ft_dagster.launch.choice import refuse_lacking
-from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
+from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_of
 from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.judging import foresee_all
@@ -45,15 +45,19 @@ from ft_dagster.workspace.answer_engine import refuse_absent
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.judging_devices import refuse_unheld
-from ft_dagster.workspace.keyed_inputs import Digest, recorded
+from ft_dagster.workspace.keyed_inputs import Digest, declared_as, derived, recorded, told_by
 from ft_dagster.workspace.plan_context import PAST, context_of
 from ft_dagster.workspace.plan_fields import (
     HARDWARE,
     NEIGHBOURS,
+    PACKED_THOUGH_IT_LEAKS,
     PLANNED,
     RANKED,
-    leak_where_packed,
+    hardware_keyed,
+    leak_in_key,
+    leak_kept,
     ranked_by,
+    ranks_declared,
 )
 from ft_dagster.workspace.policy import refuse_few_questions, refuse_method, refuse_successor, too_dear
 from ft_dagster.workspace.questions import refuse_no_database
@@ -75,10 +79,10 @@ class PlanInputs:
     spec: VariantSpec
     training_mixture: Artifact
     base_model: Artifact
-    hardware: dict[str, Any]
-    ranked_by: Digest | None
-    probe: Artifact | None
-    leaks: bool | None
+    hardware: Annotated[dict[str, Any], told_by(ranks_declared)]
+    ranked_by: Annotated[Digest | None, declared_as(*RANKED)]
+    probe: Annotated[Artifact | None, declared_as("plan.probe")]
+    leaks: Annotated[bool | None, derived(PACKED_THOUGH_IT_LEAKS)]
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
     leak: str | None = recorded()
@@ -86,19 +90,19 @@ class PlanInputs:
 
 def inputs(view: View) -> PlanInputs:
     base, spec = view.upstream(BASE_MODEL.name), view.spec
-    leak = leak_where_packed(spec, view.base_folder(base), view.cache)
+    leak = view.by_bytes(lambda: leak_in_key(view, base))
     mixture = view.upstream(TRAINING_MIXTURE.name)
-    hardware = hardware_of(spec, view.trains_on, view.project)
+    hardware = view.unlooked(lambda: hardware_of(spec, view.trains_on, view.project))
     return PlanInputs(
         narrowed(spec, PLANNED),
         mixture,
         base,
-        hardware_in_key(hardware),
+        hardware_keyed(view, hardware),
         ranked_by(spec),
         view.made(probe.STAGE) if leaves_open(spec) else None,
-        None if leak is None else True,
-        narrowed(spec, (*PLANNED, *RANKED, "plan.probe")),
-        replace(context_of(view, spec, base, mixture, hardware), judges=view.judges),
+        leak_kept(leak),
+        view.unlooked(lambda: narrowed(spec, (*PLANNED, *RANKED, "plan.probe"))),
+        view.unlooked(lambda: replace(context_of(view, spec, base, mixture, hardware), judges=view.judges)),
         leak,
     )
 

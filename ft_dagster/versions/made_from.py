@@ -60,9 +60,20 @@ def version_artifacts(store: Store, prefix: str) -> VersionArtifacts:
         return VersionArtifacts({}, {}, log)
     heads = {stage: read_head(store, prefix, stage) for stage in STAGES}
     root = _root(store, prefix, heads, served_in(log))
-    found = [] if root is None else [root]
-    parts = parts_of_version(_AsFoundNow(store, heads), found, FOLLOWED)
-    return VersionArtifacts(parts, heads, log)
+    return VersionArtifacts(_made_of(store, heads, [] if root is None else [root]), heads, log)
+
+
+def newest_artifacts(store: Store, prefix: str, stage: str) -> VersionArtifacts:
+    """The newest artifact of a stage, and what it was made from, as `version_artifacts`."""
+    heads = {stage: read_head(store, prefix, stage) for stage in STAGES}
+    newest = heads[stage]
+    return VersionArtifacts(_made_of(store, heads, [] if newest is None else [newest]), heads, ())
+
+
+def _made_of(
+    store: Store, heads: Mapping[str, Artifact | None], roots: Sequence[Artifact]
+) -> dict[str, Artifact]:
+    return parts_of_version(_AsFoundNow(store, heads), roots, FOLLOWED)
 
 
 def _root(

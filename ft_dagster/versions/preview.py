@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import refuse_lacking
+from ft_dagster.lineage.stale import StaleKind
 from ft_dagster.model_files.weights import CONFIG, measure_weights, weight_files
 from ft_dagster.models.base import resolve_base
 from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_in_key, hardware_of
@@ -37,18 +39,19 @@ from ft_dagster.planning.probe import leaves_open
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
-from ft_dagster.spec.narrow import narrowed, shown
-from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TASK_DATASET, TRAINING_MIXTURE
-from ft_dagster.stages import probe, task_dataset, training_mixture, training_plan
+from ft_dagster.stage_entries import BASE_MODEL, TASK_DATASET, TRAINING_MIXTURE
+from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, find_artifact
+from ft_dagster.versions.made_from import newest_artifacts
+from ft_dagster.versions.now import FoundNow, difference
 from ft_dagster.versions.plan_warnings import plan_warnings
 from ft_dagster.workspace.judging_devices import judges_among, refuse_unheld
 from ft_dagster.workspace.plan_context import context_of, context_without_base
-from ft_dagster.workspace.plan_fields import leak_where_packed, ranked_by
+from ft_dagster.workspace.plan_fields import leak_where_packed
 from ft_dagster.workspace.policy import refuse_declared, too_dear
-from ft_dagster.workspace.rendered_prompts import notes_on_prompts, rendered_otherwise
-from ft_dagster.workspace.stage_version import is_of_now
+from ft_dagster.workspace.rendered_prompts import notes_on_prompts
+from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace, named_in
 
 ROWS = 400  # of each source, tokenized
@@ -101,11 +104,12 @@ def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None 
 
 def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -> Preview:
     spec, project = declared.spec, workspace.project
+    today = _AsDeclared(workspace.settings, workspace.key, looking=True)
     if named is None:
         refuse_lacking(workspace.settings, workspace.leases, declared.key, spec)
     hardware = named or hardware_of(spec, workspace.trains_on, project)
     judges = judges_among(named) if named else workspace.judges(spec)
-    base, mixture = _recorded(workspace, declared)
+    base, mixture = _recorded(today, declared)
     if base is not None:
         folder = workspace.base_folder(base)
         parameters, stored = base.figures["parameters"], base.figures["weights_bytes"]
@@ -135,7 +139,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
         data = _counted(workspace, mixture)
         if is_counted(MixtureFigures.of(mixture)):
             context = replace(context, lengths=read_lengths(workspace.payload(mixture)))
-    probed = None if mixture is None else _probed(workspace, spec, hardware)
+    probed = today.stands(probe.STAGE, hardware) if mixture and leaves_open(spec) else None
     tried = probe.read_result(workspace, probed)
     context = replace(context, probed_hours=probe.hours_taken(probed))
     leak = leak_where_packed(spec, folder, workspace.cache)
@@ -144,8 +148,9 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     if named is None:
         refuse_unheld(plan.estimate.judged_on, declared.file)
     dear = too_dear(workspace, plan.estimate.predicted, hardware)
-    if dear and named is None and mixture and _is_carried_out(workspace, declared):
-        dear = None
+    if dear and named is None and mixture:
+        standing = today.stands(training_plan.STAGE, hardware)
+        dear = None if standing and training_plan.is_carried_out(workspace, standing) else dear
     refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
     notes = notes_on_prompts(workspace, spec, data.rows, load_tokenizer(folder))
     warnings = (*refused, *notes, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
@@ -153,58 +158,39 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings)
 
 
-def _is_carried_out(workspace: Workspace, declared: Declared) -> bool:
-    """Whether a model stands that was trained by the plan for what is declared now."""
-    if workspace.frozen != freeze(declared, workspace.project, workspace.cache, workspace.roots):
-        return False
-    try:
-        recipe, _ = replace(workspace, looking=True).recipe(training_plan.STAGE)
-    except UserError:  # what it would be made from is not there
-        return False
-    plan = find_artifact(workspace.store, recipe.place)
-    return plan is not None and training_plan.is_carried_out(workspace, plan)
+@dataclass(frozen=True)
+class _AsDeclared(Workspace):
+    """The workspace of a run that began now."""
+
+    @cached_property
+    def frozen(self) -> dict[str, Any]:
+        return freeze(self.declared(), self.project, self.cache, self.roots)
+
+    def stands(self, stage: Stage[Any], hardware: Hardware) -> Artifact | None:
+        """The artifact of a stage that trains, on this hardware, if it and what it is made from stand."""
+        try:
+            recipe, made_from = self.recipe(stage)
+        except UserError:
+            return None
+        same = made_from.hardware == hardware_in_key(hardware)
+        return find_artifact(self.store, recipe.place) if same else None
 
 
-def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None]:
-    """The newest base and mixture, each where it is still that of the declaration as it is now."""
-    base, mixture = workspace.head(BASE_MODEL.name), workspace.head(TRAINING_MIXTURE.name)
-    if base is None or workspace.head(DECLARATION.name) is None:
+def _recorded(workspace: _AsDeclared, declared: Declared) -> tuple[Artifact | None, Artifact | None]:
+    """The newest base and mixture, each where it is still that of the declaration as it is now. What a parent
+    released since, the next run takes up.
+    """
+    if workspace.head(BASE_MODEL.name) is None:
         return None, None
-    now = freeze(declared, workspace.project, workspace.cache, workspace.roots)
-    then = workspace.frozen
-    if then["spec"]["base_model"] != now["spec"]["base_model"]:
-        return None, None
-    same = all(then[part] == now[part] for part in ("sources", "tasks"))
-    same = same and _alike(workspace.spec, declared.spec, task_dataset.STAGE.fields)
-    mixed = same and _alike(workspace.spec, declared.spec, training_mixture.STAGE.fields)
-    mixed = mixed and mixture is not None and is_of_now(mixture)
-    if mixed:
-        heads = {
-            stage: workspace.head(stage)
-            for stage in (BASE_MODEL.name, TASK_DATASET.name, TRAINING_MIXTURE.name)
-        }
-        made = {stage: head for stage, head in heads.items() if head is not None}
-        mixed = not rendered_otherwise(workspace.context, declared.spec, made)
-    return base, mixture if mixed else None
+    now = FoundNow(workspace.frozen["tasks"], sources=workspace.frozen["sources"])
 
+    def newest(stage: str, *causes: StaleKind) -> Artifact | None:
+        version = newest_artifacts(workspace.store, workspace.prefix, stage)
+        found = difference(workspace, declared, version, now, exact=True)
+        return None if any(cause.kind in causes for cause in found) else version.artifacts.get(stage)
 
-def _probed(workspace: Workspace, spec: VariantSpec, hardware: Hardware) -> Artifact | None:
-    """A probe of this mixture, if it is that of the declaration as it is now, on this hardware."""
-    then = workspace.spec
-    same_key = shown(probe.keyed(then)) == shown(probe.keyed(spec)) and ranked_by(then) == ranked_by(spec)
-    if not leaves_open(spec) or not same_key:
-        return None
-    try:
-        recipe, made_from = replace(workspace, looking=True).recipe(probe.STAGE)
-    except UserError:  # what it would be made from is not there
-        return None
-    same = made_from.hardware == hardware_in_key(hardware)
-    return find_artifact(workspace.store, recipe.place) if same else None
-
-
-def _alike(one: VariantSpec, other: VariantSpec, fields: Iterable[str]) -> bool:
-    parts = (shown(narrowed(spec, fields)) for spec in (one, other))
-    return len({json.dumps(part, sort_keys=True) for part in parts}) == 1
+    base = newest(BASE_MODEL.name, "field")
+    return base, base and newest(TRAINING_MIXTURE.name, "field", "source", "task", "stage")
 
 
 def _counted(workspace: Workspace, mixture: Artifact) -> Counted:

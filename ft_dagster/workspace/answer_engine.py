@@ -16,7 +16,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.loaded_by_vllm import not_loaded
 from ft_dagster.methods import Method, method_of
 from ft_dagster.settings import FILE, Settings
-from ft_dagster.workspace.keyed_inputs import recorded
+from ft_dagster.workspace.keyed_inputs import Host, recorded
 
 OWN_BYTES = 12e9  # of a GPU beside two copies of the base: batches, keys and values of the answers
 WIDTH = {"bfloat16": 2, "float32": 4}  # bytes of a weight
@@ -28,7 +28,7 @@ class Engine:
     vLLM is in. `reason`: why transformers answer where vLLM is installed.
     """
 
-    name: Literal["vllm"] | None = None
+    name: Host[Literal["vllm"] | None] = None
     python: Path | None = recorded(default=None)
     reason: str | None = recorded(default=None)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.launch.inventory import Inventory
@@ -15,10 +16,14 @@ from ft_dagster.store import Artifact
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.corpora import find_corpus
+from ft_dagster.workspace.keyed_inputs import File
 from ft_dagster.workspace.stage import Stage
 
 if TYPE_CHECKING:
     from ft_dagster.workspace.workspace import Workspace
+
+
+T = TypeVar("T")
 
 
 class UnlistedStage(Exception):
@@ -26,11 +31,16 @@ class UnlistedStage(Exception):
 
 
 class View(BuildContext):
-    """Gives a stage's `inputs` what it may ask for. Its declaration has the listed fields alone."""
+    """Gives a stage's `inputs` what it may ask for. Its declaration has the listed fields alone.
+
+    `then`: the artifact that is looked at, where only whether it would be another is told (`versions.now`).
+    """
 
     def __init__(self, workspace: Workspace, stage: Stage[Any]) -> None:
         super().__init__(workspace, stage.asks)
         self.stage = stage
+
+    then: Artifact | None = None
 
     @property
     def spec(self) -> VariantSpec:
@@ -116,6 +126,21 @@ class View(BuildContext):
         """Return the artifact of a stage that is made on demand."""
         self._listed(stage.name)
         return self._workspace.make(stage)
+
+    def file(self, artifact: Artifact, name: str) -> File | None:
+        """Return a file of an artifact's payload; None where it has none of that name."""
+        path = self.payload(artifact) / name
+        return File.of(path) if path.exists() else None
+
+    def by_bytes(self, found: Callable[[], T]) -> T:
+        """Find a part of the key for which files may have to be opened; UNKNOWN where they are not."""
+        return found()
+
+    def unlooked(self, found: Callable[[], T]) -> T:
+        """Do what enters no key, refuses by what lies in files, or is read anew by every run; return UNKNOWN
+        where one only looks.
+        """
+        return found()
 
     def _listed(self, stage: str) -> None:
         if stage not in [each.name for each in self.stage.reads]:

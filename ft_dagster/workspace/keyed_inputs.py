@@ -13,22 +13,44 @@ How a field of such an object enters the key:
 A field marked `recorded()` enters no key. It may shape what is said beside the payload (a forecast, a log),
 or what is known today: prices, neighbours and finished trainings, by which a plan may come out otherwise on
 another day; what stands under the key is kept. Each is listed in `tests/stages/test_keys.py` with its reason.
+
+Each part of a key is of one kind, by which `versions.now` tells whether it would be another today:
+
+    declared    follows from YAML, task files and policy: computed anew
+    artifact    an `Artifact`: followed through `lineage.graph`
+    host        `Host[...]`: a fact of the machine; as the manifest has it, and never a cause
+    derived     `Derived[...]`: follows from the other parts; computed anew as far as no file is opened for it
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar, get_type_hints
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from ft_dagster.provenance.digest import sha256_file, stage_key
+from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import shown
 from ft_dagster.store import Artifact
 
 RECORDED = "recorded"
+Kind = Literal["declared", "artifact", "host", "derived"]
+
+
+class Unopened(Exception):
+    """Signals that a part of a key follows from bytes that whoever only looks does not open."""
+
+
+class _Unknown:
+    """Stands for the value of a part that nobody looked at."""
+
+
+UNKNOWN: Final[Any] = _Unknown()
 
 
 class Digest(str):
@@ -49,6 +71,25 @@ class File:
         return cls(path, sha256_file(path))
 
 
+Fields = Callable[[VariantSpec, str], tuple[str, ...]]
+
+
+def _no_fields(spec: VariantSpec, name: str) -> tuple[str, ...]:
+    return ()
+
+
+class Part(NamedTuple):
+    """Holds a part of a key. `value`: as the inputs have it. `words`: a sentence for where it is other, with
+    {stage} for the stage; "" where that is no cause by itself. `fields`: the declared fields that it follows
+    from, by the declaration and the name within the part, where it is not named as they are.
+    """
+
+    kind: Kind
+    value: Any
+    words: str = ""
+    fields: Fields = _no_fields
+
+
 class KeyParts(NamedTuple):
     """Holds what a key covers: digests by name, and plain JSON by name. `artifacts`: those of the inputs that
     are any, by name.
@@ -67,36 +108,82 @@ class KeyParts(NamedTuple):
         return stage_key(stage, version, self.inputs, self.spec)
 
 
+T = TypeVar("T")
+Host = Annotated[T, Part("host", None)]
+Derived = Annotated[T, Part("derived", None)]
+
+
 def recorded(**options: Any) -> Any:
     """Declare a field of a stage's inputs that enters no key."""
     return field(metadata={RECORDED: True}, **options)
 
 
+def declared_as(*names: str) -> Part:
+    """Mark a part that follows from these declared fields."""
+    return Part("declared", None, fields=lambda spec, name: names)
+
+
+def told_by(fields: Fields) -> Part:
+    """Mark a part that follows from the declared fields that a function tells."""
+    return Part("declared", None, fields=fields)
+
+
+def derived(words: str) -> Part:
+    """Mark a part that follows from others, from files or from recorded figures. `words`: see `Part`."""
+    return Part("derived", None, words)
+
+
+def parts_of(inputs: Any) -> dict[str, Part]:
+    """Return all parts of the key of a stage's inputs by name, with None for one that does not apply."""
+    return dict(_parts("", inputs))
+
+
 def key_parts(inputs: Any) -> KeyParts:
-    """Return the key parts of a stage's inputs, a dataclass."""
-    parts = KeyParts({}, {}, {})
-    _add_all(parts, "", inputs)
-    return parts
+    """Return what the key of a stage's inputs, a dataclass, covers."""
+    found = KeyParts({}, {}, {})
+    for name, part in parts_of(inputs).items():
+        value = part.value
+        if value is None:
+            continue
+        if isinstance(value, Artifact):
+            found.artifacts[name] = value
+        if isinstance(value, Artifact | File | Digest):
+            found.inputs[name] = digest_of(value)
+        else:
+            found.spec[name] = plain(value)
+    return found
 
 
-def _add_all(parts: KeyParts, within: str, inputs: Any) -> None:
-    for each in fields(inputs):
-        value = getattr(inputs, each.name)
-        if value is not None and RECORDED not in each.metadata:
-            _add(parts, within + each.name, value)
-
-
-def _add(parts: KeyParts, name: str, value: Any) -> None:
+def digest_of(value: Artifact | File | Digest) -> str:
+    """Return the digest by which an input stands in a key."""
     if isinstance(value, Artifact):
-        parts.inputs[name] = value.digest
-        parts.artifacts[name] = value
-    elif isinstance(value, File):
-        parts.inputs[name] = value.sha256
-    elif isinstance(value, Digest):
-        parts.inputs[name] = str(value)
-    elif is_dataclass(value):
-        _add_all(parts, f"{name}.", value)
-    elif isinstance(value, BaseModel):
-        parts.spec[name] = shown(value)
-    else:
-        parts.spec[name] = to_jsonable_python(value)
+        return value.digest
+    return value.sha256 if isinstance(value, File) else str(value)
+
+
+def plain(value: Any) -> Any:
+    """Return any other part as it stands in a key. Raises Unopened for one that nobody looked at."""
+    if value is UNKNOWN:
+        raise Unopened
+    return shown(value) if isinstance(value, BaseModel) else to_jsonable_python(value)
+
+
+def _parts(within: str, inputs: Any) -> Iterator[tuple[str, Part]]:
+    for name, mark in _marks(inputs.__class__).items():
+        value = getattr(inputs, name)
+        if is_dataclass(value) and not isinstance(value, Artifact | File):
+            yield from _parts(f"{within}{name}.", value)
+        else:
+            part = mark._replace(value=value)
+            yield within + name, part._replace(kind="artifact") if isinstance(value, Artifact) else part
+
+
+@cache
+def _marks(kind: type) -> dict[str, Part]:
+    """Return what is said of each field that enters a key."""
+    hints, found = get_type_hints(kind, include_extras=True), dict[str, Part]()
+    for each in fields(kind):
+        if RECORDED not in each.metadata:
+            said = getattr(hints[each.name], "__metadata__", ())
+            found[each.name] = next((one for one in said if isinstance(one, Part)), Part("declared", None))
+    return found

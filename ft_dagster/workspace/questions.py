@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ft_dagster.data.rendering.chat_rules import chat_rules
 from ft_dagster.data.rendering.render import load_tokenizer
@@ -45,10 +45,11 @@ from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import File, key_parts
-from ft_dagster.workspace.rendered_prompts import RENDERING, lead_of_answers
+from ft_dagster.workspace.keyed_inputs import Derived, File, declared_as, derived, key_parts
+from ft_dagster.workspace.rendered_prompts import OTHER_ROWS, RENDERING, lead_of_answers
 from ft_dagster.workspace.workspace import Workspace
 
+OTHER_CHAT = "{stage} was answered by other rules of a chat"
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
 TASK = (
     "evaluation.task",
@@ -73,11 +74,11 @@ class OwnTask:
 
     spec: VariantSpec
     tasks: dict[str, str]
-    test: File | None
-    train: File | None
-    database: File | None
-    lead: str | None = None
-    rendering: str | None = None
+    test: Derived[File | None]
+    train: Derived[File | None]
+    database: Annotated[File | None, declared_as("evaluation.database")]
+    lead: Annotated[str | None, derived(OTHER_ROWS)] = None
+    rendering: Derived[str | None] = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class General:
 
     spec: VariantSpec
     tasks: dict[str, str]
-    general_holdout: File | None
+    general_holdout: Derived[File | None]
 
 
 def own_task(view: View) -> OwnTask:
@@ -100,17 +101,17 @@ def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
     rendered so.
     """
     spec, dataset = view.spec, view.upstream(TASK_DATASET.name)
-    rows, asked = view.payload(dataset), spec.evaluation
+    asked = spec.evaluation
     probes = bool(asked.probed_rows or asked.canaries)
     splits = not asked.task
     database = asked.database if splits else None
     return OwnTask(
         narrowed(spec, (*QUESTIONS, *TASK)),
         view.frozen("tasks")["task"],
-        File.of(rows / "test.parquet") if splits else None,
-        File.of(rows / "train.parquet") if probes else None,
+        view.file(dataset, "test.parquet") if splits else None,
+        view.file(dataset, "train.parquet") if probes else None,
         None if database is None else File.of(_database(view, database)),
-        lead_of_answers(view, dataset, base, rendering) if splits or probes else None,
+        view.by_bytes(lambda: lead_of_answers(view, dataset, base, rendering)) if splits or probes else None,
         rendering,
     )
 
@@ -144,11 +145,10 @@ def _database(view: View, path: str) -> Path:
 
 
 def general(view: View) -> General:
-    texts = view.payload(view.upstream(TRAINING_MIXTURE.name)) / "general_holdout" / "texts.parquet"
     return General(
         narrowed(view.spec, (*QUESTIONS, *GENERAL)),
         view.frozen("tasks")["general"],
-        File.of(texts) if texts.exists() else None,
+        view.file(view.upstream(TRAINING_MIXTURE.name), "general_holdout/texts.parquet"),
     )
 
 

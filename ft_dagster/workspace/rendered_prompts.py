@@ -5,7 +5,7 @@ applies.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -21,20 +21,20 @@ from ft_dagster.data.rows.splits import SPLITS
 from ft_dagster.data.sources.formats import CONVERSATIONS
 from ft_dagster.extras import of_train
 from ft_dagster.program import write_json
+from ft_dagster.provenance.findings import remembered
 from ft_dagster.spec import VariantSpec
-from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, EVALUATION, TASK_DATASET, TRAINING_MIXTURE
+from ft_dagster.stage_entries import BASE_MODEL, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
 from ft_dagster.strict_json import loads
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.workspace import Workspace
 
 FOLDER = "chat_traits"  # in the host's cache, a file a base
-# In the keys of a mixture, and of what is asked.
-RENDERING, TURN_END, LEAD = "rendering", "turn_end", "task.lead"
+RENDERING, LEAD = "rendering", "task.lead"  # in the keys of a mixture, and of what is asked
+OTHER_ROWS = "{stage} has its rows rendered otherwise than a run would"
 EXCHANGE = "exchange"  # how prompts with completions are rendered where they are no plain text
 # Of a base's name: what publishers call one that was trained to answer.
 MADE_FOR_CHATS = re.compile(r"(?i)(?:^|[-_.])(?:instruct|chat|it)(?:[-_.]|$)")
-ASKED_ROWS = (BASE_EVALUATION.name, EVALUATION.name)
 _KNOWN: dict[Path, ChatTraits] = {}
 
 
@@ -85,27 +85,6 @@ def end_of_turns(context: BuildContext, train_on: str, dataset: Artifact, base: 
     if train_on == "completions" or not has_conversations(context, dataset):
         return None
     return None if traits_of(context, base).ends else "eos"
-
-
-def rendered_otherwise(context: BuildContext, spec: VariantSpec, made: Mapping[str, Artifact]) -> list[str]:
-    """Return those of a variant's newest artifacts by stage that older code made with its rows rendered
-    otherwise than a run would now. Raises UserError.
-    """
-    base, dataset = made.get(BASE_MODEL.name), made.get(TASK_DATASET.name)
-    if base is None or dataset is None:
-        return []
-    mixture, found, trained = made.get(TRAINING_MIXTURE.name), list[str](), None
-    if mixture is not None:
-        trained, now = mixture.spec.get(RENDERING), rendering_of(context, spec.data.render, dataset, base)
-        ends = end_of_turns(context, spec.data.train_on, dataset, base)
-        if (trained, mixture.spec.get(TURN_END)) != (now, ends):
-            found.append(TRAINING_MIXTURE.name)
-    lead = lead_of_answers(context, dataset, base, trained)
-    for stage in ASKED_ROWS:
-        asked = made.get(stage)
-        if asked and "task.test" in asked.inputs and asked.spec.get(LEAD) != lead:
-            found.append(stage)
-    return found
 
 
 def notes_on_prompts(
@@ -196,8 +175,13 @@ def _formats(dataset: Artifact) -> set[str]:
 def _kinds(context: BuildContext, dataset: Artifact) -> set[str]:
     if "prompt_completion" not in _formats(dataset):
         return set()
-    files = (context.payload(dataset) / f"{split}.parquet" for split in SPLITS)
-    return {kind for file in files for batch in rows_of(file, "DISTINCT kind") for (kind,) in batch}
+
+    def find() -> list[str]:
+        files = (context.payload(dataset) / f"{split}.parquet" for split in SPLITS)
+        batches = (batch for file in files for batch in rows_of(file, "DISTINCT kind"))
+        return sorted({kind for batch in batches for (kind,) in batch})
+
+    return set(remembered(context.cache, {"kinds": 1, "data set": dataset.digest}, find))
 
 
 def _learned(context: BuildContext, base: Artifact) -> ChatTraits:

@@ -23,7 +23,7 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import CHAIN, ChainOutcome, run_chain
 from ft_dagster.stages.evaluation import ANSWERS_OF
 from ft_dagster.stages.release import release
-from ft_dagster.versions.up_to_date import standing
+from ft_dagster.versions.now import standing
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import POLICY, command_environment, edit, write_yaml
 from tests.leased import LeasedSeconds

@@ -31,8 +31,8 @@ from ft_dagster.stages.release import release
 from ft_dagster.stages.release_evaluation import judge_release
 from ft_dagster.store import Store, read_head, write_head
 from ft_dagster.versions.check import check_variant
+from ft_dagster.versions.now import standing
 from ft_dagster.versions.preview import plan_variant
-from ft_dagster.versions.up_to_date import standing
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, edit, write_yaml

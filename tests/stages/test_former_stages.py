@@ -14,7 +14,7 @@ from ft_dagster.stage_entries import ENTRIES, FORMER_STAGES, version_of
 from ft_dagster.store import Artifact, Place, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.versions.check import _with_number
-from ft_dagster.versions.stale_causes import _raised
+from ft_dagster.versions.now import _raised
 from ft_dagster.workspace.stage_version import former_input, is_of_now, is_older
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,10 +33,12 @@ from ft_dagster.stages import probe, training_mixture
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.general_corpus import corpora_stand
-from ft_dagster.versions import stale_causes
+from ft_dagster.store import Artifact, Place
 from ft_dagster.versions.made_from import VersionArtifacts, version_artifacts
-from ft_dagster.workspace.plan_fields import PLANNED, RANKED
+from ft_dagster.versions.now import FoundNow, difference
+from ft_dagster.workspace.plan_fields import PLANNED, RANKED, ranked_by
 from ft_dagster.workspace.policy import problems
+from ft_dagster.workspace.questions import GENERAL, QUESTIONS
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit
 from tests.fleet.tables import row_of
@@ -287,20 +288,60 @@ def test_without_any_tick_a_few_variants_are_told_by_what_lies_there_now(
 
 PLAIN = {"description": "d", "owners": ["o"], "base_model": "b"}
 NOW = version_of("training_mixture")
+NO_TASKS = FoundNow({"task": {}, "general": {}})
+
+
+def artifact(
+    stage: str, inputs: dict[str, str], spec: dict[str, Any], version: int | None = None
+) -> Artifact:
+    """One of which only the manifest matters."""
+    predicate = {
+        "stage_version": version_of(stage) if version is None else version,
+        "digest": stage,
+        "inputs": inputs,
+        "spec": spec,
+        "figures": {},
+        "payload": [],
+        "evidence": [],
+    }
+    return Artifact(Place(KEY.prefix, stage, "k" * 64), predicate)
+
+
+def plan_of(spec: VariantSpec, ranks: int, kind: str = "cpu", **inputs: str) -> Artifact:
+    keyed = {"spec": shown(narrowed(spec, PLANNED)), "hardware": {"kind": kind, "ranks": ranks}}
+    by = ranked_by(spec)
+    return artifact("training_plan", {**({} if by is None else {"ranked_by": by}), **inputs}, keyed)
+
+
+def frozen(content: dict[str, Any]) -> Artifact:
+    return artifact("declaration", {}, {"content": {"spec": content, "sources": [], "tasks": {}}})
+
+
+def told(
+    settled: Path, spec: VariantSpec, made: dict[str, Artifact], newest: Artifact | None = None
+) -> list[StaleCause]:
+    """The causes for a version of these artifacts."""
+    version = VersionArtifacts(made, {"declaration": newest}, ())
+    workspace = Workspace(load_settings(settled), KEY, looking=True)
+    return [*difference(workspace, Declared(KEY, Path(FILE), spec, {}), version, NO_TASKS)]
+
+
+def fields_of(causes: list[StaleCause]) -> tuple[str, ...]:
+    return tuple(cause.what for cause in causes if cause.kind == "field")
 
 
 @pytest.mark.parametrize(("version", "said"), [(3, ()), (NOW, RANKED)])
 def test_a_default_that_changed_with_the_mixtures_version_is_said_by_that_alone(
-    version: int, said: tuple[str, ...]
+    settled: Path, version: int, said: tuple[str, ...]
 ) -> None:
     spec = VariantSpec.model_validate({**PLAIN, "data": {"sources": ["s"], "general": {"corpus": "c"}}})
     then = spec.model_dump(mode="json")
     del then["data"]["general"]["texts"]  # as it was frozen before there was such a field
-    declaration: Any = SimpleNamespace(spec={"content": {"spec": then}})
-    place = SimpleNamespace(stage="training_mixture")
-    mixture: Any = SimpleNamespace(place=place, predicate={"stage_version": version}, inputs={})
-    standing = VersionArtifacts({"training_mixture": mixture}, {"declaration": declaration}, ())
-    assert tuple(stale_causes._ranked(standing, spec)) == said
+    keyed = {"spec": shown(narrowed(spec, training_mixture.RENDERED))}
+    mixture = artifact("training_mixture", {"general_corpus": "c"}, keyed, version)
+    plan = plan_of(spec, 1, training_mixture=mixture.digest, ranked_by="0" * 64)
+    causes = told(settled, spec, {"training_mixture": mixture, "training_plan": plan}, frozen(then))
+    assert fields_of(causes) == said
 
 
 def test_what_keys_took_up_later_is_in_some_of_them_and_those_without_it_name_no_change(
@@ -310,35 +351,27 @@ def test_what_keys_took_up_later_is_in_some_of_them_and_those_without_it_name_no
 
     def declared(**training: Any) -> VariantSpec:
         data = {"sources": ["r.jsonl"], "general": {"from": "base"}}
-        plain = {
-            "description": "d",
-            "owners": ["o"],
-            "base_model": "b",
-            "data": data,
-            "plan": {"probe": "on"},
-        }
+        plain = {**PLAIN, "data": data, "plan": {"probe": "on"}}
         return VariantSpec.model_validate({**plain, "training": {"watch": watched, **training}})
 
-    def made(stage: str, part: VariantSpec) -> Any:
-        predicate = {"stage_version": version_of(stage)}
-        of, inputs = SimpleNamespace(stage=stage), {"probe": "d" * 64}
-        return SimpleNamespace(place=of, predicate=predicate, inputs=inputs, spec={"spec": shown(part)})
-
     then = declared(on_bad_rate="lower")
+    by = ranked_by(then) or ""
+    hardware = {"kind": "cpu", "ranks": 1}
     keys = {
-        "probe": made("probe", probe.keyed(then)),
-        "training_mixture": made("training_mixture", narrowed(then, training_mixture.RENDERED)),
-        "training_plan": made("training_plan", narrowed(then, PLANNED)),
+        "probe": artifact(
+            "probe", {"ranked_by": by}, {"spec": shown(probe.keyed(then)), "hardware": hardware}
+        ),
+        "training_mixture": artifact(
+            "training_mixture",
+            {"general_corpus": "c"},
+            {"spec": shown(narrowed(then, training_mixture.RENDERED))},
+        ),
+        "training_plan": plan_of(then, 1, probe="probe"),
     }
-
-    def named(now: VariantSpec) -> list[str]:
-        version, settings = VersionArtifacts(keys, {}, ()), load_settings(settled)
-        return list(stale_causes._fields(settings, Declared(KEY, Path(FILE), now, {}), version))
-
-    assert named(then) == []
-    assert named(declared()) == ["training.on_bad_rate"]
+    assert fields_of(told(settled, then, keys)) == ()
+    assert fields_of(told(settled, declared(), keys)) == ("training.on_bad_rate",)
     watched["past_limit"] = "stop"
-    assert named(declared(on_bad_rate="lower")) == ["training.watch.past_limit"]
+    assert fields_of(told(settled, declared(on_bad_rate="lower"), keys)) == ("training.watch.past_limit",)
 
 
 @pytest.mark.parametrize(("kind", "field"), [("cpu", "resources.cpu_ranks"), ("cuda", "resources.gpus")])
@@ -352,34 +385,43 @@ def test_a_training_over_nodes_is_fresh_until_their_number_or_a_nodes_ranks_chan
         return VariantSpec.model_validate({**PLAIN, "data": {"sources": ["s"]}, "resources": resources})
 
     then = declared(nodes=nodes, **{name: 2})
-    plan: Any = SimpleNamespace(
-        place=SimpleNamespace(stage="training_plan"),
-        predicate={"stage_version": version_of("training_plan")},
-        inputs={},
-        spec={"spec": shown(narrowed(then, PLANNED)), "hardware": {"kind": kind, "ranks": 2 * nodes}},
-    )
-    newest: Any = SimpleNamespace(spec={"content": {"spec": then.model_dump(mode="json")}})
-    version = VersionArtifacts({"training_plan": plan}, {"declaration": newest}, ())
+    plan = plan_of(then, 2 * nodes, kind)
 
-    def named(**resources: Any) -> list[str]:
-        now = Declared(KEY, Path(FILE), declared(**resources), {})
-        return list(stale_causes._fields(load_settings(settled), now, version))
+    def named(**resources: Any) -> tuple[str, ...]:
+        newest = frozen(then.model_dump(mode="json"))
+        return fields_of(told(settled, declared(**resources), {"training_plan": plan}, newest))
 
-    assert named(nodes=nodes, **{name: 2}) == []
-    assert named(nodes=2, **{name: 2}) == ["resources.nodes"]
-    assert named(nodes=nodes, **{name: 3}) == [field]
+    assert named(nodes=nodes, **{name: 2}) == ()
+    assert named(nodes=2, **{name: 2}) == ("resources.nodes",)
+    assert named(nodes=nodes, **{name: 3}) == (field,)
+    assert named(nodes=5, **{name: 3}) == tuple(sorted((field, "resources.nodes")))
 
 
 @pytest.mark.parametrize(("tokens", "withheld"), [((), None), (("<tool>",), [7]), (("<tool>",), None)])
 def test_scores_of_a_base_that_chose_among_added_tokens_are_out_of_date(
     settled: Path, tokens: tuple[str, ...], withheld: list[int] | None
 ) -> None:
-    base: Any = SimpleNamespace(
-        place=SimpleNamespace(prefix=KEY.prefix), figures={}, spec={"new_tokens": list(tokens)}
-    )
-    predicate = {"stage_version": version_of("general_scores")}
-    place = SimpleNamespace(stage="general_scores")
-    scores: Any = SimpleNamespace(place=place, predicate=predicate, inputs={}, spec={"withheld": withheld})
-    store = load_settings(settled).open_store()
-    found = list(stale_causes._asked_with_added(store, {"base_model": base, "general_scores": scores}))
-    assert bool(found) == (tokens != () and withheld is None)
+    spec = VariantSpec.model_validate({**PLAIN, "data": {"sources": ["s"]}})
+    base = artifact("base_model", {}, {"new_tokens": list(tokens)})
+    asked = {"general.spec": shown(narrowed(spec, (*QUESTIONS, *GENERAL))), "general.tasks": {}}
+    keyed = {**asked, "withheld": withheld, "device": "cpu", "dtype": "float32"}
+    scores = artifact("general_scores", {"base_model": base.digest}, keyed)
+    causes = told(settled, spec, {"base_model": base, "general_scores": scores})
+    said = "general questions were asked of the base with the tokens that were added to it"
+    assert (said in {cause.words for cause in causes}) == (tokens != () and withheld is None)
+
+
+def test_nothing_is_opened_to_tell_whether_a_version_is_current(settled: Path, tmp_path: Path) -> None:
+    """Its payloads, its evidence, its base and its rows are gone, and its manifests stand."""
+    project = shutil.copytree(settled, tmp_path / "project")
+    workspace = Workspace(load_settings(project), KEY, looking=True)
+    version = version_artifacts(workspace.store, workspace.prefix)
+    found = World(workspace.settings).of(workspace.declared())
+    for made in version.artifacts.values():
+        for part in ("payload", "evidence"):
+            shutil.rmtree(Path(workspace.store.root) / made.path / part, ignore_errors=True)
+    shutil.rmtree(project / "data")
+    assert difference(workspace, workspace.declared(), version, found) == ()
+    declare("training.seed", 7)(project)
+    causes = difference(workspace, workspace.declared(), version, found)
+    assert fields_of([*causes]) == ("training.seed",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -20,9 +20,12 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import probe
 from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
+from ft_dagster.store import Artifact, find_artifact
+from ft_dagster.versions.made_from import version_artifacts
+from ft_dagster.versions.now import FoundNow, Look, is_other, parts_now
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.input_view import UnlistedStage, View
-from ft_dagster.workspace.keyed_inputs import RECORDED, Digest, File, key_parts
+from ft_dagster.workspace.keyed_inputs import RECORDED, UNKNOWN, Digest, File, Part, key_parts
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace
 from tests.stages.changed import changed
@@ -159,6 +162,8 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "retrain.max_attempts": (5, NOTHING),
     "notify": (["ops"], NOTHING),
 }
+# Whose key an artifact moves that is made on demand: the cause is told of that one.
+THROUGH = {"evaluation.general": {BASE_EVAL}}
 WITH: dict[str, dict[str, Any]] = {  # what must be declared too for the value to be valid
     "base_model.revision": {},
     "training.deepspeed.stage": {"resources.cpu_ranks": 2},
@@ -334,6 +339,66 @@ def test_a_probe_is_made_again_for_what_can_change_it_alone(
     )
     assert "refused" not in before + after
     assert (before != after) is moves
+
+
+Seen = Callable[[Mapping[str, Any], Mapping[str, Any], Stage[Any]], tuple[Artifact, dict[str, Part]]]
+
+
+@pytest.fixture(scope="module")
+def seen(chained: Workspace) -> Seen:
+    """An artifact by the key that a stage has where the first fields are declared, and the parts that it
+    would have by the others, as `difference` tells them.
+    """
+    version = version_artifacts(chained.store, chained.prefix)
+    at = cache(lambda overrides: changed(chained, json.loads(overrides)))
+    recipes = cache(lambda overrides, number: at(overrides).recipe(ALL[number])[0])
+
+    def look(
+        before: Mapping[str, Any], after: Mapping[str, Any], stage: Stage[Any]
+    ) -> tuple[Artifact, dict[str, Part]]:
+        recipe, now = recipes(json.dumps(before), ALL.index(stage)), at(json.dumps(after))
+        keyed = {"inputs": recipe.inputs, "spec": recipe.spec, "digest": "", "payload": [], "evidence": []}
+        made = find_artifact(chained.store, recipe.place) or Artifact(recipe.place, {**keyed, "figures": {}})
+        there = {each.place.stage: each for each in recipe.artifacts} | {**version.artifacts}
+        of = version._replace(artifacts=there)
+        declared = replace(chained.declared(), spec=now.spec)
+        return made, parts_now(Look(chained, declared, of, FoundNow(now.frozen["tasks"]), made))
+
+    return look
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", MOVED, ids=lambda stage: stage.name)
+def test_the_parts_that_are_told_of_a_stage_are_those_of_its_key(seen: Seen, stage: Stage[Any]) -> None:
+    """What is not told follows from files, or stands for a base as it was found."""
+    made, parts = seen({}, {}, stage)
+    told = {name for name, part in parts.items() if part.value is not None and part.value is not UNKNOWN}
+    assert told <= {*made.inputs, *made.spec} <= parts.keys()
+    assert not [name for name, part in parts.items() if is_other(made, name, part)]
+    for part in parts.values():
+        assert part.value is not UNKNOWN or part.kind == "derived" or stage.name == BASE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", TABLE)
+def test_a_changed_field_is_told_of_the_stages_whose_key_it_moves(seen: Seen, field: str) -> None:
+    value, expected = TABLE[field]
+    context = WITH.get(field, {})
+    told = set()
+    for stage in MOVED:
+        made, parts = seen(context, {**context, field: value}, stage)
+        told |= {stage.name} if any(is_other(made, *part) for part in parts.items()) else set()
+    assert told == expected - THROUGH.get(field, NOTHING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("field", "value", "over", "moves"), PROBED)
+def test_a_changed_field_is_told_of_a_probe_if_it_moves_its_key(
+    seen: Seen, field: str, value: Any, over: dict[str, Any], moves: bool
+) -> None:
+    context = {**over, **WITH.get(field, {})}
+    made, parts = seen(context, {**context, field: value}, probe.STAGE)
+    assert any(is_other(made, *part) for part in parts.items()) is moves
 
 
 @pytest.mark.slow

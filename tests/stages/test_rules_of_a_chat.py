@@ -29,7 +29,7 @@ from ft_dagster.stages.declared_now import Today, today
 from ft_dagster.stages.verdicts import against_production, asked_alike, asked_by_its_rules, own_verdict
 from ft_dagster.store import Artifact
 from ft_dagster.versions.made_from import version_artifacts
-from ft_dagster.versions.stale_causes import FoundNow, outdated
+from ft_dagster.versions.now import FoundNow, difference
 from ft_dagster.workspace import questions
 from ft_dagster.workspace.past import InProduction, Past
 from ft_dagster.workspace.stage import Stage
@@ -200,7 +200,7 @@ def test_answers_by_others_than_scores_of_the_same_bytes_say_are_out_of_date(cha
 
     def named(**changed: Artifact) -> list[str]:
         of = version._replace(artifacts={**version.artifacts, **changed})
-        return [cause.what for cause in outdated(chained.settings, chained.declared(), of, FoundNow(None))]
+        return [cause.what for cause in difference(chained, chained.declared(), of, FoundNow(None))]
 
     assert named() == []
     scores, before = (version.artifacts[stage] for stage in ("general_scores", "base_evaluation"))

@@ -15,8 +15,8 @@ from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.training.batches import apart
 from ft_dagster.versions.made_from import VersionArtifacts, version_artifacts
+from ft_dagster.versions.now import FoundNow, difference
 from ft_dagster.versions.preview import plan_variant
-from ft_dagster.versions.stale_causes import FoundNow, outdated
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import write_project
 from tests.stages.changed import changed
@@ -110,7 +110,7 @@ def test_a_version_that_was_packed_though_its_base_leaks_is_out_of_date(trained:
     plan = version.artifacts["training_plan"]
 
     def causes(of: VersionArtifacts) -> list[str]:
-        return [each.what for each in outdated(trained.settings, trained.declared(), of, FoundNow(None))]
+        return [each.what for each in difference(trained, trained.declared(), of, FoundNow(None))]
 
     trained.recipe(training_plan.STAGE)  # it is measured on this host
     assert causes(version) == []

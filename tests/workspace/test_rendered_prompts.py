@@ -29,9 +29,9 @@ from ft_dagster.stages.chain import CHAIN, run_chain, up_to
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.release import release
 from ft_dagster.store import Artifact
-from ft_dagster.versions.made_from import version_artifacts
+from ft_dagster.versions.made_from import VersionArtifacts, version_artifacts
 from ft_dagster.versions.newest_model import newest_model
-from ft_dagster.versions.stale_causes import FoundNow, outdated
+from ft_dagster.versions.now import FoundNow, difference
 from ft_dagster.workspace import questions, rendered_prompts
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
@@ -150,7 +150,7 @@ def test_what_older_code_judged_is_told_and_not_held_against_what_is_judged_now(
     def named(*older: str) -> list[str]:
         changed = {stage: without("task.lead", version.artifacts[stage]) for stage in older}
         of = version._replace(artifacts={**version.artifacts, **changed})
-        return [cause.what for cause in outdated(thinking.settings, thinking.declared(), of, FoundNow(None))]
+        return [cause.what for cause in difference(thinking, thinking.declared(), of, FoundNow(None))]
 
     assert named() == []
     assert named("base_evaluation", "evaluation") == ["base_evaluation", "evaluation"]
@@ -205,9 +205,11 @@ def test_the_end_of_earlier_answers_is_in_the_key_of_a_mixture_where_no_template
 
 def test_a_mixture_of_earlier_answers_without_an_end_is_told(endless: Workspace) -> None:
     made = {stage: endless.upstream(stage) for stage in ("base_model", "task_dataset", "training_mixture")}
-    assert rendered_prompts.rendered_otherwise(endless.context, endless.spec, made) == []
+    version = VersionArtifacts(made, {"declaration": endless.upstream("declaration")}, ())
+    assert difference(endless, endless.declared(), version, FoundNow(None)) == ()
     older = {**made, "training_mixture": without("turn_end", made["training_mixture"])}
-    assert rendered_prompts.rendered_otherwise(endless.context, endless.spec, older) == ["training_mixture"]
+    (cause,) = difference(endless, endless.declared(), version._replace(artifacts=older), FoundNow(None))
+    assert cause.words == "training_mixture has its rows rendered otherwise than a run would"
 
 
 ASKED = re.escape("<|im_start|>user\n") + r"Where is the \w+ of the \w+\?"
@@ -348,7 +350,7 @@ def test_what_was_trained_as_plain_text_is_told(kept: Workspace, prompting: Work
     declared = replace(kept.declared(), spec=prompting.declared().spec)
 
     def named(declared: Declared) -> list[str]:
-        return [cause.what for cause in outdated(kept.settings, declared, version, FoundNow(None))]
+        return [cause.what for cause in difference(kept, declared, version, FoundNow(None))]
 
     assert named(kept.declared()) == []
     assert named(declared) == ["training_mixture"]

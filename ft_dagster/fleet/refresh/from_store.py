@@ -43,8 +43,9 @@ from ft_dagster.stages.chain import CHAIN
 from ft_dagster.store import SHARED, Artifact, Place, Store, read_head, refused, unreachable
 from ft_dagster.store.committed import all_committed
 from ft_dagster.versions.made_from import VersionArtifacts, version_artifacts
-from ft_dagster.versions.stale_causes import outdated
+from ft_dagster.versions.now import difference
 from ft_dagster.versions.summary import newest_plan
+from ft_dagster.workspace.workspace import Workspace
 
 PAID = tuple(stage for stage in TAKE_DEVICES if not ENTRIES[stage].on_demand)
 ON_DEMAND = tuple(stage for stage in TAKE_DEVICES if stage not in PAID)  # which no head names
@@ -217,7 +218,9 @@ def _known_version(world: World, row: FleetRow, declared: Declared | None) -> Kn
         verdict=None if verdict is None else verdict_sentence(verdict),
         gain=None if verdict is None else _gain(verdict),
         over_production=_over_production(store, prefix, judged, stands.log),
-        causes=() if now is None or declared is None else outdated(world.settings, declared, stands, now),
+        causes=()
+        if now is None or declared is None
+        else difference(Workspace(world.settings, declared.key, looking=True), declared, stands, now),
         unseen=unseen[0].path if unseen else "",
         spent=spent,
         retrain_hours=hours,

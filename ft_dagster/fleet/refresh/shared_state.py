@@ -26,7 +26,7 @@ from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS, version_of
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.store import Artifact, read_head
 from ft_dagster.store.heads import head_time
-from ft_dagster.versions.stale_causes import CorpusNow, FoundNow
+from ft_dagster.versions.now import CorpusNow, FoundNow
 from ft_dagster.workspace.corpora import prefix_of_corpus
 from ft_dagster.workspace.policy import own_entries, task_names, with_source
 
