@@ -21,7 +21,7 @@ QUANTIZED = Quantized(
 class QloraSettings(LoraSettings):
     """Holds LoRA's settings, and the type of what is computed above a 4-bit base."""
 
-    unsaid = ("activations",)
+    unsaid = (*LoraSettings.unsaid, "activations")
 
     name: str = "qlora"
     activations: Literal["bf16"] | None = Field(

@@ -21,11 +21,28 @@ METHOD_SETTINGS = {  # fields of `method` that act, by its name; `auto` with som
     "auto": usual_method().declared,
     **{name: known.declared for name, known in METHODS.items()},
 }
+# Settings that keys have had from the first, declared or not. Any other is in a key where it is declared.
+FIRST = ("rank", "alpha", "dropout", "target_modules", "use_rslora", "use_dora", "num_virtual_tokens")
 Setting: TypeAlias = int | float | str | tuple[str, ...]
+
+
+def _settings() -> dict[str, Any]:
+    """Return the settings of all methods as they may be declared, for `create_model`."""
+    declared = ((known, name) for known in METHODS.values() for name in known.declared)
+    return {name: _setting(known, name) for known, name in declared}
+
+
+def _setting(known: Method, name: str) -> tuple[Any, Literal[False] | None]:
+    """Return the type of one, and its value unless it is declared: off for a switch, else null."""
+    hint = get_type_hints(known.settings, include_extras=True)[name]
+    kind, about = hint.__origin__, hint.__metadata__
+    return (hint, False) if kind is bool else (Annotated[(kind | None, *about)], None)
 
 
 class MethodSpec(SpecModel):
     """How it is taught. A plain string stands for `name`; unset values are the plan's."""
+
+    added = tuple(name for name in _settings() if name not in FIRST)
 
     name: Literal["auto"] | MethodName = "auto"
 
@@ -52,19 +69,6 @@ class MethodSpec(SpecModel):
             f"not a setting of {name}, whose settings are {own or 'none'}: "
             f"leave it out, or name {' or '.join(o for o in others if o != 'auto')}"
         )
-
-
-def _settings() -> dict[str, Any]:
-    """Return the settings of all methods as they may be declared, for `create_model`."""
-    declared = ((known, name) for known in METHODS.values() for name in known.declared)
-    return {name: _setting(known, name) for known, name in declared}
-
-
-def _setting(known: Method, name: str) -> tuple[Any, Literal[False] | None]:
-    """Return the type of one, and its value unless it is declared: off for a switch, else null."""
-    hint = get_type_hints(known.settings, include_extras=True)[name]
-    kind, about = hint.__origin__, hint.__metadata__
-    return (hint, False) if kind is bool else (Annotated[(kind | None, *about)], None)
 
 
 if not TYPE_CHECKING:

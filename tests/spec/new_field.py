@@ -1,4 +1,4 @@
-"""Tries two fields that a copy of the package has and the one that made the project has not.
+"""Tries three fields that a copy of the package has and the one that made the project has not.
 
 python -m tests.spec.new_field PROJECT
 """
@@ -24,10 +24,15 @@ from tests.docs.reference import pages
 from tests.e2e.project import edit
 
 VARIANT = "acme.places"
-BETA, LETTERS = "training.adam_beta2", "data.least_letters"
+BETA, START, LETTERS = "training.adam_beta2", "method.start", "data.least_letters"
 DECAY = "training.weight_decay"
-BUILT_IN: dict[str, Any] = {BETA: 0.999, LETTERS: 0}
-SAID = {BETA: "Decay of the mean of the squared gradients", LETTERS: "A row with fewer is left out"}
+BUILT_IN: dict[str, Any] = {BETA: 0.999, START: None, LETTERS: 0}
+SAID = {
+    BETA: "Decay of the mean of the squared gradients",
+    START: "What A begins with",
+    LETTERS: "A row with fewer is left out",
+}
+PARTS = {"training": "TrainingSpec", "method": "MethodSpec", "data": "DataSpec"}
 MODEL = "fine_tuned_model"
 
 
@@ -40,12 +45,21 @@ def main(project: Path) -> None:
     assert causes(project) == {BETA}
     faster = made(project)
     assert moved(first, faster) == {"training_plan", MODEL}
-    assert faster["training_plan"].figures["training"]["adam_beta2"] == 0.5
-    assert planned(project) == {BETA: "as declared", DECAY: "none is usual in fine-tuning"}
+    plan = faster["training_plan"].figures
+    assert plan["training"]["adam_beta2"] == 0.5
+    assert "start" not in plan["method"]
+    assert planned(project) == {
+        BETA: "as declared", START: "an update of nothing", DECAY: "none is usual in fine-tuning",
+    }  # fmt: skip
+    edit(file, lambda declared: declared["method"].update(start="gaussian"))
+    assert causes(project) >= {START}
+    spread = made(project)
+    assert moved(faster, spread) == {"training_plan", MODEL}
+    assert spread["training_plan"].figures["method"]["start"] == "gaussian"
     edit(file, lambda declared: declared["data"].update(least_letters=50))
     assert causes(project) >= {LETTERS}
     fewer = made(project, up_to="task_dataset")
-    assert moved(faster, fewer) == {"task_dataset"}
+    assert moved(spread, fewer) == {"task_dataset"}
     assert fewer["task_dataset"].figures["dropped"]["too few letters"] > 0
 
 
@@ -53,8 +67,8 @@ def they_are_in_schema_show_and_reference(project: Path) -> None:
     parts = asked(project, "schema")["$defs"]
     shown = asked(project, "show", VARIANT)["fields"]
     for field, said in SAID.items():
-        part = {"training": "TrainingSpec", "data": "DataSpec"}[field.partition(".")[0]]
-        assert parts[part]["properties"][field.partition(".")[2]]["description"] == said
+        part, _, name = field.partition(".")
+        assert parts[PARTS[part]]["properties"][name]["description"] == said
         assert shown[field] == {"value": BUILT_IN[field], "from": "built-in"}
         [row] = [row for row in pages()["declaration.md"].splitlines() if row.startswith(f"| `{field}` |")]
         assert said in row
@@ -80,7 +94,7 @@ def causes(project: Path) -> set[str]:
 def planned(project: Path) -> dict[str, str]:
     """Return why the newest plan has these values."""
     reasons = {each["field"]: each["reason"] for each in asked(project, "show", VARIANT)["plan"]}
-    return {field: reasons[field] for field in (BETA, DECAY)}
+    return {field: reasons[field] for field in (BETA, START, DECAY)}
 
 
 def made(project: Path, up_to: str = MODEL) -> dict[str, Artifact]:
