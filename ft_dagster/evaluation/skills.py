@@ -53,7 +53,7 @@ def skills(base: Sequence[Sample], tuned: Sequence[Sample], own: OwnChecks | Non
 
 
 def _called(skill: Skill, names: Mapping[str, str]) -> Skill:
-    """By what a tenant's own check is called; `names`: of those of its role."""
+    """Name a skill by what a tenant's own check is called; `names`: of those of its role."""
     own = skill.role != "general" or skill.task in names
     return replace(skill, subject=names.get(skill.subject, skill.subject), own=own)
 

@@ -62,13 +62,13 @@ def unused_tensors(folder: Path, files: Sequence[FileDigest], cache: Path | None
 
 
 def _is_plain(folder: Path) -> bool:
-    """Whether the files hold plain floats alone: each quantization stores integers or 8-bit floats too."""
+    """Say whether the files hold plain floats alone: any quantization stores integers or 8-bit floats."""
     headers = (read_header(folder / name) for name in weight_files(folder))
     return all(tensor["dtype"] in PLAIN for header in headers for tensor in header.values())
 
 
 def _is_read_quantized(said: Any) -> bool:
-    """Whether transformers reads files as quantized ones: where config.json says a method that it knows."""
+    """Say whether transformers reads files as quantized: where config.json says a method that it knows."""
     if not said or not isinstance(said, dict):
         return False
     from transformers.quantizers.auto import AutoHfQuantizer

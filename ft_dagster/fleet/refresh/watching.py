@@ -192,7 +192,7 @@ class Listings:
         return found
 
     def of_any(self, place: WatchedPlace, tenants: Sequence[str]) -> list[ListedFile]:
-        """The same for the first of them who may; of a glob, which names other files to each, for all."""
+        """List it for the first of them who may; a glob, which names other files to each, for all of them."""
         refused, found = outside(place.path), dict[str, ListedFile]()
         for tenant in tenants:
             try:
