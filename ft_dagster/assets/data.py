@@ -19,12 +19,13 @@ from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.data.rows.dataset_io import paths_of
 from ft_dagster.data.rows.lengths import row_lengths
+from ft_dagster.data.rows.splits import SPLITS
 from ft_dagster.markdown import plain
 from ft_dagster.models.derived import started_from
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.report.comparison import split_headers, split_rows
 from ft_dagster.report.mixture import source_bars, source_shares
-from ft_dagster.report.summaries import SPLITS, Summary, dataset_summary, mixture_summary
+from ft_dagster.report.summaries import Summary, dataset_summary, mixture_summary
 from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import count, counted, size
 from ft_dagster.resources import TENANTS

@@ -111,7 +111,7 @@ class _Line:
             steps = self.steps_of(other.run_id)
             plan, training = steps.get(self.plan), steps.get(self.step)
             begun = training.began if training else None
-            order = _priority(other), _foretold(plan)
+            order = _priority(other), _planned_hours(plan)
             if _is_past(begun or (plan.ended if plan else None)):  # it has asked, or was killed before
                 self.asked.add(other.run_id)
             elif order > self.own:
@@ -125,7 +125,7 @@ def _is_past(moment: float | None) -> bool:
     return moment is not None and time.time() - moment > PATIENCE
 
 
-def _foretold(plan: _Step | None) -> float:
+def _planned_hours(plan: _Step | None) -> float:
     """Return the hours by the plan. Infinite while it is made: who is being planned asks within a moment, but
     for one that tries settings first (`plan.probe`).
     """

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
+from ft_dagster.data.rows.splits import SPLITS
 from ft_dagster.evaluation.skills import Skill
 from ft_dagster.gate.samples import Score
 from ft_dagster.gate.sentences import out_of_reach, wanted
@@ -49,7 +50,6 @@ def dataset_summary(figures: DatasetFigures, since: str = "") -> Summary:
     )
 
 
-SPLITS = ("train", "validation", "test")
 FEW = 50  # test rows below which a gate rarely decides
 
 

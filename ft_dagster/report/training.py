@@ -140,9 +140,8 @@ def plotted(figures: TrainingFigures) -> dict[str, float]:
 
 def estimated_rows(figures: TrainingFigures) -> list[list[Any]]:
     """Return time and memory as the plan estimated them, beside what they were; none of an older training.
-    The estimated time is that of the steps and of what is measured between them: so is the program's.
 
-    The time foretold is that of the steps and of what is measured between them: so is the program's.
+    The estimated time is that of the steps and of what is measured between them: so is the program's.
     """
     plan = figures.predicted
     if not plan:

@@ -132,7 +132,9 @@ def refuse_method(workspace: Workspace, method: str) -> None:
         raise _as_error(breach, policies, tenant, workspace.declared_in)
 
 
-def too_dear(workspace: Workspace, foretold: Predicted, hardware: Hardware | None = None) -> UserError | None:
+def too_dear(
+    workspace: Workspace, predicted: Predicted, hardware: Hardware | None = None
+) -> UserError | None:
     """Return an error where a probe, a training and its evaluation, as a plan estimates them, cost more USD
     than the policy allows, at today's price of `hardware` (None: of what trains here).
     """
@@ -140,7 +142,7 @@ def too_dear(workspace: Workspace, foretold: Predicted, hardware: Hardware | Non
     if limit is None:
         return None
     devices = hardware or hardware_of(workspace.spec, workspace.trains_on, workspace.project)
-    usd, tried = foretold.usd(devices.usd_per_hour), foretold.probe_usd(devices.usd_per_hour)
+    usd, tried = predicted.usd(devices.usd_per_hour), predicted.probe_usd(devices.usd_per_hour)
     return limit.refusal(usd, workspace.declared_in, probe_usd=tried)
 
 

@@ -99,7 +99,7 @@ def test_of_unlike_gpus_those_with_room_are_counted_and_no_mig_instance_beside_a
     assert present(foresee("evaluation", asked(LARGE, "float32"), cut)).devices is None
 
 
-def test_without_a_known_memory_nothing_is_foretold() -> None:
+def test_without_a_known_memory_nothing_is_predicted() -> None:
     unknown = Judges((Device("0", None, "GPU (declared)"),), 1, 1, "bfloat16")
     assert foresee("evaluation", asked(SMALL, "bfloat16"), unknown) is None
     assert foresee_all(SMALL, "lora", unknown, merged=True) == ()

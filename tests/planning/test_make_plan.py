@@ -297,7 +297,7 @@ def test_the_plan_says_on_how_many_gpus_it_is_judged_and_what_none_hold(folder: 
     assert {each.sentence for each in estimate.judged_on} <= set(estimate.warnings)
 
 
-def test_an_estimate_of_before_it_was_foretold_is_read(folder: Path) -> None:
+def test_an_estimate_of_before_it_was_predicted_is_read(folder: Path) -> None:
     estimate = planned(folder, spec(method="lora")).estimate
     older = {name: value for name, value in estimate.to_json().items() if name != "judged_on"}
     assert Estimate.from_json(older) == estimate

@@ -53,7 +53,7 @@ def test_the_general_loss_of_a_model_is_the_verdicts_on_every_page(workspace: Wo
         assert [*named, sides[0]] in [row[:3] for row in asked]
 
 
-def test_the_memory_of_a_training_is_one_number_beside_what_was_foretold() -> None:
+def test_the_memory_of_a_training_is_one_number_beside_what_was_estimated() -> None:
     predicted = {"memory_bytes": 664_000_000, "hours": 0.5, "training_hours": 0.4}
     figures = TrainingFigures.from_json(
         stored_training(peak_memory_bytes=2_048_000_000, imported_bytes=562_000_000, predicted=predicted)

@@ -36,7 +36,9 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
-def test_hours_and_dollars_are_those_of_all_devices_foretold_and_real(store: Store, tmp_path: Path) -> None:
+def test_hours_and_dollars_are_those_of_all_devices_estimated_and_actual(
+    store: Store, tmp_path: Path
+) -> None:
     model = train(store, "tenants/acme/support", hours=3.0, predicted=predicted(2.5))
     judge(store, model, "pass")
     read = read_costs(store, catalogue(tmp_path))
