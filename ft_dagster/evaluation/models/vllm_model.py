@@ -57,7 +57,7 @@ class Worker:
     ) -> None:
         whole = base if tuned is None or kind_of(tuned) == "adapter" else tuned
         adapter = None if tuned in (None, whole) else tuned
-        given: vllm_worker.Model = {
+        given: vllm_worker.LoadRequest = {
             "model": str(whole),
             "dtype": dtype,
             "adapter": None if adapter is None else str(adapter),
@@ -80,7 +80,7 @@ class Worker:
         except OSError as error:
             raise _failed(f"vLLM does not start with {python}: {error.strerror}") from None
         try:
-            hello: vllm_worker.Hello = self._ask(given)
+            hello: vllm_worker.Loaded = self._ask(given)
         except BaseException:
             self.end()
             raise
@@ -94,21 +94,21 @@ class Worker:
         ends: Collection[int] = (),
         stops: Sequence[str] = (),
         plain: bool = False,
-    ) -> vllm_worker.Answered:
+    ) -> vllm_worker.Answers:
         """Return `answers` in tokens, and the `logprobs` of those. `plain`: by the base, without its
         adapter.
         """
-        asked: vllm_worker.Asked = {
+        asked: vllm_worker.AnswerRequest = {
             "prompts": [list(ids) for ids in prompts],
             "max_tokens": max_tokens,
             "ends": sorted(ends),
             "stops": [*stops],
             "plain": plain,
         }
-        answered: vllm_worker.Answered = self._ask(asked)
+        answered: vllm_worker.Answers = self._ask(asked)
         return answered
 
-    def _ask(self, asked: vllm_worker.Model | vllm_worker.Asked) -> Any:
+    def _ask(self, asked: vllm_worker.LoadRequest | vllm_worker.AnswerRequest) -> Any:
         """Send one line to the worker and return its answer, see `vllm_worker`."""
         writes, reads = self._process.stdin, self._process.stdout
         assert writes is not None

@@ -29,14 +29,14 @@ def main() -> None:
 
     given = json.loads(sys.stdin.readline())
     llm, adapter = _load(given)
-    hello: Hello = {"version": vllm.__version__, "max_length": llm.llm_engine.model_config.max_model_len}
+    hello: Loaded = {"version": vllm.__version__, "max_length": llm.llm_engine.model_config.max_model_len}
     print(json.dumps(hello), file=said, flush=True)
     for line in sys.stdin:
         print(json.dumps(_answer(llm, adapter, json.loads(line))), file=said, flush=True)
 
 
-class Model(TypedDict):
-    """Describes the first line, by which vLLM loads a model."""
+class LoadRequest(TypedDict):
+    """Asks vLLM to load a model, in the first line."""
 
     model: str
     dtype: str
@@ -46,15 +46,15 @@ class Model(TypedDict):
     cache_bytes: int | None
 
 
-class Hello(TypedDict):
-    """Describes the answer to the first line."""
+class Loaded(TypedDict):
+    """Says what was loaded, in answer to the first line."""
 
     version: str
     max_length: int
 
 
-class Asked(TypedDict):
-    """Describes each further line."""
+class AnswerRequest(TypedDict):
+    """Asks for answers, in each further line."""
 
     prompts: list[list[int]]
     max_tokens: int
@@ -63,14 +63,14 @@ class Asked(TypedDict):
     plain: bool
 
 
-class Answered(TypedDict):
-    """Describes the answer to such a line."""
+class Answers(TypedDict):
+    """Gives the answers that a line asked for."""
 
     answers: list[list[int]]
     logprobs: list[list[float]]
 
 
-def _load(given: Model) -> tuple[Any, Any]:
+def _load(given: LoadRequest) -> tuple[Any, Any]:
     from vllm import LLM
     from vllm.lora.request import LoRARequest
 
@@ -93,7 +93,7 @@ def _load(given: Model) -> tuple[Any, Any]:
     return llm, None if path is None else LoRARequest("adapter", 1, path)
 
 
-def _answer(llm: Any, adapter: Any, asked: Asked) -> Answered:
+def _answer(llm: Any, adapter: Any, asked: AnswerRequest) -> Answers:
     from vllm import SamplingParams, TokensPrompt
 
     how = SamplingParams(
