@@ -223,6 +223,6 @@ def test_in_a_terminal_it_fits_80_columns_and_is_cut_after_a_hundred(
     shown = printed(project)
     tables = [line for line in shown.splitlines() if "│" in line or "━" in line]
     assert max(map(len, tables)) <= 80
-    assert "8 more: --limit 0 shows all" in shown
+    assert "9 more: --limit 0 shows all" in shown
     assert "acme.parked" in shown
     assert "acme.fresh" not in shown
