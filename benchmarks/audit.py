@@ -45,6 +45,7 @@ from ft_dagster.audit.search.inside import AllInside, rows_with
 from ft_dagster.audit.search.stored_text import read_texts, text_files
 from ft_dagster.audit.sought_record import SoughtRecord
 from ft_dagster.data.files.tables import TableWriter
+from ft_dagster.data.mixture.cuts import write_cuts
 from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.data.rows.dataset_io import ORIGINS
 from ft_dagster.data.rows.dataset_schema import SCHEMA as DATASET_SCHEMA
@@ -96,6 +97,7 @@ def add_model(store: Store, settings: Settings, variant: str, numbers: Sequence[
     def mix(attempt: Attempt) -> dict[str, Any]:
         (attempt.payload / "mixture.json").write_text(variant)
         write_rows(attempt.evidence, numbers)
+        write_cuts([], attempt.evidence)
         return {FIGURES: grow_tree(attempt.evidence, key.current).to_json()}
 
     mixture = make_artifact(store, settings.work_folder, Recipe("training_mixture", prefix), mix)

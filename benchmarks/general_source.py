@@ -58,7 +58,7 @@ evaluation:
   general: [{demo}/tasks/arc_easy_local.yaml, {demo}/tasks/sciq_local.yaml]
   limit: {questions}
   max_new_tokens: 1 # losses are compared, not answers
-gates: {{general_margin: 1.0, general_loss_margin: 1.0, task_margin: 1.0}}
+gates: {{general_margin: 1.0, general_loss_margin: 1.0, task_margin: 1.0, loss_tail: 0.5}}
 resources: {{cpu_slots: 1}}
 """
 

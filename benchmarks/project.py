@@ -13,7 +13,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 DEMO = HERE.parent / "examples" / "demo"
 SETTINGS = f"store: .ft_dagster/store\nsources: {{allow: [., {json.dumps(str(DEMO))}]}}\n"
-POLICY = "gates: {general_margin: 1.0, general_loss_margin: 1.0, task_margin: 1.0}\n"  # nothing is released
+# Nothing is released.
+POLICY = "gates: {general_margin: 1.0, general_loss_margin: 1.0, task_margin: 1.0, loss_tail: 0.5}\n"
 
 
 def arguments(doc: str, name: str) -> argparse.ArgumentParser:

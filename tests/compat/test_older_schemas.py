@@ -22,7 +22,7 @@ READERS = {  # file of the package -> test that reads samples, the oldest schema
     "audit/index/index_file.py": [INDEX] * 5 + [ALTERED] * 3,
     "audit/proofs/proof_form.py": ["audit/test_questions.py::test_an_older_proof_of_absence_still_holds"],
     "data/rows/corpus.py": [CORPUS],
-    "data/rows/dataset.py": ["compat/test_old_data.py::test_rows_are_read_and_named_by_their_path"],
+    "data/rows/dataset_figures.py": ["compat/test_old_data.py::test_rows_are_read_and_named_by_their_path"],
     "fleet/table/table.py": [TABLE, TABLE],
     "launch/remote/order.py": [
         "launch/test_forged_orders.py::"
