@@ -60,10 +60,10 @@ def rendering_of(context: BuildContext, render: str, dataset: Artifact, base: Ar
     """Return how prompts with completions are rendered; None where no row is one, or they are plain text.
     `render`: see `data.render`.
     """
-    if render == "plain" or "prompt_completion" not in _formats(dataset):
+    kinds = _kinds(context, dataset)  # also of plain ones: a look tells by it that they no longer are
+    if render == "plain" or "prompt_completion" not in kinds:
         return None
-    chats = traits_of(context, base).chats
-    return EXCHANGE if chats and "prompt_completion" in _kinds(context, dataset) else None
+    return EXCHANGE if traits_of(context, base).chats else None
 
 
 def lead_of_answers(
