@@ -36,8 +36,12 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
         "ranking": table(SHOWN, [[row[place] for place in SHOWN_AT] for row in ranking_rows(estimate)]),
         "plan": table(["field", "value", "why"], _reasons(estimate)),
         "cost": table(
-            ["figure", f"on {estimate.on}, the tenant's variants of this base: {estimate.variants}"],
-            cost_rows(estimate),
+            ["figure", "value"],
+            [
+                ("device", estimate.on),
+                ("the tenant's variants of this base", str(estimate.variants)),
+                *cost_rows(estimate),
+            ],
         ),
         "storage": table(["on disk", "tensors alone"], _storage(estimate)),
         "why": dg.MetadataValue.md(reasons_markdown(estimate)),

@@ -15,7 +15,7 @@ from typing import Any
 from ft_dagster.data.files.parquet import rows_of
 from ft_dagster.data.rendering.chat_rules import ChatTraits, chat_traits, chats
 from ft_dagster.data.rendering.render import has_control_tokens, load_tokenizer
-from ft_dagster.data.rows.dataset_figures import DatasetFigures
+from ft_dagster.data.rows.dataset_figures import formats_of
 from ft_dagster.data.rows.rows import Row, said_of_seams
 from ft_dagster.data.rows.splits import SPLITS
 from ft_dagster.data.sources.formats import CONVERSATIONS
@@ -72,7 +72,7 @@ def lead_of_answers(
     """Return what the base's template writes before an answer of these rows; None where there is nothing, or
     none of them is a conversation. `rendering`: of prompts with completions.
     """
-    if _formats(dataset) <= {"text"}:
+    if formats_of(dataset) <= {"text"}:
         return None
     lead = traits_of(context, base).lead
     return lead if lead and (rendering or has_conversations(context, dataset)) else None
@@ -165,15 +165,11 @@ def has_conversations(context: BuildContext, dataset: Artifact) -> bool:
     """Say whether any row of a data set is a conversation: told by the formats of its sources, or by its
     rows, where these have prompts and completions, which may be lists of messages.
     """
-    return bool(_formats(dataset) & CONVERSATIONS) or "messages" in _kinds(context, dataset)
-
-
-def _formats(dataset: Artifact) -> set[str]:
-    return set(DatasetFigures.of(dataset).formats.values())
+    return bool(formats_of(dataset) & CONVERSATIONS) or "messages" in _kinds(context, dataset)
 
 
 def _kinds(context: BuildContext, dataset: Artifact) -> set[str]:
-    if "prompt_completion" not in _formats(dataset):
+    if "prompt_completion" not in formats_of(dataset):
         return set()
 
     def find() -> list[str]:

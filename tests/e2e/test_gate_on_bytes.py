@@ -50,7 +50,7 @@ def test_where_a_failed_gate_ends_a_run_the_pages_above_are_told(failed: Worksho
     [told] = failed.instance.fetch_observations(asked, limit=9).records
     rows = present(told.asset_observation).metadata["relatives"]
     assert isinstance(rows, dg.TableMetadataValue)
-    assert str(rows.records[-1].data["what"]).replace("\u200b", "") == "evaluation"
+    assert str(rows.records[-1].data["artifact"]).replace("\u200b", "") == "evaluation"
 
 
 def test_asking_for_the_export_alone_after_a_failed_gate_is_refused(failed: Workshop) -> None:

@@ -54,5 +54,12 @@ class DatasetFigures:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> DatasetFigures:
-        """Read what `to_json` wrote, now or in an older version."""
-        return cls(**{name: content[name] for name in cls.__dataclass_fields__ if name in content})
+        """Read what `to_json` wrote, now or in an older version. Raises KeyError where no version wrote it."""
+        optional = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        required = {name: content[name] for name in ("rows", "read", "dropped")}
+        return cls(**{**optional, **required})
+
+
+def formats_of(dataset: Artifact) -> set[str]:
+    """Return the formats of the rows of a task_dataset. Keys are made from them, so nothing else is read."""
+    return set(dataset.figures["formats"].values())
