@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from operator import attrgetter
@@ -335,7 +336,8 @@ def test_a_probe_is_made_again_for_what_can_change_it_alone(
 ) -> None:
     context = {**over, **WITH.get(field, {})}
     before, after = (
-        key_of(changed(chained, declared), probe.STAGE) for declared in (context, {**context, field: value})
+        key_of(changed(chained, deepcopy(declared)), probe.STAGE)
+        for declared in (context, {**context, field: value})
     )
     assert "refused" not in before + after
     assert (before != after) is moves
@@ -480,18 +482,20 @@ def test_the_inputs_of_a_stage_cannot_be_changed(stage: Stage[Any]) -> None:
     assert vars(inputs)["__dataclass_params__"].frozen
 
 
+@dataclass(frozen=True)
+class Inner:
+    rows: File
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    digest: Digest
+    inner: Inner
+    absent: str | None = None
+
+
 def test_each_kind_of_input_enters_the_key(tmp_path: Path) -> None:
-    @dataclass(frozen=True)
-    class Inner:
-        rows: File
-
-    @dataclass(frozen=True)
-    class Outer:
-        name: str
-        digest: Digest
-        inner: Inner
-        absent: str | None = None
-
     file = tmp_path / "rows"
     file.write_text("rows")
     first = key_parts(Outer("a", Digest("0" * 64), Inner(File.of(file))))
