@@ -339,4 +339,4 @@ def test_a_hosts_variant_goes_from_its_declaration_to_a_release(
     entry = production(load_settings(project).open_store(), VariantKey.parse("acme.places").prefix)
     assert entry is not None
     summary = present(present(released).asset_materialization).metadata["summary"].value
-    assert "(/assets/models/model_export?view=partitions&partition=acme.places)" in str(summary)
+    assert "(/assets/models/release_evaluation?view=partitions&partition=acme.places)" in str(summary)

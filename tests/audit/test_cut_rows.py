@@ -96,7 +96,7 @@ def test_a_row_that_differs_past_the_cut_alone_is_found(tmp_path: Path) -> None:
     found = replace(and_held(found, held_against(audit, asked)), search=search)
     assert (found.found, found.seen) == ((), True)
     assert sought(found).startswith(
-        "no record equals this; 1 row that was cut is the same as far as that: held "
+        "no record equals this; 1 row that was cut is the same as far as that: compared with "
     )
     [same] = search.cut
     assert {one.facts["line"] for one in same.found} == {1}

@@ -54,7 +54,7 @@ class DatasetFigures:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> DatasetFigures:
-        """Read what `to_json` wrote, now or in an older version. Raises KeyError where no version wrote it."""
+        """Read what `to_json` wrote, now or in an older version. Raises KeyError for others."""
         optional = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
         required = {name: content[name] for name in ("rows", "read", "dropped")}
         return cls(**{**optional, **required})
