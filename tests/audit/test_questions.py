@@ -377,7 +377,7 @@ def test_a_strange_text_is_a_text(history: History, given: str) -> None:
 def test_json_that_is_no_row_is_looked_for_as_a_text(history: History, given: str) -> None:
     found = record(history.audit(), parse_record(given))
     assert found.equal is False
-    assert f"held, as a text alone (it is no row: {found.no_row}), against" in sought(found)
+    assert f"compared, as a text alone (it is no row: {found.no_row}), with" in sought(found)
     assert found.no_row
 
 

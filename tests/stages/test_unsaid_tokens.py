@@ -15,6 +15,7 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stages import base_evaluation, evaluation, unsaid_tokens
 from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
 from ft_dagster.stages.release import release
+from ft_dagster.stages.release_evaluation import judge_release
 from ft_dagster.store import read_head
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.workspace import RunOf, Workspace
@@ -96,8 +97,10 @@ def test_what_stood_before_it_was_looked_for_is_neither_judged_nor_released(
 ) -> None:
     """As of a version that took any token: the mixture stands, and the stages after it are run alone."""
     monkeypatch.setattr(BuildContext, "added_tokens", lambda context, base: [token])
-    for ask in (lambda: chained.make(evaluation.STAGE), lambda: release(chained)):
+    for ask in (lambda: chained.make(evaluation.STAGE), lambda: judge_release(chained)):
         with pytest.raises(
             (UserError, ProgramFailed), match=r"the token stands in .* would read them otherwise"
         ):
             ask()
+    with pytest.raises(UserError, match=r"would read them otherwise|Materialize release_evaluation"):
+        release(chained)

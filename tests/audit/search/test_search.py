@@ -487,7 +487,7 @@ def typed(project: Path, *words: str) -> Any:
 def test_the_command_says_what_contains_it_and_what_learned_from_that(history: History) -> None:
     said = typed(history.folder, NAME)
     assert said.startswith(
-        "no record equals this; 1 row contains it, and 2 stored questions or answers do: held"
+        "no record equals this; 1 row contains it, and 2 stored questions or answers do: compared"
     )
     assert "1 row contains it:" in said
     assert "not in" in said
