@@ -72,8 +72,8 @@ class Today(Workspace):
         found = find_artifact(self.store, self.recipe(stage)[0].place)
         if found is None or not (self.looking or keep(self.store, found)):
             raise UserError(
-                f"a release needs a {stage.name} now that is not there: production or the "
-                f"declaration changed since {RELEASE_EVALUATION.name}, or that was not made",
+                f"the {stage.name} that a release needs now is not there: production or the declaration "
+                f"changed since {RELEASE_EVALUATION.name}, or nothing was judged yet",
                 file=self.declared_in,
                 fix=f"Materialize {RELEASE_EVALUATION.name}, then {RELEASE.name}",
             )

@@ -29,7 +29,9 @@ def test_a_release_asks_no_model_though_nothing_was_judged_for_it(project: Path)
     release(desk(project, Pretend()))
     pretend = train_again(project, "equal", {"equal": 1.0}, judged=False, evaluation={"seed": 5})
     workspace, ran = desk(project, pretend), len(pretend.ran)
-    with pytest.raises(UserError, match="needs a production_evaluation now that is not there") as refused:
+    with pytest.raises(
+        UserError, match="the production_evaluation that a release needs now is not there"
+    ) as refused:
         release(workspace)
     assert refused.value.fix == "Materialize release_evaluation, then release"
     assert pretend.ran[ran:] == []
@@ -99,7 +101,7 @@ def test_a_version_that_went_into_production_since_is_asked_before_the_release(
 ) -> None:
     workspace, pretend = overtaken(6)
     ran = len(pretend.ran)
-    with pytest.raises(UserError, match="needs a production_evaluation now that is not there"):
+    with pytest.raises(UserError, match="the production_evaluation that a release needs now is not there"):
         release(workspace)
     assert (pretend.ran[ran:], len(history(workspace.store, PREFIX))) == ([], 3)
     assert judge_release(workspace).check.passed
