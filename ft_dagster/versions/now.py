@@ -10,7 +10,7 @@ called unneeded, its whole chain is looked at by the keys themselves, and bytes 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,9 @@ from pydantic import BaseModel, ValidationError
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
+from ft_dagster.lineage.graph import of_equal_bytes
 from ft_dagster.lineage.stale import StaleCause, field_changed, stage_raised
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import parents_moved
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.schema_version import STORED
@@ -43,7 +45,7 @@ from ft_dagster.stages.declaration import content_of
 from ft_dagster.stages.general_corpus import corpora_stand
 from ft_dagster.stages.made_of import frozen_declarations
 from ft_dagster.stages.release import Released, release
-from ft_dagster.store import Artifact, Place, Store
+from ft_dagster.store import SHARED, Artifact, Place, Store
 from ft_dagster.versions.made_from import VersionArtifacts
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.input_view import View
@@ -106,8 +108,12 @@ def difference(
     if not made:
         return ()
     told = _Told(declared.spec, version)
+
+    def parts(artifact: Artifact) -> dict[str, Part]:
+        return parts_now(Look(workspace, declared, version, now, artifact, exact=exact))
+
     for artifact in sorted(filter(is_of_now, made.values()), key=lambda each: ORDER.index(each.place.stage)):
-        told.add(artifact, parts_now(Look(workspace, declared, version, now, artifact, exact=exact)))
+        told.add(*_as_made_now(workspace, artifact, parts))
     fields = told.fields
     found = [*map(_breached, now.breaches)]
     found += [*now.wrong, *told.of_fields(), *_raised(made.values()), *told.tasks]
@@ -128,6 +134,21 @@ def parts_now(look: Look) -> dict[str, Part]:
         return parts_of(look.stage.inputs(look))
     except Unopened:
         return {}
+
+
+def _as_made_now(
+    workspace: Workspace, artifact: Artifact, parts: Callable[[Artifact], dict[str, Part]]
+) -> tuple[Artifact, dict[str, Part]]:
+    """An artifact and the parts that its key would have today. Of what is made on demand, and would have
+    another key: one of the same bytes that has today's. What was made of the bytes keeps naming the other.
+    """
+    now = parts(artifact)
+    if artifact.place.stage in {stage.name for stage in ON_DEMAND} and others(artifact, now):
+        places, stage = (workspace.prefix, SHARED), artifact.place.stage
+        equal = filter(is_of_now, of_equal_bytes(workspace.store, places, stage, artifact.digest))
+        found = ((each, parts(each)) for each in equal)
+        return next((each for each in found if not others(*each)), (artifact, now))
+    return artifact, now
 
 
 @dataclass(frozen=True)
@@ -306,13 +327,17 @@ class _Told:
         self.spec, self.version = spec, version
         self.fields, self.tasks, self.derived = dict[str, None](), list[StaleCause](), list[StaleCause]()
         self._following = list[tuple[Artifact, tuple[str, ...], bool]]()
+        self._others = set[str]()  # the stages whose artifacts would have another key
 
     def add(self, artifact: Artifact, parts: Mapping[str, Part]) -> None:
         """Compare the parts of an artifact's key with those that it would have."""
-        others = {name: part for name, part in parts.items() if is_other(artifact, name, part)}
+        other, stage = others(artifact, parts), artifact.place.stage
+        if other and self._stands(artifact, other):
+            return
+        self._others |= {stage} if other else set()
         declared = {
             name: part
-            for name, part in others.items()
+            for name, part in other.items()
             if part.kind == "declared" or part.fields(self.spec, "")
         }
         alone = not any(isinstance(part.value, BaseModel) for part in declared.values())
@@ -320,9 +345,19 @@ class _Told:
             self._declared(artifact, name, part, alone=alone)
         if declared or not self._made_of_now(artifact):
             return  # what follows is another by that
-        stage = artifact.place.stage
-        said = dict.fromkeys(part.words for part in others.values() if part.words)
+        said = dict.fromkeys(part.words for part in other.values() if part.words)
         self.derived += [StaleCause("stage", stage, words.format(stage=stage)) for words in said]
+
+    def _stands(self, artifact: Artifact, other: Collection[str]) -> bool:
+        """Whether it stands though these parts of its key are others: see `Stage.stands`. Not where what it
+        was made from would be another, or is a verdict by which it may not be made.
+        """
+        stands = STAGES[artifact.place.stage].stands
+        if stands is None or not self._others.isdisjoint(artifact.inputs) or not self._made_of_now(artifact):
+            return False
+        above = (self.version.artifacts.get(name) for name in artifact.inputs)
+        judged = [each.figures["verdict"] for each in above if each and "verdict" in each.figures]
+        return all(Verdict.from_json(each).passed for each in judged) and stands(artifact, other)
 
     def _declared(self, artifact: Artifact, name: str, part: Part, *, alone: bool) -> None:
         if isinstance(part.value, BaseModel):
@@ -371,6 +406,11 @@ class _Told:
                 if (value := _at(part, field)) is not None:
                     return value
         return None
+
+
+def others(artifact: Artifact, parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Those parts of a key that are others than an artifact's."""
+    return {name: part for name, part in parts.items() if is_other(artifact, name, part)}
 
 
 def is_other(artifact: Artifact, name: str, part: Part) -> bool:

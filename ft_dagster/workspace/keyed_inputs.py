@@ -104,6 +104,11 @@ class KeyParts(NamedTuple):
         """Return the sha256 of the manifest of each input that is an artifact; recorded, in no key."""
         return {name: artifact.manifest for name, artifact in self.artifacts.items()}
 
+    def others(self, artifact: Artifact) -> set[str]:
+        """Return the names of those that are others than in the key of an artifact."""
+        then, now = {**artifact.spec, **artifact.inputs}, {**self.spec, **self.inputs}
+        return {name for name in {**then, **now} if then.get(name, ...) != now.get(name, ...)}
+
     def key(self, stage: str, version: int) -> str:
         return stage_key(stage, version, self.inputs, self.spec)
 

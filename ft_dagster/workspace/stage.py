@@ -7,7 +7,7 @@ the declaration that it lists, facts of the host. It may branch on them, and ret
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -52,10 +52,10 @@ class Stage(Generic[I]):
     description of each check that `judge` gives.
 
     `refuse`: raises UserError before anything is looked for or made, `refuse_new` where what would be made
-    does not stand yet. `stands`: whether the newest artifact stands though its key is another, where only
-    what decides whether it may be made differs, and shapes none of its bytes. `owner`: whose part of the
-    store takes the artifact. `seed`: what the manifest says of it. `programs`: modules of this package that
-    `build` runs.
+    does not stand yet. `stands`: whether the newest artifact stands though these parts of its key are
+    others, where they only decide whether it may be made, and shape none of its bytes. `owner`: whose part
+    of the store takes the artifact. `seed`: what the manifest says of it. `programs`: modules of this package
+    that `build` runs.
     """
 
     entry: StageEntry
@@ -69,7 +69,7 @@ class Stage(Generic[I]):
     refuse: Callable[[Workspace], None] = lambda workspace: None
     refuse_new: Callable[[Workspace], None] = lambda workspace: None
     after: Callable[[Workspace, Artifact], None] = lambda workspace, artifact: None
-    stands: Callable[[Artifact, I], bool] | None = None
+    stands: Callable[[Artifact, Collection[str]], bool] | None = None
     owner: Callable[[I], Owner] = lambda inputs: "variant"
     seed: Callable[[I], int | None] = lambda inputs: None
     programs: tuple[str, ...] = ()

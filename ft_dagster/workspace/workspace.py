@@ -300,7 +300,7 @@ class Workspace:
         parts, shared = key_parts(inputs), stage.owner(inputs) == SHARED
         if stage.stands is not None:
             newest = self.head(stage.name)
-            if newest is not None and is_of_now(newest) and stage.stands(newest, inputs):
+            if newest is not None and is_of_now(newest) and stage.stands(newest, parts.others(newest)):
                 parts = parts._replace(spec=newest.spec)
         return (
             Recipe(

@@ -251,6 +251,45 @@ def test_raised_stages_are_no_cause_once_a_run_made_the_same_by_them(
     assert causes(project) == []
 
 
+def comment(project: Path) -> None:
+    file = project / "tasks/sea_quiz.yaml"
+    file.write_text(f"# what floats\n{file.read_text('utf-8')}", "utf-8")
+
+
+@pytest.mark.parametrize("change", [comment, declare("gates.general_margin", 0.5)], ids=["task", "gates"])
+def test_what_a_run_came_to_the_same_by_is_fresh_after_it_and_once_it_is_taken_back(
+    settled: Path, tmp_path: Path, change: Change
+) -> None:
+    """A task's words that change no answer, and other gates for the same answers."""
+    project = shutil.copytree(settled, tmp_path / "project")
+    files = {name: (project / name).read_bytes() for name in (FILE, "tasks/sea_quiz.yaml")}
+    age(project)
+    change(project)
+    assert causes(project) != []
+    for _ in range(2):
+        assert run_chain(Workspace(load_settings(project), KEY)).error is None
+        age(project)
+        assert (causes(project), moved(project)) == ([], set())
+        for name, content in files.items():
+            (project / name).write_bytes(content)
+
+
+def test_gates_that_do_not_hold_for_what_is_in_production_are_a_cause_after_the_run_too(
+    settled: Path, tmp_path: Path
+) -> None:
+    project = shutil.copytree(settled, tmp_path / "project")
+    age(project)
+    strict = {"undecided": "fail", "alpha": 0.4, "regression_margin": None, "loss_tail": 1.0}
+    for name, value in {**strict, "metrics": {"test_split_task": "exact_match"}}.items():
+        declare(f"gates.{name}", value)(project)
+    error = run_chain(Workspace(load_settings(project), KEY)).error
+    assert error is not None
+    assert error.startswith("evaluation: gate did not pass")
+    age(project)
+    assert moved(project) == {"model_export"}
+    assert "gates.undecided" in {cause.what for cause in causes(project)}
+
+
 @pytest.mark.parametrize(("line", "stale"), [("of the lighthouse", True), ("of the north", False)])
 def test_what_a_run_read_that_did_not_pass_is_the_cause_for_what_is_in_production(
     settled: Path, tmp_path: Path, line: str, stale: bool
