@@ -117,11 +117,11 @@ def record(
 
     def answer(audit: Audit) -> tuple[RecordAnswer, HeldAgainst | None, NearAnswer | None]:
         wanted = sought_record.parse_record(record, audit.readings())
-        found = records.record(audit, wanted)
         say = progress(as_json)
+        looked = look_through(audit, wanted, say, search=search, part=part, within=within, near=near)
+        found = records.record(audit, wanted)
         held = None if found.found else absence.held_against(audit, wanted, say)
         found = found if held is None else absence.and_held(found, held)
-        looked = look_through(audit, wanted, say, search=search, part=part, within=within, near=near)
         return replace(found, search=looked.search), held, looked.near
 
     found, held, alike = ask(context, tenant, answer)

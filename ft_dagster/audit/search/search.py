@@ -34,6 +34,7 @@ from ft_dagster.audit.search.stored_text import (
 from ft_dagster.audit.sought_record import SoughtRecord
 from ft_dagster.data.mixture.cuts import Cut, is_same_up_to
 from ft_dagster.data.rows.dataset_io import DUPLICATE
+from ft_dagster.errors import UserError
 from ft_dagster.report.tables import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 
@@ -65,12 +66,19 @@ def look_through(
     `part`: also what has it inside a word. `within`: of a tenant or a variant alone. Each distinct file is
     read once.
 
-    Raises UserError: a record without text has nothing near it; no such tenant.
+    Raises UserError: a record without text has nothing near it, and no text that `part` or `within` could
+    narrow; no such tenant.
     """
     nearness = None if near is None else Nearness(asked, near)
     inside = _Inside(asked, part, _UpToCut.of(audit, asked)) if search else None
     if inside is not None and not inside.sought:
         inside = None  # an identity has no text, nor have characters that nobody sees
+    if inside is None and (part or (within is not None and nearness is None)):
+        raise UserError(
+            f"no stored text is searched for this, so {'--part' if part else '--within'} says nothing",
+            value=asked.said,
+            fix="Give the text itself, without --no-search, or leave the option out",
+        )
     if inside is None and nearness is None:
         return TextFindings(None, None)
     begun = time.monotonic()

@@ -375,6 +375,16 @@ def test_what_has_no_text_is_not_searched(history: History, given: str) -> None:
     assert "; not searched: " in sought(answer)
 
 
+@pytest.mark.parametrize("given", ["0" * 64, "\u200b", "Nobody Ever"])
+@pytest.mark.parametrize("option", [{"part": True}, {"within": "acme"}], ids=["part", "within"])
+def test_how_text_is_searched_is_refused_where_none_is(
+    history: History, given: str, option: dict[str, Any]
+) -> None:
+    (name,) = option
+    with pytest.raises(UserError, match=f"no stored text is searched for this, so --{name} says nothing"):
+        searched(history.audit(), given, search=given != "Nobody Ever", **option)
+
+
 def test_progress_says_what_is_left(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ft_dagster.audit.search.stored_text.TOLD_EVERY", 0.0)
     lines: list[str] = []
