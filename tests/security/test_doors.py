@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from ft_dagster.data.sources.locations import DeclaredAt, data_files
 from ft_dagster.data.sources.readers import read_file
 from ft_dagster.definitions import defs
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.refresh.listing import WatchedPlace, listing
 from ft_dagster.roots import OUTSIDE
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
@@ -156,6 +158,22 @@ def test_a_glob_names_what_the_tenant_may_read_of_what_it_matches(project: Path)
     write(project / "tasks/globex/quiz.jsonl", SECRET)
     declare(project, **reads(project, "../*/quiz.jsonl"))
     assert mistakes(project) == []
+
+
+@pytest.mark.parametrize("path", ["rows", "rows/", "row[s]", "rows/**"])
+def test_a_folder_is_read_as_far_as_the_tenant_may_and_tells_of_nothing_else(
+    project: Path, path: str
+) -> None:
+    for name in ("acme", "globex"):
+        write(project / "rows" / name / "rows.jsonl", ROW * 20)
+    declare(project, **sources(path))
+    roots = load_settings(project).roots("acme")
+    for _ in ("another tenant's folder is there", "it is not"):
+        assert mistakes(project) == []
+        files = data_files(SourceSpec(path=path), project, DeclaredAt(roots=roots))
+        assert [file.name for file in files] == ["rows/acme/rows.jsonl"]
+        assert [file.path for file in listing(WatchedPlace("data", path), project, roots)] == [files[0].name]
+        shutil.rmtree(project / "rows/globex", ignore_errors=True)
 
 
 @pytest.mark.parametrize("name", ["config.json", "additional_chat_templates/tool.jinja"])

@@ -64,7 +64,9 @@ class DeclaredAt(NamedTuple):
         raise outside(source, file=self.file, field=f"{self.field}.path")
 
     def may_find(self, path: str, *, remote: bool) -> bool:
-        """Say whether a glob may tell that a path is there, of this host or `remote`, of a bucket."""
+        """Say whether a glob or a folder may tell that a path is there, of this host or `remote`, of a
+        bucket.
+        """
         roots = self.roots
         return roots is None or (roots.may_fetch(f"s3://{path}") if remote else roots.may_find(path))
 
@@ -265,7 +267,8 @@ def matched(fs: Any, path: str, asked: DeclaredAt) -> dict[str, Any]:
 def _expand(
     fs: Any, path: str, source: SourceSpec, asked: DeclaredAt, above: frozenset[str] = frozenset()
 ) -> list[str]:
-    """Return the files below `path` in order of name. A folder of `datasets` stands for its Arrow files.
+    """Return the files below `path` in order of name. A folder of `datasets` stands for its Arrow files. What
+    lies below and may not be read by the tenant is as if it were not there.
 
     `above`: the folders that lead here, by their real paths; a link back to one of them would never end.
     """
@@ -286,8 +289,9 @@ def _expand(
         return _expand(fs, f"{path}/{source.split}", source, asked, above)
     if "state.json" in names:
         return [f"{path}/{name}" for name in _saved(fs, f"{path}/state.json", "_data_files", source, asked)]
-    visible = sorted(name for name in names if name and not name.startswith("."))
-    return [file for name in visible for file in _expand(fs, f"{path}/{name}", source, asked, above)]
+    visible = sorted(f"{path}/{name}" for name in names if name and not name.startswith("."))
+    found = [each for each in visible if asked.may_find(each, remote=remote)]
+    return [file for each in found for file in _expand(fs, each, source, asked, above)]
 
 
 def _saved(fs: Any, path: str, field: str, source: SourceSpec, asked: DeclaredAt) -> list[str]:

@@ -229,6 +229,8 @@ def _of_s3(place: WatchedPlace, project: Path, asked: DeclaredAt) -> list[Listed
         raise UserError("no such object or bucket", value=place.path, fix="Check the address")
     files = []
     for path, info in sorted(found.items()):
+        if place.kind == "data" and not asked.may_find(path, remote=True):
+            continue
         below = path.removeprefix(bare).strip("/").split("/")
         hidden = any(part.startswith(".") for part in below)
         if info.get("type") != "file" or hidden or (place.kind == "data" and not file_type(path)):
