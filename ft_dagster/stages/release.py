@@ -22,9 +22,11 @@ from ft_dagster.lineage.release import (
 )
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import base_folder
+from ft_dagster.spec.policy import POLICY_FILE
 from ft_dagster.stage_entries import BASE_MODEL, RELEASE, RELEASE_EVALUATION
 from ft_dagster.stages.declared_now import today
-from ft_dagster.stages.release_evaluation import judgement
+from ft_dagster.stages.may_serve import may_serve
+from ft_dagster.stages.release_evaluation import Judgement, judgement
 from ft_dagster.stages.verdicts import own_verdict
 from ft_dagster.store import Artifact
 from ft_dagster.workspace.stage import Step
@@ -58,6 +60,7 @@ def release(workspace: Workspace) -> Released:
     export, approvers = found.export, found.policy.approvers_of(desk.spec)
     desk.verify(export)
     check_base(desk, export)
+    doubt = doubt_now(desk, found)
     record = standing_release if desk.looking else record_release
     entry = record(
         store,
@@ -72,13 +75,26 @@ def release(workspace: Workspace) -> Released:
             found.held.unmeasured,
             found.held.against.log,
         ),
-        ReleaseRequest(desk.run.reason, approvers=approvers, doubt=found.doubt),
+        ReleaseRequest(desk.run.reason, approvers=approvers, doubt=doubt),
         variant=str(desk.key),
         run_id=desk.run.id,
     )
     past = history(store, desk.prefix)
-    following = _next(desk, entry, past, approvers, found.doubt)
+    following = _next(desk, entry, past, approvers, doubt)
     return Released(entry, past, found.verdict, export, following)
+
+
+def doubt_now(workspace: Workspace, found: Judgement) -> str | None:
+    """Return the doubt of a judgement as it is by now: to hash what is released takes minutes, in which a
+    parent may be rolled back. Raises UserError where the policy is another one, or does not let it be served.
+    """
+    if workspace.settings.policies().of(workspace.key.tenant).digest != found.policy.digest:
+        raise UserError(
+            "the policy changed meanwhile: it was judged by the one before",
+            file=workspace.project / POLICY_FILE,
+            fix="Materialize release_evaluation and release again",
+        )
+    return may_serve(workspace.settings, workspace.key, found.version)
 
 
 def check_base(workspace: Workspace, export: Artifact) -> None:

@@ -50,8 +50,9 @@ STEP = Step(
 
 @dataclass(frozen=True)
 class Judgement:
-    """Holds all that a release is decided by. `doubt`: why a named approver has to decide, where one has to.
-    `held`: against production, if the gate holds; its rules stand in the verdict.
+    """Holds all that a release is decided by. `version`: what is to be served; `doubt`: why a named approver
+    has to decide on it, where one has to. `held`: against production, if the gate holds; its rules stand in
+    the verdict.
     """
 
     policy: Policy
@@ -59,6 +60,7 @@ class Judgement:
     evaluation: Artifact
     verdict: Verdict
     certificate: Certificate
+    version: Version
     doubt: str | None
     held: Held
 
@@ -109,11 +111,12 @@ def judgement(desk: Today) -> Judgement:
     refuse_said_tokens(desk, desk.upstream(TRAINING_MIXTURE.name))
     verdict = rejudge(desk.context, spec, tuned, evaluation, desk.upstream(BASE_EVALUATION.name))
     certificate = certificate_of(desk, export)
-    doubt = may_serve(desk.settings, desk.key, _version(desk, tuned, certificate.format))
+    version = _version(desk, tuned, certificate.format)
+    doubt = may_serve(desk.settings, desk.key, version)
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(predecessor(desk, tuned))
     own = by_any_name(own_of(evaluation), own_checks(desk.context, spec.evaluation))
     verdict = replace(with_rules(verdict, held.rules, spec.gates, own), policy=policy.digest)
-    return Judgement(policy, export, evaluation, verdict, certificate, doubt, held)
+    return Judgement(policy, export, evaluation, verdict, certificate, version, doubt, held)
 
 
 def _version(workspace: Workspace, tuned: Artifact, format: str) -> Version:

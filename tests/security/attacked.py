@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ft_dagster.stages import release as release_step
 from ft_dagster.stages.chain import CHAIN, run_chain
+from ft_dagster.store import Artifact
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit, write_project
@@ -76,3 +79,15 @@ def train_again(
     else:
         make(project, *CHAIN, pretend=pretend)
     return pretend
+
+
+def while_hashed(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Let something happen while the next release hashes its base, which takes minutes of a large one."""
+    hashes = release_step.check_base
+
+    def slow(workspace: Workspace, export: Artifact) -> None:
+        monkeypatch.setattr(release_step, "check_base", hashes)
+        happens()
+        hashes(workspace, export)
+
+    monkeypatch.setattr(release_step, "check_base", slow)

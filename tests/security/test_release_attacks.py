@@ -13,7 +13,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.refresh.shared_state import World
-from ft_dagster.lineage.release import ReleaseRequest, history, production, promote
+from ft_dagster.lineage.release import ReleaseRequest, history, production, promote, rollback
 from ft_dagster.lineage.tries import record_try, tries, try_of
 from ft_dagster.models.derived import named_source
 from ft_dagster.settings import load_settings
@@ -36,7 +36,7 @@ from ft_dagster.versions.preview import plan_variant
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, edit, write_yaml
-from tests.security.attacked import FILE, RELEASED, declare, make, project, train_again, trained
+from tests.security.attacked import FILE, RELEASED, declare, make, project, train_again, trained, while_hashed
 from tests.security.pretend import KEY, PREFIX, Pretend, desk
 
 __all__ = ["project", "trained"]
@@ -425,3 +425,15 @@ def test_a_release_on_a_base_that_is_forbidden_since_is_no_parent(project: Path)
         release(desk(project, Pretend(), CHILD))
     assert refused.value.field == "base_model.source"
     assert history(made.store, CHILD.prefix) == []
+
+
+def test_a_parent_that_is_rolled_back_while_its_child_is_hashed_keeps_it_from_being_released(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(desk(project, Pretend()))
+    train_again(project, "second", {"second": 1.0})
+    store = child_of_a_release(project).store
+    while_hashed(monkeypatch, lambda: rollback(store, PREFIX, ReleaseRequest("worse")))
+    with pytest.raises(UserError, match=r"acme\.places v2, which it was made on, was rolled back: worse"):
+        release(desk(project, Pretend(), CHILD))
+    assert history(store, CHILD.prefix) == []

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.collect import collect
+from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.release import ReleaseRequest, history, promote
+from ft_dagster.lineage.retention import Rules
+from ft_dagster.settings import Retention
 from ft_dagster.stages.release import release
 from ft_dagster.stages.release_evaluation import judge_release
 from ft_dagster.store import Store
+from ft_dagster.store.contents import contents_of
+from ft_dagster.store.removal import DAY
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, write_yaml
-from tests.security.attacked import declare, project, train_again, trained
+from tests.security.attacked import declare, project, train_again, trained, while_hashed
 from tests.security.pretend import PREFIX, Pretend, desk
 
 __all__ = ["project", "trained"]
@@ -140,4 +147,37 @@ def test_questions_that_changed_after_the_judging_are_asked_before_the_release(p
     for ask in (judge_release, release):
         with pytest.raises(UserError, match=r"evaluation\.seed changed after the evaluation"):
             ask(desk(project, pretend))
+    assert pretend.ran[ran:] == []
+
+
+CHANGED = {"more benign": {"exports": ["adapter", "merged"]}, "forbidding": {"methods": ["qlora"]}}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_nothing_is_released_by_a_policy_that_changed_while_it_was_hashed(
+    project: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend = Pretend()
+    while_hashed(monkeypatch, lambda: write_yaml(project / "policy.yaml", {**POLICY, **CHANGED[change]}))
+    with pytest.raises(UserError, match="the policy changed meanwhile") as refused:
+        release(desk(project, pretend))
+    assert (refused.value.file, pretend.ran) == (str(project / "policy.yaml"), [])
+    assert history(desk(project, pretend).store, PREFIX) == []
+    if change == "forbidding":
+        with pytest.raises(UserError, match="not as the policy demands"):
+            release(desk(project, pretend))
+    else:
+        assert release(desk(project, pretend)).entry.version == 1
+    assert pretend.ran == []
+
+
+def test_what_was_judged_is_kept_by_a_collection_before_the_release(project: Path) -> None:
+    release(desk(project, Pretend()))
+    pretend = train_again(project, "equal", {"equal": 1.0}, evaluation={"seed": 5})
+    store, ran = desk(project, pretend).store, len(pretend.ran)
+    late = Rules(lambda tenant: Retention(days=1), time.time() + 400 * DAY)
+    found = unreached(store, contents_of(store), lambda place: False, late)
+    assert not [one for one in collect(store, found, lambda place: False, late) if one.error]
+    assert judge_release(desk(project, pretend)).check.passed
+    assert release(desk(project, pretend)).entry.version == 2
     assert pretend.ran[ran:] == []
