@@ -16,7 +16,7 @@ from ft_dagster.evaluation.degeneration import answered, as_samples, rows_to_ask
 from ft_dagster.evaluation.progress import EvaluationProgress
 from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.tasks.load import TABLES, LoadedTask, load_task, shots_of
-from ft_dagster.evaluation.tasks.questions import PER_UNIT
+from ft_dagster.evaluation.tasks.task_files import PER_UNIT
 from ft_dagster.evaluation.tasks.tasks import TaskEntry
 from ft_dagster.gate.answer_scores import label_scores
 from ft_dagster.gate.gates import Referee

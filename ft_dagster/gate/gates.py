@@ -33,12 +33,12 @@ from ft_dagster.gate.pairing import (
     pair,
 )
 from ft_dagster.gate.regurgitation_rules import regurgitation_rules
-from ft_dagster.gate.samples import Sample
+from ft_dagster.gate.samples import FORMER, RESERVED, TEST_SPLIT_TASK, Sample
 from ft_dagster.gate.sentences import sentence_of
 from ft_dagster.gate.sequential_looks import Order, harm_shown, look_on
 from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
 from ft_dagster.objectives import DEFAULT
-from ft_dagster.spec.variant import GatesSpec
+from ft_dagster.spec.variant import GatesSpec, VariantSpec
 
 __all__ = [
     "Rule",
@@ -227,6 +227,22 @@ def refuse_unmeasured(
             value=metric,
             fix=f"It has: {', '.join(offered[task])}" if known else f"Asked are: {', '.join(offered)}",
         )
+
+
+def refuse_unlisted(
+    tasks: Mapping[str, Collection[str]], spec: VariantSpec, declared_in: object = None
+) -> None:
+    """Raises UserError as `refuse_unmeasured`, before anything was asked. `tasks`: the metrics of each
+    declared task; none of one of which they are not known.
+    """
+    unknown = RESERVED | {task for task, names in tasks.items() if not names}
+    offered = {**tasks}
+    if spec.evaluation.task:  # in place of the test split
+        unknown -= {TEST_SPLIT_TASK, *FORMER}
+    else:
+        offered[TEST_SPLIT_TASK] = ()
+    known = {task: metric for task, metric in spec.gates.metrics.items() if task not in unknown}
+    refuse_unmeasured(offered, known, declared_in)
 
 
 def _by_task(samples: Iterable[Sample]) -> dict[TaskKey, Questions]:

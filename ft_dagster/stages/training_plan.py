@@ -14,8 +14,7 @@ from typing import Annotated, Any
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
-from ft_dagster.gate.gates import refuse_unmeasured
-from ft_dagster.gate.samples import FORMER, RESERVED, TEST_SPLIT_TASK
+from ft_dagster.gate.gates import refuse_unlisted
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_of
 from ft_dagster.planning.cost.learned import Predicted
@@ -177,21 +176,15 @@ def is_carried_out(workspace: Workspace, plan: Artifact) -> bool:
 
 def _refuse_other_metrics(workspace: Workspace) -> None:
     """Of tasks whose texts were read and whose metrics are known; all are once the base was asked."""
-    metrics, offered = workspace.spec.gates.metrics, dict[str, Sequence[str]]()
-    if not metrics:
+    offered = dict[str, Sequence[str]]()
+    if not workspace.spec.gates.metrics:
         return
     if any(workspace.frozen["tasks"].values()):
         texts = find_artifact(workspace.store, workspace.recipe(evaluation_texts.STAGE)[0].place)
         if texts is None:
             return
         offered |= dict.fromkeys(texts.figures["by_task"], ()) | texts.figures.get("metrics", {})
-    unknown = RESERVED | {task for task, names in offered.items() if not names}
-    if workspace.spec.evaluation.task:  # in place of the test split
-        unknown -= {TEST_SPLIT_TASK, *FORMER}
-    else:
-        offered[TEST_SPLIT_TASK] = ()
-    known = {task: metric for task, metric in metrics.items() if task not in unknown}
-    refuse_unmeasured(offered, known, workspace.declared_in)
+    refuse_unlisted(offered, workspace.spec, workspace.declared_in)
 
 
 def _refuse_unheld(workspace: Workspace, method: str, format: str) -> None:

@@ -17,8 +17,9 @@ from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import READ, FileRead, RowsLook, rows_sentence
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError, UserErrors, all_of
-from ft_dagster.evaluation.tasks.tasks import tasks_digest
+from ft_dagster.evaluation.tasks.tasks import listed_metrics, resolve_tasks, tasks_digest
 from ft_dagster.gate.answer_scores import find_database
+from ft_dagster.gate.gates import refuse_unlisted
 from ft_dagster.gate.power import texts_of_losses
 from ft_dagster.lineage.release import production
 from ft_dagster.models.base import resolve_base
@@ -123,6 +124,8 @@ def check_variant(
     tokenizer, few = None, tuple[str, ...]()
     workspace = Workspace(settings, key, looking=True)
     if not found.errors:
+        with found.gathered("gates.metrics"):
+            _check_metrics(workspace, tasks)
         with found.gathered("base_model"):
             tokenizer = _tokenizer_of(rows, base)
         with found.gathered("data.sources"):
@@ -213,6 +216,14 @@ def _check_tasks(
     with found.gathered(field):  # a name that stands twice
         tasks_digest(known, settings.project, field=field, asked_by=found.file, roots=roots)
     return set(known)
+
+
+def _check_metrics(workspace: Workspace, entries: Iterable[str]) -> None:
+    """Raises UserError for a metric that a task does not list, and for a task that is not declared."""
+    declared, roots = workspace.declared(), workspace.roots
+    if declared.spec.gates.metrics:
+        tasks = [resolve_tasks([entry], workspace.project, roots=roots)[0] for entry in sorted(entries)]
+        refuse_unlisted({task.name: listed_metrics(task) for task in tasks}, declared.spec, declared.file)
 
 
 def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModelSpec) -> CheckedBase:

@@ -57,6 +57,38 @@ def test_a_whole_declaration_has_no_mistake(project: Path) -> None:
     assert check_variant(load_settings(project), KEY)["tasks"] == ["tasks/quiz.yaml"]
 
 
+LISTED = "metric_list: [{metric: acc}, {metric: acc_norm}]\n"
+METRICS = {
+    "acc_norm": (LISTED, "quiz", "acc_norm", ""),
+    "a metric that it has not": (LISTED, "quiz", "bleu", "no such metric per question.*has: acc, acc_norm"),
+    "of a filter": (f"{LISTED}filter_list: [{{name: first}}]\n", "quiz", "acc,first", ""),
+    "not of a filter": (f"{LISTED}filter_list: [{{name: first}}]\n", "quiz", "acc", "has: acc,first"),
+    "not listed": ("", "quiz", "bleu", ""),
+    "of a function": (f"{LISTED}process_results: !function own.scores\n", "quiz", "mine", ""),
+    "of what is answered": ("output_type: generate_until\nmetric_list: [{metric: f1}]\n", "quiz", "x", ""),
+    "of lm-eval's own": ("", "sciq", "bleu", "no such metric per question.*has: acc, acc_norm"),
+    "a task that is not asked": (LISTED, "riddle", "acc", "no such task is asked.*Asked are: quiz"),
+    "the test split": (LISTED, "test_split_task", "acc", "no such task is asked"),
+    "general text": (LISTED, "general_holdout", "general_loss", ""),
+    "no list": ("metric_list: 5\n", "quiz", "acc", ""),
+}
+
+
+@pytest.mark.parametrize("case", METRICS)
+def test_a_gate_on_a_metric_that_its_task_does_not_list_is_a_mistake(project: Path, case: str) -> None:
+    more, task, metric, said = METRICS[case]
+    (project / "tasks/quiz.yaml").write_text(TASK + more)
+    (project / "tasks/own.py").write_text("def scores(doc, results):\n    return {}\n")
+    (project / "ft_dagster.yaml").write_text("evaluation: {functions: [tasks/own.py]}\n")
+    asked = TEXT.replace("general: []", "general: [sciq]") if task == "sciq" else TEXT
+    (project / "tenants/acme/support.yaml").write_text(f"{asked}gates: {{metrics: {{{task}: '{metric}'}}}}\n")
+    found = mistakes(project)
+    assert len(found) == bool(said)
+    for error in found:
+        assert error.field == f"gates.metrics.{task}"
+        assert re.search(said, str(error))
+
+
 def test_a_base_that_lacks_a_tensor_is_a_mistake_and_one_that_has_more_says_so(project: Path) -> None:
     file = project / "model/config.json"
     config = json.loads(file.read_text("utf-8"))

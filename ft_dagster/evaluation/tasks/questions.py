@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 
 from ft_dagster.data.rows.content import identity_of, normal_text, question_ids, words_of
 from ft_dagster.data.rows.decontaminate import EvaluationItem, sought_words
+from ft_dagster.evaluation.tasks.task_files import score_names
 
-EXACT = "exact_match"  # which of an answer gives one score, of its own name
-# Metrics that lm-eval gives as (log-likelihood, count) per document: stored as nats per counted unit.
-PER_UNIT = {"word_perplexity": "word_loss", "byte_perplexity": "byte_loss"}
 LEAST_DOCUMENTS = 8  # of fewer, what all begin with may be what they say, and no template
 
 
@@ -42,14 +40,8 @@ def questions_of(task: Any) -> list[str]:
 
 
 def metrics_of(task: Any) -> list[str] | None:
-    """Return the metrics of a task, as its scores are called; None where a function says what they are."""
-    metrics, listed = list(task.aggregation()), [each["metric"] for each in task.config.metric_list or ()]
-    by_function = callable(task.config.process_results) or any(map(callable, listed))
-    if by_function or not metrics or (task.OUTPUT_TYPE == "generate_until" and metrics != [EXACT]):
-        return None
-    filters = [each["name"] for each in task.config.filter_list or [{"name": "none"}]]
-    names = [PER_UNIT.get(metric, metric) for metric in metrics]
-    return [name if by == "none" else f"{name},{by}" for by in filters for name in names]
+    """Return the metrics of a task, see `score_names`."""
+    return score_names(list(task.aggregation()), {**vars(task.config), "output_type": task.OUTPUT_TYPE})
 
 
 def bare_items(task: Any, name: str) -> Iterator[EvaluationItem]:

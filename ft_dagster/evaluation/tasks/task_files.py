@@ -41,6 +41,9 @@ _REFUSED_KWARGS = (
 )
 MOST_INCLUDES = 64  # files that a task may include, and these in turn
 SEE_GUIDE = "See lm-eval's task guide for its fields"
+EXACT = "exact_match"  # which of an answer gives one score, of its own name
+# Metrics that lm-eval gives as (log-likelihood, count) per document: stored as nats per counted unit.
+PER_UNIT = {"word_perplexity": "word_loss", "byte_perplexity": "byte_loss"}
 # Of tasks and filters: they stand in the sentences of a verdict, and in the ids of questions.
 NAME = re.compile(r"[\w.+-]{1,100}")
 
@@ -93,6 +96,19 @@ def runnable_config(file: Path, roots: Roots | None) -> dict[str, object]:
         config = {**config, "dataset_kwargs": {**kwargs, "data_files": named}}
     ready: dict[str, object] = imported(config, roots)
     return ready
+
+
+def score_names(metrics: list[str], config: Mapping[str, Any]) -> list[str] | None:
+    """Return `metrics` of a task as its scores are called; None where a function says what they are, or they
+    are not listed.
+    """
+    functions = [config.get("process_results"), *(each["metric"] for each in config.get("metric_list") or ())]
+    by_function = any(callable(each) or isinstance(each, Function) for each in functions)
+    if by_function or not metrics or (config.get("output_type") == "generate_until" and metrics != [EXACT]):
+        return None
+    filters = [each["name"] for each in config.get("filter_list") or [{"name": "none"}]]
+    names = [PER_UNIT.get(metric, metric) for metric in metrics]
+    return [name if by == "none" else f"{name},{by}" for by in filters for name in names]
 
 
 def task_references(file: Path, roots: Roots | None = None) -> tuple[Reference, ...]:

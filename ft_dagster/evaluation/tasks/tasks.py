@@ -26,6 +26,7 @@ from ft_dagster.evaluation.tasks.task_files import (
     data_files,
     is_of_hub,
     local_config,
+    score_names,
     task_parts,
     task_references,
 )
@@ -162,6 +163,21 @@ def needs_network(task: TaskEntry) -> bool:
     if Path(str(config.get("dataset_path") or "")).is_absolute():
         return False
     return is_of_hub(config) or any(is_address(path) for _, path in data_files(config))
+
+
+def listed_metrics(task: TaskEntry) -> list[str]:
+    """Return the metrics that a task's YAML lists, as its scores are called; none where it leaves them open,
+    and of a group or a tag.
+    """
+    kind, file = ("task", task.file) if task.file is not None else _builtin()[task.name][0]
+    if kind != "task":
+        return []
+    config = local_config(file, task.roots)
+    try:
+        listed = [each["metric"] for each in config.get("metric_list") or ()]  # type: ignore[attr-defined]
+        return score_names(listed, config) or []
+    except (KeyError, TypeError):  # lm-eval says what is wrong with it
+        return []
 
 
 def builtin_names() -> list[str]:
