@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.rendering.chat_rules import stop_token_ids
 from ft_dagster.data.rendering.render import load_tokenizer
+from ft_dagster.data.rendering.time_limit import in_time
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.load import (
     kind_of,
     let_go,
@@ -273,15 +275,19 @@ def _chat_ids(tokenizer: Any) -> list[int] | None:
     """Return the ids of a conversation, rendered as a server does; None without a chat template that takes
     it.
     """
-    from jinja2 import TemplateError
-
     if not tokenizer.chat_template:
         return None
-    try:
+
+    def rendered() -> list[int]:
         ids: list[int] = tokenizer.apply_chat_template(list(CHAT), add_generation_prompt=True)["input_ids"]
-    except (TemplateError, TypeError, ValueError):
+        return ids
+
+    try:
+        return in_time(tokenizer, rendered)
+    except (UserError, ImportError):
+        raise
+    except Exception:  # whatever a template can cause
         return None
-    return ids
 
 
 def _token_ids(tokenizer: Any, text: str) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ft_dagster.data.rendering.render import DATE, MARK, added_after, ends_known, lead_of, render_asked
+from ft_dagster.data.rendering.time_limit import EndlessTemplate
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.errors import UserError
 
@@ -73,6 +74,8 @@ def _end_of_turn(tokenizer: Any) -> int | None:
         return None
     try:
         text = render_asked([Message("user", MARK), Message("assistant", MARK)], tokenizer, prompt=False)
+    except EndlessTemplate:
+        raise
     except UserError:  # it takes no such conversation
         return None
     _, found, after = text.rpartition(MARK)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.data.rendering.render import render_chat
+from ft_dagster.data.rows.rows import Message
 from ft_dagster.errors import UserError
 
 FIELD = "base_model.new_tokens"
@@ -107,12 +109,11 @@ def _chat(text: str, tokenizer: Any) -> str:
     """Return the text as a user's turn, where the tokenizer has a template that takes one."""
     if not tokenizer.chat_template:
         return text
-    from jinja2 import TemplateError
-
     try:
-        turn = [{"role": "user", "content": text}]
-        return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-    except (TemplateError, TypeError, ValueError):
+        return render_chat([Message("user", text)], tokenizer, prompt=True)
+    except (UserError, ImportError):
+        raise
+    except Exception:  # whatever a template can cause
         return text
 
 

@@ -15,6 +15,7 @@ from itertools import accumulate, groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from ft_dagster.data.rendering.time_limit import EndlessTemplate, in_time
 from ft_dagster.data.rows.rows import Message, Row
 from ft_dagster.errors import UserError
 from ft_dagster.model_files.weights import declared_ends
@@ -114,7 +115,7 @@ def render_rows(
     Raises UserError for a tokenizer without chat template or end-of-sequence token where one is
     needed, and for a row that the template refuses or renders in a way that cannot be split.
     """
-    marked = [_marked(row, tokenizer, train_on) for row in rows]
+    marked = in_time(tokenizer, lambda: [_marked(row, tokenizer, train_on) for row in rows], len(rows))
     eos: int | None = tokenizer.eos_token_id
     for special, group in groupby(marked, key=lambda item: item.special):
         items = list(group)
@@ -261,8 +262,6 @@ def _is_told(row: Row, i: int, tokenizer: Any) -> bool:
 
 def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool = False) -> str:
     """Render a conversation by the template. Raises UserError where it does not take it."""
-    from jinja2 import TemplateError
-
     if not tokenizer.chat_template:
         raise _row_error(
             row,
@@ -272,7 +271,9 @@ def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool 
         )
     try:
         return render_chat(messages, tokenizer, prompt=prompt)
-    except (TemplateError, TypeError, ValueError) as error:
+    except (UserError, ImportError):
+        raise
+    except Exception as error:  # whatever a template can cause
         fix = (
             "Change the row, or use a base whose template takes it; "
             "prompts with completions need none with data.render: plain"
@@ -293,32 +294,35 @@ def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = F
     """Render a conversation through apply_chat_template's own renderer, without its checks for tools and
     images.
 
-    `prompt`: up to where the next answer begins. Raises what the template raises.
+    `prompt`: up to where the next answer begins. Raises what the template raises, and EndlessTemplate.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    texts: list[str]
-    texts, _ = render_jinja_template(
-        conversations=[[{"role": role, "content": content} for role, content in messages]],
-        chat_template=_dateless(tokenizer.get_chat_template()),
-        add_generation_prompt=prompt,
-        **{**tokenizer.special_tokens_map, "date_string": DATE},
-    )
-    return texts[0]
+    def rendered() -> str:
+        texts: list[str]
+        texts, _ = render_jinja_template(
+            conversations=[[{"role": role, "content": content} for role, content in messages]],
+            chat_template=_dateless(tokenizer.get_chat_template()),
+            add_generation_prompt=prompt,
+            **{**tokenizer.special_tokens_map, "date_string": DATE},
+        )
+        return texts[0]
+
+    return in_time(tokenizer, rendered)
 
 
 def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = True) -> str:
     """Render turns in the chat template, up to where the next answer begins; a system turn comes first where
     the template takes them with one alone. Raises UserError where it refuses both.
     """
-    from jinja2 import TemplateError
-
     refused: list[str] = []
     tried = [turns] if turns[0].role == "system" else [turns, [Message("system", SYSTEM), *turns]]
     for each in tried:
         try:
             return render_chat(each, tokenizer, prompt=prompt)
-        except (TemplateError, TypeError, ValueError) as error:
+        except (UserError, ImportError):
+            raise
+        except Exception as error:  # whatever a template can cause
             refused.append(refusal(error, tokenizer))
     raise UserError(
         f"the base's chat template refuses a question: {refused[0]}",
@@ -343,6 +347,8 @@ def _find_lead(tokenizer: Any) -> str:
     try:
         before = render_asked([asked], tokenizer)
         whole = render_asked([asked, answer], tokenizer, prompt=False)
+    except EndlessTemplate:
+        raise
     except UserError:  # it takes no such conversation, or there is none
         return ""
     lead = whole[len(before) : max(len(before), whole.rfind(MARK))] if whole.startswith(before) else ""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ft_dagster.data.rendering import time_limit
+from ft_dagster.data.rendering.chat_rules import stop_token_ids
 from ft_dagster.data.rendering.render import lead_of, load_tokenizer, render, render_rows, render_turn
 from ft_dagster.data.rows.rows import Message, Row
 from ft_dagster.errors import UserError
@@ -192,6 +197,74 @@ def test_a_template_that_refuses_a_row_is_a_user_error(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
     with pytest.raises(UserError, match="System role not supported"):
         render(chat(*TWO_TURNS), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "template", ["{% for i in range(10**9) %}{% endfor %}", "{{ 1 // 0 }}", "{{ {}.pop('x') }}"]
+)
+def test_whatever_a_template_raises_is_a_user_error(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match="the chat template refuses the row: "):
+        render(chat(*TWO_TURNS), tokenizer)
+    assert (lead_of(tokenizer), stop_token_ids(tokenizer)) == ("", [tokenizer.eos_token_id])
+
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+CALLS = "".join(
+    f"{{% macro m{i}() %}}{{{{ m{i - 1}() }}}}{{{{ m{i - 1}() }}}}{{% endmacro %}}" for i in range(1, 50)
+)
+
+
+@pytest.mark.parametrize("template", [LOOPS, f"{{% macro m0() %}}{{% endmacro %}}{CALLS}{{{{ m49() }}}}"])
+def test_a_template_that_does_not_end_is_one_user_error_that_names_the_base(
+    tokenizer: Any, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_limit, "SECONDS", 0.5)
+    row = chat(*TWO_TURNS)
+    tokenizer.chat_template = template
+    asks: list[Callable[[], object]] = [
+        lambda: list(render_rows([row] * 3, tokenizer)),
+        lambda: render_turn(row, tokenizer),
+        lambda: lead_of(tokenizer),
+        lambda: stop_token_ids(tokenizer),
+    ]
+    for ask in asks:
+        with pytest.raises(UserError, match=r"chat template takes more than 0\.5 seconds") as refused:
+            ask()
+        assert (refused.value.file, refused.value.field) == (tokenizer.name_or_path, "chat_template")
+
+
+def test_rows_that_a_template_renders_in_any_number_are_not_refused(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has left grows with each of them."""
+    monkeypatch.setattr(time_limit, "SECONDS", 0.0)
+    monkeypatch.setattr(time_limit, "TICK", 0.001)
+    tokenizer.chat_template += "{# its own #}"
+    rows = [chat(*TWO_TURNS)] * 3000
+    assert len(list(render_rows(rows, tokenizer))) == len(rows)
+
+
+def test_a_template_is_ended_in_another_thread_and_after_a_fork(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_limit, "SECONDS", 0.2)
+    tokenizer.chat_template = f"{LOOPS}{{# elsewhere #}}"
+
+    def said() -> bool:
+        try:
+            render(chat(*TWO_TURNS), tokenizer)
+        except UserError as error:
+            return "does not seem to end" in error.problem
+        return False
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(said).result()
+    tokenizer.chat_template += "{# and again #}"
+    child = os.fork()
+    if not child:
+        os._exit(0 if said() else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_tokenizer_without_template_is_refused_for_a_conversation(tokenizer: Any) -> None:

@@ -1,0 +1,118 @@
+"""Ends a chat template that does not end: it comes with a base, and may compute whatever it likes.
+
+A rendering takes part of a millisecond. A template has at most `SECONDS` of its thread's time, of which each
+rendering gives `EACH` back. Another thread looks at the clock while one is at work, and raises `OutOfTime` in
+it. An operation that Python does in one step, such as a power of large numbers, ends first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from ft_dagster.errors import UserError
+
+SECONDS, EACH = 10.0, 0.1  # of CPU time where the system tells another thread's, else by the clock
+TICK = 0.25  # seconds between two looks
+T = TypeVar("T")
+
+
+class OutOfTime(BaseException):
+    """Signals that a template's time is over; none that code of a template could catch."""
+
+
+class EndlessTemplate(UserError):
+    """Says that a base's template does not end."""
+
+
+@dataclass
+class _Account:
+    """Holds the seconds that a template has left."""
+
+    left: float
+
+
+class _Watch:
+    """Watches the threads that render, by the moment of their own clock at which they are to end."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.ends: dict[int, float] = {}
+        self.looks = False
+
+    def begin(self, thread: int, end: float) -> None:
+        with self.lock:
+            self.ends[thread] = end
+            if not self.looks:
+                self.looks = True
+                threading.Thread(target=self._look, daemon=True, name="template time limit").start()
+
+    def end(self, thread: int) -> None:
+        with self.lock:
+            if self.ends.pop(thread, None) is None:  # what was raised may not have arrived
+                _raise_in(thread, None)
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(TICK)
+            with self.lock:
+                if not self.ends:
+                    self.looks = False
+                    return
+                for thread in [each for each, end in self.ends.items() if _time_of(each) > end]:
+                    del self.ends[thread]
+                    _raise_in(thread, OutOfTime)
+
+
+_watch = _Watch()
+os.register_at_fork(after_in_child=_watch.__init__)  # type: ignore[misc]  # a fork has no thread that looks
+
+
+def in_time(tokenizer: Any, rendering: Callable[[], T], renderings: int = 1) -> T:
+    """Return what `rendering` makes by the template of a tokenizer; within another one it is part of that.
+    Raises EndlessTemplate where it takes all that the template has left.
+    """
+    thread = threading.get_ident()
+    if thread in _watch.ends:
+        return rendering()
+    account = _account(str(tokenizer.chat_template))
+    account.left = min(account.left, SECONDS) + EACH * renderings
+    begun = _time_of(thread)
+    try:
+        _watch.begin(thread, begun + account.left)
+        try:
+            return rendering()
+        finally:
+            account.left -= _time_of(thread) - begun
+            _watch.end(thread)
+    except OutOfTime:
+        raise EndlessTemplate(
+            f"the base's chat template takes more than {SECONDS:g} seconds, and does not seem to end",
+            file=tokenizer.name_or_path,
+            field="chat_template",
+            fix="Use a base whose template ends, or put chat_template.jinja beside its tokenizer",
+        ) from None
+
+
+@lru_cache(maxsize=256)
+def _account(template: str) -> _Account:
+    return _Account(SECONDS)
+
+
+def _time_of(thread: int) -> float:
+    """Return the CPU seconds of a thread that is at work."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return time.monotonic()
+    return time.clock_gettime(time.pthread_getcpuclockid(thread))
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise `error` in a thread at its next step; None takes back what has not arrived."""
+    raised = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
