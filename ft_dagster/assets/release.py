@@ -19,7 +19,7 @@ from ft_dagster.lineage.entry import RELEASE, ROLLBACK, ReleaseEntry
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
-from ft_dagster.report.made_of import MADE_OF, made_rows
+from ft_dagster.report.lineage_rows import MADE_OF, made_rows
 from ft_dagster.report.summaries import (
     PAGE_RULES,
     Summary,
@@ -36,7 +36,7 @@ from ft_dagster.stage_entries import EVALUATION
 from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages import release_evaluation
-from ft_dagster.stages.made_of import made_of
+from ft_dagster.stages.export_lineage import made_of
 from ft_dagster.stages.verdicts import certificate_of
 from ft_dagster.store import Artifact
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, open_version, why_not

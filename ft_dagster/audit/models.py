@@ -37,7 +37,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
-from ft_dagster.stages.made_of import source_files
+from ft_dagster.stages.export_lineage import source_files
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 

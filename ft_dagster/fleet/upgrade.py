@@ -36,9 +36,9 @@ from ft_dagster.stage_entries import (
     version_of,
 )
 from ft_dagster.store import Artifact, Store, read_head
-from ft_dagster.versions.made_from import VersionArtifacts
 from ft_dagster.versions.now import difference
 from ft_dagster.versions.summary import STAGES
+from ft_dagster.versions.version_artifacts import VersionArtifacts
 from ft_dagster.workspace.rendered_prompts import OTHER_ROWS, loses_plain_text
 from ft_dagster.workspace.stage_version import is_older
 from ft_dagster.workspace.workspace import Workspace

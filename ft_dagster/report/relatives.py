@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ft_dagster.report.made_of import artifact_rows, figure_at
+from ft_dagster.report.lineage_rows import artifact_rows, figure_at
 from ft_dagster.report.svg import Link, chain, fitting
 from ft_dagster.report.tables import counted
 from ft_dagster.stage_entries import ENTRIES, RELEASE

@@ -43,9 +43,9 @@ from ft_dagster.stage_entries import BASE_MODEL, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, find_artifact
-from ft_dagster.versions.made_from import newest_artifacts
 from ft_dagster.versions.now import FoundNow, difference
 from ft_dagster.versions.plan_warnings import plan_warnings
+from ft_dagster.versions.version_artifacts import newest_artifacts
 from ft_dagster.workspace.judging_devices import judges_among, refuse_unheld
 from ft_dagster.workspace.plan_context import context_of, context_without_base
 from ft_dagster.workspace.plan_fields import leak_where_packed

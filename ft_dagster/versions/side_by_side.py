@@ -25,7 +25,7 @@ from ft_dagster.report.comparison import (
     split_rows,
 )
 from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
-from ft_dagster.report.made_of import DIGITS, MadeRow, artifact_rows
+from ft_dagster.report.lineage_rows import DIGITS, MadeRow, artifact_rows
 from ft_dagster.report.mixture import general_share
 from ft_dagster.report.tables import count, counted, moment, size
 from ft_dagster.report.training import figure_rows, losses

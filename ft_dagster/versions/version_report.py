@@ -24,7 +24,7 @@ from ft_dagster.report.cards import without_header
 from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.charts import bar_chart, course_chart, interval_chart, line_chart
 from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
-from ft_dagster.report.made_of import DIGITS, MADE_OF, made_rows
+from ft_dagster.report.lineage_rows import DIGITS, MADE_OF, made_rows
 from ft_dagster.report.mixture import source_bars
 from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
 from ft_dagster.report.skills import LOST, SKILLS, lost_rows, skill_rows

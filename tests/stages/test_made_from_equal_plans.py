@@ -10,7 +10,7 @@ import pytest
 
 from ft_dagster.settings import load_settings
 from ft_dagster.stages.chain import run_chain, up_to
-from ft_dagster.versions.made_from import version_artifacts
+from ft_dagster.versions.version_artifacts import version_artifacts
 from ft_dagster.workspace.workspace import RunOf, Workspace
 
 pytestmark = pytest.mark.slow

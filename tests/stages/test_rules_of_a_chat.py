@@ -28,8 +28,8 @@ from ft_dagster.stages import (
 from ft_dagster.stages.declared_now import Today, today
 from ft_dagster.stages.verdicts import against_production, asked_alike, asked_by_its_rules, own_verdict
 from ft_dagster.store import Artifact
-from ft_dagster.versions.made_from import version_artifacts
 from ft_dagster.versions.now import FoundNow, difference
+from ft_dagster.versions.version_artifacts import version_artifacts
 from ft_dagster.workspace import questions
 from ft_dagster.workspace.past import InProduction, Past
 from ft_dagster.workspace.stage import Stage

@@ -1,4 +1,4 @@
-"""What a version was made of, from its export up to the files: read from the manifests alone.
+"""What an export was made of, up to the files of rows: read from the manifests alone.
 
 Each manifest names its inputs by digest; what is no longer in the store is left out. No manifest names a
 declaration: retention lets it go before its version, and what is left of it says what its files were.

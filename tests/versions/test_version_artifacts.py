@@ -10,7 +10,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import version_of
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
-from ft_dagster.versions.made_from import version_artifacts
+from ft_dagster.versions.version_artifacts import version_artifacts
 from tests.stage_version import set_version
 
 PREFIX = "tenants/acme/places"
