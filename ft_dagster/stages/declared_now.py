@@ -6,7 +6,6 @@ another evaluation, and no other is taken for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar, get_args
@@ -21,6 +20,7 @@ from ft_dagster.store import Artifact, find_artifact
 from ft_dagster.store.make import Recipe
 from ft_dagster.store.removal import keep
 from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.keyed_inputs import differing
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace, refuse_experiment
 
@@ -119,33 +119,18 @@ def refuse_unjudged(workspace: Workspace) -> None:
 
 
 def differences(recipe: Recipe, head: Artifact | None) -> list[str]:
-    """What in the key of `recipe` is other than in that of `head`, as a person would name it, sorted."""
+    """Return what in the key of `recipe` is other than in that of `head`, as a person names it, sorted."""
     if head is None:
         return []
-    now, then = _values(recipe.spec, recipe.inputs), _values(head.spec, head.inputs)
-    named = {_named(path) for path, value in now.items() if then.get(path, ...) != value}
+    then, now = {**head.spec, **head.inputs}, {**recipe.spec, **recipe.inputs}
+    named = {_named(".".join(path)) for path in differing(then, now)}
     return sorted(name for name in named if not any(other.startswith(f"{name}.") for other in named))
 
 
-def _values(spec: Mapping[str, Any], inputs: dict[str, str]) -> dict[tuple[str, ...], Any]:
-    """All that a key covers, by its path."""
-    digests: dict[tuple[str, ...], Any] = {(name,): digest for name, digest in inputs.items()}
-    return {**dict(_leaves(spec)), **digests}
-
-
-def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if not isinstance(tree, dict) or not tree:
-        yield path, tree
-        return
-    for name, value in tree.items():
-        yield from _leaves(value, (*path, *(name.split(".") if not path else [name])))
-
-
-def _named(path: tuple[str, ...]) -> str:
-    """A field as it is declared, a task as it is declared, else the part's own name."""
+def _named(part: str) -> str:
+    """Return a field as it is declared, a task as it is declared, else the part's own name."""
     for marker in ("spec", "tasks"):
-        if marker in path[:-1]:
-            return ".".join(path[path.index(marker) + 1 :])
-    if path[-1] == "tasks":  # none are declared
-        return f"evaluation.{path[0]}"
-    return ".".join(path)
+        _, found, declared = f".{part}".partition(f".{marker}.")
+        if found:
+            return declared
+    return part

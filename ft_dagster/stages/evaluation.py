@@ -11,7 +11,6 @@ from typing import Annotated, Any, NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks, as_called
-from ft_dagster.evaluation.tasks.tasks import names_of
 from ft_dagster.gate.gates import TooFewQuestions, gates_digest, judge, later_rules
 from ft_dagster.gate.regurgitation_rules import with_probed
 from ft_dagster.gate.samples import RESERVED, read_samples
@@ -72,9 +71,9 @@ class EvaluationInputs:
     engine: Engine
     tries: Derived[int]
     chat: Annotated[dict[str, Any] | None, derived(questions.OTHER_CHAT)]
-    own: Derived[tuple[str, ...] | None]
-    rules: Derived[dict[str, int] | None]
-    probed: Derived[int | None]
+    own: Annotated[tuple[str, ...] | None, derived("{stage} took other tasks for the tenant's own choice")]
+    rules: Annotated[dict[str, int] | None, derived("{stage} was judged by other versions of the rules")]
+    probed: Annotated[int | None, derived("{stage} was judged by another least number of probed rows")]
     policy: Policy = recorded()
     called: OwnChecks = recorded(default_factory=dict)
 
@@ -119,8 +118,7 @@ def own_tasks(view: View) -> tuple[str, ...]:
     asked_of, listed = view.spec.evaluation, view.policy.evaluation.general
     everybodys = set[str]() if isinstance(listed, str) else {*listed} & {*asked_of.general}
     chosen = {*asked_of.general, *(asked_of.task if len(asked_of.task) > 1 else ())} - everybodys
-    entries = sorted(everybodys | chosen)
-    names = names_of(entries, view.project, asked_by=view.declared_in, roots=view.roots)
+    names = view.task_names(sorted(everybodys | chosen))
     return tuple(
         sorted({names[entry] for entry in chosen} - {names[entry] for entry in everybodys} - RESERVED)
     )

@@ -5,18 +5,20 @@ Of a project and not of a variant, so it is made beside the stages of a variant:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ft_dagster.data.sources.fingerprint import Fingerprint, Frozen, fingerprint_sources
+from ft_dagster.lineage.stale import StaleCause, stage_raised
 from ft_dagster.records.record_keys import SHARED_OWNER, keys_of
 from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
-from ft_dagster.stage_entries import GENERAL_CORPUS
+from ft_dagster.stage_entries import GENERAL_CORPUS, version_of
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.workspace.corpora import find_corpus, prefix_of_corpus
+from ft_dagster.workspace.keyed_inputs import differing
 
 
 def make_corpora(settings: Settings, run_id: str, say: Callable[[str], None]) -> dict[str, Artifact]:
@@ -27,11 +29,26 @@ def make_corpora(settings: Settings, run_id: str, say: Callable[[str], None]) ->
 def corpora_stand(settings: Settings) -> bool:
     """Whether `make_corpora` would find each of them as the newest. Raises UserError, also for damage."""
     store = settings.open_store()
-    recipes = [_recipe(settings, name)[0] for name in _names(settings)]
-    newest = [find_corpus(store, name) for name in _names(settings)]
-    for corpus in newest:
-        _check_bytes(settings, store, corpus)
-    return [recipe.place for recipe in recipes] == [corpus.place for corpus in newest]
+    for name in _names(settings):
+        (_, spec, sources), newest = _recipe(settings, name), find_corpus(store, name)
+        _check_bytes(settings, store, newest)
+        read = zip(spec.sources, sources, newest.spec["sources"], strict=True)
+        if corpus_causes(name, newest, spec, (source.path for source, now, then in read if now != then)):
+            return False
+    return True
+
+
+def corpus_causes(
+    name: str, newest: Artifact, spec: CorpusSpec, others: Iterable[str]
+) -> tuple[StaleCause, ...]:
+    """Return why a corpus would be made again. `others`: of its sources' files those that are others than
+    the newest artifact read; asked for where the sources are declared as they were.
+    """
+    declared = differing(newest.spec["corpus"], spec.model_dump(mode="json"))
+    changed = [f"corpora/{name}.yaml: {'.'.join(path)}" for path in declared] or others
+    causes = [StaleCause("corpus", what, f"{what} changed") for what in changed]
+    then, now = int(newest.predicate["stage_version"]), version_of(GENERAL_CORPUS.name)
+    return (*causes, *([stage_raised(GENERAL_CORPUS.name, then, now)] if then != now else []))
 
 
 def _names(settings: Settings) -> list[str]:

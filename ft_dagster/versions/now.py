@@ -55,6 +55,7 @@ from ft_dagster.workspace.keyed_inputs import (
     File,
     Part,
     Unopened,
+    differing,
     digest_of,
     parts_of,
     plain,
@@ -80,9 +81,10 @@ class CorpusNow(NamedTuple):
 
 @dataclass(frozen=True)
 class FoundNow:
-    """What a run would find beside the declaration. `tasks`: digests by entry, by role; None where one cannot
-    be read, and `wrong` says why. `breaches`: of the policy. `corpus`: the one that is declared. `sources`:
-    their fingerprints. Sources and tasks that are None are as the newest run found them.
+    """What a run would find beside the declaration. `tasks`: digests by entry, by role, and `names`: what
+    scores call each entry; None where one cannot be read, and `wrong` says why. `breaches`: of the `policy`.
+    `corpus`: the one that is declared. `sources`: their fingerprints. What is None is as the newest run found
+    it.
     """
 
     tasks: Mapping[str, Mapping[str, str]] | None
@@ -90,6 +92,8 @@ class FoundNow:
     corpus: CorpusNow | None = None
     wrong: tuple[StaleCause, ...] = ()
     sources: Sequence[Any] | None = None
+    policy: Policy | None = None
+    names: Mapping[str, str] | None = None
 
 
 def difference(
@@ -224,7 +228,10 @@ class Look(View):
 
     @property
     def policy(self) -> Policy:
-        raise Unopened
+        return _known(self._now.policy)
+
+    def task_names(self, entries: Sequence[str]) -> Mapping[str, str]:
+        return _known(self._now.names)
 
     @property
     def device(self) -> str:
@@ -365,7 +372,7 @@ class _Told:
             self.fields |= dict.fromkeys(named)
             return
         then, now = artifact.spec.get(name), _plain(part.value)
-        for leaf in _leaves(then, now):
+        for leaf in differing(then, now):
             if TASKS in (*name.split("."), *leaf)[:-1] and None not in (_at(then, leaf), _at(now, leaf)):
                 self.tasks.append(StaleCause("task", leaf[-1], f"the task {leaf[-1]} is another"))
             self._following.append((artifact, part.fields(self.spec, ".".join(leaf)), alone))
@@ -430,15 +437,6 @@ def is_other(artifact: Artifact, name: str, part: Part) -> bool:
 
 def _plain(value: Any) -> Any:
     return digest_of(value) if isinstance(value, File | Digest) else None if value is None else plain(value)
-
-
-def _leaves(then: Any, now: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths at which two plain values differ."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        for name in {**now, **then}:
-            yield from _leaves(then.get(name), now.get(name), (*path, name))
-    elif then != now:
-        yield path
 
 
 def _differences(then: Any, now: Any, listed: Any, path: str = "") -> Iterator[str]:

@@ -6,10 +6,10 @@ The version in production; before the first release the newest that was judged, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import Input, StoredGraph, of_equal_bytes, parts_of_version, stage_of
@@ -22,6 +22,7 @@ from ft_dagster.stage_entries import (
 )
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.store import SHARED, Artifact, Place, Store, find_artifact, read_head
+from ft_dagster.workspace.keyed_inputs import differing
 from ft_dagster.workspace.stage_version import is_of_now
 
 STAGES = tuple(stage.name for stage in CHAIN)
@@ -111,18 +112,9 @@ class _AsFoundNow(StoredGraph):
             return found
         places = (artifact.place.prefix, SHARED)
         today = filter(is_of_now, of_equal_bytes(self.store, places, stage, one.digest))
-        return (max(today, key=partial(_in_common, found[0]), default=found[0]),)
+        return (min(today, key=partial(_apart, found[0]), default=found[0]),)
 
 
-def _in_common(one: Artifact, other: Artifact) -> int:
-    """How many values the keys of both cover."""
-    there = dict(_values({**other.inputs, **other.spec}))
-    return sum(there.get(path, ...) == value for path, value in _values({**one.inputs, **one.spec}))
-
-
-def _values(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if not isinstance(tree, dict):
-        yield path, tree
-        return
-    for name, value in tree.items():
-        yield from _values(value, (*path, name))
+def _apart(one: Artifact, other: Artifact) -> int:
+    """How many values of their keys differ."""
+    return sum(1 for _ in differing({**one.inputs, **one.spec}, {**other.inputs, **other.spec}))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ft_dagster.evaluation.models.arithmetic import Dtype
+from ft_dagster.evaluation.tasks.tasks import names_of
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.planning.judging import Judges
 from ft_dagster.spec import Declared, VariantSpec
@@ -111,6 +112,10 @@ class View(BuildContext):
         """Return `sources` (their fingerprints) or `tasks` (their digests) of the frozen declaration."""
         self._listed(DECLARATION.name)
         return self._workspace.frozen[part]
+
+    def task_names(self, entries: Sequence[str]) -> Mapping[str, str]:
+        """Return what scores call each of these entries of `evaluation`. Raises UserError."""
+        return names_of(entries, self.project, asked_by=self.declared_in, roots=self.roots)
 
     def upstream(self, stage: str) -> Artifact:
         """Return the newest artifact of a stage that this one lists. Raises UserError."""

@@ -107,7 +107,7 @@ class KeyParts(NamedTuple):
     def others(self, artifact: Artifact) -> set[str]:
         """Return the names of those that are others than in the key of an artifact."""
         then, now = {**artifact.spec, **artifact.inputs}, {**self.spec, **self.inputs}
-        return {name for name in {**then, **now} if then.get(name, ...) != now.get(name, ...)}
+        return {path[0] for path in differing(then, now)}
 
     def key(self, stage: str, version: int) -> str:
         return stage_key(stage, version, self.inputs, self.spec)
@@ -171,6 +171,15 @@ def plain(value: Any) -> Any:
     if value is UNKNOWN:
         raise Unopened
     return shown(value) if isinstance(value, BaseModel) else to_jsonable_python(value)
+
+
+def differing(then: Any, now: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the paths at which two plain values differ."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in {**now, **then}:
+            yield from differing(then.get(name, ...), now.get(name, ...), (*path, name))
+    elif then != now:
+        yield path
 
 
 def _parts(within: str, inputs: Any) -> Iterator[tuple[str, Part]]:

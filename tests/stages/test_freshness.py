@@ -111,6 +111,9 @@ CHANGES: dict[str, Change] = {
     **{field: declare(field, value) for field, value in FIELDS.items()},
     **FILES,
     "policy": lambda project: edit(project / "policy.yaml", lambda c: c["gates"].update(general_margin=0.1)),
+    "policy.everybodys": lambda project: edit(
+        project / "policy.yaml", lambda c: c["evaluation"].update(general=["tasks/sea_quiz.yaml"])
+    ),
     "corpora/general.yaml": lambda project: edit(
         project / "corpora/general.yaml", lambda c: c.update(holdout=0.2)
     ),
@@ -209,6 +212,7 @@ def test_stale_is_what_a_run_would_make_again_and_the_cause_is_what_changed(
         said = {
             "tasks/quiz.jsonl": "the task tasks/sea_quiz.yaml is another",
             "policy": "gates.general_margin",
+            "policy.everybodys": "evaluation took other tasks for the tenant's own choice",
         }
         assert said.get(name, name) in json.dumps(found)
 
@@ -256,13 +260,17 @@ def comment(project: Path) -> None:
     file.write_text(f"# what floats\n{file.read_text('utf-8')}", "utf-8")
 
 
-@pytest.mark.parametrize("change", [comment, declare("gates.general_margin", 0.5)], ids=["task", "gates"])
+@pytest.mark.parametrize(
+    "change",
+    [comment, declare("gates.general_margin", 0.5), CHANGES["policy.everybodys"]],
+    ids=["task", "gates", "policy"],
+)
 def test_what_a_run_came_to_the_same_by_is_fresh_after_it_and_once_it_is_taken_back(
     settled: Path, tmp_path: Path, change: Change
 ) -> None:
-    """A task's words that change no answer, and other gates for the same answers."""
+    """A task's words that change no answer, other gates and another list of the platform's for the same."""
     project = shutil.copytree(settled, tmp_path / "project")
-    files = {name: (project / name).read_bytes() for name in (FILE, "tasks/sea_quiz.yaml")}
+    files = {name: (project / name).read_bytes() for name in (FILE, "tasks/sea_quiz.yaml", "policy.yaml")}
     age(project)
     change(project)
     assert causes(project) != []
@@ -272,6 +280,26 @@ def test_what_a_run_came_to_the_same_by_is_fresh_after_it_and_once_it_is_taken_b
         assert (causes(project), moved(project)) == ([], set())
         for name, content in files.items():
             (project / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("part", "then", "words"),
+    [
+        ("own", ["another"], "evaluation took other tasks for the tenant's own choice"),
+        ("rules", {"facts": 1}, "evaluation was judged by other versions of the rules"),
+        ("probed", 8, "evaluation was judged by another least number of probed rows"),
+    ],
+)
+def test_what_stored_answers_would_be_judged_by_alone_is_a_cause(
+    settled: Path, part: str, then: Any, words: str
+) -> None:
+    workspace = Workspace(load_settings(settled), KEY, looking=True)
+    declared, version = workspace.declared(), version_artifacts(workspace.store, workspace.prefix)
+    made = version.artifacts["evaluation"]
+    other = replace(made, predicate={**made.predicate, "spec": {**made.spec, part: then}})
+    of = version._replace(artifacts={**version.artifacts, "evaluation": other})
+    found = difference(workspace, declared, of, World(workspace.settings).of(declared))
+    assert found == (StaleCause("stage", "evaluation", words),)
 
 
 def test_gates_that_do_not_hold_for_what_is_in_production_are_a_cause_after_the_run_too(

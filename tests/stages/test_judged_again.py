@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.audit.replay.replay_judged import same_answers
+from ft_dagster.evaluation.tasks.tasks import names_of
 from ft_dagster.fleet.due.costs import cost_items
 from ft_dagster.fleet.refresh.from_store import retrain_hours
 from ft_dagster.lineage.release import history
@@ -203,9 +204,7 @@ def test_what_a_tenant_adds_goes_by_the_entries_and_not_by_the_names_that_its_fi
     view: Any = SimpleNamespace(
         spec=SimpleNamespace(evaluation=EvaluationSpec(task=task, general=general)),
         policy=Policy(evaluation=EvaluationFloors(general=listed)),
-        project=tmp_path,
-        declared_in=tmp_path / "acme.yaml",
-        roots=None,
+        task_names=lambda entries: names_of(entries, tmp_path),
     )
     assert own_tasks(view) == own
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.tasks.tasks import names_of
 from ft_dagster.fleet.refresh.listing import (
     ListedFile,
     WatchedPlace,
@@ -16,21 +16,30 @@ from ft_dagster.fleet.refresh.listing import (
     is_here,
     listing,
 )
-from ft_dagster.lineage.stale import StaleCause, stage_raised
+from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.planning.hardware.catalogue import Catalogue, load_catalogue
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, Declared, load_corpus
-from ft_dagster.spec.policy import Breach, Checks, Policies, Policy, breaches
+from ft_dagster.spec.policy import Breach, Checks, Policies, breaches
 from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS, version_of
 from ft_dagster.stages.declaration import freeze_tasks
+from ft_dagster.stages.general_corpus import corpus_causes
 from ft_dagster.store import Artifact, read_head
 from ft_dagster.store.heads import head_time
 from ft_dagster.versions.now import CorpusNow, FoundNow
 from ft_dagster.workspace.corpora import prefix_of_corpus
-from ft_dagster.workspace.policy import own_entries, task_names, with_source
+from ft_dagster.workspace.policy import own_entries, with_source
 
-Tasks = dict[str, dict[str, str]]
+
+class TasksNow(NamedTuple):
+    """Tasks as they are now. `digests`: by entry, by role; `names`: what scores call each entry; both None
+    where one cannot be read, and `wrong` says why.
+    """
+
+    digests: Mapping[str, Mapping[str, str]] | None = None
+    names: Mapping[str, str] | None = None
+    wrong: UserError | None = None
 
 
 class World:
@@ -39,25 +48,26 @@ class World:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._corpora: dict[str, CorpusNow] = {}
-        self._tasks: dict[tuple[str, ...], Tasks | UserError] = {}
+        self._tasks: dict[tuple[str, ...], TasksNow] = {}
 
     def of(self, declared: Declared) -> FoundNow:
         """What a run of a declaration would find beside it."""
-        wrong, breached, tasks = list[StaleCause](), list[Breach](), self._tasks_of(declared)
+        wrong, breached, policy = list[StaleCause](), list[Breach](), None
+        tasks = self._tasks_of(declared)
         if isinstance(self._policies, UserError):
             wrong.append(StaleCause("policy", str(self._policies.file), str(self._policies)))
         else:
             policy = self._policies.of(declared.key.tenant)
             spec = with_source(self.settings, declared, policy)
             own = own_entries(self.settings, declared.key.tenant, spec.evaluation.general)
-            breached = breaches(policy, spec, Checks(self._names(policy, declared), own))
-        if isinstance(tasks, UserError):
-            wrong.append(StaleCause("task", str(tasks.file), str(tasks)))
+            breached = breaches(policy, spec, Checks(tasks.names or {}, own))
+        if tasks.wrong is not None:
+            wrong.append(StaleCause("task", str(tasks.wrong.file), str(tasks.wrong)))
         general = declared.spec.data.general
         named = None if general is None else general.corpus
         corpus = None if named is None else self._corpus(named)
         return FoundNow(
-            None if isinstance(tasks, UserError) else tasks, tuple(breached), corpus, tuple(wrong)
+            tasks.digests, tuple(breached), corpus, tuple(wrong), policy=policy, names=tasks.names
         )
 
     @cached_property
@@ -89,23 +99,18 @@ class World:
         except UserError as error:
             return error
 
-    def _names(self, policy: Policy, declared: Declared) -> dict[str, str]:
-        """Of benchmarks; none where a file cannot be read, which is said of the task."""
-        with suppress(UserError):
-            return task_names(
-                self.settings, declared.key.tenant, policy, declared.spec, lambda field: declared.file
-            )
-        return {}
-
-    def _tasks_of(self, declared: Declared) -> Tasks | UserError:
+    def _tasks_of(self, declared: Declared) -> TasksNow:
         asked = declared.spec.evaluation
         known = (declared.key.tenant, *asked.task, "", *asked.general)
         if known not in self._tasks:
-            roots = self.settings.roots(declared.key.tenant)
+            project, roots = self.settings.project, self.settings.roots(declared.key.tenant)
+            entries = (*asked.task, *asked.general)
             try:
-                self._tasks[known] = freeze_tasks(declared, self.settings.project, roots)
+                digests = freeze_tasks(declared, project, roots)
+                names = names_of(entries, project, asked_by=declared.file, roots=roots)
+                self._tasks[known] = TasksNow(digests, names)
             except UserError as error:
-                self._tasks[known] = error
+                self._tasks[known] = TasksNow(wrong=error)
         return self._tasks[known]
 
     def _corpus(self, name: str) -> CorpusNow:
@@ -121,18 +126,11 @@ class World:
             return CorpusNow(None, (StaleCause("corpus", name, str(error)),))
         if newest is None:
             return CorpusNow(None)
-        changed = [f"corpora/{name}.yaml: {field}" for field in _declared_otherwise(newest, spec)]
-        changed += [] if changed else self._other_files(spec, newest)
-        causes = [StaleCause("corpus", what, f"{what} changed") for what in changed]
-        then, now = int(newest.predicate["stage_version"]), version_of(GENERAL_CORPUS.name)
-        return CorpusNow(
-            newest.digest, (*causes, *([stage_raised(GENERAL_CORPUS.name, then, now)] if then != now else []))
-        )
+        return CorpusNow(newest.digest, corpus_causes(name, newest, spec, self._other_files(spec, newest)))
 
-    def _other_files(self, spec: CorpusSpec, newest: Artifact) -> list[str]:
+    def _other_files(self, spec: CorpusSpec, newest: Artifact) -> Iterator[str]:
         """The first file of each source on this host that is other than the newest artifact read it."""
         at = head_time(self.settings.open_store(), newest.place.prefix, GENERAL_CORPUS.name)
-        found = []
         for source, then in zip(spec.sources, newest.spec["sources"], strict=True):
             place = WatchedPlace("data", source.path, source.revision, source.split)
             if at is None or not is_here(place, self.settings.project):
@@ -141,17 +139,9 @@ class World:
                 files = listing(place, self.settings.project, None)
                 other = difference(then, files, at, self._digests)
             except UserError as error:
-                found.append(str(error))
+                yield str(error)
                 continue
-            found += [] if other is None else [other.first]
-        return found
+            yield from () if other is None else (other.first,)
 
     def _digests(self, files: Sequence[ListedFile]) -> list[str]:
         return digests_of(files, self.settings.cache_folder)
-
-
-def _declared_otherwise(newest: Artifact, spec: CorpusSpec) -> list[str]:
-    then: dict[str, Any] = newest.spec["corpus"]
-    return sorted(
-        name for name, value in spec.model_dump(mode="json").items() if then.get(name, ...) != value
-    )
