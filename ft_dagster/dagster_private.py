@@ -28,21 +28,12 @@ from dagster._core.remote_origin import (
     CodeLocationOrigin,
     InProcessCodeLocationOrigin,
     ManagedGrpcPythonEnvCodeLocationOrigin,
-    RemoteInstigatorOrigin,
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
 
 # A code server, of which is asked whether it answers.
 from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
-
-# The switch of a sensor or a schedule, as the UI leaves it.
-from dagster._core.scheduler.instigation import (
-    InstigatorState,
-    InstigatorStatus,
-    InstigatorType,
-    SensorInstigatorData,
-)
 
 # A workspace's code locations, opened by a command or by the daemon that it starts.
 from dagster._core.workspace.context import (

@@ -19,7 +19,6 @@ from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.automation.board import show_board
 from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.fleet_table import empty_fleet, open_fleet, refuse_lost
-from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.past_runs import charged, charges_tag, past_runs
 from ft_dagster.automation.shown_releases import show_unshown
@@ -132,8 +131,6 @@ def due_retrains(graph: Graph) -> dg.SensorDefinition:
         required_resource_keys={graph.name(TENANTS)},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        if not graph.prefix and carry_over(context.instance):
-            return dg.SkipReason("stopped, as the schedule was in whose place it came: start it in the UI")
         return _ticked(context, getattr(context.resources, graph.name(TENANTS)), graph)
 
     return sensor

@@ -172,15 +172,6 @@ def arms_of(
     )
 
 
-def span_of_rates(name: str, width: int, objective: str) -> tuple[float, float]:
-    """Return the lowest and the highest rate that a probe may try by a method, on a base of that hidden
-    size.
-    """
-    usual, family = defaults.learning_rate(name, width, objective).value, _family(name)
-    times = [factor for factor, of in (*RATES_TRIED, *WHOLLY_TRIED) if of in (None, family)]
-    return _rounded(min(times) * usual), _rounded(max(times) * usual)
-
-
 def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
     """Return the result, its sentence with what it took and what was announced; as it is where FLOPs are not
     counted.

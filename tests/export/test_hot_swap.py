@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.export import hot_swap as module
-from ft_dagster.export.hot_swap import hot_swap
+from benchmarks import hot_swap as module
+from benchmarks.hot_swap import hot_swap
 from tests.export.exports import MakeAdapter
 
 pytestmark = pytest.mark.slow

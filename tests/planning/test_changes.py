@@ -7,7 +7,7 @@ import pytest
 
 from ft_dagster.planning.estimate import ChangeRow
 from ft_dagster.planning.layout import Layout
-from ft_dagster.planning.methods.changes import KINDS, Change, changes, largest_micro_batch
+from ft_dagster.planning.methods.changes import KINDS, Change, changes
 from ft_dagster.planning.methods.sharding import is_sharded
 from ft_dagster.spec import VariantSpec
 from tests.planning.llama import spec
@@ -193,14 +193,3 @@ def test_a_change_reads_as_it_is_written() -> None:
 
 def test_the_kinds_are_in_the_order_of_how_little_they_hurt() -> None:
     assert KINDS == ("micro_batch", "checkpointing", "length", "method", "zero_stage", "offload", "gpus")
-
-
-@pytest.mark.parametrize(("gigabytes", "size"), [(26, 1), (29.9, 1), (30, 2), (50, 7), (5000, 100)])
-def test_the_largest_micro_batch_fits_and_the_next_does_not(gigabytes: float, size: int) -> None:
-    largest = largest_micro_batch(DECLARED, bytes_of, int(gigabytes * 1e9), most=100)
-    assert largest == size
-    assert bytes_of(replace(DECLARED, micro_batch=size)) <= gigabytes * 1e9
-
-
-def test_where_not_even_one_row_fits_there_is_no_micro_batch() -> None:
-    assert largest_micro_batch(DECLARED, bytes_of, 25_000_000_000) is None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +12,11 @@ from ft_dagster.planning.dryrun.footprint import footprint
 from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
 from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.hardware.catalogue import CatalogueCard, Hardware, load_catalogue
-from ft_dagster.planning.layout import Layout
-from ft_dagster.planning.methods.changes import largest_micro_batch
 from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
 from ft_dagster.settings import Host
 from ft_dagster.training.contract import method_settings
+
+MOST = 1024  # rows of a micro-batch
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,12 @@ def foretell(asked: Asked, shape: Shape) -> Foretold:
 
 
 def largest(asked: Asked, shape: Shape, memory: int) -> int | None:
-    """The largest micro-batch that the plan finds for a device of `memory` bytes; None: not even one row."""
+    """The largest micro-batch, by the plan, of a device of `memory` bytes; None: not even one row."""
 
-    def needed(layout: Layout) -> int:
-        return foretell(asked, Shape(layout.micro_batch, layout.length, layout.gradient_checkpointing)).total
+    def exceeds(rows: int) -> bool:
+        return foretell(asked, replace(shape, rows=rows)).total > memory
 
-    first = Layout(asked.method["name"], 1, shape.checkpointing, shape.length)
-    return largest_micro_batch(first, needed, memory)
+    return bisect_left(range(1, MOST + 1), True, key=exceeds) or None
 
 
 def defaults(model: Path, length: int, on: Hardware) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:

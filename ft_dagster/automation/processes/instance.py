@@ -15,7 +15,6 @@ import yaml
 
 from ft_dagster.assets.partitions import GRAPH, PARTITIONS
 from ft_dagster.assets.release import put_into_production, release_event
-from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.processes import unfinished as unfinished_runs
 from ft_dagster.automation.run_launcher import LAUNCHER, MONITORING
@@ -130,7 +129,6 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
                 # "temp" in name alone: a folder that is given stays
                 made = dg.DagsterInstance.local_temp(str(home), overrides=_watched(home))
                 instance = stack.enter_context(made)
-                carry_over(instance)
         except TimeoutError:
             problem = f"another process has been opening this instance for {OPENING_PATIENCE:.0f} s"
             raise UserError(problem, file=home / OPENING, fix="End it, or try again") from None

@@ -77,26 +77,6 @@ def changes(
     return tuple(change for _, change in found[:most])
 
 
-def largest_micro_batch(
-    layout: Layout, bytes_of: Callable[[Layout], int], device_bytes: int, *, most: int = 1024
-) -> int | None:
-    """Return the largest micro-batch that fits, by halving an interval; None where not even 1 does."""
-
-    def fits(size: int) -> bool:
-        return bytes_of(replace(layout, micro_batch=size)) <= device_bytes
-
-    if not fits(1):
-        return None
-    low, high = 1, 2
-    while high <= most and fits(high):
-        low, high = high, 2 * high
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
 def _order(teaches_facts: bool) -> tuple[str, ...]:
     if not teaches_facts:
         return KINDS
