@@ -19,7 +19,7 @@ from scipy.stats import beta, norm, t
 from ft_dagster.gate.gaffke import mean_p
 from ft_dagster.gate.level import ALPHA, level_of
 from ft_dagster.gate.paired import harm_of, harm_of_answers, holm
-from ft_dagster.gate.power import LOSS_BOUND, LOSS_TAIL, questions_needed
+from ft_dagster.gate.power import LOSS_BOUND, LOSS_TAIL, PairedTest
 
 TRIALS, SEED, BENCHMARKS = 10_000, 20240229, 3
 COUNTS = (20, 32, 40, 60, 64, 100, 400)  # of questions
@@ -376,7 +376,7 @@ def planted_falls(trials: int = TRIALS) -> list[tuple[float, float, int, float, 
     """
     rows = []
     for fall in FALLS:
-        planned = questions_needed(fall, spread=FALLEN_DISCORDANT, alpha=level_of(ALPHA))
+        planned = PairedTest(FALLEN_DISCORDANT, alpha=level_of(ALPHA)).questions_needed(fall)
         asked = [(fall, planned), *((FALLS[0], questions) for questions in ASKED)]
         for margin, questions in asked:
             falls = [fall, *[0.0] * (BENCHMARKS - 1)]

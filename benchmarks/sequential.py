@@ -21,7 +21,7 @@ from ft_dagster.gate import sequential_looks as gate
 from ft_dagster.gate.gaffke import mean_p
 from ft_dagster.gate.level import ALPHA, level_of
 from ft_dagster.gate.paired import harm_of_answers
-from ft_dagster.gate.power import LOSS_BOUND, least_questions, questions_needed, would_show
+from ft_dagster.gate.power import LOSS_BOUND, PairedTest, least_questions
 from ft_dagster.gate.sequential_looks import Look, looks_of
 from ft_dagster.spec.variant import MOST_QUESTIONS
 
@@ -143,13 +143,8 @@ def simulate(
 def _may_pass(changes: Changes, last: Look) -> Callable[[float, float], bool]:
     @cache
     def may(measured: float, spread: float) -> bool:
-        return would_show(
-            changes.margin + measured,
-            last.questions / changes.size,
-            spread=spread,
-            bound=changes.bound,
-            alpha=LEVEL * last.share,
-        )
+        test = PairedTest(spread, changes.bound, alpha=LEVEL * last.share)
+        return test.would_show(changes.margin + measured, last.questions / changes.size)
 
     return may
 
@@ -163,10 +158,8 @@ def fixed(changes: Changes, power: float) -> int:
     """Questions that a single look at the whole level asks for this power where nothing fell."""
     values, equal = np.array(changes.values), np.array(changes.equal)
     spread = float(equal @ values**2 - (equal @ values) ** 2)
-    needed = questions_needed(
-        changes.margin, spread=spread, bound=changes.bound, power=min(power, 0.999), alpha=LEVEL
-    )
-    return needed * changes.size
+    test = PairedTest(spread, changes.bound, min(power, 0.999), LEVEL)
+    return test.questions_needed(changes.margin) * changes.size
 
 
 def usual(trials: int = TRIALS, ladder: Ladder = looks_of) -> list[tuple[Changes, dict[float, Asked], int]]:

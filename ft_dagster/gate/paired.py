@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.gate.gaffke import lower_bound
-from ft_dagster.gate.power import LOSS_BOUND, margin_seen, questions_needed
+from ft_dagster.gate.power import LOSS_BOUND, PairedTest
 from ft_dagster.lineage.verdict import Tail
 from ft_dagster.spec.variant import LEAST
 
@@ -110,7 +110,7 @@ class Comparison:
         """
         if bound is None or not (math.isfinite(gap) and gap >= LEAST):
             return None
-        units = questions_needed(min(gap, bound), spread=spread, bound=bound, alpha=level)
+        units = PairedTest(spread, bound, alpha=level).questions_needed(min(gap, bound))
         return max(math.ceil(units * self.questions / count), self.questions + 1)
 
 
@@ -140,7 +140,7 @@ def compare_paired(
     if bound is not None:
         low = lower_bound(means, sizes, -bound, level=level)
         high = -lower_bound(-means, sizes, -bound, level=level)
-        seen = margin_seen(weight, spread=spread, bound=bound, alpha=level)
+        seen = PairedTest(spread, bound, alpha=level).margin_seen(weight)
     return Comparison(
         improvement=float(better.mean()),
         counted=counted,

@@ -38,112 +38,76 @@ def least_questions(margin: float, *, bound: float = 1.0, alpha: float = ALPHA) 
     return 1 if share >= 1 else math.ceil(math.log(alpha) / math.log1p(-max(share, 1e-300)) - 1e-9)
 
 
-def questions_needed(
-    margin: float,
-    *,
-    spread: float = DISCORDANT,
-    bound: float = 1.0,
-    power: float = POWER,
-    alpha: float = ALPHA,
-) -> int:
-    """Return the number of questions, asked of both models, that show a fall to be below `margin` where
-    nothing truly fell.
+@dataclass(frozen=True)
+class PairedTest:
+    """Computes what Gaffke's test of level `alpha` can show, by its normal approximation.
 
     `spread`: variance of one question's change; of right-or-wrong answers, the share that differs. `bound`:
-    by how much one answer can change. By the normal approximation of Gaffke's test, of level `alpha`, with
-    probability `power`, the smallest n with
-
-        n m - (bound - m) >= z(1 - alpha) sqrt(n (spread + m^2) + (bound - m)^2) + z(power) sqrt(n spread)
-
-    and never below `least_questions`. Raises UserError for a margin not above 0 and at most `bound`.
+    by how much one answer can change. `power`: with what probability it is to show that nothing fell.
     """
-    if not 0 < margin <= bound:
-        raise UserError(
-            f"no number of questions shows a margin that is not above 0 and at most {bound:g}",
-            field="margin",
-            value=margin,
-            fix="Allow a fall, such as 0.02",
-        )
-    test = _Test(spread, bound, power, alpha)
-    low, high = 0, 1
-    while not test.shows(margin, high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if test.shows(margin, middle) else (middle, high)
-    return high
 
+    spread: float = DISCORDANT
+    bound: float = 1.0
+    power: float = POWER
+    alpha: float = ALPHA
 
-def margin_seen(
-    questions: float,
-    *,
-    spread: float = DISCORDANT,
-    bound: float = 1.0,
-    power: float = POWER,
-    alpha: float = ALPHA,
-) -> float:
-    """Return the smallest margin that so many questions can show; `bound` where they can show none.
+    def questions_needed(self, margin: float) -> int:
+        """Return the number of questions, asked of both models, that show a fall to be below `margin` where
+        nothing truly fell: the smallest n with
 
-    `questions_needed`, solved for the margin.
-    """
-    test = _Test(spread, bound, power, alpha)
-    low, high = 0.0, bound
-    while high - low > 1e-6 * bound:
-        middle = (low + high) / 2
-        low, high = (low, middle) if test.shows(middle, questions) else (middle, high)
-    return high
+            n m - (bound - m) >= z(1 - alpha) sqrt(n (spread + m^2) + (bound - m)^2) + z(power) sqrt(n spread)
 
+        and never below `least_questions`. Raises UserError for a margin not above 0 and at most `bound`.
+        """
+        if not 0 < margin <= self.bound:
+            raise UserError(
+                f"no number of questions shows a margin that is not above 0 and at most {self.bound:g}",
+                field="margin",
+                value=margin,
+                fix="Allow a fall, such as 0.02",
+            )
+        low, high = 0, 1
+        while not self.would_show(margin, high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.would_show(margin, middle) else (middle, high)
+        return high
 
-def would_show(
-    margin: float,
-    questions: float,
-    *,
-    spread: float = DISCORDANT,
-    bound: float = 1.0,
-    power: float = POWER,
-    alpha: float = ALPHA,
-) -> bool:
-    """Say whether so many questions show a fall to be below `margin`, with this power; see
-    `questions_needed`.
-    """
-    return 0 < margin <= bound and _Test(spread, bound, power, alpha).shows(margin, questions)
+    def margin_seen(self, questions: float) -> float:
+        """Return the smallest margin that so many questions can show; `bound` where they can show none.
 
+        `questions_needed`, solved for the margin.
+        """
+        low, high = 0.0, self.bound
+        while high - low > 1e-6 * self.bound:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.would_show(middle, questions) else (middle, high)
+        return high
 
-def power_of(
-    margin: float,
-    questions: float,
-    *,
-    spread: float = DISCORDANT,
-    bound: float = 1.0,
-    alpha: float = ALPHA,
-) -> float:
-    """Return with what probability so many questions show a fall to be below `margin` where nothing truly
-    fell.
-    """
-    if questions < least_questions(margin, bound=bound, alpha=alpha):
-        return 0.0
-    worst = bound - margin
-    tested = NormalDist().inv_cdf(1 - alpha) * math.sqrt(questions * (spread + margin**2) + worst**2)
-    left = questions * margin - worst - tested
-    return NormalDist().cdf(left / math.sqrt(questions * spread)) if spread else float(left >= 0)
-
-
-@dataclass(frozen=True)
-class _Test:
-    """Computes Gaffke's test by its normal approximation; see `questions_needed`."""
-
-    spread: float
-    bound: float
-    power: float
-    alpha: float
-
-    def shows(self, margin: float, questions: float) -> bool:
-        """Say whether so many questions rule out a fall of `margin` with this power."""
-        if questions < least_questions(margin, bound=self.bound, alpha=self.alpha):
+    def would_show(self, margin: float, questions: float) -> bool:
+        """Say whether so many questions show a fall to be below `margin`, with this power."""
+        if not 0 < margin <= self.bound or questions < self._least(margin):
             return False
-        z, worst = NormalDist().inv_cdf, self.bound - margin
-        tested = z(1 - self.alpha) * math.sqrt(questions * (self.spread + margin**2) + worst**2)
-        return questions * margin - worst >= tested + z(self.power) * math.sqrt(questions * self.spread)
+        noise = NormalDist().inv_cdf(self.power) * math.sqrt(questions * self.spread)
+        return questions * margin - (self.bound - margin) >= self._tested(margin, questions) + noise
+
+    def power_of(self, margin: float, questions: float) -> float:
+        """Return with what probability so many questions show a fall to be below `margin` where nothing truly
+        fell.
+        """
+        if questions < self._least(margin):
+            return 0.0
+        left = questions * margin - (self.bound - margin) - self._tested(margin, questions)
+        noise = math.sqrt(questions * self.spread)
+        return NormalDist().cdf(left / noise) if noise else float(left >= 0)
+
+    def _least(self, margin: float) -> int:
+        return least_questions(margin, bound=self.bound, alpha=self.alpha)
+
+    def _tested(self, margin: float, questions: float) -> float:
+        spread = math.sqrt(questions * (self.spread + margin**2) + (self.bound - margin) ** 2)
+        return NormalDist().inv_cdf(1 - self.alpha) * spread
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ft_dagster.gate.level import ALPHA
 from ft_dagster.gate.paired import Allowed, Comparison
 from ft_dagster.gate.pairing import Paired, TaskKey, by_task
-from ft_dagster.gate.power import DISCORDANT, least_questions, power_of, would_show
+from ft_dagster.gate.power import DISCORDANT, PairedTest, least_questions
 from ft_dagster.gate.samples import Role, Sample
 from ft_dagster.gate.sampling import order_of_asking
 from ft_dagster.spec.variant import MOST_QUESTIONS
@@ -130,10 +130,10 @@ def expected_questions(
     bound: float = 1.0,
     alpha: float = ALPHA,
 ) -> float:
-    """Return about how many questions are asked in the mean of a model that lost nothing; see `power_of`."""
+    """Return about how many questions are asked in the mean of a model that lost nothing."""
     mean, decided = 0.0, 0.0
     for look in looks_of(there, least_questions(margin, bound=bound, alpha=alpha)):
-        power = power_of(margin, look.questions, spread=spread, bound=bound, alpha=alpha * look.share)
+        power = PairedTest(spread, bound, alpha=alpha * look.share).power_of(margin, look.questions)
         by_now = 1.0 if look.questions == there else max(decided, power)
         mean, decided = mean + look.questions * (by_now - decided), by_now
     return mean
@@ -143,6 +143,6 @@ def _may_pass(comparison: Comparison, margin: float, last: Look, level: float) -
     """Say whether the last look would show that a fall as large as the measured one is within the margin."""
     left = margin + comparison.measured
     units = last.questions * comparison.weight / comparison.questions
-    return comparison.bound is not None and would_show(
-        left, units, spread=comparison.spread, bound=comparison.bound, alpha=level * last.share
-    )
+    if comparison.bound is None:
+        return False
+    return PairedTest(comparison.spread, comparison.bound, alpha=level * last.share).would_show(left, units)

@@ -21,7 +21,7 @@ from ft_dagster.evaluation.tasks.task_files import data_files, local_config
 from ft_dagster.evaluation.tasks.tasks import resolve_tasks
 from ft_dagster.gate.gaffke import mean_p
 from ft_dagster.gate.level import level_of
-from ft_dagster.gate.power import hopeless_gates, is_judged_by_loss, questions_needed
+from ft_dagster.gate.power import PairedTest, hopeless_gates, is_judged_by_loss
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec, load_corpus, load_variant, variant_files
 from ft_dagster.spec.load import read_yaml
@@ -108,7 +108,7 @@ def test_forty_questions_may_release_what_the_defaults_say(specs: dict[VariantKe
     lost = [float(mean_p([-0.85] * n + [0.15] * (40 - n), 0.85)) <= level for n in (1, 2)]
     assert lost == [True, False]
     assert binom.cdf(6, 40, 0.27) == pytest.approx(1 / 20, abs=0.01)  # 6 of 40 are the margin
-    assert 1_900 < questions_needed(0.02, alpha=level) < 2_100
+    assert 1_900 < PairedTest(alpha=level).questions_needed(0.02) < 2_100
     rises = [float(mean_p([margin - 0.05] * count, 2 - margin)) for margin, count in ((0.2, 95), (0.1, 95))]
     assert rises[0] <= level < rises[1]
 

@@ -13,10 +13,9 @@ from ft_dagster.gate.power import (
     LOSS_BOUND,
     POWER,
     HopelessGate,
+    PairedTest,
     hopeless_gates,
     least_questions,
-    margin_seen,
-    questions_needed,
     texts_of_losses,
 )
 from ft_dagster.spec.variant import LEAST, EvaluationSpec, GatesSpec
@@ -35,14 +34,14 @@ def share_that_passes(
 @pytest.mark.parametrize("discordant", [0.05, 0.10, 0.20])
 @pytest.mark.parametrize("margin", [0.03, 0.05, 0.10])
 def test_so_many_questions_show_that_margin_in_trials(margin: float, discordant: float) -> None:
-    count = questions_needed(margin, spread=discordant)
+    count = PairedTest(discordant).questions_needed(margin)
     shares = [discordant / 2, discordant / 2, 1 - discordant]
     passed = share_that_passes([1.0, -1.0, 0.0], shares, count, margin)
     assert passed == pytest.approx(POWER, abs=0.06)  # answers are counted in whole numbers
 
 
 def test_so_many_texts_show_that_rise_in_trials() -> None:
-    count = questions_needed(0.1, spread=0.04, bound=LOSS_BOUND)
+    count = PairedTest(0.04, LOSS_BOUND).questions_needed(0.1)
     passed = share_that_passes([0.2, -0.2], [0.5, 0.5], count, 0.1, LOSS_BOUND)
     assert passed == pytest.approx(POWER, abs=0.06)
 
@@ -58,18 +57,19 @@ def test_below_a_number_of_questions_no_rule_can_pass(margin: float, bound: floa
 
 
 def test_the_margin_seen_is_the_margin_needed() -> None:
-    assert margin_seen(questions_needed(0.03)) == pytest.approx(0.03, rel=2e-3)
-    assert margin_seen(questions_needed(0.1, spread=0.0), spread=0.0) == pytest.approx(0.1, rel=0.05)
+    test, sure = PairedTest(), PairedTest(spread=0.0)
+    assert test.margin_seen(test.questions_needed(0.03)) == pytest.approx(0.03, rel=2e-3)
+    assert sure.margin_seen(sure.questions_needed(0.1)) == pytest.approx(0.1, rel=0.05)
 
 
 def test_a_single_question_shows_nothing() -> None:
-    assert margin_seen(1) == pytest.approx(1.0)
+    assert PairedTest().margin_seen(1) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("margin", [0.0, -0.02, 1.5])
 def test_a_margin_of_nothing_cannot_be_shown(margin: float) -> None:
     with pytest.raises(UserError, match="margin"):
-        questions_needed(margin)
+        PairedTest().questions_needed(margin)
 
 
 def test_the_levels_of_all_tries_together_are_alpha() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.gate.level import ALPHA, level_of
-from ft_dagster.gate.power import margin_seen, questions_needed
+from ft_dagster.gate.power import PairedTest
 from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.cost.serving import serve_copies
 from ft_dagster.planning.cost.training_cost import utilization_of
@@ -66,9 +66,9 @@ def test_the_default_utilizations_are_the_codes() -> None:
 
 def test_the_questions_of_a_margin_are_the_formulas() -> None:
     level, margins = level_of(ALPHA), (0.01, 0.02, 0.03, 0.05, 0.10)
-    row("questions", *(f"{questions_needed(margin, alpha=level):,}" for margin in margins))
+    row("questions", *(f"{PairedTest(alpha=level).questions_needed(margin):,}" for margin in margins))
     limit = present(EvaluationSpec().most)
-    seen = 100 * margin_seen(limit, alpha=level)
+    seen = 100 * PairedTest(alpha=level).margin_seen(limit)
     assert f"The default of {limit} questions shows {seen:.1f} points" in PAGE
 
 

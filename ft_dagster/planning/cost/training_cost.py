@@ -14,7 +14,7 @@ from typing import Literal
 
 from ft_dagster.errors import UserError
 from ft_dagster.gate.level import level_of
-from ft_dagster.gate.power import DISCORDANT, POWER, is_judged_by_loss, margin_seen, questions_needed
+from ft_dagster.gate.power import DISCORDANT, POWER, PairedTest, is_judged_by_loss
 from ft_dagster.gate.sequential_looks import expected_questions
 from ft_dagster.methods import method_of
 from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH
@@ -190,14 +190,15 @@ def _gate(
         )
         return GateQuestions(name, margin, None, asked, sentence)
     power = POWER ** (1 / benchmarks)
-    needed = questions_needed(margin, power=power, alpha=alpha)
+    test = PairedTest(power=power, alpha=alpha)
+    needed = test.questions_needed(margin)
     each = f" in each of {benchmarks} benchmarks" if benchmarks > 1 else ""
     sentence = (
         f"gates.{name} of {100 * margin:g} points needs {needed:,} questions{each} "
         f"({DISCORDANT:.0%} of the answers differing, power {POWER:g}{' for all together' if each else ''})"
     )
     if asked is not None and asked < needed:
-        seen = 100 * margin_seen(asked, power=power, alpha=alpha)
+        seen = 100 * test.margin_seen(asked)
         by = f"{asked:,} test rows" if few else f"evaluation.limit of {asked:,}"
         sentence += f"; {by} can show {seen:.1f} points"
     if few:
