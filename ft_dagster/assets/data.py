@@ -30,6 +30,7 @@ from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import count, counted, size
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
+from ft_dagster.spec.variant import pick
 from ft_dagster.stage_entries import GENERAL_CORPUS, version_of
 from ft_dagster.stages import base_model as base_stage
 from ft_dagster.stages import declaration as declaration_stage
@@ -53,7 +54,7 @@ def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
     origins = json.loads((workspace.evidence(artifact) / "origins.json").read_text("utf-8"))
     if declared.data.samples != "metadata":  # they are text of rows
         spec["evaluation"]["canaries"] = counted(len(declared.evaluation.canaries), "text")
-    values = [[name, json.dumps(_value(spec, name)), origin] for name, origin in origins.items()]
+    values = [[name, json.dumps(pick(spec, name)), origin] for name, origin in origins.items()]
     own = sum(origin == workspace.declared_in.name for origin in origins.values())
     sources, files = counted(figures["sources"], "source"), counted(figures["files"], "file")
     summary = Summary(
@@ -68,12 +69,6 @@ def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
         rows = [[path, *(origin[name] for name in ORIGIN)] for path, origin in upstream.items()]
         entries["upstream"] = table(["asset", "rows", "data version", "materialized"], rows)
     return Page(summary, entries, fitting(bars, parts, "values by where they come from"))
-
-
-def _value(tree: Any, path: str) -> Any:
-    for name in path.split("."):
-        tree = tree[name]
-    return tree
 
 
 def _base_model(workspace: Workspace, artifact: Artifact) -> Page:

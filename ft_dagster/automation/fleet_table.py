@@ -40,12 +40,12 @@ def open_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph = 
         return FleetTable(fleet_url(instance, settings, graph))
 
 
-def empty_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> FleetTable:
+def empty_fleet(instance: dg.DagsterInstance, settings: Settings) -> FleetTable:
     """Make an empty table in place of the one that is there, of whatever version, damaged or not. Raises
     UserError.
     """
-    with _alone(instance, settings, graph):
-        return emptied(fleet_url(instance, settings, graph))
+    with _alone(instance, settings, GRAPH):
+        return emptied(fleet_url(instance, settings))
 
 
 def refuse_lost(instance: dg.DagsterInstance, settings: Settings, table: FleetTable, graph: Graph) -> None:

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO, TypeVar
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from ft_dagster.cli.audit_shown import (
     print_held,
@@ -41,7 +39,7 @@ from ft_dagster.cli.common import (
     escape,
     out,
     print_json,
-    show,
+    show_rows,
     tell,
 )
 from ft_dagster.errors import UserError
@@ -52,7 +50,15 @@ from ft_dagster.stage_entries import FINE_TUNED_MODEL
 from ft_dagster.strict_json import dumps
 
 if TYPE_CHECKING:
-    from ft_dagster.audit.answers import CameOf, Checked, HeldAgainst, ModelAnswer, NearAnswer, RecordAnswer
+    from ft_dagster.audit.answers import (
+        AtAnswer,
+        CameOf,
+        Checked,
+        HeldAgainst,
+        ModelAnswer,
+        NearAnswer,
+        RecordAnswer,
+    )
     from ft_dagster.audit.audit import Audit
     from ft_dagster.audit.index.follow import Followed
     from ft_dagster.audit.verify.verify import Verified
@@ -156,12 +162,16 @@ def model(
 
     found, written = ask(context, tenant, answer)
     if as_json:
-        where = None if to is None else str(to)
-        print_json({**asdict(found), "records_in": where, "without_content": written.without})
+        _print_written(found, written, to)
         return
     if to is not None:
         tell(written_sentence(written, to))
     print_model(found)
+
+
+def _print_written(found: ModelAnswer | AtAnswer, written: RecordCounts, to: Path | None) -> None:
+    where = None if to is None else str(to)
+    print_json({**asdict(found), "records_in": where, "without_content": written.without})
 
 
 @audit.command()
@@ -184,8 +194,7 @@ def at(
 
     found, written = ask(context, tenant, answer)
     if as_json:
-        where = None if to is None else str(to)
-        print_json({**asdict(found), "records_in": where, "without_content": written.without})
+        _print_written(found, written, to)
         return
     entry = found.entry
     said = f"{variant} at {found.at}: version {entry['version']}, released {entry['at']} by {entry['by']}"
@@ -212,10 +221,10 @@ def source(
         return
     for file in found.files:
         out.print(escape(f"{file.get('path', file.get('repo'))}  {print_of(file)}"), highlight=False)
-    table = Table("made from it", "variant", "digest", "made (UTC)", box=SIMPLE_HEAD)
-    for part in found.artifacts:
-        table.add_row(part.stage, part.variant or "shared", part.digest[:12], part.created)
-    show(table)
+    rows = [
+        (each.stage, each.variant or "shared", each.digest[:12], each.created) for each in found.artifacts
+    ]
+    show_rows(("made from it", "variant", "digest", "made (UTC)"), rows)
     print_models(found.models)
     print_unread(found.unread)
 
@@ -258,10 +267,9 @@ def diff(context: typer.Context, a: Model, b: Model, tenant: ForTenant = None, a
     for what, rows in found.examples.items():
         for facts in rows:
             out.print(escape(f"  {what} {facts.get('file')}:{facts.get('line')}"), highlight=False)
-    table = Table("changed", a, b, box=SIMPLE_HEAD)
-    for name, values in found.changed.items():
-        table.add_row(escape(name), *(escape(json.dumps(value, ensure_ascii=False)) for value in values))
-    show(table)
+    changed = found.changed.items()
+    sides = [(name, *(json.dumps(each, ensure_ascii=False) for each in values)) for name, values in changed]
+    show_rows(("changed", a, b), sides)
     print_unread(found.unread)
 
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from ft_dagster.cli.audit import NOT_WHOLE, ForTenant, Model, ask, audit, progress
-from ft_dagster.cli.common import Json, escape, print_json, show, tell
+from ft_dagster.cli.common import Json, print_json, show_rows, tell
 
 if TYPE_CHECKING:
     from ft_dagster.audit.answers import ReplayAnswer
@@ -60,11 +58,8 @@ def replay(
 
 def _print(found: ReplayAnswer, said: str) -> None:
     tell(said)
-    table = Table("stage", "recorded", "made again", "code", "", box=SIMPLE_HEAD)
-    for one in found.stages:
-        row = (one.stage, one.recorded[:12], one.rebuilt[:12], one.code[:12], one.said)
-        table.add_row(*map(escape, row))
-    show(table)
+    rows = [(one.stage, one.recorded[:12], one.rebuilt[:12], one.code[:12], one.said) for one in found.stages]
+    show_rows(("stage", "recorded", "made again", "code", ""), rows)
     for what, values in (("environment", found.differs), ("figure", found.figures)):
         for name, pair in values.items():
             recorded, here = (json.dumps(value, ensure_ascii=False) for value in pair)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ft_dagster.cli.common import escape, out, show, tell
+from ft_dagster.cli.common import escape, out, show, show_rows, tell
 from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import counted
@@ -32,17 +31,16 @@ SHOWN = 20  # of what a record that nobody saw was held against
 
 def print_held(held: HeldAgainst) -> None:
     """Print what a record that nobody saw was compared with; the first SHOWN of it."""
-    table = Table("not in", "variant", "digest", "records", "between leaves", "root", box=SIMPLE_HEAD)
     holders: dict[tuple[str, str, str, str], list[Absence]] = {}
     for one in held.absences:
         named = (one.stage, one.variant or "shared", one.digest[:12], f"{one.records:,}")
         holders.setdefault(named, []).append(one)
+    rows = []
     for named, absences in list(holders.items())[:SHOWN]:
         first, beside = absences[0], "; ".join(map(_between, absences))
-        shown = (first.unproved, "") if first.unproved else (beside, first.root[:12])
-        table.add_row(*named, *map(escape, shown))
-    if holders:
-        show(table)
+        rows.append((*named, *((first.unproved, "") if first.unproved else (beside, first.root[:12]))))
+    if rows:
+        show_rows(("not in", "variant", "digest", "records", "between leaves", "root"), rows)
     names = sorted({model.variant for model in held.models})
     more = [f"{len(each) - SHOWN:,} more" for each in (holders, names) if len(each) > SHOWN]
     if names:
@@ -60,14 +58,14 @@ def _between(absence: Absence) -> str:
 
 def print_places(places: Iterable[RecordIn]) -> None:
     """Print where a record, or a question, is."""
-    table = Table("in", "variant", "digest", "split", "file or task", "line", box=SIMPLE_HEAD)
+    rows = []
     for one in places:
         facts = one.facts
         place = [str(said or "") for said in (facts.get("file") or facts.get("task"), facts.get("line"))]
         more = facts.get("reason") or facts.get("in") or one.cut
         state = one.state + (f": {more}" if more else "")
-        table.add_row(one.stage, one.variant or "shared", one.digest[:12], *map(escape, (state, *place)))
-    show(table)
+        rows.append((one.stage, one.variant or "shared", one.digest[:12], state, *place))
+    show_rows(("in", "variant", "digest", "split", "file or task", "line"), rows)
 
 
 def print_inside(found: SearchAnswer) -> None:
@@ -76,14 +74,14 @@ def print_inside(found: SearchAnswer) -> None:
         tell(f"cannot be searched: {line}")
     if found.rows:
         tell(f"{counted(found.rows, 'row')} {'contains' if found.rows == 1 else 'contain'} it:")
-        table = Table("identity", "file", "line", "split", "models that learned from it", box=SIMPLE_HEAD)
+        rows = []
         for one in found.records[:SHOWN]:
             first = one.found[0] if one.found else None
             facts = {} if first is None else first.facts
             place = (str(facts.get("file") or ""), str(facts.get("line") or ""))
             state = "" if first is None else first.state
-            table.add_row(*map(escape, (one.identity[:12], *place, state, _learned(one.models))))
-        show(table)
+            rows.append((one.identity[:12], *place, state, _learned(one.models)))
+        show_rows(("identity", "file", "line", "split", "models that learned from it"), rows)
     if found.cut:
         tell("the same as far as they were cut:")
         print_places(place for one in found.cut for place in one.found)
@@ -113,13 +111,12 @@ def print_near(found: NearAnswer) -> None:
     tell(f"{said}, read in {found.seconds:.1f} s{gone}")
     if not found.records:
         return
-    table = Table("similarity", "identity", "first of", "models that learned from it", box=SIMPLE_HEAD)
+    rows = []
     for one in found.records[:SHOWN]:
         facts = one.found[0].facts if one.found else {}
         place = f"{facts.get('file') or ''}:{facts.get('line') or ''}".strip(":")
-        row = (f"{one.similarity:.3f}", one.identity[:12], place, _learned(one.models))
-        table.add_row(*map(escape, row))
-    show(table)
+        rows.append((f"{one.similarity:.3f}", one.identity[:12], place, _learned(one.models)))
+    show_rows(("similarity", "identity", "first of", "models that learned from it"), rows)
     if found.near > SHOWN:
         out.print(f"the {SHOWN} nearest; --json has {len(found.records):,}", highlight=False)
 
@@ -127,7 +124,7 @@ def print_near(found: NearAnswer) -> None:
 def print_models(models: tuple[ModelThatHas, ...]) -> None:
     if not models:
         return
-    table = Table("model", "weights", "how", "times", "exports", "released as", box=SIMPLE_HEAD)
+    rows = []
     for one in models:
         through = one.through[:12] if one.through else ""
         measured = f"{one.measured} were measured" if one.measured else ""
@@ -136,8 +133,8 @@ def print_models(models: tuple[ModelThatHas, ...]) -> None:
         times = "" if one.times is None else str(one.times)
         exports = ", ".join(digest[:12] for digest in one.exports)
         as_versions = ", ".join(map(released, one.releases)) or "not released"
-        table.add_row(one.variant, one.weights[:12], one.how + more, times, exports, escape(as_versions))
-    show(table)
+        rows.append((one.variant, one.weights[:12], one.how + more, times, exports, as_versions))
+    show_rows(("model", "weights", "how", "times", "exports", "released as"), rows)
 
 
 def print_unread(problems: Iterable[str]) -> None:

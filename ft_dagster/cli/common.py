@@ -7,11 +7,12 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -127,6 +128,14 @@ def show(table: Table) -> None:
     out.width = max(width, Measurement.get(out, out.options, table).maximum)
     out.print(table)
     out.width = width
+
+
+def show_rows(headers: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> None:
+    """Print a table of plain text."""
+    table = Table(*map(escape, headers), title=title, title_justify="left", box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    show(table)
 
 
 def print_json(value: Any) -> None:

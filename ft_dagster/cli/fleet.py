@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from ft_dagster.cli.common import RUNNING, Json, app, escape, out, print_json, show
+from ft_dagster.cli.common import RUNNING, Json, app, escape, out, print_json, show_rows
 from ft_dagster.settings import load_settings
 
 fleet = typer.Typer(help="Retrains of all variants: when, why, at what cost.", no_args_is_help=True)
@@ -28,10 +27,7 @@ def gpus(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json(asdict(status))
         return
-    table = Table(*COLUMNS)
-    for row in status_rows(status):
-        table.add_row(*map(escape, row))
-    show(table)
+    show_rows(COLUMNS, status_rows(status))
 
 
 @fleet.command("due")
@@ -60,11 +56,8 @@ def due_now(
             {"due": [asdict(row) for row in rows], "looked": None if looked is None else looked.isoformat()}
         )
         return
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*map(escape, row.cells))
     if rows:
-        show(table)
+        show_rows(COLUMNS, [row.cells for row in rows])
     else:
         out.print("no tick was made yet" if looked is None else "no variant is due")
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show, tell
+from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show_rows, tell
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declared, VariantKey, load_variant
@@ -95,10 +93,7 @@ def history(context: typer.Context, variant: Key, as_json: Json = False) -> None
             {"variant": variant, "aliases": named, "entries": entries, "uncounted": list(log.uncounted)}
         )
         return
-    table = Table(*HISTORY, box=SIMPLE_HEAD)
-    for row in history_rows(past):
-        table.add_row(*("-" if cell is None else escape(str(cell)) for cell in row))
-    show(table)
+    show_rows(HISTORY, [["-" if cell is None else str(cell) for cell in row] for row in history_rows(past)])
     for name, version in named.items():
         out.print(f"{name}: {'none' if version is None else f'version {version}'}", highlight=False)
     for file in log.uncounted:

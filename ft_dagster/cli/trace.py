@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from ft_dagster.cli.audit import RecordCounts, ask, write_records, written_sentence
-from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, print_json, show, tell
+from ft_dagster.cli.common import RELEASING, Json, Key, app, print_json, show_rows, tell
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import FINE_TUNED_MODEL
@@ -55,10 +53,7 @@ def trace(
             "made_of": [row._asdict() for row in rows], "rows": written,
         })  # fmt: skip
         return
-    table = Table(*MADE_OF, title=stored.name, title_justify="left", box=SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    show(table)
+    show_rows(MADE_OF, rows, stored.name)
     tell(f"verdict: {sentence}")
     if to is not None:
         tell(written_sentence(rows_of, to))

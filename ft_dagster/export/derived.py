@@ -39,7 +39,7 @@ def derive(request: DerivationRequest) -> dict[str, Any]:
 
     Raises UserError, also for a base or an adapter that is not what the request says, or changes meanwhile.
     """
-    _quiet()
+    quiet()
     with held_files(request.output / FOLDER) as held:
         base = held.tree("base", request.base.folder, request.base.files).folder
         adapter = None if request.adapter is None else hold_weights(request.adapter, held).folder
@@ -211,8 +211,8 @@ def _with_vocabulary(config: dict[str, object], rows: int) -> dict[str, object]:
     return config
 
 
-def _quiet() -> None:
-    """Silence progress bars in a log, and look-ups on a hub."""
+def quiet() -> None:
+    """Silence progress bars, notes of libraries to each other in a log, and look-ups on a hub."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore", FutureWarning)
     from transformers.utils import logging

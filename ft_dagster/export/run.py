@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-import warnings
 from pathlib import Path
 
 from ft_dagster.errors import UserError
@@ -17,6 +16,7 @@ from ft_dagster.export.adapter import export_adapter
 from ft_dagster.export.candidates import keep_nearer
 from ft_dagster.export.card import write_card
 from ft_dagster.export.certificate import certify, judge_export
+from ft_dagster.export.derived import quiet
 from ft_dagster.export.merged import export_merged
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.lineage.certificate import Certificate
@@ -39,7 +39,7 @@ def export(request: ExportRequest) -> dict[str, object]:
         from ft_dagster.launch.leases import hold_as_rank
 
         hold_as_rank()
-    _quiet()
+    quiet()
     with held_files(request.output / FOLDER) as held:
         holding, measured = hold(request, held)
         figures = _export(holding)
@@ -112,15 +112,6 @@ def _share(payload: Path) -> None:
     mode = (payload / GENERATION_CONFIG).stat().st_mode
     for file in payload.rglob("*.safetensors"):
         file.chmod(mode)
-
-
-def _quiet() -> None:
-    """Silence progress bars, notes of libraries to each other in a log, and look-ups on a hub."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    warnings.simplefilter("ignore", FutureWarning)
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _say(line: str) -> None:

@@ -44,9 +44,7 @@ def exact_match(answer: str, reference: str) -> float:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Return SQuAD's F1 over the words that both share (Rajpurkar et al. 2016); two empty texts are equal.
-    2016); two empty texts are equal.
-    """
+    """Return SQuAD's F1 over the words that both share (Rajpurkar et al. 2016); two empty texts are equal."""
     given, wanted = _words(answer), _words(reference)
     if not given or not wanted:
         return float(given == wanted)

@@ -53,7 +53,9 @@ class PairedTest:
 
     def questions_needed(self, margin: float) -> int:
         """Return the number of questions, asked of both models, that show a fall to be below `margin` where
-        nothing truly fell: the smallest n with
+        nothing truly fell.
+
+        It is the smallest n with
 
             n m - (bound - m) >= z(1 - alpha) sqrt(n (spread + m^2) + (bound - m)^2) + z(power) sqrt(n spread)
 

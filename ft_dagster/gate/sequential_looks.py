@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ft_dagster.gate.level import ALPHA
 from ft_dagster.gate.paired import Allowed, Comparison
 from ft_dagster.gate.pairing import Paired, TaskKey, by_task
-from ft_dagster.gate.power import DISCORDANT, PairedTest, least_questions
+from ft_dagster.gate.power import PairedTest, least_questions
 from ft_dagster.gate.samples import Role, Sample
 from ft_dagster.gate.sampling import order_of_asking
 from ft_dagster.spec.variant import MOST_QUESTIONS
@@ -122,19 +121,12 @@ def harm_shown(comparison: Comparison, allowed: Allowed, fell: float, rose: floa
     return rose if tail is not None and not tail.shown and comparison.mean_holds(allowed) else fell
 
 
-def expected_questions(
-    margin: float,
-    there: int = MOST_QUESTIONS,
-    *,
-    spread: float = DISCORDANT,
-    bound: float = 1.0,
-    alpha: float = ALPHA,
-) -> float:
+def expected_questions(margin: float, alpha: float) -> float:
     """Return about how many questions are asked in the mean of a model that lost nothing."""
     mean, decided = 0.0, 0.0
-    for look in looks_of(there, least_questions(margin, bound=bound, alpha=alpha)):
-        power = PairedTest(spread, bound, alpha=alpha * look.share).power_of(margin, look.questions)
-        by_now = 1.0 if look.questions == there else max(decided, power)
+    for look in looks_of(MOST_QUESTIONS, least_questions(margin, alpha=alpha)):
+        power = PairedTest(alpha=alpha * look.share).power_of(margin, look.questions)
+        by_now = 1.0 if look.questions == MOST_QUESTIONS else max(decided, power)
         mean, decided = mean + look.questions * (by_now - decided), by_now
     return mean
 

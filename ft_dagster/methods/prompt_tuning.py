@@ -1,6 +1,4 @@
-"""Declares prompt tuning (Lester et al. 2021): learned embeddings before the text. 2021): learned embeddings
-before the text.
-"""
+"""Declares prompt tuning (Lester et al. 2021): learned embeddings before the text."""
 
 from __future__ import annotations
 

@@ -250,11 +250,11 @@ def tokenizer_files(folder: Path) -> list[str]:
     return names
 
 
-def tokenizer_digest(folder: Path, cache: Path | None = None) -> str:
+def tokenizer_digest(folder: Path) -> str:
     """Return the digest over the tokenizer's files: what changes it, changes what is trained."""
     return payload_digest(
         [
-            FileDigest(name, (folder / name).stat().st_size, cached_sha256(folder / name, cache))
+            FileDigest(name, (folder / name).stat().st_size, cached_sha256(folder / name, None))
             for name in tokenizer_files(folder)
         ]
     )

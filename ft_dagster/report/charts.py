@@ -21,11 +21,11 @@ MOST = 400  # points of a line
 Lines = Mapping[str, Sequence[tuple[float, float]]]
 
 
-def bar_chart(parts: Sequence[Bar], mark: tuple[str, float] | None = None) -> str:
-    """Draw a bar a line, nothing of none; `mark`: a limit with its name."""
+def bar_chart(parts: Sequence[Bar]) -> str:
+    """Draw a bar a line, nothing of none."""
     if not parts:
         return ""
-    largest = max([*(bar.value for bar in parts), mark[1] if mark else 0.0]) or 1.0
+    largest = max(bar.value for bar in parts) or 1.0
     scale = (RIGHT - LEFT - 90) / largest
     rows = []
     for number, bar in enumerate(parts):
@@ -35,10 +35,6 @@ def bar_chart(parts: Sequence[Bar], mark: tuple[str, float] | None = None) -> st
         shown = f'<text x="{LEFT + wide + 6:.1f}" y="{y + 16}">{escape(bar.shown)}</text>'
         bar_of = f'<rect {box} fill="{COLOURS[0]}"/>'
         rows.append(f"<g>{said}{_name(bar.name, y)}{bar_of}{shown}</g>")
-    if mark:
-        x = LEFT + scale * mark[1]
-        line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{ROW * len(parts)}" stroke="{RED}"/>'
-        rows.append(f"<g>{_title(mark[0])}{line}</g>")
     return _svg("".join(rows), ROW * len(parts), "bars")
 
 

@@ -525,7 +525,7 @@ class VariantSpec(SpecModel):
     def slice(self, *fields: str) -> dict[str, Any]:
         """The named parts as plain JSON, for a stage's key: `spec.slice("data.general", "objective")`."""
         whole = self.model_dump(mode="json")
-        return {field: _pick(whole, field) for field in fields}
+        return {field: pick(whole, field) for field in fields}
 
 
 class CorpusSpec(SpecModel):
@@ -543,7 +543,7 @@ class CorpusSpec(SpecModel):
     )
 
 
-def _pick(tree: Any, path: str) -> Any:
+def pick(tree: Any, path: str) -> Any:
     for name in path.split("."):
         tree = tree[name]
     return tree

@@ -27,10 +27,8 @@ def head_path(prefix: str, stage: str) -> str:
 
 
 def write_head(store: Store, prefix: str, artifact: Artifact, run_id: str | None) -> None:
-    """Point `prefix`'s head of the artifact's stage at it; the artifact may live under another prefix. The
-    artifact it pointed at before is kept for a while: somebody may be reading it.
-
-    What it pointed at before is kept for a while: somebody may be reading it.
+    """Point `prefix`'s head of the artifact's stage at it; the artifact may live under another prefix. What
+    it pointed at before is kept for a while: somebody may be reading it.
     """
     with suppress(UserError):  # a broken head is written over
         former = _pointed_at(store, prefix, artifact.place.stage)

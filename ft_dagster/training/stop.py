@@ -55,7 +55,7 @@ class Stop:
     @contextmanager
     def saving(self, last_words: Callable[[], None]) -> Iterator[None]:
         """Let the training loop watch `requested` within this context; `last_words` runs if the grace is
-        over. `last_words` runs if the grace is over.
+        over.
         """
         self.check()
         self._can_save, self._last_words = True, last_words

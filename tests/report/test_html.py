@@ -30,7 +30,7 @@ from tests.verdicts import stored_rule
 
 SVG = "{http://www.w3.org/2000/svg}"
 CHARTS = {
-    "bars": bar_chart([Bar("data/<faq>.jsonl", 9, "9 tokens")], ("the device", 12)),
+    "bars": bar_chart([Bar("data/<faq>.jsonl", 9, "9 tokens")]),
     "lines": line_chart({"loss": [(0, 4.0), (1, 2.0), (2, float("nan"))]}, "step", "nats"),
     "intervals": interval_chart([Rule.from_json(stored_rule(task="a&b"))]),
 }

@@ -159,7 +159,7 @@ class _Build:
                 counted += general.counted(example)
                 for chunk, document in general.due(counted):
                     writer.add(chunk, name, document)
-        self._refuse_empty(writer, "train")
+        self._refuse_empty(writer)
         if general:
             for chunk, document in general.due(counted, last=True):
                 writer.add(chunk, name, document)
@@ -292,10 +292,10 @@ class _Build:
             return TOO_LONG
         return None if example.trained_tokens else UNTRAINED
 
-    def _refuse_empty(self, writer: SplitWriter, split: str) -> None:
+    def _refuse_empty(self, writer: SplitWriter) -> None:
         untrained = [source for source, n in writer.by_source.items() if not n["trained_tokens"]]
         if untrained:
-            raise self._empty(split, untrained[0])
+            raise self._empty("train", untrained[0])
 
     def _empty(self, split: str, source: str) -> UserError:
         dropped = ", ".join(f"{n} rows dropped: {reason}" for reason, n in sorted(self.dropped.items()))

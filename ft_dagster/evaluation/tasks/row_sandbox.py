@@ -1,6 +1,4 @@
-"""Runs a task's templates where they reach the values of a row, and nothing by which these reach further.
-They reach the values of a row, and nothing by which these reach further.
-"""
+"""Runs a task's templates where they reach the values of a row, and nothing by which these reach further."""
 
 from __future__ import annotations
 

@@ -221,16 +221,15 @@ def evaluation_cost(
     *,
     peak_flops: float | None,
     usd_per_hour: float | None,
-    models: int = 2,
 ) -> Spent:
     """Compute the cost of asking `questions` (all tasks together) of the base and of the tuned model, on one
     GPU.
 
-    2 FLOPs a parameter and token, forward alone. The base's answers are kept: `models` is 1 from the second
-    experiment on. Answers that are generated token by token take longer than this.
+    2 FLOPs a parameter and token, forward alone. Answers that are generated token by token take longer than
+    this.
     """
     return training_cost(
-        2.0 * parameters * tokens_per_question * models,
+        2 * 2.0 * parameters * tokens_per_question,
         questions,
         gpus=1,
         peak_flops=peak_flops,

@@ -46,19 +46,13 @@ class Sharding:
 
 
 @dataclass(frozen=True)
-class Occupancy:
+class Occupancy(Moment):
     """Counts the bytes on each device at the highest moment of a step, and what its rank keeps off it.
 
     states: optimizer states with masters. communication: buckets, gathered weights and NCCL. slack: of the
     allocator.
     """
 
-    frozen: int
-    trained: int
-    gradients: int
-    states: int
-    activations: int
-    temporaries: int
     communication: int
     slack: int
     context: int

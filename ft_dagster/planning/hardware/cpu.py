@@ -16,17 +16,14 @@ def cpu_memory() -> int:
     return min([int(psutil.virtual_memory().total), *(each.limit for each in group_memories())])
 
 
-def cpu_peak(cores: int, flags: str | None = None, megahertz: float | None = None) -> float:
+def cpu_peak(cores: int) -> float:
     """Return the fp32 operations a second of so many cores by their widest vectors: two multiply-adds a
     cycle, at the clock that the kernel reports. A stated ceiling to hold trainings against, not a promise.
     """
     import psutil
 
-    if flags is None:
-        cpuinfo = Path("/proc/cpuinfo")
-        flags = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
-    if megahertz is None:
-        clock = psutil.cpu_freq()
-        megahertz = clock.max or clock.current if clock else USUAL_MHZ
+    cpuinfo, clock = Path("/proc/cpuinfo"), psutil.cpu_freq()
+    flags = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
+    megahertz = clock.max or clock.current if clock else USUAL_MHZ
     lanes = 16 if "avx512f" in flags else 8 if "avx2" in flags else 4
     return cores * megahertz * 1e6 * lanes * 4

@@ -8,6 +8,7 @@ part of the batch that fits; accumulation makes up for the rest: what a step lea
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -83,19 +84,14 @@ def _largest(
     hopeless: Callable[[Layout], bool],
     most: int,
 ) -> int | None:
-    """Return the largest of `sizes` that takes at most so many bytes: all or the least, else by bisection."""
+    """Return the largest of `sizes` that takes at most so many bytes: all, else by bisection."""
 
-    def taken(size: int) -> int:
-        return bytes_of(replace(layout, micro_batch=size))
+    def exceeds(size: int) -> bool:
+        return bytes_of(replace(layout, micro_batch=size)) > most
 
     if hopeless(replace(layout, micro_batch=sizes[0])):
         return None
-    if taken(sizes[-1]) <= most:
+    if not exceeds(sizes[-1]):
         return sizes[-1]
-    if len(sizes) == 1 or taken(sizes[0]) > most:
-        return None
-    fits, too_large = 0, len(sizes) - 1
-    while too_large - fits > 1:
-        middle = (fits + too_large) // 2
-        fits, too_large = (middle, too_large) if taken(sizes[middle]) <= most else (fits, middle)
-    return sizes[fits]
+    fitting = bisect_left(sizes, True, hi=len(sizes) - 1, key=exceeds)
+    return sizes[fitting - 1] if fitting else None

@@ -1,5 +1,4 @@
-"""Votes on methods: each rule on every method, with its figures; an earlier rule outvotes. Each votes on
-every method, with its figures; an earlier rule outvotes.
+"""Votes on methods: each rule on every method, with its figures; an earlier rule outvotes.
 
 A vote's tier is lower where the rule likes the method more; methods of one tier are equal to that rule. What
 does not fit is below all that does, whatever else speaks for it.

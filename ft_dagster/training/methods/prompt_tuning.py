@@ -1,6 +1,4 @@
-"""Trains prompt tuning (Lester et al. 2021): learned embeddings before the text, begun as drawn words. 2021):
-learned embeddings before the text, begun as drawn words.
-"""
+"""Trains prompt tuning (Lester et al. 2021): learned embeddings before the text, begun as drawn words."""
 
 from __future__ import annotations
 
