@@ -6,17 +6,17 @@ The memory is one file of the cache folder, of this user alone. To lose it costs
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.provenance.private_file import private_database
+from ft_dagster.provenance.private_file import Memory
 
 FILE = "findings.sqlite"
-TABLE = "CREATE TABLE IF NOT EXISTS findings (question TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID"
+MEMORY = Memory(
+    FILE, "CREATE TABLE IF NOT EXISTS findings (question TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID"
+)
 T = TypeVar("T")
 
 
@@ -32,7 +32,7 @@ def remembered(cache: Path | None, question: Mapping[str, Any], find: Callable[[
         answer: T = json.loads(known)
         return answer
     found = find()
-    _remember(cache, asked, json.dumps(found))
+    MEMORY.learn(cache, "INSERT OR REPLACE INTO findings VALUES (?, ?)", [(asked, json.dumps(found))])
     return found
 
 
@@ -43,22 +43,5 @@ def recalled(cache: Path, question: Mapping[str, Any]) -> Any:
 
 
 def _recall(cache: Path, asked: str) -> str | None:
-    try:
-        with closing(private_database(cache / FILE, TABLE)) as db:
-            row = db.execute("SELECT answer FROM findings WHERE question = ?", (asked,)).fetchone()
-    except (sqlite3.Error, OSError):
-        return None
-    return None if row is None else str(row[0])
-
-
-def _remember(cache: Path, asked: str, answer: str) -> None:
-    """Remember an answer. A memory that is no database is begun anew; one that cannot be written learns
-    nothing.
-    """
-    try:
-        with closing(private_database(cache / FILE, TABLE)) as db, db:
-            db.execute("INSERT OR REPLACE INTO findings VALUES (?, ?)", (asked, answer))
-    except (sqlite3.OperationalError, OSError):
-        pass
-    except sqlite3.DatabaseError:
-        (cache / FILE).unlink(missing_ok=True)
+    rows = MEMORY.recall(cache, "SELECT answer FROM findings WHERE question = ?", [(asked,)])
+    return next((str(row[0]) for row in rows if row), None)

@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from ft_dagster.provenance.digest import sha256_file
-from ft_dagster.provenance.private_file import private_database
+from ft_dagster.provenance.private_file import Memory
 from ft_dagster.provenance.stamp import Stamp
 
 FILE = "digests.sqlite"
 SETTLED_SECONDS = 2.0  # coarser than the clock of any file system that we know, FAT's apart
-TABLE = (
+MEMORY = Memory(
+    FILE,
     "CREATE TABLE IF NOT EXISTS digests (device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, "
-    "ctime_ns INTEGER, sha256 TEXT, PRIMARY KEY (device, inode)) WITHOUT ROWID"
+    "ctime_ns INTEGER, sha256 TEXT, PRIMARY KEY (device, inode)) WITHOUT ROWID",
 )
 
 
@@ -51,7 +51,8 @@ def cached_digests(paths: Sequence[Path], cache: Path | None, *, fresh: bool = F
                 learned[stamp] = known[stamp]
         found.append(known[stamp])
     if learned:
-        _learn(cache, learned)
+        rows = [(*_as_stored(stamp), digest) for stamp, digest in learned.items()]
+        MEMORY.learn(cache, "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", rows)
     return found
 
 
@@ -69,33 +70,10 @@ def _written_and_hashed(path: Path) -> str:
 
 def _recall(cache: Path, stamps: Sequence[Stamp]) -> dict[Stamp, str]:
     ask = "SELECT sha256 FROM digests WHERE device=? AND inode=? AND size=? AND mtime_ns=? AND ctime_ns=?"
-    try:
-        with closing(_open(cache)) as db:
-            rows = [(stamp, db.execute(ask, _as_stored(stamp)).fetchone()) for stamp in stamps]
-    except (sqlite3.Error, OSError):
-        return {}
-    return {stamp: str(row[0]) for stamp, row in rows if row}
-
-
-def _learn(cache: Path, learned: dict[Stamp, str]) -> None:
-    """Keep hashes; a memory that is no database is begun anew, one that cannot be written learns nothing."""
-    rows = [(*_as_stored(stamp), digest) for stamp, digest in learned.items()]
-    try:
-        with closing(_open(cache)) as db, db:
-            db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", rows)
-    except (sqlite3.OperationalError, OSError):
-        pass
-    except sqlite3.DatabaseError:
-        (cache / FILE).unlink(missing_ok=True)
+    rows = MEMORY.recall(cache, ask, map(_as_stored, stamps))
+    return {stamp: str(row[0]) for stamp, row in zip(stamps, rows, strict=False) if row}
 
 
 def _as_stored(stamp: Stamp) -> tuple[int, ...]:
     """Return the numbers as SQLite takes them: 64 bits with a sign."""
     return tuple(number - 2**64 if number >= 2**63 else number for number in stamp)
-
-
-def _open(cache: Path) -> sqlite3.Connection:
-    """Open the memory, made where it is absent; one that others may write is not believed, and is made
-    anew.
-    """
-    return private_database(cache / FILE, TABLE)

@@ -11,39 +11,32 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 
-from ft_dagster.provenance.private_file import private_database
+from ft_dagster.provenance.private_file import Memory
 
 FILE = "recalled.sqlite"
 MOST_BYTES = 256 * 2**20  # some 100,000 manifests
-TABLE = "CREATE TABLE IF NOT EXISTS files (store TEXT, path TEXT, content BLOB, PRIMARY KEY (store, path))"
+MEMORY = Memory(
+    FILE,
+    "CREATE TABLE IF NOT EXISTS files (store TEXT, path TEXT, content BLOB, PRIMARY KEY (store, path))",
+)
 FORGET = "DELETE FROM files WHERE rowid IN (SELECT rowid FROM files ORDER BY rowid LIMIT ?)"
 
 
 def recall(cache: Path, store: str, paths: Sequence[str]) -> dict[str, bytes]:
     """Return what is remembered of the store at an address, content by path."""
     ask = "SELECT content FROM files WHERE store = ? AND path = ?"
+    rows = MEMORY.recall(cache, ask, [(store, path) for path in paths])
     try:
-        with closing(private_database(cache / FILE, TABLE)) as db:
-            rows = [(path, db.execute(ask, (store, path)).fetchone()) for path in paths]
-        return {path: zlib.decompress(row[0]) for path, row in rows if row}
-    except (sqlite3.Error, OSError, zlib.error, TypeError):
+        return {path: zlib.decompress(row[0]) for path, row in zip(paths, rows, strict=False) if row}
+    except (zlib.error, TypeError):
         return {}
 
 
 def remember(cache: Path, store: str, contents: Mapping[str, bytes]) -> None:
-    """Keep them; a memory that is no database is begun anew, one that cannot be written learns nothing."""
     rows = [(store, path, zlib.compress(content)) for path, content in contents.items()]
-    try:
-        with closing(private_database(cache / FILE, TABLE)) as db, db:
-            db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
-            _make_room(db)
-    except (sqlite3.OperationalError, OSError):
-        pass
-    except sqlite3.DatabaseError:
-        (cache / FILE).unlink(missing_ok=True)
+    MEMORY.learn(cache, "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows, _make_room)
 
 
 def _make_room(db: sqlite3.Connection) -> None:

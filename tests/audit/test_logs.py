@@ -130,11 +130,11 @@ def test_an_index_that_cannot_be_used_just_now_is_kept(
     assert any("000002.json: this entry was taken out" in line for line in problems(history))
 
 
-@pytest.mark.parametrize("schema", [5, 7, 8])
+@pytest.mark.parametrize("schema", [5, 8])
 def test_an_upgrade_that_is_ended_in_the_middle_loses_no_entry(
     history: History, models: list[Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: int
 ) -> None:
-    """At each of its statements; an index of schema 7 or 8 is altered, one of schema 5 made again."""
+    """At each of its statements; an index of schema 8 is altered, one of schema 5 made again."""
     replaced(history, models, tmp_path / "backup")
     as_schema(history.settings, schema)
     for statements in count():

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.audit.index.artifact_records import ASKED
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.private_file import make_private
 
@@ -39,23 +38,9 @@ CREATE TABLE gone_releases (prefix TEXT, number INTEGER, entry TEXT, sha256 TEXT
   PRIMARY KEY (prefix, number, sha256)) WITHOUT ROWID;
 CREATE TABLE seen (path TEXT PRIMARY KEY, at TEXT, sha256 TEXT) WITHOUT ROWID;
 """
-_OF_6 = """
-ALTER TABLE inputs ADD COLUMN prefix TEXT;
-UPDATE inputs SET prefix = (SELECT prefix FROM artifacts WHERE id = artifact);
-DROP INDEX by_digest;
-DROP INDEX by_input;
-CREATE INDEX by_digest ON artifacts (digest, manifest);
-CREATE INDEX by_input ON inputs (digest, manifest);
-CREATE INDEX by_input_within ON inputs (digest, prefix);
-"""
-_OF_7 = f"""
-ALTER TABLE artifacts ADD COLUMN removed INTEGER;
-UPDATE artifacts SET problem = 'not read since an upgrade of the index'
-  WHERE records = 0 AND problem IS NULL AND stage IN {ASKED};
-"""
 _OF_8 = "CREATE TABLE seen (path TEXT PRIMARY KEY, at TEXT, sha256 TEXT) WITHOUT ROWID;"
 # By the schema before: what makes this one of it, rows and all.
-_ALTERED = {6: _OF_6 + _OF_7 + _OF_8, 7: _OF_7 + _OF_8, 8: _OF_8}
+_ALTERED = {8: _OF_8}
 # Of (prefix, stage, key, generation, sha256 of the manifest) of some artifacts: whether a store has all.
 Holds = Callable[[Sequence[tuple[Any, ...]]], bool]
 ASKED_FOR = 20  # of these, the newest

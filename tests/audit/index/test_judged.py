@@ -156,8 +156,7 @@ def test_questions_that_retention_took_from_the_index_are_not_said_to_be_never_a
     assert verify(judged.audit()).problems == ()
 
 
-@pytest.mark.parametrize("schema", [6, 7, 8])
-def test_an_upgrade_keeps_what_the_index_alone_knows_of_evaluations(judged: History, schema: int) -> None:
+def test_an_upgrade_keeps_what_the_index_alone_knows_of_evaluations(judged: History) -> None:
     """Of what retention removed before that was read nothing is known: it still says so, once it is read."""
     before = ask(judged, CANARY_TEXT).models
     other = judged.audit()
@@ -165,7 +164,7 @@ def test_an_upgrade_keeps_what_the_index_alone_knows_of_evaluations(judged: Hist
     other.index.close()
     judged.remove(EVALUATION.name, later.place.stage)
     judged.audit().index.close()
-    as_schema(judged.settings, schema)
+    as_schema(judged.settings, 8)
     found = ask(judged, CANARY_TEXT)
     assert [held.facts for held in found.found] == [{"reason": BY_INDEX}]
     assert found.models == before
