@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,14 @@ from benchmarks.decision_regret import (
     Measured,
     Question,
     alarms,
-    first_round,
     folk,
     interval,
     mean_of_tasks,
     regrets,
-    second_round,
     tables,
     worst_task,
 )
-from benchmarks.decision_tasks import TASKS, TOKENS, UNSEEN_LEAST, Task, drawn
+from benchmarks.decision_tasks import TOKENS, UNSEEN_LEAST, Task, drawn
 from ft_dagster.planning.probe import ProbePlan
 from ft_dagster.planning.trials import Arm
 from ft_dagster.program import write_json
@@ -109,27 +106,6 @@ def test_a_probe_is_what_its_short_trainings_say_and_costs_their_time() -> None:
     assert "| 5.0, 0.8 |" in tables([found], 1)  # so many trainings like its own, CPU minutes
 
 
-def test_a_probe_of_whole_trainings_is_made_of_cells_of_the_grid_and_has_one_round() -> None:
-    planned = ProbePlan((LOW, HIGH), 60, 2.2, "", whole={"lora": 60, "full": 60})
-    asked, cells = question(probes={"whole": planned}), known()
-    assert first_round(asked, "whole") == [Cell(LOW), Cell(HIGH)]
-    assert list(second_round(asked, "whole", cells.get)) == []
-    found = regrets(asked, GRID, cells)
-    assert (found.choices["auto, whole"].arm, found.costs["auto, whole"]) == (HIGH, 20)
-
-
-def test_a_probe_that_takes_a_rate_beside_the_grid_is_left_out_until_its_training_is_known() -> None:
-    beside = Arm("full", 3e-4)
-    planned = ProbePlan((LOW, beside), 20, 0.5, "", whole={"lora": 60, "full": 60})
-    cells = known()
-    for steps in (20, 40):
-        cells[Cell(beside, steps)] = measured(Cell(beside, steps), 0.5, 9.9)
-    asked = question(probes={"short": planned})
-    assert "auto, short" not in regrets(asked, GRID, cells).choices
-    cells[Cell(beside)] = measured(Cell(beside), 0.9, 1.0)
-    assert regrets(asked, GRID, cells).choices["auto, short"].arm == beside
-
-
 def test_each_task_counts_alike_however_many_of_its_seeds_there_are() -> None:
     one = regrets(question(), GRID, known())  # auto loses 100%
     best = one.choices["auto"]._replace(regret=0.0)
@@ -170,31 +146,11 @@ def test_a_regret_has_the_interval_of_the_rows_that_it_is_scored_on() -> None:
     assert regrets(question(), GRID, cells).choices[f"always {HIGH}"].low is None  # it is the best itself
 
 
-def test_a_rule_whose_training_is_not_there_is_left_out() -> None:
-    found = regrets(
-        question(objective="task_specific"), [LOW, HIGH], {c: m for c, m in known().items() if c.arm != FULL}
-    )
-    assert "folk rule" not in found.choices
-    assert "auto" in found.choices
-
-
 def test_a_probe_leaves_out_what_forgot_more_than_its_part_of_the_steps_may() -> None:
     cells = known(full=1.0)
     for cell in (Cell(FULL, 20), Cell(FULL, 40)):
         cells[cell] = measured(cell, 1.0, 9.9, general=3.09)  # of 60 steps, and a limit of 0.1
     assert regrets(question(), GRID, cells).choices["auto, on"].arm == LOW
-
-
-def test_the_second_round_waits_for_the_first() -> None:
-    half = known()
-    del half[Cell(FULL, 20)]
-    assert list(second_round(question(), "on", half.get)) == []
-    assert [cell.steps for cell in second_round(question(), "on", known().get)] == [40, 40]
-
-
-def test_a_probe_that_tries_nothing_leaves_the_usual() -> None:
-    found = regrets(question(probes={"on": ProbePlan((), 0, 0.0, "")}), GRID, known())
-    assert found.choices["auto, on"] == found.choices["auto"]
 
 
 def test_the_folk_rule_takes_all_weights_for_facts_and_narrow_tasks() -> None:
@@ -219,16 +175,6 @@ def test_the_worst_task_is_that_of_the_highest_mean_and_its_seeds_say_how_sure_t
     assert "| sql: 20.0% (-107.1% to 147.1%) |" in tables([*found, other], 27)
 
 
-def test_a_question_whose_probe_was_not_run_counts_for_all_else() -> None:
-    grid_alone = {cell: each for cell, each in known().items() if not cell.steps}
-    found = regrets(question(), GRID, grid_alone)
-    assert "auto, on" not in found.choices
-    assert found.choices["auto"] == regrets(question(), GRID, known()).choices["auto"]
-    said = tables([found, regrets(question("fields"), GRID, known())], 27)
-    assert "| auto, on | 1 |" in said
-    assert "| auto | 2 |" in said
-
-
 def test_alarms_are_held_against_how_a_training_ended() -> None:
     base = measured(Cell(LOW, 0), 3.0, 3.0)
     climbs = replace(measured(Cell(HIGH), 4.0, 4.0), curve=[3.0] * 3 + [6.0] * 57)
@@ -237,10 +183,6 @@ def test_alarms_are_held_against_how_a_training_ended() -> None:
     said = alarms([(climbs, base), (comes_back, base), (falls, base)])
     assert f"| {HIGH} | 2 | 2 | 1 | 1 | 0 |" in said
     assert f"| {LOW} | 1 | 0 | 0 | 0 | 0 |" in said
-
-
-def test_a_question_is_read_as_it_was_written() -> None:
-    assert Question.from_json(json.loads(json.dumps(question().to_json()))) == question()
 
 
 def test_a_question_is_prepared_anew_where_its_rows_declaration_or_the_way_to_a_plan_changed(
@@ -263,24 +205,6 @@ def test_a_question_is_prepared_anew_where_its_rows_declaration_or_the_way_to_a_
     assert bench.question("sql", 0) == question()
 
 
-def test_what_the_plan_takes_is_an_arm_of_its_own_where_the_grid_has_none() -> None:
-    usual, narrow = (decisions.grid(objective) for objective in ("instruction", "task_specific"))
-    assert decisions.arms_of(question(auto=usual[1])) == usual
-    own = Arm("full", 7e-5)
-    assert decisions.arms_of(question(auto=own)) == [*usual, own]
-    assert decisions.arms_of(question(auto=narrow[0], objective="task_specific")) == narrow != usual
-
-
-def test_the_status_counts_what_was_measured_of_what_is_asked_now(tmp_path: Path) -> None:
-    bench, cell = decisions.Bench(tmp_path, tmp_path / "results"), Cell(LOW)
-    asked = question(probes=dict.fromkeys(decisions.PROBES, ProbePlan((), 0, 0.0, "")))
-    write_json(bench.question_file("sql", 0), asked.to_json())
-    for file in (bench.file(asked, cell), tmp_path / "results/cells/of-another-plan.json"):
-        write_json(file, asdict(measured(cell, 2.0, 2.2)))
-    said = decisions.status(bench, ["sql", "fields"], [0])
-    assert said.startswith("1 of 16 whole trainings and 0 short trainings")
-
-
 def test_rows_are_drawn_by_seed_distinct_and_within_their_tokens(tmp_path: Path) -> None:
     made = Task(
         "made",
@@ -294,12 +218,6 @@ def test_rows_are_drawn_by_seed_distinct_and_within_their_tokens(tmp_path: Path)
     assert len({row["prompt"] for row in unseen}) == len(unseen)
     assert len({row["prompt"] for row in first}) == len(first)
     assert TOKENS <= sum(12 + len(row["prompt"]) + 50 for row in first) < TOKENS + 80
-
-
-def test_there_are_tasks_of_every_kind_that_was_asked_for() -> None:
-    kinds = {task.kind for task in TASKS.values()}
-    assert kinds >= {"labels", "JSON fields", "SQL", "short answers", "long answers", "style"}
-    assert kinds >= {"facts in raw text", "code documentation"}
 
 
 @pytest.mark.slow

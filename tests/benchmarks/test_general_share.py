@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from benchmarks import general_share
 from benchmarks.decision_regret import BASE, Cell, Measured, Question
 from benchmarks.decisions import VARIANT, Bench
 from benchmarks.general_share import MIXES, NONE, Mix, as_planned, table
@@ -78,10 +75,3 @@ def test_a_row_is_held_against_the_base_on_the_same_rows_and_is_the_mean_of_its_
         keep(bench, NONE, seed, loss=4.0, general=3.0, base=True)
     *_, row = table(bench, ["labels", "long"], [0, 1]).splitlines()
     assert row == "| labels | 8% | processed | 2 | 80 | 60 | 4.500 → 1.600 | +0.200 |"
-
-
-def test_a_task_that_there_is_not_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which it sets
-    monkeypatch.setattr(sys, "argv", ["general_share.py", "--folder", str(tmp_path), "--tasks", "poems"])
-    with pytest.raises(SystemExit, match="--tasks: poems: no such task"):
-        general_share.main()

@@ -86,13 +86,6 @@ def running_below(folder: Path) -> list[str]:
     return [line for line in lines if str(folder) in line]
 
 
-@pytest.mark.slow
-def test_a_call_without_time_left_starts_nothing(lane: Run, packed: Path, tmp_path: Path) -> None:
-    done = lane("--loads", packed, "--stage", "machine", "--budget", 0)
-    assert "machine: no time left in this call; call again" in done.stdout
-    assert not (tmp_path / "out" / "machine.json").exists()
-
-
 def test_a_damaged_first_load_is_named_and_nothing_runs(lane: Run, packed: Path, tmp_path: Path) -> None:
     loads = copied(packed, tmp_path)
     file = loads / "load-1" / "tiny" / "model.safetensors"
@@ -104,27 +97,6 @@ def test_a_damaged_first_load_is_named_and_nothing_runs(lane: Run, packed: Path,
     assert "load-1 is set aside: tiny/model.safetensors is damaged; copy it again" in done.stdout
     assert "the first load holds the source" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_no_load_at_all_says_how_to_make_one(lane: Run, tmp_path: Path) -> None:
-    done = lane("--loads", tmp_path / "none")
-    assert done.returncode == 2
-    assert "make gpu-pack" in done.stderr
-
-
-@pytest.mark.slow
-def test_another_load_that_is_missing_or_of_another_pack_costs_what_it_holds(
-    lane: Run, packed: Path, tmp_path: Path
-) -> None:
-    loads = copied(packed, tmp_path)
-    about = json.loads((loads / "load-2" / "load.json").read_text())
-    (loads / "load-2" / "load.json").write_text(json.dumps({**about, "pack": "0" * 64}))
-    done = lane("--loads", loads, "--stage", "machine", "--budget", 0)
-    assert "load-2 is set aside: it is of another pack than the others" in done.stdout
-    assert "Without 135M model, half 1" in done.stdout
-    shutil.rmtree(loads / "load-2")
-    done = lane("--loads", loads, "--stage", "machine", "--budget", 0)
-    assert "load-2 is not here: without 135M model, half 1" in done.stdout
 
 
 def test_another_python_than_the_packs_is_said_first(lane: Run, packed: Path, tmp_path: Path) -> None:

@@ -28,13 +28,6 @@ def stages(pack: ModuleType) -> Any:
 
 
 @pytest.fixture
-def lane_module(pack: ModuleType) -> ModuleType:
-    import importlib
-
-    return importlib.import_module("lane")
-
-
-@pytest.fixture
 def context(stages: Any, tmp_path: Path) -> Callable[..., Any]:
     def make(stage: str = "made", **machine: Any) -> Any:
         return stages.common.Context(
@@ -100,14 +93,6 @@ def test_what_is_done_is_kept_and_what_never_ran_comes_before_what_failed(run: A
     assert {case["status"] for case in result["cases"].values()} == {"done"}
 
 
-def test_a_stage_whose_cases_were_all_skipped_says_so(stages: Any, run: Any) -> None:
-    def skipped() -> dict[str, Any]:
-        raise stages.common.Skipped("no")
-
-    code, result = run(one=skipped)
-    assert (code, result["status"]) == (0, "skipped")
-
-
 def test_too_little_memory_a_card_in_use_and_another_cuda_are_skipped_with_the_reason(
     stages: Any, context: Callable[..., Any]
 ) -> None:
@@ -121,18 +106,6 @@ def test_too_little_memory_a_card_in_use_and_another_cuda_are_skipped_with_the_r
     with pytest.raises(skipped, match=r"for CUDA 13.0, here is 12.8"):
         context(cuda="12.8").need_bitsandbytes()
     context().need_bitsandbytes()
-
-
-def test_weights_that_do_not_fit_the_card_are_not_made(stages: Any, context: Callable[..., Any]) -> None:
-    assert stages.models.parameters("1b") == pytest.approx(1.236e9, rel=1e-3)
-    assert stages.models.parameters("8b") == pytest.approx(8.03e9, rel=1e-3)
-    with pytest.raises(stages.common.Skipped, match=r"needs 16.1 GB|need 16.1 GB of disk"):
-        context().random_model("8b")
-
-
-def test_the_135m_model_names_the_halves_that_are_missing(stages: Any, context: Callable[..., Any]) -> None:
-    with pytest.raises(stages.common.Skipped, match=r"135m.gguf.1, 135m.gguf.2"):
-        context().real_model()
 
 
 def test_foretold_bytes_that_are_off_by_more_than_a_tenth_are_wrong(
@@ -166,44 +139,3 @@ def test_the_devices_busy_time_counts_overlapping_kernels_once(stages: Any) -> N
 
     events = [event(0, 10), event(5, 12), event(6, 8), event(20, 30), event(0, 99, DeviceType.CPU)]
     assert stages.profiled.busy(events) == pytest.approx(22e-6)
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"cuda": "12.8"}, "bitsandbytes was made for CUDA 13.0"),
-        ({"free_bytes": 60_000_000_000}, "the card is in use: 20.0 GB are taken"),
-    ],
-)
-def test_what_is_amiss_with_the_card_is_said_before_the_stages(
-    lane_module: ModuleType, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], words: str
-) -> None:
-    machine = {**GPU, "free_bytes": 79_500_000_000, **changed}
-    lane_module.check_machine({"cuda": "13.0", "made": "today"}, machine)
-    assert words in capsys.readouterr().out
-
-
-def test_a_wheel_is_put_in_place_where_there_is_none_or_an_older_one(lane_module: ModuleType) -> None:
-    pytest_now = ".".join(map(str, lane_module.numbers(pytest.__version__)))
-    for name, part, wanted in (
-        ("surely_not_there-1.0-py3-none-any.whl", "wider", True),
-        (f"pytest-{pytest_now}.1-py3-none-any.whl", "core", True),
-        (f"pytest-{pytest_now}.1-py3-none-any.whl", "wider", False),
-        (f"pytest-{pytest_now}-py3-none-any.whl", "core", False),
-    ):
-        assert lane_module.wanted(Path(name), part) is wanted
-
-
-@pytest.mark.parametrize(
-    ("entry", "place"),
-    [
-        ("torch/x.py", "torch/x.py"),
-        ("a-1.data/purelib/a/b.py", "a/b.py"),
-        ("a-1.data/scripts/a", None),
-        ("a/", None),
-    ],
-)
-def test_entries_of_a_wheel_go_where_pip_puts_them(
-    lane_module: ModuleType, entry: str, place: str | None
-) -> None:
-    assert lane_module.place(entry) == place

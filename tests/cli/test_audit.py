@@ -149,14 +149,6 @@ def test_every_question_is_answered_in_words_and_as_json(project: Path, question
     assert isinstance(typed(project, question, *words, "--json"), dict)
 
 
-def test_the_training_records_of_a_date_are_written(project: Path, tmp_path: Path) -> None:
-    shutil.rmtree(project / "tenants" / "acme")  # the declaration is gone
-    told = typed(project, "at", "acme.places", "2026-11-26", "--to", str(tmp_path / "rows.jsonl"), "--json")
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert len(rows) == told["records"] > 50
-    assert all(row["times"] > 0 and row["content"] for row in rows)
-
-
 def test_records_whose_text_retention_removed_are_written_without_it(tmp_path: Path) -> None:
     made = History(tmp_path / "project")
     base, rows = made.base(), made.dataset("acme.one", [question(number) for number in range(20)])
@@ -212,15 +204,6 @@ def test_verify_looks_at_all_that_have_a_digest(project: Path) -> None:
         for other in {each.parts[-5] for each in equal} - {manifest.parts[-5]}:
             assert "all holds" in typed(project, "verify", digest, "--tenant", other)
         file.write_bytes(content)
-
-
-def test_a_damaged_page_of_the_index_is_made_again(project: Path) -> None:
-    typed(project, "index")
-    file = project / ".ft_dagster/work/audit/index.sqlite"
-    content = bytearray(file.read_bytes())
-    content[4096:] = b"\xff" * (len(content) - 4096)
-    file.write_bytes(content)
-    assert typed(project, "record", ROW, "--json")["seen"]
 
 
 CHAT = {"format": "chat", "system": "Be brief.", "fields": {"messages": "talk"}}
@@ -359,13 +342,3 @@ def test_a_model_whose_data_set_comes_out_otherwise_diverged_there(
     refused = CliRunner().invoke(app, ["--project", str(made.folder), "audit", *words])
     assert isinstance(refused.exception, UserError)
     assert "not an empty folder" in str(refused.exception)
-
-
-def test_a_model_whose_kept_code_is_gone_is_refused_in_one_line(tmp_path: Path) -> None:
-    made = History(tmp_path / "project")
-    made.declared("acme.one", [question(number) for number in range(40)], kept=40)
-    shutil.rmtree(made.folder / ".ft_dagster/store/shared/code")
-    done = CliRunner().invoke(app, ["--project", str(made.folder), "audit", "replay", "acme.one"])
-    assert isinstance(done.exception, UserError)
-    assert "the code that made this is gone" in str(done.exception)
-    assert "\n" not in str(done.exception)

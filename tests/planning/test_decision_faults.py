@@ -2,7 +2,6 @@
 
 import pytest
 
-from ft_dagster.planning.estimate import RankedRow
 from ft_dagster.planning.methods.question import fewest_gpus
 from tests.planning.decisions import CASES, Case, decided, rule
 from tests.planning.llama import A100_80
@@ -18,14 +17,6 @@ from tests.planning.memory_formula import (
 from tests.present import present
 
 KNOWLEDGE = {"objective": "domain_knowledge"}
-
-
-@pytest.mark.parametrize("variants", [1, 2, 3, 4, 5, 50])
-def test_the_number_of_variants_never_overrides_a_knowledge_objective(variants: int) -> None:
-    decision = decided(LLAMA_7B, "8xA100-80GB", variants=variants, **KNOWLEDGE)
-    assert decision.method == "full"
-    if variants > 1:  # and it is not silent
-        assert rule(decision, "lora", "variants").outvoted_by == "objective"
 
 
 def test_hardware_is_not_overridden_once_it_has_spoken() -> None:
@@ -66,32 +57,6 @@ def test_no_method_wins_a_limit_by_its_usual_number_of_epochs_alone() -> None:
     limited = decided(LLAMA_8B, "8xH100", **asked, deadline_hours=sum(hours) / 2)
     assert limited.method == "lora"
     assert "2.6 of its 3 epochs keep within it" in rule(limited, "lora", "deadline").sentence
-
-
-def test_task_specific_changes_the_answer() -> None:
-    assert decided(LLAMA_8B, "8xH100").method == "lora"
-    assert decided(LLAMA_8B, "8xH100", objective="task_specific").method == "full"
-
-
-def test_the_size_of_the_data_changes_the_answer() -> None:
-    sizes = {count: decided(LLAMA_8B, "8xH100", examples=count) for count in (50_000, 3_000_000, 20_000_000)}
-    assert [made.method for made in sizes.values()] == ["lora", "lora", "full"]
-    assert [made.bake_off for made in sizes.values()] == [False, True, False]
-
-
-def test_new_tokens_are_not_ignored_and_do_not_force_full() -> None:
-    decision = decided(LLAMA_8B, "8xH100", new_tokens=12)
-    assert decision.method == "lora"
-    assert rule(decision, "lora", "new_tokens").verdict == "for"
-    assert decision.ranking.index(decision.row("full")) < decision.ranking.index(
-        decision.row("prompt_tuning")
-    )
-
-
-def test_lora_is_checked_to_fit() -> None:
-    decision = decided(LLAMA_70B, "A100-80GB")
-    assert not decision.row("lora").fits
-    assert RankedRow.of(decision.row("lora")).memory_gb_per_gpu == pytest.approx(146.8)
 
 
 def test_full_does_not_fall_straight_to_qlora() -> None:

@@ -25,26 +25,8 @@ def asked(gpus: str, **more: Any) -> Survey:
 
 
 @pytest.fixture(scope="module")
-def seventy() -> Survey:
-    """70B and one A100 80 GB: micro-batch 1, 512 tokens, checkpointing (from 3B on by itself)."""
-    return asked("A100-80GB", model="Llama-3-70B", micro_batch=1)
-
-
-@pytest.fixture(scope="module")
 def thirteen() -> Survey:
     return asked("2xA100-80GB", params=13e9, examples=200_000, variants=5, budget_usd=1000, micro_batch=1)
-
-
-@pytest.mark.slow
-def test_of_seventy_billion_on_one_card_only_qlora_fits(seventy: Survey) -> None:
-    memory = {row.method: row.figures.candidate.memory_bytes / 1e9 for row in seventy.decision.ranking}
-    fits = {row.method for row in seventy.decision.ranking if row.fits}
-    assert seventy.decision.method == "qlora"
-    assert fits == {"qlora"}
-    assert memory["full"] > 1000
-    assert 141 < memory["lora"] < 155
-    assert 85.9 < memory["lora_8bit"] < 95  # by a few GB
-    assert 44 < memory["qlora"] < 85.9  # without recomputing what it can hold
 
 
 @pytest.mark.slow
@@ -58,17 +40,6 @@ def test_no_reason_says_that_4_bits_are_slower_where_lora_has_to_recompute() -> 
     assert not [sentence for sentence in said.values() if "slower" in sentence]
     own, other = (present(present(row.figures.training).hours) for row in (qlora, lora))
     assert f"here {own:.3g} h on 1 device, lora {other:.3g} h on 1 device" in said["usual"]
-
-
-@pytest.mark.slow
-def test_thirteen_billion_for_five_variants_on_a_budget_is_lora(thirteen: Survey) -> None:
-    assert thirteen.decision.method == "lora"
-    row = thirteen.decision.row("lora")
-    assert {rule.rule for rule in row.rules if rule.verdict == "for"} >= {
-        "fits", "objective", "dataset_size", "variants", "budget"
-    }  # fmt: skip
-    assert not thirteen.decision.row("full").fits
-    assert thirteen.changes == ()
 
 
 @pytest.mark.slow
@@ -152,29 +123,6 @@ def test_a_declared_method_is_obeyed_and_the_difference_said(small: dict[str, An
     document = found.document()
     assert "optimizer states" in memory_line(document)
     assert ranking_table(document).row_count == 6
-
-
-@pytest.mark.slow
-def test_a_method_that_cannot_do_it_is_left_out_with_the_reason(
-    small: dict[str, Any], tmp_path: Path
-) -> None:
-    found = recommend_method(RecommendationRequest(**small, new_tokens=2), card(tmp_path, 10_000))
-    assert found.decision.method == "lora"
-    assert "prompt_tuning" in found.refused or any(
-        "cannot train their rows" in rule.sentence for rule in found.decision.row("prompt_tuning").rules
-    )
-
-
-@pytest.mark.slow
-def test_one_narrow_task_on_a_small_base_is_taught_by_full_whether_general_ability_is_kept_or_not(
-    small: dict[str, Any], tmp_path: Path
-) -> None:
-    narrow = {**small, "objective": "task_specific"}
-    kept, free = (
-        recommend_method(RecommendationRequest(**narrow, general_share=share), card(tmp_path, 10_000))
-        for share in (0.08, 0)
-    )
-    assert (kept.decision.method, free.decision.method) == ("full", "full")
 
 
 @pytest.mark.parametrize(

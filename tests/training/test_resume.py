@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
 import time
@@ -51,24 +50,6 @@ def assert_same(run_folder: Path, whole: Path) -> None:
     assert payload_bytes(run_folder) == payload_bytes(whole)
     assert ledger(run_folder) == ledger(whole)
     assert losses(run_folder) == losses(whole)
-
-
-def test_killed_at_a_random_step_and_resumed_equals_uninterrupted(
-    uninterrupted: tuple[Runs, Path], start: Start
-) -> None:
-    runs, whole = uninterrupted
-    steps = result_of(whole)["figures"]["steps"]
-    step = random.randint(steps // 4 + 1, steps - 2)
-    print(f"killed at step {step} of {steps}")
-    run_folder = runs.prepare(f"killed-{step}", training=SETTINGS)
-    process = start(run_folder)
-    wait_for_step(process, run_folder, step)
-    process.kill()
-    process.communicate()
-    assert not (run_folder / "acme.support/result.json").exists()
-    said = finish(start, run_folder)
-    assert "resuming at step" in said
-    assert_same(run_folder, whole)
 
 
 def test_sigterm_saves_a_checkpoint_and_exits_75_and_the_retry_equals_uninterrupted(
