@@ -1,8 +1,7 @@
-"""The import contracts of pyproject.toml leave out no room, and no modules import each other in a circle."""
+"""All but what adapts to Dagster is kept from it, and no modules import each other in a circle."""
 
 from __future__ import annotations
 
-import re
 import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -16,7 +15,6 @@ PACKAGE = ROOT / "ft_dagster"
 CONTRACTS: list[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"][
     "importlinter"
 ]["contracts"]
-LAYERED = {contract["containers"][0]: contract for contract in CONTRACTS if contract["type"] == "layers"}
 KNOWS_DAGSTER = {
     "assets",
     "automation",
@@ -38,37 +36,6 @@ def children(folder: Path) -> set[str]:
     """Modules and rooms of a package's folder."""
     modules = {file.stem for file in folder.glob("*.py")} - {"__init__", "__main__"}
     return modules | {file.parent.name for file in folder.glob("*/*.py")}
-
-
-def layers(contract: dict[str, Any]) -> list[set[str]]:
-    """Highest first; a module that may be missing stands in brackets."""
-    return [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
-
-
-@pytest.mark.parametrize("room", [".", "planning", "launch", "versions", "stages", "workspace", "fleet"])
-def test_a_contract_of_layers_has_every_room_and_module(room: str) -> None:
-    contract = LAYERED[".".join(["ft_dagster", *Path(room).parts])]
-    listed = set().union(*layers(contract))
-    assert children(PACKAGE / room) - listed == set()
-    assert contract["exhaustive"]  # import-linter says the same of what this test does not see
-
-
-def test_stages_stand_between_what_adapts_them_and_the_core() -> None:
-    order = layers(LAYERED["ft_dagster"])
-    place = {name: number for number, names in enumerate(order) for name in names}
-    above = [
-        "build",
-        "automation",
-        "assets",
-        "resources",
-        "fleet",
-        "audit",
-        "versions",
-        "stages",
-        "workspace",
-    ]
-    assert sorted(above, key=lambda name: place[name]) == above
-    assert all(place[name] > place["stages"] for name in place.keys() - KNOWS_DAGSTER - {*above})
 
 
 def test_every_room_but_those_that_adapt_to_dagster_is_kept_from_it() -> None:

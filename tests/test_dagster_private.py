@@ -1,10 +1,7 @@
 """One module takes what Dagster does not promise: an upgrade of Dagster that moves it shows here."""
 
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.storage import tags
 from dagster._daemon.controller import RELOAD_WORKSPACE_INTERVAL
@@ -22,13 +19,3 @@ def test_the_tags_are_those_that_dagster_writes() -> None:
 
 def test_code_servers_are_looked_at_as_often_as_dagster_does() -> None:
     assert dagster_private.RELOAD_SECONDS == RELOAD_WORKSPACE_INTERVAL
-
-
-@pytest.mark.parametrize("module", ["_core.storage.tags", "_daemon.controller", "_grpc.client"])
-@pytest.mark.parametrize("by", ["dagster_private", "automation/jobs"])
-def test_no_other_module_imports_a_private_module_of_dagster(module: str, by: str) -> None:
-    """As `make lint` says."""
-    ruff = [sys.executable, "-m", "ruff", "check", "--quiet", f"--stdin-filename=ft_dagster/{by}.py", "-"]
-    text = f"import dagster.{module}\n\nprint(dagster.{module})\n"
-    done = subprocess.run(ruff, input=text, text=True, capture_output=True, cwd=ROOT, check=False)
-    assert ("TID251" in done.stdout) == (by != "dagster_private"), done.stdout

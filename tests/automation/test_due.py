@@ -107,14 +107,6 @@ def test_what_a_cursor_missed_is_learnt_of_all_the_same(project: Path, instance:
     assert all(new > old for new, old in zip(map(present, after), map(present, before), strict=True))
 
 
-def test_days_without_a_daemon_are_made_up_by_one_run(project: Path, instance: dg.DagsterInstance) -> None:
-    declare(project, "acme.hourly", "0 * * * *")
-    tick(project, instance, NOON - 2 * DAY)
-    (late,) = tick(project, instance, NOON)
-    assert late.tags[DUE] == "2026-02-28T13.00Z"
-    assert tick(project, instance, NOON + HOUR / 60) == [late]
-
-
 def test_a_failed_run_is_tried_again_later_and_then_parked(
     project: Path, instance: dg.DagsterInstance
 ) -> None:
@@ -153,19 +145,6 @@ def test_more_attempts_than_runs_are_read_at_once_are_counted_without_dagsters_o
     held = ticked(project, instance, now)
     assert [each.kind for each in held.decisions.not_done] == ["parked"]
     assert row(project, instance, "acme.daily").state.failures == 6
-
-
-def test_a_variant_whose_declaration_was_mended_after_a_failed_run_is_trained_for_the_same_cron_time(
-    project: Path, instance: dg.DagsterInstance
-) -> None:
-    declare(project, "acme.daily", "0 12 * * *")
-    tick(project, instance, NOON - HOUR)
-    (first,) = tick(project, instance, NOON)
-    run_of(instance, first, STATUS.FAILURE)
-    time.sleep(0.01)
-    declare(project, "acme.daily", "0 12 * * *", description="mended")
-    (mended,) = tick(project, instance, datetime.now(UTC))
-    assert mended.tags[DUE] == f"{first.tags[DUE]}.try2"
 
 
 def test_a_cancelled_run_fulfils_no_order(project: Path, instance: dg.DagsterInstance) -> None:
@@ -239,18 +218,6 @@ def test_a_broken_declaration_does_not_stop_the_others(project: Path, instance: 
     assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.daily"]
     assert ticked(project, instance, NOON).noticed.broken == {}  # said once
     assert instance.get_dynamic_partitions(PARTITIONS) == ["acme.daily"]
-
-
-@pytest.mark.parametrize("zone", ["America", "a" * 300])
-def test_a_zone_that_is_a_folder_or_no_name_stops_no_other_tenant(
-    project: Path, instance: dg.DagsterInstance, zone: str
-) -> None:
-    declare(project, "globex.daily", "0 12 * * *")
-    declare(project, "acme.zone", retrain={"timezone": zone})
-    noticed = ticked(project, instance, NOON - HOUR).noticed
-    assert noticed.valid == ("globex.daily",)
-    assert "retrain.timezone: not an IANA time zone" in noticed.broken["acme.zone"]
-    assert [r.partition_key for r in tick(project, instance, NOON)] == ["globex.daily"]
 
 
 def test_a_new_declaration_becomes_a_partition_and_a_removed_one_is_retired_not_deleted(

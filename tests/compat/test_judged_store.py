@@ -1,7 +1,7 @@
 """An upgrade judges stored answers by today's rules, asks no model and takes nothing out of production.
 
 The store of store_judged is of the day before a loss was judged by how many texts rise, too; see
-make_judged_store for what it holds.
+its README for what it holds.
 """
 
 from __future__ import annotations

@@ -12,14 +12,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from typer.testing import CliRunner
 
 from ft_dagster.assets.failures import FAILURE
 from ft_dagster.assets.page import PANE, SUMMARY, least_width, summary_markdown
 from ft_dagster.automation.jobs import CHAIN
-from ft_dagster.cli import app
-from ft_dagster.gate.verdict_words import verdict_sentence
-from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.summaries import Summary
 from ft_dagster.report.svg import INLINE
 from ft_dagster.spec import VariantKey
@@ -221,25 +217,6 @@ def test_a_release_stands_where_the_rest_cannot_be_read_and_says_so(workshop: Wo
     finally:
         store.write(rows.manifest_path, manifest)
         store.write(report_path(PREFIX, 1), report)
-
-
-def test_every_page_and_command_says_the_same_of_a_verdict(workshop: Workshop, tmp_path: Path) -> None:
-    judged = present(read_head(workshop.store, PREFIX, "evaluation"))
-    sentence = verdict_sentence(Verdict.from_json(judged.figures["verdict"]))
-    shown = pages(workshop.first)
-    assert sentence in shown["evaluation"][SUMMARY].value
-    assert sentence in shown["release"][SUMMARY].value
-    (gate,) = [c for c in workshop.first.get_asset_check_evaluations() if c.check_name == "gate"]
-    assert present(gate.description).startswith(sentence)
-    page = tmp_path / "page.html"
-    asked = ["--project", str(workshop.folder), "report", "acme.places", "--to", str(page)]
-    assert CliRunner().invoke(app, asked).exit_code == 0
-    assert f">{sentence}.<" in page.read_text("utf-8")
-    for command in ("compare", "status"):
-        said = CliRunner().invoke(app, ["--project", str(workshop.folder), command, "acme.places"]).output
-        assert sentence in " ".join(said.split()), command
-        row = CliRunner().invoke(app, ["--project", str(workshop.folder), command, "acme.places", "--json"])
-        assert json.loads(row.stdout)["variants"][0]["verdict"] == sentence
 
 
 def test_a_mistake_is_one_line_on_the_assets_page_and_no_stack(fresh: Workshop) -> None:

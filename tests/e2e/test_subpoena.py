@@ -178,25 +178,6 @@ def test_a_byte_of_any_file_that_is_another_is_noticed_and_the_file_named(
     assert verify(open_audit(settings), fresh=True).holds
 
 
-@pytest.mark.parametrize("pointed", ["digest", "key"])
-def test_a_head_that_points_elsewhere_is_noticed(
-    left: tuple[Settings, dict[str, Any]], tmp_path: Path, pointed: str
-) -> None:
-    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
-    store, head = settings.open_store(), f"{PARENT_PREFIX}/heads/fine_tuned_model.json"
-    store.write_json(head, {**store.read_json(head), pointed: "0" * 64})
-    assert any(head in line for line in verify(open_audit(settings)).problems)
-
-
-def test_a_record_of_questions_that_is_none_is_noticed(
-    left: tuple[Settings, dict[str, Any]], tmp_path: Path
-) -> None:
-    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
-    store, weights = settings.open_store(), left[1]["weights"][PARENT]
-    store.write(f"{PARENT_PREFIX}/tries/{weights}/000001.json", b"{")
-    assert any("not a record of an evaluation" in line for line in verify(open_audit(settings)).problems)
-
-
 def flip(file: Path) -> None:
     """The lowest bit of the byte in its middle."""
     content = bytearray(file.read_bytes())

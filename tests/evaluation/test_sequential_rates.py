@@ -9,7 +9,7 @@ import pytest
 
 from ft_dagster.gate.gates import judge
 from ft_dagster.gate.sampling import order_of_asking
-from ft_dagster.gate.sequential_looks import Order, looks_of
+from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import sample
 from tests.present import present
@@ -48,16 +48,6 @@ def test_it_asks_at_most_six_tenths_of_what_one_look_asks_and_sees_as_much(simul
     assert max(simulation.savings(rows)) <= 0.61  # 58% and 59% of 10,000 trials
     assert all(found[0.0].passed > 0.94 for _, found, _ in rows)
     assert all(found[1.0].failed > 0.9 for _, found, _ in rows)
-
-
-def test_looking_each_time_at_the_whole_level_passes_falls_more_often(simulation: ModuleType) -> None:
-    """What the shares are for."""
-    (family,) = [each for each in simulation.USUAL if each == simulation.answers(0.2, 0.05)]
-
-    def greedy(there: int, least: int) -> tuple[object, ...]:
-        return tuple(look._replace(share=1.0) for look in looks_of(there, least))
-
-    assert simulation.simulate(family, 1.0, trials=TRIALS, ladder=greedy).passed > 0.05
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (3, 4), (30, 2), (12, 12)])

@@ -61,7 +61,7 @@ def supervise(run_dir: Path, grace: float = 0.3, **options: Any) -> subprocess.P
     )
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 75, 130])
+@pytest.mark.parametrize("code", [0, 75])
 @pytest.mark.usefixtures("each_start")
 def test_the_exit_code_is_the_programs(run_dir: Path, code: int) -> None:
     assert run(declare(run_dir, exit=code)) == code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from ft_dagster.training.__main__ import main
-from tests.programs import RunningProgram
-from tests.training.runs import Runs, payload_bytes, result_of, wait_for_step
+from tests.training.methods.taught import resume_earlier
+from tests.training.runs import Runs, result_of, write_mixture
 
 pytestmark = pytest.mark.slow
 
@@ -20,9 +19,12 @@ FULL = {"name": "full"}
 TRAINING = {"learning_rate": 1e-3, "num_train_epochs": 4.0, "evaluations": 4}
 
 
-@pytest.fixture
-def trained(runs: Runs) -> Path:
-    run_folder = runs.prepare(method=FULL, training=TRAINING)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("full")
+    run_folder = Runs(folder, tiny_model_folder, write_mixture(folder / "mixture")).prepare(
+        method=FULL, training=TRAINING
+    )
     assert main([str(run_folder)]) == 0
     return run_folder
 
@@ -65,19 +67,5 @@ def test_the_saved_model_is_the_best_checkpoint_to_rounding(trained: Path) -> No
         assert ((tensor.float() - best[name]).abs() <= step).all(), name
 
 
-def test_killed_and_resumed_equals_uninterrupted(
-    runs: Runs, trained: Path, start: Callable[..., RunningProgram]
-) -> None:
-    settings = {**TRAINING, "num_train_epochs": 12.0}
-    whole = runs.prepare("whole", method=FULL, training=settings)
-    assert start(whole).wait() == 0
-    run_folder = runs.prepare("killed", method=FULL, training=settings)
-    process = start(run_folder)
-    wait_for_step(process, run_folder, result_of(whole)["figures"]["steps"] * 2 // 3)
-    process.kill()
-    process.communicate()
-    again = start(run_folder)
-    said, complained = again.communicate()
-    assert again.returncode == 0, complained
-    assert "resuming at step" in said
-    assert payload_bytes(run_folder) == payload_bytes(whole)
+def test_resumed_from_an_earlier_checkpoint_equals_uninterrupted(trained: Path) -> None:
+    resume_earlier(trained)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 
 from ft_dagster.errors import UserError
 from ft_dagster.models.quantize import quantization_config, quantization_of, settle_quantized
+from ft_dagster.training import checkpoints
 from ft_dagster.training.__main__ import train_all
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.trainer import Work, build_trainer, prepare, training_arguments
-from tests.training.runs import LORA, Runs, made_rows, result_of, write_shard
+from tests.training.runs import LORA, Runs, made_rows, payload_bytes, result_of, write_shard
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": LORA,
@@ -56,6 +58,19 @@ def train(run_folder: Path) -> dict[str, Any]:
     """Train to the end; the figures."""
     assert train_all(read_run(run_folder), Console(), Stop()) == 0, result_of(run_folder)
     return result_of(run_folder)["figures"]
+
+
+def resume_earlier(run_folder: Path) -> None:
+    """Lose the end of a training and train it again from the checkpoint before: not a byte is another."""
+    member = run_folder / "acme.support"
+    whole = payload_bytes(run_folder)
+    last = checkpoints.complete(member / "checkpoints")[-1]
+    checkpoints.discard(last.folder)
+    (member / "result.json").unlink()
+    shutil.rmtree(member / "payload")
+    figures = train(run_folder)
+    assert 0 < figures["resumed_from"][-1] < last.step == figures["steps"]
+    assert payload_bytes(run_folder) == whole
 
 
 def failure(run_folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ft_dagster.training import checkpoints
 from tests.training.methods.taught import (
     METHODS,
     distance,
@@ -19,6 +17,7 @@ from tests.training.methods.taught import (
     load_base,
     prepared,
     reloaded,
+    resume_earlier,
     train,
     trained_model,
     trainer_of,
@@ -67,16 +66,8 @@ def test_the_payload_on_a_fresh_base_is_the_trained_model(trained: Path, runs: R
     assert distance(fresh, load_base(runs.base)) > 0.1
 
 
-def test_resumed_from_an_earlier_checkpoint_equals_uninterrupted(trained: Path, runs: Runs) -> None:
-    member = trained / "acme.support"
-    whole = payload_bytes(trained)
-    last = checkpoints.complete(member / "checkpoints")[-1]
-    checkpoints.discard(last.folder)
-    (member / "result.json").unlink()
-    shutil.rmtree(member / "payload")
-    figures = train(trained)
-    assert 0 < figures["resumed_from"][-1] < last.step == figures["steps"]
-    assert payload_bytes(trained) == whole
+def test_resumed_from_an_earlier_checkpoint_equals_uninterrupted(trained: Path) -> None:
+    resume_earlier(trained)
 
 
 @pytest.mark.parametrize("method", METHODS)
