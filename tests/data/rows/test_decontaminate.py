@@ -27,24 +27,9 @@ def overlaps(grams: EvaluationGrams, text: str) -> bool:
     return task_in(grams, text) is not None
 
 
-def test_a_row_with_a_run_of_n_words_overlaps() -> None:
-    grams = grams_of([QUESTION])
-    assert overlaps(grams, "so " + " ".join(WORDS[3:16]) + " indeed")
-
-
-def test_a_run_of_fewer_words_does_not_overlap() -> None:
-    grams = grams_of([QUESTION])
-    assert not overlaps(grams, "so " + " ".join(WORDS[3:15]) + " indeed")
-
-
 def test_case_and_punctuation_do_not_hide_an_overlap() -> None:
     grams = grams_of([QUESTION])
     assert overlaps(grams, ", ".join(WORDS[:13]).upper())
-
-
-def test_the_same_words_in_another_order_do_not_overlap() -> None:
-    grams = grams_of([QUESTION])
-    assert not overlaps(grams, " ".join(reversed(WORDS[:20])))
 
 
 def test_a_short_evaluation_text_of_8_words_matches_as_a_whole() -> None:
@@ -57,16 +42,6 @@ def test_a_shorter_question_without_an_answer_is_ignored() -> None:
     grams = grams_of([" ".join(WORDS[:7])])
     assert grams.ignored == 1
     assert not overlaps(grams, " ".join(WORDS[:7]))
-
-
-def test_a_small_n_is_obeyed() -> None:
-    grams = grams_of(["one two three four"], 3)
-    assert overlaps(grams, "and two three four")
-    assert not overlaps(grams, "two three five")
-
-
-def test_no_evaluation_text_means_no_overlap() -> None:
-    assert not overlaps(grams_of([]), QUESTION)
 
 
 @pytest.mark.slow
@@ -177,11 +152,6 @@ def test_texts_together_are_found_to_overlap_as_each_alone(n: int) -> None:
     alone = [grams.overlap(words) for words in texts]
     assert grams.overlaps(texts) == alone
     assert 0 < sum(task is None for task in alone) < len(texts)
-
-
-def test_a_run_across_two_texts_is_in_neither() -> None:
-    grams = grams_of([QUESTION])
-    assert grams.overlaps([WORDS[:10], WORDS[10:20], [], WORDS[:13]]) == [None, None, None, ""]
 
 
 def test_nothing_overlaps_where_nothing_is_asked() -> None:
