@@ -21,8 +21,9 @@ from ft_dagster.audit.index.index_file import is_damage, remove_index
 from ft_dagster.audit.sought_record import TRANSFORM, reading_of
 from ft_dagster.data.rows.dataset_io import ORIGINS
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.entry import RELEASE
-from ft_dagster.lineage.graph import inputs, inputs_of, path
+from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
+from ft_dagster.lineage.graph import exports_of, inputs, inputs_of, paths
+from ft_dagster.lineage.log import entry_path
 from ft_dagster.records.merkle import MerkleTree
 from ft_dagster.records.record_keys import SHARED_OWNER, OwnerKeys, keys_of
 from ft_dagster.records.record_tree import RecordTree, TreeLeaves
@@ -174,14 +175,7 @@ class Audit:
     def above(self, model: Indexed) -> Iterator[tuple[Indexed, list[Indexed]]]:
         """Yield (model, what leads to it) of each that a model starts from, the nearest first."""
         through = [model]
-        while (
-            len(
-                found := path(
-                    self.index, through[-1], BASE_MODEL.name, MODEL_EXPORT.name, FINE_TUNED_MODEL.name
-                )
-            )
-            == 3
-        ):
+        for found in paths(self.index, model, *TO_PARENT):
             if not self.allows(found[-1]):
                 return
             yield found[-1], [*through, *found[:-1]]
@@ -211,23 +205,24 @@ class Audit:
         return self.index.digests()
 
     @cached_property
-    def log(self) -> dict[str, list[dict[str, Any]]]:
+    def log(self) -> dict[str, list[ReleaseEntry]]:
         """Return the entries of the release logs by the part of the store that they are of, as the index has
         them.
         """
-        found: dict[str, list[dict[str, Any]]] = {}
+        found: dict[str, list[ReleaseEntry]] = {}
         for each in self.index.releases():
-            found.setdefault(each.prefix, []).append(json.loads(each.entry))
+            entry = ReleaseEntry.from_json(json.loads(each.entry), file=entry_path(each.prefix, each.number))
+            found.setdefault(each.prefix, []).append(entry)
         return found
 
     def releases_of(self, export: Indexed) -> tuple[ReleasedAs, ...]:
         """Return the versions that an export was released as."""
         entries = self.log.get(export.place.prefix, [])
-        serving = entries[-1]["production"] if entries else None
+        serving = entries[-1].production if entries else None
         return tuple(
-            ReleasedAs(entry["variant"], entry["version"], entry["at"], entry["version"] == serving)
+            ReleasedAs(entry.variant, entry.version, entry.at, entry.version == serving)
             for entry in entries
-            if entry["action"] == RELEASE and entry["export"] == export.digest
+            if entry.action == RELEASE and exports_of([export], entry)
         )
 
     def model(self, name: str) -> Indexed:
@@ -270,16 +265,14 @@ class Audit:
     def _of_variant(self, prefix: str, variant: str, version: str) -> Indexed:
         models = self.allowed(self.index.of_stage(FINE_TUNED_MODEL.name, prefix))
         entries = self.log.get(prefix, []) if models else []
-        wanted = version.removeprefix("v") or (entries[-1]["production"] if entries else None)
+        wanted = version.removeprefix("v") or (entries[-1].production if entries else None)
         for entry in entries:
-            if entry["action"] == RELEASE and str(entry["version"]) == str(wanted):
-                exports = [
-                    e for e in self.index.of_stage(MODEL_EXPORT.name, prefix) if e.digest == entry["export"]
-                ]
+            if entry.action == RELEASE and str(entry.version) == str(wanted):
+                exports = exports_of(self.index.of_stage(MODEL_EXPORT.name, prefix), entry)
                 if exports:
                     return self._weights(exports[-1])
         if version:
-            known = [str(entry["version"]) for entry in entries if entry["action"] == RELEASE]
+            known = [str(entry.version) for entry in entries if entry.action == RELEASE]
             fix = f"Released are {', '.join(known) or 'none'}"
             raise UserError("no such version", field="version", value=version, fix=fix)
         if not models:

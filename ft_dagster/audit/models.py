@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from ft_dagster.audit.answers import AtAnswer, Compute, DiffAnswer, ModelAnswer, PartOf, SourceOf
-from ft_dagster.audit.audit import Audit, declared_sources
+from ft_dagster.audit.audit import TO_PARENT, Audit, declared_sources
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.audit.index.moments import moment_of
@@ -21,7 +21,7 @@ from ft_dagster.audit.trained import identities_of, in_part, mixtures_of, traini
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
-from ft_dagster.lineage.graph import ancestors
+from ft_dagster.lineage.graph import ancestors, exports_of, missing
 from ft_dagster.lineage.log import read_log
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.stage_entries import (
@@ -73,8 +73,8 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
     exports = audit.index.made_of(weights, MODEL_EXPORT.name)
     base = chain.parts[BASE_MODEL.name]
     entries = audit.log.get(weights.place.prefix, [])
-    versions = {e["version"] for e in entries if e["weights"] == weights.digest}
-    parent = None if base is None else _parent(audit, base)
+    versions = {entry.version for entry in entries if entry.weights == weights.digest}
+    parent = None if base is None else _parent(audit, weights, base)
     unmixed = audit.index.parent(weights, TRAINING_MIXTURE.name) is None
     parts, perhaps = (0, 0) if unmixed else in_part(audit, weights)
     children = (f"{child.variant} {child.digest}" for child, _ in descendants(audit, weights))
@@ -83,7 +83,7 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
         weights=weights.digest,
         created=weights.created,
         exports=tuple(dict.fromkeys(export.digest for export in exports)),
-        releases=tuple(entry for entry in entries if entry["version"] in versions),
+        releases=tuple(entry.to_json() for entry in entries if entry.version in versions),
         parts=tuple(_parts(audit, [weights, *exports])),
         sources=_sources(audit, chain),
         mixture=_mixture(chain),
@@ -119,9 +119,8 @@ def _parts(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
             part.place.stage, part.digest, part.variant, part.created, code,
             removed=said.at if isinstance(said, Removed) else "",
         )  # fmt: skip
-        for stage, one in audit.index.inputs(part).items():
-            if stage in ENTRIES and not audit.index.find(part, stage, one):
-                found[stage, one.digest] = PartOf(stage, one.digest, gone=True)
+        for stage, one in missing(audit.index, part).items():
+            found[stage, one.digest] = PartOf(stage, one.digest, gone=True)
     ranks = {stage: at for at, stage in enumerate(ENTRIES)}
     yield from sorted(found.values(), key=lambda part: (ranks.get(part.stage, 99), part.created, part.digest))
 
@@ -141,16 +140,14 @@ def at(audit: Audit, variant: str, date: str, *, now: datetime | None = None) ->
         problem = f"nothing of {variant} was in production then{since}"
         raise UserError(problem, value=date, fix="Name a later date")
     entry = next(e for e in entries if e.action == RELEASE and e.version == serving)
-    exports = [e for e in audit.index.of_stage(MODEL_EXPORT.name, prefix) if e.digest == entry.export]
+    fix = "Restore the store from a backup"
+    exports = exports_of(audit.index.of_stage(MODEL_EXPORT.name, prefix), entry)
     if not exports:
-        fix = "Restore the store from a backup"
         raise UserError(f"the export of version {serving} of {variant} is gone", value=entry.export, fix=fix)
     weights = audit.index.parent(exports[-1], FINE_TUNED_MODEL.name)
     if weights is None:
-        fix = "Restore the store from a backup"
-        raise UserError(
-            f"the weights of version {serving} of {variant} are gone", value=entry.weights, fix=fix
-        )
+        problem = f"the weights of version {serving} of {variant} are gone"
+        raise UserError(problem, value=entry.weights, fix=fix)
     records = len(identities_of(audit, weights))
     return AtAnswer(variant, moment, entry.to_json(), model_answer(audit, weights), records, note)
 
@@ -301,23 +298,17 @@ def _compute(audit: Audit, weights: Indexed) -> Compute:
     return Compute(counted[0], whole, name, took, share, None if share is None else share > THIRD)
 
 
-def _parent(audit: Audit, base: Artifact) -> Mapping[str, Any] | None:
-    """Return the release that a base starts from, and whether its artifacts are still there."""
+def _parent(audit: Audit, child: Indexed, base: Artifact) -> Mapping[str, Any] | None:
+    """Return the release that the base of a model starts from, and whether its weights are still there."""
     used = base.figures.get("parent")
     if not used:
         return None
-    weights = base.inputs.get(FINE_TUNED_MODEL.name, "")
-    there = [
-        each
-        for each in audit.allowed(audit.index.with_digest(weights))
-        if each.place.stage == FINE_TUNED_MODEL.name
-    ]
+    weights = audit.index.parent(child, *TO_PARENT)
+    said = None if weights is None else audit.said(weights)
+    removed = said.at if isinstance(said, Removed) else None
     named = {name: used[name] for name in ("variant", "version", "mode")}
-    said = [audit.said(each) for each in there]
-    removed = [one.at for one in said if isinstance(one, Removed)]
-    standing = len(removed) < len(there)
-    at = removed[-1] if removed and not standing else None
-    return {**named, "weights": weights, "gone": not there, "removed": at}
+    digest = base.inputs.get(FINE_TUNED_MODEL.name, "")
+    return {**named, "weights": digest, "gone": weights is None, "removed": removed}
 
 
 def _evaluation(audit: Audit, exports: list[Indexed]) -> Mapping[str, Any]:

@@ -13,13 +13,13 @@ from ft_dagster.export.catalogue import ReleasedAdapter
 from ft_dagster.export.vllm import serve_command
 from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of
+from ft_dagster.lineage.graph import StoredGraph, input_of, released_evaluation
 from ft_dagster.lineage.release import export_of, production
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.quantize import quantization_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, variant_files
-from ft_dagster.stage_entries import BASE_MODEL, EVALUATION
+from ft_dagster.stage_entries import BASE_MODEL
 from ft_dagster.store import Artifact, Store
 
 
@@ -93,8 +93,7 @@ def _adapter(payload: Path, key: VariantKey, version: int, digest: str) -> Relea
 
 def _verdict(store: Store, key: VariantKey, entry: ReleaseEntry) -> str:
     """Return the sentence of the evaluation that a version was released by; empty where it is gone."""
-    named = entry.evaluation, entry.evaluation_manifest
-    judged = find_digest(store, (key.prefix,), EVALUATION.name, *named)
+    judged = released_evaluation(store, key.prefix, entry)
     verdict = None if judged is None else judged.figures.get("verdict")
     return verdict_sentence(Verdict.from_json(verdict)) if verdict else ""
 

@@ -6,10 +6,12 @@ was made from. Killed at any point, the next call goes on.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.graph import inputs_first
 from ft_dagster.lineage.reachable import Unreached, is_litter
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.store.artifacts import Place
@@ -77,29 +79,12 @@ def _written_since(store: Store, one: Unreached) -> bool:
 
 def _dependents_first(found: Sequence[Unreached]) -> list[Unreached]:
     """Each artifact before those that it was made from; attempts that are none at the end."""
-    by_place: dict[Place, list[Unreached]] = {}
-    for one in found:
-        by_place.setdefault(one.place, []).append(one)
-    ordered: list[Unreached] = []
-    seen: set[tuple[Place, str]] = set()
-    for root in found:
-        _inputs_first(root, by_place, seen, ordered)
+    at = defaultdict[Place, list[int]](list)
+    for number, one in enumerate(found):
+        at[one.place].append(number)
+
+    def above(number: int) -> Iterator[int]:
+        return (each for place in found[number].inputs for each in at.get(place, ()))
+
+    ordered = [found[number] for number in inputs_first(range(len(found)), above)]
     return [one for one in reversed(ordered) if one.committed] + [one for one in ordered if not one.committed]
-
-
-def _inputs_first(
-    root: Unreached,
-    by_place: dict[Place, list[Unreached]],
-    seen: set[tuple[Place, str]],
-    ordered: list[Unreached],
-) -> None:
-    """Append an artifact after all that it was made from, each once."""
-    waiting: list[tuple[Unreached, bool]] = [(root, False)]
-    while waiting:
-        one, inputs_are_in = waiting.pop()
-        if inputs_are_in:
-            ordered.append(one)
-        elif (one.place, one.attempt) not in seen:
-            seen.add((one.place, one.attempt))
-            waiting.append((one, True))
-            waiting += [(below, False) for place in one.inputs for below in by_place.get(place, ())]

@@ -11,6 +11,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import NamedTuple, Protocol, TypeVar
 
 from ft_dagster.errors import UserError
@@ -19,6 +21,7 @@ from ft_dagster.stage_entries import (
     BASE_MODEL,
     BASE_TEXT,
     ENTRIES,
+    EVALUATION,
     FINE_TUNED_MODEL,
     GENERAL_CORPUS,
     MODEL_EXPORT,
@@ -26,7 +29,7 @@ from ft_dagster.stage_entries import (
 )
 from ft_dagster.store.artifacts import Artifact, Place, digests_folder, find_artifact, note_digest
 from ft_dagster.store.blobs import Store
-from ft_dagster.store.committed import all_committed
+from ft_dagster.store.committed import committed_in
 from ft_dagster.store.heads import SHARED
 
 CORPORA = f"{SHARED}/corpora"
@@ -51,6 +54,7 @@ class Node(Protocol):
 
 
 N = TypeVar("N", bound=Node)
+K = TypeVar("K")
 
 
 class Graph(Protocol[N]):
@@ -100,6 +104,13 @@ def path(graph: Graph[N], artifact: N, *names: str) -> list[N]:
     return found
 
 
+def paths(graph: Graph[N], artifact: N, *names: str) -> Iterator[list[N]]:
+    """Go a `path` to its end, from there the same again, and so on as far as the artifacts stand."""
+    while len(found := path(graph, artifact, *names)) == len(names):
+        yield found
+        artifact = found[-1]
+
+
 def input_of(graph: Graph[N], artifact: N, *names: str) -> N | None:
     """Find the artifact that is the last on a `path`; None where it, or one before it, is gone."""
     found = path(graph, artifact, *names)
@@ -135,6 +146,29 @@ def inputs(graph: Graph[N], artifact: N, names: Iterable[str] | None = None) -> 
     for name in known if names is None else names:
         if name in known:
             yield from graph.find(artifact, name, known[name])
+
+
+def missing(graph: Graph[N], artifact: N) -> dict[str, Input]:
+    """Return the inputs that name an artifact of which nothing is known any more."""
+    return {
+        name: one
+        for name, one in graph.inputs(artifact).items()
+        if (one.manifest or name in ENTRIES) and not graph.find(artifact, name, one)
+    }
+
+
+def inputs_first(starts: Iterable[K], inputs: Callable[[K], Iterable[K]]) -> list[K]:
+    """Return the starts and all that they were made of, each once and after its inputs."""
+    ordered = dict[K, None]()
+    waiting, seen = [(start, False) for start in starts], set[K]()
+    while waiting:
+        one, inputs_are_in = waiting.pop()
+        if inputs_are_in:
+            ordered[one] = None
+        elif one not in seen:
+            seen.add(one)
+            waiting += [(one, True), *((above, False) for above in inputs(one))]
+    return list(ordered)
 
 
 def ancestors(graph: Graph[N], starts: Iterable[N]) -> Iterator[N]:
@@ -188,14 +222,56 @@ def stage_of(artifact: Artifact, name: str) -> str:
     return BASE_TEXT.name if general and general.get("corpus") is None else name
 
 
-def versions_of(log: Iterable[ReleaseEntry], artifacts: Iterable[Node]) -> list[ReleaseEntry]:
-    """Find the releases of weights and exports among these, by their bytes: those were served, whichever of
-    their manifests was there first, and a log names no other thing of weights.
+def exports_of(exports: Iterable[N], entry: ReleaseEntry) -> list[N]:
+    """Choose, of a variant's exports, that of a release: by its key, since others may have the same bytes. Of
+    those that were made under the key, the one that was released comes last.
     """
-    known = {(each.place.stage, each.digest) for each in artifacts}
-    weights, export = FINE_TUNED_MODEL.name, MODEL_EXPORT.name
-    released = (one for one in log if one.action == RELEASE)
-    return [one for one in released if known & {(weights, one.weights), (export, one.export)}]
+    found = [e for e in exports if (e.place.key, e.digest) == (entry.export_key, entry.export)]
+    return sorted(found, key=lambda export: export.manifest == entry.export_manifest)
+
+
+def released_export(store: Store, prefix: str, entry: ReleaseEntry) -> Artifact | None:
+    """Find the export of a release of the variant below a prefix; None where it is gone, or is another."""
+    found = find_artifact(store, Place(prefix, MODEL_EXPORT.name, entry.export_key))
+    named = {MODEL_EXPORT.name: entry.export, FINE_TUNED_MODEL.name: entry.weights}
+    same = found is not None and named.items() <= {MODEL_EXPORT.name: found.digest, **found.inputs}.items()
+    return found if same else None
+
+
+def released_evaluation(store: Store, prefix: str, entry: ReleaseEntry) -> Artifact | None:
+    """Find the evaluation whose verdict let a release be; None where it is gone."""
+    return find_digest(store, [prefix], EVALUATION.name, entry.evaluation, entry.evaluation_manifest)
+
+
+def versions_of(
+    store: Store, prefix: str, log: Iterable[ReleaseEntry], artifacts: Iterable[Artifact]
+) -> list[ReleaseEntry]:
+    """Find the releases that weights and exports of a variant are. An export is its release, and any of equal
+    bytes that was made of the same weights: those bytes are released once. Equal weights of other inputs, and
+    what was exported of them, are no release.
+    """
+    graph = StoredGraph(store)
+
+    def place_of_weights(made: Artifact) -> Place | None:
+        if made.place.stage == FINE_TUNED_MODEL.name:
+            return made.place
+        above = input_of(graph, made, FINE_TUNED_MODEL.name)
+        return None if above is None else above.place
+
+    def is_of(entry: ReleaseEntry, alike: Sequence[Artifact]) -> bool:
+        if exports_of(alike, entry):
+            return True
+        export = released_export(store, prefix, entry) if alike else None
+        weights = None if export is None else place_of_weights(export)
+        return weights is not None and weights in map(place_of_weights, alike)
+
+    known = [each for each in artifacts if each.place.stage in (FINE_TUNED_MODEL.name, MODEL_EXPORT.name)]
+    released = [entry for entry in log if entry.action == RELEASE]
+    return [
+        entry
+        for entry in released
+        if is_of(entry, [each for each in known if each.digest in (entry.weights, entry.export)])
+    ]
 
 
 @dataclass(frozen=True)
@@ -243,6 +319,37 @@ class ListedGraph:
         """Find what is named below a prefix, of all that were listed; see the function of this name."""
         return named(self._by_digest.get(digest, ()), prefix, manifest)
 
+    @cached_property
+    def _by_input(self) -> Mapping[str, Sequence[Artifact]]:
+        found = defaultdict[str, list[Artifact]](list)
+        for artifact in chain.from_iterable(self._by_digest.values()):
+            for digest in set(artifact.inputs.values()):
+                found[digest].append(artifact)
+        return found
+
+    def made_of(self, artifact: Artifact, stage: str | None = None) -> Sequence[Artifact]:
+        """Find what was made of an artifact, of all that were listed; see `Descent`."""
+        own, digest = artifact.place.prefix, artifact.digest
+        return [
+            each
+            for each in self._by_input.get(digest, ())
+            if stage in (None, each.place.stage)
+            and (
+                each.place.prefix == own
+                or any(
+                    artifact in self.find(each, name, one)
+                    for name, one in inputs_of(each).items()
+                    if one.digest == digest
+                )
+            )
+        ]
+
+
+def made_in(store: Store, prefix: str, stage: str, digests: Mapping[str, str]) -> Iterator[Artifact]:
+    """Yield all of a stage of a variant that was ever made of inputs with these digests, by their names."""
+    found = (each for each in committed_in(store, prefix, stage) if isinstance(each, Artifact))
+    return (each for each in found if digests.items() <= each.inputs.items())
+
 
 def find_digest(
     store: Store, prefixes: Iterable[str], stage: str, digest: str, manifest: str | None = None
@@ -266,12 +373,14 @@ def find_digest(
     return found
 
 
-def of_equal_bytes(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Iterator[Artifact]:
-    """All artifacts of a stage that were noted with this digest at their commit; those that cannot be read
-    are left out.
+def of_equal_bytes(
+    store: Store, prefixes: Iterable[str], stage: str, digest: str, **inputs: str
+) -> Iterator[Artifact]:
+    """All artifacts of a stage that were noted with this digest at their commit, and made of `inputs` with
+    these digests; those that cannot be read are left out.
     """
     found = _standing(store, _noted(store, prefixes, stage, digest), digest)
-    return (each for each in found if isinstance(each, Artifact))
+    return (e for e in found if isinstance(e, Artifact) and inputs.items() <= e.inputs.items())
 
 
 def _noted(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Iterator[Place]:
@@ -285,8 +394,7 @@ def _looked_for(
 ) -> Iterator[Artifact | UserError]:
     """Among all artifacts of the stage; one that was made so stands if it is still there."""
     for prefix in prefixes:
-        places = [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")]
-        for one in all_committed(store, places):
+        for one in committed_in(store, prefix, stage):
             if isinstance(one, UserError):
                 yield one
             elif one.digest == digest:

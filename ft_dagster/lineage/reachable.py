@@ -16,7 +16,7 @@ from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.graph import ListedGraph, ancestors, inputs
 from ft_dagster.lineage.log import read_log
 from ft_dagster.lineage.retention import Rules, kept_versions
-from ft_dagster.stage_entries import FINE_TUNED_MODEL, names_of
+from ft_dagster.stage_entries import names_of
 from ft_dagster.store.artifacts import Artifact, Place, generations
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Contents, Keyed
@@ -109,10 +109,9 @@ def reached(
         *_not_to_go_yet(store, contents, rules, made),
     ]
     found = {artifact.place for artifact in ancestors(graph, roots)}
-    known = {artifact.digest for artifact in artifacts if artifact.place in found}
-    held = [
-        a for a in artifacts if a.place.stage in PRODUCTION and a.inputs.get(FINE_TUNED_MODEL.name) in known
-    ]
+    needed = [artifact for artifact in artifacts if artifact.place in found]
+    held = [each for one in needed for stage in PRODUCTION for each in graph.made_of(one, stage)]
+    known = {artifact.digest for artifact in needed}
     beneath = [each for one in held for each in inputs(graph, one) if each.digest not in known]
     return found | {each.place for each in (*held, *ancestors(graph, beneath))}
 

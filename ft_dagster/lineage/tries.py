@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.graph import made_in
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
-from ft_dagster.store.artifacts import Artifact, Place
 from ft_dagster.store.blobs import Store
-from ft_dagster.store.committed import all_committed
 
 RESTORE = "Restore the folder from a backup"
 
@@ -75,9 +74,7 @@ def tries(store: Store, prefix: str, weights: str) -> list[str]:
 
 def _evaluated(store: Store, prefix: str, weights: str) -> int:
     """The highest ordinal that an evaluation of these weights had; one that cannot be read has none."""
-    places = [Place(prefix, EVALUATION.name, key) for key in store.names(f"{prefix}/{EVALUATION.name}")]
-    found = (one for one in all_committed(store, places) if isinstance(one, Artifact))
-    of_these = (one for one in found if one.inputs.get(FINE_TUNED_MODEL.name) == weights)
+    of_these = made_in(store, prefix, EVALUATION.name, {FINE_TUNED_MODEL.name: weights})
     return max((int(one.spec.get("tries", 0)) for one in of_these), default=0)
 
 

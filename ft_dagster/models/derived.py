@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.graph import StoredGraph, input_of
+from ft_dagster.lineage.graph import StoredGraph, input_of, released_export, walk
 from ft_dagster.lineage.release import history, production, rolled_back_weights
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.methods import METHODS
@@ -23,7 +23,7 @@ from ft_dagster.models.base import locate_base
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
-from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
+from ft_dagster.store.artifacts import Artifact, verify_artifact
 from ft_dagster.store.blobs import Store
 
 FIELD = "base_model.variant"
@@ -108,11 +108,8 @@ def released_parent(
     if entry is None:
         fix = f"Run it first (`ft-dagster run {key}`); once it is released, run {child} again"
         raise UserError("this variant was never released", file=file, field=FIELD, value=str(key), fix=fix)
-    export = find_artifact(store, Place(prefix, MODEL_EXPORT.name, entry.export_key))
-    if export is None or (export.digest, export.inputs[FINE_TUNED_MODEL.name]) != (
-        entry.export,
-        entry.weights,
-    ):
+    export = released_export(store, prefix, entry)
+    if export is None:
         raise _gone(key, entry.version, "its export", file)
     base = input_of(StoredGraph(store), export, BASE_MODEL.name)
     if base is None:
@@ -200,10 +197,11 @@ def bases_beneath(store: Store, base: Artifact) -> Iterator[Artifact]:
     """Yield a base_model artifact, and the bases of the releases that it starts from, one after the other
     down to that of a named source. Raises UserError where one is gone.
     """
-    yield base
-    while started_from(base):
-        base = parent_artifact(store, base, BASE_MODEL.name)
-        yield base
+
+    def beneath(one: Artifact) -> list[Artifact]:
+        return [parent_artifact(store, one, BASE_MODEL.name)] if started_from(one) else []
+
+    return (each for each, _ in walk([base], beneath))
 
 
 def named_source(store: Store, base: Artifact) -> str:
@@ -274,8 +272,9 @@ def rolled_back_beneath(store: Store, base: Artifact) -> Iterator[RolledBack]:
         if parent:
             key = VariantKey.parse(parent["variant"])
             gone = rolled_back_weights(history(store, parent["places"][MODEL_EXPORT.name][0]))
-            if each.inputs[FINE_TUNED_MODEL.name] in gone:
-                yield RolledBack(key, parent["version"], gone[each.inputs[FINE_TUNED_MODEL.name]])
+            weights = each.inputs[FINE_TUNED_MODEL.name]
+            if weights in gone:
+                yield RolledBack(key, parent["version"], gone[weights])
 
 
 def parents_moved(store: Store, child: VariantKey, base: Artifact | None) -> Iterator[StaleCause]:

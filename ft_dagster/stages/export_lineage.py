@@ -12,19 +12,18 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import StoredGraph, find_digest, parts_of_version
+from ft_dagster.lineage.graph import StoredGraph, parts_of_version, released_evaluation
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import (
     DECLARATION,
-    EVALUATION,
     GENERAL_CORPUS,
     RELEASE_EVALUATION,
     TASK_DATASET,
     made_before,
 )
 from ft_dagster.stages.declaration import content_of
-from ft_dagster.store import Artifact, Place, Store, read_head
-from ft_dagster.store.committed import all_committed
+from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.store.committed import committed_in
 
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
 _MADE = (each.name for each in made_before(RELEASE_EVALUATION) if not each.on_demand)
@@ -63,8 +62,7 @@ def artifacts_of(
     """
     roots = [export]
     if released is not None and released.evaluation_manifest:
-        named = released.evaluation, released.evaluation_manifest
-        judged = find_digest(store, [prefix], EVALUATION.name, *named)
+        judged = released_evaluation(store, prefix, released)
         roots += [] if judged is None else [judged]
     found = parts_of_version(StoredGraph(store), roots, ORDER)
     return {stage: found[stage] for stage in ORDER if stage in found}
@@ -97,8 +95,7 @@ def frozen_declarations(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
         newest = read_head(store, prefix, DECLARATION.name)
     if newest is not None:
         yield content_of(newest)
-    places = [Place(prefix, DECLARATION.name, key) for key in store.names(f"{prefix}/{DECLARATION.name}")]
-    for one in all_committed(store, places):
+    for one in committed_in(store, prefix, DECLARATION.name):
         if isinstance(one, UserError):
             raise one
         yield content_of(one)

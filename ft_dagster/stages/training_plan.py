@@ -16,6 +16,7 @@ from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
 from ft_dagster.gate.gates import refuse_unlisted
 from ft_dagster.launch.choice import refuse_lacking
+from ft_dagster.lineage.graph import made_in
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_of
 from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.estimate import Estimate
@@ -37,8 +38,7 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages import evaluation_texts, probe
-from ft_dagster.store import Artifact, Attempt, Place, find_artifact
-from ft_dagster.store.committed import all_committed
+from ft_dagster.store import Artifact, Attempt, find_artifact
 from ft_dagster.training.contract import PLAN_FILE
 from ft_dagster.workspace.answer_engine import refuse_absent
 from ft_dagster.workspace.build_context import BuildContext
@@ -165,13 +165,8 @@ def is_carried_out(workspace: Workspace, plan: Artifact) -> bool:
     """
     made_from = {TRAINING_PLAN.name: plan.digest, **{name: plan.inputs[name] for name in TRAINED_FROM}}
     store, prefix = workspace.store, workspace.prefix
-    places = [
-        Place(prefix, FINE_TUNED_MODEL.name, key) for key in store.names(f"{prefix}/{FINE_TUNED_MODEL.name}")
-    ]
-    models = (model for model in all_committed(store, places) if isinstance(model, Artifact))
-    return any(
-        made_from.items() <= model.inputs.items() and find_artifact(store, model.place) for model in models
-    )
+    models = made_in(store, prefix, FINE_TUNED_MODEL.name, made_from)
+    return any(find_artifact(store, model.place) for model in models)
 
 
 def _refuse_other_metrics(workspace: Workspace) -> None:

@@ -13,14 +13,13 @@ from ft_dagster.gate.samples import OWN, read_samples
 from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of, of_equal_bytes
+from ft_dagster.lineage.graph import StoredGraph, input_of, of_equal_bytes, released_evaluation
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
     BASE_MODEL,
-    EVALUATION,
     FINE_TUNED_MODEL,
     GENERAL_SCORES,
     TASK_DATASET,
@@ -111,7 +110,7 @@ def against_production(workspace: Today, tuned: Artifact, evaluation: Artifact) 
     standing = against.entry
     if standing is None:
         return Held(against)
-    before = find_digest(workspace.store, [workspace.prefix], EVALUATION.name, standing.evaluation)
+    before = released_evaluation(workspace.store, workspace.prefix, standing)
     asked: Artifact | None = None
     try:
         if before is None or not (asked_alike(before, evaluation) and asked_by_its_rules(workspace, before)):
@@ -197,9 +196,9 @@ def _scores_of_base(workspace: Workspace, evaluation: Artifact) -> Artifact | No
     before = input_of(StoredGraph(store), evaluation, BASE_EVALUATION.name)
     if before is None:
         return None
-    base = evaluation.inputs[BASE_MODEL.name]
-    same = of_equal_bytes(store, places, GENERAL_SCORES.name, before.inputs[GENERAL_SCORES.name])
-    return next((each for each in same if is_of_now(each) and each.inputs[BASE_MODEL.name] == base), None)
+    scores, base = before.inputs[GENERAL_SCORES.name], evaluation.inputs[BASE_MODEL.name]
+    same = of_equal_bytes(store, places, GENERAL_SCORES.name, scores, **{BASE_MODEL.name: base})
+    return next(filter(is_of_now, same), None)
 
 
 def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) -> Verdict | None:

@@ -12,6 +12,11 @@ from ft_dagster.store.blobs import Store
 AT_ONCE = 64  # manifests read from a remote store together
 
 
+def committed_in(store: Store, prefix: str, stage: str) -> Iterator[Artifact | UserError]:
+    """Yield every committed artifact of a stage below a prefix, see `all_committed`."""
+    return all_committed(store, [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")])
+
+
 def all_committed(
     store: Store, places: Sequence[Place], anew: Collection[Place] = ()
 ) -> Iterator[Artifact | UserError]:

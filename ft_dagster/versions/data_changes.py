@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ft_dagster.data.rows.row_changes import split_identities
 from ft_dagster.lineage.entry import RELEASE
-from ft_dagster.lineage.graph import StoredGraph, find_digest, input_of
+from ft_dagster.lineage.graph import StoredGraph, input_of, released_export
 from ft_dagster.lineage.release import history
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
@@ -15,7 +15,7 @@ from ft_dagster.versions.version_files import UNREADABLE, told
 from ft_dagster.workspace.workspace import Workspace
 
 LOOKED_AT = 10  # versions
-TO_ROWS = (TRAINING_MIXTURE.name, TASK_DATASET.name)  # from weights
+TO_ROWS = (FINE_TUNED_MODEL.name, TRAINING_MIXTURE.name, TASK_DATASET.name)  # from an export
 
 
 class DataChanges(NamedTuple):
@@ -58,8 +58,8 @@ def _before(workspace: Workspace, dataset: Artifact) -> tuple[int, Artifact] | N
     released = [entry for entry in reversed(history(store, prefix)) if entry.action == RELEASE]
     graph = StoredGraph(store)
     for entry in islice(released, LOOKED_AT):
-        weights = find_digest(store, [prefix], FINE_TUNED_MODEL.name, entry.weights)
-        rows = None if weights is None else input_of(graph, weights, *TO_ROWS)
+        export = released_export(store, prefix, entry)
+        rows = None if export is None else input_of(graph, export, *TO_ROWS)
         if rows is not None and rows.digest != dataset.digest:
             return entry.version, rows
     return None

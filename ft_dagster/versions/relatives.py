@@ -54,13 +54,13 @@ class Kin:
 
 def family(kin: Kin, artifact: Artifact) -> Family:
     """Raises UserError for what cannot be read."""
-    workspace = kin.workspace
+    workspace, store = kin.workspace, kin.workspace.store
     above = sorted(_above(workspace, artifact), key=lambda one: (one.variant is None, _rank(one.artifact)))
     own = _below(kin.heads, artifact)
     stages = {each.place.stage for each in (artifact, *own)}
     children = kin.children if MODEL_EXPORT.name in stages else ()
-    log = history(workspace.store, workspace.prefix) if stages & RELEASED else ()
-    versions = [entry.version for entry in versions_of(log, (artifact, *own))]
+    log = history(store, workspace.prefix) if stages & RELEASED else ()
+    versions = [entry.version for entry in versions_of(store, workspace.prefix, log, (artifact, *own))]
     return Family(above, [*map(Relative, own), *children], versions)
 
 
@@ -96,7 +96,7 @@ def _children(workspace: Workspace, export: Artifact) -> Iterator[Relative]:
         base = declared.content(key).get(BASE_MODEL.name) if key.tenant == workspace.key.tenant else None
         if isinstance(base, dict) and base.get("variant") == str(workspace.key):
             head = read_head(workspace.store, key.prefix, BASE_MODEL.name)
-            if head is not None and head.inputs.get(MODEL_EXPORT.name) == export.digest:
+            if head is not None and head in ListedGraph([head, export]).made_of(export):
                 below = _below(newest(workspace.store, key.prefix), head)
                 yield from (Relative(each, str(key)) for each in (head, *below))
 

@@ -12,7 +12,14 @@ from functools import partial
 from typing import NamedTuple
 
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import Input, StoredGraph, of_equal_bytes, parts_of_version, stage_of
+from ft_dagster.lineage.graph import (
+    Input,
+    StoredGraph,
+    of_equal_bytes,
+    parts_of_version,
+    released_export,
+    stage_of,
+)
 from ft_dagster.lineage.release import history, served_in
 from ft_dagster.stage_entries import (
     EVALUATION,
@@ -21,7 +28,7 @@ from ft_dagster.stage_entries import (
     TASK_DATASET,
 )
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
-from ft_dagster.store import SHARED, Artifact, Place, Store, find_artifact, read_head
+from ft_dagster.store import SHARED, Artifact, Store, read_head
 from ft_dagster.workspace.keyed_inputs import differing
 from ft_dagster.workspace.stage_version import is_of_now
 
@@ -86,7 +93,7 @@ def _root(
     if released is not None:
         if export is not None and export.digest == released.export:
             return export
-        return find_artifact(store, Place(prefix, MODEL_EXPORT.name, released.export_key))
+        return released_export(store, prefix, released)
     if judged is None or (trained is not None and judged.inputs.get(FINE_TUNED_MODEL.name) != trained.digest):
         return trained
     return export if export is not None and export.inputs.get(EVALUATION.name) == judged.digest else judged

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import StoredGraph, input_of
+from ft_dagster.lineage.graph import StoredGraph, input_of, released_export
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.tries import try_of
 from ft_dagster.models.derived import ParentRelease, released_parent
@@ -30,11 +30,10 @@ from ft_dagster.stage_entries import (
     EVALUATION,
     EVALUATION_TEXTS,
     FINE_TUNED_MODEL,
-    MODEL_EXPORT,
     TASK_DATASET,
 )
-from ft_dagster.store import Artifact, Place, Store, find_artifact, read_head, verify_artifact
-from ft_dagster.store.committed import all_committed
+from ft_dagster.store import Artifact, Store, find_artifact, read_head, verify_artifact
+from ft_dagster.store.committed import committed_in
 from ft_dagster.store.removal import keep
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace.stage_version import is_of_now
@@ -108,11 +107,8 @@ class Past:
         if entry is None:
             raise UserError(f"nothing of {self.key} is in production", fix="Run and release it first")
         try:
-            export = find_artifact(store, Place(prefix, MODEL_EXPORT.name, entry.export_key))
-            if export is None or (export.digest, export.inputs.get(FINE_TUNED_MODEL.name)) != (
-                entry.export,
-                entry.weights,
-            ):
+            export = released_export(store, prefix, entry)
+            if export is None:
                 raise _gone(entry, "its export is gone")
             graph = StoredGraph(store)
             tuned, base = (input_of(graph, export, stage.name) for stage in (FINE_TUNED_MODEL, BASE_MODEL))
@@ -183,8 +179,8 @@ class Past:
         newest first. Each is kept from retention and its bytes are hashed again; what is damaged is left out.
         """
         store, prefix = self._store, self.key.prefix
-        places = [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")]
-        known = [one for one in all_committed(store, places) if isinstance(one, Artifact) and is_of_now(one)]
+        committed = committed_in(store, prefix, stage)
+        known = [one for one in committed if isinstance(one, Artifact) and is_of_now(one)]
         for each in sorted(known, key=lambda one: str(one.predicate["created"]), reverse=True):
             with suppress(UserError):
                 found = find_artifact(store, each.place) if wanted(each) else None

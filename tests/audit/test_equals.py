@@ -24,6 +24,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import Sample
 from ft_dagster.store import Artifact
 from tests.audit.histories import History, question, this_moment
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 
@@ -211,3 +212,42 @@ def test_damage_to_an_equal_mixture_takes_no_answer_away(
     [said] = answer.model.unread
     assert said.startswith("the rows of an equal training_mixture, ")
     assert len(diff(audit, weights.digest, weights.digest).unread) == 2
+
+
+def test_a_version_is_told_by_the_rows_that_its_export_was_made_of_and_not_by_those_of_its_equal(
+    made: History,
+) -> None:
+    """Another training on other rows came out the same to the byte, and was exported later."""
+    _, mixtures = equal_mixtures(made)
+    base = made.base()
+    weights = made.model("acme.one", mixtures[0], base, times=3)
+    export, _ = made.release("acme.one", weights, base)
+    plan = made._put(
+        "training_plan", "tenants/acme/one", {"plan.json": {}}, {"training_mixture": mixtures[1]}
+    )
+    other = made.model("acme.one", mixtures[1], base, times=3, plan=plan)
+    judged = made._put("evaluation", "tenants/acme/one", {"scores.json": 2}, {"fine_tuned_model": other})
+    files = {"model.json": f"export of {weights.digest}"}
+    inputs = {"fine_tuned_model": other, "evaluation": judged, "base_model": base}
+    again = made._put("model_export", "tenants/acme/one", files, inputs)
+    assert (again.digest, again.place == export.place) == (export.digest, False)
+    audit = made.audit()
+    for name in ("acme.one@1", "acme.one"):
+        assert audit.model(name).place == weights.place
+
+
+def test_a_parent_is_removed_though_equal_weights_of_another_variant_stand(made: History) -> None:
+    base, rows = made.base(), [question(number) for number in range(30)]
+    mixtures = [made.mixture(variant, made.dataset(variant, rows)) for variant in ("acme.one", "acme.two")]
+    weights, others = (
+        made.model(variant, mixture, base)
+        for variant, mixture in zip(("acme.one", "acme.two"), mixtures, strict=True)
+    )
+    assert weights.digest == others.digest
+    export, _ = made.release("acme.one", weights, base)
+    derived = made.derived_base("acme.child", "acme.one", export, weights, base)
+    other = made.dataset("acme.child", [question(number) for number in range(100, 120)])
+    child = made.model("acme.child", made.mixture("acme.child", other), derived)
+    made._remove(lambda one: one.place == weights.place)
+    parent = present(model(made.audit(), child.digest).parent)
+    assert (parent["gone"], parent["removed"] is None) == (False, False)

@@ -184,7 +184,7 @@ def test_a_log_that_names_nothing_before_its_entries_is_held_whole(old: Settings
     first = read_log(store, prefix).entries[0]
     store.write_json(entry_path(prefix, 1), replace(first, by="eve").to_json())
     audit = open_audit(old)
-    assert audit.log[prefix][0]["by"] == "eve"
+    assert audit.log[prefix][0].by == "eve"
     [line] = verify(audit).problems
     assert "000001.json: this entry of a release log is another than it was" in line
 

@@ -20,15 +20,25 @@ def catalogue(folder: Path) -> Any:
 
 
 def put(
-    store: Store, stage: str, prefix: str, inputs: dict[str, str], figures: dict[str, Any], *, name: str = "x"
+    store: Store,
+    stage: str,
+    prefix: str,
+    inputs: dict[str, str],
+    figures: dict[str, Any],
+    *,
+    name: str = "x",
+    manifests: dict[str, str] | None = None,
 ) -> Artifact:
-    """An artifact of which only the manifest matters; `name` tells it from others of the stage."""
+    """An artifact of which only the manifest matters; `name` tells it from others of the stage. `manifests`:
+    of its inputs.
+    """
 
     def build(attempt: Any) -> dict[str, Any]:
         (attempt.payload / "what.txt").write_text(f"{prefix} {stage} {name}")
         return figures
 
-    return make_artifact(store, Path(store.root) / "work", Recipe(stage, prefix, inputs, {"x": name}), build)
+    recipe = Recipe(stage, prefix, inputs, {"x": name}, manifests=manifests or {})
+    return make_artifact(store, Path(store.root) / "work", recipe, build)
 
 
 def predicted(hours: float | None, device: str = H100, gpus: int = 2) -> dict[str, Any]:

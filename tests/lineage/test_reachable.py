@@ -222,6 +222,15 @@ def test_of_equal_weights_those_that_a_version_was_made_of_stay(store: Store) ->
     assert not {released.place, asked.place} & gone
 
 
+def test_what_another_variant_asked_of_equal_weights_does_not_stay(store: Store) -> None:
+    ours, theirs = (made(store, "fine_tuned_model", 0, prefix=prefix) for prefix in (PREFIX, OTHER))
+    assert ours.digest == theirs.digest
+    write_head(store, PREFIX, ours, None)
+    named = {"fine_tuned_model": theirs.digest}, {"fine_tuned_model": theirs.manifest}
+    asked = put(store, "production_evaluation", OTHER, {"n.json": 1}, named[0], manifests=named[1])
+    assert places(left(store)) == {theirs.place, asked.place}
+
+
 def test_what_names_a_manifest_that_is_gone_keeps_all_of_the_same_bytes(store: Store) -> None:
     mixture = made(store, "training_mixture", 1)
     plan = put(

@@ -20,6 +20,7 @@ from ft_dagster.audit.replay.kept_code import environment_differences
 from ft_dagster.audit.replay.recipe import JUDGED, CleanProject, ModelRecipe, judged_by
 from ft_dagster.errors import UserError
 from ft_dagster.launch.leases import of_host
+from ft_dagster.lineage.graph import needed
 from ft_dagster.settings import load_settings
 from ft_dagster.stage_entries import BASE_EVALUATION, EVALUATION, GENERAL_SCORES, MODEL_EXPORT
 from ft_dagster.stages.evaluation import ANSWERS_OF, VERDICT
@@ -28,7 +29,6 @@ from ft_dagster.store import Artifact
 CLOSE = 0.01  # of a recorded loss, or of a score, by which an equivalent one may differ
 SAME, NOT_MADE = "the same", "not made again"
 FIRST = 3  # files that differ and are named
-ASKED = (BASE_EVALUATION.name, GENERAL_SCORES.name)  # what the base was asked, taken as the store has it
 ALIKE = {
     EVALUATION.name: "of the same verdict and near scores",
     MODEL_EXPORT.name: "and behaves as the judged weights",
@@ -64,13 +64,9 @@ def _lay_out(audit: Audit, recorded: ModelRecipe, project: CleanProject, answer:
         return f"it was asked on {device}, and this host has {here} alone"
     try:
         declared, content = judged_by(audit, judged)
-        for stage in ASKED:
-            judged = audit.index.parent(judged, stage)
-            if judged is None:
-                return f"the {stage} that it was made of is gone"
-            taken = project.take(audit, judged)
-            if stage == ASKED[0]:
-                project.point_at(taken)
+        before = needed(audit.index, judged, BASE_EVALUATION.name)
+        project.point_at(project.take(audit, before))
+        project.take(audit, needed(audit.index, before, GENERAL_SCORES.name))
         project.point_at(project.take(audit, declared))
         project.declare(recorded.variant, content)
         project.take_tries(audit, recorded.model)

@@ -24,7 +24,7 @@ from ft_dagster.audit.index.follow import MALFORMED, indexed_members, problem_of
 from ft_dagster.audit.index.index import Indexed, created, digest_of, tenant_of
 from ft_dagster.audit.verify.store_files import RESTORE, problems_around
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.graph import inputs_of
+from ft_dagster.lineage.graph import inputs_of, missing
 from ft_dagster.records.record_tree import TREE, TreeHead, check_tree
 from ft_dagster.report.tables import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
@@ -273,10 +273,8 @@ def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     """Check that every artifact that it was made from is there, with the manifest that it had then."""
-    for name, (digest, manifest) in inputs_of(artifact).items():
-        if manifest is None:
-            continue
-        if not audit.index.with_digest(digest, manifest):
+    for name, (digest, manifest) in missing(audit.index, indexed).items():
+        if manifest is not None:
             same = audit.index.with_digest(digest)
             altered = "has another manifest than when it was used" if same else "is gone"
             raise UserError(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import chain
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from ft_dagster.fleet.device_hours import (
     made,
 )
 from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.graph import ListedGraph, input_of
 from ft_dagster.lineage.release import history
 from ft_dagster.planning.hardware.catalogue import Catalogue
 from ft_dagster.spec import VariantKey
@@ -144,10 +146,15 @@ def read_costs(store: Store, catalogue: Catalogue) -> CostsRead:
 
 def cost_items(made_of: Mapping[str, Sequence[Artifact]], catalogue: Catalogue) -> tuple[CostItem, ...]:
     """Of artifacts by their stage, plans among them: of a whole store, or all of one variant."""
-    trained = _trainings(made_of, catalogue)
-    by_weights, devices = {item.weights: item for item in trained}, _devices(trained)
+    graph = ListedGraph(chain.from_iterable(made_of.values()))
+    trainings = [
+        (model.manifest, _training(model, graph, catalogue))
+        for model in made_of.get(FINE_TUNED_MODEL.name, ())
+    ]
+    trained, by_manifest = [item for _, item in trainings], dict(trainings)
+    devices = _devices(trained)
     others = [
-        _other(artifact, by_weights, devices, catalogue)
+        _other(artifact, _weights(graph, artifact, by_manifest), devices, catalogue)
         for stage in TAKE_DEVICES
         if stage != FINE_TUNED_MODEL.name
         for artifact in computed(made_of.get(stage, ()))
@@ -220,26 +227,10 @@ def version_name(item: CostItem, versions: Mapping[tuple[str, str], int]) -> str
     return f"{item.variant}, {UNRELEASED}" if version is None else f"{item.variant} v{version}"
 
 
-def _trainings(made_of: Mapping[str, Sequence[Artifact]], catalogue: Catalogue) -> list[CostItem]:
-    plans = {plan.digest: plan for plan in made_of.get(TRAINING_PLAN.name, ())}
-    verdicts: dict[tuple[str | None, str], list[Artifact]] = defaultdict(list)
-    for judged in made_of.get(EVALUATION.name, ()):
-        verdicts[judged.place.prefix, judged.inputs.get(FINE_TUNED_MODEL.name, "")].append(judged)
-    return [
-        _training(model, plans.get(model.inputs.get(TRAINING_PLAN.name, "")), verdicts, catalogue)
-        for model in made_of.get(FINE_TUNED_MODEL.name, ())
-    ]
-
-
-def _training(
-    model: Artifact,
-    plan: Artifact | None,
-    verdicts: Mapping[tuple[str | None, str], Sequence[Artifact]],
-    catalogue: Catalogue,
-) -> CostItem:
-    said = TrainingFigures.of(model).predicted or _predicted(plan)
+def _training(model: Artifact, graph: ListedGraph, catalogue: Catalogue) -> CostItem:
+    said = TrainingFigures.of(model).predicted or _predicted(input_of(graph, model, TRAINING_PLAN.name))
     device, devices = str(said.get("hardware", "")), said.get("layout", {}).get("gpus", 1)
-    judged = sorted(verdicts.get((model.place.prefix, model.digest), ()), key=made)
+    judged = sorted(graph.made_of(model, EVALUATION.name), key=made)
     found = judged[-1].figures.get("verdict", {}) if judged else {}
     outcome = "" if not found else "pass" if found.get("passed") else found.get("outcome", "fail")
     return _item(
@@ -269,9 +260,15 @@ def _devices(trained: Iterable[CostItem]) -> dict[str, str]:
     return newest
 
 
+def _weights(graph: ListedGraph, artifact: Artifact, trainings: Mapping[str, CostItem]) -> CostItem | None:
+    """The training of the weights that something was made of."""
+    weights = input_of(graph, artifact, FINE_TUNED_MODEL.name)
+    return None if weights is None else trainings.get(weights.manifest)
+
+
 def _other(
     artifact: Artifact,
-    trained: Mapping[str | None, CostItem],
+    of: CostItem | None,
     devices: Mapping[str, str],
     catalogue: Catalogue,
 ) -> CostItem:
@@ -279,7 +276,6 @@ def _other(
     its tenant.
     """
     weights, variant = artifact.inputs.get(FINE_TUNED_MODEL.name), artifact.predicate["variant"]
-    of = trained.get(weights) if weights is not None else None
     newest = devices.get(variant or "", devices.get(_tenant(artifact), ""))
     device = newest if of is None else of.device
     if artifact.figures.get("measured", {}).get("device") == "cpu" and not device.startswith(WITHOUT_GPU):

@@ -22,7 +22,7 @@ from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.fleet.table.version import Gain, KnownVersion
 from ft_dagster.gate.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
-from ft_dagster.lineage.graph import ListedGraph, StoredGraph, find_digest, input_of
+from ft_dagster.lineage.graph import ListedGraph, StoredGraph, input_of, released_evaluation
 from ft_dagster.lineage.reachable import PRODUCTION
 from ft_dagster.lineage.release import rolled_back
 from ft_dagster.lineage.verdict import Verdict
@@ -257,9 +257,7 @@ def _over_production(
     if not others or now is None:
         return None
     other = others[0]
-    then = _verdict(
-        find_digest(store, [prefix], EVALUATION.name, other.evaluation, other.evaluation_manifest)
-    )
+    then = _verdict(released_evaluation(store, prefix, other))
     before, after = (None if verdict is None else _gain(verdict) for verdict in (then, now))
     if before is None or after is None or before[:2] != after[:2]:
         return None

@@ -27,14 +27,14 @@ from ft_dagster.fleet.refresh.listing import (
 )
 from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import FleetRow
-from ft_dagster.lineage.graph import find_digest
+from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import OUTSIDE, Roots, outside
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TASK_DATASET
 from ft_dagster.stages.declaration import FILE
-from ft_dagster.store import SHARED, Store, read_head
+from ft_dagster.store import Store, read_head
 from ft_dagster.store.heads import head_time
 from ft_dagster.strict_json import loads
 
@@ -294,7 +294,7 @@ def _frozen_base(store: Store, key: VariantKey) -> tuple[list[Mapping[str, Any]]
     """The files of the named base at the newest run, or its commit."""
     head, at = read_head(store, key.prefix, BASE_MODEL.name), head_time(store, key.prefix, BASE_MODEL.name)
     if head is not None and BASE_MODEL.name in head.inputs:  # made of it, with tokens of its own
-        head = find_digest(store, (SHARED,), BASE_MODEL.name, head.inputs[BASE_MODEL.name])
+        head = input_of(StoredGraph(store), head, BASE_MODEL.name)
     if head is None or at is None:
         return None
     content = loads(head.read(store, "payload/base.json"))

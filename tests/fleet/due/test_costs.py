@@ -29,6 +29,7 @@ from tests.releases import adapter, release
 from tests.stored_figures import stored_training
 
 pytestmark = pytest.mark.slow
+STAGES = ("fine_tuned_model", "evaluation")
 
 
 @pytest.fixture
@@ -126,6 +127,35 @@ def test_what_asked_the_base_is_on_the_device_of_its_own_variant(store: Store, t
         item for item in read_costs(store, catalogue(tmp_path)).items if item.stage == "base_evaluation"
     )
     assert (base.device, base.price) == (H100, PRICE)
+
+
+def test_what_judged_weights_is_on_the_device_that_trained_them_and_not_that_of_their_equals(
+    store: Store, tmp_path: Path
+) -> None:
+    prefix, judged = "tenants/acme/support", {}
+    for device in ("CPU with 4 cores", H100, "CPU with 8 cores"):
+        figures = stored_training(seconds=3600.0, predicted=predicted(1.0, device, 1))
+        weights = put(store, "fine_tuned_model", prefix, {"training_plan": f"plan for {device}"}, figures)
+        by, inputs = {"fine_tuned_model": weights.manifest}, {"fine_tuned_model": weights.digest}
+        put(store, "evaluation", prefix, inputs, {"seconds": 60.0}, name=device, manifests=by)
+        judged[weights.digest] = device
+    assert len(judged) == 1
+    items = read_costs(store, catalogue(tmp_path)).items
+    devices = {stage: sorted(item.device for item in items if item.stage == stage) for stage in STAGES}
+    assert devices["evaluation"] == devices["fine_tuned_model"]
+
+
+def test_a_training_is_held_against_the_plan_that_it_names_and_not_its_equal(
+    store: Store, tmp_path: Path
+) -> None:
+    prefix = "tenants/acme/support"
+    for hours in (4.0, 1.0, 9.0):
+        inputs = {"training_mixture": f"rows for {hours:g} hours"}
+        plan = put(store, "training_plan", prefix, inputs, {"predicted": predicted(hours)})
+        by, inputs = {"training_plan": plan.manifest}, {"training_plan": plan.digest}
+        put(store, "fine_tuned_model", prefix, inputs, stored_training(), name=f"{hours:g}", manifests=by)
+    planned = [item.planned for item in read_costs(store, catalogue(tmp_path)).items]
+    assert sorted(hours for hours in planned if hours is not None) == [2.0, 8.0, 18.0]
 
 
 def test_devices_are_found_once_however_many_evaluations_there_are(
