@@ -21,6 +21,7 @@ from ft_dagster.data.rows.dataset_io import paths_of
 from ft_dagster.data.rows.lengths import row_lengths
 from ft_dagster.data.rows.splits import SPLITS
 from ft_dagster.markdown import plain
+from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.models.derived import started_from
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.report.comparison import split_headers, split_rows
@@ -72,22 +73,22 @@ def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
 
 
 def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
-    record = base_stage.read_record(workspace.payload(artifact))
+    record = BaseRecord.read(workspace.payload(artifact))
     parent = started_from(artifact)
     more = {
         "parent": f"{parent['variant']} v{parent['version']} ({parent['mode']})" if parent else None,
-        "new tokens": ", ".join((record.get("derived") or {}).get("new_tokens", [])) or None,
+        "new tokens": ", ".join(record.derived.new_tokens if record.derived else ()) or None,
     }
-    rows = [*([name.replace("_", " "), record[name]] for name in BASE), *more.items()]
-    weights = f"{count(record['parameters'])} weights"
-    template = "has a chat template" if record["chat_template"] else "has no chat template"
+    rows = [*([name.replace("_", " "), getattr(record, name)] for name in BASE), *more.items()]
+    weights = f"{count(record.parameters or 0)} weights"
+    template = "has a chat template" if record.chat_template else "has no chat template"
     summary = Summary(
-        f"{Path(record['reference']).name}: {weights}, {size(record['weights_bytes'])}",
-        f"{record['architecture']} in {record['dtype']}; it {template}",
+        f"{Path(record.reference).name}: {weights}, {size(record.weights_bytes or 0)}",
+        f"{record.architecture} in {record.dtype}; it {template}",
         "Nothing to do; each of its files is held by its digest",
     )
-    files = sorted(record["files"], key=lambda file: -file["size"])
-    parts = [Bar(file["path"], file["size"], size(file["size"])) for file in files]
+    files = sorted(record.files, key=lambda file: -file.size)
+    parts = [Bar(file.path, file.size, size(file.size)) for file in files]
     entries = {"base": table(["name", "value"], [row for row in rows if row[1] is not None])}
     return Page(summary, entries, fitting(bars, parts, "files by size"))
 

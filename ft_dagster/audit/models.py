@@ -23,6 +23,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.graph import ancestors, exports_of, missing
 from ft_dagster.lineage.log import read_log
+from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.stage_entries import (
     BASE_MODEL,
@@ -271,9 +272,10 @@ def _base(audit: Audit, base: Artifact | None) -> Mapping[str, Any]:
     if base is None:
         return {}
     file = audit.stored.left(base, "payload/base.json")
-    content = {} if file is None else json.loads(file.read_text("utf-8"))
-    named = {name: content.get(name) for name in ("reference", "revision", "architecture", "parameters")}
-    return {**named, "digest": base.digest, "files": len(content.get("files", []))}
+    record = None if file is None else BaseRecord.parse(file.read_bytes(), file)
+    names = ("reference", "revision", "architecture", "parameters")
+    said = {name: getattr(record, name, None) for name in names}
+    return {**said, "digest": base.digest, "files": 0 if record is None else len(record.files)}
 
 
 def _compute(audit: Audit, weights: Indexed) -> Compute:

@@ -16,6 +16,7 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_evaluation
 from ft_dagster.lineage.release import export_of, production
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.models.quantize import quantization_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, variant_files
@@ -109,4 +110,4 @@ def _base(store: Store, key: VariantKey, export: Artifact, quantization: str | N
 
 
 def _reference(base: Artifact, store: Store) -> str:
-    return str(json.loads(base.read(store, "payload/base.json"))["reference"])
+    return BaseRecord.stored(store, base).reference

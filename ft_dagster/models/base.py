@@ -32,13 +32,13 @@ from ft_dagster.model_files.weights import (
     used_files,
     weight_files,
 )
+from ft_dagster.models.base_record import SCHEMA_VERSION, BaseRecord
 from ft_dagster.models.load_report import unused_tensors
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_json
 from ft_dagster.provenance.hash_cache import cached_sha256
 from ft_dagster.roots import Roots, outside
 from ft_dagster.spec.variant import BaseModelSpec
 
-SCHEMA_VERSION = 1
 FIELD = "base_model"
 
 
@@ -46,9 +46,8 @@ FIELD = "base_model"
 class ResolvedBase:
     """Is a base on this machine. `reference` is its declared source, `revision` a hub commit or None.
 
-    `content` is that of base.json: reference, revision, files, architecture, parameters (as stored: tied
-    weights count once), weights_bytes (of the tensors), dtype, chat_template (whether it has one),
-    tokenizer (a digest over the tokenizer's files). `unused`: stored tensors that its class has no place for.
+    `content` is that of base.json, see `BaseRecord`. `unused`: stored tensors that its class has no place
+    for.
     """
 
     folder: Path
@@ -57,6 +56,10 @@ class ResolvedBase:
     files: list[FileDigest]
     content: dict[str, Any]
     unused: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> BaseRecord:
+        return BaseRecord.model_validate(self.content)
 
 
 def resolve_base(
@@ -120,14 +123,13 @@ def base_from(place: str, here: Path, field: str) -> str:
     return str(folder)
 
 
-def locate_base(record: dict[str, Any], project: Path, cache: Path, *, verify: bool = False) -> Path:
-    """Return the folder of a recorded base (the content of base.json) on this machine, downloaded where it
-    must be.
+def locate_base(record: BaseRecord, project: Path, cache: Path, *, verify: bool = False) -> Path:
+    """Return the folder of a recorded base on this machine, downloaded where it must be.
 
     Sizes are always compared, hashes too: of a file that looks as it did when last hashed, the
     remembered one; `verify` hashes each again. Raises UserError when a file is not what it was.
     """
-    reference, revision = record["reference"], record["revision"]
+    reference, revision = record.reference, record.revision
     if is_s3(reference):
         folder = _from_s3(reference, cache, DeclaredAt(None, FIELD))
     elif revision:
@@ -135,13 +137,13 @@ def locate_base(record: dict[str, Any], project: Path, cache: Path, *, verify: b
     else:
         folder = _local(reference, project)
         _check_folder(folder, reference)
-    for file in record["files"]:
-        here = folder / file["path"]
+    for file in record.files:
+        here = folder / file.path
         if not here.is_file():
             raise _changed(here, "is gone")
-        if here.stat().st_size != file["size"]:
+        if here.stat().st_size != file.size:
             raise _changed(here, "has another size")
-        if cached_sha256(here, cache, fresh=verify) != file["sha256"]:
+        if cached_sha256(here, cache, fresh=verify) != file.sha256:
             raise _changed(here, "has other bytes")
     return folder
 

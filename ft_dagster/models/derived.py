@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export, walk
@@ -20,6 +20,7 @@ from ft_dagster.lineage.release import history, production, rolled_back_weights
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.methods import METHODS
 from ft_dagster.models.base import locate_base
+from ft_dagster.models.base_record import BaseRecord, Mode
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
@@ -29,7 +30,6 @@ from ft_dagster.store.blobs import Store
 FIELD = "base_model.variant"
 MODEL = "model"  # the folder of a derived base, inside its payload
 ADAPTER_CONFIG = "adapter_config.json"
-Mode = Literal["fold", "stack", "whole"]
 
 
 class StartedFrom(TypedDict):
@@ -162,13 +162,12 @@ def base_folder(store: Store, base: Artifact, project: Path, cache: Path, *, ver
     if verify:
         verify_artifact(store, base, cache)
     payload = base.folder(store, cache) / "payload"
-    record = json.loads((payload / "base.json").read_text("utf-8"))
-    if record.get("derived"):
+    record = BaseRecord.read(payload)
+    if record.derived:
         return payload / MODEL
-    parent = record.get("parent")
-    if parent is None:
+    if record.parent is None:
         return locate_base(record, project, cache, verify=verify)
-    if parent["mode"] != "whole":
+    if record.parent.mode != "whole":
         return base_folder(
             store, parent_artifact(store, base, BASE_MODEL.name), project, cache, verify=verify
         )
@@ -182,15 +181,14 @@ def base_files(store: Store, base: Artifact, cache: Path) -> dict[str, str]:
     """Return the sha256 of each file that loading a base_model artifact reads, by its path below
     `base_folder`.
     """
-    record = json.loads((base.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
-    return {file["path"]: file["sha256"] for file in record["files"]}
+    files = BaseRecord.read(base.folder(store, cache) / "payload").files
+    return {file.path: file.sha256 for file in files}
 
 
 def new_token_ids_of(store: Store, base: Artifact, cache: Path) -> list[int]:
     """Return the rows of a base's vocabulary that were added for its variant, and are to be trained."""
-    record = json.loads((base.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
-    ids: list[int] = (record.get("derived") or {}).get("new_token_ids", [])
-    return ids
+    derived = BaseRecord.read(base.folder(store, cache) / "payload").derived
+    return list(derived.new_token_ids) if derived else []
 
 
 def bases_beneath(store: Store, base: Artifact) -> Iterator[Artifact]:

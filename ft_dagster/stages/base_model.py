@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from ft_dagster.data.rendering.new_tokens import check_tokens
 from ft_dagster.export.derivation_request import DerivationRequest
 from ft_dagster.models.base import ResolvedBase, describe_base, resolve_base
+from ft_dagster.models.base_record import FILE
 from ft_dagster.models.derived import MODEL, ParentRelease, check_adapter
 from ft_dagster.models.load_report import unused_words
 from ft_dagster.spec import VariantSpec
@@ -26,8 +27,6 @@ from ft_dagster.workspace.keyed_inputs import UNKNOWN, Digest, declared_as, reco
 from ft_dagster.workspace.model_files import base_of, weights_of, whole_model
 from ft_dagster.workspace.stacking import refuse_unstacked
 from ft_dagster.workspace.stage import Owner, Stage
-
-RECORD = "base.json"
 
 
 def field_of(spec: VariantSpec, name: str) -> tuple[str, ...]:
@@ -138,7 +137,7 @@ def owner(inputs: BaseModelInputs) -> Owner:
 
 def read_record(payload: Path) -> dict[str, Any]:
     """The content of base.json of a base's payload."""
-    record: dict[str, Any] = json.loads((payload / RECORD).read_text("utf-8"))
+    record: dict[str, Any] = json.loads((payload / FILE).read_text("utf-8"))
     return record
 
 
@@ -196,7 +195,7 @@ def _write_record(
     if "derived" in content:
         content = {**content, "parent": None if parent is None else parent.record}
         figures["parent"] = None if parent is None else parent.figures
-    (attempt.payload / RECORD).write_text(json.dumps(content, indent=1, sort_keys=True), "utf-8")
+    (attempt.payload / FILE).write_text(json.dumps(content, indent=1, sort_keys=True), "utf-8")
     return figures
 
 

@@ -21,9 +21,13 @@ from tests.e2e.project import write_yaml
 from tests.s3_server import S3Server
 
 SOURCES = [[{"path": "data/a.jsonl", "sha256": "0" * 64}]]
+BASE = [{"path": "config.json", "size": 2, "sha256": "0" * 64}]
 FILES: dict[str, dict[str, Any]] = {
     "declaration": {"payload/declaration.json": {"sources": SOURCES, "spec": {"notify": ["ops"]}}},
-    "base_model": {"payload/base.json": {"files": [{"path": "config.json"}]}, "payload/weights": [0] * 1000},
+    "base_model": {
+        "payload/base.json": {"reference": "models/x", "files": BASE},
+        "payload/weights": [0] * 1000,
+    },
     "training_plan": {"evidence/estimate.json": {"schema_version": 1}},
 }
 
@@ -63,7 +67,7 @@ def test_what_sensors_read_leaves_no_open_file_and_no_copy(remote: Settings) -> 
         sources, base = _frozen_sources(store, key), _frozen_base(store, key)
         assert sources is not None
         assert base is not None
-        assert (sources[0], base[0]) == (SOURCES[0], [{"path": "config.json"}])
+        assert (sources[0], base[0]) == (SOURCES[0], BASE)
         assert _frozen(remote, key) == ["ops"]
         with pytest.raises(UserError, match="not an estimate"):
             newest_plan(remote, key)

@@ -150,14 +150,14 @@ def test_cut_weights_are_refused(project: Path, base: Path, cache: Path) -> None
 
 
 def test_a_recorded_base_is_found_again(project: Path, base: Path, cache: Path, tmp_path: Path) -> None:
-    content = resolve_base(BaseModelSpec(source="models/tiny"), project, cache).content
+    content = resolve_base(BaseModelSpec(source="models/tiny"), project, cache).record
     assert locate_base(content, project, cache) == base
     assert locate_base(content, project, tmp_path / "other-host", verify=True) == base
 
 
 @pytest.mark.parametrize("verify", [False, True])
 def test_a_base_that_changed_since_is_refused(project: Path, base: Path, cache: Path, verify: bool) -> None:
-    content = resolve_base(BaseModelSpec(source="models/tiny"), project, cache).content
+    content = resolve_base(BaseModelSpec(source="models/tiny"), project, cache).record
     weights = bytearray((base / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (base / "model.safetensors").write_bytes(weights)
@@ -166,7 +166,7 @@ def test_a_base_that_changed_since_is_refused(project: Path, base: Path, cache: 
 
 
 def test_a_base_whose_file_is_gone_or_longer_is_refused(project: Path, base: Path, cache: Path) -> None:
-    content = resolve_base(BaseModelSpec(source="models/tiny"), project, cache).content
+    content = resolve_base(BaseModelSpec(source="models/tiny"), project, cache).record
     with (base / "tokenizer.json").open("a") as file:
         file.write("\n")
     with pytest.raises(UserError, match="changed on disk: the file has another size"):
@@ -189,7 +189,7 @@ def test_a_base_on_s3_is_downloaded_once_and_described_like_the_local_one(
     assert remote.files == local.files
     assert {**remote.content, "reference": "models/tiny"} == local.content
     assert not (remote.folder / "pytorch_model.bin").exists()
-    assert locate_base(remote.content, project, cache) == remote.folder
+    assert locate_base(remote.record, project, cache) == remote.folder
     inode = (remote.folder / "model.safetensors").stat().st_ino
     again = resolve_base(BaseModelSpec(source=source), project, cache)
     assert (again.folder / "model.safetensors").stat().st_ino == inode
@@ -200,7 +200,7 @@ def test_a_base_on_s3_that_changed_since_is_refused(project: Path, base: Path, c
     for file in base.iterdir():
         put(f"models/changing/{file.name}", file.read_bytes())
     source = put("models/changing/README.md", b"x").removesuffix("/README.md")
-    content = resolve_base(BaseModelSpec(source=source), project, cache).content
+    content = resolve_base(BaseModelSpec(source=source), project, cache).record
     put("models/changing/chat_template.jinja", b"{{ messages }}")
     with pytest.raises(UserError, match="base model changed"):
         locate_base(content, project, cache)
@@ -227,7 +227,7 @@ def test_a_hub_snapshot_in_the_cache_is_found_by_its_commit(
     shutil.copytree(tiny_model_folder, snapshot)
     found = resolve_base(BaseModelSpec(source="some-org/tiny", revision=COMMIT), project, cache)
     assert (found.folder, found.reference, found.revision) == (snapshot, "some-org/tiny", COMMIT)
-    assert locate_base(found.content, project, cache) == snapshot
+    assert locate_base(found.record, project, cache) == snapshot
 
 
 def test_a_hub_model_that_cannot_be_reached_is_refused(project: Path, cache: Path) -> None:

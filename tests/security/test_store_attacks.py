@@ -19,6 +19,7 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.base import locate_base
+from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.provenance import hash_cache
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file, sha256_json
 from ft_dagster.stages.release import check_base
@@ -312,7 +313,7 @@ def test_the_base_is_known_by_its_bytes_before_a_release(
     with pytest.raises(UserError, match="base model changed on disk: the file has other bytes"):
         check_base(desk, export)
     with pytest.raises(UserError, match="base model changed on disk"):
-        locate_base(record, desk.project, desk.cache)
+        locate_base(BaseRecord.model_validate(record), desk.project, desk.cache)
 
 
 def test_an_export_on_another_base_is_refused(store: Store, tmp_path: Path) -> None:

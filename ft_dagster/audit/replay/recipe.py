@@ -23,6 +23,7 @@ from ft_dagster.evaluation.tasks.task_files import task_references
 from ft_dagster.files import expanded
 from ft_dagster.launch.launcher import RUN_FILE
 from ft_dagster.lineage.graph import needed, walk
+from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.planning.hardware.catalogue import FILE as CARDS
 from ft_dagster.provenance.digest import sha256_file, sha256_json
 from ft_dagster.roots import is_address
@@ -362,9 +363,8 @@ def _link_bases(audit: Audit, recorded: ModelRecipe, folder: Path) -> None:
         if part.place.stage != BASE_MODEL.name:
             continue
         file = audit.stored.file(audit.artifact(part), "payload/base.json")
-        base = json.loads(file.read_text("utf-8"))
-        reference = str(base["reference"])
-        named = base.get("revision") or base.get("parent") or is_address(reference)
+        base = BaseRecord.parse(file.read_bytes(), file)
+        reference, named = base.reference, base.revision or base.parent or is_address(base.reference)
         source = audit.settings.project / reference
         if not named and _is_inside(str(expanded(reference))) and source.is_dir():
             target = folder / reference

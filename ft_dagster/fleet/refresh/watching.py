@@ -28,6 +28,7 @@ from ft_dagster.fleet.refresh.listing import (
 from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.lineage.graph import StoredGraph, input_of
+from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import OUTSIDE, Roots, outside
 from ft_dagster.settings import Settings
@@ -297,10 +298,10 @@ def _frozen_base(store: Store, key: VariantKey) -> tuple[list[Mapping[str, Any]]
         head = input_of(StoredGraph(store), head, BASE_MODEL.name)
     if head is None or at is None:
         return None
-    content = loads(head.read(store, "payload/base.json"))
-    if content.get("revision"):
-        return [{"repo": content["reference"], "revision": content["revision"]}], at
-    return content["files"], at
+    base = BaseRecord.stored(store, head)
+    if base.revision:
+        return [{"repo": base.reference, "revision": base.revision}], at
+    return [file._asdict() for file in base.files], at
 
 
 def _rows_of(store: Store, key: VariantKey) -> int | None:
