@@ -40,7 +40,7 @@ def collect(
         if one.place not in kept and not being_made(one.place):
             outcome = _remove(store, one, rules)
         if not outcome.removed:
-            kept.update(one.inputs)  # these come later, and so keep theirs
+            kept.update(one.above)  # these come later, and so keep theirs
         yield outcome
 
 
@@ -84,7 +84,7 @@ def _dependents_first(found: Sequence[Unreached]) -> list[Unreached]:
         at[one.place].append(number)
 
     def above(number: int) -> Iterator[int]:
-        return (each for place in found[number].inputs for each in at.get(place, ()))
+        return (each for place in found[number].above for each in at.get(place, ()))
 
     ordered = [found[number] for number in inputs_first(range(len(found)), above)]
     return [one for one in reversed(ordered) if one.committed] + [one for one in ordered if not one.committed]

@@ -148,6 +148,11 @@ def inputs(graph: Graph[N], artifact: N, names: Iterable[str] | None = None) -> 
             yield from graph.find(artifact, name, known[name])
 
 
+def inputs_among(artifacts: Mapping[str, Artifact], artifact: Artifact) -> list[Artifact]:
+    """Return those of a version's artifacts, by stage, that one of them was made of."""
+    return [artifacts[name] for name in artifact.inputs if name in artifacts]
+
+
 def missing(graph: Graph[N], artifact: N) -> dict[str, Input]:
     """Return the inputs that name an artifact of which nothing is known any more."""
     return {

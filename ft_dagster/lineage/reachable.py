@@ -31,7 +31,7 @@ PRODUCTION = names_of(lambda entry: entry.judges == "production")
 class Unreached:
     """An artifact, or an attempt at one (`attempt`) that is none, that nothing needs; also one whose removal
     was not done to its end. `files`: below the key's folder, those that go. `bytes`: of these. `written`: or
-    used last, seconds since 1970. `inputs`: where what it was made from stands.
+    used last, seconds since 1970. `above`: where what it was made from stands.
     """
 
     place: Place
@@ -40,7 +40,7 @@ class Unreached:
     files: tuple[str, ...]
     bytes: int
     written: float
-    inputs: tuple[Place, ...] = ()
+    above: tuple[Place, ...] = ()
 
     @property
     def committed(self) -> bool:

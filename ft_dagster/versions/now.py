@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
-from ft_dagster.lineage.graph import of_equal_bytes
+from ft_dagster.lineage.graph import inputs_among, of_equal_bytes
 from ft_dagster.lineage.stale import StaleCause, field_changed, stage_raised
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import parents_moved
@@ -362,8 +362,8 @@ class _Told:
         stands = STAGES[artifact.place.stage].stands
         if stands is None or not self._others.isdisjoint(artifact.inputs) or not self._made_of_now(artifact):
             return False
-        above = (self.version.artifacts.get(name) for name in artifact.inputs)
-        judged = [each.figures["verdict"] for each in above if each and "verdict" in each.figures]
+        above = inputs_among(self.version.artifacts, artifact)
+        judged = [each.figures["verdict"] for each in above if "verdict" in each.figures]
         return all(Verdict.from_json(each).passed for each in judged) and stands(artifact, other)
 
     def _declared(self, artifact: Artifact, name: str, part: Part, *, alone: bool) -> None:
@@ -394,8 +394,7 @@ class _Told:
 
     def _made_of_now(self, artifact: Artifact) -> bool:
         """Whether what it was made from is as it is made today."""
-        made_of = (self.version.artifacts.get(name) for name in artifact.inputs)
-        return all(above is None or is_of_now(above) for above in made_of)
+        return all(map(is_of_now, inputs_among(self.version.artifacts, artifact)))
 
     @property
     def _before(self) -> dict[str, Any]:
