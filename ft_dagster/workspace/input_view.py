@@ -9,7 +9,7 @@ from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.tasks.tasks import names_of
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.planning.judging import Judges
-from ft_dagster.spec import Declared, VariantSpec
+from ft_dagster.spec import Declared, VariantSpec, load_corpus
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import CostLimit, Policy
 from ft_dagster.stage_entries import DECLARATION, GENERAL_CORPUS, TRAINING_PLAN
@@ -123,8 +123,11 @@ class View(BuildContext):
         return self._workspace.upstream(stage)
 
     def corpus(self, name: str) -> Artifact:
-        """Return the newest artifact of a general corpus. Raises UserError."""
+        """Return the newest artifact of a general corpus. Raises UserError, also where no file declares it
+        any more.
+        """
         self._listed(GENERAL_CORPUS.name)
+        load_corpus(self.project, name, asked_by=self.declared_in)
         return find_corpus(self._workspace.store, name)
 
     def made(self, stage: Stage[Any]) -> Artifact:

@@ -318,6 +318,20 @@ def test_gates_that_do_not_hold_for_what_is_in_production_are_a_cause_after_the_
     assert "gates.undecided" in {cause.what for cause in causes(project)}
 
 
+def test_a_corpus_that_no_file_declares_any_more_is_a_cause_and_a_run_is_refused_by_it(
+    settled: Path, tmp_path: Path
+) -> None:
+    project = shutil.copytree(settled, tmp_path / "project")
+    age(project)
+    (project / "corpora/general.yaml").unlink()
+    (cause,) = causes(project)
+    assert (cause.kind, cause.what, moved(project)) == ("corpus", "general", {"training_mixture"})
+    error = run_chain(Workspace(load_settings(project), KEY)).error
+    assert error is not None
+    assert str(project / FILE) in error
+    assert cause.words in error
+
+
 @pytest.mark.parametrize(("line", "stale"), [("of the lighthouse", True), ("of the north", False)])
 def test_what_a_run_read_that_did_not_pass_is_the_cause_for_what_is_in_production(
     settled: Path, tmp_path: Path, line: str, stale: bool
