@@ -19,6 +19,7 @@ from tests.training.runs import (
     Runs,
     leaf,
     made_rows,
+    payload_bytes,
     result_of,
     train,
     write_mixture,
@@ -137,6 +138,12 @@ def test_at_most_the_kept_checkpoints_lie_on_disk(runs: Runs) -> None:
     folder = runs.prepare(training={"max_steps": 12, "evaluations": 12, "keep_best": 2, "keep_last": 1})
     train(folder)
     assert len(list((folder / "acme.support/checkpoints").iterdir())) <= 3
+
+
+def test_gradient_checkpointing_changes_no_byte_of_the_result(runs: Runs, trained: Path) -> None:
+    saved = runs.prepare("saved", training={"gradient_checkpointing": True})
+    train(saved)
+    assert payload_bytes(trained) == payload_bytes(saved)
 
 
 def test_layers_that_are_named_train(runs: Runs) -> None:

@@ -221,6 +221,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
     ),
     "a head into another tenant's part": (into_globex, r"heads/task_dataset\.json: a head that points into"),
     "the newest try gone": (removed(TRY), r"tries/[0-9a-f]{64}: 2 sets of questions .*, and 1 are recorded"),
+    "a try that is none": (written(TRY, "{"), "not a record of an evaluation"),
     "a try changed": (tried_otherwise, r"000002\.json: it is another than it was"),
     "a file under a key": (planted("more.json"), r"more\.json: nobody wrote it there"),
     "a folder under a key": (planted("attempt/more/x"), r"attempt/more/x: nobody wrote it there"),
