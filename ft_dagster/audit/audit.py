@@ -42,6 +42,7 @@ from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.make import host_lock
 
 # From weights to those that they start from, by inputs.
+TO_PARENT = (BASE_MODEL.name, MODEL_EXPORT.name, FINE_TUNED_MODEL.name)
 LEAVES_AT_ONCE = 12_000_000  # of trees that are kept in memory, at 37 bytes each
 SHORTEST = 6  # digits of a digest that is given in part
 
