@@ -35,7 +35,7 @@ from ft_dagster.fleet.log_once import log_once
 from ft_dagster.fleet.refresh.from_store import DAMAGE, known_version, learnt, out_of_reach, said_of
 from ft_dagster.fleet.refresh.listing import WatchedPlace
 from ft_dagster.fleet.refresh.lost_store import KNOWN, accept_empty
-from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.fleet.refresh.sync_declarations import Noticed, notice
 from ft_dagster.fleet.refresh.watching import places_of
 from ft_dagster.fleet.table.table import FleetTable
@@ -51,8 +51,8 @@ from ft_dagster.store import Store
 OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a moment after it said it happened
 TIE = timedelta(milliseconds=1)  # to which the times of changes may be rounded
 MOST_RUNS, MOST_RELEASES = 2_000, 2_000  # that one tick reads
-LEARN_SECONDS = 20.0  # of a tick, for reading runs and store of variants; the rest is the next tick's
-ORDERS, ROTATION, READ, WORLD = "orders", "rotation", "read", "world"
+LEARN_SECONDS = 4.0  # of a tick, for reading runs and store of variants; the rest is the next tick's
+ORDERS, ROTATION, READ, SHARED_STATE = "orders", "rotation", "read", "shared_state"
 WHOLE = "whole"  # of READ: all up to the sensor's cursor was read; else the cursor up to which it was
 AROUND, LONGEST_STEP = 3600.0, 60.0  # seconds in which all are learnt of anew, and of which one tick makes up
 
@@ -108,8 +108,8 @@ def tick(
     read = _read(instance, settings, table, seen, now, graph=graph)
     table.set_meta(READ, WHOLE if read.whole else str(read.seen))
     _forget(table, read.touched | _in_rotation(table, now))
-    world = _the_world(settings, table)
-    _learn(instance, world, table, declarations, now, graph=graph)
+    shared = _shared_state(settings, table)
+    _learn(instance, shared, table, declarations, now, graph=graph)
     _look_again_for_orders(settings, table, now)
     decisions = decided(table, table.to_look_at(now) if read.whole else [], settings, now)
     keep_pace(table, decisions.pace)
@@ -185,10 +185,10 @@ def rebuild_fleet(
     while not read.whole and read.seen != before:
         before, read = read.seen, _read(instance, settings, table, read.seen, now, graph=GRAPH)
     table.set_meta(READ, WHOLE)
-    world, left = _the_world(settings, table), -1
+    shared, left = _shared_state(settings, table), -1
     while table.count_unlearnt() not in (0, left):  # what stays is of a store that cannot be read
         left = table.count_unlearnt()
-        _learn(instance, world, table, declarations, now, graph=GRAPH)
+        _learn(instance, shared, table, declarations, now, graph=GRAPH)
     table.note_look(now)
     return table.rows()
 
@@ -304,18 +304,18 @@ def _forget(table: FleetTable, keys: Iterable[str]) -> None:
     table.put([replace(row, learnt=False) for row in table.named(keys) if row.learnt])
 
 
-def _the_world(settings: Settings, table: FleetTable) -> World:
+def _shared_state(settings: Settings, table: FleetTable) -> SharedState:
     """Return what all are compared with now; where it is another than it was, all are refreshed."""
-    world = World(settings)
-    if table.meta(WORLD) != world.mark:
+    shared = SharedState(settings)
+    if table.meta(SHARED_STATE) != shared.mark:
         table.forget()
-        table.set_meta(WORLD, world.mark)
-    return world
+        table.set_meta(SHARED_STATE, shared.mark)
+    return shared
 
 
 def _learn(
     instance: dg.DagsterInstance,
-    world: World,
+    shared: SharedState,
     table: FleetTable,
     declarations: Declarations,
     now: datetime,
@@ -334,7 +334,7 @@ def _learn(
             runs = history(newest, row.edited)
             known = _with_runs(row, runs)
             known, places = learn(
-                instance, world, declarations, known, runs, others=others, now=now, graph=graph
+                instance, shared, declarations, known, runs, others=others, now=now, graph=graph
             )
         except (UserError, *DAMAGE) as error:  # of the store: it is asked again on the next tick
             known = replace(known.known(broken=said_of(error)), next_look=None)
@@ -344,7 +344,7 @@ def _learn(
         if time.monotonic() > end:
             break
     if done:
-        refuse_lost(instance, world.settings, table, graph)  # it may have gone meanwhile
+        refuse_lost(instance, shared.settings, table, graph)  # it may have gone meanwhile
     table.put(done, watched)
 
 
@@ -364,7 +364,7 @@ def _of_runs(row: FleetRow) -> tuple[object, ...]:
 
 def learn(
     instance: dg.DagsterInstance,
-    world: World,
+    shared: SharedState,
     declarations: Declarations,
     row: FleetRow,
     runs: RunHistory,
@@ -377,21 +377,21 @@ def learn(
     it; what its log says and Dagster does not show is reported. Raises UserError for a store that cannot be
     read.
     """
-    settings, key = world.settings, row.state.key
+    settings, key = shared.settings, row.state.key
     before = 0 if row.version is None else row.version.shown
-    shown = show_unshown(instance, settings, key, now, graph=graph, known=before)
+    shown = show_unshown(instance, shared.store, key, now, graph=graph, known=before)
     if row.state.retired:
         return replace(row, learnt=True), []
     wrong = declarations.wrong(key)
     if wrong is not None:
         return replace(row.known(broken=str(wrong)), learnt=True, next_look=None), []
     declared = declarations.declared(key)
-    places = places_of(declared.spec, settings.project, settings.roots(key.tenant))
-    version = known_version(world, row, declared)
+    places = places_of(declared.spec, settings.project, shared.roots(key.tenant))
+    version = known_version(shared, row, declared)
     if version is not None:
         version = replace(version, shown=shown)
     known = replace(row.known(broken=None), version=version)
-    return learnt(known, runs, settings, others, now), places
+    return learnt(shared, known, runs, others, now), places
 
 
 def _look_again_for_orders(settings: Settings, table: FleetTable, now: datetime) -> None:

@@ -16,9 +16,9 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.refresh.from_store import DAMAGE
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
-from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import RELEASE
+from ft_dagster.store import Store
 
 PATIENCE = timedelta(minutes=10)  # in which who wrote an entry shows it
 Newest = dg.EventLogRecord | None
@@ -26,7 +26,7 @@ Newest = dg.EventLogRecord | None
 
 def show_unshown(
     instance: dg.DagsterInstance,
-    settings: Settings,
+    store: Store,
     key: VariantKey,
     now: datetime,
     *,
@@ -38,7 +38,7 @@ def show_unshown(
     read now others tell, and the next turn looks again.
     """
     try:
-        past = history(settings.open_store(), key.prefix)
+        past = history(store, key.prefix)
     except (UserError, *DAMAGE):
         return known
     if not past or len(past) == known or now - datetime.fromisoformat(past[-1].at) < PATIENCE:

@@ -188,7 +188,7 @@ def _planned(settings: Settings, key: VariantKey) -> tuple[Reason, ...]:
     """Return the reasons of the variant's newest plan; none before the first."""
     from ft_dagster.versions.summary import newest_plan
 
-    plan = newest_plan(settings, key)
+    plan = newest_plan(settings.open_store(), key)
     return () if plan is None else plan.plan.reasons
 
 

@@ -23,7 +23,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.device_hours import EVALUATIONS, hours_of
 from ft_dagster.fleet.due.amounts import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.refresh.from_store import DAMAGE, paid_for, planned_cost, said_of
-from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.settings import PlatformOrder, Settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
@@ -155,12 +155,13 @@ def plan_upgrade(settings: Settings, tenant: str | None = None) -> UpgradePlan:
     declarations = Declarations(settings.project)
     declared = tuple(key for key in declarations if tenant in (None, key.tenant))
     rows, retrains, damaged = list[UpgradeRow](), list[_Retraining](), list[str]()
-    store, world = settings.open_store(), World(settings)
+    shared = SharedState(settings)
+    store = shared.store
     for key in declared:
         try:
-            row = _row(world, declarations, store, key)
+            row = _row(shared, declarations, store, key)
             if row is not None and row.effect in ("trains", "may train"):
-                plan = planned_cost(settings, key)
+                plan = planned_cost(store, key)
                 retrains.append(_Retraining(row, plan, paid_for(store, key, plan)))
             elif row is not None:
                 rows.append(row)
@@ -177,14 +178,14 @@ class _Retraining(NamedTuple):
     paid: PaidFor | None
 
 
-def _row(world: World, declarations: Declarations, store: Store, key: VariantKey) -> UpgradeRow | None:
+def _row(shared: SharedState, declarations: Declarations, store: Store, key: VariantKey) -> UpgradeRow | None:
     """Without the cost of a training; None where nothing was made of the variant yet."""
     read = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
     heads = {stage: head for stage, head in read.items() if head is not None}
     if not heads:
         return None
     older = tuple(stage for stage, head in heads.items() if is_older(head))
-    rendered = tuple(_rendered_otherwise(world, declarations, key, heads))
+    rendered = tuple(_rendered_otherwise(shared, declarations, key, heads))
     effect = _effect((*older, *rendered))
     wanted = {"is judged": (*EVALUATIONS, MODEL_EXPORT.name), "is exported": (MODEL_EXPORT.name,)}.get(
         effect, ()
@@ -196,16 +197,16 @@ def _row(world: World, declarations: Declarations, store: Store, key: VariantKey
 
 
 def _rendered_otherwise(
-    world: World, declarations: Declarations, key: VariantKey, heads: Mapping[str, Artifact]
+    shared: SharedState, declarations: Declarations, key: VariantKey, heads: Mapping[str, Artifact]
 ) -> Iterator[str]:
     """The stages, of those that kept their version, whose rows a run would render otherwise; none where that
     cannot be known: the base is gone, say, or the declaration is wrong.
     """
-    workspace = Workspace(world.settings, key, looking=True)
+    workspace = Workspace(shared.settings, key, looking=True, opened=shared.store)
     with suppress(UserError):
         declared = declarations.declared(key)
         causes = difference(
-            workspace, declared, VersionArtifacts(heads, heads, ()), world.of(declared), exact=True
+            workspace, declared, VersionArtifacts(heads, heads, ()), shared.of(declared), exact=True
         )
         yield from (each.what for each in causes if each.words == OTHER_ROWS.format(stage=each.what))
 

@@ -5,6 +5,7 @@ key).
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 import rfc8785
 
 from ft_dagster.errors import UserError
+
+EXACT = 2**53  # below it each whole number is a float of its own
 
 
 class FileDigest(NamedTuple):
@@ -31,7 +34,39 @@ def sha256_file(path: Path) -> str:
 
 def sha256_json(value: Any) -> str:
     """Return the sha256 of the canonical JSON (RFC 8785) of `value`."""
-    return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
+    try:
+        plain = _plain(value)
+        content = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    except (_Unusual, RecursionError, UnicodeEncodeError):
+        content = rfc8785.dumps(value)
+    return hashlib.sha256(content).hexdigest()
+
+
+class _Unusual(Exception):
+    """Signals a value of which `json` and RFC 8785 may write other text."""
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with whole numbers for floats that are whole: then `json`, which is faster by ten,
+    writes what RFC 8785 asks for. Raises _Unusual where that is not so.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is dict:
+        if not all(type(name) is str and name.isascii() for name in value):
+            raise _Unusual
+        return {name: _plain(each) for name, each in value.items()}
+    if kind is list or kind is tuple:
+        return [_plain(each) for each in value]
+    if kind is int and -EXACT < value < EXACT:
+        return value
+    if kind is float:
+        if value.is_integer() and -EXACT < value < EXACT:
+            return int(value)
+        if 1e-4 <= abs(value) < EXACT:
+            return value
+    raise _Unusual
 
 
 def files_below(folder: Path) -> dict[str, os.stat_result]:

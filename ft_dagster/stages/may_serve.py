@@ -66,7 +66,7 @@ def may_serve(settings: Settings, key: VariantKey, version: Version) -> str | No
     spec = spec.model_copy(update=changes)
     checks = Checks(
         task_names(settings, key.tenant, policy, spec, lambda field: settings.project / POLICY_FILE),
-        own_entries(settings, key.tenant, spec.evaluation.general),
+        own_entries(settings.roots(key.tenant), spec.evaluation.general),
     )
     found = [
         UserError(

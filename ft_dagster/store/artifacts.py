@@ -35,6 +35,7 @@ from ft_dagster.strict_json import loads
 log = logging.getLogger(__name__)
 PARTS = ("payload", "evidence")
 TOMBSTONE_VERSION = 1
+MOST_CHECKED = 64  # manifests that one store object keeps parsed
 
 
 @dataclass(frozen=True)
@@ -325,6 +326,18 @@ def stated(store: Store, place: Place, content: bytes, generation: int = 1) -> A
     """Parse the content of a manifest file into the artifact, or the removed one, that it states. Raises
     UserError, see `find_artifact`.
     """
+    if store.checked is None:
+        return _stated(store, place, content, generation)
+    known, checked = (place, content, generation), store.checked
+    if known not in checked:
+        if len(checked) == MOST_CHECKED:
+            checked.clear()
+        checked[known] = _stated(store, place, content, generation)
+    found: Artifact | Removed = checked[known]
+    return found
+
+
+def _stated(store: Store, place: Place, content: bytes, generation: int) -> Artifact | Removed:
     where = store.uri(place.manifest_of(generation))
     manifest = _json(content, where)
     if not isinstance(manifest, dict) or "removed" not in manifest:

@@ -79,6 +79,8 @@ class Store:
     `locks`: a folder for the lock of writers to a server that cannot create exclusively. `cache_bytes`: what
     copies of a remote store's artifacts may take on this host, None: any amount (see `cache`). `memory`: the
     folder in which this host remembers small files of a remote store (see `recall`), None: nowhere.
+    `checked`: what `artifacts.stated` made of the newest manifests, by their places and bytes, for who reads
+    many and changes none of them; None: each is checked anew.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Store:
         self._locks = locks
         self.remote = "://" in self.url and not self.url.startswith("file://")
         self._memory = memory if self.remote else None
+        self.checked: dict[Any, Any] | None = None
         if self.remote:
             protocol = self.url.split("://")[0]
             self.fs = fsspec.filesystem(
@@ -120,13 +123,17 @@ class Store:
         """Return the file system's own path of `relative`. Raises UserError where a link below the root is on
         it.
         """
-        plain = PurePosixPath(relative)
-        if not plain.parts or ".." in plain.parts or relative.startswith("/"):
+        parts = [part for part in relative.split("/") if part not in ("", ".")]
+        if not parts or ".." in parts or relative.startswith("/"):
             raise ValueError(f"not a path inside the store: {relative!r}")
-        path = f"{self.root}/{plain}"
         self._renew()
-        if not self.remote and os.path.realpath(path) != path:
-            raise no_file(Path(path), "a link, or a path through one")
+        if self.remote:
+            return "/".join((self.root, *parts))
+        path = self.root
+        for part in parts:
+            path = f"{path}/{part}"
+            if os.path.islink(path):
+                raise no_file(Path(self.root, *parts), "a link, or a path through one")
         return path
 
     def uri(self, relative: str) -> str:

@@ -13,7 +13,6 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import parents_moved
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.variant_row import VariantRow
-from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import (
     BASE_MODEL,
@@ -98,11 +97,10 @@ def _stale(store: Store, key: VariantKey, base: Artifact | None) -> str | None:
     return next((cause.words for cause in parents_moved(store, key, base)), None)
 
 
-def newest_plan(settings: Settings, key: VariantKey) -> Estimate | None:
+def newest_plan(store: Store, key: VariantKey) -> Estimate | None:
     """The estimate of the variant's newest plan: values with their reasons, memory, cost, the ranking. Raises
     UserError for one that cannot be read.
     """
-    store = settings.open_store()
     head = read_head(store, key.prefix, TRAINING_PLAN.name)
     if head is None:
         return None

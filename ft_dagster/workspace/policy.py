@@ -21,6 +21,7 @@ from ft_dagster.objectives import OBJECTIVES
 from ft_dagster.planning.context import hardware_of
 from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.roots import Roots
 from ft_dagster.settings import FILE as SETTINGS_FILE
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec
@@ -176,14 +177,15 @@ def _beyond(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf)
         names = task_names(settings, tenant, policy, spec, file_of)
     except UserError as error:  # whatever it calls itself, nothing is judged by it
         unread.append(error)
-    found = breaches(policy, spec, Checks(names, own_entries(settings, tenant, spec.evaluation.general)))
+    found = breaches(
+        policy, spec, Checks(names, own_entries(settings.roots(tenant), spec.evaluation.general))
+    )
     return [*unread, *(_as_error(breach, policies, tenant, file_of(breach.field)) for breach in found)]
 
 
-def own_entries(settings: Settings, tenant: str, entries: Iterable[str]) -> tuple[str, ...]:
-    """Return the entries that are YAML files which the tenant may write."""
-    roots = settings.roots(tenant)
-    return tuple(each for each in entries if is_file_entry(each) and roots.is_own(settings.project / each))
+def own_entries(roots: Roots, entries: Iterable[str]) -> tuple[str, ...]:
+    """Return the entries that are YAML files which the tenant with these roots may write."""
+    return tuple(each for each in entries if is_file_entry(each) and roots.is_own(roots.project / each))
 
 
 def task_names(

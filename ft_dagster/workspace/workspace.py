@@ -108,7 +108,8 @@ class Trial:
 class Workspace:
     """Holds all that is known of one variant. `trial`: of an experiment. Artifacts lie under `prefix` by
     their key either way, so an experiment shares what is equal; its heads lie apart. `looking`: nothing is
-    made and no head is moved; what is not the newest artifact already raises UserError.
+    made and no head is moved; what is not the newest artifact already raises UserError. `opened`: the store,
+    where the caller has it open.
     """
 
     settings: Settings
@@ -117,10 +118,11 @@ class Workspace:
     trial: Trial | None = None
     launcher: Launcher[Any] | None = None
     looking: bool = False
+    opened: Store | None = None
 
     @cached_property
     def store(self) -> Store:
-        return self.settings.open_store(self.key.tenant)
+        return self.opened or self.settings.open_store(self.key.tenant)
 
     @cached_property
     def lent(self) -> dict[Path, LentFolder]:

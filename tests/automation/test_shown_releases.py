@@ -46,7 +46,7 @@ def shown(
     project: Path, instance: dg.DagsterInstance, after: timedelta = HOUR, graph: Graph = GRAPH
 ) -> list[dg.AssetMaterialization]:
     """The events once the variant was learnt of then."""
-    show_unshown(instance, load_settings(project), KEY, datetime.now(UTC) + after, graph=graph)
+    show_unshown(instance, load_settings(project).open_store(), KEY, datetime.now(UTC) + after, graph=graph)
     return events(instance, graph)
 
 

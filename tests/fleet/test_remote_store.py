@@ -70,7 +70,7 @@ def test_what_sensors_read_leaves_no_open_file_and_no_copy(remote: Settings) -> 
         assert (sources[0], base[0]) == (SOURCES[0], BASE)
         assert _frozen(remote, key) == ["ops"]
         with pytest.raises(UserError, match="not an estimate"):
-            newest_plan(remote, key)
+            newest_plan(store, key)
     below = str(remote.cache_folder)
     assert [each.path for each in psutil.Process().open_files() if each.path.startswith(below)] == []
     assert list(remote.cache_folder.glob("*/*/payload/*")) == []

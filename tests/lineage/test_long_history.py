@@ -15,7 +15,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.refresh.from_store import known_version
-from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.lineage.log import read_log
 from ft_dagster.lineage.release import history
@@ -88,7 +88,7 @@ class Host:
         return Counter(one.method for one in asked), sum(one.got for one in asked)
 
     def tick(self, store: Store) -> None:
-        known = known_version(World(self.settings), ROW, None)
+        known = known_version(SharedState(self.settings), ROW, None)
         assert known is not None
         assert known.unread == ""
 

@@ -63,7 +63,7 @@ def test_the_plan_of_every_method_is_shown_readably(workshop: Workshop, method: 
         assert len(rows) > 3
         assert any(all(word in row for word in words) for row in rows), rows
     assert head.figures["trainable_parameters"] > 0
-    plan = present(newest_plan(workshop.settings, VariantKey.parse(KEY)))
+    plan = present(newest_plan(workshop.settings.open_store(), VariantKey.parse(KEY)))
     assert {row.field for row in plan.plan.reasons} >= {"method.name", "training.deepspeed.stage"}
 
 

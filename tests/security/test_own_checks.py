@@ -52,8 +52,8 @@ def test_own_is_every_folder_that_a_tenant_may_write(tmp_path: Path) -> None:
         *("tasks/globex/../acme/easy.yaml", str(outside / "easy.yaml")),
     ]
     others = ["tasks/official.yaml", str(tmp_path / "shared" / "easy.yaml"), "arc_easy"]
-    assert list(own_entries(load_settings(project), "acme", [*own, *others])) == own
-    assert own_entries(load_settings(project), "globex", own) == ()
+    assert list(own_entries(load_settings(project).roots("acme"), [*own, *others])) == own
+    assert own_entries(load_settings(project).roots("globex"), own) == ()
 
 
 @pytest.mark.parametrize("entry", ["{outside}/easy.yaml", "tasks/linked.yaml"])

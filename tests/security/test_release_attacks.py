@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.lineage.release import ReleaseRequest, history, production, promote, rollback
 from ft_dagster.lineage.tries import record_try, tries, try_of
 from ft_dagster.models.derived import named_source
@@ -415,7 +415,7 @@ def test_a_release_on_a_base_that_is_forbidden_since_is_no_parent(project: Path)
             ask()
         assert refused.value.field == "base_model.variant"
         assert refused.value.value == named_source(made.store, made.upstream("base_model"))
-    (breach,) = World(workspace.settings).of(workspace.declared()).breaches  # as `status` tells
+    (breach,) = SharedState(workspace.settings).of(workspace.declared()).breaches  # as `status` tells
     assert (breach.field, breach.rule) == ("base_model.variant", "bases")
     edit(
         project / "tenants" / CHILD.tenant / f"{CHILD.variant}.yaml",

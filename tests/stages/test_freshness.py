@@ -18,7 +18,7 @@ from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.picture import look_at
 from ft_dagster.fleet.refresh.freshness import freshness
 from ft_dagster.fleet.refresh.from_store import known_version, learnt
-from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.fleet.refresh.sync_declarations import notice
 from ft_dagster.fleet.refresh.watching import look, places_of
 from ft_dagster.fleet.table.table import FleetTable
@@ -131,9 +131,9 @@ def causes(project: Path) -> list[StaleCause]:
     settings, declarations = load_settings(project), Declarations(project)
     table = FleetTable(f"sqlite:///{project / 'fleet.db'}")
     table.put(notice(table, declarations, now).rows)
-    row = learnt(row_of(table, str(KEY)), RunHistory(), settings, (), now)
+    row = learnt(SharedState(settings), row_of(table, str(KEY)), RunHistory(), (), now)
     spec = declarations.declared(KEY)
-    version = known_version(World(settings), row, spec)
+    version = known_version(SharedState(settings), row, spec)
     assert version is not None
     assert version.unread == ""
     places = [*map(str, places_of(spec.spec, project, settings.roots(KEY.tenant)))]
@@ -298,7 +298,7 @@ def test_what_stored_answers_would_be_judged_by_alone_is_a_cause(
     made = version.artifacts["evaluation"]
     other = replace(made, predicate={**made.predicate, "spec": {**made.spec, part: then}})
     of = version._replace(artifacts={**version.artifacts, "evaluation": other})
-    found = difference(workspace, declared, of, World(workspace.settings).of(declared))
+    found = difference(workspace, declared, of, SharedState(workspace.settings).of(declared))
     assert found == (StaleCause("stage", "evaluation", words),)
 
 
@@ -497,7 +497,7 @@ def test_nothing_is_opened_to_tell_whether_a_version_is_current(settled: Path, t
     project = shutil.copytree(settled, tmp_path / "project")
     workspace = Workspace(load_settings(project), KEY, looking=True)
     version = version_artifacts(workspace.store, workspace.prefix)
-    found = World(workspace.settings).of(workspace.declared())
+    found = SharedState(workspace.settings).of(workspace.declared())
     for made in version.artifacts.values():
         for part in ("payload", "evidence"):
             shutil.rmtree(Path(workspace.store.root) / made.path / part, ignore_errors=True)

@@ -158,7 +158,7 @@ def test_what_a_probe_took_is_part_of_what_its_plan_foretells_of_the_next_retrai
     estimate = training_plan.estimate_of(workspace, made["training_plan"])
     probed = estimate.predicted.probe_hours
     assert probed == tried.figures["seconds"] / 3600
-    foretold = present(planned_cost(workspace.settings, KEY))
+    foretold = present(planned_cost(workspace.store, KEY))
     assert foretold.hours == pytest.approx(present(estimate.planned_row.hours) + present(probed))
 
 

@@ -17,7 +17,7 @@ from ft_dagster.fleet.due.costs import STAGES, cost_items, cost_row
 from ft_dagster.fleet.due.reasons import EXACT_STAMP, News, next_look, not_dealt_with
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.refresh.listing import unasked_places
-from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.fleet.table.version import Gain, KnownVersion
 from ft_dagster.gate.verdict_words import verdict_sentence, verdict_word
@@ -28,7 +28,6 @@ from ft_dagster.lineage.release import rolled_back
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import newer_parent
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey
 from ft_dagster.stage_entries import (
     BASE_MODEL,
@@ -78,15 +77,15 @@ def out_of_reach(error: Exception) -> bool:
 
 
 def learnt(
-    row: FleetRow, runs: RunHistory, settings: Settings, others: Sequence[PaidFor], now: datetime
+    shared: SharedState, row: FleetRow, runs: RunHistory, others: Sequence[PaidFor], now: datetime
 ) -> FleetRow:
     """The row with what runs and store say of it now, its `version` read before. Raises UserError for a store
     that cannot be read.
 
     `others`: what trainings of other variants took.
     """
-    store, key = settings.open_store(), row.state.key
-    plan = planned_cost(settings, key)
+    store, key = shared.store, row.state.key
+    plan = planned_cost(store, key)
     paid = _paid(plan, 0.0 if row.version is None else row.version.retrain_hours)
     if runs.served is None:
         judged = read_head(store, key.prefix, EVALUATION.name)
@@ -100,15 +99,19 @@ def learnt(
         news=(*_of_parent(row, store, now), *(news for news in row.state.news if news.kind != "parent")),
     )
     return replace(
-        row, state=state, learnt=True, paid=paid, next_look=next_look(state, settings.fleet.orders, now)
+        row,
+        state=state,
+        learnt=True,
+        paid=paid,
+        next_look=next_look(state, shared.settings.fleet.orders, now),
     )
 
 
-def planned_cost(settings: Settings, key: VariantKey) -> PlannedCost | None:
+def planned_cost(store: Store, key: VariantKey) -> PlannedCost | None:
     """What the newest plan foretells of a training, its evaluation and the probe before it; None where it
     cannot say.
     """
-    plan = newest_plan(settings, key)
+    plan = newest_plan(store, key)
     if plan is None or plan.method is None or plan.planned_row.hours is None:
         return None
     row, predicted, hours = plan.planned_row, plan.predicted, plan.planned_row.hours
@@ -187,27 +190,27 @@ def _read(store: Store, places: Sequence[Place], anew: Collection[Place] = ()) -
     return made_of
 
 
-def known_version(world: World, row: FleetRow, declared: Declared | None) -> KnownVersion | None:
+def known_version(shared: SharedState, row: FleetRow, declared: Declared | None) -> KnownVersion | None:
     """What stands of a variant, held against what would be made now (not, where it is not `declared`); None
     before anything was trained.
     """
     try:
-        return _known_version(world, row, declared)
+        return _known_version(shared, row, declared)
     except (UserError, *DAMAGE) as error:  # a run may not need what is damaged, and says it if it does
         return KnownVersion(unread=said_of(error))
 
 
-def _known_version(world: World, row: FleetRow, declared: Declared | None) -> KnownVersion | None:
-    store, prefix = world.settings.open_store(), row.state.key.prefix
+def _known_version(shared: SharedState, row: FleetRow, declared: Declared | None) -> KnownVersion | None:
+    store, prefix = shared.store, row.state.key.prefix
     stands = version_artifacts(store, prefix)
     if not stands.artifacts:
         return None
     released, judged, export = stands.released, stands.heads[EVALUATION.name], stands.heads[MODEL_EXPORT.name]
     newest = stands.artifacts.get(EVALUATION.name) or stands.artifacts.get(FINE_TUNED_MODEL.name)
     verdict = _verdict(judged)
-    now = None if declared is None else world.of(declared)
-    unseen = [] if declared is None else unasked_places(declared.spec, world.settings.project)
-    spent, hours, counted = _spent(world, row, stands)
+    now = None if declared is None else shared.of(declared)
+    unseen = [] if declared is None else unasked_places(declared.spec, shared.settings.project)
+    spent, hours, counted = _spent(shared, row, stands)
     return KnownVersion(
         version=None if released is None else released.version,
         waiting=waiting_version(stands.log),
@@ -220,7 +223,9 @@ def _known_version(world: World, row: FleetRow, declared: Declared | None) -> Kn
         over_production=_over_production(store, prefix, judged, stands.log),
         causes=()
         if now is None or declared is None
-        else difference(Workspace(world.settings, declared.key, looking=True), declared, stands, now),
+        else difference(
+            Workspace(shared.settings, declared.key, looking=True, opened=store), declared, stands, now
+        ),
         unseen=unseen[0].path if unseen else "",
         spent=spent,
         retrain_hours=hours,
@@ -277,21 +282,21 @@ def taken_back(log: Sequence[ReleaseEntry]) -> int | None:
     return newest if newest in rolled_back(log) and newest != log[-1].production else None
 
 
-def _spent(world: World, row: FleetRow, stands: VersionArtifacts) -> tuple[Amount, float, str]:
+def _spent(shared: SharedState, row: FleetRow, stands: VersionArtifacts) -> tuple[Amount, float, str]:
     """What `ft-dagster cost` says of the variant, the hours of its newest retrain, and a digest of what is
     counted and of the prices: all is counted anew where it changed. It may lack what was made again under a
     key that no head names (see `all_committed`).
     """
-    store, prefix = world.settings.open_store(), row.state.key.prefix
+    store, prefix = shared.store, row.state.key.prefix
     places = _places(store, prefix)
     heads = [head for head in stands.heads.values() if head is not None]
     counted = sha256_json(
-        [world.prices, [head.generation for head in heads], *([place.stage, place.key] for place in places)]
+        [shared.prices, [head.generation for head in heads], *([place.stage, place.key] for place in places)]
     )[:16]
     if row.version is not None and row.version.counted == counted:
         return row.version.spent, row.version.retrain_hours, counted
     made_of = _read(store, places, [head.place for head in heads if head.generation > 1])
-    total = cost_row(row.key, cost_items(made_of, world.catalogue))
+    total = cost_row(row.key, cost_items(made_of, shared.catalogue))
     return Amount(total.hours, total.usd), retrain_hours(made_of), counted
 
 
@@ -300,6 +305,8 @@ def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:
     first seen, until a run of it came to a verdict. A variant that never started from this parent is for a
     person to run.
     """
+    if row.parent is None:
+        return []
     told = [each for each in row.state.news if each.stamp.startswith(f"{row.parent}-v")]
     newer = newer_parent(store, row.state.key, read_head(store, row.state.key.prefix, BASE_MODEL.name))
     if newer is None:

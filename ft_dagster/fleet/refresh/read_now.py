@@ -11,7 +11,7 @@ from ft_dagster.fleet.due.reasons import News
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.refresh.from_store import DAMAGE, known_version, learnt, said_of
 from ft_dagster.fleet.refresh.listing import is_here
-from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.fleet.refresh.sync_declarations import as_declared
 from ft_dagster.fleet.refresh.watching import Listings, news_of, places_of
 from ft_dagster.fleet.table.table_rows import FleetRow
@@ -27,7 +27,7 @@ def exact_rows(
     now: datetime,
 ) -> list[FleetRow]:
     """Of these variants and of those that they descend from. `known`: what the table knows."""
-    world, before = World(settings), {row.key: row for row in known}
+    shared, before = SharedState(settings), {row.key: row for row in known}
     listings = Listings(settings)
     rows, due = dict[str, FleetRow](), [*keys]
     while due:
@@ -35,32 +35,33 @@ def exact_rows(
         if str(key) in rows:
             continue
         row = as_declared(str(key), before.get(str(key)), declarations, declarations.stamp(key), now)
-        rows[str(key)] = _read(world, listings, declarations, row, now)
+        rows[str(key)] = _read(shared, listings, declarations, row, now)
         parent = None if row.state.broken else row.parent
         due += [] if parent is None else [VariantKey.parse(parent)]
     return list(rows.values())
 
 
 def _read(
-    world: World, listings: Listings, declarations: Declarations, row: FleetRow, now: datetime
+    shared: SharedState, listings: Listings, declarations: Declarations, row: FleetRow, now: datetime
 ) -> FleetRow:
     if row.state.broken is not None:
-        return replace(row, version=known_version(world, row, None))
+        return replace(row, version=known_version(shared, row, None))
     runs = RunHistory(**{name: getattr(row.state, name) for name in RunHistory._fields})
     declared = declarations.declared(row.state.key)
     try:
-        known = replace(row, version=known_version(world, row, declared))
-        known = learnt(known, runs, world.settings, (), now)
-        return known.known(news=_news(world.settings, listings, declared, known, now))
+        known = replace(row, version=known_version(shared, row, declared))
+        known = learnt(shared, known, runs, (), now)
+        return known.known(news=_news(shared, listings, declared, known, now))
     except (UserError, *DAMAGE) as error:
         return row.known(broken=said_of(error))
 
 
 def _news(
-    settings: Settings, listings: Listings, declared: Declared, row: FleetRow, now: datetime
+    shared: SharedState, listings: Listings, declared: Declared, row: FleetRow, now: datetime
 ) -> tuple[News, ...]:
     """What lies at sources and base, where they are on this host; else as it was found last."""
-    places = places_of(declared.spec, settings.project, settings.roots(declared.key.tenant))
+    settings = shared.settings
+    places = places_of(declared.spec, settings.project, shared.roots(declared.key.tenant))
     if not all(is_here(place, settings.project) for place in places):
         return row.state.news
     of_parent = [each for each in row.state.news if each.kind == "parent"]

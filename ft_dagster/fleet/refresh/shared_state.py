@@ -19,13 +19,14 @@ from ft_dagster.fleet.refresh.listing import (
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.planning.hardware.catalogue import Catalogue, load_catalogue
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, Declared, load_corpus
 from ft_dagster.spec.policy import Breach, Checks, Policies, breaches
 from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS, version_of
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.stages.general_corpus import corpus_causes
-from ft_dagster.store import Artifact, read_head
+from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.store.heads import head_time
 from ft_dagster.versions.now import CorpusNow, FoundNow
 from ft_dagster.workspace.corpora import prefix_of_corpus
@@ -42,11 +43,12 @@ class TasksNow(NamedTuple):
     wrong: UserError | None = None
 
 
-class World:
-    """One view: it says the same for as long as it lives."""
+class SharedState:
+    """Reads each of them once, and says the same for as long as it lives."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._roots: dict[str, Roots] = {}
         self._corpora: dict[str, CorpusNow] = {}
         self._tasks: dict[tuple[str, ...], TasksNow] = {}
 
@@ -59,7 +61,7 @@ class World:
         else:
             policy = self._policies.of(declared.key.tenant)
             spec = with_source(self.settings, declared, policy)
-            own = own_entries(self.settings, declared.key.tenant, spec.evaluation.general)
+            own = own_entries(self.roots(declared.key.tenant), spec.evaluation.general)
             breached = breaches(policy, spec, Checks(tasks.names or {}, own))
         if tasks.wrong is not None:
             wrong.append(StaleCause("task", str(tasks.wrong.file), str(tasks.wrong)))
@@ -69,6 +71,19 @@ class World:
         return FoundNow(
             tasks.digests, tuple(breached), corpus, tuple(wrong), policy=policy, names=tasks.names
         )
+
+    @cached_property
+    def store(self) -> Store:
+        """The store as the platform opens it; each manifest is checked once. Raises UserError."""
+        store = self.settings.open_store()
+        store.checked = {}
+        return store
+
+    def roots(self, tenant: str) -> Roots:
+        """What a tenant's declarations may reach."""
+        if tenant not in self._roots:
+            self._roots[tenant] = self.settings.roots(tenant)
+        return self._roots[tenant]
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -103,7 +118,7 @@ class World:
         asked = declared.spec.evaluation
         known = (declared.key.tenant, *asked.task, "", *asked.general)
         if known not in self._tasks:
-            project, roots = self.settings.project, self.settings.roots(declared.key.tenant)
+            project, roots = self.settings.project, self.roots(declared.key.tenant)
             entries = (*asked.task, *asked.general)
             try:
                 digests = freeze_tasks(declared, project, roots)
@@ -120,7 +135,7 @@ class World:
 
     def _read_corpus(self, name: str) -> CorpusNow:
         try:
-            newest = read_head(self.settings.open_store(), prefix_of_corpus(name), GENERAL_CORPUS.name)
+            newest = read_head(self.store, prefix_of_corpus(name), GENERAL_CORPUS.name)
             spec = load_corpus(self.settings.project, name)
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:
             return CorpusNow(None, (StaleCause("corpus", name, str(error)),))
@@ -130,7 +145,7 @@ class World:
 
     def _other_files(self, spec: CorpusSpec, newest: Artifact) -> Iterator[str]:
         """The first file of each source on this host that is other than the newest artifact read it."""
-        at = head_time(self.settings.open_store(), newest.place.prefix, GENERAL_CORPUS.name)
+        at = head_time(self.store, newest.place.prefix, GENERAL_CORPUS.name)
         for source, then in zip(spec.sources, newest.spec["sources"], strict=True):
             place = WatchedPlace("data", source.path, source.revision, source.split)
             if at is None or not is_here(place, self.settings.project):

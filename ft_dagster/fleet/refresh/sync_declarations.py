@@ -15,7 +15,7 @@ from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.variant import RetrainSpec
 
-READ_SECONDS = 20.0
+READ_SECONDS = 4.0
 
 
 class Noticed(NamedTuple):

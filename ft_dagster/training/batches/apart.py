@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
@@ -68,7 +69,13 @@ def known_leak(config: str, cache: Path) -> str | None:
 
 
 def _question(config: str) -> dict[str, object]:
-    return {"apart": HOW, "config": config, "transformers": version("transformers")}
+    return {"apart": HOW, "config": config, "transformers": _installed("transformers")}
+
+
+@cache
+def _installed(library: str) -> str:
+    """Return a library's version, which stays as long as this process has it imported or not."""
+    return version(library)
 
 
 def measured_leak(config: PreTrainedConfig) -> str | None:

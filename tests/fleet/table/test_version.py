@@ -15,7 +15,7 @@ from ft_dagster.fleet.due.amounts import Amount
 from ft_dagster.fleet.due.costs import cost_row, read_costs
 from ft_dagster.fleet.refresh.from_store import known_version
 from ft_dagster.fleet.refresh.listing import unasked_places
-from ft_dagster.fleet.refresh.shared_state import World
+from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.fleet.table.version import KnownVersion
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release, rollback
@@ -74,11 +74,11 @@ def released(settings: Settings, number: int, score: float, *approvers: str) -> 
 
 
 def known(settings: Settings, row: FleetRow = ROW) -> KnownVersion:
-    return present(known_version(World(settings), row, None))
+    return present(known_version(SharedState(settings), row, None))
 
 
 def test_nothing_is_known_before_anything_was_trained(settings: Settings) -> None:
-    assert known_version(World(settings), ROW, None) is None
+    assert known_version(SharedState(settings), ROW, None) is None
 
 
 def test_a_version_gains_over_its_base_and_over_the_one_that_was_served_before(settings: Settings) -> None:
@@ -219,7 +219,7 @@ def test_a_metric_is_held_against_the_policy_by_the_name_that_a_yaml_calls_its_t
         "evaluation": {"general": ["tasks/sea.yaml"]}, "gates": {"metrics": {"sea_quiz": "acc"}},
     }  # fmt: skip
     spec = VariantSpec.model_validate(declared)
-    found = World(load_settings(project)).of(
+    found = SharedState(load_settings(project)).of(
         Declared(VariantKey("acme", "support"), project / "x.yaml", spec, {})
     )
     assert [breach.field for breach in found.breaches] == ["gates.metrics.sea_quiz"]
