@@ -72,7 +72,7 @@ def parts(project: Path, expected: Times) -> list[Part]:
 
 def announced(of: Sequence[Part], *, bf16: bool) -> list[str]:
     kind = "with bf16 arithmetic" if bf16 else "without bf16 arithmetic"
-    lines = [f"Expected on two quiet cores {kind} (as this CPU is), installation apart:"]
+    lines = [f"Expected on two quiet cores {kind} (as this CPU is), the first time, installation apart:"]
     lines += [f"  {part.name:8} {duration(part.expected):>7}  {part.does}" for part in of]
     return lines
 
