@@ -94,14 +94,11 @@ def play(todo: Sequence[Part], project: Path) -> int:
 
     Ctrl-C is for the part alone, which cancels its runs and ends.
     """
-    signal.signal(
-        signal.SIGINT, lambda *_: None
-    )  # not ignored: a program that is started would ignore it, too
     took: list[str] = []
     for part in todo:
         print(f"\n{part.name}: {part.does}", flush=True)
         clock, began = time.monotonic(), time.time() // 1  # a release is dated to the second
-        if code := subprocess.call(part.command):
+        if code := _call(part.command):
             return code
         took.append(f"  {part.name:8} {duration(time.monotonic() - clock):>7}")
         if part.releases:
@@ -111,6 +108,18 @@ def play(todo: Sequence[Part], project: Path) -> int:
             ]
     print("\n".join(["", "Took, installation apart:", *took]), flush=True)
     return 0
+
+
+def _call(command: Sequence[str]) -> int:
+    """Return the exit code of a program, which alone hears Ctrl-C.
+
+    This one does not ignore it: what it starts would ignore it, too.
+    """
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.call(command)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main() -> int:

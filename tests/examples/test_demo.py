@@ -153,11 +153,12 @@ def test_the_demo_says_before_what_each_part_takes(whole: ModuleType, bf16: bool
 def test_the_demo_says_after_what_each_part_took(
     whole: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pause = whole.Part("pause", "waits", [sys.executable, "-c", "import time; time.sleep(1.1)"], 9.0)
+    pause = whole.Part("pause", "waits", [sys.executable, "-c", "import time; time.sleep(1.1)"], 3600.0)
     assert whole.play([pause], tmp_path) == 0
-    name, took = capsys.readouterr().out.splitlines()[-1].split()
+    name, *took = capsys.readouterr().out.splitlines()[-1].split()
     assert name == "pause"
-    assert 1.1 <= float(took.removesuffix("s").replace("m", "")) != 9.0
+    assert took != whole.duration(3600).split()
+    assert len(took) > 1 or float(took[0].removesuffix("s")) >= 1.1
 
 
 def test_a_part_that_fails_ends_the_demo_with_its_exit_code(whole: ModuleType, tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_part_that_fails_ends_the_demo_with_its_exit_code(whole: ModuleType, t
 def test_ctrl_c_is_left_to_the_part_that_runs(tmp_path: Path) -> None:
     """Which ends in its own time, as one that cancels its runs does."""
     part = (
-        "import signal, sys, time\nprint('here', flush=True)\ntry: time.sleep(60)\n"
+        "import sys, time\ntry: print('here', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt: time.sleep(1); print('cancelled', flush=True); sys.exit(130)"
     )
     program = tmp_path / "play.py"
