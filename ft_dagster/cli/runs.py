@@ -5,15 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, NotRequired, TypedDict
 
 import typer
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from ft_dagster.cli.common import (
     JUDGING,
@@ -21,7 +19,6 @@ from ft_dagster.cli.common import (
     Json,
     Keys,
     app,
-    escape,
     keys_of,
     out,
     print_json,
@@ -30,6 +27,7 @@ from ft_dagster.cli.common import (
     tell,
 )
 from ft_dagster.cli.prompts import Judge, asked_prompts
+from ft_dagster.cli.run_states import LONGEST_SECONDS, POLL_SECONDS, RunState, looked_at, shown_on
 from ft_dagster.errors import UserError, UserErrors, all_of, in_one_line
 from ft_dagster.exit_codes import FAILED
 from ft_dagster.settings import Settings, load_settings
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
 
     from ft_dagster.automation.processes.daemon import Daemon
     from ft_dagster.automation.processes.instance import Launched
-
-POLL_SECONDS, LONGEST_SECONDS = 1.0, 10.0  # between two looks at runs
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -282,17 +278,16 @@ def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: D
     """
     from ft_dagster.automation.processes.instance import newest_try, unfinished
 
-    screen = Console(stderr=True) if quiet else out
-    shown = _lines if quiet or not screen.is_terminal else _table
-    over: dict[str, _State] = {}
-    with shown(screen) as show:
+    over: dict[str, RunState] = {}
+    with shown_on(Console(stderr=True) if quiet else out, lines=quiet) as show:
         while True:
             began = time.process_time()
             for some in runs:
                 some[:] = [run if run.run_id in over else newest_try(instance, run) for run in some]
             every = [*runs.followed, *runs.asked]
             going = {r.run_id for r in unfinished(instance, [r for r in every if r.run_id not in over])}
-            states = {r.run_id: over.get(r.run_id) or _state(instance, settings, r) for r in every}
+            looked = looked_at(instance, settings, [run for run in every if run.run_id not in over])
+            states = {run.run_id: over.get(run.run_id) or looked[run.run_id] for run in every}
             over = {run_id: state for run_id, state in states.items() if run_id not in going}
             show(list(states.values()))
             if all(run.run_id in over for run in runs.asked):
@@ -300,76 +295,6 @@ def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: D
             daemon.ensure(runs.asked)
             spent = time.process_time() - began
             time.sleep(min(max(POLL_SECONDS, 29 * spent), LONGEST_SECONDS))
-
-
-class _State(NamedTuple):
-    """Shows how far a run is. `failed`: which step of a run in progress did, and why."""
-
-    variant: str
-    run: str
-    state: str
-    asset: str
-    progress: str
-    failed: str = ""
-
-
-def _state(instance: DagsterInstance, settings: Settings, run: Launched) -> _State:
-    from ft_dagster.automation.processes.instance import (
-        current_step,
-        failed_step,
-        progress_of,
-        said_of_step,
-        status_of,
-    )
-    from ft_dagster.report.progress import bar
-
-    state, how_far, failed = status_of(instance, run).value.lower(), "", None
-    step, since = ("", 0.0) if state == "queued" else current_step(instance, run.run_id)
-    if state == "started":
-        how_far = bar(progress_of(settings, run.key, since)) or said_of_step(instance, run.run_id)
-        failed = failed_step(instance, run.run_id)
-    return _State(str(run.key), run.run_id[:8], state, step, how_far, failed or "")
-
-
-COLUMNS = ("variant", "run", "state", "asset", "progress")
-
-
-@contextmanager
-def _table(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
-    """Show a live table, for a terminal."""
-    with Live(console=screen, refresh_per_second=2, transient=True) as live:
-
-        def show(states: list[_State]) -> None:
-            table = Table(*COLUMNS, expand=True)
-            for column in table.columns:
-                column.overflow = "fold"
-            for *cells, failed in states:
-                table.add_row(*cells)
-                if failed:
-                    table.add_row("", "", "failed", "", escape(failed))
-            live.update(table)
-
-        yield show
-
-
-@contextmanager
-def _lines(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
-    """Print a line whenever a run comes to another asset, and when a step of it failed, for logs."""
-    said: dict[str, tuple[str, str]] = {}
-    failed: set[str] = set()
-
-    def show(states: list[_State]) -> None:
-        for state in states:
-            if state.failed and state.run not in failed:
-                failed.add(state.run)
-                line = f"{time.strftime('%H:%M:%S')} {state.variant} failed: {in_one_line(state.failed)}"
-                screen.print(line, markup=False, highlight=False, soft_wrap=True)
-            if said.get(state.run) != (state.state, state.asset):
-                said[state.run] = (state.state, state.asset)
-                line = f"{time.strftime('%H:%M:%S')} {state.variant} {state.state} {state.asset}"
-                screen.print(line.rstrip(), highlight=False, soft_wrap=True)
-
-    yield show
 
 
 def _conclude(

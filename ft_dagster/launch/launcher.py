@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -152,6 +153,10 @@ class LocalRun:
     lent: ExitStack
 
 
+def _say_wait(say: Say, why: str) -> None:
+    say(f"waits for a device: {why}")
+
+
 class LocalLauncher:
     """Runs programs on this host, under leases of its devices. `environment`: of all of them."""
 
@@ -166,7 +171,8 @@ class LocalLauncher:
         with ExitStack() as lent:
             lease = None
             if job.ask is not None:
-                lease = lent.enter_context(self.leases.acquire(job.ask, on_wait=say))
+                waits = partial(_say_wait, say)
+                lease = lent.enter_context(self.leases.acquire(job.ask, on_wait=waits))
                 say(f"{lease.kind} {', '.join(lease.devices)} leased to {job.lessee}")
             environment = {**self.environment, **job.environment, **credentials(job.profile)}
             program = start_program(job.module, job.run_dir, lease, environment=environment)

@@ -349,7 +349,10 @@ class Leases:
             raise
         _drop(taken)
         there = f"{len(self.inventory.devices)} {self._what}"
-        return None, f"needs {ask.count} of {there}, {len(taken)} free"
+        grants = [status.grant_in(self._file(device)) for device in left if device not in taken]
+        holders = sorted({str(grant["variant"]) for grant in grants if grant and grant.get("variant")})
+        held = f"; held by {', '.join(holders)}" if holders else ""
+        return None, f"needs {ask.count} of {there}, {len(taken)} free{held}"
 
     def _preferred(self, ask: Ask, left: list[Device]) -> list[Device]:
         """For a share first the devices that are lent in shares already, to leave others whole."""

@@ -1,4 +1,4 @@
-"""Shows a running program's progress in one terminal line."""
+"""Shows a running program's progress in one line."""
 
 from __future__ import annotations
 
@@ -8,19 +8,40 @@ WIDTH = 20
 
 
 def bar(progress: Progress) -> str:
-    """Return `#####---- 12/64 loss 1.93 310 tok/s ETA 1m 20s` from a progress.json; empty without one."""
-    done = progress.get("step", progress.get("done"))
-    total = progress.get("total_steps", progress.get("total"))
-    if done is None or not total:
+    """Return `#####---- 12/64  loss 1.93  310 tok/s  ETA 1m 20s` from a progress.json; empty without one."""
+    done, total = _counted(progress)
+    if not total:
         return ""
     filled = round(WIDTH * min(1.0, done / total))
-    parts = [f"{'#' * filled}{'-' * (WIDTH - filled)} {done}/{total}"]
-    if progress.get("task"):
-        parts.append(str(progress["task"]))
-    if progress.get("loss") is not None:
-        parts.append(f"loss {progress['loss']:.2f}")
-    if progress.get("tokens_per_second"):
-        parts.append(f"{progress['tokens_per_second']:,.0f} tok/s")
-    if progress.get("eta_seconds") is not None:
-        parts.append(f"ETA {progress['eta_seconds'] // 60:.0f}m {progress['eta_seconds'] % 60:02.0f}s")
-    return "  ".join(parts)
+    speed = progress.get("tokens_per_second")
+    task, loss, eta = _figures(progress)
+    said = (task, loss, f"{speed:,.0f} tok/s" if speed else "", eta)
+    return "  ".join([f"{'#' * filled}{'-' * (WIDTH - filled)} {done}/{total}", *filter(None, said)])
+
+
+def in_words(progress: Progress) -> str:
+    """Return `step 12 of 64, loss 1.93, ETA 1m 20s` from a progress.json, or `12 of 64, arc_easy` of
+    questions; empty without one.
+    """
+    done, total = _counted(progress)
+    if not total:
+        return ""
+    counted = f"{'step ' if 'step' in progress else ''}{done:,} of {total:,}"
+    return ", ".join([counted, *filter(None, _figures(progress))])
+
+
+def _counted(progress: Progress) -> tuple[int, int]:
+    """Return what is done and how much there is; no total where either is unknown."""
+    done = progress.get("step", progress.get("done"))
+    total = progress.get("total_steps", progress.get("total"))
+    return (0, 0) if done is None or not total else (done, total)
+
+
+def _figures(progress: Progress) -> tuple[str, str, str]:
+    """Return the task, the loss and the time that is left, each empty where it is unknown."""
+    loss, eta = progress.get("loss"), progress.get("eta_seconds")
+    return (
+        str(progress.get("task") or ""),
+        "" if loss is None else f"loss {loss:.2f}",
+        "" if eta is None else f"ETA {eta // 60:.0f}m {eta % 60:02.0f}s",
+    )

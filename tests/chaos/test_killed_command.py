@@ -205,7 +205,7 @@ def test_a_further_command_follows_the_run_of_a_killed_one(project: Project) -> 
     said, complained = further.communicate(timeout=3 * PATIENCE)
     assert further.returncode == 0, complained
     assert f"run {project.runs()[0].run_id[:8]} was submitted before" in complained
-    assert "started fine_tuned_model" in complained
+    assert "acme.places fine_tuned_model" in complained
     (row,) = json.loads(said)["variants"]
     assert (row["run_status"], row["reused"], row["version"]) == ("SUCCESS", True, 1)
     assert project.statuses() == [dg.DagsterRunStatus.SUCCESS] * 2

@@ -58,7 +58,7 @@ def start_rank(lease: Lease) -> subprocess.CompletedProcess[str]:
 
 def test_devices_are_granted_all_or_none(leases: Leases) -> None:
     with leases.acquire(ask(2)):
-        assert refused_reason(leases, 2) == "needs 2 of 3 CPU slots, 1 free"
+        assert refused_reason(leases, 2) == "needs 2 of 3 CPU slots, 1 free; held by acme.support"
         assert states(leases) == ["held", "held", "free"]
         with leases.acquire(ask(1)) as last:
             assert last.devices == ("2",)
@@ -91,7 +91,7 @@ def test_a_waiter_hears_why_it_waits_once_per_reason(leases: Leases) -> None:
     looks = iter(range(5))
     with leases.acquire(ask(3)), pytest.raises(WaitStopped):
         leases.acquire(ask(1), on_wait=heard.append, should_stop=lambda: next(looks) == 4)
-    assert heard == ["needs 1 of 3 CPU slots, 0 free"]
+    assert heard == ["needs 1 of 3 CPU slots, 0 free; held by acme.support"]
 
 
 def test_the_line_serves_priority_first_then_arrival(leases: Leases, locks: Path, start: Start) -> None:
@@ -179,7 +179,7 @@ def test_devices_of_a_killed_holder_are_not_free_until_its_rank_is_gone(
         holder.wait()
         assert lives(rank)
         assert states(leases) == ["orphaned", "orphaned", "free"]
-        assert refused_reason(leases, 2) == "needs 2 of 3 CPU slots, 1 free"
+        assert refused_reason(leases, 2) == "needs 2 of 3 CPU slots, 1 free; held by acme.holder"
     finally:
         os.kill(rank, 9)
     wait_until(lambda: not lives(rank))

@@ -55,6 +55,11 @@ class Launched:
     run_id: str
 
 
+def most_runs(settings: Settings) -> int:
+    """Return how many runs are in progress at once, of all tenants together."""
+    return max(8, settings.tenant_runs)
+
+
 def dagster_yaml(settings: Settings) -> dict[str, Any]:
     """Return the settings of an instance whose queue admits one run per variant and `tenant_runs` per
     tenant.
@@ -65,7 +70,7 @@ def dagster_yaml(settings: Settings) -> dict[str, Any]:
             "module": "ft_dagster.automation.coordinator",
             "class": "VariantRunCoordinator",
             "config": {
-                "max_concurrent_runs": max(8, settings.tenant_runs),
+                "max_concurrent_runs": most_runs(settings),
                 "dequeue_interval_seconds": 1,
                 "tag_concurrency_limits": [
                     {"key": key, "value": {"applyLimitPerUniqueValue": True}, "limit": limit}
@@ -292,6 +297,25 @@ def newest_try(instance: dg.DagsterInstance, launched: Launched) -> Launched:
 def status_of(instance: dg.DagsterInstance, launched: Launched) -> dg.DagsterRunStatus:
     run = instance.get_run_by_id(launched.run_id)
     return dg.DagsterRunStatus.CANCELED if run is None else run.status
+
+
+def in_progress(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
+    """Return the runs that take a place of the queue now, whoever submitted them."""
+    return instance.get_runs(dg.RunsFilter(statuses=unfinished_runs.IN_PROGRESS))
+
+
+def waits_for(settings: Settings, launched: Launched, going: Sequence[dg.DagsterRun]) -> str:
+    """Say what a queued run waits for. `going`: see `in_progress`; the limits are those of `dagster_yaml`."""
+    key, tenant = str(launched.key), launched.key.tenant
+    same = [run.run_id[:8] for run in going if run.tags.get(VARIANT) == key]
+    if same:
+        return f"waits for run {same[0]} of this variant to end"
+    others = sorted({run.tags.get(VARIANT, "") for run in going if run.tags.get(TENANT) == tenant})
+    if len(others) >= settings.tenant_runs:
+        return f"waits for {' or '.join(others)} to end (tenant_runs: {settings.tenant_runs})"
+    if len(going) >= most_runs(settings):
+        return f"waits for one of {len(going):,} runs to end"
+    return "waits for the daemon to start it"
 
 
 def current_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, float]:
