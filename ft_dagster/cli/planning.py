@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ft_dagster.cli.common import PLANNING, Json, Key, app, out, print_json, quiet, show, tell
+from ft_dagster.cli.steps import steps_said
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import DEFAULT, known
 from ft_dagster.settings import load_settings
@@ -44,7 +45,7 @@ def plan(
     """Show the plan of a variant as it would be made now: method, memory, time, cost, each with its reason.
 
     Nothing is trained or kept. Before the variant has a mixture, its size is estimated from a sample of the
-    sources. Exits with 1 if it does not fit.
+    sources. After 3 s each step is said on stderr. Exits with 1 if it does not fit.
     """
     from ft_dagster.planning.hardware.catalogue import load_catalogue
     from ft_dagster.planning.parallel import in_own_process
@@ -54,7 +55,8 @@ def plan(
     quiet()
     settings = load_settings(context.obj)
     hardware = None if gpus is None else _hardware(load_catalogue(settings.project), gpus)
-    preview = in_own_process(lambda: plan_variant(settings, VariantKey.parse(variant), hardware))
+    with steps_said(as_json) as say:
+        preview = in_own_process(lambda: plan_variant(settings, VariantKey.parse(variant), hardware, say))
     document = preview.estimate
     _draw(document, picture)
     if as_json:
@@ -158,7 +160,8 @@ def recommend(
         serving=_served(serving),
         general_share=general_share,
     )
-    document = in_own_process(lambda: recommend_method(request, hardware).document())
+    with steps_said(as_json) as say:
+        document = in_own_process(lambda: recommend_method(request, hardware, say).document())
     _draw(document, picture)
     _answer(document, hardware, as_json)
 

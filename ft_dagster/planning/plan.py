@@ -28,7 +28,7 @@ from ft_dagster.planning.packed_rows import ExampleLengths
 from ft_dagster.planning.planned_method import PlanContext, PlannedMethod
 from ft_dagster.planning.probe import ProbePlan, leaves_open, plan_probe
 from ft_dagster.planning.probe_advice import advised_probe
-from ft_dagster.planning.survey import Survey, leaves_method_open, lora_settings, survey
+from ft_dagster.planning.survey import Say, Survey, leaves_method_open, lora_settings, survey
 from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.training import TrainingSettings
@@ -55,12 +55,15 @@ def make_plan(
     facts: Facts,
     context: PlanContext,
     tried: ProbeResult | None = None,
+    say: Say = lambda line: None,
 ) -> PlanAndEstimate:
-    """Resolve `spec`, what is open in it by trial. Raises UserError for what cannot be trained."""
+    """Resolve `spec`, what is open in it by trial. `say`: see `survey`. Raises UserError for what cannot be
+    trained.
+    """
     if facts.trained_tokens == 0:
         raise UserError("the mixture has no trained token", fix="See the counts of training_mixture")
     decided = tried is not None and tried.method is not None
-    found = survey(spec if tried is None else tried.applied(spec), facts, context)
+    found = survey(spec if tried is None else tried.applied(spec), facts, context, say)
     if leaves_method_open(spec):
         found = _without_obeyed(found)
     chosen = found.chosen

@@ -25,7 +25,7 @@ from ft_dagster.planning.dryrun.from_figures import (
 )
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.planned_method import PlanContext
-from ft_dagster.planning.survey import Survey, survey
+from ft_dagster.planning.survey import Say, Survey, survey
 from ft_dagster.training.batches.apart import leak_of
 
 MAX_LENGTH = 1024
@@ -56,8 +56,12 @@ class RecommendationRequest:
 
 
 @uncollected()
-def recommend_method(request: RecommendationRequest, hardware: Hardware) -> Survey:
-    """Raises UserError for what has no answer, before anything is counted where that can be seen."""
+def recommend_method(
+    request: RecommendationRequest, hardware: Hardware, say: Say = lambda line: None
+) -> Survey:
+    """Survey all methods as asked. `say`: see `survey`. Raises UserError for what has no answer, before
+    anything is counted where that can be seen.
+    """
     _check(request)
     with tempfile.TemporaryDirectory() as scratch:
         if request.model is not None:
@@ -86,7 +90,7 @@ def recommend_method(request: RecommendationRequest, hardware: Hardware) -> Surv
             deadline_hours=request.deadline_hours,
             serving=request.serving,
         )
-        return survey(declaration(_declared(request), request.general_share), given, context)
+        return survey(declaration(_declared(request), request.general_share), given, context, say)
 
 
 def _declared(request: RecommendationRequest) -> dict[str, Any]:

@@ -4,7 +4,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ from ft_dagster.planning.planned_method import (
 )
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.method import METHOD_SETTINGS
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,20 @@ class Survey:
 
 
 @uncollected()
-def survey(spec: VariantSpec, facts: Facts, context: PlanContext) -> Survey:
-    """Raises UserError where the declared method cannot be trained, or nothing can."""
+def survey(spec: VariantSpec, facts: Facts, context: PlanContext, say: Say = lambda line: None) -> Survey:
+    """Plan and rank all methods. `say`: takes a line at the beginning of each dry run, in copies of this
+    process. Raises UserError where the declared method cannot be trained, or nothing can.
+    """
     declared = _declared(spec)
 
     def attempt(name: str) -> tuple[PlannedMethod | UserError, dict[dryrun.Key, Footprint]]:
+        say(f"dry run of {name}, method {list(METHODS).index(name) + 1} of {len(METHODS)}")
         try:
             return plan_method(with_method(spec, name), facts, context), dryrun.kept
         except UserError as error:
             return error, dryrun.kept
 
+    say("loads the libraries that train")
     import peft  # noqa: F401  # with torch and transformers: once for all copies
 
     import ft_dagster.planning.dryrun.training_step  # noqa: F401

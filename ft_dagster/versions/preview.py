@@ -36,6 +36,7 @@ from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.planning.packed_rows import is_counted, read_lengths
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.probe import leaves_open
+from ft_dagster.planning.survey import Say
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
@@ -90,8 +91,11 @@ class Preview:
         return {**self.estimate.to_json(), **own, "warnings": list(self.warnings)}
 
 
-def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None = None) -> Preview:
-    """A plan as it would be made now, on this host or on `hardware`; nothing is kept.
+def plan_variant(
+    settings: Settings, key: VariantKey, hardware: Hardware | None = None, say: Say = lambda line: None
+) -> Preview:
+    """A plan as it would be made now, on this host or on `hardware`; nothing is kept. `say`: takes a line at
+    the beginning of each step.
 
     Raises UserError, also for what this host can never lend.
     """
@@ -99,16 +103,17 @@ def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None 
     declared = workspace.declared()
     refuse_declared(workspace)
     with named_in(declared.file):
-        return _planned(workspace, declared, hardware)
+        return _planned(workspace, declared, hardware, say)
 
 
-def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -> Preview:
+def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, say: Say) -> Preview:
     spec, project = declared.spec, workspace.project
     today = _AsDeclared(workspace.settings, workspace.key, looking=True)
     if named is None:
         refuse_lacking(workspace.settings, workspace.leases, declared.key, spec)
     hardware = named or hardware_of(spec, workspace.trains_on, project)
     judges = judges_among(named) if named else workspace.judges(spec)
+    say("looks at what was made before")
     base, mixture = _recorded(today, declared)
     if base is not None:
         folder = workspace.base_folder(base)
@@ -122,6 +127,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
             fix="Materialize base_model of this variant first",
         )
     else:
+        say(f"reads the base model {spec.base_model.source}")
         folder = resolve_base(
             spec.base_model,
             project,
@@ -134,7 +140,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
         context = context_without_base(workspace.context, spec, folder, hardware)
     context = replace(context, judges=judges)
     if mixture is None:
-        data = sample(declared, project, folder, workspace.roots)
+        data = sample(declared, project, folder, workspace.roots, say=say)
     else:
         data = _counted(workspace, mixture)
         if is_counted(MixtureFigures.of(mixture)):
@@ -142,9 +148,10 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -
     probed = today.stands(probe.STAGE, hardware) if mixture and leaves_open(spec) else None
     tried = probe.read_result(workspace, probed)
     context = replace(context, probed_hours=probe.hours_taken(probed))
+    say("tries whether packed examples stay apart on this base")
     leak = leak_where_packed(spec, folder, workspace.cache)
     facts = facts_of(data.counts, parameters, stored, folder, hardware, leak=leak)
-    plan = make_plan(spec, facts, context, tried)
+    plan = make_plan(spec, facts, context, tried, say)
     if named is None:
         refuse_unheld(plan.estimate.judged_on, declared.file)
     dear = too_dear(workspace, plan.estimate.predicted, hardware)
@@ -210,6 +217,7 @@ def sample(
     *,
     first: int = ROWS,
     most: int = COUNTED,
+    say: Say = lambda line: None,
 ) -> Counted:
     """Counts of the mixture to be, from the `first` rows of each source, of which at most so many are
     counted. Raises UserError.
@@ -223,12 +231,15 @@ def sample(
     more = False
     for place, source in enumerate(spec.data.sources):
         asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
+        say(f"reads rows of {source.path}")
         rows = list(islice(read_rows(source, project, asked), first))
         for row in rows:
             refuse_kind(spec, row, declared.file)
+        say(f"tokenizes {len(rows):,} rows of {source.path}")
         found = list(_rendered(spec, rows, tokenizer, max_length, exchange=exchange))
         whole = len(rows)
         if whole == first:
+            say(f"counts the rows of {source.path}")
             whole = sum(1 for _ in islice(read_raw(source, project, asked), most))
             more = more or whole == most
         times = whole / len(rows)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
+from ft_dagster.methods import METHODS
 from ft_dagster.planning.hardware.catalogue import PROCESS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
@@ -208,3 +211,24 @@ def _apply(declared: dict[str, Any], settings: Mapping[str, Any]) -> None:
         for name in names[:-1]:
             tree = tree.setdefault(name, {})
         tree[names[-1]] = value
+
+
+AT_ONCE = "from ft_dagster.cli import main, steps; steps.QUICK_SECONDS = 0.0; main()"
+
+
+def test_each_step_is_said_on_stderr_and_none_with_json(folder: Path) -> None:
+    command = [sys.executable, "-c", AT_ONCE, "--project", str(folder), "plan", str(KEY)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = [line.partition(" s  ")[2] for line in done.stderr.splitlines()]
+    methods = [line for line in said if line.startswith("dry run of ")]
+    assert sorted(methods) == sorted(  # on several cores at once
+        f"dry run of {name}, method {number} of {len(METHODS)}" for number, name in enumerate(METHODS, 1)
+    )
+    read, tokenized = (
+        next(number for number, line in enumerate(said) if line.startswith(words))
+        for words in ("reads rows of ", "tokenizes ")
+    )
+    assert read < tokenized < said.index(methods[0])
+    assert "dry run of lora," not in done.stdout
+    silent = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert silent.stderr == ""
