@@ -8,7 +8,6 @@ and may change in any release.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +60,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("ft-dagster")
     if name in _DEFINED_IN:
         return getattr(import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)

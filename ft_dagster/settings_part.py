@@ -17,7 +17,7 @@ Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 class Part(BaseModel):
     """Is a part of the settings. Numbers may be texts, as the environment gives them; `true` is no number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod

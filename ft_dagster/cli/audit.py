@@ -37,6 +37,7 @@ from ft_dagster.cli.common import (
     declared_keys,
     declaring_tenants,
     escape,
+    load_settings,
     out,
     print_json,
     show_rows,
@@ -45,7 +46,6 @@ from ft_dagster.cli.common import (
 from ft_dagster.errors import UserError
 from ft_dagster.records import record_keys
 from ft_dagster.report.tables import counted
-from ft_dagster.settings import load_settings
 from ft_dagster.stage_entries import FINE_TUNED_MODEL
 from ft_dagster.strict_json import dumps
 

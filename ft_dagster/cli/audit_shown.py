@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from ft_dagster.cli.common import escape, out, show, show_rows, tell
-from ft_dagster.gate.verdict_words import verdict_sentence
-from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import counted
 
 if TYPE_CHECKING:
@@ -215,6 +213,9 @@ def _origin(found: ModelAnswer) -> Iterator[tuple[str, str]]:
 
 def _making(found: ModelAnswer) -> Iterator[tuple[str, str]]:
     """Yield by what it was trained and judged."""
+    from ft_dagster.gate.verdict_words import verdict_sentence
+    from ft_dagster.lineage.verdict import Verdict
+
     method, verdict = found.recipe.get("method") or {}, found.evaluation.get("verdict") or {}
     libraries = found.environment.get("libraries", {})
     shown = [f"{name} {libraries[name]}" for name in ("torch", "transformers", "peft") if name in libraries]

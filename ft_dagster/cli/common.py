@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -18,12 +18,16 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from ft_dagster.automation.patience import be_patient
+from ft_dagster.cli.commands import Commands
 from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
 from ft_dagster.extras import left_out
-from ft_dagster.settings import load_settings
-from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec import VariantKey
 from ft_dagster.strict_json import dumps
+
+if TYPE_CHECKING:
+    from ft_dagster.settings import Settings
+    from ft_dagster.spec import Declarations, Declared
 
 EXIT_CODES = (
     f"Exit codes: {DONE} done; {FAILED} it ran, but failed (a run that failed, a plan "
@@ -31,15 +35,38 @@ EXIT_CODES = (
     f"given, said in one line; {TRANSIENT} the storage could not be reached; {CANCELLED} cancelled."
 )
 app = typer.Typer(
+    cls=Commands,
     help="Fine-tune language models for many tenants: declare, plan, run, compare, release.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+GARBAGE = 200_000  # objects between two collections: importing makes many that stay
 WIDEST = 10_000  # columns of a table that is piped
 out = Console(width=None if sys.stdout.isatty() else 120)
 DECLARING, PLANNING, RUNNING = "Declare", "Plan", "Run"  # the groups of --help
 JUDGING, RELEASING, KEEPING = "Judge and compare", "Release and serve", "Keep"
+
+
+def load_settings(project: Path | None) -> Settings:
+    """Load the settings of a project, whose fields no `--help` waits for. Raises UserError."""
+    from ft_dagster import settings
+
+    return settings.load_settings(project)
+
+
+def declarations_in(settings: Settings) -> Declarations:
+    """Return the declarations of a project, in the same way."""
+    from ft_dagster.spec import Declarations
+
+    return Declarations(settings.project)
+
+
+def load_variant(settings: Settings, key: VariantKey) -> Declared:
+    """Load one variant's declaration, in the same way. Raises UserError."""
+    from ft_dagster.spec.load import load_variant
+
+    return load_variant(settings.project, key)
 
 
 def declared_keys(context: typer.Context, incomplete: str) -> list[str]:
@@ -48,9 +75,7 @@ def declared_keys(context: typer.Context, incomplete: str) -> list[str]:
     """
     folder = context.find_root().params.get("folder")
     try:
-        return [
-            str(key) for key in Declarations(load_settings(folder).project) if str(key).startswith(incomplete)
-        ]
+        return [str(key) for key in declarations_in(load_settings(folder)) if str(key).startswith(incomplete)]
     except UserError:
         return []
 
@@ -148,6 +173,7 @@ def main(call: Callable[[], Any] = app) -> None:
     code 2, a storage out of reach one and 75, an interrupt 130.
     """
     atexit.register(gc.freeze)  # nothing is left to collect at exit, which takes seconds to find out
+    gc.set_threshold(GARBAGE)
     _end_in_order()
     be_patient(os.environ)
     try:

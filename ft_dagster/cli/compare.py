@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
-from ft_dagster.cli.common import JUDGING, Json, SomeKeys, app, escape, keys_of, print_json, show, tell
-from ft_dagster.settings import load_settings
-from ft_dagster.spec import Declarations
+from ft_dagster.cli.common import (
+    JUDGING,
+    Json,
+    SomeKeys,
+    app,
+    declarations_in,
+    escape,
+    keys_of,
+    load_settings,
+    print_json,
+    show,
+    tell,
+)
 
 if TYPE_CHECKING:
     from ft_dagster.lineage.verdict import Rule
@@ -26,7 +36,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
 
     settings = load_settings(context.obj)
     store = settings.open_store()
-    rows = [variant_row(store, key) for key in keys_of(Declarations(settings.project), variants, every=False)]
+    rows = [variant_row(store, key) for key in keys_of(declarations_in(settings), variants, every=False)]
     if as_json:
         print_json({"variants": [row.to_json() for row in rows]})
         return

@@ -18,8 +18,10 @@ from ft_dagster.cli.common import (
     Json,
     Keys,
     app,
+    declarations_in,
     escape,
     keys_of,
+    load_settings,
     out,
     print_json,
     show,
@@ -27,15 +29,14 @@ from ft_dagster.cli.common import (
 )
 from ft_dagster.cli.picture import table_of_store
 from ft_dagster.errors import UserError, UserErrors, all_of
-from ft_dagster.fleet.due.costs import CostBy
-from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import Declarations
+from ft_dagster.row_choices import CostBy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ft_dagster.fleet.due.costs import CostItem, CostPeriod, CostRow
     from ft_dagster.fleet.upgrade import UpgradePlan
+    from ft_dagster.settings import Settings
     from ft_dagster.store import Store
 
 COLUMNS = ("trainings", "passed", "planned h", "hours", "planned $", "$")
@@ -236,7 +237,7 @@ def _keep_rendering(settings: Settings, variants: list[str] | None, *, as_json: 
     from ft_dagster.fleet.upgrade import keep_rendering
 
     files, wrong = dict[str, str | None](), list[UserError]()
-    for key in keys_of(Declarations(settings.project), variants, every=False):
+    for key in keys_of(declarations_in(settings), variants, every=False):
         try:
             file = keep_rendering(settings, key)
             files[str(key)] = None if file is None else str(file)

@@ -10,12 +10,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft_dagster.cli.common import JUDGING, Json, Key, app, escape, out, print_json, show, tell
-from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import VariantKey, load_variant
+from ft_dagster.cli.common import (
+    JUDGING,
+    Json,
+    Key,
+    app,
+    escape,
+    load_settings,
+    load_variant,
+    out,
+    print_json,
+    show,
+    tell,
+)
+from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.automation.experiments.experiments import ExperimentRun
+    from ft_dagster.settings import Settings
 
 AtOnce = Annotated[
     int,
@@ -50,7 +62,7 @@ def bakeoff(
     from ft_dagster.report.experiments import bakeoff_table
 
     settings = load_settings(context.obj)
-    declared = load_variant(settings.project, VariantKey.parse(variant))
+    declared = load_variant(settings, VariantKey.parse(variant))
     given = Budget.parse(budget)
     names = [name.strip() for name in methods.split(",") if name.strip()]
     with _experimenting(settings, declared.key, as_json) as say:
@@ -99,7 +111,7 @@ def sweep(
     from ft_dagster.report.experiments import sweep_table
 
     settings = load_settings(context.obj)
-    declared = load_variant(settings.project, VariantKey.parse(variant))
+    declared = load_variant(settings, VariantKey.parse(variant))
     given = Budget.parse(budget) if budget is not None else None
     with _experimenting(settings, declared.key, as_json) as say:
         tried = sweeps.sweep(

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ft_dagster.errors import UserError
-from ft_dagster.settings import Settings
-from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.fleet.picture import FleetPicture
     from ft_dagster.fleet.table.table import FleetTable
+    from ft_dagster.settings import Settings
+    from ft_dagster.spec import Declarations
 
 
 def picture(

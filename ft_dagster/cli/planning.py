@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ft_dagster.cli.common import PLANNING, Json, Key, app, out, print_json, quiet, show, tell
+from ft_dagster.cli.common import PLANNING, Json, Key, app, load_settings, out, print_json, quiet, show, tell
 from ft_dagster.cli.steps import steps_said
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import DEFAULT, known
-from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:

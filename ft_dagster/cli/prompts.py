@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from ft_dagster.cli.common import keys_of
+from ft_dagster.cli.common import declarations_in, keys_of
 from ft_dagster.errors import UserError
-from ft_dagster.settings import Settings
-from ft_dagster.spec import Declarations, Declared, VariantKey
+from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.evaluation.answers import AnswerPair
+    from ft_dagster.settings import Settings
+    from ft_dagster.spec import Declared
 
 PROMPTS = "`variant: [a prompt, ...]`, each a text, or `{prompt: a text, expected: a text or several}`"
 
@@ -77,7 +78,7 @@ def asked_prompts(
 
     Raises UserError.
     """
-    declarations = Declarations(settings.project)
+    declarations = declarations_in(settings)
     if prompt and not all(text.strip() for text in prompt):
         raise UserError("an empty prompt", field="--prompt", value=prompt, fix="Give a text")
     if not filed:

@@ -7,11 +7,21 @@ from typing import Annotated
 
 import typer
 
-from ft_dagster.cli.common import RELEASING, Json, Key, Keys, app, keys_of, print_json, tell
+from ft_dagster.cli.common import (
+    RELEASING,
+    Json,
+    Key,
+    Keys,
+    app,
+    declarations_in,
+    keys_of,
+    load_settings,
+    print_json,
+    tell,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import FAILED
-from ft_dagster.settings import load_settings
-from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec import VariantKey
 
 
 @app.command(rich_help_panel=RELEASING)
@@ -63,7 +73,7 @@ def register(
 
     settings, failed = load_settings(context.obj), False
     answers = list[dict[str, object]]()
-    for key in keys_of(Declarations(settings.project), variants, every=every):
+    for key in keys_of(declarations_in(settings), variants, every=every):
         try:
             done = push_releases(settings, key)
         except UserError as error:

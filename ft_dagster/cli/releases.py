@@ -9,15 +9,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show_rows, tell
+from ft_dagster.cli.common import (
+    RELEASING,
+    Json,
+    Key,
+    app,
+    escape,
+    load_settings,
+    load_variant,
+    out,
+    print_json,
+    show_rows,
+    tell,
+)
 from ft_dagster.errors import UserError
-from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import Declared, VariantKey, load_variant
+from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import MODEL_EXPORT
 
 if TYPE_CHECKING:
     from ft_dagster.export.served import Served, ServedBase
     from ft_dagster.lineage.entry import ReleaseEntry
+    from ft_dagster.settings import Settings
+    from ft_dagster.spec import Declared
 
 By = Annotated[str | None, typer.Option(help="Who does it; left out: the user of this process")]
 
@@ -102,7 +115,7 @@ def history(context: typer.Context, variant: Key, as_json: Json = False) -> None
 
 def _declared(context: typer.Context, variant: str) -> tuple[Settings, Declared]:
     settings = load_settings(context.obj)
-    return settings, load_variant(settings.project, VariantKey.parse(variant))
+    return settings, load_variant(settings, VariantKey.parse(variant))
 
 
 def _released(context: typer.Context, variant: str) -> tuple[Settings, VariantKey]:
@@ -113,7 +126,7 @@ def _released(context: typer.Context, variant: str) -> tuple[Settings, VariantKe
 
     settings, key = load_settings(context.obj), VariantKey.parse(variant)
     if not history(settings.open_store(), _prefix(key)):
-        load_variant(settings.project, key)
+        load_variant(settings, key)
     return settings, key
 
 
@@ -130,7 +143,7 @@ def _approvers(settings: Settings, key: VariantKey) -> tuple[str, ...]:
     """Return who may approve a version; the policy's where the declaration is invalid or gone."""
     policy = settings.policies().of(key.tenant)
     try:
-        return policy.approvers_of(load_variant(settings.project, key).spec)
+        return policy.approvers_of(load_variant(settings, key).spec)
     except UserError:
         return policy.approvers
 

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft_dagster.cli.common import RELEASING, Json, MaybeKey, app, print_json, tell
+from ft_dagster.cli.common import (
+    RELEASING,
+    Json,
+    MaybeKey,
+    app,
+    declarations_in,
+    load_settings,
+    print_json,
+    tell,
+)
 from ft_dagster.errors import UserError
-from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec import VariantKey
+
+if TYPE_CHECKING:
+    from ft_dagster.settings import Settings
 
 
 @app.command(rich_help_panel=RELEASING)
@@ -75,7 +86,7 @@ def _of_fleet(settings: Settings, tenant: str | None) -> tuple[str, str]:
     from ft_dagster.cli.picture import picture
     from ft_dagster.fleet.page import fleet_report
 
-    declarations = Declarations(settings.project)
+    declarations = declarations_in(settings)
     asked = [key for key in declarations if tenant in (None, key.tenant)]
     return tenant or "fleet", fleet_report(settings, picture(settings, declarations, asked), tenant)
 

@@ -19,7 +19,10 @@ from ft_dagster.cli.common import (
     Json,
     Keys,
     app,
+    declarations_in,
     keys_of,
+    load_settings,
+    load_variant,
     out,
     print_json,
     quiet,
@@ -30,14 +33,15 @@ from ft_dagster.cli.prompts import Judge, asked_prompts
 from ft_dagster.cli.run_states import LONGEST_SECONDS, POLL_SECONDS, RunState, looked_at, shown_on
 from ft_dagster.errors import UserError, UserErrors, all_of, in_one_line
 from ft_dagster.exit_codes import FAILED
-from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import Declarations, VariantKey, load_variant
+from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
     from ft_dagster.automation.processes.daemon import Daemon
     from ft_dagster.automation.processes.instance import Launched
+    from ft_dagster.settings import Settings
+    from ft_dagster.spec import Declarations
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -61,7 +65,7 @@ def run(
     from ft_dagster.automation.processes import instance as dagster_instance
 
     settings = load_settings(context.obj)
-    declarations = Declarations(settings.project)
+    declarations = declarations_in(settings)
     keys, left_out = _to_run(declarations, variants, every=every)
     settings.open_store().check_writable()
     with dagster_instance.open_instance(settings) as instance:
@@ -211,7 +215,7 @@ def try_(
     questions, judges = [], []
     for key, given in asked.items():
         model = newest_model(settings, key)
-        declared = load_variant(settings.project, key)
+        declared = load_variant(settings, key)
         system = next((source.system for source in declared.spec.data.sources if source.system), None)
         texts = [each.text for each in given]
         questions.append(PromptRequest(model.base, model.tuned, texts, chat=model.chat, system=system))

@@ -10,16 +10,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ft_dagster.cli.common import RUNNING, Json, Keys, app, escape, keys_of, out, print_json, show, tell
+from ft_dagster.cli.common import (
+    RUNNING,
+    Json,
+    Keys,
+    app,
+    declarations_in,
+    escape,
+    keys_of,
+    load_settings,
+    out,
+    print_json,
+    show,
+    tell,
+)
 from ft_dagster.cli.picture import picture
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.status import COLUMNS, FAILING, PAIRS, SortedBy, StatusRow, arranged, on_rolled_back
-from ft_dagster.report.states import states_sentence
-from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.row_choices import SortedBy
+from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.fleet.picture import FleetPicture
+    from ft_dagster.fleet.status import StatusRow
+    from ft_dagster.settings import Settings
+    from ft_dagster.spec import Declarations
 
 WIDEST = (None, 13, 12, 10, 16)  # columns of a terminal, of each pair; the first has what is left of 80
 SHOWN = 100  # rows in a terminal
@@ -51,8 +65,11 @@ def status(
     Up to 100 variants are read from the store now. Of more it says what the fleet's table knows, and from
     when that is; so it is of runs either way.
     """
+    from ft_dagster.fleet.status import FAILING, arranged, on_rolled_back
+    from ft_dagster.report.states import states_sentence
+
     settings = load_settings(context.obj)
-    declarations = Declarations(settings.project)
+    declarations = declarations_in(settings)
     asked = [key for key in keys_of(declarations, variants, every=True) if tenant in (None, key.tenant)]
     found = picture(settings, declarations, asked, exact=exact)
     named = set(map(str, asked))
@@ -120,6 +137,8 @@ def _error(error: UserError) -> dict[str, object]:
 
 def _print(rows: Sequence[StatusRow]) -> None:
     """Print two by two in a terminal, where it fits 80 columns; a line a row where it is piped."""
+    from ft_dagster.fleet.status import COLUMNS, PAIRS
+
     if out.is_terminal:
         table = Table(show_lines=True)
         for header, most in zip(PAIRS, WIDEST, strict=True):

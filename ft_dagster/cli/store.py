@@ -11,23 +11,23 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json, show, tell
+from ft_dagster.cli.common import KEEPING, Json, app, escape, load_settings, out, print_json, show, tell
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.collect import Outcome, collect
-from ft_dagster.lineage.copying import copy_store
-from ft_dagster.lineage.idle_runs import IdleRun, idle_runs, remove_run
-from ft_dagster.lineage.reachable import unreached
-from ft_dagster.lineage.retention import Rules
-from ft_dagster.settings import Retention, Settings, load_settings
-from ft_dagster.store.contents import By, Contents, contents_of, usage
-from ft_dagster.store.heads import SHARED
+from ft_dagster.row_choices import UsageBy
+
+if TYPE_CHECKING:
+    from ft_dagster.lineage.collect import Outcome
+    from ft_dagster.lineage.idle_runs import IdleRun
+    from ft_dagster.lineage.retention import Rules
+    from ft_dagster.settings import Retention, Settings
+    from ft_dagster.store.contents import Contents
 
 store = typer.Typer(
     help="What lies in the store: what it occupies, what nothing needs, a copy of it.", no_args_is_help=True
@@ -54,7 +54,7 @@ GB = 1e9  # bytes
 @store.command()
 def du(
     context: typer.Context,
-    by: Annotated[By, typer.Option(help="What a row is")] = By.TENANT,
+    by: Annotated[UsageBy, typer.Option(help="What a row is")] = UsageBy.TENANT,
     as_json: Json = False,
 ) -> None:
     """Show what each tenant, variant or stage occupies, and what that costs a month
@@ -64,6 +64,7 @@ def du(
     never committed. Beside it: what this host keeps of bases, first looks at them and quantized ones.
     """
     from ft_dagster.report.tables import size
+    from ft_dagster.store.contents import contents_of, usage
 
     settings = load_settings(context.obj)
     contents, price = contents_of(settings.open_store()), settings.storage_price
@@ -160,6 +161,11 @@ def gc(
     """
     from rich.progress import track
 
+    from ft_dagster.lineage.collect import Outcome, collect
+    from ft_dagster.lineage.idle_runs import remove_run
+    from ft_dagster.lineage.reachable import unreached
+    from ft_dagster.store.contents import contents_of
+    from ft_dagster.store.heads import SHARED
     from ft_dagster.store.make import is_being_made
 
     settings = load_settings(context.obj)
@@ -187,6 +193,8 @@ def gc(
 
 def _rules(settings: Settings, older_than: float | None, *, dry_run: bool) -> Rules:
     """Return retention as it is declared, or of so many hours. Raises UserError for too few."""
+    from ft_dagster.lineage.retention import Rules
+
     if older_than is None:
         return Rules(settings.retention.of, time.time())
     if older_than < HOURS_A_DAY and not dry_run:
@@ -205,6 +213,7 @@ def _rules(settings: Settings, older_than: float | None, *, dry_run: bool) -> Ru
 
 def _idle_runs(settings: Settings, contents: Contents, rules: Rules) -> list[IdleRun]:
     from ft_dagster.launch.leases import of_host
+    from ft_dagster.lineage.idle_runs import idle_runs
 
     keys = {place.key[:16] for place, keyed in contents.keyed.items() if keyed.artifact is not None}
     if not (settings.work_folder / "runs").is_dir():
@@ -304,6 +313,9 @@ def copy(
     project's store_options, and over them those that are given here.
     """
     from rich.progress import Progress
+
+    from ft_dagster.lineage.copying import copy_store
+    from ft_dagster.lineage.retention import Rules
 
     settings = load_settings(context.obj)
     given = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from ft_dagster.stage_entries import FINE_TUNED_MODEL, names_of
-from ft_dagster.stages.evaluation import ANSWERS_OF
+from ft_dagster.stage_entries import ANSWERS_OF, FINE_TUNED_MODEL, names_of
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
 

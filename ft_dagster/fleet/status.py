@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.fleet.due.costs import shown_hours, shown_usd
 from ft_dagster.fleet.due.due import Decisions, NotDone, Retrain
 from ft_dagster.fleet.refresh.freshness import RootCause, freshness
 from ft_dagster.fleet.table.version import Gain, KnownVersion
 from ft_dagster.report.states import ORDER, VariantStatus
+from ft_dagster.row_choices import SortedBy
 
 if TYPE_CHECKING:
     from ft_dagster.fleet.table.table_rows import FleetRow
 
-SortedBy = Literal["state", "variant", "age", "cost", "gain", "next"]
 FAILING = ("parked", "failing")
 NO_PASS = ("failed", "undecided")  # words of a verdict
 COLUMNS = (

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ft_dagster.stage_entries.entry import DeviceUse, Judged, StageEntry
 
 __all__ = [
+    "ANSWERS_OF",
     "BASE_EVALUATION",
     "BASE_MODEL",
     "BASE_TEXT",
@@ -36,6 +37,7 @@ __all__ = [
     "version_of",
 ]
 
+ANSWERS_OF = "answers_of"  # a figure: the key of the evaluation whose answers were judged again
 DECLARATION = StageEntry("declaration", 1, reads_sources=True, outlives="payload/declaration.json")
 BASE_MODEL = StageEntry(
     "base_model",

@@ -22,6 +22,7 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import Policy
 from ft_dagster.spec.variant import EvaluationSpec
 from ft_dagster.stage_entries import (
+    ANSWERS_OF,
     BASE_EVALUATION,
     BASE_MODEL,
     EVALUATION,
@@ -47,7 +48,6 @@ VERDICT = "verdict.json"
 POLICY = "policy.json"
 JUDGED = ("objective", "gates")
 JUDGING = ("gates", "spec", "own", "rules", "probed")  # of the key: by what answers are judged
-ANSWERS_OF = "answers_of"  # a figure: the key of the evaluation whose answers were judged again
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import PurePosixPath
 
 from ft_dagster.errors import UserError
+from ft_dagster.row_choices import UsageBy
 from ft_dagster.stage_entries import BASE_MODEL, ENTRIES
 from ft_dagster.store.artifacts import Artifact, Place, Removed, stated
 from ft_dagster.store.blobs import Store, StoredFile
@@ -26,14 +26,6 @@ _KEYED = re.compile(
     r"(?P<prefix>.+?)/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{64})/"
     r"(?P<rest>manifest(?:-[0-9]+)?\.json|claims/.+|[^/]+/(?:payload|evidence)/.+)"
 )
-
-
-class By(StrEnum):
-    """Says by what `store du` groups its rows."""
-
-    TENANT = "tenant"
-    VARIANT = "variant"
-    STAGE = "stage"
 
 
 @dataclass(frozen=True)
@@ -166,16 +158,16 @@ class Usage:
     unfinished: int
 
 
-def usage(contents: Contents, by: By) -> list[Usage]:
+def usage(contents: Contents, by: UsageBy) -> list[Usage]:
     """Sum up what each tenant, variant or stage occupies, the largest first; what is nobody's own is
     `shared`. The largest first.
     """
     keyed: dict[str, list[Keyed]] = defaultdict(list)
     records: dict[str, int] = defaultdict(int)
     for each in contents.keyed.values():
-        keyed[each.place.stage if by is By.STAGE else _owner(each.place.path, by)].append(each)
+        keyed[each.place.stage if by is UsageBy.STAGE else _owner(each.place.path, by)].append(each)
     for file in contents.records:
-        records[RECORDS if by is By.STAGE else _owner(file.path, by)] += file.size
+        records[RECORDS if by is UsageBy.STAGE else _owner(file.path, by)] += file.size
     rows = [_usage(name, keyed.get(name, []), records.get(name, 0)) for name in {**keyed, **records}]
     return sorted(rows, key=lambda row: (-row.bytes, row.name))
 
@@ -191,8 +183,8 @@ def _usage(name: str, keyed: Sequence[Keyed], records: int) -> Usage:
     )
 
 
-def _owner(path: str, by: By) -> str:
+def _owner(path: str, by: UsageBy) -> str:
     parts = path.split("/")
     if parts[0] != "tenants" or len(parts) < 2:
         return SHARED
-    return tenant_name(parts[1]) if by is By.TENANT else ".".join(parts[1:3])
+    return tenant_name(parts[1]) if by is UsageBy.TENANT else ".".join(parts[1:3])

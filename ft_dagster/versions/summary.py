@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
-from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import parents_moved
-from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.variant_row import VariantRow
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import (
@@ -29,7 +26,6 @@ from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace.stage_version import is_older
 
 STAGES = tuple(stage.name for stage in CHAIN)
-ESTIMATE = "evidence/estimate.json"  # of a plan
 Heads = Mapping[str, Artifact | None]  # of each stage
 
 
@@ -95,23 +91,6 @@ def _older_stages(heads: Heads) -> Iterator[str]:
 def _stale(store: Store, key: VariantKey, base: Artifact | None) -> str | None:
     """Why the variant's newest model is out of date by its parent's releases."""
     return next((cause.words for cause in parents_moved(store, key, base)), None)
-
-
-def newest_plan(store: Store, key: VariantKey) -> Estimate | None:
-    """The estimate of the variant's newest plan: values with their reasons, memory, cost, the ranking. Raises
-    UserError for one that cannot be read.
-    """
-    head = read_head(store, key.prefix, TRAINING_PLAN.name)
-    if head is None:
-        return None
-    if ESTIMATE not in head.files:  # of an earlier version
-        return None
-    content, file = head.read(store, ESTIMATE), store.uri(f"{head.path}/{ESTIMATE}")
-    try:
-        return Estimate.from_json(json.loads(content), file=file)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        fix = "Restore it from a backup, or delete the manifest.json above it: the stage is then made again"
-        raise UserError(f"not an estimate: {error!r}", file=file, fix=fix) from None
 
 
 def _figures(head: Artifact | None) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from rich.table import Table
 from typer.testing import CliRunner
 
 from ft_dagster.automation.patience import START_SECONDS
 from ft_dagster.cli import app, common
+from ft_dagster.cli.commands import all_commands
 from ft_dagster.cli.common import EXIT_CODES, main, show
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
@@ -99,7 +99,7 @@ def leaves(command: Any) -> Iterator[Any]:
 
 
 def test_each_command_is_in_a_group_and_takes_json() -> None:
-    group: Any = typer.main.get_command(app)
+    group: Any = all_commands()
     for name, command in group.commands.items():
         assert command.rich_help_panel in GROUPS, name
         for each in leaves(command):

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app, common
+from ft_dagster.cli.commands import all_commands
 from tests.audit.histories import History, question
 from tests.e2e.project import POLICY, write_yaml
 from tests.kept_project import copied_project
@@ -132,7 +132,7 @@ def paths(command: Any, name: str = "") -> Iterator[str]:
 
 
 def test_all_commands_are_tried() -> None:
-    every = set(paths(typer.main.get_command(app)))
+    every = set(paths(all_commands()))
     asked = [f"{' '.join(words)} " for words in (*ASKED, PROVE, CHECK)]
     tried = {name for name in every if any(words.startswith(f"{name} ") for words in asked)}
     assert every - tried == LONG
@@ -140,7 +140,7 @@ def test_all_commands_are_tried() -> None:
 
 def test_no_help_cuts_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(WIDTH))
-    every = sorted(paths(typer.main.get_command(app)))
+    every = sorted(paths(all_commands()))
     for words in ([], *(name.split() for name in every), ["store"], ["audit"], ["audit", "key"], ["fleet"]):
         said = CliRunner().invoke(app, [*words, "--help"]).output
         assert "…" not in said, words

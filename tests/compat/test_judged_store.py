@@ -20,8 +20,8 @@ from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import ANSWERS_OF
 from ft_dagster.stages.chain import CHAIN, ChainOutcome, run_chain
-from ft_dagster.stages.evaluation import ANSWERS_OF
 from ft_dagster.stages.release import release
 from ft_dagster.versions.now import standing
 from ft_dagster.workspace.workspace import RunOf, Workspace

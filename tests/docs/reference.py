@@ -15,11 +15,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import typer
 from pydantic import BaseModel
 
 import ft_dagster
-from ft_dagster.cli import app
+from ft_dagster.cli.commands import all_commands
 from ft_dagster.cli.common import EXIT_CODES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, VariantSpec
@@ -179,7 +178,7 @@ def _prose(text: str) -> str:
 
 
 def _command_line() -> str:
-    root = typer.main.get_command(app)
+    root = all_commands()
     lines = [
         "# The command line",
         MADE,

@@ -16,7 +16,7 @@ from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Attempt, exclusive, write_head
 from ft_dagster.store.make import Recipe, make_artifact
-from ft_dagster.versions.summary import newest_plan
+from ft_dagster.versions.newest_plan import newest_plan
 from tests.e2e.project import write_yaml
 from tests.s3_server import S3Server
 

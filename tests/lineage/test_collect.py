@@ -18,6 +18,7 @@ from ft_dagster.lineage.collect import Outcome, collect
 from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.release import ReleaseRequest, export_of, promote
 from ft_dagster.lineage.retention import Rules
+from ft_dagster.row_choices import UsageBy
 from ft_dagster.settings import Retention
 from ft_dagster.store import (
     Artifact,
@@ -29,7 +30,7 @@ from ft_dagster.store import (
     verify_artifact,
     write_head,
 )
-from ft_dagster.store.contents import By, contents_of, usage
+from ft_dagster.store.contents import contents_of, usage
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.releases import adapter, put, release
 
@@ -280,7 +281,7 @@ def test_what_an_audit_needs_outlives_every_later_collection(
     for days in (4, 400):
         assert collected(store, rules(days)) == []
     assert left_of(store, artifact) == kept
-    assert [row.unfinished for row in usage(contents_of(store), By.STAGE)] == [0] * 2
+    assert [row.unfinished for row in usage(contents_of(store), UsageBy.STAGE)] == [0] * 2
     again = with_records(store, stage)
     assert again.generation == 2
     collected(store, rules(800))

@@ -10,7 +10,7 @@ import pytest
 
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Artifact, read_head
-from ft_dagster.versions.summary import newest_plan
+from ft_dagster.versions.newest_plan import newest_plan
 from tests.e2e.project import GENERAL, UP_TO_PLAN, edit, write_lines, write_project
 from tests.e2e.workshop import Workshop
 from tests.planning.llama import METHODS

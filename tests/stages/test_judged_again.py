@@ -19,9 +19,9 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import load_settings
 from ft_dagster.spec.policy import EvaluationFloors, Policy
 from ft_dagster.spec.variant import EvaluationSpec
-from ft_dagster.stage_entries import version_of
+from ft_dagster.stage_entries import ANSWERS_OF, version_of
 from ft_dagster.stages.chain import run_chain
-from ft_dagster.stages.evaluation import ANSWERS_OF, own_of, own_tasks
+from ft_dagster.stages.evaluation import own_of, own_tasks
 from ft_dagster.stages.release import release
 from ft_dagster.store import Artifact
 from ft_dagster.versions.version_files import open_version

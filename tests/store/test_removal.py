@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.row_choices import UsageBy
 from ft_dagster.store import (
     Artifact,
     Attempt,
@@ -26,7 +27,7 @@ from ft_dagster.store import (
     write_head,
 )
 from ft_dagster.store.artifacts import Removed, generations
-from ft_dagster.store.contents import By, contents_of, usage
+from ft_dagster.store.contents import contents_of, usage
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.store.removal import DAY, check_tombstone, claim_removal, finish_removal, keep
 
@@ -261,6 +262,6 @@ def test_every_byte_of_what_was_removed_and_made_again_is_in_one_row(
 ) -> None:
     removed(store, make_artifact(store, tmp_path, RECIPE, build))
     make_artifact(store, tmp_path, RECIPE, build)
-    rows = usage(contents_of(store), By.TENANT)
+    rows = usage(contents_of(store), UsageBy.TENANT)
     assert sum(row.bytes for row in rows) == sum(store.fs.size(path) for path in store.fs.find(store.root))
     assert {row.name: row.artifacts for row in rows} == {"acme": 1, "shared": 0}

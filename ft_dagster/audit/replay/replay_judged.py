@@ -22,8 +22,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.launch.leases import of_host
 from ft_dagster.lineage.graph import needed
 from ft_dagster.settings import load_settings
-from ft_dagster.stage_entries import BASE_EVALUATION, EVALUATION, GENERAL_SCORES, MODEL_EXPORT
-from ft_dagster.stages.evaluation import ANSWERS_OF, VERDICT
+from ft_dagster.stage_entries import ANSWERS_OF, BASE_EVALUATION, EVALUATION, GENERAL_SCORES, MODEL_EXPORT
+from ft_dagster.stages.evaluation import VERDICT
 from ft_dagster.store import Artifact
 
 CLOSE = 0.01  # of a recorded loss, or of a score, by which an equivalent one may differ

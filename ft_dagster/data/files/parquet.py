@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from functools import cache
 from glob import escape
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 BATCH = 512  # rows that are read together: documents among them, which may be long
 # A folder named a=b is no column, one named a* no pattern, and nothing is fetched to read a file.
@@ -107,6 +107,8 @@ def _database(process: int) -> Any:
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
     if not isinstance(array, np.ma.MaskedArray):
         return array
     plain = np.array(array.data, object)

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from itertools import chain
 from statistics import mean
 from typing import Any, NamedTuple
@@ -40,15 +39,6 @@ from ft_dagster.training.training_figures import PREDICTED_IN_0_1, TrainingFigur
 STAGES = frozenset((TRAINING_PLAN.name, *TAKE_DEVICES))
 WITHOUT_GPU = "CPU"  # how names of devices begin that are none
 UNRELEASED, BASE = "not released", "its base"
-
-
-class CostBy(StrEnum):
-    """What a row is."""
-
-    TENANT = "tenant"
-    VARIANT = "variant"
-    VERSION = "version"
-    MONTH = "month"
 
 
 class CostItem(NamedTuple):

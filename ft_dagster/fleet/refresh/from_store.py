@@ -41,8 +41,8 @@ from ft_dagster.stage_entries import (
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.store import SHARED, Artifact, Place, Store, read_head, refused, unreachable
 from ft_dagster.store.committed import all_committed
+from ft_dagster.versions.newest_plan import newest_plan
 from ft_dagster.versions.now import difference
-from ft_dagster.versions.summary import newest_plan
 from ft_dagster.versions.version_artifacts import VersionArtifacts, version_artifacts
 from ft_dagster.workspace.workspace import Workspace
 

@@ -21,8 +21,9 @@ from ft_dagster.fleet.due.costs import (
 )
 from ft_dagster.gate.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.row_choices import UsageBy
 from ft_dagster.store import Store
-from ft_dagster.store.contents import By, contents_of, usage
+from ft_dagster.store.contents import contents_of, usage
 from ft_dagster.store.removal import claim_removal, finish_removal
 from tests.fleet.manifests import H100, PRICE, catalogue, judge, predicted, put, train
 from tests.releases import adapter, release
@@ -115,7 +116,7 @@ def test_a_tenant_named_as_what_all_share_is_told_apart_from_it(store: Store, tm
     put(store, "general_scores", "shared", {}, {"seconds": 1800.0})
     rows = cost_rows(read_costs(store, catalogue(tmp_path)).items, tenant_of)
     assert {row.name: row.hours for row in rows} == {"tenants/shared": 1.0, "shared": 0.5}
-    sizes = {row.name: row.artifacts for row in usage(contents_of(store), By.TENANT)}
+    sizes = {row.name: row.artifacts for row in usage(contents_of(store), UsageBy.TENANT)}
     assert sizes == {"tenants/shared": 1, "shared": 1}
 
 

@@ -1,0 +1,66 @@
+"""Finds the file of a command by its name: a command imports that file, and `--help` all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from typer import main
+from typer.core import TyperGroup
+
+FILES = {  # with their commands, in the order in which --help shows them
+    "project": ("init",),
+    "declared": ("check", "schema", "show"),
+    "planning": ("plan", "recommend"),
+    "runs": ("run", "try", "ui"),
+    "compare": ("compare",),
+    "status": ("status",),
+    "fleet": ("gpus", "fleet"),
+    "costs": ("cost", "metrics", "upgrade"),
+    "releases": ("release", "rollback", "history", "catalogue"),
+    "publish": ("publish", "register"),
+    "reports": ("report",),
+    "experiments": ("bakeoff", "sweep"),
+    "store": ("store",),
+    "audit": ("audit",),
+    "trace": ("trace",),
+    "audit_replay": ("audit",),
+    "audit_keys": ("audit",),
+}
+
+
+class Commands(TyperGroup):
+    """Is the group of all commands; a command is known once its files are imported."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._imported = set[str]()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        self._import(file for file, names in FILES.items() if cmd_name in names)
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        self._import(FILES)
+        return list(dict.fromkeys(name for names in FILES.values() for name in names))
+
+    def _import(self, files: Iterable[str]) -> None:
+        from ft_dagster.cli.common import app
+
+        missing = [file for file in files if file not in self._imported]
+        for file in missing:
+            import_module(f"ft_dagster.cli.{file}")
+        if missing:
+            self._imported.update(missing)
+            self.commands.update(main.get_group(app).commands)
+
+
+def all_commands() -> Commands:
+    """Return the group with every command in it, in the order of `--help`."""
+    from ft_dagster.cli.common import app
+
+    group = main.get_command(app)
+    assert isinstance(group, Commands)
+    group.commands = {name: group.commands[name] for name in group.list_commands(None)}
+    return group

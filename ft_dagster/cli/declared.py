@@ -1,0 +1,187 @@
+"""Defines commands about what is declared: check it, its schema, show each value and its origin."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ft_dagster.cli.common import (
+    DECLARING,
+    Json,
+    Key,
+    Keys,
+    app,
+    declarations_in,
+    escape,
+    keys_of,
+    load_settings,
+    load_variant,
+    out,
+    print_json,
+    tell,
+)
+from ft_dagster.cli.common import (
+    show as show_table,
+)
+from ft_dagster.errors import UserError, UserErrors, all_of, in_one_line
+from ft_dagster.exit_codes import BAD_INPUT, FAILED
+from ft_dagster.spec import VariantKey
+
+if TYPE_CHECKING:
+    from ft_dagster.planning.reasons import Reason
+    from ft_dagster.settings import Settings
+    from ft_dagster.store import Store
+
+
+@app.command(rich_help_panel=DECLARING)
+def check(
+    context: typer.Context,
+    variants: Keys = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Read all rows, not only the first 20,000 of each source")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read declarations, their sources, corpora, tasks and base models; report all mistakes found, at once.
+
+    One that is wrong stops no other: those that are wrong are named at the end. The exit code is 1 where
+    others are right, and 2 where none is.
+    """
+    from ft_dagster.versions.check import Looks, check_variant
+
+    found: list[dict[str, Any]] = []
+    try:
+        settings = load_settings(context.obj)
+        store = settings.open_store()
+        settings.policies()
+        declarations = declarations_in(settings)
+        found += [] if variants else [_wrong(None, error) for error in declarations.misnamed.values()]
+        keys = keys_of(declarations, variants, every=True) if variants or not found else list(declarations)
+        found += _unwritable(store)
+    except UserErrors as errors:
+        found, keys = [_wrong(None, errors)], []
+    looks = Looks(most=None) if all_rows else Looks()
+    for key in keys:
+        try:
+            found.append(
+                {"variant": str(key), "ok": True, **check_variant(settings, key, declarations, looks)}
+            )
+        except UserError as error:
+            found.append(_wrong(key, error))
+    if as_json:
+        print_json({"variants": found})
+    else:
+        _print_checked(found)
+    if not all(one["ok"] for one in found):
+        raise typer.Exit(FAILED if any(one["ok"] for one in found) else BAD_INPUT)
+
+
+def _unwritable(store: Store) -> list[dict[str, Any]]:
+    try:
+        store.check_writable()
+    except UserError as error:
+        return [_wrong(None, error)]
+    return []
+
+
+def _wrong(key: VariantKey | None, error: UserError) -> dict[str, Any]:
+    """Describe a declaration with its mistakes; `error` and `message`: the first. No key: a misnamed file."""
+    return {
+        "variant": None if key is None else str(key),
+        "ok": False,
+        "error": all_of(error)[0].as_dict(),
+        "message": str(all_of(error)[0]),
+        "errors": [{**one.as_dict(), "message": str(one)} for one in all_of(error)],
+    }
+
+
+def _print_checked(found: list[dict[str, Any]]) -> None:
+    for one in found:
+        mark = "[green]ok[/]" if one["ok"] else "[red]wrong[/]"
+        said = [one["summary"]] if one["ok"] else [error["message"] for error in one["errors"]]
+        out.print(f"{mark} {escape(in_one_line(_named(one)))}", end="  " if len(said) == 1 else "\n")
+        for line in map(in_one_line, said):
+            shown = line if len(said) == 1 else f"  {line}"
+            tell(shown)
+        for line in one.get("warnings", ()):
+            tell(f"  ! {line}")
+    if any(not file["whole"] for one in found for file in one.get("files", ())):
+        tell("Rows that were not read may be wrong: `ft-dagster check --all-rows` reads them too")
+    wrong = [_named(one) for one in found if not one["ok"]]
+    if wrong and len(found) > 1:
+        are = "is" if len(wrong) == 1 else "are"
+        tell(f"{len(wrong)} of {len(found)} {are} wrong: {in_one_line(', '.join(wrong))}")
+
+
+def _named(one: dict[str, Any]) -> str:
+    """Return the variant, or the file, or the field of the settings, that is none."""
+    if one["variant"] is not None or one["error"]["field"] == "store":
+        return one["variant"] or "store"
+    return Path(one["error"]["file"]).name
+
+
+@app.command(rich_help_panel=DECLARING)
+def schema(
+    corpus: Annotated[bool, typer.Option("--corpus", help="Of corpora/<name>.yaml instead")] = False,
+    installation: Annotated[bool, typer.Option("--settings", help="Of ft_dagster.yaml instead")] = False,
+    policy: Annotated[bool, typer.Option("--policy", help="Of policy.yaml instead")] = False,
+) -> None:
+    """Print the JSON Schema of a declaration, with which an editor completes and checks the file."""
+    from ft_dagster.settings import Settings
+    from ft_dagster.spec import CorpusSpec, VariantSpec
+    from ft_dagster.spec.policy import PolicyFile
+
+    others = ((policy, PolicyFile), (installation, Settings), (corpus, CorpusSpec))
+    model = next((model for asked, model in others if asked), VariantSpec)
+    print_json(model.model_json_schema())
+
+
+@app.command(rich_help_panel=DECLARING)
+def show(context: typer.Context, variant: Key, as_json: Json = False) -> None:
+    """Show every value of a declaration and where it came from: the file, the defaults, or built in."""
+    settings = load_settings(context.obj)
+    declared = load_variant(settings, VariantKey.parse(variant))
+    values = _flat(declared.spec.model_dump(mode="json"))
+    planned = _planned(settings, declared.key)
+    if as_json:
+        fields = {name: {"value": value, "from": declared.origins[name]} for name, value in values.items()}
+        reasons = [asdict(reason) for reason in planned]
+        print_json({"variant": variant, "file": str(declared.file), "fields": fields, "plan": reasons})
+        return
+    table = Table("field", "value", "from", title=f"{variant} ({declared.file})")
+    for name, value in values.items():
+        table.add_row(name, _shown(name, value), declared.origins[name])
+    show_table(table)
+    if planned:
+        plan = Table("field", "value", "from", "why", title="newest plan")
+        for reason in planned:
+            plan.add_row(reason.field, json.dumps(reason.value), reason.origin, reason.reason)
+        show_table(plan)
+
+
+def _shown(field: str, value: Any) -> str:
+    if value is None:
+        return "[dim]the plan decides[/]" if field.startswith(("method.", "training.")) else "[dim]-[/]"
+    return escape(json.dumps(value, ensure_ascii=False))
+
+
+def _planned(settings: Settings, key: VariantKey) -> tuple[Reason, ...]:
+    """Return the reasons of the variant's newest plan; none before the first."""
+    from ft_dagster.versions.newest_plan import newest_plan
+
+    plan = newest_plan(settings.open_store(), key)
+    return () if plan is None else plan.plan.reasons
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, object]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, object] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
+    return flat

@@ -1,0 +1,72 @@
+"""What a command imports: its own file, and no library that it has no use for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ft_dagster import cli
+from ft_dagster.cli.commands import FILES, all_commands
+
+HEAVY = {"dagster", "torch", "transformers", "peft", "numpy", "pyarrow", "pandas", "sqlalchemy", "duckdb"}
+SETTINGS = {"pydantic_settings", "fsspec", "ft_dagster.settings", "ft_dagster.spec.variant"}
+STAGES = {"ft_dagster.stages.chain", "ft_dagster.stages.training_plan"}
+WITHOUT = {  # the words of a command -> what it must not import
+    "--help": HEAVY | SETTINGS | STAGES,
+    "init --help": HEAVY | SETTINGS | STAGES,
+    "show --help": HEAVY | SETTINGS | STAGES,
+    "audit --help": HEAVY | SETTINGS | STAGES,
+    "show acme.support": HEAVY | STAGES,
+    "history acme.support": HEAVY | STAGES,
+    "status": HEAVY - {"numpy", "sqlalchemy"},
+    "gpus": HEAVY | STAGES,
+    "check": HEAVY - {"numpy", "pyarrow"},  # of a declaration that is wrong no row is rendered
+}
+PROGRAM = """
+import json, sys
+from ft_dagster.cli import main
+sys.argv = ["ft-dagster", *sys.argv[1:]]
+try:
+    main()
+except SystemExit:
+    pass
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("words", WITHOUT)
+def test_a_command_imports_no_library_that_it_has_no_use_for(words: str, tmp_path: Path) -> None:
+    assert modules_of(words, tmp_path) & WITHOUT[words] == set()
+
+
+@pytest.mark.parametrize("words", ["show --help", "history acme.support"])
+def test_a_command_imports_its_own_file_alone(words: str, tmp_path: Path) -> None:
+    [own] = [file for file, names in FILES.items() if words.split(maxsplit=1)[0] in names]
+    imported = {name.rpartition(".")[2] for name in modules_of(words, tmp_path) if "ft_dagster.cli." in name}
+    assert imported & set(FILES) == {own}
+
+
+def test_each_command_is_found_by_the_file_that_defines_it() -> None:
+    named = {name for names in FILES.values() for name in names}
+    assert set(all_commands().commands) == named
+    defining = [
+        file.stem
+        for file in Path(cli.__file__ or "").parent.glob("*.py")
+        if "app.command(" in file.read_text()
+    ]
+    assert set(defining) <= set(FILES)
+
+
+def modules_of(words: str, folder: Path) -> set[str]:
+    """Return the modules that a command has imported at its end."""
+    (folder / "tenants" / "acme").mkdir(parents=True)
+    (folder / "tenants" / "acme" / "support.yaml").write_text(
+        "description: d\nowners: [o]\nbase_model: nothing\ndata: {sources: [nothing.jsonl]}\n"
+    )
+    command = [sys.executable, "-c", PROGRAM, "--project", str(folder), *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stderr.splitlines()[-1]))
