@@ -26,6 +26,8 @@ myst_heading_anchors = 6  # named as GitHub names them
 highlight_language = "text"
 html_theme = "furo"
 html_title = project
+html_static_path = html_css_files = ["site.css"]
+html_show_search_summary = False  # it fetches each page found, which browsers refuse of files on disk
 LISTS = {
     root_doc: "\n## Documentation\n",
     "benchmarks/README": "\n## Notes\n",

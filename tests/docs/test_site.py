@@ -80,7 +80,8 @@ def small(tmp_path: Path) -> Callable[[str], str]:
 
     def said(page: str) -> str:
         (tmp_path / "docs").mkdir()
-        shutil.copy(ROOT / "docs" / "conf.py", tmp_path / "docs")
+        for name in ("conf.py", "site.css"):
+            shutil.copy(ROOT / "docs" / name, tmp_path / "docs")
         (tmp_path / "README.md").write_text(README)
         (tmp_path / "docs" / "page.md").write_text(page)
         done = built(tmp_path, tmp_path / "site")
