@@ -1,11 +1,15 @@
 """Offers fine-tuning as a Dagster Component: a `dg` project adds a project's variants with one defs.yaml."""
 
+import re
 from pathlib import Path
 
+import click
 import dagster as dg
 from dagster.components.component_scaffolding import scaffold_component
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
+from ft_dagster.assets.partitions import Graph
+from ft_dagster.automation.jobs import JOB
 from ft_dagster.build import build_defs
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey
@@ -20,6 +24,7 @@ class ProjectParams(BaseModel):
     base_model: str = Field(description="Local folder, hub id or s3:// prefix")
     data: str = Field(description="The tenant's rows: file, folder, glob, s3:// or hub id")
     variant: str = Field("acme.support", description="tenant.variant")
+    key_prefix: str = Field("", description="What the keys of its assets begin with; else the folder's name")
 
     @field_validator("variant")
     @classmethod
@@ -28,6 +33,15 @@ class ProjectParams(BaseModel):
             return str(VariantKey.parse(variant))
         except UserError as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("key_prefix")
+    @classmethod
+    def _is_a_prefix(cls, prefix: str) -> str:
+        try:
+            Graph.of(prefix or ())
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return prefix
 
     @field_validator("base_model", "data")
     @classmethod
@@ -52,10 +66,19 @@ class ProjectScaffolder(dg.Scaffolder[ProjectParams]):
         return ProjectParams
 
     def scaffold(self, request: dg.ScaffoldRequest[ProjectParams]) -> None:
-        asked = request.params
-        key = VariantKey.parse(asked.variant)
-        start_project(request.target_path / FOLDER, key, asked.base_model, asked.data)
-        scaffold_component(request, {"project": FOLDER})
+        params = request.params
+        key = VariantKey.parse(params.variant)
+        prefix = params.key_prefix or prefix_of(request.target_path)
+        started = start_project(request.target_path / FOLDER, key, params.base_model, params.data)
+        scaffold_component(request, {"project": FOLDER, "key_prefix": prefix})
+        for message in started.said:
+            click.echo(message)
+        click.echo(f"Next: dg dev, then dg launch --job {Graph.of(prefix).name(JOB)} --partition {key}")
+
+
+def prefix_of(folder: Path) -> str:
+    """Return a folder's name as the keys of assets may begin: its ASCII letters and digits, joined by _."""
+    return "_".join(re.findall(r"[A-Za-z0-9]+", folder.name)) or FOLDER
 
 
 @dg.scaffold_with(ProjectScaffolder)

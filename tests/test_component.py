@@ -251,15 +251,56 @@ def test_dg_finds_the_component_and_its_fields() -> None:
     assert said == [["FineTuning"], ["key_prefix", "project"], False]
 
 
-def test_the_scaffold_makes_a_project_with_a_first_declaration(tmp_path: Path) -> None:
+def scaffolded(folder: Path, **asked: str) -> dict[str, Any]:
+    """Scaffold a project in a folder; return the attributes of its defs.yaml."""
     from dagster.components.component_scaffolding import scaffold_object
 
-    (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
-    (tmp_path / "config.json").write_text("{}")
-    asked = {"base_model": str(tmp_path), "data": str(tmp_path / "rows.jsonl"), "variant": "acme.first"}
-    scaffold_object(tmp_path / "models", "ft_dagster.FineTuning", json.dumps(asked), "yaml", tmp_path)
-    assert "project: project" in (tmp_path / "models" / "defs.yaml").read_text()
+    rows, base = folder.parent / "rows.jsonl", folder.parent / "base"
+    rows.write_text('{"instruction": "a", "output": "b"}\n')
+    base.mkdir(exist_ok=True)
+    (base / "config.json").write_text("{}")
+    given = {"base_model": str(base), "data": str(rows), "variant": "acme.first", **asked}
+    scaffold_object(folder, "ft_dagster.FineTuning", json.dumps(given), "yaml", folder.parent)
+    attributes: dict[str, Any] = yaml.safe_load((folder / "defs.yaml").read_text())["attributes"]
+    return attributes
+
+
+def test_the_scaffold_makes_a_project_with_a_first_declaration(tmp_path: Path) -> None:
+    assert scaffolded(tmp_path / "models")["project"] == "project"
     assert (tmp_path / "models" / "project" / "tenants" / "acme" / "first.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("folder", "prefix"),
+    [("support", "support"), ("our-models", "our_models"), ("_a__b.c", "a_b_c"), ("模型", "project")],
+)
+def test_the_scaffold_writes_a_prefix_of_its_folders_name(tmp_path: Path, folder: str, prefix: str) -> None:
+    assert scaffolded(tmp_path / folder)["key_prefix"] == prefix
+
+
+def test_the_scaffold_writes_the_prefix_that_it_is_given_and_refuses_one_that_dagster_does(
+    tmp_path: Path,
+) -> None:
+    assert scaffolded(tmp_path / "support", key_prefix="research")["key_prefix"] == "research"
+    with pytest.raises(ValidationError, match="cannot begin the keys of assets"):
+        ProjectParams(base_model="org/model", data="org/rows", key_prefix="a b")
+
+
+def test_two_scaffolds_share_a_code_location(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = host(tmp_path / "host")
+    for name in ("support", "research"):
+        scaffolded(folder / "host" / "defs" / name)
+    jobs = set(loaded(folder, monkeypatch).get_repository_def().job_names)
+    assert {"support__variant_chain", "research__variant_chain"} <= jobs
+
+
+def test_the_scaffold_says_what_it_lets_tenants_read_and_what_starts_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaffolded(tmp_path / "support")
+    said = capsys.readouterr().out
+    assert f"{tmp_path} lies outside of the project: added to sources.allow" in said
+    assert "dg launch --job support__variant_chain --partition acme.first" in said
 
 
 def test_what_a_scaffold_is_given_counts_from_the_current_folder(
