@@ -210,7 +210,8 @@ def _parameters(command: Any) -> list[str]:
             continue
         is_option = each.param_type_name == "option"
         name = ", ".join(each.opts) if is_option else (each.metavar or str(each.name).upper())
-        rows.append(f"| `{name}` | {_plain(getattr(each, 'help', None) or '')} |")
+        shown = name.replace("|", "\\|")  # in a cell a plain | ends it, in code too
+        rows.append(f"| `{shown}` | {_plain(getattr(each, 'help', None) or '')} |")
     return ["| | |", "|---|---|", *rows] if rows else []
 
 
