@@ -60,6 +60,26 @@ def test_every_link_of_a_page_leads_somewhere() -> None:
     assert {str(page.relative_to(ROOT)): wrong for page in PAGES if (wrong := [*dead_links(page)])} == {}
 
 
+def ragged_rows(page: Path) -> Iterator[str]:
+    """Yield the rows of tables with another number of cells than the table's head: a plain | ends a cell."""
+    text = FENCE.sub("", page.read_text("utf-8"))
+    for table in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
+        first, *others = table.splitlines()
+        cells = len(re.findall(r"(?<!\\)\|", first))
+        yield from (row for row in others if len(re.findall(r"(?<!\\)\|", row)) != cells)
+
+
+def test_each_row_of_a_table_has_as_many_cells_as_its_head() -> None:
+    assert {str(page.relative_to(ROOT)): wrong for page in PAGES if (wrong := [*ragged_rows(page)])} == {}
+
+
+def test_the_front_pages_declaration_has_ten_lines_and_is_valid() -> None:
+    [written] = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(written.splitlines()) == 10
+    spec = VariantSpec.model_validate(yaml.safe_load(written))
+    assert spec.release.approvers == ("ann",)
+
+
 def commands(page: str) -> list[list[str]]:
     """The lines of a page that call the program, as words."""
     found = re.findall(r"^(?:\$ )?(ft-dagster .*)$", "\n".join(FENCE.findall(page)), re.MULTILINE)
