@@ -7,7 +7,7 @@ from ft_dagster.automation.tags import VARIANT
 from ft_dagster.dagster_private import DATA_VERSION
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.versions.now import standing
+from ft_dagster.versions.now import up_to_date
 
 
 def unchanged(instance: dg.DagsterInstance, settings: Settings, key: VariantKey) -> Launched | None:
@@ -17,7 +17,7 @@ def unchanged(instance: dg.DagsterInstance, settings: Settings, key: VariantKey)
     newest = instance.get_runs(dg.RunsFilter(tags={VARIANT: str(key)}), limit=1)
     if not newest or newest[0].status != dg.DagsterRunStatus.SUCCESS:
         return None
-    found = standing(settings, key)
+    found = up_to_date(settings, key)
     if found is None or any(_shown(instance, key, name) != now for name, now in found.digests.items()):
         return None
     return Launched(key, newest[0].run_id)

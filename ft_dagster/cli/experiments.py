@@ -149,7 +149,7 @@ def sweep(
 @contextmanager
 def _experimenting(settings: Settings, key: VariantKey, as_json: bool) -> Iterator[Callable[[str], None]]:
     """Show lines and progress in the terminal; what Dagster and the programs print goes to a file."""
-    from ft_dagster.automation.experiments.screen import output_to_log, progress_shown
+    from ft_dagster.automation.experiments.experiment_log import output_to_log, progress_shown
 
     log = settings.work_folder / "experiments" / f"{key}.log"
     with output_to_log(log, on_stderr=as_json) as screen, progress_shown(screen, settings, key) as say:

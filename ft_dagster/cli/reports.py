@@ -74,11 +74,11 @@ def _of_version(
         from ft_dagster.versions.version_report import version_report
 
         return name, version_report(settings, key, version)
-    from ft_dagster.versions.side_by_side import side_by_side
+    from ft_dagster.versions.version_comparison import version_comparison
     from ft_dagster.versions.version_files import NamedVersion
 
     other = NamedVersion.parse(against, key)
-    return f"{name}.against.{against}", side_by_side(settings, other, NamedVersion(key, version))
+    return f"{name}.against.{against}", version_comparison(settings, other, NamedVersion(key, version))
 
 
 def _of_fleet(settings: Settings, tenant: str | None) -> tuple[str, str]:

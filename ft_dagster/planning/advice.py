@@ -15,7 +15,7 @@ from ft_dagster.methods.lora import ALPHA, LoraSettings
 from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import StorageBytes
+from ft_dagster.planning.memory_formula import StorageBytes
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.cautions import on_cpu_kernels
 from ft_dagster.planning.methods.training_settings import rows_a_step, rows_of, unpacked_cost

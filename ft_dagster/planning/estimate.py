@@ -14,7 +14,7 @@ from typing import Any
 from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.cost.training_cost import Utilization
 from ft_dagster.planning.judging import JudgedOn
-from ft_dagster.planning.load import StorageBytes
+from ft_dagster.planning.memory_formula import StorageBytes
 from ft_dagster.planning.methods.changes import Change
 from ft_dagster.planning.methods.decision import MethodRule, RankedMethod
 from ft_dagster.planning.reasons import Reason

@@ -19,7 +19,7 @@ from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.estimate import Estimate, MemoryBytes
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.judging import JudgedOn, foresee_all
-from ft_dagster.planning.load import RuleOfThumbBytes, memory, storage
+from ft_dagster.planning.memory_formula import RuleOfThumbBytes, memory, storage
 from ft_dagster.planning.methods.cautions import limits
 from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.question import ProbeCost

@@ -27,8 +27,8 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.judging import Judges
 from ft_dagster.planning.layout import Layout
-from ft_dagster.planning.load import Load, frozen_bytes
-from ft_dagster.planning.load import memory as states_of
+from ft_dagster.planning.memory_formula import Load, frozen_bytes
+from ft_dagster.planning.memory_formula import memory as states_of
 from ft_dagster.planning.methods.layout_search import fastest_that_fits, search_space
 from ft_dagster.planning.methods.method_settings import resolve_method
 from ft_dagster.planning.methods.question import Candidate, fewest_gpus

@@ -30,7 +30,7 @@ NEEDED = (*PRODUCTION, UNSAID_TOKENS.name)  # what a release needs beside the ch
 
 
 @dataclass(frozen=True)
-class Today(Workspace):
+class DeclaredWorkspace(Workspace):
     """It makes nothing: what is demanded has to be in the store. `makes`: it makes what is `NEEDED`: the
     answers by which a new version is held against production, and the look for new tokens in today's
     tasks. Device, arithmetic and engine are those of the newest evaluation, wherever it ran.
@@ -101,16 +101,18 @@ class Today(Workspace):
         return {} if head is None else dict(head.spec)
 
 
-def today(workspace: Workspace, *, makes: bool = False) -> Today:
+def declared_workspace(workspace: Workspace, *, makes: bool = False) -> DeclaredWorkspace:
     """The same workspace, with the declaration as it is now."""
-    return Today(**{each.name: getattr(workspace, each.name) for each in fields(Workspace)}, makes=makes)
+    return DeclaredWorkspace(
+        **{each.name: getattr(workspace, each.name) for each in fields(Workspace)}, makes=makes
+    )
 
 
 def refuse_unjudged(workspace: Workspace) -> None:
     """Raises UserError unless the newest evaluation is the one that today's declaration demands."""
     refuse_experiment(workspace)
     workspace.upstream(FINE_TUNED_MODEL.name)
-    if today(workspace).find(evaluation.STAGE).place != workspace.upstream(_EVALUATION).place:
+    if declared_workspace(workspace).find(evaluation.STAGE).place != workspace.upstream(_EVALUATION).place:
         raise UserError(
             "the newest evaluation is not the one that the declaration of today demands",
             file=workspace.declared_in,

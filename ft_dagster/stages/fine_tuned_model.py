@@ -22,7 +22,7 @@ from ft_dagster.stage_entries import (
 )
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, TrainingRun
-from ft_dagster.training.halving import wants_halving
+from ft_dagster.training.oom_retry import wants_halving
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.first_look import FIRST_LOOKS
 from ft_dagster.workspace.build_context import BuildContext

@@ -24,7 +24,7 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import base_folder
 from ft_dagster.spec.policy import POLICY_FILE
 from ft_dagster.stage_entries import BASE_MODEL, RELEASE, RELEASE_EVALUATION
-from ft_dagster.stages.declared_now import today
+from ft_dagster.stages.declared_now import declared_workspace
 from ft_dagster.stages.may_serve import may_serve
 from ft_dagster.stages.release_evaluation import Judgement, judgement
 from ft_dagster.stages.verdicts import own_verdict
@@ -55,32 +55,32 @@ def release(workspace: Workspace) -> Released:
     where the log would change.
     """
     refuse_experiment(workspace)
-    desk = today(workspace)
-    found, store = judgement(desk), desk.store
-    export, approvers = found.export, found.policy.approvers_of(desk.spec)
-    desk.verify(export)
-    check_base(desk, export)
-    doubt = doubt_now(desk, found)
-    record = standing_release if desk.looking else record_release
+    declared = declared_workspace(workspace)
+    found, store = judgement(declared), declared.store
+    export, approvers = found.export, found.policy.approvers_of(declared.spec)
+    declared.verify(export)
+    check_base(declared, export)
+    doubt = doubt_now(declared, found)
+    record = standing_release if declared.looking else record_release
     entry = record(
         store,
-        desk.prefix,
+        declared.prefix,
         ReleaseCandidate(
             export,
             found.evaluation,
             found.verdict,
-            gates_digest(desk.spec.gates),
+            gates_digest(declared.spec.gates),
             found.certificate,
-            own_verdict(desk, export, found.evaluation),
+            own_verdict(declared, export, found.evaluation),
             found.held.unmeasured,
             found.held.against.log,
         ),
-        ReleaseRequest(desk.run.reason, approvers=approvers, doubt=doubt),
-        variant=str(desk.key),
-        run_id=desk.run.id,
+        ReleaseRequest(declared.run.reason, approvers=approvers, doubt=doubt),
+        variant=str(declared.key),
+        run_id=declared.run.id,
     )
-    past = history(store, desk.prefix)
-    following = _next(desk, entry, past, approvers, doubt)
+    past = history(store, declared.prefix)
+    following = _next(declared, entry, past, approvers, doubt)
     return Released(entry, past, found.verdict, export, following)
 
 

@@ -28,10 +28,10 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages import evaluation as evaluation_stage
-from ft_dagster.stages.declared_now import Today, today
+from ft_dagster.stages.declared_now import DeclaredWorkspace, declared_workspace
 from ft_dagster.stages.evaluation import own_of
-from ft_dagster.stages.held_out import refuse_trained_on
 from ft_dagster.stages.may_serve import Version, may_serve
+from ft_dagster.stages.train_test_overlap import refuse_trained_on
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, predecessor, rejudge
 from ft_dagster.store import Artifact
@@ -90,31 +90,35 @@ def judge_release(workspace: Workspace) -> ReleaseEvaluation:
     for all that keeps `release` from it already, before a model is asked.
     """
     refuse_experiment(workspace)
-    desk = today(workspace, makes=True)
-    export, tuned = desk.upstream(MODEL_EXPORT.name), desk.upstream(FINE_TUNED_MODEL.name)
-    against = predecessor(desk, tuned)
+    declared = declared_workspace(workspace, makes=True)
+    export, tuned = declared.upstream(MODEL_EXPORT.name), declared.upstream(FINE_TUNED_MODEL.name)
+    against = predecessor(declared, tuned)
     if against.entry is None:
-        refuse_said_tokens(desk, desk.upstream(TRAINING_MIXTURE.name))
+        refuse_said_tokens(declared, declared.upstream(TRAINING_MIXTURE.name))
         return ReleaseEvaluation(export, Held(against))
-    found = judgement(desk)
+    found = judgement(declared)
     return ReleaseEvaluation(export, found.held, found)
 
 
-def judgement(desk: Today) -> Judgement:
+def judgement(declared: DeclaredWorkspace) -> Judgement:
     """Derive the verdict on the newest weights from stored answers, those of production among them. Raises
     UserError for what may not be served, or is not there.
     """
-    policy, spec = refuse_frozen(desk), desk.spec
-    export, tuned = desk.upstream(MODEL_EXPORT.name), desk.upstream(FINE_TUNED_MODEL.name)
-    evaluation = desk.find(evaluation_stage.STAGE)
-    refuse_trained_on(desk)
-    refuse_said_tokens(desk, desk.upstream(TRAINING_MIXTURE.name))
-    verdict = rejudge(desk.context, spec, tuned, evaluation, desk.upstream(BASE_EVALUATION.name))
-    certificate = certificate_of(desk, export)
-    version = _version(desk, tuned, certificate.format)
-    doubt = may_serve(desk.settings, desk.key, version)
-    held = against_production(desk, tuned, evaluation) if verdict.passed else Held(predecessor(desk, tuned))
-    own = by_any_name(own_of(evaluation), own_checks(desk.context, spec.evaluation))
+    policy, spec = refuse_frozen(declared), declared.spec
+    export, tuned = declared.upstream(MODEL_EXPORT.name), declared.upstream(FINE_TUNED_MODEL.name)
+    evaluation = declared.find(evaluation_stage.STAGE)
+    refuse_trained_on(declared)
+    refuse_said_tokens(declared, declared.upstream(TRAINING_MIXTURE.name))
+    verdict = rejudge(declared.context, spec, tuned, evaluation, declared.upstream(BASE_EVALUATION.name))
+    certificate = certificate_of(declared, export)
+    version = _version(declared, tuned, certificate.format)
+    doubt = may_serve(declared.settings, declared.key, version)
+    held = (
+        against_production(declared, tuned, evaluation)
+        if verdict.passed
+        else Held(predecessor(declared, tuned))
+    )
+    own = by_any_name(own_of(evaluation), own_checks(declared.context, spec.evaluation))
     verdict = replace(with_rules(verdict, held.rules, spec.gates, own), policy=policy.digest)
     return Judgement(policy, export, evaluation, verdict, certificate, version, doubt, held)
 

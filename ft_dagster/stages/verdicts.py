@@ -26,7 +26,7 @@ from ft_dagster.stage_entries import (
 )
 from ft_dagster.stages import production_evaluation
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
-from ft_dagster.stages.declared_now import Today
+from ft_dagster.stages.declared_now import DeclaredWorkspace
 from ft_dagster.stages.evaluation import Judging, own_of, tries_of, verdict_on
 from ft_dagster.store import SHARED, Artifact
 from ft_dagster.workspace.build_context import BuildContext
@@ -100,7 +100,7 @@ def predecessor(workspace: Workspace, tuned: Artifact) -> Predecessor:
     return Predecessor(standing, log=log)
 
 
-def against_production(workspace: Today, tuned: Artifact, evaluation: Artifact) -> Held:
+def against_production(workspace: DeclaredWorkspace, tuned: Artifact, evaluation: Artifact) -> Held:
     """New weights against those in production, both on today's questions; no rules at the first release.
 
     Derived here and kept in no key: production is another one tomorrow. The release log names the version

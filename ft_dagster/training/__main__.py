@@ -33,8 +33,8 @@ from ft_dagster.training.contract import (
 )
 from ft_dagster.training.failures import explained_failure, out_of_memory
 from ft_dagster.training.figures import forget_peaks
-from ft_dagster.training.halving import OUT_OF_MEMORY, can_halve
 from ft_dagster.training.methods.shared import SharedBase, free_memory
+from ft_dagster.training.oom_retry import OUT_OF_MEMORY, can_halve
 from ft_dagster.training.progress import Channel, open_channel
 from ft_dagster.training.stop import STATUS, Stop, Stopped
 

@@ -8,7 +8,7 @@ import shutil
 from ft_dagster.errors import UserError
 from ft_dagster.methods import method_of
 from ft_dagster.training.contract import Member
-from ft_dagster.training.halving import can_halve, in_force
+from ft_dagster.training.oom_retry import can_halve, in_force
 
 NO_MEMORY = (
     "out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc",

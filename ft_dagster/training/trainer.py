@@ -22,9 +22,9 @@ from ft_dagster.training.batches.packing import (
 )
 from ft_dagster.training.contract import Member, Status, TrainingResult, TrainingRun, recipe_digest
 from ft_dagster.training.figures import process_bytes, training_figures
-from ft_dagster.training.halving import in_force
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import TaughtBy, packs, taught_by
+from ft_dagster.training.oom_retry import in_force
 from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch import forgetting

@@ -4,7 +4,7 @@ Each artifact of a version is held against the inputs that its stage would ask f
 key: what is declared is computed anew, artifacts are followed through the graph, what the host said is as it
 was then, and what follows from files is computed as far as none is opened. No payload, no base and no process
 is touched. What lies at sources and bases is listed elsewhere (`fleet.refresh.watching`). Before a run is
-called unneeded, its whole chain is looked at by the keys themselves, and bytes are read (`standing`).
+called unneeded, its whole chain is looked at by the keys themselves, and bytes are read (`up_to_date`).
 """
 
 from __future__ import annotations
@@ -156,21 +156,21 @@ def _as_made_now(
 
 
 @dataclass(frozen=True)
-class Standing:
+class UpToDate:
     """`digests`: of the newest artifact of each stage, and of what is released, by the stage's name."""
 
     digests: dict[str, str]
     released: Released
 
 
-def standing(settings: Settings, key: VariantKey) -> Standing | None:
+def up_to_date(settings: Settings, key: VariantKey) -> UpToDate | None:
     """What stands, where a run would make, move or release nothing, else None: each artifact's key, bytes and
     checks, the verdict, the certificate and the release log are looked at as a run would.
 
     Also None where anything goes wrong: it would go wrong in the run, which says it and tries it again.
     """
     try:
-        return _standing(Workspace(settings, key, looking=True)) if corpora_stand(settings) else None
+        return _up_to_date(Workspace(settings, key, looking=True)) if corpora_stand(settings) else None
     except (UserError, OSError) as error:
         log.info("%s needs a run: %s", key, error)
     except Exception as error:
@@ -178,7 +178,7 @@ def standing(settings: Settings, key: VariantKey) -> Standing | None:
     return None
 
 
-def _standing(workspace: Workspace) -> Standing | None:
+def _up_to_date(workspace: Workspace) -> UpToDate | None:
     digests = {}
     for stage in CHAIN:
         artifact = workspace.make(stage)
@@ -188,7 +188,7 @@ def _standing(workspace: Workspace) -> Standing | None:
             workspace.verify(artifact)
         digests[stage.name] = artifact.digest
     released = release(workspace)
-    return Standing({**digests, RELEASE.name: released.entry.export}, released)
+    return UpToDate({**digests, RELEASE.name: released.entry.export}, released)
 
 
 class _Gone(dict[str, Any]):

@@ -23,7 +23,7 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import ANSWERS_OF
 from ft_dagster.stages.chain import CHAIN, ChainOutcome, run_chain
 from ft_dagster.stages.release import release
-from ft_dagster.versions.now import standing
+from ft_dagster.versions.now import up_to_date
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import POLICY, command_environment, edit, write_yaml
 from tests.leased import LeasedSeconds
@@ -56,8 +56,8 @@ def workspace(project: Path, variant: str) -> Workspace:
 
 
 def upgraded(project: Path, variant: str) -> tuple[Workspace, ChainOutcome]:
-    desk = workspace(project, variant)
-    return desk, run_chain(desk)
+    opened = workspace(project, variant)
+    return opened, run_chain(opened)
 
 
 def typed(project: Path, *words: str) -> Any:
@@ -66,8 +66,8 @@ def typed(project: Path, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def heads(desk: Workspace) -> dict[str, str]:
-    return {stage: present(desk.head(stage)).place.key for stage in UNMOVED}
+def heads(opened: Workspace) -> dict[str, str]:
+    return {stage: present(opened.head(stage)).place.key for stage in UNMOVED}
 
 
 @pytest.mark.slow
@@ -77,12 +77,12 @@ def test_stored_answers_are_judged_by_todays_rules_without_a_device(
 ) -> None:
     then = workspace(project, variant)
     asked, before = present(then.head("evaluation")), heads(then)
-    desk, outcome = upgraded(project, variant)
+    opened, outcome = upgraded(project, variant)
     assert outcome.error is None, outcome.error
-    released = release(desk)
+    released = release(opened)
     assert (leased.count, leased.seconds) == (0, 0.0)
-    now = present(desk.head("evaluation"))
-    assert heads(desk) == before
+    now = present(opened.head("evaluation"))
+    assert heads(opened) == before
     assert (now.figures[ANSWERS_OF], now.digest) == (asked.place.key, asked.digest)
     rules = [Verdict.from_json(each.figures["verdict"]).rules for each in (asked, now)]
     losses = ("completion_loss", "general_loss")
@@ -90,18 +90,18 @@ def test_stored_answers_are_judged_by_todays_rules_without_a_device(
     assert [bool(rule.tail) for rule in rules[1]] == [rule.metric in losses for rule in rules[1]]
     assert {rule.outcome for rule in rules[0]} == {"pass"}
     assert {rule.outcome for rule in rules[1] if rule.tail} == {"undecided"}  # 2% takes 183 texts
-    assert [(e.action, e.version, e.production) for e in history(desk.store, desk.prefix)] == [
+    assert [(e.action, e.version, e.production) for e in history(opened.store, opened.prefix)] == [
         ("release", 1, 1)
     ]
     assert released.entry.version == 1
-    assert standing(desk.settings, desk.key) is not None  # a further run is not even started
+    assert up_to_date(opened.settings, opened.key) is not None  # a further run is not even started
 
 
 @pytest.mark.slow
 def test_a_version_that_would_not_pass_today_stays_in_production_and_is_served(
     project: Path, leased: LeasedSeconds, tmp_path: Path
 ) -> None:
-    desk, outcome = upgraded(project, "acme.strict")
+    opened, outcome = upgraded(project, "acme.strict")
     error = present(outcome.error)
     assert "gates.loss_tail" in error
     assert "from 80 on it can" in error
@@ -113,7 +113,7 @@ def test_a_version_that_would_not_pass_today_stays_in_production_and_is_served(
     served = {one["name"]: one for one in json.loads(index.read_text("utf-8"))["adapters"]}
     assert set(served) == set(VARIANTS)
     assert served["acme.strict"]["verdict"] == "Passed: all 4 rules of the gate hold"
-    assert history(desk.store, desk.prefix)[-1].production == 1
+    assert history(opened.store, opened.prefix)[-1].production == 1
 
 
 @pytest.mark.slow
@@ -121,16 +121,16 @@ def test_a_declared_tail_asks_nobody_and_exports_nothing_again(project: Path, le
     write_yaml(project / "policy.yaml", POLICY)
     edit(project / "tenants/acme/strict.yaml", lambda content: content["gates"].update(loss_tail=0.1))
     before = heads(workspace(project, "acme.strict"))
-    desk, outcome = upgraded(project, "acme.strict")
+    opened, outcome = upgraded(project, "acme.strict")
     assert "from 80" not in present(outcome.error)  # 10% takes 16 texts, and the test split has 12 rows
     assert "from 16 on it can" in present(outcome.error)
     edit(project / "tenants/acme/strict.yaml", lambda content: content["gates"].update(loss_tail=0.2))
-    desk, outcome = upgraded(project, "acme.strict")
+    opened, outcome = upgraded(project, "acme.strict")
     assert outcome.error is None, outcome.error
-    assert release(desk).entry.version == 1
+    assert release(opened).entry.version == 1
     assert (leased.count, leased.seconds) == (0, 0.0)
-    assert heads(desk) == before
-    verdict = Verdict.from_json(present(desk.head("evaluation")).figures["verdict"])
+    assert heads(opened) == before
+    verdict = Verdict.from_json(present(opened.head("evaluation")).figures["verdict"])
     assert (verdict.outcome, verdict.passed) == ("pass", True)
 
 

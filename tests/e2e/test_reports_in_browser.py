@@ -14,7 +14,7 @@ from ft_dagster.fleet.page import fleet_report
 from ft_dagster.fleet.picture import look_at
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
-from ft_dagster.versions.side_by_side import side_by_side
+from ft_dagster.versions.version_comparison import version_comparison
 from ft_dagster.versions.version_files import NamedVersion
 from ft_dagster.versions.version_report import version_report
 from tests.e2e.browser import PROGRAM, BrowserTab, browser
@@ -47,7 +47,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     picture = look_at(declarations, list(declarations), None, settings, datetime.now(UTC))
     pages = {
         "version": version_report(settings, PLACES),
-        "side_by_side": side_by_side(settings, NamedVersion(PLACES, 1), NamedVersion(PLACES, 3)),
+        "side_by_side": version_comparison(settings, NamedVersion(PLACES, 1), NamedVersion(PLACES, 3)),
         "fleet": fleet_report(settings, picture),
     }
     for name, page in pages.items():

@@ -23,7 +23,7 @@ from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_node
 from ft_dagster.program import write_json
 from ft_dagster.store.blobs import Store
 from ft_dagster.training.contract import TrainingRun
-from ft_dagster.training.halving import OUT_OF_MEMORY, wants_halving
+from ft_dagster.training.oom_retry import OUT_OF_MEMORY, wants_halving
 from tests.launch.remote_jobs import (
     LONG,
     PLACE,

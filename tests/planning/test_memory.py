@@ -5,7 +5,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import Load, frozen_bytes, memory
+from ft_dagster.planning.memory_formula import Load, frozen_bytes, memory
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import Precision, taught_by
 from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan

@@ -31,7 +31,7 @@ from ft_dagster.stages.release import release
 from ft_dagster.stages.release_evaluation import judge_release
 from ft_dagster.store import Store, read_head, write_head
 from ft_dagster.versions.check import check_variant
-from ft_dagster.versions.now import standing
+from ft_dagster.versions.now import up_to_date
 from ft_dagster.versions.preview import plan_variant
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace
@@ -274,7 +274,7 @@ def test_what_is_in_production_stands_though_its_rows_could_not_hold_a_successor
     pretend = Pretend()
     assert run_chain(desk(project, pretend), CHAIN).error is None
     assert pretend.ran == []
-    assert standing(load_settings(project), KEY) is not None
+    assert up_to_date(load_settings(project), KEY) is not None
     assert any(
         line.startswith("no version after the first passes whatever is trained: of ")
         for line in plan_variant(load_settings(project), KEY).warnings

@@ -18,7 +18,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import TRAINING_PLAN
 from ft_dagster.store import Attempt, Place, make
-from ft_dagster.training.halving import wants_halving
+from ft_dagster.training.oom_retry import wants_halving
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import TrainingStopped, Workspace

@@ -25,7 +25,7 @@ from ft_dagster.stages import (
     training_mixture,
     verdicts,
 )
-from ft_dagster.stages.declared_now import Today, today
+from ft_dagster.stages.declared_now import DeclaredWorkspace, declared_workspace
 from ft_dagster.stages.verdicts import against_production, asked_alike, asked_by_its_rules, own_verdict
 from ft_dagster.store import Artifact
 from ft_dagster.versions.now import FoundNow, difference
@@ -72,14 +72,14 @@ def moved(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Moved
     tokenizer.save_pretrained(base)
     edit(project / "ft_dagster.yaml", lambda content: content["sources"]["bases"].append(str(base)))
     edit(project / "tenants/acme/places.yaml", lambda content: content.update(base_model=str(base)))
-    before = desk(project, chained)
+    before = declared(project, chained)
     make(before, declaration.STAGE, base_model.STAGE)
-    after = desk(shutil.copytree(project, folder / "after"), chained)
+    after = declared(shutil.copytree(project, folder / "after"), chained)
     make(after, task_dataset.STAGE, training_mixture.STAGE, base_evaluation.STAGE)
     return Moved(before, after)
 
 
-def desk(project: Path, like: Workspace) -> Workspace:
+def declared(project: Path, like: Workspace) -> Workspace:
     return Workspace(load_settings(project), like.key, like.run)
 
 
@@ -174,15 +174,15 @@ def test_production_on_another_base_is_asked_again_only_where_it_was_by_others(
     standing, find = moved.ruled(chat, scores=False), find_digest
     monkeypatch.setattr(verdicts, "find_digest", lambda *of: standing if of[2] == "evaluation" else find(*of))
     monkeypatch.setattr(verdicts, "_regression", lambda *_: ())
-    monkeypatch.setattr(Today, "make", make)
-    monkeypatch.setattr(Today, "find", lambda self, stage: self.head(stage.name))
+    monkeypatch.setattr(DeclaredWorkspace, "make", make)
+    monkeypatch.setattr(DeclaredWorkspace, "find", lambda self, stage: self.head(stage.name))
     trained = moved.before.upstream("fine_tuned_model")
     newer = replace(trained, predicate={**trained.predicate, "digest": GONE})
     if chat is None:
         with pytest.raises(AskedAgain):
-            against_production(today(moved.before), newer, moved.plain)
+            against_production(declared_workspace(moved.before), newer, moved.plain)
     else:
-        assert against_production(today(moved.before), newer, moved.plain).rules == ()
+        assert against_production(declared_workspace(moved.before), newer, moved.plain).rules == ()
 
 
 def test_an_export_that_was_asked_by_others_than_the_weights_is_refused(

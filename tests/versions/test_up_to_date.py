@@ -19,7 +19,7 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stages import general_corpus
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import release
-from ft_dagster.versions.now import Standing, standing
+from ft_dagster.versions.now import UpToDate, up_to_date
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit
 from tests.present import present
@@ -35,8 +35,8 @@ def project(chained: Workspace, tmp_path: Path) -> Path:
     return shutil.copytree(chained.project, tmp_path / "project")
 
 
-def look(project: Path) -> Standing | None:
-    return standing(load_settings(project), KEY)
+def look(project: Path) -> UpToDate | None:
+    return up_to_date(load_settings(project), KEY)
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
@@ -59,8 +59,8 @@ def test_what_a_run_would_find_unchanged_stands_and_nothing_is_written(project: 
 def test_a_look_imports_no_library_that_takes_seconds(project: Path) -> None:
     program = (
         "import sys; from ft_dagster.settings import load_settings; from ft_dagster.spec import VariantKey\n"
-        "from ft_dagster.versions.now import standing\n"
-        f"print(standing(load_settings({str(project)!r}), VariantKey(*{tuple(KEY)!r})) is not None)\n"
+        "from ft_dagster.versions.now import up_to_date\n"
+        f"print(up_to_date(load_settings({str(project)!r}), VariantKey(*{tuple(KEY)!r})) is not None)\n"
         "print(sorted({'torch', 'transformers', 'lm_eval', 'dagster'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ft_dagster.automation.experiments.budget import Budget, steps_within
 from ft_dagster.automation.experiments.experiments import Experiment, ExperimentRun, Say, open_experiment
-from ft_dagster.automation.experiments.side_by_side import carry_out_all, name_of
+from ft_dagster.automation.experiments.parallel_runs import carry_out_all, name_of
 from ft_dagster.errors import UserError
 from ft_dagster.methods import METHODS
 from ft_dagster.settings import Settings

@@ -23,7 +23,7 @@ from ft_dagster.automation.experiments.experiments import (
     Say,
     open_experiment,
 )
-from ft_dagster.automation.experiments.side_by_side import carry_out_all, name_of
+from ft_dagster.automation.experiments.parallel_runs import carry_out_all, name_of
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.methods import METHODS

@@ -8,7 +8,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import USABLE_SHARE
 from ft_dagster.methods import METHODS, Method, method_of
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import Load, memory
+from ft_dagster.planning.memory_formula import Load, memory
 from ft_dagster.planning.reasons import Default, Origin
 from ft_dagster.spec import VariantSpec
 

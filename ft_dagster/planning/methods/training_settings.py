@@ -8,7 +8,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.methods import METHODS, method_of
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import Load
+from ft_dagster.planning.memory_formula import Load
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.sharding import offload_of, stage_of
 from ft_dagster.planning.reasons import AS_DECLARED, Default, Origin, Reasons

@@ -35,8 +35,8 @@ from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.settings import EvaluationSettings, Settings, load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Attempt, Store, verify_artifact
-from ft_dagster.training.halving import wants_halving
 from ft_dagster.training.journal import Ledger
+from ft_dagster.training.oom_retry import wants_halving
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.audit.histories import History, question

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.experiments.experiments import Experiment, ExperimentRun
-from ft_dagster.automation.experiments.side_by_side import carry_out_all
+from ft_dagster.automation.experiments.parallel_runs import carry_out_all
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources as resources
 from ft_dagster.cli import app

@@ -8,9 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from ft_dagster.automation.experiments import turns
+from ft_dagster.automation.experiments import shared_base_runs
 from ft_dagster.automation.experiments.experiments import ExperimentRun, Limits
-from ft_dagster.automation.experiments.turns import WaitingTraining, _of_one_base, carry_out_in_turns
+from ft_dagster.automation.experiments.shared_base_runs import (
+    WaitingTraining,
+    _of_one_base,
+    carry_out_in_turns,
+)
 from ft_dagster.launch.launcher import Job
 from ft_dagster.store import Place
 from ft_dagster.workspace.build_context import BuildContext
@@ -19,7 +23,7 @@ HERE, THERE = (Place("tenants/acme/places", "fine_tuned_model", key * 64) for ke
 
 
 def test_of_runs_that_share_a_training_one_takes_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_kind", lambda job: ("one base",))
+    monkeypatch.setattr(shared_base_runs, "_kind", lambda job: ("one base",))
     job = cast(Job, None)
     waiting = [WaitingTraining(1, HERE, job), WaitingTraining(2, HERE, job), WaitingTraining(3, THERE, job)]
     (turn,) = _of_one_base(waiting)
@@ -33,10 +37,10 @@ def test_a_run_that_breaks_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tm
             raise OSError("the store is gone")
         run.status = "done"
 
-    monkeypatch.setattr(turns, "_trained_in_turns", lambda *_: frozenset())
-    monkeypatch.setattr(turns, "launcher_of", lambda *_: None)
-    monkeypatch.setattr(turns, "of_host", lambda _: None)
-    monkeypatch.setattr(turns, "carried", carried)
+    monkeypatch.setattr(shared_base_runs, "_trained_in_turns", lambda *_: frozenset())
+    monkeypatch.setattr(shared_base_runs, "launcher_of", lambda *_: None)
+    monkeypatch.setattr(shared_base_runs, "of_host", lambda _: None)
+    monkeypatch.setattr(shared_base_runs, "carried", carried)
     experiment = cast(Any, SimpleNamespace(settings=SimpleNamespace(host=None), log=tmp_path / "log"))
     runs, ended = [ExperimentRun(number, str(number), {}) for number in (1, 2)], list[int]()
     carry_out_in_turns(experiment, runs, Limits(), print, lambda run: ended.append(run.number))

@@ -13,7 +13,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.versions.side_by_side import declared_fields, side_by_side
+from ft_dagster.versions.version_comparison import declared_fields, version_comparison
 from ft_dagster.versions.version_files import NamedVersion, open_version
 
 KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
@@ -39,7 +39,7 @@ def rows_of(page: str) -> dict[str, list[str]]:
 
 
 def test_two_versions_of_a_variant_show_what_differs_and_both_verdicts(settings: Settings) -> None:
-    page = side_by_side(settings, NamedVersion(PLACES, 1), NamedVersion(PLACES, 3))
+    page = version_comparison(settings, NamedVersion(PLACES, 1), NamedVersion(PLACES, 3))
     assert "<h1>acme.places version 1 beside version 3</h1>" in page
     assert "<th>version 1</th><th>version 3</th>" in page
     files = [open_version(settings, PLACES, version) for version in (1, 3)]
@@ -57,7 +57,7 @@ def test_two_versions_of_a_variant_show_what_differs_and_both_verdicts(settings:
 
 
 def test_rows_are_counted_by_their_content_and_never_shown(settings: Settings) -> None:
-    page = side_by_side(settings, NamedVersion(PLACES), NamedVersion(COLOURS))
+    page = version_comparison(settings, NamedVersion(PLACES), NamedVersion(COLOURS))
     counted = rows_of(page)
     before, now, added, removed = map(int, counted["any"])
     assert added > 0
@@ -80,14 +80,14 @@ def test_what_is_not_there_any_more_is_said_to_be_and_the_rest_is_shown(
 ) -> None:
     for file in settings.project.glob(f"store/tenants/acme/places/{lost}"):
         file.unlink()
-    page = side_by_side(settings, NamedVersion(PLACES), NamedVersion(COLOURS))
+    page = version_comparison(settings, NamedVersion(PLACES), NamedVersion(COLOURS))
     assert said in page
     assert rows_of(page)["fine_tuned_model"][-1] == "other"
 
 
 def test_a_version_beside_itself_is_refused(settings: Settings) -> None:
     with pytest.raises(UserError, match="there are not two versions"):
-        side_by_side(settings, NamedVersion(PLACES, 3), NamedVersion(PLACES))
+        version_comparison(settings, NamedVersion(PLACES, 3), NamedVersion(PLACES))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.contract import read_run
-from ft_dagster.training.halving import halved, in_force, wants_halving
+from ft_dagster.training.oom_retry import halved, in_force, wants_halving
 from tests.programs import RunningProgram
 from tests.training.runs import TRAINING, Runs, losses, result_of, wait_for_step
 from tests.training.wide_row import STEPS, WIDE, widening_mixture

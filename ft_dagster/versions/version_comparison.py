@@ -60,7 +60,7 @@ class _Two(NamedTuple):
         return left, right
 
 
-def side_by_side(settings: Settings, left: NamedVersion, right: NamedVersion) -> str:
+def version_comparison(settings: Settings, left: NamedVersion, right: NamedVersion) -> str:
     """The page as HTML; `left` is what `right` is held against. Raises UserError: one of them is not there or
     cannot be read, or both are the same.
     """

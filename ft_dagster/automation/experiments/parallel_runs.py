@@ -21,7 +21,7 @@ from ft_dagster.automation.experiments.experiments import (
     carried,
     carry_out,
 )
-from ft_dagster.automation.experiments.turns import carry_out_in_turns
+from ft_dagster.automation.experiments.shared_base_runs import carry_out_in_turns
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.launch.choice import LOCAL
