@@ -13,12 +13,12 @@ from rich.table import Table
 
 from ft_dagster.cli.common import escape
 from ft_dagster.errors import in_one_line
-from ft_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
 
     from ft_dagster.automation.processes.instance import Launched
+    from ft_dagster.settings import Settings
 
 POLL_SECONDS, LONGEST_SECONDS = 1.0, 10.0  # between two looks at runs
 MOST_SILENT = 30.0  # seconds between two lines about a run in progress, where no terminal shows a table
