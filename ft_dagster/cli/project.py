@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ft_dagster.cli.common import DECLARING, Json, app, out, print_json, tell
-from ft_dagster.spec import VariantKey
 
 
 @app.command(rich_help_panel=DECLARING)
 def init(
-    folder: Annotated[Path, typer.Argument(help="The project folder to make")],
-    base_model: Annotated[str, typer.Option(help="Local folder, hub id or s3:// prefix")],
-    data: Annotated[str, typer.Option(help="The tenant's rows: file, folder, glob, s3:// or hub id")],
-    variant: Annotated[str, typer.Option(help="tenant.variant")] = "acme.support",
+    folder: Annotated[Path | None, typer.Argument(help="The project folder to make; else project")] = None,
+    base_model: Annotated[str | None, typer.Option(help="Local folder, hub id or s3:// prefix")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The tenant's rows: file, folder, glob, s3:// or hub id")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="tenant.variant; else acme.support")] = None,
+    question: Annotated[str | None, typer.Option(help="The column that asks; else by its name")] = None,
+    answer: Annotated[str | None, typer.Option(help="The column that is learned; else by its name")] = None,
+    text: Annotated[str | None, typer.Option(help="The column of raw text, in place of both")] = None,
     as_json: Json = False,
 ) -> None:
     """Start a project: settings, policy, defaults for all tenants, a first declaration. Never overwrites.
 
+    The declaration is inferred from the first 20,000 rows: columns, objective, how answers are scored, and
+    splits by which so many rows can decide. In a terminal what is not given is asked, each question with
+    what was inferred as its answer. A base in a folder is measured; one of the hub is not read.
+
     The paths of base and rows count from the folder in which this is called, and must be there; the
     declaration names them from the project. Those outside of it are added to what its tenants may read.
     """
-    from ft_dagster.data.sources.locations import rows_from
-    from ft_dagster.models.base import base_from
-    from ft_dagster.spec.start import start_project
+    from ft_dagster.cli.first_questions import FirstAnswers
 
-    here = Path.cwd()
-    base, rows = base_from(base_model, here, "--base-model"), rows_from(data, here, "--data")
-    started = start_project(folder, VariantKey.parse(variant), base, rows)
+    given = FirstAnswers(
+        folder, base_model, data, variant, question, answer, text, asks=not as_json and _is_a_terminal()
+    )
+    started, folder, variant = given.start()
     if as_json:
         made = [str(path) for path in started.made]
         print_json({"project": str(folder), "made": made, "said": list(started.said)})
@@ -39,4 +47,8 @@ def init(
         out.print(f"made {path}")
     for line in started.said:
         tell(line)
-    out.print(f"Next: [bold]ft-dagster --project {folder} check[/] and [bold]run {variant}[/]")
+    tell(f"Next: ft-dagster --project {folder} check, then plan {variant} and run {variant}")
+
+
+def _is_a_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()

@@ -55,6 +55,14 @@ IGNORED = "/.ft_dagster/\n"
 
 
 @dataclass(frozen=True)
+class Start:
+    """Holds a first declaration, None: the general one, and what is to be said of it."""
+
+    declaration: str | None = None
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class StartedProject:
     """The files made, and what is to be said of them."""
 
@@ -62,16 +70,17 @@ class StartedProject:
     said: tuple[str, ...]
 
 
-def start_project(folder: Path, key: VariantKey, base_model: str, data: str) -> StartedProject:
+def start_project(
+    folder: Path, key: VariantKey, base_model: str, data: str, start: Start | None = None
+) -> StartedProject:
     """Write settings, policy, defaults and the declaration of `key`. Raises UserError where it is declared.
 
     `base_model` and `data` are each an absolute path, an address or a name of the hub (`data.base.base_from`,
     `data.locations.rows_from`). The folder of those that lie outside of the project is added to what tenants
     may read.
     """
-    declaration = folder / "tenants" / key.tenant / f"{key.variant}.yaml"
-    if declaration.exists():
-        raise UserError("this variant is already declared", file=declaration, fix="Choose another --variant")
+    declaration = new_declaration(folder, key)
+    start = start or Start()
     rows, base = _root_of(folder, data), _root_of(folder, base_model)
     settings = folder / SETTINGS_FILE
     files = {
@@ -80,8 +89,9 @@ def start_project(folder: Path, key: VariantKey, base_model: str, data: str) -> 
         ),
         folder / POLICY_FILE: POLICY,
         folder / "tenants" / "defaults.yaml": DEFAULTS,
-        declaration: VARIANT.format(
-            variant=key, base_model=_declared(folder, base_model), data=_declared(folder, data)
+        declaration: start.declaration
+        or VARIANT.format(
+            variant=key, base_model=declared_place(folder, base_model), data=declared_place(folder, data)
         ),
         folder / ".gitignore": IGNORED,
     }
@@ -90,12 +100,38 @@ def start_project(folder: Path, key: VariantKey, base_model: str, data: str) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(files[path], "utf-8")
     named = (("sources.allow", rows), ("sources.bases", base))
-    said = [_said(field, place, settings, settings in made) for field, places in named for place in places]
+    said = [
+        _said(field, place, settings, settings in made)
+        for field, places in named
+        for place in places
+        if settings in made or not _is_listed(place, settings, field)
+    ]
     of_hub = [place for place in (base_model, data) if not os.path.isabs(place) and "://" not in place]
     said += [
         f"no {place} here: taken for a repository of the hub, which `check` asks for it" for place in of_hub
     ]
-    return StartedProject(made, tuple(said))
+    return StartedProject(made, (*start.said, *said))
+
+
+def new_declaration(folder: Path, key: VariantKey) -> Path:
+    """Return the file of a variant that is to be declared. Raises UserError where it is there already."""
+    declaration = folder / "tenants" / key.tenant / f"{key.variant}.yaml"
+    if declaration.exists():
+        raise UserError("this variant is already declared", file=declaration, fix="Choose another --variant")
+    return declaration
+
+
+def _is_listed(place: str, settings: Path, field: str) -> bool:
+    """Say whether settings that were there name a place, or a folder above it, in a field such as
+    sources.allow.
+    """
+    try:
+        content = yaml.safe_load(settings.read_text("utf-8"))
+        listed = content["sources"][field.removeprefix("sources.")]
+        places = [os.path.join(settings.parent.absolute(), each) for each in listed]
+    except (ValueError, KeyError, TypeError, yaml.YAMLError):
+        return False
+    return place in listed or any(Path(place).is_relative_to(os.path.normpath(each)) for each in places)
 
 
 def _said(field: str, place: str, settings: Path, is_new: bool) -> str:
@@ -104,8 +140,8 @@ def _said(field: str, place: str, settings: Path, is_new: bool) -> str:
     return f"{place} lies outside of the project: add it to {field} in {settings}, which was there before"
 
 
-def _declared(folder: Path, place: str) -> str:
-    """As the declaration has it, in YAML: a path inside of the project counts from there."""
+def declared_place(folder: Path, place: str) -> str:
+    """Return a place as the declaration has it, in YAML: a path inside of the project counts from there."""
     project = folder.absolute()
     inside = os.path.isabs(place) and Path(place).is_relative_to(project)
     written = str(Path(place).relative_to(project)) if inside else place

@@ -13,17 +13,20 @@ from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, load_variant
 from ft_dagster.spec.start import start_project
+from tests.spec.small_base import lay_base
 
 KEY = VariantKey("acme", "support")
+ROW = '{"prompt": "Where?", "completion": "There."}\n'
 
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("FT_DAGSTER_SOURCES__BASES")
-    for name in ("rows, all/a.jsonl", "model/config.json"):
-        (tmp_path / "outside" / name).parent.mkdir(parents=True)
-        (tmp_path / "outside" / name).write_text("{}")
-    return tmp_path / "outside"
+    made = tmp_path / "outside"
+    (made / "rows, all").mkdir(parents=True)
+    (made / "rows, all/a.jsonl").write_text(ROW)
+    lay_base(made / "model")
+    return made
 
 
 def test_rows_and_a_base_outside_are_added_to_what_tenants_read_and_it_is_said(
@@ -81,7 +84,7 @@ def test_init_counts_paths_from_where_it_is_called(
     tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine/data").mkdir(parents=True)
-    (tmp_path / "mine/data/yes: [1], #2.jsonl").write_text("{}\n")
+    (tmp_path / "mine/data/yes: [1], #2.jsonl").write_text(ROW)
     monkeypatch.chdir(tmp_path)
     done = init("--base-model", "outside/model", "--data", "mine/data/yes: [1], #2.jsonl")
     assert done.exit_code == 0

@@ -219,6 +219,10 @@ def _read_csv(file: DataFile, delimiter: str = ",") -> Iterator[RawRow]:
 
 def _header(file: DataFile, cells: list[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
+    if len(names) == 1 and ";" in names[0]:
+        fix = "Save it with commas between the columns"
+        problem = "its columns are separated by semicolons, not by commas"
+        raise UserError(problem, file=file.name, line=1, fix=fix)
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
         fix = "The first line names each column once"

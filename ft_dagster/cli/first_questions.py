@@ -1,0 +1,106 @@
+"""Asks what `ft-dagster init` was not given, in a terminal, and infers the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import typer
+
+from ft_dagster.cli.common import escape, out, tell
+from ft_dagster.data.rows.infer import (
+    InferredRows,
+    first_columns,
+    infer_fields,
+    infer_rows,
+    mapped,
+    unknown_columns,
+)
+from ft_dagster.data.sources.locations import is_hub, is_s3, rows_from
+from ft_dagster.data.sources.readers import columns_of
+from ft_dagster.data.sources.upstream import is_asset
+from ft_dagster.errors import UserError
+from ft_dagster.models.base import base_from
+from ft_dagster.spec import VariantKey
+from ft_dagster.spec.start import StartedProject, new_declaration, start_project
+from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.versions.first_declaration import first_declaration
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FirstAnswers:
+    """Holds the options of `init` as they were given. `asks`: a person can be asked for the others."""
+
+    folder: Path | None
+    base_model: str | None
+    data: str | None
+    variant: str | None
+    question: str | None
+    answer: str | None
+    text: str | None
+    asks: bool
+
+    def start(self) -> tuple[StartedProject, Path, str]:
+        """Make the project; return what was made, where, and the variant. Raises UserError, before anything
+        is written.
+        """
+        here = Path.cwd()
+        folder = self._asked("Project folder", self.folder, "project", Path)
+        base = self._asked(
+            "Base model (folder or hub id)",
+            self.base_model,
+            None,
+            lambda place: base_from(place, here, "--base-model"),
+        )
+        data = self._asked("Rows (file)", self.data, None, lambda place: rows_from(place, here, "--data"))
+        key = self._asked("Variant (tenant.name)", self.variant, "acme.support", VariantKey.parse)
+        new_declaration(folder, key)
+        rows = self._rows(data, here)
+        start = first_declaration(folder, str(key), base, data, rows)
+        return start_project(folder, key, base, data, start), folder, str(key)
+
+    def _asked(self, what: str, given: object, usual: str | None, make: Callable[[str], T]) -> T:
+        """Return a value as given; else as answered, asked again after a mistake; else the usual one. Raises
+        UserError.
+        """
+        if given is not None or not self.asks:
+            if given is None and usual is None:
+                option = "--base-model" if "Base" in what else "--data"
+                raise UserError("not given", field=option, fix=f"Give it: {what}")
+            return make(str(usual if given is None else given))
+        while True:
+            try:
+                return make(typer.prompt(what, default=usual))
+            except UserError as error:
+                out.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+
+    def _rows(self, data: str, here: Path) -> InferredRows | None:
+        """Infer from rows that lie here; those of elsewhere, which may ask a network, are not read."""
+        elsewhere = is_s3(data) or is_asset(data) or is_hub(SourceSpec(path=data), here)
+        return None if elsewhere else infer_rows(data, here, self._fields(first_columns(data, here)))
+
+    def _fields(self, columns: tuple[str, ...]) -> dict[str, str]:
+        if self.text is not None:
+            return {} if self.text in ("text", "content") else {"text": self.text}
+        inferred = infer_fields(columns)
+        asked, answered = list((inferred or {}).values()) or (None, None)
+        if self.asks and (inferred is None or inferred):
+            tell(f"columns: {columns_of(columns)}")
+            question = self.question or _column("Column that asks", asked, columns)
+            return mapped(question, self.answer or _column("Column that is learned", answered, columns))
+        known = self.question or asked, self.answer or answered
+        if known[0] and known[1]:
+            return mapped(known[0], known[1])
+        if inferred is None or self.question or self.answer:
+            raise unknown_columns(columns)
+        return {}
+
+
+def _column(what: str, usual: str | None, columns: tuple[str, ...]) -> str:
+    while (name := str(typer.prompt(what, default=usual))) not in columns:
+        tell(f"no such column; there are: {columns_of(columns)}")
+    return name

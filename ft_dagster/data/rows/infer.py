@@ -1,0 +1,151 @@
+"""Infers from the first rows of a source how they are read, what is taught by them, and how it is scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.rows_read import READ
+from ft_dagster.data.rows.sources import read_raw, read_rows
+from ft_dagster.data.rows.splits import position_of_normal
+from ft_dagster.data.sources.formats import COLUMNS
+from ft_dagster.data.sources.locations import DeclaredAt
+from ft_dagster.data.sources.readers import columns_of
+from ft_dagster.errors import UserError
+from ft_dagster.objectives import DEFAULT, RowKind
+from ft_dagster.spec.variant import SourceSpec
+
+Scored = Literal["text", "label", "json"]
+# Names of columns, in small letters: the first that a file has is taken.
+QUESTIONS = (
+    *("question", "query", "instruction", "prompt", "input", "request", "user", "letter", "message"),
+    *("ticket", "email", "sentence", "utterance", "review", "document", "article", "text", "content"),
+    *("body", "title"),
+)
+ANSWERS = (
+    *("answer", "response", "completion", "output", "reply", "assistant", "label", "category", "class"),
+    *("target", "intent", "sentiment", "topic", "summary", "translation", "sql"),
+)
+TEXTS = ("text", "content")
+FILED = ("id", "uuid", "index", "nr", "date", "source", "licence", "license", "group", "weight", "split")
+MOST_LABELS, LONGEST_LABEL, ROWS_A_LABEL = 50, 60, 5
+
+
+@dataclass(frozen=True)
+class InferredRows:
+    """Holds what the first READ rows of a source say. `fields`: for the declaration, empty where the columns
+    have our names. `unread`: columns that nothing reads. `positions`: where each different row falls, see
+    `splits`. `more`: there are more rows than were read.
+    """
+
+    fields: dict[str, str]
+    unread: tuple[str, ...]
+    kind: RowKind
+    objective: str
+    scored: Scored
+    why: str
+    longest_answer: int  # bytes of UTF-8
+    positions: tuple[float, ...]
+    more: bool
+
+    @property
+    def rows(self) -> int:
+        return len(self.positions)
+
+
+def first_columns(path: str, here: Path) -> tuple[str, ...]:
+    """Return the columns of the first row. Raises UserError as `read_raw`."""
+    first = next(read_raw(SourceSpec(path=path), here, DeclaredAt(field="--data")))
+    return tuple(map(str, first.fields))
+
+
+def infer_fields(columns: Sequence[str]) -> dict[str, str] | None:
+    """Return which columns are the question and the answer, as `fields` of a source: by their names, or of
+    two columns by their order. Empty where the names are ours already; None where it cannot be told.
+    """
+    if any(set(names) <= set(columns) for form, names in COLUMNS.items() if form != "text"):
+        return {}
+    named = {column.strip().lower(): column for column in reversed(columns)}
+    question = next((named[name] for name in QUESTIONS if name in named), None)
+    answer = next((named[name] for name in ANSWERS if name in named), None)
+    plain = [column for name, column in named.items() if name not in FILED][::-1]
+    if len(plain) == 2 and (question is None or answer is None) and not set(TEXTS) & set(plain):
+        first, second = plain
+        answer = answer or (first if question == second else second)
+        question = second if answer == first else first
+    if question is None or answer is None:
+        return {} if any(name in columns for name in TEXTS) else None
+    return mapped(question, answer)
+
+
+def mapped(question: str, answer: str) -> dict[str, str]:
+    """Return the `fields` that make a conversation of two columns. A column named `input` would be read a
+    second time by the form of `instruction`.
+    """
+    if question == "input":
+        return {"prompt": question, "completion": answer}
+    return {"instruction": question, "output": answer}
+
+
+def infer_rows(path: str, here: Path, fields: Mapping[str, str]) -> InferredRows:
+    """Read the first rows under `fields`. Raises UserError for the first that a run would refuse."""
+    formats: dict[str, str] = {}
+    source, asked = SourceSpec(path=path, fields=dict(fields)), DeclaredAt(field="--data")
+    different = dict[bytes, float]()
+    answers, longest, number = list[str](), 0, 0
+    kind: RowKind = "text"
+    for number, row in enumerate(islice(read_rows(source, here, asked, formats), READ + 1), 1):
+        if number > READ:
+            break
+        kind = row.kind
+        different.setdefault(row.identity, position_of_normal(row.first_turn))
+        answers.append(answer_of(row))
+        longest = max(longest, len(answers[-1].encode()))
+    objective, scored, why = _taught(kind, answers)
+    read = {*fields.values(), *COLUMNS[formats[path]], "group", "licence", "license", "input", "system"}
+    read |= {"content"} if kind == "text" else set()
+    unread = tuple(name for name in first_columns(path, here) if name not in read)
+    more = number > READ
+    return InferredRows(
+        dict(fields), unread, kind, objective, scored, why, longest, tuple(different.values()), more
+    )
+
+
+def unknown_columns(columns: Sequence[str]) -> UserError:
+    """Return the error where nobody said which column is the question."""
+    return UserError(
+        f"nothing tells which column is the question and which the answer: {columns_of(columns)}",
+        field="--data",
+        fix=f"Name them: --question {columns[0]!r} --answer {columns[-1]!r}, or --text for raw text",
+    )
+
+
+def answer_of(row: Row) -> str:
+    """Return what a row teaches to say; of raw text all of it."""
+    return row.parts[-1][1]
+
+
+def _taught(kind: RowKind, answers: Sequence[str]) -> tuple[str, Scored, str]:
+    """Return the objective, how an answer is scored, and why."""
+    labels = {answer.strip() for answer in answers}
+    if kind == "text":
+        return DEFAULT, "text", "raw text: all of it is learned, and judged by its loss"
+    if all(map(_is_object, answers)):
+        return "task_specific", "json", "each answer is a JSON object, scored field by field"
+    most = min(MOST_LABELS, len(answers) // ROWS_A_LABEL)
+    if 2 <= len(labels) <= most and max(map(len, labels)) <= LONGEST_LABEL:
+        said = f"the answers are {len(labels)} labels: one is right or wrong"
+        return "task_specific", "label", said
+    return DEFAULT, "text", "the answers are free text, judged by their loss"
+
+
+def _is_object(answer: str) -> bool:
+    try:
+        return isinstance(json.loads(answer), dict)
+    except (ValueError, RecursionError):
+        return False
