@@ -8,26 +8,31 @@ import json
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO, TypeVar
 
 import typer
 
 from ft_dagster.cli.audit_shown import (
-    print_held,
-    print_inside,
-    print_model,
-    print_models,
-    print_near,
+    Part,
+    ShownRows,
+    as_page,
+    held_parts,
+    inside_parts,
+    model_parts,
+    models_parts,
+    near_parts,
+    places_parts,
     print_of,
-    print_places,
-    print_proof,
-    print_unread,
-    print_verified,
+    print_parts,
+    proof_parts,
     released,
+    unread_parts,
+    verified_parts,
 )
 from ft_dagster.cli.common import (
     KEEPING,
@@ -36,11 +41,9 @@ from ft_dagster.cli.common import (
     app,
     declared_keys,
     declaring_tenants,
-    escape,
     load_settings,
     out,
     print_json,
-    show_rows,
     tell,
 )
 from ft_dagster.errors import UserError
@@ -87,6 +90,9 @@ Model = Annotated[
     ),
 ]
 To = Annotated[Path | None, typer.Option("--to", help="Write its training records there, one JSON a line")]
+Save = Annotated[
+    bool, typer.Option("--save", help="Keep the answer as a page, which the audit page of `ui` lists")
+]
 T = TypeVar("T")
 
 
@@ -111,6 +117,7 @@ def record(
         ),
     ] = None,
     tenant: ForTenant = None,
+    save: Save = False,
     as_json: Json = False,
 ) -> None:
     """Show every data set, mixture, model, child, export and release that has a record, and how often it was
@@ -131,27 +138,39 @@ def record(
         return replace(found, search=looked.search), held, looked.near
 
     found, held, alike = ask(context, tenant, answer)
-    if as_json:
-        more = {"held_against": held and asdict(held), "near": alike and asdict(alike)}
-        print_json({**asdict(found), "seen": found.seen, **more})
-        return
-    for line in (records.sought(found), *map(str, found.transformed)):
-        tell(line)
+    more = {"held_against": held and asdict(held), "near": alike and asdict(alike)}
+    _conclude(
+        context,
+        Answered("record", " ".join(found.identities), _record_parts(found, held, alike)),
+        {**asdict(found), "seen": found.seen, **more} if as_json else None,
+        save=save,
+    )
+
+
+def _record_parts(found: RecordAnswer, held: HeldAgainst | None, alike: NearAnswer | None) -> Iterator[Part]:
+    from ft_dagster.audit import records
+
+    yield from (records.sought(found), *map(str, found.transformed))
     if found.found:
-        print_places(found.found)
-    print_models(found.models)
+        yield from places_parts(found.found)
+    yield from models_parts(found.models)
     if found.search is not None:
-        print_inside(found.search)
+        yield from inside_parts(found.search)
     if held is not None:
-        print_held(held)
+        yield from held_parts(held)
     if alike is not None:
-        print_near(alike)
-    print_unread((*found.checked.unread, *(alike.unread if alike else ())))
+        yield from near_parts(alike)
+    yield from unread_parts((*found.checked.unread, *(alike.unread if alike else ())))
 
 
 @audit.command()
 def model(
-    context: typer.Context, model: Model, to: To = None, tenant: ForTenant = None, as_json: Json = False
+    context: typer.Context,
+    model: Model,
+    to: To = None,
+    tenant: ForTenant = None,
+    save: Save = False,
+    as_json: Json = False,
 ) -> None:
     """Show all that made a model: sources, mixture, base, parents, recipe, code, evaluation, releases."""
     from ft_dagster.audit import models
@@ -161,17 +180,14 @@ def model(
         return found, RecordCounts() if to is None else write_records(audit, found.variant, found.weights, to)
 
     found, written = ask(context, tenant, answer)
-    if as_json:
-        _print_written(found, written, to)
-        return
-    if to is not None:
-        tell(written_sentence(written, to))
-    print_model(found)
+    said = [] if to is None else [written_sentence(written, to)]
+    answered = Answered("model", model, [*said, *model_parts(found)])
+    _conclude(context, answered, _written(found, written, to) if as_json else None, save=save)
 
 
-def _print_written(found: ModelAnswer | AtAnswer, written: RecordCounts, to: Path | None) -> None:
+def _written(found: ModelAnswer | AtAnswer, written: RecordCounts, to: Path | None) -> dict[str, object]:
     where = None if to is None else str(to)
-    print_json({**asdict(found), "records_in": where, "without_content": written.without})
+    return {**asdict(found), "records_in": where, "without_content": written.without}
 
 
 @audit.command()
@@ -181,6 +197,7 @@ def at(
     date: Annotated[str, typer.Argument(help="2026-11-03 (its end in UTC) or 2026-11-03T14:00:00+01:00")],
     to: To = None,
     tenant: ForTenant = None,
+    save: Save = False,
     as_json: Json = False,
 ) -> None:
     """Show what was in production at a time, and exactly what it was trained on."""
@@ -193,14 +210,12 @@ def at(
         return found, known if to is None else write_records(audit, variant, found.model.weights, to)
 
     found, written = ask(context, tenant, answer)
-    if as_json:
-        _print_written(found, written, to)
-        return
     entry = found.entry
     said = f"{variant} at {found.at}: version {entry['version']}, released {entry['at']} by {entry['by']}"
-    tell(f"{said} ({found.note})" if found.note else said)
-    tell(written_sentence(written, to))
-    print_model(found.model)
+    said += f" ({found.note})" if found.note else ""
+    parts = [said, written_sentence(written, to), *model_parts(found.model)]
+    answered = Answered("at", f"{variant} {found.at}", parts)
+    _conclude(context, answered, _written(found, written, to) if as_json else None, save=save)
 
 
 @audit.command()
@@ -210,23 +225,23 @@ def source(
         str, typer.Argument(help="A declared path, a file, or a sha256", metavar="PATH|DIGEST")
     ],
     tenant: ForTenant = None,
+    save: Save = False,
     as_json: Json = False,
 ) -> None:
     """Show all that came of a source."""
     from ft_dagster.audit import traces
 
     found: CameOf = ask(context, tenant, lambda audit: traces.source(audit, source))
-    if as_json:
-        print_json(asdict(found))
-        return
-    for file in found.files:
-        out.print(escape(f"{file.get('path', file.get('repo'))}  {print_of(file)}"), highlight=False)
     rows = [
         (each.stage, each.variant or "shared", each.digest[:12], each.created) for each in found.artifacts
     ]
-    show_rows(("made from it", "variant", "digest", "made (UTC)"), rows)
-    print_models(found.models)
-    print_unread(found.unread)
+    parts = [
+        *(f"{file.get('path', file.get('repo'))}  {print_of(file)}" for file in found.files),
+        ShownRows(("made from it", "variant", "digest", "made (UTC)"), rows),
+        *models_parts(found.models),
+        *unread_parts(found.unread),
+    ]
+    _conclude(context, Answered("source", source, parts), asdict(found) if as_json else None, save=save)
 
 
 @audit.command()
@@ -234,43 +249,49 @@ def tenant(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=declaring_tenants)],
     tenant: ForTenant = None,
+    save: Save = False,
     as_json: Json = False,
 ) -> None:
     """Show what a tenant owns, and what of the shared it was given."""
     from ft_dagster.audit import traces
 
     found = ask(context, tenant, lambda audit: traces.tenant(audit, name))
-    if as_json:
-        print_json(asdict(found))
-        return
-    out.print(f"{found.tenant}: {counted(found.records, 'record')} in data sets", highlight=False)
+    parts = [f"{found.tenant}: {counted(found.records, 'record')} in data sets"]
     for variant, stages in found.owns.items():
         made = ", ".join(f"{stage} {count}" for stage, count in stages.items())
-        tell(f"{variant}: {made}")
-    for part in found.given:
-        out.print(escape(f"was given: {part.stage} {part.digest[:12]}"), highlight=False)
-    for one in found.releases:
-        out.print(escape(released(one)), highlight=False)
+        parts.append(f"{variant}: {made}")
+    parts += [f"was given: {part.stage} {part.digest[:12]}" for part in found.given]
+    parts += map(released, found.releases)
+    _conclude(context, Answered("tenant", name, parts), asdict(found) if as_json else None, save=save)
 
 
 @audit.command()
-def diff(context: typer.Context, a: Model, b: Model, tenant: ForTenant = None, as_json: Json = False) -> None:
+def diff(
+    context: typer.Context,
+    a: Model,
+    b: Model,
+    tenant: ForTenant = None,
+    save: Save = False,
+    as_json: Json = False,
+) -> None:
     """Show what differs between two models: records, settings, base, code, figures."""
     from ft_dagster.audit import models
 
     found = ask(context, tenant, lambda audit: models.diff(audit, a, b))
-    if as_json:
-        print_json(asdict(found))
-        return
-    said = f"records: {found.added:,} added, {found.removed:,} removed, {found.same:,} the same"
-    out.print(said, highlight=False)
-    for what, rows in found.examples.items():
-        for facts in rows:
-            out.print(escape(f"  {what} {facts.get('file')}:{facts.get('line')}"), highlight=False)
+    examples = [
+        f"  {what} {facts.get('file')}:{facts.get('line')}"
+        for what, rows in found.examples.items()
+        for facts in rows
+    ]
     changed = found.changed.items()
     sides = [(name, *(json.dumps(each, ensure_ascii=False) for each in values)) for name, values in changed]
-    show_rows(("changed", a, b), sides)
-    print_unread(found.unread)
+    parts = [
+        f"records: {found.added:,} added, {found.removed:,} removed, {found.same:,} the same",
+        *examples,
+        ShownRows(("changed", a, b), sides),
+        *unread_parts(found.unread),
+    ]
+    _conclude(context, Answered("diff", f"{a} {b}", parts), asdict(found) if as_json else None, save=save)
 
 
 @audit.command()
@@ -280,6 +301,7 @@ def verify(
     every: Annotated[bool, typer.Option("--all", help="Everything, and the release logs")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Not on from a check that was ended")] = False,
     tenant: ForTenant = None,
+    save: Save = False,
     as_json: Json = False,
 ) -> None:
     """Hash again, and check trees, ledgers, manifests, logs and the index; exit 1 if anything does not
@@ -295,10 +317,10 @@ def verify(
         return checks.verify(audit, only, progress(as_json), fresh=fresh)
 
     found = ask(context, tenant, answer)
-    if as_json:
-        print_json({**asdict(found), "holds": found.holds, "cannot_notice": checks.CANNOT_NOTICE})
-    else:
-        print_verified(found, checks.CANNOT_NOTICE if digest is None else ())
+    parts = verified_parts(found, checks.CANNOT_NOTICE if digest is None else ())
+    printed = {**asdict(found), "holds": found.holds, "cannot_notice": checks.CANNOT_NOTICE}
+    answered = Answered("verify", digest or "all", parts)
+    _conclude(context, answered, printed if as_json else None, save=save)
     if not found.holds:
         raise typer.Exit(NOT_WHOLE)
 
@@ -352,7 +374,7 @@ def check_proof(
     if as_json:
         print_json({**asdict(found), "holds": found.shown})
     else:
-        print_proof(found)
+        print_parts(proof_parts(found))
     if not found.shown:
         raise typer.Exit(NOT_WHOLE)
 
@@ -378,7 +400,35 @@ def index(
     said = f"{counted(known.records, 'record')} of {known.artifacts:,} data sets, corpora and mixtures"
     models = counted(known.models, "model")
     out.print(f"{added}; known are {said}, {models}", highlight=False, soft_wrap=True)
-    print_unread(each.problem for each in followed.problems)
+    print_parts(unread_parts(each.problem for each in followed.problems))
+
+
+class Answered(NamedTuple):
+    """Holds an answer. `question`: the command that was asked, `of`: what about, with records by identity."""
+
+    question: str
+    of: str
+    parts: Iterable[Part]
+
+
+def _conclude(
+    context: typer.Context, answered: Answered, printed: dict[str, Any] | None, *, save: bool
+) -> None:
+    """Print an answer, as JSON where `printed` is that, and keep it as a page with `save`."""
+    from ft_dagster.audit.kept_answers import keep_answer
+
+    parts, page = list(answered.parts), None
+    if save:
+        settings, at = load_settings(context.obj), f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        facts = [("about", answered.of), ("asked", at), ("project", settings.project.name)]
+        written = as_page(f"ft-dagster audit {answered.question}", parts, facts)
+        page = keep_answer(settings, answered.question, answered.of, written)
+    if printed is not None:
+        print_json(printed if page is None else {**printed, "page": str(page)})
+        return
+    print_parts(parts)
+    if page is not None:
+        tell(f"kept as a page: {page}; the audit page of `ft-dagster ui` lists it")
 
 
 def _opened(context: typer.Context, tenant: str | None, *, again: bool = False, quiet: bool = False) -> Audit:

@@ -1,9 +1,9 @@
-"""Shows answers of an audit on a terminal."""
+"""Shows answers of an audit: on a terminal, and as pages that are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.table import Table
 
@@ -24,10 +24,56 @@ if TYPE_CHECKING:
     from ft_dagster.audit.proofs.proofs import ProofChecked
     from ft_dagster.audit.verify.verify import Verified
 
+
+class WrongLine(NamedTuple):
+    """Is a line on what is wrong, after a word in red."""
+
+    mark: str
+    said: str
+
+
+class ShownRows(NamedTuple):
+    """Is a table; without `headers`, of names and what they are."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+Part = str | WrongLine | ShownRows
 SHOWN = 20  # of what a record that nobody saw was held against
 
 
-def print_held(held: HeldAgainst) -> None:
+def print_parts(parts: Iterable[Part]) -> None:
+    for part in parts:
+        if isinstance(part, WrongLine):
+            out.print(f"[red]{part.mark}[/] {escape(part.said)}", highlight=False, soft_wrap=True)
+        elif isinstance(part, ShownRows) and part.headers:
+            show_rows(part.headers, part.rows)
+        elif isinstance(part, ShownRows):
+            table = Table(box=None, show_header=False)
+            for row in part.rows:
+                table.add_row(*map(escape, row))
+            show(table)
+        else:
+            tell(part)
+
+
+def as_page(title: str, parts: Iterable[Part], facts: Sequence[tuple[str, str]]) -> str:
+    """Return an answer as an HTML page. `facts`: what was asked about, when, and of which project."""
+    from ft_dagster.report.html import HtmlTable, Report, Section, as_html
+
+    sections = list[Section]()
+    said = list[str]()
+    for part in parts:
+        if isinstance(part, ShownRows):
+            sections.append(Section("", said, tables=[HtmlTable("", part.headers, part.rows)]))
+            said = []
+        else:
+            said.append(part if isinstance(part, str) else f"{part.mark}: {part.said}")
+    return as_html(Report(title, "", facts, (), [*sections, Section("", said)]))
+
+
+def held_parts(held: HeldAgainst) -> Iterator[Part]:
     """Print what a record that nobody saw was compared with; the first SHOWN of it."""
     holders: dict[tuple[str, str, str, str], list[Absence]] = {}
     for one in held.absences:
@@ -38,23 +84,23 @@ def print_held(held: HeldAgainst) -> None:
         first, beside = absences[0], "; ".join(map(_between, absences))
         rows.append((*named, *((first.unproved, "") if first.unproved else (beside, first.root[:12]))))
     if rows:
-        show_rows(("not in", "variant", "digest", "records", "between leaves", "root"), rows)
+        yield ShownRows(("not in", "variant", "digest", "records", "between leaves", "root"), rows)
     names = sorted({model.variant for model in held.models})
     more = [f"{len(each) - SHOWN:,} more" for each in (holders, names) if len(each) > SHOWN]
     if names:
-        tell(f"models: {', '.join(names[:SHOWN])}")
+        yield f"models: {', '.join(names[:SHOWN])}"
     if more:
-        out.print(f"and {' and '.join(more)}: --json shows all", highlight=False)
+        yield f"and {' and '.join(more)}: --json shows all"
     if any(not one.unproved for one in held.absences):
         said = "that nothing is between two leaves shows to who has the tenant's key; --json has their paths,"
-        out.print(f"{said} `audit prove RECORD MODEL` a file", highlight=False, soft_wrap=True)
+        yield f"{said} `audit prove RECORD MODEL` a file"
 
 
 def _between(absence: Absence) -> str:
     return " and ".join(f"{leaf['index']:,}" for leaf in absence.leaves) or "none"
 
 
-def print_places(places: Iterable[RecordIn]) -> None:
+def places_parts(places: Iterable[RecordIn]) -> Iterator[Part]:
     """Print where a record, or a question, is."""
     rows = []
     for one in places:
@@ -63,15 +109,15 @@ def print_places(places: Iterable[RecordIn]) -> None:
         more = facts.get("reason") or facts.get("in") or one.cut
         state = one.state + (f": {more}" if more else "")
         rows.append((one.stage, one.variant or "shared", one.digest[:12], state, *place))
-    show_rows(("in", "variant", "digest", "split", "file or task", "line"), rows)
+    yield ShownRows(("in", "variant", "digest", "split", "file or task", "line"), rows)
 
 
-def print_inside(found: SearchAnswer) -> None:
+def inside_parts(found: SearchAnswer) -> Iterator[Part]:
     """Print records and questions that contain what was asked for, and what learned from the former."""
     for line in found.cannot:
-        tell(f"cannot be searched: {line}")
+        yield f"cannot be searched: {line}"
     if found.rows:
-        tell(f"{counted(found.rows, 'row')} {'contains' if found.rows == 1 else 'contain'} it:")
+        yield f"{counted(found.rows, 'row')} {'contains' if found.rows == 1 else 'contain'} it:"
         rows = []
         for one in found.records[:SHOWN]:
             first = one.found[0] if one.found else None
@@ -79,19 +125,19 @@ def print_inside(found: SearchAnswer) -> None:
             place = (str(facts.get("file") or ""), str(facts.get("line") or ""))
             state = "" if first is None else first.state
             rows.append((one.identity[:12], *place, state, _learned(one.models)))
-        show_rows(("identity", "file", "line", "split", "models that learned from it"), rows)
+        yield ShownRows(("identity", "file", "line", "split", "models that learned from it"), rows)
     if found.cut:
-        tell("the same as far as they were cut:")
-        print_places(place for one in found.cut for place in one.found)
+        yield "the same as far as they were cut:"
+        yield from places_parts(place for one in found.cut for place in one.found)
     if found.questions:
-        tell(f"{counted(found.questions, 'stored question or answer', 'stored questions or answers')}:")
-        print_places(found.asked[:SHOWN])
+        yield f"{counted(found.questions, 'stored question or answer', 'stored questions or answers')}:"
+        yield from places_parts(found.asked[:SHOWN])
     more = max(found.rows - SHOWN, 0), max(found.questions - SHOWN, 0)
     if any(more):
-        tell(f"not shown: {counted(more[0], 'row')} and {counted(more[1], 'question')}; --json has some more")
+        yield f"not shown: {counted(more[0], 'row')} and {counted(more[1], 'question')}; --json has some more"
     if found.looked_up < found.rows:
-        tell(f"models are told of the first {found.looked_up:,} rows; others may have learned from the rest")
-    print_models(found.models)
+        yield f"models are told of the first {found.looked_up:,} rows; others may have learned from the rest"
+    yield from models_parts(found.models)
 
 
 def _learned(models: Iterable[ModelThatHas]) -> str:
@@ -100,13 +146,13 @@ def _learned(models: Iterable[ModelThatHas]) -> str:
     return ", ".join(sorted({each.variant for each in models if each.how in (TRAINED, INHERITED)})) or "none"
 
 
-def print_near(found: NearAnswer) -> None:
+def near_parts(found: NearAnswer) -> Iterator[Part]:
     """Print records near one that was asked for, and what learned from each."""
     holders = counted(found.artifacts, "data set or corpus", "data sets and corpora")
     of = f"{counted(found.rows, 'row')} of {holders}"
     said = f"near it, from a similarity of {found.threshold:g}: {counted(found.near, 'record')} of {of}"
     gone = f"; of {found.removed:,} more retention removed the text" if found.removed else ""
-    tell(f"{said}, read in {found.seconds:.1f} s{gone}")
+    yield f"{said}, read in {found.seconds:.1f} s{gone}"
     if not found.records:
         return
     rows = []
@@ -114,12 +160,12 @@ def print_near(found: NearAnswer) -> None:
         facts = one.found[0].facts if one.found else {}
         place = f"{facts.get('file') or ''}:{facts.get('line') or ''}".strip(":")
         rows.append((f"{one.similarity:.3f}", one.identity[:12], place, _learned(one.models)))
-    show_rows(("similarity", "identity", "first of", "models that learned from it"), rows)
+    yield ShownRows(("similarity", "identity", "first of", "models that learned from it"), rows)
     if found.near > SHOWN:
-        out.print(f"the {SHOWN} nearest; --json has {len(found.records):,}", highlight=False)
+        yield f"the {SHOWN} nearest; --json has {len(found.records):,}"
 
 
-def print_models(models: tuple[ModelThatHas, ...]) -> None:
+def models_parts(models: tuple[ModelThatHas, ...]) -> Iterator[Part]:
     if not models:
         return
     rows = []
@@ -132,12 +178,12 @@ def print_models(models: tuple[ModelThatHas, ...]) -> None:
         exports = ", ".join(digest[:12] for digest in one.exports)
         as_versions = ", ".join(map(released, one.releases)) or "not released"
         rows.append((one.variant, one.weights[:12], one.how + more, times, exports, as_versions))
-    show_rows(("model", "weights", "how", "times", "exports", "released as"), rows)
+    yield ShownRows(("model", "weights", "how", "times", "exports", "released as"), rows)
 
 
-def print_unread(problems: Iterable[str]) -> None:
+def unread_parts(problems: Iterable[str]) -> Iterator[Part]:
     for line in dict.fromkeys(problems):
-        out.print(f"[red]could not be read[/] {escape(line)}", highlight=False, soft_wrap=True)
+        yield WrongLine("could not be read", line)
 
 
 def released(one: Any) -> str:
@@ -148,42 +194,39 @@ def print_of(file: Mapping[str, Any]) -> str:
     return str(file.get("sha256") or file.get("etag") or file.get("revision") or "")
 
 
-def print_verified(found: Verified, cannot_notice: Iterable[str]) -> None:
+def verified_parts(found: Verified, cannot_notice: Iterable[str]) -> Iterator[Part]:
     for line in found.problems:
-        out.print(f"[red]does not hold[/] {escape(line)}", highlight=False, soft_wrap=True)
+        yield WrongLine("does not hold", line)
     for line in found.unchecked:
-        tell(f"not checked: {line}")
+        yield f"not checked: {line}"
     before = f" ({found.before:,} of them before)" if found.before else ""
     gone = f", {found.removed:,} of them removed by retention" if found.removed else ""
     holds = "all that was checked holds" if found.unchecked else "all holds"
     what = holds if found.holds else counted(len(found.problems), "problem")
     measured = f"{found.bytes / 1e6:,.1f} MB in {found.seconds:.1f} s"
-    out.print(f"{counted(found.artifacts, 'artifact')}{before}{gone}, {measured}: {what}", highlight=False)
+    yield f"{counted(found.artifacts, 'artifact')}{before}{gone}, {measured}: {what}"
     for line in cannot_notice:
-        tell(f"not noticed by any check: {line}")
+        yield f"not noticed by any check: {line}"
     if cannot_notice and found.since:
-        tell(f"release logs, heads and tries are held against what they were since {found.since}")
+        yield f"release logs, heads and tries are held against what they were since {found.since}"
 
 
-def print_proof(found: ProofChecked) -> None:
+def proof_parts(found: ProofChecked) -> Iterator[Part]:
     said = f"{found.kind} {'holds' if found.shown else 'not shown'}: {found.variant}, weights {found.model}"
-    out.print(said, highlight=False, soft_wrap=True)
+    yield said
     for name, value in found.facts.items():
         if value is not None:
-            tell(f"  {name}: {value}")
+            yield f"  {name}: {value}"
     for step in found.steps:
-        tell(f"checked: {step}")
+        yield f"checked: {step}"
     for step in found.unchecked:
-        tell(f"not checked: {step}")
-    out.print(f"sha256 of the model's manifest: {found.manifest}", highlight=False, soft_wrap=True)
+        yield f"not checked: {step}"
+    yield f"sha256 of the model's manifest: {found.manifest}"
 
 
-def print_model(found: ModelAnswer) -> None:
-    table = Table(box=None, show_header=False)
-    for name, value in (*_origin(found), *_making(found), *_standing(found)):
-        table.add_row(name, escape(value))
-    show(table)
-    print_unread(found.unread)
+def model_parts(found: ModelAnswer) -> Iterator[Part]:
+    yield ShownRows((), [*_origin(found), *_making(found), *_standing(found)])
+    yield from unread_parts(found.unread)
 
 
 def _origin(found: ModelAnswer) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ft_dagster.automation.picture import table_of_store
 from ft_dagster.cli.common import (
     RUNNING,
     Json,
@@ -27,7 +28,6 @@ from ft_dagster.cli.common import (
     show,
     tell,
 )
-from ft_dagster.cli.picture import table_of_store
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.row_choices import CostBy
 

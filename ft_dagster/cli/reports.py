@@ -83,7 +83,7 @@ def _of_version(
 
 def _of_fleet(settings: Settings, tenant: str | None) -> tuple[str, str]:
     """Return what the page is named after, and the page."""
-    from ft_dagster.cli.picture import picture
+    from ft_dagster.automation.picture import picture
     from ft_dagster.fleet.page import fleet_report
 
     declarations = declarations_in(settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import subprocess
 import sys
 import time
@@ -239,34 +241,55 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
 ) -> None:
-    """Open the project's instance in Dagster's UI, with its daemon, until Ctrl-C.
+    """Serve the fleet page and Dagster's UI, with the daemon, until Ctrl-C. Its address is printed.
 
-    Runs that were submitted go on after it, and the daemon with them.
+    The fleet page shows each variant's state, what runs now, what waits for approval, costs and budgets; its
+    rows lead to the pages of a variant. Runs that were submitted go on after the command, and the daemon with
+    them.
     """
     from ft_dagster.automation.processes.daemon import Daemon, own_daemon
-    from ft_dagster.automation.processes.instance import open_instance, workspace_file
+    from ft_dagster.automation.processes.instance import open_instance
 
     settings = load_settings(context.obj)
-    with open_instance(settings) as instance:
-        options = ["-w", str(workspace_file(settings)), "-h", host, "-p", str(port)]
-        with Daemon(instance, settings) as daemon, _webserver(options) as webserver:
-            try:
-                while webserver.poll() is None:
-                    daemon.ensure()
-                    time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
-                Console(stderr=True).print("closing; runs that were submitted go on")
+    with (
+        _listening(host, port) as listening,
+        open_instance(settings) as instance,
+        Daemon(instance, settings) as daemon,
+        _webserver(host, listening) as webserver,
+    ):
+        try:
+            while webserver.poll() is None:
+                daemon.ensure()
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("closing; runs that were submitted go on")
     if own_daemon(settings) is not None:
         Console(stderr=True).print("a daemon is left for them, and ends with the last")
     if webserver.returncode:
         raise typer.Exit(webserver.returncode)
 
 
+def _listening(host: str, port: int) -> socket.socket:
+    """Listen on an address. Raises UserError where that is not possible."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        problem = (
+            "another program listens there" if taken else f"cannot listen there: {error.strerror or error}"
+        )
+        fix = f"Give another, as --port {port % 65_535 + 1}" if taken else "Give another --host or --port"
+        raise UserError(problem, field="--port", value=f"{host}:{port}", fix=fix) from None
+
+
 @contextmanager
-def _webserver(options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run Dagster's webserver; it ends when the pipe to it is closed, here or by the end of this process."""
-    program = [sys.executable, "-P", "-m", "ft_dagster.automation.processes.webserver_program", *options]
-    process = subprocess.Popen(program, stdin=subprocess.PIPE)
+def _webserver(host: str, listening: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the webserver; it ends when the pipe to it is closed, here or by the end of this process."""
+    program = [sys.executable, "-P", "-m", "ft_dagster.automation.processes.webserver_program", host]
+    number = listening.fileno()
+    process = subprocess.Popen([*program, str(number)], stdin=subprocess.PIPE, pass_fds=(number,))
+    listening.close()  # the program's alone
     try:
         yield process
     finally:

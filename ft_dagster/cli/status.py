@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from ft_dagster.automation.picture import picture
 from ft_dagster.cli.common import (
     RUNNING,
     Json,
@@ -24,7 +25,6 @@ from ft_dagster.cli.common import (
     show,
     tell,
 )
-from ft_dagster.cli.picture import picture
 from ft_dagster.errors import UserError
 from ft_dagster.row_choices import SortedBy
 from ft_dagster.spec import VariantKey
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 WIDEST = (None, 13, 12, 10, 16)  # columns of a terminal, of each pair; the first has what is left of 80
 SHOWN = 100  # rows in a terminal
 GAP = "  "
-STYLE = {"broken": "red", "parked": "red", "failing": "red", "fresh": "green"}
-STYLE |= {"approval": "yellow", "not judged": "yellow", "stale": "yellow"}
+STYLE = {"bad": "red", "warn": "yellow", "good": "green", "": "dim"}
 Tenant = Annotated[str | None, typer.Option(help="Of one tenant alone")]
 Stale = Annotated[bool, typer.Option("--stale", help="Those that are out of date alone")]
 Failing = Annotated[bool, typer.Option("--failing", help="Those that fail or are parked alone")]
@@ -138,6 +137,7 @@ def _error(error: UserError) -> dict[str, object]:
 def _print(rows: Sequence[StatusRow]) -> None:
     """Print two by two in a terminal, where it fits 80 columns; a line a row where it is piped."""
     from ft_dagster.fleet.status import COLUMNS, PAIRS
+    from ft_dagster.report.states import KIND
 
     if out.is_terminal:
         table = Table(show_lines=True)
@@ -145,7 +145,7 @@ def _print(rows: Sequence[StatusRow]) -> None:
             table.add_column(header, max_width=most)
         for row in rows:
             cells = [*map(escape, row.pairs)]
-            cells[1] = f"[{STYLE.get(row.state, 'dim')}]{cells[1]}[/]"
+            cells[1] = f"[{STYLE[KIND[row.state]]}]{cells[1]}[/]"
             table.add_row(*cells)
         show(table)
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,11 @@ from ft_dagster.report.tables import breakable, cell
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
-SORTING = Path(__file__).with_name("sorting.js")
+CODE = re.compile(r"`([^`\n]+)`")
+FOLDER = Path(__file__).parent
+TEMPLATE, SORTING = "report.html.jinja", FOLDER / "sorting.js"
 
 
 class SortedCell(NamedTuple):
@@ -88,10 +91,14 @@ class Report(NamedTuple):
 def as_html(report: Report) -> str:
     """Write the page: all text is escaped; charts alone are taken as they are."""
     script = SORTING.read_text("utf-8") if report.sortable else ""
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return _template().render(
-        report=report, cell=cell, breakable=breakable, by=_sorted_by, script=script, allowed=allowed
+    return template(TEMPLATE).render(
+        report=report, cell=cell, by=_sorted_by, script=script, allowed=script_hash(script)
     )
+
+
+def script_hash(script: str) -> str:
+    """Return what a page's policy names a script by, which it lets run."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def _sorted_by(value: Any) -> str:
@@ -101,9 +108,24 @@ def _sorted_by(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
+def said(text: str) -> Markup:
+    """Return text as HTML: long words may be broken, and what stands between backticks is code."""
+    from markupsafe import Markup, escape
 
-    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return made.from_string(TEMPLATE.read_text("utf-8"))
+    return Markup(CODE.sub(r"<code>\1</code>", str(escape(breakable(text)))))
+
+
+@cache
+def template(name: str) -> Template:
+    """Return a template of this folder: all text that it is given is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FileSystemLoader(FOLDER),
+    )
+    made.globals |= {"breakable": breakable, "said": said}
+    return made.get_template(name)

@@ -14,6 +14,12 @@ VariantStatus = Literal[
 ]  # fmt: skip
 ORDER: tuple[VariantStatus, ...] = get_args(VariantStatus)  # what needs a person first
 
+KIND: dict[VariantStatus, str] = {  # how a state is coloured: red is failing
+    "broken": "bad", "parked": "bad", "failing": "bad", "fresh": "good",
+    "approval": "warn", "not judged": "warn", "stale": "warn",
+    "running": "", "never trained": "", "retired": "",
+}  # fmt: skip
+
 
 def counts(states: Collection[VariantStatus]) -> dict[VariantStatus, int]:
     """Count the variants of each state, those that need a person first."""

@@ -23,7 +23,7 @@ from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.verify.verify import verify
 from ft_dagster.cli import app
-from ft_dagster.cli.audit_shown import print_model
+from ft_dagster.cli.audit_shown import model_parts, print_parts
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import check_predicate
 from tests.audit.histories import History, question, this_moment
@@ -131,7 +131,10 @@ def test_a_moment_that_no_other_can_be_held_against_is_none(moment: str) -> None
 
 def answers(audit: Audit) -> list[Callable[[], object]]:
     """What reads all figures of two models, with what it prints."""
-    return [lambda: print_model(model(audit, "acme.child")), lambda: diff(audit, "acme.one", "acme.child")]
+    return [
+        lambda: print_parts(model_parts(model(audit, "acme.child"))),
+        lambda: diff(audit, "acme.one", "acme.child"),
+    ]
 
 
 def error_of(answer: Callable[[], object]) -> UserError | None:

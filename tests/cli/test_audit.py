@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from ft_dagster.audit.kept_answers import folder_of, kept_answers
 from ft_dagster.audit.verify.verify import CANNOT_NOTICE
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
+from ft_dagster.settings import load_settings
 from tests.audit.histories import History, question, this_moment
 
 pytestmark = pytest.mark.slow
@@ -342,3 +345,36 @@ def test_a_model_whose_data_set_comes_out_otherwise_diverged_there(
     refused = CliRunner().invoke(app, ["--project", str(made.folder), "audit", *words])
     assert isinstance(refused.exception, UserError)
     assert "not an empty folder" in str(refused.exception)
+
+
+def test_an_answer_is_kept_as_a_page_that_names_a_record_by_its_identity_alone(project: Path) -> None:
+    told = typed(project, "record", ROW, "--save", "--json")
+    page = Path(told["page"]).read_text("utf-8").replace("\u200b", "")
+    assert told["identities"][0] in page
+    assert all(one["variant"] in page for one in told["models"])
+    assert "account" not in page
+    said = typed(project, "record", "nobody wrote this", "--save")
+    assert "kept as a page: " in said
+    kept = sorted(folder_of(load_settings(project)).iterdir())
+    assert len(kept) == 2
+    assert "nobody wrote this" not in kept[1].read_text("utf-8")
+    assert "never seen: compared with" in kept[1].read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        ("model", "acme.places@2"),
+        ("at", "acme.places", this_moment()),
+        ("tenant", "acme"),
+        ("diff", "acme.places@1", "acme.places@2"),
+    ],
+)
+def test_a_kept_page_has_what_the_terminal_shows(project: Path, question: tuple[str, ...]) -> None:
+    lines = typed(project, *question).split()
+    typed(project, *question, "--save")
+    [kept] = kept_answers(load_settings(project))
+    assert (kept.question, kept.of[:4]) == (question[0], "acme")
+    page = (folder_of(load_settings(project)) / kept.name).read_text("utf-8")
+    page = unescape(page.replace("\u200b", ""))
+    assert [word for word in lines if word not in page] == []

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from ft_dagster.assets.fleet import fleet_metadata
 from ft_dagster.assets.partitions import GRAPH
 from ft_dagster.automation.notify import why_failed
+from ft_dagster.automation.picture import picture
 from ft_dagster.automation.processes.instance import failure_of
 from ft_dagster.cli import app
-from ft_dagster.cli.picture import picture
 from ft_dagster.gate.verdict_words import WORDS, verdict_sentence, verdict_word
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec import Declarations

@@ -27,7 +27,7 @@ from ft_dagster.audit.records import (
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import documents
 from ft_dagster.audit.verify.verify import verify
-from ft_dagster.cli.audit_shown import print_models
+from ft_dagster.cli.audit_shown import models_parts, print_parts
 from ft_dagster.cli.common import out
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.data.rows.rows import Row
@@ -324,5 +324,5 @@ def test_a_split_of_which_some_was_measured_says_how_much(
         [model] = ask(made, row.identity.hex()).models
         assert (model.how, model.measured, model.times) == (how, said, 0)
         with out.capture() as captured:
-            print_models((model,))
+            print_parts(models_parts((model,)))
         assert (f"{said} were measured" in " ".join(captured.get().split())) == bool(said)

@@ -1,0 +1,62 @@
+"""Lays out the page on which an auditor asks, and finds the answers that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ft_dagster.audit.kept_answers import KeptAnswer
+from ft_dagster.report.live import (
+    ROOT,
+    SECONDS,
+    LiveCell,
+    LivePage,
+    LivePart,
+    LiveTable,
+    Question,
+    menu,
+)
+
+
+def audit_page(tool: str, kept: Sequence[KeptAnswer]) -> LivePage:
+    """Return the page of an auditor: what is typed becomes a command, whose answer is listed here."""
+    rows: list[Sequence[str | LiveCell]] = [
+        [
+            LiveCell(f"{one.at:%Y-%m-%d %H:%M:%S}", f"{ROOT}/audit/{one.name}"),
+            f"audit {one.question}",
+            one.of,
+        ]
+        for one in kept
+    ]
+    said = (
+        "What is typed here is not sent anywhere: it becomes a command for a terminal. With --save its "
+        "answer is kept as a page on this host, and listed below; it names records by their identity."
+    )
+    none = "None was kept yet."
+    tables = [LiveTable(("asked (UTC)", "question", "about"), rows, none)]
+    whole = "All artifacts are hashed again, and trees, ledgers and release logs are checked:"
+    return LivePage(
+        "Audit",
+        said,
+        menu(f"{ROOT}/audit"),
+        [
+            LivePart("Does all of it still hold?", commands=[(whole, f"{tool} audit verify --all --save")]),
+            LivePart("Answers that were kept", tables=tables),
+        ],
+        questions=[
+            Question(
+                "Which models learned from this record?",
+                "A text, a row as JSON, or an identity (64 hexadecimal digits)",
+                3,
+                "Every data set, model, export and release that has it:",
+                f"{tool} audit record --save -- {{}}",
+            ),
+            Question(
+                "What made this model?",
+                "tenant.variant, tenant.variant@2, or the beginning of a digest",
+                1,
+                "Its sources, base, recipe, code, verdict and releases:",
+                f"{tool} audit model --save -- {{}}",
+            ),
+        ],
+        seconds=SECONDS,
+    )

@@ -1,0 +1,188 @@
+"""Reads what the pages of `ft-dagster ui` show: by the functions of `status`, `cost` and `gpus`, the release
+log, and the instance's runs that have not ended.
+
+What is slow to read is kept a while, longer where it takes longer, so that open pages cost little.
+"""
+
+import os
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Generic, NamedTuple, TypeVar
+
+import dagster as dg
+
+from ft_dagster.automation.jobs import CHAIN
+from ft_dagster.automation.picture import picture, table_of_store
+from ft_dagster.automation.processes.instance import current_step, progress_of
+from ft_dagster.automation.processes.unfinished import IN_PROGRESS
+from ft_dagster.automation.tags import TENANT, VARIANT
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.budgets import BudgetRow, budget_rows
+from ft_dagster.fleet.decision import DAYS_BACK
+from ft_dagster.fleet.due.costs import read_costs
+from ft_dagster.fleet.live_page import Approval, FleetNow, PastRun, RunNow
+from ft_dagster.fleet.picture import FleetPicture
+from ft_dagster.fleet.status import StatusRow
+from ft_dagster.launch.leases import of_host
+from ft_dagster.launch.status import Table
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.release import history
+from ft_dagster.planning.hardware.catalogue import load_catalogue
+from ft_dagster.report.progress import bar
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declarations, VariantKey
+
+T = TypeVar("T")
+QUEUED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
+RUNS = 50  # of each kind that are shown
+LEAST_SECONDS, SHARE = 3.0, 20  # that a reading stands: a twentieth of the time is spent on reading, at most
+
+
+class Kept(Generic[T]):
+    """Keeps what a function read for a while; one thread at a time reads."""
+
+    def __init__(self, read: Callable[[], T]) -> None:
+        self._read, self._lock = read, threading.Lock()
+        self._kept: tuple[T, float] | None = None  # and until when it stands
+
+    def __call__(self) -> T:
+        with self._lock:
+            if self._kept is None or time.monotonic() >= self._kept[1]:
+                began = time.monotonic()
+                value = self._read()
+                ended = time.monotonic()
+                self._kept = value, ended + max(LEAST_SECONDS, SHARE * (ended - began))
+            return self._kept[0]
+
+
+class _Standing(NamedTuple):
+    """Holds what is slow to read."""
+
+    picture: FleetPicture
+    owners: Mapping[str, Sequence[str]]
+    budgets: Sequence[BudgetRow]
+    approvals: Sequence[Approval]
+    problems: Sequence[str]
+
+
+class FleetReader:
+    """Reads a project's fleet and runs, again and again. Safe to be asked by several threads."""
+
+    def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
+        self.instance, self.settings = instance, settings
+        self.assets = [asset.key.path[-1] for asset in CHAIN if asset.partitions_def is not None]
+        self._standing, self._running = Kept(self._read_standing), Kept(self._read_running)
+        elsewhere = f" --project {shlex.quote(str(settings.project))}"
+        self._tool = f"ft-dagster{'' if os.getcwd() == str(settings.project) else elsewhere}"
+
+    def now(self) -> FleetNow:
+        """Return what there is now. Raises UserError."""
+        standing, (runs, more, devices) = self._standing(), self._running()
+        return FleetNow(*standing[:4], runs, more, devices, standing.problems, self._tool)
+
+    def row(self, key: VariantKey) -> StatusRow | None:
+        return next((row for row in self.now().picture.rows if row.variant == str(key)), None)
+
+    def releases(self, key: VariantKey) -> list[ReleaseEntry]:
+        """Return the release log. Raises UserError."""
+        return history(self.settings.open_store(), key.prefix)
+
+    def past_runs(self, key: VariantKey, most: int = 5) -> list[PastRun]:
+        """Return a variant's newest runs."""
+        records = self.instance.get_run_records(dg.RunsFilter(tags={VARIANT: str(key)}), limit=most)
+        return [
+            PastRun(
+                record.dagster_run.run_id,
+                record.dagster_run.status.value.lower(),
+                f"{record.create_timestamp:%Y-%m-%d %H:%M}",
+            )
+            for record in records
+        ]
+
+    def _read_standing(self) -> _Standing:
+        problems, declarations = list[str](), Declarations(self.settings.project)
+        found = picture(self.settings, declarations, list(declarations), say=problems.append)
+        problems += map(str, declarations.misnamed.values())
+        costs = read_costs(self.settings.open_store(), load_catalogue(self.settings.project))
+        problems += costs.damaged
+        table, now = table_of_store(self.settings, say=lambda text: None), datetime.now(UTC)
+        charges = [] if table is None else table.charges((now - DAYS_BACK).date())
+        tenants = {row.tenant for row in found.rows}
+        owners = {row.variant: _owners(declarations, row) for row in found.rows}
+        budgets = budget_rows(costs.items, tenants, charges, self.settings.fleet, now)
+        waiting = [row for row in found.rows if row.waiting is not None]
+        return _Standing(found, owners, budgets, [*self._approvals(declarations, waiting)], problems)
+
+    def _approvals(self, declarations: Declarations, waiting: Iterable[StatusRow]) -> Iterator[Approval]:
+        policies, store = self.settings.policies(), self.settings.open_store()
+        for row in waiting:
+            key = VariantKey.parse(row.variant)
+            try:
+                approvers = policies.of(key.tenant).approvers_of(declarations.declared(key).spec)
+                past = history(store, key.prefix)
+            except UserError as error:  # of one variant; the page shows it where it waits
+                yield Approval(row.variant, row.waiting or 0, "", (), str(error))
+                continue
+            made = next((entry for entry in reversed(past) if entry.version == row.waiting), None)
+            since, doubt = ("", "") if made is None else (made.at, made.doubt or "")
+            yield Approval(row.variant, row.waiting or 0, since, approvers, doubt)
+
+    def _read_running(self) -> tuple[list[RunNow], int, Table | None]:
+        active = self.instance.get_run_records(dg.RunsFilter(statuses=IN_PROGRESS), limit=RUNS)
+        queue = dg.RunsFilter(statuses=QUEUED)
+        waiting = self.instance.get_run_records(queue, limit=RUNS, ascending=True)
+        more = max(0, self.instance.get_runs_count(queue) - len(waiting)) if len(waiting) == RUNS else 0
+        devices = of_host(self.settings.host).table()
+        held_up = {one.run_id: one.why for one in devices.waiting}
+        runs = [self._in_progress(record, held_up) for record in active]
+        limits = _limits(self.instance)
+        for record in waiting:
+            run, since = record.dagster_run, record.create_timestamp.timestamp()
+            why = waits_for(run, [each.dagster_run for each in active], limits)
+            runs.append(RunNow(_name(run), run.run_id, "queued", "", since, waits=why))
+        return runs, more, devices
+
+    def _in_progress(self, record: dg.RunRecord, held_up: Mapping[str, str]) -> RunNow:
+        run, progress = record.dagster_run, ""
+        asset, since = current_step(self.instance, run.run_id)
+        with suppress(UserError, OSError, ValueError):  # of no variant; or its file was just replaced
+            progress = bar(progress_of(self.settings, VariantKey.parse(_name(run)), since))
+        began = since or record.start_time or record.create_timestamp.timestamp()
+        why = held_up.get(run.run_id, "")
+        return RunNow(_name(run), run.run_id, run.status.value.lower(), asset, began, progress, why)
+
+
+def waits_for(run: dg.DagsterRun, active: Sequence[dg.DagsterRun], limits: Mapping[str, int]) -> str:
+    """Say why a run that is queued has not started: which limit of the queue the runs in progress fill.
+    `limits`: tag -> how many runs with one value of it may be in progress.
+    """
+    for tag, what in ((VARIANT, "this variant"), (TENANT, "this tenant")):
+        value, limit = run.tags.get(tag), limits.get(tag)
+        beside = [each.run_id[:8] for each in active if value is not None and each.tags.get(tag) == value]
+        if limit is not None and len(beside) >= limit:
+            return f"run {', '.join(beside)} of {what} is to end before (the queue admits {limit})"
+    return "its turn in the queue"
+
+
+def _limits(instance: dg.DagsterInstance) -> dict[str, int]:
+    """Return the queue's limits of runs with the same value of a tag."""
+    queue = instance.run_coordinator
+    if not isinstance(queue, dg.QueuedRunCoordinator):
+        return {}
+    given = queue.get_run_queue_config().tag_concurrency_limits
+    return {str(one["key"]): int(one["limit"]) for one in given if not isinstance(one.get("value"), str)}
+
+
+def _name(run: dg.DagsterRun) -> str:
+    return run.tags.get(VARIANT) or run.job_name
+
+
+def _owners(declarations: Declarations, row: StatusRow) -> Sequence[str]:
+    """Return who answers for a variant; nobody, where its declaration is gone or says nobody."""
+    key = VariantKey.parse(row.variant)
+    said = declarations.content(key).get("owners") if key in declarations.files else None
+    return tuple(map(str, said)) if isinstance(said, list) else ()

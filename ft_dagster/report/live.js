@@ -1,0 +1,52 @@
+// Reads the page again, copies commands, fills what is typed into a command. Nothing that is typed is sent.
+const seconds = Number(document.body.dataset.seconds);
+const away = document.getElementById("away");
+let since = new Date();
+
+const refresh = async () => {
+  if (document.hidden || getSelection().toString()) return;
+  try {
+    const answer = await fetch(location.href);
+    if (!answer.ok) throw new Error(answer.status);
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const fresh = page.querySelectorAll(".live");
+    document.querySelectorAll(".live").forEach((part, number) => part.replaceWith(fresh[number]));
+    showCopy();
+    since = new Date();
+    away.hidden = true;
+  } catch {
+    away.querySelector("span").textContent = since.toLocaleTimeString();
+    away.hidden = false;
+  }
+};
+
+const showCopy = () => {
+  for (const button of document.querySelectorAll("button.copy")) button.hidden = !navigator.clipboard;
+};
+
+document.addEventListener("click", async (event) => {
+  if (!event.target.matches("button.copy")) return;
+  await navigator.clipboard.writeText(event.target.previousElementSibling.textContent);
+  event.target.textContent = "Copied";
+});
+
+for (const choice of document.querySelectorAll(".filters select")) {
+  choice.addEventListener("change", () => choice.form.submit());
+}
+
+const quoted = (text) => `'${text.replaceAll("\0", "").replaceAll("'", `'\\''`)}'`;
+
+for (const question of document.querySelectorAll(".question")) {
+  const typed = question.querySelector("textarea");
+  const fill = () => {
+    const text = typed.value.trim();
+    for (const line of question.querySelectorAll("[data-command]")) {
+      line.textContent = text ? line.dataset.command.replace("{}", () => quoted(text)) : line.dataset.command;
+    }
+  };
+  typed.addEventListener("input", fill);
+  fill();
+}
+
+showCopy();
+if (seconds) setInterval(refresh, seconds * 1000);
