@@ -14,7 +14,7 @@ from ft_dagster.fleet.budgets import COLUMNS as BUDGETS
 from ft_dagster.fleet.budgets import BudgetRow
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import COLUMNS as STATUS
-from ft_dagster.fleet.status import SortedBy, StatusRow, arranged, on_rolled_back
+from ft_dagster.fleet.status import StatusRow, arranged, on_rolled_back
 from ft_dagster.launch.status import Table
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.report.gpus import COLUMNS as DEVICES
@@ -33,6 +33,7 @@ from ft_dagster.report.live import (
 )
 from ft_dagster.report.states import KIND, counts, states_sentence
 from ft_dagster.report.tables import ABSENT, HISTORY, cell, count, counted, duration, history_rows
+from ft_dagster.row_choices import SortedBy
 
 ROWS = 100  # of variants, until all are asked for
 SORTED = {"variant": "variant", "state": "state", "over base": "gain", "age": "age", "cost to date": "cost"}
