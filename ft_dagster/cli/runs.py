@@ -252,10 +252,10 @@ def ui(
 
     settings = load_settings(context.obj)
     with (
-        _listening(host, port) as listening,
+        _bound(host, port) as bound,
         open_instance(settings) as instance,
         Daemon(instance, settings) as daemon,
-        _webserver(host, listening) as webserver,
+        _webserver(host, bound) as webserver,
     ):
         try:
             while webserver.poll() is None:
@@ -269,11 +269,14 @@ def ui(
         raise typer.Exit(webserver.returncode)
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """Listen on an address. Raises UserError where that is not possible."""
+def _bound(host: str, port: int) -> socket.socket:
+    """Take an address, on which the webserver will listen. Raises UserError where that is not possible."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        bound = socket.socket(family)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        return bound
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         problem = (
@@ -284,12 +287,12 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def _webserver(host: str, listening: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+def _webserver(host: str, bound: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
     """Run the webserver; it ends when the pipe to it is closed, here or by the end of this process."""
     program = [sys.executable, "-P", "-m", "ft_dagster.automation.processes.webserver_program", host]
-    number = listening.fileno()
+    number = bound.fileno()
     process = subprocess.Popen([*program, str(number)], stdin=subprocess.PIPE, pass_fds=(number,))
-    listening.close()  # the program's alone
+    bound.close()  # the program's alone
     try:
         yield process
     finally:

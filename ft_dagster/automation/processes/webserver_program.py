@@ -1,7 +1,7 @@
 """Serves Dagster's web pages and the fleet's; ends with the command that started it: when stdin (a pipe)
 reaches its end.
 
-python -P -m ft_dagster.automation.processes.webserver_program HOST SOCKET      the number of one that listens
+python -P -m ft_dagster.automation.processes.webserver_program HOST SOCKET    the number of one that is bound
 """
 
 import os
@@ -53,6 +53,7 @@ def serve(instance: dg.DagsterInstance, settings: Settings, host: str, listening
 
     @asynccontextmanager
     async def announced(app: Starlette) -> AsyncIterator[None]:
+        listening.listen()
         print(address_of(host, listening.getsockname()[1]), flush=True)
         yield
 
