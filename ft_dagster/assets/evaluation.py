@@ -10,9 +10,11 @@ from ft_dagster.assets.page import Page, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.evaluation.own_checks import FIGURE, shown
 from ft_dagster.evaluation.skills import Skill, skills
+from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.rule_figures import metric_name
 from ft_dagster.gate.samples import (
     LABELS,
+    Sample,
     Score,
     means,
     on_the_same,
@@ -22,11 +24,12 @@ from ft_dagster.gate.samples import (
 )
 from ft_dagster.gate.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.report.prompted import PROMPTED, Beside, prompted_rows
 from ft_dagster.report.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows, skill_rows
 from ft_dagster.report.summaries import PAGE_RULES, base_scores_summary, evaluation_summary, page_rules_rows
 from ft_dagster.report.svg import Bar, bars, fitting, intervals, measured
 from ft_dagster.report.tables import is_share, percent, score
-from ft_dagster.stage_entries import BASE_EVALUATION
+from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, TASK_DATASET
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
 from ft_dagster.store import Artifact
@@ -59,6 +62,7 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     entries = {
         "outcome": verdict_word(verdict),
         "rules": table(PAGE_RULES, page_rules_rows(rules)),
+        "examples_in_the_prompt": table(PROMPTED, prompted_rows(_with_examples(workspace, tuned))),
         **_skills(workspace, found, artifact),
         "degeneration": table(SIGNS, signs_rows(base, tuned, "general_prompts")),
         "regurgitation": table(SIGNS, signs_rows(base, tuned, "regurgitation")),
@@ -70,6 +74,16 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     }
     summary = evaluation_summary(verdict, found, workspace.spec.evaluation.limit)
     return Page(summary, entries, fitting(intervals, measured(rules), "changes with their intervals"))
+
+
+def _with_examples(workspace: Workspace, tuned: list[Sample]) -> list[Beside]:
+    """Return what the base reaches with examples in its prompt; on the test split beside the tuned model."""
+    base, dataset = workspace.upstream(BASE_MODEL.name), workspace.upstream(TASK_DATASET.name)
+    found = workspace.context.past.with_examples(base, dataset)
+    return [
+        Beside.of(Prompted.from_json(each.figures), read_samples(workspace.payload(each)), tuned)
+        for each in found
+    ]
 
 
 def _called(artifact: Artifact, found: Score) -> str:

@@ -21,6 +21,7 @@ from ft_dagster.cli.common import (
     show,
     tell,
 )
+from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.lineage.verdict import Rule
@@ -32,13 +33,19 @@ ABREAST = 3  # variants in a table of 80 columns
 @app.command(rich_help_panel=JUDGING)
 def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -> None:
     """Compare base and tuned model by every rule of the gate, for one variant or several."""
-    from ft_dagster.versions.summary import variant_row
+    from ft_dagster.gate.prompted import prompted_sentences
+    from ft_dagster.versions.summary import variant_row, with_examples_now
 
     settings = load_settings(context.obj)
     store = settings.open_store()
     rows = [variant_row(store, key) for key in keys_of(declarations_in(settings), variants, every=False)]
+    prompted = [list(with_examples_now(store, VariantKey.parse(row.variant))) for row in rows]
     if as_json:
-        print_json({"variants": [row.to_json() for row in rows]})
+        found = [
+            {**row.to_json(), "with_examples": [each.to_json() for each in asked]}
+            for row, asked in zip(rows, prompted, strict=True)
+        ]
+        print_json({"variants": found})
         return
     judged = [row for row in rows if row.rules]
     if len(judged) == 1:
@@ -46,9 +53,11 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
     else:
         for first in range(0, len(judged), ABREAST):
             show(_side_by_side(judged[first : first + ABREAST]))
-    for row in rows:
+    for row, asked in zip(rows, prompted, strict=True):
         said = row.sentence or "not evaluated yet"
         tell(f"{row.variant}: {said}")
+        for line in (line for each in asked for line in prompted_sentences(each)):
+            tell(f"  {line}")
 
 
 def _rules_table(row: VariantRow) -> Table:

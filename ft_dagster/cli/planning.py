@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -11,6 +12,7 @@ from ft_dagster.cli.common import PLANNING, Json, Key, app, load_settings, out, 
 from ft_dagster.cli.steps import steps_said
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import DEFAULT, known
+from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
@@ -39,12 +41,17 @@ def plan(
         str | None, typer.Option(help="Such as 2xA100-80GB; left out: what this host has")
     ] = None,
     picture: Picture = None,
+    ask_base: Annotated[
+        bool,
+        typer.Option("--ask-base", help="Ask the base with 0, 4 and 8 examples in its prompt, unless it was"),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show the plan of a variant as it would be made now: method, memory, time, cost, each with its reason.
 
-    Nothing is trained or kept. Before the variant has a mixture, its size is estimated from a sample of the
-    sources. After 3 s each step is said on stderr. Exits with 1 if it does not fit.
+    Nothing is trained or kept; with `--ask-base` the base's answers are, and the rows made for them. Before
+    the variant has a mixture, its size is estimated from a sample of the sources. After 3 s each step is said
+    on stderr. Exits with 1 if it does not fit.
     """
     from ft_dagster.planning.hardware.catalogue import load_catalogue
     from ft_dagster.planning.parallel import in_own_process
@@ -54,6 +61,8 @@ def plan(
     quiet()
     settings = load_settings(context.obj)
     hardware = None if gpus is None else _hardware(load_catalogue(settings.project), gpus)
+    if ask_base:
+        _ask_base(settings, VariantKey.parse(variant))
     with steps_said(as_json) as say:
         preview = in_own_process(lambda: plan_variant(settings, VariantKey.parse(variant), hardware, say))
     document = preview.estimate
@@ -74,10 +83,27 @@ def plan(
             if row.origin != "declaration":
                 said = f"  {row.field}: {row.value} - {row.reason}"
                 tell(said)
+        for line in preview.with_examples:
+            tell(f"without a training: {line}")
         for line in preview.warnings:
             tell(f"! {line}")
     if not document.fits:
         raise typer.Exit(1)
+
+
+def _ask_base(settings: Settings, key: VariantKey) -> None:
+    """Ask the base under a lease; what happens is told beside a document of `--json`."""
+    from ft_dagster.launch.local import ProgramFailed
+    from ft_dagster.versions.prompted import ask_base
+    from ft_dagster.workspace.workspace import RunOf
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    try:
+        ask_base(settings, key, RunOf(reason="plan --ask-base", say=say))
+    except ProgramFailed as failure:
+        raise UserError(str(failure), fix="Ask again; see the log that is named") from None
 
 
 def _draw(document: SurveyDocument, picture: Path | None) -> None:

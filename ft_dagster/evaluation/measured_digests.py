@@ -126,6 +126,7 @@ def _data_files(request: EvaluationRequest) -> dict[str, QuestionsFile]:
         "test": None if own is None else own.test,
         "database": None if own is None else own.database,
         "train": None if probed is None else probed.train,
+        "examples": None if own is None or own.examples is None else own.examples.train,
         "general_holdout": request.general_holdout,
         "before": None if request.until is None else request.until.before,
     }
@@ -145,6 +146,9 @@ def _reading(
     own, probed = request.test_split_task, request.regurgitation
     if own is not None:
         own = own.model_copy(update={"test": data["test"], "database": data.get("database")})
+        if own.examples is not None:
+            examples = own.examples.model_copy(update={"train": data["examples"]})
+            own = own.model_copy(update={"examples": examples})
     if probed is not None:
         probed = probed.model_copy(update={"train": data["train"]})
     until = request.until

@@ -53,13 +53,23 @@ class JudgedModel(_EvaluationPart):
     tuned: TunedWeights | None = None
 
 
+class Examples(_EvaluationPart):
+    """Says which examples stand before each question: the question is asked once after each number of
+    `counts`, all drawn by the seed from the rows of `train`.
+    """
+
+    train: QuestionsFile
+    counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+
+
 class SplitTask(_EvaluationPart):
     """Describes the variant's test split: each row's last answer is asked for, `max_new_tokens` at most,
     greedily.
 
     `kind` says how an answer is scored; `database` is the SQLite file that queries run on (kind sql).
     `train_on` is recorded, not acted on: the last answer is scored however many turns were trained.
-    `exchange`: see `data.rows.in_exchange`.
+    `exchange`: see `data.rows.in_exchange`. `examples`: the answer alone is asked for, after these; null: the
+    loss too, without any.
     """
 
     test: QuestionsFile
@@ -68,6 +78,7 @@ class SplitTask(_EvaluationPart):
     database: QuestionsFile | None = None
     train_on: Literal["completions", "assistant_turns"] = "completions"
     exchange: bool = False
+    examples: Examples | None = None
 
 
 class Regurgitation(_EvaluationPart):

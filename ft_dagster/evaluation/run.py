@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.data.rendering.chat_rules import chat_rules
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.degeneration import answered, as_samples, rows_to_ask
+from ft_dagster.evaluation.models.arithmetic import GENERATION_TOKENS
 from ft_dagster.evaluation.progress import EvaluationProgress
 from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.tasks.load import TABLES, LoadedTask, load_task, shots_of
@@ -21,6 +23,7 @@ from ft_dagster.evaluation.tasks.tasks import TaskEntry
 from ft_dagster.gate.answer_scores import label_scores
 from ft_dagster.gate.gates import Referee
 from ft_dagster.gate.power import GENERAL_TEXTS
+from ft_dagster.gate.prompted import EXAMPLES, examples_task
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.gate.samples import (
     GENERAL_PROMPTS,
@@ -149,7 +152,7 @@ def _answering(request: EvaluationRequest, model: Any, tokenizer: Any) -> Iterat
 
 def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[PlannedTask]) -> int:
     """Write payload and evidence, and return how many questions were asked."""
-    own = [*_own(request, lm), *_probes(request, lm)]
+    own = [*_own(request, lm), *_prompted(request, lm), *_probes(request, lm)]
     prompts = len(PROMPTS) if request.general_prompts else 0
     questions = sum(each.questions for each in (*own, *declared))
     progress = EvaluationProgress(request.output, prompts + questions)
@@ -180,7 +183,7 @@ def _groups(
     """Group what is asked in one go: all of the variant's own, whose answers are written in common
     batches.
     """
-    if request.limit == "auto" or not own:
+    if request.limit == "auto" or not own or _has_examples(request):
         return [[each] for each in (*own, *declared)]
     return [list(own), *([each] for each in declared)]
 
@@ -209,7 +212,8 @@ def _labels(
     request: EvaluationRequest, found: Sequence[tuple[list[Sample], Answer]]
 ) -> list[tuple[str, str]]:
     """Return (answer, reference) of each question of the own task whose answer is a label."""
-    if request.test_split_task is None or request.test_split_task.kind != "label":
+    asked = request.test_split_task
+    if asked is None or asked.kind != "label" or asked.examples is not None:
         return []
     return [
         (answer.answered, answer.expected)
@@ -259,7 +263,7 @@ def _own(request: EvaluationRequest, lm: Any) -> list[PlannedTask]:
 
     tokenizer, limit, seed = lm.tokenizer, request.most, request.seed
     asked: list[PlannedTask] = []
-    if request.test_split_task is not None:
+    if request.test_split_task is not None and not _has_examples(request):
         tasks = test_split_tasks(
             request.test_split_task, tokenizer, limit=limit, seed=seed, max_length=lm.max_length
         )
@@ -271,6 +275,37 @@ def _own(request: EvaluationRequest, lm: Any) -> list[PlannedTask]:
         text = general_text_task(request.general_holdout.path, tokenizer, limit=texts, seed=seed)
         asked.append(PlannedTask("general_loss", GENERAL_TEXT, {text.config.task: text}, None))
     return asked
+
+
+def _has_examples(request: EvaluationRequest) -> bool:
+    return request.test_split_task is not None and request.test_split_task.examples is not None
+
+
+def _prompted(request: EvaluationRequest, lm: Any) -> list[PlannedTask]:
+    """Return the variant's own rows with examples before each, where they are asked for: a task for each
+    number of examples. How they were chosen is written beside the answers.
+    """
+    own = request.test_split_task
+    if own is None or own.examples is None:
+        return []
+    from ft_dagster.evaluation.tasks.prompted import prompted_tasks
+
+    # Before a training some 15 CPU seconds may be spent, at 135M parameters.
+    batch = GENERATION_TOKENS["cpu"] // 2 if request.device == "cpu" else math.inf
+    found = prompted_tasks(
+        own,
+        own.examples,
+        lm.tokenizer,
+        limit=request.most,
+        seed=request.seed,
+        max_length=lm.max_length,
+        batch=batch,
+    )
+    write_json(request.output / "evidence" / EXAMPLES, found.to_json())
+    return [
+        PlannedTask("test_split_task", examples_task(count), {task.config.task: task}, None)
+        for count, task in found.tasks.items()
+    ]
 
 
 def _probes(request: EvaluationRequest, lm: Any) -> list[PlannedTask]:

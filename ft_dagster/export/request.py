@@ -53,7 +53,8 @@ class MadeFrom(_ExportPart):
 
 class Card(_ExportPart):
     """Holds what the card says of the variant. `verdict`: of the gate; `weights` and `evaluation`: digests;
-    `general`: name of the corpus mixed in; `base_model`: the declared reference.
+    `general`: name of the corpus mixed in; `base_model`: the declared reference;
+    `with_examples`: what the base reaches with examples in its prompt.
     """
 
     variant: str
@@ -71,6 +72,7 @@ class Card(_ExportPart):
     weights: str
     evaluation: str
     made: MadeFrom | None = None
+    with_examples: tuple[str, ...] = ()
 
     @field_validator("verdict", mode="before")
     @classmethod

@@ -16,7 +16,7 @@ from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.graph import ListedGraph, ancestors, inputs
 from ft_dagster.lineage.log import read_log
 from ft_dagster.lineage.retention import Rules, kept_versions
-from ft_dagster.stage_entries import names_of
+from ft_dagster.stage_entries import BASE_MODEL, PROMPTED_BASE, TASK_DATASET, names_of
 from ft_dagster.store.artifacts import Artifact, Place, generations
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Contents, Keyed
@@ -25,6 +25,8 @@ from ft_dagster.store.removal import outlives, removal_claim
 
 # What a release was held against production by; the log names the weights.
 PRODUCTION = names_of(lambda entry: entry.judges == "production")
+AHEAD = "ask-base"  # heads of what was made ahead of a run, which keep nothing from retention
+PROMPTED_OF = (BASE_MODEL.name, TASK_DATASET.name)  # what is kept as long as both are
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,12 @@ def reached(
     needed = [artifact for artifact in artifacts if artifact.place in found]
     held = [each for one in needed for stage in PRODUCTION for each in graph.made_of(one, stage)]
     known = {artifact.digest for artifact in needed}
+    held += [
+        each
+        for one in needed
+        for each in graph.made_of(one, PROMPTED_BASE.name)
+        if known.issuperset(each.inputs[name] for name in PROMPTED_OF)
+    ]
     beneath = [each for one in held for each in inputs(graph, one) if each.digest not in known]
     return found | {each.place for each in (*held, *ancestors(graph, beneath))}
 
@@ -143,7 +151,7 @@ def _is_going(store: Store, keyed: Keyed, artifact: Artifact) -> bool:
 def _heads(store: Store, records: Iterable[StoredFile]) -> Iterator[Artifact]:
     for file in records:
         path = PurePosixPath(file.path)
-        if path.parent.name == "heads" and path.suffix == ".json":
+        if path.parent.name == "heads" and path.suffix == ".json" and path.parent.parent.name != AHEAD:
             head = read_head(store, str(path.parent.parent), path.stem)
             if head is not None:
                 yield head

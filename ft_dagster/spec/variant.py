@@ -290,6 +290,8 @@ class PlanSpec(SpecModel):
 class EvaluationSpec(SpecModel):
     """Says by which tasks and questions a model is judged."""
 
+    added = ("goal",)
+
     task: tuple[str, ...] = Field(
         (), description="lm-eval tasks: built-in names or YAML files; none: the variant's own test split"
     )
@@ -317,6 +319,13 @@ class EvaluationSpec(SpecModel):
         (), description="Strings planted in training rows, probed for regurgitation"
     )
     seed: int = Field(0, ge=0, le=SEED_LIMIT)
+    goal: float | None = Field(
+        None,
+        gt=0.0,
+        le=1.0,
+        description="Score of the own answers that is wanted (of free text token_f1, of labels exact_match): "
+        "where the base reaches it by examples in its prompt, that is said before the training",
+    )
 
     @model_validator(mode="after")
     def _queries_have_a_database(self) -> EvaluationSpec:

@@ -23,6 +23,7 @@ __all__ = [
     "MODEL_EXPORT",
     "PROBE",
     "PRODUCTION_EVALUATION",
+    "PROMPTED_BASE",
     "RELEASE",
     "RELEASE_EVALUATION",
     "TASK_DATASET",
@@ -80,6 +81,9 @@ TRAINING_MIXTURE = StageEntry(
     shown=("{splits[train][examples]:,} examples", "{splits[train][trained_tokens]:,} tokens trained on"),
     counted=("splits[train][examples]", "example"),
 )
+PROMPTED_BASE = StageEntry(
+    "prompted_base", 1, on_demand=True, device_use="evaluation", judges="base", shown=("{asked:,} questions",)
+)
 PROBE = StageEntry("probe", 5, on_demand=True, device_use="preparation")
 TRAINING_PLAN = StageEntry("training_plan", 10, shown=("{method[name]}", "{steps:,} steps estimated"))
 FINE_TUNED_MODEL = StageEntry(
@@ -117,7 +121,7 @@ ENTRIES = {
     entry.name: entry
     for entry in (
         *(DECLARATION, BASE_MODEL, GENERAL_CORPUS, BASE_TEXT, EVALUATION_TEXTS, UNSAID_TOKENS),
-        *(TASK_DATASET, TRAINING_MIXTURE, PROBE, TRAINING_PLAN, FINE_TUNED_MODEL),
+        *(TASK_DATASET, TRAINING_MIXTURE, PROMPTED_BASE, PROBE, TRAINING_PLAN, FINE_TUNED_MODEL),
         *(GENERAL_SCORES, BASE_EVALUATION, EVALUATION, PRODUCTION_EVALUATION, CANDIDATE_EVALUATION),
         *(MODEL_EXPORT, RELEASE_EVALUATION, RELEASE),
     )

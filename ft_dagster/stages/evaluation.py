@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -30,6 +29,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
 )
 from ft_dagster.stages import base_evaluation
+from ft_dagster.stages.prompted_in_run import ask_after_evaluation
 from ft_dagster.stages.train_test_overlap import refuse_trained_on
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.store import Artifact, Attempt
@@ -40,7 +40,13 @@ from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import Derived, Digest, Host, KeyParts, derived, key_parts, recorded
 from ft_dagster.workspace.model_files import base_of, weights_of
 from ft_dagster.workspace.policy import refuse_frozen
-from ft_dagster.workspace.questions import Decides, ModelQuestions, questions_digest, scores_in
+from ft_dagster.workspace.questions import (
+    Decides,
+    ModelQuestions,
+    questions_digest,
+    scores_in,
+    take_over,
+)
 from ft_dagster.workspace.stage import Check, Stage
 from ft_dagster.workspace.workspace import Workspace
 
@@ -201,9 +207,7 @@ def _answered_before(inputs: EvaluationInputs, context: BuildContext, attempt: A
             verdict = _verdict(inputs, context, folder / "payload")
         except TooFewQuestions:
             continue
-        for name in stored.files:
-            (attempt.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, attempt.folder / name)
+        take_over(folder, stored, attempt)
         return _Known(verdict, {ANSWERS_OF: stored.place.key, **stored.figures})
     return None
 
@@ -304,5 +308,6 @@ STAGE = Stage(
     },
     judge=checks,
     refuse=refuse_evaluation,
+    after=lambda workspace, artifact: ask_after_evaluation(workspace),
     programs=("evaluation",),
 )

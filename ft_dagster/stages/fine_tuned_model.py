@@ -20,6 +20,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
+from ft_dagster.stages.prompted_in_run import ask_before_training
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, TrainingRun
 from ft_dagster.training.oom_retry import wants_halving
@@ -131,6 +132,14 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     return [Check("learned", best < first, said, {"before": first, "after": best})]
 
 
+def before_training(workspace: Workspace) -> None:
+    """Raises UserError for a training that costs more than the policy allows; else asks what the base can do
+    without it.
+    """
+    refuse_dear(workspace, workspace.upstream(TRAINING_PLAN.name))
+    ask_before_training(workspace)
+
+
 STAGE = Stage(
     FINE_TUNED_MODEL,
     reads=(DECLARATION, BASE_MODEL, TRAINING_MIXTURE, TRAINING_PLAN),
@@ -142,7 +151,7 @@ STAGE = Stage(
     build=build,
     checks={"learned": "The loss on the validation split, never trained on, fell"},
     judge=judge,
-    refuse_new=lambda workspace: refuse_dear(workspace, workspace.upstream(TRAINING_PLAN.name)),
+    refuse_new=before_training,
     seed=lambda inputs: int(inputs.training_plan.figures["training"]["seed"]),
     programs=("training",),
 )

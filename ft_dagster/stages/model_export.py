@@ -18,6 +18,7 @@ from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import OwnChecks
 from ft_dagster.evaluation.request import TunedWeights
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, MadeFrom, Source
+from ft_dagster.gate.prompted import Prompted, prompted_sentences
 from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Verdict
@@ -62,6 +63,7 @@ class ExportInputs:
     """`task`, `general`, `device`, `dtype`, `chat` (see `asked.chat_of`): how weights that drifted from what
     was judged are asked again; `rules` (see `gates.later_rules`): until what is decided, where that is batch
     after batch. `corpus`: the digest of the general text in their mixture. `called`: see `asked.own_checks`.
+    `with_examples`: sentences for the card.
     """
 
     spec: VariantSpec
@@ -81,6 +83,7 @@ class ExportInputs:
     rules: Derived[dict[str, int] | None] = None
     corpus: str | None = recorded(default=None)
     called: OwnChecks = recorded(default_factory=dict)
+    with_examples: tuple[str, ...] = recorded(default=())
 
 
 def inputs(view: View) -> ExportInputs:
@@ -109,7 +112,15 @@ def inputs(view: View) -> ExportInputs:
         if mixture.digest == tuned.inputs.get(TRAINING_MIXTURE.name)
         else None,
         view.unlooked(lambda: questions.own_checks(view, view.spec.evaluation)),
+        view.unlooked(lambda: _with_examples(view)),
     )
+
+
+def _with_examples(view: View) -> tuple[str, ...]:
+    """Say what the base reaches with examples in its prompt, where it was asked so."""
+    base, dataset = view.upstream(BASE_MODEL.name), view.upstream(TASK_DATASET.name)
+    found = (Prompted.from_json(each.figures) for each in view.past.with_examples(base, dataset))
+    return tuple(line for each in found for line in prompted_sentences(each))
 
 
 def _refuse_failing(view: View, tuned: Artifact, evaluation: Artifact, before: Artifact) -> None:
@@ -177,6 +188,7 @@ def _card(inputs: ExportInputs, context: BuildContext, reference: str) -> Card:
         weights=tuned.digest,
         evaluation=inputs.evaluation.digest,
         made=_made(inputs, context),
+        with_examples=inputs.with_examples,
     )
 
 
@@ -267,5 +279,6 @@ STAGE = Stage(
     judge=judge,
     refuse=refuse_export,
     stands=stands,
+    asks=("with_examples",),
     programs=("export", "evaluation"),
 )

@@ -40,12 +40,13 @@ from ft_dagster.planning.survey import Say
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
-from ft_dagster.stage_entries import BASE_MODEL, TASK_DATASET, TRAINING_MIXTURE
+from ft_dagster.stage_entries import BASE_MODEL, PROMPTED_BASE, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, find_artifact
 from ft_dagster.versions.now import FoundNow, difference
 from ft_dagster.versions.plan_warnings import plan_warnings
+from ft_dagster.versions.prompted import stands_of_base
 from ft_dagster.versions.version_artifacts import newest_artifacts
 from ft_dagster.workspace.judging_devices import judges_among, refuse_unheld
 from ft_dagster.workspace.plan_context import context_of, context_without_base
@@ -75,7 +76,8 @@ class Counted(NamedTuple):
 class Preview:
     """A plan that is not kept. `basis`: what `examples`, `tokens` and `test_rows` rest on.
 
-    `warnings`: the estimate's, and those about how it would be judged and served.
+    `warnings`: the estimate's, and those about how it would be judged and served. `with_examples`: what the
+    base reaches with examples in its prompt, where it was asked so.
     """
 
     variant: str
@@ -85,10 +87,12 @@ class Preview:
     test_rows: int
     estimate: Estimate
     warnings: tuple[str, ...]
+    with_examples: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         own = {name: value for name, value in vars(self).items() if name != "estimate"}
-        return {**self.estimate.to_json(), **own, "warnings": list(self.warnings)}
+        lists = {name: list(own[name]) for name in ("warnings", "with_examples")}
+        return {**self.estimate.to_json(), **own, **lists}
 
 
 def plan_variant(
@@ -162,7 +166,8 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
     notes = notes_on_prompts(workspace, spec, data.rows, load_tokenizer(folder))
     warnings = (*refused, *notes, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
-    return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings)
+    asked = tuple(_with_examples(today, declared))
+    return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings, asked)
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,16 @@ def _recorded(workspace: _AsDeclared, declared: Declared) -> tuple[Artifact | No
 
     base = newest(BASE_MODEL.name, "field")
     return base, base and newest(TRAINING_MIXTURE.name, "field", "source", "task", "stage")
+
+
+def _with_examples(workspace: _AsDeclared, declared: Declared) -> list[str]:
+    """What the base reaches with examples of the rows as declared; none where it was not asked, or the store
+    is damaged, which a run says.
+    """
+    if not workspace.store.names(f"{workspace.prefix}/{PROMPTED_BASE.name}"):
+        return []
+    now = FoundNow(workspace.frozen["tasks"], sources=workspace.frozen["sources"])
+    return stands_of_base(workspace, declared, now)
 
 
 def _counted(workspace: Workspace, mixture: Artifact) -> Counted:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.gate.prompted import Prompted
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import parents_moved
@@ -23,6 +24,7 @@ from ft_dagster.stage_entries import (
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.workspace.past import answers_with_examples
 from ft_dagster.workspace.stage_version import is_older
 
 STAGES = tuple(stage.name for stage in CHAIN)
@@ -46,6 +48,14 @@ def variant_summary(store: Store, key: VariantKey) -> VariantSummary:
     heads = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
     digests = {stage: None if head is None else head.digest for stage, head in heads.items()}
     return VariantSummary(_row(store, key, heads), digests)
+
+
+def with_examples_now(store: Store, key: VariantKey) -> Iterator[Prompted]:
+    """What the variant's newest base was asked with examples of its newest rows in the prompt."""
+    base, dataset = (read_head(store, key.prefix, stage.name) for stage in (BASE_MODEL, TASK_DATASET))
+    if base is not None and dataset is not None:
+        for each in answers_with_examples(store, key.prefix, base, dataset):
+            yield Prompted.from_json(each.figures)
 
 
 def _row(store: Store, key: VariantKey, heads: Heads) -> VariantRow:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
@@ -15,7 +16,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.export.served import command_of
-from ft_dagster.gate.samples import read_answers, read_samples
+from ft_dagster.gate.prompted import Prompted
+from ft_dagster.gate.samples import Sample, read_answers, read_samples
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.release import aliases
 from ft_dagster.lineage.verdict import Verdict
@@ -26,6 +28,7 @@ from ft_dagster.report.charts import bar_chart, course_chart, interval_chart, li
 from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
 from ft_dagster.report.lineage_rows import DIGITS, MADE_OF, made_rows
 from ft_dagster.report.mixture import source_bars
+from ft_dagster.report.prompted import PROMPTED, Beside, prompted_rows
 from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
 from ft_dagster.report.skills import LOST, SKILLS, lost_rows, skill_rows
 from ft_dagster.report.summaries import (
@@ -46,6 +49,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
+    BASE_MODEL,
     DECLARATION,
     EVALUATION,
     FINE_TUNED_MODEL,
@@ -58,6 +62,7 @@ from ft_dagster.stages import declaration, training_plan
 from ft_dagster.store import Artifact, read_head
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, open_version, why_not
+from ft_dagster.workspace.past import answers_with_examples
 
 FOLDER = "reports"
 
@@ -221,10 +226,26 @@ def _evaluation(stored: VersionFiles, verdict: Verdict, spec: VariantSpec) -> Se
         tables += [
             HtmlTable("right before, and now", SKILLS, skill_rows(found)),
             HtmlTable("questions right before and wrong now", LOST, lost),
+            HtmlTable("the base with examples in its prompt", PROMPTED, _with_examples(stored, tuned)),
         ]
     summary = evaluation_summary(verdict, found, spec.evaluation.limit)
     following = f"Next: {summary.next}."
     return Section("Evaluation", [*_said(summary), following], interval_chart(verdict.rules), tables)
+
+
+def _with_examples(stored: VersionFiles, tuned: list[Sample]) -> list[list[Any]]:
+    """What the base reaches with examples in its prompt, on the test split beside the tuned model."""
+    base, dataset = stored.artifact(BASE_MODEL.name), stored.artifact(TASK_DATASET.name)
+    found = answers_with_examples(stored.store, stored.key.prefix, base, dataset)
+    sides = [
+        Beside.of(
+            Prompted.from_json(each.figures),
+            read_samples(each.folder(stored.store, stored.cache) / "payload"),
+            tuned,
+        )
+        for each in found
+    ]
+    return prompted_rows(sides)
 
 
 def _version(stored: VersionFiles) -> list[Section]:

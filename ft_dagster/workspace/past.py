@@ -30,9 +30,10 @@ from ft_dagster.stage_entries import (
     EVALUATION,
     EVALUATION_TEXTS,
     FINE_TUNED_MODEL,
+    PROMPTED_BASE,
     TASK_DATASET,
 )
-from ft_dagster.store import Artifact, Store, find_artifact, read_head, verify_artifact
+from ft_dagster.store import Artifact, Place, Store, find_artifact, read_head, verify_artifact
 from ft_dagster.store.committed import committed_in
 from ft_dagster.store.removal import keep
 from ft_dagster.training.training_figures import TrainingFigures
@@ -188,12 +189,46 @@ class Past:
                     verify_artifact(store, found, self.cache)
                     yield found
 
+    @_question
+    def made_beside(self, stage: str, key: str) -> Artifact | None:
+        """Return what another variant of the tenant has under this key of a stage, kept from retention and
+        its bytes hashed again; None where none has it, or it is damaged.
+        """
+        store, tenant = self._store, self.key.prefix.rpartition("/")[0]
+        for variant in sorted(store.names(tenant)):
+            if variant == self.key.variant:
+                continue
+            with suppress(UserError):
+                found = find_artifact(store, Place(f"{tenant}/{variant}", stage, key))
+                if found is not None and keep(store, found):
+                    verify_artifact(store, found, self.cache)
+                    return found
+        return None
+
+    @_question
+    def with_examples(self, base: Artifact, dataset: Artifact) -> list[Artifact]:
+        """Return what a base answered with examples of these rows in its prompt."""
+        return answers_with_examples(self._store, self.key.prefix, base, dataset)
+
     def _was_on(self, key: VariantKey, hardware: str | None) -> bool:
         if hardware is None:
             return True
         model = read_head(self._store, key.prefix, FINE_TUNED_MODEL.name)
         predicted = None if model is None else TrainingFigures.of(model).predicted
         return predicted is not None and predicted["hardware"] == hardware
+
+
+def answers_with_examples(store: Store, prefix: str, base: Artifact, dataset: Artifact) -> list[Artifact]:
+    """Return the newest artifact for each split that a base was asked with examples of a data set, for the
+    variant whose part of the store is `prefix`: validation before test.
+    """
+    wanted = {BASE_MODEL.name: base.digest, TASK_DATASET.name: dataset.digest}
+    found = dict[str, Artifact]()
+    committed = (one for one in committed_in(store, prefix, PROMPTED_BASE.name) if isinstance(one, Artifact))
+    for one in sorted(committed, key=lambda each: str(each.predicate["created"])):
+        if all(one.inputs.get(name) == digest for name, digest in wanted.items()) and is_of_now(one):
+            found[str(one.figures["split"])] = one
+    return [found[split] for split in ("validation", "test") if split in found]
 
 
 def _asked(figures: Mapping[str, Any]) -> int:

@@ -5,6 +5,7 @@ probes.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,13 +105,12 @@ def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
     asked = spec.evaluation
     probes = bool(asked.probed_rows or asked.canaries)
     splits = not asked.task
-    database = asked.database if splits else None
     return OwnTask(
         narrowed(spec, (*QUESTIONS, *TASK)),
         view.frozen("tasks")["task"],
         view.file(dataset, "test.parquet") if splits else None,
         view.file(dataset, "train.parquet") if probes else None,
-        None if database is None else File.of(_database(view, database)),
+        database_of(view, asked.database if splits else None),
         view.by_bytes(lambda: lead_of_answers(view, dataset, base, rendering)) if splits or probes else None,
         rendering,
     )
@@ -140,8 +140,18 @@ def refuse_no_database(workspace: Workspace) -> None:
         find_database(asked.database, workspace.project, workspace.declared_in, workspace.roots)
 
 
-def _database(view: View, path: str) -> Path:
-    return find_database(path, view.project, view.declared_in, view.roots)
+def database_of(view: View, path: str | None) -> File | None:
+    """Return the file that queries run on, where one is declared. Raises UserError where it is not there."""
+    if path is None:
+        return None
+    return File.of(find_database(path, view.project, view.declared_in, view.roots))
+
+
+def take_over(folder: Path, stored: Artifact, attempt: Attempt) -> None:
+    """Copy all files of an artifact, which lies in `folder`, into an attempt."""
+    for name in stored.files:
+        (attempt.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, attempt.folder / name)
 
 
 def general(view: View) -> General:

@@ -39,6 +39,7 @@ FLOOR = {  # what means nothing to a result, and why
     "workspace.keyed_inputs": "how keys are put together: a change moves every key by itself",
     "workspace.workspace": "how stages are run",
     "workspace.policy": "what a platform allows: it refuses, and changes no result",
+    "stages.prompted_in_run": "when the base is asked with examples, which is in no key and stops no stage",
     "stages.train_test_overlap": "what weights are not judged on: it refuses, and changes no result",
     "workspace.input_view": "what stages may ask for",
     "workspace.past": "what stages may ask of what was made: an answer that acts is in the key by value",

@@ -42,6 +42,7 @@ BASE, ROWS, MIX, PLAN, TUNED = (
     "training_plan",
     "fine_tuned_model",
 )
+PROMPTED = "prompted_base"
 TEXTS, UNSAID, SCORES, BASE_EVAL, EVAL, PRODUCTION, CANDIDATE, EXPORT = (
     "evaluation_texts",
     "unsaid_tokens",
@@ -121,12 +122,13 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
         {TEXTS, UNSAID, ROWS, MIX, SCORES, *ASKED},
     ),  # made on demand: texts, and the base's scores
     "evaluation.limit": (10, {SCORES, *ASKED}),
-    "evaluation.max_new_tokens": (8, ASKED),
-    "evaluation.kind": ("label", ASKED),
+    "evaluation.max_new_tokens": (8, {PROMPTED, *ASKED}),
+    "evaluation.kind": ("label", {PROMPTED, *ASKED}),
     "evaluation.num_fewshot": (0, {"unsaid_tokens", SCORES, *ASKED}),
     "evaluation.probed_rows": (4, ASKED),
     "evaluation.canaries": (["a planted string"], ASKED),
-    "evaluation.seed": (3, {SCORES, *ASKED}),
+    "evaluation.seed": (3, {SCORES, PROMPTED, *ASKED}),
+    "evaluation.goal": (0.9, NOTHING),  # what is said of the answers, which stay
     "gates.task_margin": (0.5, JUDGED),
     "gates.general_margin": (0.5, JUDGED),
     "gates.general_loss_margin": (0.5, JUDGED),
@@ -270,6 +272,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "model_export": {
         "corpus": "named on the card; it is in the key of the mixture that the weights learned",
         "called": OWN,
+        "with_examples": "what the card says of the base; decides no byte of the payload",
     },
     "fine_tuned_model": {
         "nodes": "which machines the ranks of its plan are on",

@@ -71,29 +71,16 @@ def test_split_tasks(
     Raises UserError, also for a reference answer that is not of the declared kind: no JSON, or a query that
     the database does not answer.
     """
-    import pyarrow.parquet as pq
-
     test, kind, max_new_tokens = own.test.path, own.kind, own.max_new_tokens
     database = None if own.database is None else own.database.path
-    if not test.is_file():
-        raise UserError(
-            "no such file", file=test, field="test_split_task.test", fix="Materialize task_dataset again"
-        )
-    rows = [in_exchange(as_row(record), own.exchange) for record in pq.read_table(test).to_pylist()]
+    rows = rows_asked(own)
     if not rows:
         raise UserError(
             "the test split has no rows", file=test, fix="Give the variant more rows or a larger splits.test"
         )
     names = abouts(rows)
     chosen = draw_rows([about["question"] for about in names], limit, seed)
-    room = max_length - max_new_tokens
-    if room < 1:
-        raise UserError(
-            f"leaves no room for a prompt in the model's {max_length} tokens",
-            field="evaluation.max_new_tokens",
-            value=max_new_tokens,
-            fix="Lower it",
-        )
+    room = room_for_prompts(max_length, max_new_tokens)
     answered = [
         doc for n in chosen if rows[n].kind != "text" and (doc := turn_doc(names[n], rows[n], tokenizer))
     ]
@@ -103,12 +90,37 @@ def test_split_tasks(
         if rows[n].kind == "text"
     ]
     if kind != "text":
-        _refuse_unanswerable(kind, answered, len(texts), max_new_tokens)
+        refuse_unanswerable(kind, answered, len(texts), max_new_tokens)
     tasks: list[ConfigurableTask] = []
     if answered:
-        greedy = GreedyAnswer(answered, max_new_tokens, room, kind, _scorer(kind, answered, database))
+        greedy = GreedyAnswer(answered, max_new_tokens, room, kind, scorer_of(kind, answered, database))
         tasks += [CompletionLoss(answered, max_length), greedy]
     return [*tasks, TextLoss(texts, TEST_SPLIT_TASK, "completion_loss")] if texts else tasks
+
+
+def rows_asked(own: SplitTask) -> list[Row]:
+    """Read all rows of the split that is asked. Raises UserError where its file is gone."""
+    import pyarrow.parquet as pq
+
+    file = own.test.path
+    if not file.is_file():
+        raise UserError(
+            "no such file", file=file, field="test_split_task.test", fix="Materialize task_dataset again"
+        )
+    return [in_exchange(as_row(record), own.exchange) for record in pq.read_table(file).to_pylist()]
+
+
+def room_for_prompts(max_length: int, max_new_tokens: int) -> int:
+    """Return the most tokens of a prompt beside its answer. Raises UserError where none are left."""
+    room = max_length - max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"leaves no room for a prompt in the model's {max_length} tokens",
+            field="evaluation.max_new_tokens",
+            value=max_new_tokens,
+            fix="Lower it",
+        )
+    return room
 
 
 def general_text_task(file: Path, tokenizer: Any, *, limit: int | None, seed: int) -> ConfigurableTask:
@@ -167,22 +179,32 @@ class GreedyAnswer(ConfigurableTask):
     The prompt is tokenized alone, as a server does: the tokens that it has beside the reference can give
     the reference away (a space at its end joins the first token of some answers only). The answer ends at
     its end-of-turn token, else after `max_new_tokens`. What the template writes before an answer is asked
-    for too, and left out of what is written.
+    for too, and left out of what is written. `named`: the task; `until`: words that end an answer too.
     """
 
-    def __init__(self, docs: list[Doc], max_new_tokens: int, room: int, kind: Kind, scorer: Scorer) -> None:
+    def __init__(
+        self,
+        docs: list[Doc],
+        max_new_tokens: int,
+        room: int,
+        kind: Kind,
+        scorer: Scorer,
+        *,
+        named: str = f"{TEST_SPLIT_TASK}_answer",
+        until: Sequence[str] = (),
+    ) -> None:
         def results(doc: Doc, answers: Sequence[str]) -> dict[str, float]:
             return scorer(answers[0].strip(), doc)
 
         self.room = room
         config = config_of(
-            f"{TEST_SPLIT_TASK}_answer",
+            named,
             "generate_until",
             docs,
             dict.fromkeys(ANSWER_METRICS[kind], True),
             results,
         )
-        generation = {"until": [], "max_gen_toks": max_new_tokens, "do_sample": False}
+        generation = {"until": list(until), "max_gen_toks": max_new_tokens, "do_sample": False}
         super().__init__(config={**config, "generation_kwargs": generation})
 
     def construct_requests(self, doc: Doc, ctx: str, **kwargs: Any) -> Any:
@@ -234,7 +256,7 @@ def _loss_results(doc: Doc, answers: Sequence[Any]) -> dict[str, float]:
     return {"completion_loss": -float(answers[0][0]) / doc["tokens"]}
 
 
-def _scorer(kind: Kind, docs: list[Doc], database: Path | None) -> Scorer:
+def scorer_of(kind: Kind, docs: list[Doc], database: Path | None) -> Scorer:
     """Return the function that scores an answer of this kind. Raises UserError for a reference that cannot be
     scored against.
     """
@@ -288,7 +310,7 @@ def _check_json(doc: Doc) -> None:
         ) from None
 
 
-def _refuse_unanswerable(kind: Kind, docs: list[Doc], texts: int, max_new_tokens: int) -> None:
+def refuse_unanswerable(kind: Kind, docs: list[Doc], texts: int, max_new_tokens: int) -> None:
     """Refuse rows that could only be scored 0, whatever the model says."""
     if texts:
         raise UserError(
