@@ -41,7 +41,9 @@ LEAKING = 8  # characters of a question: a shorter one stands by chance in many 
 
 @dataclass(frozen=True)
 class PromptedTasks:
-    """`tasks`: by the number of examples. `rows`: of the split that have a question and an answer; `asked`:
+    """Holds the tasks, and how their questions and examples were chosen.
+
+    `tasks`: by the number of examples. `rows`: of the split that have a question and an answer; `asked`:
     of these. `left_out`: why a number of examples was not tried, by that number. `records`: the identities of
     the rows that are examples, in their order.
     """
