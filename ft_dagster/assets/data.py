@@ -26,13 +26,14 @@ from ft_dagster.models.derived import started_from
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.report.comparison import split_headers, split_rows
 from ft_dagster.report.mixture import source_bars, source_shares
+from ft_dagster.report.next_step import next_of_stage
 from ft_dagster.report.summaries import Summary, dataset_summary, mixture_summary
 from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import count, counted, size
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.spec.variant import pick
-from ft_dagster.stage_entries import GENERAL_CORPUS, version_of
+from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, GENERAL_CORPUS, version_of
 from ft_dagster.stages import base_model as base_stage
 from ft_dagster.stages import declaration as declaration_stage
 from ft_dagster.stages import general_corpus as corpus_stage
@@ -60,8 +61,9 @@ def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
     sources, files = counted(figures["sources"], "source"), counted(figures["files"], "file")
     summary = Summary(
         f"{plain(declared.description)}: {declared.objective} by {declared.method.name}",
-        f"{sources} of {files}; {own} of {len(origins)} values are its own, the rest have their origin below",
-        f"Nothing to do; it is read from `{workspace.declared_in.relative_to(workspace.project)}`",
+        f"{sources} of {files}; {own} of {len(origins)} values are its own, the origin of each is below; "
+        f"read from `{workspace.declared_in.relative_to(workspace.project)}`",
+        next_of_stage(DECLARATION.name),
     )
     parts = [Bar(origin, fields, count(fields)) for origin, fields in Counter(origins.values()).most_common()]
     entries = {"values": table(["field", "value", "from"], values)}
@@ -85,7 +87,7 @@ def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
     summary = Summary(
         f"{Path(record.reference).name}: {weights}, {size(record.weights_bytes or 0)}",
         f"{record.architecture} in {record.dtype}; it {template}",
-        "Nothing to do; each of its files is held by its digest",
+        next_of_stage(BASE_MODEL.name),
     )
     files = sorted(record.files, key=lambda file: -file.size)
     parts = [Bar(file.path, file.size, size(file.size)) for file in files]
@@ -125,7 +127,7 @@ def _corpora(made: Mapping[str, Artifact]) -> Page:
     summary = Summary(
         f"{counted(len(made), 'corpus', 'corpora')} of {counted(texts, 'text')} to mix in",
         "A held-out part of each measures what is forgotten",
-        "Nothing to do; training_mixture takes what each variant asks for",
+        next_of_stage(GENERAL_CORPUS.name),
     )
     entries = {
         "corpora": table(["corpus", "digest", "texts", "held out"], rows, OVERVIEW),

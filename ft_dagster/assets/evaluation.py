@@ -23,7 +23,10 @@ from ft_dagster.gate.samples import (
     read_samples,
 )
 from ft_dagster.gate.verdict_words import verdict_word
+from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.report.base_name import base_name
+from ft_dagster.report.changed_answers import CHANGED, changed_in
 from ft_dagster.report.prompted import PROMPTED, Beside, prompted_rows
 from ft_dagster.report.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows, skill_rows
 from ft_dagster.report.summaries import PAGE_RULES, base_scores_summary, evaluation_summary, page_rules_rows
@@ -33,6 +36,7 @@ from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, TASK_DATASET
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
 from ft_dagster.store import Artifact
+from ft_dagster.versions.results import result_of
 from ft_dagster.workspace.workspace import Workspace
 
 GROUP = "evaluation"
@@ -59,6 +63,10 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     rules = verdict.rules
     base, tuned = (read_samples(workspace.payload(each)) for each in (before, artifact))
     found = skills(base, tuned, artifact.figures.get(FIGURE))
+    first = {
+        "base": base_name(workspace.store, workspace.upstream(BASE_MODEL.name)),
+        **_answers(workspace, before, artifact),
+    }
     entries = {
         "outcome": verdict_word(verdict),
         "rules": table(PAGE_RULES, page_rules_rows(rules)),
@@ -72,8 +80,23 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
         **_engine(artifact),
         **{f"{rule.task} {rule.metric}": float(f"{rule.tuned:.4g}") for rule in measured(rules)},
     }
-    summary = evaluation_summary(verdict, found, workspace.spec.evaluation.limit)
-    return Page(summary, entries, fitting(intervals, measured(rules), "changes with their intervals"))
+    past = history(workspace.store, workspace.prefix)
+    result = result_of(workspace.settings, workspace.key, artifact, past, workspace.spec)
+    picture = fitting(intervals, measured(rules), "changes with their intervals")
+    return Page(evaluation_summary(result), entries, picture, first)
+
+
+def _answers(workspace: Workspace, before: Artifact, after: Artifact) -> dict[str, Any]:
+    """Return a few answers of base and tuned, better and worse, where a tenant's rows may be shown."""
+    changed = changed_in(
+        after.figures,
+        [(workspace.payload(each), workspace.evidence(each)) for each in (before, after)],
+        own_rows=workspace.spec.data.samples == "metadata",
+    )
+    if changed is None:
+        return {}
+    rows = {"before_and_after": table(CHANGED, changed.rows)} if changed.rows else {}
+    return {"answers": f"{changed.sentence}.", **rows}
 
 
 def _with_examples(workspace: Workspace, tuned: list[Sample]) -> list[Beside]:

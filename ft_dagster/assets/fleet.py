@@ -13,18 +13,11 @@ from ft_dagster.assets.partitions import Graph
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import COLUMNS as STATUS
 from ft_dagster.fleet.status import StatusRow, arranged
-from ft_dagster.report.states import ORDER, counts, states_sentence
+from ft_dagster.report.next_step import NOTHING
+from ft_dagster.report.states import NEED_A_PERSON, ORDER, counts, states_sentence
 from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import count
 
-WANTS: dict[str, str] = {  # by state, what a variant wants of a person
-    "broken": "cannot be read: fix the declaration (see cause)",
-    "parked": "waits until it is mended: the cause says why",
-    "failing": "did not come to a release: the cause says why",
-    "approval": "waits for approval: `ft-dagster release`",
-    "not judged": "wants a run: `ft-dagster run`",
-    "stale": "is out of date: the cause says why",
-}
 SHOWN = ("variant", "state", "cause")
 BOARD = "fleet"
 ROWS = 200  # of the board, those that need a person first
@@ -77,6 +70,6 @@ def _cells(row: StatusRow) -> list[str]:
 def _next(rows: Sequence[StatusRow]) -> str:
     """Say what somebody is to do, of the first variant that needs a person."""
     first = arranged(rows)[0] if rows else None
-    if first is None or first.state not in WANTS:
-        return "nothing to do; `ft-dagster status` has the same"
-    return f"{first.variant} {WANTS[first.state]}"
+    if first is None or first.state not in NEED_A_PERSON:
+        return f"{NOTHING}; `ft-dagster status` has the same"
+    return f"{first.variant}: {first.next_step}"

@@ -5,6 +5,7 @@ The UI shows metadata in the order given, markdown inline only below 1,000 chara
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -23,19 +24,20 @@ DIGITS = 12  # of a digest: the whole one is in the manifest
 
 
 class Page(NamedTuple):
-    """Is the page of one artifact. `picture`: markdown of an inline picture; `entries`: what comes below it,
-    in order.
+    """Is the page of one artifact. `first`: what comes directly below the summary; `picture`: markdown of an
+    inline picture; `entries`: what comes below it, in order.
     """
 
     summary: Summary
     entries: Metadata
     picture: str | None = None
+    first: Metadata = MappingProxyType({})
 
     def metadata(self, links: str) -> Metadata:
         """Return the page's metadata. `links`: markdown, the summary's last line."""
         picture = {} if self.picture is None else {PICTURE: dg.MetadataValue.md(self.picture)}
         summary = dg.MetadataValue.md(summary_markdown(self.summary, links))
-        return {SUMMARY: summary, **picture, **self.entries}
+        return {SUMMARY: summary, **self.first, **picture, **self.entries}
 
 
 def summary_markdown(summary: Summary, links: str) -> str:

@@ -17,9 +17,11 @@ from ft_dagster.gate.verdict_words import production_sentence, verdict_sentence,
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import RELEASE, ROLLBACK, ReleaseEntry
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.lineage.version_status import status_of
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.lineage_rows import MADE_OF, made_rows
+from ft_dagster.report.next_step import Result, next_step
 from ft_dagster.report.summaries import (
     PAGE_RULES,
     Summary,
@@ -94,7 +96,8 @@ def _release_evaluation(context: dg.AssetExecutionContext, workspace: Workspace)
     verdict = Verdict.from_json(judged) if done.judgement is None else done.judgement.verdict
     asked = [each for each in held.answers if not each.reused]
     against = None if held.against.entry is None else held.against.entry.version
-    summary = judged_summary(against, check.sentence, passed=check.passed)
+    result = Result(str(workspace.key), verdict, workspace.spec.evaluation.limit)
+    summary = judged_summary(against, check.sentence, result)
     entries = {
         "outcome": verdict_word(verdict),
         "held_against": "nothing" if against is None else f"version {against}",
@@ -128,7 +131,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
     said = [verdict_sentence(verdict), production_sentence(verdict)]
     production, payload = done.history[-1].production, workspace.payload(done.export)
     serve = command_of(payload, entry.format, str(workspace.key))
-    summary = release_summary(entry.version, production, ". ".join(filter(None, said)), done.next)
+    summary = release_summary(done.status, ". ".join(filter(None, said)), done.next)
     entries = {
         "made_of": _made_of(workspace, done.export, entry),
         "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
@@ -187,7 +190,7 @@ def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry)
 
 def _served(stored: VersionFiles, done: ReleaseEntry) -> Metadata:
     verdict, made_by = stored.verdict, None if stored.entry is None else stored.entry.run_id
-    following = "Nothing to do; `ft-dagster catalogue` says how it is served"
+    following = next_step(Result(str(stored.key), verdict, status=status_of(stored.past, done)))
     entries = {
         "made_of": table(MADE_OF, made_rows(stored.made.files, stored.made.artifacts, stored.entry)),
         "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
@@ -214,7 +217,9 @@ def page_of_entry(key: VariantKey, past: Sequence[ReleaseEntry]) -> Metadata:
         "production": newest.production or "none yet",
         LOG_ENTRIES: len(past),
     }
-    page = Page(Summary(_became(newest), told, f"`ft-dagster report {key}` says more of it"), entries)
+    result = Result(str(key), None, status=status_of(past, newest))
+    summary = Summary(_became(newest), told, next_step(result))
+    page = Page(summary, entries)
     return page.metadata(_asked(key, newest.version))
 
 

@@ -19,8 +19,8 @@ from ft_dagster.report.training import (
     course_of,
     estimated_rows,
     figure_rows,
-    losses,
     plotted,
+    smoothed,
 )
 from ft_dagster.stage_entries import BASE_MODEL, TASK_DATASET
 from ft_dagster.stages import fine_tuned_model as stage
@@ -42,7 +42,7 @@ def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:
         "micro_batch_halved": figures.micro_batch_halved,
         **({"learning_rate_lowered": rate} if (rate := figures.learning_rate_lowered) else {}),
     }
-    found = losses(log)
+    found = smoothed(log)
     picture = fitting(lambda some: curves(dict(some)), list(found.items()), "losses")
     return Page(training_summary(figures), entries, picture)
 

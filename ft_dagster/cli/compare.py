@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
+from ft_dagster.automation.picture import picture
 from ft_dagster.cli.common import (
     JUDGING,
     Json,
@@ -22,42 +24,86 @@ from ft_dagster.cli.common import (
     tell,
 )
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import BASE_MODEL
 
 if TYPE_CHECKING:
     from ft_dagster.lineage.verdict import Rule
     from ft_dagster.report.variant_row import VariantRow
+    from ft_dagster.settings import Settings
 
 ABREAST = 3  # variants in a table of 80 columns
 
 
 @app.command(rich_help_panel=JUDGING)
 def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -> None:
-    """Compare base and tuned model by every rule of the gate, for one variant or several."""
+    """Compare base and tuned model: what came of it, a few answers, every rule of the gate, what to do next.
+
+    Answers are shown for one variant, where its declaration lets rows be shown (data.samples: metadata).
+    """
     from ft_dagster.gate.prompted import prompted_sentences
     from ft_dagster.versions.summary import variant_row, with_examples_now
 
     settings = load_settings(context.obj)
-    store = settings.open_store()
-    rows = [variant_row(store, key) for key in keys_of(declarations_in(settings), variants, every=False)]
-    prompted = [list(with_examples_now(store, VariantKey.parse(row.variant))) for row in rows]
+    store, declarations = settings.open_store(), declarations_in(settings)
+    keys = keys_of(declarations, variants, every=False)
+    rows = [variant_row(store, key) for key in keys]
+    known = {row.variant: row for row in picture(settings, declarations, keys, exact=True).rows}
+    bases = [_base_of(settings, key) for key in keys]
+    prompted = [list(with_examples_now(store, key)) for key in keys]
     if as_json:
-        found = [
-            {**row.to_json(), "with_examples": [each.to_json() for each in asked]}
-            for row, asked in zip(rows, prompted, strict=True)
+        more = [
+            {
+                "base": base,
+                "result": known[row.variant].result,
+                "next_step": known[row.variant].next_step,
+                "with_examples": [each.to_json() for each in found],
+            }
+            for row, base, found in zip(rows, bases, prompted, strict=True)
         ]
-        print_json({"variants": found})
+        print_json({"variants": [{**row.to_json(), **one} for row, one in zip(rows, more, strict=True)]})
         return
+    for row, base in zip(rows, bases, strict=True):
+        tell(f"{row.variant}: {known[row.variant].result or 'not evaluated yet'}")
+        if base:
+            tell(f"  base: {base}")
     judged = [row for row in rows if row.rules]
     if len(judged) == 1:
+        _show_answers(settings, VariantKey.parse(judged[0].variant))
         show(_rules_table(judged[0]))
     else:
         for first in range(0, len(judged), ABREAST):
             show(_side_by_side(judged[first : first + ABREAST]))
-    for row, asked in zip(rows, prompted, strict=True):
-        said = row.sentence or "not evaluated yet"
-        tell(f"{row.variant}: {said}")
-        for line in (line for each in asked for line in prompted_sentences(each)):
+    for row, found in zip(rows, prompted, strict=True):
+        if row.sentence:
+            tell(f"{row.variant}: {row.sentence}")
+        for line in (line for each in found for line in prompted_sentences(each)):
             tell(f"  {line}")
+        tell(f"Next for {row.variant}: {known[row.variant].next_step}")
+
+
+def _base_of(settings: Settings, key: VariantKey) -> str:
+    """Return the name of the variant's newest base; empty before the first."""
+    from ft_dagster.report.base_name import base_name
+    from ft_dagster.store import read_head
+
+    store = settings.open_store()
+    head = read_head(store, key.prefix, BASE_MODEL.name)
+    return "" if head is None else base_name(store, head)
+
+
+def _show_answers(settings: Settings, key: VariantKey) -> None:
+    """Print a few answers of base and tuned model of the newest evaluation."""
+    from ft_dagster.versions.results import newest_answers
+
+    found = newest_answers(settings, key)
+    if found is None:
+        return
+    tell(f"{found.sentence}.")
+    table = Table("asked (expected)", "base", "tuned", "change", show_lines=True)
+    for change, asked, expected, base, tuned in found.rows:
+        table.add_row(*(Text(cell) for cell in (f"{asked}\n({expected})", base, tuned, change)))
+    if found.rows:
+        show(table)
 
 
 def _rules_table(row: VariantRow) -> Table:

@@ -73,12 +73,22 @@ def _of_version(
     if against is None:
         from ft_dagster.versions.version_report import version_report
 
-        return name, version_report(settings, key, version)
+        return name, version_report(settings, key, version, _following(settings, key, version))
     from ft_dagster.versions.version_comparison import version_comparison
     from ft_dagster.versions.version_files import NamedVersion
 
     other = NamedVersion.parse(against, key)
     return f"{name}.against.{against}", version_comparison(settings, other, NamedVersion(key, version))
+
+
+def _following(settings: Settings, key: VariantKey, version: int | None) -> str:
+    """Return what a person does next about the newest version, as `status` says it; empty of an older one."""
+    if version is not None:
+        return ""
+    from ft_dagster.automation.picture import picture
+
+    rows = picture(settings, declarations_in(settings), [key], exact=True).rows
+    return next((row.next_step for row in rows if row.variant == str(key)), "")
 
 
 def _of_fleet(settings: Settings, tenant: str | None) -> tuple[str, str]:

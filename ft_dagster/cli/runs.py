@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from ft_dagster.automation.processes.daemon import Daemon
     from ft_dagster.automation.processes.instance import Launched
+    from ft_dagster.report.states import VariantStatus
     from ft_dagster.settings import Settings
     from ft_dagster.spec import Declarations
 
@@ -344,12 +345,13 @@ def _conclude(
     store = settings.open_store()
     rows = [variant_row(store, run.key) for run in runs]
     ended = [_ended(instance, run, run not in standing) for run in runs]
+    came = [_came_of(settings, run.key, end.get("failure")) for run, end in zip(runs, ended, strict=True)]
     if as_json:
-        ran = [{**r.to_json(), **end} for r, end in zip(rows, ended, strict=True)]
+        ran = [{**row.to_json(), **end, **one} for row, end, one in zip(rows, ended, came, strict=True)]
         print_json({"variants": [*ran, *(each.to_json() for each in left_out)]})
     else:
         show(release_table(rows))
-        for row, end in zip(rows, ended, strict=True):
+        for row, end, one in zip(rows, ended, came, strict=True):
             if "failure" in end:
                 out.print(f"[red]{row.variant} {end['run_status'].lower()}[/]", end=": ")
                 tell(end["failure"])
@@ -358,9 +360,27 @@ def _conclude(
                 out.print(f"{row.variant}: {since} (--rerun starts one)", highlight=False, soft_wrap=True)
             elif end["reused"]:
                 out.print(f"{row.variant}: nothing changed, every artifact was reused")
+            tell(f"{row.variant}: {one['result'] or 'not judged yet'}")
+            tell(f"Next for {row.variant}: {one['next_step']}")
         _say_left_out(left_out)
     if left_out or any("failure" in end for end in ended):
         raise typer.Exit(FAILED)
+
+
+def _came_of(settings: Settings, key: VariantKey, failure: str | None) -> dict[str, str]:
+    """Return what came of a run's variant in a line, and what a person does next; `failure`: of the run."""
+    from ft_dagster.report.next_step import next_of_state, next_step
+    from ft_dagster.report.result import result_sentence
+    from ft_dagster.versions.results import newest_result
+
+    result = newest_result(settings, key)
+    known = "" if result is None else next_step(result)
+    refused = result is not None and result.is_refused_by(failure)
+    state: VariantStatus = "fresh" if failure is None else "failing"
+    return {
+        "result": "" if result is None else result_sentence(result),
+        "next_step": next_of_state(str(key), state, known, refused=refused),
+    }
 
 
 class _Ended(TypedDict):

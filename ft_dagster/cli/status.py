@@ -157,10 +157,12 @@ def _print(rows: Sequence[StatusRow]) -> None:
 
 
 def _print_more(row: StatusRow, verdict: str | None) -> None:
-    """Print more of one that was named: its verdict, and all why it is out of date."""
+    """Print more of one that was named: what came of it, its verdict, why it is out of date, what to do."""
+    said = [line for line in (row.result, verdict) if line]
     causes = [f"{row.variant} is out of date: {cause.said(row.variant)}" for cause in row.causes]
-    for line in [*([f"{row.variant}: {verdict}"] if verdict else []), *causes]:
+    for line in [*(f"{row.variant}: {one}" for one in said), *causes]:
         tell(line)
+    tell(f"Next: {row.next_step}")
 
 
 def _on_one_line(text: str) -> str:

@@ -11,6 +11,7 @@ from ft_dagster.fleet.due.costs import shown_hours, shown_usd
 from ft_dagster.fleet.due.due import Decisions, NotDone, Retrain
 from ft_dagster.fleet.refresh.freshness import RootCause, freshness
 from ft_dagster.fleet.table.version import Gain, KnownVersion
+from ft_dagster.report.next_step import next_of_state
 from ft_dagster.report.states import ORDER, VariantStatus
 from ft_dagster.row_choices import SortedBy
 
@@ -32,7 +33,8 @@ class StatusRow:
     `version`: in production; `waiting`: one that is to be approved; `taken_back`: the newest, where it was
     rolled back. `judged`: the word of the newest verdict, `verdict`: its sentence. `age_days`: of what
     stands, since it was judged. `hours`: of all devices, `usd`: both to date. `next`: when a retrain is
-    decided upon next, ISO 8601, and `why` it is not sooner.
+    decided upon next, ISO 8601, and `why` it is not sooner. `result`: what came of the newest training, in
+    a line; `next_step`: what a person does next.
     """
 
     tenant: str
@@ -53,6 +55,8 @@ class StatusRow:
     usd: float
     next: str | None
     why: str
+    result: str
+    next_step: str
 
     def to_json(self) -> dict[str, Any]:
         causes = [{"variant": each.variant, **each.cause._asdict()} for each in self.causes]
@@ -149,6 +153,8 @@ def _row(
         usd=version.spent.usd,
         next=None if following is None else following.isoformat(timespec="seconds"),
         why=why,
+        result=version.result,
+        next_step=next_of_state(row.key, state, version.next_step, refused=_is_refused(row, version)),
     )
 
 
@@ -173,6 +179,13 @@ def _state(row: FleetRow, causes: tuple[RootCause, ...], decision: Retrain | Not
     if version.gate is None and version.version is None:
         return "not judged"
     return "stale" if causes else "fresh"
+
+
+def _is_refused(row: FleetRow, version: KnownVersion) -> bool:
+    """Whether its verdict did not pass, and is why its newest run failed, if one did."""
+    if version.gate not in NO_PASS:
+        return False
+    return not row.state.failures or (version.verdict or "") in (row.state.failure or "")
 
 
 def _cause(row: FleetRow, state: VariantStatus, causes: tuple[RootCause, ...]) -> str:

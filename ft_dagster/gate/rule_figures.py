@@ -36,6 +36,14 @@ def difference(rule: Rule) -> str:
     return f"{measured}; counting up to {rule.bound or 1:g} a {each}: {counted}"
 
 
+def interval_words(rule: Rule) -> str:
+    """Return the interval of the change alone: "-20.4 to +3.9 points"; a dash where it is not known."""
+    if not all(map(math.isfinite, rule.interval)):
+        return ABSENT
+    low, high = rule.interval
+    return f"{_bare(rule, low)} to {_signed(rule, high)}"
+
+
 def margin(rule: Rule) -> str:
     """Return what passes, in the unit of the difference: "a fall of 15.0 points", "an improvement"."""
     points, show = units(rule.metric, (rule.base, rule.tuned))

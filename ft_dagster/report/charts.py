@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-from ft_dagster.gate.rule_figures import difference
+from ft_dagster.gate.rule_figures import difference, interval_words
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.svg import COLOUR_OF, COLOURS, GREY, ORANGE, RED, Bar, measured, reach
 from ft_dagster.report.tables import change, is_share
-from ft_dagster.report.training import GENERAL, TASK, Course
+from ft_dagster.report.training import GENERAL, NATS, TASK, Course
 
 WIDTH, LEFT, RIGHT = 720, 230, 700  # pixels: of the chart, and of its drawing between names and edge
+VALUES = 190  # pixels: of the column of values beside a drawing
 MIDDLE = (LEFT + RIGHT) / 2
 CHARACTER = 6.6  # pixels, on average
 ROW = 22
@@ -38,8 +39,8 @@ def bar_chart(parts: Sequence[Bar]) -> str:
     return _svg("".join(rows), ROW * len(parts), "bars")
 
 
-def line_chart(lines: Lines, x_name: str, y_name: str) -> str:
-    """Draw lines over the same axes, each point with its value."""
+def line_chart(lines: Lines, x_name: str, y_name: str, marked: Collection[str] = ()) -> str:
+    """Draw lines over the same axes, each point with its value; the points of `marked` lines stand out."""
     known = {name: _some(points) for name, points in lines.items() if points}
     every = [point for points in known.values() for point in points]
     if not every:
@@ -49,8 +50,9 @@ def line_chart(lines: Lines, x_name: str, y_name: str) -> str:
     for number, (name, points) in enumerate(known.items()):
         colour, placed = COLOURS[number % len(COLOURS)], [frame.place(*point) for point in points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        hidden = "" if name in marked or len(points) == 1 else ' class="dot"'
         dots = [
-            f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="4" fill="{colour}" class="dot">'
+            f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="4" fill="{colour}"{hidden}>'
             f"{_title(f'{name}: {y:.4g} at {x:g}')}</circle>"
             for at, (x, y) in zip(placed, points, strict=True)
         ]
@@ -72,7 +74,10 @@ def course_chart(course: Course | None) -> str:
     limits = [] if course.limit is None else [course.limit]
     frame = _Frame(_span([*general, *limits]), _span(task))
     path = " ".join("{:.1f},{:.1f}".format(*frame.place(*look)) for look in course.looks.values())
-    parts = [frame.drawn(GENERAL, TASK), f'<polyline points="{path}" fill="none" stroke="{GREY}"/>']
+    parts = [
+        frame.drawn(f"{GENERAL}, {NATS}", f"{TASK}, {NATS}"),
+        f'<polyline points="{path}" fill="none" stroke="{GREY}"/>',
+    ]
     for limit in limits:
         x, _ = frame.place(limit, task[0])
         line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="20" y2="210" stroke="{RED}"/>'
@@ -105,7 +110,9 @@ def interval_chart(rules: Sequence[Rule]) -> str:
 
 
 def grouped_intervals(groups: Iterable[Sequence[RuleOf]]) -> str:
-    """Draw groups of rules, one below the other; what is in a group is on one scale, which is said."""
+    """Draw groups of rules, one below the other, with their intervals in figures; what is in a group is on
+    one scale, which is said.
+    """
     rows, y = list[str](), 0
     for group in groups:
         known = [one for one in group if measured([one.rule])]
@@ -117,7 +124,10 @@ def grouped_intervals(groups: Iterable[Sequence[RuleOf]]) -> str:
             rows.append(_scale(known[0].rule, y, largest))
             y += ROW
     zero = f'<line x1="{MIDDLE}" x2="{MIDDLE}" y1="0" y2="{y}" stroke="{GREY}"/>'
-    return _svg("".join([zero, *rows]), y, "changes with their intervals") if rows else ""
+    ends = ((LEFT, "start", "← worse"), (MIDDLE, "middle", "no change"), (RIGHT, "end", "better →"))
+    axis = "".join(_below(x, y, side, words) for x, side, words in (*ends, (RIGHT + 10, "start", "interval")))
+    drawn = "".join([zero, *rows, axis])
+    return _svg(drawn, y + ROW, "changes with their intervals", WIDTH + VALUES) if rows else ""
 
 
 def _scale(rule: Rule, top: int, largest: float) -> str:
@@ -125,10 +135,12 @@ def _scale(rule: Rule, top: int, largest: float) -> str:
     share = is_share(rule.metric, (rule.base, rule.tuned))
     edge = f"{100 * largest:.1f} points" if share else f"{largest:.3g} nats a token"
     ends = ((LEFT, "start", "worse by "), (RIGHT, "end", "better by "))
-    return "".join(
-        f'<text x="{x}" y="{top + 12}" text-anchor="{side}" fill="{GREY}">{words}{edge}</text>'
-        for x, side, words in ends
-    )
+    return "".join(_below(x, top, side, f"{words}{edge}") for x, side, words in ends)
+
+
+def _below(x: float, top: float, side: str, words: str) -> str:
+    """Write what an axis says below a drawing."""
+    return f'<text x="{x}" y="{top + 14}" text-anchor="{side}" fill="{GREY}">{words}</text>'
 
 
 def _interval(one: RuleOf, top: int, largest: float) -> str:
@@ -146,7 +158,8 @@ def _interval(one: RuleOf, top: int, largest: float) -> str:
         f'<rect x="{LEFT}" y="{y - 10}" width="{RIGHT - LEFT}" height="20" fill="transparent"/>'
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="4"/>'
         f'<circle cx="{dot:.1f}" cy="{y}" r="5" fill="{colour}"/>'
-        f'<line x1="{limit:.1f}" x2="{limit:.1f}" y1="{y - 8}" y2="{y + 8}" stroke="{RED}"/></g>'
+        f'<line x1="{limit:.1f}" x2="{limit:.1f}" y1="{y - 8}" y2="{y + 8}" stroke="{RED}"/>'
+        f'<text x="{RIGHT + 10}" y="{y + 4}">{escape(interval_words(rule))}</text></g>'
     )
 
 
@@ -163,9 +176,11 @@ class _Frame(NamedTuple):
 
     def drawn(self, x_name: str, y_name: str) -> str:
         (left, right), (low, high) = self
+        middle = (left + right) / 2
+        between = [(380, middle, "middle")] if middle.is_integer() else []
         ends = "".join(
             f'<text x="{x}" y="228" text-anchor="{where}">{value:g}</text>'
-            for x, value, where in ((60, left, "start"), (700, right, "end"))
+            for x, value, where in ((60, left, "start"), *between, (700, right, "end"))
         )
         named = f'<text x="380" y="246" text-anchor="middle">{escape(x_name)}</text>'
         return _axis(low, high, y_name) + named + ends
@@ -178,7 +193,7 @@ def _axis(low: float, high: float, name: str) -> str:
         y, value = 210 - 190 * share, low + share * (high - low)
         lines.append(
             f'<line x1="60" x2="700" y1="{y}" y2="{y}" stroke="{GREY}" stroke-opacity="0.3"/>'
-            f'<text x="54" y="{y + 4}" text-anchor="end">{value:.3g}</text>'
+            f'<text x="54" y="{y + 4}" text-anchor="end">{value:.4g}</text>'
         )
     turned = f'<text x="14" y="115" text-anchor="middle" transform="rotate(-90 14 115)">{escape(name)}</text>'
     return "".join(lines) + turned
@@ -207,6 +222,6 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def _svg(content: str, height: int, words: str) -> str:
-    view, label = f'viewBox="0 0 {WIDTH} {height + 4}"', f'role="img" aria-label="{escape(words)}"'
+def _svg(content: str, height: int, words: str, width: int = WIDTH) -> str:
+    view, label = f'viewBox="0 0 {width} {height + 4}"', f'role="img" aria-label="{escape(words)}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {view} {label}>{content}</svg>'

@@ -75,13 +75,16 @@ class VerdictBox(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Holds a report. `facts`: name and value, in the head of the page."""
+    """Holds a report. `facts`: name and value, in the head of the page; `lead`: paragraphs below the
+    verdicts.
+    """
 
     title: str
     description: str
     facts: Sequence[tuple[str, str]]
     verdicts: Sequence[VerdictBox]
     sections: Sequence[Section]
+    lead: Sequence[str] = ()
 
     @property
     def sortable(self) -> bool:
@@ -108,7 +111,7 @@ def _sorted_by(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def said(text: str) -> Markup:
+def prose(text: str) -> Markup:
     """Return text as HTML: long words may be broken, and what stands between backticks is code."""
     from markupsafe import Markup, escape
 
@@ -127,5 +130,5 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
         loader=FileSystemLoader(FOLDER),
     )
-    made.globals |= {"breakable": breakable, "said": said}
+    made.globals |= {"breakable": breakable, "prose": prose}
     return made.get_template(name)

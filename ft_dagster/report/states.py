@@ -12,6 +12,9 @@ VariantStatus = Literal[
     "broken", "parked", "failing", "approval", "not judged", "stale", "running", "never trained", "fresh",
     "retired",
 ]  # fmt: skip
+NEED_A_PERSON: tuple[VariantStatus, ...] = (
+    "broken", "parked", "failing", "approval", "not judged", "stale",
+)  # fmt: skip
 ORDER: tuple[VariantStatus, ...] = get_args(VariantStatus)  # what needs a person first
 
 KIND: dict[VariantStatus, str] = {  # how a state is coloured: red is failing

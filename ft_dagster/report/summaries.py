@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.data.rows.splits import SPLITS
-from ft_dagster.evaluation.skills import Skill
 from ft_dagster.gate.samples import Score
-from ft_dagster.gate.sentences import out_of_reach, wanted
-from ft_dagster.gate.verdict_words import rule_word, slowest_rule, verdict_sentence
+from ft_dagster.gate.verdict_words import rule_word, verdict_sentence
 from ft_dagster.lineage.certificate import Certificate
-from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.lineage.verdict import Rule
+from ft_dagster.lineage.version_status import VersionStatus
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.mixture import general_share
+from ft_dagster.report.next_step import Result, next_of_stage, next_step
 from ft_dagster.report.recommendation import refusal_of
+from ft_dagster.report.result import result_sentence
 from ft_dagster.report.tables import ABSENT, change, count, counted, duration, percent, size
-from ft_dagster.spec.variant import MOST_QUESTIONS
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.training.training_figures import TrainingFigures
 
 
@@ -43,7 +51,7 @@ def dataset_summary(figures: DatasetFigures, since: str = "") -> Summary:
     following = (
         f"A test split of {count(figures.test_rows)} rows decides little: more rows, or an evaluation.task"
         if figures.test_rows < FEW
-        else "Nothing to do; training_mixture renders these rows for the base"
+        else next_of_stage(TASK_DATASET.name)
     )
     return Summary(
         f"{count(sum(rows.values()))} of {count(figures.read)} rows kept: {parts}", good, following
@@ -63,7 +71,7 @@ def mixture_summary(figures: MixtureFigures, warnings: Sequence[str]) -> Summary
     cut = sum(part.truncated for part in train.by_source.values())
     length = f"the longest has {count(figures.longest)} of {count(figures.max_length)} tokens"
     good = f"{counted(cut, 'example')} cut" if cut else "No example cut"
-    return Summary(what, f"{good}; {length}", _heed(warnings, "training_plan chooses how to train on it"))
+    return Summary(what, f"{good}; {length}", next_of_stage(TRAINING_MIXTURE.name, warnings))
 
 
 def plan_summary(estimate: Estimate, warnings: Sequence[str]) -> Summary:
@@ -79,7 +87,7 @@ def plan_summary(estimate: Estimate, warnings: Sequence[str]) -> Summary:
         )
     of = "" if estimate.device_bytes is None else f" of {size(estimate.device_bytes)}"
     good = f"It fits: {size(held)}{of} on each device of {estimate.on}"
-    return Summary(", ".join([what, *known]), good, _heed(warnings, "fine_tuned_model trains it"))
+    return Summary(", ".join([what, *known]), good, next_of_stage(TRAINING_PLAN.name, warnings))
 
 
 def training_summary(figures: TrainingFigures) -> Summary:
@@ -98,7 +106,7 @@ def training_summary(figures: TrainingFigures) -> Summary:
     if before is not None and after is not None:
         good += f"; on the general text that it watched {after - before:+.3f}"
     advice = [*([figures.stop_reason] if figures.stop_reason else []), *figures.advice]
-    return Summary(what, good, _heed(advice, "Nothing stands out; evaluation judges it"))
+    return Summary(what, good, next_of_stage(FINE_TUNED_MODEL.name, advice))
 
 
 def base_scores_summary(scores: Sequence[Score]) -> Summary:
@@ -108,45 +116,14 @@ def base_scores_summary(scores: Sequence[Score]) -> Summary:
     return Summary(
         what,
         "The tuned model is compared with it, question by question",
-        "evaluation asks the tuned model the same",
+        next_of_stage(BASE_EVALUATION.name),
     )
 
 
-def evaluation_summary(
-    verdict: Verdict, found: Sequence[Skill], limit: int | Literal["auto"] | None
-) -> Summary:
-    """Summarize an evaluation. `limit`: evaluation.limit, the questions of a task that are asked at most."""
-    task = [rule for rule in verdict.rules if rule.rule == "task"]
-    what = "; ".join(
-        f"{rule.task} {rule.metric} {change(rule.metric, rule.base, rule.tuned)}" for rule in task
-    )
-    fallen = [skill.subject for skill in found if skill.tuned < skill.base]
-    lost = f"; fell: {', '.join(fallen[:3])}" if fallen else ""
-    return Summary(f"Base → tuned: {what}{lost}", verdict_sentence(verdict), next_step(verdict, limit))
-
-
-def next_step(verdict: Verdict, limit: int | Literal["auto"] | None) -> str:
-    """Say what a person does about a verdict."""
-    if verdict.passed:
-        return "Nothing to do: model_export and release follow"
-    slowest = slowest_rule(verdict.rules)
-    if verdict.outcome != "undecided" or slowest is None:
-        return (
-            "See the rules below; then other data or settings (more general text, a lower rate), "
-            "and run it again"
-        )
-    if out_of_reach(slowest):
-        worse = "fall" if slowest.higher_is_better else "rise"
-        allow = f"Allow a larger {worse} of {slowest.task} {slowest.metric} (gates)"
-        return f"{allow}, or train otherwise: asking more would not decide it"
-    if slowest.rule == "general_loss":  # reads all held-out texts, whatever the limit
-        read = count(slowest.units or slowest.questions)
-        texts = f"Hold out about {count(wanted(slowest))} texts of the corpus ({read} were read)"
-        return f"{texts}, or allow more (gates.general_loss_margin, gates.loss_tail)"
-    said = {None: "all there are", "auto": f"auto, at most {count(MOST_QUESTIONS)}"}
-    asked = said[limit] if limit is None or limit == "auto" else count(limit)
-    ask = f"Ask about {count(wanted(slowest))} questions (evaluation.limit, now {asked})"
-    return f"{ask}, or allow a larger fall (gates)"
+def evaluation_summary(result: Result) -> Summary:
+    """Summarize an evaluation, which there is."""
+    good = "" if result.verdict is None else verdict_sentence(result.verdict)
+    return Summary(result_sentence(result), good, next_step(result))
 
 
 def export_summary(format: str, bytes: int, certificate: Certificate, serve: str | None) -> Summary:
@@ -158,30 +135,29 @@ def export_summary(format: str, bytes: int, certificate: Certificate, serve: str
     )
     return Summary(
         f"{'An adapter' if format == 'adapter' else 'A whole model'} of {size(bytes)}",
-        f"Certificate: {how}",
-        f"`{serve}`" if serve else "Serve it with transformers and PEFT: see the card",
+        f"Certificate: {how}; served by {f'`{serve}`' if serve else 'transformers and PEFT, see the card'}",
+        next_of_stage(MODEL_EXPORT.name),
     )
 
 
-def judged_summary(version: int | None, said: str, *, passed: bool) -> Summary:
+def judged_summary(version: int | None, said: str, result: Result) -> Summary:
     """Say how a new version was held against the `version` in production, in a sentence; None: against none,
     and why.
     """
-    if version is None:
-        return Summary("There is nothing to judge before the release", said, "Nothing to do: release follows")
-    what = f"The new version was held against version {version}, which is in production"
-    following = "Nothing to do: release follows"
-    return Summary(what, said, following if passed else "See the rules below; then other data or settings")
+    what = (
+        "There is nothing to judge before the release"
+        if version is None
+        else f"The new version was held against version {version}, which is in production"
+    )
+    return Summary(what, said, next_step(result))
 
 
-def release_summary(version: int, production: int | None, verdict: str, following: str) -> Summary:
-    """Summarize a release. `verdict`: its sentences; `following`: what is to be done for it to be served;
-    empty where it is.
-    """
-    served = "none" if production is None else f"version {production}"
-    waits = f"Version {version}; in production: {served}"
-    what = waits if following else f"Version {version} is in production"
-    return Summary(what, verdict, following or "Nothing to do; `ft-dagster catalogue` says how it is served")
+def release_summary(status: VersionStatus, verdict: str, following: str) -> Summary:
+    """Summarize a release. `verdict`: its sentences; `following`: what a person does next."""
+    served = "none" if status.production is None else f"version {status.production}"
+    if status.is_served:
+        return Summary(f"Version {status.version} is in production", verdict, following)
+    return Summary(f"Version {status.version}; in production: {served}", verdict, following)
 
 
 RULES = ("rule", "base → tuned", "found", "why")
@@ -206,8 +182,3 @@ PAGE_RULES = ("rule", "why")
 def page_rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
     """Return the rows where a table is narrow: what was found stands with the rule."""
     return [[f"{rule}: {changed}, {found}", why] for rule, changed, found, why in rules_rows(rules)]
-
-
-def _heed(lines: Sequence[str], otherwise: str) -> str:
-    more = f" (and {len(lines) - 1} more below)" if len(lines) > 1 else ""
-    return f"{lines[0]}{more}" if lines else f"Nothing to do; {otherwise}"

@@ -24,8 +24,8 @@ COLOURS = (BLUE, GREEN, ORANGE, "#8a6fc0", GREY)
 COLOUR_OF: dict[Outcome, str] = {"pass": GREEN, "undecided": ORANGE, "fail": RED}
 WIDTH, LINE, NAMES = 300, 16, 170  # pixels; NAMES: of the column of names
 LONGEST = 16  # characters of a name
-POINTS = 20  # of a curve
-LOOKS = 9  # of a trade-off
+POINTS = 10  # of a curve
+LOOKS = 7  # of a trade-off, or of a curve that is marked at each
 T = TypeVar("T")
 
 
@@ -76,24 +76,29 @@ def bars(parts: Sequence[Bar], mark: float | None = None) -> str:
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Draw lines of (x, y), each named at its end by its last value; thinned to `POINTS`."""
+    """Draw losses over optimizer steps, each named with its last value beside the axes; thinned to
+    `POINTS`. A stroke across the axis marks each look of a curve that has few.
+    """
     known = {name: thinned(points) for name, points in lines.items() if points}
     every = [point for points in known.values() for point in points]
     (left, right), (low, high) = (_span([point[axis] for point in every]) for axis in (0, 1))
-    parts = []
+    drawn, words, looks = [], [], set()
     for number, (name, points) in enumerate(known.items()):
         placed = [
-            (round(200 * (x - left) / (right - left)), round(84 - 78 * (y - low) / (high - low)))
+            (round(30 + 160 * (x - left) / (right - left)), round(84 - 78 * (y - low) / (high - low)))
             for x, y in points
         ]
-        path = "L".join(f"{x} {y}" for x, y in placed)
+        looks |= {x for x, _ in placed} if len(placed) <= LOOKS else set()
         colour = COLOURS[number % len(COLOURS)]
-        parts.append(
-            f"<path fill='none' d='M{path}' stroke='{colour}'/>"
-            f"<text x='205' y='{14 + LINE * number}' fill='{colour}'>"
-            f"{escape(name)} {points[-1][1]:.3g}</text>"
-        )
-    return _svg("".join(parts), 88, 1.5)
+        path = "L".join(f"{x} {y}" for x, y in placed)
+        named = f"{escape(name.partition(',')[0])} {points[-1][1]:.3g}"
+        drawn.append(f"<path d='M{path}' stroke='{colour}'/>")
+        words.append(f"<text x='195' y='{14 + LINE * number}' fill='{colour}'>{named}</text>")
+    marks = "".join(f"M{x} 83v6" for x in sorted(looks))
+    axes = f"<path d='M30 4V86H190{marks}' stroke='{GREY}'/>"
+    words.append(f"<text y='12'>{high:.2g}</text><text y='86'>{low:.2g}</text>")
+    words.append(f"<text y='101'>nats a token, steps {left:g} to {right:g}</text>")
+    return _svg(f"<g fill='none'>{''.join(drawn)}{axes}</g>{''.join(words)}", 106, 1.5)
 
 
 def trade_off(course: Course) -> str:
@@ -105,7 +110,7 @@ def trade_off(course: Course) -> str:
     low, high = _span([task for _, task in looks])
 
     def across(general: float) -> int:
-        return round(4 + 190 * (general - left) / (right - left))
+        return round(34 + 150 * (general - left) / (right - left))
 
     def place(look: tuple[float, float]) -> str:
         return f"{across(look[0])} {round(6 + 76 * (look[1] - low) / (high - low))}"
@@ -113,17 +118,19 @@ def trade_off(course: Course) -> str:
     placed = [place(look) for look in thinned(looks, LOOKS)]
     dots = "".join(f"M{at}h0" for at in placed)
     edges = [f"<path d='M{across(limit)} 0V88' stroke='{RED}'/>" for limit in limits]
-    legend = [("learned ↑", GREY), ("forgot →", GREY), ("exported", ORANGE), *[("limit", RED)] * len(limits)]
+    legend = [("exported", ORANGE), *[("limit", RED)] * len(limits)]
     words = [
-        f"<text x='205' y='{14 + LINE * at}' fill='{colour}'>{name}</text>"
+        f"<text x='195' y='{14 + LINE * at}' fill='{colour}'>{name}</text>"
         for at, (name, colour) in enumerate(legend)
     ]
+    words += [f"<text y='86'>{high:.3g}</text><text y='10'>{low:.3g}</text><text y='48'>task</text>"]
+    words += [f"<text x='30' y='99'>{left:.4g} general</text><text x='165' y='99'>{right:.4g}</text>"]
     exported = f"<path d='M{place(course.looks[course.exported])}h0' stroke='{ORANGE}' stroke-width='11'/>"
     return _svg(
-        f"<path fill='none' d='M{'L'.join(placed)}' stroke='{GREY}'/>{''.join(edges)}"
+        f"<path fill='none' d='M30 0V88H190M{'L'.join(placed)}' stroke='{GREY}'/>{''.join(edges)}"
         f"<g stroke-width='7' stroke-linecap='round'><path d='{dots}' stroke='{BLUE}'/>{exported}</g>"
         f"{''.join(words)}",
-        88,
+        104,
         1,
     )
 
@@ -162,7 +169,11 @@ def intervals(rules: Sequence[Rule]) -> str:
     paths = [f"<path d='{path}' stroke='{colour}'/>" for colour, path in drawn.items() if path]
     lines = {GREY: f"M{middle} 0V{LINE * len(rules)}", RED: "".join(margins)}
     thin = [f"<path d='{path}' stroke='{colour}' stroke-width='1'/>" for colour, path in lines.items()]
-    return _svg("".join([*names, *paths, *thin]), LINE * len(rules), 3)
+    y = LINE * len(rules) + 12
+    axis = (
+        f"<text x='{middle - half}' y='{y}'>worse</text><text x='{middle + half - 32}' y='{y}'>better</text>"
+    )
+    return _svg("".join([*names, *paths, *thin, axis]), y + 4, 3)
 
 
 def measured(rules: Sequence[Rule]) -> list[Rule]:

@@ -4,7 +4,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from ft_dagster.training.training_figures import TrainingFigures
 FIGURES = ("figure", "value", "measured on")
 ESTIMATED = ("figure", "estimated", "actual")
 LOSSES = {"validation_loss": "validation", "loss": "training", "general_holdout_loss": "general"}
+VALIDATIONS = ("validation", "general")  # curves of a few looks, each of which is marked
+STEPS, NATS = "optimizer step", "nats a token"
+WINDOWS = 40  # of a curve of steps, so that it is read
 # While it trains, on the general texts that it watches; the general loss of a model is the evaluation's.
 TASK, GENERAL = "validation loss", "loss on watched general text"
 
@@ -28,6 +31,32 @@ def losses(log: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, floa
         for name, shown in LOSSES.items()
     }
     return {name: points for name, points in found.items() if points}
+
+
+def smoothed(log: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Return the same curves with the training's as means over up to `WINDOWS` windows of steps, each token
+    that is trained on counting alike: a step holds rows of one source or another, whose losses are apart.
+    """
+    rows = list(log)
+    found = losses(rows)
+    steps = sorted((row for row in rows if row.get("loss") is not None), key=lambda row: row["step"])
+    wide = -(-len(steps) // WINDOWS)
+    if wide <= 1:
+        return found
+    windows = [steps[start : start + wide] for start in range(0, len(steps), wide)]
+    name = LOSSES["loss"]
+    means = {f"{name}, mean of {wide} steps": [(some[-1]["step"], _mean(some)) for some in windows]}
+    return {
+        key: points
+        for old, one in found.items()
+        for key, points in (means if old == name else {old: one}).items()
+    }
+
+
+def _mean(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return the mean loss of some steps by tokens trained on; of an older log each step counts alike."""
+    weights = [float(row.get("trained_tokens") or 1) for row in rows]
+    return sum(row["loss"] * weight for row, weight in zip(rows, weights, strict=True)) / sum(weights)
 
 
 @dataclass(frozen=True)

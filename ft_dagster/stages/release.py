@@ -17,11 +17,12 @@ from ft_dagster.lineage.release import (
     ReleaseRequest,
     history,
     record_release,
-    rolled_back,
     standing_release,
 )
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.lineage.version_status import VersionStatus, status_of
 from ft_dagster.models.derived import base_folder
+from ft_dagster.report.next_step import Result, next_step
 from ft_dagster.spec.policy import POLICY_FILE
 from ft_dagster.stage_entries import BASE_MODEL, RELEASE, RELEASE_EVALUATION
 from ft_dagster.stages.declared_now import declared_workspace
@@ -37,14 +38,15 @@ STEP = Step(RELEASE, reads=(RELEASE_EVALUATION,))
 
 @dataclass(frozen=True)
 class Released:
-    """`entry`: of the release log. `history`: the log after it. `next`: what is to be done for it to be
-    served; empty where it is.
+    """`entry`: of the release log. `history`: the log after it. `status`: of the version. `next`: what a
+    person does next.
     """
 
     entry: ReleaseEntry
     history: list[ReleaseEntry]
     verdict: Verdict
     export: Artifact
+    status: VersionStatus
     next: str
 
 
@@ -80,8 +82,10 @@ def release(workspace: Workspace) -> Released:
         run_id=declared.run.id,
     )
     past = history(store, declared.prefix)
-    following = _next(declared, entry, past, approvers, doubt)
-    return Released(entry, past, found.verdict, export, following)
+    status = status_of(past, entry)
+    limit = declared.spec.evaluation.limit
+    result = Result(str(declared.key), found.verdict, limit, status, approvers, doubt)
+    return Released(entry, past, found.verdict, export, status, next_step(result))
 
 
 def doubt_now(workspace: Workspace, found: Judgement) -> str | None:
@@ -109,24 +113,3 @@ def check_base(workspace: Workspace, export: Artifact) -> None:
             fix=JUDGED_AGAIN,
         )
     base_folder(workspace.store, base, workspace.project, workspace.cache, verify=not workspace.looking)
-
-
-def _next(
-    workspace: Workspace,
-    entry: ReleaseEntry,
-    past: list[ReleaseEntry],
-    approvers: tuple[str, ...],
-    doubt: str | None,
-) -> str:
-    """What is to be done for this version to be served; empty where it is."""
-    version, gone, key = entry.version, rolled_back(past), workspace.key
-    if version in gone:
-        return (
-            f"version {version} was rolled back ({gone[version]}): it stays so; "
-            f"`ft-dagster release {key} --version {version} --force --reason ...` puts it back"
-        )
-    if past[-1].production != version:
-        who = " or ".join(approvers) or "anyone"
-        why = f" ({entry.unmeasured or doubt})" if entry.unmeasured or doubt else ""
-        return f"version {version} waits for {who}{why}: `ft-dagster release {key} --version {version}`"
-    return ""

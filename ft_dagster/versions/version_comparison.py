@@ -28,7 +28,7 @@ from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_ht
 from ft_dagster.report.lineage_rows import DIGITS, MadeRow, artifact_rows
 from ft_dagster.report.mixture import general_share
 from ft_dagster.report.tables import count, counted, moment, size
-from ft_dagster.report.training import figure_rows, losses
+from ft_dagster.report.training import NATS, STEPS, figure_rows, losses
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import (
@@ -188,8 +188,7 @@ def _training(two: _Two) -> Section:
     try:
         left, right = (losses(one.training_log()) for one in two)
         charts += [
-            line_chart(lines, "optimizer step", f"{what}, nats a token")
-            for what, lines in overlaid(left, right, two.names)
+            line_chart(lines, STEPS, f"{what}, {NATS}") for what, lines in overlaid(left, right, two.names)
         ]
     except UserError as error:
         said.append(f"Their curves cannot be drawn: {error}")

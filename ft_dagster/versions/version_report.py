@@ -12,45 +12,56 @@ from typing import Any
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
-from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.export.served import command_of
 from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.samples import Sample, read_answers, read_samples
+from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.release import aliases
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
+from ft_dagster.report.base_name import base_name
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
+from ft_dagster.report.changed_answers import CHANGED
 from ft_dagster.report.charts import bar_chart, course_chart, interval_chart, line_chart
 from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
 from ft_dagster.report.lineage_rows import DIGITS, MADE_OF, made_rows
 from ft_dagster.report.mixture import source_bars
+from ft_dagster.report.next_step import next_step
 from ft_dagster.report.prompted import PROMPTED, Beside, prompted_rows
 from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
+from ft_dagster.report.result import result_sentence
 from ft_dagster.report.skills import LOST, SKILLS, lost_rows, skill_rows
 from ft_dagster.report.summaries import (
     RULES,
     Summary,
     dataset_summary,
-    evaluation_summary,
     mixture_summary,
     plan_summary,
     rules_rows,
     training_summary,
 )
 from ft_dagster.report.svg import Bar
-from ft_dagster.report.tables import HISTORY, history_rows, size
-from ft_dagster.report.training import ESTIMATED, FIGURES, course_of, estimated_rows, figure_rows, losses
-from ft_dagster.schema_version import stored_as
+from ft_dagster.report.tables import HISTORY, history_rows, moment, size
+from ft_dagster.report.training import (
+    ESTIMATED,
+    FIGURES,
+    NATS,
+    STEPS,
+    VALIDATIONS,
+    course_of,
+    estimated_rows,
+    figure_rows,
+    smoothed,
+)
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
     BASE_MODEL,
-    DECLARATION,
     EVALUATION,
     FINE_TUNED_MODEL,
     MODEL_EXPORT,
@@ -58,9 +69,10 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
-from ft_dagster.stages import declaration, training_plan
-from ft_dagster.store import Artifact, read_head
+from ft_dagster.stages import training_plan
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.versions.results import frozen_spec, result_of, rows_may_be_shown, shown_answers
+from ft_dagster.versions.version_course import version_course
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, open_version, why_not
 from ft_dagster.workspace.past import answers_with_examples
 
@@ -72,12 +84,15 @@ def report_path(prefix: str, version: int) -> str:
     return f"{prefix}/{FOLDER}/{version:06d}.html"
 
 
-def version_report(settings: Settings, key: VariantKey, version: int | None = None) -> str:
+def version_report(
+    settings: Settings, key: VariantKey, version: int | None = None, following: str = ""
+) -> str:
     """The report of a version (None: the newest; of a variant without any, of its newest evaluation) as HTML.
 
-    Raises UserError where there is nothing to report on.
+    `following`: what a person does next, where more is known than what the store has of the version. Raises
+    UserError where there is nothing to report on.
     """
-    return _html(open_version(settings, key, version))
+    return _html(settings, open_version(settings, key, version), following)
 
 
 def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
@@ -93,36 +108,36 @@ def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
     return path
 
 
-def _html(stored: VersionFiles) -> str:
-    spec, verdict = _spec(stored), stored.verdict
-    made = made_rows(stored.made.files, stored.made.artifacts, stored.entry)
-    caption = "from the file to the version; digests by their first digits"
+def _html(settings: Settings, stored: VersionFiles, following: str) -> str:
+    spec, verdict = frozen_spec(stored.store, stored.key), stored.verdict
+    judged = stored.artifact(EVALUATION.name)
+    result = result_of(settings, stored.key, judged, stored.past, spec, entry=stored.entry)
+    base = stored.made.artifacts.get(BASE_MODEL.name)
+    lead = [
+        *([] if base is None else [f"Base: {base_name(stored.store, base)}."]),
+        f"{verdict_sentence(verdict)}.",
+        f"Next: {following or next_step(result)}.",
+    ]
     sections = [
-        Section("Made of", tables=[HtmlTable(caption, MADE_OF, made)]),
+        *_before_and_after(stored, spec),
+        _rules(verdict),
+        _run(stored),
+        *version_course(stored),
+        *_skills(stored, spec),
         *_data(stored),
         _plan(stored),
-        _run(stored),
-        _evaluation(stored, verdict, spec),
+        _made_of(stored, spec),
         *_version(stored),
     ]
-    return as_html(
-        Report(stored.name, spec.description, _facts(stored, spec), [VerdictBox.of(verdict)], sections)
-    )
+    box = VerdictBox.of(verdict)._replace(sentence=result_sentence(result))
+    return as_html(Report(stored.name, spec.description, (), [box], sections, lead))
 
 
-def _spec(stored: VersionFiles) -> VariantSpec:
-    """The declaration as the variant froze it last."""
-    frozen = read_head(stored.store, stored.key.prefix, DECLARATION.name)
-    if frozen is None:
-        raise UserError(f"{stored.key} has no declaration in the store", fix="Materialize declaration")
-    content = json.loads(frozen.read(stored.store, f"payload/{declaration.FILE}"))
-    return stored_as(VariantSpec, content["spec"], file=declaration.FILE)
-
-
-def _rows_were_shown(mixture: Artifact) -> bool:
-    """Whether the declaration that a version was made from let its rows be shown: today's may be another."""
-    data = mixture.spec.get("spec", {}).get("data", {})
-    return bool(data.get("samples") == "metadata")
+def _made_of(stored: VersionFiles, spec: VariantSpec) -> Section:
+    made = made_rows(stored.made.files, stored.made.artifacts, stored.entry)
+    caption = "from the file to the version; digests by their first digits"
+    facts = HtmlTable("the version", ("name", "value"), _facts(stored, spec))
+    return Section("Made of", tables=[facts, HtmlTable(caption, MADE_OF, made)])
 
 
 def _facts(stored: VersionFiles, spec: VariantSpec) -> list[tuple[str, str]]:
@@ -135,12 +150,13 @@ def _facts(stored: VersionFiles, spec: VariantSpec) -> list[tuple[str, str]]:
     if entry is None:
         return [*facts, ("released", "no: its newest evaluation is shown")]
     served = aliases(stored.past)["production"]
+    served_words = "none" if served is None else f"version {served}"
     return [
         *facts,
         ("export", entry.export[:DIGITS]),
         ("released", f"{entry.at} by {entry.by}"),
         ("run", entry.run_id or "unknown"),
-        ("in production", "none" if served is None else f"version {served}"),
+        ("in production", f"{served_words} by the log up to {moment(stored.past[-1].at)} UTC"),
         ("code", tuned.predicate["code"]["sha256"][:DIGITS]),
         ("seed", str(tuned.predicate["seed"])),
     ]
@@ -189,7 +205,7 @@ def _run(stored: VersionFiles) -> Section:
     ranks = _ranks(evidence)
     log = stored.training_log()
     course = course_of(log, figures)
-    charts = line_chart(losses(log), "optimizer step", "nats a token") + course_chart(course)
+    charts = line_chart(smoothed(log), STEPS, NATS, VALIDATIONS) + course_chart(course)
     if ranks:
         charts += line_chart(ranks, "block of the model", "effective rank of the update")
     return Section(
@@ -213,24 +229,34 @@ def _ranks(evidence: Path) -> dict[str, list[tuple[float, float]]]:
     return kinds
 
 
-def _evaluation(stored: VersionFiles, verdict: Verdict, spec: VariantSpec) -> Section:
-    tables = [HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))]
-    found = []
-    if stored.has(BASE_EVALUATION.name):
-        base, tuned = (
-            read_samples(stored.payload(stage)) for stage in (BASE_EVALUATION.name, EVALUATION.name)
-        )
-        found = skills(base, tuned, stored.figures(EVALUATION.name).get(FIGURE))
-        own = spec.data.samples == "metadata" and _rows_were_shown(stored.artifact(TRAINING_MIXTURE.name))
-        lost = lost_rows(found, read_answers(stored.evidence(EVALUATION.name)), own_rows=own)
-        tables += [
-            HtmlTable("right before, and now", SKILLS, skill_rows(found)),
-            HtmlTable("questions right before and wrong now", LOST, lost),
-            HtmlTable("the base with examples in its prompt", PROMPTED, _with_examples(stored, tuned)),
-        ]
-    summary = evaluation_summary(verdict, found, spec.evaluation.limit)
-    following = f"Next: {summary.next}."
-    return Section("Evaluation", [*_said(summary), following], interval_chart(verdict.rules), tables)
+def _before_and_after(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
+    """A few answers of base and tuned; none where no task of its own was judged."""
+    changed = shown_answers(stored.store, stored.cache, stored.made.artifacts, spec)
+    if changed is None:
+        return []
+    table = HtmlTable("answers before and after", CHANGED, changed.rows)
+    return [Section("Before and after", [f"{changed.sentence}."], tables=[table])]
+
+
+def _rules(verdict: Verdict) -> Section:
+    said = "Each change against the base with its interval; better is to the right, the margin in red."
+    table = HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))
+    return Section("Rules", [said], interval_chart(verdict.rules), [table])
+
+
+def _skills(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
+    if not stored.has(BASE_EVALUATION.name):
+        return []
+    base, tuned = (read_samples(stored.payload(stage)) for stage in (BASE_EVALUATION.name, EVALUATION.name))
+    found = skills(base, tuned, stored.figures(EVALUATION.name).get(FIGURE))
+    answers = read_answers(stored.evidence(EVALUATION.name))
+    lost = lost_rows(found, answers, own_rows=rows_may_be_shown(stored.made.artifacts, spec))
+    tables = [
+        HtmlTable("right before, and now", SKILLS, skill_rows(found)),
+        HtmlTable("questions right before and wrong now", LOST, lost),
+        HtmlTable("the base with examples in its prompt", PROMPTED, _with_examples(stored, tuned)),
+    ]
+    return [Section("Learned and forgotten", tables=tables)]
 
 
 def _with_examples(stored: VersionFiles, tuned: list[Sample]) -> list[list[Any]]:

@@ -82,7 +82,7 @@ def test_its_page_has_a_sentence_counts_and_all_rows_retired_and_broken_ones_too
     assert next(iter(metadata)) == "summary"
     assert metadata["summary"] == (
         "**4 variants: 1 broken, 1 stale, 1 never trained, 1 retired.**\n\n"
-        "Next: globex.wrong cannot be read: fix the declaration (see cause)."
+        "Next: globex.wrong: Mend the cause that is named."
     )
     counted = {state: metadata[f"{state} variants"] for state in ORDER if metadata[f"{state} variants"]}
     assert counted == {"broken": 1, "stale": 1, "never trained": 1, "retired": 1}

@@ -76,3 +76,23 @@ def test_the_page_is_named_after_what_it_is_of(
 def test_what_does_not_go_together_is_a_mistake(project: Path, words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         typed(project, *words)
+
+
+def test_compare_report_and_status_say_the_same_of_a_variant_and_of_what_to_do_next(project: Path) -> None:
+    def said(*words: str) -> str:
+        done = CliRunner().invoke(app, ["--project", str(project), *words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    (compared,) = json.loads(said("compare", "acme.places", "--json"))["variants"]
+    (state,) = json.loads(said("status", "acme.places", "--json"))["variants"]
+    assert compared["base"] == "tiny"
+    said("report", "acme.places", "--to", "page.html")
+    page = Path("page.html").read_text("utf-8").replace("<code>", "`").replace("</code>", "`")
+    for told in (state, compared):
+        assert told["result"].startswith("Loss of the expected answers 6.66 → 2.72 on 12 questions. Released")
+        assert f"Next: {told['next_step']}." in page
+        assert told["result"] in page
+    shown = said("compare", "acme.places")
+    assert shown.startswith(f"acme.places: {compared['result']}\n  base: tiny\n")
+    assert f"Next for acme.places: {compared['next_step']}\n" in shown

@@ -10,7 +10,7 @@ import pytest
 
 from ft_dagster.report.charts import course_chart
 from ft_dagster.report.svg import BLUE, LOOKS, ORANGE, RED, fitting, trade_off
-from ft_dagster.report.training import Course, course_of
+from ft_dagster.report.training import WINDOWS, Course, course_of, smoothed
 from ft_dagster.training.training_figures import TrainingFigures
 from tests.present import present
 from tests.stored_figures import stored_training
@@ -52,7 +52,7 @@ def test_it_has_the_looks_that_measured_both_and_says_which_was_exported() -> No
     svg = drawn(course)
     assert {BLUE, ORANGE, RED} <= set(colours(svg))
     (dots,) = [path.get("d", "") for path in svg.iter(f"{SVG}path") if path.get("stroke") == BLUE]
-    assert dots == "M4 82h0M52 14h0M194 6h0"  # learning upwards, forgetting to the right
+    assert dots == "M34 82h0M72 14h0M184 6h0"  # learning upwards, forgetting to the right
     chart = ElementTree.fromstring(course_chart(course))
     said = [title.text for title in chart.iter(f"{SVG}title")]
     assert said[0] == "limit: 3.250"
@@ -84,3 +84,15 @@ def test_many_looks_stay_inline_and_the_exported_one_is_among_them() -> None:
 
 def test_losses_that_do_not_move_are_drawn() -> None:
     assert drawn(Course({0: (3.0, 4.0), 9: (3.0, 4.0)}, 9, None)) is not None
+
+
+def test_the_curve_of_the_steps_is_a_mean_by_tokens_so_that_sources_in_turn_do_not_hide_it() -> None:
+    log = [
+        {"step": n, "loss": 1.0 if n % 2 else 4.0, "trained_tokens": 3 if n % 2 else 1} for n in range(1, 161)
+    ]
+    found = smoothed([*log, {"step": 0, "validation_loss": 4.0}])
+    assert found["validation"] == [(0, 4.0)]
+    curve = found["training, mean of 4 steps"]
+    assert [step for step, _ in curve] == list(range(4, 161, 4))
+    assert {loss for _, loss in curve} == {1.75}
+    assert smoothed(log[:WINDOWS]) == {"training": [(row["step"], row["loss"]) for row in log[:WINDOWS]]}

@@ -141,3 +141,9 @@ def test_a_long_curve_keeps_its_last_point() -> None:
 def test_a_card_is_shown_without_its_header() -> None:
     assert without_header("---\ntags: [a]\n---\n\n# acme\n\n---\nend\n") == "# acme\n\n---\nend\n"
     assert without_header("# acme\n") == "# acme\n"
+
+
+def test_a_command_in_a_paragraph_is_code_and_its_marks_are_gone() -> None:
+    html = as_html(Report("x", "y", (), (), (), lead=["Run `ft-dagster run <a>` now"]))
+    assert "<p>Run <code>ft-dagster run &lt;a&gt;</code> now</p>" in html
+    assert "`" not in html

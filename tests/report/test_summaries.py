@@ -6,14 +6,15 @@ from dataclasses import replace
 
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.report.summaries import dataset_summary, next_step, release_summary
+from ft_dagster.lineage.version_status import VersionStatus
+from ft_dagster.report.next_step import Result, next_step
+from ft_dagster.report.summaries import dataset_summary, release_summary
 from tests.verdicts import stored_rule
 
 
 def test_a_version_that_is_served_is_said_to_be_once() -> None:
-    said = release_summary(1, 1, "Passed", "")
-    assert said.what == "Version 1 is in production"
-    assert "version 1" not in said.next
+    said = release_summary(VersionStatus(1, 1, 1, was_served=True), "Passed", "nothing")
+    assert said == ("Version 1 is in production", "Passed", "nothing")
 
 
 def test_a_data_set_says_how_many_questions_no_row_could_be_held_against() -> None:
@@ -25,10 +26,10 @@ def test_a_data_set_says_how_many_questions_no_row_could_be_held_against() -> No
 
 
 def test_a_version_that_waits_says_what_is_served_and_for_whom() -> None:
-    assert release_summary(2, 1, "Passed", "version 2 waits for ann") == (
+    assert release_summary(VersionStatus(2, 1, 2), "Passed", "version 2 waits for ann") == (
         "Version 2; in production: version 1", "Passed", "version 2 waits for ann",
     )  # fmt: skip
-    assert release_summary(1, None, "Passed", "x").what == "Version 1; in production: none"
+    assert release_summary(VersionStatus(1, None, 1), "Passed", "x").what == "Version 1; in production: none"
 
 
 def test_what_too_few_texts_leave_undecided_asks_for_texts_and_not_for_questions() -> None:
@@ -37,9 +38,8 @@ def test_what_too_few_texts_leave_undecided_asks_for_texts_and_not_for_questions
 
     def said(**rule: object) -> str:
         rules = [stored_rule(), stored_rule(**open_rule, **rule)]
-        return next_step(
-            Verdict.from_json({"passed": False, "outcome": "undecided", "rules": rules}), limit=12
-        )
+        verdict = Verdict.from_json({"passed": False, "outcome": "undecided", "rules": rules})
+        return next_step(Result("acme.exam", verdict, limit=12))
 
     assert said(rule="general_loss", metric="general_loss", questions=26, units=13) == (
         "Hold out about 23 texts of the corpus (13 were read), "

@@ -10,6 +10,7 @@ import pytest
 
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.svg import (
+    GREY,
     INLINE,
     POINTS,
     Bar,
@@ -59,7 +60,8 @@ def test_long_curves_are_thinned_and_end_with_their_last_value() -> None:
     steep = [(float(step), 4 * math.exp(-step / 900)) for step in range(5000)]
     found = {"training": steep, "validation": steep[::900]}
     picture = fitting(lambda some: curves(dict(some)), list(found.items()), "losses")
-    assert texts(read(picture)) == ["training 0.0155", "validation 0.027"]
+    axes = ["4", "0.015", "nats a token, steps 0 to 4999"]
+    assert texts(read(picture)) == ["training 0.0155", "validation 0.027", *axes]
     assert thinned(steep)[0] == steep[0]
     assert thinned(steep)[-1] == steep[-1]
     assert len(thinned(steep)) == POINTS
@@ -67,8 +69,8 @@ def test_long_curves_are_thinned_and_end_with_their_last_value() -> None:
 
 def test_a_flat_curve_and_one_point_are_drawn() -> None:
     assert texts(read(fitting(lambda some: curves(dict(some)), [("loss", [(3.0, 1.5)])], "loss"))) == [
-        "loss 1.5"
-    ]
+        "loss 1.5", "2", "1", "nats a token, steps 2.5 to 3.5",
+    ]  # fmt: skip
 
 
 def test_intervals_show_better_to_the_right_whatever_the_metric() -> None:
@@ -80,7 +82,7 @@ def test_intervals_show_better_to_the_right_whatever_the_metric() -> None:
     (strokes,) = [p.get("d", "") for p in drawn if p.get("stroke") == "#3f9d63"]
     gain, loss = strokes.split("v6")[:2]
     assert gain.replace(" 8", "").replace(" 5", "") == loss.replace(" 24", "").replace(" 21", "")
-    assert texts(drawn) == ["gain", "loss"]
+    assert texts(drawn) == ["gain", "loss", "worse", "better"]
 
 
 def test_what_has_no_interval_is_not_drawn() -> None:
@@ -95,3 +97,18 @@ def test_a_chain_has_a_line_of_each_and_shows_which_one_is_meant() -> None:
     assert texts(picture) == [part.words for part in parts]
     [meant] = [each for each in picture.iter() if each.get("stroke") == "#d9822b"]
     assert meant.get("d") == "M4 21v6"
+
+
+def test_curves_of_three_sources_have_axes_units_and_a_mark_at_each_validation() -> None:
+    steps = [(float(step), 8.0 - step / 50) for step in range(1, 352)]
+    looks = [(0.0, 8.012), (176.0, 0.362), (351.0, 0.275)]
+    found = {
+        "validation": looks,
+        "training, mean of 9 steps": steps[::9],
+        "general": [(0.0, 3.24), (351.0, 3.24)],
+    }
+    drawn = read(fitting(lambda some: curves(dict(some)), list(found.items()), "losses"))
+    assert texts(drawn)[:3] == ["validation 0.275", "training 1.14", "general 3.24"]
+    assert texts(drawn)[-1] == "nats a token, steps 0 to 351"
+    (axes,) = [path.get("d", "") for path in drawn.iter() if path.get("stroke") == GREY]
+    assert axes == "M30 4V86H190M30 83v6M110 83v6M190 83v6"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.report.next_step import SERVED
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.store import Artifact
@@ -26,7 +27,7 @@ GATES = {
     "loss_tail": 0.5,
 }
 FILE = f"tenants/{KEY.tenant}/{KEY.variant}.yaml"
-RELEASED = ""  # nothing is left to be done
+RELEASED = SERVED  # nothing is left to be done
 
 
 @pytest.fixture(scope="module")

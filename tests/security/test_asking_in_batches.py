@@ -12,6 +12,7 @@ from ft_dagster.gate.samples import SAMPLES, read_samples
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.tries import tries
 from ft_dagster.provenance.digest import hash_folder, payload_digest
+from ft_dagster.report.next_step import SERVED
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import Released, release
 from ft_dagster.stages.verdicts import rejudge
@@ -79,7 +80,7 @@ def test_the_base_is_asked_everything_and_the_weights_until_each_rule_is_decided
     assert asked["test_split_task"] == 60  # better by far
     assert 100 < asked["sea_quiz"] < 200  # of which no answer changed
     assert {rule.there for rule in released.verdict.rules} == {ALL}
-    assert released.next == ""
+    assert released.next == SERVED
 
 
 def test_the_looks_of_an_evaluation_are_one_try(first: tuple[Workspace, Pretend, Released]) -> None:

@@ -15,7 +15,7 @@ from ft_dagster.stages import base_evaluation, evaluation
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import release
 from ft_dagster.versions.version_files import open_version
-from ft_dagster.versions.version_report import _evaluation as section_of
+from ft_dagster.versions.version_report import _before_and_after, _rules, _skills
 from ft_dagster.workspace.policy import own_entries
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, TASK, edit, questions, write_lines, write_project, write_yaml
@@ -115,8 +115,11 @@ def test_a_check_of_the_tenants_own_is_prefixed_wherever_it_is_shown(judged: Wor
         assert rule.what.endswith(f" {rule.task}")
     released = release(judged)
     assert {rule.task for rule in released.verdict.rules} == CALLED
+    stored = open_version(judged.settings, KEY)
     pages = {
-        "report": str(section_of(open_version(judged.settings, KEY), verdict, judged.spec)),
+        "report": str(
+            [_rules(verdict), *_skills(stored, judged.spec), *_before_and_after(stored, judged.spec)]
+        ),
         "page": str(describe_evaluation(judged, judged.upstream("evaluation"))),
         "base": str(describe_base(judged, judged.upstream("base_evaluation"))),
     }

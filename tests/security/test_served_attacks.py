@@ -188,7 +188,7 @@ def test_a_version_made_on_a_parent_that_was_rolled_back_is_not_released_without
     assert history(workspace.store, CHILD.prefix) == []
     child_of(project, release={"approvers": ["ann"]})
     done = release(desk(project, Pretend("child", RIGHT), CHILD))
-    assert f"version 1 waits for ann ({said})" in done.next
+    assert f"Version 1 waits for ann ({said})" in done.next
     assert production(workspace.store, CHILD.prefix) is None
     with pytest.raises(UserError, match="eve may not approve"):
         typed(project, "release", str(CHILD), "--by", "eve")

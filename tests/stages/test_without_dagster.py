@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.lineage.release import production
+from ft_dagster.report.next_step import SERVED
 from ft_dagster.settings import load_settings
 from ft_dagster.stages.chain import CHAIN, failed_check, run_chain
 from ft_dagster.stages.release import release
@@ -29,7 +30,7 @@ def test_it_makes_and_releases_the_artifacts_that_it_makes_through_dagster(
         mine, theirs = alone.upstream(stage.name), chained.upstream(stage.name)
         assert mine.place == theirs.place, stage.name
         assert mine.digest == theirs.digest, stage.name
-    assert release(alone).next == ""
+    assert release(alone).next == SERVED
     assert present(production(alone.store, alone.prefix)).export == chained.upstream("model_export").digest
 
 

@@ -59,3 +59,39 @@ def test_it_shows_what_was_learned_against_what_was_forgotten(settings: Settings
     page = version_report(settings, KEY)
     assert "<p>Validation loss and loss on watched general text at 3 looks: " in page
     assert 'aria-label="validation loss over loss on watched general text"' in page
+
+
+def test_it_opens_with_what_came_of_it_the_base_and_what_to_do_next(settings: Settings) -> None:
+    page = version_report(settings, KEY)
+    said = (
+        "Loss of the expected answers 6.66 → 2.72 on 12 questions. Released as version 3. ",
+        "<p>Base: tiny.</p>",
+        "<p>Next: Nothing to do; <code>ft-dagster catalogue</code> says how it is served.</p>",
+        '<h2 id="Rules">',
+        '<h2 id="Training">',
+        '<h2 id="Versions-over-time">',
+    )
+    places = [page.index(one) for one in said]
+    assert places == sorted(places)
+
+
+def test_an_older_version_says_which_one_is_in_production(settings: Settings) -> None:
+    page = version_report(settings, KEY, 1)
+    assert "Released as version 1; version 3 is in production. " in page
+    assert "Next: Nothing to do; version 3 is in production" in page
+
+
+def test_versions_of_a_variant_are_a_curve_over_time_and_one_version_is_none(settings: Settings) -> None:
+    page = version_report(settings, KEY)
+    label = 'aria-label="loss of the expected answers, nats a token over version"'
+    (chart,) = [part for part in page.split("<svg ") if label in part]
+    for said in ("tuned: 2.716 at 3", "base: 6.665 at 1", ">version<", ">1<", ">2<", ">3<"):
+        assert said in chart, said
+    assert "Versions over time" not in version_report(settings, VariantKey("acme", "colours"))
+
+
+def test_it_shows_answers_only_where_the_declaration_lets_rows_be_shown(settings: Settings) -> None:
+    shown = version_report(settings, KEY)
+    assert '<h2 id="Before-and-after">' in shown
+    assert "data.samples: metadata would show some" in shown
+    assert "<caption>answers before and after</caption>" not in shown

@@ -28,6 +28,8 @@ from ft_dagster.lineage.release import rolled_back
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import newer_parent
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.report.next_step import next_step
+from ft_dagster.report.result import result_sentence
 from ft_dagster.spec import Declared, VariantKey
 from ft_dagster.stage_entries import (
     BASE_MODEL,
@@ -43,6 +45,7 @@ from ft_dagster.store import SHARED, Artifact, Place, Store, read_head, refused,
 from ft_dagster.store.committed import all_committed
 from ft_dagster.versions.newest_plan import newest_plan
 from ft_dagster.versions.now import difference
+from ft_dagster.versions.results import result_of
 from ft_dagster.versions.version_artifacts import VersionArtifacts, version_artifacts
 from ft_dagster.workspace.workspace import Workspace
 
@@ -211,6 +214,8 @@ def _known_version(shared: SharedState, row: FleetRow, declared: Declared | None
     now = None if declared is None else shared.of(declared)
     unseen = [] if declared is None else unasked_places(declared.spec, shared.settings.project)
     spent, hours, counted = _spent(shared, row, stands)
+    spec = None if declared is None else declared.spec
+    result = result_of(shared.settings, row.state.key, judged, stands.log, spec)
     return KnownVersion(
         version=None if released is None else released.version,
         waiting=waiting_version(stands.log),
@@ -230,6 +235,8 @@ def _known_version(shared: SharedState, row: FleetRow, declared: Declared | None
         spent=spent,
         retrain_hours=hours,
         counted=counted,
+        result=result_sentence(result) if verdict else "",
+        next_step=next_step(result) if verdict else "",
     )
 
 

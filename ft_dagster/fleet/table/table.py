@@ -38,7 +38,7 @@ from ft_dagster.fleet.table.table_rows import (
 )
 from ft_dagster.schema_version import FIELD, is_readable, newer_error
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LOOKED, CHANGED, LISTING = "looked", "changed", "listing"  # of META
 FEW = 500  # values in one question to the database
 

@@ -30,9 +30,10 @@ class Gain(NamedTuple):
 class KnownVersion:
     """`version`: in production; `waiting`: a newer one that somebody is to approve; `taken_back`: the newest,
     where it was rolled back; `made`: when what stands was judged or trained, in UTC. `digest`: of the newest
-    export. `gate`: the word of the newest verdict, `verdict`: its sentence. `gain`: of the newest evaluation
-    over the base; `over_production`: of the newest version over the one that was served before it, each on
-    its own questions. `causes`: why what stands is out of date. `unread`: why the store could not be read,
+    export. `gate`: the word of the newest verdict, `verdict`: its sentence, `result`: what came of its
+    weights in a line, `next_step`: what a person does next. `gain`: of the newest evaluation over the base;
+    `over_production`: of the newest version over the one that was served before it, on its own questions.
+    `causes`: why what stands is out of date. `unread`: why the store could not be read,
     where it could not: nothing else is known then. `unseen`: a source or base that nobody looks at. `shown`:
     so many entries of its release log Dagster shows, as a tick found.
 
@@ -57,6 +58,8 @@ class KnownVersion:
     taken_back: int | None = None
     verdict: str | None = None
     shown: int = 0
+    result: str = ""
+    next_step: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "made": None if self.made is None else self.made.timestamp()}
