@@ -21,7 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from ft_dagster.cluster import Cluster, RaySettings
 from ft_dagster.errors import UserError, UserErrors
@@ -554,3 +554,6 @@ def load_settings(project: Path | str | None = None) -> Settings:
         return Settings(project=folder, **{str(k): v for k, v in given.items() if k != "project"})
     except ValidationError as error:
         raise UserErrors.of(mistakes_in(error, Settings, lambda field: file, SEE_SCHEMA)) from None
+    except SettingsError as error:
+        fix = "Give it as JSON, or one field of it as FT_DAGSTER_HOST__CPU_SLOTS=2"
+        raise UserError(f"the environment (FT_DAGSTER_...): {error}", fix=fix) from None

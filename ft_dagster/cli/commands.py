@@ -38,7 +38,8 @@ class Commands(TyperGroup):
         self._imported = set[str]()
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        self._import(file for file, names in FILES.items() if cmd_name in names)
+        files = [file for file, names in FILES.items() if cmd_name in names]
+        self._import(files or FILES)  # of a misspelt name all: one of them may be meant
         return super().get_command(ctx, cmd_name)
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -16,8 +16,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from ft_dagster.automation.patience import be_patient
+from ft_dagster.cli.cells import Cell
 from ft_dagster.cli.commands import Commands
 from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
@@ -124,6 +126,9 @@ def keys_of(declarations: Declarations, variants: list[str] | None, *, every: bo
             declarations.file(key)
         return keys
     declared_keys = list(declarations) if every else []
+    if every and not declared_keys:
+        fix = "Begin with `ft-dagster init`, or write tenants/<tenant>/<variant>.yaml"
+        raise UserError("no variant is declared", file=declarations.project / "tenants", fix=fix)
     if not declared_keys:
         raise UserError(
             "no variant named", fix="Name one as tenant.variant, or use --all where it is offered"
@@ -141,10 +146,11 @@ def quiet() -> None:
 
 
 def show(table: Table) -> None:
-    """Print a table: folded in a terminal of any width, plain and a line a row where it is piped."""
-    for column in table.columns:
-        column.overflow = "fold"
+    """Print a table: in a terminal of any width no word is cut, plain and a line a row where it is piped."""
     if out.is_terminal:
+        for column in table.columns:
+            column.header = Cell(column.header) if isinstance(column.header, str) else column.header
+            column._cells = [Cell(cell) if isinstance(cell, str | Text) else cell for cell in column._cells]
         out.print(table)
         return
     table.box = None

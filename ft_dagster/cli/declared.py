@@ -142,12 +142,26 @@ def schema(
 
 
 @app.command(rich_help_panel=DECLARING)
-def show(context: typer.Context, variant: Key, as_json: Json = False) -> None:
+def show(
+    context: typer.Context,
+    variant: Key,
+    changed: Annotated[bool, typer.Option("--changed", help="Only values that differ from built in")] = False,
+    as_json: Json = False,
+) -> None:
     """Show every value of a declaration and where it came from: the file, the defaults, or built in."""
+    from ft_dagster.spec.validation import is_default
+    from ft_dagster.spec.variant import VariantSpec
+
     settings = load_settings(context.obj)
     declared = load_variant(settings, VariantKey.parse(variant))
     values = _flat(declared.spec.model_dump(mode="json"))
-    planned = _planned(settings, declared.key)
+    if changed:
+        values = {
+            name: value
+            for name, value in values.items()
+            if declared.origins[name] != "built-in" and not is_default(VariantSpec, name, value)
+        }
+    planned = () if changed else _planned(settings, declared.key)
     if as_json:
         fields = {name: {"value": value, "from": declared.origins[name]} for name, value in values.items()}
         reasons = [asdict(reason) for reason in planned]

@@ -58,7 +58,11 @@ def due_now(
     if rows:
         show_rows(COLUMNS, [row.cells for row in rows])
     else:
-        out.print("no tick was made yet" if looked is None else "no variant is due")
+        out.print(
+            "nothing decided yet: `ft-dagster ui` runs the daemon that decides"
+            if looked is None
+            else "no variant is due"
+        )
 
 
 @fleet.command()

@@ -240,6 +240,8 @@ def _check_folder(folder: Path, source: str, declared_in: object = None, roots: 
 def _check_config(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         fix = "Name the folder that holds config.json and the weights"
+        if any(folder.glob("*.gguf")):
+            fix += ": GGUF is made from them for inference, and cannot be trained"
         raise UserError("a base model without config.json", file=folder, field=f"{FIELD}.source", fix=fix)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
 from pydantic import ValidationInfo, create_model, field_validator
+from pydantic_core import PydanticCustomError
 
 from ft_dagster.methods import METHODS, Method, usual_method
 from ft_dagster.spec.model import SpecModel, former_auto
@@ -51,6 +52,17 @@ class MethodSpec(SpecModel):
         """Return the declared settings by name; null, and a switch that is off, leave one to the plan."""
         values = {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
         return {name: value for name, value in values.items() if value is not None and value is not False}
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_no_switch(cls, name: Any) -> Any:
+        """Say how a variant of LoRA that is a setting here (`dora`) is declared."""
+        switch = f"use_{name}".lower() if isinstance(name, str) else ""
+        having = [method for method, settings in METHOD_SETTINGS.items() if switch in settings]
+        if not having:
+            return name
+        fix = f"Write {{name: {'lora' if 'lora' in having else having[-1]}, {switch}: true}}"
+        raise PydanticCustomError("switch", f"{name} is a setting of a method", {"fix": fix})
 
     @field_validator("rank", mode="before", check_fields=False)
     @classmethod

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from ft_dagster.errors import UserError
 from ft_dagster.spec.declarations import unfit
 from ft_dagster.spec.load import SHORTHANDS, Declared, load_variant
+from ft_dagster.spec.validation import CALLED
 from ft_dagster.spec.variant import VariantSpec
 
 ORIGIN = "experiment"
@@ -169,7 +170,9 @@ def _set(tree: dict[str, Any], field: str, value: Any, file: Path) -> None:
 
 
 def _unknown(field: str, tree: dict[str, Any], file: Path) -> UserError:
-    close = difflib.get_close_matches(field, _leaves(tree), n=1, cutoff=0.6)
+    above, dot, last = field.rpartition(".")
+    meant = f"{above}{dot}{CALLED.get(last, last)}"
+    close = difflib.get_close_matches(meant, _leaves(tree), n=1, cutoff=0.6)
     fix = f"Did you mean {close[0]}?" if close else "See `ft-dagster show VARIANT` for the fields"
     return UserError("unknown field", file=file, field=field, fix=fix)
 

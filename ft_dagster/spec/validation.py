@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -12,6 +13,22 @@ from pydantic import BaseModel, ValidationError
 from ft_dagster.errors import UserError, UserErrors
 
 T = TypeVar("T", bound=BaseModel)
+CALLED = {  # what other programs, and people, call a field -> its name here
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "batch_size": "per_device_train_batch_size",
+    "scheduler": "lr_scheduler_type",
+    "warmup": "warmup_ratio",
+    "max_seq_length": "max_length",
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_rank": "rank",
+    "model": "base_model",
+    "owner": "owners",
+    "dataset": "data",
+}
 SEE_SCHEMA = "See `ft-dagster schema` for what the field takes"
 
 
@@ -41,7 +58,7 @@ def mistakes_in(
             file=file_of(field),
             field=field or None,
             value=_value(found[0]),
-            fix=_fix(model, _path(found[0]), found[0], fix),
+            fix=_fix(model, _path(found[0]), found, fix),
         )
         for field, found in by_field.items()
         if not any(other.startswith(f"{field}.") for other in by_field)  # a union's other members
@@ -69,7 +86,7 @@ def _problem(error: Any) -> str:
         return "unknown field"
     if error["type"] == "missing":
         return "needed, but not given"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
     return message[0].lower() + message[1:]
 
 
@@ -77,14 +94,50 @@ def _value(error: Any) -> object:
     return None if error["type"] in ("missing", "extra_forbidden") else error["input"]
 
 
-def _fix(model: type[BaseModel], path: list[Any], error: Any, otherwise: str) -> str:
+def _fix(model: type[BaseModel], path: list[Any], found: list[Any], otherwise: str) -> str:
+    error = found[0]
     if error["type"] == "extra_forbidden":
         kind, name = _model_at(model, path[:-1]), str(path[-1])
         if name in getattr(kind, "gone", {}):
             return str(kind.gone[name])  # type: ignore[attr-defined]
         known = list(kind.model_fields)
+        if (meant := _elsewhere(kind, CALLED.get(name, name))) is not None:
+            return f"Did you mean {meant}?"
         return nearest(name, known, f"Known here: {', '.join(known)}")
-    return str(error.get("ctx", {}).get("fix", otherwise))
+    return str(error.get("ctx", {}).get("fix") or _other_value(found) or otherwise)
+
+
+def _elsewhere(kind: type[BaseModel], name: str) -> str | None:
+    """Return the field of this name in the model, else in a part of it, with the part."""
+    if name in kind.model_fields:
+        return name
+    parts = {part: _inner_model(field.annotation) for part, field in kind.model_fields.items()}
+    having = [f"{part}.{name}" for part, inner in parts.items() if inner and name in inner.model_fields]
+    return having[0] if len(having) == 1 else None
+
+
+def _other_value(found: list[Any]) -> str | None:
+    """Return how the value would be written right, where that can be told."""
+    value, context = found[0]["input"], found[0].get("ctx", {})
+    if found[0]["type"] == "tuple_type" and isinstance(value, str | dict):
+        return f"Write it as a list: [{value}]" if isinstance(value, str) else "Begin each entry with a dash"
+    if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*%", value):
+        return f"Write {float(value.strip().rstrip('% ')) / 100:g}"
+    if found[0]["type"] == "less_than_equal" and context.get("le") == 1 and value <= 100:
+        return f"Write {value / 100:g} for {value:g} percent"
+    texts = [
+        text for one in found for text in re.findall("'([^']*)'", str(one.get("ctx", {}).get("expected")))
+    ]
+    return nearest(value.lower(), texts, "") if isinstance(value, str) else None
+
+
+def is_default(model: type[BaseModel], field: str, value: Any) -> bool:
+    """Say whether a dotted field of a model has this value where nobody declares it."""
+    *above, last = field.split(".")
+    info = _model_at(model, list(above)).model_fields.get(last)
+    return (
+        info is not None and not info.is_required() and info.get_default(call_default_factory=True) == value
+    )
 
 
 def _model_at(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:

@@ -70,11 +70,23 @@ def load_yaml(file: Path, loader: Any) -> Any:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         line = None if mark is None else mark.line + 1
-        raise UserError(str(problem), file=file, line=line, fix="Mend the YAML") from None
+        raise UserError(str(problem), file=file, line=line, fix=_fix(str(problem), text, mark)) from None
     except (ValueError, OverflowError) as error:  # of impossible dates and endless numbers
         raise UserError(f"a value that YAML cannot read: {error}", file=file, fix="Mend the YAML") from None
     except (TypeError, AttributeError, KeyError):  # of a `!!tag` on another kind of value
         raise UserError("a value that does not fit its tag", file=file, fix="Leave out the tag") from None
+
+
+def _fix(problem: str, text: str, mark: Any) -> str:
+    """Return the way out of what breaks YAML most often."""
+    line = "" if mark is None else "".join(text.splitlines()[mark.line : mark.line + 1])
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return "Indent by spaces, not by a tab"
+    if problem.startswith("mapping values"):
+        return "Quote a text that has a colon in it, and indent fields of one part alike"
+    if problem.startswith("did not find expected"):
+        return "Indent fields of one part alike, and close each bracket and quote"
+    return "Mend the YAML"
 
 
 def _check_depth(text: str, loader: Any) -> None:

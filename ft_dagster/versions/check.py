@@ -15,6 +15,7 @@ from ft_dagster.data.rendering.new_tokens import check_tokens, pieces_of
 from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import READ, FileRead, RowsLook, rows_sentence
+from ft_dagster.data.rows.splits import refuse_few
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.evaluation.tasks.tasks import listed_metrics, resolve_tasks, tasks_digest
@@ -114,11 +115,16 @@ def check_variant(
     if named.database is not None:
         with found.gathered("evaluation.database"):
             find_database(named.database, settings.project, file, roots)
-    look = RowsLook(settings.project, looks.most)
+    look, wrong = RowsLook(settings.project, looks.most), len(found.errors)
     for i, source in named.sources.items():
         at = f"data.sources[{i}]"
         with found.gathered(f"{at}.path"):
             rows += look.rows(source, DeclaredAt(file, at, roots))
+    read = len(found.errors) == wrong and all(file.whole for file in look.files)
+    if read and not declarations.errors(key):
+        with found.gathered("data.sources"):
+            splits = declarations.declared(key).spec.data.splits
+            refuse_few(sum(file.rows for file in look.files), splits, file=file)
     if named.corpus is not None:
         look.files += _check_corpus(declarations, named.corpus, looks, found)
     tokenizer, few = None, tuple[str, ...]()

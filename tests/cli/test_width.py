@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app, common
+from ft_dagster.cli.cells import Cell
 from ft_dagster.cli.commands import all_commands
 from tests.audit.histories import History, question
 from tests.e2e.project import POLICY, write_yaml
@@ -119,6 +122,29 @@ def uncut(project: Path, *words: str, code: int = 0) -> None:
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.output)
     assert "…" not in said
     assert [line for line in said.splitlines() if LINES.search(line) and len(line) > WIDTH] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("training.per_device_train_batch_size", ["training.per_", "device_train_", "batch_size"]),
+        ("-1.029 to -0.484 nats", ["-1.029 to", "-0.484 nats"]),
+        ("what was measured holds", ["what was", "measured holds"]),
+        ("0123456789abcdef", ["0123456789abcd", "ef"]),
+    ],
+)
+def test_a_cell_is_broken_between_words_and_behind_signs(text: str, lines: list[str]) -> None:
+    console = Console(width=14, file=io.StringIO(), record=True)
+    console.print(Cell(text))
+    assert console.export_text().splitlines() == lines
+
+
+def test_no_word_of_a_table_is_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_terminal(monkeypatch)
+    arguments = ["--project", str(folder / "project"), "show", PLACES]
+    output = re.sub(r"\x1b\[[0-9;]*m", "", CliRunner().invoke(app, arguments).output)
+    words = {word for line in output.splitlines() for word in re.findall(r"[a-z]+", line)}
+    assert {"coverage", "accumulation", "decontaminate", "scheduler"} - words == set()
 
 
 def paths(command: Any, name: str = "") -> Iterator[str]:

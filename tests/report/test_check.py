@@ -21,7 +21,7 @@ TEXT = """\
 description: answers support questions
 owners: [ml@acme.example]
 base_model: model
-data: {sources: [rows.jsonl], general: {corpus: g}}
+data: {sources: [rows.jsonl], general: {corpus: g}, splits: {minimum: 1}}
 evaluation: {general: [], task: [tasks/quiz.yaml]}
 """
 TASK = 'task: quiz\ndataset_path: json\ndataset_kwargs: {data_files: {test: q.jsonl}}\ndoc_to_text: "{{q}}"\n'

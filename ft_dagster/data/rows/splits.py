@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 from ft_dagster.data.rows.content import normal_text
 from ft_dagster.errors import UserError
@@ -84,6 +85,31 @@ def _position(name: bytes) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
+def shares_of(splits: SplitsSpec) -> dict[str, float]:
+    """Return the share of the rows that each split is to have."""
+    held_out = splits.model_dump(include={"validation", "test"})
+    return {"train": 1 - splits.validation - splits.test, **held_out}
+
+
+def usual_least(splits: SplitsSpec) -> int:
+    """Return how many rows give each split its minimum, where they fall as its share says."""
+    return max(math.ceil(splits.minimum / share) for share in shares_of(splits).values() if share > 0)
+
+
+def refuse_few(rows: int, splits: SplitsSpec, *, file: object = None) -> None:
+    """Raise UserError for fewer rows than the splits need however they fall."""
+    asked = [split for split, share in shares_of(splits).items() if share > 0]
+    if rows < len(asked) * splits.minimum:
+        raise UserError(
+            f"too few rows: {' and '.join(asked)} take {splits.minimum} each",
+            file=file,
+            field="data.sources",
+            value=rows,
+            fix=f"{usual_least(splits)} rows are about the least: add rows, set shares of data.splits to 0, "
+            "or lower data.splits.minimum",
+        )
+
+
 def check_sizes(
     rows: dict[str, int],
     splits: SplitsSpec,
@@ -96,10 +122,7 @@ def check_sizes(
     `overlapping`: rows that were left out because they overlap an evaluation set.
     """
     removed = f"; {overlapping:,} rows were left out that overlap an evaluation set" if overlapping else ""
-    shares = {
-        "train": 1 - splits.validation - splits.test,
-        **splits.model_dump(include={"validation", "test"}),
-    }
+    shares = shares_of(splits)
     for split in SPLITS:
         if shares[split] > 0 and rows[split] < splits.minimum:
             has = ", ".join(f"{name} {rows[name]}" for name in SPLITS)
@@ -110,5 +133,6 @@ def check_sizes(
                 file=file,
                 field="data.splits.minimum",
                 value=splits.minimum,
-                fix=f"Add rows, raise its share{way_out}, or lower data.splits.minimum",
+                fix=f"Add rows ({usual_least(splits)} are about the least), raise its share{way_out}, or "
+                "lower data.splits.minimum",
             )

@@ -39,6 +39,7 @@ TYPES = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 GZIPPED = ("jsonl", "json", "csv", "tsv")
 SUPPORTED = ".jsonl, .json, .csv, .tsv (each also .gz), .parquet or .arrow"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -166,7 +167,9 @@ def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[Dat
         found = [file for match in matches for file in _expand(fs, match, source, asked)]
     files = [path for path in dict.fromkeys(found) if file_type(path)]
     if not files:
-        raise asked.error("no data file there", source.path, f"Supported are {SUPPORTED}")
+        sheets = any(path.lower().endswith(SPREADSHEETS) for path in found)
+        fix = "Save the sheet as CSV UTF-8, with commas" if sheets else f"Supported are {SUPPORTED}"
+        raise asked.error("no data file there", source.path, fix)
     for file in files:
         asked.check_place(source.path, f"s3://{file}" if remote else file)
     _refuse_unspeakable(files, source, asked)

@@ -223,6 +223,10 @@ def _header(file: DataFile, cells: list[str]) -> list[str]:
         fix = "Save it with commas between the columns"
         problem = "its columns are separated by semicolons, not by commas"
         raise UserError(problem, file=file.name, line=1, fix=fix)
+    if len(names) == 1 and "\t" in names[0]:
+        raise UserError(
+            "its columns are separated by tabs, not by commas", file=file.name, line=1, fix="Name it .tsv"
+        )
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
         fix = "The first line names each column once"

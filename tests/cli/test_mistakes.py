@@ -1,0 +1,138 @@
+"""A new user's mistakes end in one line that says the way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from ft_dagster.cli.common import main
+from ft_dagster.data.rows.splits import check_sizes, refuse_few
+from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import BAD_INPUT
+from ft_dagster.spec.variant import SplitsSpec
+
+DECLARED = """description: d
+owners: [o]
+base_model: nothing
+data:
+  sources: [data/rows.jsonl]
+"""
+DECLARATIONS = {  # added to a declaration, or put in place of a part -> what is said
+    "training: {lr: 0.001}": "training.lr: unknown field. Did you mean learning_rate?",
+    "training: {epochs: 3}": "Did you mean num_train_epochs?",
+    "training: {batch_size: 8}": "Did you mean per_device_train_batch_size?",
+    "lr: 0.001": "lr: unknown field. Did you mean training.learning_rate?",
+    "method: {name: lora, r: 8}": "Did you mean rank?",
+    "method: dora": "dora is a setting of a method (got 'dora'). Write {name: lora, use_dora: true}",
+    "method: LoRA": "Did you mean lora?",
+    "method: QLoRA": "Did you mean qlora?",
+    "gates: {general_margin: 10%}": "(got '10%'). Write 0.1",
+    "gates: {general_margin: 10}": "(got 10). Write 0.1 for 10 percent",
+    "owners: [o]->owners: o@x": "owners: input should be a list (got 'o@x'). Write it as a list: [o@x]",
+    "[data/rows.jsonl]->data/rows.jsonl": "Write it as a list: [data/rows.jsonl]",
+    "[data/rows.jsonl]->{path: a}": "Begin each entry with a dash",
+    "  sources->\tsources": "Indent by spaces, not by a tab",
+    "description: d->description: This: that": "Quote a text that has a colon in it",
+    "  sources: [data/rows.jsonl]->  sources: [data/rows.jsonl": "close each bracket and quote",
+    "data/rows.jsonl->data/rows.xlsx": "Save the sheet as CSV UTF-8, with commas",
+    "data/rows.jsonl->data/semicolons.csv": "separated by semicolons, not by commas. Save it with commas",
+    "data/rows.jsonl->data/tabs.csv": "cells are separated by tabs (got 'a\\tb'). Name it .tsv",
+    "base_model: nothing->base_model: gguf": "GGUF is made from them for inference, and cannot be trained",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for folder in ("tenants/acme", "data", "gguf"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "data/rows.xlsx").write_bytes(b"PK")
+    (tmp_path / "data/semicolons.csv").write_text("a;b\n1;2\n")
+    (tmp_path / "data/tabs.csv").write_text("a\tb\n1\t2\n")
+    (tmp_path / "gguf/model.gguf").write_bytes(b"GGUF")
+    rows = (json.dumps({"prompt": f"p {number}", "completion": "c"}) for number in range(8))
+    (tmp_path / "data/rows.jsonl").write_text("\n".join(rows))
+    (tmp_path / "tenants/acme/support.yaml").write_text(DECLARED)
+    return tmp_path
+
+
+def said(project: Path, *words: str) -> str:
+    return CliRunner().invoke(app, ["--project", str(project), *words]).output
+
+
+@pytest.mark.parametrize("mistake", DECLARATIONS)
+def test_a_mistake_in_a_declaration_is_one_line_that_says_how_it_is_written(
+    project: Path, mistake: str
+) -> None:
+    part, _, instead = mistake.partition("->")
+    content = DECLARED.replace(part, instead) if instead else f"{DECLARED}{part}\n"
+    (project / "tenants/acme/support.yaml").write_text(content)
+    [line] = [line for line in said(project, "check").splitlines() if DECLARATIONS[mistake] in line]
+    assert line
+
+
+def test_few_rows_are_refused_by_check_with_how_many_are_needed(project: Path) -> None:
+    output = said(project, "check")
+    assert "data.sources: too few rows: train and validation and test take 8 each (got 8)" in output
+    assert "80 rows are about the least" in output
+
+
+def test_the_least_rows_are_those_of_the_declared_shares() -> None:
+    splits = SplitsSpec(validation=0.2, test=0.2, minimum=8)
+    refuse_few(24, splits)
+    with pytest.raises(UserError, match="40 rows are about the least"):
+        refuse_few(23, splits)
+    with pytest.raises(UserError, match="40 are about the least"):
+        check_sizes({"train": 20, "validation": 3, "test": 2}, splits)
+
+
+def test_a_misspelt_command_is_answered_by_the_one_that_is_meant(project: Path) -> None:
+    assert "'check'" in said(project, "chek")
+
+
+def test_a_project_that_declares_nothing_says_how_to_begin(project: Path) -> None:
+    (project / "tenants/acme/support.yaml").unlink()
+    [line] = mistake_of(project, "status").splitlines()
+    assert "no variant is declared. Begin with `ft-dagster init`" in line
+
+
+def test_a_fleet_before_its_first_tick_says_what_decides(project: Path) -> None:
+    assert "`ft-dagster ui` runs the daemon that decides" in said(project, "fleet", "due")
+
+
+def test_what_others_call_a_setting_is_known_to_a_sweep(project: Path) -> None:
+    words = ["sweep", "acme.support", "--set", "training.lr=1"]
+    assert "Did you mean training.learning_rate?" in mistake_of(project, *words)
+
+
+def mistake_of(project: Path, *words: str) -> str:
+    """Return the mistake that a command raises."""
+    error = CliRunner().invoke(app, ["--project", str(project), *words]).exception
+    assert isinstance(error, UserError)
+    return str(error)
+
+
+def test_a_variant_without_an_evaluation_is_compared_by_running_it(project: Path) -> None:
+    assert said(project, "compare", "acme.support") == (
+        "acme.support: not evaluated yet: `ft-dagster run acme.support` does it\n"
+    )
+
+
+def test_an_environment_that_is_no_json_is_one_error(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FT_DAGSTER_HOST", "{bad")
+    monkeypatch.setattr("sys.argv", ["ft-dagster", "--project", str(project), "history", "acme.support"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == BAD_INPUT
+    [line] = capsys.readouterr().err.splitlines()
+    assert "FT_DAGSTER_HOST__CPU_SLOTS=2" in line
+
+
+def test_what_differs_from_built_in_is_shown_alone(project: Path) -> None:
+    shown = json.loads(said(project, "show", "acme.support", "--changed", "--json"))["fields"]
+    assert set(shown) == {"description", "owners", "base_model.source", "data.sources"}
