@@ -90,7 +90,7 @@ def test_the_least_rows_are_those_of_the_declared_shares() -> None:
 
 
 def test_a_misspelt_command_is_answered_by_the_one_that_is_meant(project: Path) -> None:
-    assert "'check'" in said(project, "chek")
+    assert "'status'" in said(project, "stats")
 
 
 def test_a_project_that_declares_nothing_says_how_to_begin(project: Path) -> None:
