@@ -102,7 +102,7 @@ def test_the_tables_figures_are_those_of_the_run(moved: Moved) -> None:
 
 
 def test_fields_that_are_said_to_have_the_same_name_have_it() -> None:
-    named = present(re.search(r"have the same names: (.*?)\. If", PAGE, re.DOTALL)).group(1)
+    named = present(re.search(r"with the same names: (.*?)\. If", PAGE, re.DOTALL)).group(1)
     fields = {*re.findall(r"`(\w+)`", named)}
     ours = {*VariantSpec.model_json_schema()["$defs"]["TrainingSpec"]["properties"]}
     assert len(fields) > 10

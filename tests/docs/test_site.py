@@ -6,12 +6,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from tests.e2e.browser import PROGRAM, BrowserTab, browser
 
 ROOT = Path(__file__).resolve().parents[2]
 README = """# A project
@@ -23,6 +25,9 @@ See [the page](docs/page.md).
 |---|---|
 | learn | [page](docs/page.md) |
 """
+WIDER = """[...document.querySelectorAll('article table, article pre, article img, .table-wrapper')].filter(
+    each => each.scrollWidth > each.clientWidth + 1 || each.getBoundingClientRect().right > innerWidth
+).map(each => (each.innerText || each.src).slice(0, 80))"""  # the beginning of what is cut
 pytestmark = pytest.mark.slow
 
 
@@ -66,12 +71,48 @@ def dead(site: Path) -> list[str]:
     return found
 
 
-def test_it_builds_and_every_link_of_every_page_leads_somewhere(tmp_path: Path) -> None:
-    done = built(ROOT, tmp_path / "site")
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the project's own site."""
+    folder = tmp_path_factory.mktemp("built") / "site"
+    done = built(ROOT, folder)
     assert done.returncode == 0, done.stderr
-    pages = {file.relative_to(tmp_path / "site").as_posix() for file in (tmp_path / "site").rglob("*.html")}
+    return folder
+
+
+def test_it_builds_and_every_link_of_every_page_leads_somewhere(site: Path) -> None:
+    pages = {file.relative_to(site).as_posix() for file in site.rglob("*.html")}
     assert {"README.html", "docs/tutorial.html", "docs/reference/python.html"} <= pages
-    assert dead(tmp_path / "site") == []
+    assert dead(site) == []
+
+
+@pytest.fixture
+def tab(tmp_path: Path) -> Iterator[BrowserTab]:
+    with browser(tmp_path / "profile") as tab:
+        tab.look(1280, dark=False)
+        yield tab
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this host")
+def test_a_search_finds_its_pages_from_disk_without_an_error(site: Path, tab: BrowserTab) -> None:
+    for words, page in (("rollback", "docs/releases.html"), ("SFTConfig+packing", "docs/moving.html")):
+        found = f"!!document.querySelector('#search-results a[href*=\"{page}\"]')"
+        tab.open(f"{(site / 'search.html').as_uri()}?q={words}", found)
+        tab.settle()
+        methods = ("Log.entryAdded", "Runtime.exceptionThrown")
+        assert [event for event in tab.events if event["method"] in methods] == []
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this host")
+def test_no_table_command_or_picture_is_wider_than_its_page_at_1280_pixels(
+    site: Path, tab: BrowserTab
+) -> None:
+    wide = {}
+    for file in site.rglob("*.html"):
+        tab.open(file.as_uri(), "document.readyState === 'complete'")
+        if cut := tab.evaluate(WIDER):
+            wide[file.relative_to(site).as_posix()] = cut
+    assert wide == {}
 
 
 @pytest.fixture
