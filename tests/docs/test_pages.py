@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app
+from ft_dagster.cli.commands import all_commands
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantSpec
 from tests.e2e.project import edit
@@ -86,12 +86,12 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in found]
 
 
-program = cache(typer.main.get_command)
+program = cache(all_commands)
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
     """The command that words call, and what is left of them."""
-    command: Any = program(app)
+    command: Any = program()
     while words and command is not None and hasattr(command, "commands"):
         if words[0] == "--project":
             words = words[2:]
