@@ -1,1 +1,1 @@
-"""What made what: digests, keys, manifests, the package's own source."""
+"""Records what made what: digests, keys, manifests, the package's own source."""

@@ -1,4 +1,4 @@
-"""The certificate of an export: what crosses rooms, and how it is stored.
+"""Holds the certificate of an export: what crosses rooms, and how it is stored.
 
 `export.certificate` compares and makes it; the release log, the card and the reports read it.
 """
@@ -31,7 +31,7 @@ _HOLD = {
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may differ between judged weights and export.
+    """Sets the differences that are allowed between judged weights and export.
 
     `mean_kl`: KL(judged || export) in nats a token. `share_kl`: the same as a share of KL(judged || base), so
     that a merge that forgot the adapter never passes; below `noise_kl` it is not asked. `tie` in logits: a
@@ -50,7 +50,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Certificate:
-    """`payload` (digest) behaves as `judged` (digest), or `failures` say where not.
+    """Certifies that `payload` (digest) behaves as `judged` (digest), or `failures` say where not.
 
     `figures` are plain numbers; one that is not finite is null where it is stored.
     """
@@ -68,7 +68,7 @@ class Certificate:
 
     @property
     def drifted(self) -> bool:
-        """Whether all that fails is how near it computes: such bytes may be judged by themselves."""
+        """Say whether all that fails is how near it computes: such bytes may be judged by themselves."""
         near = math.isfinite(self.figures.get("mean_kl", math.nan)) and not misread(self.figures)
         return bool(self.failures) and near
 
@@ -88,7 +88,8 @@ class Certificate:
 
     @classmethod
     def from_json(cls, content: Any, *, file: object = None) -> Certificate:
-        """What `to_json` wrote. `passed` and `drifted` are derived again: what the file says is not trusted.
+        """Read what `to_json` wrote. `passed` and `drifted` are derived again: what the file says is not
+        trusted.
 
         Raises UserError, naming `file`: no certificate, one of a newer ft-dagster, one that says it passed
         and names failures, or the other way round, or one that names none where its figures do not hold.
@@ -126,7 +127,7 @@ class Certificate:
 
 
 def failures_of(figures: Mapping[str, float], tolerance: Tolerance) -> list[str]:
-    """What does not hold, in words. A figure that is not a number holds nothing."""
+    """Return what does not hold, in words. A figure that is not a number holds nothing."""
     share = max(tolerance.noise_kl, tolerance.share_kl * figures["base_kl"])
     rules = [
         (
@@ -154,7 +155,7 @@ def failures_of(figures: Mapping[str, float], tolerance: Tolerance) -> list[str]
 
 
 def misread(figures: Mapping[str, float]) -> list[str]:
-    """How an export's tokenizer reads otherwise than the judged one, which no score excuses."""
+    """Return how an export's tokenizer reads otherwise than the judged one, which no score excuses."""
     return [said for name, said in _READ_ALIKE.items() if figures.get(name) != 1]
 
 

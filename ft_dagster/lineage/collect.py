@@ -1,4 +1,4 @@
-"""`store gc`: removes what nothing needs, beside whoever commits, reuses and releases meanwhile.
+"""Removes what nothing needs (`store gc`), beside whoever commits, reuses and releases meanwhile.
 
 What was made from others goes before them: who keeps an artifact (see `store.removal`) so keeps all that it
 was made from. Killed at any point, the next call goes on.
@@ -21,8 +21,8 @@ from ft_dagster.store.removal import claim_removal, finish_removal
 
 @dataclass(frozen=True)
 class Outcome:
-    """`removed`: else it was taken into use since it was listed, or could not be removed (`error`), or that
-    is so of something that was made from it.
+    """Reports what came of an artifact. `removed`: else it was taken into use since it was listed, or could
+    not be removed (`error`), or that is so of something that was made from it.
     """
 
     of: Unreached
@@ -73,12 +73,14 @@ def _claimed(store: Store, one: Unreached, rules: Rules) -> bool:
 
 
 def _written_since(store: Store, one: Unreached) -> bool:
-    """Whether somebody goes on there since it was listed: another host's training, from old checkpoints."""
+    """Say whether somebody goes on there since it was listed: another host's training, from old
+    checkpoints.
+    """
     return any(file.modified > one.written for file in store.walk(f"{one.place.path}/{one.attempt}"))
 
 
 def _dependents_first(found: Sequence[Unreached]) -> list[Unreached]:
-    """Each artifact before those that it was made from; attempts that are none at the end."""
+    """Order each artifact before those that it was made from; attempts that are none at the end."""
     at = defaultdict[Place, list[int]](list)
     for number, one in enumerate(found):
         at[one.place].append(number)

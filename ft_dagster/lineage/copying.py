@@ -1,4 +1,4 @@
-"""`store copy`: one store into another, folder or S3, each byte held against its digest.
+"""Copies one store into another (`store copy`), folder or S3, each byte held against its digest.
 
 First come all artifacts, each one's files before its manifest; then what lies beside them; then the release
 logs, entry by entry; the heads come last. Logs and heads are those from before the artifacts were listed. So
@@ -43,8 +43,8 @@ How = Literal["copied", "there", "left", "removed"]
 
 @dataclass(frozen=True)
 class Copied:
-    """`how`: `there` before it was copied; `left`: the target has a newer one; `removed`: the target's
-    retention removed it. `bytes`: moved.
+    """Reports a copy. `how`: `there` before it was copied; `left`: the target has a newer one; `removed`: the
+    target's retention removed it. `bytes`: moved.
     """
 
     path: str
@@ -100,8 +100,8 @@ class _Copy:
                 yield from pool.map(copy, those[first : first + AT_ONCE])
 
     def artifact(self, keyed: Keyed) -> Copied:
-        """What is committed under a key, with what was removed there before and outlived it. A manifest is
-        written when all files of its artifact were read back.
+        """Copy what is committed under a key, with what was removed there before and outlived it. A manifest
+        is written when all files of its artifact were read back.
         """
         there = list(generations(self._target, keyed.place))
         here: list[Artifact | Removed] = [*keyed.removed, *([keyed.artifact] if keyed.artifact else [])]
@@ -170,7 +170,9 @@ class _Copy:
         finish_removal(self._target, standing)
 
     def _is_needed(self, place: Place) -> bool:
-        """By heads, releases, retention or legal hold of the target, as it was when this was first asked."""
+        """Say whether heads, releases, retention or legal hold of the target need it, as it was when this was
+        first asked.
+        """
         with self._looking:
             if self._needed is None:
                 self._needed = reached(self._target, contents_of(self._target), self._rules)
@@ -182,7 +184,7 @@ class _Copy:
         return sum(self._file(path, file.size, file.sha256) for path, file in files.items())
 
     def record(self, path: str) -> Copied:
-        """A file that is never changed once it is there."""
+        """Copy a file that is never changed once it is there."""
         there = self._read_target(path)
         content = self._source.read(path)
         if there is None:
@@ -192,7 +194,7 @@ class _Copy:
         return Copied(path, "there")
 
     def changing(self, read: tuple[StoredFile, bytes]) -> Copied:
-        """A file that may be written over, with its content; unless the target's is newer."""
+        """Copy a file that may be written over, with its content; unless the target's is newer."""
         file, content = read
         there = self._read_target(file.path)
         if there == content:
@@ -203,15 +205,15 @@ class _Copy:
         return Copied(file.path, "copied", len(content))
 
     def _is_newer(self, there: bytes, here: bytes, file: StoredFile) -> bool:
-        """By the dates that both have in them, else by when they were written."""
+        """Say whether one is newer, by the dates that both have in them, else by when they were written."""
         dates = _date_in(there), _date_in(here)
         if dates[0] and dates[1]:
             return dates[0] > dates[1]
         return self._target.modified(file.path) >= file.modified
 
     def log(self, prefix: str, entries: int) -> Iterator[Copied]:
-        """So many of a release log, of which the target may have a part, or more than all. Each is counted
-        there once it is.
+        """Copy so many entries of a release log, of which the target may have a part, or more than all. Each
+        is counted there once it is.
         """
         has_head, there = marked(self._source, prefix) > 0, marked(self._target, prefix)
         for number in range(1, entries + 1):
@@ -237,7 +239,7 @@ class _Copy:
 
     @contextmanager
     def _local(self, path: str, sha256: str) -> Iterator[Path]:
-        """A file of the source on this host."""
+        """Return a file of the source on this host."""
         here = self._source.local(path)
         if here is not None:
             yield here
@@ -267,7 +269,7 @@ class _Copy:
 
 
 def _made(one: Artifact | Removed) -> Artifact:
-    """What was committed, whether it stands or was removed."""
+    """Yield what was committed, whether it stands or was removed."""
     return one if isinstance(one, Artifact) else one.artifact
 
 
@@ -291,7 +293,7 @@ def _is_mutable(file: StoredFile) -> bool:
 
 
 def _date_in(content: bytes) -> str:
-    """When a head was moved, ISO 8601 in UTC; empty where nothing says so."""
+    """Return when a head was moved, ISO 8601 in UTC; empty where nothing says so."""
     try:
         return str(loads(content)["at"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""One entry of a release log: what was done to which version, and which one is served after it."""
+"""Defines one entry of a release log: what was done to which version, and which one is served after it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _OWN: dict[Action, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ReleaseEntry:
-    """As it is stored. `export`, `weights`, `evaluation`: digests; `export_key`: where the export lies.
+    """Holds an entry as it is stored. `export`, `weights`, `evaluation`: digests; `export_key`: where the
+    export lies.
 
     `production`: the version that is served after it, None while the first waits. `at`: ISO 8601, UTC.
     `entry`: an id of the file itself (schema 1 had none). `previous`: what it was written after, see `log`
@@ -63,11 +64,11 @@ class ReleaseEntry:
 
     @property
     def doubt(self) -> str | None:
-        """Why a named approver has to decide on it; None where nobody has to."""
+        """Return why a named approver has to decide on it; None where nobody has to."""
         return f"nothing passes unmeasured: {self.unmeasured}" if self.unmeasured else None
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored: without what only other actions have."""
+        """Return the entry as it is stored: without what only other actions have."""
         others = {name for action in ACTIONS if action != self.action for name in _OWN[action]}
         others |= set() if self.unmeasured else {"unmeasured"}
         return {name: value for name, value in asdict(self).items() if name not in others}
@@ -75,7 +76,7 @@ class ReleaseEntry:
     def then(
         self, action: Action, production: int, *, forced: bool = False, from_version: int | None = None
     ) -> ReleaseEntry:
-        """A later entry about the same version, before it is signed and dated."""
+        """Return a later entry about the same version, before it is signed and dated."""
         return replace(
             self,
             action=action,
@@ -93,7 +94,9 @@ class ReleaseEntry:
 
     @classmethod
     def from_json(cls, content: Any, *, file: object = None) -> ReleaseEntry:
-        """Of any schema. Raises UserError, naming `file`: no entry, or one of a newer ft-dagster."""
+        """Read an entry of any schema. Raises UserError, naming `file`: no entry, or one of a newer
+        ft-dagster.
+        """
         try:
             refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
             if content["action"] not in ACTIONS:

@@ -1,4 +1,5 @@
-"""What made what: the inputs of artifacts, all that is above and below them, and the versions that they are.
+"""Walks the graph of artifacts: their inputs, all that is above and below them, and the versions that they
+are.
 
 A manifest names each input by digest and, since version 0.2, by the sha256 of the input's own manifest. The
 digest alone does not say which of several artifacts with equal bytes was used; `named` says it for every
@@ -36,14 +37,14 @@ CORPORA = f"{SHARED}/corpora"
 
 
 class Input(NamedTuple):
-    """An input as a manifest names it. `manifest`: sha256 of its own; None where that was not recorded."""
+    """Names an input as a manifest does. `manifest`: sha256 of its own; None where that was not recorded."""
 
     digest: str
     manifest: str | None
 
 
 class Node(Protocol):
-    """An artifact as a store or an index has it."""
+    """Describes an artifact as a store or an index has it."""
 
     @property
     def place(self) -> Place: ...
@@ -58,21 +59,23 @@ K = TypeVar("K")
 
 
 class Graph(Protocol[N]):
-    """Where the inputs of artifacts are found."""
+    """Finds the inputs of artifacts."""
 
     def inputs(self, artifact: N) -> Mapping[str, Input]:
-        """All inputs by their names, also those that are no artifacts."""
+        """Return all inputs by their names, also those that are no artifacts."""
 
     def find(self, artifact: N, name: str, one: Input) -> Sequence[N]:
-        """The artifact that an input names; several where nobody can tell which, none where it is gone."""
+        """Return the artifact that an input names; several where nobody can tell which, none where it is
+        gone.
+        """
 
 
 class Descent(Protocol[N]):
-    """Where what was made of artifacts is found."""
+    """Finds what was made of artifacts."""
 
     def made_of(self, artifact: N, stage: str | None = None) -> Sequence[N]:
-        """The artifacts that name one, or its equal of the same variant: an equal has nothing made again, as
-        keys go by digests. `stage`: of this stage alone.
+        """Return the artifacts that name one, or its equal of the same variant: an equal has nothing made
+        again, as keys go by digests. `stage`: of this stage alone.
         """
 
 
@@ -281,14 +284,14 @@ def versions_of(
 
 @dataclass(frozen=True)
 class StoredGraph:
-    """The graph of a store as its manifests say it; each step reads the manifest that it comes to."""
+    """Gives the graph of a store as its manifests say it; each step reads the manifest that it comes to."""
 
     store: Store
     inputs = staticmethod(inputs_of)
 
     def find(self, artifact: Artifact, name: str, one: Input) -> Sequence[Artifact]:
-        """Of an input that is named as its stage, or as what that stands for: by the same variant, by the one
-        whose release a base starts from, or for all.
+        """Find an input that is named as its stage, or as what that stands for: by the same variant, by the
+        one whose release a base starts from, or for all.
         """
         stages = (stage_of(artifact, name), *names_of(lambda entry: entry.given_as == name))
         parent = artifact.figures.get("parent") if artifact.place.stage == BASE_MODEL.name else None
@@ -308,7 +311,7 @@ class StoredGraph:
 
 
 class ListedGraph:
-    """The graph of artifacts that were read before; it asks no store."""
+    """Gives the graph of artifacts that were read before; it asks no store."""
 
     def __init__(self, artifacts: Iterable[Artifact]) -> None:
         self._by_digest = defaultdict[str, list[Artifact]](list)
@@ -359,7 +362,7 @@ def made_in(store: Store, prefix: str, stage: str, digests: Mapping[str, str]) -
 def find_digest(
     store: Store, prefixes: Iterable[str], stage: str, digest: str, manifest: str | None = None
 ) -> Artifact | None:
-    """The committed artifact of a stage with this digest, from the first of the prefixes that has one.
+    """Return the committed artifact of a stage with this digest, from the first of the prefixes that has one.
     `manifest`: sha256 of its manifest, where several may have the digest; of another where none has that.
 
     By what was noted at the commit; where nothing was, as in a store of an earlier version, all artifacts of
@@ -381,8 +384,8 @@ def find_digest(
 def of_equal_bytes(
     store: Store, prefixes: Iterable[str], stage: str, digest: str, **inputs: str
 ) -> Iterator[Artifact]:
-    """All artifacts of a stage that were noted with this digest at their commit, and made of `inputs` with
-    these digests; those that cannot be read are left out.
+    """Return all artifacts of a stage that were noted with this digest at their commit, and made of `inputs`
+    with these digests; those that cannot be read are left out.
     """
     found = _standing(store, _noted(store, prefixes, stage, digest), digest)
     return (e for e in found if isinstance(e, Artifact) and inputs.items() <= e.inputs.items())
@@ -407,7 +410,7 @@ def _looked_for(
 
 
 def _standing(store: Store, places: Iterable[Place], digest: str) -> Iterator[Artifact | UserError]:
-    """What stands there with this digest; of a manifest that cannot be read why not."""
+    """Return what stands there with this digest; of a manifest that cannot be read why not."""
     for place in places:
         try:
             found = find_artifact(store, place)
@@ -418,7 +421,7 @@ def _standing(store: Store, places: Iterable[Place], digest: str) -> Iterator[Ar
 
 
 def _chosen(found: Iterable[Artifact | UserError], manifest: str | None) -> Artifact | None:
-    """The one with the manifest, else the first. Raises the first error where there is none."""
+    """Return the one with the manifest, else the first. Raises the first error where there is none."""
     other: Artifact | None = None
     damaged: UserError | None = None
     for one in found:

@@ -13,8 +13,8 @@ from ft_dagster.lineage.retention import DAY, Rules
 
 @dataclass(frozen=True)
 class IdleRun:
-    """`folder`: work/runs/<variant>/<stage>-<first 16 digits of the key>. `written`: its newest file, seconds
-    since 1970.
+    """Describes a folder of a run that has stopped. `folder`: work/runs/<variant>/<stage>-<first 16 digits of
+    the key>. `written`: its newest file, seconds since 1970.
     """
 
     folder: Path
@@ -25,9 +25,9 @@ class IdleRun:
 def idle_runs(
     work: Path, busy: Collection[str], is_committed: Callable[[str], bool], rules: Rules
 ) -> list[IdleRun]:
-    """The folders in which nothing was written for as long as retention says, or for a day where what they
-    were for is committed; the largest first. `busy`: variants whose programs run or wait for devices on this
-    host. `is_committed`: whether an artifact stands, by the first 16 digits of its key.
+    """Return the folders in which nothing was written for as long as retention says, or for a day where what
+    they were for is committed; the largest first. `busy`: variants whose programs run or wait for devices on
+    this host. `is_committed`: whether an artifact stands, by the first 16 digits of its key.
     """
     found = []
     for variant in _folders(work / "runs"):
@@ -44,7 +44,9 @@ def idle_runs(
 
 
 def remove_run(run: IdleRun) -> bool:
-    """Whether it went; not where something was written there since it was listed."""
+    """Remove a run's folder, and say whether it went; it stays where something was written there since it was
+    listed.
+    """
     try:
         if _size(run.folder)[1] != run.written:
             return False

@@ -1,4 +1,5 @@
-"""The files of a release log: `<prefix>/releases/000001.json`, one entry each, numbered without a gap.
+"""Reads and writes the files of a release log: `<prefix>/releases/000001.json`, one entry each, numbered
+without a gap.
 
 Each entry names in `previous` what it was written after: the sha256 of the file before it. Entries of schema
 1 and 2 named nothing; the first entry after them names them all, by the sha256 over the list of their hashes.
@@ -33,14 +34,16 @@ UNCOUNTED = "without its head, so that it does not count: its writer was killed,
 
 
 class _Head(NamedTuple):
-    """How many entries there were when it was written, and the sha256 of the newest; 0 and "" without one."""
+    """Counts the entries there were when it was written, with the sha256 of the newest; 0 and "" without
+    one.
+    """
 
     entries: int
     sha256: str
 
 
 class _Stored(NamedTuple):
-    """An entry's file; `content`: None where it is not there."""
+    """Holds an entry's file; `content`: None where it is not there."""
 
     path: str
     content: bytes | None
@@ -49,7 +52,7 @@ class _Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class ReleaseLog:
-    """All entries, oldest first, the sha256 of the file of each, and what the next one is to name as
+    """Holds all entries, oldest first, the sha256 of the file of each, and what the next one is to name as
     `previous`. `uncounted`: files that stand after the head, as far as they were looked for.
     """
 
@@ -60,8 +63,8 @@ class ReleaseLog:
 
 
 def read_log(store: Store, prefix: str) -> ReleaseLog:
-    """Every entry, from the store. Raises UserError that names the entry: one that is missing, was changed,
-    or cannot be read.
+    """Read every entry from the store. Raises UserError that names the entry: one that is missing, was
+    changed, or cannot be read.
     """
     head = _head(store, prefix)
     while True:
@@ -73,7 +76,8 @@ def read_log(store: Store, prefix: str) -> ReleaseLog:
 
 
 def recalled_log(store: Store, prefix: str) -> ReleaseLog:
-    """As `read_log`; of a remote store the head is read, and what of it this host did not read before.
+    """Read the log as `read_log` does; of a remote store only the head, and what of it this host did not read
+    before.
 
     The head names the newest entry by its hash, and each entry the one before it: so none that is remembered
     is another than was there when the head was written. Where they do not fit, all are read.
@@ -91,7 +95,7 @@ def _whole(store: Store, prefix: str, head: _Head) -> ReleaseLog:
 
 
 def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]) -> ReleaseLog:
-    """The log of these entries, in order, as far as its head holds them; these are remembered."""
+    """Return the log of these entries, in order, as far as its head holds them; these are remembered."""
     entries: list[ReleaseEntry] = []
     hashes: list[str] = []
     uncounted: list[str] = []
@@ -163,7 +167,7 @@ def _mark(store: Store, prefix: str, number: int, content: bytes) -> None:
 
 
 def marked(store: Store, prefix: str) -> int:
-    """How many entries the head holds; 0 without one. Raises UserError for what is none."""
+    """Return how many entries the head holds; 0 without one. Raises UserError for what is none."""
     return _head(store, prefix).entries
 
 
@@ -217,7 +221,7 @@ def _check_link(
 
 
 def _check_versions(entry: ReleaseEntry, before: Sequence[ReleaseEntry], file: str) -> None:
-    """A release is of a new version; all else, and production, is of one that was released."""
+    """Check that a release is of a new version; all else, and production, is of one that was released."""
     versions = {past.version for past in before if past.action == RELEASE}
     is_release = entry.action == RELEASE
     serves_known = entry.production in {None, *versions, *([entry.version] if is_release else [])}
@@ -226,13 +230,13 @@ def _check_versions(entry: ReleaseEntry, before: Sequence[ReleaseEntry], file: s
 
 
 def _numbers(store: Store, prefix: str) -> list[int]:
-    """Of the entries that are listed, in order; files without a number are not entries."""
+    """Return the numbers of the entries that are listed, in order; files without a number are not entries."""
     names = [name.removesuffix(".json") for name in store.names(folder_of(prefix)) if name.endswith(".json")]
     return [int(name) for name in names if name.isascii() and name.isdigit()]
 
 
 def _contents(store: Store, prefix: str, count: int, *, recalled: bool = False) -> Iterator[_Stored]:
-    """The entries 1 to `count`, in order; `recalled`: those that this host remembers from there."""
+    """Return the entries 1 to `count`, in order; `recalled`: those that this host remembers from there."""
     for first in range(1, count + 1, AT_ONCE):
         paths = [entry_path(prefix, number) for number in range(first, min(count + 1, first + AT_ONCE))]
         known = store.recall(paths) if recalled else {}

@@ -1,4 +1,4 @@
-"""What of a store nothing needs any more: no head, no release, no parent, nothing that is being made.
+"""Finds what of a store nothing needs any more: no head, no release, no parent, nothing that is being made.
 
 Reached are the newest artifacts of every variant, corpus and experiment, every released version that
 retention keeps with the evaluations that speak for it, what is young or on hold, and all that any of these
@@ -31,9 +31,9 @@ PROMPTED_OF = (BASE_MODEL.name, TASK_DATASET.name)  # what is kept as long as bo
 
 @dataclass(frozen=True)
 class Unreached:
-    """An artifact, or an attempt at one (`attempt`) that is none, that nothing needs; also one whose removal
-    was not done to its end. `files`: below the key's folder, those that go. `bytes`: of these. `written`: or
-    used last, seconds since 1970. `above`: where what it was made from stands.
+    """Describes an artifact, or an attempt at one (`attempt`) that is none, that nothing needs; also one
+    whose removal was not done to its end. `files`: below the key's folder, those that go. `bytes`: of these.
+    `written`: or used last, seconds since 1970. `above`: where what it was made from stands.
     """
 
     place: Place
@@ -52,7 +52,8 @@ class Unreached:
 def unreached(
     store: Store, contents: Contents, being_made: Callable[[Place], bool], rules: Rules
 ) -> list[Unreached]:
-    """The largest first. `being_made`: whether somebody is building under a key now.
+    """Return what nothing needs, the largest first. `being_made`: whether somebody is building under a key
+    now.
 
     Raises UserError for a head, a log or a manifest that cannot be read: who knows what it reaches.
     """
@@ -69,7 +70,7 @@ def unreached(
 
 
 def _parts(keyed: Keyed, reached: bool, graph: ListedGraph) -> Iterator[Unreached]:
-    """The attempts under a key that nothing needs, with their files that go."""
+    """Yield the attempts under a key that nothing needs, with their files that go."""
     committed = {str(one.predicate["attempt"]): one for one in keyed.committed}
     for name, files in keyed.attempts.items():
         artifact = committed.get(name)
@@ -89,7 +90,7 @@ def _parts(keyed: Keyed, reached: bool, graph: ListedGraph) -> Iterator[Unreache
 
 
 def is_litter(store: Store, one: Unreached) -> bool:
-    """Whether an attempt was not committed since it was listed either, nor removed after that."""
+    """Say whether an attempt was not committed since it was listed either, nor removed after that."""
     found = (each if isinstance(each, Artifact) else each.artifact for each in generations(store, one.place))
     return all(artifact.predicate["attempt"] != one.attempt for artifact in found)
 
@@ -97,8 +98,8 @@ def is_litter(store: Store, one: Unreached) -> bool:
 def reached(
     store: Store, contents: Contents, rules: Rules, made: Collection[Place] = frozenset()
 ) -> set[Place]:
-    """Where what stands is needed. `made`: under which keys somebody is building now. Raises UserError, see
-    `unreached`.
+    """Return where what stands is needed. `made`: under which keys somebody is building now. Raises
+    UserError, see `unreached`.
     """
     damaged = next((keyed.damaged for keyed in contents.keyed.values() if keyed.damaged), None)
     if damaged is not None:
@@ -131,7 +132,7 @@ def _standing(contents: Contents) -> list[Artifact]:
 def _not_to_go_yet(
     store: Store, contents: Contents, rules: Rules, made: Collection[Place]
 ) -> Iterator[Artifact]:
-    """What is young, on hold, or made once more."""
+    """Yield what is young, on hold, or made once more."""
     for keyed in contents.keyed.values():
         path = keyed.place.path
         if keyed.artifact is not None and (
@@ -143,7 +144,7 @@ def _not_to_go_yet(
 
 
 def _is_going(store: Store, keyed: Keyed, artifact: Artifact) -> bool:
-    """Whether its removal was claimed and not done: it is young by that claim alone."""
+    """Say whether its removal was claimed and not done: it is young by that claim alone."""
     claims = f"claims/{artifact.predicate['attempt']}/"
     return any(path.startswith(claims) for path in keyed.files) and removal_claim(store, artifact) is not None
 
@@ -160,7 +161,9 @@ def _heads(store: Store, records: Iterable[StoredFile]) -> Iterator[Artifact]:
 def _released(
     store: Store, records: Iterable[StoredFile], graph: ListedGraph, rules: Rules
 ) -> Iterator[Artifact]:
-    """The export, the evaluation and so the weights of every version that is kept, of every variant."""
+    """Yield the export, the evaluation and so the weights of every version that is kept, of every
+    variant.
+    """
     logs = {str(PurePosixPath(file.path).parent) for file in records}
     prefixes = {log.removesuffix("/releases") for log in logs if log.endswith("/releases")}
     for prefix in sorted(prefixes):

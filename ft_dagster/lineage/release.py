@@ -1,4 +1,4 @@
-"""What is released of a variant: the entries of its append-only log (see `log`).
+"""Records what is released of a variant: the entries of its append-only log (see `log`).
 
 A version is written only when export, evaluation, verdict and certificate speak of the same bytes. Entries
 are never changed; each says which version is in production after it:
@@ -38,7 +38,7 @@ Decide = Callable[[list[ReleaseEntry]], tuple[ReleaseEntry, bool]]  # the entry,
 
 @dataclass(frozen=True)
 class ReleaseCandidate:
-    """What may become a version: an export, and all that speaks for it.
+    """Describes what may become a version: an export, and all that speaks for it.
 
     `verdict`: derived again from the evaluation's samples; `gates`: the digest of the
     gates as declared now; `certificate`: that of the export; `own_verdict`: the one on the export's own
@@ -56,7 +56,7 @@ class ReleaseCandidate:
     held_against: Sequence[ReleaseEntry] | None = None
 
     def entry(self, variant: str, run_id: str | None) -> ReleaseEntry:
-        """Its entry as version 1, before it is signed and numbered."""
+        """Return its entry as version 1, before it is signed and numbered."""
         return ReleaseEntry(
             action=RELEASE,
             variant=variant,
@@ -81,14 +81,14 @@ class ReleaseCandidate:
 
 
 def _listed(artifact: Artifact, name: str) -> str | None:
-    """sha256 of one of an artifact's files; None where it has none of this name."""
+    """Return the sha256 of one of an artifact's files; None where it has none of this name."""
     file = artifact.files.get(name)
     return None if file is None else file.sha256
 
 
 @dataclass(frozen=True)
 class ReleaseRequest:
-    """Who asks for a change of what is served, and why; `by` None: the user of this process.
+    """Names who asks for a change of what is served, and why; `by` None: the user of this process.
 
     `approvers`: who alone may put a version into production; none: anyone. `doubt`: why one of them has to
     decide on it, a rollback too; None: nobody has to.
@@ -133,7 +133,9 @@ def standing_release(
     variant: str,
     run_id: str | None,
 ) -> ReleaseEntry:
-    """What `record_release` would return, where it would write nothing. Raises UserError where it would."""
+    """Return what `record_release` would return, where it would write nothing. Raises UserError where it
+    would.
+    """
     entry, new = _recording(candidate, request, variant, run_id)(history(store, prefix))
     if new:
         raise UserError(f"{variant} has another release by now", fix="Run it")
@@ -143,7 +145,7 @@ def standing_release(
 def _recording(
     candidate: ReleaseCandidate, request: ReleaseRequest, variant: str, run_id: str | None
 ) -> Decide:
-    """What a log becomes by a candidate. Raises UserError, see `record_release`."""
+    """Return what a log becomes by a candidate. Raises UserError, see `record_release`."""
     check_bytes(candidate)
     made = candidate.entry(variant, run_id)
     _approve(request, made.doubt)
@@ -168,7 +170,9 @@ def _recording(
 def _again(
     same: Sequence[ReleaseEntry], past: Sequence[ReleaseEntry], request: ReleaseRequest
 ) -> tuple[ReleaseEntry, bool]:
-    """What a payload becomes that has versions (older logs gave it several), and whether that is new."""
+    """Return what a payload becomes that has versions (older logs gave it several), and whether that is
+    new.
+    """
     serving = _in_production(past)
     standing = next((old for old in same if old.version == serving), same[-1])
     stays = standing.version in (serving, max(_versions(past))) or standing.version in rolled_back(past)
@@ -293,30 +297,30 @@ def check_bytes(candidate: ReleaseCandidate) -> None:
 
 
 def history(store: Store, prefix: str) -> list[ReleaseEntry]:
-    """All entries, oldest first, see `recalled_log`. Raises UserError for one that cannot be read, is missing
-    or was changed.
+    """Return all entries, oldest first, see `recalled_log`. Raises UserError for one that cannot be read, is
+    missing or was changed.
     """
     return recalled_log(store, prefix).entries
 
 
 def production(store: Store, prefix: str) -> ReleaseEntry | None:
-    """The release entry of the version that is served; None before the first."""
+    """Return the release entry of the version that is served; None before the first."""
     return served_in(history(store, prefix))
 
 
 def served_in(past: Sequence[ReleaseEntry]) -> ReleaseEntry | None:
-    """The release entry of the version that is served after these entries."""
+    """Return the release entry of the version that is served after these entries."""
     version = _in_production(past)
     return None if version is None else _versions(past)[version]
 
 
 def aliases(past: Sequence[ReleaseEntry]) -> dict[str, int | None]:
-    """The versions that are served, and that would be next."""
+    """Return the versions that are served, and that would be next."""
     return {"production": _in_production(past), "candidate": max(_versions(past), default=None)}
 
 
 def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Artifact:
-    """The export of a version (None: the newest), its bytes hashed again. Raises UserError."""
+    """Return the export of a version (None: the newest), its bytes hashed again. Raises UserError."""
     entry = released(history(store, prefix), version, prefix)
     place = Place(prefix, MODEL_EXPORT.name, entry.export_key)
     found = find_artifact(store, place)
@@ -332,7 +336,7 @@ def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Ar
 
 
 def to_go_back_to(past: Sequence[ReleaseEntry], prefix: str, version: int | None) -> int:
-    """The version that a rollback would put into production.
+    """Return the version that a rollback would put into production.
 
     Raises UserError: nothing in production, nothing before it, no such version, or one that never was in
     production before, has the same weights, or was rolled back itself.
@@ -383,7 +387,7 @@ def rolled_back(past: Sequence[ReleaseEntry]) -> dict[int, str]:
 
 
 def rolled_back_weights(past: Sequence[ReleaseEntry]) -> dict[str, str]:
-    """The same by the weights' digest."""
+    """Return why weights were rolled back, by their digest."""
     versions, gone = _versions(past), dict[str, str]()
     for entry in past:
         if entry.action == ROLLBACK and entry.from_version in versions:
@@ -402,7 +406,7 @@ def _in_production(past: Sequence[ReleaseEntry]) -> int | None:
 
 
 def _served_before(past: Sequence[ReleaseEntry], now: int) -> list[int]:
-    """The versions that were served before `now` was last released or promoted; the latest last."""
+    """Return the versions that were served before `now` was last released or promoted; the latest last."""
     served = [entry.production for entry in past]
     came = [
         at
@@ -413,7 +417,7 @@ def _served_before(past: Sequence[ReleaseEntry], now: int) -> list[int]:
 
 
 def released(past: Sequence[ReleaseEntry], version: int | None, prefix: str) -> ReleaseEntry:
-    """The release entry of a version (None: the newest). Raises UserError where there is none."""
+    """Return the release entry of a version (None: the newest). Raises UserError where there is none."""
     versions = _versions(past)
     if not versions:
         raise _nothing(prefix)
@@ -493,7 +497,7 @@ def _signed(entry: ReleaseEntry, request: ReleaseRequest) -> ReleaseEntry:
 
 
 def _user() -> str:
-    """Who runs this process; by number where the host has no name for it."""
+    """Return who runs this process; by number where the host has no name for it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

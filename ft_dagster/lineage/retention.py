@@ -1,4 +1,6 @@
-"""Which versions of a variant are kept: what is served or may be next, the newest, those served of late."""
+"""Decides which versions of a variant are kept: what is served or may be next, the newest, those served of
+late.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +18,27 @@ DAY = 86_400.0  # seconds
 
 @dataclass(frozen=True)
 class Rules:
-    """`of`: a tenant's retention, None for what is shared. `now`: seconds since 1970."""
+    """Holds the rules of retention. `of`: a tenant's retention, None for what is shared. `now`: seconds since
+    1970.
+    """
 
     of: Callable[[str | None], Retention]
     now: float
 
     def for_path(self, path: str) -> Retention:
-        """Of what lies there in the store."""
+        """Return the retention of what lies there in the store."""
         owner, *names = path.split("/")
         return self.of(names[0] if owner == "tenants" and names else None)
 
     def before(self, path: str) -> float:
-        """What was written and used earlier, in seconds since 1970, is old enough to go."""
+        """Return the time before which what was written and used is old enough to go, in seconds since
+        1970.
+        """
         return self.now - self.for_path(path).days * DAY
 
 
 def kept_versions(past: Sequence[ReleaseEntry], prefix: str, rules: Rules) -> set[int]:
-    """The versions whose artifacts stay. Raises UserError for an entry without a date."""
+    """Return the versions whose artifacts stay. Raises UserError for an entry without a date."""
     versions = [entry.version for entry in past if entry.action == RELEASE]
     rule = rules.for_path(prefix)
     if rule.hold or rule.releases is None:

@@ -1,4 +1,4 @@
-"""Why a version is out of date: the one thing at the root of it, wherever in the chain that lies."""
+"""Says why a version is out of date: the one thing at the root of it, wherever in the chain that lies."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ PLAIN = re.compile(r"[\w.+/-]{1,32}")  # a declared text that a sentence may rep
 
 
 class StaleCause(NamedTuple):
-    """`what`: the declared field, the file, the task, the corpus, the variant, the rule or the stage that is
-    another than it was; `words`: the same as a sentence.
+    """Names a root cause. `what`: the declared field, the file, the task, the corpus, the variant, the rule
+    or the stage that changed; `words`: the same as a sentence.
     """
 
     kind: StaleKind
@@ -20,7 +20,9 @@ class StaleCause(NamedTuple):
 
 
 def field_changed(field: str, then: Any = None, now: Any = None) -> StaleCause:
-    """`then`, `now`: its values, said where both are numbers or single words."""
+    """Return the cause of a changed field. `then`, `now`: its values, said where both are numbers or single
+    words.
+    """
     said = [_said(value) for value in (then, now)]
     if None in said or said[0] == said[1]:
         return StaleCause("field", field, f"{field} is declared otherwise")

@@ -1,4 +1,5 @@
-"""How often the same weights were put to new questions: `<prefix>/tries/<weights>/000001.json`, one a file.
+"""Counts how often the same weights were put to new questions: `<prefix>/tries/<weights>/000001.json`, one a
+file.
 
 Each draw of questions is another chance to pass what should not: the gate gives try k a smaller share of its
 level. Tries are never changed or removed; the same questions keep their ordinal.
@@ -19,8 +20,8 @@ RESTORE = "Restore the folder from a backup"
 
 
 def try_of(store: Store, prefix: str, weights: str, questions: str) -> int:
-    """The ordinal, from 1, that these questions (by their digest) have, or would have, among all that the
-    weights (by theirs) were put to. Raises UserError for a record that cannot be read.
+    """Return the ordinal, from 1, that these questions (by their digest) have, or would have, among all that
+    the weights (by theirs) were put to. Raises UserError for a record that cannot be read.
     """
     known = tries(store, prefix, weights)
     return (known.index(questions) if questions in known else len(known)) + 1
@@ -54,8 +55,8 @@ def refuse_unrecorded(store: Store, prefix: str, weights: str, evaluated: int) -
 
 
 def tries(store: Store, prefix: str, weights: str) -> list[str]:
-    """The digest of each set of questions that these weights were put to, in order. Raises UserError, also
-    where one is missing before another.
+    """Return the digest of each set of questions that these weights were put to, in order. Raises UserError,
+    also where one is missing before another.
     """
     found: list[str] = []
     while True:
@@ -73,7 +74,9 @@ def tries(store: Store, prefix: str, weights: str) -> list[str]:
 
 
 def _evaluated(store: Store, prefix: str, weights: str) -> int:
-    """The highest ordinal that an evaluation of these weights had; one that cannot be read has none."""
+    """Return the highest ordinal that an evaluation of these weights had; one that cannot be read has
+    none.
+    """
     of_these = made_in(store, prefix, EVALUATION.name, {FINE_TUNED_MODEL.name: weights})
     return max((int(one.spec.get("tries", 0)) for one in of_these), default=0)
 

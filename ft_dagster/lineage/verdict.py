@@ -1,4 +1,4 @@
-"""The verdict of the gate on one set of weights: what crosses rooms, and how it is stored.
+"""Holds the verdict of the gate on one set of weights: what crosses rooms, and how it is stored.
 
 `evaluation.gates` derives it; the release log, the card and the reports read it.
 """
@@ -20,8 +20,8 @@ RuleName = Literal["task", "general_benchmark", "general_loss", "degeneration", 
 
 @dataclass(frozen=True)
 class Tail:
-    """Of a loss: how many of the texts rise by more than 2 nats; of groups (documents), how many have such a
-    text.
+    """Counts how many of the texts of a loss rise by more than 2 nats; of groups (documents), how many have
+    such a text.
 
     `share`: as measured; `high`: what the share is shown to be below, at the level of the rule; `allowed`: by
     `gates.loss_tail`; `harm`: one-sided p that no more than that rise.
@@ -34,13 +34,14 @@ class Tail:
 
     @property
     def shown(self) -> bool:
-        """Whether fewer than are allowed are shown to rise by more."""
+        """Say whether fewer than are allowed are shown to rise by more."""
         return self.high < self.allowed
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule on one task. `difference` = tuned - base, in the metric's unit (a share, or nats a token).
+    """Judges one task by one rule. `difference` = tuned - base, in the metric's unit (a share, or nats a
+    token).
 
     `interval`: at `confidence` = 1 - 2 level, of the difference with each question's counted up to `bound`;
     `counted`: that difference, where some question's is larger (None: it is `difference`, or not known).
@@ -88,17 +89,19 @@ class Rule:
 
     @property
     def estimate(self) -> float:
-        """What `interval` is of."""
+        """Return the value that `interval` is of."""
         return self.difference if self.counted is None else self.counted
 
     @property
     def level(self) -> float:
-        """Of the test, or of its look: how often chance alone lets a fall as large as the margin pass."""
+        """Return the level of the test, or of its look: how often chance alone lets a fall as large as the
+        margin pass.
+        """
         return (1 - self.confidence) / 2
 
     @property
     def unfinished(self) -> bool:
-        """Whether it is undecided, and questions are left that may decide it."""
+        """Say whether it is undecided, and questions are left that may decide it."""
         return self.outcome == "undecided" and self.look is not None and self.look[0] < self.look[1]
 
     def to_json(self) -> dict[str, Any]:
@@ -113,8 +116,8 @@ class Rule:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Rule:
-        """Of any schema: the first had no more than pass and fail, 95% intervals, and neither p nor power;
-        the second no unadjusted p.
+        """Read a rule of any schema: the first had no more than pass and fail, 95% intervals, and neither p
+        nor power; the second no unadjusted p.
         """
         first = {"outcome": "pass" if content["passed"] else "fail", "confidence": 0.95, "needed": None}
         figures = ("base", "tuned", "difference", "margin", "harm", "seen")
@@ -142,12 +145,12 @@ class Verdict:
 
     @property
     def broken(self) -> tuple[Rule, ...]:
-        """The rules that did not pass."""
+        """Return the rules that did not pass."""
         return tuple(rule for rule in self.rules if not rule.passed)
 
     @property
     def failures(self) -> str:
-        """The sentences of the rules that did not pass; empty where all did."""
+        """Return the sentences of the rules that did not pass; empty where all did."""
         return "; ".join(rule.sentence for rule in self.broken)
 
     def to_json(self) -> dict[str, Any]:
@@ -162,7 +165,7 @@ class Verdict:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> Verdict:
-        """What `to_json` wrote, now or in an older schema. UserError, naming `file`, for a newer one."""
+        """Read what `to_json` wrote, now or in an older schema. UserError, naming `file`, for a newer one."""
         refuse_newer(content.get("schema_version", 0), SCHEMA_VERSION, file=file)
         passed = bool(content["passed"])
         rules = tuple(Rule.from_json(rule) for rule in content.get("rules", ()))
@@ -171,7 +174,7 @@ class Verdict:
 
 
 def _schema_version(rules: Sequence[Rule]) -> int:
-    """The first that has all that these rules say."""
+    """Return the first schema that has all that these rules say."""
     if any(rule.tail is not None or rule.counted is not None for rule in rules):
         return SCHEMA_VERSION
     return 3 if all(rule.there is None for rule in rules) else 4

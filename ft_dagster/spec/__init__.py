@@ -1,4 +1,4 @@
-"""What a tenant may declare: the one place where a field is defined."""
+"""Defines what a tenant may declare: the one place where a field is defined."""
 
 from __future__ import annotations
 

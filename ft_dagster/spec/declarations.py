@@ -1,4 +1,4 @@
-"""All that a project declares, as its files say it now: each read once, and again only when it changed.
+"""Reads all that a project declares, as its files say it now: each once, and again only when it changed.
 
 A `Declarations` is a view: it looks at each file once, and says the same for as long as it lives. What a
 file said is kept from one view to the next for as long as the file's stamp stays, so that a new view costs a
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Declared:
-    """A validated declaration and each leaf value's origin (dotted path -> file or "built-in")."""
+    """Holds a validated declaration and each leaf value's origin (dotted path -> file or "built-in")."""
 
     key: VariantKey
     file: Path
@@ -45,8 +45,10 @@ class Declared:
 
 
 class ReadDeclaration(NamedTuple):
-    """What a declaration's own file comes to, over the defaults. `spec` is None where it is no declaration;
-    `errors`: its mistakes, apart from those of its parents; `content`: as merged, empty where unreadable."""
+    """Holds what a declaration's own file comes to, over the defaults. `spec` is None where it is no
+    declaration; `errors`: its mistakes, apart from those of its parents; `content`: as merged, empty where
+    unreadable.
+    """
 
     spec: VariantSpec | None
     origins: dict[str, str]
@@ -56,14 +58,14 @@ class ReadDeclaration(NamedTuple):
 
     @property
     def parent(self) -> str | None:
-        """The variant that the declaration names as its base, valid or not."""
+        """Return the variant that the declaration names as its base, valid or not."""
         base = self.content.get("base_model")
         named = base.get("variant") if isinstance(base, dict) else None
         return named if isinstance(named, str) else None
 
 
 class _Remembered:
-    """What was made of files, by name, with the stamps that they had then."""
+    """Remembers what was made of files, by name, with the stamps that they had then."""
 
     most = 50_000
 
@@ -86,7 +88,9 @@ _REMEMBERED = _Remembered()
 
 
 class Declarations:
-    """The declarations of the project in folder `project`: variants, what tenants share, general corpora."""
+    """Gives the declarations of the project in folder `project`: variants, what tenants share, general
+    corpora.
+    """
 
     def __init__(self, project: Path) -> None:
         self.project = project
@@ -97,26 +101,28 @@ class Declarations:
 
     @property
     def files(self) -> Mapping[VariantKey, Path]:
-        """Every tenants/<tenant>/<variant>.yaml whose name is a key, by key, in order of name."""
+        """Return every tenants/<tenant>/<variant>.yaml whose name is a key, by key, in order of name."""
         return self._listed[0]
 
     @property
     def misnamed(self) -> Mapping[Path, UserError]:
-        """The YAML files below tenants/ that declare nothing, for their place or name."""
+        """Return the YAML files below tenants/ that declare nothing, for their place or name."""
         return self._listed[1]
 
     @cached_property
     def broken(self) -> Mapping[Path, UserError]:
-        """Every file that declares no variant as it stands, with its mistakes, also those of parents."""
+        """Return every file that declares no variant as it stands, with its mistakes, also those of
+        parents.
+        """
         wrong = ((file, self.wrong(key)) for key, file in self.files.items())
         return {**self.misnamed, **{file: error for file, error in wrong if error is not None}}
 
     def __iter__(self) -> Iterator[VariantKey]:
-        """Every declared key, whatever is wrong with its declaration."""
+        """Yield every declared key, whatever is wrong with its declaration."""
         return iter(self.files)
 
     def file(self, key: VariantKey) -> Path:
-        """The file of a declaration, whatever is wrong in it. Raises UserError where there is none."""
+        """Return the file of a declaration, whatever is wrong in it. Raises UserError where there is none."""
         file = self._find(key)
         if file is None:
             raise UserError(
@@ -130,7 +136,9 @@ class Declarations:
         return file
 
     def stamp(self, key: VariantKey) -> str:
-        """What changes when a file does that the declaration is read from, by itself and its defaults."""
+        """Return a stamp that changes with the files that the declaration is read from, its own and its
+        defaults.
+        """
         return f"{_text(self._stamp(self.files.get(key) or self.file(key)))} over {self._shared_stamp}"
 
     @cached_property
@@ -138,14 +146,18 @@ class Declarations:
         return _text(self._stamp(self.folder / DEFAULTS))
 
     def edited(self, key: VariantKey) -> datetime:
-        """When one of these files changed last, in UTC; long ago, where both went since they were listed."""
+        """Return when one of these files changed last, in UTC; long ago, where both went since they were
+        listed.
+        """
         file = self.files.get(key) or self.file(key)
         stamps = (self._stamp(file), self._stamp(self.folder / DEFAULTS))
         newest = max((stamp.newest_ns for stamp in stamps if stamp is not None), default=0)
         return datetime.fromtimestamp(newest / 1e9, UTC)
 
     def declared(self, key: VariantKey) -> Declared:
-        """A variant's declaration. Raises UserError for all of its mistakes, or where there is none."""
+        """Return a variant's declaration. Raises UserError for all of its mistakes, or where there is
+        none.
+        """
         file = self.file(key)
         errors = self.errors(key)
         judged = self._judge(key, file)
@@ -154,19 +166,21 @@ class Declarations:
         return Declared(key, file, judged.spec, judged.origins)
 
     def errors(self, key: VariantKey) -> tuple[UserError, ...]:
-        """The mistakes of a declaration. Raises UserError where there is no such variant."""
+        """Return the mistakes of a declaration. Raises UserError where there is no such variant."""
         file = self.file(key)
         judged = self._judge(key, file)
         parents = None if judged.parent is None else self._wrong_parents(key, judged)
         return judged.errors if parents is None else (*judged.errors, parents)
 
     def wrong(self, key: VariantKey) -> UserError | None:
-        """All mistakes of a declaration as one error; None where it is valid."""
+        """Return all mistakes of a declaration as one error; None where it is valid."""
         errors = self.errors(key)
         return UserErrors.of(errors) if errors else None
 
     def content(self, key: VariantKey) -> Mapping[str, Any]:
-        """The declaration over the defaults as the files say it, valid or not; empty where unreadable."""
+        """Return the declaration over the defaults as the files say it, valid or not; empty where
+        unreadable.
+        """
         return self._judge(key, self.file(key)).content
 
     def corpus_files(self) -> dict[str, Path]:
@@ -174,7 +188,7 @@ class Declarations:
         return {file.stem: file for file in sorted((self.project / "corpora").glob("*.yaml"))}
 
     def corpus(self, name: str, *, asked_by: object = None) -> CorpusSpec:
-        """The general corpus of that name. Raises UserError; `asked_by`: the file that names it."""
+        """Return the general corpus of that name. Raises UserError; `asked_by`: the file that names it."""
         files = self.corpus_files()
         if name not in files:
             raise UserError(
@@ -284,7 +298,7 @@ class Declarations:
         return known
 
     def _wrong_parents(self, key: VariantKey, judged: ReadDeclaration) -> UserError | None:
-        """A parent that is undeclared or of another tenant, or a cycle of parents."""
+        """Return the error of a parent that is undeclared or of another tenant, or of a cycle of parents."""
         named = str(judged.parent)
 
         def error(problem: str, fix: str) -> UserError:
@@ -309,7 +323,9 @@ class Declarations:
         return None
 
     def _cycle(self, key: VariantKey) -> tuple[VariantKey, ...]:
-        """The cycle that a variant's parents come to, its first again at its end; () where they end."""
+        """Return the cycle that a variant's parents come to, its first again at its end; () where they
+        end.
+        """
         path: dict[VariantKey, None] = {}
         at: VariantKey | None = key
         while at is not None and at not in self._cycles and at not in path:
@@ -324,7 +340,7 @@ class Declarations:
         return found
 
     def _parent(self, key: VariantKey) -> VariantKey | None:
-        """The declared parent. What else is wrong there is said of it, not of its children."""
+        """Return the declared parent. Its other mistakes are reported for it, not for its children."""
         file = self._find(key)
         named = None if file is None else self._judge(key, file).parent
         try:
@@ -334,8 +350,8 @@ class Declarations:
 
 
 def unfit(spec: VariantSpec, file_of: Callable[[str], Path]) -> Iterator[UserError]:
-    """What a declaration asks for though every field by itself is valid. Of what is declared now: a frozen
-    one from before a rule stays readable.
+    """Yield each conflict between fields that are valid by themselves, as an error. What is declared now is
+    judged: a frozen declaration from before a rule stays readable.
     """
     if not spec.data.splits.test and not spec.evaluation.task:
         yield UserError(
@@ -383,7 +399,9 @@ def _text(stamp: Stamp | None) -> str:
 
 
 def _stamp_of(file: Path) -> Stamp | None:
-    """None: the file is not there; of a link to nothing, the link's own; UNREADABLE in a closed folder."""
+    """Return a file's stamp. None: the file is not there; of a link to nothing, the link's own; UNREADABLE in
+    a closed folder.
+    """
     try:
         found = file.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""A declaration over what all tenants share, and which file says each value."""
+"""Merges a declaration over what all tenants share, and records which file says each value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ SHORTHANDS = {  # a plain string stands for this field
 
 
 class Merged(NamedTuple):
-    """`content`: `own` over `defaults`, field by field; `taken`: the dotted paths that these supplied."""
+    """Holds a merged declaration. `content`: `own` over `defaults`, field by field; `taken`: the dotted paths
+    that these supplied.
+    """
 
     content: dict[str, Any]
     own: dict[str, Any]
@@ -23,12 +25,12 @@ class Merged(NamedTuple):
     taken: frozenset[str]
 
     def from_defaults(self, path: str) -> bool:
-        """Whether the value at a dotted path is the defaults', not the declaration's."""
+        """Say whether the value at a dotted path is the defaults', not the declaration's."""
         parts = path.split(".")
         return any(".".join(parts[:length]) in self.taken for length in range(1, len(parts) + 1))
 
     def origins(self, values: dict[str, Any], own_name: str, defaults_name: str) -> dict[str, str]:
-        """Each leaf's dotted path -> the name of the file that says it, or "built-in"."""
+        """Return each leaf's dotted path -> the name of the file that says it, or "built-in"."""
         return {path: self._origin(path, own_name, defaults_name) for path in leaves(values)}
 
     def _origin(self, path: str, own_name: str, defaults_name: str) -> str:
@@ -44,7 +46,7 @@ def merge(own: dict[str, Any], defaults: dict[str, Any]) -> Merged:
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterable[str]:
-    """The dotted path of each value that is no mapping, or an empty one."""
+    """Yield the dotted path of each value that is no mapping, or an empty one."""
     if not isinstance(tree, dict) or not tree:
         yield prefix
         return
@@ -65,7 +67,7 @@ def _merge(own: dict[str, Any], defaults: dict[str, Any]) -> tuple[dict[str, Any
 
 
 def _given(said: dict[str, Any], path: str) -> bool:
-    """Whether a file says `path`, or says a shorthand that stands for it."""
+    """Say whether a file gives `path`, or a shorthand that stands for it."""
     tree: Any = said
     names = path.split(".")
     for depth, name in enumerate(names):

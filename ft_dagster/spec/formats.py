@@ -1,4 +1,4 @@
-"""Which export formats a training method can have."""
+"""Says which export formats a training method can have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from ft_dagster.methods import METHODS
 
 
 def export_problem(method: str, format: str) -> str | None:
-    """Why `method` cannot be exported as `format` (adapter or merged), with the way out; None if it can."""
+    """Return why `method` cannot be exported as `format` (adapter or merged), with the way out; None if it
+    can.
+    """
     if method not in METHODS or format in METHODS[method].exports:
         return None
     if format == "adapter":

@@ -16,7 +16,7 @@ RULE = (
 
 
 class VariantKey(NamedTuple):
-    """`acme.support` = tenant `acme`, variant `support`."""
+    """Names a variant: `acme.support` = tenant `acme`, variant `support`."""
 
     tenant: str
     variant: str
@@ -31,7 +31,7 @@ class VariantKey(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """The variant's own part of the store."""
+        """Return the variant's own part of the store."""
         return f"tenants/{self.tenant}/{self.variant}"
 
     def __str__(self) -> str:

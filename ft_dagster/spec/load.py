@@ -1,4 +1,6 @@
-"""One declaration at a time, as its file says it now. For more of them, take one view: `Declarations`."""
+"""Loads one declaration at a time, as its file says it now. For more of them, take one view:
+`Declarations`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ __all__ = [
 
 
 def variant_files(project: Path) -> dict[VariantKey, Path]:
-    """Every tenants/<tenant>/<variant>.yaml of the project whose name is a key, by key."""
+    """Return every tenants/<tenant>/<variant>.yaml of the project whose name is a key, by key."""
     return dict(Declarations(project).files)
 
 

@@ -41,7 +41,7 @@ def _setting(known: Method, name: str) -> tuple[Any, Literal[False] | None]:
 
 
 class MethodSpec(SpecModel):
-    """How it is taught. A plain string stands for `name`; unset values are the plan's."""
+    """Declares how the model is taught. A plain string stands for `name`; unset values are the plan's."""
 
     added = tuple(name for name in _settings() if name not in FIRST)
 

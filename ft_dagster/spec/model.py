@@ -1,4 +1,6 @@
-"""What every part of a declaration is: frozen, strict of types, read by the fields that a stage lists."""
+"""Gives every part of a declaration its base class: frozen, strict of types, read by the fields that a stage
+lists.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,15 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class UnlistedField(Exception):
-    """A stage read a field of the declaration that it does not list: it would be missing in its key."""
+    """Reports that a stage read a field of the declaration that it does not list: it would be missing in its
+    key.
+    """
 
 
 class SpecModel(BaseModel):
-    """`added`: fields that keys did not cover at first. At their default they enter none, so that what was
-    made before stands. `gone`: fields that are no more, with the way out for who declares one.
+    """Forms the base of each part of a declaration. `added`: fields that keys did not cover at first. At
+    their default they enter none, so that what was made before stands. `gone`: fields that are no more, with
+    the way out for who declares one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
@@ -43,7 +48,7 @@ class SpecModel(BaseModel):
 
 
 def former_auto(value: Any, info: ValidationInfo, usual: Any, otherwise: str) -> Any:
-    """`usual` in place of the word `auto` of a frozen declaration; refuses the word in a file of today."""
+    """Put `usual` in place of the word `auto` of a frozen declaration; refuse the word in a file of today."""
     if value != "auto":
         return value
     if info.context == STORED:

@@ -1,4 +1,4 @@
-"""What a declaration names outside of itself, also where other parts of it are invalid."""
+"""Lists what a declaration names outside of itself, also where other parts of it are invalid."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _ENTRY = TypeAdapter(str)
 
 @dataclass(frozen=True)
 class Named:
-    """The parts that are valid by themselves. `sources` by their place in the list; `tasks` by role (task,
-    general): lm-eval names or YAML files; `database` only where queries run on it."""
+    """Holds the parts that are valid by themselves. `sources` by their place in the list; `tasks` by role
+    (task, general): lm-eval names or YAML files; `database` only where queries run on it.
+    """
 
     base_model: BaseModelSpec | None
     sources: dict[int, SourceSpec]
@@ -29,7 +30,7 @@ class Named:
 
 
 def named_by(content: Mapping[str, Any]) -> Named:
-    """Of a declaration over its defaults, as its files say it; an empty one names nothing."""
+    """Return what a declaration over its defaults names, as its files say it; an empty one names nothing."""
     data, evaluation = _mapping(content, "data"), _mapping(content, "evaluation")
     sources, general = data.get("sources"), _mapping(data, "general")
     given = {"general": EvaluationSpec().general if content else (), **evaluation}

@@ -1,4 +1,4 @@
-"""A declaration of which only some fields can be read: what a stage listed, and nothing else."""
+"""Narrows a declaration to the fields that a stage listed: no other can be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def narrowed(spec: M, fields: Iterable[str]) -> M:
-    """`spec` with the dotted `fields` alone; reading another one raises UnlistedField.
+    """Return `spec` with the dotted `fields` alone; reading another one raises UnlistedField.
 
     A field that is a part ("data.general") brings all that is below it. A part that is not declared (None)
     has nothing below it. Raises KeyError for a field that no declaration has.
@@ -23,7 +23,7 @@ def narrowed(spec: M, fields: Iterable[str]) -> M:
 
 @cache
 def _tree_of(listed: frozenset[str]) -> dict[str, Any]:
-    """The names of the fields, each with those below it."""
+    """Return the names of the fields, each with those below it."""
     tree = dict[str, Any]()
     for field in listed:
         if any(field.startswith(f"{whole}.") for whole in listed):
@@ -35,21 +35,21 @@ def _tree_of(listed: frozenset[str]) -> dict[str, Any]:
 
 
 def shown(spec: BaseModel) -> dict[str, Any]:
-    """The readable fields of a declaration, narrowed or whole, as plain JSON, as a key covers them."""
+    """Return the readable fields of a declaration, narrowed or whole, as plain JSON, as a key covers them."""
     return {
         name: shown_value(value) for name, value in spec.__dict__.items() if not _is_later(spec, name, value)
     }
 
 
 def shown_value(value: object) -> Any:
-    """The same of the value of a field: a part, several of them, or anything else."""
+    """Return the same for the value of a field: a part, several of them, or anything else."""
     if isinstance(value, BaseModel):
         return shown(value)
     return [shown_value(each) for each in value] if isinstance(value, tuple) else to_jsonable_python(value)
 
 
 def _is_later(spec: BaseModel, name: str, value: object) -> bool:
-    """Whether it is a field that keys did not cover at first (`SpecModel.added`), at its default."""
+    """Say whether it is a field that keys did not cover at first (`SpecModel.added`), at its default."""
     kind = type(spec)
     return name in getattr(kind, "added", ()) and value == kind.model_fields[name].default
 

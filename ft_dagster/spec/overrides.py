@@ -1,4 +1,4 @@
-"""A declaration with some of its values changed, and those changes written into its file."""
+"""Changes some values of a declaration, and writes those changes into its file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOT_OVERRIDABLE = (
 
 
 def with_overrides(declared: Declared, overrides: Mapping[str, Any]) -> Declared:
-    """`declared` with the values of `overrides` (dotted field -> value). Raises UserError."""
+    """Return `declared` with the values of `overrides` (dotted field -> value). Raises UserError."""
     if not overrides:
         return declared
     tree = declared.spec.model_dump(mode="json")
@@ -88,7 +88,7 @@ def _in(field: str, parts: tuple[str, ...]) -> bool:
 
 
 def value_at(spec: VariantSpec, field: str) -> Any:
-    """The plain JSON value of a dotted field; None below a part that is not declared."""
+    """Return the plain JSON value of a dotted field; None below a part that is not declared."""
     value: Any = spec.model_dump(mode="json")
     for name in field.split("."):
         value = None if value is None else value[name]
@@ -96,7 +96,7 @@ def value_at(spec: VariantSpec, field: str) -> Any:
 
 
 def declared_text(declared: Declared, overrides: Mapping[str, Any]) -> str:
-    """The declaration's YAML with those overrides in it that change something; comments stay."""
+    """Return the declaration's YAML with those overrides in it that change something; comments stay."""
     from ruamel.yaml import YAML
     from ruamel.yaml.util import load_yaml_guess_indent
 
@@ -152,7 +152,7 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 def changed(declared: Declared, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides whose value is not the declared one already."""
+    """Return the overrides whose value is not the declared one already."""
     return {f: v for f, v in overrides.items() if value_at(declared.spec, f) != v}
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 
 def plain_value(value: Any, annotation: Any) -> Any:
-    """`value` if its type may stand in a field of that annotation. Raises ValueError for a truth value where
-    a number belongs, and for a number where a truth value does.
+    """Return `value` if its type may stand in a field of that annotation. Raises ValueError for a truth value
+    where a number belongs, and for a number where a truth value does.
 
     A text may stand for a number: YAML reads 1e-4 as one, and the environment has nothing else. Where a field
     knows the word `off`, false stands for it: YAML reads it so.
@@ -26,7 +26,7 @@ def plain_value(value: Any, annotation: Any) -> Any:
 
 @cache
 def _words(annotation: Any) -> frozenset[Any]:
-    """The values of the Literals in an annotation."""
+    """Return the values of the Literals in an annotation."""
     parts = get_args(annotation)
     if get_origin(annotation) is Literal:
         return frozenset(parts)
@@ -35,7 +35,9 @@ def _words(annotation: Any) -> frozenset[Any]:
 
 @cache
 def _kinds(annotation: Any) -> frozenset[Any]:
-    """The types that a value of this annotation itself may have: the members of a union, of a Literal."""
+    """Return the types that a value of this annotation itself may have: the members of a union, of a
+    Literal.
+    """
     parts = get_args(annotation)
     if isinstance(annotation, type) or not parts:
         return frozenset((annotation,))

@@ -1,4 +1,5 @@
-"""What a platform allows its tenants, as declared in policy.yaml: floors that no declaration can pass below.
+"""Defines what a platform allows its tenants, as declared in policy.yaml: floors that no declaration can pass
+below.
 
 Without the file, and for what it leaves out, the built-in floors hold. `per_tenant` gives a tenant others,
 stricter or laxer: the file is the platform's.
@@ -46,7 +47,7 @@ NGRAM: int = DecontaminateSpec.model_fields["ngram"].default
 
 
 class GateFloors(SpecModel):
-    """The laxest that the gates of a declaration may be."""
+    """Sets the laxest values that the gates of a declaration may have."""
 
     added = ("least_alpha", "loss_tail", "loss_bound")
 
@@ -79,7 +80,7 @@ class GateFloors(SpecModel):
 
 
 class EvaluationFloors(SpecModel):
-    """The least that a declaration may ask."""
+    """Sets the least that a declaration may ask."""
 
     added = ("coverage",)
 
@@ -103,7 +104,7 @@ class EvaluationFloors(SpecModel):
 
 
 class Policy(SpecModel):
-    """What one tenant may declare. An empty list of methods, bases or exports: all."""
+    """Says what one tenant may declare. An empty list of methods, bases or exports: all."""
 
     gone: ClassVar[Mapping[str, str]] = {
         "share_probes": "Remove the line: what a probe found is taken for no other variant any more"
@@ -134,11 +135,11 @@ class Policy(SpecModel):
 
     @property
     def digest(self) -> str:
-        """Of the floors."""
+        """Return the digest of the floors."""
         return sha256_json(shown(self))
 
     def approvers_of(self, spec: VariantSpec) -> tuple[str, ...]:
-        """Who may put a version of this declaration into production; none: anyone."""
+        """Return who may put a version of this declaration into production; none: anyone."""
         declared = spec.release.approvers
         if not self.approvers:
             return declared
@@ -156,14 +157,14 @@ class PolicyFile(Policy):
 
 @dataclass(frozen=True)
 class CostLimit:
-    """What a plan of one tenant may cost, USD. `set_by`: who says so, in words."""
+    """Limits what a plan of one tenant may cost, USD. `set_by`: who says so, in words."""
 
     usd: float
     set_by: str
 
     def refusal(self, usd: float | None, file: Path, *, probe_usd: float = 0.0) -> UserError | None:
-        """Where a probe (`probe_usd`), a training and its evaluation together cost more; nothing is held
-        against it where no price is known (None).
+        """Return the refusal if a probe (`probe_usd`), a training and its evaluation together cost more;
+        nothing is refused where no price is known (None).
         """
         if usd is None or usd <= self.usd:
             return None
@@ -181,22 +182,24 @@ class CostLimit:
 
 @dataclass(frozen=True)
 class Policies:
-    """Of a project. `content`: what policy.yaml says for all, `tenants`: what it says for one."""
+    """Holds the policies of a project. `content`: what policy.yaml says for all, `tenants`: what it says for
+    one.
+    """
 
     content: dict[str, Any]
     tenants: dict[str, dict[str, Any]]
 
     def of(self, tenant: str) -> Policy:
-        """What holds for a tenant."""
+        """Return the policy that holds for a tenant."""
         return Policy.model_validate(merge(self.tenants.get(tenant, {}), self.content).content)
 
     def cost_limit(self, tenant: str) -> CostLimit | None:
-        """What a plan of a tenant may cost; None: anything."""
+        """Return what a plan of a tenant may cost; None: anything."""
         most = self.of(tenant).budget_usd
         return None if most is None else CostLimit(most, self.set_by(tenant, "budget_usd"))
 
     def set_by(self, tenant: str, rule: str) -> str:
-        """Who set a rule (a dotted field of the policy) for a tenant, in words."""
+        """Return who set a rule (a dotted field of the policy) for a tenant, in words."""
         if _says(self.tenants.get(tenant, {}), rule):
             return f"{POLICY_FILE}: per_tenant.{tenant}.{rule}"
         return f"{POLICY_FILE}: {rule}" if _says(self.content, rule) else f"built in: {rule}"
@@ -204,7 +207,9 @@ class Policies:
 
 @dataclass(frozen=True)
 class Breach:
-    """A declaration's `field` is not as the policy's field `rule` allows; `allowed`: what is, in words."""
+    """Reports that a declaration's `field` is not as the policy's field `rule` allows; `allowed`: what is, in
+    words.
+    """
 
     field: str
     value: object
@@ -213,7 +218,9 @@ class Breach:
 
 
 def load_policies(project: Path) -> Policies:
-    """Of policy.yaml; the built-in floors where there is none. Raises UserError for all its mistakes."""
+    """Read policy.yaml, or take the built-in floors where there is none. Raises UserError for all its
+    mistakes.
+    """
     file = project / POLICY_FILE
     other = file.with_suffix(".yml")
     if os.path.lexists(other):
@@ -227,8 +234,8 @@ def load_policies(project: Path) -> Policies:
 
 
 class Checks(NamedTuple):
-    """What is known of the YAML files that `evaluation.general` names. `names`: what those of the policy's
-    list call their tasks, by entry; `own`: entries of files that the tenant may write.
+    """Holds what is known of the YAML files that `evaluation.general` names. `names`: what those of the
+    policy's list call their tasks, by entry; `own`: entries of files that the tenant may write.
     """
 
     names: Mapping[str, str] = {}
@@ -239,14 +246,16 @@ NO_CHECKS = Checks()
 
 
 def breaches(policy: Policy, spec: VariantSpec, checks: Checks = NO_CHECKS) -> list[Breach]:
-    """Where a declaration passes below the floors, or asks for what is not allowed. One that starts from a
-    release has the source of that beside its `base_model.variant`, where it is known.
+    """Return where a declaration passes below the floors, or asks for what is not allowed. One that starts
+    from a release has the source of that beside its `base_model.variant`, where it is known.
     """
     return [*breaches_of_version(policy, spec, checks), *_of_request(policy, spec)]
 
 
 def breaches_of_version(policy: Policy, spec: VariantSpec, checks: Checks = NO_CHECKS) -> list[Breach]:
-    """The same of what was judged and made by a declaration: what it may cost and who approves is past."""
+    """Return the breaches of what was already judged and made by a declaration: limits of cost and approvers
+    no longer apply.
+    """
     return [
         *_of_gates(policy.gates, spec),
         *_of_questions(policy.evaluation, spec, checks.own),
@@ -302,7 +311,9 @@ def _of_questions(floors: EvaluationFloors, spec: VariantSpec, own: Collection[s
 
 
 def _of_metrics(floors: EvaluationFloors, spec: VariantSpec, names: Mapping[str, str]) -> Iterator[Breach]:
-    """A benchmark of the platform's list by another metric than its main one, by either of its names."""
+    """Yield each benchmark of the platform's list, by either of its names, that is judged by another metric
+    than its main one.
+    """
     listed = () if isinstance(floors.general, str) else floors.general
     for name in dict.fromkeys(name for entry in listed for name in (entry, names.get(entry, entry))):
         metric = spec.gates.metrics.get(name)
@@ -350,7 +361,9 @@ def _of_request(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
 
 
 def _is_base(source: str, pattern: str) -> bool:
-    """Whether a base as it is written matches, and leads nowhere else: ours/../theirs is not below ours."""
+    """Say whether a base as it is written matches, and leads nowhere else: ours/../theirs is not below
+    ours.
+    """
     return fnmatchcase(source, pattern) and ".." not in source.split("/")
 
 

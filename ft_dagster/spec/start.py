@@ -1,4 +1,4 @@
-"""The files of a new project; what is already there is never overwritten."""
+"""Writes the files of a new project; what is already there is never overwritten."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Start:
 
 @dataclass(frozen=True)
 class StartedProject:
-    """The files made, and what is to be said of them."""
+    """Lists the files made, and what is to be said of them."""
 
     made: list[Path]
     said: tuple[str, ...]
@@ -151,7 +151,9 @@ def declared_place(folder: Path, place: str) -> str:
 
 
 def _root_of(folder: Path, place: str) -> list[str]:
-    """The folder or address that tenants need to read `place`; none for one of the project or the hub."""
+    """Return the folder or address that tenants need to read `place`; none for one of the project or the
+    hub.
+    """
     if "://" in place:
         return [place.partition("*")[0].rpartition("/")[0] if "*" in place else place]
     real = Path(os.path.realpath(place))

@@ -1,4 +1,4 @@
-"""The settings of a training, each defined once: as declared, where null is left to the plan, and as planned.
+"""Defines each setting of a training once: as declared, where null is left to the plan, and as planned.
 
 What is planned has every value. It is what plan.json holds and the trainer takes: plans that were stored once
 stay readable where a declaration's bounds are narrowed.
@@ -23,7 +23,7 @@ def _from_number(field: str) -> BeforeValidator:
 
 
 class DeepspeedFields(SpecModel):
-    """How a training over several processes shards its states."""
+    """Defines how a training over several processes shards its states."""
 
     stage: Literal["auto", 0, 2, 3] = Field(
         "auto", description="ZeRO stage; 0: a copy on each process (data-parallel); auto: the plan decides"
@@ -33,7 +33,7 @@ class DeepspeedFields(SpecModel):
 
 
 class DeepspeedSpec(DeepspeedFields):
-    """How a training over several processes shards its states. A plain number stands for `stage`."""
+    """Declares how a training over several processes shards its states. A plain number stands for `stage`."""
 
     bucket_mb: float = Field(
         500.0, gt=0, le=100_000, description="Size of the communication buckets, MB of 1e6 bytes"
@@ -54,7 +54,9 @@ class Deepspeed(Planned, DeepspeedFields):
 
 
 class WatchFields(SpecModel):
-    """What is measured while it trains; of what is past a limit of forgetting nothing is exported."""
+    """Defines what is measured while the model trains; of what is past a limit of forgetting nothing is
+    exported.
+    """
 
     added = ("past_limit",)
 
@@ -82,7 +84,9 @@ class WatchFields(SpecModel):
 
 
 class WatchSpec(WatchFields):
-    """What is measured while it trains; of what is past a limit of forgetting nothing is exported."""
+    """Declares what is measured while the model trains; of what is past a limit of forgetting nothing is
+    exported.
+    """
 
     @model_validator(mode="after")
     def _limit_has_questions(self) -> Self:
@@ -92,7 +96,7 @@ class WatchSpec(WatchFields):
 
 
 class WatchSettings(Planned, WatchFields):
-    """The same, as planned."""
+    """Holds what is measured while the model trains, as planned."""
 
     unsaid = (*WatchFields.added, "budget")
 
@@ -160,7 +164,7 @@ class TrainingFields(SpecModel):
 
 
 class TrainingSpec(TrainingFields):
-    """An unset value is the plan's, with its reason."""
+    """Declares the settings of a training. An unset value is the plan's, with its reason."""
 
     deepspeed: Annotated[DeepspeedSpec, _from_number("stage")] = DeepspeedSpec()
     watch: WatchSpec = WatchSpec()
@@ -178,7 +182,7 @@ class TrainingSpec(TrainingFields):
 
 
 class TrainingSettings(Planned, TrainingFields):
-    """Every value resolved by the plan."""
+    """Holds the settings of a training, every value resolved by the plan."""
 
     unsaid = (*TrainingFields.added, "deterministic")
 

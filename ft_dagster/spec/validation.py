@@ -35,7 +35,8 @@ SEE_SCHEMA = "See `ft-dagster schema` for what the field takes"
 def validate(
     model: type[T], content: dict[str, Any], file_of: Callable[[str], Path], fix: str = SEE_SCHEMA
 ) -> T:
-    """`content` as a model; `file_of`: the file that says a dotted field. Raises UserError, of all mistakes.
+    """Return `content` as a model; `file_of`: the file that says a dotted field. Raises UserError, of all
+    mistakes.
 
     `fix`: the way out where there is no nearer one.
     """
@@ -48,7 +49,9 @@ def validate(
 def mistakes_in(
     error: ValidationError, model: type[BaseModel], file_of: Callable[[str], Path], fix: str = SEE_SCHEMA
 ) -> list[UserError]:
-    """One a field: of a value that none of several types takes, what each of them says."""
+    """Return the mistakes, one a field: of a value that none of several types takes, what each of them
+    says.
+    """
     by_field: dict[str, list[Any]] = {}
     for one in error.errors(include_url=False):
         by_field.setdefault(".".join(map(str, _path(one))), []).append(one)
@@ -71,7 +74,7 @@ def nearest(name: str, known: list[str], otherwise: str) -> str:
 
 
 def _path(error: Any) -> list[Any]:
-    """Where the value stands; pydantic's names of unions' members and of validators are left out."""
+    """Return where the value stands; pydantic's names of unions' members and of validators are left out."""
     *above, last = error["loc"] or ("",)
     own = [part for part in above if not _of_pydantic(part)]
     return own if error["type"] != "extra_forbidden" and _of_pydantic(last) else [*own, last]

@@ -1,4 +1,4 @@
-"""The declaration of a variant and of a general corpus, as frozen models; unknown keys are refused.
+"""Defines the declaration of a variant and of a general corpus, as frozen models; unknown keys are refused.
 
 Names are the field's own (transformers, peft, trl, lm-eval). `None` means: the plan decides, and
 says why.
@@ -34,7 +34,7 @@ MOST_QUESTIONS = 2000  # of a task, where evaluation.limit is auto
 
 
 def _name_of_an_objective(value: Any) -> Any:
-    """As a Literal of the names would be checked."""
+    """Check the name of an objective as a Literal of the names would be checked."""
     if value not in list(OBJECTIVES):
         raise PydanticKnownError("literal_error", {"expected": known("'{}'")})
     return value
@@ -53,7 +53,7 @@ def _from_string(field: str) -> BeforeValidator:
 
 
 class BaseModelSpec(SpecModel):
-    """Where training starts from. A plain string stands for `source`."""
+    """Declares where training starts from. A plain string stands for `source`."""
 
     source: str | None = Field(
         None, min_length=1, description="A local folder, a hub id (org/name) or an s3:// prefix"
@@ -83,7 +83,7 @@ ASSET_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]
 
 
 def _say_asset(schema: dict[str, Any]) -> None:
-    """`asset` is another way to write `path`."""
+    """Add `asset` to the schema as another way to write `path`."""
     schema["properties"]["asset"] = {
         "type": "string",
         "description": "An upstream asset of Dagster, warehouse/tickets: short for path: asset://warehouse/tickets",
@@ -93,7 +93,7 @@ def _say_asset(schema: dict[str, Any]) -> None:
 
 
 class SourceSpec(SpecModel):
-    """One source of rows. A plain string stands for `path`, `asset: warehouse/tickets` for the path
+    """Declares one source of rows. A plain string stands for `path`, `asset: warehouse/tickets` for the path
     asset://warehouse/tickets.
     """
 
@@ -131,7 +131,7 @@ class SourceSpec(SpecModel):
 
 
 class TenantSource(SourceSpec):
-    """One of a tenant's: its rows may be transformed by a function that the platform allows."""
+    """Declares a tenant's source: its rows may be transformed by a function that the platform allows."""
 
     added = ("transform",)
 
@@ -162,7 +162,7 @@ class SplitsSpec(SpecModel):
 
 
 class DeduplicateSpec(SpecModel):
-    """A plain string stands for `method`."""
+    """Declares how duplicate rows are removed. A plain string stands for `method`."""
 
     method: Literal["exact", "near", "off"] = Field("exact", description="near: MinHash over word 5-grams")
     threshold: float = Field(
@@ -224,7 +224,7 @@ class GeneralSpec(SpecModel):
 
     @property
     def name(self) -> str:
-        """Of the text, as figures and records call it."""
+        """Return the name of the text, as figures and records call it."""
         return self.corpus or "sampled from the base"
 
 
@@ -273,14 +273,14 @@ class ProbeSpec(SpecModel):
 
 
 def _on_or_off(value: Any) -> Any:
-    """`on`, which YAML reads as true: a probe with its usual settings; `off`, or false: none."""
+    """Read `on`, which YAML reads as true, as a probe with its usual settings; `off`, or false, as none."""
     if not isinstance(value, bool | str):
         return value
     return {True: {}, "on": {}, False: None, "off": None}.get(value, value)
 
 
 class PlanSpec(SpecModel):
-    """How the plan comes to what the declaration leaves open."""
+    """Declares how the plan comes to what the declaration leaves open."""
 
     probe: Annotated[ProbeSpec | None, BeforeValidator(_on_or_off)] = Field(
         None, description="Try methods and learning rates before choosing: on, off, or {share, steps}"
@@ -350,7 +350,7 @@ def _none_or_least(margin: float) -> float:
 
 
 class GatesSpec(SpecModel):
-    """What a model must pass. Margins are the largest fall that is allowed; see docs/gates.md."""
+    """Declares what a model must pass. Margins are the largest fall that is allowed; see docs/gates.md."""
 
     added = ("loss_tail", "loss_bound")
 
@@ -396,7 +396,7 @@ class GatesSpec(SpecModel):
 
 
 class ExportSpec(SpecModel):
-    """A plain string stands for `format`."""
+    """Declares what is exported. A plain string stands for `format`."""
 
     format: Literal["adapter", "merged"] = "adapter"
 
@@ -439,7 +439,7 @@ class ResourcesSpec(SpecModel):
 
 
 class ReleaseSpec(SpecModel):
-    """What comes between a gate that held and production."""
+    """Declares what comes between a gate that held and production."""
 
     approvers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="Who may put a version into production; none: a version goes there at once"
@@ -494,7 +494,7 @@ class RetrainSpec(SpecModel):
 
 
 class VariantSpec(SpecModel):
-    """One variant of one tenant, as declared in tenants/<tenant>/<variant>.yaml."""
+    """Declares one variant of one tenant, as in tenants/<tenant>/<variant>.yaml."""
 
     schema_version: Literal[1] = 1
     description: str = Field(min_length=1, description="What this variant is for, in a sentence")
@@ -532,7 +532,9 @@ class VariantSpec(SpecModel):
         return self
 
     def slice(self, *fields: str) -> dict[str, Any]:
-        """The named parts as plain JSON, for a stage's key: `spec.slice("data.general", "objective")`."""
+        """Return the named parts as plain JSON, for a stage's key: `spec.slice("data.general",
+        "objective")`.
+        """
         whole = self.model_dump(mode="json")
         return {field: pick(whole, field) for field in fields}
 

@@ -53,7 +53,7 @@ def read_yaml(file: Path, loader: Any = UniqueKeys, *, empty: bool = False) -> d
 
 
 def load_yaml(file: Path, loader: Any) -> Any:
-    """What a YAML file holds, of any type. Raises UserError as `read_yaml` does."""
+    """Return the content of a YAML file, of any type. Raises UserError as `read_yaml` does."""
     text = read_text(file, most=LARGEST)
     try:
         _check_depth(text, loader)
@@ -90,7 +90,7 @@ def _fix(problem: str, text: str, mark: Any) -> str:
 
 
 def _check_depth(text: str, loader: Any) -> None:
-    """From the events alone: the parser keeps a list, what comes after it recurses."""
+    """Check the depth from the events alone: the parser keeps a list, what comes after it recurses."""
     depth = 0
     for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.CollectionStartEvent):

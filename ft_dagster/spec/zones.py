@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 
 def known_zone(name: str) -> str:
-    """The name, where it is one. Raises ValueError."""
+    """Return the name, where it is one. Raises ValueError."""
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones, or too long for a file's name

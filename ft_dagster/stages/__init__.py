@@ -1,1 +1,1 @@
-"""The steps from a declaration to a release, free of Dagster: one file a stage."""
+"""Leads from a declaration to a release in stages, one file each, free of Dagster."""

@@ -1,4 +1,4 @@
-"""The base model's scores, against which the tuned model is judged question by question.
+"""Asks the base model every question, so that the tuned model is judged against it question by question.
 
 General scores are shared by all variants of the base; the score on a tenant's own task stays with the tenant.
 """
@@ -32,9 +32,10 @@ CHOSE_AMONG_ADDED = "general questions were asked of the base with the tokens th
 
 @dataclass(frozen=True)
 class GeneralScoresInputs:
-    """`device`, `dtype`, `engine`: what the model is asked on, in and by. `withheld`: rows of tokens that
-    were added to the base, among which it does not choose here: its scores are those of the base without
-    them, since no question has one. `ends`: tokens at which the base declares that an answer ends.
+    """Names the inputs of the general scores. `device`, `dtype`, `engine`: what the model is asked on, in and
+    by. `withheld`: rows of tokens that were added to the base, among which it does not choose here: its
+    scores are those of the base without them, since no question has one. `ends`: tokens at which the base
+    declares that an answer ends.
     """
 
     base_model: Artifact
@@ -65,13 +66,15 @@ def build_general(inputs: GeneralScoresInputs, context: BuildContext, attempt: A
 
 
 def owner(inputs: GeneralScoresInputs) -> Owner:
-    """A tenant's own base is nobody else's."""
+    """Return the owner: a tenant's own base is nobody else's."""
     return "shared" if inputs.base_model.place.prefix == SHARED else "variant"
 
 
 @dataclass(frozen=True)
 class BaseEvaluationInputs:
-    """`chat`: see `asked.chat_of`. `called`: see `asked.own_checks`."""
+    """Names the inputs of the base's scores. `chat`: see `asked.chat_of`. `called`: see
+    `asked.own_checks`.
+    """
 
     base_model: Artifact
     general_scores: Artifact

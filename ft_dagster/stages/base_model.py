@@ -1,4 +1,5 @@
-"""The base of a variant as an artifact: a reference, another variant's release, or a folder made for it.
+"""Records the base of a variant as an artifact: a reference, another variant's release, or a folder made for
+it.
 
 A named source without new tokens is a reference, shared by all tenants; all else is the tenant's own.
 """
@@ -30,14 +31,15 @@ from ft_dagster.workspace.stage import Owner, Stage
 
 
 def field_of(spec: VariantSpec, name: str) -> tuple[str, ...]:
-    """By which field of a declaration a part of base.json is another."""
+    """Return the field of a declaration by which a part of base.json changed."""
     named = "source" if spec.base_model.variant is None else "variant"
     return (f"base_model.{'revision' if name == 'revision' else named}",)
 
 
 @dataclass(frozen=True)
 class BaseModelInputs:
-    """A source as it is (`base`), one with new tokens (`base_model` and those), or a parent's release.
+    """Names the inputs: a source as it is (`base`), one with new tokens (`base_model` and those), or a
+    parent's release.
 
     `base`: content of base.json. `base_model`: the base beneath. `mode`: how the parent is taken up.
     """
@@ -81,8 +83,8 @@ def inputs(view: View) -> BaseModelInputs:
 
 
 def as_declared(spec: BaseModelSpec, then: Artifact) -> BaseModelInputs:
-    """What a base that was made `then` would be made from by the declaration alone: what lies at a source,
-    and what a parent released, as it was found then.
+    """Return the inputs that a base made `then` would have by the declaration alone: the source's files and
+    the parent's release are taken as they were found then.
     """
     known, record = then.spec, dict(then.spec.get("base", {}))
     commit, same = record.get("revision"), record.get("reference") == (spec.variant or spec.source)
@@ -100,7 +102,7 @@ def as_declared(spec: BaseModelSpec, then: Artifact) -> BaseModelInputs:
 
 
 def source_inputs(view: View) -> BaseModelInputs:
-    """Of a named source as it is."""
+    """Return the inputs of a named source as it is."""
     spec = view.spec.base_model
     if view.then is not None:
         return as_declared(spec, view.then)
@@ -136,7 +138,7 @@ def owner(inputs: BaseModelInputs) -> Owner:
 
 
 def read_record(payload: Path) -> dict[str, Any]:
-    """The content of base.json of a base's payload."""
+    """Return the content of base.json of a base's payload."""
     record: dict[str, Any] = json.loads((payload / FILE).read_text("utf-8"))
     return record
 
@@ -151,7 +153,9 @@ def _refer_to_source(inputs: BaseModelInputs, source: ResolvedBase, attempt: Att
 
 
 def _derive(inputs: BaseModelInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
-    """A folder of its own: the base, or a whole parent, with the parent's adapter in it and new tokens."""
+    """Make a folder of its own: the base, or a whole parent, with the parent's adapter in it and new
+    tokens.
+    """
     parent, origin = inputs.parent, inputs.base_model
     assert origin is not None
     whole = parent is not None and parent.mode == "whole"
@@ -182,7 +186,7 @@ def _derive(inputs: BaseModelInputs, context: BuildContext, attempt: Attempt) ->
 
 
 def _reference(origin: Artifact) -> dict[str, Any]:
-    """What a person reads as the base's name."""
+    """Return the base's name as a person reads it."""
     recorded = origin.spec["base"]
     return {"reference": recorded["reference"], "revision": recorded["revision"]}
 

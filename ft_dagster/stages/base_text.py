@@ -61,7 +61,7 @@ def build(inputs: BaseTextInputs, context: BuildContext, attempt: Attempt) -> di
 
 
 def owner(inputs: BaseTextInputs) -> Owner:
-    """A tenant's own base is nobody else's."""
+    """Return the owner: a tenant's own base is nobody else's."""
     return "shared" if inputs.base_model.place.prefix == SHARED else "variant"
 
 

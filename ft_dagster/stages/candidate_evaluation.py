@@ -35,8 +35,8 @@ from ft_dagster.workspace.stage import Stage
 
 @dataclass(frozen=True)
 class CandidateInputs:
-    """`tries`: the ordinal of these questions among all sets that the weights were put to. `chat`: see
-    `asked.chat_of`. `rules`: see `gates.later_rules`; None where none acts.
+    """Names the inputs. `tries`: the ordinal of these questions among all sets that the weights were put to.
+    `chat`: see `asked.chat_of`. `rules`: see `gates.later_rules`; None where none acts.
     """
 
     base_model: Artifact

@@ -1,4 +1,4 @@
-"""All stages of a variant in their order, and how they are run one after another without Dagster."""
+"""Lists all stages of a variant in their order, and runs them one after another without Dagster."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ChainOutcome:
-    """`made`: stages whose artifact is there. `error`: why the chain did not get to its end. `stopped`: the
-    folder of a training that gave up.
+    """Tells how a chain ended. `made`: stages whose artifact is there. `error`: why the chain did not get to
+    its end. `stopped`: the folder of a training that gave up.
     """
 
     made: dict[str, Artifact]
@@ -81,7 +81,7 @@ class ChainOutcome:
 
 
 def up_to(name: str) -> tuple[Stage[Any], ...]:
-    """The stages of the chain up to and with this one."""
+    """Return the stages of the chain up to and with this one."""
     return CHAIN[: [stage.name for stage in CHAIN].index(name) + 1]
 
 
@@ -123,7 +123,7 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
 
 
 def failed_check(workspace: Workspace, stage: Stage[Any], artifact: Artifact) -> Check | None:
-    """The first check of a stage's artifact that does not pass."""
+    """Return the first check of a stage's artifact that does not pass."""
     return next((check for check in stage.judge(workspace, artifact) if not check.passed), None)
 
 
@@ -132,7 +132,7 @@ def _ended(name: str, failed: Check) -> str:
 
 
 def _with_retries(workspace: Workspace, work: Callable[[], T]) -> T:
-    """What `work` returns, tried again as the settings say where that can help."""
+    """Return the result of `work`, tried again as the settings say where that can help."""
     retries: Retries = workspace.settings.retries
     for tried in range(retries.attempts + 1):
         try:
@@ -147,7 +147,7 @@ def _with_retries(workspace: Workspace, work: Callable[[], T]) -> T:
 
 
 def passing(error: Exception) -> bool:
-    """Whether the same may go well another time."""
+    """Say whether the same work may go well another time."""
     if isinstance(error, ProgramFailed):
         return error.mendable
     return not isinstance(error, UserError) and unreachable(error)

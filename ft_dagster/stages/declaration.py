@@ -1,4 +1,4 @@
-"""The tenant's declaration, frozen with the fingerprints of its sources and evaluation tasks."""
+"""Freezes the tenant's declaration with the fingerprints of its sources and evaluation tasks."""
 
 from __future__ import annotations
 
@@ -85,14 +85,16 @@ def content_of(declaration: Artifact) -> dict[str, Any]:
 
 
 def _upstream(sources: Sequence[SourceSpec], project: Path) -> dict[str, dict[str, Any]]:
-    """Of each upstream asset among them, by its address: which materialization its newest snapshot is of."""
+    """Return the materialization behind the newest snapshot of each upstream asset among the sources, by its
+    address.
+    """
     named = [source.path for source in sources if is_asset(source.path)]
     taken = {path: read_snapshot(project, asset_of(path)) for path in named}
     return {path: snapshot.origin() for path, snapshot in taken.items() if snapshot is not None}
 
 
 def freeze_tasks(declared: Declared, project: Path, roots: Roots) -> dict[str, dict[str, str]]:
-    """By role, the digest of each declared evaluation task as it is now."""
+    """Return the digest of each declared evaluation task as it is now, by role."""
     return {
         role: tasks_digest(
             getattr(declared.spec.evaluation, role),

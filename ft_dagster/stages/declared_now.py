@@ -1,4 +1,4 @@
-"""A workspace with the declaration as it is now, whatever was frozen when the last run began.
+"""Gives a workspace the declaration as it is now, whatever was frozen when the last run began.
 
 A release is judged by what is declared on its day: more questions, another benchmark or another seed demand
 another evaluation, and no other is taken for it.
@@ -40,7 +40,9 @@ class DeclaredWorkspace(Workspace):
 
     @cached_property
     def frozen(self) -> dict[str, Any]:
-        """The parts of declaration.json that an evaluation is made from, as they would be frozen now."""
+        """Return the parts of declaration.json that an evaluation is made from, as they would be frozen
+        now.
+        """
         declared = self.declared()
         return {
             "spec": declared.spec.model_dump(mode="json"),
@@ -80,7 +82,7 @@ class DeclaredWorkspace(Workspace):
         return found
 
     def find(self, stage: Stage[Any]) -> Artifact:
-        """The artifact that is demanded now. Raises UserError, naming what is other than it was."""
+        """Return the artifact that is demanded now. Raises UserError that names the inputs which changed."""
         recipe, _ = self.recipe(stage)
         found = find_artifact(self.store, recipe.place)
         if found is None:
@@ -96,13 +98,13 @@ class DeclaredWorkspace(Workspace):
 
     @property
     def _newest(self) -> dict[str, Any]:
-        """What the key of the newest evaluation covers beside digests."""
+        """Return the values that the key of the newest evaluation covers beside digests."""
         head = self.head(_EVALUATION)
         return {} if head is None else dict(head.spec)
 
 
 def declared_workspace(workspace: Workspace, *, makes: bool = False) -> DeclaredWorkspace:
-    """The same workspace, with the declaration as it is now."""
+    """Return the same workspace with the declaration as it is now."""
     return DeclaredWorkspace(
         **{each.name: getattr(workspace, each.name) for each in fields(Workspace)}, makes=makes
     )

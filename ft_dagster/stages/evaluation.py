@@ -1,4 +1,4 @@
-"""The tuned model on the same questions as its base, and the verdict of the gate."""
+"""Asks the tuned model the same questions as its base, and records the verdict of the gate."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ JUDGING = ("gates", "spec", "own", "rules", "probed")  # of the key: by what ans
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """`gates`: digest of the declared gates. `spec`: by what the answers are judged. `tries`: the ordinal of
-    these questions among all sets that the weights were put to. `chat`: see `asked.chat_of`. `own`: see
-    `own_tasks`, `rules`: see `gates.later_rules`; None without any. `probed`: see `Policy.least_probed`.
-    `policy`: today's, kept beside the verdict; release and export hold the declaration against theirs.
-    `called`: see `asked.own_checks`.
+    """Names the inputs. `gates`: digest of the declared gates. `spec`: the fields by which answers are
+    judged. `tries`: the ordinal of these questions among all sets that the weights were put to. `chat`: see
+    `asked.chat_of`. `own`: see `own_tasks`, `rules`: see `gates.later_rules`; None without any. `probed`: see
+    `Policy.least_probed`. `policy`: today's, kept beside the verdict; release and export hold the declaration
+    against theirs. `called`: see `asked.own_checks`.
     """
 
     base_model: Artifact
@@ -118,8 +118,8 @@ def rules_of(view: View, before: Artifact) -> dict[str, int] | None:
 
 
 def own_tasks(view: View) -> tuple[str, ...]:
-    """The tasks that the tenant chose beside what everybody is asked, by name, sorted: benchmarks that the
-    policy does not list, and the tasks of `evaluation.task` where there are several.
+    """Return the sorted names of the tasks that the tenant chose beside those that everybody is asked:
+    benchmarks that the policy does not list, and the tasks of `evaluation.task` where there are several.
     """
     asked_of, listed = view.spec.evaluation, view.policy.evaluation.general
     everybodys = set[str]() if isinstance(listed, str) else {*listed} & {*asked_of.general}
@@ -131,18 +131,20 @@ def own_tasks(view: View) -> tuple[str, ...]:
 
 
 def own_of(evaluation: Artifact) -> tuple[str, ...]:
-    """The same of an evaluation; it is in its key."""
+    """Return the tenant's own tasks of an evaluation, which are in its key."""
     return tuple(evaluation.spec.get("own", ()))
 
 
 def tries_of(evaluation: Artifact) -> int:
-    """The ordinal of its questions among all sets that its weights were put to; it is in its key."""
+    """Return the ordinal of an evaluation's questions among all sets that its weights were put to; it is in
+    its key.
+    """
     return int(evaluation.spec["tries"])
 
 
 class Judging(NamedTuple):
-    """By what answers are judged beside the declared gates, as `EvaluationInputs` has it: 0 `probed` rows
-    where the policy asks for none.
+    """Holds the terms by which answers are judged beside the declared gates, as `EvaluationInputs` has them:
+    0 `probed` rows where the policy asks for none.
     """
 
     tries: int
@@ -152,15 +154,17 @@ class Judging(NamedTuple):
 
     @classmethod
     def of(cls, evaluation: Artifact, called: OwnChecks) -> Judging:
-        """That of an evaluation, whose key has it but for what a tenant's checks are `called` now."""
+        """Return the rules of an evaluation, whose key has them but for the names that a tenant's checks are
+        `called` by now.
+        """
         probed = int(evaluation.spec.get("probed") or 0)
         return cls(tries_of(evaluation), own_of(evaluation), probed, called)
 
 
 def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
-    """Where the weights answered these questions before and only the gates are others, nobody is asked: the
-    verdict is derived from those answers. Their bytes stay, with the verdict of that day among them; today's
-    is in the figures, and in the evidence.
+    """Ask nobody where the weights answered these questions before and only the gates changed: the verdict is
+    derived from those answers. Their bytes stay, with the verdict of that day among them; today's is in the
+    figures, and in the evidence.
     """
     context.record_try(inputs.fine_tuned_model, questions_digest(inputs.task, inputs.general), inputs.tries)
     known = _answered_before(inputs, context, attempt)
@@ -213,7 +217,7 @@ def _answered_before(inputs: EvaluationInputs, context: BuildContext, attempt: A
 
 
 def _asking(made_of: KeyParts | Artifact) -> tuple[dict[str, str], dict[str, Any]]:
-    """All that a key covers but by what the answers are judged."""
+    """Return all that a key covers but the rules that judge the answers."""
     inputs, spec = made_of.inputs, made_of.spec
     return (
         {name: digest for name, digest in inputs.items() if name not in JUDGING},

@@ -1,4 +1,4 @@
-"""The texts of the declared evaluation tasks, read once for all variants that declare them."""
+"""Reads the texts of the declared evaluation tasks once for all variants that declare them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXTS = "texts.parquet"
 
 @dataclass(frozen=True)
 class TextsInputs:
-    """`tasks`: the digest of each declared task."""
+    """Names the inputs. `tasks`: the digest of each declared task."""
 
     tasks: dict[str, str]
 

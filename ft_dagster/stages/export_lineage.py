@@ -1,4 +1,4 @@
-"""What an export was made of, up to the files of rows: read from the manifests alone.
+"""Tells what an export was made of, up to the files of rows, from the manifests alone.
 
 Each manifest names its inputs by digest; what is no longer in the store is left out. No manifest names a
 declaration: retention lets it go before its version, and what is left of it says what its files were.
@@ -31,7 +31,7 @@ ORDER = tuple(dict.fromkeys((GENERAL_CORPUS.name, *_MADE)))
 
 
 class SourceFile(NamedTuple):
-    """A file of a source as it was declared. `digest`: sha256, an object's ETag, or a hub's commit."""
+    """Names a file of a source as it was declared. `digest`: sha256, an object's ETag, or a hub's commit."""
 
     source: str
     file: str
@@ -41,14 +41,18 @@ class SourceFile(NamedTuple):
 
 
 class MadeOf(NamedTuple):
-    """`artifacts`: by stage, in the order of the graph; `files`: of the tenant's rows."""
+    """Lists what an export was made of. `artifacts`: by stage, in the order of the graph; `files`: of the
+    tenant's rows.
+    """
 
     artifacts: Mapping[str, Artifact]
     files: tuple[SourceFile, ...]
 
 
 def made_of(store: Store, prefix: str, export: Artifact, released: ReleaseEntry | None = None) -> MadeOf:
-    """Of an export of the variant whose part of the store is `prefix`; `released`: see `artifacts_of`."""
+    """Return what an export was made of, for the variant whose part of the store is `prefix`; `released`: see
+    `artifacts_of`.
+    """
     artifacts = artifacts_of(store, prefix, export, released)
     dataset = artifacts.get(TASK_DATASET.name)
     return MadeOf(artifacts, () if dataset is None else tuple(_files(store, prefix, dataset)))
@@ -57,8 +61,8 @@ def made_of(store: Store, prefix: str, export: Artifact, released: ReleaseEntry 
 def artifacts_of(
     store: Store, prefix: str, export: Artifact, released: ReleaseEntry | None = None
 ) -> dict[str, Artifact]:
-    """The artifacts alone, by stage, in the order of the graph. `released`: the entry by which it is a
-    version: of evaluations of equal bytes it names the one whose verdict let it be.
+    """Return the artifacts alone, by stage, in the order of the graph. `released`: the entry that makes the
+    export a version: of evaluations with equal bytes it names the one whose verdict counted.
     """
     roots = [export]
     if released is not None and released.evaluation_manifest:
@@ -71,9 +75,9 @@ def artifacts_of(
 def source_files(
     declarations: Iterable[Mapping[str, Any]], digest: str
 ) -> Iterator[list[tuple[Mapping[str, Any], list[Any]]]]:
-    """(a source as it was declared, what its files were) of each source, of every declaration that a data set
-    was read by: whose fingerprints have that digest. `declarations`: what their declaration.json says;
-    `digest`: the input `sources` of the data set.
+    """Yield (a source as it was declared, what its files were) for each source of every declaration whose
+    fingerprints have the digest that a data set was read by. `declarations`: what their declaration.json
+    says; `digest`: the input `sources` of the data set.
     """
     for frozen in declarations:
         if sha256_json(frozen["sources"]) == digest:
@@ -81,7 +85,7 @@ def source_files(
 
 
 def _files(store: Store, prefix: str, dataset: Artifact) -> list[SourceFile]:
-    """Those of the declaration that the data set was read by."""
+    """Return the files of the declaration that the data set was read by."""
     declared = source_files(frozen_declarations(store, prefix), dataset.inputs["sources"])
     return [_file(source, one) for source, files in next(declared, ()) for one in files]
 

@@ -1,4 +1,4 @@
-"""The trained weights: the checkpoint with the lowest validation loss.
+"""Trains the weights, and keeps the checkpoint with the lowest validation loss.
 
 The trainer is a program of its own; it resumes from its newest checkpoint that verifies.
 """
@@ -37,10 +37,10 @@ from ft_dagster.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """`questions`: general benchmarks asked while it trains (by digest) and the seed that draws them, where
-    the declaration wants any. `nodes`: that share its ranks. `report_to`: where curves are shown too.
-    `checkpoint_minutes`: minutes between checkpoints, beside those at evaluations; None: none. `stop_above`,
-    on the first `stop_above_on` validation examples, ends a training without a model.
+    """Names the inputs. `questions`: general benchmarks asked while it trains (by digest) and the seed that
+    draws them, where the declaration wants any. `nodes`: how many share its ranks. `report_to`: where curves
+    are shown too. `checkpoint_minutes`: minutes between checkpoints, beside those at evaluations; None: none.
+    `stop_above`, on the first `stop_above_on` validation examples, ends a training without a model.
     """
 
     training_plan: Artifact

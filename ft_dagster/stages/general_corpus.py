@@ -1,4 +1,4 @@
-"""A general corpus of corpora/<name>.yaml, shared by all tenants, with a held-out part of its own.
+"""Makes a general corpus of corpora/<name>.yaml, shared by all tenants, with a held-out part of its own.
 
 Of a project and not of a variant, so it is made beside the stages of a variant: `make_corpora`.
 """
@@ -22,12 +22,12 @@ from ft_dagster.workspace.keyed_inputs import differing
 
 
 def make_corpora(settings: Settings, run_id: str, say: Callable[[str], None]) -> dict[str, Artifact]:
-    """The artifact of each corpus of the project, by name. Raises UserError."""
+    """Return the artifact of each corpus of the project, by name. Raises UserError."""
     return {name: _make(settings, name, run_id, say) for name in _names(settings)}
 
 
 def corpora_stand(settings: Settings) -> bool:
-    """Whether `make_corpora` would find each of them as the newest. Raises UserError, also for damage."""
+    """Say whether `make_corpora` would find each of them as the newest. Raises UserError, also for damage."""
     store = settings.open_store()
     for name in _names(settings):
         (_, spec, sources), newest = _recipe(settings, name), find_corpus(store, name)
@@ -56,7 +56,7 @@ def _names(settings: Settings) -> list[str]:
 
 
 def _recipe(settings: Settings, name: str) -> tuple[Recipe, CorpusSpec, list[Fingerprint]]:
-    """What a corpus would be made from now."""
+    """Return the recipe by which a corpus would be made now."""
     spec: CorpusSpec = load_corpus(settings.project, name)
     sources = fingerprint_sources(
         spec.sources,

@@ -1,4 +1,5 @@
-"""Whether a version may be served today: the one answer for release, promotion, rollback and publishing.
+"""Decides whether a version may be served today: the one answer for release, promotion, rollback and
+publishing.
 
 It asks today's policy how the version was judged and made, and the logs of the releases that it starts from
 whether one was rolled back. That export, evaluation, verdict and certificate speak of the same bytes is asked
@@ -33,8 +34,8 @@ OTHER = "Serve another version"
 
 @dataclass(frozen=True)
 class Version:
-    """What is to be served. `name`: in errors. `spec`: the declaration that it was judged by; `made_of`: its
-    artifacts, by stage; `format`: of its export.
+    """Describes the version to serve. `name`: in errors. `spec`: the declaration that it was judged by;
+    `made_of`: its artifacts, by stage; `format`: of its export.
     """
 
     name: str
@@ -51,8 +52,8 @@ class Version:
 
 
 def may_serve(settings: Settings, key: VariantKey, version: Version) -> str | None:
-    """Why a named approver has to decide on a version; None where nobody has to. Raises UserError for all
-    that today's policy does not let be served of it.
+    """Return why a named approver has to decide on a version; None where nobody has to. Raises UserError for
+    all that today's policy does not let be served of it.
     """
     store, policies = settings.open_store(key.tenant), settings.policies()
     policy, spec, base = policies.of(key.tenant), version.spec, version.artifact(BASE_MODEL.name)
@@ -85,8 +86,8 @@ def may_serve(settings: Settings, key: VariantKey, version: Version) -> str | No
 
 
 def version_in(settings: Settings, key: VariantKey, version: int | None) -> Version:
-    """A version of the release log (None: the newest), the bytes of its export hashed again. Raises UserError
-    for another one, and where what it was made of is gone.
+    """Return a version of the release log (None: the newest), the bytes of its export hashed again. Raises
+    UserError for another one, and where what it was made of is gone.
     """
     store = settings.open_store(key.tenant)
     entry = released(history(store, key.prefix), version, key.prefix)
@@ -96,8 +97,9 @@ def version_in(settings: Settings, key: VariantKey, version: int | None) -> Vers
 
 
 def refuse_unserved(settings: Settings, key: VariantKey, version: int | None) -> int | None:
-    """The version to publish (None: the one in production, None where none is). Raises UserError for one that
-    may not be served: by today's policy, as it was rolled back, or where an approver would have to decide.
+    """Return the version to publish (None: the one in production, None where none is). Raises UserError for
+    one that may not be served: by today's policy, as it was rolled back, or where an approver would have to
+    decide.
     """
     past = history(settings.open_store(key.tenant), key.prefix)
     serving = aliases(past)["production"]
@@ -113,8 +115,8 @@ def refuse_unserved(settings: Settings, key: VariantKey, version: int | None) ->
 
 
 def _judged_by(store: Store, key: VariantKey, made: Mapping[str, Artifact]) -> VariantSpec:
-    """The declaration that a version was judged by: what the keys of its rows and its evaluation say, and for
-    the rest what was frozen last.
+    """Return the declaration that a version was judged by: what the keys of its rows and its evaluation say,
+    and for the rest what was frozen last.
     """
     told: dict[str, Any] = {}
     for artifact in (made[stage] for stage in JUDGED_BY if stage in made):
@@ -131,8 +133,8 @@ def _judged_by(store: Store, key: VariantKey, made: Mapping[str, Artifact]) -> V
 
 
 def _said(declared: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """A declaration with what keys tell of how a version was judged in place of its own. Keys leave out a
-    later field at its default.
+    """Return a declaration with the values that keys record of how a version was judged in place of its own.
+    Keys leave out a later field at its default.
     """
     content = {**declared, "data": {**declared["data"], **told.get("data", {})}}
     content["objective"] = told.get("objective", declared["objective"])
@@ -144,7 +146,7 @@ def _said(declared: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any
 
 
 def _method(settings: Settings, store: Store, plan: Artifact) -> str:
-    """By what the weights were trained."""
+    """Return the method by which the weights were trained."""
     folder = plan.folder(store, settings.cache_folder)
     content = json.loads((folder / "payload" / PLAN_FILE).read_text("utf-8"))
     return str(content["method"]["name"])

@@ -1,4 +1,4 @@
-"""What is served: the adapter in PEFT's layout, or a merged plain model with its adapter inside.
+"""Exports the model to serve: the adapter in PEFT's layout, or a merged plain model with its adapter inside.
 
 Made only for weights whose recorded evaluation passes the gate, judged again here.
 """
@@ -60,9 +60,10 @@ DESCRIBED = ("export", "description", "owners", "objective", "data.sources", "da
 
 @dataclass(frozen=True)
 class ExportInputs:
-    """`task`, `general`, `device`, `dtype`, `chat` (see `asked.chat_of`): how weights that drifted from what
-    was judged are asked again; `rules` (see `gates.later_rules`): until what is decided, where that is batch
-    after batch. `corpus`: the digest of the general text in their mixture. `called`: see `asked.own_checks`.
+    """Names the inputs. `task`, `general`, `device`, `dtype`, `chat` (see `asked.chat_of`): how weights that
+    drifted from what was judged are asked again; `rules` (see `gates.later_rules`): the rules whose decision
+    ends the asking, where it goes batch after batch. `corpus`: the digest of the general text in their
+    mixture. `called`: see `asked.own_checks`.
     `with_examples`: sentences for the card.
     """
 
@@ -143,7 +144,7 @@ def build(inputs: ExportInputs, context: BuildContext, attempt: Attempt) -> dict
 
 
 def _request(inputs: ExportInputs, context: BuildContext, output: Path) -> ExportRequest:
-    """The export program's run.json. Its probes are prompts of the variant's own rows."""
+    """Return the export program's run.json. Its probes are prompts of the variant's own rows."""
     base, tuned, files = inputs.base_model, inputs.fine_tuned_model, base_of(inputs.base_model, context)
     named = base.spec["base"]
     return ExportRequest.model_validate(
@@ -262,7 +263,7 @@ def refuse_export(workspace: Workspace) -> None:
 
 
 def stands(newest: Artifact, others: Collection[str]) -> bool:
-    """Whether only the gates are others, which shape no byte of an export. They shape how much was asked of
+    """Say whether only the gates changed, which shape no byte of an export. They shape how much was asked of
     one that had to be evaluated by itself, where that was batch after batch.
     """
     in_batches = newest.spec["task.spec"]["evaluation"].get("limit") == "auto"

@@ -62,8 +62,9 @@ KEYED = (
 
 @dataclass(frozen=True)
 class ProbeInputs:
-    """`hardware`: what a plan depends on. `ranked_by`, `leaks`, `leak`: as of a plan. `nodes`: that share the
-    ranks. `cost_limit`: today's, for the probe and the training after it together.
+    """Names the inputs. `hardware`: what a plan depends on. `ranked_by`, `leaks`, `leak`: as of a plan.
+    `nodes`: how many share the ranks. `cost_limit`: today's, for the probe and the training after it
+    together.
     """
 
     spec: VariantSpec
@@ -102,7 +103,9 @@ def inputs(view: View) -> ProbeInputs:
 
 
 def keyed(spec: VariantSpec) -> VariantSpec:
-    """What of a declaration can change a probe: the gate's margin stands in for a limit alone."""
+    """Return the part of a declaration that can change a probe: the gate's margin stands in for a limit
+    alone.
+    """
     limited = spec.training.watch.general_loss_limit is not None
     return narrowed(spec, KEYED if limited else (*KEYED, MARGIN))
 
@@ -116,7 +119,7 @@ def build(inputs: ProbeInputs, context: BuildContext, attempt: Attempt) -> dict[
 
 
 def read_result(context: BuildContext | Workspace, artifact: Artifact | None) -> ProbeResult | None:
-    """What was found; None where nothing was to be tried."""
+    """Return what a probe found; None where nothing was to be tried."""
     if artifact is None:
         return None
     file = context.payload(artifact) / FILE
@@ -124,7 +127,7 @@ def read_result(context: BuildContext | Workspace, artifact: Artifact | None) ->
 
 
 def hours_taken(artifact: Artifact | None) -> float | None:
-    """By the clock, of all that was tried; None where nothing was."""
+    """Return the hours by the clock of all that was tried; None where nothing was."""
     return None if artifact is None else float(artifact.figures.get("seconds") or 0.0) / 3600 or None
 
 
@@ -136,7 +139,9 @@ def _devices(inputs: ProbeInputs) -> int:
 def _result(
     inputs: ProbeInputs, context: BuildContext, attempt: Attempt, seconds: list[float]
 ) -> ProbeResult:
-    """`seconds`: takes those of each short training that came to its end, by the clock."""
+    """Return the probe's result. `seconds`: takes those of each short training that came to its end, by the
+    clock.
+    """
     spec, base = inputs.whole, inputs.base_model
     settings = spec.plan.probe
     assert settings is not None
@@ -179,7 +184,7 @@ def _refuse_dear(inputs: ProbeInputs, context: BuildContext, found: Survey, plan
 
 @dataclass(frozen=True)
 class _Trial:
-    """What every short training of a probe has in common."""
+    """Holds what every short training of a probe has in common."""
 
     inputs: ProbeInputs
     context: BuildContext

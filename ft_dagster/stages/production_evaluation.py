@@ -1,4 +1,4 @@
-"""The weights in production on today's questions, so that a new version is held against them on those.
+"""Asks the weights in production today's questions, so that a new version is held against them on those.
 
 Made for a release where the version in production was asked other questions than its successor.
 """
@@ -28,8 +28,8 @@ from ft_dagster.workspace.stage import Stage
 
 @dataclass(frozen=True)
 class ProductionInputs:
-    """`base_model`, `fine_tuned_model`: of the version in production, and so is `chat`, see `asked.rules_of`;
-    the questions are today's, rendered as that version was trained.
+    """Names the inputs. `base_model`, `fine_tuned_model`: of the version in production, and so is `chat`, see
+    `asked.rules_of`; the questions are today's, rendered as that version was trained.
     """
 
     base_model: Artifact

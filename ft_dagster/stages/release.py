@@ -1,4 +1,4 @@
-"""A version of the variant, recorded only if the gate held for exactly these bytes.
+"""Records a version of the variant only if the gate held for exactly these bytes.
 
 The last step, and no stage: it makes no artifact, it appends to the variant's release log. It asks no model:
 what it needs judged was made by `release_evaluation`, and where something of it is missing it refuses.
@@ -38,7 +38,7 @@ STEP = Step(RELEASE, reads=(RELEASE_EVALUATION,))
 
 @dataclass(frozen=True)
 class Released:
-    """`entry`: of the release log. `history`: the log after it. `status`: of the version. `next`: what a
+    """Reports a release. `entry`: of the release log. `history`: the log after it. `status`: of the version. `next`: what a
     person does next.
     """
 

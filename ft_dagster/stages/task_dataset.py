@@ -1,4 +1,4 @@
-"""The tenant's rows: validated, deduplicated, decontaminated against the evaluation, and split.
+"""Reads the tenant's rows: validates, deduplicates, decontaminates against the evaluation, and splits them.
 
 Base-agnostic: nothing is rendered or tokenized yet.
 """
@@ -25,7 +25,7 @@ from ft_dagster.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class DatasetInputs:
-    """`sources`: digest of `fingerprints`, of the files as they were declared."""
+    """Names the inputs. `sources`: digest of `fingerprints`, of the files as they were declared."""
 
     spec: VariantSpec
     sources: Derived[Digest]

@@ -1,4 +1,6 @@
-"""The training examples: rendered with the base's template, tokenized, span-masked, mixed, unpacked."""
+"""Makes the training examples: renders rows with the base's template, tokenizes, masks spans, and mixes them
+unpacked.
+"""
 
 from __future__ import annotations
 
@@ -53,11 +55,10 @@ GUARDED = (*RENDERED, "data.decontaminate")  # where general text must not overl
 
 @dataclass(frozen=True)
 class MixtureInputs:
-    """`max_length`: of an example, in tokens, as resolved. `general_corpus`: a corpus, or the text that the
-    base wrote. `evaluation_texts`: what general text must not overlap; None where there is no general text,
-    nothing is asked, or it may. `unsaid_tokens`:
-    that new tokens of the base stand in no general task; None where there are none of either. `turn_end`,
-    `rendering`: see `stages.rendering`.
+    """Names the inputs. `max_length`: of an example, in tokens, as resolved. `general_corpus`: a corpus, or
+    the text that the base wrote. `evaluation_texts`: what general text must not overlap; None where there is
+    no general text, nothing is asked, or it may. `unsaid_tokens`: the check that new tokens of the base stand
+    in no general task; None where there are none of either. `turn_end`, `rendering`: see `stages.rendering`.
     """
 
     spec: VariantSpec
@@ -122,7 +123,7 @@ def build(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dic
 
 
 def _records(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
-    """The figures of the record tree. Raises UserError where the data set or the corpus has none."""
+    """Return the figures of the record tree. Raises UserError where the data set or the corpus has none."""
     from ft_dagster.records.mixture_records import write_mixture_records
     from ft_dagster.records.tree_growth import grow_tree
 
@@ -158,7 +159,7 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
 
 
 def _own_records(workspace: Workspace, artifact: Artifact) -> Check:
-    """By where the evidence says that each record came from, as the platform lets tenants read today."""
+    """Check that the platform lets the tenant read today every origin that the evidence names."""
     file = workspace.evidence(artifact) / ORIGINS
     if not file.is_file():
         older = artifact.predicate["stage_version"] < version_of(artifact.place.stage)
@@ -174,7 +175,9 @@ def _own_records(workspace: Workspace, artifact: Artifact) -> Check:
 
 
 def _is_open(workspace: Workspace, path: str, file: str) -> bool:
-    """Whether the tenant may read what a record came from: a file, an object, or a data set of the hub."""
+    """Say whether the tenant may read what a record came from: a file, an object, or a data set of the
+    hub.
+    """
     if is_address(file):
         return workspace.roots.may_fetch(file)
     if file.startswith(f"{path}@"):

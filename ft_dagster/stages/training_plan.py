@@ -70,9 +70,9 @@ FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "pred
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """`hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by. `probe`: what was
-    tried beforehand, where the declaration asks for it. `leaks`: that packed examples of the base would
-    reach each other, so that none are packed; None elsewhere. `leak`: how that was found.
+    """Names the inputs. `hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by.
+    `probe`: what was tried beforehand, where the declaration asks for it. `leaks`: whether packed examples of
+    the base would reach each other, so that none are packed; None elsewhere. `leak`: how that was found.
     """
 
     spec: VariantSpec
@@ -160,8 +160,8 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
 
 
 def is_carried_out(workspace: Workspace, plan: Artifact) -> bool:
-    """Whether a model was trained by this plan, from its base and mixture, and stands, be it the newest or
-    not: it costs nothing more.
+    """Say whether a model trained by this plan, from its base and mixture, still stands, newest or not: it
+    costs nothing more.
     """
     made_from = {TRAINING_PLAN.name: plan.digest, **{name: plan.inputs[name] for name in TRAINED_FROM}}
     store, prefix = workspace.store, workspace.prefix
@@ -170,7 +170,9 @@ def is_carried_out(workspace: Workspace, plan: Artifact) -> bool:
 
 
 def _refuse_other_metrics(workspace: Workspace) -> None:
-    """Of tasks whose texts were read and whose metrics are known; all are once the base was asked."""
+    """Refuse a metric that a task does not have. Checked are tasks whose texts were read and whose metrics
+    are known; all are once the base was asked.
+    """
     offered = dict[str, Sequence[str]]()
     if not workspace.spec.gates.metrics:
         return
@@ -194,7 +196,7 @@ def _refuse_unheld(workspace: Workspace, method: str, format: str) -> None:
 
 
 def estimate_of(workspace: Workspace, artifact: Artifact) -> Estimate:
-    """The plan's document with all methods ranked, memory, cost, reasons and changes."""
+    """Return the plan's document with all methods ranked, memory, cost, reasons and changes."""
     file = workspace.evidence(artifact) / ESTIMATE
     return Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
 

@@ -26,7 +26,9 @@ from ft_dagster.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class UnsaidInputs:
-    """`tokens`: that were added. `general`: the digest of each general task. `num_fewshot`: declared."""
+    """Names the inputs. `tokens`: the added ones. `general`: the digest of each general task. `num_fewshot`:
+    declared.
+    """
 
     tokens: list[str]
     general: dict[str, str]

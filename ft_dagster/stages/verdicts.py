@@ -63,8 +63,8 @@ class Held(NamedTuple):
 def rejudge(
     context: BuildContext, spec: VariantSpec, tuned: Artifact, evaluation: Artifact, before: Artifact
 ) -> Verdict:
-    """The verdict of an evaluation of exactly these weights, derived again from its verified bytes. `before`:
-    the newest evaluation of their base.
+    """Return the verdict of an evaluation of exactly these weights, derived again from its verified bytes.
+    `before`: the newest evaluation of their base.
     """
     if evaluation.inputs[FINE_TUNED_MODEL.name] != tuned.digest:
         raise UserError(
@@ -129,7 +129,9 @@ def against_production(workspace: DeclaredWorkspace, tuned: Artifact, evaluation
 def _regression(
     workspace: Workspace, before: Artifact, after: Artifact, version: int, evaluation: Artifact
 ) -> tuple[Rule, ...]:
-    """`after`: the answers of the new weights, which `evaluation` judged."""
+    """Return the rules of the comparison with production. `after`: the answers of the new weights, which
+    `evaluation` judged.
+    """
     for each in (before, after):
         workspace.verify(each)
     old, new = (read_samples(workspace.payload(each)) for each in (before, after))
@@ -144,8 +146,8 @@ def _regression(
 
 
 def asked_alike(one: Artifact, other: Artifact) -> bool:
-    """Whether two evaluations put the same questions in the same way, each as its own rows were trained and
-    by its base's own rules of a chat: see `asked_by_its_rules`, and `BY_BASE`.
+    """Say whether two evaluations put the same questions in the same way, each as its own rows were trained
+    and by its base's own rules of a chat: see `asked_by_its_rules`, and `BY_BASE`.
     """
 
     def asked(evaluation: Artifact) -> dict[str, Any]:
@@ -159,8 +161,8 @@ def asked_alike(one: Artifact, other: Artifact) -> bool:
 
 
 def asked_by_its_rules(workspace: Workspace, evaluation: Artifact) -> bool:
-    """Whether an evaluation was answered by the rules that the base beneath it is asked by today. Where its
-    scores of today's version do not say them, its tokenizer does; False where both are gone.
+    """Say whether an evaluation was answered by the rules that the base beneath it is asked by today. If its
+    scores of today's version do not hold them, its tokenizer does; False where both are gone.
     """
     try:
         base = input_of(StoredGraph(workspace.store), evaluation, BASE_MODEL.name)
@@ -177,8 +179,8 @@ def asked_by_its_rules(workspace: Workspace, evaluation: Artifact) -> bool:
 
 
 def _led_as_today(workspace: Workspace, evaluation: Artifact, base: Artifact) -> bool:
-    """Whether answers were held against what they are by today, without what the base's template writes
-    before them; of a base that is gone, and of which nothing is known, they were.
+    """Say whether the expected answers were cut as today, without what the base's template writes before
+    them. True for a base that is gone, and of which nothing is known.
     """
     if "task.test" not in evaluation.inputs:
         return True
@@ -202,7 +204,8 @@ def _scores_of_base(workspace: Workspace, evaluation: Artifact) -> Artifact | No
 
 
 def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) -> Verdict | None:
-    """Of an export that was evaluated by itself, derived again from its samples; None for others.
+    """Return the verdict of an export that was evaluated by itself, derived again from its samples; None for
+    others.
 
     Raises UserError where it was not exactly these bytes that were put to the questions of `evaluation`, by
     the same rules of a chat.
@@ -231,5 +234,5 @@ def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) ->
 
 
 def certificate_of(workspace: Workspace, export: Artifact) -> Certificate:
-    """That of an export. Raises UserError where certificate.json is none."""
+    """Return the certificate of an export. Raises UserError where certificate.json is none."""
     return Certificate.read(workspace.evidence(export) / "certificate.json")

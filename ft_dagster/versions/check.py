@@ -44,7 +44,7 @@ LEFT_TO_PLANS = {  # by the former word `auto`: field -> stage, and the figure t
 
 
 class CheckedBase(NamedTuple):
-    """A base in words, and where it lies; None where it is a release that is not there yet."""
+    """Describes a base in words, and where it lies; None where it is a release that is not there yet."""
 
     said: str
     folder: Path | None = None
@@ -71,7 +71,7 @@ class Mistakes:
             self.errors.append(UserError(problem, file=where, field=field, fix=fix))
 
     def add(self, errors: Iterable[UserError]) -> None:
-        """Those that were not gathered yet."""
+        """Add the messages that were not gathered yet."""
         self.errors += [one for one in errors if str(one) not in map(str, self.errors)]
 
     def end(self) -> None:
@@ -82,8 +82,8 @@ class Mistakes:
 
 @dataclass
 class Looks:
-    """`most`: rows of each source that are read, None: all. `corpora`: what was found in the rows of general
-    corpora, each of which is read once for all variants.
+    """Limits what is read. `most`: rows of each source that are read, None: all. `corpora`: what was found in
+    the rows of general corpora, each of which is read once for all variants.
     """
 
     most: int | None = READ
@@ -153,7 +153,9 @@ def check_variant(
 
 
 def _with_number(settings: Settings, key: VariantKey, error: UserError) -> UserError:
-    """The refusal of the former word `auto` with the number that came of it, where the store has one."""
+    """Return the refusal of the former word `auto` with the number that came of it, where the store has
+    one.
+    """
     if error.value != "auto" or error.field not in LEFT_TO_PLANS:
         return error
     stage, part, name = LEFT_TO_PLANS[error.field]
@@ -166,8 +168,8 @@ def _with_number(settings: Settings, key: VariantKey, error: UserError) -> UserE
 
 
 def _tokenizer_of(rows: list[Row], base: CheckedBase) -> Any | None:
-    """Of the base, where rows may be rendered by its chat template; None without such rows, where it is not
-    there yet, or where what renders them is not installed here.
+    """Return the base's tokenizer where rows may be rendered by its chat template; None without such rows,
+    where the base is not there yet, or where what renders them is not installed here.
     """
     if all(row.kind != "prompt_completion" for row in rows):
         return None
@@ -186,13 +188,13 @@ def _few(workspace: Workspace, base: CheckedBase) -> tuple[str, ...]:
 
 
 def _losses(spec: VariantSpec) -> list[str]:
-    """How many texts each loss that judges takes."""
+    """Return how many texts each loss that judges takes."""
     found = texts_of_losses(spec.gates, spec.evaluation, general=spec.data.general is not None)
     return [f"{loss.what} is judged by its loss, of {loss.least:,} texts or more" for loss in found]
 
 
 def _check_corpus(declarations: Declarations, name: str, looks: Looks, found: Mistakes) -> list[FileRead]:
-    """The files of a general corpus that were read."""
+    """Check a general corpus, and return its files that were read."""
     corpus = None
     with found.gathered("data.general.corpus"):
         corpus = declarations.corpus(name, asked_by=found.file)
@@ -213,7 +215,7 @@ def _check_corpus(declarations: Declarations, name: str, looks: Looks, found: Mi
 def _check_tasks(
     settings: Settings, key: VariantKey, role: str, entries: tuple[str, ...], found: Mistakes
 ) -> set[str]:
-    """The entries that are tasks; each is looked at, whatever is wrong with the others."""
+    """Check each entry by itself, whatever is wrong with the others, and return those that are tasks."""
     field, known, roots = f"evaluation.{role}", [], settings.roots(key.tenant)
     for entry in entries:
         with found.gathered(field):
@@ -233,7 +235,7 @@ def _check_metrics(workspace: Workspace, entries: Iterable[str]) -> None:
 
 
 def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModelSpec) -> CheckedBase:
-    """What training would start from; its new tokens are tried on its tokenizer."""
+    """Check the base that training would start from; its new tokens are tried on its tokenizer."""
     store, cache = settings.open_store(), settings.cache_folder
     check_tokens(spec.new_tokens, file=file)
     if spec.variant is None:

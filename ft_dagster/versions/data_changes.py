@@ -1,4 +1,4 @@
-"""What of a variant's rows is other than in an earlier version: how many, never which."""
+"""Counts the changes of a variant's rows since an earlier version: how many, never which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan will warn of, said by `check` from a sample of the rows: no dry run, and nothing is kept."""
+"""Foresees the warnings of a plan from a sample of the rows, for `check`: no dry run, and nothing is kept."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ft_dagster.workspace.workspace import Workspace
 
 
 def foreseen(workspace: Workspace, base: Path) -> tuple[str, ...]:
-    """One line each, of the declaration as it is now. `base`: its folder. Raises UserError for rows that a
-    run would refuse.
+    """Return the warnings, one line each, of the declaration as it is now. `base`: its folder. Raises
+    UserError for rows that a run would refuse.
     """
     declared = workspace.declared()
     roots = workspace.roots
@@ -42,8 +42,8 @@ def foreseen(workspace: Workspace, base: Path) -> tuple[str, ...]:
 
 
 def _few_steps(spec: VariantSpec, facts: Facts) -> str | None:
-    """By the method that is declared, else by the one that would take most. Raises UserError for what the
-    declared one cannot have.
+    """Warn of few steps by the declared method, else by the one that would take most. Raises UserError for
+    what the declared one cannot have.
     """
     if spec.method.name != "auto":
         training = resolve(spec, facts).training

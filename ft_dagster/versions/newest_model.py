@@ -1,4 +1,4 @@
-"""Where a variant's newest model lies on this machine."""
+"""Finds a variant's newest model on this machine."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class NewestModel(NamedTuple):
 
 
 def newest_model(settings: Settings, key: VariantKey) -> NewestModel:
-    """Where the newest trained weights of a variant lie, and what they were made of, whatever was made since.
-    Raises UserError before the first, and where that is gone.
+    """Return where the newest trained weights of a variant lie, and what they were made of, whatever was made
+    since. Raises UserError before the first, and where they are gone.
     """
     workspace = Workspace(settings, key, looking=True)
     tuned = workspace.head(FINE_TUNED_MODEL.name)

@@ -1,4 +1,4 @@
-"""Whether what stands of a variant is what would be made now, and if not, what lies at the root of it.
+"""Decides whether a variant's artifacts are those that would be made now, and if not, names the root causes.
 
 Each artifact of a version is held against the inputs that its stage would ask for today, part by part of its
 key: what is declared is computed anew, artifacts are followed through the graph, what the host said is as it
@@ -73,7 +73,9 @@ T = TypeVar("T")
 
 
 class CorpusNow(NamedTuple):
-    """A general corpus. `digest`: of its newest artifact; `causes`: why that is out of date itself."""
+    """Describes a general corpus. `digest`: of its newest artifact; `causes`: why that is out of date
+    itself.
+    """
 
     digest: str | None
     causes: tuple[StaleCause, ...] = ()
@@ -81,10 +83,10 @@ class CorpusNow(NamedTuple):
 
 @dataclass(frozen=True)
 class FoundNow:
-    """What a run would find beside the declaration. `tasks`: digests by entry, by role, and `names`: what
-    scores call each entry; None where one cannot be read, and `wrong` says why. `breaches`: of the `policy`.
-    `corpus`: the one that is declared. `sources`: their fingerprints. What is None is as the newest run found
-    it.
+    """Holds what a run would find beside the declaration. `tasks`: digests by entry, by role, and `names`:
+    what scores call each entry; None where one cannot be read, and `wrong` says why. `breaches`: of the
+    `policy`. `corpus`: the one that is declared. `sources`: their fingerprints. A field that is None is as
+    the newest run found it.
     """
 
     tasks: Mapping[str, Mapping[str, str]] | None
@@ -104,8 +106,8 @@ def difference(
     *,
     exact: bool = False,
 ) -> tuple[StaleCause, ...]:
-    """The root causes, each once: the platform's first, then from the declaration on down the chain. None
-    where nothing was made yet. `exact`: files are opened for what follows from them and is not known here.
+    """Return the root causes, each once: the platform's first, then from the declaration on down the chain.
+    None where nothing was made yet. `exact`: open files for whatever follows from them and is not known here.
     Raises UserError for a store that cannot be read.
     """
     made, store = version.artifacts, workspace.store
@@ -131,8 +133,8 @@ def difference(
 
 
 def parts_now(look: Look) -> dict[str, Part]:
-    """The parts of the key that the artifact that is looked at would have today, by name; none where what it
-    would be made from is gone.
+    """Return the parts of the key that an artifact would have today, by name; none where what it would be
+    made from is gone.
     """
     try:
         return parts_of(look.stage.inputs(look))
@@ -143,8 +145,9 @@ def parts_now(look: Look) -> dict[str, Part]:
 def _as_made_now(
     workspace: Workspace, artifact: Artifact, parts: Callable[[Artifact], dict[str, Part]]
 ) -> tuple[Artifact, dict[str, Part]]:
-    """An artifact and the parts that its key would have today. Of what is made on demand, and would have
-    another key: one of the same bytes that has today's. What was made of the bytes keeps naming the other.
+    """Return an artifact and the parts that its key would have today. If it is made on demand and would have
+    another key, return one of the same bytes that has today's. What was made of the bytes keeps naming the
+    other.
     """
     now = parts(artifact)
     if artifact.place.stage in {stage.name for stage in ON_DEMAND} and others(artifact, now):
@@ -156,16 +159,18 @@ def _as_made_now(
 
 
 @dataclass(frozen=True)
-class UpToDate:
-    """`digests`: of the newest artifact of each stage, and of what is released, by the stage's name."""
+class CurrentVersion:
+    """Proves that a run is not needed. `digests`: of the newest artifact of each stage, and of what is
+    released, by the stage's name.
+    """
 
     digests: dict[str, str]
     released: Released
 
 
-def up_to_date(settings: Settings, key: VariantKey) -> UpToDate | None:
-    """What stands, where a run would make, move or release nothing, else None: each artifact's key, bytes and
-    checks, the verdict, the certificate and the release log are looked at as a run would.
+def up_to_date(settings: Settings, key: VariantKey) -> CurrentVersion | None:
+    """Return what stands if a run would make, move or release nothing, else None: each artifact's key, bytes
+    and checks, the verdict, the certificate and the release log are looked at as a run would.
 
     Also None where anything goes wrong: it would go wrong in the run, which says it and tries it again.
     """
@@ -178,7 +183,7 @@ def up_to_date(settings: Settings, key: VariantKey) -> UpToDate | None:
     return None
 
 
-def _up_to_date(workspace: Workspace) -> UpToDate | None:
+def _up_to_date(workspace: Workspace) -> CurrentVersion | None:
     digests = {}
     for stage in CHAIN:
         artifact = workspace.make(stage)
@@ -188,25 +193,25 @@ def _up_to_date(workspace: Workspace) -> UpToDate | None:
             workspace.verify(artifact)
         digests[stage.name] = artifact.digest
     released = release(workspace)
-    return UpToDate({**digests, RELEASE.name: released.entry.export}, released)
+    return CurrentVersion({**digests, RELEASE.name: released.entry.export}, released)
 
 
 class _Gone(dict[str, Any]):
-    """What is known of an artifact that is no longer there, or was never made."""
+    """Stands for an artifact that is no longer there, or was never made."""
 
     def __missing__(self, name: str) -> Any:
         raise Unopened
 
 
 class _SeenPast(Past):
-    """Of what was made before; how often questions were put is as the manifest has it."""
+    """Reads no new try: how often questions were put is taken from the manifest."""
 
     def tries(self, weights: Artifact, questions: str) -> int:
         raise Unopened
 
 
 class Look(View):
-    """What `inputs` may ask for where an artifact, `then`, is only looked at."""
+    """Answers what `inputs` may ask for where an artifact, `then`, is only looked at."""
 
     def __init__(
         self,
@@ -296,7 +301,7 @@ class Look(View):
         return UNKNOWN
 
     def added_token_ids(self, base: Artifact) -> list[int]:
-        """By number alone: where they lie in the vocabulary, the base's files say."""
+        """Return the added tokens by number alone: the base's files say where they lie in the vocabulary."""
         tokens = self.added_tokens(base)
         return list(self._then.spec.get("withheld") or range(len(tokens))) if tokens else []
 
@@ -328,7 +333,7 @@ def _known(value: T | None) -> T:
 
 
 class _Told:
-    """What is found otherwise of a version's artifacts, one after the other. `fields`: declared ones."""
+    """Gathers the changes of a version's artifacts, one after the other. `fields`: declared ones."""
 
     def __init__(self, spec: VariantSpec, version: VersionArtifacts) -> None:
         self.spec, self.version = spec, version
@@ -356,8 +361,8 @@ class _Told:
         self.derived += [StaleCause("stage", stage, words.format(stage=stage)) for words in said]
 
     def _stands(self, artifact: Artifact, other: Collection[str]) -> bool:
-        """Whether it stands though these parts of its key are others: see `Stage.stands`. Not where what it
-        was made from would be another, or is a verdict by which it may not be made.
+        """Say whether an artifact stands though these parts of its key changed: see `Stage.stands`. It does
+        not where what it was made from would change, or is a verdict by which it may not be made.
         """
         stands = STAGES[artifact.place.stage].stands
         if stands is None or not self._others.isdisjoint(artifact.inputs) or not self._made_of_now(artifact):
@@ -393,12 +398,14 @@ class _Told:
         return [field_changed(each, self._then(each), _at(now, each)) for each in sorted(self.fields)]
 
     def _made_of_now(self, artifact: Artifact) -> bool:
-        """Whether what it was made from is as it is made today."""
+        """Say whether everything it was made from is as it is made today."""
         return all(map(is_of_now, inputs_among(self.version.artifacts, artifact)))
 
     @property
     def _before(self) -> dict[str, Any]:
-        """The declaration of the newest run, with defaults for later fields where it is still valid."""
+        """Return the declaration of the newest run, with defaults for later fields where it is still
+        valid.
+        """
         newest = self.version.heads.get(DECLARATION.name)
         declared: dict[str, Any] = {} if newest is None else content_of(newest)["spec"]
         with suppress(ValidationError):
@@ -406,7 +413,7 @@ class _Told:
         return declared
 
     def _then(self, field: str) -> Any:
-        """The value of a field as a key of the version has it; None where none has."""
+        """Return the value of a field as a key of the version has it; None where none has."""
         for artifact in filter(is_of_now, self.version.artifacts.values()):
             for part in artifact.spec.values():
                 if (value := _at(part, field)) is not None:
@@ -415,12 +422,12 @@ class _Told:
 
 
 def others(artifact: Artifact, parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Those parts of a key that are others than an artifact's."""
+    """Return those parts of a key that differ from an artifact's."""
     return {name: part for name, part in parts.items() if is_other(artifact, name, part)}
 
 
 def is_other(artifact: Artifact, name: str, part: Part) -> bool:
-    """Whether a part of a key is another than an artifact's; of an artifact, whether there is one."""
+    """Say whether a part of a key differs from an artifact's; of an artifact, whether there is one."""
     value = part.value
     then = artifact.inputs.get(name, artifact.spec.get(name))
     if value is UNKNOWN or part.kind == "host":
@@ -439,8 +446,8 @@ def _plain(value: Any) -> Any:
 
 
 def _differences(then: Any, now: Any, listed: Any, path: str = "") -> Iterator[str]:
-    """The fields below `path` that a key has otherwise than the declaration. `listed`: what of it the stage
-    lists; a field that keys took up later is in none where it had its default.
+    """Return the fields below `path` on which a key differs from the declaration. `listed`: what of it the
+    stage lists; a field that keys took up later is in none where it had its default.
     """
     if not (isinstance(then, dict) and isinstance(now, BaseModel)):
         if shown_value(now) != then:
@@ -502,7 +509,7 @@ def _sources(
 
 
 def _frozen(store: Store, prefix: str, digest: str) -> list[Any] | None:
-    """The fingerprints of that digest, of any declaration of the variant that was frozen."""
+    """Return the fingerprints of that digest, of any declaration of the variant that was frozen."""
     frozen = (content["sources"] for content in frozen_declarations(store, prefix))
     return next((list(sources) for sources in frozen if sha256_json(sources) == digest), None)
 
@@ -517,7 +524,7 @@ def _names(sources: Iterable[Any]) -> list[str]:
 
 
 def _base(store: Store, declared: Declared, version: VersionArtifacts) -> Iterator[StaleCause]:
-    """Another base than the version's: by its parent's release, or as the newest run found it."""
+    """Return the cause if the base changed: by its parent's release, or as the newest run found it."""
     base, newest = version.artifacts.get(BASE_MODEL.name), version.heads.get(BASE_MODEL.name)
     if base is None:
         return

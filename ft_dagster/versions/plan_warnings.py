@@ -1,4 +1,4 @@
-"""What a person should know before a plan is trained, of judging and serving too."""
+"""Warns of what a person should know before a plan is trained, of judging and serving too."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ft_dagster.workspace.workspace import Workspace
 
 
 def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, test_rows: int) -> list[str]:
-    """One line each. Where an evaluation measured how answers differ, it says how many questions would
-    decide; before the first, an assumption about them does. `test_rows`: of the test split.
+    """Return the warnings, one line each. If an evaluation measured how answers differ, it says how many
+    questions would decide; before the first, an assumption about them does. `test_rows`: of the test split.
     """
     variants = variants_on_base(workspace.project, workspace.key, spec)
     served = release_warnings(spec, estimate.plan.name, estimate.storage, len(variants))
@@ -38,8 +38,8 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
 
 
 def too_few_rows(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
-    """That the variant's own rows decide nothing, of a first version or of one against production: a run is
-    refused for it, or, where `gates.undecided` lets pass what was measured, no verdict is ever more.
+    """Warn that the variant's own rows decide nothing, of a first version or of one against production: a run
+    is refused for it, or, where `gates.undecided` lets pass what was measured, no verdict is ever more.
     """
     if spec.evaluation.task:
         return ()
@@ -59,7 +59,9 @@ def too_few_rows(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
 
 
 def rank_of_before(trained: TrainingFigures, method: str) -> list[str]:
-    """What the singular values of the version before say about the rank, where it was taught by `method`."""
+    """Return what the singular values of the version before say about the rank, where it was taught by
+    `method`.
+    """
     if trained.method != method:
         return []
     return [f"of the version before: {line}" for line in trained.advice if line.startswith(ABOUT_RANK)]
@@ -76,7 +78,9 @@ def _questions(judged: Artifact | None, spec: VariantSpec, test_rows: int) -> tu
 
 
 def still_undecided(verdict: Verdict, limit: int | Literal["auto"] | None) -> tuple[str, ...]:
-    """What would decide the rules that the newest verdict left undecided; none where `limit` asks enough."""
+    """Return what would decide the rules that the newest verdict left undecided; none where `limit` asks
+    enough.
+    """
     slowest = slowest_rule(verdict.rules)
     if slowest is None or (verdict.passed and out_of_reach(slowest)):
         return ()

@@ -1,4 +1,4 @@
-"""A variant's plan before its graph has run: from a sample of its sources where there is no mixture yet.
+"""Plans a variant before its graph has run: from a sample of its sources where there is no mixture yet.
 
 Sampled rows are rendered and tokenized as the mixture will be; duplicates and overlaps with the evaluation,
 which it drops, are not looked for.
@@ -74,7 +74,7 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Preview:
-    """A plan that is not kept. `basis`: what `examples`, `tokens` and `test_rows` rest on.
+    """Holds a plan that is not kept. `basis`: what `examples`, `tokens` and `test_rows` rest on.
 
     `warnings`: the estimate's, and those about how it would be judged and served. `with_examples`: what the
     base reaches with examples in its prompt, where it was asked so.
@@ -98,7 +98,7 @@ class Preview:
 def plan_variant(
     settings: Settings, key: VariantKey, hardware: Hardware | None = None, say: Say = lambda line: None
 ) -> Preview:
-    """A plan as it would be made now, on this host or on `hardware`; nothing is kept. `say`: takes a line at
+    """Return a plan as it would be made now, on this host or on `hardware`; nothing is kept. `say`: takes a line at
     the beginning of each step.
 
     Raises UserError, also for what this host can never lend.
@@ -172,14 +172,16 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
 
 @dataclass(frozen=True)
 class _AsDeclared(Workspace):
-    """The workspace of a run that began now."""
+    """Opens the workspace of a run that began now."""
 
     @cached_property
     def frozen(self) -> dict[str, Any]:
         return freeze(self.declared(), self.project, self.cache, self.roots)
 
     def stands(self, stage: Stage[Any], hardware: Hardware) -> Artifact | None:
-        """The artifact of a stage that trains, on this hardware, if it and what it is made from stand."""
+        """Return the artifact of a stage that trains, on this hardware, if it and what it is made from
+        stand.
+        """
         try:
             recipe, made_from = self.recipe(stage)
         except UserError:
@@ -189,8 +191,8 @@ class _AsDeclared(Workspace):
 
 
 def _recorded(workspace: _AsDeclared, declared: Declared) -> tuple[Artifact | None, Artifact | None]:
-    """The newest base and mixture, each where it is still that of the declaration as it is now. What a parent
-    released since, the next run takes up.
+    """Return the newest base and mixture, each where it is still that of the declaration as it is now. The
+    next run takes up what a parent released since.
     """
     if workspace.head(BASE_MODEL.name) is None:
         return None, None
@@ -286,7 +288,7 @@ def sample(
 def _rendered(
     spec: VariantSpec, rows: list[Any], tokenizer: Any, max_length: int, *, exchange: bool
 ) -> Iterator[tuple[int, int]]:
-    """(tokens, tokens with a label) of each example."""
+    """Yield (tokens, tokens with a label) of each example."""
     for _, examples in examples_of(spec, rows, tokenizer, max_length, exchange=exchange):
         for example in examples:
             if example.trained_tokens:

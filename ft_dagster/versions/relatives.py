@@ -1,4 +1,5 @@
-"""What an artifact was made of, through the releases that it starts from, and what was made of it so far.
+"""Finds what an artifact was made of, through the releases that it starts from, and what was made of it so
+far.
 
 From manifests alone. Above: all that they name, as far as it stands. Below: of the newest artifacts of the
 variant, and of those of variants that are declared on its release, what leads back to it.
@@ -28,8 +29,8 @@ Heads = Mapping[str, Artifact]
 
 
 class Family(NamedTuple):
-    """`above` and `below` in the order of the graph; what is another variant's first above, last below.
-    `versions`: of the variant, released of the artifact or of what is below.
+    """Lists an artifact's relatives: `above` and `below` in the order of the graph; what is another variant's
+    first above, last below. `versions`: of the variant, released of the artifact or of what is below.
     """
 
     above: Sequence[Relative]
@@ -39,8 +40,8 @@ class Family(NamedTuple):
 
 @dataclass(frozen=True)
 class Kin:
-    """What stands of a variant by now. `heads`: its newest artifacts; `children`: what variants that are
-    declared on it made of its newest export, read when it is first asked for.
+    """Holds what stands of a variant by now. `heads`: its newest artifacts; `children`: what variants that
+    are declared on it made of its newest export, read when it is first asked for.
     """
 
     workspace: Workspace
@@ -65,7 +66,7 @@ def family(kin: Kin, artifact: Artifact) -> Family:
 
 
 def newest(store: Store, prefix: str) -> Heads:
-    """The newest artifact of each stage of the variant whose part of the store is `prefix`."""
+    """Return the newest artifact of each stage of the variant whose part of the store is `prefix`."""
     found = {stage: read_head(store, prefix, stage) for stage in STAGES}
     return {stage: head for stage, head in found.items() if head is not None}
 
@@ -83,14 +84,16 @@ def _above(workspace: Workspace, artifact: Artifact) -> Iterator[Relative]:
 
 
 def _below(heads: Heads, artifact: Artifact) -> list[Artifact]:
-    """Those that were made of an artifact, in the order of the graph."""
+    """Return those that were made of an artifact, in the order of the graph."""
     graph = ListedGraph([artifact, *heads.values()])
     others = [head for head in heads.values() if head.place != artifact.place]
     return [head for head in others if artifact in ancestors(graph, [head])]
 
 
 def _children(workspace: Workspace, export: Artifact) -> Iterator[Relative]:
-    """The newest artifacts of variants that are declared on this one, as far as they are of its export."""
+    """Return the newest artifacts of variants that are declared on this one, as far as they are of its
+    export.
+    """
     declared = Declarations(workspace.project)
     for key in declared:
         base = declared.content(key).get(BASE_MODEL.name) if key.tenant == workspace.key.tenant else None

@@ -1,4 +1,4 @@
-"""One variant's newest state in a row, read from the store alone."""
+"""Sums up one variant's newest state in a row, read from the store alone."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ Heads = Mapping[str, Artifact | None]  # of each stage
 
 
 class VariantSummary(NamedTuple):
-    """A variant's row, and the digest of each stage's newest artifact, None where there is none."""
+    """Holds a variant's row, and the digest of each stage's newest artifact, None where there is none."""
 
     row: VariantRow
     stages: dict[str, str | None]
 
 
 def variant_row(store: Store, key: VariantKey) -> VariantRow:
-    """The variant's row."""
+    """Return the variant's row."""
     return variant_summary(store, key).row
 
 
 def variant_summary(store: Store, key: VariantKey) -> VariantSummary:
-    """Each head is read once. Raises UserError for damage."""
+    """Read each head once, and return the row with the digests. Raises UserError for damage."""
     heads = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
     digests = {stage: None if head is None else head.digest for stage, head in heads.items()}
     return VariantSummary(_row(store, key, heads), digests)
@@ -88,8 +88,8 @@ def _row(store: Store, key: VariantKey, heads: Heads) -> VariantRow:
 
 
 def _older_stages(heads: Heads) -> Iterator[str]:
-    """The stages whose newest artifact was made by an older version of the stage, or from
-    one that is no more.
+    """Return the stages whose newest artifact was made by an older version of the stage, or from one that is
+    no more.
 
     Their releases stay released. Only a run makes them again, and somebody decides to start one.
     """
@@ -99,7 +99,7 @@ def _older_stages(heads: Heads) -> Iterator[str]:
 
 
 def _stale(store: Store, key: VariantKey, base: Artifact | None) -> str | None:
-    """Why the variant's newest model is out of date by its parent's releases."""
+    """Say why the variant's newest model is out of date by its parent's releases."""
     return next((cause.words for cause in parents_moved(store, key, base)), None)
 
 

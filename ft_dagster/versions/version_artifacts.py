@@ -1,5 +1,5 @@
-"""The artifacts that a variant's version was made from, found from the heads and the manifests alone, and as
-a run would find them now: what was made again with equal bytes stands for what it was made from.
+"""Finds the artifacts that a variant's version was made from, from the heads and the manifests alone, as a
+run would find them now: an artifact that was made again with equal bytes stands for the first.
 
 The version in production; before the first release the newest that was judged, or at least trained.
 """
@@ -38,8 +38,9 @@ FOLLOWED = {*STAGES, *HEADLESS}
 
 
 class VersionArtifacts(NamedTuple):
-    """`artifacts`: by stage, none before anything was trained; without the corpus, which is the platform's.
-    `heads`: the newest of each stage, of what was trained. `log`: the variant's releases, oldest first.
+    """Holds the artifacts of a version. `artifacts`: by stage, none before anything was trained; without the
+    corpus, which is the platform's. `heads`: the newest of each stage, of what was trained. `log`: the
+    variant's releases, oldest first.
     """
 
     artifacts: Mapping[str, Artifact]
@@ -52,14 +53,14 @@ class VersionArtifacts(NamedTuple):
 
     @property
     def sources_then(self) -> str | None:
-        """The digest of the sources' fingerprints that its rows were read by."""
+        """Return the digest of the sources' fingerprints that its rows were read by."""
         rows = self.artifacts.get(TASK_DATASET.name)
         return None if rows is None else rows.inputs.get("sources")
 
 
 def version_artifacts(store: Store, prefix: str) -> VersionArtifacts:
-    """Of the variant whose part of the store is `prefix`; what retention removed is left out. Raises
-    UserError for damage.
+    """Return the artifacts of the variant whose part of the store is `prefix`, without what retention
+    removed. Raises UserError for damage.
     """
     log = tuple(history(store, prefix))
     if not log and all(
@@ -72,7 +73,7 @@ def version_artifacts(store: Store, prefix: str) -> VersionArtifacts:
 
 
 def newest_artifacts(store: Store, prefix: str, stage: str) -> VersionArtifacts:
-    """The newest artifact of a stage, and what it was made from, as `version_artifacts`."""
+    """Return the newest artifact of a stage, and what it was made from, as `version_artifacts`."""
     heads = {stage: read_head(store, prefix, stage) for stage in STAGES}
     newest = heads[stage]
     return VersionArtifacts(_made_of(store, heads, [] if newest is None else [newest]), heads, ())
@@ -101,13 +102,13 @@ def _root(
 
 @dataclass(frozen=True)
 class _AsFoundNow(StoredGraph):
-    """The graph that a run would find now; of equal bytes the newest."""
+    """Walks the graph that a run would find now; of equal bytes it takes the newest."""
 
     heads: Mapping[str, Artifact | None]
 
     def find(self, artifact: Artifact, name: str, one: Input) -> Sequence[Artifact]:
-        """The head of the stage where it has the bytes, else what is named. Of a stage on demand that was
-        raised since, the one of today's version that was made from most of the same: what was made of the
+        """Return the head of the stage if it has the bytes, else the named artifact. If a stage on demand was
+        raised since, return the artifact of today's version that shares most inputs: what was made of the
         bytes keeps naming the old one, for it is not made again.
         """
         stage = stage_of(artifact, name)
@@ -123,5 +124,5 @@ class _AsFoundNow(StoredGraph):
 
 
 def _apart(one: Artifact, other: Artifact) -> int:
-    """How many values of their keys differ."""
+    """Return how many values of their keys differ."""
     return sum(1 for _ in differing({**one.inputs, **one.spec}, {**other.inputs, **other.spec}))

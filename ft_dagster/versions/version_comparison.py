@@ -1,4 +1,4 @@
-"""Two versions side by side on one page: what differs in what they were made of, and in what came out.
+"""Compares two versions on one page: what differs in what they were made of, and in what came out.
 
 Read from manifests and evidence alone. Of rows it says how many, never which.
 """
@@ -48,7 +48,7 @@ PLANNED = ("method", "training", "steps", "ranks", "on")  # of a plan's figures
 
 
 class _Two(NamedTuple):
-    """`names`: what the sides are called in tables and charts."""
+    """Holds both sides of a comparison. `names`: what the sides are called in tables and charts."""
 
     left: VersionFiles
     right: VersionFiles
@@ -61,8 +61,8 @@ class _Two(NamedTuple):
 
 
 def version_comparison(settings: Settings, left: NamedVersion, right: NamedVersion) -> str:
-    """The page as HTML; `left` is what `right` is held against. Raises UserError: one of them is not there or
-    cannot be read, or both are the same.
+    """Return the page as HTML; `left` is what `right` is held against. Raises UserError: one of them is not
+    there or cannot be read, or both are the same.
     """
     two = _Two(*(open_version(settings, each.key, each.version) for each in (left, right)))
     if two.left.name == two.right.name:
@@ -106,7 +106,9 @@ def _declared(two: _Two) -> Section:
 
 
 def declared_fields(one: VersionFiles) -> dict[str, Any]:
-    """Every field of the declaration that shaped a version, by its name there, as the manifests have it."""
+    """Return every field of the declaration that shaped a version, by its name there, as the manifests have
+    it.
+    """
     found = {}
     for artifact in one.made.artifacts.values():
         for name, value in flat(artifact.spec).items():
@@ -149,7 +151,9 @@ def _differ(two: _Two, stage: str) -> bool:
 
 
 def _identities(one: VersionFiles) -> dict[str, set[bytes]]:
-    """Of the rows of each split of its data set. Raises UserError where they are not there any more."""
+    """Return the identities of the rows of each split of its data set. Raises UserError where they are not
+    there any more.
+    """
     files = one.payload(TASK_DATASET.name).glob("*.parquet")
     return {file.stem: {row.identity for row in read_split(file)} for file in sorted(files)}
 
@@ -213,7 +217,7 @@ def _scores(two: _Two) -> Section:
 
 
 def _asked(one: VersionFiles) -> dict[str, str]:
-    """What was asked, each with the digest of its questions."""
+    """Return what was asked, each with the digest of its questions."""
     judged = one.artifact(EVALUATION.name)
     own = {name: digest for name, digest in judged.inputs.items() if name.startswith(("task.", "general."))}
     tasks = {

@@ -1,4 +1,4 @@
-"""A version with all that made it, where a report reads it."""
+"""Opens a version with all that made it, where a report reads it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class NamedVersion(NamedTuple):
-    """A version of a variant; None: the newest."""
+    """Names a version of a variant; None: the newest."""
 
     key: VariantKey
     version: int | None = None
 
     @classmethod
     def parse(cls, text: str, of: VariantKey) -> NamedVersion:
-        """`2`, a version of the variant `of`; `acme.support`; `acme.support@2`. Raises UserError."""
+        """Read `2`, a version of the variant `of`; `acme.support`; `acme.support@2`. Raises UserError."""
         variant, at, version = text.partition("@")
         if not at and NUMBER.fullmatch(text):
             return cls(of, int(text))
@@ -43,8 +43,8 @@ class NamedVersion(NamedTuple):
 
 
 class VersionFiles(NamedTuple):
-    """A version and its artifacts. `past`: the release log of its variant; `entry`: its release, None of what
-    was not released.
+    """Holds a version and its artifacts. `past`: the release log of its variant; `entry`: its release, None
+    of what was not released.
     """
 
     key: VariantKey
@@ -86,13 +86,13 @@ class VersionFiles(NamedTuple):
         return stage in self.made.artifacts
 
     def training_log(self) -> list[dict[str, Any]]:
-        """The lines of log.jsonl."""
+        """Return the lines of log.jsonl."""
         lines = (self.evidence(FINE_TUNED_MODEL.name) / "log.jsonl").read_text("utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
 
 def open_version(settings: Settings, key: VariantKey, version: int | None = None) -> VersionFiles:
-    """Of a version (None: the newest; of a variant without any, of its newest evaluation). Raises UserError
+    """Open a version (None: the newest; of a variant without any, its newest evaluation). Raises UserError
     where there is none.
     """
     store, prefix, cache = settings.open_store(), key.prefix, settings.cache_folder
@@ -110,18 +110,18 @@ def open_version(settings: Settings, key: VariantKey, version: int | None = None
 
 
 def why_not(error: Exception) -> str:
-    """What a page says in place of what could not be made of the store; see `told`."""
+    """Return what a page says in place of what could not be made of the store; see `told`."""
     return f"could not be made: {told(error)}"
 
 
 def told(error: Exception) -> str:
-    """What is damaged, in a line. Raises the error again where the storage is out of reach."""
+    """Return a line that names the damage. Raises the error again where the storage is out of reach."""
     if unreachable(error):
         raise error
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _entry(past: Sequence[ReleaseEntry], export: str, version: int | None) -> ReleaseEntry:
-    """The release of a version (None: the newest) with this export, which others may have too."""
+    """Return the release of a version (None: the newest) with this export, which others may have too."""
     found = [e for e in past if e.export == export and e.action == RELEASE and version in (None, e.version)]
     return found[-1]

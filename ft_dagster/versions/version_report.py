@@ -1,4 +1,4 @@
-"""The report of a version: from its files to its certificate, on one page, read from the store alone.
+"""Reports a version from its files to its certificate, on one page, read from the store alone.
 
 Written once for each version and kept beside the release log (`reports/000001.html`); what it says is all in
 manifests and evidence, so that it can be made again at any time.
@@ -80,14 +80,14 @@ FOLDER = "reports"
 
 
 def report_path(prefix: str, version: int) -> str:
-    """Where the report of a version is kept in the store."""
+    """Return the path at which the report of a version is kept in the store."""
     return f"{prefix}/{FOLDER}/{version:06d}.html"
 
 
 def version_report(
     settings: Settings, key: VariantKey, version: int | None = None, following: str = ""
 ) -> str:
-    """The report of a version (None: the newest; of a variant without any, of its newest evaluation) as HTML.
+    """Return the report of a version (None: the newest; of a variant without any, of its newest evaluation) as HTML.
 
     `following`: what a person does next, where more is known than what the store has of the version. Raises
     UserError where there is nothing to report on.
@@ -275,7 +275,7 @@ def _with_examples(stored: VersionFiles, tuned: list[Sample]) -> list[list[Any]]
 
 
 def _version(stored: VersionFiles) -> list[Section]:
-    """The export with its certificate, the log, the card; none of what was not released."""
+    """Return the export with its certificate, the log, the card; none of what was not released."""
     entry = stored.entry
     if entry is None:
         return []

@@ -19,7 +19,7 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stages import general_corpus
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import release
-from ft_dagster.versions.now import UpToDate, up_to_date
+from ft_dagster.versions.now import CurrentVersion, up_to_date
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit
 from tests.present import present
@@ -35,7 +35,7 @@ def project(chained: Workspace, tmp_path: Path) -> Path:
     return shutil.copytree(chained.project, tmp_path / "project")
 
 
-def look(project: Path) -> UpToDate | None:
+def look(project: Path) -> CurrentVersion | None:
     return up_to_date(load_settings(project), KEY)
 
 
