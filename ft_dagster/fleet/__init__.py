@@ -1,1 +1,1 @@
-"""What is due, and what it may cost: pure decisions over what is known of each variant."""
+"""Decides what is due, and what it may cost: pure decisions over what is known of each variant."""

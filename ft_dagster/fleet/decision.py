@@ -1,4 +1,4 @@
-"""What is decided by what the table knows, and where the table of an instance is."""
+"""Decides by what the table knows, and finds the table of an instance."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ PACE, OWNER = "pace", "owner"  # of the table
 
 
 def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now: datetime) -> Decisions:
-    """What of these rows is to be started now and what not, by what the table knows."""
+    """Return which of these rows are to be started now and which not, by what the table knows."""
     states = [row.state for row in rows]
     charges = table.charges((now - DAYS_BACK).date())
     return due(FleetState(states, charges, _pace(table), table.busy()), settings.fleet, now)
 
 
 class Owner(NamedTuple):
-    """Whose a table is; `prefix`: what the keys of the project's assets begin with on the host's instance."""
+    """Names whose table it is; `prefix`: what the keys of the project's assets begin with on the host's
+    instance.
+    """
 
     project: Path
     prefix: tuple[str, ...]
 
     @property
     def is_here(self) -> bool:
-        """Whether that project is another of this host; else it is this one, seen from where it has another
-        path.
+        """Say whether that project is another of this host; else it is this one, seen from where it has
+        another path.
         """
         return (self.project / "tenants").is_dir()
 
@@ -44,7 +46,7 @@ def keep_owner(table: FleetTable, settings: Settings, prefix: Sequence[str]) -> 
 
 
 def owner_of(table: FleetTable) -> Owner | None:
-    """None before a tick."""
+    """Return the owner of the table; None before a tick."""
     content = json.loads(table.meta(OWNER) or "null")
     return None if content is None else Owner(Path(content[0]), tuple(content[1]))
 
@@ -63,19 +65,19 @@ def _pace(table: FleetTable) -> Pace:
 
 
 def sqlite_url(home: Path) -> str:
-    """Of the table beside the SQLite files of an instance, for SQLAlchemy."""
+    """Return the URL of the table beside the SQLite files of an instance, for SQLAlchemy."""
     return f"sqlite:///{home / FILE}"
 
 
 def kept_elsewhere(settings: Settings) -> bool:
-    """Whether the instance is kept in Postgres, and the table with it."""
+    """Say whether the instance is kept in Postgres, and the table with it."""
     said = settings.dagster_home / "dagster.yaml"
     return said.is_file() and "postgres" in said.read_text("utf-8")
 
 
 def table_beside(settings: Settings) -> FleetTable | None:
-    """The project's table beside an instance in SQLite files, without asking Dagster, which takes seconds to
-    load; None where there is none yet. Raises UserError.
+    """Open the project's table beside an instance in SQLite files, without asking Dagster, which takes
+    seconds to load; None where there is none yet. Raises UserError.
     """
     for home in dict.fromkeys((settings.dagster_home, settings.own_home)):
         if (home / FILE).is_file():

@@ -26,15 +26,17 @@ def hours_of(artifact: Artifact) -> float:
 
 
 def computed(artifacts: Iterable[Artifact]) -> Iterator[Artifact]:
-    """Without evaluations that judged the answers of another again: its hours are theirs."""
+    """Return the artifacts that devices computed, without evaluations that judged the answers of another
+    again: its hours are theirs.
+    """
     return (each for each in artifacts if ANSWERS_OF not in each.figures)
 
 
 def devices_of(artifact: Artifact) -> int:
-    """How many it took at once, a training aside, whose plan says it."""
+    """Return how many devices it took at once, a training aside, whose plan says it."""
     return int(artifact.figures.get("devices") or 1)
 
 
 def made(artifact: Artifact) -> datetime:
-    """When an artifact was committed, in UTC."""
+    """Return when an artifact was committed, in UTC."""
     return datetime.fromisoformat(artifact.predicate["created"])

@@ -1,4 +1,4 @@
-"""What a variant's runs say of it, whoever asked for them."""
+"""Derives what a variant's runs say of it, whoever asked for them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ MOST_RUNS = 20  # of one variant that are read at once, the newest first
 
 
 class PastRun(NamedTuple):
-    """`outcome`: success of the whole chain; verdict where a gate did not hold; failed also where a person
-    cancelled it. `asked`: the stamp it was asked for by; `why`: of one that did not succeed.
+    """Describes a past run. `outcome`: success of the whole chain; verdict where a gate did not hold; failed
+    also where a person cancelled it. `asked`: the stamp it was asked for by; `why`: of one that did not
+    succeed.
     """
 
     started: datetime
@@ -40,7 +41,7 @@ class RunHistory(NamedTuple):
 
 
 def history(newest_first: Iterable[PastRun], edited: datetime) -> RunHistory:
-    """What follows from a variant's runs and nothing else, so that it may be asked again and again.
+    """Return what follows from a variant's runs and nothing else, so that it may be asked again and again.
 
     What failed before its declaration was `edited` is forgiven: it counts as a try and not as a failure.
     """
@@ -77,8 +78,9 @@ def history(newest_first: Iterable[PastRun], edited: datetime) -> RunHistory:
 
 
 def _read(run: PastRun) -> datetime:
-    """When a run began to read: not before the cause that it was asked for, whose time is by our clock. Its
-    host's may be behind, and the cause would stand for ever, under a stamp that a run was asked for by.
+    """Return when a run began to read: not before the cause that it was asked for, whose time is by our
+    clock. Its host's may be behind, and the cause would stand for ever, under a stamp that a run was asked
+    for by.
     """
     since = None if run.asked is None else stamped_since(run.asked)
     return run.started if since is None else max(run.started, since)

@@ -20,11 +20,11 @@ Samples = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, and t
 
 @dataclass(frozen=True)
 class FleetFigures:
-    """`costs`: one a tenant. `variants`: state -> how many; `failures`: tenant -> runs of its variants that
-    failed since one came to a verdict; `runs`: (tenant, status) -> how many are not finished; `devices`:
-    state -> how many of this host; `waiting`: programs in line for them; `untold`: target -> events that
-    wait. `at`: seconds since 1970; `seconds`: that it took; `failed`: whether that was the newest that could
-    be read, and the try after it failed.
+    """Holds the figures of a scrape. `costs`: one a tenant. `variants`: state -> how many; `failures`: tenant
+    -> runs of its variants that failed since one came to a verdict; `runs`: (tenant, status) -> how many are
+    not finished; `devices`: state -> how many of this host; `waiting`: programs in line for them; `untold`:
+    target -> events that wait. `at`: seconds since 1970; `seconds`: that it took; `failed`: whether that was
+    the newest that could be read, and the try after it failed.
     """
 
     costs: tuple[CostRow, ...] = ()
@@ -41,7 +41,7 @@ class FleetFigures:
 
 
 class FleetCollector(Collector):
-    """What a scrape gets: the figures that were set last, so that no scrape waits until they are read."""
+    """Gives a scrape the figures that were set last, so that no scrape waits until they are read."""
 
     def __init__(self, figures: FleetFigures) -> None:
         self.figures = figures
@@ -51,14 +51,14 @@ class FleetCollector(Collector):
 
 
 def as_text(figures: FleetFigures) -> str:
-    """In Prometheus' text format."""
+    """Return the figures in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(FleetCollector(figures))
     return generate_latest(registry).decode()
 
 
 def families(figures: FleetFigures) -> Iterator[Metric]:
-    """Each metric with its samples."""
+    """Yield each metric with its samples."""
     yield from _of_costs(figures.costs)
     yield _gauge("variants", "Variants by state", ["state"], _of(figures.variants))
     failed = "Runs that failed since one came to a verdict"

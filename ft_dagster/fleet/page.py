@@ -1,4 +1,4 @@
-"""A fleet on one page: each variant with its state, verdict, gain, version, age and cost.
+"""Shows a fleet on one page: each variant with its state, verdict, gain, version, age and cost.
 
 In the words of `ft-dagster status`, and never a row of a tenant.
 """
@@ -27,8 +27,8 @@ from ft_dagster.versions.version_files import UNREADABLE, told
 
 
 def fleet_report(settings: Settings, picture: FleetPicture, tenant: str | None = None) -> str:
-    """The page as HTML, of all variants of a picture or of one tenant's. Raises UserError where there is
-    none.
+    """Return the page as HTML, of all variants of a picture or of one tenant's. Raises UserError where there
+    is none.
     """
     found = list(fleet_variants(settings, picture, tenant))
     if not found:
@@ -45,7 +45,7 @@ def fleet_report(settings: Settings, picture: FleetPicture, tenant: str | None =
 def fleet_variants(
     settings: Settings, picture: FleetPicture, tenant: str | None = None
 ) -> Iterator[FleetVariant]:
-    """A row each; what cannot be read of one stops no other."""
+    """Return a row each; what cannot be read of one stops no other."""
     store, costs = settings.open_store(), _costs(settings)
     for row in picture.rows:
         if tenant in (None, row.tenant):
@@ -53,7 +53,7 @@ def fleet_variants(
 
 
 def _costs(settings: Settings) -> dict[str, CostRow]:
-    """Of each variant that anything was made for."""
+    """Return the costs of each variant that anything was made for."""
     items = read_costs(settings.open_store(), load_catalogue(settings.project)).items
     return {row.name: row for row in cost_rows([item for item in items if item.variant], _named)}
 
@@ -76,7 +76,9 @@ def _variant(store: Store, row: StatusRow, cost: CostRow) -> FleetVariant:
 
 
 def _verdict(store: Store, prefix: str) -> Verdict | None:
-    """Of the newest evaluation; None where there is none, or its row says why it cannot be read."""
+    """Return the verdict of the newest evaluation; None where there is none, or its row says why it cannot be
+    read.
+    """
     try:
         judged = read_head(store, prefix, EVALUATION.name)
         return None if judged is None else Verdict.from_json(judged.figures["verdict"])

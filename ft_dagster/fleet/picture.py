@@ -1,4 +1,4 @@
-"""The fleet at a glance: by what its table knows, or read from the store now."""
+"""Pictures the fleet at a glance: by what its table knows, or read from the store now."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ BEHIND = timedelta(minutes=1)  # since the last tick (four a minute): no daemon 
 
 
 class FleetPicture(NamedTuple):
-    """`exact`: read from the store now; else as of `looked`, as all is that is known of runs (None: nothing
-    is, since no tick was made yet)."""
+    """Holds the fleet's rows. `exact`: read from the store now; else as of `looked`, as all is that is known
+    of runs (None: nothing is, since no tick was made yet).
+    """
 
     rows: list[StatusRow]
     exact: bool
@@ -28,7 +29,7 @@ class FleetPicture(NamedTuple):
 
     @property
     def from_when(self) -> str:
-        """In words."""
+        """Say in words how old the picture is."""
         if self.looked is None:
             return "read now; run history not loaded yet (start the daemon)"
         at = f"{self.looked:%Y-%m-%d %H:%M} UTC"
@@ -36,7 +37,7 @@ class FleetPicture(NamedTuple):
 
 
 def picture_of(table: FleetTable, settings: Settings, now: datetime) -> FleetPicture:
-    """All that the table knows."""
+    """Return all that the table knows."""
     rows = table.rows()
     decisions = decided(table, [row for row in rows if row.next_look and row.next_look <= now], settings, now)
     return FleetPicture(status_rows(rows, decisions, now), False, table.looked())
@@ -49,8 +50,8 @@ def look_at(
     settings: Settings,
     now: datetime,
 ) -> FleetPicture:
-    """These variants as the store has them now, and those that were retired; of their runs what the table
-    knows.
+    """Return these variants as the store has them now, and those that were retired; of their runs what the
+    table knows.
     """
     from ft_dagster.fleet.refresh.read_now import exact_rows  # the stages, which take a second to import
 
@@ -65,8 +66,8 @@ def look_at(
 
 
 def _may_run(row: FleetRow, looked: datetime | None, now: datetime) -> bool:
-    """Whether a run that was in progress at the last tick may still be: it is not, where something was judged
-    since.
+    """Say whether a run that was in progress at the last tick may still be: it is not, where something was
+    judged since.
     """
     made = None if row.version is None else row.version.made
     return looked is not None and now - looked < BEHIND and (made is None or made < looked)

@@ -1,4 +1,4 @@
-"""The state of each variant as a row: why, what it gained and cost, and when it is trained next."""
+"""Shows the state of each variant as a row: why, what it gained and cost, and when it is trained next."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ PAIRS = ("variant\ncause", "state\nversion", "over base\nproduction", "age\ncost
 
 @dataclass(frozen=True)
 class StatusRow:
-    """`cause`: of the state, in a sentence; `causes`: all why it is out of date, the nearest first.
-    `version`: in production; `waiting`: one that is to be approved; `taken_back`: the newest, where it was
-    rolled back. `judged`: the word of the newest verdict, `verdict`: its sentence. `age_days`: of what
-    stands, since it was judged. `hours`: of all devices, `usd`: both to date. `next`: when a retrain is
-    decided upon next, ISO 8601, and `why` it is not sooner. `result`: what came of the newest training, in
+    """Shows a variant's state. `cause`: of the state, in a sentence; `causes`: all why it is out of date, the
+    nearest first. `version`: in production; `waiting`: one that is to be approved; `taken_back`: the newest,
+    where it was rolled back. `judged`: the word of the newest verdict, `verdict`: its sentence. `age_days`:
+    of what stands, since it was judged. `hours`: of all devices, `usd`: both to date. `next`: when a retrain
+    is decided upon next, ISO 8601, and `why` it is not sooner. `result`: what came of the newest training, in
     a line; `next_step`: what a person does next.
     """
 
@@ -65,7 +65,7 @@ class StatusRow:
 
     @property
     def shown_version(self) -> str:
-        """ "v2 (v3 waits)", "v1 (v2 rolled back)"; a dash where none is in production."""
+        """Return "v2 (v3 waits)", "v1 (v2 rolled back)"; a dash where none is in production."""
         version = "-" if self.version is None else f"v{self.version}"
         if self.waiting is not None:
             return f"{version} (v{self.waiting} waits)"
@@ -73,7 +73,7 @@ class StatusRow:
 
     @property
     def cells(self) -> list[str]:
-        """As COLUMNS names them."""
+        """Return the cells as COLUMNS names them."""
         age = "-" if self.age_days is None else f"{self.age_days:.1f} d"
         cost = f"{shown_hours(self.hours)} h" + (f", ${shown_usd(self.usd)}" if self.usd else "")
         when = (self.next or "-")[:16].replace("T", " ")
@@ -82,14 +82,14 @@ class StatusRow:
 
     @property
     def pairs(self) -> list[str]:
-        """The same two by two, as PAIRS names them, for a terminal."""
+        """Return the same cells two by two, as PAIRS names them, for a terminal."""
         variant, state, version, base, production, age, cost, when, cause, why = self.cells
         pairs = ((variant, cause), (state, version), (base, production), (age, cost), (when, why))
         return ["\n".join(filter(None, pair)) for pair in pairs]
 
 
 def status_rows(rows: Sequence[FleetRow], decisions: Decisions, now: datetime) -> list[StatusRow]:
-    """One a variant. `decisions`: on those whose time has come."""
+    """Return one row a variant. `decisions`: on those whose time has come."""
     causes = freshness(rows)
     decided: dict[str, Retrain | NotDone] = {str(each.key): each for each in decisions.not_done}
     decided |= {str(each.key): each for each in decisions.retrains}
@@ -97,7 +97,7 @@ def status_rows(rows: Sequence[FleetRow], decisions: Decisions, now: datetime) -
 
 
 def arranged(rows: Sequence[StatusRow], by: SortedBy = "state") -> list[StatusRow]:
-    """By what needs a person first, by name, or by the largest: what is not known comes last."""
+    """Sort by what needs a person first, by name, or by the largest: what is not known comes last."""
     if by == "state":
         return sorted(rows, key=lambda row: (ORDER.index(row.state), row.variant))
     if by == "variant":
@@ -113,7 +113,7 @@ def arranged(rows: Sequence[StatusRow], by: SortedBy = "state") -> list[StatusRo
 
 
 def on_rolled_back(rows: Sequence[StatusRow]) -> list[str]:
-    """The versions in production that were made on a release that was rolled back, a sentence each."""
+    """Return the versions in production that were made on a release that was rolled back, a sentence each."""
     return [
         f"{row.variant} v{row.version} is in production: {each.cause.words}"
         for row in rows

@@ -1,4 +1,5 @@
-"""What this version of the project would make again of what older ones made: for whom, and at what cost.
+"""Previews what this version of the project would make again of what older ones made: for whom, and at what
+cost.
 
 A raised stage version changes keys, so a run makes the stage again. So does the end of a stage from which it
 was made, and rendering that changed for some rows on some bases; then versions stay. Libraries are recorded
@@ -57,9 +58,10 @@ EFFECTS: dict[Effect, str] = {
 
 @dataclass(frozen=True)
 class UpgradeRow:
-    """`stages`: those whose newest artifact an older version made. `rendered`: those whose rows it rendered
-    otherwise, of the stages that kept their version. `hours`, `usd`: what a run would take of devices at
-    most; `origin`: what that rests on. `libraries`: name -> version, as its model was trained.
+    """Describes the upgrade of a variant. `stages`: those whose newest artifact an older version made.
+    `rendered`: those whose rows it rendered otherwise, of the stages that kept their version. `hours`, `usd`:
+    what a run would take of devices at most; `origin`: what that rests on. `libraries`: name -> version, as
+    its model was trained.
     """
 
     tenant: str
@@ -74,7 +76,7 @@ class UpgradeRow:
 
 
 class TenantRow(NamedTuple):
-    """`effect`: in words."""
+    """Sums the upgrade of a tenant. `effect`: in words."""
 
     tenant: str
     effect: str
@@ -85,8 +87,8 @@ class TenantRow(NamedTuple):
 
 @dataclass(frozen=True)
 class UpgradePlan:
-    """`declared`: all variants that were looked at, by which shares count. `damaged`: why others could not
-    be, a line each.
+    """Holds the upgrade of all. `declared`: all variants that were looked at, by which shares count.
+    `damaged`: why others could not be, a line each.
     """
 
     rows: tuple[UpgradeRow, ...]
@@ -94,7 +96,7 @@ class UpgradePlan:
     declared: tuple[VariantKey, ...]
 
     def by_tenant(self) -> list[TenantRow]:
-        """In order of tenant, what costs most first."""
+        """Return the tenants in order of name, each one's costliest first."""
         groups: dict[tuple[str, Effect], list[UpgradeRow]] = defaultdict(list)
         for row in self.rows:
             groups[row.tenant, row.effect].append(row)
@@ -112,7 +114,9 @@ class UpgradePlan:
 
     @property
     def said(self) -> list[str]:
-        """Which stages, by how many variants; and which variants have rows that are rendered otherwise."""
+        """Say which stages, by how many variants; and which variants have rows that are rendered
+        otherwise.
+        """
         counts = Counter(stage for row in self.rows for stage in row.stages)
         raised = [
             f"{stage} is at version {version_of(stage)}: {counts[stage]} variants have an older one"
@@ -128,7 +132,7 @@ class UpgradePlan:
 
     @property
     def libraries(self) -> list[str]:
-        """Which libraries are others than models were trained by; these make nothing again."""
+        """Say which libraries are others than models were trained by; these make nothing again."""
         now = local_environment()["libraries"]
         counts = Counter(
             (name, version)
@@ -151,7 +155,7 @@ class UpgradePlan:
 
 
 def plan_upgrade(settings: Settings, tenant: str | None = None) -> UpgradePlan:
-    """Of every declared variant, or a tenant's. One that cannot be read stops no other."""
+    """Plan the upgrade of every declared variant, or a tenant's. One that cannot be read stops no other."""
     declarations = Declarations(settings.project)
     declared = tuple(key for key in declarations if tenant in (None, key.tenant))
     rows, retrains, damaged = list[UpgradeRow](), list[_Retraining](), list[str]()
@@ -179,7 +183,7 @@ class _Retraining(NamedTuple):
 
 
 def _row(shared: SharedState, declarations: Declarations, store: Store, key: VariantKey) -> UpgradeRow | None:
-    """Without the cost of a training; None where nothing was made of the variant yet."""
+    """Return the row without the cost of a training; None where nothing was made of the variant yet."""
     read = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
     heads = {stage: head for stage, head in read.items() if head is not None}
     if not heads:
@@ -199,8 +203,8 @@ def _row(shared: SharedState, declarations: Declarations, store: Store, key: Var
 def _rendered_otherwise(
     shared: SharedState, declarations: Declarations, key: VariantKey, heads: Mapping[str, Artifact]
 ) -> Iterator[str]:
-    """The stages, of those that kept their version, whose rows a run would render otherwise; none where that
-    cannot be known: the base is gone, say, or the declaration is wrong.
+    """Return the stages, of those that kept their version, whose rows a run would render otherwise; none
+    where that cannot be known: the base is gone, say, or the declaration is wrong.
     """
     workspace = Workspace(shared.settings, key, looking=True, opened=shared.store)
     with suppress(UserError):
@@ -227,7 +231,7 @@ def _priced(each: _Retraining, paid: Iterable[PaidFor]) -> UpgradeRow:
 
 
 def _effect(older: Sequence[str]) -> Effect:
-    """The dearest that follows from raised versions."""
+    """Return the dearest effect of raised versions."""
     if FINE_TUNED_MODEL.name in older:
         return "trains"
     if any(stage in older for stage in BEFORE_TRAINING):
@@ -242,8 +246,8 @@ def _libraries(model: Artifact | None) -> dict[str, str] | None:
 
 
 def canaries(keys: Iterable[VariantKey], share: float) -> list[VariantKey]:
-    """A share of the variants, one of each tenant before a second of any, in an order that looks like chance
-    and is the same each time: a larger share has all of a smaller one.
+    """Choose a share of the variants, one of each tenant before a second of any, in an order that looks like
+    chance and is the same each time: a larger share has all of a smaller one.
     """
     tenants: dict[str, list[VariantKey]] = defaultdict(list)
     for key in sorted(keys, key=lambda key: _draw(str(key))):
@@ -255,13 +259,14 @@ def canaries(keys: Iterable[VariantKey], share: float) -> list[VariantKey]:
 
 
 def _part(share: float, whole: int) -> int:
-    """At least that share, whatever a float makes of it: 0.07 of 100 are 7."""
+    """Return that share, rounded up, whatever a float makes of it: 0.07 of 100 are 7."""
     return math.ceil(round(share * whole, 9))
 
 
 def order_for(plan: UpgradePlan, share: float, days: float, now: datetime) -> PlatformOrder | None:
-    """An order to the fleet for those of a share of all variants that are not as this version makes them;
-    None where there are none."""
+    """Return an order to the fleet for those of a share of all variants that are not as this version makes
+    them; None where there are none.
+    """
     chosen = set(map(str, canaries(plan.declared, share)))
     wanted = tuple(row.variant for row in plan.rows if row.variant in chosen and row.effect != "same")
     if not wanted:
@@ -276,7 +281,7 @@ def order_for(plan: UpgradePlan, share: float, days: float, now: datetime) -> Pl
 
 
 def as_yaml(order: PlatformOrder) -> str:
-    """As it stands in ft_dagster.yaml, beside what is there of `fleet`."""
+    """Return the order as it stands in ft_dagster.yaml, beside what is there of `fleet`."""
     content = {"fleet": {"orders": [order.model_dump(mode="json")]}}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 

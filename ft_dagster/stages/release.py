@@ -38,8 +38,8 @@ STEP = Step(RELEASE, reads=(RELEASE_EVALUATION,))
 
 @dataclass(frozen=True)
 class Released:
-    """Reports a release. `entry`: of the release log. `history`: the log after it. `status`: of the version. `next`: what a
-    person does next.
+    """Reports a release. `entry`: of the release log. `history`: the log after it. `status`: of the version.
+    `next`: what a person does next.
     """
 
     entry: ReleaseEntry

@@ -98,8 +98,8 @@ class Preview:
 def plan_variant(
     settings: Settings, key: VariantKey, hardware: Hardware | None = None, say: Say = lambda line: None
 ) -> Preview:
-    """Return a plan as it would be made now, on this host or on `hardware`; nothing is kept. `say`: takes a line at
-    the beginning of each step.
+    """Return a plan as it would be made now, on this host or on `hardware`; nothing is kept. `say`: takes a
+    line at the beginning of each step.
 
     Raises UserError, also for what this host can never lend.
     """

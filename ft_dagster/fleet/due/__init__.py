@@ -1,1 +1,1 @@
-"""What is trained again now is decided, and what it costs."""
+"""Decides which variants are trained again now, and what that costs."""

@@ -1,4 +1,4 @@
-"""What a retrain costs, in device hours and US dollars, and what it is estimated to cost."""
+"""Counts the cost of a retrain in device hours and US dollars, and estimates it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAST_RATIO, LARGEST_RATIO = 0.1, 10.0  # a training that was stopped, or waited
 
 
 class Amount(NamedTuple):
-    """`hours`: of one device; `usd`: US dollars."""
+    """Counts a cost. `hours`: of one device; `usd`: US dollars."""
 
     hours: float = 0.0
     usd: float = 0.0
@@ -31,7 +31,7 @@ class Amount(NamedTuple):
         return Amount(min(self.hours, other.hours), min(self.usd, other.usd))
 
     def share_of(self, whole: Amount) -> float:
-        """How much of `whole` fits into this, 0 to 1 (1 where it all does)."""
+        """Return how much of `whole` fits into this, 0 to 1 (1 where it all does)."""
         parts = [own / asked for own, asked in zip(self, whole, strict=True) if asked > 0]
         return max(0.0, min(1.0, *parts)) if parts else 1.0
 
@@ -41,7 +41,9 @@ NOTHING, ANY = Amount(), Amount(math.inf, math.inf)
 
 @dataclass(frozen=True)
 class RetrainCost:
-    """`amount`: of all its devices together; `hours`: by the clock; `origin`: what that rests on."""
+    """Estimates a retrain. `amount`: of all its devices together; `hours`: by the clock; `origin`: what that
+    rests on.
+    """
 
     amount: Amount
     hours: float
@@ -54,7 +56,7 @@ class RetrainCost:
 
 @dataclass(frozen=True)
 class PlannedCost:
-    """What a variant's newest plan foretells of one training, the probe before it, and its evaluation.
+    """Holds what a variant's newest plan estimates for one training, the probe before it, and its evaluation.
 
     `hours`: by the clock, on `devices`; `usd`: None without a price.
     """
@@ -80,8 +82,8 @@ class PaidFor(NamedTuple):
 def expected_cost(
     plan: PlannedCost | None, own: Iterable[PaidFor] = (), others: Iterable[PaidFor] = ()
 ) -> RetrainCost:
-    """The plan's estimate times what trainings took against theirs: the variant's own (the median of the
-    newest five), else all of the platform's. Without a plan, what others took; without these, an hour.
+    """Return the plan's estimate times what trainings took against theirs: the variant's own (the median of
+    the newest five), else all of the platform's. Without a plan, what others took; without these, an hour.
     """
     mine, theirs = list(own)[-5:], list(others)
     known = mine or theirs

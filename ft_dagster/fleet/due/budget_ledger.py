@@ -1,4 +1,4 @@
-"""What was promised and spent on each day, and on which days another retrain can be charged.
+"""Keeps what was promised and spent on each day, and finds the days on which another retrain can be charged.
 
 Days and months are those of one time zone. A scope is a tenant, or "" for the whole platform: each charge is
 counted in both. No day is ever charged beyond its budget.
@@ -22,7 +22,7 @@ Dearer = Literal["spread", "refuse"]
 
 
 class Charge(NamedTuple):
-    """What a retrain of `tenant` takes of a day's budget."""
+    """Charges a retrain of `tenant` to a day's budget."""
 
     day: date
     tenant: str
@@ -30,7 +30,7 @@ class Charge(NamedTuple):
 
 
 class SpendingLimits(NamedTuple):
-    """Of one scope; infinite where nothing is set."""
+    """Limits the spending of one scope; infinite where nothing is set."""
 
     day: Amount
     month: Amount
@@ -44,7 +44,9 @@ class SpendingLimits(NamedTuple):
 
 
 class CannotPay(NamedTuple):
-    """`later`: it can be, as things stand; `why`: in a sentence; `again`: when to look again."""
+    """Says that a retrain cannot be paid now. `later`: it can be, as things stand; `why`: in a sentence;
+    `again`: when to look again.
+    """
 
     later: bool
     why: str
@@ -86,14 +88,14 @@ class Book:
         return Amount(*self._months.get((day.year, day.month, scope), NOTHING))
 
     def used_lately(self, today: date, scope: str = PLATFORM, days: int = 7) -> Amount:
-        """On `today` and the days before it, `days` together."""
+        """Return what was used on `today` and the days before it, `days` together."""
         total = NOTHING
         for back in range(days):
             total = total.plus(self.used(today - timedelta(days=back), scope))
         return total
 
     def left(self, day: date, tenant: str) -> Amount:
-        """What the tenant may still be charged on a day, by its own budgets and the platform's."""
+        """Return what the tenant may still be charged on a day, by its own budgets and the platform's."""
         left = ANY
         for scope in (PLATFORM, tenant):
             limits = self.limits(scope)
@@ -105,11 +107,11 @@ class Book:
         return now.astimezone(self.zone).date()
 
     def midnight(self, day: date) -> datetime:
-        """When a day begins, in UTC."""
+        """Return when a day begins, in UTC."""
         return datetime(day.year, day.month, day.day, tzinfo=self.zone).astimezone(UTC)
 
     def by_the_clock(self, tenant: str, cost: RetrainCost, start: datetime) -> list[Charge]:
-        """A cost over the days that it runs on, each by its share of the time."""
+        """Spread a cost over the days that it runs on, each by its share of the time."""
         if cost.hours <= 0:
             return [Charge(self.today(start), tenant, cost.amount)]
         charges, at, end = [], start, start + timedelta(hours=cost.hours)
@@ -124,7 +126,7 @@ class Book:
     def place(
         self, tenant: str, cost: RetrainCost, now: datetime, dearer: Dearer, *, overdue: bool = False
     ) -> list[Charge] | CannotPay:
-        """The charges by which a retrain that starts now is paid, or why it cannot be.
+        """Return the charges by which a retrain that starts now is paid, or why it cannot be.
 
         One that costs more than a whole day's budget is charged to as many days as it needs, from today on,
         where `dearer` is spread. So is one that is `overdue`: it takes what is left of each day first.
@@ -188,7 +190,7 @@ class Book:
         return left.minus(taken)
 
     def _hold(self, charges: Iterable[Charge]) -> bool:
-        """Whether all of them fit together."""
+        """Say whether all of them fit together."""
         months: dict[tuple[int, int], Amount] = defaultdict(Amount)
         for charge in charges:
             month = (charge.day.year, charge.day.month)
@@ -200,21 +202,21 @@ class Book:
         return True
 
     def _whole_day(self, tenant: str) -> Amount:
-        """What one retrain could be charged on a day of which nothing was used."""
+        """Return what one retrain could be charged on a day of which nothing was used."""
         platform, own = self.limits(PLATFORM), self.limits(tenant)
         return platform.day.least(own.day).least(platform.month).least(own.month)
 
 
 def never_paid(cost: RetrainCost) -> str | None:
-    """Why no book has room for a retrain, whatever its budgets are; None where one may have."""
+    """Return why no ledger has room for a retrain, whatever its budgets are; None where one may have."""
     if cost.hours <= MOST_DAYS * 24:
         return None
     return f"it is estimated to take {cost.hours:,.0f} h by the clock, and {MOST_DAYS} days are the most"
 
 
 def settled(charges: Iterable[Charge], estimated: Amount, real: Amount) -> list[Charge]:
-    """The charges of a training that has finished: what it did not need is given back, on each of its days by
-    the same share. What it took beyond is an overrun.
+    """Return the charges of a training that has finished: what it did not need is given back, on each of its
+    days by the same share. What it took beyond is an overrun.
     """
     hours, usd = (
         min(1.0, took / said) if said > 0 else 1.0 for took, said in zip(real, estimated, strict=True)
@@ -226,7 +228,7 @@ def settled(charges: Iterable[Charge], estimated: Amount, real: Amount) -> list[
 
 
 def beyond(estimated: Amount, real: Amount) -> Amount:
-    """What a training took more than it was estimated."""
+    """Return how much more a training took than it was estimated."""
     return Amount(max(0.0, real.hours - estimated.hours), max(0.0, real.usd - estimated.usd))
 
 

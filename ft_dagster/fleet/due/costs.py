@@ -1,5 +1,5 @@
-"""What trainings took, and what prepares, judges and exports them, by the manifests of the store, beside what
-plans estimated.
+"""Sums what trainings took, and what prepares, judges and exports them, by the manifests of the store, beside
+what plans estimated.
 
 Each artifact is counted once, when it was made: a run that reuses it takes nothing. A training that broke off
 leaves no manifest, and is not in here. Dollars are hours times today's price of the device (gpus.yaml),
@@ -42,8 +42,8 @@ UNRELEASED, BASE = "not released", "its base"
 
 
 class CostItem(NamedTuple):
-    """What one artifact took. `hours`: of its devices together. `device`: their name, empty where it is not
-    known; `price`: dollars an hour of one. `weights`: digest of what it trained, judged or exported.
+    """Holds what one artifact took. `hours`: of its devices together. `device`: their name, empty where it is
+    not known; `price`: dollars an hour of one. `weights`: digest of what it trained, judged or exported.
 
     Of a training alone: `planned`, hours that its plan estimated of it and its evaluation (None: not said);
     `outcome`: pass where its gate let it pass, else what that found, "" where nothing judged it; `judged`:
@@ -64,7 +64,7 @@ class CostItem(NamedTuple):
 
 
 class CostsRead(NamedTuple):
-    """`manifests`: how many were read; `damaged`: those that could not be, a line each."""
+    """Reports what was read. `manifests`: how many; `damaged`: those that could not be, a line each."""
 
     items: tuple[CostItem, ...]
     manifests: int
@@ -73,9 +73,9 @@ class CostsRead(NamedTuple):
 
 @dataclass(frozen=True)
 class CostRow:
-    """`trainings`: how many, and of them those that their gate let pass (`passed`: verdicts that begin with
-    this word), refused (`failed`) or held back undecided, and those that nothing judged; `judged_again`:
-    evaluations that reused one of them.
+    """Sums the costs of one name. `trainings`: how many, and of them those that their gate let pass
+    (`passed`: verdicts that begin with this word), refused (`failed`) or held back undecided, and those that
+    nothing judged; `judged_again`: evaluations that reused one of them.
 
     Hours are those of one GPU, without any of a training by the clock (`cpu_hours` of `hours`): `planned`,
     estimated of `trainings`; and what they, preparations (probes, texts of a base), evaluations and exports
@@ -102,7 +102,7 @@ class CostRow:
 
 
 class CostPeriod(NamedTuple):
-    """From `since` on and before `until`; None: without an end."""
+    """Runs from `since` on and before `until`; None: without an end."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -112,7 +112,7 @@ class CostPeriod(NamedTuple):
 
 
 def shown_hours(hours: float) -> str:
-    """To three digits."""
+    """Return hours to three digits."""
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
@@ -122,8 +122,9 @@ def shown_usd(usd: float) -> str:
 
 
 def read_costs(store: Store, catalogue: Catalogue) -> CostsRead:
-    """Every manifest of a plan, a training, and what prepares, judges and exports it, each read once; also
-    of what retention removed since."""
+    """Read every manifest of a plan, a training, and what prepares, judges and exports it, each once; also of
+    what retention removed since.
+    """
     keyed = contents_of(store, STAGES).keyed.values()
     made_of: dict[str, list[Artifact]] = defaultdict(list)
     for each in keyed:
@@ -135,7 +136,9 @@ def read_costs(store: Store, catalogue: Catalogue) -> CostsRead:
 
 
 def cost_items(made_of: Mapping[str, Sequence[Artifact]], catalogue: Catalogue) -> tuple[CostItem, ...]:
-    """Of artifacts by their stage, plans among them: of a whole store, or all of one variant."""
+    """Return the costs of artifacts by their stage, plans among them: of a whole store, or all of one
+    variant.
+    """
     graph = ListedGraph(chain.from_iterable(made_of.values()))
     trainings = [
         (model.manifest, _training(model, graph, catalogue))
@@ -155,7 +158,7 @@ def cost_items(made_of: Mapping[str, Sequence[Artifact]], catalogue: Catalogue) 
 def cost_rows(
     items: Iterable[CostItem], name_of: Callable[[CostItem], str], *, dearest_first: bool = True
 ) -> list[CostRow]:
-    """A row for each name; the dearest first (by dollars, then hours), else in order of name."""
+    """Return a row for each name; the dearest first (by dollars, then hours), else in order of name."""
     parts: dict[str, list[CostItem]] = defaultdict(list)
     for item in items:
         parts[name_of(item)].append(item)
@@ -164,7 +167,7 @@ def cost_rows(
 
 
 def cost_row(name: str, items: Sequence[CostItem]) -> CostRow:
-    """The sum of items."""
+    """Return the sum of items."""
     trained = [item for item in items if item.stage == FINE_TUNED_MODEL.name]
     outcomes = Counter(item.outcome for item in trained)
 
@@ -193,8 +196,9 @@ def cost_row(name: str, items: Sequence[CostItem]) -> CostRow:
 
 
 def versions_in(store: Store, items: Iterable[CostItem]) -> tuple[dict[tuple[str, str], int], list[str]]:
-    """(variant, digest of weights) -> version, by the release logs of the variants of these items; and why
-    others cannot be read, a line each."""
+    """Return (variant, digest of weights) -> version, by the release logs of the variants of these items; and
+    why others cannot be read, a line each.
+    """
     versions: dict[tuple[str, str], int] = {}
     wrong = list[str]()
     for key in sorted({item.variant for item in items if item.variant is not None}):
@@ -208,7 +212,7 @@ def versions_in(store: Store, items: Iterable[CostItem]) -> tuple[dict[tuple[str
 
 
 def version_name(item: CostItem, versions: Mapping[tuple[str, str], int]) -> str:
-    """Whose costs they are, by version: what asked the base alone is of all of the variant's."""
+    """Name the version that a cost counts for: what asked the base alone counts for all of the variant's."""
     if item.variant is None:
         return item.tenant
     if item.weights is None:
@@ -251,7 +255,7 @@ def _devices(trained: Iterable[CostItem]) -> dict[str, str]:
 
 
 def _weights(graph: ListedGraph, artifact: Artifact, trainings: Mapping[str, CostItem]) -> CostItem | None:
-    """The training of the weights that something was made of."""
+    """Return the training of the weights that something was made of."""
     weights = input_of(graph, artifact, FINE_TUNED_MODEL.name)
     return None if weights is None else trainings.get(weights.manifest)
 
@@ -262,8 +266,8 @@ def _other(
     devices: Mapping[str, str],
     catalogue: Catalogue,
 ) -> CostItem:
-    """What is no training: on the device of the training that it is of, else of the newest of the variant or
-    its tenant.
+    """Cost what is no training: on the device of the training that it is of, else of the newest of the
+    variant or its tenant.
     """
     weights, variant = artifact.inputs.get(FINE_TUNED_MODEL.name), artifact.predicate["variant"]
     newest = devices.get(variant or "", devices.get(_tenant(artifact), ""))

@@ -1,4 +1,5 @@
-"""What is trained again now, in which order, and why all else is not: one pure decision over the fleet.
+"""Decides what is trained again now, in which order, and why all else is not: one pure decision over the
+fleet.
 
 The most urgent go first, by the time by which each is to start; a tenant that had much of the last week's
 hours gives way to others by a day at most, a declared priority moves it by a day at most. So whoever waits
@@ -48,8 +49,9 @@ WhyNot = Literal[
 
 
 class Pace(NamedTuple):
-    """What was started of the retrains that may wait, and is not yet worn off: hours at a time, below zero
-    where more may start, and how fast they wear off (hours an hour)."""
+    """Smooths the starts of retrains that may wait, as a leaky bucket of hours: what was started and has not
+    yet worn off, below zero where more may start, and how fast it wears off (hours an hour).
+    """
 
     hours: float
     at: datetime | None
@@ -70,8 +72,9 @@ EVEN_START = Pace(0.0, None, 0.0)
 
 @dataclass(frozen=True)
 class FleetState:
-    """`charges`: those of this month and after, of running and finished retrains; `busy`: devices that runs
-    in progress use."""
+    """Holds the state of the fleet. `charges`: those of this month and after, of running and finished
+    retrains; `busy`: devices that runs in progress use.
+    """
 
     variants: Sequence[VariantState]
     charges: Sequence[Charge] = ()
@@ -81,7 +84,8 @@ class FleetState:
 
 @dataclass(frozen=True)
 class Retrain:
-    """One to be started. `reasons`: the most urgent first; `attempt`: 1 unless runs before it failed.
+    """Describes one retrain to start. `reasons`: the most urgent first; `attempt`: 1 unless runs before it
+    failed.
 
     `urgency`: hours until it is to have started, below zero where it is late. `stamp`: names this
     retrain, the same on every look until a run of it has ended.
@@ -99,7 +103,9 @@ class Retrain:
 
 @dataclass(frozen=True)
 class NotDone:
-    """One that is not started, and why not. `again`: when that may change by itself; None: it does not."""
+    """Describes one that is not started, and why not. `again`: when that may change by itself; None: it does
+    not.
+    """
 
     key: VariantKey
     kind: WhyNot
@@ -112,7 +118,7 @@ class NotDone:
 
 @dataclass(frozen=True)
 class Decisions:
-    """`pace`: to be given back with the next state."""
+    """Holds the decisions. `pace`: to be given back with the next state."""
 
     retrains: tuple[Retrain, ...]
     not_done: tuple[NotDone, ...]
@@ -120,7 +126,7 @@ class Decisions:
 
 
 class _Ready(NamedTuple):
-    """A variant that waits for money and its turn alone."""
+    """Describes a variant that waits for money and its turn alone."""
 
     state: VariantState
     reasons: tuple[Cause, ...]
@@ -140,7 +146,7 @@ class _Ready(NamedTuple):
 
     @property
     def attempt(self) -> int:
-        """One more than the last by this reason, forgiven or not: a run's key is used once."""
+        """Return one more than the last by this reason, forgiven or not: a run's key is used once."""
         own = re.compile(re.escape(self.reasons[0].stamp) + rf"(?:{re.escape(TRY)}(\d+))?")
         found = (own.fullmatch(stamp) for stamp in self.state.tries)
         return max((int(match[1] or 1) for match in found if match), default=0) + 1
@@ -153,7 +159,7 @@ class _Ready(NamedTuple):
 
 
 def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
-    """What is to be started at `now`, in order, and each due thing that is not, with why not."""
+    """Return what is to be started at `now`, in order, and each due thing that is not, with why not."""
     ready, not_done = _ready(state.variants, policy, now)
     book = Book(policy, state.charges)
     spread = timedelta(hours=policy.spread_hours)
@@ -211,7 +217,9 @@ def _ready(
 
 
 def _held(state: VariantState, reasons: tuple[Cause, ...], now: datetime) -> NotDone | None:
-    """Why a variant cannot be started whatever is left of the budgets; None where it can, or nothing asks."""
+    """Return why a variant cannot be started whatever is left of the budgets; None where it can, or nothing
+    asks.
+    """
 
     def held(kind: WhyNot, why: str, again: datetime | None = None) -> NotDone:
         return NotDone(state.key, kind, why, reasons, None, state.cost, again)
@@ -239,7 +247,7 @@ def _held(state: VariantState, reasons: tuple[Cause, ...], now: datetime) -> Not
 
 
 def _failing(state: VariantState, cause: Cause, now: datetime) -> tuple[WhyNot, str, datetime | None] | None:
-    """Why a cause of which a run failed is not tried now. News since then are another thing to try.
+    """Return why a cause of which a run failed is not tried now. News since then are another thing to try.
 
     An order and an age want a success: to them a run whose gate did not hold failed too.
     """
@@ -260,7 +268,7 @@ def _failing(state: VariantState, cause: Cause, now: datetime) -> tuple[WhyNot, 
 
 
 def _presses(each: _Ready, spread: timedelta, now: datetime) -> bool:
-    """Whether it may not wait: an age or an order whose time comes."""
+    """Say whether it may not wait: an age or an order whose time comes."""
     soon = now + max(spread, HOUR)
     return any(cause.kind in ("age", "order") and cause.deadline <= soon for cause in each.reasons)
 
@@ -280,8 +288,8 @@ def _rate(waiting: Sequence[_Ready], book: Book, spread: timedelta, now: datetim
 
 
 def _spread_until(each: _Ready, spread: timedelta, now: datetime) -> datetime:
-    """By when an even start of all puts this one: the later, the longer its reason may wait. Of what waited
-    longer (for money), as if it came now.
+    """Return when an even start of all puts this one: the later, the longer its reason may wait. If it waited
+    longer (for money), it counts as if it came now.
     """
     first = each.reasons[0]
     window = spread * (PATIENCE.get(first.kind, DAY) / DAY)
@@ -290,7 +298,9 @@ def _spread_until(each: _Ready, spread: timedelta, now: datetime) -> datetime:
 
 
 def _in_turn(ready: Sequence[_Ready], book: Book, now: datetime) -> Iterator[_Ready]:
-    """The most urgent first, a tenant that had much of late giving way; asked anew after each of its own."""
+    """Yield the most urgent first, a tenant that had much of late giving way; asked anew after each of its
+    own.
+    """
     queues: dict[str, list[_Ready]] = defaultdict(list)
     for each in sorted(ready, key=lambda each: (each.turn, str(each.state.key)), reverse=True):
         queues[each.state.key.tenant].append(each)

@@ -1,4 +1,4 @@
-"""What is due as rows: what is started next, what is not and why not."""
+"""Shows what is due as rows: what is started next, what is not and why not."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class DueRow:
-    """`state`: due, or the kind of what holds it up. `urgency`: hours until it is to have started. `hours`:
-    of all its devices; `cost`: what these rest on; `again`: when to look again, in ISO 8601."""
+    """Shows one due variant. `state`: due, or the kind of what holds it up. `urgency`: hours until it is to
+    have started. `hours`: of all its devices; `cost`: what these rest on; `again`: when to look again, in ISO
+    8601.
+    """
 
     tenant: str
     variant: str
@@ -43,7 +45,7 @@ class DueRow:
 
 
 def due_rows(decisions: Decisions) -> list[DueRow]:
-    """In the order in which they are started, then what is not."""
+    """Return the rows in the order in which they are started, then what is not."""
     return [*map(_started, decisions.retrains), *map(_waiting, decisions.not_done)]
 
 

@@ -1,4 +1,4 @@
-"""Why a variant is to be trained again, and by when: read from what is known of it, by the clock given.
+"""Finds why a variant is to be trained again, and by when: from what is known of it, by the clock given.
 
 A cause stands until a run that started after it has come to a verdict, an order and an age until one has
 succeeded; a run that failed is tried again.
@@ -34,7 +34,7 @@ IN_STAMP = re.compile(r"(?<![^-])\d{4}-\d\d-\d\dT\d\d\.\d\d(\.\d\d)?Z")  # no na
 
 
 class News(NamedTuple):
-    """What is other than the newest run found it: a source, the base, or the parent's release.
+    """Names a change since the newest run: of a source, the base, or the parent's release.
 
     `stamp` names it; `since`: when it was first seen to differ; `moved`: when it changed last. Of data alone,
     `share`: of the bytes, in files that changed; `rows`: those that changed, by the size of a row before.
@@ -51,7 +51,7 @@ class News(NamedTuple):
 
 @dataclass(frozen=True)
 class VariantState:
-    """What is known of a variant when it is decided upon. Times are in UTC.
+    """Holds what is known of a variant when it is decided upon. Times are in UTC.
 
     `known_since`: when it was first seen as declared. `served`: when its newest run that came to a verdict
     started; None where none did; `renewed`: its newest that succeeded. `running`: a run waits or is in
@@ -84,19 +84,19 @@ class VariantState:
 
     @property
     def base_time(self) -> datetime:
-        """What happened before needs no run."""
+        """Return the time from which changes count: what happened before needs no run."""
         return self.known_since if self.served is None else self.served
 
 
 def not_dealt_with(news: Iterable[News], state: VariantState) -> list[News]:
-    """Those that a run took up which then failed: nothing differs from what it read, and they are to be tried
-    again.
+    """Return the news that only failed runs took up: nothing differs from what they read, yet they are to be
+    tried again.
     """
     return [each for each in news if state.failures and (not state.served or each.since > state.served)]
 
 
 class Cause(NamedTuple):
-    """One reason. `deadline`: the retrain is to start by then; `ready`: not before this."""
+    """Gives one reason. `deadline`: the retrain is to start by then; `ready`: not before this."""
 
     kind: CauseKind
     stamp: str
@@ -107,14 +107,14 @@ class Cause(NamedTuple):
 
 
 def causes(state: VariantState, orders: Sequence[PlatformOrder], now: datetime) -> list[Cause]:
-    """All that makes a variant due at `now`, the most urgent first; also what is not ready yet."""
+    """Return all that makes a variant due at `now`, the most urgent first; also what is not ready yet."""
     found = [*_by_the_clock(state, now), *_of_orders(state, orders, now), *_of_news(state)]
     return sorted(found, key=lambda cause: (cause.deadline, cause.kind, cause.stamp))
 
 
 def first_fire(retrain: RetrainSpec, after: datetime) -> datetime | None:
-    """The first time after `after` at which the declared cron fires, in UTC. In a night without that hour it
-    fires when the clocks have moved, in one with two of them once, as Debian's cron does.
+    """Return the first time after `after` at which the declared cron fires, in UTC. In a night without that
+    hour it fires when the clocks have moved, in one with two of them once, as Debian's cron does.
     """
     return None if retrain.cron is None else _fire(retrain.cron, retrain.timezone, after)
 
@@ -131,7 +131,9 @@ def _fire(cron: str, zone: str, after: datetime) -> datetime | None:
 
 
 def _moment(fire: datetime, zone: str) -> datetime:
-    """When a zone's clocks first say this, in UTC; when they have moved, where that night they never do."""
+    """Return when a zone's clocks first say this, in UTC; when they have moved, where that night they never
+    do.
+    """
     while True:
         at = fire.replace(tzinfo=ZoneInfo(zone), fold=0).astimezone(UTC)
         if at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == fire:
@@ -140,7 +142,7 @@ def _moment(fire: datetime, zone: str) -> datetime:
 
 
 def next_look(state: VariantState, orders: Sequence[PlatformOrder], now: datetime) -> datetime | None:
-    """When the passing of time alone may change what is decided; None: never. `now`: it is due."""
+    """Return when the passing of time alone may change what is decided; None: never. `now`: it is due."""
     if state.retired or state.broken or state.running:
         return None
     times: list[datetime | None] = [first_fire(state.retrain, state.base_time), age_cause_at(state)]
@@ -151,7 +153,9 @@ def next_look(state: VariantState, orders: Sequence[PlatformOrder], now: datetim
 
 
 def age_cause_at(state: VariantState) -> datetime | None:
-    """From when on the greatest age asks for a run; None where none is declared, or no run succeeded."""
+    """Return from when on the greatest age asks for a run; None where none is declared, or no run
+    succeeded.
+    """
     if state.retrain.max_age_days is None or state.renewed is None:
         return None
     age = timedelta(days=state.retrain.max_age_days)
@@ -159,7 +163,7 @@ def age_cause_at(state: VariantState) -> datetime | None:
 
 
 def too_little(state: VariantState) -> str | None:
-    """Why changed data asks for no run yet; None where enough of it changed."""
+    """Return why changed data asks for no run yet; None where enough of it changed."""
     least = state.retrain
     for news in state.news:
         if news.kind != "data":
@@ -213,8 +217,9 @@ def _of_orders(state: VariantState, orders: Sequence[PlatformOrder], now: dateti
 
 
 def _orders_of(state: VariantState, orders: Sequence[PlatformOrder]) -> Iterator[PlatformOrder]:
-    """Those that no run of the variant has fulfilled yet, by its success. One that was never run has nothing
-    to renew."""
+    """Yield the orders that no run of the variant has fulfilled yet, by its success. One that was never run
+    has nothing to renew.
+    """
     for order in orders:
         matches = any(fnmatchcase(str(state.key), pattern) for pattern in order.variants)
         fulfilled = state.renewed is not None and state.renewed >= order.given

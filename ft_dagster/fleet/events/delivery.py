@@ -33,12 +33,13 @@ _guard = threading.Lock()
 
 
 class NotDelivered(Exception):
-    """Why a target did not take an event: never its address, which may be a secret itself."""
+    """Says why a target did not take an event: never its address, which may be a secret itself."""
 
 
 class Delivered(NamedTuple):
-    """`told`: events that targets took; `failed`: target -> why it took one no more; `slow`: those that were
-    not done in time."""
+    """Reports a delivery. `told`: events that targets took; `failed`: target -> why it took one no more;
+    `slow`: those that were not done in time.
+    """
 
     told: int
     failed: dict[str, str]
@@ -103,12 +104,12 @@ def send(target: NotificationTarget, event: PendingEvent, project: Path) -> None
 
 
 def signature(secret: str, body: bytes) -> str:
-    """What the header of a signed event says of its body."""
+    """Return the value of the header by which an event's body is signed."""
     return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
 
 
 def _post(target: NotificationTarget, address: str, event: PendingEvent) -> None:
-    """A redirect is an answer like any other that is no success."""
+    """Post a body. A redirect is an answer like any other that is no success."""
     parts, seconds = urlsplit(address), target.timeout_seconds
     headers = {"Content-Type": "application/json", "User-Agent": "ft-dagster", EVENT_ID: event.id}
     if target.secret_env is not None:
@@ -158,7 +159,7 @@ def _secret(name: str) -> str:
 
 
 def _append(file: Path, body: bytes) -> None:
-    """A line of its own, also after one that a killed process did not end."""
+    """Append a line of its own, also after one that a killed process did not end."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK

@@ -1,4 +1,4 @@
-"""What is told of a variant: an event, with an id by which repeats are dropped."""
+"""Makes the events that are told of a variant, each with an id by which repeats are dropped."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ EventKind = Literal[
 
 @dataclass(frozen=True)
 class FleetEvent:
-    """`at`: when it happened, ISO 8601 in UTC. `happened`: what tells it from others of its kind and variant:
-    an entry of the release log, a run. `sentence`: never holds a tenant's rows. `link`: to its run, where
-    the UI's address is known.
+    """Tells what happened to a variant. `at`: when it happened, ISO 8601 in UTC. `happened`: what tells it
+    from others of its kind and variant: an entry of the release log, a run. `sentence`: never holds a
+    tenant's rows. `link`: to its run, where the UI's address is known.
     """
 
     kind: EventKind
@@ -42,7 +42,7 @@ class FleetEvent:
 
     @property
     def id(self) -> str:
-        """The same for what is told again."""
+        """Return the id, the same for what is told again."""
         return sha256_json([self.kind, self.variant, self.happened])[:32]
 
     @property
@@ -55,12 +55,12 @@ class FleetEvent:
 
     @property
     def body(self) -> bytes:
-        """What targets get, byte for byte the same each time."""
+        """Return what targets get, byte for byte the same each time."""
         return dumps(self.to_json(), sort_keys=True).encode()
 
 
 def released_events(entries: Sequence[ReleaseEntry], ui: str | None) -> Iterator[FleetEvent]:
-    """Of entries of a release log."""
+    """Yield the events of entries of a release log."""
     for entry in entries:
         yield FleetEvent(
             kind=_kind(entry),
@@ -91,10 +91,10 @@ def _sentence(entry: ReleaseEntry) -> str:
 
 
 def run_link(ui: str | None, run_id: str | None) -> str | None:
-    """Where a run is shown; None where the UI's address is not known."""
+    """Return where a run is shown; None where the UI's address is not known."""
     return None if ui is None or run_id is None else f"{ui.rstrip('/')}/runs/{run_id}"
 
 
 def moment_of(time: datetime) -> str:
-    """As an event says it."""
+    """Return a moment as an event says it."""
     return time.astimezone(UTC).isoformat(timespec="seconds")

@@ -54,7 +54,7 @@ META = sa.Table(
 
 
 class PendingEvent(NamedTuple):
-    """An event that a target has not been told. `tries`: that failed."""
+    """Holds an event that a target has not been told. `tries`: that failed."""
 
     id: str
     body: bytes
@@ -62,7 +62,9 @@ class PendingEvent(NamedTuple):
 
 
 class TargetState(NamedTuple):
-    """`waiting`: events that it has not been told; `failures`: tries in a row that failed, `why` the last."""
+    """Describes a target. `waiting`: events that it has not been told; `failures`: tries in a row that
+    failed, `why` the last.
+    """
 
     waiting: int
     failures: int
@@ -85,7 +87,7 @@ class Outbox:
             raise newer_error(FIELD, int(found), SCHEMA_VERSION, file=self.url)
 
     def unknown(self, events: Iterable[FleetEvent]) -> list[FleetEvent]:
-        """Those that were never put in, each once."""
+        """Return the events that were never put in, each once."""
         with self._database.reading() as connection:
             return _unknown(connection, events)
 
@@ -106,7 +108,9 @@ class Outbox:
                 connection.execute(sa.insert(DELIVERIES), rows)
 
     def next_for(self, target: str, now: datetime) -> PendingEvent | None:
-        """What a target is to be told now: the oldest of what never failed, then what failed longest ago."""
+        """Return what a target is to be told now: the oldest of what never failed, then what failed longest
+        ago.
+        """
         at = now.timestamp()
         asked = sa.select(EVENTS.c.id, EVENTS.c.body, DELIVERIES.c.tries)
         asked = asked.join(DELIVERIES, DELIVERIES.c.event == EVENTS.c.id)
@@ -147,7 +151,7 @@ class Outbox:
             )
 
     def states(self) -> dict[str, TargetState]:
-        """Of each target that has something waiting, or failed last."""
+        """Return the state of each target that has something waiting, or failed last."""
         waiting = sa.select(DELIVERIES.c.target, sa.func.count()).where(DELIVERIES.c.told.is_(None))
         with self._database.reading() as connection:
             counts = {row[0]: row[1] for row in connection.execute(waiting.group_by(DELIVERIES.c.target))}
@@ -162,8 +166,9 @@ class Outbox:
         }
 
     def forget_old(self, now: datetime, targets: Collection[str]) -> None:
-        """What was told long ago, and what was to be told to nobody, or only to targets that are none of
-        `targets`, the declared ones."""
+        """Forget what was told long ago, and what was to be told to nobody, or only to targets that are none
+        of `targets`, the declared ones.
+        """
         before = (now - KEPT).timestamp()
         waiting = sa.select(DELIVERIES.c.event).where(
             DELIVERIES.c.told.is_(None), DELIVERIES.c.target.in_(targets)

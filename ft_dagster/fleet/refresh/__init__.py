@@ -1,1 +1,1 @@
-"""The table is brought up to what files, store and sources say now."""
+"""Brings the table up to what files, store and sources say now."""

@@ -1,4 +1,4 @@
-"""Whether what stands of each variant is what would be made now, and if not, what lies at the root of it.
+"""Finds for each variant whether what stands is what would be made now, and if not, the root cause.
 
 Computed once for the fleet, from what the table knows: a variant is fresh if nothing that it was made from is
 other than it was, and the same holds of its parent, and of the parent's parent.
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 
 class RootCause(NamedTuple):
-    """`variant`: where it lies, the one that is out of date by it or one that it descends from."""
+    """Names a root cause. `variant`: where it lies, the one that is out of date by it or one that it descends
+    from.
+    """
 
     variant: str
     cause: StaleCause
 
     def said(self, of: str) -> str:
-        """In words, to who asked of a variant."""
+        """Say it in words to somebody who asked about a variant."""
         return self.cause.words if self.variant == of else f"{self.variant}: {self.cause.words}"
 
 
@@ -42,7 +44,9 @@ def freshness(rows: Iterable[FleetRow]) -> dict[str, tuple[RootCause, ...]]:
 
 
 def _line(key: str, known: dict[str, FleetRow], done: dict[str, tuple[RootCause, ...]]) -> list[str]:
-    """A variant and those that it descends from, as far as they are not done; a cycle is gone round once."""
+    """Yield a variant and those that it descends from, as far as they are not done; a cycle is gone round
+    once.
+    """
     line = dict[str, None]()
     at: str | None = key
     while at in known and at not in done and at not in line:
@@ -59,7 +63,9 @@ def _own(row: FleetRow) -> list[RootCause]:
 
 
 def _of_news(news: News) -> StaleCause | None:
-    """What was listed of sources and base; what a parent released is known from its log."""
+    """Return the cause that a listing of sources or base found; what a parent released is known from its
+    log.
+    """
     if news.kind == "parent":
         return None
     kind: StaleKind = "source" if news.kind == "data" else "base"

@@ -1,5 +1,5 @@
-"""What the store knows of a variant: what stands of it and why that is out of date, what its next retrain
-costs, and what its parent released since.
+"""Reads what the store knows of a variant: what stands of it and why that is out of date, what its next
+retrain costs, and what its parent released since.
 """
 
 from __future__ import annotations
@@ -68,22 +68,26 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionErr
 
 
 def said_of(error: Exception) -> str:
-    """Why the store of one variant cannot be read; begins with UNREACHED where a retry may find it again."""
+    """Return why the store of one variant cannot be read; begins with UNREACHED where a retry may find it
+    again.
+    """
     if unreachable(error):
         return f"{UNREACHED} now: {error!r}"
     return str(error) if isinstance(error, UserError) else f"the store cannot be read: {error!r}"
 
 
 def out_of_reach(error: Exception) -> bool:
-    """Whether an error is of the whole store, which is away or lets nobody in, and not of one variant's."""
+    """Say whether an error is of the whole store, which is away or lets nobody in, and not of one
+    variant's.
+    """
     return unreachable(error) or refused(error) is not None
 
 
 def learnt(
     shared: SharedState, row: FleetRow, runs: RunHistory, others: Sequence[PaidFor], now: datetime
 ) -> FleetRow:
-    """The row with what runs and store say of it now, its `version` read before. Raises UserError for a store
-    that cannot be read.
+    """Return the row with what runs and store say of it now, its `version` read before. Raises UserError for
+    a store that cannot be read.
 
     `others`: what trainings of other variants took.
     """
@@ -111,8 +115,8 @@ def learnt(
 
 
 def planned_cost(store: Store, key: VariantKey) -> PlannedCost | None:
-    """What the newest plan foretells of a training, its evaluation and the probe before it; None where it
-    cannot say.
+    """Return what the newest plan estimates for a training, its evaluation and the probe before it; None
+    where it cannot say.
     """
     plan = newest_plan(store, key)
     if plan is None or plan.method is None or plan.planned_row.hours is None:
@@ -128,7 +132,9 @@ def planned_cost(store: Store, key: VariantKey) -> PlannedCost | None:
 
 
 def paid_for(store: Store, key: VariantKey, plan: PlannedCost | None) -> PaidFor | None:
-    """What the newest training took, and what was made for it; reads all that was made of the variant."""
+    """Return what the newest training took, and what was made for it; reads all that was made of the
+    variant.
+    """
     return _paid(plan, retrain_hours(_read(store, _places(store, key.prefix))))
 
 
@@ -137,8 +143,9 @@ def _paid(plan: PlannedCost | None, hours: float) -> PaidFor | None:
 
 
 def retrain_hours(made_of: MadeOf) -> float:
-    """By the clock, of the newest training of a variant, the probe of its plan, the newest evaluations and
-    export, and what of production was asked since; 0 before any. `made_of`: all of the variant.
+    """Return the hours by the clock of the newest training of a variant, the probe of its plan, the newest
+    evaluations and export, and what of production was asked since; 0 before any. `made_of`: all of the
+    variant.
     """
     trained = _newest(made_of.get(FINE_TUNED_MODEL.name, ()))
     if trained is None:
@@ -156,8 +163,8 @@ def _newest(artifacts: Iterable[Artifact]) -> Artifact | None:
 
 
 def hours_between(store: Store, key: VariantKey, since: datetime, until: datetime) -> float:
-    """By the clock, of all that devices made for a variant in this time; of what all tenants share, the
-    scores and the text of the base that it has now.
+    """Return the hours by the clock of all that devices made for a variant in this time; of what all tenants
+    share, the scores and the text of the base that it has now.
     """
     heads = [head for stage in PAID if (head := read_head(store, key.prefix, stage)) is not None]
     replaced = [head.place.stage for head in heads if made(head) > until]
@@ -185,7 +192,7 @@ def _places(store: Store, prefix: str) -> list[Place]:
 
 
 def _read(store: Store, places: Sequence[Place], anew: Collection[Place] = ()) -> dict[str, list[Artifact]]:
-    """All that was ever committed there, by stage; `cost` says what is damaged. See `all_committed`."""
+    """Read all that was ever committed there, by stage; `cost` says what is damaged. See `all_committed`."""
     made_of = defaultdict[str, list[Artifact]](list)
     for one in all_committed(store, places, anew):
         if isinstance(one, Artifact):
@@ -194,8 +201,8 @@ def _read(store: Store, places: Sequence[Place], anew: Collection[Place] = ()) -
 
 
 def known_version(shared: SharedState, row: FleetRow, declared: Declared | None) -> KnownVersion | None:
-    """What stands of a variant, held against what would be made now (not, where it is not `declared`); None
-    before anything was trained.
+    """Return what stands of a variant, held against what would be made now (not, where it is not `declared`);
+    None before anything was trained.
     """
     try:
         return _known_version(shared, row, declared)
@@ -257,8 +264,8 @@ def _gain(verdict: Verdict) -> Gain | None:
 def _over_production(
     store: Store, prefix: str, judged: Artifact | None, log: Sequence[ReleaseEntry]
 ) -> Gain | None:
-    """What the newest evaluation is better by than that of the version in production, or, where that is its
-    own, of the one that was served before; None where there is none, or it was asked another task.
+    """Return how much better the newest evaluation is than that of the version in production, or, where that
+    is its own, of the one that was served before; None where there is none, or it was asked another task.
     """
     served = dict.fromkeys(entry.production for entry in reversed(log) if entry.production is not None)
     released = {entry.version: entry for entry in log if entry.action == RELEASE}
@@ -277,22 +284,22 @@ def _over_production(
 
 
 def waiting_version(log: Sequence[ReleaseEntry]) -> int | None:
-    """The newest version, where it was never served and nobody took it back."""
+    """Return the newest version, where it was never served and nobody took it back."""
     newest = max((entry.version for entry in log), default=None)
     served = {entry.production for entry in log}
     return None if newest in served or newest in rolled_back(log) else newest
 
 
 def taken_back(log: Sequence[ReleaseEntry]) -> int | None:
-    """The newest version, where it was rolled back and is not served again."""
+    """Return the newest version, where it was rolled back and is not served again."""
     newest = max((entry.version for entry in log), default=None)
     return newest if newest in rolled_back(log) and newest != log[-1].production else None
 
 
 def _spent(shared: SharedState, row: FleetRow, stands: VersionArtifacts) -> tuple[Amount, float, str]:
-    """What `ft-dagster cost` says of the variant, the hours of its newest retrain, and a digest of what is
-    counted and of the prices: all is counted anew where it changed. It may lack what was made again under a
-    key that no head names (see `all_committed`).
+    """Return what `ft-dagster cost` says of the variant, the hours of its newest retrain, and a digest of
+    what is counted and of the prices: all is counted anew where it changed. It may lack what was made again
+    under a key that no head names (see `all_committed`).
     """
     store, prefix = shared.store, row.state.key.prefix
     places = _places(store, prefix)
@@ -308,9 +315,9 @@ def _spent(shared: SharedState, row: FleetRow, stands: VersionArtifacts) -> tupl
 
 
 def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:
-    """Where the declared parent released another model than the variant started from: its news, since it was
-    first seen, until a run of it came to a verdict. A variant that never started from this parent is for a
-    person to run.
+    """Return the news where the declared parent released another model than the variant started from: since
+    it was first seen, until a run of it came to a verdict. A variant that never started from this parent is
+    for a person to run.
     """
     if row.parent is None:
         return []

@@ -1,5 +1,5 @@
-"""What lies at a place, told by its listing, and how much of it is other than it was. Of a file of this host
-whose size is the same the digest decides; it is read where it changed since.
+"""Lists what lies at a place, and says how much of it changed. If the size of a file of this host is the
+same, its digest decides; it is read where it changed since.
 
 A place is a source of rows or a base model, as it is declared; who names the same shares one listing.
 """
@@ -40,7 +40,7 @@ SAVED = {"state.json", "dataset_dict.json"}  # of a folder that `datasets` saved
 
 
 class WatchedPlace(NamedTuple):
-    """`revision`: of a hub repository; `split`: of a saved data set."""
+    """Names a place to watch. `revision`: of a hub repository; `split`: of a saved data set."""
 
     kind: Literal["data", "base"]
     path: str
@@ -60,8 +60,9 @@ class WatchedPlace(NamedTuple):
 
 
 class ListedFile(NamedTuple):
-    """`path`: as a fingerprint names it; `tag`: ETag, commit or sha256 of a snapshot; `changed`: when, where
-    a listing says it; `file`: of this host."""
+    """Describes a listed file. `path`: as a fingerprint names it; `tag`: ETag, commit or sha256 of a
+    snapshot; `changed`: when, where a listing says it; `file`: of this host.
+    """
 
     path: str
     size: int
@@ -74,12 +75,14 @@ Digests = Callable[[Sequence[ListedFile]], Sequence[str]]  # sha256 of each file
 
 
 def digests_of(files: Sequence[ListedFile], cache: Path | None = None) -> list[str]:
-    """sha256 of each; `cache`: where they are remembered."""
+    """Return the sha256 of each; `cache`: where they are remembered."""
     return cached_digests([file.file for file in files if file.file is not None], cache)
 
 
 class Difference(NamedTuple):
-    """`bytes`: of the files that came, changed or went, of `whole`; `first`: the first of them."""
+    """Measures a change. `bytes`: of the files that came, changed or went, of `whole`; `first`: the first of
+    them.
+    """
 
     bytes: int
     whole: int
@@ -99,13 +102,13 @@ def named_places(spec: VariantSpec) -> list[WatchedPlace]:
 
 
 def unasked_places(spec: VariantSpec, project: Path) -> list[WatchedPlace]:
-    """Those of them that lie elsewhere, and for which the declaration does not ask to be looked at."""
+    """Return those places that lie elsewhere, and for which the declaration does not ask to be looked at."""
     asked = {"data": spec.retrain.on_new_data, "base": spec.retrain.on_new_base}
     return [place for place in named_places(spec) if not asked[place.kind] and not is_here(place, project)]
 
 
 def may_list(place: WatchedPlace, project: Path, roots: Roots) -> bool:
-    """Whether a tenant may have a place looked at."""
+    """Say whether a tenant may have a place looked at."""
     base = place.kind == "base"
     if is_s3(place.path) or is_asset(place.path):
         return roots.may_fetch(place.path, base=base)
@@ -115,8 +118,9 @@ def may_list(place: WatchedPlace, project: Path, roots: Roots) -> bool:
 
 
 def listing(place: WatchedPlace, project: Path, roots: Roots | None) -> list[ListedFile]:
-    """What a tenant with these roots may have listed there; None: the platform asks. Raises UserError for a
-    place that cannot be listed, and for one that is outside of the roots, or holds a file that is."""
+    """Return what a tenant with these roots may have listed there; None: the platform asks. Raises UserError
+    for a place that cannot be listed, and for one that is outside of the roots, or holds a file that is.
+    """
     if roots is not None and not may_list(place, project, roots):
         raise outside(place.path)
     asked = DeclaredAt(roots=roots)
@@ -128,7 +132,7 @@ def listing(place: WatchedPlace, project: Path, roots: Roots | None) -> list[Lis
 
 
 def may_see(files: Sequence[ListedFile], place: WatchedPlace, project: Path, roots: Roots) -> bool:
-    """Whether a tenant that may list a place may also read each file that was listed there."""
+    """Say whether a tenant that may list a place may also read each file that was listed there."""
     base = place.kind == "base"
     if is_s3(place.path):
         return base or all(roots.may_fetch(file.path) for file in files)
@@ -155,7 +159,7 @@ def _listed(place: WatchedPlace, project: Path, asked: DeclaredAt) -> list[Liste
 
 
 def is_here(place: WatchedPlace, project: Path) -> bool:
-    """Whether a place is a file, folder or snapshot of this host: looking at it asks nobody else."""
+    """Say whether a place is a file, folder or snapshot of this host: looking at it asks nobody else."""
     if is_s3(place.path):
         return False
     if is_asset(place.path):
@@ -166,7 +170,7 @@ def is_here(place: WatchedPlace, project: Path) -> bool:
 
 
 def listing_digest(files: Sequence[ListedFile]) -> str:
-    """What changes when a listing does."""
+    """Return a digest that changes when a listing does."""
     return sha256_json([[f.path, f.size, f.tag, f.changed and f.changed.isoformat()] for f in files])
 
 
@@ -176,8 +180,8 @@ def difference(
     at: datetime,
     digests: Digests = digests_of,
 ) -> Difference | None:
-    """What lies there other than what was `frozen` (entries of a fingerprint, or files of a base) at a time;
-    None where nothing does. Where a file without a tag has the same size and changed since, its sha256
+    """Return how a place changed since it was `frozen` (entries of a fingerprint, or files of a base) at a
+    time; None where it did not. Where a file without a tag has the same size and changed since, its sha256
     decides: one that was copied or restored is the same. A function that transforms rows is not listed, and
     not compared.
     """
@@ -199,7 +203,7 @@ def difference(
 
 
 def _is_other(before: Mapping[str, Any] | None, file: ListedFile, at: datetime) -> bool | None:
-    """None: its digest decides."""
+    """Say whether a file changed; None: its digest decides."""
     if before is None or before.get("size", file.size) != file.size:
         return True
     if is_asset(file.path):
@@ -219,7 +223,7 @@ def _local(file: Path, name: str) -> ListedFile:
 
 
 def _of_s3(place: WatchedPlace, project: Path, asked: DeclaredAt) -> list[ListedFile]:
-    """A page of the listing for each thousand objects, and no request for each."""
+    """List objects by a page for each thousand, and no request for each."""
     bare, fs = place.path[5:], s3()
     found = matched(fs, bare, asked) if glob.has_magic(bare) else fs.find(bare, detail=True)
     names = {PurePosixPath(path).name for path in found}

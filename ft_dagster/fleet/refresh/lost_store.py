@@ -1,4 +1,5 @@
-"""A store that holds nothing although something was made: a mount that is gone, another address, a mistake.
+"""Detects a store that holds nothing although something was made: a mount that is gone, another address, a
+mistake.
 
 To whoever reads it, it looks like a fleet that was never trained, and a daemon would train all of it anew.
 """
@@ -33,7 +34,7 @@ def refuse_lost_store(store: Store, table: FleetTable, has_made: Callable[[], bo
 
 
 def accept_empty(store: Store, table: FleetTable) -> None:
-    """From now on this store is known as one that may hold nothing."""
+    """Remember this store, from now on, as one that may hold nothing."""
     table.set_meta(KNOWN, _may_be_empty(store))
 
 

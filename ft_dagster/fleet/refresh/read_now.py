@@ -26,7 +26,9 @@ def exact_rows(
     known: Iterable[FleetRow],
     now: datetime,
 ) -> list[FleetRow]:
-    """Of these variants and of those that they descend from. `known`: what the table knows."""
+    """Return the rows of these variants and of those that they descend from. `known`: what the table
+    knows.
+    """
     shared, before = SharedState(settings), {row.key: row for row in known}
     listings = Listings(settings)
     rows, due = dict[str, FleetRow](), [*keys]
@@ -59,7 +61,7 @@ def _read(
 def _news(
     shared: SharedState, listings: Listings, declared: Declared, row: FleetRow, now: datetime
 ) -> tuple[News, ...]:
-    """What lies at sources and base, where they are on this host; else as it was found last."""
+    """Return the news of sources and base, where they are on this host; else as it was found last."""
     settings = shared.settings
     places = places_of(declared.spec, settings.project, shared.roots(declared.key.tenant))
     if not all(is_here(place, settings.project) for place in places):

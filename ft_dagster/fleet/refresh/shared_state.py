@@ -1,4 +1,6 @@
-"""What all variants are held against: policy, corpora and tasks as they are now, each read once for all."""
+"""Holds what all variants are compared with: policy, corpora and tasks as they are now, each read once for
+all.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ class SharedState:
         self._tasks: dict[tuple[str, ...], TasksNow] = {}
 
     def of(self, declared: Declared) -> FoundNow:
-        """What a run of a declaration would find beside it."""
+        """Return what a run of a declaration would find beside it."""
         wrong, breached, policy = list[StaleCause](), list[Breach](), None
         tasks = self._tasks_of(declared)
         if isinstance(self._policies, UserError):
@@ -74,20 +76,22 @@ class SharedState:
 
     @cached_property
     def store(self) -> Store:
-        """The store as the platform opens it; each manifest is checked once. Raises UserError."""
+        """Return the store as the platform opens it; each manifest is checked once. Raises UserError."""
         store = self.settings.open_store()
         store.checked = {}
         return store
 
     def roots(self, tenant: str) -> Roots:
-        """What a tenant's declarations may reach."""
+        """Return what a tenant's declarations may reach."""
         if tenant not in self._roots:
             self._roots[tenant] = self.settings.roots(tenant)
         return self._roots[tenant]
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """What devices cost; no card where gpus.yaml cannot be read: hours are counted all the same."""
+        """Return what devices cost; no card where gpus.yaml cannot be read: hours are counted all the
+        same.
+        """
         try:
             return load_catalogue(self.settings.project)
         except UserError:
@@ -95,12 +99,12 @@ class SharedState:
 
     @cached_property
     def prices(self) -> str:
-        """What changes where a price does."""
+        """Return a digest that changes where a price does."""
         return sha256_json([[card.name, card.driver, card.usd_per_hour] for card in self.catalogue.cards])
 
     @property
     def mark(self) -> str:
-        """What changes where any of it does that all variants share."""
+        """Return a digest that changes where any of it does that all variants share."""
         said = self._policies
         policies = str(said) if isinstance(said, UserError) else [said.content, said.tenants]
         names = sorted(file.stem for file in (self.settings.project / "corpora").glob("*.yaml"))
@@ -144,7 +148,9 @@ class SharedState:
         return CorpusNow(newest.digest, corpus_causes(name, newest, spec, self._other_files(spec, newest)))
 
     def _other_files(self, spec: CorpusSpec, newest: Artifact) -> Iterator[str]:
-        """The first file of each source on this host that is other than the newest artifact read it."""
+        """Yield the first file of each source on this host that changed since the newest artifact read
+        it.
+        """
         at = head_time(self.store, newest.place.prefix, GENERAL_CORPUS.name)
         for source, then in zip(spec.sources, newest.spec["sources"], strict=True):
             place = WatchedPlace("data", source.path, source.revision, source.split)

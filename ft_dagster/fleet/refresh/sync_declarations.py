@@ -1,4 +1,4 @@
-"""What the table knows of the declarations, brought to what the files say: each is read when it changed."""
+"""Brings what the table knows of the declarations to what the files say: each is read when it changed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def notice(table: FleetTable, declarations: Declarations, now: datetime) -> Noti
 def as_declared(
     key: str, before: FleetRow | None, declarations: Declarations, stamp: str, now: datetime
 ) -> FleetRow:
-    """The row of a declaration as its file says it now, not yet learnt from."""
+    """Return the row of a declaration as its file says it now, not yet learnt from."""
     variant = VariantKey.parse(key)
     row = before or _new(variant, now)
     row = replace(row, stamp=stamp, edited=declarations.edited(variant), learnt=False).known(retired=False)

@@ -47,9 +47,10 @@ _Frozen = Callable[[Store, VariantKey], tuple[list[Mapping[str, Any]], datetime]
 
 
 class Looked(NamedTuple):
-    """`listed`: places; `changed`: variants of which another state was found; `errors`: place -> why it could
-    not be listed, or variant -> why it could not be compared. `waiting`: places whose turn it still is;
-    `asked`: for how many looks at places a minute all declarations ask together.
+    """Reports a look at places. `listed`: places; `changed`: variants of which another state was found;
+    `errors`: place -> why it could not be listed, or variant -> why it could not be compared. `waiting`:
+    places whose turn it still is; `asked`: for how many looks at places a minute all declarations ask
+    together.
     """
 
     listed: int
@@ -60,7 +61,7 @@ class Looked(NamedTuple):
 
     @property
     def too_much(self) -> str | None:
-        """What does not fit into the looks, in a sentence; None where all does."""
+        """Say in a sentence what does not fit into the looks; None where all does."""
         if self.asked <= MOST_PLACES:
             return None
         return (
@@ -70,8 +71,8 @@ class Looked(NamedTuple):
 
 
 def places_of(spec: VariantSpec, project: Path, roots: Roots) -> list[WatchedPlace]:
-    """What is looked at for a declaration, as far as its tenant may: its run says the rest. What lies on
-    this host is, for its freshness, whether the declaration asks for retrains by it or not.
+    """Return what is looked at for a declaration, as far as its tenant may: its run says the rest. A place of
+    this host is looked at for its freshness, whether the declaration asks for retrains by it or not.
     """
     unasked = unasked_places(spec, project)
     looked_at = [place for place in named_places(spec) if place not in unasked]
@@ -129,7 +130,7 @@ def _list(
 
 
 class _Compared(NamedTuple):
-    """By variant: what was found, why it could not be; and those that there was no time for."""
+    """Holds by variant what was found, why it could not be; and those that there was no time for."""
 
     news: dict[str, tuple[News, ...]]
     failed: dict[str, str]
@@ -157,12 +158,15 @@ def _said(error: Exception) -> str:
 
 
 class NoTimeLeft(Exception):
-    """To read what changed; what was read is remembered, so that the next look goes on from there."""
+    """Reports that no time is left to read what changed; what was read is remembered, so that the next look
+    goes on from there.
+    """
 
 
 class Listings:
-    """Each place's, listed once for all tenants who may read what lies there; what a tenant may is asked
-    anew, since it may have become a link since it was learnt."""
+    """Lists each place once for all tenants who may read what lies there; what a tenant may is asked anew,
+    since it may have become a link since it was learnt.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -184,7 +188,7 @@ class Listings:
         return known
 
     def digests(self, files: Sequence[ListedFile]) -> list[str]:
-        """sha256 of files that changed, remembered. Raises NoTimeLeft, OSError."""
+        """Return the sha256 of files that changed, remembered. Raises NoTimeLeft, OSError."""
         found = list[str]()
         for portion in _portions(files):
             if time.monotonic() > self.until:
@@ -224,7 +228,7 @@ class Listings:
 
 
 def _portions(files: Sequence[ListedFile]) -> Iterator[list[ListedFile]]:
-    """So many, or so many bytes, as are read before the time is looked at again."""
+    """Yield so many, or so many bytes, as are read before the time is looked at again."""
     portion, size = list[ListedFile](), 0
     for file in files:
         portion, size = [*portion, file], size + file.size
@@ -238,8 +242,8 @@ def _portions(files: Sequence[ListedFile]) -> Iterator[list[ListedFile]]:
 def news_of(
     row: FleetRow, places: Sequence[str], listings: Listings, settings: Settings, now: datetime
 ) -> tuple[News, ...]:
-    """The news of a row's sources and base as they are listed now. Raises UserError, OSError, ValueError,
-    NoTimeLeft.
+    """Return the news of a row's sources and base as they are listed now. Raises UserError, OSError,
+    ValueError, NoTimeLeft.
     """
     store, known = settings.open_store(), [WatchedPlace.parse(text) for text in places]
     news = list[News]()
@@ -269,9 +273,9 @@ def news_of(
 
 
 def _told(found: News, state: VariantState, frozen: datetime) -> News:
-    """What was found (its stamp: a mark of the listing), as it was told before where nothing moved since.
-    What was told before a run read its sources (`frozen`) is told no more: what differs now moved after it.
-    What moves after a failed run is news of its own too: it may be what mends it.
+    """Return what was found (its stamp: a mark of the listing), as it was told before where nothing moved
+    since. What was told before a run read its sources (`frozen`) is told no more: what differs now moved
+    after it. What moves after a failed run is news of its own too: it may be what mends it.
     """
     told = (each for each in state.news if each.kind == found.kind and each.since > frozen)
     before = next(told, None)
@@ -283,7 +287,7 @@ def _told(found: News, state: VariantState, frozen: datetime) -> News:
 
 
 def _frozen_sources(store: Store, key: VariantKey) -> tuple[list[Mapping[str, Any]], datetime] | None:
-    """The fingerprints of all sources at the newest run, and when they were taken; None before any."""
+    """Return the fingerprints of all sources at the newest run, and when they were taken; None before any."""
     head, at = read_head(store, key.prefix, DECLARATION.name), head_time(store, key.prefix, DECLARATION.name)
     if head is None or at is None:
         return None
@@ -292,7 +296,7 @@ def _frozen_sources(store: Store, key: VariantKey) -> tuple[list[Mapping[str, An
 
 
 def _frozen_base(store: Store, key: VariantKey) -> tuple[list[Mapping[str, Any]], datetime] | None:
-    """The files of the named base at the newest run, or its commit."""
+    """Return the files of the named base at the newest run, or its commit."""
     head, at = read_head(store, key.prefix, BASE_MODEL.name), head_time(store, key.prefix, BASE_MODEL.name)
     if head is not None and BASE_MODEL.name in head.inputs:  # made of it, with tokens of its own
         head = input_of(StoredGraph(store), head, BASE_MODEL.name)
@@ -305,7 +309,7 @@ def _frozen_base(store: Store, key: VariantKey) -> tuple[list[Mapping[str, Any]]
 
 
 def _rows_of(store: Store, key: VariantKey) -> int | None:
-    """How many rows the newest data set was made from."""
+    """Return how many rows the newest data set was made from."""
     made = read_head(store, key.prefix, TASK_DATASET.name)
     if made is None:
         return None

@@ -1,1 +1,1 @@
-"""The table of what is known of each variant."""
+"""Keeps the table of what is known of each variant."""

@@ -1,4 +1,6 @@
-"""A database that the processes of one instance share: a file of SQLite, or Postgres for several hosts."""
+"""Opens a database that the processes of one instance share: a file of SQLite, or Postgres for several
+hosts.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ ENDINGS = ("", "-journal", "-wal", "-shm")  # of the files of one in SQLite
 
 
 class SharedDatabase:
-    """One process at a time writes: SQLite has it so, in Postgres a lock of its own sees to it.
+    """Lets one process write at a time: SQLite has it so, in Postgres a lock of its own sees to it.
 
     `what`: what is kept in it, and `fix`: what to do where it cannot be used, as errors say them. `url`: for
     people, without a password.
@@ -40,7 +42,7 @@ class SharedDatabase:
 
     @contextmanager
     def changing(self) -> Iterator[sa.Connection]:
-        """All that is written in one block is written together, or not at all. Raises as `reading`."""
+        """Write all of one block together, or not at all. Raises as `reading`."""
         with self.reading() as connection:
             self._wait_for_turn(connection)
             yield connection

@@ -1,4 +1,4 @@
-"""The fleet's table: a row a variant, in the database of the Dagster instance.
+"""Keeps the fleet's table: a row a variant, in the database of the Dagster instance.
 
 It remembers what was read of declarations, runs, releases and sources, so that a tick reads what changed. It
 decides nothing and proves nothing: `ft-dagster fleet rebuild` makes it again from these. One of an older
@@ -68,7 +68,7 @@ class FleetTable:
             _set_meta(connection, name, value)
 
     def looked(self) -> datetime | None:
-        """When a tick brought the table to what was, last; None: none has yet."""
+        """Return when a tick brought the table up to date last; None: none has yet."""
         known = self.meta(LOOKED)
         return None if known is None else moment_at(float(known))
 
@@ -76,7 +76,7 @@ class FleetTable:
         self.set_meta(LOOKED, str(now.timestamp()))
 
     def changed(self) -> str | None:
-        """Of what is shown of the fleet: another word after each change."""
+        """Return a mark of what is shown of the fleet: another word after each change."""
         return self.meta(CHANGED)
 
     def stamps(self) -> dict[str, str]:
@@ -86,7 +86,7 @@ class FleetTable:
             return {row.key: row.stamp for row in connection.execute(asked)}
 
     def rows(self, where: Any = None, limit: int | None = None) -> list[FleetRow]:
-        """In order of key."""
+        """Return the rows in order of key."""
         asked = sa.select(VARIANTS).order_by(VARIANTS.c.key).limit(limit)
         with self._database.reading() as connection:
             found = connection.execute(asked if where is None else asked.where(where)).mappings().all()
@@ -98,7 +98,7 @@ class FleetTable:
         return [row for part in parts for row in self.rows(VARIANTS.c.key.in_(part))]
 
     def to_look_at(self, now: datetime) -> list[FleetRow]:
-        """Those that may be due, by the clock or for what was learnt of them."""
+        """Return the rows that may be due, by the clock or for what was learnt of them."""
         return self.rows(VARIANTS.c.next_look <= now.timestamp())
 
     def busy(self) -> float:
@@ -113,7 +113,9 @@ class FleetTable:
             return list(running), int(connection.execute(count).scalar_one())
 
     def keys_after(self, last: str, count: int) -> list[str]:
-        """The next `count` variants after `last` in order of key, from the first again after the end."""
+        """Return the next `count` variants after `last` in order of key, from the first again after the
+        end.
+        """
         asked = sa.select(VARIANTS.c.key).order_by(VARIANTS.c.key).limit(count)
         with self._database.reading() as connection:
             keys = list(connection.execute(asked.where(VARIANTS.c.key > last)).scalars().all())
@@ -122,7 +124,9 @@ class FleetTable:
         return keys[:count]
 
     def unlearnt(self, most: int) -> list[FleetRow]:
-        """Those that could not be read before come last: they may take long to fail again."""
+        """Return the rows that are not learnt yet. Those that could not be read before come last: they may
+        take long to fail again.
+        """
         asked = sa.select(VARIANTS).where(sa.not_(VARIANTS.c.learnt)).limit(most)
         asked = asked.order_by(VARIANTS.c.broken.is_not(None), VARIANTS.c.key)
         with self._database.reading() as connection:
@@ -143,8 +147,9 @@ class FleetTable:
         return [row for part in parts for row in self.rows(VARIANTS.c.parent.in_(part))]
 
     def put(self, rows: Sequence[FleetRow], watched: Mapping[str, Watched] | None = None) -> None:
-        """Each row in place of what was known, but for what was found of its sources and base since it was
-        read; and what variants (keys) ask to be looked at."""
+        """Put each row in place of what was known, but for what was found of its sources and base since it
+        was read; and what variants (keys) ask to be looked at.
+        """
         with self._database.changing() as connection:
             for at in range(0, len(rows), FEW):
                 part = rows[at : at + FEW]
@@ -158,7 +163,7 @@ class FleetTable:
                 _watch(connection, key, asked)
 
     def charges(self, first: date) -> list[Charge]:
-        """Of all days from `first` on, one a day and tenant."""
+        """Return the charges of all days from `first` on, one a day and tenant."""
         hours, usd = sa.func.sum(CHARGES.c.hours), sa.func.sum(CHARGES.c.usd)
         asked = sa.select(CHARGES.c.day, CHARGES.c.tenant, hours, usd)
         asked = asked.where(CHARGES.c.day >= first.isoformat()).group_by(CHARGES.c.day, CHARGES.c.tenant)
@@ -173,7 +178,7 @@ class FleetTable:
         return [Charge(date.fromisoformat(r.day), r.tenant, Amount(r.hours, r.usd)) for r in found]
 
     def charge(self, run: str, charges: Sequence[Charge]) -> None:
-        """A run's charges, in place of those that it had."""
+        """Put a run's charges in place of those that it had."""
         days: dict[date, Charge] = {}
         for each in charges:
             before = days.get(each.day)
@@ -188,14 +193,14 @@ class FleetTable:
                 connection.execute(sa.insert(CHARGES), content)
 
     def paid(self, most: int = 200) -> list[PaidFor]:
-        """What the newest trainings of the whole fleet took."""
+        """Return what the newest trainings of the whole fleet took."""
         asked = sa.select(VARIANTS.c.paid).where(VARIANTS.c.paid != "null").limit(most)
         with self._database.reading() as connection:
             found = connection.execute(asked.order_by(VARIANTS.c.served.desc().nulls_last())).scalars().all()
         return [PaidFor(*json.loads(content)) for content in found]
 
     def places(self, keys: Iterable[str]) -> dict[str, list[str]]:
-        """Those that each of these variants asks for."""
+        """Return the places that each of these variants asks for."""
         wanted, found = sorted(set(keys)), defaultdict[str, list[str]](list)
         with self._database.reading() as connection:
             for part in _parts(wanted):
@@ -215,7 +220,7 @@ class FleetTable:
             return {row.place: row.minutes for row in connection.execute(due)}
 
     def asked_by(self, places: Iterable[str]) -> dict[str, dict[str, str | None]]:
-        """For each place the variants that ask for it, and what each saw there last (a digest)."""
+        """Return for each place the variants that ask for it, and what each saw there last (a digest)."""
         ids = {_place_id(place): place for place in places}
         found: dict[str, dict[str, str | None]] = {place: {} for place in ids.values()}
         with self._database.reading() as connection:
@@ -226,7 +231,7 @@ class FleetTable:
         return found
 
     def demand(self, now: datetime) -> tuple[int, float]:
-        """How many places wait to be looked at, and how many looks a minute all ask for together."""
+        """Return how many places wait to be looked at, and how many looks a minute all ask for together."""
         first, rate = sa.func.min(PLACES.c.next_look), 1.0 / sa.func.min(PLACES.c.minutes)
         place = sa.select(first.label("first"), rate.label("rate")).group_by(PLACES.c.id).subquery()
         waits = sa.func.sum(sa.case((place.c.first <= now.timestamp(), 1), else_=0))
@@ -245,7 +250,7 @@ class FleetTable:
                 _set_meta(connection, LISTING, json.dumps([*again]))
 
     def listing(self) -> list[str]:
-        """The places that were about to be listed last; none once `set_listed` was called."""
+        """Return the places that were about to be listed last; none once `set_listed` was called."""
         return list(json.loads(self.meta(LISTING) or "[]"))
 
     def set_listed(self) -> None:
@@ -265,8 +270,9 @@ class FleetTable:
         found: Mapping[str, Sequence[News]],
         next_look: Callable[[VariantState], datetime | None],
     ) -> list[str]:
-        """What was found of sources and bases of variants, and nothing else of their rows, which another
-        process may have changed since; returns those of which it is other than what was known."""
+        """Set what was found of sources and bases of variants, and nothing else of their rows, which another
+        process may have changed since; returns those of which it changed.
+        """
         changed = list[str]()
         with self._database.changing() as connection:
             for part in _parts(sorted(found)):
@@ -297,7 +303,7 @@ def _to_change(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Flee
 
 
 def _shown(row: FleetRow | None) -> tuple[object, ...] | None:
-    """What people see of a row, but for what the clock alone changes."""
+    """Return what people see of a row, but for what the clock alone changes."""
     if row is None:
         return None
     state = row.state
@@ -310,7 +316,7 @@ def _of_parent(row: FleetRow) -> list[News]:
 
 
 def _with_found(row: FleetRow, known: FleetRow | None) -> FleetRow:
-    """A row that was read before, with the news of sources and base as they are known by now."""
+    """Return a row that was read before, with the news of sources and base as they are known by now."""
     if known is None:
         return row
     found = [each for each in known.state.news if each.kind != "parent"]
@@ -326,7 +332,7 @@ def _place_id(place: str) -> str:
 
 
 def _watch(connection: sa.Connection, key: str, asked: Watched) -> None:
-    """Each place is to be looked at when anybody looks next; where the same are asked for, only if `anew`."""
+    """Have each place looked at when anybody looks next; where the same are asked for, only if `anew`."""
     before = connection.execute(sa.select(PLACES.c.place, PLACES.c.minutes).where(PLACES.c.key == key))
     wanted = {(place, asked.minutes) for place in asked.places}
     if not asked.anew and {(row.place, row.minutes) for row in before} == wanted:
@@ -348,7 +354,9 @@ def _watch(connection: sa.Connection, key: str, asked: Watched) -> None:
 
 
 def emptied(url: str) -> FleetTable:
-    """An empty table in place of one of any version, or of an SQLite file that is no database any more."""
+    """Put an empty table in place of one of any version, or of an SQLite file that is no database any
+    more.
+    """
     _database(url).empty(METADATA)
     return FleetTable(url)
 

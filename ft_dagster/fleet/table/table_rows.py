@@ -1,4 +1,4 @@
-"""A variant's row in the fleet's table: its columns, and what they hold.
+"""Defines a variant's row in the fleet's table: its columns, and what they hold.
 
 Times are seconds since 1970, what has parts is JSON.
 """
@@ -79,9 +79,10 @@ META = sa.Table(
 
 @dataclass(frozen=True)
 class FleetRow:
-    """`stamp`: of the files that the declaration was read from, `edited`: when these changed last. `learnt`:
-    runs and store were looked at since. `paid`: what its newest training took. `next_look`: when it may
-    become due by itself. `version`: what stands of it, None before anything was trained.
+    """Holds a variant's row. `stamp`: of the files that the declaration was read from, `edited`: when these
+    changed last. `learnt`: runs and store were looked at since. `paid`: what its newest training took.
+    `next_look`: when it may become due by itself. `version`: what stands of it, None before anything was
+    trained.
     """
 
     state: VariantState
@@ -98,7 +99,7 @@ class FleetRow:
         return str(self.state.key)
 
     def known(self, **changes: Any) -> FleetRow:
-        """The same with other fields of its state."""
+        """Return the same row with other fields of its state."""
         return replace(self, state=replace(self.state, **changes))
 
 

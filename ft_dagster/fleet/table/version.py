@@ -1,4 +1,4 @@
-"""What is known of the version of a variant that stands, and what it cost to get there."""
+"""Holds what is known of the version of a variant that stands, and what it cost to get there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ft_dagster.lineage.stale import StaleCause
 
 
 class Gain(NamedTuple):
-    """What a version is better by at its task: `after` - `before` in the metric's own unit, more is better
-    unless `lower` is."""
+    """Measures how much better a version is at its task: `after` - `before` in the metric's own unit, more is
+    better unless `lower` is.
+    """
 
     task: str
     metric: str
@@ -28,14 +29,14 @@ class Gain(NamedTuple):
 
 @dataclass(frozen=True)
 class KnownVersion:
-    """`version`: in production; `waiting`: a newer one that somebody is to approve; `taken_back`: the newest,
-    where it was rolled back; `made`: when what stands was judged or trained, in UTC. `digest`: of the newest
-    export. `gate`: the word of the newest verdict, `verdict`: its sentence, `result`: what came of its
-    weights in a line, `next_step`: what a person does next. `gain`: of the newest evaluation over the base;
-    `over_production`: of the newest version over the one that was served before it, on its own questions.
-    `causes`: why what stands is out of date. `unread`: why the store could not be read,
-    where it could not: nothing else is known then. `unseen`: a source or base that nobody looks at. `shown`:
-    so many entries of its release log Dagster shows, as a tick found.
+    """Holds what is known of a version. `version`: in production; `waiting`: a newer one that somebody is to
+    approve; `taken_back`: the newest, where it was rolled back; `made`: when what stands was judged or
+    trained, in UTC. `digest`: of the newest export. `gate`: the word of the newest verdict, `verdict`: its
+    sentence, `result`: what came of its weights in a line, `next_step`: what a person does next. `gain`: of
+    the newest evaluation over the base; `over_production`: of the newest version over the one that was served
+    before it, each on its own questions. `causes`: why what stands is out of date. `unread`: why the store
+    could not be read, where it could not: nothing else is known then. `unseen`: a source or base that nobody
+    looks at. `shown`: so many entries of its release log Dagster shows, as a tick found.
 
     `spent`: of all trainings, preparations, evaluations and exports that are or were in the store;
     `retrain_hours`: by the clock, of the newest training and what was made for it; `counted`: digest of their
