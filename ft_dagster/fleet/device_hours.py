@@ -1,4 +1,4 @@
-"""Time by the clock that an artifact took on a device, as its manifest says."""
+"""Reads from manifests the time by the clock that an artifact took on a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of the fleet as Prometheus metrics: counts, hours and dollars, never a row's text."""
+"""Shows figures of the fleet as Prometheus metrics: counts, hours and dollars, never a row's text."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class Certificate:
 
     @classmethod
     def read(cls, file: Path) -> Certificate:
-        """certificate.json of an export. Raises UserError as `from_json`."""
+        """Read certificate.json of an export. Raises UserError as `from_json`."""
         try:
             content = loads(file.read_text("utf-8"))
         except (OSError, ValueError):

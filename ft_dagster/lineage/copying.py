@@ -122,7 +122,7 @@ class _Copy:
         return Copied(path, "copied" if new or moved else "there", moved)
 
     def _manifest(self, one: Artifact | Removed) -> int:
-        """Bytes moved."""
+        """Copy a manifest, and return the bytes moved."""
         made = _made(one)
         content = self._source.read(made.manifest_path)
         if stated(self._source, made.place, content, made.generation) != one:
@@ -179,7 +179,7 @@ class _Copy:
             return place in self._needed
 
     def _files(self, artifact: Artifact, names: Iterable[str]) -> int:
-        """Bytes moved."""
+        """Copy files, and return the bytes moved."""
         files = {f"{artifact.path}/{name}": artifact.files[name] for name in names}
         return sum(self._file(path, file.size, file.sha256) for path, file in files.items())
 
@@ -224,7 +224,9 @@ class _Copy:
         read_log(self._target, prefix)
 
     def _file(self, path: str, size: int, sha256: str) -> int:
-        """Bytes moved: none where the target has them. Read back, and held against the manifest's digest."""
+        """Copy a file, and return the bytes moved: none where the target has them. It is read back, and held
+        against the manifest's digest.
+        """
         if self._has(path, sha256):
             return 0
         with self._local(path, sha256) as file:
@@ -274,7 +276,9 @@ def _made(one: Artifact | Removed) -> Artifact:
 
 
 def _is_record(file: StoredFile) -> bool:
-    """Not what a store has of its own, nor a draft that a killed writer left."""
+    """Say whether a file is a record: not what a store has of its own, nor a draft that a killed writer
+    left.
+    """
     parts = PurePosixPath(file.path).parts
     return parts[0] not in (WRITER, PROBES) and not any(part.startswith(".") for part in parts)
 

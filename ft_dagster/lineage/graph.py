@@ -400,7 +400,7 @@ def _noted(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> It
 def _looked_for(
     store: Store, prefixes: Iterable[str], stage: str, digest: str
 ) -> Iterator[Artifact | UserError]:
-    """Among all artifacts of the stage; one that was made so stands if it is still there."""
+    """Look among all artifacts of the stage; one that was made so stands if it is still there."""
     for prefix in prefixes:
         for one in committed_in(store, prefix, stage):
             if isinstance(one, UserError):

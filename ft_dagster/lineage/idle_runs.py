@@ -1,4 +1,6 @@
-"""Folders of programs in the work folder that nobody goes on in: their checkpoints and optimizer states."""
+"""Finds folders of programs in the work folder that nobody goes on in: their checkpoints and optimizer
+states.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _size(folder: Path) -> tuple[int, float]:
-    """Bytes of all files below a folder, and when one of them, or a folder, was last written."""
+    """Return the bytes of all files below a folder, and when one of them, or a folder, was last written."""
     size, written = 0, folder.stat().st_mtime
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):

@@ -379,7 +379,7 @@ def _check_target(
 
 
 def rolled_back(past: Sequence[ReleaseEntry]) -> dict[int, str]:
-    """Version -> why it was rolled back, of those whose weights were and were not promoted since."""
+    """Return version -> why it was rolled back, of those whose weights were and were not promoted since."""
     gone = rolled_back_weights(past)
     return {
         version: gone[entry.weights] for version, entry in _versions(past).items() if entry.weights in gone

@@ -50,7 +50,9 @@ def kept_versions(past: Sequence[ReleaseEntry], prefix: str, rules: Rules) -> se
 
 
 def _last_needed(past: Sequence[ReleaseEntry]) -> dict[int, float]:
-    """Version -> when the log last spoke of it or served another in its place, in seconds since 1970."""
+    """Return version -> when the log last spoke of it or served another in its place, in seconds since
+    1970.
+    """
     needed: dict[int, float] = {}
     serving: int | None = None
     for entry in past:

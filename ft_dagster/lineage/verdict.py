@@ -105,7 +105,7 @@ class Rule:
         return self.outcome == "undecided" and self.look is not None and self.look[0] < self.look[1]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; a figure that is not a finite number becomes null."""
+        """Return plain JSON; a figure that is not a finite number becomes null."""
         content = {name: _plain(value) for name, value in asdict(self).items()}
         later = {
             *(_IN_BATCHES if self.there is None else ()),
@@ -131,7 +131,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Passed only if every rule passed. `outcome`: fail if any rule failed, else undecided if any was.
+    """Holds a verdict, passed only if every rule passed. `outcome`: fail if any rule failed, else undecided
+    if any was.
 
     `tries`: the ordinal of this evaluation among those of the same weights. `policy`: digest of what the
     platform allowed when it was derived; None: before there was one.

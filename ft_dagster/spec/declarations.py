@@ -184,7 +184,7 @@ class Declarations:
         return self._judge(key, self.file(key)).content
 
     def corpus_files(self) -> dict[str, Path]:
-        """corpora/*.yaml by name."""
+        """Return corpora/*.yaml by name."""
         return {file.stem: file for file in sorted((self.project / "corpora").glob("*.yaml"))}
 
     def corpus(self, name: str, *, asked_by: object = None) -> CorpusSpec:
@@ -224,7 +224,9 @@ class Declarations:
         return keys, wrong
 
     def _named(self, pattern: str) -> list[str]:
-        """Files by their path below the folder, as text: to make and to sort a Path of each takes long."""
+        """Return the files by their path below the folder, as text: to make and to sort a Path of each takes
+        long.
+        """
         return glob(pattern, root_dir=self.folder, include_hidden=True)
 
     def _find(self, key: VariantKey) -> Path | None:

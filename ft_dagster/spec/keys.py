@@ -1,4 +1,4 @@
-"""Variant keys: `tenant.variant`, safe as a partition key, a tag value, a path and an S3 prefix."""
+"""Defines variant keys: `tenant.variant`, safe as a partition key, a tag value, a path and an S3 prefix."""
 
 from __future__ import annotations
 

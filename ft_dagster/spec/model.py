@@ -35,13 +35,13 @@ class SpecModel(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_of_its_plain_type(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic would take `true` for 1, and 1 for true."""
+        """Refuse another plain type: pydantic would take `true` for 1, and 1 for true."""
         return plain_value(value, cls.model_fields[str(info.field_name)].annotation)
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Called for what is not there: an unlisted field of a narrowed declaration (see spec.narrow)."""
+            """Raise for an unlisted field of a narrowed declaration (see spec.narrow)."""
             if name in type(self).model_fields:
                 raise UnlistedField(f"{type(self).__name__}.{name} is read, and the stage does not list it")
             return super().__getattr__(name)

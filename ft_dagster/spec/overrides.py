@@ -139,7 +139,7 @@ def write_declared(
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Whole or not at all. Raises UserError."""
+    """Replace a file as a whole or not at all. Raises UserError."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         draft.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Values of the type that a field has, before pydantic turns one type into another."""
+"""Checks that values have the type of their field, before pydantic turns one type into another."""
 
 from __future__ import annotations
 

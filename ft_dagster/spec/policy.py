@@ -130,7 +130,9 @@ class Policy(SpecModel):
 
     @property
     def least_probed(self) -> int | None:
-        """Training rows that must be probed, where a limit of what is repeated is asked for; else None."""
+        """Return how many training rows must be probed, where a limit of what is repeated is asked for; else
+        None.
+        """
         return None if self.gates.max_regurgitation is None else PROBED_ROWS
 
     @property
@@ -147,7 +149,7 @@ class Policy(SpecModel):
 
 
 class PolicyFile(Policy):
-    """policy.yaml."""
+    """Defines the fields of policy.yaml."""
 
     schema_version: Literal[1] = 1
     per_tenant: dict[Annotated[str, Field(pattern=rf"^{HALF.pattern}$")], Policy] = Field(
@@ -322,7 +324,9 @@ def _of_metrics(floors: EvaluationFloors, spec: VariantSpec, names: Mapping[str,
 
 
 def _of_training_rows(floors: EvaluationFloors, spec: VariantSpec) -> Iterator[Breach]:
-    """Rows that hold the questions: who was trained on them shows no fall, whatever was forgotten."""
+    """Yield breaches of the rows that hold the questions: who was trained on them shows no fall, whatever was
+    forgotten.
+    """
     declared, most = spec.data.decontaminate, floors.coverage
     required = floors.decontaminate == "required"
     if not (spec.evaluation.task or spec.evaluation.general):
@@ -339,7 +343,7 @@ def _of_training_rows(floors: EvaluationFloors, spec: VariantSpec) -> Iterator[B
 
 
 def _of_making(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
-    """Methods, bases, formats."""
+    """Yield breaches of methods, bases and formats."""
     method, (source, parent) = spec.method.name, (spec.base_model.source, spec.base_model.variant)
     if policy.methods and method not in ("auto", *policy.methods):
         yield Breach("method.name", method, "methods", f"{', '.join(policy.methods)} or auto")
@@ -351,7 +355,7 @@ def _of_making(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
 
 
 def _of_request(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
-    """Money, approvers."""
+    """Yield breaches of money and approvers."""
     budget, most = spec.resources.budget_usd, policy.budget_usd
     if most is not None and (budget is None or budget > most):
         yield Breach("resources.budget_usd", budget, "budget_usd", f"a budget of at most {most:g}")

@@ -47,7 +47,7 @@ class DeepspeedSpec(DeepspeedFields):
 
 
 class Deepspeed(Planned, DeepspeedFields):
-    """Sharding over the ranks: stage 0 is a copy on each; buckets in bytes."""
+    """Says how states are sharded over the ranks: stage 0 is a copy on each; buckets in bytes."""
 
     stage: Literal[0, 2, 3] = 0
     bucket_bytes: int = Field(500_000_000, ge=1)
@@ -106,7 +106,7 @@ def _takes_auto(schema: dict[str, Any]) -> None:
 
 
 class TrainingFields(SpecModel):
-    """transformers' own names. What a field with a default is for is the reason of a plan that has it so."""
+    """Names the settings as transformers does. The reason of a default is in the plan that has it."""
 
     added = ("on_bad_rate",)
 

@@ -191,7 +191,9 @@ USUAL_SHARE = 0.08  # of general text
 
 
 class GeneralSpec(SpecModel):
-    """General text mixed in against forgetting: of a corpus, or of what the base writes by itself."""
+    """Declares general text that is mixed in against forgetting: of a corpus, or of what the base writes by
+    itself.
+    """
 
     model_config = ConfigDict(populate_by_name=True)
     added = ("share_of", "sampled_from", "texts")
@@ -257,7 +259,7 @@ class DataSpec(SpecModel):
 
 
 class ProbeSpec(SpecModel):
-    """Trainings of a few methods and rates over the same rows, before the plan that they decide."""
+    """Declares trainings of a few methods and rates over the same rows, before the plan that they decide."""
 
     share: float = Field(
         0.1,
@@ -335,7 +337,7 @@ class EvaluationSpec(SpecModel):
 
     @property
     def most(self) -> int | None:
-        """Questions of a task that are asked at most; None: all of them."""
+        """Return how many questions of a task are asked at most; None: all of them."""
         return MOST_QUESTIONS if self.limit == "auto" else self.limit
 
 
@@ -540,7 +542,7 @@ class VariantSpec(SpecModel):
 
 
 class CorpusSpec(SpecModel):
-    """General text for all tenants, as declared in corpora/<name>.yaml."""
+    """Declares general text for all tenants, as in corpora/<name>.yaml."""
 
     schema_version: Literal[1] = 1
     description: str = Field(min_length=1)

@@ -20,7 +20,7 @@ SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, te
 
 
 class UniqueKeys(SafeLoader):
-    """SafeLoader that refuses a key given twice instead of keeping the last."""
+    """Loads YAML safely, and refuses a key given twice instead of keeping the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
@@ -38,7 +38,7 @@ class UniqueKeys(SafeLoader):
 
 
 def read_yaml(file: Path, loader: Any = UniqueKeys, *, empty: bool = False) -> dict[str, Any]:
-    """Safe-load a mapping; with `empty`, an empty file is one without fields.
+    """Load a mapping safely; with `empty`, an empty file is one without fields.
 
     Raises UserError for a file that is no regular text file, duplicate keys, broken syntax, too many levels
     or values, another type than a mapping.

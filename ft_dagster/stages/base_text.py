@@ -1,4 +1,4 @@
-"""General text that a base writes by itself, for variants without a corpus; one for all who start from it."""
+"""Has a base write general text by itself, for variants without a corpus; one for all who start from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""New weights on more of today's questions, until each rule against the version in production is decided.
+"""Asks new weights more of today's questions, until each rule against the version in production is decided.
 
 Made for a release where questions are asked batch after batch (`evaluation.limit: auto`), and those that
 decided the rules against the base do not decide the ones against production.

@@ -28,7 +28,7 @@ FILE = "declaration.json"
 
 @dataclass(frozen=True)
 class DeclarationInputs:
-    """declaration.json, and what the tenant wrote."""
+    """Names the inputs of declaration.json, and what the tenant wrote."""
 
     content: Derived[dict[str, Any]]
     declared: Declared = recorded()
@@ -53,8 +53,8 @@ def build(inputs: DeclarationInputs, context: BuildContext, attempt: Attempt) ->
 
 
 def freeze(declared: Declared, project: Path, cache: Path, roots: Roots) -> dict[str, Any]:
-    """declaration.json: the declaration with the fingerprints of its sources and tasks as they are now; of
-    upstream assets, also the materialization, which is in the key of no other stage.
+    """Return declaration.json: the declaration with the fingerprints of its sources and tasks as they are
+    now; of upstream assets, also the materialization, which is in the key of no other stage.
     """
     spec, file = declared.spec, declared.file
     origins = _upstream(spec.data.sources, project)
@@ -79,7 +79,7 @@ def freeze(declared: Declared, project: Path, cache: Path, roots: Roots) -> dict
 
 
 def content_of(declaration: Artifact) -> dict[str, Any]:
-    """declaration.json, as its key has it; the first keys had its parts by themselves."""
+    """Return declaration.json, as its key has it; the first keys had its parts by themselves."""
     content: dict[str, Any] = declaration.spec.get("content", declaration.spec)
     return content
 

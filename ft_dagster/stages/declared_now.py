@@ -31,9 +31,9 @@ NEEDED = (*PRODUCTION, UNSAID_TOKENS.name)  # what a release needs beside the ch
 
 @dataclass(frozen=True)
 class DeclaredWorkspace(Workspace):
-    """It makes nothing: what is demanded has to be in the store. `makes`: it makes what is `NEEDED`: the
-    answers by which a new version is held against production, and the look for new tokens in today's
-    tasks. Device, arithmetic and engine are those of the newest evaluation, wherever it ran.
+    """Demands what is declared now of the store, and makes nothing itself. `makes`: it makes what is
+    `NEEDED`: the answers by which a new version is held against production, and the look for new tokens in
+    today's tasks. Device, arithmetic and engine are those of the newest evaluation, wherever it ran.
     """
 
     makes: bool = False

@@ -91,8 +91,8 @@ def _files(store: Store, prefix: str, dataset: Artifact) -> list[SourceFile]:
 
 
 def frozen_declarations(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
-    """declaration.json of every declaration of the variant that was frozen, also of those that retention
-    removed; the newest first, where its head can be read.
+    """Yield declaration.json of every declaration of the variant that was frozen, also of those that
+    retention removed; the newest first, where its head can be read.
     """
     newest = None
     with suppress(UserError):

@@ -1,4 +1,4 @@
-"""Short trainings of a few methods and learning rates, which decide what the declaration leaves open.
+"""Probes a few methods and learning rates by short trainings, which decide what the declaration leaves open.
 
 Made where the declaration asks for it (`plan.probe`). Each is a training like any other, without its model.
 """
@@ -132,7 +132,7 @@ def hours_taken(artifact: Artifact | None) -> float | None:
 
 
 def _devices(inputs: ProbeInputs) -> int:
-    """GPUs of each short training; 1 without any."""
+    """Return the GPUs of each short training; 1 without any."""
     return int(inputs.hardware["ranks"]) if inputs.hardware["kind"] == "cuda" else 1
 
 

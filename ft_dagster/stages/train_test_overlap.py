@@ -1,4 +1,4 @@
-"""Weights are not judged on rows that they were trained on, whichever stages are run alone."""
+"""Refuses to judge weights on rows that they were trained on, whichever stages are run alone."""
 
 from __future__ import annotations
 

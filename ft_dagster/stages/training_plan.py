@@ -1,4 +1,5 @@
-"""Method, hyperparameters and layout, each with its reason; what it occupies and costs, and whether it fits.
+"""Plans method, hyperparameters and layout, each with its reason; what it occupies and costs, and whether it
+fits.
 
 All methods are ranked. Prices, the variants on the base and what finished trainings taught are those of the
 day it was planned: recorded in the estimate beside the plan, and in no key.
@@ -133,9 +134,9 @@ def refuse(workspace: Workspace) -> None:
 
 
 def after(workspace: Workspace, artifact: Artifact) -> None:
-    """Before anything is trained: what `auto` chose may not be allowed, not have the declared export or cost
-    more than the policy allows, a limit may be on questions that nobody will ask, what comes of it may be too
-    large to be judged here, and a gate may be on a metric that its task has not.
+    """Refuse a plan before anything is trained: what `auto` chose may not be allowed, not have the declared
+    export or cost more than the policy allows, a limit may be on questions that nobody will ask, what comes
+    of it may be too large to be judged here, and a gate may be on a metric that its task has not.
     """
     declared, method = workspace.spec.export.format, artifact.figures["method"]["name"]
     refuse_method(workspace, method)

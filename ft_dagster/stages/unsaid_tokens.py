@@ -1,4 +1,4 @@
-"""Tokens that were added to a base stand in nothing general that it is asked.
+"""Checks that tokens which were added to a base stand in nothing general that it is asked.
 
 The base with its new tokens is what a model is judged against. What it reads otherwise than it learned to, it
 answers worse, and what the model forgot of it would not be seen.

@@ -1,4 +1,4 @@
-"""Verdicts derived again from the stored samples: what was said earlier about weights is not trusted."""
+"""Derives verdicts again from the stored samples: what was said earlier about weights is not trusted."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def predecessor(workspace: Workspace, tuned: Artifact) -> Predecessor:
 
 
 def against_production(workspace: DeclaredWorkspace, tuned: Artifact, evaluation: Artifact) -> Held:
-    """New weights against those in production, both on today's questions; no rules at the first release.
+    """Compare new weights with those in production, both on today's questions; no rules at the first release.
 
     Derived here and kept in no key: production is another one tomorrow. The release log names the version
     before, and so from which evaluations the rules can be derived again.
@@ -193,7 +193,9 @@ def _led_as_today(workspace: Workspace, evaluation: Artifact, base: Artifact) ->
 
 
 def _scores_of_base(workspace: Workspace, evaluation: Artifact) -> Artifact | None:
-    """Today's general scores of the base beneath an evaluation, where they are those it was held against."""
+    """Return today's general scores of the base beneath an evaluation, where they are those it was held
+    against.
+    """
     store, places = workspace.store, (workspace.key.prefix, SHARED)
     before = input_of(StoredGraph(store), evaluation, BASE_EVALUATION.name)
     if before is None:

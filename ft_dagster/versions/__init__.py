@@ -1,1 +1,1 @@
-"""Questions about a version: is it up to date, what made it, what does it hold."""
+"""Answers questions about a version: is it up to date, what made it, what does it hold."""

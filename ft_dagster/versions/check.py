@@ -51,7 +51,7 @@ class CheckedBase(NamedTuple):
 
 
 class Mistakes:
-    """Errors gathered one after the other, so that one does not hide the next."""
+    """Gathers errors one after the other, so that one does not hide the next."""
 
     def __init__(self, file: Path, errors: Iterable[UserError] = ()) -> None:
         self.file = file

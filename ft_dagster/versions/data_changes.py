@@ -19,7 +19,7 @@ TO_ROWS = (FINE_TUNED_MODEL.name, TRAINING_MIXTURE.name, TASK_DATASET.name)  # f
 
 
 class DataChanges(NamedTuple):
-    """Identities of rows by split: `before`, in `version`, and `now`."""
+    """Holds identities of rows by split: `before`, in `version`, and `now`."""
 
     version: int
     before: dict[str, set[bytes]]
@@ -35,8 +35,8 @@ class DataChanges(NamedTuple):
 
 
 def data_changes(workspace: Workspace, dataset: Artifact) -> DataChanges | None:
-    """Against the newest version that was made of other rows; None where there is none, or its rows are not
-    known any more.
+    """Compare with the newest version that was made of other rows; None where there is none, or its rows are
+    not known any more.
     """
     try:
         found = _before(workspace, dataset)

@@ -15,7 +15,8 @@ from ft_dagster.workspace.workspace import Workspace
 
 
 class NewestModel(NamedTuple):
-    """Newest trained weights (`tuned`: their payload folder, of any kind) and the base they were trained on.
+    """Holds the newest trained weights (`tuned`: their payload folder, of any kind) and the base they were
+    trained on.
 
     `chat` says that their rows were rendered as conversations, not as plain prompts or texts.
     """

@@ -383,9 +383,9 @@ class _Told:
             self._following.append((artifact, part.fields(self.spec, ".".join(leaf)), alone))
 
     def of_fields(self) -> list[StaleCause]:
-        """Also the fields from which parts follow that are other than they were: those that changed since the
-        newest run. Where none did, and nothing else of the artifact is declared otherwise, all of them; but
-        none where a default changed with the version of what it was made from, which is said by itself.
+        """Return a cause for each field from which changed parts follow, if it changed since the newest run.
+        Where none did, and nothing else of the artifact is declared otherwise, all of them; but none where a
+        default changed with the version of what it was made from, which is said by itself.
         """
         now = _content_of(self.spec) if self.fields or self._following else {}
         before, direct = self._before if self._following else {}, list(self.fields)
@@ -498,7 +498,7 @@ def _corpus(made: Mapping[str, Artifact], now: CorpusNow | None, spec: VariantSp
 def _sources(
     store: Store, prefix: str, version: VersionArtifacts, now: Sequence[Any] | None
 ) -> Iterator[StaleCause]:
-    """Files that are other now, or at the newest run, than the run of the version found them."""
+    """Return the files that changed, by now or by the newest run, since the run of the version found them."""
     newest, then = version.heads.get(DECLARATION.name), version.sources_then
     if now is None and newest is not None:
         now = content_of(newest)["sources"]

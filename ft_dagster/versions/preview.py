@@ -61,8 +61,8 @@ COUNTED = 1_000_000  # of each source, read to be counted
 
 
 class Counted(NamedTuple):
-    """Facts of the data, where they come from, and some of its rows. `more`: some source has more rows than
-    were counted.
+    """Holds facts of the data, where they come from, and some of its rows. `more`: some source has more rows
+    than were counted.
     """
 
     counts: Counts

@@ -60,7 +60,7 @@ class VersionFiles(NamedTuple):
 
     @property
     def short_name(self) -> str:
-        """Among versions of its variant."""
+        """Return the version's name among versions of its variant."""
         return "not released" if self.entry is None else f"version {self.entry.version}"
 
     @property

@@ -87,7 +87,8 @@ def report_path(prefix: str, version: int) -> str:
 def version_report(
     settings: Settings, key: VariantKey, version: int | None = None, following: str = ""
 ) -> str:
-    """Return the report of a version (None: the newest; of a variant without any, of its newest evaluation) as HTML.
+    """Return the report of a version (None: the newest; of a variant without any, of its newest evaluation)
+    as HTML.
 
     `following`: what a person does next, where more is known than what the store has of the version. Raises
     UserError where there is nothing to report on.
@@ -220,7 +221,7 @@ def _run(stored: VersionFiles) -> Section:
 
 
 def _ranks(evidence: Path) -> dict[str, list[tuple[float, float]]]:
-    """Effective rank of each update by the kind of its layer, in the order of the blocks."""
+    """Return the effective rank of each update by the kind of its layer, in the order of the blocks."""
     file = evidence / "spectrum.json"
     kinds: dict[str, list[tuple[float, float]]] = {}
     for layer in json.loads(file.read_text("utf-8"))["layers"] if file.exists() else ():

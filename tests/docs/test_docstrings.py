@@ -13,7 +13,8 @@ SHARED_PROCESSES = ("forked_", "kept_base")  # files that stay as they are until
 NO_SUBJECT = re.compile(  # a noun without a verb, or a sentence whose subject is hidden
     r"(a|an|all|another|any|as|at|both|by|each|every|for|from|how|in|its|no|none|of|on|one|several|so|some|that"
     r"|the|their|these|those|to|two|what|whatever|when|where|whether|which|who|whoever|whose|whom|why|with|within"
-    r"|without|mean|sha256)\b|[^A-Z]",
+    r"|without|mean|sha256|also|among|before|called|exact|many|newest|not|over|passed|since|whole)\b"
+    r"|(?-i:[^A-Z])|\w+ ->",
     re.IGNORECASE,
 )
 
@@ -51,6 +52,8 @@ def test_a_noun_alone_and_a_hidden_subject_are_no_sentence() -> None:
         "What is due now.",
         "Of equal bytes the named one.",
         "sha256 of it.",
+        "declaration.json, as it was frozen.",
+        "Key -> stamp of every variant.",
     ):
         assert not is_sentence(said)
     assert is_sentence("Return the digest of a payload.")

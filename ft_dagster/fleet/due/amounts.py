@@ -67,7 +67,9 @@ class PlannedCost:
 
 
 class PaidFor(NamedTuple):
-    """Hours by the clock of a training that has finished: as they were planned (0: not), and as they were."""
+    """Holds the hours by the clock of a training that has finished: as they were planned (0: not), and as
+    they were.
+    """
 
     planned: float
     real: float

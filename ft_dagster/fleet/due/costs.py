@@ -117,7 +117,7 @@ def shown_hours(hours: float) -> str:
 
 
 def shown_usd(usd: float) -> str:
-    """Cents below a hundred dollars."""
+    """Return US dollars, with cents below a hundred."""
     return f"{usd:,.0f}" if usd >= 100 else f"{usd:.2f}"
 
 
@@ -246,7 +246,9 @@ def _predicted(plan: Artifact | None) -> Mapping[str, Any]:
 
 
 def _devices(trained: Iterable[CostItem]) -> dict[str, str]:
-    """Variant or tenant -> the device that its newest training had; of what is shared, that of the newest."""
+    """Return variant or tenant -> the device that its newest training had; of what is shared, that of the
+    newest.
+    """
     newest: dict[str, str] = {}
     for item in sorted(trained, key=lambda item: item.at):
         for whose in filter(None, (item.variant, item.tenant, SHARED)):
@@ -289,7 +291,7 @@ def _item(artifact: Artifact, **known: Any) -> CostItem:
 
 
 def _price(catalogue: Catalogue, device: str) -> float | None:
-    """Dollars an hour, None where it is not known; of unlike GPUs of a host (`A + B`) their mean."""
+    """Return dollars an hour, None where it is not known; of unlike GPUs of a host (`A + B`) their mean."""
     cards = [catalogue.named_by_driver(name) for name in device.split(" + ")]
     prices = [None if card is None else card.usd_per_hour for card in cards]
     known = [price for price in prices if price is not None]

@@ -274,8 +274,8 @@ def _presses(each: _Ready, spread: timedelta, now: datetime) -> bool:
 
 
 def _rate(waiting: Sequence[_Ready], book: Book, spread: timedelta, now: datetime) -> float:
-    """Hours of retrains an hour at which all that waits has started in time, evenly: the largest of the work
-    until any time over the time until then; not more than a day's budget by the hour.
+    """Return the hours of retrains to start in an hour so that all that waits has started in time, evenly:
+    the largest of the work until any time over the time until then; not more than a day's budget by the hour.
     """
     if not spread:
         return 0.0

@@ -180,8 +180,8 @@ def enough(state: VariantState, kind: CauseKind) -> bool:
 
 
 def stamped_since(stamp: str) -> datetime | None:
-    """Since when the cause of a stamp stands, a further try's too; None where the stamp does not say it: an
-    age's says its deadline.
+    """Return since when the cause of a stamp stands, a further try's too; None where the stamp does not say
+    it: an age's says its deadline.
     """
     found = IN_STAMP.search(stamp)
     if found is None or stamp[: found.start()] == "age-":
@@ -193,7 +193,9 @@ def stamped_since(stamp: str) -> datetime | None:
 
 
 def _cron_stamp(fire: datetime) -> str:
-    """Exact where the minute is not: a cron of five fields keeps the stamps that older versions gave."""
+    """Return the stamp of a cron, exact where the minute is not: a cron of five fields keeps the stamps that
+    older versions gave.
+    """
     return fire.strftime(EXACT_STAMP if fire.second else STAMP)
 
 

@@ -1,1 +1,1 @@
-"""Events are kept until each target was told."""
+"""Keeps events until each target was told."""

@@ -1,4 +1,4 @@
-"""Events brought to their targets: by POST to a webhook, or as a line of a file. Nothing is run.
+"""Delivers events to their targets: by POST to a webhook, or as a line of a file. Nothing is run.
 
 At least once: a target that took an event is noted after that, so one that was told as this process was
 killed is told again, by the same id.
@@ -88,7 +88,7 @@ def deliver(
 
 
 def _free(outbox: Outbox, targets: Mapping[str, NotificationTarget]) -> list[str]:
-    """Targets that nobody is telling, which are taken by this."""
+    """Take the targets that nobody else is telling."""
     with _guard:
         free = [name for name in targets if (outbox.url, name) not in _busy]
         _busy.update((outbox.url, name) for name in free)

@@ -1,4 +1,5 @@
-"""Events that are to be told, and which targets have been: a database of its own beside the fleet's.
+"""Keeps the events that are to be told, and which targets have been: a database of its own beside the
+fleet's.
 
 It may be lost: what happened within the last day is then told again, by the same ids.
 """
@@ -72,7 +73,7 @@ class TargetState(NamedTuple):
 
 
 class Outbox:
-    """Over one database; each method is one transaction."""
+    """Reads and writes one database; each method is one transaction."""
 
     def __init__(self, url: str) -> None:
         fix = "Wait, where it is busy; delete it where it is damaged: the last day is then told again"
@@ -195,7 +196,7 @@ def _content(event: FleetEvent, now: datetime) -> dict[str, object]:
 
 
 def wait_after(failures: int) -> timedelta:
-    """Before the next try, after so many of them failed."""
+    """Return how long to wait before the next try, after so many of them failed."""
     return min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures - 1, 10))
 
 

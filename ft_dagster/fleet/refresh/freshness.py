@@ -30,8 +30,8 @@ class RootCause(NamedTuple):
 
 
 def freshness(rows: Iterable[FleetRow]) -> dict[str, tuple[RootCause, ...]]:
-    """Key -> why a variant is out of date, its own causes first, then its parents'; none where it is fresh,
-    or was never trained.
+    """Return key -> why a variant is out of date, its own causes first, then its parents'; none where it is
+    fresh, or was never trained.
     """
     known = {row.key: row for row in rows}
     found: dict[str, tuple[RootCause, ...]] = {}

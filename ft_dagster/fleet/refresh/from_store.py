@@ -254,7 +254,7 @@ def _verdict(evaluation: Artifact | None) -> Verdict | None:
 
 
 def _gain(verdict: Verdict) -> Gain | None:
-    """Over the base, at the first task that is judged."""
+    """Return the gain over the base, at the first task that is judged."""
     rule = next((rule for rule in verdict.rules if rule.rule == "task"), None)
     if rule is None:
         return None

@@ -94,7 +94,7 @@ class Difference(NamedTuple):
 
 
 def named_places(spec: VariantSpec) -> list[WatchedPlace]:
-    """Sources and base of a declaration."""
+    """Return the sources and the base of a declaration."""
     places = [WatchedPlace("data", s.path, s.revision, s.split) for s in spec.data.sources]
     if spec.base_model.source is not None:
         places.append(WatchedPlace("base", spec.base_model.source, spec.base_model.revision))

@@ -1,4 +1,4 @@
-"""Variants as declaration and store say them now; what is known of their runs stands."""
+"""Reads variants as declaration and store say them now; what is known of their runs stands."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ from ft_dagster.workspace.policy import own_entries, with_source
 
 
 class TasksNow(NamedTuple):
-    """Tasks as they are now. `digests`: by entry, by role; `names`: what scores call each entry; both None
-    where one cannot be read, and `wrong` says why.
+    """Holds tasks as they are now. `digests`: by entry, by role; `names`: what scores call each entry; both
+    None where one cannot be read, and `wrong` says why.
     """
 
     digests: Mapping[str, Mapping[str, str]] | None = None

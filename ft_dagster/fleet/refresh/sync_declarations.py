@@ -19,8 +19,9 @@ READ_SECONDS = 4.0
 
 
 class Noticed(NamedTuple):
-    """Keys. `valid`: read anew, and variants of the graph; `broken`: why each is none; `retired`: their file
-    is gone. `rows`: what the table is to have of all of these, once there are partitions for the valid ones.
+    """Lists keys by what became of them. `valid`: read anew, and variants of the graph; `broken`: why each is
+    none; `retired`: their file is gone. `rows`: what the table is to have of all of these, once there are
+    partitions for the valid ones.
     """
 
     valid: tuple[str, ...]

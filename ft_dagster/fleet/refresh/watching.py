@@ -109,8 +109,8 @@ def _list(
     again: Mapping[str, datetime],
     errors: dict[str, str],
 ) -> dict[str, str]:
-    """Place -> digest of its listing; `errors` gets why a place has none. Those that there is no time for
-    keep their turn, and those that were put off with one whose listing never ended get it back.
+    """Return place -> digest of its listing; `errors` gets why a place has none. Those that there is no time
+    for keep their turn, and those that were put off with one whose listing never ended get it back.
     """
     end, marks, turns, hung = time.monotonic() + LOOK_SECONDS, dict[str, str](), list(again), table.listing()
     at_once = 1 if hung else AT_ONCE  # to find out which it is

@@ -44,7 +44,7 @@ FEW = 500  # values in one question to the database
 
 
 class FleetTable:
-    """Over one database. What a method writes is written together, or not at all."""
+    """Reads and writes one database. What a method writes is written together, or not at all."""
 
     def __init__(self, url: str) -> None:
         self._database = _database(url)
@@ -80,7 +80,7 @@ class FleetTable:
         return self.meta(CHANGED)
 
     def stamps(self) -> dict[str, str]:
-        """Key -> stamp of every variant that is declared as far as is known."""
+        """Return key -> stamp of every variant that is declared as far as is known."""
         asked = sa.select(VARIANTS.c.key, VARIANTS.c.stamp).where(sa.not_(VARIANTS.c.retired))
         with self._database.reading() as connection:
             return {row.key: row.stamp for row in connection.execute(asked)}
@@ -102,11 +102,13 @@ class FleetTable:
         return self.rows(VARIANTS.c.next_look <= now.timestamp())
 
     def busy(self) -> float:
-        """Devices that runs in progress use, as they are expected to."""
+        """Return how many devices runs in progress use, as they are expected to."""
         return sum(row.state.cost.devices for row in self.rows(VARIANTS.c.running))
 
     def running_and_count(self) -> tuple[list[str], int]:
-        """Variants of which a run is in progress, as far as is known; and how many there are in all."""
+        """Return the variants of which a run is in progress, as far as is known; and how many there are in
+        all.
+        """
         count = sa.select(sa.func.count()).select_from(VARIANTS)
         with self._database.reading() as connection:
             running = connection.execute(sa.select(VARIANTS.c.key).where(VARIANTS.c.running)).scalars().all()
@@ -210,8 +212,9 @@ class FleetTable:
         return dict(found)
 
     def places_due(self, now: datetime, most: int) -> dict[str, float]:
-        """Place -> the fewest minutes between two looks that any who name it ask for; the longest due
-        first."""
+        """Return place -> the fewest minutes between two looks that any who name it ask for; the longest due
+        first.
+        """
         first = sa.func.min(PLACES.c.next_look)
         place, minutes = sa.func.min(PLACES.c.place), sa.func.min(PLACES.c.minutes)
         asked = sa.select(place.label("place"), minutes.label("minutes")).group_by(PLACES.c.id)
@@ -290,12 +293,14 @@ class FleetTable:
 
 
 def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    """FEW at a time."""
+    """Yield FEW at a time."""
     return (values[at : at + FEW] for at in range(0, len(values), FEW))
 
 
 def _to_change(connection: sa.Connection, keys: Sequence[str]) -> dict[str, FleetRow]:
-    """Rows as they are now, which nobody else changes until the transaction ends: a write comes first."""
+    """Return rows as they are now, which nobody else changes until the transaction ends: a write comes
+    first.
+    """
     named = VARIANTS.c.key.in_(keys)
     connection.execute(sa.update(VARIANTS).where(named).values(learnt=VARIANTS.c.learnt))
     found = connection.execute(sa.select(VARIANTS).where(named)).mappings()

@@ -180,7 +180,7 @@ def row_of(content: Any) -> FleetRow:
 
 @lru_cache(10_000)
 def _retrain(content: str) -> RetrainSpec:
-    """Many variants say the same, and it was valid when it was written: each text is validated once."""
+    """Validate each text once: many variants say the same, and it was valid when it was written."""
     return RetrainSpec.model_validate_json(content)
 
 
