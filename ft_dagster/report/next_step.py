@@ -43,7 +43,7 @@ GOES_ON = {  # what the run does after a stage by itself
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a variant's training. `verdict`: None before it was judged. `limit`: evaluation.limit.
+    """Holds what came of a training. `verdict`: None before it was judged. `limit`: evaluation.limit.
     `status`: of its weights in the release log, None where they are in none. `approvers`: who may approve;
     `doubt`: why one of them has to.
     """
