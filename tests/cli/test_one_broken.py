@@ -153,7 +153,9 @@ def test_run_all_waits_for_the_others_and_lists_what_failed_and_what_was_left_ou
     )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    *_, failed, left_out = done.stdout.splitlines()
+    *_, failed, judged, following, left_out = done.stdout.splitlines()
+    assert judged == "evil.odd: not judged yet"
+    assert following == "Next for evil.odd: Mend the cause that is named, then `ft-dagster run evil.odd`"
     assert failed.startswith("evil.odd failure: ")
     assert "rows\\udce9.jsonl is not UTF-8 text" in failed
     assert left_out.startswith("left out evil.broken: ")
