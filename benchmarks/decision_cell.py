@@ -27,7 +27,7 @@ def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> Non
     from ft_dagster.training.batches.mixture import open_split
     from ft_dagster.training.contract import recipe_digest
     from ft_dagster.training.progress import Silent
-    from ft_dagster.training.stop import Stop
+    from ft_dagster.training.stop_signals import Stop
 
     die_with_parent()
     keep_freed_memory()

@@ -23,10 +23,10 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ft_dagster.fleet.due.amounts import Amount, RetrainCost
-from ft_dagster.fleet.due.budget_ledger import Book, Charge, beyond, settled
+from ft_dagster.fleet.due.budget_ledger import BudgetLedger, Charge, beyond, settled
 from ft_dagster.fleet.due.due import EVEN_START, FleetState, NotDone, Pace, Retrain, due
 from ft_dagster.fleet.due.reasons import News, VariantState, next_look
+from ft_dagster.fleet.due.retrain_cost import Amount, RetrainCost
 from ft_dagster.settings import BudgetSettings, FleetSettings, PlatformOrder
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import RetrainSpec
@@ -223,7 +223,7 @@ class Simulation:
         charges = settled(self.charges.pop(number), foretold, real)
         more = beyond(foretold, real)
         if more.hours > 0:
-            book = Book(self.month.settings, [*self._charges(at), *charges])
+            book = BudgetLedger(self.month.settings, [*self._charges(at), *charges])
             charges += book.overrun(retrain.key.tenant, more, at)
         for charge in charges:
             place = charge.day, charge.tenant
@@ -250,7 +250,7 @@ def _spread_over(load: dict[int, float], start: float, hours: float, devices: fl
 
 
 def broken_promises(month: Month, days: int) -> list[str]:
-    book = Book(month.settings, month.charges)
+    book = BudgetLedger(month.settings, month.charges)
     most = month.settings.budget.hours_per_day or 0.0
     over = [
         f"{day}: {used.hours:.2f} h of {most:.2f}"
@@ -283,7 +283,7 @@ def plot(months: list[Month], days: int, file: Path) -> None:
     for month in months:
         hours = range(days * 24 if month.settings.spread_hours else 0)
         top.plot([hour / 24 for hour in hours], [month.load[hour] for hour in hours], lw=0.7)
-        book = Book(month.settings, month.charges)
+        book = BudgetLedger(month.settings, month.charges)
         first = START.date()
         used = [book.used(first + timedelta(days=day)).hours for day in range(days)]
         most = month.settings.budget.hours_per_day or 1.0
@@ -312,7 +312,7 @@ def main() -> None:
     for seed, (slack, spread) in enumerate(kinds):
         month = Simulation(seed, given.variants, given.days, slack, spread).run()
         months.append(month)
-        book = Book(month.settings, month.charges)
+        book = BudgetLedger(month.settings, month.charges)
         most = month.settings.budget.hours_per_day or 1.0
         fullest = max(book.used(charge.day).hours for charge in month.charges) / most
         print(

@@ -168,7 +168,7 @@ def train(folder: Path, case: dict[str, Any], model: Path, *, tracked: bool) -> 
     from ft_dagster.planning.dryrun.tracker import FROZEN, TRAINED, Tracker
     from ft_dagster.training.contract import read_run, recipe_digest
     from ft_dagster.training.progress import Console
-    from ft_dagster.training.stop import Stop
+    from ft_dagster.training.stop_signals import Stop
     from ft_dagster.training.trainer import build_trainer, prepare, training_arguments
 
     make_run(folder, case, model)

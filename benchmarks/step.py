@@ -87,7 +87,7 @@ def trainer_of(folder: Path) -> tuple[Any, Any]:
     """The trainer as its program builds it, and its FLOPs model."""
     from ft_dagster.training.contract import read_run, recipe_digest
     from ft_dagster.training.progress import Console
-    from ft_dagster.training.stop import Stop
+    from ft_dagster.training.stop_signals import Stop
     from ft_dagster.training.trainer import build_trainer, prepare, training_arguments
 
     run = read_run(folder)

@@ -26,10 +26,10 @@ from ft_dagster.automation.tags import CHARGES, DUE, VARIANT, variant_tags
 from ft_dagster.dagster_private import PARTITION
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decision import DAYS_BACK, decided, keep_owner, keep_pace, owner_of
-from ft_dagster.fleet.due.amounts import PaidFor
-from ft_dagster.fleet.due.budget_ledger import Book, Charge
+from ft_dagster.fleet.due.budget_ledger import BudgetLedger, Charge
 from ft_dagster.fleet.due.due import Decisions, Retrain
 from ft_dagster.fleet.due.reasons import next_look
+from ft_dagster.fleet.due.retrain_cost import PaidFor
 from ft_dagster.fleet.history import RunHistory, history
 from ft_dagster.fleet.log_once import log_once
 from ft_dagster.fleet.refresh.from_store import DAMAGE, known_version, learnt, out_of_reach, said_of
@@ -262,7 +262,7 @@ def _read(
 
 def _charge(settings: Settings, table: FleetTable, records: Iterable[dg.RunRecord], now: datetime) -> None:
     """Write what runs are charged, in place of what they were."""
-    store, book = settings.open_store(), Book(settings.fleet, table.charges((now - DAYS_BACK).date()))
+    store, book = settings.open_store(), BudgetLedger(settings.fleet, table.charges((now - DAYS_BACK).date()))
     for record in records:
         run = record.dagster_run.run_id
         before = table.charges_of(run)
@@ -274,7 +274,7 @@ def _charge(settings: Settings, table: FleetTable, records: Iterable[dg.RunRecor
             book.add(charge)
 
 
-def _charged(store: Store, record: dg.RunRecord, book: Book, before: list[Charge]) -> list[Charge]:
+def _charged(store: Store, record: dg.RunRecord, book: BudgetLedger, before: list[Charge]) -> list[Charge]:
     """Return what a run is charged; where that cannot be said, what it was `before`. Raises what came of a
     store that is out of reach.
     """

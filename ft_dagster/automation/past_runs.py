@@ -16,9 +16,9 @@ from ft_dagster.automation.processes.unfinished import is_retried
 from ft_dagster.automation.tags import CHARGES, DUE
 from ft_dagster.dagster_private import PARENT_RUN, PARTITION, RETRIED_BY
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.due.amounts import Amount
-from ft_dagster.fleet.due.budget_ledger import Book, Charge, beyond, settled
+from ft_dagster.fleet.due.budget_ledger import BudgetLedger, Charge, beyond, settled
 from ft_dagster.fleet.due.due import Retrain
+from ft_dagster.fleet.due.retrain_cost import Amount
 from ft_dagster.fleet.history import MOST_RUNS, PastRun, RunOutcome
 from ft_dagster.fleet.refresh.from_store import CLOCKS_APART, DAMAGE, hours_between, out_of_reach
 from ft_dagster.spec import VariantKey
@@ -153,7 +153,7 @@ def _positive(said: object) -> float:
     return float(said)
 
 
-def charged(store: Store, record: dg.RunRecord, book: Book) -> list[Charge]:
+def charged(store: Store, record: dg.RunRecord, book: BudgetLedger) -> list[Charge]:
     """Return what a run takes of the budgets: as reserved while it is in progress, then what it took.
 
     One that Dagster runs again was reserved once: its further try is an overrun. A run that no budget was

@@ -23,7 +23,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.row_choices import UsageBy
 
 if TYPE_CHECKING:
-    from ft_dagster.lineage.collect import Outcome
+    from ft_dagster.lineage.garbage_collection import Outcome
     from ft_dagster.lineage.idle_runs import IdleRun
     from ft_dagster.lineage.retention import Rules
     from ft_dagster.settings import Retention, Settings
@@ -161,7 +161,7 @@ def gc(
     """
     from rich.progress import track
 
-    from ft_dagster.lineage.collect import Outcome, collect
+    from ft_dagster.lineage.garbage_collection import Outcome, collect
     from ft_dagster.lineage.idle_runs import remove_run
     from ft_dagster.lineage.reachable import unreached
     from ft_dagster.store.contents import contents_of

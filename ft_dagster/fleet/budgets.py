@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ft_dagster.fleet.due.amounts import ANY, NOTHING, Amount
-from ft_dagster.fleet.due.budget_ledger import PLATFORM, Book, Charge
+from ft_dagster.fleet.due.budget_ledger import PLATFORM, BudgetLedger, Charge
 from ft_dagster.fleet.due.costs import CostItem, CostRow, cost_row, cost_rows, shown_hours, shown_usd
+from ft_dagster.fleet.due.retrain_cost import ANY, NOTHING, Amount
 from ft_dagster.report.tables import ABSENT
 from ft_dagster.settings import FleetSettings
 
@@ -55,13 +55,13 @@ def budget_rows(
     """Return a row for each tenant, the dearest first, then one of all together."""
     costs = {row.name: row for row in cost_rows(items, lambda item: item.tenant)}
     costs |= {tenant: CostRow(tenant) for tenant in sorted(set(tenants) - set(costs))}
-    book = Book(fleet, charges)
+    book = BudgetLedger(fleet, charges)
     known = set(tenants)
     rows = [_row(cost, name, book, now) if name in known else BudgetRow(cost) for name, cost in costs.items()]
     return [*rows, _row(cost_row(ALL, items), PLATFORM, book, now)]
 
 
-def _row(cost: CostRow, scope: str, book: Book, now: datetime) -> BudgetRow:
+def _row(cost: CostRow, scope: str, book: BudgetLedger, now: datetime) -> BudgetRow:
     today, limits = book.today(now), book.limits(scope)
     used, in_month = book.used(today, scope), book.used_in_month(today, scope)
     return BudgetRow(cost, used, limits.day, in_month, limits.month)

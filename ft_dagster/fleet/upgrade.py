@@ -22,7 +22,7 @@ import yaml
 
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.device_hours import EVALUATIONS, hours_of
-from ft_dagster.fleet.due.amounts import PaidFor, PlannedCost, expected_cost
+from ft_dagster.fleet.due.retrain_cost import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.refresh.from_store import DAMAGE, paid_for, planned_cost, said_of
 from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.provenance.manifest import local_environment

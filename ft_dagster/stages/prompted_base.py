@@ -1,4 +1,5 @@
-"""The base with 0, 4 and 8 examples of the training split in its prompt: how far it comes without a training.
+"""Asks the base with 0, 4 and 8 examples of the training split in its prompt: how far it comes without a
+training.
 
 Asked on at most 100 rows of the validation split, or of the test split beside base and tuned model. It knows
 of no plan, so that all plans of a data set share it, and so do a tenant's variants of equal data.
@@ -42,8 +43,9 @@ ASKED = ("evaluation.max_new_tokens", "evaluation.kind", "evaluation.seed")
 
 @dataclass(frozen=True)
 class PromptedInputs:
-    """`rows`: asked at most. `counts`: numbers of examples. `rendering`, `lead`: as of `questions.OwnTask`,
-    `ends`: as of the base's general scores. transformers answer, whatever engine a plan chooses.
+    """Names the inputs. `rows`: asked at most. `counts`: numbers of examples. `rendering`, `lead`: as of
+    `questions.OwnTask`, `ends`: as of the base's general scores. transformers answer, whatever engine a plan
+    chooses.
     """
 
     base_model: Artifact

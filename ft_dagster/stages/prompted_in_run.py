@@ -1,4 +1,5 @@
-"""When the base is asked with examples in its prompt: before a training, after an evaluation, or on request.
+"""Decides when the base is asked with examples in its prompt: before a training, after an evaluation, or on
+request.
 
 No key of a run has its answers: they decide nothing, and a failure of the asking stops no training.
 """

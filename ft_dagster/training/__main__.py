@@ -36,7 +36,7 @@ from ft_dagster.training.figures import forget_peaks
 from ft_dagster.training.methods.shared import SharedBase, free_memory
 from ft_dagster.training.oom_retry import OUT_OF_MEMORY, can_halve
 from ft_dagster.training.progress import Channel, open_channel
-from ft_dagster.training.stop import STATUS, Stop, Stopped
+from ft_dagster.training.stop_signals import STATUS, Stop, Stopped
 
 WORST = (DONE, PREEMPTED, BAD_INPUT, FAILED)
 

@@ -12,7 +12,7 @@ from ft_dagster.training.figures import peak_device_bytes, peak_process_bytes
 from ft_dagster.training.journal import Journal, JournalStep, StepLog
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.sft import TokenTrainer
-from ft_dagster.training.stop import Stop
+from ft_dagster.training.stop_signals import Stop
 from ft_dagster.training.watch.observer import Observer
 
 

@@ -26,7 +26,7 @@ from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import TaughtBy, packs, taught_by
 from ft_dagster.training.oom_retry import in_force
 from ft_dagster.training.progress import Channel, TrainingProgress
-from ft_dagster.training.stop import Stop
+from ft_dagster.training.stop_signals import Stop
 from ft_dagster.training.watch import forgetting
 from ft_dagster.training.watch.measuring import UNITS, Measuring, Split, plan_measuring
 from ft_dagster.training.watch.observer import Observer

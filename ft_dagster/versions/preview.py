@@ -208,8 +208,8 @@ def _recorded(workspace: _AsDeclared, declared: Declared) -> tuple[Artifact | No
 
 
 def _with_examples(workspace: _AsDeclared, declared: Declared) -> list[str]:
-    """What the base reaches with examples of the rows as declared; none where it was not asked, or the store
-    is damaged, which a run says.
+    """Return what the base reaches with examples of the rows as declared; none where it was not asked, or the
+    store is damaged, which a run says.
     """
     if not workspace.store.names(f"{workspace.prefix}/{PROMPTED_BASE.name}"):
         return []

@@ -1,4 +1,4 @@
-"""The base with examples in its prompt, for a plan: what stands of it, and asking it before any run."""
+"""Gives a plan the base with examples in its prompt: what stands of it, and asking it before any run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def ask_base(settings: Settings, key: VariantKey, run: RunOf) -> None:
 
 
 def stands_of_base(workspace: Workspace, declared: Declared, now: FoundNow) -> list[str]:
-    """What the base reached with examples of the rows as they are declared now; none where it was not asked.
+    """Return what the base reached with examples of the rows as they are declared now; none where it was not
+    asked.
 
     `workspace`: as a run would have it that began now. Of the heads of runs, and of those made ahead of one.
     """
@@ -72,7 +73,7 @@ def stands_of_base(workspace: Workspace, declared: Declared, now: FoundNow) -> l
 
 
 def _newest(workspace: Workspace, declared: Declared, now: FoundNow, heads: str) -> Iterator[Artifact]:
-    """The newest base and data set below these heads, each where it is that of the declaration."""
+    """Return the newest base and data set below these heads, each where it is that of the declaration."""
     for stage in (BASE_MODEL.name, TASK_DATASET.name):
         version = newest_artifacts(workspace.store, heads, stage)
         causes = difference(workspace, declared, version, now, exact=True) if version.artifacts else ()

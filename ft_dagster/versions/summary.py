@@ -51,7 +51,7 @@ def variant_summary(store: Store, key: VariantKey) -> VariantSummary:
 
 
 def with_examples_now(store: Store, key: VariantKey) -> Iterator[Prompted]:
-    """What the variant's newest base was asked with examples of its newest rows in the prompt."""
+    """Return what the variant's newest base was asked with examples of its newest rows in the prompt."""
     base, dataset = (read_head(store, key.prefix, stage.name) for stage in (BASE_MODEL, TASK_DATASET))
     if base is not None and dataset is not None:
         for each in answers_with_examples(store, key.prefix, base, dataset):

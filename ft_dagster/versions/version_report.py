@@ -261,7 +261,7 @@ def _skills(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
 
 
 def _with_examples(stored: VersionFiles, tuned: list[Sample]) -> list[list[Any]]:
-    """What the base reaches with examples in its prompt, on the test split beside the tuned model."""
+    """Return what the base reaches with examples in its prompt, on the test split beside the tuned model."""
     base, dataset = stored.artifact(BASE_MODEL.name), stored.artifact(TASK_DATASET.name)
     found = answers_with_examples(stored.store, stored.key.prefix, base, dataset)
     sides = [

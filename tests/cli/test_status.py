@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decision import sqlite_url
-from ft_dagster.fleet.due.amounts import Amount
+from ft_dagster.fleet.due.retrain_cost import Amount
 from ft_dagster.fleet.refresh.lost_store import KNOWN as KNOWN_STORE
 from ft_dagster.fleet.refresh.sync_declarations import notice
 from ft_dagster.fleet.table.table import FleetTable

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from ft_dagster.fleet.budgets import ALL, BudgetRow, budget_rows
-from ft_dagster.fleet.due.amounts import Amount
 from ft_dagster.fleet.due.budget_ledger import Charge
 from ft_dagster.fleet.due.costs import CostItem, CostRow
+from ft_dagster.fleet.due.retrain_cost import Amount
 from ft_dagster.fleet.live_page import (
     Approval,
     FleetNow,

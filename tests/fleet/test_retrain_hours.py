@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.fleet.device_hours import made
-from ft_dagster.fleet.due.amounts import PlannedCost
+from ft_dagster.fleet.due.retrain_cost import PlannedCost
 from ft_dagster.fleet.refresh.from_store import hours_between, paid_for
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store, exclusive, write_head

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.collect import collect
+from ft_dagster.lineage.garbage_collection import collect
 from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.release import history

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from ft_dagster.training.__main__ import train_all
 from ft_dagster.training.contract import read_run
 from ft_dagster.training.progress import Console
-from ft_dagster.training.stop import Stop
+from ft_dagster.training.stop_signals import Stop
 from tests.programs import RunningProgram
 
 Row = tuple[list[int], list[int]]  # token ids, flattened spans

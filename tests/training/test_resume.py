@@ -15,7 +15,7 @@ import pytest
 
 from ft_dagster.training import checkpoints, trainer
 from ft_dagster.training.__main__ import main
-from ft_dagster.training.stop import STATUS, Stopped
+from ft_dagster.training.stop_signals import STATUS, Stopped
 from tests.programs import RunningProgram
 from tests.training.runs import Runs, losses, payload_bytes, result_of, wait_for_step, write_mixture
 

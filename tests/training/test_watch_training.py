@@ -21,7 +21,7 @@ from ft_dagster.training.batches.mixture import open_split
 from ft_dagster.training.contract import Base, method_settings, read_run
 from ft_dagster.training.journal import Journal
 from ft_dagster.training.progress import Console
-from ft_dagster.training.stop import Stop
+from ft_dagster.training.stop_signals import Stop
 from ft_dagster.training.watch import degeneration, flops
 from ft_dagster.training.watch.reporting import Reports
 from tests.evaluation.questions import write_task

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from ft_dagster.fleet.due.amounts import ANY, NOTHING, Amount, RetrainCost
+from ft_dagster.fleet.due.retrain_cost import ANY, NOTHING, Amount, RetrainCost
 from ft_dagster.settings import BudgetSettings, FleetSettings
 
 PLATFORM = ""
@@ -53,7 +53,7 @@ class CannotPay(NamedTuple):
     again: datetime | None = None
 
 
-class Book:
+class BudgetLedger:
     """Charges by day and scope, over the budgets of `settings`."""
 
     def __init__(self, settings: FleetSettings, charges: Iterable[Charge] = ()) -> None:

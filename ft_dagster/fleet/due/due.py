@@ -19,9 +19,9 @@ from datetime import UTC, datetime, timedelta
 from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
-from ft_dagster.fleet.due.amounts import RetrainCost
-from ft_dagster.fleet.due.budget_ledger import PLATFORM, Book, CannotPay, Charge, never_paid
+from ft_dagster.fleet.due.budget_ledger import PLATFORM, BudgetLedger, CannotPay, Charge, never_paid
 from ft_dagster.fleet.due.reasons import DAY, NEWS, PATIENCE, Cause, VariantState, causes, enough, too_little
+from ft_dagster.fleet.due.retrain_cost import RetrainCost
 from ft_dagster.fleet.log_once import log_once
 from ft_dagster.settings import FleetSettings
 from ft_dagster.spec import VariantKey
@@ -161,7 +161,7 @@ class _Ready(NamedTuple):
 def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
     """Return what is to be started at `now`, in order, and each due thing that is not, with why not."""
     ready, not_done = _ready(state.variants, policy, now)
-    book = Book(policy, state.charges)
+    book = BudgetLedger(policy, state.charges)
     spread = timedelta(hours=policy.spread_hours)
     waiting = [each for each in ready if not _presses(each, spread, now)]
     pace = state.pace.now(now, _rate(waiting, book, spread, now))
@@ -273,7 +273,7 @@ def _presses(each: _Ready, spread: timedelta, now: datetime) -> bool:
     return any(cause.kind in ("age", "order") and cause.deadline <= soon for cause in each.reasons)
 
 
-def _rate(waiting: Sequence[_Ready], book: Book, spread: timedelta, now: datetime) -> float:
+def _rate(waiting: Sequence[_Ready], book: BudgetLedger, spread: timedelta, now: datetime) -> float:
     """Return the hours of retrains to start in an hour so that all that waits has started in time, evenly:
     the largest of the work until any time over the time until then; not more than a day's budget by the hour.
     """
@@ -297,7 +297,7 @@ def _spread_until(each: _Ready, spread: timedelta, now: datetime) -> datetime:
     return until if until > now else now + spread
 
 
-def _in_turn(ready: Sequence[_Ready], book: Book, now: datetime) -> Iterator[_Ready]:
+def _in_turn(ready: Sequence[_Ready], book: BudgetLedger, now: datetime) -> Iterator[_Ready]:
     """Yield the most urgent first, a tenant that had much of late giving way; asked anew after each of its
     own.
     """

@@ -12,9 +12,9 @@ from itertools import chain
 
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.device_hours import TAKE_DEVICES, computed, hours_of, made
-from ft_dagster.fleet.due.amounts import Amount, PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.due.costs import STAGES, cost_items, cost_row
 from ft_dagster.fleet.due.reasons import EXACT_STAMP, News, next_look, not_dealt_with
+from ft_dagster.fleet.due.retrain_cost import Amount, PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.refresh.listing import unasked_places
 from ft_dagster.fleet.refresh.shared_state import SharedState

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.due.amounts import expected_cost
 from ft_dagster.fleet.due.reasons import VariantState
+from ft_dagster.fleet.due.retrain_cost import expected_cost
 from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.spec import Declarations, VariantKey

@@ -18,9 +18,9 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from ft_dagster.fleet.due.amounts import Amount, PaidFor
 from ft_dagster.fleet.due.budget_ledger import Charge
 from ft_dagster.fleet.due.reasons import News, VariantState
+from ft_dagster.fleet.due.retrain_cost import Amount, PaidFor
 from ft_dagster.fleet.table.database import SharedDatabase
 from ft_dagster.fleet.table.table_rows import (
     CHARGES,

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from ft_dagster.fleet.due.amounts import Amount, PaidFor, RetrainCost
 from ft_dagster.fleet.due.reasons import News, VariantState
+from ft_dagster.fleet.due.retrain_cost import Amount, PaidFor, RetrainCost
 from ft_dagster.fleet.table.version import KnownVersion
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import RetrainSpec

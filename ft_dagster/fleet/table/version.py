@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from ft_dagster.fleet.due.amounts import NOTHING, Amount
+from ft_dagster.fleet.due.retrain_cost import NOTHING, Amount
 from ft_dagster.lineage.stale import StaleCause
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.fleet.due.amounts import Amount
-from ft_dagster.fleet.due.budget_ledger import Book, Charge
+from ft_dagster.fleet.due.budget_ledger import BudgetLedger, Charge
 from ft_dagster.fleet.due.due import EVEN_START, Decisions, FleetState, due
 from ft_dagster.fleet.due.reasons import News, VariantState, causes
+from ft_dagster.fleet.due.retrain_cost import Amount
 from ft_dagster.fleet.history import PastRun, history
 from ft_dagster.settings import BudgetSettings, FleetSettings, PlatformOrder
 from tests.fleet.fleets import (
@@ -124,11 +124,13 @@ def test_a_plan_of_years_is_refused_and_starts_no_others_sooner() -> None:
     assert (decisions.retrains, decisions.pace) == (alone.retrains, alone.pace)
 
 
-@pytest.mark.parametrize("where", ["ft_dagster.fleet.due.due.causes", "ft_dagster.fleet.due.due.Book.place"])
+@pytest.mark.parametrize(
+    "where", ["ft_dagster.fleet.due.due.causes", "ft_dagster.fleet.due.due.BudgetLedger.place"]
+)
 def test_an_error_that_nobody_foresaw_of_one_variant_is_said_once_and_stops_no_other(
     where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = causes if where.endswith("causes") else Book.place
+    real = causes if where.endswith("causes") else BudgetLedger.place
 
     def fails(*given: Any, **named: Any) -> Any:
         if "acme" in str(given):
@@ -335,7 +337,7 @@ def test_a_dear_one_is_not_starved_by_cheap_ones_that_come_each_day(overrun: flo
         cheap = [replace(each, served=since, known_since=since) for each in cheap]
         decisions = decided(dear, *cheap, policy=policy, charges=charges, at=at)
         charges += [charge for retrain in decisions.retrains for charge in retrain.charges]
-        charges += Book(policy, charges).overrun("globex", Amount(overrun), at)
+        charges += BudgetLedger(policy, charges).overrun("globex", Amount(overrun), at)
         if "acme.dear" in started(decisions):
             return
     pytest.fail("it waited for a week")

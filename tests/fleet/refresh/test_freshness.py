@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.fleet.due.amounts import Amount
+from ft_dagster.fleet.due.retrain_cost import Amount
 from ft_dagster.fleet.refresh.freshness import RootCause, freshness
 from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import FleetRow

@@ -15,9 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.due.amounts import Amount, PaidFor, expected_cost
 from ft_dagster.fleet.due.budget_ledger import Charge
 from ft_dagster.fleet.due.reasons import News, VariantState
+from ft_dagster.fleet.due.retrain_cost import Amount, PaidFor, expected_cost
 from ft_dagster.fleet.events.events import FleetEvent
 from ft_dagster.fleet.events.outbox import Outbox
 from ft_dagster.fleet.table.table import FleetTable, emptied

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ft_dagster.fleet.due.amounts import Amount
 from ft_dagster.fleet.due.costs import cost_row, read_costs
+from ft_dagster.fleet.due.retrain_cost import Amount
 from ft_dagster.fleet.refresh.from_store import known_version
 from ft_dagster.fleet.refresh.listing import unasked_places
 from ft_dagster.fleet.refresh.shared_state import SharedState

@@ -18,7 +18,7 @@ from ft_dagster.training.batches import apart
 from ft_dagster.training.batches.apart import leak_of, measured_leak
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.progress import Console
-from ft_dagster.training.stop import Stop
+from ft_dagster.training.stop_signals import Stop
 from ft_dagster.training.trainer import build_trainer, prepare, training_arguments
 from tests.tiny_classes import EXPERTS, PLAIN, STATEFUL, make_tiny, tiny_config
 from tests.training.runs import Runs, made_rows, result_of, train

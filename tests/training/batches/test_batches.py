@@ -21,7 +21,7 @@ from ft_dagster.training.batches.mixture import Examples
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.loss import loss_of_fused_head
 from ft_dagster.training.progress import Console
-from ft_dagster.training.stop import Stop
+from ft_dagster.training.stop_signals import Stop
 from ft_dagster.training.trainer import Work, build_trainer, prepare, training_arguments
 from tests.training.runs import Runs
 

@@ -15,7 +15,7 @@ from ft_dagster.training import checkpoints
 from ft_dagster.training.__main__ import train_all
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.progress import Console
-from ft_dagster.training.stop import Stop
+from ft_dagster.training.stop_signals import Stop
 from ft_dagster.training.trainer import Work, build_trainer, prepare, training_arguments
 from tests.training.runs import LORA, Runs, made_rows, payload_bytes, result_of, write_shard
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ft_dagster.fleet.due.amounts import UNKNOWN_HOURS, Amount, PaidFor, PlannedCost, expected_cost
+from ft_dagster.fleet.due.retrain_cost import UNKNOWN_HOURS, Amount, PaidFor, PlannedCost, expected_cost
 
 PLAN = PlannedCost(hours=2.0, devices=4, usd=20.0)
 

@@ -18,7 +18,7 @@ from ft_dagster.cluster import Cluster
 from ft_dagster.launch.launcher import Belongings, Job, LentFolder
 from ft_dagster.launch.remote.kept import Kept
 from ft_dagster.launch.remote.staging import Staging, forget
-from ft_dagster.lineage.collect import Outcome, collect
+from ft_dagster.lineage.garbage_collection import Outcome, collect
 from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.settings import Retention

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.collect import Outcome, collect
+from ft_dagster.lineage.garbage_collection import Outcome, collect
 from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.release import ReleaseRequest, export_of, promote
 from ft_dagster.lineage.retention import Rules
@@ -317,7 +317,7 @@ def test_a_collection_that_was_killed_before_the_tombstone_is_ended_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("ft_dagster.lineage.collect.finish_removal", die)
+        patched.setattr("ft_dagster.lineage.garbage_collection.finish_removal", die)
         for _ in range(2):  # one is claimed by each
             with pytest.raises(KeyboardInterrupt):
                 collected(store, rules(0))
