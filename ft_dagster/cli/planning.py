@@ -12,13 +12,13 @@ from ft_dagster.cli.common import PLANNING, Json, Key, app, load_settings, out, 
 from ft_dagster.cli.steps import steps_said
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import DEFAULT, known
-from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.planning.cost.serving import Manner
     from ft_dagster.planning.estimate import SurveyDocument
     from ft_dagster.planning.hardware.catalogue import Catalogue, Hardware
+    from ft_dagster.settings import Settings
 
 
 def _as_svg(picture: Path | None) -> Path | None:
