@@ -182,7 +182,7 @@ def _state(row: FleetRow, causes: tuple[RootCause, ...], decision: Retrain | Not
 
 
 def _is_refused(row: FleetRow, version: KnownVersion) -> bool:
-    """Whether its verdict did not pass, and is why its newest run failed, if one did."""
+    """Say whether its verdict did not pass, and is why its newest run failed, if one did."""
     if version.gate not in NO_PASS:
         return False
     return not row.state.failures or (version.verdict or "") in (row.state.failure or "")

@@ -11,9 +11,10 @@ from ft_dagster.lineage.release import rolled_back
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """`version`: the newest of these weights, or the one in production; `production`: what is served now;
-    `newest`: of all versions. `was_served`: it was in production before. `rolled_back`: why it was, and
-    `unmeasured` why it could not be held against production; None where that is not so.
+    """Tells where a version stands. `version`: the newest of these weights, or the one in production;
+    `production`: what is served now; `newest`: of all versions. `was_served`: it was in production before.
+    `rolled_back`: why it was, and `unmeasured` why it could not be held against production; None where that
+    is not so.
     """
 
     version: int
@@ -29,7 +30,7 @@ class VersionStatus:
 
     @property
     def waits(self) -> bool:
-        """Whether somebody has to approve it: the newest version, never served, not taken back."""
+        """Say whether somebody has to approve it: the newest version, never served, not taken back."""
         untouched = not self.was_served and self.rolled_back is None
         return untouched and not self.is_served and self.version == self.newest
 

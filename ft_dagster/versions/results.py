@@ -1,4 +1,4 @@
-"""What came of a variant's weights, as sentences of report, pages and commands need it."""
+"""Tells what came of a variant's weights, as sentences of report, pages and commands need it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def result_of(
     *,
     entry: ReleaseEntry | None = None,
 ) -> Result:
-    """What came of an evaluation (None: there is none). `spec`: the declaration, which says who approves;
-    `entry`: the release, where one of several of the same weights is meant.
+    """Return what came of an evaluation (None: there is none). `spec`: the declaration, which says who
+    approves; `entry`: the release, where one of several of the same weights is meant.
     """
     verdict = judged.figures.get("verdict") if judged else None
     weights = judged.inputs.get(FINE_TUNED_MODEL.name) if judged else None
@@ -52,7 +52,7 @@ def result_of(
 
 
 def newest_result(settings: Settings, key: VariantKey) -> Result | None:
-    """What came of a variant's newest evaluation; None where there is none."""
+    """Return what came of a variant's newest evaluation; None where there is none."""
     store = settings.open_store()
     judged = read_head(store, key.prefix, EVALUATION.name)
     if judged is None:
@@ -61,7 +61,7 @@ def newest_result(settings: Settings, key: VariantKey) -> Result | None:
 
 
 def frozen_spec(store: Store, key: VariantKey) -> VariantSpec:
-    """The declaration as the variant froze it last. Raises UserError where there is none."""
+    """Return the declaration as the variant froze it last. Raises UserError where there is none."""
     frozen = read_head(store, key.prefix, DECLARATION.name)
     if frozen is None:
         raise UserError(f"{key} has no declaration in the store", fix="Materialize declaration")
@@ -70,8 +70,8 @@ def frozen_spec(store: Store, key: VariantKey) -> VariantSpec:
 
 
 def rows_may_be_shown(made_of: Mapping[str, Artifact], spec: VariantSpec) -> bool:
-    """Whether the declaration lets a tenant's rows be shown, and did when its mixture was made. `made_of`:
-    the artifacts of a version, by stage.
+    """Say whether the declaration lets a tenant's rows be shown, and did when its mixture was made.
+    `made_of`: the artifacts of a version, by stage.
     """
     mixture = made_of.get(TRAINING_MIXTURE.name)
     data = {} if mixture is None else mixture.spec.get("spec", {}).get("data", {})
@@ -81,8 +81,8 @@ def rows_may_be_shown(made_of: Mapping[str, Artifact], spec: VariantSpec) -> boo
 def shown_answers(
     store: Store, cache: Path, made_of: Mapping[str, Artifact], spec: VariantSpec
 ) -> ChangedAnswers | None:
-    """A few answers of base and tuned model; None where no task of its own was judged, or the base's answers
-    are gone.
+    """Return a few answers of base and tuned model; None where no task of its own was judged, or the base's
+    answers are gone.
     """
     if any(stage.name not in made_of for stage in (BASE_EVALUATION, EVALUATION)):
         return None
@@ -96,7 +96,7 @@ def shown_answers(
 
 
 def newest_answers(settings: Settings, key: VariantKey) -> ChangedAnswers | None:
-    """The same of a variant's newest evaluation."""
+    """Return a few answers of the variant's newest evaluation."""
     store = settings.open_store()
     made_of = newest_artifacts(store, key.prefix, EVALUATION.name).artifacts
     if not made_of:

@@ -1,4 +1,4 @@
-"""The versions of a variant over time: what each scored at the task by which the newest is judged."""
+"""Follows the versions of a variant over time: what each scored at the task by which the newest is judged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAST = 2  # versions that make a course
 
 
 class _Scored(NamedTuple):
-    """A release and the rule of its own task."""
+    """Holds a release and the rule of its own task."""
 
     entry: ReleaseEntry
     rule: Rule

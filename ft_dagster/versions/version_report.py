@@ -231,7 +231,7 @@ def _ranks(evidence: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def _before_and_after(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
-    """A few answers of base and tuned; none where no task of its own was judged."""
+    """Return a few answers of base and tuned; none where no task of its own was judged."""
     changed = shown_answers(stored.store, stored.cache, stored.made.artifacts, spec)
     if changed is None:
         return []
