@@ -70,7 +70,7 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     entries = {
         "outcome": verdict_word(verdict),
         "rules": table(PAGE_RULES, page_rules_rows(rules)),
-        "examples_in_the_prompt": table(PROMPTED, prompted_rows(_with_examples(workspace, tuned))),
+        "with_examples": table(PROMPTED, prompted_rows(_with_examples(workspace, tuned))),
         **_skills(workspace, found, artifact),
         "degeneration": table(SIGNS, signs_rows(base, tuned, "general_prompts")),
         "regurgitation": table(SIGNS, signs_rows(base, tuned, "regurgitation")),

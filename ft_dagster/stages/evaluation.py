@@ -78,7 +78,7 @@ class EvaluationInputs:
     tries: Derived[int]
     chat: Annotated[dict[str, Any] | None, derived(questions.OTHER_CHAT)]
     own: Annotated[tuple[str, ...] | None, derived("{stage} took other tasks for the tenant's own choice")]
-    rules: Annotated[dict[str, int] | None, derived("{stage} was judged by other versions of the rules")]
+    rules: Host[dict[str, int] | None]  # by this version: who upgrades is told by `upgrade --plan` alone
     probed: Annotated[int | None, derived("{stage} was judged by another least number of probed rows")]
     policy: Policy = recorded()
     called: OwnChecks = recorded(default_factory=dict)

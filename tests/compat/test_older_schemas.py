@@ -23,7 +23,7 @@ READERS = {  # file of the package -> test that reads samples, the oldest schema
     "audit/proofs/proof_form.py": ["audit/test_questions.py::test_an_older_proof_of_absence_still_holds"],
     "data/rows/corpus.py": [CORPUS],
     "data/rows/dataset_figures.py": ["compat/test_old_data.py::test_rows_are_read_and_named_by_their_path"],
-    "fleet/table/table.py": [TABLE, TABLE],
+    "fleet/table/table.py": [TABLE] * 3,
     "launch/remote/order.py": [
         "launch/test_forged_orders.py::"
         "test_an_order_of_the_first_schema_with_an_environment_and_folders_of_its_own_is_refused"

@@ -127,5 +127,5 @@ def test_the_pages_of_training_and_evaluation_show_what_the_base_reaches(
             if event.asset_key is not None
         }
     assert "the base alone (token_f1" in str(shown["fine_tuned_model"]["without_training"].value)
-    page: Any = shown["evaluation"]["examples_in_the_prompt"]
+    page: Any = shown["evaluation"]["with_examples"]
     assert {record.data["examples in the prompt"] for record in page.records} == {"0", "4", "8"}

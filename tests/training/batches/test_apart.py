@@ -100,7 +100,7 @@ def test_it_is_measured_once_for_a_config_and_a_version_of_transformers(
     copy.write_bytes(llama.read_bytes())
     leak_of(copy, cache)
     assert measured == ["llama", "bamba"]
-    monkeypatch.setattr(apart, "version", lambda _: "another")
+    monkeypatch.setattr(apart, "_installed", lambda _: "another")
     leak_of(llama, cache)
     assert measured == ["llama", "bamba", "llama"]
 
