@@ -31,8 +31,9 @@ def test_a_failed_training_is_said_when_it_fails_while_its_run_goes_on(tmp_path:
         said = next((line for line in lines if "the disk is full" in line), "")
         assert process.poll() is None  # its base is still judged
         (tmp_path / "go").touch()
-        *_, last, following = lines
+        *_, last, result, following = lines
         assert process.wait(120) == 1
     assert said.split(" ", 1)[1] == "acme.support failed: fine_tuned_model: the disk is full\n"
     assert last == "acme.support failure: fine_tuned_model: the disk is full\n"
+    assert result == "acme.support: not judged yet\n"
     assert following.startswith("Next for acme.support: ")
