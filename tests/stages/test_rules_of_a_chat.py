@@ -12,7 +12,6 @@ import pytest
 from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import OWN
-from ft_dagster.lineage.graph import find_digest
 from ft_dagster.settings import load_settings
 from ft_dagster.stages import (
     base_evaluation,
@@ -171,8 +170,8 @@ def test_production_on_another_base_is_asked_again_only_where_it_was_by_others(
     def make(*_: Any) -> Artifact:
         raise AskedAgain
 
-    standing, find = moved.ruled(chat, scores=False), find_digest
-    monkeypatch.setattr(verdicts, "find_digest", lambda *of: standing if of[2] == "evaluation" else find(*of))
+    standing = moved.ruled(chat, scores=False)
+    monkeypatch.setattr(verdicts, "released_evaluation", lambda *_: standing)
     monkeypatch.setattr(verdicts, "_regression", lambda *_: ())
     monkeypatch.setattr(DeclaredWorkspace, "make", make)
     monkeypatch.setattr(DeclaredWorkspace, "find", lambda self, stage: self.head(stage.name))
