@@ -34,7 +34,7 @@ ASKED = [
         "--base-model",
         "{folder}/project/models/tiny",
         "--data",
-        "{folder}/project/data",
+        "{folder}/project/data/places.jsonl",
     ],
     ["check", PLACES],
     ["show", PLACES],

@@ -59,7 +59,7 @@ def row(key: str, state: VariantStatus = "fresh", **known: Any) -> StatusRow:
         "tenant": key.partition(".")[0], "variant": key, "state": state, "cause": "", "causes": (),
         "version": 1, "waiting": None, "taken_back": None, "judged": "passed", "verdict": "Passed: all rules",
         "digest": "ab" * 32, "gain": None, "over_production": None, "age_days": 2.0, "hours": 1.5, "usd": 3.0,
-        "next": None, "why": "no retrain configured",
+        "next": None, "why": "no retrain configured", "result": "", "next_step": "",
     }  # fmt: skip
     return StatusRow(**plain | known)
 
