@@ -61,7 +61,7 @@ class MethodSpec(SpecModel):
         having = [method for method, settings in METHOD_SETTINGS.items() if switch in settings]
         if not having:
             return name
-        fix = f"Write {{name: {'lora' if 'lora' in having else having[-1]}, {switch}: true}}"
+        fix = f"Write {{name: {having[0]}, {switch}: true}}"
         raise PydanticCustomError("switch", f"{name} is a setting of a method", {"fix": fix})
 
     @field_validator("rank", mode="before", check_fields=False)

@@ -26,6 +26,7 @@ from ft_dagster.evaluation.tasks.tasks import resolve_tasks
 from ft_dagster.export.certificate import EXACT
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.run import hold as hold_export
+from ft_dagster.gate.prompted import EXAMPLES
 from ft_dagster.gate.samples import Sample, write_answers, write_samples, write_scores
 from ft_dagster.gate.sampling import order_of_asking
 from ft_dagster.gate.sequential_looks import batches
@@ -67,7 +68,8 @@ class Pretend:
         job.write_request()
 
     def start(self, job: Job, say: Say) -> int:
-        self.ran.append(job.program)
+        if not _with_examples(job.request):
+            self.ran.append(job.program)
         programs: dict[str, Callable[[Any], Figures]] = {
             "training": self._train,
             "evaluation": self._evaluate,
@@ -101,12 +103,14 @@ class Pretend:
         with held_files(request.output / FOLDER) as held:
             _, measured = hold(request, held)
         share = self.right[self._name_of(request)]
-        samples = list(_samples(request, share))
+        samples = [] if _with_examples(request) else list(_samples(request, share))
         write_samples(samples, request.output / "payload")
         write_scores(samples, request.output / "payload")
         write_answers([], request.output / "evidence")
         said = self.lie(measured.to_json())
         write_json(request.output / "evidence" / "measured.json", said)
+        if _with_examples(request):
+            write_json(request.output / "evidence" / EXAMPLES, {"rows": 0, "asked": 0, "left_out": {}})
         difference = {} if request.model.tuned is None else {"tuned_logit_difference": 1.0}
         return {
             "questions": len(samples),
@@ -133,6 +137,12 @@ class Pretend:
         write_json(request.evidence / "certificate.json", certificate.to_json())
         (request.evidence / "README.md").write_text("a card")
         return {"format": request.format, "certified": True, "certificate": {}, "measured": measured}
+
+
+def _with_examples(request: Any) -> bool:
+    """Whether the base is asked with examples in its prompt, which is in no list of what `ran`."""
+    split = request.test_split_task if isinstance(request, EvaluationRequest) else None
+    return split is not None and split.examples is not None
 
 
 def _texts(request: TextsRequest) -> Figures:

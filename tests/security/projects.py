@@ -65,7 +65,7 @@ def two_tenants(folder: Path) -> Path:
     write(project / "tenants/globex/places.yaml", "description: places\n")
     write(project / "corpora/general.yaml", {"description": "g", "sources": ["data/text.jsonl"]})
     write(project / "data/text.jsonl", json.dumps({"text": "general words"}) + "\n")
-    write(project / "data/acme/rows.jsonl", ROW * 20)
+    write(project / "data/acme/rows.jsonl", ROW * 40)
     write(project / "tasks/quiz.yaml", QUIZ)
     write(project / "tasks/quiz.jsonl", QUESTION)
     for place in (

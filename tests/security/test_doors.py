@@ -165,7 +165,7 @@ def test_a_folder_is_read_as_far_as_the_tenant_may_and_tells_of_nothing_else(
     project: Path, path: str
 ) -> None:
     for name in ("acme", "globex"):
-        write(project / "rows" / name / "rows.jsonl", ROW * 20)
+        write(project / "rows" / name / "rows.jsonl", ROW * 40)
     declare(project, **sources(path))
     roots = load_settings(project).roots("acme")
     for _ in ("another tenant's folder is there", "it is not"):
@@ -233,9 +233,9 @@ def test_a_saved_data_set_names_no_file_outside(project: Path) -> None:
 
 
 def test_what_the_platform_names_may_be_read(project: Path) -> None:
-    outside = write(project.parent / "lent/rows.jsonl", ROW * 20).parent
+    outside = write(project.parent / "lent/rows.jsonl", ROW * 40).parent
     declare(project, **sources(str(outside), "data/globex/shared/rows.jsonl"))
-    write(project / "data/globex/shared/rows.jsonl", ROW * 20)
+    write(project / "data/globex/shared/rows.jsonl", ROW * 40)
     assert len(mistakes(project)) == 2
     settle(
         project,
