@@ -58,7 +58,7 @@ class MethodSpec(SpecModel):
     def _is_no_switch(cls, name: Any) -> Any:
         """Say how a variant of LoRA that is a setting here (`dora`) is declared."""
         switch = f"use_{name}".lower() if isinstance(name, str) else ""
-        having = [method for method, settings in METHOD_SETTINGS.items() if switch in settings]
+        having = [method for method in METHODS if switch in METHOD_SETTINGS[method]]
         if not having:
             return name
         fix = f"Write {{name: {having[0]}, {switch}: true}}"
