@@ -127,7 +127,7 @@ def differences(recipe: Recipe, head: Artifact | None) -> list[str]:
     if head is None:
         return []
     then, now = {**head.spec, **head.inputs}, {**recipe.spec, **recipe.inputs}
-    named = {_named(".".join(path)) for path in differing(then, now)}
+    named = {_named(".".join(path)) for path in differing(then, now) if path[0] in now}
     return sorted(name for name in named if not any(other.startswith(f"{name}.") for other in named))
 
 
