@@ -20,6 +20,7 @@ OTHER_MEANINGS = {  # where a word that is a stage's name means something else
     "assets/release.py": "a group of assets",
     "audit/index/artifact_records.py": "the state of a row that was probed",
     "automation/experiments/experiments.py": "the content of a declaration",
+    "cli/commands.py": "a command",
     "cli/planning.py": "who said a value",
     "lineage/entry.py": "an action",
     "planning/methods/sharding.py": "who said a value",

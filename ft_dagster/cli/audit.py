@@ -34,11 +34,11 @@ from ft_dagster.cli.audit_shown import (
     unread_parts,
     verified_parts,
 )
+from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
     KEEPING,
     Json,
     Key,
-    app,
     declared_keys,
     declaring_tenants,
     load_settings,

@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+import typer
 from typer import main
 from typer.core import TyperGroup
+
+from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
 
 FILES = {  # with their commands, in the order in which --help shows them
     "project": ("init",),
@@ -47,8 +50,6 @@ class Commands(TyperGroup):
         return list(dict.fromkeys(name for names in FILES.values() for name in names))
 
     def _import(self, files: Iterable[str]) -> None:
-        from ft_dagster.cli.common import app
-
         missing = [file for file in files if file not in self._imported]
         for file in missing:
             import_module(f"ft_dagster.cli.{file}")
@@ -57,10 +58,22 @@ class Commands(TyperGroup):
             self.commands.update(main.get_group(app).commands)
 
 
+EXIT_CODES = (
+    f"Exit codes: {DONE} done; {FAILED} it ran, but failed (a run that failed, a plan "
+    f"that does not fit, some of several declarations that are wrong); {BAD_INPUT} a mistake in what was "
+    f"given, said in one line; {TRANSIENT} the storage could not be reached; {CANCELLED} cancelled."
+)
+app = typer.Typer(
+    cls=Commands,
+    help="Fine-tune language models for many tenants: declare, plan, run, compare, release.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
 def all_commands() -> Commands:
     """Return the group with every command in it, in the order of `--help`."""
-    from ft_dagster.cli.common import app
-
     group = main.get_command(app)
     assert isinstance(group, Commands)
     group.commands = {name: group.commands[name] for name in group.list_commands(None)}

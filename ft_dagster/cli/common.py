@@ -20,9 +20,9 @@ from rich.text import Text
 
 from ft_dagster.automation.patience import be_patient
 from ft_dagster.cli.cells import Cell
-from ft_dagster.cli.commands import Commands
+from ft_dagster.cli.commands import app
 from ft_dagster.errors import UserError, in_one_line
-from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
+from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
 from ft_dagster.extras import left_out
 from ft_dagster.spec import VariantKey
 from ft_dagster.strict_json import dumps
@@ -31,18 +31,6 @@ if TYPE_CHECKING:
     from ft_dagster.settings import Settings
     from ft_dagster.spec import Declarations, Declared
 
-EXIT_CODES = (
-    f"Exit codes: {DONE} done; {FAILED} it ran, but failed (a run that failed, a plan "
-    f"that does not fit, some of several declarations that are wrong); {BAD_INPUT} a mistake in what was "
-    f"given, said in one line; {TRANSIENT} the storage could not be reached; {CANCELLED} cancelled."
-)
-app = typer.Typer(
-    cls=Commands,
-    help="Fine-tune language models for many tenants: declare, plan, run, compare, release.",
-    epilog=EXIT_CODES,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
 GARBAGE = 200_000  # objects between two collections: importing makes many that stay
 WIDEST = 10_000  # columns of a table that is piped
 out = Console(width=None if sys.stdout.isatty() else 120)

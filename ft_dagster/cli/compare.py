@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ft_dagster.automation.picture import picture
+from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
     JUDGING,
     Json,
     SomeKeys,
-    app,
     declarations_in,
     escape,
     keys_of,

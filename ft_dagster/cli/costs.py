@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ft_dagster.automation.picture import table_of_store
+from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
     RUNNING,
     Json,
     Keys,
-    app,
     declarations_in,
     escape,
     keys_of,

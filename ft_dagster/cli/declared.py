@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
     DECLARING,
     Json,
     Key,
     Keys,
-    app,
     declarations_in,
     escape,
     keys_of,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
     JUDGING,
     Json,
     Key,
-    app,
     escape,
     load_settings,
     load_variant,

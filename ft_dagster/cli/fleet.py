@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ft_dagster.cli.common import RUNNING, Json, app, escape, load_settings, out, print_json, show_rows
+from ft_dagster.cli.commands import app
+from ft_dagster.cli.common import RUNNING, Json, escape, load_settings, out, print_json, show_rows
 
 fleet = typer.Typer(help="Retrains of all variants: when, why, at what cost.", no_args_is_help=True)
 app.add_typer(fleet, name="fleet", rich_help_panel=RUNNING)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ft_dagster.cli.common import PLANNING, Json, Key, app, load_settings, out, print_json, quiet, show, tell
+from ft_dagster.cli.commands import app
+from ft_dagster.cli.common import PLANNING, Json, Key, load_settings, out, print_json, quiet, show, tell
 from ft_dagster.cli.steps import steps_said
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import DEFAULT, known

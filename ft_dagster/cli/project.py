@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ft_dagster.cli.common import DECLARING, Json, app, out, print_json, tell
+from ft_dagster.cli.commands import app
+from ft_dagster.cli.common import DECLARING, Json, out, print_json, tell
 
 
 @app.command(rich_help_panel=DECLARING)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
     RELEASING,
     Json,
     Key,
     Keys,
-    app,
     declarations_in,
     keys_of,
     load_settings,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
     RELEASING,
     Json,
     Key,
-    app,
     escape,
     load_settings,
     load_variant,

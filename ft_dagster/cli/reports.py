@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft_dagster.cli.common import (
-    RELEASING,
-    Json,
-    MaybeKey,
-    app,
-    declarations_in,
-    load_settings,
-    print_json,
-    tell,
-)
+from ft_dagster.cli.commands import app
+from ft_dagster.cli.common import RELEASING, Json, MaybeKey, declarations_in, load_settings, print_json, tell
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, NotRequired, TypedDict
 import typer
 from rich.console import Console
 
+from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
     JUDGING,
     RUNNING,
     Json,
     Keys,
-    app,
     declarations_in,
     keys_of,
     load_settings,

@@ -11,11 +11,11 @@ import typer
 from rich.table import Table
 
 from ft_dagster.automation.picture import picture
+from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
     RUNNING,
     Json,
     Keys,
-    app,
     declarations_in,
     escape,
     keys_of,

@@ -18,7 +18,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ft_dagster.cli.common import KEEPING, Json, app, escape, load_settings, out, print_json, show, tell
+from ft_dagster.cli.commands import app
+from ft_dagster.cli.common import KEEPING, Json, escape, load_settings, out, print_json, show, tell
 from ft_dagster.errors import UserError
 from ft_dagster.row_choices import UsageBy
 

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from ft_dagster.cli.audit import RecordCounts, ask, write_records, written_sentence
-from ft_dagster.cli.common import RELEASING, Json, Key, app, load_settings, print_json, show_rows, tell
+from ft_dagster.cli.commands import app
+from ft_dagster.cli.common import RELEASING, Json, Key, load_settings, print_json, show_rows, tell
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import FINE_TUNED_MODEL
 

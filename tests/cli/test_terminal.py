@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from ft_dagster.automation.patience import START_SECONDS
 from ft_dagster.cli import app, common
-from ft_dagster.cli.commands import all_commands
-from ft_dagster.cli.common import EXIT_CODES, main, show
+from ft_dagster.cli.commands import EXIT_CODES, all_commands
+from ft_dagster.cli.common import main, show
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
 from ft_dagster.lineage.verdict import Verdict

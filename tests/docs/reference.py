@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 import ft_dagster
-from ft_dagster.cli.commands import all_commands
-from ft_dagster.cli.common import EXIT_CODES
+from ft_dagster.cli.commands import EXIT_CODES, all_commands
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, VariantSpec
 from ft_dagster.spec.policy import PolicyFile

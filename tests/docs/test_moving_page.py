@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.spec import VariantSpec
-from tests.docs.test_pages import commands
+from tests.docs.page_commands import commands
 from tests.e2e.project import PLACES, THINGS
 from tests.e2e.workshop import Workshop
 from tests.present import present

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from ft_dagster.cli import app
 from ft_dagster.cli.commands import all_commands
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantSpec
+from tests.docs.page_commands import FENCE, commands
 from tests.e2e.project import edit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,6 @@ PAGES = [
     *sorted((ROOT / "benchmarks" / "notes").glob("*.md")),
 ]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^()\s]+)\)")
-FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
 
 
@@ -78,12 +77,6 @@ def test_the_front_pages_declaration_has_ten_lines_and_is_valid() -> None:
     assert len(written.splitlines()) == 10
     spec = VariantSpec.model_validate(yaml.safe_load(written))
     assert spec.release.approvers == ("ann",)
-
-
-def commands(page: str) -> list[list[str]]:
-    """The lines of a page that call the program, as words."""
-    found = re.findall(r"^(?:\$ )?(ft-dagster .*)$", "\n".join(FENCE.findall(page)), re.MULTILINE)
-    return [shlex.split(line, comments=True)[1:] for line in found]
 
 
 program = cache(all_commands)

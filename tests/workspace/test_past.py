@@ -86,7 +86,7 @@ def given_by(one: type) -> Iterator[tuple[str, Any]]:
         if each.__module__.startswith("ft_dagster."):
             names = vars(sys.modules[each.__module__])
             hints = dict(each.__annotations__ if "__annotations__" in vars(each) else {})
-            for name, member in vars(each).items():
+            for name, member in [*vars(each).items()]:
                 function = inspect.unwrap(getattr(member, "fget", getattr(member, "func", member)))
                 if inspect.isfunction(function):
                     hints[name] = function.__annotations__.get("return")
