@@ -40,7 +40,11 @@ CARDS = """cards:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
-    made = write_project(tmp_path_factory.mktemp("project"), tiny_model_folder)
+    return _project(tmp_path_factory.mktemp("project"), tiny_model_folder)
+
+
+def _project(folder: Path, model: Path) -> Path:
+    made = write_project(folder, model)
     for tenant in ("acme", "globex"):
         edit(made / "tenants" / tenant / "places.yaml", _bare)
     (made / "gpus.yaml").write_text(CARDS)
@@ -216,7 +220,8 @@ def _apply(declared: dict[str, Any], settings: Mapping[str, Any]) -> None:
 AT_ONCE = "from ft_dagster.cli import main, steps; steps.QUICK_SECONDS = 0.0; main()"
 
 
-def test_each_step_is_said_on_stderr_and_none_with_json(folder: Path) -> None:
+def test_each_step_is_said_on_stderr_and_none_with_json(tmp_path: Path, tiny_model_folder: Path) -> None:
+    folder = _project(tmp_path / "project", tiny_model_folder)  # of which nothing was made yet
     command = [sys.executable, "-c", AT_ONCE, "--project", str(folder), "plan", str(KEY)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     said = [line.partition(" s  ")[2] for line in done.stderr.splitlines()]
