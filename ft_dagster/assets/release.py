@@ -38,8 +38,8 @@ from ft_dagster.stage_entries import EVALUATION
 from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages import release_evaluation
-from ft_dagster.stages.export_lineage import made_of
-from ft_dagster.stages.verdicts import certificate_of
+from ft_dagster.stages.judging.export_lineage import made_of
+from ft_dagster.stages.judging.verdicts import certificate_of
 from ft_dagster.store import Artifact
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, open_version, why_not
 from ft_dagster.versions.version_report import keep_report

@@ -38,7 +38,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
-from ft_dagster.stages.export_lineage import source_files
+from ft_dagster.stages.judging.export_lineage import source_files
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 

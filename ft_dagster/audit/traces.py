@@ -15,7 +15,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import descendants, inputs
 from ft_dagster.spec.keys import HALF
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT, TASK_DATASET
-from ft_dagster.stages.export_lineage import source_files
+from ft_dagster.stages.judging.export_lineage import source_files
 
 MADE = "made from it"
 

@@ -40,7 +40,7 @@ def publish(
     --public, and then holds that version alone; HF_TOKEN is whose.
     """
     from ft_dagster.export.publish import publish_to_folder, publish_to_hub
-    from ft_dagster.stages.may_serve import refuse_unserved
+    from ft_dagster.stages.judging.may_serve import refuse_unserved
 
     settings, key = load_settings(context.obj), VariantKey.parse(variant)
     if (folder is None) == (hub is None):

@@ -134,7 +134,7 @@ def _doubt(settings: Settings, key: VariantKey, version: int | None) -> str | No
     """Say why a named approver has to decide on a version. Its export is hashed again, so that what is
     promoted is there and is what was judged. Raises UserError where it may not be served.
     """
-    from ft_dagster.stages.may_serve import may_serve, version_in
+    from ft_dagster.stages.judging.may_serve import may_serve, version_in
 
     return may_serve(settings, key, version_in(settings, key, version))
 

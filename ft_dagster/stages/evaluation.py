@@ -29,8 +29,8 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
 )
 from ft_dagster.stages import base_evaluation
-from ft_dagster.stages.prompted_in_run import ask_after_evaluation
-from ft_dagster.stages.train_test_overlap import refuse_trained_on
+from ft_dagster.stages.asking.prompted_in_run import ask_after_evaluation
+from ft_dagster.stages.asking.train_test_overlap import refuse_trained_on
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace import questions

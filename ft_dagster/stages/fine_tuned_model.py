@@ -20,7 +20,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
-from ft_dagster.stages.prompted_in_run import ask_before_training
+from ft_dagster.stages.asking.prompted_in_run import ask_before_training
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, TrainingRun
 from ft_dagster.training.oom_retry import wants_halving

@@ -37,9 +37,9 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
-from ft_dagster.stages.declared_now import refuse_unjudged
 from ft_dagster.stages.evaluation import JUDGED, Judging, rules_of, tries_of, verdict_on
-from ft_dagster.stages.verdicts import certificate_of, own_verdict, rejudge
+from ft_dagster.stages.judging.declared_now import refuse_unjudged
+from ft_dagster.stages.judging.verdicts import certificate_of, own_verdict, rejudge
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace import questions

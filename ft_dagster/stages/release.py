@@ -25,10 +25,10 @@ from ft_dagster.models.derived import base_folder
 from ft_dagster.report.next_step import Result, next_step
 from ft_dagster.spec.policy import POLICY_FILE
 from ft_dagster.stage_entries import BASE_MODEL, RELEASE, RELEASE_EVALUATION
-from ft_dagster.stages.declared_now import declared_workspace
-from ft_dagster.stages.may_serve import may_serve
+from ft_dagster.stages.judging.declared_now import declared_workspace
+from ft_dagster.stages.judging.may_serve import may_serve
+from ft_dagster.stages.judging.verdicts import own_verdict
 from ft_dagster.stages.release_evaluation import Judgement, judgement
-from ft_dagster.stages.verdicts import own_verdict
 from ft_dagster.store import Artifact
 from ft_dagster.workspace.stage import Step
 from ft_dagster.workspace.workspace import Workspace, refuse_experiment

@@ -28,12 +28,12 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages import evaluation as evaluation_stage
-from ft_dagster.stages.declared_now import DeclaredWorkspace, declared_workspace
+from ft_dagster.stages.asking.train_test_overlap import refuse_trained_on
 from ft_dagster.stages.evaluation import own_of
-from ft_dagster.stages.may_serve import Version, may_serve
-from ft_dagster.stages.train_test_overlap import refuse_trained_on
+from ft_dagster.stages.judging.declared_now import DeclaredWorkspace, declared_workspace
+from ft_dagster.stages.judging.may_serve import Version, may_serve
+from ft_dagster.stages.judging.verdicts import Held, against_production, certificate_of, predecessor, rejudge
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
-from ft_dagster.stages.verdicts import Held, against_production, certificate_of, predecessor, rejudge
 from ft_dagster.store import Artifact
 from ft_dagster.workspace.policy import refuse_frozen
 from ft_dagster.workspace.questions import own_checks

@@ -9,7 +9,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
-from ft_dagster.stages.export_lineage import artifacts_of
+from ft_dagster.stages.judging.export_lineage import artifacts_of
 from ft_dagster.workspace.rendered_prompts import RENDERING, has_conversations
 from ft_dagster.workspace.workspace import Workspace
 

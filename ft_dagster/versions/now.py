@@ -42,8 +42,8 @@ from ft_dagster.stage_entries import (
 )
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND, failed_check
 from ft_dagster.stages.declaration import content_of
-from ft_dagster.stages.export_lineage import frozen_declarations
 from ft_dagster.stages.general_corpus import corpora_stand
+from ft_dagster.stages.judging.export_lineage import frozen_declarations
 from ft_dagster.stages.release import Released, release
 from ft_dagster.store import SHARED, Artifact, Place, Store
 from ft_dagster.versions.version_artifacts import VersionArtifacts

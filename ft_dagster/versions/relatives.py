@@ -19,7 +19,7 @@ from ft_dagster.report.relatives import Relative
 from ft_dagster.spec import Declarations
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.stages.chain import CHAIN
-from ft_dagster.stages.export_lineage import ORDER
+from ft_dagster.stages.judging.export_lineage import ORDER
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.workspace.workspace import Workspace
 

@@ -15,7 +15,7 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
-from ft_dagster.stages.export_lineage import MadeOf, made_of
+from ft_dagster.stages.judging.export_lineage import MadeOf, made_of
 from ft_dagster.store import Artifact, Store, read_head, unreachable
 
 UNREADABLE = (UserError, OSError, KeyError, ValueError)  # what reading for a report may end in

@@ -26,7 +26,7 @@ from ft_dagster.cli.common import out
 from ft_dagster.data.rows.content import identity_of, normal_text
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
-from ft_dagster.stages.export_lineage import made_of
+from ft_dagster.stages.judging.export_lineage import made_of
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question, this_moment
 from tests.audit.proved import proof

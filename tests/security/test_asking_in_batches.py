@@ -14,8 +14,8 @@ from ft_dagster.lineage.tries import tries
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.report.next_step import SERVED
 from ft_dagster.stages.chain import CHAIN, run_chain
+from ft_dagster.stages.judging.verdicts import rejudge
 from ft_dagster.stages.release import Released, release
-from ft_dagster.stages.verdicts import rejudge
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit, write_project
 from tests.security.pretend import KEY, PREFIX, Pretend, desk

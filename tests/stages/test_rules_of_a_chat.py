@@ -22,10 +22,15 @@ from ft_dagster.stages import (
     production_evaluation,
     task_dataset,
     training_mixture,
-    verdicts,
 )
-from ft_dagster.stages.declared_now import DeclaredWorkspace, declared_workspace
-from ft_dagster.stages.verdicts import against_production, asked_alike, asked_by_its_rules, own_verdict
+from ft_dagster.stages.judging import verdicts
+from ft_dagster.stages.judging.declared_now import DeclaredWorkspace, declared_workspace
+from ft_dagster.stages.judging.verdicts import (
+    against_production,
+    asked_alike,
+    asked_by_its_rules,
+    own_verdict,
+)
 from ft_dagster.store import Artifact
 from ft_dagster.versions.now import FoundNow, difference
 from ft_dagster.versions.version_artifacts import version_artifacts

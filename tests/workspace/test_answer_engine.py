@@ -19,7 +19,7 @@ from ft_dagster.methods.prefix_tuning import PrefixSettings
 from ft_dagster.methods.prompt_tuning import PromptSettings
 from ft_dagster.settings import EvaluationSettings, Settings
 from ft_dagster.stages import base_evaluation, evaluation, model_export, training_plan
-from ft_dagster.stages.verdicts import asked_alike
+from ft_dagster.stages.judging.verdicts import asked_alike
 from ft_dagster.workspace.answer_engine import Engine, may_be_vllm, not_by_vllm, without_room
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace

@@ -23,10 +23,10 @@ from ft_dagster.stages import (
     model_export,
     production_evaluation,
     training_mixture,
-    verdicts,
 )
 from ft_dagster.stages.chain import CHAIN, run_chain, up_to
 from ft_dagster.stages.declaration import freeze
+from ft_dagster.stages.judging import verdicts
 from ft_dagster.stages.release import release
 from ft_dagster.store import Artifact
 from ft_dagster.versions.newest_model import newest_model

@@ -26,8 +26,8 @@ from ft_dagster.stage_entries import (
 )
 from ft_dagster.stages import production_evaluation
 from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
-from ft_dagster.stages.declared_now import DeclaredWorkspace
 from ft_dagster.stages.evaluation import Judging, own_of, tries_of, verdict_on
+from ft_dagster.stages.judging.declared_now import DeclaredWorkspace
 from ft_dagster.store import SHARED, Artifact
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.past import ProductionGone

@@ -14,8 +14,8 @@ from ft_dagster.report.prompted import Beside, on_same_questions, prompted_rows
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import base_evaluation, prompted_base
+from ft_dagster.stages.asking.prompted_in_run import ask_before_training
 from ft_dagster.stages.chain import CHAIN, run_chain
-from ft_dagster.stages.prompted_in_run import ask_before_training
 from ft_dagster.versions.version_report import version_report
 from ft_dagster.workspace.past import answers_with_examples
 from ft_dagster.workspace.workspace import RunOf, Workspace

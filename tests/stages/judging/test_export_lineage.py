@@ -15,7 +15,7 @@ from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.settings import Retention
-from ft_dagster.stages.export_lineage import SourceFile, made_of
+from ft_dagster.stages.judging.export_lineage import SourceFile, made_of
 from ft_dagster.store import Place, Store
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import claim_removal, finish_removal

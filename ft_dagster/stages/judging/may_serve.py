@@ -23,7 +23,7 @@ from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.spec.policy import POLICY_FILE, Checks, breaches_of_version
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION, TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN
-from ft_dagster.stages.export_lineage import PARTS, artifacts_of, frozen_declarations
+from ft_dagster.stages.judging.export_lineage import PARTS, artifacts_of, frozen_declarations
 from ft_dagster.store import Artifact, Store
 from ft_dagster.training.contract import PLAN_FILE
 from ft_dagster.workspace.policy import own_entries, task_names
