@@ -18,7 +18,7 @@ from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.gate.samples import read_answers
 from ft_dagster.gate.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.report.tables import change, count, duration, percent, size
+from ft_dagster.report.figures import change, count, duration, percent, size
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey, variant_files
 from ft_dagster.store import read_head

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import computes_bf16
 from ft_dagster.lineage.log import read_log
-from ft_dagster.report.tables import duration
+from ft_dagster.report.figures import duration
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import variant_files
 

@@ -24,12 +24,12 @@ from ft_dagster.markdown import plain
 from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.models.derived import started_from
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.report.comparison import split_headers, split_rows
-from ft_dagster.report.mixture import source_bars, source_shares
-from ft_dagster.report.next_step import next_of_stage
-from ft_dagster.report.summaries import Summary, dataset_summary, mixture_summary
-from ft_dagster.report.svg import Bar, bars, fitting
-from ft_dagster.report.tables import count, counted, size
+from ft_dagster.report.charts.svg import Bar, bars, fitting
+from ft_dagster.report.figures import count, counted, size
+from ft_dagster.report.sentences.next_step import next_of_stage
+from ft_dagster.report.sentences.summaries import Summary, dataset_summary, mixture_summary
+from ft_dagster.report.tables.comparison import split_headers, split_rows
+from ft_dagster.report.tables.mixture import source_bars, source_shares
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.spec.variant import pick

@@ -25,13 +25,18 @@ from ft_dagster.gate.samples import (
 from ft_dagster.gate.verdict_words import verdict_word
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.report.base_name import base_name
 from ft_dagster.report.changed_answers import CHANGED, changed_in
-from ft_dagster.report.prompted import PROMPTED, Beside, prompted_rows
-from ft_dagster.report.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows, skill_rows
-from ft_dagster.report.summaries import PAGE_RULES, base_scores_summary, evaluation_summary, page_rules_rows
-from ft_dagster.report.svg import Bar, bars, fitting, intervals, measured
-from ft_dagster.report.tables import is_share, percent, score
+from ft_dagster.report.charts.svg import Bar, bars, fitting, intervals, measured
+from ft_dagster.report.figures import is_share, percent, score
+from ft_dagster.report.sentences.base_name import base_name
+from ft_dagster.report.sentences.prompted import PROMPTED, Beside, prompted_rows
+from ft_dagster.report.sentences.summaries import (
+    PAGE_RULES,
+    base_scores_summary,
+    evaluation_summary,
+    page_rules_rows,
+)
+from ft_dagster.report.tables.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows, skill_rows
 from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, TASK_DATASET
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage

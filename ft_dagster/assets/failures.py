@@ -17,7 +17,7 @@ from ft_dagster.dagster_private import RETRY_ON_STEP_FAILURE, DagsterUserCodePro
 from ft_dagster.errors import UserError
 from ft_dagster.extras import left_out
 from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.report.tables import breakable
+from ft_dagster.report.figures import breakable
 from ft_dagster.settings import Retries
 from ft_dagster.store import closed, refused, unreachable
 

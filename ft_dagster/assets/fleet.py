@@ -13,10 +13,10 @@ from ft_dagster.assets.partitions import Graph
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import COLUMNS as STATUS
 from ft_dagster.fleet.status import StatusRow, arranged
-from ft_dagster.report.next_step import NOTHING
+from ft_dagster.report.charts.svg import Bar, bars, fitting
+from ft_dagster.report.figures import count
+from ft_dagster.report.sentences.next_step import NOTHING
 from ft_dagster.report.states import NEED_A_PERSON, ORDER, counts, states_sentence
-from ft_dagster.report.svg import Bar, bars, fitting
-from ft_dagster.report.tables import count
 
 SHOWN = ("variant", "state", "cause")
 BOARD = "fleet"

@@ -9,7 +9,7 @@ import dagster as dg
 
 from ft_dagster.assets.page import PICTURE, SUMMARY, Metadata, table
 from ft_dagster.assets.partitions import Graph
-from ft_dagster.report.relatives import RELATED, family_picture, family_rows
+from ft_dagster.report.tables.relatives import RELATED, family_picture, family_rows
 from ft_dagster.store import Artifact
 from ft_dagster.versions.relatives import Kin, family, newest
 from ft_dagster.versions.version_files import UNREADABLE, why_not

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
-from ft_dagster.report.summaries import Summary
-from ft_dagster.report.svg import INLINE
-from ft_dagster.report.tables import LONG, breakable, cell
+from ft_dagster.report.charts.svg import INLINE
+from ft_dagster.report.figures import LONG, breakable, cell
+from ft_dagster.report.sentences.summaries import Summary
 
 Metadata = Mapping[str, Any]
 SUMMARY, PICTURE = "summary", "picture"

@@ -11,10 +11,16 @@ from ft_dagster.assets.page import Page, lines, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.planning.estimate import Estimate
-from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows, reasons_markdown
-from ft_dagster.report.summaries import plan_summary
-from ft_dagster.report.svg import Bar, bars, fitting
-from ft_dagster.report.tables import size
+from ft_dagster.report.charts.svg import Bar, bars, fitting
+from ft_dagster.report.figures import size
+from ft_dagster.report.sentences.summaries import plan_summary
+from ft_dagster.report.tables.recommendation import (
+    AGAINST,
+    COLUMNS,
+    cost_rows,
+    ranking_rows,
+    reasons_markdown,
+)
 from ft_dagster.stage_entries import TASK_DATASET
 from ft_dagster.stages import training_plan as stage
 from ft_dagster.store import Artifact

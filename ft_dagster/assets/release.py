@@ -19,10 +19,11 @@ from ft_dagster.lineage.entry import RELEASE, ROLLBACK, ReleaseEntry
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.lineage.version_status import status_of
 from ft_dagster.report.cards import without_header
-from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
-from ft_dagster.report.lineage_rows import MADE_OF, made_rows
-from ft_dagster.report.next_step import Result, next_step
-from ft_dagster.report.summaries import (
+from ft_dagster.report.charts.svg import Bar, bars, fitting, intervals, measured
+from ft_dagster.report.figures import moment, size
+from ft_dagster.report.sentences.certificates import CERTIFICATE, certificate_rows
+from ft_dagster.report.sentences.next_step import Result, next_step
+from ft_dagster.report.sentences.summaries import (
     PAGE_RULES,
     Summary,
     export_summary,
@@ -30,8 +31,7 @@ from ft_dagster.report.summaries import (
     page_rules_rows,
     release_summary,
 )
-from ft_dagster.report.svg import Bar, bars, fitting, intervals, measured
-from ft_dagster.report.tables import moment, size
+from ft_dagster.report.tables.lineage_rows import MADE_OF, made_rows
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import EVALUATION

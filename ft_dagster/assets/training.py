@@ -10,8 +10,8 @@ from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.page import Metadata, Page, lines, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.gate.prompted import Prompted, prompted_sentences
-from ft_dagster.report.summaries import training_summary
-from ft_dagster.report.svg import curves, fitting, trade_off
+from ft_dagster.report.charts.svg import curves, fitting, trade_off
+from ft_dagster.report.sentences.summaries import training_summary
 from ft_dagster.report.training import (
     ESTIMATED,
     FIGURES,

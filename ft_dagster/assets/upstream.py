@@ -20,8 +20,8 @@ from ft_dagster.data.sources.upstream import (
     take_snapshot,
 )
 from ft_dagster.errors import UserError
-from ft_dagster.report.summaries import Summary
-from ft_dagster.report.tables import counted, size
+from ft_dagster.report.figures import counted, size
+from ft_dagster.report.sentences.summaries import Summary
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ft_dagster.audit.kept_answers import KeptAnswer
-from ft_dagster.report.live import (
+from ft_dagster.report.pages.live import (
     ROOT,
     SECONDS,
     LiveCell,

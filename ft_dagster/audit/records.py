@@ -32,7 +32,7 @@ from ft_dagster.gate.samples import OWN, SAMPLES
 from ft_dagster.lineage.graph import made_through, walk
 from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey
 from ft_dagster.records.record_tree import TREE, TreeHead, record_row
-from ft_dagster.report.tables import counted, size
+from ft_dagster.report.figures import counted, size
 from ft_dagster.stage_entries import (
     BASE_MODEL,
     EVALUATION,

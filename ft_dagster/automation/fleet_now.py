@@ -32,7 +32,7 @@ from ft_dagster.launch.status import Table
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
 from ft_dagster.planning.hardware.catalogue import load_catalogue
-from ft_dagster.report.progress import bar
+from ft_dagster.report.sentences.progress import bar
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
 

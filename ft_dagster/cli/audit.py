@@ -48,7 +48,7 @@ from ft_dagster.cli.common import (
 )
 from ft_dagster.errors import UserError
 from ft_dagster.records import record_keys
-from ft_dagster.report.tables import counted
+from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL
 from ft_dagster.strict_json import dumps
 

@@ -11,7 +11,7 @@ from ft_dagster.cli.audit import audit
 from ft_dagster.cli.common import Json, declaring_tenants, escape, load_settings, out, print_json, tell
 from ft_dagster.errors import UserError
 from ft_dagster.records import record_keys
-from ft_dagster.report.tables import counted
+from ft_dagster.report.figures import counted
 
 key = typer.Typer(
     help="The keys that order record trees: who has them, rotate, back up.", no_args_is_help=True

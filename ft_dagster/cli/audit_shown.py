@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.table import Table
 
 from ft_dagster.cli.common import escape, out, show, show_rows, tell
-from ft_dagster.report.tables import counted
+from ft_dagster.report.figures import counted
 
 if TYPE_CHECKING:
     from ft_dagster.audit.answers import (
@@ -60,7 +60,7 @@ def print_parts(parts: Iterable[Part]) -> None:
 
 def as_page(title: str, parts: Iterable[Part], facts: Sequence[tuple[str, str]]) -> str:
     """Return an answer as an HTML page. `facts`: what was asked about, when, and of which project."""
-    from ft_dagster.report.html import HtmlTable, Report, Section, as_html
+    from ft_dagster.report.pages.html import HtmlTable, Report, Section, as_html
 
     sections = list[Section]()
     said = list[str]()

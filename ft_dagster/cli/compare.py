@@ -28,7 +28,7 @@ from ft_dagster.stage_entries import BASE_MODEL
 
 if TYPE_CHECKING:
     from ft_dagster.lineage.verdict import Rule
-    from ft_dagster.report.variant_row import VariantRow
+    from ft_dagster.report.tables.variant_row import VariantRow
     from ft_dagster.settings import Settings
 
 ABREAST = 3  # variants in a table of 80 columns
@@ -83,7 +83,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
 
 def _base_of(settings: Settings, key: VariantKey) -> str:
     """Return the name of the variant's newest base; empty before the first."""
-    from ft_dagster.report.base_name import base_name
+    from ft_dagster.report.sentences.base_name import base_name
     from ft_dagster.store import read_head
 
     store = settings.open_store()
@@ -139,7 +139,7 @@ def _cells(rule: Rule) -> tuple[str, str, str]:
     """Return base and tuned, the difference with its interval, what was found."""
     from ft_dagster.gate.rule_figures import difference
     from ft_dagster.gate.verdict_words import rule_word
-    from ft_dagster.report.tables import RULE_STYLE, change
+    from ft_dagster.report.figures import RULE_STYLE, change
 
     found = f"[{RULE_STYLE[rule.outcome]}]{rule_word(rule)}[/]"
     return change(rule.metric, rule.base, rule.tuned), difference(rule), found

@@ -59,7 +59,7 @@ def bakeoff(
     """
     from ft_dagster.automation.experiments import bakeoff as bakeoffs
     from ft_dagster.automation.experiments.budget import Budget
-    from ft_dagster.report.experiments import bakeoff_table
+    from ft_dagster.report.tables.experiments import bakeoff_table
 
     settings = load_settings(context.obj)
     declared = load_variant(settings, VariantKey.parse(variant))
@@ -108,7 +108,7 @@ def sweep(
     """
     from ft_dagster.automation.experiments import sweep as sweeps
     from ft_dagster.automation.experiments.budget import Budget
-    from ft_dagster.report.experiments import sweep_table
+    from ft_dagster.report.tables.experiments import sweep_table
 
     settings = load_settings(context.obj)
     declared = load_variant(settings, VariantKey.parse(variant))

@@ -21,7 +21,7 @@ def gpus(context: typer.Context, as_json: Json = False) -> None:
     why.
     """
     from ft_dagster.launch.leases import of_host
-    from ft_dagster.report.gpus import COLUMNS, status_rows
+    from ft_dagster.report.tables.gpus import COLUMNS, status_rows
 
     status = of_host(load_settings(context.obj).host).table()
     if as_json:

@@ -56,7 +56,7 @@ def plan(
     """
     from ft_dagster.planning.hardware.catalogue import load_catalogue
     from ft_dagster.planning.parallel import in_own_process
-    from ft_dagster.report.recommendation import cost_rows
+    from ft_dagster.report.tables.recommendation import cost_rows
     from ft_dagster.versions.preview import plan_variant
 
     quiet()
@@ -110,7 +110,7 @@ def _ask_base(settings: Settings, key: VariantKey) -> None:
 def _draw(document: SurveyDocument, picture: Path | None) -> None:
     if picture is None:
         return
-    from ft_dagster.report.plots import memory_bars
+    from ft_dagster.report.charts.memory_plot import memory_bars
 
     try:
         picture.write_text(memory_bars(document), "utf-8")
@@ -121,7 +121,7 @@ def _draw(document: SurveyDocument, picture: Path | None) -> None:
 
 def _show(document: SurveyDocument) -> None:
     """Show the ranking, what is planned with its memory, and the reasons."""
-    from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
+    from ft_dagster.report.tables.recommendation import memory_line, ranking_table, reasons_lines
 
     show(ranking_table(document))
     chosen = document.method or f"nothing fits; {document.plan.name}"

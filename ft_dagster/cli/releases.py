@@ -95,7 +95,7 @@ def history(context: typer.Context, variant: Key, as_json: Json = False) -> None
     """Show everything that was released, promoted and rolled back, oldest first."""
     from ft_dagster.lineage.log import UNCOUNTED, read_log
     from ft_dagster.lineage.release import aliases
-    from ft_dagster.report.tables import HISTORY, history_rows
+    from ft_dagster.report.figures import HISTORY, history_rows
 
     settings, key = _released(context, variant)
     log = read_log(settings.open_store(), _prefix(key))

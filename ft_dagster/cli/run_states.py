@@ -63,7 +63,7 @@ def _state(
         said_of_step,
         waits_for,
     )
-    from ft_dagster.report.progress import bar, in_words
+    from ft_dagster.report.sentences.progress import bar, in_words
 
     variant, number = str(run.key), run.run_id[:8]
     if state == QUEUED:

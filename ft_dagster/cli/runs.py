@@ -339,7 +339,7 @@ def _conclude(
     """Print what came out; exit 1 if a run did not succeed, or something was left out. `standing`: those that
     needed no new run.
     """
-    from ft_dagster.report.tables import release_table
+    from ft_dagster.report.figures import release_table
     from ft_dagster.versions.summary import variant_row
 
     store = settings.open_store()
@@ -369,8 +369,8 @@ def _conclude(
 
 def _came_of(settings: Settings, key: VariantKey, failure: str | None) -> dict[str, str]:
     """Return what came of a run's variant in a line, and what a person does next; `failure`: of the run."""
-    from ft_dagster.report.next_step import next_of_state, next_step
-    from ft_dagster.report.result import result_sentence
+    from ft_dagster.report.sentences.next_step import next_of_state, next_step
+    from ft_dagster.report.sentences.result import result_sentence
     from ft_dagster.versions.results import newest_result
 
     result = newest_result(settings, key)

@@ -64,7 +64,7 @@ def du(
     Of it: what an older version of a stage made, copies of bases (`base_model.keep`), and attempts that were
     never committed. Beside it: what this host keeps of bases, first looks at them and quantized ones.
     """
-    from ft_dagster.report.tables import size
+    from ft_dagster.report.figures import size
     from ft_dagster.store.contents import contents_of, usage
 
     settings = load_settings(context.obj)
@@ -131,7 +131,7 @@ def _counts(kept: Sequence[KeptOnHost]) -> dict[str, dict[str, int]]:
 
 def _named(kept: Sequence[KeptOnHost]) -> str:
     """Name what is kept of one kind."""
-    from ft_dagster.report.tables import counted
+    from ft_dagster.report.figures import counted
 
     return f"{counted(len(kept), *WORDS[kept[0].name])}, in {kept[0].path.parent}"
 
@@ -250,7 +250,7 @@ def _report(
         told = {"dry_run": dry_run, "unreached": listed, "runs": idle}
         print_json({**told, **_counts(kept), "bytes": total})
         return
-    from ft_dagster.report.tables import size
+    from ft_dagster.report.figures import size
 
     table = Table("size", "written (UTC)", "what", box=SIMPLE_HEAD)
     for outcome in outcomes:
@@ -343,7 +343,7 @@ def copy(
     if as_json:
         print_json({"copied": counts["copied"], "there": counts["there"], **stayed, "bytes": moved})
         return
-    from ft_dagster.report.tables import size
+    from ft_dagster.report.figures import size
 
     for how, paths in stayed.items():
         for path in paths:

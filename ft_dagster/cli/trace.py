@@ -35,7 +35,7 @@ def trace(
     Read from the manifests alone. `audit` answers further: from a record to its models, with proofs.
     """
     from ft_dagster.gate.verdict_words import verdict_sentence
-    from ft_dagster.report.lineage_rows import MADE_OF, made_rows
+    from ft_dagster.report.tables.lineage_rows import MADE_OF, made_rows
     from ft_dagster.versions.version_files import open_version
 
     stored = open_version(load_settings(context.obj), VariantKey.parse(variant), version)

@@ -17,9 +17,8 @@ from ft_dagster.fleet.status import COLUMNS as STATUS
 from ft_dagster.fleet.status import StatusRow, arranged, on_rolled_back
 from ft_dagster.launch.status import Table
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.report.gpus import COLUMNS as DEVICES
-from ft_dagster.report.gpus import status_rows
-from ft_dagster.report.live import (
+from ft_dagster.report.figures import ABSENT, HISTORY, cell, count, counted, duration, history_rows
+from ft_dagster.report.pages.live import (
     ROOT,
     SECONDS,
     Choice,
@@ -32,7 +31,8 @@ from ft_dagster.report.live import (
     menu,
 )
 from ft_dagster.report.states import KIND, counts, states_sentence
-from ft_dagster.report.tables import ABSENT, HISTORY, cell, count, counted, duration, history_rows
+from ft_dagster.report.tables.gpus import COLUMNS as DEVICES
+from ft_dagster.report.tables.gpus import status_rows
 from ft_dagster.row_choices import SortedBy
 
 ROWS = 100  # of variants, until all are asked for

@@ -14,11 +14,11 @@ from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import StatusRow
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.hardware.catalogue import load_catalogue
-from ft_dagster.report.charts import grouped_intervals
-from ft_dagster.report.fleet import COLUMNS, FleetVariant, fleet_rows, gain_groups
-from ft_dagster.report.html import HtmlTable, Report, Section, as_html
+from ft_dagster.report.charts.report_charts import grouped_intervals
+from ft_dagster.report.figures import count
+from ft_dagster.report.pages.fleet import COLUMNS, FleetVariant, fleet_rows, gain_groups
+from ft_dagster.report.pages.html import HtmlTable, Report, Section, as_html
 from ft_dagster.report.states import states_sentence
-from ft_dagster.report.tables import count
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import EVALUATION

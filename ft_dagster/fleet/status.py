@@ -11,7 +11,7 @@ from ft_dagster.fleet.due.costs import shown_hours, shown_usd
 from ft_dagster.fleet.due.due import Decisions, NotDone, Retrain
 from ft_dagster.fleet.refresh.freshness import RootCause, freshness
 from ft_dagster.fleet.table.version import Gain, KnownVersion
-from ft_dagster.report.next_step import next_of_state
+from ft_dagster.report.sentences.next_step import next_of_state
 from ft_dagster.report.states import ORDER, VariantStatus
 from ft_dagster.row_choices import SortedBy
 

@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 from ft_dagster.evaluation.own_checks import shown
 from ft_dagster.gate.samples import ANSWERS, FORMER, Answer, Role, Sample, read_answers, read_samples
 from ft_dagster.lineage.verdict import Rule, Verdict
-from ft_dagster.report.result import metric_words
-from ft_dagster.report.tables import count, counted
+from ft_dagster.report.figures import count, counted
+from ft_dagster.report.sentences.result import metric_words
 
 CHANGED = ("change", "asked", "expected", "base", "tuned")
 SHOWN = 5  # answers

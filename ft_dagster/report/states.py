@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Literal, get_args
 
-from ft_dagster.report.tables import counted
+from ft_dagster.report.figures import counted
 
 VariantStatus = Literal[
     "broken", "parked", "failing", "approval", "not judged", "stale", "running", "never trained", "fresh",

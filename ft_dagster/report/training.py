@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.report.tables import ABSENT, change, count, duration, percent, size
+from ft_dagster.report.figures import ABSENT, change, count, duration, percent, size
 from ft_dagster.training.training_figures import TrainingFigures
 
 FIGURES = ("figure", "value", "measured on")

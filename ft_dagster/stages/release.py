@@ -22,7 +22,7 @@ from ft_dagster.lineage.release import (
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.lineage.version_status import VersionStatus, status_of
 from ft_dagster.models.derived import base_folder
-from ft_dagster.report.next_step import Result, next_step
+from ft_dagster.report.sentences.next_step import Result, next_step
 from ft_dagster.spec.policy import POLICY_FILE
 from ft_dagster.stage_entries import BASE_MODEL, RELEASE, RELEASE_EVALUATION
 from ft_dagster.stages.judging.declared_now import declared_workspace

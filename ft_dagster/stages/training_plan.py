@@ -26,7 +26,7 @@ from ft_dagster.planning.packed_rows import is_counted, read_lengths
 from ft_dagster.planning.plan import make_plan, refuse_unasked
 from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.planning.probe import leaves_open
-from ft_dagster.report.recommendation import memory_line, refusal_of
+from ft_dagster.report.tables.recommendation import memory_line, refusal_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed

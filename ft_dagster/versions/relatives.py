@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ft_dagster.lineage.graph import ListedGraph, StoredGraph, ancestors, inputs, stage_of, versions_of, walk
 from ft_dagster.lineage.release import history
 from ft_dagster.provenance.manifest import variant_of
-from ft_dagster.report.relatives import Relative
+from ft_dagster.report.tables.relatives import Relative
 from ft_dagster.spec import Declarations
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.stages.chain import CHAIN

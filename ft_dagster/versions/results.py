@@ -12,7 +12,7 @@ from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.lineage.version_status import status_of, status_of_weights
 from ft_dagster.report.changed_answers import ChangedAnswers, changed_in
-from ft_dagster.report.next_step import Result
+from ft_dagster.report.sentences.next_step import Result
 from ft_dagster.schema_version import stored_as
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec

@@ -10,7 +10,7 @@ from ft_dagster.gate.prompted import Prompted
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import parents_moved
-from ft_dagster.report.variant_row import VariantRow
+from ft_dagster.report.tables.variant_row import VariantRow
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import (
     BASE_MODEL,

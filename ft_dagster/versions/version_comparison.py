@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
-from ft_dagster.report.charts import grouped_intervals, line_chart
-from ft_dagster.report.comparison import (
+from ft_dagster.report.charts.report_charts import grouped_intervals, line_chart
+from ft_dagster.report.figures import count, counted, moment, size
+from ft_dagster.report.pages.html import HtmlTable, Report, Section, VerdictBox, as_html
+from ft_dagster.report.tables.comparison import (
     differing_rows,
     flat,
     joined_rows,
@@ -24,10 +26,8 @@ from ft_dagster.report.comparison import (
     split_headers,
     split_rows,
 )
-from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
-from ft_dagster.report.lineage_rows import DIGITS, MadeRow, artifact_rows
-from ft_dagster.report.mixture import general_share
-from ft_dagster.report.tables import count, counted, moment, size
+from ft_dagster.report.tables.lineage_rows import DIGITS, MadeRow, artifact_rows
+from ft_dagster.report.tables.mixture import general_share
 from ft_dagster.report.training import NATS, STEPS, figure_rows, losses
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantSpec

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.graph import released_evaluation
 from ft_dagster.lineage.verdict import Rule, Verdict
-from ft_dagster.report.charts import line_chart
-from ft_dagster.report.html import HtmlTable, Section
-from ft_dagster.report.result import metric_words
-from ft_dagster.report.tables import change, is_share, moment
+from ft_dagster.report.charts.report_charts import line_chart
+from ft_dagster.report.figures import change, is_share, moment
+from ft_dagster.report.pages.html import HtmlTable, Section
+from ft_dagster.report.sentences.result import metric_words
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, told
 
 COURSE = ("version", "released (UTC)", "base → tuned", "questions")

@@ -22,20 +22,18 @@ from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.release import aliases
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
-from ft_dagster.report.base_name import base_name
 from ft_dagster.report.cards import without_header
-from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.changed_answers import CHANGED
-from ft_dagster.report.charts import bar_chart, course_chart, interval_chart, line_chart
-from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
-from ft_dagster.report.lineage_rows import DIGITS, MADE_OF, made_rows
-from ft_dagster.report.mixture import source_bars
-from ft_dagster.report.next_step import next_step
-from ft_dagster.report.prompted import PROMPTED, Beside, prompted_rows
-from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
-from ft_dagster.report.result import result_sentence
-from ft_dagster.report.skills import LOST, SKILLS, lost_rows, skill_rows
-from ft_dagster.report.summaries import (
+from ft_dagster.report.charts.report_charts import bar_chart, course_chart, interval_chart, line_chart
+from ft_dagster.report.charts.svg import Bar
+from ft_dagster.report.figures import HISTORY, history_rows, moment, size
+from ft_dagster.report.pages.html import HtmlTable, Report, Section, VerdictBox, as_html
+from ft_dagster.report.sentences.base_name import base_name
+from ft_dagster.report.sentences.certificates import CERTIFICATE, certificate_rows
+from ft_dagster.report.sentences.next_step import next_step
+from ft_dagster.report.sentences.prompted import PROMPTED, Beside, prompted_rows
+from ft_dagster.report.sentences.result import result_sentence
+from ft_dagster.report.sentences.summaries import (
     RULES,
     Summary,
     dataset_summary,
@@ -44,8 +42,10 @@ from ft_dagster.report.summaries import (
     rules_rows,
     training_summary,
 )
-from ft_dagster.report.svg import Bar
-from ft_dagster.report.tables import HISTORY, history_rows, moment, size
+from ft_dagster.report.tables.lineage_rows import DIGITS, MADE_OF, made_rows
+from ft_dagster.report.tables.mixture import source_bars
+from ft_dagster.report.tables.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
+from ft_dagster.report.tables.skills import LOST, SKILLS, lost_rows, skill_rows
 from ft_dagster.report.training import (
     ESTIMATED,
     FIGURES,

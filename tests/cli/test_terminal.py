@@ -24,7 +24,7 @@ from ft_dagster.cli.common import main, show
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.report.variant_row import VariantRow
+from ft_dagster.report.tables.variant_row import VariantRow
 from ft_dagster.versions import summary
 from tests.present import present
 from tests.verdicts import stored_rule

@@ -16,8 +16,8 @@ import pytest
 from ft_dagster.assets.failures import FAILURE
 from ft_dagster.assets.page import PANE, SUMMARY, least_width, summary_markdown
 from ft_dagster.automation.jobs import CHAIN
-from ft_dagster.report.summaries import Summary
-from ft_dagster.report.svg import INLINE
+from ft_dagster.report.charts.svg import INLINE
+from ft_dagster.report.sentences.summaries import Summary
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import read_head
 from ft_dagster.training.training_figures import TrainingFigures

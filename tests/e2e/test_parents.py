@@ -10,7 +10,7 @@ import pytest
 from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.models.derived import base_folder
-from ft_dagster.report.relatives import family_rows
+from ft_dagster.report.tables.relatives import family_rows
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import ENTRIES
 from ft_dagster.store import Artifact, Store, read_head, verify_artifact

@@ -14,7 +14,7 @@ import pytest
 
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.gate.samples import Sample, read_answers, read_samples
-from ft_dagster.report.skills import skill_rows
+from ft_dagster.report.tables.skills import skill_rows
 from ft_dagster.spec.variant import EvaluationSpec
 from tests.evaluation.hub_cache import (
     SUBJECTS,

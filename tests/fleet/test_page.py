@@ -15,7 +15,7 @@ from ft_dagster.fleet.picture import FleetPicture, look_at
 from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.planning.hardware.catalogue import load_catalogue
-from ft_dagster.report.fleet import FleetVariant
+from ft_dagster.report.pages.fleet import FleetVariant
 from ft_dagster.report.states import states_sentence
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey

@@ -26,7 +26,7 @@ from ft_dagster.planning.judging import Judges
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
 from ft_dagster.planning.planned_method import PlanContext, with_method
-from ft_dagster.report.recommendation import cost_rows
+from ft_dagster.report.tables.recommendation import cost_rows
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.training_figures import TrainingFigures
 from tests.planning.llama import SMALL_LLAMA, reason, spec

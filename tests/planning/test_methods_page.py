@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.report.tables import count, size
+from ft_dagster.report.figures import count, size
 from tests.planning.llama import METHODS, gpus, plan
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text("utf-8")

@@ -12,7 +12,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
 from ft_dagster.planning.survey import Survey
-from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
+from ft_dagster.report.tables.recommendation import memory_line, ranking_table, reasons_lines
 from tests.present import present
 
 CATALOGUE = load_catalogue()

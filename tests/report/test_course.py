@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ft_dagster.report.charts import course_chart
-from ft_dagster.report.svg import BLUE, LOOKS, ORANGE, RED, fitting, trade_off
+from ft_dagster.report.charts.report_charts import course_chart
+from ft_dagster.report.charts.svg import BLUE, LOOKS, ORANGE, RED, fitting, trade_off
 from ft_dagster.report.training import WINDOWS, Course, course_of, smoothed
 from ft_dagster.training.training_figures import TrainingFigures
 from tests.present import present

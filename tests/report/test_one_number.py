@@ -13,9 +13,9 @@ from ft_dagster.assets.evaluation import describe_base, describe_evaluation
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.gate.gates import judge
 from ft_dagster.gate.samples import read_samples
-from ft_dagster.report.mixture import general_share, source_bars, source_shares
-from ft_dagster.report.summaries import mixture_summary, training_summary
-from ft_dagster.report.tables import score
+from ft_dagster.report.figures import score
+from ft_dagster.report.sentences.summaries import mixture_summary, training_summary
+from ft_dagster.report.tables.mixture import general_share, source_bars, source_shares
 from ft_dagster.report.training import estimated_rows, figure_rows, plotted
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey

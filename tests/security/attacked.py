@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.report.next_step import SERVED
+from ft_dagster.report.sentences.next_step import SERVED
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.store import Artifact

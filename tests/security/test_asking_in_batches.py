@@ -12,7 +12,7 @@ from ft_dagster.gate.samples import SAMPLES, read_samples
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.tries import tries
 from ft_dagster.provenance.digest import hash_folder, payload_digest
-from ft_dagster.report.next_step import SERVED
+from ft_dagster.report.sentences.next_step import SERVED
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.judging.verdicts import rejudge
 from ft_dagster.stages.release import Released, release

@@ -98,7 +98,7 @@ from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources
 from ft_dagster.fleet.due.costs import cost_rows, read_costs
 from ft_dagster.planning.hardware.catalogue import Catalogue
-from ft_dagster.report.lineage_rows import artifact_rows
+from ft_dagster.report.tables.lineage_rows import artifact_rows
 from ft_dagster.settings import load_settings
 from ft_dagster.store import read_head
 

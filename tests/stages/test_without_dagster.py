@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.lineage.release import production
-from ft_dagster.report.next_step import SERVED
+from ft_dagster.report.sentences.next_step import SERVED
 from ft_dagster.settings import load_settings
 from ft_dagster.stages.chain import CHAIN, failed_check, run_chain
 from ft_dagster.stages.release import release

@@ -33,7 +33,7 @@ from ft_dagster.provenance.manifest import predicate_of
 from ft_dagster.records.merkle import EMPTY, leaf_hash, root_of
 from ft_dagster.records.record_keys import RecordKey
 from ft_dagster.records.record_tree import FIGURES, TREE, RecordTree, TreeHead
-from ft_dagster.report.tables import counted
+from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT, TRAINING_MIXTURE
 from ft_dagster.strict_json import dumps, loads
 

@@ -50,7 +50,7 @@ from ft_dagster.audit.replay.replay_judged import (
     other_files,
 )
 from ft_dagster.errors import UserError
-from ft_dagster.report.tables import counted
+from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_PLAN
 from ft_dagster.store import Artifact, Place, find_artifact
 from ft_dagster.training.training_figures import TrainingFigures

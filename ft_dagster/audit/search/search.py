@@ -35,7 +35,7 @@ from ft_dagster.audit.sought_record import SoughtRecord
 from ft_dagster.data.mixture.cuts import Cut, is_same_up_to
 from ft_dagster.data.rows.dataset_io import DUPLICATE
 from ft_dagster.errors import UserError
-from ft_dagster.report.tables import counted
+from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 
 MOST = 50  # records, and questions, that are told

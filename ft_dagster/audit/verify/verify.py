@@ -26,7 +26,7 @@ from ft_dagster.audit.verify.store_files import RESTORE, problems_around
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import inputs_of, missing
 from ft_dagster.records.record_tree import TREE, TreeHead, check_tree
-from ft_dagster.report.tables import counted
+from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import Artifact, verify_artifact
 from ft_dagster.store.artifacts import Removed

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ft_dagster.report.progress import bar
+from ft_dagster.report.sentences.progress import bar
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 

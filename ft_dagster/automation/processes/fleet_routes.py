@@ -18,7 +18,7 @@ from ft_dagster.audit.kept_answers import kept_answer, kept_answers
 from ft_dagster.automation.fleet_now import FleetReader
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.live_page import FleetQuery, fleet_page, variant_page
-from ft_dagster.report.live import ROOT, LivePage, as_live_html, menu, policy
+from ft_dagster.report.pages.live import ROOT, LivePage, as_live_html, menu, policy
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import unreachable
 from ft_dagster.versions.version_report import version_report

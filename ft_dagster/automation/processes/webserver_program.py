@@ -24,7 +24,7 @@ from ft_dagster.automation.fleet_now import FleetReader
 from ft_dagster.automation.processes.fleet_routes import fleet_routes
 from ft_dagster.automation.processes.instance import workspace_file
 from ft_dagster.dagster_private import WorkspaceFileTarget, WorkspaceProcessContext
-from ft_dagster.report.live import ROOT
+from ft_dagster.report.pages.live import ROOT
 from ft_dagster.settings import Settings, load_settings
 
 END_SECONDS = 15.0  # for what clients still ask

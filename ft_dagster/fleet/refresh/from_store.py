@@ -28,8 +28,8 @@ from ft_dagster.lineage.release import rolled_back
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import newer_parent
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.report.next_step import next_step
-from ft_dagster.report.result import result_sentence
+from ft_dagster.report.sentences.next_step import next_step
+from ft_dagster.report.sentences.result import result_sentence
 from ft_dagster.spec import Declared, VariantKey
 from ft_dagster.stage_entries import (
     BASE_MODEL,

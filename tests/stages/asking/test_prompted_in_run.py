@@ -10,7 +10,7 @@ import pytest
 from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.samples import read_samples
 from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.report.prompted import Beside, on_same_questions, prompted_rows
+from ft_dagster.report.sentences.prompted import Beside, on_same_questions, prompted_rows
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import base_evaluation, prompted_base

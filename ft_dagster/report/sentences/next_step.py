@@ -1,0 +1,139 @@
+"""Says what a person does next about a variant: one decision, which every page, report and command shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ft_dagster.gate.sentences import out_of_reach, wanted
+from ft_dagster.gate.verdict_words import slowest_rule, verdict_sentence
+from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.lineage.version_status import VersionStatus
+from ft_dagster.report.figures import count
+from ft_dagster.report.states import VariantStatus
+from ft_dagster.spec.variant import MOST_QUESTIONS
+from ft_dagster.stage_entries import (
+    BASE_EVALUATION,
+    BASE_MODEL,
+    DECLARATION,
+    FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
+
+Limit = int | Literal["auto"] | None
+NOTHING = "Nothing to do"
+SERVED = f"{NOTHING}; `ft-dagster catalogue` says how it is served"
+GOES_ON = {  # what the run does after a stage by itself
+    DECLARATION.name: "the run reads the base and the rows that it names",
+    BASE_MODEL.name: "each of its files is held by its digest",
+    GENERAL_CORPUS.name: "training_mixture takes what each variant asks for",
+    TASK_DATASET.name: "training_mixture renders these rows for the base",
+    TRAINING_MIXTURE.name: "training_plan chooses how to train on it",
+    TRAINING_PLAN.name: "fine_tuned_model trains it",
+    FINE_TUNED_MODEL.name: "nothing stands out, and evaluation judges it",
+    BASE_EVALUATION.name: "evaluation asks the tuned model the same",
+    MODEL_EXPORT.name: "release_evaluation and release follow",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Holds what came of a training. `verdict`: None before it was judged. `limit`: evaluation.limit.
+    `status`: of its weights in the release log, None where they are in none. `approvers`: who may approve;
+    `doubt`: why one of them has to.
+    """
+
+    variant: str
+    verdict: Verdict | None
+    limit: Limit = None
+    status: VersionStatus | None = None
+    approvers: tuple[str, ...] = ()
+    doubt: str | None = None
+
+    def is_refused_by(self, failure: str | None) -> bool:
+        """Say whether its verdict did not pass, and is why the newest run failed, if one did."""
+        if self.verdict is None or self.verdict.passed:
+            return False
+        return failure is None or verdict_sentence(self.verdict) in failure
+
+
+def next_step(result: Result) -> str:
+    """Return what a person does next, in one sentence without its full stop."""
+    verdict, status, run = result.verdict, result.status, f"`ft-dagster run {result.variant}`"
+    if status is not None:
+        return _of_version(result, status)
+    if verdict is None:
+        return f"{run} judges it"
+    if not verdict.passed:
+        return _of_refused(verdict, result.limit)
+    return f"Its run releases it; where that has ended without, {run} releases it or says why not"
+
+
+def next_of_stage(stage: str, to_heed: Sequence[str] = ()) -> str:
+    """Return what a person does about a stage that comes before the verdict: heed its first warning."""
+    more = f" (and {len(to_heed) - 1} more below)" if len(to_heed) > 1 else ""
+    return f"{to_heed[0]}{more}" if to_heed else f"{NOTHING}; {GOES_ON[stage]}"
+
+
+def next_of_state(variant: str, state: VariantStatus, known: str, *, refused: bool = False) -> str:
+    """Return what a person does about a variant's state. `known`: `next_step` of its newest result, empty
+    where nothing of it was judged; `refused`: whether its gate did not hold.
+    """
+    run = f"`ft-dagster run {variant}`"
+    mend = known if refused and known else f"Mend the cause that is named, then {run}"
+    otherwise = {
+        "broken": "Mend the cause that is named",
+        "parked": mend,
+        "failing": mend,
+        "stale": f"{run} brings it up to date; `ft-dagster status {variant}` says what changed",
+        "running": f"{NOTHING} while its run goes on",
+        "never trained": f"{run} trains it",
+        "not judged": f"{run} judges it",
+        "retired": f"{NOTHING}; it is declared no longer",
+    }
+    return otherwise.get(state) or known or NOTHING
+
+
+def _of_version(result: Result, status: VersionStatus) -> str:
+    version = status.version
+    command = f"`ft-dagster release {result.variant} --version {version}"
+    if status.rolled_back is not None:
+        gone = f"Version {version} was rolled back ({status.rolled_back}): it stays so"
+        return f"{gone}; {command} --force --reason ...` puts it back"
+    if status.waits:
+        who, why = " or ".join(result.approvers) or "anyone", status.unmeasured or result.doubt
+        return f"Version {version} waits for {who}{f' ({why})' if why else ''}: {command}` approves it"
+    if status.is_served:
+        return SERVED
+    served = f"version {status.production} is" if status.production else "no version is"
+    return f"{NOTHING}; {served} in production, and {command}` puts version {version} there"
+
+
+def _of_refused(verdict: Verdict, limit: Limit) -> str:
+    slowest = slowest_rule(verdict.rules)
+    if verdict.outcome != "undecided" or slowest is None:
+        return (
+            "See the rules below; then other data or settings (more general text, a lower rate), "
+            "and run it again"
+        )
+    return _of_undecided(slowest, limit)
+
+
+def _of_undecided(slowest: Rule, limit: Limit) -> str:
+    if out_of_reach(slowest):
+        worse = "fall" if slowest.higher_is_better else "rise"
+        allow = f"Allow a larger {worse} of {slowest.task} {slowest.metric} (gates)"
+        return f"{allow}, or train otherwise: asking more would not decide it"
+    if slowest.rule == "general_loss":  # reads all held-out texts, whatever the limit
+        read = count(slowest.units or slowest.questions)
+        texts = f"Hold out about {count(wanted(slowest))} texts of the corpus ({read} were read)"
+        return f"{texts}, or allow more (gates.general_loss_margin, gates.loss_tail)"
+    said = {None: "all there are", "auto": f"auto, at most {count(MOST_QUESTIONS)}"}
+    asked = said[limit] if limit is None or limit == "auto" else count(limit)
+    ask = f"Ask about {count(wanted(slowest))} questions (evaluation.limit, now {asked})"
+    return f"{ask}, or allow a larger fall (gates)"
