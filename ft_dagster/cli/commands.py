@@ -26,10 +26,10 @@ FILES = {  # with their commands, in the order in which --help shows them
     "reports": ("report",),
     "experiments": ("bakeoff", "sweep"),
     "store": ("store",),
-    "audit": ("audit",),
-    "trace": ("trace",),
-    "audit_replay": ("audit",),
-    "audit_keys": ("audit",),
+    "audit.questions": ("audit",),
+    "audit.trace": ("trace",),
+    "audit.replay": ("audit",),
+    "audit.keys": ("audit",),
 }
 
 

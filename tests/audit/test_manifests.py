@@ -23,7 +23,7 @@ from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.verify.verify import verify
 from ft_dagster.cli import app
-from ft_dagster.cli.audit_shown import model_parts, print_parts
+from ft_dagster.cli.audit.shown import model_parts, print_parts
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import check_predicate
 from tests.audit.histories import History, question, this_moment

@@ -21,7 +21,7 @@ from ft_dagster.audit.sought_record import SoughtRecord, parse_record
 from ft_dagster.audit.traces import source, tenant
 from ft_dagster.audit.trained import training_records
 from ft_dagster.audit.verify.verify import verify
-from ft_dagster.cli.audit_shown import model_parts, print_parts
+from ft_dagster.cli.audit.shown import model_parts, print_parts
 from ft_dagster.cli.common import out
 from ft_dagster.data.rows.content import identity_of, normal_text
 from ft_dagster.errors import UserError

@@ -27,7 +27,7 @@ from ft_dagster.audit.records import (
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import documents
 from ft_dagster.audit.verify.verify import verify
-from ft_dagster.cli.audit_shown import models_parts, print_parts
+from ft_dagster.cli.audit.shown import models_parts, print_parts
 from ft_dagster.cli.common import out
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.data.rows.rows import Row

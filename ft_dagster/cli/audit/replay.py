@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ft_dagster.cli.audit import NOT_WHOLE, ForTenant, Model, ask, audit, progress
+from ft_dagster.cli.audit.questions import NOT_WHOLE, ForTenant, Model, ask, audit, progress
 from ft_dagster.cli.common import Json, print_json, show_rows, tell
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ft_dagster.cli.audit import audit
+from ft_dagster.cli.audit.questions import audit
 from ft_dagster.cli.common import Json, declaring_tenants, escape, load_settings, out, print_json, tell
 from ft_dagster.errors import UserError
 from ft_dagster.records import record_keys

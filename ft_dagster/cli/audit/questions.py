@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO, TypeVar
 
 import typer
 
-from ft_dagster.cli.audit_shown import (
+from ft_dagster.cli.audit.shown import (
     Part,
     ShownRows,
     as_page,

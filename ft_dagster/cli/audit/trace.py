@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ft_dagster.cli.audit import RecordCounts, ask, write_records, written_sentence
+from ft_dagster.cli.audit.questions import RecordCounts, ask, write_records, written_sentence
 from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import RELEASING, Json, Key, load_settings, print_json, show_rows, tell
 from ft_dagster.spec import VariantKey
