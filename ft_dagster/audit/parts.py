@@ -1,7 +1,7 @@
 """Tells how much of a record a mixture has: all of it, its beginning, some of its pieces, or nothing.
 
-A mixture says so beside its records (`data.cuts`). An older one counts how many rows of each source were cut:
-where any was, those are among the rows whose examples are as long as an example may be.
+A mixture says so beside its records (`mixture.cuts`). An older one counts how many rows of each source were
+cut: where any was, those are among the rows whose examples are as long as an example may be.
 """
 
 from __future__ import annotations

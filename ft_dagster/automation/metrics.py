@@ -28,7 +28,7 @@ STATUS = dg.DagsterRunStatus
 WAITING = (STATUS.QUEUED, STATUS.NOT_STARTED)
 ACTIVE = (STATUS.STARTING, STATUS.STARTED, STATUS.CANCELING)
 QUEUED, IN_PROGRESS = "queued", "in_progress"
-IDLE, DUE = "idle", "due"  # beside the kinds of `fleet.due.WhyNot`
+IDLE, DUE = "idle", "due"  # beside the kinds of `fleet.due.due.WhyNot`
 
 
 def read_figures(instance: dg.DagsterInstance, settings: Settings) -> FleetFigures:

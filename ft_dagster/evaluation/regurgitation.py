@@ -44,7 +44,7 @@ def probes(
     probed.
 
     `rows`: how many are drawn, by `seed`, of all those that are long enough; fewer where there are no more.
-    `exchange`: see `data.rows.in_exchange`.
+    `exchange`: see `examples.in_exchange`.
     Raises UserError for a canary that stands in no training row, or is parted wherever one is rendered.
     """
     if not train.is_file():

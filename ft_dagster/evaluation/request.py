@@ -68,7 +68,7 @@ class SplitTask(_EvaluationPart):
 
     `kind` says how an answer is scored; `database` is the SQLite file that queries run on (kind sql).
     `train_on` is recorded, not acted on: the last answer is scored however many turns were trained.
-    `exchange`: see `data.rows.in_exchange`. `examples`: the answer alone is asked for, after these; null: the
+    `exchange`: see `examples.in_exchange`. `examples`: the answer alone is asked for, after these; null: the
     loss too, without any.
     """
 
@@ -83,7 +83,7 @@ class SplitTask(_EvaluationPart):
 
 class Regurgitation(_EvaluationPart):
     """Says how far to test whether the model repeats its training rows: so many of `train`, and each of the
-    planted strings. `exchange`: see `data.rows.in_exchange`.
+    planted strings. `exchange`: see `examples.in_exchange`.
     """
 
     train: QuestionsFile

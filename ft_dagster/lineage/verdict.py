@@ -1,6 +1,6 @@
 """Holds the verdict of the gate on one set of weights: what crosses rooms, and how it is stored.
 
-`evaluation.gates` derives it; the release log, the card and the reports read it.
+`gate.gates` derives it; the release log, the card and the reports read it.
 """
 
 from __future__ import annotations

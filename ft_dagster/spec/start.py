@@ -75,8 +75,8 @@ def start_project(
 ) -> StartedProject:
     """Write settings, policy, defaults and the declaration of `key`. Raises UserError where it is declared.
 
-    `base_model` and `data` are each an absolute path, an address or a name of the hub (`data.base.base_from`,
-    `data.locations.rows_from`). The folder of those that lie outside of the project is added to what tenants
+    `base_model` and `data` are each an absolute path, an address or a name of the hub (`base.base_from`,
+    `locations.rows_from`). The folder of those that lie outside of the project is added to what tenants
     may read.
     """
     declaration = new_declaration(folder, key)

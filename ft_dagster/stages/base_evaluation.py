@@ -72,8 +72,8 @@ def owner(inputs: GeneralScoresInputs) -> Owner:
 
 @dataclass(frozen=True)
 class BaseEvaluationInputs:
-    """Names the inputs of the base's scores. `chat`: see `asked.chat_of`. `called`: see
-    `asked.own_checks`.
+    """Names the inputs of the base's scores. `chat`: see `questions.chat_of`. `called`: see
+    `questions.own_checks`.
     """
 
     base_model: Artifact

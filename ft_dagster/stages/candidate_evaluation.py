@@ -36,7 +36,7 @@ from ft_dagster.workspace.stage import Stage
 @dataclass(frozen=True)
 class CandidateInputs:
     """Names the inputs. `tries`: the ordinal of these questions among all sets that the weights were put to.
-    `chat`: see `asked.chat_of`. `rules`: see `gates.later_rules`; None where none acts.
+    `chat`: see `questions.chat_of`. `rules`: see `gates.later_rules`; None where none acts.
     """
 
     base_model: Artifact

@@ -60,9 +60,9 @@ JUDGING = ("gates", "spec", "own", "rules", "probed")  # of the key: by what ans
 class EvaluationInputs:
     """Names the inputs. `gates`: digest of the declared gates. `spec`: the fields by which answers are
     judged. `tries`: the ordinal of these questions among all sets that the weights were put to. `chat`: see
-    `asked.chat_of`. `own`: see `own_tasks`, `rules`: see `gates.later_rules`; None without any. `probed`: see
-    `Policy.least_probed`. `policy`: today's, kept beside the verdict; release and export hold the declaration
-    against theirs. `called`: see `asked.own_checks`.
+    `questions.chat_of`. `own`: see `own_tasks`, `rules`: see `gates.later_rules`; None without any. `probed`:
+    see `Policy.least_probed`. `policy`: today's, kept beside the verdict; release and export hold the
+    declaration against theirs. `called`: see `questions.own_checks`.
     """
 
     base_model: Artifact

@@ -60,10 +60,10 @@ DESCRIBED = ("export", "description", "owners", "objective", "data.sources", "da
 
 @dataclass(frozen=True)
 class ExportInputs:
-    """Names the inputs. `task`, `general`, `device`, `dtype`, `chat` (see `asked.chat_of`): how weights that
-    drifted from what was judged are asked again; `rules` (see `gates.later_rules`): the rules whose decision
-    ends the asking, where it goes batch after batch. `corpus`: the digest of the general text in their
-    mixture. `called`: see `asked.own_checks`. `with_examples`: sentences for the card.
+    """Names the inputs. `task`, `general`, `device`, `dtype`, `chat` (see `questions.chat_of`): how weights
+    that drifted from what was judged are asked again; `rules` (see `gates.later_rules`): the rules whose
+    decision ends the asking, where it goes batch after batch. `corpus`: the digest of the general text in
+    their mixture. `called`: see `questions.own_checks`. `with_examples`: sentences for the card.
     """
 
     spec: VariantSpec

@@ -29,7 +29,7 @@ from ft_dagster.workspace.stage import Stage
 @dataclass(frozen=True)
 class ProductionInputs:
     """Names the inputs. `base_model`, `fine_tuned_model`: of the version in production, and so is `chat`, see
-    `asked.rules_of`; the questions are today's, rendered as that version was trained.
+    `questions.rules_of`; the questions are today's, rendered as that version was trained.
     """
 
     base_model: Artifact

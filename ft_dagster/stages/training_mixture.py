@@ -58,7 +58,7 @@ class MixtureInputs:
     """Names the inputs. `max_length`: of an example, in tokens, as resolved. `general_corpus`: a corpus, or
     the text that the base wrote. `evaluation_texts`: what general text must not overlap; None where there is
     no general text, nothing is asked, or it may. `unsaid_tokens`: the check that new tokens of the base stand
-    in no general task; None where there are none of either. `turn_end`, `rendering`: see `stages.rendering`.
+    in no general task; None where there are none of either. `turn_end`, `rendering`: see `rendered_prompts`.
     """
 
     spec: VariantSpec

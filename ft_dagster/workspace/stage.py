@@ -2,7 +2,7 @@
 
 `inputs(view)` asks for what the stage is made from: artifacts of the stages that it `reads`, the `fields` of
 the declaration that it lists, facts of the host. It may branch on them, and returns one frozen dataclass (see
-`inputs.py`). `build(inputs, context, attempt)` makes the artifact from that object alone.
+`keyed_inputs.py`). `build(inputs, context, attempt)` makes the artifact from that object alone.
 """
 
 from __future__ import annotations

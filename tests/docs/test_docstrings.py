@@ -1,14 +1,24 @@
-"""Holds the first line of each docstring to a sentence: it begins with the verb, or with who does it."""
+"""Holds the first line of each docstring to a sentence that begins with the verb, or with who does it, and
+each module that one names to the package.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import BaseModel
+
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.policy import Policy
+
 PACKAGE = Path(__file__).resolve().parents[2] / "ft_dagster"
 NOT_YET = ("launch",)  # most of it is about to be replaced
+REFERENCE = re.compile(r"`([a-z_]+(?:\.(?!(?:jsonl|lock)\b)\w+)+)`")  # but names of files
 SHARED_PROCESSES = ("forked_", "kept_base")  # files that stay as they are until they are replaced
 NO_SUBJECT = re.compile(  # a noun without a verb, or a sentence whose subject is hidden
     r"(a|an|all|another|any|as|at|both|by|each|every|for|from|how|in|its|no|none|of|on|one|several|so|some|that"
@@ -57,3 +67,40 @@ def test_a_noun_alone_and_a_hidden_subject_are_no_sentence() -> None:
     ):
         assert not is_sentence(said)
     assert is_sentence("Return the digest of a payload.")
+
+
+def is_there(path: list[str]) -> bool:
+    """Say whether a dotted path leads to a room, to a module or to what a module names; below the package, or
+    from the end of a module's own path on.
+    """
+    for depth in range(len(path), 0, -1):
+        below = "/".join(path[:depth])
+        rest = path[depth:]
+        if not rest and any(found.is_dir() for found in PACKAGE.rglob(below)):
+            return True
+        files = [*PACKAGE.rglob(f"{below}.py"), *PACKAGE.rglob(f"{below}/__init__.py")]
+        if any(not rest or re.search(rf"\b{rest[0]}\b", file.read_text("utf-8")) for file in files):
+            return True
+    return False
+
+
+def is_field(path: list[str], models: tuple[type[BaseModel], ...] = (VariantSpec, Policy, Settings)) -> bool:
+    """Say whether a dotted path begins with a field that a person writes into a YAML file."""
+    return any(
+        path[0] in model.model_fields and path[1] in str(model.model_json_schema()) for model in models
+    )
+
+
+def test_each_module_that_a_docstring_names_is_there() -> None:
+    files = sorted(PACKAGE.rglob("*.py"))
+    rooms = {folder.name for folder in PACKAGE.rglob("*") if folder.is_dir()}
+    defined = {name for file in files for name in re.findall(r"^(?:def|class) (\w+)", file.read_text(), re.M)}
+    gone = [
+        f"{file.relative_to(PACKAGE)} {name}: {found}"
+        for file in files
+        for name, said in docstrings(file)
+        for found in REFERENCE.findall(said)
+        if (path := found.split("."))[0] in rooms or path[-1] in defined
+        if path[0] not in sys.stdlib_module_names and not is_there(path) and not is_field(path)
+    ]
+    assert gone == []

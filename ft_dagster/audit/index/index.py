@@ -2,10 +2,9 @@
 evidence.
 
 It holds no text and no identity: a record is known by the first 8 bytes of its lookup (see
-`data.record_tree`), an answer is held against the evidence before it is given. It is never authoritative: one
-that is damaged, of another store or by another key is made again; of another version see `index_file`. Many
-read; one writes, under a lock of this host.
-
+`records.record_tree`), an answer is held against the evidence before it is given. It is never authoritative:
+one that is damaged, of another store or by another key is made again; of another version see `index_file`.
+Many read; one writes, under a lock of this host.
 What an artifact has stands in up to 256 rows of the table `members`, by the first byte of the lookups, each
 an array of MEMBER: to add ten thousand records takes 256 small writes, and to find one is to look through
 those of its owner that begin as it does, which stand side by side.

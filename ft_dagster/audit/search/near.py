@@ -21,7 +21,7 @@ RUNS = 4  # of a record of fewer words than so many runs of WORDS, runs are as m
 
 class Nearness:
     """Finds records other than the asked one whose Jaccard similarity to it, of the sets of their runs of
-    words (`data.dedup`), is at least `threshold`. The asked one is read in each way that sources read it, and
+    words (`rows.dedup`), is at least `threshold`. The asked one is read in each way that sources read it, and
     the nearest counts. Takes some 25 µs a row of 50 words.
 
     Raises UserError for a record that is given by its identity, which has no words.

@@ -1,6 +1,6 @@
 """Spreads a footprint over ranks: what each device holds of a training, and what comes on top of its tensors.
 
-Arithmetic over `dryrun.Footprint`, cheap to call for many layouts. B = bytes, GB = 1e9 B. Copies (stage 0)
+Arithmetic over `footprint.Footprint`, cheap to call for many layouts. B = bytes, GB = 1e9 B. Copies (stage 0)
 hold the footprint itself. Under DeepSpeed states are counted: 4 B of fp32 master and 8 B of Adam's moments a
 trained weight, spread over the ranks like the gradients; stage 3 spreads the weights too.
 """

@@ -68,7 +68,7 @@ class FirstLooks:
 
 def first_looks(run: TrainingRun, member: Member, chat: Mapping[str, Any] | None = None) -> FirstLooks:
     """Return the first looks at the base of this training; none where its first look is not its base's.
-    `chat`: see `data.chat_rules`.
+    `chat`: see `data.rendering.chat_rules`.
     """
     if isinstance(member.plan.method, PromptSettings):
         return FirstLooks(None, {})
