@@ -17,10 +17,9 @@ from ft_dagster.stage_entries import FINE_TUNED_MODEL, RELEASE, RELEASE_EVALUATI
 from ft_dagster.stages import base_evaluation, evaluation
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.store import Artifact, find_artifact
-from ft_dagster.store.make import Recipe
 from ft_dagster.store.removal import keep
 from ft_dagster.workspace.answer_engine import Engine
-from ft_dagster.workspace.keyed_inputs import differing
+from ft_dagster.workspace.keyed_inputs import differing, key_parts, parts_of
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace, refuse_experiment
 
@@ -83,14 +82,13 @@ class DeclaredWorkspace(Workspace):
 
     def find(self, stage: Stage[Any]) -> Artifact:
         """Return the artifact that is demanded now. Raises UserError that names the inputs which changed."""
-        recipe, _ = self.recipe(stage)
+        recipe, inputs = self.recipe(stage)
         found = find_artifact(self.store, recipe.place)
         if found is None:
             newest = self.head(stage.name) or self.head(_EVALUATION)
-            changed = differences(recipe, newest)
-            what = ", ".join(changed) or f"the version of {stage.name}"
+            changed = what_changed(inputs, newest) or f"the version of {stage.name}"
             raise UserError(
-                f"{what} changed after the evaluation: the declaration of today demands another",
+                f"{changed} changed after the evaluation: the declaration of today demands another",
                 file=self.declared_in,
                 fix="Materialize declaration, base_evaluation and evaluation again",
             )
@@ -122,19 +120,17 @@ def refuse_unjudged(workspace: Workspace) -> None:
         )
 
 
-def differences(recipe: Recipe, head: Artifact | None) -> list[str]:
-    """Return what in the key of `recipe` is other than in that of `head`, as a person names it, sorted."""
+def what_changed(inputs: Any, head: Artifact | None) -> str:
+    """Say which parts of the key of a stage's inputs are others than in that of `head`: as they are declared,
+    else by their own names. Empty where none is.
+    """
     if head is None:
-        return []
-    then, now = {**head.spec, **head.inputs}, {**recipe.spec, **recipe.inputs}
-    named = {_named(".".join(path)) for path in differing(then, now) if path[0] in now}
-    return sorted(name for name in named if not any(other.startswith(f"{name}.") for other in named))
-
-
-def _named(part: str) -> str:
-    """Return a field as it is declared, a task as it is declared, else the part's own name."""
-    for marker in ("spec", "tasks"):
-        _, found, declared = f".{part}".partition(f".{marker}.")
-        if found:
-            return declared
-    return part
+        return ""
+    parts, now = parts_of(inputs), key_parts(inputs)
+    then, named = {**head.spec, **head.inputs}, set[str]()
+    for name, *below in differing(then, {**now.spec, **now.inputs}):
+        if name in parts:
+            is_declared = name.rpartition(".")[2] in ("spec", "tasks")  # field by field, entry by entry
+            named.add(".".join(below if below and is_declared else (name, *below)))
+    whole = sorted(name for name in named if not any(other.startswith(f"{name}.") for other in named))
+    return ", ".join(whole)
