@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ft_dagster import cli
-from ft_dagster.cli.commands import FILES, all_commands
+from ft_dagster.cli.commands import FILES, all_commands, app
+from tests.present import present
 
 HEAVY = {"dagster", "torch", "transformers", "peft", "numpy", "pyarrow", "pandas", "sqlalchemy", "duckdb"}
 SETTINGS = {"pydantic_settings", "fsspec", "ft_dagster.settings", "ft_dagster.spec.variant"}
@@ -52,13 +53,24 @@ def test_a_command_imports_its_own_file_alone(words: str, tmp_path: Path) -> Non
 
 
 def test_each_command_is_found_by_the_file_that_defines_it() -> None:
-    named = {name for names in FILES.values() for name in names}
-    assert set(all_commands().commands) == named
+    shown = list(all_commands().commands)
+    package = f"{cli.__name__}."
+    defined = {
+        (
+            present(each.callback).__module__.removeprefix(package),
+            each.name or present(each.callback).__name__,
+        )
+        for each in app.registered_commands
+    }
+    groups = {str(each.name) for each in app.registered_groups}
+    listed = {(file, name) for file, names in FILES.items() for name in names}
+    assert {(file, name) for file, name in listed if name not in groups} == defined
+    assert set(shown) == {name for _, name in defined} | groups
     folder = Path(cli.__file__ or "").parent
     defining = {
         ".".join(file.relative_to(folder).with_suffix("").parts)
         for file in folder.rglob("*.py")
-        if re.search(r"^@\w+\.command\(", file.read_text(), re.MULTILINE)
+        if re.search(r"^@\w+\.command\(|\.add_typer\(", file.read_text(), re.MULTILINE)
     }
     assert defining == set(FILES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,11 @@ def test_a_mistake_in_a_declaration_is_one_line_that_says_how_it_is_written(
     part, _, instead = mistake.partition("->")
     content = DECLARED.replace(part, instead) if instead else f"{DECLARED}{part}\n"
     (project / "tenants/acme/support.yaml").write_text(content)
-    [line] = [line for line in said(project, "check").splitlines() if DECLARATIONS[mistake] in line]
-    assert line
+    outcome = CliRunner().invoke(app, ["--project", str(project), "check"])
+    assert outcome.exit_code == BAD_INPUT
+    assert isinstance(outcome.exception, SystemExit)
+    [line] = [line for line in outcome.output.splitlines() if DECLARATIONS[mistake] in line]
+    assert re.search(r"support\.yaml|data/\w+\.csv:1|/gguf: ", line), "it names the file"
 
 
 def test_few_rows_are_refused_by_check_with_how_many_are_needed(project: Path) -> None:
