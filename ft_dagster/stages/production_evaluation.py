@@ -29,7 +29,7 @@ from ft_dagster.workspace.stage import Stage
 @dataclass(frozen=True)
 class ProductionInputs:
     """Names the inputs. `base_model`, `fine_tuned_model`: of the version in production, and so is `chat`, see
-    `questions.rules_of`; the questions are today's, rendered as that version was trained.
+    `questions.chat_of_base`; the questions are today's, rendered as that version was trained.
     """
 
     base_model: Artifact
@@ -55,7 +55,7 @@ def inputs(view: View) -> ProductionInputs:
     task = questions.unprobed(questions.own_task_of(view, base, export.spec.get(f"task.{RENDERING}")))
     general, rules = (
         questions.general(view),
-        view.by_bytes(lambda: questions.rules_of(view, base, view.upstream(BASE_EVALUATION.name))),
+        view.by_bytes(lambda: questions.chat_of_base(view, base, view.upstream(BASE_EVALUATION.name))),
     )
     return ProductionInputs(base, tuned, task, general, view.device, view.dtype, view.engine, rules)
 

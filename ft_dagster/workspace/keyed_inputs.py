@@ -18,7 +18,8 @@ Each part of a key is of one kind, by which `versions.now` tells whether it woul
 
     declared    follows from YAML, task files and policy: computed anew
     artifact    an `Artifact`: followed through `lineage.graph`
-    host        `Host[...]`: a fact of the machine; as the manifest has it, and never a cause
+    host        `Host[...]`: a fact of the machine, or of this version of the package; as the manifest has it,
+                and never a cause
     derived     `Derived[...]`: follows from the other parts; computed anew as far as no file is opened for it
 """
 

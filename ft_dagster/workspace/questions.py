@@ -306,7 +306,7 @@ def chat_of(evaluation: Artifact) -> dict[str, object] | None:
     return evaluation.figures.get("chat")
 
 
-def rules_of(context: BuildContext, base: Artifact, before: Artifact) -> dict[str, object] | None:
+def chat_of_base(context: BuildContext, base: Artifact, before: Artifact) -> dict[str, object] | None:
     """Return the rules, as `chat_of` says them, by which a base is asked that is not always today's, of which
     `before` is the evaluation: of another one its tokenizer says them. Raises UserError where that is gone.
     """

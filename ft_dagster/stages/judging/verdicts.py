@@ -31,7 +31,7 @@ from ft_dagster.stages.judging.declared_now import DeclaredWorkspace
 from ft_dagster.store import SHARED, Artifact
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.past import ProductionGone
-from ft_dagster.workspace.questions import chat_of, check_measured, own_checks, rules_of
+from ft_dagster.workspace.questions import chat_of, chat_of_base, check_measured, own_checks
 from ft_dagster.workspace.rendered_prompts import LEAD, RENDERING, lead_of_answers
 from ft_dagster.workspace.stage_version import is_of_now
 from ft_dagster.workspace.workspace import Workspace
@@ -168,7 +168,7 @@ def asked_by_its_rules(workspace: Workspace, evaluation: Artifact) -> bool:
         base = input_of(StoredGraph(workspace.store), evaluation, BASE_MODEL.name)
         scores, then = _scores_of_base(workspace, evaluation), evaluation.spec.get("chat")
         if scores is None:
-            same = base is not None and then == rules_of(
+            same = base is not None and then == chat_of_base(
                 workspace.context, base, workspace.upstream(BASE_EVALUATION.name)
             )
         else:
