@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,15 @@ def test_a_failure_of_the_asking_is_said_and_stops_no_training(
     workspace = opened(finished, said)
     forget(workspace)
 
-    def failing(*arguments: Any, **named: Any) -> Any:
-        raise ProgramFailed("it had no memory left", "Free some", mendable=False)
+    def failing(mendable: bool, *arguments: Any, **named: Any) -> Any:
+        raise ProgramFailed("it had no memory left", "Free some", mendable=mendable)
 
-    monkeypatch.setattr(Workspace, "run_program", failing)
+    monkeypatch.setattr(Workspace, "run_program", partial(failing, False))
     ask_before_training(workspace)
     assert any("the base was not asked with examples: it had no memory left" in line for line in said)
+    monkeypatch.setattr(Workspace, "run_program", partial(failing, True))
+    with pytest.raises(ProgramFailed):  # the run is tried again, and asks then
+        ask_before_training(workspace)
 
 
 def test_the_pages_of_training_and_evaluation_show_what_the_base_reaches(
