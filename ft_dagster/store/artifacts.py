@@ -329,11 +329,11 @@ def stated(store: Store, place: Place, content: bytes, generation: int = 1) -> A
     if store.checked is None:
         return _stated(store, place, content, generation)
     known, checked = (place, content, generation), store.checked
-    if known not in checked:
-        if len(checked) == MOST_CHECKED:
+    found: Artifact | Removed | None = checked.get(known)
+    if found is None:
+        if len(checked) >= MOST_CHECKED:
             checked.clear()
-        checked[known] = _stated(store, place, content, generation)
-    found: Artifact | Removed = checked[known]
+        found = checked[known] = _stated(store, place, content, generation)
     return found
 
 
