@@ -27,7 +27,7 @@ from ft_dagster.fleet.due.budget_ledger import BudgetLedger, Charge, beyond, set
 from ft_dagster.fleet.due.due import EVEN_START, FleetState, NotDone, Pace, Retrain, due
 from ft_dagster.fleet.due.reasons import News, VariantState, next_look
 from ft_dagster.fleet.due.retrain_cost import Amount, RetrainCost
-from ft_dagster.settings import BudgetSettings, FleetSettings, PlatformOrder
+from ft_dagster.fleet_settings import BudgetSettings, FleetSettings, PlatformOrder
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import RetrainSpec
 

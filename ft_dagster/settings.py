@@ -10,10 +10,8 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
-    AwareDatetime,
     BeforeValidator,
     Field,
     ValidationError,
@@ -26,16 +24,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from ft_dagster.cluster import Cluster, RaySettings
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
+from ft_dagster.fleet_settings import FleetSettings
 from ft_dagster.kubernetes_settings import KubernetesSettings
+from ft_dagster.notification_settings import NotificationSettings, RegistrySettings
 from ft_dagster.roots import UPSTREAM, Roots, is_address
 from ft_dagster.settings_part import Part, Tenant
-from ft_dagster.spec.keys import HALF
+from ft_dagster.spec.data import ASSET, ASSET_KEY
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
 from ft_dagster.spec.validation import mistakes_in
-from ft_dagster.spec.variant import ASSET, ASSET_KEY
 from ft_dagster.spec.yaml_files import read_yaml
-from ft_dagster.spec.zones import known_zone
 from ft_dagster.store.blobs import Store
 
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
@@ -206,124 +204,6 @@ class Retentions(Retention):
         own = self.per_tenant.get(tenant or "")
         said = {} if own is None else own.model_dump(exclude_unset=True)
         return Retention(**{**self.model_dump(exclude={"per_tenant"}), **said})
-
-
-class BudgetSettings(Part):
-    """Limits what may be spent; null: any amount. Hours are those of one GPU; without any, of a training."""
-
-    hours_per_day: float | None = Field(None, ge=0, le=1e9, description="GPU hours a day")
-    usd_per_day: float | None = Field(None, ge=0, le=1e9, description="US dollars a day")
-    hours_per_month: float | None = Field(None, ge=0, le=1e9, description="GPU hours a month")
-    usd_per_month: float | None = Field(None, ge=0, le=1e9, description="US dollars a month")
-
-
-class PlatformOrder(Part):
-    """Declares a retrain that the platform asks for: a new policy, an erasure."""
-
-    name: str = Field(pattern=rf"^{HALF.pattern}$", description="Tells it from other orders")
-    reason: str = Field(min_length=1, max_length=200, description="Shown beside each run")
-    given: AwareDatetime = Field(description="Runs that started before do not fulfil it; with time zone")
-    deadline: AwareDatetime = Field(description="By when each run is to have started; with time zone")
-    variants: tuple[str, ...] = Field(("*",), description="Patterns of variants: acme.*")
-
-    @model_validator(mode="after")
-    def _deadline_comes_after(self) -> PlatformOrder:
-        if self.deadline < self.given:
-            raise ValueError("deadline: comes before given")
-        return self
-
-
-class FleetSettings(Part):
-    """Says how retrains are decided upon."""
-
-    timezone: str = Field("UTC", description="IANA name: whose days and months budgets are of")
-    budget: BudgetSettings = Field(BudgetSettings(), description="Of all retrains together")
-    tenant_budget: BudgetSettings = Field(BudgetSettings(), description="Of each tenant not named below")
-    per_tenant: dict[Tenant, BudgetSettings] = Field({}, description="Of one tenant, in place of that")
-    dearer: Literal["spread", "refuse"] = Field(
-        "spread", description="A retrain that costs more than a day's budget: charged to several days, or not"
-    )
-    spread_hours: float = Field(
-        1.0, ge=0, le=168, description="Retrains that may wait start over this long; 0: all at once"
-    )
-    orders: tuple[PlatformOrder, ...] = Field((), description="Retrains that the platform asks for")
-
-    @field_validator("timezone")
-    @classmethod
-    def _zone_is_known(cls, name: str) -> str:
-        return known_zone(name)
-
-    @field_validator("orders")
-    @classmethod
-    def _each_order_has_its_own_name(cls, orders: tuple[PlatformOrder, ...]) -> tuple[PlatformOrder, ...]:
-        names = [order.name for order in orders]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"two orders are named {twice}: each needs its own name")
-        return orders
-
-
-class NotificationTarget(Part):
-    """Says where events are told: a webhook or a file of JSON lines, one of them. Nothing is run."""
-
-    webhook: str | None = Field(None, description="An http(s) address that takes a POST of JSON")
-    file: str | None = Field(None, description="A file, from the project folder, that lines are added to")
-    timeout_seconds: float = Field(5.0, gt=0, le=60, description="Of a webhook, for all of one delivery")
-    secret_env: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Environment variable with the secret that a webhook's bodies are signed by",
-    )
-
-    @field_validator("webhook")
-    @classmethod
-    def _is_an_address(cls, address: str | None) -> str | None:
-        if address is not None:
-            try:
-                parts = urlsplit(address)
-                known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-            except ValueError:
-                known = False
-            if not known or not address.isascii() or not address.isprintable() or " " in address:
-                raise ValueError("not an http:// or https:// address")
-            if "@" in parts.netloc:
-                raise ValueError("credentials do not belong into an address: name secret_env")
-        return address
-
-    @model_validator(mode="after")
-    def _is_one_of_them(self) -> NotificationTarget:
-        if (self.webhook is None) == (self.file is None):
-            raise ValueError("needs a webhook or a file, and not both")
-        if self.webhook is None and self.secret_env is not None:
-            raise ValueError("secret_env: a file is not signed")
-        return self
-
-
-class NotificationSettings(Part):
-    """Says who is told of releases, failed gates and failed runs; a declaration names targets in `notify`."""
-
-    targets: dict[Tenant, NotificationTarget] = Field({}, description="By name")
-    ui: str | None = Field(
-        None, pattern=r"^https?://\S+$", description="Address of Dagster's UI, for links to runs"
-    )
-
-
-class RegistrySettings(Part):
-    """Says where releases are shown besides; the release log stays what counts."""
-
-    mlflow: str | None = Field(
-        None, min_length=1, description="Address of an MLflow server, whose model registry shows releases"
-    )
-    experiment: str = Field(
-        "ft_dagster", min_length=1, description="MLflow's, of the runs that hold the files"
-    )
-
-    @field_validator("mlflow")
-    @classmethod
-    def _has_no_credentials(cls, address: str | None) -> str | None:
-        if "@" in (address or "").partition("://")[2].partition("/")[0]:
-            raise ValueError("credentials do not belong into an address: MLFLOW_TRACKING_USERNAME has them")
-        return address
 
 
 class Settings(BaseSettings):

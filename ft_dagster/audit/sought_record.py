@@ -18,7 +18,7 @@ from ft_dagster.data.sources.formats import detect_format
 from ft_dagster.data.sources.readers import RawRow
 from ft_dagster.errors import UserError
 from ft_dagster.files import special_kind
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 from ft_dagster.strict_json import loads
 
 MOST_BYTES = 16_000_000  # of a file that is asked for

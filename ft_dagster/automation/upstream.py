@@ -15,7 +15,7 @@ from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
-from ft_dagster.spec.variant import ASSET
+from ft_dagster.spec.data import ASSET
 
 SEEN = "upstream"  # of the table: the snapshot of each asset that was looked at
 STAMP = "ft/upstream"  # of a run: the materialization that it was asked for

@@ -24,8 +24,8 @@ from ft_dagster.data.sources.upstream import is_asset
 from ft_dagster.errors import UserError
 from ft_dagster.models.base import base_from
 from ft_dagster.spec import VariantKey
+from ft_dagster.spec.data import SourceSpec
 from ft_dagster.spec.start import StartedProject, new_declaration, start_project
-from ft_dagster.spec.variant import SourceSpec
 from ft_dagster.versions.first_declaration import first_declaration
 
 T = TypeVar("T")

@@ -52,8 +52,9 @@ def release(
     Only versions whose gate held are in the log. The bytes of the export are hashed again first, and today's
     policy is asked.
     """
-    from ft_dagster.lineage.release import ReleaseRequest, aliases, promote
+    from ft_dagster.lineage.release import ReleaseRequest, promote
     from ft_dagster.lineage.release import history as entries
+    from ft_dagster.lineage.served import aliases
 
     settings, declared = _declared(context, variant)
     store, prefix = settings.open_store(), _prefix(declared.key)
@@ -80,7 +81,8 @@ def rollback(
     It is recorded, and nothing is deleted. What was rolled back is not promoted again unless forced with a
     reason.
     """
-    from ft_dagster.lineage.release import ReleaseRequest, history, rollback, to_go_back_to
+    from ft_dagster.lineage.release import ReleaseRequest, history, rollback
+    from ft_dagster.lineage.served import to_go_back_to
 
     settings, key = _released(context, variant)
     store, prefix = settings.open_store(), _prefix(key)
@@ -94,7 +96,7 @@ def rollback(
 def history(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     """Show everything that was released, promoted and rolled back, oldest first."""
     from ft_dagster.lineage.log import UNCOUNTED, read_log
-    from ft_dagster.lineage.release import aliases
+    from ft_dagster.lineage.served import aliases
     from ft_dagster.report.figures import HISTORY, history_rows
 
     settings, key = _released(context, variant)

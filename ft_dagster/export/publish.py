@@ -14,7 +14,8 @@ from ft_dagster.data.sources.hub import hub_errors
 from ft_dagster.data.sources.locations import HUB_ID
 from ft_dagster.errors import UserError
 from ft_dagster.extras import of_train
-from ft_dagster.lineage.release import aliases, export_of, history
+from ft_dagster.lineage.release import export_of, history
+from ft_dagster.lineage.served import aliases
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 

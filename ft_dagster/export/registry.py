@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
-from ft_dagster.lineage.release import aliases, export_of, history
+from ft_dagster.lineage.release import export_of, history
+from ft_dagster.lineage.served import aliases
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Artifact

@@ -10,8 +10,8 @@ from datetime import datetime
 from ft_dagster.fleet.due.budget_ledger import PLATFORM, BudgetLedger, Charge
 from ft_dagster.fleet.due.costs import CostItem, CostRow, cost_row, cost_rows, shown_hours, shown_usd
 from ft_dagster.fleet.due.retrain_cost import ANY, NOTHING, Amount
+from ft_dagster.fleet_settings import FleetSettings
 from ft_dagster.report.figures import ABSENT
-from ft_dagster.settings import FleetSettings
 
 ALL = "all"
 COLUMNS = ("tenant", "trainings", "hours", "USD", "retrains charged today", "this month")

@@ -25,8 +25,9 @@ from ft_dagster.fleet.device_hours import EVALUATIONS, hours_of
 from ft_dagster.fleet.due.retrain_cost import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.refresh.from_store import DAMAGE, paid_for, planned_cost, said_of
 from ft_dagster.fleet.refresh.shared_state import SharedState
+from ft_dagster.fleet_settings import PlatformOrder
 from ft_dagster.provenance.manifest import local_environment
-from ft_dagster.settings import PlatformOrder, Settings
+from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 from ft_dagster.spec.overrides import write_declared
 from ft_dagster.stage_entries import (

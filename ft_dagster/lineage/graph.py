@@ -28,7 +28,8 @@ from ft_dagster.stage_entries import (
     MODEL_EXPORT,
     names_of,
 )
-from ft_dagster.store.artifacts import Artifact, Place, digests_folder, find_artifact, note_digest
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact
+from ft_dagster.store.attempts import digests_folder, note_digest
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.committed import committed_in
 from ft_dagster.store.heads import SHARED

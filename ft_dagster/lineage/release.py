@@ -24,6 +24,16 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry
 from ft_dagster.lineage.log import ReleaseLog, adopt, append, folder_of, read_log, recalled_log
+from ft_dagster.lineage.served import (
+    production_in,
+    refuse_rolled_back,
+    released,
+    rolled_back,
+    rolled_back_weights,
+    served_in,
+    to_go_back_to,
+    versions_in,
+)
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, MODEL_EXPORT
@@ -151,7 +161,7 @@ def _recording(
     _approve(request, made.doubt)
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
-        versions, serving = _versions(past), _in_production(past)
+        versions, serving = versions_in(past), production_in(past)
         same = [old for old in versions.values() if old.export == made.export]
         if same:
             entry, new = _again(same, past, request)
@@ -173,9 +183,9 @@ def _again(
     """Return what a payload becomes that has versions (older logs gave it several), and whether that is
     new.
     """
-    serving = _in_production(past)
+    serving = production_in(past)
     standing = next((old for old in same if old.version == serving), same[-1])
-    stays = standing.version in (serving, max(_versions(past))) or standing.version in rolled_back(past)
+    stays = standing.version in (serving, max(versions_in(past))) or standing.version in rolled_back(past)
     if stays or request.approvers:
         return standing, False
     return standing.then(PROMOTE, standing.version), True
@@ -193,7 +203,7 @@ def promote(
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
         chosen = released(past, version, prefix)
-        if chosen.version == _in_production(past):
+        if chosen.version == production_in(past):
             return (past[-1] if past[-1].action == PROMOTE else chosen), False
         _approve(request, chosen.doubt or request.doubt, chosen.version)
         if not (force and request.reason):
@@ -216,7 +226,7 @@ def rollback(store: Store, prefix: str, request: ReleaseRequest, version: int | 
         if request.doubt:
             _approve(request, request.doubt, target.version)
         _keep_export(store, prefix, target)
-        return target.then(ROLLBACK, target.version, from_version=_in_production(past)), True
+        return target.then(ROLLBACK, target.version, from_version=production_in(past)), True
 
     return _change(store, prefix, request, decide)
 
@@ -253,8 +263,8 @@ def _approve(request: ReleaseRequest, doubt: str | None, version: int | None = N
 
 def _same_production(then: Sequence[ReleaseEntry] | None, past: Sequence[ReleaseEntry]) -> None:
     """Raises UserError where another version is served than the one that a candidate was held against."""
-    now = _in_production(past)
-    if then is not None and _in_production(then) != now:
+    now = production_in(past)
+    if then is not None and production_in(then) != now:
         raise UserError(
             "another version went into production meanwhile: it was held against the one before",
             field="version",
@@ -308,17 +318,6 @@ def production(store: Store, prefix: str) -> ReleaseEntry | None:
     return served_in(history(store, prefix))
 
 
-def served_in(past: Sequence[ReleaseEntry]) -> ReleaseEntry | None:
-    """Return the release entry of the version that is served after these entries."""
-    version = _in_production(past)
-    return None if version is None else _versions(past)[version]
-
-
-def aliases(past: Sequence[ReleaseEntry]) -> dict[str, int | None]:
-    """Return the versions that are served, and that would be next."""
-    return {"production": _in_production(past), "candidate": max(_versions(past), default=None)}
-
-
 def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Artifact:
     """Return the export of a version (None: the newest), its bytes hashed again. Raises UserError."""
     entry = released(history(store, prefix), version, prefix)
@@ -333,119 +332,6 @@ def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Ar
         )
     verify_artifact(store, found, cache)
     return found
-
-
-def to_go_back_to(past: Sequence[ReleaseEntry], prefix: str, version: int | None) -> int:
-    """Return the version that a rollback would put into production.
-
-    Raises UserError: nothing in production, nothing before it, no such version, or one that never was in
-    production before, has the same weights, or was rolled back itself.
-    """
-    now = _in_production(past)
-    if now is None:
-        raise _nothing(prefix)
-    before = _served_before(past, now)
-    if version is not None:
-        _check_target(past, released(past, version, prefix), now, before)
-        return version
-    weights = _versions(past)[now].weights
-    good = [v for v in before if v not in rolled_back(past) and _versions(past)[v].weights != weights]
-    if not good:
-        raise UserError(
-            f"version {now} is the first that was in production: there is nothing to go back to",
-            field="version",
-            value=now,
-            fix="Release another version",
-        )
-    return good[-1]
-
-
-def _check_target(
-    past: Sequence[ReleaseEntry], target: ReleaseEntry, now: int, before: Sequence[int]
-) -> None:
-    version, put = target.version, f"`ft-dagster release {target.variant} --version {target.version}`"
-    refuse_rolled_back(past, version)
-    if version in before and target.weights != _versions(past)[now].weights:
-        return
-    why, fix = (
-        f"version {now} is in production, and a rollback goes back",
-        f"Name an earlier one, or use {put}",
-    )
-    if version not in [entry.production for entry in past]:
-        why, fix = f"version {version} was never in production, and a rollback approves nothing", f"Use {put}"
-    elif version in before and version != now:
-        why, fix = f"version {version} is another export of the weights in production", f"Use {put}"
-    raise UserError(why, field="version", value=version, fix=fix)
-
-
-def rolled_back(past: Sequence[ReleaseEntry]) -> dict[int, str]:
-    """Return version -> why it was rolled back, of those whose weights were and were not promoted since."""
-    gone = rolled_back_weights(past)
-    return {
-        version: gone[entry.weights] for version, entry in _versions(past).items() if entry.weights in gone
-    }
-
-
-def rolled_back_weights(past: Sequence[ReleaseEntry]) -> dict[str, str]:
-    """Return why weights were rolled back, by their digest."""
-    versions, gone = _versions(past), dict[str, str]()
-    for entry in past:
-        if entry.action == ROLLBACK and entry.from_version in versions:
-            gone[versions[entry.from_version].weights] = entry.reason
-        elif entry.action == PROMOTE:
-            gone.pop(entry.weights, None)
-    return gone
-
-
-def _versions(past: Sequence[ReleaseEntry]) -> dict[int, ReleaseEntry]:
-    return {entry.version: entry for entry in past if entry.action == RELEASE}
-
-
-def _in_production(past: Sequence[ReleaseEntry]) -> int | None:
-    return past[-1].production if past else None
-
-
-def _served_before(past: Sequence[ReleaseEntry], now: int) -> list[int]:
-    """Return the versions that were served before `now` was last released or promoted; the latest last."""
-    served = [entry.production for entry in past]
-    came = [
-        at
-        for at, entry in enumerate(past)
-        if entry.production == now and entry.action != ROLLBACK and (at == 0 or served[at - 1] != now)
-    ]
-    return [version for version in served[: came[-1] if came else 0] if version is not None]
-
-
-def released(past: Sequence[ReleaseEntry], version: int | None, prefix: str) -> ReleaseEntry:
-    """Return the release entry of a version (None: the newest). Raises UserError where there is none."""
-    versions = _versions(past)
-    if not versions:
-        raise _nothing(prefix)
-    if version is None:
-        return versions[max(versions)]
-    if version not in versions:
-        known = ", ".join(str(number) for number in sorted(versions))
-        raise UserError("no such version", field="version", value=version, fix=f"Released are {known}")
-    return versions[version]
-
-
-def refuse_rolled_back(past: Sequence[ReleaseEntry], version: int) -> None:
-    """Raises UserError where a version was rolled back and not promoted since."""
-    if version in rolled_back(past):
-        raise UserError(
-            f"version {version} was rolled back: {rolled_back(past)[version]}",
-            field="version",
-            value=version,
-            fix="Release other weights, or promote it by force with a reason",
-        )
-
-
-def _nothing(prefix: str) -> UserError:
-    return UserError(
-        "nothing was released of this variant",
-        value=prefix.removeprefix("tenants/").replace("/", "."),
-        fix="Run it; `ft-dagster compare` shows what its gate said",
-    )
 
 
 def _same(problem: str, expected: str | None, found: str | None) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
-from ft_dagster.lineage.release import aliases, to_go_back_to
+from ft_dagster.lineage.served import aliases, to_go_back_to
 from ft_dagster.settings import Retention
 
 DAY = 86_400.0  # seconds

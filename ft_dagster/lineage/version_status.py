@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
-from ft_dagster.lineage.release import rolled_back
+from ft_dagster.lineage.served import rolled_back
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from typing import NamedTuple, TypedDict
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export, walk
-from ft_dagster.lineage.release import history, production, rolled_back_weights
+from ft_dagster.lineage.release import history, production
+from ft_dagster.lineage.served import rolled_back_weights
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.methods import METHODS
 from ft_dagster.models.base import locate_base

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from ft_dagster.schema_version import STORED
@@ -58,3 +58,8 @@ def former_auto(value: Any, info: ValidationInfo, usual: Any, otherwise: str) ->
         "no plan chooses it by the version before any more",
         {"fix": f"Name a number (`ft-dagster check` gives that of the newest plan), or {otherwise}"},
     )
+
+
+def from_string(field: str) -> BeforeValidator:
+    """Let a plain string stand for the object whose one needed field it is."""
+    return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)

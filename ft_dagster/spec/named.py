@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ft_dagster.spec.variant import Base, BaseModelSpec, EvaluationSpec, RowSource, SourceSpec, TenantSource
+from ft_dagster.spec.data import RowSource, SourceSpec, TenantSource
+from ft_dagster.spec.variant import Base, BaseModelSpec, EvaluationSpec
 
 _BASE: TypeAdapter[BaseModelSpec] = TypeAdapter(Base)
 _SOURCE: TypeAdapter[TenantSource] = TypeAdapter(RowSource)

@@ -18,20 +18,14 @@ from pydantic import Field
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.spec.data import DecontaminateSpec
 from ft_dagster.spec.defaults import merge
 from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.method import MethodName
 from ft_dagster.spec.model import SpecModel
 from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.validation import validate
-from ft_dagster.spec.variant import (
-    LEAST,
-    DecontaminateSpec,
-    EvaluationSpec,
-    GatesSpec,
-    Margin,
-    VariantSpec,
-)
+from ft_dagster.spec.variant import LEAST, EvaluationSpec, GatesSpec, Margin, VariantSpec
 from ft_dagster.spec.yaml_files import read_yaml
 
 POLICY_FILE = "policy.yaml"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.request import SampledRequest
 from ft_dagster.records.record_tree import FIGURES
-from ft_dagster.spec.variant import GeneralSpec
+from ft_dagster.spec.data import GeneralSpec
 from ft_dagster.stage_entries import BASE_MODEL, BASE_TEXT
 from ft_dagster.store import SHARED, Artifact, Attempt
 from ft_dagster.workspace.build_context import BuildContext

@@ -14,7 +14,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks.tasks import tasks_digest
 from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 from ft_dagster.stage_entries import DECLARATION
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace.build_context import BuildContext

@@ -17,8 +17,8 @@ from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.roots import is_address
 from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.data import GeneralSpec
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.spec.variant import GeneralSpec
 from ft_dagster.stage_entries import (
     BASE_MODEL,
     BASE_TEXT,

@@ -1,14 +1,7 @@
 """Keeps artifacts, heads and logs in a folder or under an s3:// prefix."""
 
-from ft_dagster.store.artifacts import (
-    Artifact,
-    Attempt,
-    Place,
-    begin_attempt,
-    commit_attempt,
-    find_artifact,
-    verify_artifact,
-)
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
+from ft_dagster.store.attempts import Attempt, begin_attempt, commit_attempt
 from ft_dagster.store.blobs import Store, closed, refused, unreachable
 from ft_dagster.store.heads import SHARED, read_head, tenant_name, write_head
 

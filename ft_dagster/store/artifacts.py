@@ -12,27 +12,24 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import logging
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.digest import FileDigest, files_below, hash_folder
+from ft_dagster.provenance.digest import FileDigest, files_below
 from ft_dagster.provenance.hash_cache import cached_digests
 from ft_dagster.provenance.manifest import check_predicate, check_subject, predicate_of
 from ft_dagster.schema_version import refuse_newer
-from ft_dagster.store.blobs import Store, as_stored, write_out
+from ft_dagster.store.blobs import Store
 from ft_dagster.store.cache import DRAFTS, held, hold, make_room
-from ft_dagster.store.transfer import OTHER_BYTES, Transfer, each_at_once, fetch_all, persist, send_all
+from ft_dagster.store.transfer import OTHER_BYTES, Transfer, each_at_once, fetch_all, persist
 from ft_dagster.strict_json import loads
 
-log = logging.getLogger(__name__)
 PARTS = ("payload", "evidence")
 TOMBSTONE_VERSION = 1
 MOST_CHECKED = 64  # manifests that one store object keeps parsed
@@ -57,24 +54,6 @@ class Place:
     def manifest_of(self, generation: int) -> str:
         """Return the path of the manifest for what was made under the key for the first, second, ... time."""
         return f"{self.path}/manifest.json" if generation == 1 else f"{self.path}/manifest-{generation}.json"
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """Is a local folder to build in; only `commit` makes it visible."""
-
-    place: Place
-    name: str
-    folder: Path
-    in_store: bool
-
-    @property
-    def payload(self) -> Path:
-        return self.folder / "payload"
-
-    @property
-    def evidence(self) -> Path:
-        return self.folder / "evidence"
 
 
 @dataclass(frozen=True)
@@ -204,87 +183,6 @@ class Removed:
         )
 
 
-def begin_attempt(store: Store, place: Place, work: Path) -> Attempt:
-    """Open an attempt: in the store itself where that is a folder, else in `work`."""
-    name = uuid.uuid4().hex[:12]
-    inside = store.local(f"{place.path}/{name}")
-    folder = inside if inside is not None else work / "attempts" / name
-    for part in ("payload", "evidence"):
-        (folder / part).mkdir(parents=True)
-    return Attempt(place, name, folder, inside is not None)
-
-
-def abandon_attempt(attempt: Attempt) -> None:
-    """Remove what an attempt wrote; nothing ever saw it."""
-    shutil.rmtree(attempt.folder, ignore_errors=True)
-
-
-def commit_attempt(store: Store, attempt: Attempt, manifest: Mapping[str, object]) -> Artifact:
-    """Make an attempt the artifact of its key; `manifest` is a statement over its files.
-
-    Of two writers one creates the manifest, and the other gets what stands; other content is recorded as a
-    divergence. Whatever is raised here, the manifest may stand: nothing of the attempt in the store may be
-    removed any more.
-    """
-    if attempt.in_store:
-        write_out(attempt.folder)
-    else:
-        _upload(store, attempt, manifest)
-    note_digest(store, Artifact(attempt.place, predicate_of(manifest)))
-    _create_manifest(store, attempt.place, as_stored(manifest))
-    standing = find_artifact(store, attempt.place)
-    if standing is None:
-        raise _vanished(store, attempt.place)
-    if standing.digest != predicate_of(manifest)["digest"]:
-        log.warning("%s: another content stands; recorded as a divergence", attempt.place.path)
-        store.write_json(f"{attempt.place.path}/divergences/{attempt.name}.json", manifest)
-    return replace(standing, reused=standing.predicate["attempt"] != attempt.name)
-
-
-def digests_folder(prefix: str, stage: str, digest: str) -> str:
-    """Return the folder that notes the keys of a stage's artifacts of one digest, a file each."""
-    return f"{prefix}/digests/{stage}/{digest}"
-
-
-def note_digest(store: Store, artifact: Artifact) -> None:
-    """Note the key under which an artifact lies, or will, for whoever knows only its digest; the note may be
-    absent and proves nothing.
-    """
-    place = artifact.place
-    store.write(f"{digests_folder(place.prefix, place.stage, artifact.digest)}/{place.key}", b"")
-
-
-def _create_manifest(store: Store, place: Place, content: bytes) -> None:
-    """Commit after what was removed under the key; nothing where an artifact stands."""
-    for generation in count(1):
-        path = place.manifest_of(generation)
-        if store.create_exclusively(path, content):
-            return
-        try:
-            standing = stated(store, place, store.read(path), generation)
-        except FileNotFoundError:
-            raise _vanished(store, place) from None
-        if isinstance(standing, Artifact):
-            return
-
-
-def _vanished(store: Store, place: Place) -> UserError:
-    return UserError(
-        "a manifest that was just there is gone",
-        file=store.uri(place.manifest),
-        fix="Look who deletes files in the store, and run it again",
-    )
-
-
-def _upload(store: Store, attempt: Attempt, manifest: Mapping[str, object]) -> None:
-    """Bring an attempt's files into the store, and read them back; the local ones go."""
-    try:
-        made = Artifact(attempt.place, predicate_of(manifest))
-        send_all(store, _transfers(made, attempt.folder))
-    finally:
-        abandon_attempt(attempt)
-
-
 def find_artifact(store: Store, place: Place) -> Artifact | None:
     """Return the committed artifact of a key, or None. Raises UserError for a manifest that it cannot read,
     or that does not hold against itself or its place.
@@ -389,7 +287,7 @@ def _verify_files(store: Store, artifact: Artifact, cache: Path) -> None:
         _check_folder(artifact.files, folder, cache, fresh=True)
         return
     _check_names(artifact.files, store.files_below(artifact.path), store.uri(artifact.path))
-    files = _transfers(artifact, Path())
+    files = transfers(artifact, Path())
     found = each_at_once(lambda file: persist(lambda: store.sha256(file.stored)), files)
     for file, sha256 in zip(files, found, strict=True):
         if sha256 != file.sha256:
@@ -429,7 +327,7 @@ def _fetch(store: Store, artifact: Artifact, folder: Path, cache: Path) -> None:
     """
     there = files_below(folder)
     absent = [
-        file for file in _transfers(artifact, folder) if str(file.local.relative_to(folder)) not in there
+        file for file in transfers(artifact, folder) if str(file.local.relative_to(folder)) not in there
     ]
     needed = sum(artifact.files[str(file.local.relative_to(folder))].size for file in absent)
     if needed and store.cache_bytes is not None:
@@ -462,7 +360,7 @@ def _fetch_again(store: Store, absent: list[Transfer], cache: Path) -> None:
         ) from error
 
 
-def _transfers(artifact: Artifact, folder: Path) -> list[Transfer]:
+def transfers(artifact: Artifact, folder: Path) -> list[Transfer]:
     """Return an artifact's files, each in the store and below a folder of this host."""
     return [
         Transfer(folder / name, f"{artifact.path}/{name}", file.sha256)
@@ -491,11 +389,6 @@ def _check_names(files: dict[str, FileDigest], there: dict[str, int], folder: st
             file=f"{folder}/{unlisted}",
             fix="Remove it: nobody judged it",
         )
-
-
-def files_of(attempt: Attempt) -> tuple[list[FileDigest], list[FileDigest]]:
-    """Hash the files of an attempt: (payload, evidence)."""
-    return hash_folder(attempt.payload), hash_folder(attempt.evidence)
 
 
 def _damaged(file: object, what: str) -> UserError:

@@ -15,16 +15,8 @@ from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.digest import stage_key
 from ft_dagster.provenance.manifest import Origin, manifest_of, variant_of
 from ft_dagster.stage_entries import version_of
-from ft_dagster.store.artifacts import (
-    Artifact,
-    Attempt,
-    Place,
-    abandon_attempt,
-    begin_attempt,
-    commit_attempt,
-    files_of,
-    find_artifact,
-)
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact
+from ft_dagster.store.attempts import Attempt, abandon_attempt, begin_attempt, commit_attempt, files_of
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.removal import finish_removal, keep, kept_in_use
 

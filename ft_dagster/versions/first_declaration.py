@@ -18,8 +18,9 @@ from ft_dagster.data.sources.readers import columns_of
 from ft_dagster.gate.power import hopeless_gates
 from ft_dagster.model_files.weights import architecture_of, measure_weights, read_config, weight_files
 from ft_dagster.objectives import KINDS
+from ft_dagster.spec.data import SplitsSpec
 from ft_dagster.spec.start import Start, declared_place
-from ft_dagster.spec.variant import EvaluationSpec, GatesSpec, SplitsSpec
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 
 SHARES = (0.1, 0.15, 0.2, 0.25, 0.3)  # of validation and of test
 # Up to what a platform allows that says nothing of its own.

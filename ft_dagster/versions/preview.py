@@ -44,7 +44,8 @@ from ft_dagster.stage_entries import BASE_MODEL, PROMPTED_BASE, TASK_DATASET, TR
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, find_artifact
-from ft_dagster.versions.now import FoundNow, difference
+from ft_dagster.versions.look import FoundNow
+from ft_dagster.versions.now import difference
 from ft_dagster.versions.plan_warnings import plan_warnings
 from ft_dagster.versions.prompted import stands_of_base
 from ft_dagster.versions.version_artifacts import newest_artifacts

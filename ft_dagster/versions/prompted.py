@@ -15,7 +15,8 @@ from ft_dagster.stages import prompted_base
 from ft_dagster.stages.chain import failed_check, up_to
 from ft_dagster.store import Artifact
 from ft_dagster.store.make import host_lock
-from ft_dagster.versions.now import FoundNow, difference
+from ft_dagster.versions.look import FoundNow
+from ft_dagster.versions.now import difference
 from ft_dagster.versions.version_artifacts import newest_artifacts
 from ft_dagster.workspace.past import answers_with_examples
 from ft_dagster.workspace.workspace import RunOf, Trial, Workspace

@@ -20,7 +20,8 @@ from ft_dagster.lineage.graph import (
     released_export,
     stage_of,
 )
-from ft_dagster.lineage.release import history, served_in
+from ft_dagster.lineage.release import history
+from ft_dagster.lineage.served import served_in
 from ft_dagster.stage_entries import (
     EVALUATION,
     FINE_TUNED_MODEL,

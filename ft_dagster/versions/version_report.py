@@ -19,7 +19,7 @@ from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.samples import Sample, read_answers, read_samples
 from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.certificate import Certificate
-from ft_dagster.lineage.release import aliases
+from ft_dagster.lineage.served import aliases
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.cards import without_header

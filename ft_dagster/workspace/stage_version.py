@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ft_dagster.spec.variant import ShareOf
+from ft_dagster.spec.data import ShareOf
 from ft_dagster.stage_entries import FORMER_STAGES, version_of
 from ft_dagster.store import Artifact
 

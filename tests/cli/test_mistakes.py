@@ -14,7 +14,7 @@ from ft_dagster.cli.common import main
 from ft_dagster.data.rows.splits import check_sizes, refuse_few
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT
-from ft_dagster.spec.variant import SplitsSpec
+from ft_dagster.spec.data import SplitsSpec
 
 DECLARED = """description: d
 owners: [o]

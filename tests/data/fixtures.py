@@ -13,7 +13,8 @@ from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.sources import read_rows
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
-from ft_dagster.spec.variant import CorpusSpec, SourceSpec, VariantSpec
+from ft_dagster.spec.data import SourceSpec
+from ft_dagster.spec.variant import CorpusSpec, VariantSpec
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ft_dagster.data.rows.sources import read_rows
 from ft_dagster.data.sources.formats import COLUMNS, FILED, TRAINED, UNRENDERED
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
 ASKED = DeclaredAt("acme/support.yaml", "data.sources[0]")

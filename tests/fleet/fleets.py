@@ -6,7 +6,7 @@ from typing import Any
 
 from ft_dagster.fleet.due.reasons import News, VariantState
 from ft_dagster.fleet.due.retrain_cost import Amount, RetrainCost
-from ft_dagster.settings import BudgetSettings, FleetSettings
+from ft_dagster.fleet_settings import BudgetSettings, FleetSettings
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import RetrainSpec
 

@@ -24,10 +24,10 @@ from ft_dagster.fleet.live_page import (
 )
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import StatusRow
+from ft_dagster.fleet_settings import FleetSettings
 from ft_dagster.launch.status import Holding, Table, Waiting
 from ft_dagster.report.pages.live import as_live_html
 from ft_dagster.report.states import VariantStatus
-from ft_dagster.settings import FleetSettings
 from ft_dagster.stage_entries import FINE_TUNED_MODEL
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)

@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.release import (
-    ReleaseCandidate,
-    ReleaseRequest,
-    aliases,
-    history,
-    record_release,
-)
+from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, history, record_release
+from ft_dagster.lineage.served import aliases
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.store import Artifact, Attempt, Store
 from ft_dagster.store.make import Recipe, make_artifact

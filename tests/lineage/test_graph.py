@@ -9,7 +9,7 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import find_digest
 from ft_dagster.store import Store
-from ft_dagster.store.artifacts import digests_folder
+from ft_dagster.store.attempts import digests_folder
 from tests.present import present
 from tests.releases import put
 

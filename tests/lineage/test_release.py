@@ -13,14 +13,8 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.release import (
-    aliases,
-    export_of,
-    history,
-    production,
-    promote,
-    rollback,
-)
+from ft_dagster.lineage.release import export_of, history, production, promote, rollback
+from ft_dagster.lineage.served import aliases
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.store import Store
 from tests.lineage.releases import (

@@ -28,6 +28,8 @@ FLOOR = {  # what means nothing to a result, and why
     "errors": "wording",
     "report": "wording and pictures",
     "settings": "where an installation keeps things",
+    "fleet_settings": "what retrains may cost, and who orders them",
+    "notification_settings": "who is told of events",
     "roots": "what a declaration may reach: it refuses, and changes no result",
     "program": "how programs hand over requests and results",
     "launch": "how programs are started and ended",

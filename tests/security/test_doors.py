@@ -24,7 +24,7 @@ from ft_dagster.fleet.refresh.listing import WatchedPlace, listing
 from ft_dagster.roots import OUTSIDE
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 from ft_dagster.stages import declaration
 from ft_dagster.versions import preview
 from ft_dagster.workspace.workspace import Trial, Workspace

@@ -22,7 +22,7 @@ from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.gate.answer_scores import QueryError, run_query
 from ft_dagster.roots import Roots
-from ft_dagster.spec.variant import SourceSpec, TenantSource
+from ft_dagster.spec.data import SourceSpec, TenantSource
 from tests.instances import lay_databases
 from tests.security.projects import KEY, declare, settle, two_tenants, write
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError, all_of
-from ft_dagster.lineage.release import aliases, history, production
+from ft_dagster.lineage.release import history, production
+from ft_dagster.lineage.served import aliases
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import CHAIN, run_chain

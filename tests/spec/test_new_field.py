@@ -56,7 +56,7 @@ METHOD: dict[str, list[Edit]] = {
     ],
 }
 DATA: dict[str, list[Edit]] = {
-    "spec/variant.py": [
+    "spec/data.py": [
         (
             "    sources: tuple[RowSource, ...]",
             "    added = ('least_letters',)\n\n"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.settings import NotificationSettings, load_settings
+from ft_dagster.notification_settings import NotificationSettings
+from ft_dagster.settings import load_settings
 
 
 def loaded(folder: Path, **notifications: Any) -> NotificationSettings:

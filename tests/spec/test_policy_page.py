@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from ft_dagster.settings import load_settings
+from ft_dagster.spec.data import DataSpec
 from ft_dagster.spec.policy import PolicyFile, load_policies
-from ft_dagster.spec.variant import DataSpec
 
 PAGE = (Path(__file__).parents[2] / "docs/policy.md").read_text("utf-8")
 

@@ -34,7 +34,8 @@ from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.general_corpus import corpora_stand
 from ft_dagster.store import Artifact, Place
-from ft_dagster.versions.now import FoundNow, difference
+from ft_dagster.versions.look import FoundNow
+from ft_dagster.versions.now import difference
 from ft_dagster.versions.version_artifacts import VersionArtifacts, version_artifacts
 from ft_dagster.workspace.plan_fields import PLANNED, RANKED, ranked_by
 from ft_dagster.workspace.policy import problems

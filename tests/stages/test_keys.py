@@ -22,7 +22,9 @@ from ft_dagster.stages import probe
 from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.store import Artifact, find_artifact
-from ft_dagster.versions.now import FoundNow, Look, is_other, parts_now
+from ft_dagster.versions.causes import is_other
+from ft_dagster.versions.look import FoundNow, Look
+from ft_dagster.versions.now import parts_now
 from ft_dagster.versions.version_artifacts import version_artifacts
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.input_view import UnlistedStage, View

@@ -32,7 +32,8 @@ from ft_dagster.stages.judging.verdicts import (
     own_verdict,
 )
 from ft_dagster.store import Artifact
-from ft_dagster.versions.now import FoundNow, difference
+from ft_dagster.versions.look import FoundNow
+from ft_dagster.versions.now import difference
 from ft_dagster.versions.version_artifacts import version_artifacts
 from ft_dagster.workspace import questions
 from ft_dagster.workspace.past import InProduction, Past

@@ -14,7 +14,8 @@ from ft_dagster.stage_entries import version_of
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.training.batches import apart
-from ft_dagster.versions.now import FoundNow, difference
+from ft_dagster.versions.look import FoundNow
+from ft_dagster.versions.now import difference
 from ft_dagster.versions.preview import plan_variant
 from ft_dagster.versions.version_artifacts import VersionArtifacts, version_artifacts
 from ft_dagster.workspace.workspace import RunOf, Workspace

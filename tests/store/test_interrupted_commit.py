@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.store import Attempt, Store, artifacts, blobs, find_artifact, make, verify_artifact
+from ft_dagster.store import Attempt, Store, artifacts, attempts, blobs, find_artifact, make, verify_artifact
 from ft_dagster.store.make import Recipe, make_artifact
 
 RECIPE = Recipe("task_dataset", "tenants/acme/support", spec={"data": 1})
-ROOM = {module.__file__ for module in (artifacts, blobs, make)}
+ROOM = {module.__file__ for module in (artifacts, attempts, blobs, make)}
 
 
 def build(attempt: Attempt) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def interrupted(store: Store, work: Path, lines: int) -> bool:
 
 def noted(store: Store, digest: str) -> list[str]:
     """The keys by which who knows the digest finds it, without a look at all that was made."""
-    return store.names(artifacts.digests_folder(RECIPE.prefix, RECIPE.stage, digest))
+    return store.names(attempts.digests_folder(RECIPE.prefix, RECIPE.stage, digest))
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_an_error_after_the_manifest_deletes_nothing(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(artifacts, "find_artifact", find)
+        patched.setattr(attempts, "find_artifact", find)
         with pytest.raises(error):
             make_artifact(store, tmp_path, RECIPE, build)
     artifact = find_artifact(store, RECIPE.place)

@@ -29,8 +29,9 @@ from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.judging import verdicts
 from ft_dagster.stages.release import release
 from ft_dagster.store import Artifact
+from ft_dagster.versions.look import FoundNow
 from ft_dagster.versions.newest_model import newest_model
-from ft_dagster.versions.now import FoundNow, difference
+from ft_dagster.versions.now import difference
 from ft_dagster.versions.version_artifacts import VersionArtifacts, version_artifacts
 from ft_dagster.workspace import questions, rendered_prompts
 from ft_dagster.workspace.build_context import BuildContext

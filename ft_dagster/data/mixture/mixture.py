@@ -36,7 +36,8 @@ from ft_dagster.data.rows.rows import Row, said_of_seams
 from ft_dagster.errors import UserError
 from ft_dagster.model_files.weights import tokenizer_digest
 from ft_dagster.objectives import Rendered
-from ft_dagster.spec.variant import GeneralSpec, VariantSpec
+from ft_dagster.spec.data import GeneralSpec
+from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.strict_json import dumps
 
 ORDER = "permute shards then rows, seeded by (seed, epoch)"

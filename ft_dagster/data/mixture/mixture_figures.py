@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.spec.variant import ShareOf
+from ft_dagster.spec.data import ShareOf
 
 if TYPE_CHECKING:
     from ft_dagster.store import Artifact

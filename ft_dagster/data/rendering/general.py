@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ft_dagster.data.rendering.render import encode_texts
 from ft_dagster.data.rows.content import identity_of, normal_text, words_of
 from ft_dagster.objectives import Rendered
-from ft_dagster.spec.variant import ShareOf
+from ft_dagster.spec.data import ShareOf
 
 if TYPE_CHECKING:
     from ft_dagster.data.rows.decontaminate import EvaluationGrams

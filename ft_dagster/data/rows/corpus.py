@@ -24,7 +24,8 @@ from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.data.sources.readers import columns_of
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
-from ft_dagster.spec.variant import CorpusSpec, SourceSpec
+from ft_dagster.spec.data import SourceSpec
+from ft_dagster.spec.variant import CorpusSpec
 from ft_dagster.strict_json import dumps
 
 SCHEMA_VERSION = 2

@@ -30,7 +30,7 @@ from ft_dagster.data.rows.decontaminate import (
     sought_words,
     word_hashes,
 )
-from ft_dagster.spec.variant import DecontaminateSpec
+from ft_dagster.spec.data import DecontaminateSpec
 
 RUN, SHORT_RUN = 3 * WORD, 2 * WORD  # of a question of at least 8 words, and of one of 3 to 7
 OF_WORDS = 0.9  # that must be there

@@ -48,7 +48,8 @@ from ft_dagster.data.rows.splits import (
 )
 from ft_dagster.data.sources.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.sources.locations import NOWHERE, DeclaredAt
-from ft_dagster.spec.variant import DataSpec, SplitsSpec, VariantSpec
+from ft_dagster.spec.data import DataSpec, SplitsSpec
+from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.strict_json import dumps
 
 NEAR, CONTAMINATED = "near duplicate", "overlaps an evaluation set"

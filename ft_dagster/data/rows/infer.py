@@ -18,7 +18,7 @@ from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.data.sources.readers import columns_of
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import DEFAULT, RowKind
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 
 Scored = Literal["text", "label", "json"]
 # Names of columns, in small letters: the first that a file has is taken.

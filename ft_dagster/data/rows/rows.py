@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from ft_dagster.data.rows.content import identity_of, normal_text, words_of
 from ft_dagster.data.sources.formats import parse_row
 from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 
 Kind = Literal["messages", "prompt_completion", "text"]
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.sources.locations import DeclaredAt, data_files, is_hub
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 
 KEPT = 100  # rows of a source, for those who look at what they say
 READ = 20_000  # of a source, where not all are asked for

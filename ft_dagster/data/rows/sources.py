@@ -14,7 +14,7 @@ from ft_dagster.data.sources.readers import RawRow, read_file
 from ft_dagster.data.sources.transform import transformed
 from ft_dagster.errors import UserError
 from ft_dagster.extras import of_train
-from ft_dagster.spec.variant import SourceSpec, TenantSource
+from ft_dagster.spec.data import SourceSpec, TenantSource
 
 
 def read_rows(

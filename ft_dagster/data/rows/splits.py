@@ -7,7 +7,7 @@ import math
 
 from ft_dagster.data.rows.content import normal_text
 from ft_dagster.errors import UserError
-from ft_dagster.spec.variant import SplitsSpec
+from ft_dagster.spec.data import SplitsSpec
 
 SPLITS = ("train", "validation", "test")
 

@@ -24,7 +24,7 @@ from ft_dagster.data.sources.upstream import is_asset
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.hash_cache import cached_sha256
 from ft_dagster.roots import Roots
-from ft_dagster.spec.variant import SourceSpec, TenantSource
+from ft_dagster.spec.data import SourceSpec, TenantSource
 
 FUNCTION = "function"  # of an entry that is no file of rows
 

@@ -27,7 +27,7 @@ from ft_dagster.data.sources.upstream import SHA256, asset_of, is_asset, newest_
 from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.files import expanded, special_kind
 from ft_dagster.roots import Roots, outside
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 from ft_dagster.store.blobs import S3_CONFIG
 
 TYPES = {

@@ -22,7 +22,7 @@ from uuid import UUID
 
 from ft_dagster.errors import UserError
 from ft_dagster.roots import UPSTREAM
-from ft_dagster.spec.variant import ASSET, ASSET_KEY
+from ft_dagster.spec.data import ASSET, ASSET_KEY
 
 HEAD = "head.json"
 TAKING, NEW_HEAD = ".taking-", ".head-"  # what the names of files begin with until they are whole

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from ft_dagster.fleet.due.retrain_cost import ANY, NOTHING, Amount, RetrainCost
-from ft_dagster.settings import BudgetSettings, FleetSettings
+from ft_dagster.fleet_settings import BudgetSettings, FleetSettings
 
 PLATFORM = ""
 MOST_DAYS = 62  # over which one retrain, or what it took beyond its estimate, is charged

@@ -23,7 +23,7 @@ from ft_dagster.fleet.due.budget_ledger import PLATFORM, BudgetLedger, CannotPay
 from ft_dagster.fleet.due.reasons import DAY, NEWS, PATIENCE, Cause, VariantState, causes, enough, too_little
 from ft_dagster.fleet.due.retrain_cost import RetrainCost
 from ft_dagster.fleet.log_once import log_once
-from ft_dagster.settings import FleetSettings
+from ft_dagster.fleet_settings import FleetSettings
 from ft_dagster.spec import VariantKey
 
 GIVES_WAY = timedelta(days=1)  # a tenant that had all of the last week's hours

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 from ft_dagster.fleet.due.retrain_cost import RetrainCost
-from ft_dagster.settings import PlatformOrder
+from ft_dagster.fleet_settings import PlatformOrder
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import RetrainSpec
 

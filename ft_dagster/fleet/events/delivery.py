@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.events.outbox import Outbox, PendingEvent
-from ft_dagster.settings import NotificationTarget
+from ft_dagster.notification_settings import NotificationTarget
 
 SIGNATURE, EVENT_ID = "X-FT-Dagster-Signature", "X-FT-Dagster-Event"
 TICK_SECONDS = 5.0  # of one tick, for all targets at once

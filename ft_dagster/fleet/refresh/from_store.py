@@ -24,7 +24,7 @@ from ft_dagster.gate.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.graph import ListedGraph, StoredGraph, input_of, released_evaluation
 from ft_dagster.lineage.reachable import PRODUCTION
-from ft_dagster.lineage.release import rolled_back
+from ft_dagster.lineage.served import rolled_back
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import newer_parent
 from ft_dagster.provenance.digest import sha256_json

@@ -34,7 +34,8 @@ from ft_dagster.model_files.weights import TEMPLATES
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.hash_cache import cached_digests
 from ft_dagster.roots import Roots, outside
-from ft_dagster.spec.variant import SourceSpec, VariantSpec
+from ft_dagster.spec.data import SourceSpec
+from ft_dagster.spec.variant import VariantSpec
 
 SAVED = {"state.json", "dataset_dict.json"}  # of a folder that `datasets` saved: the files are named in it
 

@@ -30,7 +30,7 @@ from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.stages.general_corpus import corpus_causes
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.store.heads import head_time
-from ft_dagster.versions.now import CorpusNow, FoundNow
+from ft_dagster.versions.look import CorpusNow, FoundNow
 from ft_dagster.workspace.corpora import prefix_of_corpus
 from ft_dagster.workspace.policy import own_entries, with_source
 

@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ft_dagster.errors import UserError, UserErrors
-from ft_dagster.lineage.release import aliases, export_of, history, refuse_rolled_back, released
+from ft_dagster.lineage.release import export_of, history
+from ft_dagster.lineage.served import aliases, refuse_rolled_back, released
 from ft_dagster.models.derived import named_source, rolled_back_beneath
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec

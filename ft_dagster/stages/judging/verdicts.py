@@ -14,7 +14,8 @@ from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, input_of, of_equal_bytes, released_evaluation
-from ft_dagster.lineage.release import history, served_in
+from ft_dagster.lineage.release import history
+from ft_dagster.lineage.served import served_in
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import (

@@ -12,7 +12,7 @@ from ft_dagster.data.rows import coverage
 from ft_dagster.data.rows.content import normal_text, words_of
 from ft_dagster.data.rows.coverage import CoveredGrams, evaluation_grams
 from ft_dagster.data.rows.decontaminate import EvaluationGrams, EvaluationItem
-from ft_dagster.spec.variant import DecontaminateSpec
+from ft_dagster.spec.data import DecontaminateSpec
 
 SHARE = 0.6
 LONG = "Which part of a plant cell changes the energy of sunlight into food that the cell can use later?"

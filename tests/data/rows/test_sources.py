@@ -21,7 +21,7 @@ from ft_dagster.data.rows.sources import read_raw
 from ft_dagster.data.sources.locations import DeclaredAt, s3
 from ft_dagster.data.sources.readers import LARGEST_LIST, LONGEST_LINE
 from ft_dagster.errors import UserError
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 
 ROWS = [{"prompt": f"q{i}", "completion": f"a, {i}\nmore"} for i in range(3)]
 ASKED = DeclaredAt("acme/support.yaml", "data.sources[0]")

@@ -8,7 +8,7 @@ import pytest
 
 from ft_dagster.data.rows.splits import check_sizes, position_of, split_at
 from ft_dagster.errors import UserError
-from ft_dagster.spec.variant import SplitsSpec
+from ft_dagster.spec.data import SplitsSpec
 
 SPLITS = SplitsSpec(validation=0.2, test=0.1, minimum=8)
 

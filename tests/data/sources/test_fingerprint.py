@@ -12,7 +12,7 @@ from ft_dagster.data.sources.fingerprint import check_unchanged, fingerprint, fi
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.hash_cache import cached_sha256
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

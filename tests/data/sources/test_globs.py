@@ -10,7 +10,7 @@ import pytest
 
 from ft_dagster.data.sources.locations import DeclaredAt, data_files
 from ft_dagster.errors import UserError
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 from tests.s3_server import S3Server
 
 NAMES = [

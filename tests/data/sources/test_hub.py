@@ -12,7 +12,8 @@ from ft_dagster.data.sources.hub import pin_revision
 from ft_dagster.errors import UserError
 from ft_dagster.models.base import resolve_base
 from ft_dagster.roots import Roots
-from ft_dagster.spec.variant import BaseModelSpec, SourceSpec
+from ft_dagster.spec.data import SourceSpec
+from ft_dagster.spec.variant import BaseModelSpec
 from tests.small_hub import COMMIT, PROPOSED, small_hub
 
 MODEL, ROWS = "org/model", "org/rows"

@@ -15,8 +15,8 @@ from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.refresh.listing import WatchedPlace, difference, listing
 from ft_dagster.roots import Roots
+from ft_dagster.spec.data import DataSpec, RowSource, TenantSource
 from ft_dagster.spec.narrow import shown
-from ft_dagster.spec.variant import DataSpec, RowSource, TenantSource
 from tests.e2e.project import write_lines
 
 NAMED = "hooks/rows.py:shorten"

@@ -27,7 +27,7 @@ from ft_dagster.data.sources.upstream import (
 )
 from ft_dagster.errors import UserError
 from ft_dagster.roots import Roots
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 
 NAME = "warehouse/tickets"
 SOURCE = SourceSpec.model_validate({"asset": NAME})

@@ -9,7 +9,7 @@ import pytest
 
 from ft_dagster.fleet.due.budget_ledger import PLATFORM, BudgetLedger, CannotPay, Charge, beyond, settled
 from ft_dagster.fleet.due.retrain_cost import Amount, RetrainCost
-from ft_dagster.settings import BudgetSettings, FleetSettings
+from ft_dagster.fleet_settings import BudgetSettings, FleetSettings
 from tests.fleet.fleets import NOON, budget, costing
 
 TODAY = date(2026, 3, 2)

@@ -14,7 +14,7 @@ from ft_dagster.fleet.due.due import EVEN_START, Decisions, FleetState, due
 from ft_dagster.fleet.due.reasons import News, VariantState, causes
 from ft_dagster.fleet.due.retrain_cost import Amount
 from ft_dagster.fleet.history import PastRun, history
-from ft_dagster.settings import BudgetSettings, FleetSettings, PlatformOrder
+from ft_dagster.fleet_settings import BudgetSettings, FleetSettings, PlatformOrder
 from tests.fleet.fleets import (
     AT_ONCE,
     DAY,

@@ -9,7 +9,8 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.due.reasons import News, causes, first_fire, next_look, too_little
-from ft_dagster.settings import PlatformOrder, load_settings
+from ft_dagster.fleet_settings import PlatformOrder
+from ft_dagster.settings import load_settings
 from ft_dagster.spec.variant import RetrainSpec
 from tests.fleet.fleets import DAY, HOUR, NOON, changed, daily, variant
 

@@ -21,7 +21,7 @@ import pytest
 from ft_dagster.fleet.events.delivery import EVENT_ID, SIGNATURE, NotDelivered, deliver, send, signature
 from ft_dagster.fleet.events.events import FleetEvent
 from ft_dagster.fleet.events.outbox import FIRST_WAIT, KEPT, LONGEST_WAIT, Outbox, PendingEvent, wait_after
-from ft_dagster.settings import NotificationTarget
+from ft_dagster.notification_settings import NotificationTarget
 from tests.fleet.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.slow
