@@ -11,6 +11,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+
+ORIGIN = RemoteJobOrigin(  # of runs that are queued
+    RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("ft_dagster"), "__repository__"), "nothing"
+)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from ft_dagster.stages import task_dataset as dataset_stage
 from ft_dagster.stages import training_mixture as mixture_stage
 from ft_dagster.store import Artifact
 from ft_dagster.versions.data_changes import DataChanges, data_changes
+from ft_dagster.versions.plan_warnings import too_few_rows
 from ft_dagster.workspace.workspace import Workspace
 
 GROUP = "data"
@@ -151,7 +152,7 @@ def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
         "lengths": table(["split", "rows", *LENGTHS], [[name, *found] for name, found in lengths.items()]),
     }
     return Page(
-        dataset_summary(figures, _since(changes)),
+        dataset_summary(figures, _since(changes), too_few_rows(workspace.spec, figures.test_rows)),
         entries,
         fitting(bars, [*parts, Bar("dropped", dropped, count(dropped))], "rows"),
     )

@@ -21,6 +21,7 @@ from ft_dagster.data.sources.upstream import (
 )
 from ft_dagster.errors import UserError
 from ft_dagster.report.figures import counted, size
+from ft_dagster.report.sentences.next_step import NOTHING
 from ft_dagster.report.sentences.summaries import Summary
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
@@ -112,7 +113,7 @@ def _page(taken: Snapshot) -> Page:
     summary = Summary(
         f"{counted(taken.rows, 'row')} of {taken.asset}, {size(taken.size)}",
         f"Materialized {taken.made.at}; data version {taken.made.data_version or 'not told'}",
-        "Nothing to do; variants that read it and ask for retrains on new data are due where rows changed",
+        f"{NOTHING}; variants that read it and ask for retrains on new data are due where rows changed",
     )
     entries = {"dagster/row_count": taken.rows, "sha256": dg.MetadataValue.text(taken.sha256[:DIGITS])}
     return Page(summary, entries)

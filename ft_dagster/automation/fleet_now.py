@@ -18,8 +18,8 @@ import dagster as dg
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.automation.picture import picture, table_of_store
 from ft_dagster.automation.processes.instance import current_step, progress_of
-from ft_dagster.automation.processes.unfinished import IN_PROGRESS
-from ft_dagster.automation.tags import TENANT, VARIANT
+from ft_dagster.automation.processes.unfinished import IN_PROGRESS, in_progress, waits_for
+from ft_dagster.automation.tags import VARIANT
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.budgets import BudgetRow, budget_rows
 from ft_dagster.fleet.decision import DAYS_BACK
@@ -138,11 +138,11 @@ class FleetReader:
         more = max(0, self.instance.get_runs_count(queue) - len(waiting)) if len(waiting) == RUNS else 0
         devices = of_host(self.settings.host).table()
         held_up = {one.run_id: one.why for one in devices.waiting}
+        going = in_progress(self.instance) if waiting else []
         runs = [self._in_progress(record, held_up) for record in active]
-        limits = _limits(self.instance)
         for record in waiting:
             run, since = record.dagster_run, record.create_timestamp.timestamp()
-            why = waits_for(run, [each.dagster_run for each in active], limits)
+            why = waits_for(self.instance, run, going)
             runs.append(RunNow(_name(run), run.run_id, "queued", "", since, waits=why))
         return runs, more, devices
 
@@ -154,27 +154,6 @@ class FleetReader:
         began = since or record.start_time or record.create_timestamp.timestamp()
         why = held_up.get(run.run_id, "")
         return RunNow(_name(run), run.run_id, run.status.value.lower(), asset, began, progress, why)
-
-
-def waits_for(run: dg.DagsterRun, active: Sequence[dg.DagsterRun], limits: Mapping[str, int]) -> str:
-    """Say why a run that is queued has not started: which limit of the queue the runs in progress fill.
-    `limits`: tag -> how many runs with one value of it may be in progress.
-    """
-    for tag, what in ((VARIANT, "this variant"), (TENANT, "this tenant")):
-        value, limit = run.tags.get(tag), limits.get(tag)
-        beside = [each.run_id[:8] for each in active if value is not None and each.tags.get(tag) == value]
-        if limit is not None and len(beside) >= limit:
-            return f"run {', '.join(beside)} of {what} is to end before (the queue admits {limit})"
-    return "its turn in the queue"
-
-
-def _limits(instance: dg.DagsterInstance) -> dict[str, int]:
-    """Return the queue's limits of runs with the same value of a tag."""
-    queue = instance.run_coordinator
-    if not isinstance(queue, dg.QueuedRunCoordinator):
-        return {}
-    given = queue.get_run_queue_config().tag_concurrency_limits
-    return {str(one["key"]): int(one["limit"]) for one in given if not isinstance(one.get("value"), str)}
 
 
 def _name(run: dg.DagsterRun) -> str:

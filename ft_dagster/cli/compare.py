@@ -109,11 +109,11 @@ def _show_answers(settings: Settings, key: VariantKey) -> None:
 def _rules_table(row: VariantRow) -> Table:
     from ft_dagster.gate.rule_figures import margin
 
-    table = Table("task", "base → tuned", "difference (interval)", "margin", "found", title=row.variant)
+    table = Table("task", "base → tuned", "difference (interval)", "margin", "result", title=row.variant)
     table.show_lines = True
     for rule in row.rules:
-        changed, moved, found = _cells(rule)
-        table.add_row(_task(rule), changed, f"{moved}, {100 * rule.confidence:.3g}%", margin(rule), found)
+        changed, moved, word = _cells(rule)
+        table.add_row(_task(rule), changed, f"{moved}, {100 * rule.confidence:.3g}%", margin(rule), word)
     return table
 
 
@@ -136,10 +136,10 @@ def _task(rule: Rule) -> str:
 
 
 def _cells(rule: Rule) -> tuple[str, str, str]:
-    """Return base and tuned, the difference with its interval, what was found."""
+    """Return base and tuned, the difference with its interval, the result of the rule."""
     from ft_dagster.gate.rule_figures import difference
     from ft_dagster.gate.verdict_words import rule_word
     from ft_dagster.report.figures import RULE_STYLE, change
 
-    found = f"[{RULE_STYLE[rule.outcome]}]{rule_word(rule)}[/]"
-    return change(rule.metric, rule.base, rule.tuned), difference(rule), found
+    word = f"[{RULE_STYLE[rule.outcome]}]{rule_word(rule)}[/]"
+    return change(rule.metric, rule.base, rule.tuned), difference(rule), word

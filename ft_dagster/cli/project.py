@@ -35,20 +35,22 @@ def init(
     declaration names them from the project. Those outside of it are added to what its tenants may read.
     """
     from ft_dagster.cli.first_questions import FirstAnswers
+    from ft_dagster.report.next_step import next_of_project
 
     given = FirstAnswers(
         folder, base_model, data, variant, question, answer, text, asks=not as_json and _is_a_terminal()
     )
     started, folder, variant = given.start()
+    following = next_of_project(str(folder), variant)
     if as_json:
         made = [str(path) for path in started.made]
-        print_json({"project": str(folder), "made": made, "said": list(started.said)})
+        print_json({"project": str(folder), "made": made, "said": list(started.said), "next_step": following})
         return
     for path in started.made:
         out.print(f"made {path}")
     for line in started.said:
         tell(line)
-    tell(f"Next: ft-dagster --project {folder} check, then plan {variant} and run {variant}")
+    tell(f"Next: {following}")
 
 
 def _is_a_terminal() -> bool:

@@ -42,7 +42,8 @@ class RunState(NamedTuple):
 
 def looked_at(instance: DagsterInstance, settings: Settings, runs: Sequence[Launched]) -> dict[str, RunState]:
     """Return how far each run is now, by its id."""
-    from ft_dagster.automation.processes.instance import in_progress, status_of
+    from ft_dagster.automation.processes.instance import status_of
+    from ft_dagster.automation.processes.unfinished import in_progress
 
     statuses = {run.run_id: status_of(instance, run).value.lower() for run in runs}
     going = in_progress(instance) if QUEUED in statuses.values() else []
@@ -61,13 +62,14 @@ def _state(
         failed_step,
         progress_of,
         said_of_step,
-        waits_for,
     )
+    from ft_dagster.automation.processes.unfinished import waits_for
     from ft_dagster.report.sentences.progress import bar, in_words
 
     variant, number = str(run.key), run.run_id[:8]
     if state == QUEUED:
-        reason = waits_for(settings, run, going)
+        queued = instance.get_run_by_id(run.run_id)
+        reason = "" if queued is None else waits_for(instance, queued, going)
         return RunState(variant, number, state, "", reason, reason)
     step, since = current_step(instance, run.run_id)
     if state != STARTED:

@@ -93,7 +93,8 @@ def status(
         verdict = of_store.get(row.variant, {}).get("verdict")
         _print_more(row, None if verdict is None else str(verdict))
     said = states_sentence([row.state for row in rows])
-    out.print(f"{said}; {found.from_when}", highlight=False, soft_wrap=True)
+    more = "" if found.exact else "; --exact reads the store"
+    out.print(f"{said}; {found.from_when}{more}", highlight=False, soft_wrap=True)
     for line in on_rolled_back(rows):
         tell(line)
     for error in () if stale or failing else wrong:

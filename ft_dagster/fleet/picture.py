@@ -33,7 +33,7 @@ class FleetPicture(NamedTuple):
         if self.looked is None:
             return "read now; run history not loaded yet (start the daemon)"
         at = f"{self.looked:%Y-%m-%d %H:%M} UTC"
-        return f"read now, runs as of {at}" if self.exact else f"as of {at}; --exact reads the store"
+        return f"read now, runs as of {at}" if self.exact else f"as of {at}"
 
 
 def picture_of(table: FleetTable, settings: Settings, now: datetime) -> FleetPicture:

@@ -21,12 +21,12 @@ def verdict_word(verdict: Verdict) -> str:
 
 
 def rule_word(rule: Rule) -> str:
-    """Return the word for one rule: "holds" where it is proved and "fails" where more questions cannot mend
+    """Return the word for one rule: "pass" where it is proved and "fail" where more questions cannot mend
     it.
     """
     if rule.outcome == "undecided":
         return "undecided, counts as passed" if rule.passed else "undecided"
-    return "holds" if rule.passed else "fails"
+    return "pass" if rule.passed else "fail"
 
 
 def verdict_sentence(verdict: Verdict) -> str:

@@ -56,7 +56,8 @@ class ChangedAnswers:
         )
         if not self.rows:
             return f"{said}; {self.why_none}"
-        few = f"{counted(len(self.rows), 'answer')}, better and worse in turn"
+        turns = ", better and worse in turn" if self.gained and self.lost else ""
+        few = f"{counted(len(self.rows), 'answer')}{turns}"
         return f"{said}. Shown: {few}, in the order of a hash of the question"
 
 

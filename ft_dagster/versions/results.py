@@ -47,7 +47,7 @@ def result_of(
         Verdict.from_json(verdict) if verdict else None,
         None if spec is None else spec.evaluation.limit,
         status_of_weights(past, str(weights)) if entry is None else status_of(past, entry),
-        () if spec is None else settings.policies().of(key.tenant).approvers_of(spec),
+        None if spec is None else settings.policies().of(key.tenant).approvers_of(spec),
     )
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
-import pytest
 from rich.console import Console
 
-from ft_dagster.automation.processes.instance import Launched, in_progress, waits_for
+from ft_dagster.automation.processes.instance import Launched, dagster_yaml
 from ft_dagster.automation.tags import TENANT, VARIANT
-from ft_dagster.cli.run_states import LONGEST_SECONDS, MOST_SILENT, RunState, StateLines
+from ft_dagster.cli.run_states import LONGEST_SECONDS, MOST_SILENT, RunState, StateLines, looked_at
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from tests.instances import ORIGIN, new_instance
 
 WORDS = "step 12 of 64, loss 1.93, ETA 1m 20s"
 
@@ -88,36 +87,34 @@ def test_what_a_program_wrote_forges_no_line() -> None:
     assert line.endswith("a\\nacme.other success")
 
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
-
-
 def a_run(
     instance: dg.DagsterInstance, variant: str, status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED
 ) -> Launched:
     key = VariantKey.parse(variant)
-    run = instance.add_run(dg.DagsterRun("job", status=status, tags={VARIANT: variant, TENANT: key.tenant}))
+    tags = {VARIANT: variant, TENANT: key.tenant}
+    run = instance.add_run(dg.DagsterRun("job", status=status, tags=tags, remote_job_origin=ORIGIN))
     return Launched(key, run.run_id)
 
 
-def test_a_queued_run_says_which_run_it_waits_for(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+def test_a_queued_run_says_which_run_it_waits_for_by_the_queue_of_its_instance(tmp_path: Path) -> None:
     (tmp_path / "tenants").mkdir()
-    (tmp_path / "ft_dagster.yaml").write_text("tenant_runs: 1\n", "utf-8")
-    settings = load_settings(tmp_path)
-    waiting = a_run(instance, "acme.support", dg.DagsterRunStatus.NOT_STARTED)
+    queue = dagster_yaml(load_settings(tmp_path))["run_coordinator"]
+    tenant = next(each for each in queue["config"]["tag_concurrency_limits"] if each["key"] == TENANT)
+    tenant["limit"] = 2  # as a platform may write it into the instance's file: 4 by the settings
+    with new_instance({"run_coordinator": queue}) as instance:
+        waiting = a_run(instance, "acme.support", dg.DagsterRunStatus.QUEUED)
 
-    def reason() -> str:
-        return waits_for(settings, waiting, in_progress(instance))
+        def reason() -> str:
+            return looked_at(instance, load_settings(tmp_path), [waiting])[waiting.run_id].progress
 
-    assert reason() == "waits for the daemon to start it"
-    for number in range(7):
-        a_run(instance, f"tenant{number}.support")
-    assert reason() == "waits for the daemon to start it"
-    a_run(instance, "globex.support")
-    assert reason() == "waits for one of 8 runs to end"
-    a_run(instance, "acme.places")
-    assert reason() == "waits for acme.places to end (tenant_runs: 1)"
-    same = a_run(instance, "acme.support")
-    assert reason() == f"waits for run {same.run_id[:8]} of this variant to end"
+        assert reason() == "waits for the daemon to start it"
+        for number in range(7):
+            a_run(instance, f"tenant{number}.support")
+        assert reason() == "waits for the daemon to start it"
+        a_run(instance, "acme.towns")
+        assert reason() == "waits for one of 8 runs to end"
+        a_run(instance, "acme.places")
+        said = "waits for acme.places or acme.towns to end (the queue admits 2 of this tenant)"
+        assert reason() == said
+        same = a_run(instance, "acme.support")
+        assert reason() == f"waits for run {same.run_id[:8]} of this variant to end"

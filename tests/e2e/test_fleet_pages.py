@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -21,12 +22,12 @@ pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this host"),
 ]
 WIDER = "document.documentElement.scrollWidth > innerWidth"
-TYPED = """(() => {
+TYPED = """(() => {{
   const typed = document.querySelector("textarea");
-  typed.value = "it's $(here)\\n`two`";
+  typed.value = {};
   typed.dispatchEvent(new Event("input"));
   return document.querySelector("[data-command]").textContent;
-})()"""
+}})()"""
 
 
 class Opened(NamedTuple):
@@ -80,19 +81,28 @@ def test_two_clicks_lead_from_the_fleet_to_dagsters_page_of_the_verdict(opened: 
     tab.wait("location.href.endsWith('/assets/evaluation?view=partitions&partition=acme.places')")
 
 
-def test_what_an_auditor_types_becomes_one_quoted_word_and_is_not_sent(opened: Opened) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["it's $(here)\n`two`", "it's $(here)\n`two`\t \x03rm -rf .\n\x1b[201~\x150 !x \x9b7 \\0 \u00e9"],
+    ids=["plain", "keys of a terminal"],
+)
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_what_an_auditor_types_becomes_one_quoted_word_and_is_not_sent(
+    opened: Opened, text: str, shell: str
+) -> None:
     tab = opened.tab
     tab.open(f"{opened.address}/audit", "!!document.querySelector('textarea')")
     tab.events.clear()
-    line = tab.evaluate(TYPED)
+    line = tab.evaluate(TYPED.format(json.dumps(text)))
     tab.settle(1)
     assert line.startswith("ft-dagster audit record --save -- ")
+    assert all(sign == "\n" or sign.isprintable() for sign in line)  # nothing that a terminal takes for a key
     said = subprocess.run(
-        ["sh", "-c", line.replace("ft-dagster", "printf '%s|'", 1)],
+        [shell, "-c", line.replace("ft-dagster", "printf '%s|'", 1)],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert said.stdout == "audit|record|--save|--|it's $(here)\n`two`|"
+    assert said.stdout == f"audit|record|--save|--|{text}|"
     sent = [event for event in tab.events if event.get("method") == "Network.requestWillBeSent"]
     assert not [event for event in sent if "here" in str(event)]

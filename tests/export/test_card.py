@@ -68,7 +68,7 @@ def test_the_card_says_what_made_the_model_and_how_it_scored(card: Any) -> None:
         "# acme.support",
         "ml@acme.example",
         "| test_split_task | answer_loss, lower is better | 4.660 | 1.420 | -3.240 nats (-3.400 to -3.100) |",
-        "- holds: the task test_split_task (answer_loss) went from 4.660 to 1.420",
+        "- pass: the task test_split_task (answer_loss) went from 4.660 to 1.420",
         "| data/faq.jsonl | CC-BY-4.0 |",
         "| training.learning_rate | 0.0002 |",
         "| trained_tokens | 12,345 |",

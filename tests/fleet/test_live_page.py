@@ -151,6 +151,12 @@ def test_of_many_variants_the_first_are_shown_and_all_where_they_are_asked_for()
     assert sum(link.startswith("/fleet/acme.") for link in Seen(shown(fleet, all="1")).links) == 500
 
 
+def test_the_page_of_many_variants_names_no_option_that_it_does_not_have() -> None:
+    page = shown(FleetNow(FleetPicture([row("acme.a")], False, NOW)))
+    assert "1 variant: 1 fresh; as of 2026-11-30 12:00 UTC." in page
+    assert "--exact" not in page
+
+
 def test_a_version_that_waits_is_shown_with_who_may_approve_it_and_the_command() -> None:
     waiting = Approval("acme.a", 3, "2026-11-29T10:00:00+00:00", ["anna", "ben"], "nothing passes unmeasured")
     page = shown(

@@ -49,6 +49,12 @@ def test_better_and_worse_come_in_turn_whichever_model_won() -> None:
     assert [row.asked for row in lost.rows] == [row.asked for row in won.rows]  # no model is favoured
 
 
+def test_only_where_both_are_shown_is_it_said_that_they_come_in_turn() -> None:
+    assert "better and worse in turn" in compared([0.0, 1.0], [1.0, 0.0]).sentence
+    for before, after in (([0.0, 0.0], [0.0, 0.0]), ([0.0, 1.0], [1.0, 1.0])):
+        assert "in turn" not in compared(before, after).sentence
+
+
 def test_the_choice_is_the_same_in_any_order_of_the_rows() -> None:
     before, after = [0.0] * 9, [1.0] * 9
     rule = Rule.from_json(stored_rule(task=OWN, metric="exact_match"))

@@ -205,7 +205,9 @@ def test_the_declaration_is_short_commented_and_fits_80_columns() -> None:
     assert len(lines) <= 14
     assert sum("   # " in line for line in lines) >= 6
     assert max(map(len, lines)) <= 80
-    assert done.stdout.endswith("mine check, then plan acme.support and run acme.support\n")
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("Next: `ft-dagster --project ")
+    assert last.endswith("mine run acme.support`")
 
 
 def test_hostile_columns_are_quoted() -> None:

@@ -89,6 +89,7 @@ def fleet_routes(reader: Callable[[], FleetReader], host: str) -> list[BaseRoute
 
     served = {
         "/": home,
+        f"{ROOT}/": home,
         ROOT: of_fleet,
         f"{ROOT}/audit": of_audit,
         f"{ROOT}/audit/{{name}}": answer_kept,

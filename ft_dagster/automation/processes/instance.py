@@ -299,25 +299,6 @@ def status_of(instance: dg.DagsterInstance, launched: Launched) -> dg.DagsterRun
     return dg.DagsterRunStatus.CANCELED if run is None else run.status
 
 
-def in_progress(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
-    """Return the runs that take a place of the queue now, whoever submitted them."""
-    return instance.get_runs(dg.RunsFilter(statuses=unfinished_runs.IN_PROGRESS))
-
-
-def waits_for(settings: Settings, launched: Launched, going: Sequence[dg.DagsterRun]) -> str:
-    """Say what a queued run waits for. `going`: see `in_progress`; the limits are those of `dagster_yaml`."""
-    key, tenant = str(launched.key), launched.key.tenant
-    same = [run.run_id[:8] for run in going if run.tags.get(VARIANT) == key]
-    if same:
-        return f"waits for run {same[0]} of this variant to end"
-    others = sorted({run.tags.get(VARIANT, "") for run in going if run.tags.get(TENANT) == tenant})
-    if len(others) >= settings.tenant_runs:
-        return f"waits for {' or '.join(others)} to end (tenant_runs: {settings.tenant_runs})"
-    if len(going) >= most_runs(settings):
-        return f"waits for one of {len(going):,} runs to end"
-    return "waits for the daemon to start it"
-
-
 def current_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, float]:
     """Return the asset that a run is making now, or the last it made, and since when, in seconds since 1970:
     "", 0 before the first.

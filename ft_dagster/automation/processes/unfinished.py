@@ -1,14 +1,18 @@
-"""Finds what an instance still has to do: runs that wait, whose process lives, and that Dagster will run
-again.
+"""Finds what an instance still has to do: runs that wait, and for what, whose process lives, and that Dagster
+will run again.
 """
 
+import math
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
 from ft_dagster.automation.patience import START_SECONDS
 from ft_dagster.automation.run_launcher import process_of
+from ft_dagster.automation.tags import TENANT, VARIANT
 from ft_dagster.dagster_private import (
     BACKFILL,
     BULK_ACTION_TERMINAL_STATUSES,
@@ -82,6 +86,39 @@ def _left_by_its_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> b
         return False
     backfill = instance.get_backfill(of)
     return backfill is None or backfill.status in BULK_ACTION_TERMINAL_STATUSES
+
+
+def in_progress(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
+    """Return the runs that take a place of the queue now, whoever submitted them."""
+    return instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS))
+
+
+def waits_for(instance: dg.DagsterInstance, run: dg.DagsterRun, going: Sequence[dg.DagsterRun]) -> str:
+    """Say what a queued run waits for, by the limits of the instance's queue. `going`: see `in_progress`."""
+    queue = instance.get_concurrency_config().run_queue_config
+    limits = {} if queue is None else _limits_of_tags(queue.tag_concurrency_limits)
+    same = _beside(run, going, VARIANT)
+    if len(same) >= limits.get(VARIANT, math.inf):
+        return f"waits for run {same[0].run_id[:8]} of this variant to end"
+    others, most = _beside(run, going, TENANT), limits.get(TENANT, math.inf)
+    if len(others) >= most:
+        names = sorted({each.tags.get(VARIANT) or each.run_id[:8] for each in others})
+        return f"waits for {' or '.join(names)} to end (the queue admits {most} of this tenant)"
+    if queue is not None and 0 <= queue.max_concurrent_runs <= len(going):
+        return f"waits for one of {len(going):,} runs to end"
+    return "waits for the daemon to start it"
+
+
+def _limits_of_tags(limits: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many runs with one value of a tag may be in progress, whatever the value is."""
+    each = (one for one in limits if isinstance(one.get("value"), dict))
+    return {one["key"]: one["limit"] for one in each}
+
+
+def _beside(run: dg.DagsterRun, going: Sequence[dg.DagsterRun], tag: str) -> list[dg.DagsterRun]:
+    """Return the runs in progress that have the same value of a tag; none of a run without it."""
+    value = run.tags.get(tag)
+    return [each for each in going if value is not None and each.tags.get(tag) == value]
 
 
 @dataclass(frozen=True)

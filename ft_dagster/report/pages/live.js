@@ -7,9 +7,9 @@ const refresh = async () => {
   if (document.hidden || getSelection().toString()) return;
   try {
     const answer = await fetch(location.href);
-    if (!answer.ok) throw new Error(answer.status);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.querySelectorAll(".live");
+    if (!fresh.length) throw new Error(answer.status);
     document.querySelectorAll(".live").forEach((part, number) => part.replaceWith(fresh[number]));
     showCopy();
     since = new Date();
@@ -34,7 +34,15 @@ for (const choice of document.querySelectorAll(".filters select")) {
   choice.addEventListener("change", () => choice.form.submit());
 }
 
-const quoted = (text) => `'${text.replaceAll("\0", "").replaceAll("'", `'\\''`)}'`;
+// One word of a shell. What a terminal takes for a key that is pressed (Ctrl-C, Escape) is written as digits,
+// and beside it what an interactive shell reads in double quotes.
+const quoted = (text) => {
+  const plain = text.replaceAll("\0", "");
+  if (!/[\x01-\x09\x0b-\x1f\x7f-\x9f]/.test(plain)) return `'${plain.replaceAll("'", `'\\''`)}'`;
+  const octal = (byte) => `\\0${byte.toString(8).padStart(3, "0")}`;
+  const digits = (sign) => [...new TextEncoder().encode(sign)].map(octal).join("");
+  return `"$(printf %b '${plain.replace(/[\x01-\x1f\x7f-\x9f!'\\]/g, digits)}')"`;
+};
 
 for (const question of document.querySelectorAll(".question")) {
   const typed = question.querySelector("textarea");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -44,16 +45,21 @@ GOES_ON = {  # what the run does after a stage by itself
 @dataclass(frozen=True)
 class Result:
     """Holds what came of a training. `verdict`: None before it was judged. `limit`: evaluation.limit.
-    `status`: of its weights in the release log, None where they are in none. `approvers`: who may approve;
-    `doubt`: why one of them has to.
+    `status`: of its weights in the release log, None where they are in none. `approvers`: who may approve,
+    empty where anyone may, None where that is not known; `doubt`: why one of them has to.
     """
 
     variant: str
     verdict: Verdict | None
     limit: Limit = None
     status: VersionStatus | None = None
-    approvers: tuple[str, ...] = ()
+    approvers: tuple[str, ...] | None = None
     doubt: str | None = None
+
+    @property
+    def who(self) -> str | None:
+        """Name who may approve; None where that is not known."""
+        return None if self.approvers is None else " or ".join(self.approvers) or "anyone"
 
     def is_refused_by(self, failure: str | None) -> bool:
         """Say whether its verdict did not pass, and is why the newest run failed, if one did."""
@@ -72,6 +78,12 @@ def next_step(result: Result) -> str:
     if not verdict.passed:
         return _of_refused(verdict, result.limit)
     return f"Its run releases it; where that has ended without, {run} releases it or says why not"
+
+
+def next_of_project(folder: str, variant: str) -> str:
+    """Return what a person does about a project that was just begun."""
+    tool = f"ft-dagster --project {shlex.quote(folder)}"
+    return f"`{tool} check` reads the rows; then `{tool} plan {variant}` and `{tool} run {variant}`"
 
 
 def next_of_stage(stage: str, to_heed: Sequence[str] = ()) -> str:
@@ -106,8 +118,11 @@ def _of_version(result: Result, status: VersionStatus) -> str:
         gone = f"Version {version} was rolled back ({status.rolled_back}): it stays so"
         return f"{gone}; {command} --force --reason ...` puts it back"
     if status.waits:
-        who, why = " or ".join(result.approvers) or "anyone", status.unmeasured or result.doubt
+        who, why = result.who or "approval", status.unmeasured or result.doubt
         return f"Version {version} waits for {who}{f' ({why})' if why else ''}: {command}` approves it"
+    if status.is_served and result.verdict is not None and not result.verdict.passed:
+        refused = _of_refused(result.verdict, result.limit)
+        return f"Version {version} is in production, and today's gates do not pass it. {refused}"
     if status.is_served:
         return SERVED
     served = f"version {status.production} is" if status.production else "no version is"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ft_dagster.gate.samples import FORMER, TEST_SPLIT_TASK
 from ft_dagster.gate.sentences import units
 from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.lineage.version_status import VersionStatus
 from ft_dagster.report.figures import change, counted
 from ft_dagster.report.sentences.next_step import Result
 
@@ -53,12 +54,16 @@ def became(result: Result) -> str:
     if status.rolled_back is not None:
         return f"version {status.version} was rolled back"
     if status.waits:
-        waits = f"version {status.version} waits for approval by {' or '.join(result.approvers) or 'anyone'}"
-        return waits + warned
+        by = "" if result.who is None else f" by {result.who}"
+        return f"version {status.version} waits for approval{by}{warned}"
+    if not status.was_served:
+        return f"version {status.version} was not approved{_served_instead(status)}"
     said = f"released as version {status.version}{warned}"
-    if status.is_served or status.production is None:
-        return said
-    return f"{said}; version {status.production} is in production"
+    return said if status.is_served else f"{said}{_served_instead(status)}"
+
+
+def _served_instead(status: VersionStatus) -> str:
+    return f"; version {status.production} is in production" if status.production else ""
 
 
 def general_ability(rules: Sequence[Rule]) -> str:
@@ -69,7 +74,7 @@ def general_ability(rules: Sequence[Rule]) -> str:
     worst = max(asked, key=_how_bad)
     points, _ = units(worst.metric, (worst.base, worst.tuned))
     fall = "drops" if worst.higher_is_better else "rises"
-    number = counted(worst.units or worst.questions, _ASKED[worst.rule])
+    number = _asked(worst)
     if worst.outcome == "fail":
         return f"general ability fell: {_named(worst)} {_moved(worst)}"
     if worst.outcome == "undecided":
@@ -82,13 +87,21 @@ def general_ability(rules: Sequence[Rule]) -> str:
 
 
 _RANK = {"pass": 0, "undecided": 1, "fail": 2}
-_ASKED = {"general_benchmark": "question", "general_loss": "text"}
 
 
 def _how_bad(rule: Rule) -> tuple[int, bool, float]:
     """Rank rules: what held is said by the largest margin, which all others rule out too."""
     size = rule.margin if rule.outcome == "pass" else rule.seen if math.isfinite(rule.seen) else math.inf
     return _RANK[rule.outcome], rule.rule == "general_benchmark", size
+
+
+def _asked(rule: Rule) -> str:
+    """Count what a rule of general ability asked: texts, or questions and the groups that they come in."""
+    if rule.rule == "general_loss":
+        return counted(rule.units or rule.questions, "text")
+    grouped = rule.units is not None and rule.units != rule.questions
+    groups = f" in {counted(rule.units or 0, 'group')}" if grouped else ""
+    return f"{counted(rule.questions, 'question')}{groups}"
 
 
 def _gained(rules: Sequence[Rule]) -> list[str]:

@@ -38,8 +38,10 @@ class Summary(NamedTuple):
     next: str
 
 
-def dataset_summary(figures: DatasetFigures, since: str = "") -> Summary:
-    """Summarize the figures of a task_dataset; `since`: what changed, where that is known."""
+def dataset_summary(figures: DatasetFigures, since: str = "", warnings: Sequence[str] = ()) -> Summary:
+    """Summarize the figures of a task_dataset. `since`: what changed, where that is known; `warnings`: what
+    its rows cannot decide.
+    """
     rows, dropped = figures.rows, figures.rows_dropped
     parts = ", ".join(f"{count(rows[name])} {name}" for name in SPLITS if name in rows)
     why = ", ".join(f"{count(number)} {reason}" for reason, number in figures.dropped.items() if number)
@@ -48,17 +50,8 @@ def dataset_summary(figures: DatasetFigures, since: str = "") -> Summary:
     if short := figures.too_short_to_look_for:
         good += f"; {counted(short, 'question')} too short to look for"
     good += f"; {since}" if since else ""
-    following = (
-        f"A test split of {count(figures.test_rows)} rows decides little: more rows, or an evaluation.task"
-        if figures.test_rows < FEW
-        else next_of_stage(TASK_DATASET.name)
-    )
-    return Summary(
-        f"{count(sum(rows.values()))} of {count(figures.read)} rows kept: {parts}", good, following
-    )
-
-
-FEW = 50  # test rows below which a gate rarely decides
+    what = f"{count(sum(rows.values()))} of {count(figures.read)} rows kept: {parts}"
+    return Summary(what, good, next_of_stage(TASK_DATASET.name, warnings))
 
 
 def mixture_summary(figures: MixtureFigures, warnings: Sequence[str]) -> Summary:
@@ -160,7 +153,7 @@ def release_summary(status: VersionStatus, verdict: str, following: str) -> Summ
     return Summary(f"Version {status.version}; in production: {served}", verdict, following)
 
 
-RULES = ("rule", "base → tuned", "found", "why")
+RULES = ("rule", "base → tuned", "result", "why")
 
 
 def rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
@@ -180,5 +173,5 @@ PAGE_RULES = ("rule", "why")
 
 
 def page_rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
-    """Return the rows where a table is narrow: what was found stands with the rule."""
-    return [[f"{rule}: {changed}, {found}", why] for rule, changed, found, why in rules_rows(rules)]
+    """Return the rows where a table is narrow: its result stands with the rule."""
+    return [[f"{rule}: {changed}, {word}", why] for rule, changed, word, why in rules_rows(rules)]

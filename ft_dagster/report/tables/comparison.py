@@ -85,7 +85,7 @@ def pair_groups(pairs: Sequence[Pair], names: tuple[str, str]) -> list[list[Rule
     ]
 
 
-SCORE = ("base → tuned", "difference", "found")  # of one side
+SCORE = ("base → tuned", "difference", "result")  # of one side
 
 
 def score_headers(names: tuple[str, str]) -> list[str]:

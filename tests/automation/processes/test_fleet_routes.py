@@ -17,12 +17,17 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from ft_dagster.audit.kept_answers import folder_of, keep_answer
-from ft_dagster.automation.fleet_now import FleetReader, waits_for
+from ft_dagster.automation.fleet_now import FleetReader
 from ft_dagster.automation.processes.fleet_routes import fleet_routes, is_own_name
+from ft_dagster.automation.processes.instance import Launched, dagster_yaml
 from ft_dagster.automation.tags import TENANT, VARIANT
 from ft_dagster.cli import app
+from ft_dagster.cli.run_states import looked_at
+from ft_dagster.fleet.live_page import FleetQuery, fleet_page
+from ft_dagster.report.live import as_live_html
 from ft_dagster.settings import Settings, load_settings
-from tests.instances import new_instance
+from ft_dagster.spec import VariantKey
+from tests.instances import ORIGIN, new_instance
 
 pytestmark = pytest.mark.slow
 OLD_PROJECT = Path(__file__).resolve().parents[2] / "compat" / "store_0_1"
@@ -128,8 +133,9 @@ def test_a_host_is_known_by_an_address_or_a_name_of_its_own(host: str, own: bool
 
 
 def test_the_root_leads_to_the_fleet_page(client: TestClient) -> None:
-    answer = client.get("/", follow_redirects=False)
-    assert (answer.status_code, answer.headers["location"]) == (307, "/fleet")
+    for path in ("/", "/fleet/"):
+        answer = client.get(path, follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (307, "/fleet")
 
 
 @pytest.mark.parametrize("path", ["/fleet/acme.nobody", "/fleet/x", "/fleet/acme.nobody/report"])
@@ -170,20 +176,18 @@ def test_a_storage_out_of_reach_is_said_in_words() -> None:
     assert "the storage could not be reached: Connection refused: s3.example:443" in answer.text
 
 
-def run(tags: dict[str, str]) -> dg.DagsterRun:
-    return dg.DagsterRun("variant_chain", tags=tags)
-
-
-def test_a_run_that_is_queued_says_which_run_it_waits_for() -> None:
-    limits = {VARIANT: 1, TENANT: 2}
-    active = [run({VARIANT: f"acme.{name}", TENANT: "acme"}) for name in "ab"]
-    first, second = (each.run_id[:8] for each in active)
-    same = waits_for(run({VARIANT: "acme.a", TENANT: "acme"}), active, limits)
-    assert same == f"run {first} of this variant is to end before (the queue admits 1)"
-    other = waits_for(run({VARIANT: "acme.c", TENANT: "acme"}), active, limits)
-    assert other == f"run {first}, {second} of this tenant is to end before (the queue admits 2)"
-    assert waits_for(run({VARIANT: "globex.a", TENANT: "globex"}), active, limits) == "its turn in the queue"
-    assert waits_for(run({}), active, {}) == "its turn in the queue"
+def test_what_a_queued_run_waits_for_is_said_as_run_says_it(settings: Settings) -> None:
+    with new_instance({"run_coordinator": dagster_yaml(settings)["run_coordinator"]}) as instance:
+        tags, status = {VARIANT: "acme.places", TENANT: "acme"}, dg.DagsterRunStatus
+        first, second = (
+            instance.add_run(dg.DagsterRun("variant_chain", status=each, tags=tags, remote_job_origin=ORIGIN))
+            for each in (status.STARTED, status.QUEUED)
+        )
+        key = VariantKey.parse("acme.places")
+        (printed,) = looked_at(instance, settings, [Launched(key, second.run_id)]).values()
+        assert printed.progress == f"waits for run {first.run_id[:8]} of this variant to end"
+        page = fleet_page(FleetReader(instance, settings).now(), FleetQuery.of({}))
+        assert printed.progress in as_live_html(page).replace("\u200b", "")
 
 
 def test_a_port_that_is_taken_is_one_line_with_the_way_out(settings: Settings) -> None:

@@ -12,11 +12,6 @@ import dagster as dg
 import pytest
 from dagster._core.events import EngineEventData
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
-from dagster._core.remote_origin import (
-    RegisteredCodeLocationOrigin,
-    RemoteJobOrigin,
-    RemoteRepositoryOrigin,
-)
 
 from ft_dagster.automation.processes import daemon_program
 from ft_dagster.automation.processes.daemon_program import Watch
@@ -30,14 +25,12 @@ from ft_dagster.automation.processes.unfinished import (
 from ft_dagster.automation.run_launcher import Machine, here, tell_launch
 from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, unlock
 from tests.automation.retries import RETRIES, decide_on_retries
+from tests.instances import ORIGIN
 from tests.present import present
 
 pytestmark = pytest.mark.slow
 
 STATUS = dg.DagsterRunStatus
-ORIGIN = RemoteJobOrigin(
-    RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("ft_dagster"), "__repository__"), "nothing"
-)
 
 
 @dg.job

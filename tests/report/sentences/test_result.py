@@ -95,6 +95,35 @@ def test_general_ability_is_said_by_the_rule_that_is_worst() -> None:
     assert result_sentence(result(TASK, blind)).endswith("40 questions cannot detect any drop")
 
 
+def test_questions_in_groups_are_counted_as_questions_not_as_their_groups() -> None:
+    grouped = {**QUIZ, "questions": 40, "units": 12}
+    assert result_sentence(result(TASK, grouped)).endswith(
+        "40 questions in 12 groups can only detect drops of 25.0 points or more"
+    )
+
+
+def test_a_version_that_nobody_approved_is_not_said_to_be_released() -> None:
+    for production, more in ((None, ""), (3, "; version 3 is in production")):
+        said = result_sentence(result(TASK, HELD, status=VersionStatus(1, production, 3)))
+        assert f". Version 1 was not approved{more}. " in said
+        assert "released" not in said.lower()
+
+
+def test_who_may_approve_is_not_said_to_be_anyone_where_it_is_not_known() -> None:
+    waits = result(TASK, HELD, status=VersionStatus(2, 1, 2))
+    assert "Version 2 waits for approval. " in result_sentence(waits)
+    assert next_step(waits).startswith("Version 2 waits for approval: ")
+    anyone = result(TASK, HELD, status=VersionStatus(2, 1, 2), approvers=())
+    assert "Version 2 waits for approval by anyone. " in result_sentence(anyone)
+    assert next_step(anyone).startswith("Version 2 waits for anyone: ")
+
+
+def test_a_version_in_production_that_todays_gates_refuse_is_not_nothing_to_do() -> None:
+    said = next_step(result(TASK, FELL, status=IN_PRODUCTION))
+    production = "Version 1 is in production, and today's gates do not pass it"
+    assert said.startswith(f"{production}. See the rules below")
+
+
 def test_a_verdict_that_fails_today_is_not_said_to_have_released_it_silently() -> None:
     said = result_sentence(result(TASK, FELL, status=IN_PRODUCTION))
     assert "Released as version 1, which today's gates do not pass. " in said

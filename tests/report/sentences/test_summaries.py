@@ -25,6 +25,12 @@ def test_a_data_set_says_how_many_questions_no_row_could_be_held_against() -> No
     ).good == ("No row was dropped; 3 questions too short to look for; since version 1: 2 new, 0 gone")
 
 
+def test_a_data_set_heeds_what_its_rows_cannot_decide_and_says_nothing_of_few_that_can() -> None:
+    few = DatasetFigures(rows={"train": 90, "test": 20}, read=110, dropped={})
+    assert dataset_summary(few).next.startswith("Nothing to do")
+    assert dataset_summary(few, warnings=["20 rows are too few"]).next == "20 rows are too few"
+
+
 def test_a_version_that_waits_says_what_is_served_and_for_whom() -> None:
     assert release_summary(VersionStatus(2, 1, 2), "Passed", "version 2 waits for ann") == (
         "Version 2; in production: version 1", "Passed", "version 2 waits for ann",
