@@ -35,7 +35,7 @@ def init(
     declaration names them from the project. Those outside of it are added to what its tenants may read.
     """
     from ft_dagster.cli.first_questions import FirstAnswers
-    from ft_dagster.report.next_step import next_of_project
+    from ft_dagster.report.sentences.next_step import next_of_project
 
     given = FirstAnswers(
         folder, base_model, data, variant, question, answer, text, asks=not as_json and _is_a_terminal()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ft_dagster.stages.declared_now import what_changed
+from ft_dagster.stages.judging.declared_now import what_changed
 from ft_dagster.store import Artifact, Place
 
 

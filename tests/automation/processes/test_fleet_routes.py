@@ -24,7 +24,7 @@ from ft_dagster.automation.tags import TENANT, VARIANT
 from ft_dagster.cli import app
 from ft_dagster.cli.run_states import looked_at
 from ft_dagster.fleet.live_page import FleetQuery, fleet_page
-from ft_dagster.report.live import as_live_html
+from ft_dagster.report.pages.live import as_live_html
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from tests.instances import ORIGIN, new_instance
