@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 from urllib.parse import urlencode
 
+from ft_dagster.errors import UserError
 from ft_dagster.fleet.budgets import COLUMNS as BUDGETS
 from ft_dagster.fleet.budgets import BudgetRow
 from ft_dagster.fleet.picture import FleetPicture
@@ -17,6 +19,7 @@ from ft_dagster.fleet.status import COLUMNS as STATUS
 from ft_dagster.fleet.status import StatusRow, arranged, on_rolled_back
 from ft_dagster.launch.status import Table
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.served import to_go_back_to
 from ft_dagster.report.figures import ABSENT, HISTORY, cell, count, counted, duration, history_rows
 from ft_dagster.report.pages.live import (
     ROOT,
@@ -34,6 +37,7 @@ from ft_dagster.report.states import KIND, counts, states_sentence
 from ft_dagster.report.tables.gpus import COLUMNS as DEVICES
 from ft_dagster.report.tables.gpus import status_rows
 from ft_dagster.row_choices import SortedBy
+from ft_dagster.spec import VariantKey
 
 ROWS = 100  # of variants, until all are asked for
 SORTED = {"variant": "variant", "state": "state", "over base": "gain", "age": "age", "cost to date": "cost"}
@@ -146,7 +150,9 @@ def variant_page(
     """Return the page of one variant. `past`: its release log; `assets`: those of Dagster that it has."""
     key = row.variant
     facts = dict(zip(STATUS, row.cells, strict=True))
-    told = [("owners", ", ".join(now.owners.get(key, ())) or ABSENT), ("verdict", row.verdict or ABSENT)]
+    said = (("result", row.result), ("next step", row.next_step))
+    told = [(name, text) for name, text in said if text]
+    told += [("owners", ", ".join(now.owners.get(key, ())) or ABSENT), ("verdict", row.verdict or ABSENT)]
     told += [(name, facts[name]) for name in STATUS if name not in ("variant", "state", "cause")]
     told += [("out of date", each.said(key)) for each in row.causes]
     links = [Link("report of the newest version", f"{ROOT}/{key}/report")] if row.digest or row.judged else []
@@ -166,7 +172,7 @@ def variant_page(
                 "Runs", tables=[LiveTable(("run", "state", "began (UTC)"), ran, "No run of it is known.")]
             ),
             LivePart("Releases", tables=[LiveTable(HISTORY, log, "No version was released.")]),
-            LivePart("Commands", commands=_commands(now.tool, row)),
+            LivePart("Commands", commands=_commands(now.tool, row, past)),
         ],
         now.problems,
         state=LiveCell(row.state, kind=KIND[row.state]),
@@ -283,14 +289,16 @@ def _budgets(now: FleetNow) -> LivePart:
     return LivePart("Cost and budget", said, tables=[LiveTable(BUDGETS, rows, "Nothing was made yet.")])
 
 
-def _commands(tool: str, row: StatusRow) -> list[tuple[str, str]]:
+def _commands(tool: str, row: StatusRow, past: Sequence[ReleaseEntry]) -> list[tuple[str, str]]:
     key, version = row.variant, row.version
     commands = []
     if row.waiting is not None:
         said = f"Put version {row.waiting} into production, as an approver"
         commands.append((said, f"{tool} release {key} --version {row.waiting}"))
+    with suppress(UserError):  # there is none to go back to
+        back = to_go_back_to(past, VariantKey.parse(key).prefix, None)
+        commands.append((f"Go back to version {back}", f"{tool} rollback {key} --reason 'WHY'"))
     if version is not None:
-        commands.append(("Go back to the version before", f"{tool} rollback {key} --reason 'WHY'"))
         said = f"Keep as a page what version {version} was made of"
         commands.append((said, f"{tool} audit model {key}@{version} --save"))
     if row.state != "retired":

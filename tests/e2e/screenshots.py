@@ -54,7 +54,13 @@ def report(name: str, *arguments: str) -> Shot:
     return Shot(name, arguments, "document.readyState === 'complete'", 1100)
 
 
+def fleet_page() -> Shot:
+    """What `ft-dagster ui` opens on."""
+    return Shot("fleet_page", "/fleet", "!!document.querySelector('h1')")
+
+
 SHOTS = (
+    fleet_page(),
     graph(),
     page("task_dataset"),
     page("training_plan"),

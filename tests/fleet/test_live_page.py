@@ -26,6 +26,7 @@ from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import StatusRow
 from ft_dagster.fleet_settings import FleetSettings
 from ft_dagster.launch.status import Holding, Table, Waiting
+from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.report.pages.live import as_live_html
 from ft_dagster.report.states import VariantStatus
 from ft_dagster.stage_entries import FINE_TUNED_MODEL
@@ -201,6 +202,28 @@ def test_costs_and_budgets_are_those_of_cost_and_of_the_ledger() -> None:
     assert rows[ALL].cells == ["all", "1", "3", "9.00", "1.5 of 4 h, $5.00", "1.5 h, $5.00"]
     assert not rows[ALL].is_spent
     assert rows[ALL].month_limit == Amount(math.inf, math.inf)
+
+
+def test_the_variants_page_begins_with_what_came_of_it_and_what_to_do_next() -> None:
+    one = row("acme.a", result="Exact match 0.0% → 67.5% on 40 questions", next_step="Ask about 66 questions")
+    page = as_live_html(variant_page(now(one), one, [], [], []))
+    assert (
+        page.index("Exact match 0.0% → 67.5%") < page.index("Ask about 66 questions") < page.index("owners")
+    )
+
+
+def test_the_way_back_is_given_only_where_another_version_was_in_production() -> None:
+    one = row("acme.a", version=2)
+    first, second = (
+        ReleaseEntry(
+            "release", "acme.a", version, version, "", "", "adapter", f"weights {version}", "", "ann", "", ""
+        )
+        for version in (1, 2)
+    )
+    assert "rollback" not in as_live_html(variant_page(now(one), one, [second], [], []))
+    page = as_live_html(variant_page(now(one), one, [first, second], [], []))
+    assert "Go back to version 1" in page
+    assert "rollback acme.a --reason" in page
 
 
 def test_the_variants_page_gives_the_commands_with_its_name_filled_in() -> None:
