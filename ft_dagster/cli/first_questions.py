@@ -16,6 +16,7 @@ from ft_dagster.data.rows.infer import (
     infer_fields,
     infer_rows,
     mapped,
+    question_and_answer,
     unknown_columns,
 )
 from ft_dagster.data.sources.locations import is_hub, is_s3, rows_from
@@ -85,19 +86,19 @@ class FirstAnswers:
 
     def _fields(self, columns: tuple[str, ...]) -> dict[str, str]:
         if self.text is not None:
-            return {} if self.text in ("text", "content") else {"text": self.text}
+            return {"text": self.text}
         inferred = infer_fields(columns)
-        asked, answered = list((inferred or {}).values()) or (None, None)
-        if self.asks and (inferred is None or inferred):
+        asked, answered = question_and_answer(inferred or {})
+        question, answer = self.question or asked, self.answer or answered
+        if self.asks and (inferred is None or asked):
             tell(f"columns: {columns_of(columns)}")
             question = self.question or _column("Column that asks", asked, columns)
-            return mapped(question, self.answer or _column("Column that is learned", answered, columns))
-        known = self.question or asked, self.answer or answered
-        if known[0] and known[1]:
-            return mapped(known[0], known[1])
-        if inferred is None or self.question or self.answer:
-            raise unknown_columns(columns)
-        return {}
+            answer = self.answer or _column("Column that is learned", answered, columns)
+        if inferred is not None and (question, answer) == (asked, answered):
+            return inferred
+        if question and answer:
+            return mapped(columns, question, answer)
+        raise unknown_columns(columns)
 
 
 def _column(what: str, usual: str | None, columns: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.data.sources.fingerprint import Frozen
+from ft_dagster.data.sources.formats import BESIDE, moved_columns
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.records.record_tree import FIGURES
@@ -25,11 +26,14 @@ from ft_dagster.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class DatasetInputs:
-    """Names the inputs. `sources`: digest of `fingerprints`, of the files as they were declared."""
+    """Names the inputs. `sources`: digest of `fingerprints`, of the files as they were declared. `moved`:
+    columns declared to be a turn that were once read under their own name, too.
+    """
 
     spec: VariantSpec
     sources: Derived[Digest]
     evaluation_texts: Artifact | None
+    moved: Derived[list[str] | None] = None
     fingerprints: list[Any] = recorded(default_factory=list)
 
 
@@ -37,7 +41,9 @@ def inputs(view: View) -> DatasetInputs:
     spec, sources, tasks = view.spec, view.frozen("sources"), view.frozen("tasks")
     guarded = spec.data.decontaminate.enabled and (tasks["task"] or tasks["general"])
     texts = view.made(evaluation_texts.STAGE) if guarded else None
-    return DatasetInputs(spec, Digest(sha256_json(sources)), texts, sources)
+    moved = {name for source in spec.data.sources for name in moved_columns(source.fields)}
+    beside = sorted(moved & set(BESIDE["alpaca"])) or None
+    return DatasetInputs(spec, Digest(sha256_json(sources)), texts, beside, sources)
 
 
 def build(inputs: DatasetInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:

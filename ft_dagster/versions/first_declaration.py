@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ft_dagster.data.rows.infer import InferredRows
+from ft_dagster.data.rows.infer import InferredRows, question_and_answer
 from ft_dagster.data.rows.splits import SPLITS, split_at
 from ft_dagster.data.sources.readers import columns_of
 from ft_dagster.gate.power import hopeless_gates
@@ -160,9 +160,9 @@ def _written(places: _Places, rows: InferredRows, judged: JudgedRows | None) -> 
 
 
 def _about(variant: str, rows: InferredRows) -> str:
-    columns = list(rows.fields.values())
-    if len(columns) == 2:
-        return f"{variant} learns {columns[1]} from {columns[0]}"
+    question, answer = question_and_answer(rows.fields)
+    if question and answer:
+        return f"{variant} learns {answer} from {question}"
     return f"{variant} learns {KINDS[rows.kind]}"
 
 

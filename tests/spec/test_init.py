@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from ft_dagster.cli import app
 from ft_dagster.data.rows.infer import infer_fields
+from ft_dagster.data.rows.sources import read_rows
 from ft_dagster.data.rows.splits import SPLITS, split_at
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey, load_variant
@@ -82,9 +83,26 @@ def test_columns_of_other_names_are_mapped_and_what_is_not_read_is_said() -> Non
         (("Kysymys", "Vastaus"), {"instruction": "Kysymys", "output": "Vastaus"}),
         (("id", "text", "label"), {"instruction": "text", "output": "label"}),
         (("label", "text"), {"instruction": "text", "output": "label"}),
-        (("input", "output"), {"prompt": "input", "completion": "output"}),
+        (("input", "output"), {"instruction": "input", "output": "output"}),
         (("desk", "question"), {"instruction": "question", "output": "desk"}),
         (("messages", "id"), {}),
+        (("Messages", "id"), {"messages": "Messages"}),
+        (("Prompt", "Completion"), {"prompt": "Prompt", "completion": "Completion"}),
+        (
+            ("Instruction", "Input", "Output"),
+            {"instruction": "Instruction", "input": "Input", "output": "Output"},
+        ),
+        (
+            ("instruction", "Input", "output"),
+            {"instruction": "instruction", "input": "Input", "output": "output"},
+        ),
+        (
+            ("question", "input", "System", "answer"),
+            {"instruction": "question", "input": "input", "system": "System", "output": "answer"},
+        ),
+        (("Content", "id"), {"text": "Content"}),
+        (("Title", "Text"), {"text": "Text"}),
+        (("prompt", "chosen", "rejected"), None),
         (("prompt", "completion", "id"), {}),
         (("instruction", "input", "output"), {}),
         (("id", "text"), {}),
@@ -115,6 +133,42 @@ def test_objects_are_scored_field_by_field_and_free_text_by_its_loss() -> None:
 def test_raw_text_is_taken_as_it_is() -> None:
     spec = declared(init(write(("text",), lambda n: (f"Passage {n} of the handbook.",))))
     assert (spec.objective, spec.data.sources[0].fields) == ("instruction", {})
+
+
+def test_a_text_that_is_named_is_learned_alone_whatever_stands_beside_it() -> None:
+    done = init(write(("text", "label"), labels), "--text", "text")
+    source = declared(done).data.sources[0]
+    assert next(read_rows(source, Path("mine"))).parts == (("text", "Letter 0 never came."),)
+    assert "not read: label" in done.stdout
+
+
+@pytest.mark.parametrize("columns", [("input", "output"), ("Input", "Output"), ("input", "label")])
+def test_a_column_that_asks_is_read_once(columns: Sequence[str]) -> None:
+    source = declared(init(write(columns, labels))).data.sources[0]
+    assert next(read_rows(source, Path("mine"))).parts == (
+        ("user", "Letter 0 never came."),
+        ("assistant", DESKS[0]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "unread"),
+    [
+        (("text", "content"), "content"),
+        (("prompt", "completion", "input"), "input"),
+        (("question", "answer", "output"), "output"),
+    ],
+)
+def test_every_column_that_is_not_read_is_named(columns: Sequence[str], unread: str) -> None:
+    done = init(write(columns, lambda n: [f"{column} {n}" for column in columns]))
+    source = declared(done).data.sources[0]
+    assert f"not read: {unread}\n" in done.stdout
+    assert f"{unread} 0" not in str(next(read_rows(source, Path("mine"))).parts)
+
+
+def test_that_all_answers_are_the_same_is_said() -> None:
+    done = init(write(("letter", "label"), lambda n: (f"Letter {n}", "spam")))
+    assert "since all answers are the same" in done.stdout
 
 
 @pytest.mark.parametrize(

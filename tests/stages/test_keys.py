@@ -18,7 +18,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.model import UnlistedField
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.stages import probe
+from ft_dagster.stages import probe, task_dataset
 from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.store import Artifact, find_artifact
@@ -406,6 +406,25 @@ def test_a_changed_field_is_told_of_a_probe_if_it_moves_its_key(
     context = {**over, **WITH.get(field, {})}
     made, parts = seen(context, {**context, field: value}, probe.STAGE)
     assert any(is_other(made, *part) for part in parts.items()) is moves
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "moved"),
+    [
+        ({}, None),
+        ({"instruction": "question", "output": "label"}, None),
+        ({"prompt": "input", "completion": "output"}, None),
+        ({"instruction": "input", "input": "system", "output": "answer"}, ["system"]),
+        ({"instruction": "input", "output": "answer"}, ["input"]),
+    ],
+)
+def test_rows_of_which_a_column_was_read_twice_are_read_again_and_no_others(
+    chained: Workspace, fields: dict[str, str], moved: list[str] | None
+) -> None:
+    declared = {"data.sources": [{"path": "data/rows.jsonl", "fields": fields}]}
+    recipe, _ = changed(chained, declared).recipe(task_dataset.STAGE)
+    assert recipe.spec.get("moved") == moved
 
 
 @pytest.mark.slow

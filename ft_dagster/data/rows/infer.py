@@ -13,7 +13,7 @@ from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import READ
 from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.rows.splits import position_of_normal
-from ft_dagster.data.sources.formats import COLUMNS
+from ft_dagster.data.sources.formats import BESIDE, COLUMNS, LEARNED
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.data.sources.readers import columns_of
 from ft_dagster.errors import UserError
@@ -26,10 +26,6 @@ QUESTIONS = (
     *("question", "query", "instruction", "prompt", "input", "request", "user", "letter", "message"),
     *("ticket", "email", "sentence", "utterance", "review", "document", "article", "text", "content"),
     *("body", "title"),
-)
-ANSWERS = (
-    *("answer", "response", "completion", "output", "reply", "assistant", "label", "category", "class"),
-    *("target", "intent", "sentiment", "topic", "summary", "translation", "sql"),
 )
 TEXTS = ("text", "content")
 FILED = ("id", "uuid", "index", "nr", "date", "source", "licence", "license", "group", "weight", "split")
@@ -66,30 +62,42 @@ def first_columns(path: str, here: Path) -> tuple[str, ...]:
 
 def infer_fields(columns: Sequence[str]) -> dict[str, str] | None:
     """Return which columns are the question and the answer, as `fields` of a source: by their names, or of
-    two columns by their order. Empty where the names are ours already; None where it cannot be told.
+    two columns by their order. Empty where the names are ours already; None where it cannot be told. Capitals
+    do not matter.
     """
-    if any(set(names) <= set(columns) for form, names in COLUMNS.items() if form != "text"):
-        return {}
-    named = {column.strip().lower(): column for column in reversed(columns)}
+    lower = {column.strip().lower(): column for column in reversed(columns)}
+    named = lower | {column: column for column in columns}
+    for form, names in COLUMNS.items():
+        if form != "text" and named.keys() >= set(names):
+            return _unlike({ours: named[ours] for ours in (*names, *BESIDE.get(form, ())) if ours in named})
     question = next((named[name] for name in QUESTIONS if name in named), None)
-    answer = next((named[name] for name in ANSWERS if name in named), None)
-    plain = [column for name, column in named.items() if name not in FILED][::-1]
-    if len(plain) == 2 and (question is None or answer is None) and not set(TEXTS) & set(plain):
+    answer = next((named[name] for name in LEARNED if name in named), None)
+    plain = [column for column in columns if column.strip().lower() not in FILED]
+    if len(plain) == 2 and (question is None or answer is None) and not set(TEXTS) & named.keys():
         first, second = plain
         answer = answer or (first if question == second else second)
         question = second if answer == first else first
     if question is None or answer is None:
-        return {} if any(name in columns for name in TEXTS) else None
-    return mapped(question, answer)
+        text = next((named[name] for name in TEXTS if name in named), None)
+        return None if text is None else {} if text in TEXTS else {"text": text}
+    return mapped(columns, question, answer)
 
 
-def mapped(question: str, answer: str) -> dict[str, str]:
-    """Return the `fields` that make a conversation of two columns. A column named `input` would be read a
-    second time by the form of `instruction`.
-    """
-    if question == "input":
-        return {"prompt": question, "completion": answer}
-    return {"instruction": question, "output": answer}
+def mapped(columns: Sequence[str], question: str, answer: str) -> dict[str, str]:
+    """Return the `fields` that make a conversation of two columns, and of those that are read beside them."""
+    others = {name.strip().lower(): name for name in columns if name not in (question, answer)}
+    beside = {ours: others[ours] for ours in BESIDE["alpaca"] if ours in others}
+    return {"instruction": question, **beside, "output": answer}
+
+
+def question_and_answer(fields: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return the columns that `fields` makes the question and the answer."""
+    question, answer = fields.get("instruction"), fields.get("output")
+    return question or fields.get("prompt"), answer or fields.get("completion")
+
+
+def _unlike(fields: dict[str, str]) -> dict[str, str]:
+    return {} if all(ours == theirs for ours, theirs in fields.items()) else fields
 
 
 def infer_rows(path: str, here: Path, fields: Mapping[str, str]) -> InferredRows:
@@ -107,9 +115,11 @@ def infer_rows(path: str, here: Path, fields: Mapping[str, str]) -> InferredRows
         answers.append(answer_of(row))
         longest = max(longest, len(answers[-1].encode()))
     objective, scored, why = _taught(kind, answers)
-    read = {*fields.values(), *COLUMNS[formats[path]], "group", "licence", "license", "input", "system"}
-    read |= {"content"} if kind == "text" else set()
-    unread = tuple(name for name in first_columns(path, here) if name not in read)
+    columns, form = first_columns(path, here), formats[path]
+    read = {*COLUMNS[form], *BESIDE.get(form, ()), "group", "licence", "license"} - fields.keys()
+    if kind == "text" and "text" not in (*columns, *fields):
+        read.add("content")
+    unread = tuple(name for name in columns if name not in (*read, *fields.values()))
     more = number > READ
     return InferredRows(
         dict(fields), unread, kind, objective, scored, why, longest, tuple(different.values()), more
@@ -121,7 +131,7 @@ def unknown_columns(columns: Sequence[str]) -> UserError:
     return UserError(
         f"nothing tells which column is the question and which the answer: {columns_of(columns)}",
         field="--data",
-        fix=f"Name them: --question {columns[0]!r} --answer {columns[-1]!r}, or --text for raw text",
+        fix="Name them: --question COLUMN --answer COLUMN, or --text COLUMN for raw text",
     )
 
 
@@ -135,6 +145,8 @@ def _taught(kind: RowKind, answers: Sequence[str]) -> tuple[str, Scored, str]:
     labels = {answer.strip() for answer in answers}
     if kind == "text":
         return DEFAULT, "text", "raw text: all of it is learned, and judged by its loss"
+    if len(labels) == 1 < len(answers):
+        return DEFAULT, "text", "all answers are the same, so that there is nothing to tell apart"
     if all(map(_is_object, answers)):
         return "task_specific", "json", "each answer is a JSON object, scored field by field"
     most = min(MOST_LABELS, len(answers) // ROWS_A_LABEL)

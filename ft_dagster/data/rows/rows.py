@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.rows.content import identity_of, normal_text, words_of
-from ft_dagster.data.sources.formats import parse_row
+from ft_dagster.data.sources.formats import moved_columns, parse_row
 from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
 from ft_dagster.spec.data import SourceSpec
 
@@ -170,7 +170,9 @@ def normalize_text(
 
 
 def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, object]:
-    """Return the row's fields under our names; `names` maps ours to theirs."""
+    """Return the row's fields under our names; `names` maps ours to theirs. A copy under its own name stays
+    where it says nothing else, see `moved_columns`.
+    """
     fields = dict(raw.fields)
     for ours, theirs in names.items():
         if theirs not in raw.fields:
@@ -179,6 +181,8 @@ def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, object]:
             fix = f"Did you mean {columns_of(close)}?" if close else f"The row has: {columns_of(known)}"
             raise raw.error("no such column", fix, field=f"{field}.fields.{ours}", value=theirs)
         fields[ours] = raw.fields[theirs]
+    for column in moved_columns(names) if names else ():
+        del fields[column]
     return fields
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ft_dagster.data.rows.rows import Row, normalize_text, rename
-from ft_dagster.data.sources.formats import detect_format, refuse_unrendered
+from ft_dagster.data.sources.formats import detect_format, refuse_unlearned, refuse_unrendered
 from ft_dagster.data.sources.hub import hub_errors, pin_revision
 from ft_dagster.data.sources.locations import NOWHERE, DeclaredAt, data_files, is_hub, s3_errors
 from ft_dagster.data.sources.plain_sets import foreign_files, media_columns
@@ -24,9 +24,9 @@ def read_rows(
     `formats`.
 
     Raises UserError for a missing source, an empty file, a malformed row, and one that says what nothing
-    renders.
+    renders, or of which it is not said what a tenant's variant learns.
     """
-    format: str = source.format
+    format, unsaid = str(source.format), False
     read = read_raw(source, project, asked)
     if isinstance(source, TenantSource) and source.transform is not None:
         read = transformed(read, source.transform, project, asked)
@@ -34,6 +34,10 @@ def read_rows(
         fields = rename(raw, source.fields, asked.field)
         if format == "auto":
             format = detect_format(raw, fields, asked.field)
+            said = not isinstance(source, TenantSource) or {"text", "content"} & source.fields.keys()
+            unsaid = format == "text" and not said
+        if unsaid:
+            refuse_unlearned(raw, fields, asked.field)
         if formats is not None:
             formats[source.path] = format
         refuse_unrendered(raw, fields, format)

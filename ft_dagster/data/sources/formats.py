@@ -7,7 +7,7 @@ that says something which nothing here renders. Columns whose names nothing here
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
@@ -38,6 +38,12 @@ UNRENDERED = (
     *("chat_template_kwargs", "images", "videos", "audios"),
 )
 LEFT_OUT = ("label", "train", "trainable")  # columns that say by `false` that a row is none to learn from
+# Names of columns, in small letters, that are answers: `init` takes the first that a file has, and beside a
+# text one is not dropped without a word.
+LEARNED = (
+    *("answer", "response", "completion", "output", "reply", "assistant", "label", "category", "class"),
+    *("target", "intent", "sentiment", "topic", "summary", "translation", "sql"),
+)
 DEEPEST = 8  # of fields within fields that are looked through for anything said
 COLUMNS = {
     "chat": ("messages",),
@@ -46,6 +52,8 @@ COLUMNS = {
     "prompt_completion": ("prompt", "completion"),
     "text": ("text",),
 }
+BESIDE = {"alpaca": ("input", "system"), "sharegpt": ("system",)}  # columns read where a row has them
+TURNS = {column for form in BESIDE for column in (*COLUMNS[form], *BESIDE[form])}
 CONVERSATIONS = frozenset(("chat", "sharegpt", "alpaca"))  # formats whose rows are all messages
 KNOWN = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in COLUMNS.items())
 
@@ -96,6 +104,26 @@ def parse_row(raw: RawRow, fields: dict[str, object], format: str, system: str |
         )
         raise raw.error(f"rows of format {format} have none", fix, field=f"{field}.system")
     return content
+
+
+def moved_columns(names: Mapping[str, str]) -> set[str]:
+    """Return the columns that `names`, ours to theirs, makes a turn and that would say something else
+    under their own name, too.
+    """
+    alone = {*BESIDE["alpaca"], *UNRENDERED, *LEFT_OUT, "weight"}
+    return {theirs for ours, theirs in names.items() if ours in TURNS and theirs in alone} - names.keys()
+
+
+def refuse_unlearned(raw: RawRow, fields: Mapping[str, object], field: str) -> None:
+    """Raise UserError for an answer beside a text, of which nothing says which of them is learned."""
+    text = COLUMNS["text"][0] if "text" in fields else "content"
+    for name, value in fields.items():
+        if str(name).strip().lower() in LEARNED and not _says_nothing(value):
+            fix = (
+                f"Declare fields: {{instruction: {text}, output: {name}}} to learn {name} from {text}, or "
+                "format: text to learn the text alone"
+            )
+            raise raw.error(f"nothing says whether {text} or {name} is learned", fix, field=f"{field}.fields")
 
 
 def refuse_unrendered(raw: RawRow, fields: dict[str, object], format: str) -> None:

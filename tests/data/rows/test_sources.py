@@ -17,11 +17,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.rows.sources import read_raw
+from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.sources.locations import DeclaredAt, s3
 from ft_dagster.data.sources.readers import LARGEST_LIST, LONGEST_LINE
 from ft_dagster.errors import UserError
-from ft_dagster.spec.data import SourceSpec
+from ft_dagster.spec.data import SourceSpec, TenantSource
 
 ROWS = [{"prompt": f"q{i}", "completion": f"a, {i}\nmore"} for i in range(3)]
 ASKED = DeclaredAt("acme/support.yaml", "data.sources[0]")
@@ -212,8 +212,8 @@ def test_a_line_that_is_not_utf8_is_named(project: Path) -> None:
 READ_ALL = """
 import sys
 from pathlib import Path
-from ft_dagster.data.rows.sources import read_raw
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.data.rows.sources import read_raw, read_rows
+from ft_dagster.spec.data import SourceSpec, TenantSource
 try:
     print(sum(1 for _ in read_raw(SourceSpec(path=sys.argv[2]), Path(sys.argv[1]))))
 except Exception as error:
@@ -363,3 +363,52 @@ def test_a_hub_data_set_streams_through_the_datasets_library(project: Path, writ
     with pytest.raises(UserError) as caught:
         list(read_hub(source.model_copy(update={"split": "dev"}), ASKED))
     assert (caught.value.field, caught.value.value) == ("data.sources[0].split", "dev")
+
+
+def parts(project: Path, row: dict[str, Any], **declared: Any) -> list[tuple[str, str]]:
+    (project / "one.jsonl").write_text(json.dumps(row))
+    [read] = read_rows(TenantSource(path="one.jsonl", **declared), project, ASKED)
+    return list(read.parts)
+
+
+@pytest.mark.parametrize("answer", ["label", "Label", "answer"])
+def test_an_answer_beside_a_text_is_refused_until_it_is_said_which_is_learned(
+    project: Path, answer: str
+) -> None:
+    row = {"text": "It never came.", answer: "delivery"}
+    with pytest.raises(UserError) as caught:
+        parts(project, row)
+    error = caught.value
+    assert (error.line, error.field) == (1, "data.sources[0].fields")
+    assert error.problem == f"nothing says whether text or {answer} is learned"
+    fields = {"instruction": "text", "output": answer}
+    assert f"fields: {{instruction: text, output: {answer}}}" in error.fix
+    turns = [("user", "It never came."), ("assistant", "delivery")]
+    assert parts(project, row, fields=fields) == turns
+    assert "format: text" in error.fix
+    for declared in ({"format": "text"}, {"fields": {"text": "text"}}):
+        assert parts(project, row, **declared) == [("text", "It never came.")]
+
+
+@pytest.mark.parametrize("beside", [{}, {"url": "a"}, {"label": ""}, {"label": None}])
+def test_a_text_without_an_answer_is_read_as_it_was(project: Path, beside: dict[str, Any]) -> None:
+    assert parts(project, {"text": "A text.", **beside}) == [("text", "A text.")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "row", "read"),
+    [
+        ({"instruction": "input", "output": "label"}, {"input": "q", "label": "a"}, "q|a"),
+        ({"instruction": "system", "output": "label"}, {"system": "q", "label": "a"}, "q|a"),
+        ({"instruction": "history", "output": "label"}, {"history": "q", "label": "a"}, "q|a"),
+        ({"system": "input", "output": "output"}, {"instruction": "q", "input": "s", "output": "a"}, "s|q|a"),
+        ({"input": "input", "output": "label"}, {"instruction": "q", "input": "c", "label": "a"}, "q\n\nc|a"),
+        ({"output": "label"}, {"instruction": "q", "input": "c", "label": "a"}, "q\n\nc|a"),
+        ({"group": "input"}, {"instruction": "q", "input": "c", "output": "a"}, "q\n\nc|a"),
+        ({"prompt": "input"}, {"instruction": "q", "input": "c", "output": "a"}, "q\n\nc|a"),
+    ],
+)
+def test_a_column_that_is_declared_to_be_a_turn_is_read_once(
+    project: Path, fields: dict[str, str], row: dict[str, Any], read: str
+) -> None:
+    assert "|".join(text for _, text in parts(project, row, fields=fields)) == read
