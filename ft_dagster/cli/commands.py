@@ -27,6 +27,7 @@ FILES = {  # with their commands, in the order in which --help shows them
     "experiments": ("bakeoff", "sweep"),
     "store": ("store",),
     "audit.questions": ("audit",),
+    "audit.proofs": ("audit",),
     "audit.trace": ("trace",),
     "audit.replay": ("audit",),
     "audit.keys": ("audit",),

@@ -11,8 +11,7 @@ import pytest
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.store import write_head
 from tests.audit.histories import History, question
-
-OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
+from tests.kept_project import OLD_PROJECT
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,11 @@ from tests.automation.declarations import NOON, declare
 from tests.fleet.fleets import variant
 from tests.fleet.tables import row_of
 from tests.instances import new_instance
+from tests.kept_project import OLD_PROJECT
 from tests.launch.helpers import wait_until
 from tests.present import present
 
 pytestmark = pytest.mark.slow
-OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 
 
 @pytest.fixture

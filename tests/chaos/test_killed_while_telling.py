@@ -18,9 +18,9 @@ from ft_dagster.settings import load_settings
 from tests.e2e.instance import BIN, running, wait_until
 from tests.e2e.project import POLICY, command_environment, write_yaml
 from tests.fleet.receiver import receiving
+from tests.kept_project import OLD_PROJECT
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
-OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 SECRET = "hush"
 SETTINGS = """
 store: store

@@ -17,8 +17,8 @@ from ft_dagster.schema_version import stored_as
 from ft_dagster.store import Store, artifacts, transfer
 from ft_dagster.store.transfer import Transfer
 from ft_dagster.training.contract import Plan
+from tests.kept_project import OLD_PROJECT
 
-KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 KINDS = (
     *("declaration.json", "verdict.json", "scores.json", "ledger.json", "dataset.json", "mixture.json"),
     *("plan.json", "estimate.json", "certificate.json", "manifest.json", "log.jsonl", "releases/*.json"),
@@ -34,7 +34,7 @@ COMMANDS = (
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("newer") / "project"
-    shutil.copytree(KEPT, folder)
+    shutil.copytree(OLD_PROJECT, folder)
     return folder
 
 
@@ -102,7 +102,7 @@ def test_what_a_newer_version_wrote_is_named(
 
 def test_a_plan_of_a_newer_version_is_named() -> None:
     """Its key may be of today: keys leave out a later field at its default."""
-    file = next((KEPT / "store").rglob("payload/plan.json"))
+    file = next((OLD_PROJECT / "store").rglob("payload/plan.json"))
     content = json.loads(file.read_text("utf-8"))
     assert stored_as(Plan, content).training.learning_rate
     newer = {**content["training"], "of_tomorrow": 1}

@@ -12,13 +12,12 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
-
-KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
+from tests.kept_project import OLD_PROJECT
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(KEPT, tmp_path / "project")
+    shutil.copytree(OLD_PROJECT, tmp_path / "project")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "project"
 

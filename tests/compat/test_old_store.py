@@ -21,13 +21,13 @@ from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from tests.compat.make_store import PROMPTS, TOKENS
 from tests.e2e.project import POLICY, command_environment
+from tests.kept_project import OLD_PROJECT
 from tests.present import present
 
 if TYPE_CHECKING:
     from ft_dagster.store import Artifact
 
-KEPT = Path(__file__).with_name("store_0_1")
-ANSWERS = json.loads((KEPT / "answers.json").read_text("utf-8"))
+ANSWERS = json.loads((OLD_PROJECT / "answers.json").read_text("utf-8"))
 STAGES = {
     "declaration", "base_model", "general_corpus", "evaluation_texts", "task_dataset", "training_mixture",
     "training_plan", "fine_tuned_model", "base_evaluation", "evaluation", "model_export",
@@ -41,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     inner = command_environment(folder)
     for name in [name for name in os.environ if name not in inner]:
         monkeypatch.delenv(name)
-    shutil.copytree(KEPT, folder)
+    shutil.copytree(OLD_PROJECT, folder)
     (folder / "policy.yaml").write_text(json.dumps(POLICY), "utf-8")  # then there was none, and no floor
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FT_DAGSTER_PROJECT", str(folder))  # which opening the instance sets

@@ -23,11 +23,10 @@ from ft_dagster.store import Attempt
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import POLICY, write_project
+from tests.kept_project import OLD_PROJECT
 from tests.stage_version import set_version
 
 pytestmark = pytest.mark.slow
-
-KEPT = Path(__file__).with_name("store_0_1")
 
 
 def at(project: Path, tenant: str) -> Workspace:
@@ -49,7 +48,7 @@ def made_again(workspace: Workspace, older: str) -> None:
 def test_a_run_upon_a_store_of_0_1_makes_a_mixture_with_its_records(tmp_path: Path) -> None:
     """Its data set had other payloads; a mixture by itself is refused, not left without records."""
     project = tmp_path / "project"
-    shutil.copytree(KEPT, project)
+    shutil.copytree(OLD_PROJECT, project)
     (project / "policy.yaml").write_text(json.dumps(POLICY), "utf-8")
     workspace = at(project, "globex")
     alone = run_chain(workspace, (training_mixture.STAGE,))

@@ -18,12 +18,12 @@ from ft_dagster.versions.version_comparison import version_comparison
 from ft_dagster.versions.version_files import NamedVersion
 from ft_dagster.versions.version_report import version_report
 from tests.e2e.browser import PROGRAM, BrowserTab, browser
+from tests.kept_project import OLD_PROJECT
 
 pytestmark = pytest.mark.slow
 if PROGRAM is None:
     pytest.skip("no Chromium on this host", allow_module_level=True)
 
-KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 PLACES = VariantKey("acme", "places")
 KINDS = ("version", "side_by_side", "fleet")
 PAPER = 794  # pixels: the width of A4
@@ -41,7 +41,7 @@ ERRORS = {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A page of each kind, of the same store."""
     folder = tmp_path_factory.mktemp("reports")
-    shutil.copytree(KEPT, folder / "project")
+    shutil.copytree(OLD_PROJECT, folder / "project")
     settings = load_settings(folder / "project")
     declarations = Declarations(settings.project)
     picture = look_at(declarations, list(declarations), None, settings, datetime.now(UTC))

@@ -19,16 +19,16 @@ from ft_dagster.report.pages.fleet import FleetVariant
 from ft_dagster.report.states import states_sentence
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
+from tests.kept_project import OLD_PROJECT
 from tests.present import present
 
-KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 PLACES = VariantKey("acme", "places")
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Of a project with the variants of a store, one that was never trained, and two that are broken."""
-    shutil.copytree(KEPT, tmp_path / "project")
+    shutil.copytree(OLD_PROJECT, tmp_path / "project")
     tenants = tmp_path / "project" / "tenants"
     for name, content in (("acme/new", ""), ("acme/typo", "objectiv: x\n"), ("zoo/damaged", "")):
         file = tenants / f"{name}.yaml"
@@ -93,5 +93,5 @@ def test_a_tenant_sees_no_other(settings: Settings) -> None:
 
 def test_it_has_no_row_of_a_tenant(settings: Settings) -> None:
     page = fleet_report(settings, picture(settings))
-    for line in (KEPT / "data" / "places.jsonl").read_text("utf-8").splitlines():
+    for line in (OLD_PROJECT / "data" / "places.jsonl").read_text("utf-8").splitlines():
         assert line[20:60] not in page

@@ -32,13 +32,13 @@ from ft_dagster.store import (
 from ft_dagster.store.artifacts import Removed, generations
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.make import Recipe, make_artifact
+from tests.kept_project import OLD_PROJECT
 from tests.releases import adapter, put, release
 from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 
 PREFIX = "tenants/acme/support"
-OLD_STORE = Path(__file__).resolve().parents[1] / "compat" / "store_0_1" / "store"
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_to_s3_and_back_every_byte_is_the_same(
 
 
 def test_a_store_of_an_earlier_version_keeps_its_logs_and_its_verdicts(other: Store, tmp_path: Path) -> None:
-    old = Store(str(OLD_STORE))
+    old = Store(str(OLD_PROJECT / "store"))
     copied(old, other, tmp_path)
     assert files(other) == files(old)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -22,15 +21,14 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace.workspace import Workspace
+from tests.kept_project import OLD_PROJECT
 from tests.stored_figures import stored_training
-
-KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("kept") / "project"
-    return Workspace(load_settings(shutil.copytree(KEPT, folder)), VariantKey("acme", "places"))
+    return Workspace(load_settings(shutil.copytree(OLD_PROJECT, folder)), VariantKey("acme", "places"))
 
 
 def rows_of(entry: Any) -> list[list[str]]:

@@ -15,8 +15,8 @@ from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.versions.version_comparison import declared_fields, version_comparison
 from ft_dagster.versions.version_files import NamedVersion, open_version
+from tests.kept_project import OLD_PROJECT
 
-KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 PLACES, COLOURS = VariantKey("acme", "places"), VariantKey("acme", "colours")
 TAG = re.compile("<[^>]+>")
 
@@ -24,7 +24,7 @@ TAG = re.compile("<[^>]+>")
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Of a project whose acme.places has three versions, and acme.colours one."""
-    shutil.copytree(KEPT, tmp_path / "project")
+    shutil.copytree(OLD_PROJECT, tmp_path / "project")
     return load_settings(tmp_path / "project")
 
 
@@ -63,7 +63,7 @@ def test_rows_are_counted_by_their_content_and_never_shown(settings: Settings) -
     assert added > 0
     assert now - added == before - removed
     for name in ("places", "colours"):
-        for line in (KEPT / "data" / f"{name}.jsonl").read_text("utf-8").splitlines():
+        for line in (OLD_PROJECT / "data" / f"{name}.jsonl").read_text("utf-8").splitlines():
             for text in json.loads(line).values():
                 assert len(text) < 12 or text not in page
 

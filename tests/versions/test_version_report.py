@@ -12,15 +12,15 @@ from ft_dagster.lineage.log import append, read_log
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.versions.version_report import FOLDER, keep_report, report_path, version_report
+from tests.kept_project import OLD_PROJECT
 
-KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 KEY = VariantKey("acme", "places")
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Of a project whose acme.places has three versions."""
-    shutil.copytree(KEPT, tmp_path / "project")
+    shutil.copytree(OLD_PROJECT, tmp_path / "project")
     return load_settings(tmp_path / "project")
 
 

@@ -29,10 +29,8 @@ from ft_dagster.cli.audit.shown import (
     places_parts,
     print_of,
     print_parts,
-    proof_parts,
     released,
     unread_parts,
-    verified_parts,
 )
 from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
@@ -47,7 +45,6 @@ from ft_dagster.cli.common import (
     tell,
 )
 from ft_dagster.errors import UserError
-from ft_dagster.records import record_keys
 from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL
 from ft_dagster.strict_json import dumps
@@ -64,7 +61,6 @@ if TYPE_CHECKING:
     )
     from ft_dagster.audit.audit import Audit
     from ft_dagster.audit.index.follow import Followed
-    from ft_dagster.audit.verify.verify import Verified
 
 audit = typer.Typer(
     help="Which records made a model, which models learned from a record, and whether all of it still holds.",
@@ -139,7 +135,7 @@ def record(
 
     found, held, alike = ask(context, tenant, answer)
     more = {"held_against": held and asdict(held), "near": alike and asdict(alike)}
-    _conclude(
+    conclude(
         context,
         Answered("record", " ".join(found.identities), _record_parts(found, held, alike)),
         {**asdict(found), "seen": found.seen, **more} if as_json else None,
@@ -182,7 +178,7 @@ def model(
     found, written = ask(context, tenant, answer)
     said = [] if to is None else [written_sentence(written, to)]
     answered = Answered("model", model, [*said, *model_parts(found)])
-    _conclude(context, answered, _written(found, written, to) if as_json else None, save=save)
+    conclude(context, answered, _written(found, written, to) if as_json else None, save=save)
 
 
 def _written(found: ModelAnswer | AtAnswer, written: RecordCounts, to: Path | None) -> dict[str, object]:
@@ -215,7 +211,7 @@ def at(
     said += f" ({found.note})" if found.note else ""
     parts = [said, written_sentence(written, to), *model_parts(found.model)]
     answered = Answered("at", f"{variant} {found.at}", parts)
-    _conclude(context, answered, _written(found, written, to) if as_json else None, save=save)
+    conclude(context, answered, _written(found, written, to) if as_json else None, save=save)
 
 
 @audit.command()
@@ -241,7 +237,7 @@ def source(
         *models_parts(found.models),
         *unread_parts(found.unread),
     ]
-    _conclude(context, Answered("source", source, parts), asdict(found) if as_json else None, save=save)
+    conclude(context, Answered("source", source, parts), asdict(found) if as_json else None, save=save)
 
 
 @audit.command()
@@ -262,7 +258,7 @@ def tenant(
         parts.append(f"{variant}: {made}")
     parts += [f"was given: {part.stage} {part.digest[:12]}" for part in found.given]
     parts += map(released, found.releases)
-    _conclude(context, Answered("tenant", name, parts), asdict(found) if as_json else None, save=save)
+    conclude(context, Answered("tenant", name, parts), asdict(found) if as_json else None, save=save)
 
 
 @audit.command()
@@ -291,92 +287,7 @@ def diff(
         ShownRows(("changed", a, b), sides),
         *unread_parts(found.unread),
     ]
-    _conclude(context, Answered("diff", f"{a} {b}", parts), asdict(found) if as_json else None, save=save)
-
-
-@audit.command()
-def verify(
-    context: typer.Context,
-    digest: Annotated[str | None, typer.Argument(help="Of artifacts; with --all: everything")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Everything, and the release logs")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Not on from a check that was ended")] = False,
-    tenant: ForTenant = None,
-    save: Save = False,
-    as_json: Json = False,
-) -> None:
-    """Hash again, and check trees, ledgers, manifests, logs and the index; exit 1 if anything does not
-    hold.
-    """
-    from ft_dagster.audit.verify import verify as checks
-
-    if every == (digest is not None):
-        raise UserError("what is to be verified is not clear", fix="Give a digest, or --all")
-
-    def answer(audit: Audit) -> Verified:
-        only = None if digest is None else audit.by_digest(digest)
-        return checks.verify(audit, only, progress(as_json), fresh=fresh)
-
-    found = ask(context, tenant, answer)
-    parts = verified_parts(found, checks.CANNOT_NOTICE if digest is None else ())
-    printed = {**asdict(found), "holds": found.holds, "cannot_notice": checks.CANNOT_NOTICE}
-    answered = Answered("verify", digest or "all", parts)
-    _conclude(context, answered, printed if as_json else None, save=save)
-    if not found.holds:
-        raise typer.Exit(NOT_WHOLE)
-
-
-@audit.command()
-def prove(
-    context: typer.Context,
-    record: Record,
-    model: Model,
-    to: Annotated[Path | None, typer.Option(help="The file to write; else it is printed")] = None,
-    tenant: ForTenant = None,
-    as_json: Json = False,
-) -> None:
-    """Write a small file that shows a stranger that a model was trained on a record, or was not."""
-    from ft_dagster.audit import sought_record
-    from ft_dagster.audit.proofs import proofs
-
-    def answer(audit: Audit) -> dict[str, object]:
-        weights = audit.model(model)
-        return proofs.prove(audit, sought_record.parse_record(record, audit.readings(weights)), weights)
-
-    proof = ask(context, tenant, answer)
-    if to is None:
-        print_json(proof)
-        return
-    with _writable(to) as written:
-        written.write(dumps(proof, indent=1, ensure_ascii=False) + "\n")
-    if as_json:
-        print_json({"kind": proof["kind"], "file": str(to), "bytes": to.stat().st_size})
-        return
-    tell(f"{proof['kind']}: {to}, {to.stat().st_size:,} bytes")
-
-
-@audit.command("check")
-def check_proof(
-    file: Annotated[Path, typer.Argument(help="What `audit prove` wrote")],
-    record: Annotated[str | None, typer.Option(help="The record that it is to be of")] = None,
-    key_file: Annotated[
-        Path | None, typer.Option("--key", help="The tenant's key file, for a proof of absence")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Check a proof by itself: needs no project and no store. Exit 1 where it shows nothing, as a proof of
-    absence does without --key.
-    """
-    from ft_dagster.audit import sought_record
-    from ft_dagster.audit.proofs import proofs
-
-    wanted = None if record is None else sought_record.parse_record(record, proofs.proof_readings(file))
-    found = proofs.check(file, wanted, None if key_file is None else _key_of(file, key_file))
-    if as_json:
-        print_json({**asdict(found), "holds": found.shown})
-    else:
-        print_parts(proof_parts(found))
-    if not found.shown:
-        raise typer.Exit(NOT_WHOLE)
+    conclude(context, Answered("diff", f"{a} {b}", parts), asdict(found) if as_json else None, save=save)
 
 
 @audit.command()
@@ -411,7 +322,7 @@ class Answered(NamedTuple):
     parts: Iterable[Part]
 
 
-def _conclude(
+def conclude(
     context: typer.Context, answered: Answered, printed: dict[str, Any] | None, *, save: bool
 ) -> None:
     """Print an answer, as JSON where `printed` is that, and keep it as a page with `save`."""
@@ -492,7 +403,7 @@ def write_records(audit: Audit, variant: str, weights: str, to: Path) -> RecordC
 
     own = [each for each in audit.by_digest(weights, (FINE_TUNED_MODEL.name,)) if each.variant == variant]
     written = Counter[str]()
-    with _writable(to) as file:
+    with writable(to) as file:
         for one in trained.training_records(audit, own[-1]):
             written["records"] += 1
             written["without"] += one.content is None
@@ -510,23 +421,10 @@ def written_sentence(written: RecordCounts, to: Path | None) -> str:
     return f"trained on {counted(written.records, 'record')}{parts}{where}{gone}"
 
 
-def _writable(file: Path) -> TextIO:
+def writable(file: Path) -> TextIO:
+    """Return a file opened for writing. Raises UserError where it cannot be."""
     try:
         return file.open("w", encoding="utf-8")
     except OSError as error:
         said = error.strerror or str(error)
         raise UserError(f"it cannot be written: {said}", file=file, fix="Name another file") from None
-
-
-def _key_of(proof: Path, file: Path) -> record_keys.RecordKey:
-    """Return the key of a key file that a proof's tree names. Raises UserError."""
-    from ft_dagster.audit.proofs.proofs import tree_key
-
-    keys = record_keys.read_keys(file)
-    named = tree_key(proof)
-    found = keys.of_id(named)
-    if found is None:
-        raise UserError(
-            f"it has no key {named}, which orders the proof's tree", file=file, fix="Name another"
-        )
-    return found

@@ -37,7 +37,7 @@ class SortedCell(NamedTuple):
 
 
 class HtmlTable(NamedTuple):
-    """Is a table with what it shows; cells as `tables.cell` writes them. `sortable`: by a click on a
+    """Is a table with what it shows; cells as `figures.cell` writes them. `sortable`: by a click on a
     header.
     """
 

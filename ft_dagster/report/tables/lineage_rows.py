@@ -56,7 +56,7 @@ def artifact_rows(artifacts: Mapping[str, Artifact]) -> list[MadeRow]:
 
 
 def file_rows(files: Iterable[Any]) -> list[MadeRow]:
-    """Return the rows of the files of the tenant's rows (`stages.export_lineage.SourceFile`)."""
+    """Return the rows of the files of the tenant's rows (`stages.judging.export_lineage.SourceFile`)."""
     return [
         MadeRow(
             "file",

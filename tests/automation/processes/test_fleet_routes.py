@@ -28,9 +28,9 @@ from ft_dagster.report.pages.live import as_live_html
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from tests.instances import ORIGIN, new_instance
+from tests.kept_project import OLD_PROJECT
 
 pytestmark = pytest.mark.slow
-OLD_PROJECT = Path(__file__).resolve().parents[2] / "compat" / "store_0_1"
 PAGES = ("/fleet", "/fleet/audit", "/fleet/acme.places", "/fleet/acme.places/report")
 
 

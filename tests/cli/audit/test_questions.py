@@ -18,10 +18,10 @@ from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from tests.audit.histories import History, question, this_moment
+from tests.kept_project import OLD_PROJECT
 
 pytestmark = pytest.mark.slow
 
-OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 ROW = json.dumps(
     {"instruction": "Where is the account of the north?", "input": "", "output": "The account is north."}
 )

@@ -19,16 +19,16 @@ from ft_dagster.stages.judging.export_lineage import SourceFile, made_of
 from ft_dagster.store import Place, Store
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import claim_removal, finish_removal
+from tests.kept_project import OLD_PROJECT
 from tests.present import present
 
-OLD_STORE = Path(__file__).resolve().parents[1] / "compat" / "store_0_1" / "store"
 PREFIXES = ("tenants/acme/places", "tenants/acme/colours", "tenants/globex/places")
 DAY = 86_400.0
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(str(shutil.copytree(OLD_STORE, tmp_path / "store")))
+    return Store(str(shutil.copytree(OLD_PROJECT / "store", tmp_path / "store")))
 
 
 def nobody(place: Place) -> bool:
