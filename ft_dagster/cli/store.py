@@ -250,21 +250,23 @@ def _report(
         told = {"dry_run": dry_run, "unreached": listed, "runs": idle}
         print_json({**told, **_counts(kept), "bytes": total})
         return
-    from ft_dagster.report.figures import size
+    from ft_dagster.report.figures import SIZES, in_one_unit, size
 
-    table = Table("size", "written (UTC)", "what", box=SIMPLE_HEAD)
+    rows: list[tuple[int, str, str]] = []
     for outcome in outcomes:
         one = outcome.of
         what = f"{one.place.path}/{one.attempt}" + ("" if one.committed else ", never committed")
         what += _left(removed=outcome.removed or dry_run, error=outcome.error)
-        table.add_row(size(one.bytes), _date(one.written), escape(what))
+        rows.append((one.bytes, _date(one.written), what))
     for run, removed in runs:
         what = f"{run.folder}, which nobody goes on in" + _left(removed=removed or dry_run, error=None)
-        table.add_row(size(run.bytes), _date(run.written), escape(what))
+        rows.append((run.bytes, _date(run.written), what))
     for those in filter(None, _by_name(kept).values()):
         what = f"{_named(those)}, which no training took since"
-        last = max(one.used for one in those)
-        table.add_row(size(sum(one.bytes for one in those)), _date(last), escape(what))
+        rows.append((sum(one.bytes for one in those), _date(max(one.used for one in those)), what))
+    table = Table("size", "written (UTC)", "what", box=SIMPLE_HEAD)
+    for size_of, (_, written, what) in zip(in_one_unit([row[0] for row in rows], SIZES), rows, strict=True):
+        table.add_row(size_of, written, escape(what))
     show(table)
     said = "that nothing needs; nothing was removed" if dry_run else "removed; the manifests stay"
     out.print(f"{size(total)} {said}", highlight=False)

@@ -285,7 +285,7 @@ def _budgets(now: FleetNow) -> LivePart:
     ]
     unpriced = now.budgets[-1].cost.unpriced_hours if now.budgets else 0.0
     if unpriced:
-        said.append(f"No price is known of the devices of {unpriced:.3g} h; gpus.yaml takes one.")
+        said.append(f"{unpriced:.3g} h ran on devices without a price; gpus.yaml can give them one.")
     return LivePart("Cost and budget", said, tables=[LiveTable(BUDGETS, rows, "Nothing was made yet.")])
 
 

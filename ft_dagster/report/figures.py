@@ -54,6 +54,25 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60}h {minutes % 60:02d}m"
 
 
+SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))  # bytes of each
+TIMES = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))  # seconds of each
+
+
+def in_one_unit(values: Sequence[float | None], units: Sequence[tuple[float, str]]) -> list[str]:
+    """Write the cells of a column in one unit, that of the largest: as SIZES, [54e7, 12e3, None] becomes
+    ["540.0 MB", "<0.1 MB", "-"].
+    """
+    largest = max((value for value in values if value is not None), default=0.0)
+    of, unit = next(((of, unit) for of, unit in units if largest >= of), units[-1])
+    return [ABSENT if value is None else _in_unit(value / of, unit) for value in values]
+
+
+def _in_unit(value: float, unit: str) -> str:
+    if unit == "B":
+        return f"{value:.0f} B"
+    return f"<0.1 {unit}" if 0 < value < 0.05 else f"{value:,.1f} {unit}"
+
+
 def points(difference: float | None) -> str:
     """Write a difference of two shares, signed: 0.032 -> "+3.2 points"."""
     return ABSENT if difference is None else f"{100 * difference:+.1f} points"

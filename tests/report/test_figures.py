@@ -11,11 +11,14 @@ from rich.console import Console
 
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.figures import (
+    SIZES,
+    TIMES,
     breakable,
     cell,
     change,
     count,
     duration,
+    in_one_unit,
     percent,
     points,
     release_table,
@@ -80,9 +83,14 @@ def printed(rows: list[VariantRow], width: int) -> str:
         (change("perplexity", 12.0, 9.5), "12.00 → 9.50"),
         (change("acc", None, 0.5), "- → 50.0%"),
         (size(None), "-"),
+        (in_one_unit([54e7, 12e3, None, 0], SIZES), ["540.0 MB", "<0.1 MB", "-", "0.0 MB"]),
+        (in_one_unit([999, 12], SIZES), ["999 B", "12 B"]),
+        (in_one_unit([7200, 90, 1], TIMES), ["2.0 h", "<0.1 h", "<0.1 h"]),
+        (in_one_unit([95, None], TIMES), ["1.6 min", "-"]),
+        (in_one_unit([None], TIMES), ["-"]),
     ],
 )
-def test_a_figure_is_shown_as_people_read_it(shown: str, expected: str) -> None:
+def test_a_figure_is_shown_as_people_read_it(shown: object, expected: object) -> None:
     assert shown == expected
 
 

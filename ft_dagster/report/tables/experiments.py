@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.gate.rule_figures import difference
 from ft_dagster.gate.verdict_words import verdict_of, verdict_word
 from ft_dagster.lineage.verdict import Rule, RuleName
-from ft_dagster.report.figures import ABSENT, change, count, duration, size
+from ft_dagster.report.figures import ABSENT, SIZES, TIMES, change, count, in_one_unit
 from ft_dagster.stage_entries import FINE_TUNED_MODEL
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ def bakeoff_table(runs: Sequence[Row], budget: str) -> Table:
         "status": [run["status"] for run in runs],
         "steps": [count(_figure(run, "steps")) for run in runs],
         "learning rate": [_general(_figure(run, "learning_rate")) for run in runs],
-        "FLOPs": [_of_budget(run, "flops", kind, float(amount)) for run in runs],
-        "time of the steps": [_of_budget(run, "minutes", kind, float(amount)) for run in runs],
-        "peak memory": [size(_figure(run, "peak_memory_bytes")) for run in runs],
+        "FLOPs": _of_budget([_figure(run, "flops") for run in runs], "flops", kind, float(amount)),
+        "time of the steps": _of_budget(_times(runs), "minutes", kind, float(amount)),
+        "peak memory": in_one_unit([_figure(run, "peak_memory_bytes") for run in runs], SIZES),
         "trainable parameters": [count(_figure(run, "trainable_parameters")) for run in runs],
-        "size of the artifact": [size(_figure(run, "size_bytes")) for run in runs],
+        "size of the artifact": in_one_unit([_figure(run, "size_bytes") for run in runs], SIZES),
         "validation loss": [_losses(run) for run in runs],
     }
     for kind_of_rule, task in _judged(runs):
@@ -51,7 +51,8 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
             "time\nFLOPs", "weights",
         ],
     )  # fmt: skip
-    for place, run in enumerate(runs, 1):
+    times = in_one_unit(_times(runs), TIMES)
+    for place, (run, time) in enumerate(zip(runs, times, strict=True), 1):
         rules = [rule for rule in _rules(run) if rule.rule == "task"]
         general = [rule for rule in _rules(run) if rule.rule != "task"]
         done = run["status"] == "done"
@@ -62,9 +63,7 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
             "\n".join(difference(rule) for rule in rules),
             _found(general),
             _losses(run),
-            f"{duration(_figure(run, 'training_seconds'))}\n{_general(_figure(run, 'flops'))}"
-            if done
-            else "",
+            f"{time}\n{_general(_figure(run, 'flops'))}" if done else "",
             run["digests"].get(FINE_TUNED_MODEL.name, "")[:12],
         )
     return table
@@ -118,14 +117,22 @@ def _losses(run: Row) -> str:
     return f"{run['curve'][-1]:.3f} when stopped" if run["status"] == "stopped early" else ABSENT
 
 
-def _of_budget(run: Row, figure: str, kind: str, amount: float) -> str:
-    """Return the figure; where it is what the budget is in, also which share of that it came to."""
-    seconds = _figure(run, "training_seconds")
-    value = _figure(run, "flops") if figure == "flops" else None if seconds is None else seconds / 60
-    if value is None:
-        return ABSENT
-    shown = _general(value) if figure == "flops" else duration(seconds)
-    return f"{shown} ({value / amount:.1%})" if figure == kind else shown
+def _times(runs: Sequence[Row]) -> list[float | None]:
+    """Return the seconds of the steps of each."""
+    return [_figure(run, "training_seconds") for run in runs]
+
+
+def _of_budget(values: Sequence[float | None], figure: str, kind: str, amount: float) -> list[str]:
+    """Return the figures; where they are what the budget is in, also which share of that each came to.
+    `values`: of minutes in seconds.
+    """
+    in_minutes = figure == "minutes"
+    shown = in_one_unit(values, TIMES) if in_minutes else [_general(value) for value in values]
+    if figure != kind:
+        return shown
+    whole = 60 * amount if in_minutes else amount
+    pairs = zip(values, shown, strict=True)
+    return [text if value is None else f"{text} ({value / whole:.1%})" for value, text in pairs]
 
 
 def _general(value: float | None) -> str:

@@ -40,11 +40,11 @@ def test_methods_stand_side_by_side_with_what_they_took_of_the_budget() -> None:
     failed = run("qlora", status="failed", figures={}, curve=[], digests={})
     shown = text(bakeoff_table([run("lora"), failed], "flops=2e14"))
     for words in (
-        "lora", "qlora", "1.96e+14 (98.0%)", "1m 35s", "2.5 GB", "460,800", "1.8 MB", "2.500 → 1.250",
+        "lora", "qlora", "1.96e+14 (98.0%)", "1.6 min", "2.5 GB", "460,800", "1.8 MB", "2.500 → 1.250",
         "25.0% → 50.0%", "+25.0 points (+10.0", "3.00 → 3.20", "+0.200 nats (+0.190", "failed",
     ):  # fmt: skip
         assert words in shown
-    assert "1m 35s (79.2%)" in text(bakeoff_table([run("lora")], "minutes=2"))
+    assert "1.6 min (79.2%)" in text(bakeoff_table([run("lora")], "minutes=2"))
 
 
 def test_a_sweep_numbers_the_finished_runs_and_says_what_became_of_the_others() -> None:
