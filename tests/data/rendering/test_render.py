@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -265,6 +267,43 @@ def test_a_template_is_ended_in_another_thread_and_after_a_fork(
     if not child:
         os._exit(0 if said() else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+TRACED = """
+import sys, time
+from ft_dagster.data.rendering import time_limit
+from ft_dagster.errors import UserError
+
+time_limit.SECONDS = time_limit.EACH = 0.05
+
+class Tokenizer:
+    chat_template, name_or_path = "a", "b"
+
+def endless():
+    while True:
+        pass
+
+def ended_late():
+    try:
+        endless()
+    except time_limit.OutOfTime:
+        return "rendered"
+
+for rendering in (endless, ended_late):
+    try:
+        print(time_limit.in_time(Tokenizer, rendering))
+    except UserError as error:
+        print(error.field)
+sys.settrace(lambda *event: None)
+print((lambda: "traced")())
+"""
+
+
+def test_a_template_that_was_ended_leaves_a_process_in_which_functions_can_be_traced() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TRACED], check=False, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["chat_template", "rendered", "traced"], done.stderr
 
 
 def test_a_tokenizer_without_template_is_refused_for_a_conversation(tokenizer: Any) -> None:
