@@ -4,6 +4,7 @@ BIN := .venv/bin
 DEMO := examples/demo
 RUN := $(BIN)/ft-dagster --project $(DEMO)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+HANGS := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true  # a test that does not end fails by its name
 
 .PHONY: install demo ui reference docs screenshots test quick test-all lint format compat release-check clean gpu-pack bench
 
@@ -38,7 +39,7 @@ screenshots: install  ## the pictures of docs/ui.md, after `make demo`; needs Ch
 	$(BIN)/python -m tests.e2e.screenshots $(DEMO)
 
 test: install  ## what CI runs
-	$(PYTEST) -m "not long"
+	$(PYTEST) $(HANGS) -m "not long"
 
 quick: install  ## the inner loop, one to two minutes
 	$(PYTEST) -m "not slow and not long"
