@@ -64,7 +64,9 @@ def test_the_program_for_a_stranger_checks_each_row_of_a_record(tmp_path: Path) 
 def test_every_question_takes_a_tenant_and_what_is_the_platforms_takes_none() -> None:
     """As the page says."""
     from ft_dagster.cli.audit.questions import audit
+    from ft_dagster.cli.commands import all_commands
 
+    all_commands()  # each file of commands is imported
     commands = {
         each.name or each.callback.__name__: each.callback
         for each in audit.registered_commands
