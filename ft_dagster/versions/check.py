@@ -26,6 +26,7 @@ from ft_dagster.lineage.release import production
 from ft_dagster.models.base import resolve_base
 from ft_dagster.models.derived import check_adapter, parent_prefix, released_parent
 from ft_dagster.models.load_report import unused_words
+from ft_dagster.report.figures import counted
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.spec.named import named_by
@@ -141,13 +142,14 @@ def check_variant(
     exchange = spec.data.render == "auto" and tokenizer is not None and chats(tokenizer)
     how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
     losses, seen = _losses(spec), rows_sentence(look.files) + how
+    named_here = f"{base.said}, {counted(sources, 'source')}, {counted(len(tasks), 'task')}"
     return {
         "base_model": base.said,
         "sources": sources,
         "tasks": sorted(tasks),
         "files": [each.to_json() for each in look.files],
         "losses": losses,
-        "summary": "; ".join([f"{base.said}, {sources} sources, {len(tasks)} tasks", seen, *losses]),
+        "summary": "; ".join([named_here, seen, *losses]),
         "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *few],
     }
 
