@@ -36,6 +36,8 @@ def test_what_a_step_said_last_is_shown_while_it_runs(monkeypatch: pytest.Monkey
     def training_mixture(context: dg.OpExecutionContext) -> None:
         context.log.info("tokenized of train: 1,024 of 50,000 rows")
         seen.append(said_of_step(context.instance, context.run_id))
+        context.log.info("[pipes] external process successfully opened dagster pipes.")
+        assert said_of_step(context.instance, context.run_id) == ""
         seen.append(current_step(context.instance, context.run_id)[0])
 
     @dg.job

@@ -309,10 +309,13 @@ def current_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, float]
 
 
 def said_of_step(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Return what a run said last, while its step says how far it is; empty once something else happened."""
+    """Return what a run said last, while its step says how far it is; empty once something else happened, and
+    for what Dagster says of its own pipes.
+    """
     for record in instance.get_records_for_run(run_id, limit=1, ascending=False).records:
-        if not record.event_log_entry.is_dagster_event:
-            return record.event_log_entry.user_message
+        entry = record.event_log_entry
+        if not entry.is_dagster_event and not entry.user_message.startswith("[pipes]"):
+            return entry.user_message
     return ""
 
 
