@@ -46,8 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 LONGEST = (
     "e2e/test_instance",
     "training/test_ranks",
-    "automation/test_experiments",
-    "chaos/test_killed_command",
+    "automation/experiments/",
     "compat/",
     "e2e/",
     "automation/",
@@ -59,13 +58,13 @@ LONGEST = (
 )
 
 
-SLOW_MODULE = "\npytestmark = pytest.mark.slow\n"
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """A module that is slow as a whole is not imported where slow tests are left out."""
-    left_out = "not slow" in config.getoption("markexpr") and collection_path.name.startswith("test_")
-    return True if left_out and SLOW_MODULE in collection_path.read_text("utf-8") else None
+    """A module that is slow or long as a whole is not imported where such tests are left out."""
+    if not collection_path.name.startswith("test_"):
+        return None
+    left_out = [mark for mark in ("slow", "long") if f"not {mark}" in config.getoption("markexpr")]
+    text = collection_path.read_text("utf-8") if left_out else ""
+    return True if any(f"\npytestmark = pytest.mark.{mark}\n" in text for mark in left_out) else None
 
 
 @pytest.hookimpl(wrapper=True)

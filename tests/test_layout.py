@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -57,3 +59,7 @@ def test_a_room_of_the_package_holds_25_modules_at_most_and_a_file_500_lines() -
     long = {str(file.relative_to(ROOT)): len(file.read_text("utf-8").splitlines()) for file in files}
     assert {room: count for room, count in rooms.items() if count > 25} == {}
     assert {file: lines for file, lines in long.items() if lines > 500} == {}
+
+
+def test_each_room_that_is_tested_first_is_there() -> None:
+    assert [name for name in LONGEST if not list((ROOT / "tests").glob(f"{name}*"))] == []

@@ -56,6 +56,7 @@ def first_asked(project: Path, instance: dg.DagsterInstance, kind: CauseKind) ->
     return request
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["cron", "data", "base", "parent"])
 def test_a_cancelled_run_leaves_its_cause_open_with_back_off_and_status_says_so(
     project: Path, instance: dg.DagsterInstance, kind: CauseKind

@@ -129,6 +129,7 @@ def test_a_failed_run_is_tried_again_later_and_then_parked(
     assert mended.tags[DUE] == "2026-03-02T13.00Z"
 
 
+@pytest.mark.long
 def test_more_attempts_than_runs_are_read_at_once_are_counted_without_dagsters_own_retries(
     project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_more_attempts_than_runs_are_read_at_once_are_counted_without_dagsters_o
     assert row(project, instance, "acme.daily").state.failures == 6
 
 
+@pytest.mark.long
 def test_a_cancelled_run_fulfils_no_order(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.plain")
     tick(project, instance, NOON)
@@ -167,6 +169,7 @@ def test_a_cancelled_run_fulfils_no_order(project: Path, instance: dg.DagsterIns
     assert present(row(project, instance, "acme.plain").state.renewed) < now
 
 
+@pytest.mark.long
 def test_a_run_of_a_part_of_the_chain_fulfils_no_order(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.plain")
     run_of(instance, dg.RunRequest("by hand", partition_key="acme.plain"), STATUS.SUCCESS)
@@ -345,6 +348,7 @@ def test_what_a_run_takes_of_the_budget_is_held_while_it_runs_and_given_back_aft
     assert second.partition_key == "acme.b"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "said",
     [

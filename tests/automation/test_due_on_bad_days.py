@@ -48,6 +48,7 @@ def lose(project: Path, instance: dg.DagsterInstance) -> None:
         METADATA.drop_all(sa.create_engine(address))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [2_000, 2])
 def test_what_was_charged_is_charged_again_to_a_table_that_was_lost_before_anything_is_asked_for(
     project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, most: int
@@ -266,6 +267,7 @@ DEADLY = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", range(1, 4))
 @pytest.mark.parametrize("deadly", DEADLY, ids=lambda deadly: deadly[1])
 def test_a_tick_that_is_killed_anywhere_is_made_again(

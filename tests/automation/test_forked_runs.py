@@ -80,6 +80,7 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("threads", ["1", "2", None])
 def test_a_run_finds_what_a_spawned_one_finds(
     server: Callable[..., Server], threads: str | None, monkeypatch: pytest.MonkeyPatch
@@ -213,11 +214,13 @@ def imported(before: str = "", **environment: str) -> subprocess.CompletedProces
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_what_runs_are_forked_from_has_one_thread_and_changes_no_environment() -> None:
     done = imported(OMP_NUM_THREADS="2", JE_ARROW_MALLOC_CONF="dirty_decay_ms:0")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_nothing_is_forked_from_a_process_with_threads() -> None:
     thread = "import threading, time; threading.Thread(target=time.sleep, args=(30,), daemon=True).start()"
     done = imported(thread)

@@ -285,6 +285,7 @@ def admit(house: House, daemon: QueuedRunCoordinatorDaemon) -> None:
     assert [error for error in daemon.run_iteration(house.process) if error] == []
 
 
+@pytest.mark.long
 def test_the_queue_admits_one_run_per_variant_and_the_declared_number_per_tenant(
     house: House, queued: list[tuple[str, str]]
 ) -> None:

@@ -99,6 +99,7 @@ def kill_all(daemon: psutil.Process) -> None:
             process.kill()
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_with_its_daemon_is_ended_and_run_again_and_its_variant_goes_on(
     machine: OneMachine,
 ) -> None:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 LOCATION = Path(__file__).parent / "programs/failing.py"
 
 
+@pytest.mark.long
 def test_a_failed_training_is_said_when_it_fails_while_its_run_goes_on(tmp_path: Path) -> None:
     declare(tmp_path, "acme.support")
     environment = command_environment(tmp_path)

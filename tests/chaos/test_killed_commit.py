@@ -44,6 +44,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return said.strip()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_when(tmp_path: Path, undisturbed: str, moment: str) -> None:
     process = start(tmp_path)

@@ -91,6 +91,7 @@ def disturb(admit: Admit, runs: Runs, moment: str, name: str, missed: int = 0) -
     return disturbed, output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", moments())
 def test_killed_when(admit: Admit, runs: Runs, undisturbed: str, moment: str) -> None:
     disturbed, output = disturb(admit, runs, moment, "killed")

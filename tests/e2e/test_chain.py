@@ -112,6 +112,7 @@ def test_a_second_run_on_unchanged_input_does_no_work(workshop: Workshop) -> Non
     assert len(history(workshop.store, PREFIX)) == 1
 
 
+@pytest.mark.long
 def test_a_second_tenant_shares_base_corpus_and_general_scores_and_gets_a_merged_model(
     workshop: Workshop,
 ) -> None:

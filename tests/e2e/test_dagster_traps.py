@@ -41,6 +41,7 @@ def test_a_check_without_partition_would_let_one_tenants_pass_hide_anothers_fail
     assert [spec.name for spec in specs if spec.partitions_def != GRAPH.variants] == []
 
 
+@pytest.mark.long
 def test_staleness_is_silent_over_a_hundred_partitions_so_it_is_read_from_the_store(tmp_path: Path) -> None:
     names = [f"acme.child-{number}" for number in range(105)]
     declare(tmp_path, "acme.medical")

@@ -14,7 +14,7 @@ from tests.e2e.project import edit, write_project
 from tests.e2e.workshop import Workshop
 from tests.present import present
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 PREFIX = "tenants/globex/places"
 LOUDER = 4000.0
 

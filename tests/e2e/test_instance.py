@@ -86,6 +86,7 @@ def first(folder: Path) -> dict[str, Any]:
     return row
 
 
+@pytest.mark.long
 def test_the_command_line_runs_reuses_and_reports_through_the_same_instance(
     folder: Path, first: dict[str, Any]
 ) -> None:

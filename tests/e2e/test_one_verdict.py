@@ -27,7 +27,7 @@ from tests.e2e.workshop import Workshop
 from tests.present import present
 from tests.taught import teach
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 KEY, PREFIX = "acme.places", "tenants/acme/places"
 KEEPS = {
     "task_margin": 1.0, "general_margin": 1.0, "degeneration_margin": 1.0, "regression_margin": None,

@@ -147,6 +147,7 @@ def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(
     _check_families(workshop)
 
 
+@pytest.mark.long
 def test_a_child_is_trained_with_its_parents_adapter_frozen_beneath(
     workshop: Workshop, colours: Callable[..., None]
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_child_is_trained_with_its_parents_adapter_frozen_beneath(
     assert config["r"] == 4 + 4
 
 
+@pytest.mark.long
 def test_a_parents_whole_model_is_used_where_it_lies_unless_tokens_are_added(
     workshop: Workshop, colours: Callable[..., None], tiny_model_folder: Path
 ) -> None:

@@ -58,6 +58,7 @@ def shown(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
     return {name: value.value for name, value in event.metadata.items()}
 
 
+@pytest.mark.long
 def test_what_a_release_needs_judged_is_asked_and_shown_by_its_own_asset(
     released: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from tests.e2e.project import UP_TO_PLAN, edit, write_project
 from tests.e2e.workshop import Workshop
 from tests.present import present
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 PREFIX = "tenants/acme/places"
 
 

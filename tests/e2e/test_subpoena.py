@@ -53,7 +53,7 @@ from tests.e2e.workshop import Workshop
 from tests.present import present
 from tests.stage_version import set_version
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 PARENT, CHILD = "acme.places", "acme.colours"
 PARENT_PREFIX, COLOURS = "tenants/acme/places", "tenants/acme/colours"
 

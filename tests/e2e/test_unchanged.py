@@ -31,6 +31,7 @@ def run(shop: Workshop) -> dg.ExecuteInProcessResult:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_only_what_dagster_shows_as_newest_needs_no_run(fresh: Workshop, released: Workshop) -> None:
     assert look(fresh) is None  # nothing ran yet
     assert look(released) is None  # nothing ran that this instance shows

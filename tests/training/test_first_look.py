@@ -39,6 +39,7 @@ def flops(run_folder: Path) -> int:
     return int(result_of(run_folder)["figures"]["flops"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_next_training_of_the_base_takes_it_and_comes_out_the_same(
     runs: Runs, tmp_path: Path, precision: str

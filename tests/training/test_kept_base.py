@@ -37,6 +37,7 @@ def held(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.exists() else []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_the_next_training_takes_it_and_comes_out_the_same(
     runs: Runs, tmp_path: Path, loads: list[Path], precision: str

@@ -60,7 +60,7 @@ def starve(process: RunningProgram, run_folder: Path) -> None:
     psutil.Process(process.pid).rlimit(resource.RLIMIT_AS, (1 << 20, 1 << 20))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_that_runs_out_is_told_and_the_halved_try_goes_on_from_the_checkpoint(
     runs: Runs, start: Start, widening: str
 ) -> None:

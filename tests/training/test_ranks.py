@@ -113,6 +113,7 @@ def test_adapters_train_over_two_ranks(
         assert (tensor - weights[name]).abs().max() < 5e-3, name
 
 
+@pytest.mark.long
 def test_a_rank_without_an_example_left_takes_part(
     start: Start, tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -148,6 +149,7 @@ def test_ranks_killed_and_resumed_equal_those_left_alone(runs: Runs, start: Star
     assert losses(run_folder) == losses(whole)
 
 
+@pytest.mark.long
 def test_three_copies_that_go_on_from_a_checkpoint_equal_those_that_were_not_interrupted(
     runs: Runs, start: Start
 ) -> None:
@@ -165,6 +167,7 @@ def test_three_copies_that_go_on_from_a_checkpoint_equal_those_that_were_not_int
     assert payload_bytes(resumed) == payload_bytes(whole)
 
 
+@pytest.mark.long
 def test_a_preempted_training_saves_on_every_rank_and_resumes(runs: Runs, start: Start) -> None:
     settings = {**TWO, "num_train_epochs": 40.0, "evaluations": 1}
     run_folder = runs.prepare("preempted", method=FULL, training=settings, ranks=2)

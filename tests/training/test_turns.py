@@ -21,7 +21,7 @@ from tests.training.runs import LORA, Runs, payload_bytes, result_of, train, wai
 from tests.training.wide_row import STEPS, widening_mixture
 from tests.training.wide_row import WIDE as WIDE_ROW
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 WIDE = {**LORA, "rank": 8, "target_modules": ["q_proj", "v_proj"], "dropout": 0.2}
 DORA = {**LORA, "use_dora": True}

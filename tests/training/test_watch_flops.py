@@ -82,6 +82,7 @@ def test_real_weights_and_the_trained_positions_loss_cost_what_was_counted(
     assert found.of(2, 40, 10) == pytest.approx(counter.get_total_flops(), rel=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["full", "lora", "prefix", pytest.param("dora", marks=pytest.mark.slow)])
 def test_a_deep_model_costs_what_its_first_layers_foretell(tmp_path: Path, name: str) -> None:
     base, method = base_of(tmp_path, 6), METHODS[name]

@@ -161,7 +161,7 @@ def test_two_ranks_begin_again_together(runs: Runs, start: Start) -> None:
         assert result["figures"]["learning_rate_lowered"] == 0.5, complained
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_lowered_training_that_is_killed_goes_on_at_the_lower_rate(runs: Runs, start: Start) -> None:
     asked = too_high_by_less_than_a_notch(runs)
     whole = runs.prepare("whole", training=asked, method=FULL)

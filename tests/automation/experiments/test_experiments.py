@@ -131,6 +131,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
     return folder, document_in(said_by(folder, *SWEEP))
 
 
+@pytest.mark.long
 def test_a_sweep_killed_in_a_training_goes_on_from_its_checkpoint(swept: tuple[Path, dict[str, Any]]) -> None:
     folder, document = swept
     store = load_settings(folder).open_store()
@@ -232,6 +233,7 @@ def test_methods_at_equal_flops_realize_the_budget(swept: tuple[Path, dict[str, 
         assert words in table
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_the_programs_and_leaves_a_run_that_goes_on(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -266,6 +268,7 @@ def members_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
+@pytest.mark.long
 def test_runs_side_by_side_make_what_they_make_alone(
     swept: tuple[Path, dict[str, Any]], tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -419,6 +422,7 @@ def test_runs_that_have_room_for_one_training_take_turns_and_make_what_they_make
     assert log.count("takes its turn on the base that is loaded") == 2
 
 
+@pytest.mark.long
 def test_of_runs_that_take_turns_one_that_fails_fails_alone(tmp_path: Path, tiny_model_folder: Path) -> None:
     """At a rate of 1 such a decay takes each weight to -9 times what it was."""
     folder = in_turn(tmp_path / "project", tiny_model_folder)

@@ -63,6 +63,7 @@ def grown(base: Path, precision: str) -> tuple[int, int]:
     return own, weights
 
 
+@pytest.mark.long
 def test_a_base_stored_as_it_is_trained_takes_no_memory_of_the_trainer(base: Path) -> None:
     own, weights = grown(base, "bf16")
     assert own < 0.1 * weights
