@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -57,6 +58,16 @@ class Commands(TyperGroup):
         if missing:
             self._imported.update(missing)
             self.commands.update(main.get_group(app).commands)
+            for command in self.commands.values():
+                _unwrap(command)
+
+
+def _unwrap(command: Any) -> None:
+    """Let each paragraph of a command's help be one line, which any terminal wraps by its own width."""
+    help_ = inspect.cleandoc(command.help or "")
+    command.help = "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in help_.split("\n\n"))
+    for child in getattr(command, "commands", {}).values():
+        _unwrap(child)
 
 
 EXIT_CODES = (

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,18 @@ def test_no_help_cuts_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
         said = CliRunner().invoke(app, [*words, "--help"]).output
         assert "…" not in said, words
         assert max(map(len, said.splitlines())) <= WIDTH, words
+
+
+def test_every_help_breaks_its_lines_at_the_terminals_width_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line ends where the next word does not fit, not where the source's line ended."""
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    for words in ([], *(name.split() for name in sorted(paths(all_commands()))), ["audit"], ["fleet"]):
+        lines = CliRunner().invoke(app, [*words, "--help"]).output.splitlines()
+        for line, following in pairwise(map(_prose, lines)):
+            if line and following:
+                assert len(line) + 1 + len(following.split()[0]) > WIDTH - 2, (words, line, following)
+
+
+def _prose(line: str) -> str:
+    """Return a line of a paragraph; nothing of a usage, a list or a box."""
+    return "" if LINES.search(line) or line.startswith(" Usage") else line.strip()
