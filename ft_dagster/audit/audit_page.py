@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ft_dagster.audit.kept_answers import KeptAnswer
@@ -16,6 +17,10 @@ from ft_dagster.report.pages.live import (
     menu,
 )
 
+LONG_HEX = re.compile(
+    r"\b([0-9a-f]{12})[0-9a-f]{13,}"
+)  # an identity, of which a line has room for the beginning
+
 
 def audit_page(tool: str, kept: Sequence[KeptAnswer]) -> LivePage:
     """Return the page of an auditor: what is typed becomes a command, whose answer is listed here."""
@@ -23,7 +28,7 @@ def audit_page(tool: str, kept: Sequence[KeptAnswer]) -> LivePage:
         [
             LiveCell(f"{one.at:%Y-%m-%d %H:%M:%S}", f"{ROOT}/audit/{one.name}"),
             f"audit {one.question}",
-            one.of,
+            LONG_HEX.sub(r"\1…", one.of),
         ]
         for one in kept
     ]
@@ -34,11 +39,16 @@ def audit_page(tool: str, kept: Sequence[KeptAnswer]) -> LivePage:
     none = "None was kept yet."
     tables = [LiveTable(("asked (UTC)", "question", "about"), rows, none)]
     whole = "All artifacts are hashed again, and trees, ledgers and release logs are checked:"
+    at = "Put the variant in for VARIANT and a day like 2026-11-03 for DATE:"
     return LivePage(
         "Audit",
         said,
         menu(f"{ROOT}/audit"),
         [
+            LivePart(
+                "Which data made what was in production on a date?",
+                commands=[(at, f"{tool} audit at VARIANT DATE --save")],
+            ),
             LivePart("Does all of it still hold?", commands=[(whole, f"{tool} audit verify --all --save")]),
             LivePart("Answers that were kept", tables=tables),
         ],

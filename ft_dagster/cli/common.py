@@ -139,6 +139,7 @@ def show(table: Table) -> None:
         for column in table.columns:
             column.header = Cell(column.header) if isinstance(column.header, str) else column.header
             column._cells = [Cell(cell) if isinstance(cell, str | Text) else cell for cell in column._cells]
+        _fit(table, out.width)
         out.print(table)
         return
     table.box = None
@@ -147,6 +148,35 @@ def show(table: Table) -> None:
     out.width = max(width, Measurement.get(out, out.options, table).maximum)
     out.print(table)
     out.width = width
+
+
+def _fit(table: Table, width: int) -> None:
+    """Give each column at least its longest word where the table is wider than the terminal: Rich narrows the
+    widest columns first, whatever their words. Where that is too much, padding goes first.
+    """
+    columns = [
+        [Measurement.get(out, out.options, cell) for cell in (column.header, *column._cells)]
+        for column in table.columns
+    ]
+    widest = [max(each.maximum for each in cells) for cells in columns]
+    widths = [max(each.minimum for each in cells) for cells in columns]
+    if sum(widest) <= width - _frame(table):
+        return
+    if sum(widths) > width - _frame(table):
+        table.padding, table.pad_edge = (0, 0), False
+    room = width - _frame(table) - sum(widths)
+    if room < 0:
+        return
+    for _ in range(room):
+        fullest = max(range(len(widths)), key=lambda at: widest[at] / max(widths[at], 1))
+        widths[fullest] += 1
+    for column, each in zip(table.columns, widths, strict=True):
+        column.width = each
+
+
+def _frame(table: Table) -> int:
+    """Return the characters of a line that belong to no cell."""
+    return table._extra_width + sum(table._get_padding_width(at) for at in range(len(table.columns)))
 
 
 def show_rows(headers: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> None:

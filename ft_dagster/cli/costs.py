@@ -56,6 +56,7 @@ def cost(
     """Show what trainings, evaluations and exports took, in hours and dollars, beside what plans estimated.
 
     By the store's manifests, each counted when it was made; days and months are those of fleet.timezone.
+    `--tenant` also says what its retrains were charged of its budget.
     """
     from ft_dagster.fleet.due.costs import cost_row, cost_rows, read_costs
     from ft_dagster.planning.hardware.catalogue import load_catalogue
@@ -77,9 +78,20 @@ def cost(
         })  # fmt: skip
         return
     _show(by, rows, total)
+    if tenant is not None:
+        tell(_budget(settings, tenant))
     out.print(f"{read.manifests:,} manifests read", highlight=False)
     for line in wrong:
         out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _budget(settings: Settings, tenant: str) -> str:
+    from ft_dagster.fleet.budgets import budget_sentence
+    from ft_dagster.fleet.decision import DAYS_BACK
+
+    table, now = table_of_store(settings), datetime.now(UTC)
+    charges = [] if table is None else table.charges((now - DAYS_BACK).date())
+    return budget_sentence(tenant, charges, settings.fleet, now)
 
 
 def _names(

@@ -102,6 +102,6 @@ class FirstAnswers:
 
 
 def _column(what: str, usual: str | None, columns: tuple[str, ...]) -> str:
-    while (name := str(typer.prompt(what, default=usual))) not in columns:
+    while (name := str(typer.prompt(what, default=usual or "", show_default=bool(usual)))) not in columns:
         tell(f"no such column; there are: {columns_of(columns)}")
     return name

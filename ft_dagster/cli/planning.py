@@ -56,6 +56,7 @@ def plan(
     """
     from ft_dagster.planning.hardware.catalogue import load_catalogue
     from ft_dagster.planning.parallel import in_own_process
+    from ft_dagster.report.sentences.next_step import next_of_plan
     from ft_dagster.report.tables.recommendation import cost_rows
     from ft_dagster.versions.preview import plan_variant
 
@@ -88,6 +89,7 @@ def plan(
             tell(f"without a training: {line}")
         for line in preview.warnings:
             tell(f"! {line}")
+        tell(f"Next: {next_of_plan(variant, fits=document.fits)}")
     if not document.fits:
         raise typer.Exit(1)
 

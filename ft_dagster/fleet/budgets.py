@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from ft_dagster.fleet.due.budget_ledger import PLATFORM, BudgetLedger, Charge
@@ -14,17 +14,19 @@ from ft_dagster.fleet_settings import FleetSettings
 from ft_dagster.report.figures import ABSENT
 
 ALL = "all"
-COLUMNS = ("tenant", "trainings", "hours", "USD", "retrains charged today", "this month")
+COLUMNS = ("tenant", "trainings", "hours", "USD", "hours this month", "USD this month",
+           "retrains charged today", "retrains charged this month")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class BudgetRow:
-    """Holds what a tenant, or all together, cost so far, as `ft-dagster cost` has it, and what retrains were
-    charged of the budget of a day and of a month; a limit is infinite where none is set. `day`: None of what
-    tenants share, which has no budget.
+    """Holds what a tenant, or all together, cost so far, as `ft-dagster cost` has it, and `this_month`; and
+    what retrains were charged of the budget of a day and of a month; a limit is infinite where none is set.
+    `day`: None of what tenants share, which has no budget.
     """
 
     cost: CostRow
+    this_month: CostRow = field(default_factory=lambda: CostRow(""))
     day: Amount | None = None
     day_limit: Amount = ANY
     month: Amount = NOTHING
@@ -36,7 +38,10 @@ class BudgetRow:
         charged, cost = [ABSENT, ABSENT], self.cost
         if self.day is not None:
             charged = [charged_of(self.day, self.day_limit), charged_of(self.month, self.month_limit)]
-        return [cost.name, str(cost.trainings), shown_hours(cost.hours), shown_usd(cost.usd), *charged]
+        spent = [
+            text for row in (cost, self.this_month) for text in (shown_hours(row.hours), shown_usd(row.usd))
+        ]
+        return [cost.name, str(cost.trainings), *spent, *charged]
 
     @property
     def is_spent(self) -> bool:
@@ -56,15 +61,31 @@ def budget_rows(
     costs = {row.name: row for row in cost_rows(items, lambda item: item.tenant)}
     costs |= {tenant: CostRow(tenant) for tenant in sorted(set(tenants) - set(costs))}
     book = BudgetLedger(fleet, charges)
+    today = book.today(now)
+    month = [item for item in items if item.at >= book.midnight(today.replace(day=1))]
+    months = {row.name: row for row in cost_rows(month, lambda item: item.tenant)}
     known = set(tenants)
-    rows = [_row(cost, name, book, now) if name in known else BudgetRow(cost) for name, cost in costs.items()]
-    return [*rows, _row(cost_row(ALL, items), PLATFORM, book, now)]
+
+    def row(cost: CostRow, scope: str | None, this_month: CostRow) -> BudgetRow:
+        if scope is None:
+            return BudgetRow(cost, this_month)
+        limits, used = book.limits(scope), book.used_in_month(today, scope)
+        return BudgetRow(cost, this_month, book.used(today, scope), limits.day, used, limits.month)
+
+    rows = [
+        row(cost, name if name in known else None, months.get(name, CostRow(name)))
+        for name, cost in costs.items()
+    ]
+    return [*rows, row(cost_row(ALL, items), PLATFORM, cost_row(ALL, month))]
 
 
-def _row(cost: CostRow, scope: str, book: BudgetLedger, now: datetime) -> BudgetRow:
-    today, limits = book.today(now), book.limits(scope)
-    used, in_month = book.used(today, scope), book.used_in_month(today, scope)
-    return BudgetRow(cost, used, limits.day, in_month, limits.month)
+def budget_sentence(tenant: str, charges: Iterable[Charge], fleet: FleetSettings, now: datetime) -> str:
+    """Say what retrains of a tenant were charged of its budget, or that it has none."""
+    row = budget_rows([], [tenant], charges, fleet, now)[0]
+    if row.day is None or all(math.isinf(each) for each in (*row.day_limit, *row.month_limit)):
+        return f"{tenant} has no budget of its own (fleet.tenant_budget, fleet.per_tenant)"
+    day, month = charged_of(row.day, row.day_limit), charged_of(row.month, row.month_limit)
+    return f"retrains of {tenant} were charged {day} today, {month} this month"
 
 
 def charged_of(used: Amount, limit: Amount) -> str:

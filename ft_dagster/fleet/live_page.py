@@ -301,6 +301,8 @@ def _commands(tool: str, row: StatusRow, past: Sequence[ReleaseEntry]) -> list[t
     if version is not None:
         said = f"Keep as a page what version {version} was made of"
         commands.append((said, f"{tool} audit model {key}@{version} --save"))
+        said = "Keep as a page which data made what was in production on a day, such as 2026-11-03"
+        commands.append((said, f"{tool} audit at {key} DATE --save"))
     if row.state != "retired":
         commands.append(
             ("Take it through all stages; what has not changed is not made again", f"{tool} run {key}")

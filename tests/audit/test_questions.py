@@ -191,7 +191,7 @@ CENTURY = datetime(2100, 1, 1, tzinfo=UTC)  # a day from which those of the ques
 @pytest.mark.parametrize("date", ["2099-11-26", "20991126", "2099-W48-4", "2099W484"])
 def test_a_date_means_its_end_however_it_is_written(history: History, date: str) -> None:
     found = at(history.audit(), "acme.one", date, now=CENTURY)
-    assert (found.at, found.note) == ("2099-11-26T23:59:59+00:00", "read as its end in UTC")
+    assert (found.at, found.note) == ("2099-11-26T23:59:59+00:00", "as of its end in UTC")
 
 
 @pytest.mark.parametrize("week", ["2099-W48", "2099W48"])
@@ -213,7 +213,7 @@ def test_a_moment_without_a_zone_is_said_to_be_read_as_utc(history: History) -> 
 def test_a_day_that_has_not_ended_means_now(history: History, asked: str) -> None:
     now = datetime(2099, 11, 26, 3, tzinfo=UTC)
     found = at(history.audit(), "acme.one", asked, now=now)
-    assert (found.at, found.note) == (now.isoformat(), "read as now: in UTC it has not ended")
+    assert (found.at, found.note) == (now.isoformat(), "as of now, since it has not ended in UTC")
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,17 @@ def test_a_cell_is_broken_between_words_and_behind_signs(text: str, lines: list[
     assert console.export_text().splitlines() == lines
 
 
+def test_a_table_that_is_too_wide_keeps_every_word_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its words fill the line but for the padding."""
+    in_terminal(monkeypatch)
+    words = ["training", "production", "undecided", "0123456789ab", "trained", "exports", "wide"]
+    with common.out.capture() as captured:
+        common.show_rows(words, [[*words[1:], " ".join(["sentence"] * 9)], words])
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert {*words, "sentence"} <= {word for line in lines for word in line.split()}
+
+
 def test_no_word_of_a_table_is_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_terminal(monkeypatch)
     arguments = ["--project", str(folder / "project"), "show", PLACES]

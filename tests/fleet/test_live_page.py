@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from ft_dagster.fleet.budgets import ALL, BudgetRow, budget_rows
+from ft_dagster.fleet.budgets import ALL, BudgetRow, budget_rows, budget_sentence
 from ft_dagster.fleet.due.budget_ledger import Charge
 from ft_dagster.fleet.due.costs import CostItem, CostRow
 from ft_dagster.fleet.due.retrain_cost import Amount
@@ -187,21 +187,40 @@ def test_it_shows_what_runs_on_which_device_and_who_waits_for_whom() -> None:
 
 def test_costs_and_budgets_are_those_of_cost_and_of_the_ledger() -> None:
     item = CostItem(NOW, "acme", "acme.a", FINE_TUNED_MODEL.name, 2.0, "H100", 3.0)
+    before = item._replace(at=NOW - timedelta(days=40))
     shared = CostItem(NOW, "shared", None, "general_scores", 1.0, "H100", 3.0)
     fleet = FleetSettings.model_validate(
         {"budget": {"hours_per_day": 4}, "per_tenant": {"acme": {"usd_per_month": 5}}}
     )
     charges = [Charge(NOW.date(), "acme", Amount(1.5, 5.0))]
     rows = {
-        each.cost.name: each for each in budget_rows([item, shared], ["acme", "globex"], charges, fleet, NOW)
+        each.cost.name: each
+        for each in budget_rows([item, before, shared], ["acme", "globex"], charges, fleet, NOW)
     }
-    assert rows["acme"].cells == ["acme", "1", "2", "6.00", "1.5 h, $5.00", "1.5 h, $5.00 of $5.00"]
+    assert rows["acme"].cells == [
+        "acme",
+        "2",
+        "4",
+        "12.00",
+        "2",
+        "6.00",
+        "1.5 h, $5.00",
+        "1.5 h, $5.00 of $5.00",
+    ]
     assert rows["acme"].is_spent
-    assert rows["globex"].cells == ["globex", "0", "0", "0.00", "0 h", "0 h"]
+    assert rows["globex"].cells == ["globex", "0", "0", "0.00", "0", "0.00", "0 h", "0 h"]
     assert rows["shared"].cells[-2:] == ["-", "-"]
-    assert rows[ALL].cells == ["all", "1", "3", "9.00", "1.5 of 4 h, $5.00", "1.5 h, $5.00"]
+    assert rows[ALL].cells == ["all", "2", "5", "15.00", "3", "9.00", "1.5 of 4 h, $5.00", "1.5 h, $5.00"]
     assert not rows[ALL].is_spent
     assert rows[ALL].month_limit == Amount(math.inf, math.inf)
+
+
+def test_of_one_tenant_it_is_said_what_is_charged_of_its_budget() -> None:
+    fleet = FleetSettings.model_validate({"per_tenant": {"acme": {"usd_per_month": 5}}})
+    charges = [Charge(NOW.date(), "acme", Amount(1.5, 4.0))]
+    said = budget_sentence("acme", charges, fleet, NOW)
+    assert said == "retrains of acme were charged 1.5 h, $4.00 today, 1.5 h, $4.00 of $5.00 this month"
+    assert budget_sentence("globex", charges, fleet, NOW).startswith("globex has no budget of its own")
 
 
 def test_the_variants_page_begins_with_what_came_of_it_and_what_to_do_next() -> None:
@@ -229,5 +248,10 @@ def test_the_way_back_is_given_only_where_another_version_was_in_production() ->
 def test_the_variants_page_gives_the_commands_with_its_name_filled_in() -> None:
     one = row("acme.a", "approval", version=2, waiting=3)
     page = as_live_html(variant_page(now(one), one, [], [], []))
-    for command in ("release acme.a --version 3", "audit model acme.a@2 --save", "run acme.a"):
+    for command in (
+        "release acme.a --version 3",
+        "audit model acme.a@2 --save",
+        "audit at acme.a DATE --save",
+        "run acme.a",
+    ):
         assert f"<pre>ft-dagster {command}</pre>" in page

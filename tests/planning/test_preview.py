@@ -95,6 +95,11 @@ def test_a_picture_of_another_format_is_refused_before_anything_is_planned(
     assert not file.exists()
 
 
+def test_it_ends_with_the_command_that_comes_next(folder: Path) -> None:
+    said = CliRunner().invoke(app, ["--project", str(folder), "plan", str(KEY)]).output
+    assert said.splitlines()[-1] == f"Next: `ft-dagster run {KEY}` trains it"
+
+
 def test_the_command_line_warns_of_what_the_page_warns_of(folder: Path) -> None:
     file = folder / "tenants/acme/places.yaml"
     edit(file, lambda declared: declared["gates"].update(task_margin=0.02))

@@ -107,6 +107,7 @@ def test_columns_of_other_names_are_mapped_and_what_is_not_read_is_said() -> Non
         (("instruction", "input", "output"), {}),
         (("id", "text"), {}),
         (("a", "b", "c"), None),
+        (("ticket_no", "report", "team"), {"instruction": "report", "output": "team"}),
     ],
 )
 def test_question_and_answer_are_told_by_name_or_of_two_columns_by_order(
@@ -315,3 +316,9 @@ def test_in_a_terminal_each_question_has_what_was_inferred_and_a_mistake_is_aske
     document: Any = yaml.safe_load(Path("mine/tenants/acme/support.yaml").read_text())
     assert document["data"]["sources"][0]["fields"] == {"instruction": "Letter", "output": "Category"}
     assert document["evaluation"]["kind"] == "label"
+
+
+def test_a_column_that_nothing_tells_is_not_asked_again_without_a_word() -> None:
+    rows = write(("one", "two", "three"), lambda n: ("north", *labels(n)))
+    said = in_terminal(["mine", "base", rows, "", "", "two", "three"])
+    assert "no such column; there are: one, two, three" in said

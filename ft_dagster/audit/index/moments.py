@@ -30,7 +30,7 @@ def moment_of(asked: str, now: datetime) -> tuple[str, str]:
         fix = f"Name a date up to today, which is {now.date()} in UTC"
         raise UserError("in the future, which nobody knows", field="DATE", value=asked, fix=fix)
     if period is not None:
-        ended, going_on = "read as its end in UTC", "read as now: in UTC it has not ended"
+        ended, going_on = "as of its end in UTC", "as of now, since it has not ended in UTC"
         first, note = (period[1], ended) if period[1] <= now else (now, going_on)
     return first.isoformat(timespec="seconds"), note
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -29,6 +30,7 @@ QUESTIONS = (
 )
 TEXTS = ("text", "content")
 FILED = ("id", "uuid", "index", "nr", "date", "source", "licence", "license", "group", "weight", "split")
+NUMBERED = ("id", "uuid", "no", "nr", "number")  # the last word of a column's name
 MOST_LABELS, LONGEST_LABEL, ROWS_A_LABEL = 50, 60, 5
 
 
@@ -72,7 +74,7 @@ def infer_fields(columns: Sequence[str]) -> dict[str, str] | None:
             return _unlike({ours: named[ours] for ours in (*names, *BESIDE.get(form, ())) if ours in named})
     question = next((named[name] for name in QUESTIONS if name in named), None)
     answer = next((named[name] for name in LEARNED if name in named), None)
-    plain = [column for column in columns if column.strip().lower() not in FILED]
+    plain = [column for column in columns if not _is_filing(column)]
     if len(plain) == 2 and (question is None or answer is None) and not set(TEXTS) & named.keys():
         first, second = plain
         answer = answer or (first if question == second else second)
@@ -81,6 +83,12 @@ def infer_fields(columns: Sequence[str]) -> dict[str, str] | None:
         text = next((named[name] for name in TEXTS if name in named), None)
         return None if text is None else {} if text in TEXTS else {"text": text}
     return mapped(columns, question, answer)
+
+
+def _is_filing(column: str) -> bool:
+    """Say whether a column names or files a row, by its name: `id`, `ticket_no`."""
+    *_, last = re.split(r"[\s_.-]+", column.strip().lower())
+    return column.strip().lower() in FILED or last in NUMBERED
 
 
 def mapped(columns: Sequence[str], question: str, answer: str) -> dict[str, str]:

@@ -76,7 +76,7 @@ def next_step(result: Result) -> str:
     if verdict is None:
         return f"{run} judges it"
     if not verdict.passed:
-        return _of_refused(verdict, result.limit)
+        return _of_refused(result, verdict)
     return f"Its run releases it; where that has ended without, {run} releases it or says why not"
 
 
@@ -84,6 +84,12 @@ def next_of_project(folder: str, variant: str) -> str:
     """Return what a person does about a project that was just begun."""
     tool = f"ft-dagster --project {shlex.quote(folder)}"
     return f"`{tool} check` reads the rows; then `{tool} plan {variant}` and `{tool} run {variant}`"
+
+
+def next_of_plan(variant: str, *, fits: bool) -> str:
+    """Return what a person does about a plan."""
+    again = "Change the declaration as the list above says, then"
+    return f"`ft-dagster run {variant}` trains it" if fits else f"{again} `ft-dagster plan {variant}`"
 
 
 def next_of_stage(stage: str, to_heed: Sequence[str] = ()) -> str:
@@ -121,7 +127,7 @@ def _of_version(result: Result, status: VersionStatus) -> str:
         who, why = result.who or "approval", status.unmeasured or result.doubt
         return f"Version {version} waits for {who}{f' ({why})' if why else ''}: {command}` approves it"
     if status.is_served and result.verdict is not None and not result.verdict.passed:
-        refused = _of_refused(result.verdict, result.limit)
+        refused = _of_refused(result, result.verdict)
         return f"Version {version} is in production, and today's gates do not pass it. {refused}"
     if status.is_served:
         return SERVED
@@ -129,14 +135,14 @@ def _of_version(result: Result, status: VersionStatus) -> str:
     return f"{NOTHING}; {served} in production, and {command}` puts version {version} there"
 
 
-def _of_refused(verdict: Verdict, limit: Limit) -> str:
+def _of_refused(result: Result, verdict: Verdict) -> str:
     slowest = slowest_rule(verdict.rules)
     if verdict.outcome != "undecided" or slowest is None:
         return (
-            "See the rules below; then other data or settings (more general text, a lower rate), "
-            "and run it again"
+            f"`ft-dagster compare {result.variant}` shows each rule; change data or settings (more general "
+            f"text, a lower rate), then `ft-dagster run {result.variant}`"
         )
-    return _of_undecided(slowest, limit)
+    return _of_undecided(slowest, result.limit)
 
 
 def _of_undecided(slowest: Rule, limit: Limit) -> str:

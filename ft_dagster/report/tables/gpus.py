@@ -21,7 +21,7 @@ def status_rows(table: Table) -> list[list[str]]:
             )
     for w in table.waiting:
         asked = _asked(w.priority, w.run_id, w.since, w.seconds)
-        rows.append([f"waits, {w.position}.", f"{w.count} of them", w.variant, *asked, w.why])
+        rows.append([f"waits, place {w.position}", f"any {w.count}", w.variant, *asked, w.why])
     return rows
 
 

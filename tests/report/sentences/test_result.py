@@ -121,7 +121,7 @@ def test_who_may_approve_is_not_said_to_be_anyone_where_it_is_not_known() -> Non
 def test_a_version_in_production_that_todays_gates_refuse_is_not_nothing_to_do() -> None:
     said = next_step(result(TASK, FELL, status=IN_PRODUCTION))
     production = "Version 1 is in production, and today's gates do not pass it"
-    assert said.startswith(f"{production}. See the rules below")
+    assert said.startswith(f"{production}. `ft-dagster compare acme.coder` shows each rule; ")
 
 
 def test_a_verdict_that_fails_today_is_not_said_to_have_released_it_silently() -> None:
