@@ -323,6 +323,7 @@ def fleet_command(project: Path, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_the_commands_make_the_table_again_also_of_a_newer_version_and_say_what_is_due(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def spoil(project: Path, what: str) -> None:
         damage(project, HEAD)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["deleted", "broken", "damaged"])
 def test_a_run_whose_declaration_goes_meanwhile_is_busy_until_it_ends_and_no_longer(
     project: Path, instance: dg.DagsterInstance, what: str

@@ -186,6 +186,7 @@ def test_a_run_outlives_the_code_server_and_then_nothing_is_left(server: Callabl
     wait_until(lambda: gone(run["pid"]) and gone(run["parent"]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "broken", ["raise SystemExit('no')", "import os; os.abort()", "import time; time.sleep(5)"]
 )

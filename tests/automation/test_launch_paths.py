@@ -169,6 +169,7 @@ def test_a_backfill_of_assets_tags_each_of_its_runs(house: House) -> None:
         expect(runs[key], key, "backfill", 7 if key.startswith("acme") else 0)
 
 
+@pytest.mark.long
 def test_a_backfill_of_the_job_tags_each_of_its_runs(house: House) -> None:
     selector = {"partitionSetName": "variant_chain_partition_set", "repositorySelector": REPOSITORY}
     params = {"selector": selector, "partitionNames": ["acme.second", "globex.first"]}

@@ -39,6 +39,7 @@ def test_graphql_is_not_imported_to_submit_a_run() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.long
 def test_a_run_is_what_a_code_server_says_of_the_job_though_none_is_started_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copied_project(tmp_path, monkeypatch)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("instance", ["sqlite"], indirect=True)
 def test_an_order_as_it_is_printed_retrains_the_canary_once_and_no_other(
     project: Path, instance: dg.DagsterInstance

@@ -133,6 +133,7 @@ def failure_of(done: dg.ExecuteInProcessResult) -> str:
     return str(present(failed.step_failure_data.error).message)
 
 
+@pytest.mark.long
 def test_an_update_is_a_reason_to_retrain_for_those_who_read_it_alone(host: HostProject) -> None:
     host.takes_over()
     for key in (READS, READS_NOT):
@@ -146,6 +147,7 @@ def test_an_update_is_a_reason_to_retrain_for_those_who_read_it_alone(host: Host
     assert host.ticks(now + timedelta(minutes=2)) == ["acme.support"]
 
 
+@pytest.mark.long
 def test_equal_rows_are_no_reason_whatever_their_data_version(host: HostProject) -> None:
     host.takes_over()
     before = host.prepares(READS)

@@ -140,6 +140,7 @@ def test_other_micro_batches_are_another_look(
     assert found == [(2, 1), (2, 1), (4, 1)]
 
 
+@pytest.mark.long
 def test_two_trainings_at_once_keep_the_same(
     runs: Runs, tmp_path: Path, start: Callable[..., RunningProgram]
 ) -> None:

@@ -90,7 +90,7 @@ def test_two_ranks_train_as_one_process_does(
 @pytest.mark.parametrize(
     ("method", "stage"),
     [
-        ("lora", 0),
+        pytest.param("lora", 0, marks=pytest.mark.long),
         ("qlora", 3),
         pytest.param("lora", 3, marks=pytest.mark.long),
         pytest.param("qlora", 0, marks=pytest.mark.long),

@@ -251,7 +251,7 @@ def test_what_is_above_the_budget_because_less_would_say_little_is_said(
     assert "general holdout loss on 4 of 4 texts, at the first and the last look" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_budget_everything_is_measured_and_the_same_training_comes_out(large: Runs) -> None:
     everything = large.prepare("all", training={"watch": {"budget": None}, "keep_best": 8, "keep_last": 8})
     sampled = large.prepare("sampled", training={"keep_best": 8, "keep_last": 8})

@@ -435,7 +435,8 @@ def test_of_runs_that_take_turns_one_that_fails_fails_alone(tmp_path: Path, tiny
     assert "training.learning_rate" in runs[1]["error"]
 
 
-@pytest.mark.parametrize("ended", ["the program", pytest.param("the command", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("ended", ["the program", "the command"])
 def test_trainings_whose_turns_are_cut_short_go_on_and_come_out_the_same(
     swept: tuple[Path, dict[str, Any]], tmp_path: Path, tiny_model_folder: Path, ended: str
 ) -> None:

@@ -133,6 +133,7 @@ def test_a_plan_that_packs_what_leaks_ends_with_exit_2_before_the_first_step(
     assert not list((folder / "acme.support" / "checkpoints").glob("checkpoint-*"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", [{}, {"name": "qlora"}, {"name": "lora_8bit"}, {"name": "full"}])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_base_whose_examples_are_kept_apart_trains_packed_by_every_method(

@@ -114,6 +114,7 @@ def test_what_is_trained_is_fp32_and_the_base_frozen_in_the_plans_precision(
     assert {parameter.dtype for parameter in base.values()} == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["qlora", "lora_8bit", "prompt_tuning", "prefix_tuning", "dora"])
 def test_it_trains_in_bf16(runs: Runs, method: str) -> None:
     folder = prepared(runs, f"{method}-in-bf16", method, training={"precision": "bf16"})
@@ -121,6 +122,7 @@ def test_it_trains_in_bf16(runs: Runs, method: str) -> None:
     assert figures["validation_loss_best"] < figures["validation_loss_first"] - 0.2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["lora", "qlora", "lora_8bit", "prompt_tuning"])
 def test_gradient_checkpointing_changes_no_weight(
     runs: Runs, short: Callable[[str], Path], method: str

@@ -58,6 +58,7 @@ def learn(extended: tuple[Runs, tuple[int, ...]], method: str, name: str = "run"
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["lora", "dora", "qlora", "lora_8bit"])
 def test_learned_rows_come_back_with_the_adapter(extended: tuple[Runs, tuple[int, ...]], method: str) -> None:
     runs, ids = extended
@@ -97,6 +98,7 @@ def test_merged_the_new_rows_stay(extended: tuple[Runs, tuple[int, ...]]) -> Non
     assert (logits(merged, seen) - before).abs().max() < 1e-5
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_bytes(extended: tuple[Runs, tuple[int, ...]]) -> None:
     first, second = (learn(extended, "lora", name) for name in ("a", "b"))
     assert payload_bytes(first) == payload_bytes(second)

@@ -83,7 +83,7 @@ def test_what_qlora_keeps_for_the_backward_pass_has_the_type_that_its_plan_says(
     assert between == {dtype}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_qlora_with_activations_in_bf16_learns_as_with_those_in_fp32_and_repeats_to_the_bit(
     runs: Runs,
 ) -> None:
