@@ -14,7 +14,7 @@ from ft_dagster.launch.inventory import Inventory
 from ft_dagster.methods.base_facts import BaseFacts
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware, load_catalogue, of_cpu
-from ft_dagster.planning.shapes import dimensions, linear_shapes
+from ft_dagster.planning.shapes import shapes_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.store import Artifact
 
@@ -69,15 +69,16 @@ def hardware_in_key(hardware: Hardware) -> dict[str, Any]:
     return {"kind": kind, "ranks": hardware.count, "memory": memory, "bf16": bf16}
 
 
-def base_facts_of(parameters: int, base_bytes: int, folder: Path) -> BaseFacts:
+def base_facts_of(parameters: int, base_bytes: int, folder: Path, cache: Path | None = None) -> BaseFacts:
     """Count what methods need to know of a base. `parameters`, `base_bytes`: of the base as stored, in
-    `folder`.
+    `folder`. `cache`: see `shapes_of`.
     """
+    shapes = shapes_of(folder, cache)
     return BaseFacts(
         parameters=parameters,
         base_bytes=base_bytes,
-        linear_shapes=linear_shapes(folder),
-        **dimensions(folder)._asdict(),
+        linear_shapes=shapes.linear,
+        **shapes.dimensions._asdict(),
     )
 
 
@@ -89,14 +90,15 @@ def facts_of(
     hardware: Hardware,
     *,
     leak: str | None,
+    cache: Path | None = None,
 ) -> Facts:
     """Collect the facts of a plan. `parameters`, `base_bytes`: of the base as stored, in `folder`. `leak`:
-    see `Facts`.
+    see `Facts`. `cache`: see `shapes_of`.
     """
     known = hardware_in_key(hardware)
     return Facts(
         **counts._asdict(),
-        **vars(base_facts_of(parameters, base_bytes, folder)),
+        **vars(base_facts_of(parameters, base_bytes, folder, cache)),
         device_kind=known["kind"],
         ranks=known["ranks"],
         device_memory=known["memory"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ft_dagster.methods import method_of
 from ft_dagster.methods.settings import MethodSettings
@@ -34,13 +34,15 @@ from ft_dagster.planning.methods.method_settings import resolve_method
 from ft_dagster.planning.methods.question import Candidate, fewest_gpus
 from ft_dagster.planning.methods.sharding import is_sharded
 from ft_dagster.planning.methods.training_settings import epochs_of, packs, precision_of, resolve_training
-from ft_dagster.planning.packed_rows import ExampleLengths
 from ft_dagster.planning.reasons import Reasons
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.method import METHOD_SETTINGS, MethodSpec
 from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.contract import Base, ParentAdapter
 from ft_dagster.training.watch import flops
+
+if TYPE_CHECKING:
+    from ft_dagster.planning.packed_rows import ExampleLengths
 
 MOST_GPUS = 64
 SURELY_HELD = 0.7  # of weights, gradients and states by rule of thumb: gradients go as they are used

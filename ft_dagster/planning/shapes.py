@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.model_files.weights import CONFIG
+from ft_dagster.provenance.digest import sha256_file
+from ft_dagster.provenance.findings import remembered
 
 if TYPE_CHECKING:
     from torch import nn
 
+HOW = 1  # raised where they are read otherwise
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "wpe", "word_embeddings", "embed_in", "embed_out")
+
+
+class Shapes(NamedTuple):
+    """Holds the sizes of a base, and the shape of every linear layer, see `linear_shapes`."""
+
+    dimensions: Dimensions
+    linear: dict[str, list[list[int]]]
 
 
 class Dimensions(NamedTuple):
@@ -21,6 +32,20 @@ class Dimensions(NamedTuple):
     layers: int
     key_value_size: int
     tied_embeddings: bool
+
+
+def shapes_of(base_folder: Path, cache: Path | None) -> Shapes:
+    """Return what a base's configuration and its class say, read once for each content of config.json and
+    version of the libraries.
+    """
+    question = {"shapes": HOW, "config": sha256_file(base_folder / CONFIG)}
+    question |= {library: version(library) for library in ("transformers", "torch")}
+
+    def find() -> list[Any]:
+        return [dimensions(base_folder), linear_shapes(base_folder)]
+
+    found, linear = remembered(cache, question, find)
+    return Shapes(Dimensions(*found), linear)
 
 
 def linear_shapes(base_folder: Path) -> dict[str, list[list[int]]]:

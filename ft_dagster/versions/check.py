@@ -10,9 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ft_dagster.data.rendering.chat_rules import chats
+from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rendering.new_tokens import check_tokens, pieces_of
-from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import READ, FileRead, RowsLook, rows_sentence
 from ft_dagster.data.rows.splits import refuse_few
@@ -134,12 +133,12 @@ def check_variant(
         with found.gathered("gates.metrics"):
             _check_metrics(workspace, tasks)
         with found.gathered("base_model"):
-            tokenizer = _tokenizer_of(rows, base)
+            tokenizer = _tokenizer_of(rows, base, settings.cache_folder)
         with found.gathered("data.sources"):
             few = _few(workspace, base)
     found.end()
     spec, sources = declarations.declared(key).spec, len(named.sources)
-    exchange = spec.data.render == "auto" and tokenizer is not None and chats(tokenizer)
+    exchange = spec.data.render == "auto" and tokenizer is not None and tokenizer.chats
     how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
     losses, seen = _losses(spec), rows_sentence(look.files) + how
     named_here = f"{base.said}, {counted(sources, 'source')}, {counted(len(tasks), 'task')}"
@@ -169,7 +168,7 @@ def _with_number(settings: Settings, key: VariantKey, error: UserError) -> UserE
     return UserError(error.problem, fix=fix, file=error.file, field=error.field, value=error.value)
 
 
-def _tokenizer_of(rows: list[Row], base: CheckedBase) -> Any | None:
+def _tokenizer_of(rows: list[Row], base: CheckedBase, cache: Path) -> KnownTokenizer | None:
     """Return the base's tokenizer where rows may be rendered by its chat template; None without such rows,
     where the base is not there yet, or where what renders them is not installed here.
     """
@@ -177,7 +176,9 @@ def _tokenizer_of(rows: list[Row], base: CheckedBase) -> Any | None:
         return None
     if base.folder is None or find_spec("transformers") is None:
         return None
-    return load_tokenizer(base.folder)
+    tokenizer = KnownTokenizer(base.folder, cache)
+    tokenizer.learn()
+    return tokenizer
 
 
 def _few(workspace: Workspace, base: CheckedBase) -> tuple[str, ...]:
@@ -254,6 +255,7 @@ def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModel
             check_adapter(parent, folder, file=file)
         said = f"{parent.key} v{parent.version} ({parent.mode})"
     if spec.new_tokens:
-        pieces_of(spec.new_tokens, load_tokenizer(folder), file=file)
+        tokens, tokenizer = spec.new_tokens, KnownTokenizer(folder, cache)
+        tokenizer.answer({"pieces": list(tokens)}, lambda loaded: pieces_of(tokens, loaded, file=file))
         said += f" with {len(spec.new_tokens)} new tokens"
     return CheckedBase(said, folder)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rows.rows_read import KEPT, READ
 from ft_dagster.errors import UserError
 from ft_dagster.methods import METHODS
@@ -17,7 +18,7 @@ from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.planned_method import resolve, with_method
 from ft_dagster.spec import VariantSpec
 from ft_dagster.versions.plan_warnings import too_few_rows
-from ft_dagster.versions.preview import sample
+from ft_dagster.versions.sample import sample
 from ft_dagster.workspace.plan_fields import leak_where_packed
 from ft_dagster.workspace.workspace import Workspace
 
@@ -28,12 +29,13 @@ def foreseen(workspace: Workspace, base: Path) -> tuple[str, ...]:
     """
     declared = workspace.declared()
     roots = workspace.roots
-    data = sample(declared, workspace.project, base, roots, first=KEPT, most=READ)
+    tokenizer = KnownTokenizer(base, workspace.cache)
+    data = sample(declared, workspace.project, tokenizer, roots, first=KEPT, most=READ)
     if data.more:
         return ()  # of so many rows neither steps nor test rows are few
     spec, hardware = declared.spec, hardware_of(declared.spec, workspace.trains_on, workspace.project)
     parameters, stored, _ = measure_weights(base, weight_files(base))
-    facts = facts_of(data.counts, parameters, stored, base, hardware, leak=None)
+    facts = facts_of(data.counts, parameters, stored, base, hardware, leak=None, cache=workspace.cache)
     few = _few_steps(spec, facts)
     if few is not None:  # packed; as many or more where examples cannot be
         few = _few_steps(spec, replace(facts, leak=leak_where_packed(spec, base, workspace.cache)))

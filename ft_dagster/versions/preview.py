@@ -1,45 +1,29 @@
-"""Plans a variant before its graph has run: from a sample of its sources where there is no mixture yet.
-
-Sampled rows are rendered and tokenized as the mixture will be; duplicates and overlaps with the evaluation,
-which it drops, are not looked for.
-"""
+"""Plans a variant before its graph has run: from a sample of its sources where there is no mixture yet."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ft_dagster.data.mixture.mixture import asked_share
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
-from ft_dagster.data.rendering.chat_rules import chats
-from ft_dagster.data.rendering.examples import examples_of, refuse_kind
-from ft_dagster.data.rendering.render import load_tokenizer
+from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rows.dataset_io import read_split
-from ft_dagster.data.rows.rows import Row
-from ft_dagster.data.rows.sources import read_raw, read_rows
-from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.lineage.stale import StaleKind
-from ft_dagster.model_files.weights import CONFIG, measure_weights, weight_files
+from ft_dagster.model_files.weights import measure_weights, weight_files
 from ft_dagster.models.base import resolve_base
-from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_in_key, hardware_of
+from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.planning.packed_rows import is_counted, read_lengths
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.probe import leaves_open
 from ft_dagster.planning.survey import Say
-from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
-from ft_dagster.spec import Declared, VariantKey, VariantSpec
+from ft_dagster.spec import Declared, VariantKey
 from ft_dagster.stage_entries import BASE_MODEL, PROMPTED_BASE, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
@@ -48,6 +32,7 @@ from ft_dagster.versions.look import FoundNow
 from ft_dagster.versions.now import difference
 from ft_dagster.versions.plan_warnings import plan_warnings
 from ft_dagster.versions.prompted import stands_of_base
+from ft_dagster.versions.sample import ROWS, Counted, sample
 from ft_dagster.versions.version_artifacts import newest_artifacts
 from ft_dagster.workspace.judging_devices import judges_among, refuse_unheld
 from ft_dagster.workspace.plan_context import context_of, context_without_base
@@ -56,21 +41,6 @@ from ft_dagster.workspace.policy import refuse_declared, too_dear
 from ft_dagster.workspace.rendered_prompts import notes_on_prompts
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace, named_in
-
-ROWS = 400  # of each source, tokenized
-COUNTED = 1_000_000  # of each source, read to be counted
-
-
-class Counted(NamedTuple):
-    """Holds facts of the data, where they come from, and some of its rows. `more`: some source has more rows
-    than were counted.
-    """
-
-    counts: Counts
-    basis: str
-    test_rows: int
-    rows: tuple[Row, ...]
-    more: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,8 +114,9 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
         parameters, stored, _ = measure_weights(folder, weight_files(folder))
         context = context_without_base(workspace.context, spec, folder, hardware)
     context = replace(context, judges=judges)
+    tokenizer = KnownTokenizer(folder, workspace.cache)
     if mixture is None:
-        data = sample(declared, project, folder, workspace.roots, say=say)
+        data = sample(declared, project, tokenizer, workspace.roots, say=say)
     else:
         data = _counted(workspace, mixture)
         if is_counted(MixtureFigures.of(mixture)):
@@ -155,7 +126,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
     context = replace(context, probed_hours=probe.hours_taken(probed))
     say("tries whether packed examples stay apart on this base")
     leak = leak_where_packed(spec, folder, workspace.cache)
-    facts = facts_of(data.counts, parameters, stored, folder, hardware, leak=leak)
+    facts = facts_of(data.counts, parameters, stored, folder, hardware, leak=leak, cache=workspace.cache)
     plan = make_plan(spec, facts, context, tried, say)
     if named is None:
         refuse_unheld(plan.estimate.judged_on, declared.file)
@@ -164,7 +135,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
         standing = today.stands(training_plan.STAGE, hardware)
         dear = None if standing and training_plan.is_carried_out(workspace, standing) else dear
     refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
-    notes = notes_on_prompts(workspace, spec, data.rows, load_tokenizer(folder))
+    notes = notes_on_prompts(workspace, spec, data.rows, tokenizer)
     warnings = (*refused, *notes, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
     asked = tuple(_with_examples(today, declared))
@@ -225,72 +196,3 @@ def _counted(workspace: Workspace, mixture: Artifact) -> Counted:
     )
     rows = tuple(islice(read_split(workspace.payload(dataset) / "train.parquet"), ROWS))
     return Counted(counts_of(mixture), basis, dataset.figures["rows"]["test"], rows)
-
-
-def sample(
-    declared: Declared,
-    project: Path,
-    folder: Path,
-    roots: Roots | None = None,
-    *,
-    first: int = ROWS,
-    most: int = COUNTED,
-    say: Say = lambda line: None,
-) -> Counted:
-    """Counts of the mixture to be, from the `first` rows of each source, of which at most so many are
-    counted. Raises UserError.
-    """
-    spec = declared.spec
-    longest = json.loads((folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
-    max_length = spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
-    tokenizer = load_tokenizer(folder)
-    exchange = spec.data.render == "auto" and chats(tokenizer)
-    examples, tokens, trained, read, rows_in_all, longest = 0.0, 0.0, 0.0, list[Row](), 0, 0
-    more = False
-    for place, source in enumerate(spec.data.sources):
-        asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
-        say(f"reads rows of {source.path}")
-        rows = list(islice(read_rows(source, project, asked), first))
-        for row in rows:
-            refuse_kind(spec, row, declared.file)
-        say(f"tokenizes {len(rows):,} rows of {source.path}")
-        found = list(_rendered(spec, rows, tokenizer, max_length, exchange=exchange))
-        whole = len(rows)
-        if whole == first:
-            say(f"counts the rows of {source.path}")
-            whole = sum(1 for _ in islice(read_raw(source, project, asked), most))
-            more = more or whole == most
-        times = whole / len(rows)
-        examples += times * len(found)
-        tokens += times * sum(length for length, _ in found)
-        trained += times * sum(labels for _, labels in found)
-        longest = max([longest, *(length for length, _ in found)])
-        read, rows_in_all = [*read, *rows], rows_in_all + whole
-    kept = 1 - spec.data.splits.validation - spec.data.splits.test
-    mixed = spec.data.general
-    share = asked_share(mixed)
-    processed = mixed is not None and mixed.share_of == "processed"
-    general = kept * (tokens if processed else trained) * share / (1 - share)  # text: every token is trained
-    counts = Counts(
-        round(kept * examples + general / max_length),
-        round(kept * tokens + general),
-        round(kept * trained + general),
-        share,
-        max_length,
-        math.ceil(examples * spec.data.splits.validation),
-        longest,
-    )
-    looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
-    basis = f"an estimate from {looked_at}; duplicates are not looked for"
-    test_rows = round(rows_in_all * spec.data.splits.test)
-    return Counted(counts, basis, test_rows, tuple(read), more)
-
-
-def _rendered(
-    spec: VariantSpec, rows: list[Any], tokenizer: Any, max_length: int, *, exchange: bool
-) -> Iterator[tuple[int, int]]:
-    """Yield (tokens, tokens with a label) of each example."""
-    for _, examples in examples_of(spec, rows, tokenizer, max_length, exchange=exchange):
-        for example in examples:
-            if example.trained_tokens:
-                yield len(example.input_ids), example.trained_tokens

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ft_dagster.data.mixture.mixture_io import held_out_documents
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.tasks.tasks import is_file_entry, names_of
@@ -102,6 +101,8 @@ def _too_few(workspace: Workspace, *, for_successors: bool) -> list[UserError]:
     """Return the rules that the questions there are cannot decide: those against production, or all
     others.
     """
+    from ft_dagster.data.mixture.mixture_io import held_out_documents
+
     texts = held_out_documents(workspace.payload(workspace.upstream(TRAINING_MIXTURE.name)))
     known = {"general_loss": texts} if texts else {}
     rows, asked = workspace.upstream(TASK_DATASET.name), workspace.spec.evaluation

@@ -10,11 +10,11 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.data.files.parquet import rows_of
-from ft_dagster.data.rendering.chat_rules import ChatTraits, chat_traits, chats
-from ft_dagster.data.rendering.render import has_control_tokens, load_tokenizer
+from ft_dagster.data.rendering.chat_rules import ChatTraits, chat_traits
+from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
+from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.data.rows.dataset_figures import formats_of
 from ft_dagster.data.rows.rows import Row, said_of_seams
 from ft_dagster.data.rows.splits import SPLITS
@@ -88,7 +88,7 @@ def end_of_turns(context: BuildContext, train_on: str, dataset: Artifact, base: 
 
 
 def notes_on_prompts(
-    workspace: Workspace, spec: VariantSpec, rows: Sequence[Row], tokenizer: Any | None
+    workspace: Workspace, spec: VariantSpec, rows: Sequence[Row], tokenizer: KnownTokenizer | None
 ) -> list[str]:
     """Return what a person should know of how prompts with completions are rendered, by some of the rows.
     `tokenizer`: of the base; None: it is not known here.
@@ -104,15 +104,17 @@ def notes_on_prompts(
         return plain
     if tokenizer is None:
         return []
-    return _of_exchanges(workspace, prompts, tokenizer) if chats(tokenizer) else plain
+    return _of_exchanges(workspace, prompts, tokenizer) if tokenizer.chats else plain
 
 
-def _without_template(spec: VariantSpec, prompts: int, rows: int, tokenizer: Any | None) -> list[str]:
+def _without_template(
+    spec: VariantSpec, prompts: int, rows: int, tokenizer: KnownTokenizer | None
+) -> list[str]:
     """Warn that a base which was made for chats is taught without its template."""
     if tokenizer is None:
         return []
     said = f"{prompts:,} of {rows:,} rows that were looked at are prompts with completions"
-    if chats(tokenizer):
+    if tokenizer.chats:
         return [
             f"{said}, and plain text on a base that has a chat template: it learns them without the template "
             "that it answers chats in (data.render: plain)"
@@ -126,8 +128,8 @@ def _without_template(spec: VariantSpec, prompts: int, rows: int, tokenizer: Any
     ]
 
 
-def _of_exchanges(workspace: Workspace, prompts: Sequence[Row], tokenizer: Any) -> list[str]:
-    lines, held = list[str](), sum(has_control_tokens(row, tokenizer) for row in prompts)
+def _of_exchanges(workspace: Workspace, prompts: Sequence[Row], tokenizer: KnownTokenizer) -> list[str]:
+    lines, held = list[str](), sum(tokenizer.holds_control_tokens(row) for row in prompts)
     if _were_plain(workspace):
         lines.append(
             "prompts with completions are one exchange in the base's chat template now, and were plain text "

@@ -13,6 +13,7 @@ import pytest
 from ft_dagster import cli
 from ft_dagster.cli.commands import FILES, all_commands, app
 from tests.present import present
+from tests.tiny_model import make_tiny_model
 
 HEAVY = {"dagster", "torch", "transformers", "peft", "numpy", "pyarrow", "pandas", "sqlalchemy", "duckdb"}
 SETTINGS = {"pydantic_settings", "fsspec", "ft_dagster.settings", "ft_dagster.spec.variant"}
@@ -75,12 +76,37 @@ def test_each_command_is_found_by_the_file_that_defines_it() -> None:
     assert defining == set(FILES)
 
 
+def test_a_check_on_a_base_that_was_looked_at_before_imports_no_torch(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path / "models" / "tiny")
+    (tmp_path / "tenants" / "acme").mkdir(parents=True)
+    (tmp_path / "tenants" / "acme" / "support.yaml").write_text(
+        "description: d\nowners: [o]\nbase_model: {source: models/tiny, new_tokens: ['<|permit|>']}\n"
+        "data: {sources: [rows.jsonl]}\n"
+    )
+    write_rows(tmp_path, "prompt", "completion")
+    first, again = (imported_by("check", tmp_path) for _ in range(2))
+    assert "torch" in first
+    assert again & (HEAVY - {"numpy", "pyarrow"}) == set()
+    write_rows(tmp_path, "other words", "and other answers")
+    assert imported_by("check", tmp_path) & HEAVY == {"transformers", "numpy"}
+
+
+def write_rows(folder: Path, prompt: str, completion: str) -> None:
+    rows = [{"prompt": f"{prompt} {n}", "completion": f"{completion} {n}"} for n in range(60)]
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
 def modules_of(words: str, folder: Path) -> set[str]:
-    """Return the modules that a command has imported at its end."""
+    """Return the modules that a command has imported at its end, on a declaration that is wrong."""
     (folder / "tenants" / "acme").mkdir(parents=True)
     (folder / "tenants" / "acme" / "support.yaml").write_text(
         "description: d\nowners: [o]\nbase_model: nothing\ndata: {sources: [nothing.jsonl]}\n"
     )
+    return imported_by(words, folder)
+
+
+def imported_by(words: str, folder: Path) -> set[str]:
+    """Return the modules that a command has imported at its end."""
     command = [sys.executable, "-c", PROGRAM, "--project", str(folder), *words.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return set(json.loads(done.stderr.splitlines()[-1]))

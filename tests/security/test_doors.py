@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -16,6 +15,7 @@ import pytest
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources as resources
+from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.sources.locations import DeclaredAt, data_files
 from ft_dagster.data.sources.readers import read_file
 from ft_dagster.definitions import defs
@@ -26,7 +26,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
 from ft_dagster.spec.data import SourceSpec
 from ft_dagster.stages import declaration
-from ft_dagster.versions import preview
+from ft_dagster.versions.sample import sample
 from ft_dagster.workspace.workspace import Trial, Workspace
 from tests.security.projects import (
     KEY,
@@ -40,6 +40,7 @@ from tests.security.projects import (
     two_tenants,
     write,
 )
+from tests.tiny_model import make_tiny_model
 
 PLACES = {
     "outside": "../outside",
@@ -203,15 +204,14 @@ def test_a_path_that_is_not_there_says_the_same_as_one_that_is(project: Path) ->
     assert said[0] == said[1]
 
 
-def test_a_run_and_a_plan_refuse_what_check_refuses(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_and_a_plan_refuse_what_check_refuses(project: Path) -> None:
     declare(project, **sources("data/globex/rows.jsonl"))
     workspace = Workspace(load_settings(project), KEY)
     with pytest.raises(UserError, match=OUTSIDE):
         workspace.make(declaration.STAGE)
-    monkeypatch.setattr(preview, "load_tokenizer", lambda folder: SimpleNamespace(chat_template=None))
-    base = write(project / "models/base/config.json", "{}").parent
+    base = KnownTokenizer(make_tiny_model(project / "models/base"), None)
     with pytest.raises(UserError, match=OUTSIDE):
-        preview.sample(load_variant(project, KEY), project, base, workspace.roots)
+        sample(load_variant(project, KEY), project, base, workspace.roots)
 
 
 def test_a_file_that_became_a_link_is_not_read(project: Path) -> None:

@@ -24,7 +24,13 @@ from ft_dagster.data.files.gc_freeze import heap_frozen
 from ft_dagster.data.files.pace import RowPace
 from ft_dagster.data.files.tables import TableWriter
 from ft_dagster.data.mixture.cuts import IN_PART, Cut, place_of
-from ft_dagster.data.mixture.mixture_figures import GENERAL, GeneralShare, MixtureFigures, SplitFigures
+from ft_dagster.data.mixture.mixture_figures import (
+    GENERAL,
+    GeneralShare,
+    MixtureFigures,
+    SplitFigures,
+    asked_share,
+)
 from ft_dagster.data.mixture.shards import SplitWriter
 from ft_dagster.data.rendering.examples import examples_of, refuse_kind
 from ft_dagster.data.rendering.general import WATCHED, GeneralText, holdout_chunks
@@ -113,11 +119,6 @@ def build_mixture(
     file_text = dumps(figures.file_json(), indent=1, sort_keys=True) + "\n"
     (out / "mixture.json").write_text(file_text, "utf-8")
     return BuiltMixture(figures, build.sample, build.overlaps, build.cuts)
-
-
-def asked_share(general: GeneralSpec | None) -> float:
-    """Return the declared share of general text, 0 without any."""
-    return 0.0 if general is None else general.share
 
 
 class _Build:

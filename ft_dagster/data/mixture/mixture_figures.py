@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.spec.data import ShareOf
+from ft_dagster.spec.data import GeneralSpec, ShareOf
 
 if TYPE_CHECKING:
     from ft_dagster.store import Artifact
@@ -19,6 +19,11 @@ GENERAL = "general:"  # what the name of a corpus begins with among the sources
 SILENT = ("overlaps",)  # left out where they say nothing
 OUTSIDE = ("warnings",)  # of mixture.json
 COUNTED: dict[ShareOf, str] = {"processed": "tokens", "trained": "trained_tokens"}  # what a share is of
+
+
+def asked_share(general: GeneralSpec | None) -> float:
+    """Return the declared share of general text, 0 without any."""
+    return 0.0 if general is None else general.share
 
 
 @dataclass(frozen=True)

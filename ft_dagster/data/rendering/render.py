@@ -68,14 +68,13 @@ class _AnswerSpan(NamedTuple):
     ended: bool
 
 
-def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
+def load_tokenizer(folder: Path, *, base: Path | None = None, kind: Any = None) -> Any:
     """Load the fast tokenizer of a model folder, from local files; it notes which ends of an answer the base
-    declares, whose folder that is unless `base` is. Raises UserError.
+    declares, whose folder that is unless `base` is. `kind`: its class, where it is known. Raises UserError.
     """
-    from transformers import AutoTokenizer
-
+    loader = _any_tokenizer() if kind is None else kind
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         fix = "Put the model's own tokenizer.json and tokenizer_config.json there"
@@ -84,6 +83,13 @@ def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
         fix = "Save it once as a fast one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         raise UserError("the tokenizer has no tokenizer.json", file=folder, fix=fix)
     return note_ends(tokenizer, base or folder)
+
+
+def _any_tokenizer() -> Any:
+    """Return what finds the class of a tokenizer; its import takes seconds."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def note_ends(tokenizer: Any, base: Path) -> Any:
@@ -389,12 +395,20 @@ def _special(tokenizer: Any) -> re.Pattern[str]:
     """
     kept: re.Pattern[str] | None = getattr(tokenizer, "_ft_dagster_special", None)
     if kept is None:
-        words = {str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special}
-        words |= {str(word) for word in tokenizer.all_special_tokens}
-        longest_first = sorted(words - {""}, key=lambda word: (-len(word), word))
-        kept = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        tokenizer._ft_dagster_special = kept
+        kept = tokenizer._ft_dagster_special = pattern_of(special_words(tokenizer))
     return kept
+
+
+def special_words(tokenizer: Any) -> list[str]:
+    """Return the special tokens as text, the longest first."""
+    words = {str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special}
+    words |= {str(word) for word in tokenizer.all_special_tokens}
+    return sorted(words - {""}, key=lambda word: (-len(word), word))
+
+
+def pattern_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that finds any of the words; nothing where there is none."""
+    return re.compile("|".join(map(re.escape, words)) or r"(?!)")
 
 
 def eos_token(row: Row, tokenizer: Any) -> str:

@@ -1,0 +1,117 @@
+"""Counts the mixture that a declaration's rows would become, from a sample of them.
+
+Sampled rows are rendered and tokenized as the mixture will be; duplicates and overlaps with the evaluation,
+which it drops, are not looked for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.data.mixture.mixture_figures import asked_share
+from ft_dagster.data.rendering.examples import examples_of, refuse_kind
+from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
+from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.sources import read_raw, read_rows
+from ft_dagster.data.sources.locations import DeclaredAt
+from ft_dagster.model_files.weights import CONFIG
+from ft_dagster.planning.context import Counts
+from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.roots import Roots
+from ft_dagster.spec import Declared, VariantSpec
+
+ROWS = 400  # of each source, tokenized
+COUNTED = 1_000_000  # of each source, read to be counted
+
+
+class Counted(NamedTuple):
+    """Holds facts of the data, where they come from, and some of its rows. `more`: some source has more rows
+    than were counted.
+    """
+
+    counts: Counts
+    basis: str
+    test_rows: int
+    rows: tuple[Row, ...]
+    more: bool = False
+
+
+def sample(
+    declared: Declared,
+    project: Path,
+    tokenizer: KnownTokenizer,
+    roots: Roots | None = None,
+    *,
+    first: int = ROWS,
+    most: int = COUNTED,
+    say: Callable[[str], None] = lambda line: None,
+) -> Counted:
+    """Counts of the mixture to be, from the `first` rows of each source, of which at most so many are
+    counted. Raises UserError.
+    """
+    spec = declared.spec
+    longest = json.loads((tokenizer.folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
+    max_length = spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
+    exchange = spec.data.render == "auto" and tokenizer.chats
+    examples, tokens, trained, read, rows_in_all, longest = 0.0, 0.0, 0.0, list[Row](), 0, 0
+    more = False
+    for place, source in enumerate(spec.data.sources):
+        asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
+        say(f"reads rows of {source.path}")
+        rows = list(islice(read_rows(source, project, asked), first))
+        for row in rows:
+            refuse_kind(spec, row, declared.file)
+        say(f"tokenizes {len(rows):,} rows of {source.path}")
+        found = _lengths(spec, rows, tokenizer, max_length, exchange=exchange)
+        whole = len(rows)
+        if whole == first:
+            say(f"counts the rows of {source.path}")
+            whole = sum(1 for _ in islice(read_raw(source, project, asked), most))
+            more = more or whole == most
+        times = whole / len(rows)
+        examples += times * len(found)
+        tokens += times * sum(length for length, _ in found)
+        trained += times * sum(labels for _, labels in found)
+        longest = max([longest, *(length for length, _ in found)])
+        read, rows_in_all = [*read, *rows], rows_in_all + whole
+    kept = 1 - spec.data.splits.validation - spec.data.splits.test
+    mixed = spec.data.general
+    share = asked_share(mixed)
+    processed = mixed is not None and mixed.share_of == "processed"
+    general = kept * (tokens if processed else trained) * share / (1 - share)  # text: every token is trained
+    counts = Counts(
+        round(kept * examples + general / max_length),
+        round(kept * tokens + general),
+        round(kept * trained + general),
+        share,
+        max_length,
+        math.ceil(examples * spec.data.splits.validation),
+        longest,
+    )
+    looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
+    basis = f"an estimate from {looked_at}; duplicates are not looked for"
+    test_rows = round(rows_in_all * spec.data.splits.test)
+    return Counted(counts, basis, test_rows, tuple(read), more)
+
+
+def _lengths(
+    spec: VariantSpec, rows: Sequence[Row], tokenizer: KnownTokenizer, max_length: int, *, exchange: bool
+) -> list[list[int]]:
+    """Return [tokens, tokens with a label] of each example; of rows that this host rendered before, what
+    came of them then.
+    """
+
+    def find(loaded: Any) -> list[list[int]]:
+        rendered = examples_of(spec, rows, loaded, max_length, exchange=exchange)
+        found = (example for _, examples in rendered for example in examples if example.trained_tokens)
+        return [[len(example.input_ids), example.trained_tokens] for example in found]
+
+    said = sha256_json([[row.kind, row.parts] for row in rows])
+    given = {"objective": spec.objective, "train_on": spec.data.train_on, "exchange": exchange}
+    return tokenizer.answer({"lengths": said, "max_length": max_length, **given}, find)
