@@ -42,6 +42,15 @@ class Counted(NamedTuple):
     more: bool = False
 
 
+class _Lengths(NamedTuple):
+    """Counts examples, their tokens and those with a label, and the tokens of the longest."""
+
+    examples: int
+    tokens: int
+    trained: int
+    longest: int
+
+
 def sample(
     declared: Declared,
     project: Path,
@@ -68,17 +77,17 @@ def sample(
         for row in rows:
             refuse_kind(spec, row, declared.file)
         say(f"tokenizes {len(rows):,} rows of {source.path}")
-        found = _lengths(spec, rows, tokenizer, max_length, exchange=exchange)
+        made = _lengths(spec, rows, tokenizer, max_length, exchange=exchange)
         whole = len(rows)
         if whole == first:
             say(f"counts the rows of {source.path}")
             whole = sum(1 for _ in islice(read_raw(source, project, asked), most))
             more = more or whole == most
         times = whole / len(rows)
-        examples += times * len(found)
-        tokens += times * sum(length for length, _ in found)
-        trained += times * sum(labels for _, labels in found)
-        longest = max([longest, *(length for length, _ in found)])
+        examples += times * made.examples
+        tokens += times * made.tokens
+        trained += times * made.trained
+        longest = max(longest, made.longest)
         read, rows_in_all = [*read, *rows], rows_in_all + whole
     kept = 1 - spec.data.splits.validation - spec.data.splits.test
     mixed = spec.data.general
@@ -102,16 +111,16 @@ def sample(
 
 def _lengths(
     spec: VariantSpec, rows: Sequence[Row], tokenizer: KnownTokenizer, max_length: int, *, exchange: bool
-) -> list[list[int]]:
-    """Return [tokens, tokens with a label] of each example; of rows that this host rendered before, what
-    came of them then.
-    """
+) -> _Lengths:
+    """Count what the rows become; of rows that this host rendered before, what was counted then."""
 
-    def find(loaded: Any) -> list[list[int]]:
+    def find(loaded: Any) -> _Lengths:
         rendered = examples_of(spec, rows, loaded, max_length, exchange=exchange)
-        found = (example for _, examples in rendered for example in examples if example.trained_tokens)
-        return [[len(example.input_ids), example.trained_tokens] for example in found]
+        found = [example for _, examples in rendered for example in examples if example.trained_tokens]
+        lengths = [len(example.input_ids) for example in found]
+        trained = sum(example.trained_tokens for example in found)
+        return _Lengths(len(found), sum(lengths), trained, max(lengths, default=0))
 
     said = sha256_json([[row.kind, row.parts] for row in rows])
     given = {"objective": spec.objective, "train_on": spec.data.train_on, "exchange": exchange}
-    return tokenizer.answer({"lengths": said, "max_length": max_length, **given}, find)
+    return _Lengths(*tokenizer.answer({"lengths": said, "max_length": max_length, **given}, find))
