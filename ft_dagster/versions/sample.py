@@ -18,6 +18,8 @@ from ft_dagster.data.rendering.examples import examples_of, refuse_kind
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.sources import read_raw, read_rows
+from ft_dagster.data.rows.split_look import SplitLook
+from ft_dagster.data.rows.splits import split_at
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.planning.context import Counts
@@ -28,6 +30,7 @@ from ft_dagster.spec import Declared, VariantSpec
 
 ROWS = 400  # of each source, tokenized
 COUNTED = 1_000_000  # of each source, read to be counted
+PLACED = 2_000  # of each source, each placed in its split: the rest is taken to fall as the shares say
 
 
 class Counted(NamedTuple):
@@ -68,18 +71,20 @@ def sample(
     longest = json.loads((tokenizer.folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
     max_length = spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
     exchange = spec.data.render == "auto" and tokenizer.chats
-    examples, tokens, trained, read, rows_in_all, longest = 0.0, 0.0, 0.0, list[Row](), 0, 0
-    more = False
+    examples, tokens, trained, read, longest = 0.0, 0.0, 0.0, list[Row](), 0
+    rows_in_all, unplaced, more, look = 0, 0, False, SplitLook()
     for place, source in enumerate(spec.data.sources):
         asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
         say(f"reads rows of {source.path}")
-        rows = list(islice(read_rows(source, project, asked), first))
+        placed = list(islice(read_rows(source, project, asked), PLACED))
+        rows = placed[:first]
+        look.add(*placed)
         for row in rows:
             refuse_kind(spec, row, declared.file)
         say(f"tokenizes {len(rows):,} rows of {source.path}")
         made = _lengths(spec, rows, tokenizer, max_length, exchange=exchange)
-        whole = len(rows)
-        if whole == first:
+        whole = len(placed)
+        if whole == PLACED:
             say(f"counts the rows of {source.path}")
             whole = sum(1 for _ in islice(read_raw(source, project, asked), most))
             more = more or whole == most
@@ -88,7 +93,7 @@ def sample(
         tokens += times * made.tokens
         trained += times * made.trained
         longest = max(longest, made.longest)
-        read, rows_in_all = [*read, *rows], rows_in_all + whole
+        read, rows_in_all, unplaced = [*read, *rows], rows_in_all + whole, unplaced + whole - len(placed)
     kept = 1 - spec.data.splits.validation - spec.data.splits.test
     mixed = spec.data.general
     share = asked_share(mixed)
@@ -105,7 +110,8 @@ def sample(
     )
     looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
     basis = f"an estimate from {looked_at}; duplicates are not looked for"
-    test_rows = round(rows_in_all * spec.data.splits.test)
+    fallen = sum(split_at(position, spec.data.splits) == "test" for position in look.positions())
+    test_rows = fallen + round(unplaced * spec.data.splits.test)
     return Counted(counts, basis, test_rows, tuple(read), more)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from ft_dagster.cli import main
+from ft_dagster.data.rows.splits import position_of, split_at
 from ft_dagster.errors import UserError, all_of
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.spec.data import SplitsSpec
 from ft_dagster.versions.check import check_variant
 
 KEY = VariantKey("acme", "support")
@@ -295,6 +297,16 @@ def test_few_steps_and_few_test_rows_are_warned_of_with_the_numbers(
     shown = capsys.readouterr().out
     assert shown.startswith("ok acme.support")
     assert f"  ! {steps}"[:60] in shown
+
+
+def test_the_test_rows_that_are_too_few_are_those_that_fall_into_the_split(project: Path) -> None:
+    # 80 rows, of which a tenth should be tested; their hashes put more there, as in the data set of a run.
+    fallen = sum(split_at(position_of(f"what is {n}?"), SplitsSpec()) == "test" for n in range(80))
+    assert fallen != round(80 * SplitsSpec().test)
+    (project / "tenants/acme/support.yaml").write_text(TEXT.replace(", task: [tasks/quiz.yaml]", ""))
+    twice = prompts(80).splitlines(keepends=True)
+    (project / "rows.jsonl").write_text("".join([*twice, *twice[:30]]))  # an equal row falls nowhere twice
+    assert f"of {fallen} questions even a model" in warnings(project)[1]
 
 
 def test_enough_rows_are_not_warned_of(project: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,10 +13,11 @@ from typing import Literal
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import READ
 from ft_dagster.data.rows.sources import read_raw, read_rows
-from ft_dagster.data.rows.splits import position_of_normal
+from ft_dagster.data.rows.split_look import SplitLook
 from ft_dagster.data.sources.formats import BESIDE, COLUMNS, LEARNED
-from ft_dagster.data.sources.locations import DeclaredAt
+from ft_dagster.data.sources.locations import DeclaredAt, is_hub, is_s3
 from ft_dagster.data.sources.readers import columns_of
+from ft_dagster.data.sources.upstream import is_asset
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import DEFAULT, RowKind
 from ft_dagster.spec.data import SourceSpec
@@ -108,18 +109,44 @@ def _unlike(fields: dict[str, str]) -> dict[str, str]:
     return {} if all(ours == theirs for ours, theirs in fields.items()) else fields
 
 
+def named_fields(
+    columns: Sequence[str], question: str | None = None, answer: str | None = None, text: str | None = None
+) -> dict[str, str]:
+    """Return `fields` by the columns that are named, the others by their usual names. Raises UserError."""
+    if text is not None:
+        return {"text": text}
+    inferred = infer_fields(columns)
+    usual = question_and_answer(inferred or {})
+    asked, answered = question or usual[0], answer or usual[1]
+    if inferred is not None and (asked, answered) == usual:
+        return inferred
+    if asked and answered:
+        return mapped(columns, asked, answered)
+    raise unknown_columns(columns)
+
+
+def rows_of(
+    data: str, here: Path, fields: Callable[[tuple[str, ...]], dict[str, str]] = named_fields
+) -> InferredRows | None:
+    """Infer from rows that lie here, under the `fields` of their columns; rows of elsewhere, which may ask a
+    network, are not read. Raises UserError.
+    """
+    elsewhere = is_s3(data) or is_asset(data) or is_hub(SourceSpec(path=data), here)
+    return None if elsewhere else infer_rows(data, here, fields(first_columns(data, here)))
+
+
 def infer_rows(path: str, here: Path, fields: Mapping[str, str]) -> InferredRows:
     """Read the first rows under `fields`. Raises UserError for the first that a run would refuse."""
     formats: dict[str, str] = {}
     source, asked = SourceSpec(path=path, fields=dict(fields)), DeclaredAt(field="--data")
-    different = dict[bytes, float]()
+    look = SplitLook()
     answers, longest, number = list[str](), 0, 0
     kind: RowKind = "text"
     for number, row in enumerate(islice(read_rows(source, here, asked, formats), READ + 1), 1):
         if number > READ:
             break
         kind = row.kind
-        different.setdefault(row.identity, position_of_normal(row.first_turn))
+        look.add(row)
         answers.append(answer_of(row))
         longest = max(longest, len(answers[-1].encode()))
     objective, scored, why = _taught(kind, answers)
@@ -129,9 +156,7 @@ def infer_rows(path: str, here: Path, fields: Mapping[str, str]) -> InferredRows
         read.add("content")
     unread = tuple(name for name in columns if name not in (*read, *fields.values()))
     more = number > READ
-    return InferredRows(
-        dict(fields), unread, kind, objective, scored, why, longest, tuple(different.values()), more
-    )
+    return InferredRows(dict(fields), unread, kind, objective, scored, why, longest, look.positions(), more)
 
 
 def unknown_columns(columns: Sequence[str]) -> UserError:
