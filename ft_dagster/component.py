@@ -13,7 +13,7 @@ from ft_dagster.automation.jobs import JOB
 from ft_dagster.build import build_defs
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey
-from ft_dagster.spec.start import start_project
+from ft_dagster.spec.start import StartedProject, new_declaration, start_project
 
 FOLDER = "project"  # of the variants, beside the defs.yaml that a scaffold makes
 
@@ -24,6 +24,9 @@ class ProjectParams(BaseModel):
     base_model: str = Field(description="Local folder, hub id or s3:// prefix")
     data: str = Field(description="The tenant's rows: file, folder, glob, s3:// or hub id")
     variant: str = Field("acme.support", description="tenant.variant")
+    question: str = Field("", description="The column that asks; else by its name")
+    answer: str = Field("", description="The column that is learned; else by its name")
+    text: str = Field("", description="The column of raw text, in place of both")
     key_prefix: str = Field("", description="What the keys of its assets begin with; else the folder's name")
 
     @field_validator("variant")
@@ -69,11 +72,28 @@ class ProjectScaffolder(dg.Scaffolder[ProjectParams]):
         params = request.params
         key = VariantKey.parse(params.variant)
         prefix = params.key_prefix or prefix_of(request.target_path)
-        started = start_project(request.target_path / FOLDER, key, params.base_model, params.data)
+        try:
+            started = _started(request.target_path / FOLDER, key, params)
+        except UserError as error:
+            raise click.ClickException(str(error)) from None
         scaffold_component(request, {"project": FOLDER, "key_prefix": prefix})
         for message in started.said:
             click.echo(message)
         click.echo(f"Next: dg dev, then dg launch --job {Graph.of(prefix).name(JOB)} --partition {key}")
+
+
+def _started(folder: Path, key: VariantKey, params: ProjectParams) -> StartedProject:
+    """Make a project, its declaration inferred from the rows as `ft-dagster init` does. Raises UserError
+    before anything is written.
+    """
+    from ft_dagster.data.rows.infer import named_fields, rows_of
+    from ft_dagster.versions.first_declaration import first_declaration
+
+    new_declaration(folder, key)
+    named = (params.question or None, params.answer or None, params.text or None)
+    rows = rows_of(params.data, Path.cwd(), lambda columns: named_fields(columns, *named))
+    start = first_declaration(folder, str(key), params.base_model, params.data, rows)
+    return start_project(folder, key, params.base_model, params.data, start)
 
 
 def prefix_of(folder: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from click import ClickException
 from dagster._core.run_coordinator import SubmitRunContext
 from dagster._core.test_utils import create_run_for_test
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -34,6 +35,7 @@ from ft_dagster.spec import Declarations, VariantKey
 from tests.e2e.project import write_project, write_yaml
 from tests.instances import new_instance
 from tests.present import present
+from tests.spec.small_base import lay_base
 
 OWN = """
 import dagster as dg
@@ -255,10 +257,10 @@ def scaffolded(folder: Path, **asked: str) -> dict[str, Any]:
     """Scaffold a project in a folder; return the attributes of its defs.yaml."""
     from dagster.components.component_scaffolding import scaffold_object
 
-    rows, base = folder.parent / "rows.jsonl", folder.parent / "base"
-    rows.write_text('{"instruction": "a", "output": "b"}\n')
-    base.mkdir(exist_ok=True)
-    (base / "config.json").write_text("{}")
+    rows = folder.parent / "rows.jsonl"
+    rows.write_text("".join(f'{{"letter": "letter {n}", "desk": "desk {n % 3}"}}\n' for n in range(400)))
+    base = folder.parent / "base"
+    base = base if base.exists() else lay_base(base, 135_000)
     given = {"base_model": str(base), "data": str(rows), "variant": "acme.first", **asked}
     scaffold_object(folder, "ft_dagster.FineTuning", json.dumps(given), "yaml", folder.parent)
     attributes: dict[str, Any] = yaml.safe_load((folder / "defs.yaml").read_text())["attributes"]
@@ -267,7 +269,19 @@ def scaffolded(folder: Path, **asked: str) -> dict[str, Any]:
 
 def test_the_scaffold_makes_a_project_with_a_first_declaration(tmp_path: Path) -> None:
     assert scaffolded(tmp_path / "models")["project"] == "project"
-    assert (tmp_path / "models" / "project" / "tenants" / "acme" / "first.yaml").is_file()
+    project = tmp_path / "models" / "project"
+    assert (project / "tenants" / "acme" / "first.yaml").is_file()
+    spec = Declarations(project).declared(VariantKey("acme", "first")).spec
+    assert spec.data.sources[0].fields == {"instruction": "letter", "output": "desk"}
+    assert spec.evaluation.kind == "label"
+
+
+def test_the_scaffold_takes_the_columns_it_is_given_and_asks_for_them_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ClickException, match=r"columns|no such column"):
+        scaffolded(tmp_path / "none", question="lettr", answer="desk")
+    scaffolded(tmp_path / "turned", question="desk", answer="letter")
+    written = (tmp_path / "turned" / "project" / "tenants" / "acme" / "first.yaml").read_text()
+    assert "fields: {instruction: desk, output: letter}" in written
 
 
 @pytest.mark.parametrize(

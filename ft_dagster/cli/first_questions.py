@@ -10,22 +10,12 @@ from typing import TypeVar
 import typer
 
 from ft_dagster.cli.common import escape, out, tell
-from ft_dagster.data.rows.infer import (
-    InferredRows,
-    first_columns,
-    infer_fields,
-    infer_rows,
-    mapped,
-    question_and_answer,
-    unknown_columns,
-)
-from ft_dagster.data.sources.locations import is_hub, is_s3, rows_from
+from ft_dagster.data.rows.infer import infer_fields, named_fields, question_and_answer, rows_of
+from ft_dagster.data.sources.locations import rows_from
 from ft_dagster.data.sources.readers import columns_of
-from ft_dagster.data.sources.upstream import is_asset
 from ft_dagster.errors import UserError
 from ft_dagster.models.base import base_from
 from ft_dagster.spec import VariantKey
-from ft_dagster.spec.data import SourceSpec
 from ft_dagster.spec.start import StartedProject, new_declaration, start_project
 from ft_dagster.versions.first_declaration import first_declaration
 
@@ -60,7 +50,7 @@ class FirstAnswers:
         data = self._asked("Rows (file)", self.data, None, lambda place: rows_from(place, here, "--data"))
         key = self._asked("Variant (tenant.name)", self.variant, "acme.support", VariantKey.parse)
         new_declaration(folder, key)
-        rows = self._rows(data, here)
+        rows = rows_of(data, here, self._fields)
         start = first_declaration(folder, str(key), base, data, rows)
         return start_project(folder, key, base, data, start), folder, str(key)
 
@@ -79,26 +69,16 @@ class FirstAnswers:
             except UserError as error:
                 out.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
 
-    def _rows(self, data: str, here: Path) -> InferredRows | None:
-        """Infer from rows that lie here; those of elsewhere, which may ask a network, are not read."""
-        elsewhere = is_s3(data) or is_asset(data) or is_hub(SourceSpec(path=data), here)
-        return None if elsewhere else infer_rows(data, here, self._fields(first_columns(data, here)))
-
     def _fields(self, columns: tuple[str, ...]) -> dict[str, str]:
-        if self.text is not None:
-            return {"text": self.text}
-        inferred = infer_fields(columns)
-        asked, answered = question_and_answer(inferred or {})
-        question, answer = self.question or asked, self.answer or answered
-        if self.asks and (inferred is None or asked):
-            tell(f"columns: {columns_of(columns)}")
-            question = self.question or _column("Column that asks", asked, columns)
-            answer = self.answer or _column("Column that is learned", answered, columns)
-        if inferred is not None and (question, answer) == (asked, answered):
-            return inferred
-        if question and answer:
-            return mapped(columns, question, answer)
-        raise unknown_columns(columns)
+        question, answer = self.question, self.answer
+        if self.asks and self.text is None:
+            inferred = infer_fields(columns)
+            usual = question_and_answer(inferred or {})
+            if inferred is None or usual[0]:
+                tell(f"columns: {columns_of(columns)}")
+                question = question or _column("Column that asks", usual[0], columns)
+                answer = answer or _column("Column that is learned", usual[1], columns)
+        return named_fields(columns, question, answer, self.text)
 
 
 def _column(what: str, usual: str | None, columns: tuple[str, ...]) -> str:
