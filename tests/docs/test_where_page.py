@@ -1,4 +1,4 @@
-"""docs/where.md answers forty questions by files and names that the package has."""
+"""docs/where.md answers each question by a file and a name that the package has."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def defined(file: Path) -> set[str]:
 
 def test_each_question_names_a_file_and_what_it_defines() -> None:
     rows = ROW.findall(PAGE)
-    assert len(rows) == len({question for question, _, _ in rows}) == PAGE.count("? |") == 40
+    assert len(rows) == len({question for question, _, _ in rows}) == PAGE.count("? |") >= 40
     wrong = [
         f"{file}: {name}"
         for _, file, name in rows
