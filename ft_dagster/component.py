@@ -1,6 +1,7 @@
 """Offers fine-tuning as a Dagster Component: a `dg` project adds a project's variants with one defs.yaml."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -75,6 +76,8 @@ class ProjectScaffolder(dg.Scaffolder[ProjectParams]):
         try:
             started = _started(request.target_path / FOLDER, key, params)
         except UserError as error:
+            with suppress(OSError):  # Dagster made the folder, and takes one that is there for a component
+                request.target_path.rmdir()
             raise click.ClickException(str(error)) from None
         scaffold_component(request, {"project": FOLDER, "key_prefix": prefix})
         for message in started.said:

@@ -279,6 +279,7 @@ def test_the_scaffold_makes_a_project_with_a_first_declaration(tmp_path: Path) -
 def test_the_scaffold_takes_the_columns_it_is_given_and_asks_for_them_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ClickException, match=r"columns|no such column"):
         scaffolded(tmp_path / "none", question="lettr", answer="desk")
+    assert not (tmp_path / "none").exists()
     scaffolded(tmp_path / "turned", question="desk", answer="letter")
     written = (tmp_path / "turned" / "project" / "tenants" / "acme" / "first.yaml").read_text()
     assert "fields: {instruction: desk, output: letter}" in written
