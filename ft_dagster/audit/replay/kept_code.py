@@ -5,6 +5,7 @@ day.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import platform
@@ -14,11 +15,11 @@ import sysconfig
 import tarfile
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.digest import hash_folder, payload_digest
+from ft_dagster.provenance.digest import FileDigest, payload_digest
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.store import Store
 
@@ -26,12 +27,10 @@ PACKAGE = "ft_dagster"
 NOT_USED = ("ft-dagster", "dagster")  # the code is the kept one, and stages know nothing of Dagster
 
 
-def unpack_code(store: Store, digest: str, folder: Path) -> Path:
-    """Return a folder to put before all others on Python's path: the package of this digest, and nothing
-    else.
+def kept_code(store: Store, digest: str) -> dict[str, bytes]:
+    """Return the files of the package of this digest, by their path in it.
 
-    Raises UserError where the store has it no more, or has other files under its name; OSError where it
-    cannot be written.
+    Raises UserError where the store has it no more, or has other files under its name.
     """
     name = f"shared/code/{digest}.tar.gz"
     try:
@@ -39,16 +38,32 @@ def unpack_code(store: Store, digest: str, folder: Path) -> Path:
     except FileNotFoundError:
         fix = "Restore it from a backup: without the code that made it nothing can be made again"
         raise UserError("the code that made this is gone", file=store.uri(name), fix=fix) from None
-    target = folder / digest[:16]
-    target.mkdir(parents=True)
+    files: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-            archive.extractall(target, filter="data")
-    except (gzip.BadGzipFile, EOFError, zlib.error, tarfile.TarError):
+            for entry in archive:
+                room, *path = PurePosixPath(entry.name).parts
+                file = archive.extractfile(entry) if entry.isreg() else None
+                if file is None or room != PACKAGE or not path or ".." in path:
+                    raise _altered(store, name)
+                files["/".join(path)] = file.read()
+    except (gzip.BadGzipFile, EOFError, zlib.error, tarfile.TarError, ValueError):
         raise _altered(store, name) from None
-    names = [entry.name for entry in target.iterdir()]
-    if names != [PACKAGE] or payload_digest(hash_folder(target / PACKAGE)) != digest:
+    hashed = [FileDigest(path, len(held), hashlib.sha256(held).hexdigest()) for path, held in files.items()]
+    if payload_digest(hashed) != digest:
         raise _altered(store, name)
+    return files
+
+
+def unpack_code(store: Store, digest: str, folder: Path) -> Path:
+    """Return a folder to put before all others on Python's path: the package of this digest, and nothing
+    else. Raises as `kept_code` does, and OSError where it cannot be written.
+    """
+    files, target = kept_code(store, digest), folder / digest[:16]
+    for path, content in files.items():
+        file = target / PACKAGE / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
     return target
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ft_dagster.audit.audit import Audit, index_error
 from ft_dagster.audit.index.follow import (
@@ -26,7 +25,7 @@ from ft_dagster.audit.index.follow import (
     tenant_prefixes,
 )
 from ft_dagster.audit.index.index import Indexed, LogEntry, SeenFile, tenant_of
-from ft_dagster.audit.replay.kept_code import unpack_code
+from ft_dagster.audit.replay.kept_code import kept_code
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import UNCOUNTED, entry_path, read_log
 from ft_dagster.lineage.tries import refuse_unrecorded, tries
@@ -235,11 +234,10 @@ def _of_code(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]:
         except MALFORMED as error:
             yield problem_of(error, audit.store.uri(each.place.manifest_of(each.generation)))
     for digest in digests:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                unpack_code(audit.store, digest, Path(folder))
-            except UserError as error:
-                yield str(error)
+        try:
+            kept_code(audit.store, digest)
+        except UserError as error:
+            yield str(error)
 
 
 def _of_log(audit: Audit, prefix: str, name: str, *, known: Sequence[LogEntry]) -> Iterator[str]:

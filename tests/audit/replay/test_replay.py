@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import resource
@@ -31,6 +32,7 @@ from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.launch import processes
 from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE
 from ft_dagster.provenance.code import source_archive, source_digest
+from ft_dagster.provenance.digest import FileDigest, payload_digest
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.settings import EvaluationSettings, Settings, load_settings
 from ft_dagster.spec import VariantKey
@@ -91,6 +93,15 @@ def test_code_of_another_digest_is_not_run(store: Store, tmp_path: Path, files: 
     with pytest.raises(UserError, match="not the one of its digest"):
         unpack_code(store, "b" * 64, tmp_path / "code")
     assert not (tmp_path / "outside.py").exists()
+
+
+def test_code_that_would_lie_outside_of_its_package_is_not_unpacked(store: Store, tmp_path: Path) -> None:
+    """Though its digest is that of its files: who forges the archive can forge what names it."""
+    digest = payload_digest([FileDigest("../outside.py", 0, hashlib.sha256().hexdigest())])
+    archived(store, digest, {"ft_dagster/../outside.py": b""})
+    with pytest.raises(UserError, match="not the one of its digest"):
+        unpack_code(store, digest, tmp_path / "code")
+    assert not list(tmp_path.rglob("outside.py"))
 
 
 def test_an_archive_that_is_none_is_not_run(store: Store, tmp_path: Path) -> None:
