@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from ft_dagster.launch.warm import choice
+from tests.longest import LONGEST
 from tests.once import made_once
 from tests.postgres import PostgresServer, serve_postgres
 from tests.s3_server import S3Server, serve_s3
@@ -40,22 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Servers of this suite alone fork its programs, the same for all workers of pytest-xdist."""
     if not hasattr(config, "workerinput"):
         os.environ[choice.FOLDER] = tempfile.mkdtemp(prefix="ft_dagster-warm-")
-
-
-# What takes longest goes first, so that no worker of pytest-xdist is left alone with it at the end.
-LONGEST = (
-    "e2e/test_instance",
-    "training/test_ranks",
-    "automation/experiments/",
-    "compat/",
-    "e2e/",
-    "automation/",
-    "chaos/",
-    "training/",
-    "export/",
-    "stages/",
-    "launch/",
-)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

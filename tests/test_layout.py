@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LONGEST
+from tests.longest import LONGEST
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -24,7 +24,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks.load import load_task
 from ft_dagster.evaluation.tasks.tasks import resolve_tasks
 from ft_dagster.settings import load_settings
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.data import SourceSpec
 
 project, commit, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 roots, said = load_settings(project).roots("acme"), {}

@@ -92,7 +92,7 @@ def test_what_was_told_as_the_process_was_killed_is_told_again_by_the_same_id(
         "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
         "from ft_dagster.fleet.events.delivery import deliver\n"
         "from ft_dagster.fleet.events.outbox import Outbox\n"
-        "from ft_dagster.settings import NotificationTarget\n"
+        "from ft_dagster.notification_settings import NotificationTarget\n"
         "input()\n"
         "targets = {'ops': NotificationTarget(webhook=sys.argv[2])}\n"
         "deliver(Outbox(sys.argv[1]), targets, Path('.'), lambda: datetime.now(UTC))\n"
