@@ -17,9 +17,8 @@ from ft_dagster.report.pages.live import (
     menu,
 )
 
-LONG_HEX = re.compile(
-    r"\b([0-9a-f]{12})[0-9a-f]{13,}"
-)  # an identity, of which a line has room for the beginning
+# An identity, of which a line has room for the beginning.
+LONG_HEX = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{13,}")
 
 
 def audit_page(tool: str, kept: Sequence[KeptAnswer]) -> LivePage:

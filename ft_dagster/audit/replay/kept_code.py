@@ -24,6 +24,7 @@ from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.store import Store
 
 PACKAGE = "ft_dagster"
+MOST_BYTES = 200_000_000  # of a package: more is not read into memory
 NOT_USED = ("ft-dagster", "dagster")  # the code is the kept one, and stages know nothing of Dagster
 
 
@@ -38,13 +39,14 @@ def kept_code(store: Store, digest: str) -> dict[str, bytes]:
     except FileNotFoundError:
         fix = "Restore it from a backup: without the code that made it nothing can be made again"
         raise UserError("the code that made this is gone", file=store.uri(name), fix=fix) from None
-    files: dict[str, bytes] = {}
+    files, left = dict[str, bytes](), MOST_BYTES
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
             for entry in archive:
                 room, *path = PurePosixPath(entry.name).parts
-                file = archive.extractfile(entry) if entry.isreg() else None
-                if file is None or room != PACKAGE or not path or ".." in path:
+                left -= entry.size
+                file = archive.extractfile(entry) if entry.isreg() and left >= 0 else None
+                if file is None or room != PACKAGE or not path or ".." in path or "\0" in entry.name:
                     raise _altered(store, name)
                 files["/".join(path)] = file.read()
     except (gzip.BadGzipFile, EOFError, zlib.error, tarfile.TarError, ValueError):

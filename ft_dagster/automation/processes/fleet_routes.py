@@ -31,6 +31,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 KEPT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
+UNKNOWN_NAME = "This name is not known here: open the page by the address of this host, or localhost\n"
 
 
 def fleet_routes(reader: Callable[[], FleetReader], host: str) -> list[BaseRoute]:
@@ -40,17 +41,13 @@ def fleet_routes(reader: Callable[[], FleetReader], host: str) -> list[BaseRoute
     def page(made: Callable[[Request], Response]) -> Callable[[Request], Response]:
         async def answer(request: Request) -> Response:
             if not is_own_name(request.headers.get("host", ""), named):
-                said = (
-                    "This name is not known here: open the page by the address of this host, or localhost\n"
-                )
-                return PlainTextResponse(said, 421, HEADERS)
+                return PlainTextResponse(UNKNOWN_NAME, 421, HEADERS)
             try:
                 return await run_in_threadpool(made, request)
             except Exception as error:
                 if not isinstance(error, UserError) and not unreachable(error):
                     raise
-                reached = "" if isinstance(error, UserError) else "the storage could not be reached: "
-                return _html(LivePage("Not to be shown", "", menu(""), (), [f"{reached}{error}"]), 503)
+                return _not_to_be_shown(error)
 
         return answer  # type: ignore[return-value]
 
@@ -97,6 +94,11 @@ def fleet_routes(reader: Callable[[], FleetReader], host: str) -> list[BaseRoute
         f"{ROOT}/{{key}}/report": report,
     }
     return [Route(path, page(made)) for path, made in served.items()]
+
+
+def _not_to_be_shown(error: Exception) -> Response:
+    reached = "" if isinstance(error, UserError) else "the storage could not be reached: "
+    return _html(LivePage("Not to be shown", "", menu(""), (), [f"{reached}{error}"]), 503)
 
 
 def is_own_name(host: str, named: set[str]) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from ft_dagster.audit.replay import rebuild_stage, recipe
+from ft_dagster.audit.replay import kept_code, rebuild_stage, recipe
 from ft_dagster.audit.replay.kept_code import build_environment, environment_differences, unpack_code
 from ft_dagster.audit.replay.recipe import lay_out, recorded_of
 from ft_dagster.audit.replay.replay import otherwise_before, replay, whole_steps
@@ -102,6 +102,19 @@ def test_code_that_would_lie_outside_of_its_package_is_not_unpacked(store: Store
     with pytest.raises(UserError, match="not the one of its digest"):
         unpack_code(store, digest, tmp_path / "code")
     assert not list(tmp_path.rglob("outside.py"))
+
+
+def test_code_that_is_larger_than_any_package_is_not_read(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"ft_dagster/a.py": b"0" * 60, "ft_dagster/b.py": b"0" * 60}
+    hashed = [FileDigest(path.partition("/")[2], 60, hashlib.sha256(b"0" * 60).hexdigest()) for path in files]
+    digest = payload_digest(hashed)
+    archived(store, digest, files)
+    assert unpack_code(store, digest, tmp_path / "code").is_dir()
+    monkeypatch.setattr(kept_code, "MOST_BYTES", 100)
+    with pytest.raises(UserError, match="not the one of its digest"):
+        unpack_code(store, digest, tmp_path / "large")
 
 
 def test_an_archive_that_is_none_is_not_run(store: Store, tmp_path: Path) -> None:
