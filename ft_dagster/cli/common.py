@@ -155,7 +155,7 @@ def _fit(table: Table, width: int) -> None:
     widest columns first, whatever their words. Where that is too much, padding goes first.
     """
     columns = [
-        [Measurement.get(out, out.options, cell) for cell in (column.header, *column._cells)]
+        [Measurement.get(out, out.options, cell) for cell in (column.header, *column.cells)]
         for column in table.columns
     ]
     widest = [max(each.maximum for each in cells) for cells in columns]
