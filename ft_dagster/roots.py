@@ -56,12 +56,12 @@ class Roots(BaseModel):
         sign.
         """
         given = str(path)
-        real = Path(os.path.realpath(given if os.path.lexists(given) else _before_magic(given)))
-        if any(real.is_relative_to(place) for place in self.never):
+        real = os.path.realpath(given if os.path.lexists(given) else _before_magic(given))
+        if any(_is_below(real, place) for place in self.never):
             return False
         roots = (*self.folders, *self.bases) if base else self.folders
-        deepest = max((len(root.parts) for root in roots if real.is_relative_to(root)), default=0)
-        return deepest >= max(1, self._closed(real))
+        deepest = max((len(root.parts) for root in roots if _is_below(real, root)), default=0)
+        return deepest >= max(1, self._closed(Path(real)))
 
     def may_find(self, path: Path | str) -> bool:
         """Say whether a glob may tell that this is there.
@@ -131,6 +131,10 @@ class Roots(BaseModel):
 
     def _is_another(self, name: str) -> bool:
         return name != self.tenant and os.path.isdir(self.project / "tenants" / name)
+
+
+def _is_below(real: str, place: Path) -> bool:
+    return real == str(place) or real.startswith(f"{str(place).rstrip(os.sep)}{os.sep}")
 
 
 def outside(value: str, *, file: object = None, field: str | None = None, base: bool = False) -> UserError:

@@ -20,7 +20,7 @@ from ft_dagster.automation.board import show_board
 from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.fleet_table import empty_fleet, open_fleet, refuse_lost
 from ft_dagster.automation.jobs import JOB
-from ft_dagster.automation.past_runs import charged, charges_tag, past_runs
+from ft_dagster.automation.past_runs import charged, charges_tag, past_runs, runs_of_many
 from ft_dagster.automation.shown_releases import show_unshown
 from ft_dagster.automation.tags import CHARGES, DUE, VARIANT, variant_tags
 from ft_dagster.dagster_private import PARTITION
@@ -51,6 +51,7 @@ from ft_dagster.store import Store
 OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a moment after it said it happened
 TIE = timedelta(milliseconds=1)  # to which the times of changes may be rounded
 MOST_RUNS, MOST_RELEASES = 2_000, 2_000  # that one tick reads
+AT_ONCE = 50  # variants whose runs are read by one query
 LEARN_SECONDS = 4.0  # of a tick, for reading runs and store of variants; the rest is the next tick's
 ORDERS, ROTATION, READ, SHARED_STATE = "orders", "rotation", "read", "shared_state"
 WHOLE = "whole"  # of READ: all up to the sensor's cursor was read; else the cursor up to which it was
@@ -326,11 +327,14 @@ def _learn(
     rows = table.unlearnt(MOST_RUNS)
     others = table.paid() if rows else []
     end, done = time.monotonic() + LEARN_SECONDS, list[FleetRow]()
-    watched = dict[str, Watched]()
-    for row in rows:
+    watched, read = dict[str, Watched](), dict[str, list[dg.RunRecord]]()
+    for at, row in enumerate(rows):
         known, places = row, list[WatchedPlace]()
+        if at % AT_ONCE == 0:
+            read = runs_of_many(instance, [each.key for each in rows[at : at + AT_ONCE]], graph)
         try:
-            newest = past_runs(instance, row.state.key, graph, row.state.retrain.max_attempts)
+            attempts = row.state.retrain.max_attempts
+            newest = past_runs(instance, row.state.key, graph, attempts, read.get(row.key))
             runs = history(newest, row.edited)
             known = _with_runs(row, runs)
             known, places = learn(

@@ -30,22 +30,44 @@ SUCCESS = dg.DagsterRunStatus.SUCCESS
 MOST_PAGES = 100  # that are gone through for attempts: many runs may be of single assets, or run again
 
 
+def runs_of_many(
+    instance: dg.DagsterInstance, keys: Sequence[str], graph: Graph
+) -> dict[str, list[dg.RunRecord]]:
+    """Return all runs of several variants by one query, the newest first; of none of them where they are
+    more than a page each.
+    """
+    filters = dg.RunsFilter(job_name=graph.name(JOB), tags={PARTITION: list(keys)})
+    most = MOST_RUNS * len(keys)
+    records = instance.get_run_records(filters, limit=most) if keys else []
+    if len(records) == most:
+        return {}
+    found: dict[str, list[dg.RunRecord]] = {key: [] for key in keys}
+    for record in records:
+        found[record.dagster_run.tags[PARTITION]].append(record)
+    return found
+
+
 def past_runs(
-    instance: dg.DagsterInstance, key: VariantKey, graph: Graph, attempts: int
+    instance: dg.DagsterInstance,
+    key: VariantKey,
+    graph: Graph,
+    attempts: int,
+    known: Sequence[dg.RunRecord] | None = None,
 ) -> Iterator[PastRun]:
     """Yield the newest runs of a variant's whole chain, the newest first, at least `attempts` of them where
     there are as many since one succeeded, and the last that succeeded. What Dagster runs again counts as one;
-    what a person ran of single assets counts while it runs alone.
+    what a person ran of single assets counts while it runs alone. `known`: all its runs, if they were read.
     """
     filters = dg.RunsFilter(job_name=graph.name(JOB), tags={PARTITION: str(key)})
     whole = {graph.key(name) for name in WHOLE_CHAIN}
     records: list[dg.RunRecord] = []
     page: Sequence[dg.RunRecord] = ()
-    for page in islice(_pages(instance, filters), MOST_PAGES):
+    pages = _pages(instance, filters) if known is None else iter([known])
+    for page in islice(pages, MOST_PAGES):
         records += [record for record in page if _counts(record, whole)]
         if any(map(_succeeded, records)) or sum(map(_is_last_try, records)) >= attempts:
             break
-    if len(page) == MOST_RUNS and not any(map(_succeeded, records)):
+    if known is None and len(page) == MOST_RUNS and not any(map(_succeeded, records)):
         only = dg.RunsFilter(job_name=filters.job_name, tags=filters.tags, statuses=[SUCCESS])
         found = chain.from_iterable(_pages(instance, only))
         records += islice((each for each in found if _counts(each, whole)), 1)

@@ -9,7 +9,8 @@ import dagster as dg
 import pytest
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
 
-from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.assets.partitions import GRAPH, PARTITIONS
+from ft_dagster.automation.past_runs import past_runs, runs_of_many
 from ft_dagster.automation.processes.unfinished import come_to_each_failure
 from ft_dagster.automation.tags import CHARGES, DUE
 from ft_dagster.fleet.history import MOST_RUNS
@@ -127,6 +128,22 @@ def test_a_failed_run_is_tried_again_later_and_then_parked(
     declare(project, "acme.daily", retrain={"cron": "0 13 * * *", "max_attempts": 2})
     (mended,) = tick(project, instance, now + 9 * DAY)
     assert mended.tags[DUE] == "2026-03-02T13.00Z"
+
+
+def test_the_runs_of_many_variants_are_read_by_one_query_as_each_by_its_own(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [VariantKey("acme", name) for name in ("first", "other", "never")]
+    for status in (STATUS.SUCCESS, STATUS.FAILURE, STATUS.QUEUED):
+        for key in keys[:2]:
+            run_of(instance, dg.RunRequest(f"{key} {status}", partition_key=str(key)), status)
+    many = runs_of_many(instance, [str(key) for key in keys], GRAPH)
+    for key in keys:
+        known = list(past_runs(instance, key, GRAPH, 5, many[str(key)]))
+        assert known == list(past_runs(instance, key, GRAPH, 5))
+        assert len(known) == (3 if key in keys[:2] else 0)
+    monkeypatch.setattr("ft_dagster.automation.past_runs.MOST_RUNS", 2)
+    assert runs_of_many(instance, [str(key) for key in keys], GRAPH) == {}  # then each is asked for alone
 
 
 @pytest.mark.long
