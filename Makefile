@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := examples/demo
 RUN := $(BIN)/ft-dagster --project $(DEMO)
+# What tests make goes into memory where that has room: each commit of a store waits for its disk.
+ROOM := $(shell df --output=avail -k /dev/shm 2>/dev/null | tail -1)
+IN_MEMORY := $(shell [ "$(ROOM)" -gt 8000000 ] 2>/dev/null && echo TMPDIR=/dev/shm)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 HANGS := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true  # a test that does not end fails by its name
 
@@ -39,10 +42,10 @@ screenshots: install  ## the pictures of docs/ui.md, after `make demo`; needs Ch
 	$(BIN)/python -m tests.e2e.screenshots $(DEMO)
 
 test: install  ## what CI runs
-	$(PYTEST) $(HANGS) -m "not long"
+	$(IN_MEMORY) $(PYTEST) $(HANGS) -m "not long"
 
 quick: install  ## the inner loop, one to two minutes
-	$(PYTEST) -m "not slow and not long"
+	$(IN_MEMORY) $(PYTEST) -m "not slow and not long"
 
 test-all: .venv/extras  ## also what takes long: the whole demo, and what needs an extra (ray, k8s)
 	$(PYTEST)

@@ -47,6 +47,7 @@ def test_every_stage_runs_at_toy_size_without_a_gpu(lane: Run, packed: Path, tmp
     assert sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) < 4e6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_stage_writes_what_the_machine_is_and_the_next_call_keeps_it(
     lane: Run, packed: Path, tmp_path: Path

@@ -112,6 +112,7 @@ def test_a_rollback_stands_where_its_page_cannot_be_made(kept: Path) -> None:
     assert shown["production"].value == 1
 
 
+@pytest.mark.long
 def test_a_rollback_stands_where_dagsters_database_is_away(project: Path, tmp_path: Path) -> None:
     away = f"postgresql+psycopg2://ft:x@127.0.0.1:{free_port()}/dagster"
     (tmp_path / "home").mkdir()

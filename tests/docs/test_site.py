@@ -103,6 +103,7 @@ def test_a_search_finds_its_pages_from_disk_without_an_error(site: Path, tab: Br
         assert [event for event in tab.events if event["method"] in methods] == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this host")
 def test_no_table_command_or_picture_is_wider_than_its_page_at_1280_pixels(
     site: Path, tab: BrowserTab

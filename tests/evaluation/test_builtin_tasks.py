@@ -66,6 +66,7 @@ def test_the_default_tasks_are_those_of_this_test() -> None:
     assert len(mmlu_subjects()) == SUBJECTS
 
 
+@pytest.mark.long
 def test_each_is_asked_by_its_metrics(limited: Path) -> None:
     counted = Counter((s.task, s.metric) for s in samples_of(limited))
     plain = {(task, metric): 8 for task in TASKS[1:] for metric in ("acc", "acc_norm")}

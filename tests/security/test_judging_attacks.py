@@ -14,6 +14,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -392,13 +393,20 @@ def test_without_proc_a_swap_is_found_by_its_times(
         read_swapped()
 
 
-def test_a_write_through_a_memory_map_of_before_is_found(tmp_path: Path) -> None:
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A folder on a disk: in memory, where `make test` writes, no write through a memory map moves a time."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_write_through_a_memory_map_of_before_is_found(on_disk: Path) -> None:
     """Its page is dirty when the file is hashed: but for the fsync, a later write would move no time."""
-    file = tmp_path / WEIGHTS
+    file = on_disk / WEIGHTS
     file.write_bytes(b"good" * 1024)
 
     def write_meanwhile(mapped: mmap.mmap) -> None:
-        with held_files(tmp_path / "held") as held:
+        with held_files(on_disk / "held") as held:
             held.watch(file)
             time.sleep(0.02)
             mapped[0:4] = b"evil"
@@ -423,9 +431,9 @@ while time.monotonic() < ended:
 """
 
 
-def test_who_never_stops_writing_through_a_memory_map_is_found_too(tmp_path: Path) -> None:
+def test_who_never_stops_writing_through_a_memory_map_is_found_too(on_disk: Path) -> None:
     """Only the first write after a write-back moves the times, and it may fall before they are looked at."""
-    file, wanted = tmp_path / "weights", tmp_path / "wanted"
+    file, wanted = on_disk / "weights", on_disk / "wanted"
     file.write_bytes(b"G" * 4096)
     wanted.write_bytes(b"G")
     good = sha256_file(file)
@@ -439,7 +447,7 @@ def test_who_never_stops_writing_through_a_memory_map_is_found_too(tmp_path: Pat
                 with pytest.raises(
                     UserError, match=r"changed while it was read|is being written to|other bytes"
                 ):
-                    swap_between(tmp_path / "held", file, good, letter)
+                    swap_between(on_disk / "held", file, good, letter)
         finally:
             writer.kill()
 

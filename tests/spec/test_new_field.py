@@ -88,6 +88,7 @@ def with_the_fields(package: Path) -> None:
         (package / name).write_text(text, "utf-8")
 
 
+@pytest.mark.long
 def test_a_field_of_three_files_is_shown_planned_obeyed_and_a_cause(
     tmp_path: Path, finished_project: Path
 ) -> None:

@@ -98,6 +98,7 @@ def thinking(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Wo
     return workspace
 
 
+@pytest.mark.long
 def test_an_evaluation_is_held_against_the_text_that_a_row_has(thinking: Workspace) -> None:
     """The tuned model writes the empty thought too, as it was trained to, and then the answer."""
     told = own_answers(thinking)

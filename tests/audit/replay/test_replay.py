@@ -200,6 +200,7 @@ def wheel(folder: Path, name: str, version: str) -> None:
         file.writestr(f"{info}/RECORD", "")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_recorded_libraries_are_installed_over_those_of_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -144,6 +144,7 @@ def test_a_sweep_killed_in_a_training_goes_on_from_its_checkpoint(swept: tuple[P
     assert resumed[first["digests"]["fine_tuned_model"]] != []
 
 
+@pytest.mark.long
 def test_a_sweep_ranks_what_it_finished_and_stops_what_loses(swept: tuple[Path, dict[str, Any]]) -> None:
     _, document = swept
     runs = {

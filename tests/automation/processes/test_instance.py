@@ -59,7 +59,11 @@ def test_what_a_platform_set_in_its_instance_is_kept(settings: Settings) -> None
     ("content", "said"),
     [
         ("run_coordinator: [", "parsing a flow node"),
-        ("storage: {postgres: {postgres_url: 'postgresql+psycopg2://u:hush@127.0.0.1:1/d'}}", "connection"),
+        pytest.param(
+            "storage: {postgres: {postgres_url: 'postgresql+psycopg2://u:hush@127.0.0.1:1/d'}}",
+            "connection",
+            marks=pytest.mark.long,
+        ),
         ("storages: {}", "storages"),
     ],
 )
