@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from ft_dagster.data.rows.dataset_io import as_record, as_row
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.data.rows.sources import read_rows
-from ft_dagster.data.sources.formats import COLUMNS, FILED, TRAINED, UNRENDERED
+from ft_dagster.data.sources.formats import COLUMNS, FILED, UNRENDERED
 from ft_dagster.data.sources.locations import DeclaredAt
+from ft_dagster.data.sources.turns import KEPT
 from ft_dagster.errors import UserError
 from ft_dagster.spec.data import SourceSpec
 
@@ -48,26 +51,19 @@ def as_sharegpt(turn: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("turn", "name", "value"),
     [
-        (SAYS, "reasoning_content", "Two and two."),
-        (SAYS, "reasoning", "Two and two."),
-        (SAYS, "thinking", "Two and two."),
-        (SAYS, "tool_calls", CALL),
         (SAYS, "function_call", {"name": "find", "arguments": "{}"}),
-        (SAYS, "train", False),
         (SAYS, "train", "false"),
-        (SAYS, "weight", 0),
         (SAYS, "weight", 0.5),
-        (SAYS, "loss", False),
-        (SAYS, "name", "Ada"),
         (SAYS, "refusal", "No."),
         (SAYS, "a_field_of_next_year", {"deep": {"down": "said"}}),
-        (ASKS, "name", "Ada"),
+        (SAYS, "name", 7),
         (ASKS, "train", "yes"),
-        (TOOL, "name", "find"),
-        (TOOL, "tool_call_id", "call_1"),
+        (ASKS, "tool_calls", CALL),
+        (ASKS, "reasoning_content", "Hm."),
+        (ASKS, "images", ["a.png"]),
     ],
 )
-def test_what_a_turn_says_beside_its_role_and_text_is_refused_by_name(
+def test_what_no_turn_may_say_is_refused_by_name(
     refused: Any, form: str, turn: dict[str, Any], name: str, value: Any
 ) -> None:
     turns = [ASKS, TOOL, SAYS]
@@ -78,6 +74,64 @@ def test_what_a_turn_says_beside_its_role_and_text_is_refused_by_name(
     assert error.field.endswith(f"].{name}")
     assert error.fix
     assert error.value is None  # no row stands in an error
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("turn", "given", "kept"),
+    [
+        (SAYS, {"reasoning_content": "Two."}, {"reasoning_content": "Two."}),
+        (SAYS, {"thinking": "Two."}, {"reasoning_content": "Two."}),
+        (SAYS, {"thinking": "Two.", "reasoning": "Two."}, {"reasoning_content": "Two."}),
+        (SAYS, {"tool_calls": CALL}, {"tool_calls": CALL}),
+        (SAYS, {"tool_calls": json.dumps(CALL)}, {"tool_calls": CALL}),
+        (
+            SAYS,
+            {"tool_calls": [{"name": "find", "arguments": {"é": 1}}]},
+            {"tool_calls": [{"function": {"name": "find", "arguments": {"é": 1}}}]},
+        ),
+        (SAYS, {"tool_calls": "[{"}, {"tool_calls": "[{"}),
+        (SAYS, {"train": False}, {"train": False}),
+        (SAYS, {"weight": 0}, {"train": False}),
+        (SAYS, {"loss": 0.0, "weight": 0}, {"train": False}),
+        (ASKS, {"name": "Ada"}, {"name": "Ada"}),
+        (TOOL, {"name": "find", "tool_call_id": "1"}, {"name": "find", "tool_call_id": "1"}),
+    ],
+)
+def test_a_turn_keeps_all_that_it_says(
+    rows: Any, form: str, turn: dict[str, Any], given: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    turns = [ASKS, TOOL, SAYS]
+    place = turns.index(turn)
+    turns[place] = {**turn, **given}
+    [row] = rows(FORMS[form](turns))
+    assert row.messages[place].said == kept
+    assert row.messages[place].more == json.dumps(
+        kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    assert [message.more for message in row.messages if message is not row.messages[place]] == ["", ""]
+    assert as_row(as_record(row)).messages == row.messages
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("content", [None, ""])
+def test_a_call_is_an_answer_without_a_text(rows: Any, form: str, content: str | None) -> None:
+    [row] = rows({**FORMS[form]([ASKS, {**SAYS, "content": content, "tool_calls": CALL}]), "tools": CALL})
+    assert row.messages[-1].content == ""
+    assert row.tool_list == CALL
+    assert as_row(as_record(row)).tools == row.tools
+
+
+@pytest.mark.parametrize("tools", [CALL, json.dumps(CALL)])
+def test_a_rows_tools_are_kept_however_they_are_written(rows: Any, tools: Any) -> None:
+    [row] = rows({"messages": [ASKS, SAYS], "tools": tools})
+    assert row.tool_list == CALL
+
+
+def test_two_marks_of_a_turn_that_differ_are_refused(refused: Any) -> None:
+    assert refused({"messages": [ASKS, {**SAYS, "train": True, "weight": 0}]}).field == "messages[1].train"
+    twice = {**SAYS, "reasoning": "a", "thinking": "b"}
+    assert refused({"messages": [ASKS, twice]}).field == "messages[1].reasoning"
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -119,17 +173,16 @@ def test_fields_that_parquet_adds_to_each_turn_are_no_loss_where_they_are_null(p
     parquet.write_table(table.slice(0, 1), project / "plain.parquet")
     parquet.write_table(table.slice(1), project / "called.parquet")
     [row] = read_rows(SourceSpec(path="plain.parquet"), project, ASKED)
-    assert row.messages == (QUESTION, ANSWER)
-    with pytest.raises(UserError, match=r"called\.parquet:1: tools: "):
-        list(read_rows(SourceSpec(path="called.parquet"), project, ASKED))
+    assert (row.messages, row.tools) == ((QUESTION, ANSWER), "")
+    [row] = read_rows(SourceSpec(path="called.parquet"), project, ASKED)
+    assert row.tool_list == CALL
+    assert [message.said for message in row.messages] == [{}, {"tool_calls": CALL}, {"tool_call_id": "1"}, {}]
 
 
 @pytest.mark.parametrize("row", [form([ASKS, SAYS]) for form in FORMS.values()] + list(ONE_EXCHANGE.values()))
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        ("tools", CALL),
-        ("tools", '[{"type": "function"}]'),
         ("functions", CALL),
         ("chat_template_kwargs", {"enable_thinking": False}),
         ("history", [["before", "then"]]),
@@ -168,8 +221,14 @@ def test_a_column_that_says_nothing_or_what_holds_anyway_is_no_loss(rows: Any, r
 
 
 def test_a_column_that_is_renamed_is_known_by_our_name(refused: Any) -> None:
-    error = refused({"q": "q", "a": "a", "t": CALL}, fields={"instruction": "q", "output": "a", "tools": "t"})
-    assert error.field == "tools"
+    error = refused(
+        {"q": "q", "a": "a", "t": CALL}, fields={"instruction": "q", "output": "a", "functions": "t"}
+    )
+    assert error.field == "functions"
+
+
+def test_a_text_has_no_tools(refused: Any) -> None:
+    assert refused({**ONE_EXCHANGE["prompt_completion"], "tools": CALL}).field == "tools"
 
 
 @pytest.mark.parametrize("row", [{"messages": [ASKS, SAYS]}, ONE_EXCHANGE["prompt_completion"]])
@@ -248,7 +307,7 @@ def test_a_malformed_row_is_said_as_before(refused: Any) -> None:
 def test_the_page_names_all_that_is_read_left_out_and_refused() -> None:
     section = PAGE.read_text("utf-8").partition("## Rows")[2].partition("## instruction")[0]
     columns = {column for names in COLUMNS.values() for column in names}
-    named = {*COLUMNS, *columns, *FILED, *TRAINED, *UNRENDERED, "system", "label", "group", "licence"}
+    named = {*COLUMNS, *columns, *FILED, *KEPT, *UNRENDERED, "tools", "system", "label", "group", "licence"}
     assert {name for name in named if f"`{name}`" not in section} == set()
 
 

@@ -307,7 +307,7 @@ def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = F
     def rendered() -> str:
         texts: list[str]
         texts, _ = render_jinja_template(
-            conversations=[[{"role": role, "content": content} for role, content in messages]],
+            conversations=[[message.for_template() for message in messages]],
             chat_template=_dateless(tokenizer.get_chat_template()),
             add_generation_prompt=prompt,
             **{**tokenizer.special_tokens_map, "date_string": DATE},

@@ -33,6 +33,7 @@ from ft_dagster.data.rows.dataset_schema import (
     ORIGINS_SCHEMA,
     SAID,
     SCHEMA,
+    WITH_TOOLS,
 )
 from ft_dagster.data.rows.decontaminate import EvaluationItem, read_items
 from ft_dagster.data.rows.dedup import NearDuplicates, SeenRows
@@ -58,7 +59,7 @@ BATCH, BATCH_CHARACTERS = 500, 4_000_000  # rows that are looked at together end
 # A kept row until its split is known; `nbytes`: of its text.
 SPOOL_SCHEMA = pa.schema(
     [
-        *SCHEMA,
+        *WITH_TOOLS,
         *ORIGIN,
         *(("group_key", pa.binary(16)), ("position", pa.float64()), ("nbytes", pa.int64())),
     ]
@@ -97,6 +98,7 @@ def build_task_dataset(
     """
     say = progress or (lambda line: None)
     formats: dict[str, str] = {}
+    schema = SCHEMA
     filters = _Filters(spec.data, evaluation_texts)
     with ExitStack() as files, tempfile.TemporaryFile(dir=out) as spool, heap_frozen():
         dropped = _writer(files, evidence, DROPPED, DROPPED_SCHEMA)
@@ -104,9 +106,9 @@ def build_task_dataset(
         with pa.ipc.new_stream(spool, SPOOL_SCHEMA) as kept:
             for batch in _batches(rows_read):
                 before, left_out = filters.read, filters.left_out(batch)
-                kept.write_batch(
-                    _record_batch([r for r, why in zip(batch, left_out, strict=True) if why is None])
-                )
+                left = [row for row, why in zip(batch, left_out, strict=True) if why is None]
+                schema = WITH_TOOLS if any(row.tools for row in left) else schema
+                kept.write_batch(_record_batch(left))
                 for row, why in zip(batch, left_out, strict=True):
                     if why is not None and dropped is not None:
                         said = {name: getattr(row, name) for name in SAID}
@@ -114,7 +116,9 @@ def build_task_dataset(
                 if filters.read // EVERY > before // EVERY:
                     say(f"{filters.read:,} rows read")
         origins = _writer(files, evidence, ORIGINS, ORIGINS_SCHEMA)
-        rows = _write_splits(spool, out, filters.groups, spec.data.splits, origins)
+        rows = _write_splits(
+            spool, out, schema, groups=filters.groups, splits=spec.data.splits, origins=origins
+        )
     check_sizes(rows, spec.data.splits, file=asked.file, overlapping=filters.dropped[CONTAMINATED])
     content = filters.figures(rows, formats, paths_of(spec)).to_json()
     if evidence is not None:
@@ -153,7 +157,7 @@ def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
     characters = 0
     for row in rows:
         batch.append(row)
-        characters += sum(len(text) for _, text in row.parts)
+        characters += row.size
         if len(batch) == BATCH or characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
@@ -166,22 +170,28 @@ def _record_batch(rows: Sequence[Row]) -> Any:
     records, origins = list(map(as_record, rows)), list(map(as_origin, rows))
     turns = [row.first_turn for row in rows]
     columns = {
-        **{name: [record[name] for record in records] for name in SCHEMA.names},
+        **{name: [record[name] for record in records] for name in WITH_TOOLS.names},
         **{name: [origin[name] for origin in origins] for name in ORIGIN_NAMES},
         "group_key": [group_key(turn, row.group) for turn, row in zip(turns, rows, strict=True)],
         "position": [position_of_normal(turn) for turn in turns],
-        "nbytes": [sum(len(text) for _, text in row.parts) for row in rows],
+        "nbytes": [row.size for row in rows],
     }
     return pa.RecordBatch.from_pydict(columns, schema=SPOOL_SCHEMA)
 
 
 def _write_splits(
-    spool: IO[bytes], out: Path, groups: SplitGroups, splits: SplitsSpec, origins: TableWriter | None
+    spool: IO[bytes],
+    out: Path,
+    schema: Any,
+    *,
+    groups: SplitGroups,
+    splits: SplitsSpec,
+    origins: TableWriter | None,
 ) -> dict[str, int]:
     """Write the kept rows into their splits, in order; returns the rows of each."""
     spool.seek(0)
     with ExitStack() as files, pa.ipc.open_stream(spool) as batches:
-        tables = {s: files.enter_context(TableWriter(out / f"{s}.parquet", SCHEMA)) for s in SPLITS}
+        tables = {s: files.enter_context(TableWriter(out / f"{s}.parquet", schema)) for s in SPLITS}
         for batch in batches:
             keys, fallbacks = (batch.column(name).to_pylist() for name in ("group_key", "position"))
             positions = map(groups.position, keys, fallbacks)
@@ -192,7 +202,7 @@ def _write_splits(
                 numbers[indices] = table.rows + np.arange(len(indices))
                 rows = batch.take(pa.array(indices))
                 nbytes = [300 + n for n in rows.column("nbytes").to_pylist()]
-                table.add_batch(rows.select(SCHEMA.names), nbytes)
+                table.add_batch(rows.select(schema.names), nbytes)
             if origins is not None:
                 told = map(batch.column, (*ORIGIN_NAMES, *SAID))
                 columns = [pa.array(names, pa.string()), pa.array(numbers), *told]

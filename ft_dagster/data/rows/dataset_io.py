@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.files.parquet import dicts_of
+from ft_dagster.data.rows.dataset_schema import TOOLS
 from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.data.sources.turns import canonical
 from ft_dagster.spec.variant import VariantSpec
 
 ORIGINS, DROPPED, DATASET = "rows.parquet", "dropped.parquet", "dataset.json"
@@ -21,8 +23,10 @@ _AS_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 def as_record(row: Row) -> dict[str, object]:
-    """Return a row as the file has it; messages are a JSON list of {role, content}."""
-    turns = [{"role": role, "content": text} for role, text in row.messages]
+    """Return a row as the file has it; messages are a JSON list of {role, content}, with what else a turn
+    says beside them.
+    """
+    turns = [{"role": turn.role, "content": turn.content, **turn.said} for turn in row.messages]
     return {
         "kind": row.kind,
         "messages": _AS_JSON.encode(turns) if row.kind == "messages" else None,
@@ -33,6 +37,7 @@ def as_record(row: Row) -> dict[str, object]:
         "licence": row.licence,
         "group": row.group,
         "weight": row.weight,
+        TOOLS: row.tools or None,
     }
 
 
@@ -79,7 +84,7 @@ def as_row(record: Mapping[str, Any], paths: Mapping[str, str] | None = None) ->
     return Row(
         kind=record["kind"],
         source=record["source"],
-        messages=tuple(Message(message["role"], message["content"]) for message in messages),
+        messages=tuple(map(_as_message, messages)),
         prompt=record["prompt"] or "",
         completion=record["completion"] or "",
         text=record["text"] or "",
@@ -87,4 +92,10 @@ def as_row(record: Mapping[str, Any], paths: Mapping[str, str] | None = None) ->
         group=record["group"],
         weight=record["weight"],
         path=(paths or {}).get(record["source"], ""),
+        tools=record.get(TOOLS) or "",
     )
+
+
+def _as_message(turn: dict[str, Any]) -> Message:
+    more = {name: value for name, value in turn.items() if name not in ("role", "content")}
+    return Message(turn["role"], turn["content"], canonical(more) if more else "")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,10 +21,33 @@ Kind = Literal["messages", "prompt_completion", "text"]
 
 
 class Message(NamedTuple):
-    """Holds one turn of a conversation: who speaks, and the text."""
+    """Holds one turn of a conversation: who speaks, the text, and what it says besides.
+
+    `more`: canonical JSON of an object, "" where there is nothing. It may have `tool_calls` (a list of
+    {id?, type?, function: {name, arguments}}), `name`, `tool_call_id`, `reasoning_content`, and `train`,
+    which is false of a turn that is context.
+    """
 
     role: str
     content: str
+    more: str = ""
+
+    def for_template(self) -> dict[str, Any]:
+        """Return the turn as a dict, as people write it, without `train`."""
+        said = {"role": self.role, "content": self.content}
+        if not self.more:
+            return said
+        return {**said, **{name: value for name, value in self.said.items() if name != "train"}}
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Return what the turn says beside role and text."""
+        return json.loads(self.more) if self.more else {}
+
+    @property
+    def is_trained(self) -> bool:
+        """Say whether the turn may be trained on: it does not say that it is context."""
+        return not self.more or self.said.get("train", True) is True
 
 
 class RowPlace(NamedTuple):
@@ -42,7 +66,8 @@ class Row:
     """Is one example. By `kind`, either `messages`, or `prompt` and `completion`, or `text` is filled.
 
     `source` is the source's place in the declaration, such as data.sources[0]; `path` is what was declared
-    there, for people to read, where it is known; `place` is known of a row that was just read.
+    there, for people to read, where it is known; `place` is known of a row that was just read. `tools` is
+    canonical JSON of the tools that a conversation may call, "" where there are none.
     """
 
     kind: Kind
@@ -56,6 +81,7 @@ class Row:
     weight: float = 1.0
     path: str = ""
     place: RowPlace | None = None
+    tools: str = ""
 
     @property
     def named(self) -> str:
@@ -66,10 +92,21 @@ class Row:
     def parts(self) -> tuple[tuple[str, str], ...]:
         """Return (role, text) of all that the row says, in order."""
         if self.kind == "messages":
-            return self.messages
+            return tuple((message.role, message.content) for message in self.messages)
         if self.kind == "prompt_completion":
             return (("prompt", self.prompt), ("completion", self.completion))
         return (("text", self.text),)
+
+    @property
+    def tool_list(self) -> list[dict[str, Any]]:
+        """Return the tools that the conversation may call. Raises ValueError of a text that is no JSON."""
+        return json.loads(self.tools) if self.tools else []
+
+    @property
+    def size(self) -> int:
+        """Count the characters of all that the row says."""
+        more = sum(len(message.more) for message in self.messages)
+        return sum(len(text) for _, text in self.parts) + more + len(self.tools)
 
     @cached_property
     def normal(self) -> tuple[tuple[str, str], ...]:
@@ -156,7 +193,7 @@ def normalize_text(
     row = Row(
         kind=content.kind,
         source=field,
-        messages=tuple(Message(role, text) for role, text in content.messages),
+        messages=tuple(Message(*turn) for turn in content.messages),
         prompt=content.prompt,
         completion=content.completion,
         text=content.text,
@@ -164,6 +201,7 @@ def normalize_text(
         group=_group(raw, fields.get("group")),
         path=source.path,
         place=RowPlace(source.path, raw.file, raw.line, ordinal),
+        tools=content.tools,
     )
     _refuse_surrogates(raw, row)
     return row
@@ -188,7 +226,7 @@ def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, object]:
 
 def _refuse_surrogates(raw: RawRow, row: Row) -> None:
     try:
-        for text in (*(text for _, text in row.parts), row.group or "", row.licence or ""):
+        for text in (*(text for _, text in row.parts), row.group or "", row.licence or "", row.tools):
             text.encode()
     except UnicodeEncodeError:
         fix = "Remove the lone surrogate (a broken emoji, as a rule)"

@@ -6,11 +6,11 @@ that says something which nothing here renders. Columns whose names nothing here
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
+from ft_dagster.data.sources.turns import KEPT, TRAINED, more_of, says_nothing, tools_of
 from ft_dagster.errors import UserError
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -20,7 +20,6 @@ SHAREGPT_ROLES = {
     "observation": "tool",
     **{role: role for role in ROLES},
 }
-ANSWERS = ("assistant", "gpt")
 # What is read of a message in each form, and of a part of its text.
 READ = ("role", "content")
 READ_OF_SHAREGPT = ("from", "value")
@@ -30,11 +29,9 @@ FILED = (
     *("id", "message_id", "parent_id", "index", "timestamp", "created_at", "date"),
     *("model", "language", "source", "metadata", "cache_control"),
 )
-# Whether a message is trained, and how much: each answer is, by 1 or true, and no other message.
-TRAINED = ("train", "trainable", "weight", "loss")
 # Columns beside a row's own that would change what it says.
 UNRENDERED = (
-    *("tools", "functions", "tool_calls", "history", "reasoning_content", "thinking"),
+    *("functions", "tool_calls", "history", "reasoning_content", "thinking"),
     *("chat_template_kwargs", "images", "videos", "audios"),
 )
 LEFT_OUT = ("label", "train", "trainable")  # columns that say by `false` that a row is none to learn from
@@ -44,7 +41,6 @@ LEARNED = (
     *("answer", "response", "completion", "output", "reply", "assistant", "label", "category", "class"),
     *("target", "intent", "sentiment", "topic", "summary", "translation", "sql"),
 )
-DEEPEST = 8  # of fields within fields that are looked through for anything said
 COLUMNS = {
     "chat": ("messages",),
     "sharegpt": ("conversations",),
@@ -54,15 +50,17 @@ COLUMNS = {
 }
 BESIDE = {"alpaca": ("input", "system"), "sharegpt": ("system",)}  # columns read where a row has them
 TURNS = {column for form in BESIDE for column in (*COLUMNS[form], *BESIDE[form])}
+Turns = tuple[tuple[str, str, str], ...]  # role, text, and what else the turn says, as `more_of` writes it
 CONVERSATIONS = frozenset(("chat", "sharegpt", "alpaca"))  # formats whose rows are all messages
 KNOWN = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in COLUMNS.items())
 
 
 class Content(NamedTuple):
-    """Holds a row's content in one of the three kinds; messages are (role, content) pairs."""
+    """Holds a row's content in one of the three kinds. `tools`: JSON, of messages alone."""
 
     kind: Literal["messages", "prompt_completion", "text"]
-    messages: tuple[tuple[str, str], ...] = ()
+    messages: Turns = ()
+    tools: str = ""
     prompt: str = ""
     completion: str = ""
     text: str = ""
@@ -95,8 +93,13 @@ def parse_row(raw: RawRow, fields: dict[str, object], format: str, system: str |
     if content.kind == "messages":
         messages = content.messages
         if system and messages[0][0] != "system":
-            messages = (("system", system), *messages)
-        return content._replace(messages=_checked(raw, messages))
+            messages = (("system", system, ""), *messages)
+        tools = tools_of(raw, fields.get("tools"), "tools")
+        return content._replace(messages=_checked(raw, messages), tools=tools)
+    if not says_nothing(fields.get("tools")) and format != "text":
+        raise _unrendered(
+            raw, "tools", "Write prompt and completion as lists of messages, which may call tools"
+        )
     if system:
         fix = (
             "A system message needs a conversation: use format alpaca "
@@ -118,7 +121,7 @@ def refuse_unlearned(raw: RawRow, fields: Mapping[str, object], field: str) -> N
     """Raise UserError for an answer beside a text, of which nothing says which of them is learned."""
     text = COLUMNS["text"][0] if "text" in fields else "content"
     for name, value in fields.items():
-        if str(name).strip().lower() in LEARNED and not _says_nothing(value):
+        if str(name).strip().lower() in LEARNED and not says_nothing(value):
             fix = (
                 f"Declare fields: {{instruction: {text}, output: {name}}} to learn {name} from {text}, or "
                 "format: text to learn the text alone"
@@ -134,30 +137,27 @@ def refuse_unrendered(raw: RawRow, fields: dict[str, object], format: str) -> No
     if format == "text":
         return
     for name in UNRENDERED:
-        if not _says_nothing(fields.get(name)):
+        if not says_nothing(fields.get(name)):
             raise _unrendered(raw, name, "Remove the column, or write what it says into the turns")
     if _is_a_weight(fields.get("weight")):
         raise _unrendered(raw, "weight", "Remove the column, or give it another name: each row counts alike")
     for name in LEFT_OUT:
         if fields.get(name) is False:
             raise _unrendered(raw, name, "Leave out such rows, or give the column another name")
-    if format in ("chat", "prompt_completion") and not _says_nothing(fields.get("system")):
+    if format in ("chat", "prompt_completion") and not says_nothing(fields.get("system")):
         raise _unrendered(raw, "system", _way_for_system(fields, format))
     for column in COLUMNS[format]:
         read = _keys_of(fields.get(column)) if format == "sharegpt" else READ
         for i, message in enumerate(_dicts(fields.get(column))):
-            trained = message.get(read[0]) in ANSWERS
-            _refuse_said(raw, message, f"{column}[{i}]", read, trained)
+            _refuse_said(raw, message, f"{column}[{i}]", (*read, *KEPT))
             for j, part in enumerate(_dicts(message.get(read[1]))):
-                _refuse_said(raw, part, f"{column}[{i}].{read[1]}[{j}]", READ_OF_A_PART, trained)
+                _refuse_said(raw, part, f"{column}[{i}].{read[1]}[{j}]", READ_OF_A_PART)
 
 
-def _refuse_said(
-    raw: RawRow, message: dict[str, object], where: str, read: tuple[str, str], trained: bool
-) -> None:
+def _refuse_said(raw: RawRow, message: dict[str, object], where: str, read: tuple[str, ...]) -> None:
     for name, value in message.items():
-        as_it_is = name in TRAINED and (value == 1 or (value == 0 and not trained))
-        if not (name in read or name in FILED or as_it_is or _says_nothing(value)):
+        as_it_is = name in TRAINED and value == 1
+        if not (name in read or name in FILED or as_it_is or says_nothing(value)):
             fix = "Remove it from the message, or write what it says into the content"
             raise _unrendered(raw, f"{where}.{name}", fix)
 
@@ -181,16 +181,6 @@ def _dicts(value: Any) -> Iterator[dict[str, object]]:
     return iter([each if isinstance(each, dict) else {} for each in value] if isinstance(value, list) else ())
 
 
-def _says_nothing(value: Any, depth: int = DEEPEST) -> bool:
-    """Say whether a value is empty, however deep: a file of columns gives each message the fields of all."""
-    if isinstance(value, str):
-        return not value.strip()
-    if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        return depth > 0 and all(_says_nothing(each, depth - 1) for each in inner)
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
 def _is_a_weight(value: Any) -> bool:
     """Say whether a weight is another than 1, which in CSV is a text; one in words (12 kg) is none of a
     row.
@@ -200,7 +190,7 @@ def _is_a_weight(value: Any) -> bool:
             value = float(value)
         except ValueError:
             return False
-    return value != 1 and not _says_nothing(value)
+    return value != 1 and not says_nothing(value)
 
 
 def _refuse_preferences(raw: RawRow, fields: dict[str, object]) -> None:
@@ -228,7 +218,7 @@ def _alpaca(raw: RawRow, fields: dict[str, object]) -> Content:
     instruction = _text(raw, fields["instruction"], "instruction")
     extra = _text(raw, fields.get("input") or "", "input")
     asked = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    messages = (("user", asked), ("assistant", _text(raw, fields["output"], "output")))
+    messages = (("user", asked, ""), ("assistant", _text(raw, fields["output"], "output"), ""))
     return Content("messages", _with_system(raw, fields, messages))
 
 
@@ -260,9 +250,7 @@ PARSERS: dict[str, Callable[[RawRow, dict[str, object]], Content]] = {
 }
 
 
-def _messages(
-    raw: RawRow, turns: Any, column: str, keys: tuple[str, str], roles: dict[str, str]
-) -> tuple[tuple[str, str], ...]:
+def _messages(raw: RawRow, turns: Any, column: str, keys: tuple[str, str], roles: dict[str, str]) -> Turns:
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         fix = f"A list of {{{keys[0]}, {keys[1]}}} objects is needed, at least one"
         problem = f"malformed row: not a list of messages but {kind_of(turns)}"
@@ -271,7 +259,10 @@ def _messages(
     for i, turn in enumerate(turns):
         where = f"{column}[{i}]"
         role = _role(raw, turn.get(keys[0]), f"{where}.{keys[0]}", roles)
-        messages.append((role, _text(raw, turn.get(keys[1]), f"{where}.{keys[1]}")))
+        more, content = more_of(raw, turn, where, role), turn.get(keys[1])
+        if content is None and more and role == "assistant":
+            content = ""
+        messages.append((role, _text(raw, content, f"{where}.{keys[1]}"), more))
     return tuple(messages)
 
 
@@ -297,22 +288,20 @@ def _string(raw: RawRow, value: Any, where: str) -> str:
     return value
 
 
-def _with_system(
-    raw: RawRow, fields: dict[str, object], messages: tuple[tuple[str, str], ...]
-) -> tuple[tuple[str, str], ...]:
+def _with_system(raw: RawRow, fields: dict[str, object], messages: Turns) -> Turns:
     """Put the system message first, which Alpaca and sharegpt may carry in a column of its own."""
     system = _text(raw, fields.get("system") or "", "system")
-    return (("system", system), *messages) if system.strip() else messages
+    return (("system", system, ""), *messages) if system.strip() else messages
 
 
-def _checked(raw: RawRow, messages: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    role, answer = messages[-1]
+def _checked(raw: RawRow, messages: Turns) -> Turns:
+    role, answer, more = messages[-1]
     if role != "assistant":
         fix = "End each conversation with the answer to learn"
         raise raw.error("the last message is not the assistant's", fix, field="messages", value=role)
-    if not answer.strip():
+    if not answer.strip() and '"tool_calls":' not in more:
         raise _no_answer(raw, "messages")
-    if not any(role == "user" for role, _ in messages):
+    if not any(role == "user" for role, *_ in messages):
         raise raw.error("a conversation without a user turn", "Put the question before it", field="messages")
     return messages
 

@@ -254,3 +254,26 @@ def test_how_many_rows_are_looked_at_together_changes_nothing(
         found.append((figures, hash_folder(out), hash_folder(evidence)))
     assert all(each == found[0] for each in found)
     assert figures["overlaps"] == {"quiz": {"faq.jsonl": 3}}
+
+
+def test_a_column_of_tools_is_there_only_where_a_row_has_any(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    tools = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+    call = [{"function": {"name": "find", "arguments": "{}"}}]
+    turns = [{"role": "user", "content": "ä"}, {"role": "assistant", "content": None, "tool_calls": call}]
+    write("faq.jsonl", questions)
+    write("chat.jsonl", [{"messages": turns, "tools": tools}])
+    for name, sources, added in (
+        ("no", ["faq.jsonl"], []),
+        ("tools", ["faq.jsonl", "chat.jsonl"], ["tools"]),
+    ):
+        (tmp_path / name).mkdir()
+        build_task_dataset(variant(sources=sources), project, [], tmp_path / name)
+        tables = [parquet.read_table(tmp_path / name / f"{split}.parquet") for split in SPLITS]
+        assert all(table.column_names == [*COLUMNS, *added] for table in tables)
+    rows = [row for split in SPLITS for row in read_split(tmp_path / "tools" / f"{split}.parquet")]
+    [row] = [row for row in rows if row.kind == "messages"]
+    assert row.tool_list == tools
+    assert row.messages[-1].said == {"tool_calls": call}
+    assert {row.tools for row in rows if row.kind != "messages"} == {""}
