@@ -177,8 +177,18 @@ class GeneralSpec(SpecModel):
         return self.corpus or "sampled from the base"
 
 
+# What a chat template is given anyway.
+TEMPLATE_TAKES = {
+    *("messages", "tools", "documents", "conversations", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "return_assistant_tokens_mask", "date_string"),
+    *("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token"),
+}
+
+
 class DataSpec(SpecModel):
     """Says which rows a variant trains on, and how they are prepared."""
+
+    added = ("reasoning", "chat_template_kwargs", "max_malformed")
 
     sources: tuple[RowSource, ...] = Field(min_length=1, description="Where the tenant's rows come from")
     splits: SplitsSpec = SplitsSpec()
@@ -197,9 +207,32 @@ class DataSpec(SpecModel):
         description="Prompts with completions. auto: as one exchange in the base's chat template, where it "
         "has one; plain: one after the other, as they are",
     )
+    reasoning: Literal["train", "drop", "context"] | None = Field(
+        None,
+        description="Reasoning of an answer (reasoning_content). train: learned with it; context: rendered, "
+        "without a label; drop: left out. null: train",
+    )
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = Field(
+        None, description="What the base's chat template is given besides: {enable_thinking: false}"
+    )
+    max_malformed: float = Field(
+        0.0,
+        ge=0.0,
+        le=0.5,
+        description="Share of the rows that may be left out for broken calls, tools or turns; above it the "
+        "data set is refused",
+    )
     on_too_long: Literal["truncate", "drop", "refuse"] = Field(
         "truncate", description="What to do with a row longer than training.max_length"
     )
     samples: Literal["off", "store", "metadata"] = Field(
         "store", description="Where sample rows may be shown; the event log cannot forget"
     )
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _says_what_is_free(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        taken = sorted(TEMPLATE_TAKES & set(value or ()))
+        if taken:
+            raise ValueError(f"the row or the tokenizer gives the template {', '.join(taken)}")
+        return value

@@ -69,7 +69,7 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
 STAGE = Stage(
     TASK_DATASET,
     reads=(DECLARATION, EVALUATION_TEXTS),
-    fields=("data.sources", "data.splits", "data.deduplicate", "data.decontaminate"),
+    fields=("data.sources", "data.splits", "data.deduplicate", "data.decontaminate", "data.max_malformed"),
     inputs=inputs,
     build=build,
     checks={"rows_kept": "Rows remain to train on, and the share that was dropped is below a half"},

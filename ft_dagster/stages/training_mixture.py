@@ -46,6 +46,8 @@ RENDERED = (
     "objective",
     "data.general",
     "data.train_on",
+    "data.reasoning",
+    "data.chat_template_kwargs",
     "data.on_too_long",
     "data.samples",
     "training.seed",

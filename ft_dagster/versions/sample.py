@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ft_dagster.data.mixture.mixture_figures import asked_share
 from ft_dagster.data.rendering.examples import examples_of, refuse_kind
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
+from ft_dagster.data.rows.faults import fault_of
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.rows.split_look import SplitLook
@@ -77,7 +78,7 @@ def sample(
         asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
         say(f"reads rows of {source.path}")
         placed = list(islice(read_rows(source, project, asked), PLACED))
-        rows = placed[:first]
+        rows = [row for row in placed[:first] if fault_of(row) is None]
         look.add(*placed)
         for row in rows:
             refuse_kind(spec, row, declared.file)
@@ -88,7 +89,7 @@ def sample(
             say(f"counts the rows of {source.path}")
             whole = sum(1 for _ in islice(read_raw(source, project, asked), most))
             more = more or whole == most
-        times = whole / len(rows)
+        times = whole / max(1, len(rows))
         examples += times * made.examples
         tokens += times * made.tokens
         trained += times * made.trained
@@ -127,6 +128,7 @@ def _lengths(
         trained = sum(example.trained_tokens for example in found)
         return _Lengths(len(found), sum(lengths), trained, max(lengths, default=0))
 
-    said = sha256_json([[row.kind, row.parts] for row in rows])
-    given = {"objective": spec.objective, "train_on": spec.data.train_on, "exchange": exchange}
+    said = sha256_json([[row.kind, row.messages or row.parts, row.tools] for row in rows])
+    chats = {"reasoning": spec.data.reasoning, "kwargs": spec.data.chat_template_kwargs}
+    given = {"objective": spec.objective, "train_on": spec.data.train_on, "exchange": exchange, **chats}
     return _Lengths(*tokenizer.answer({"lengths": said, "max_length": max_length, **given}, find))

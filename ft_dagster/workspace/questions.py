@@ -59,6 +59,8 @@ TASK = (
     "evaluation.probed_rows",
     "evaluation.canaries",
     "data.train_on",
+    "data.reasoning",
+    "data.chat_template_kwargs",
 )
 GENERAL = ("evaluation.general",)
 FIELDS = (*QUESTIONS, *TASK, *GENERAL, "evaluation.database")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft_dagster.data.rendering.carried import note_chat, options_of
 from ft_dagster.data.rendering.general import document_chunks
 from ft_dagster.data.rendering.render import TrainOn, eos_token, render_rows
 from ft_dagster.data.rows.rows import Row, in_exchange
@@ -43,6 +44,7 @@ def examples_of(
     spec: VariantSpec, rows: Sequence[Row], tokenizer: Any, max_length: int, *, exchange: bool
 ) -> Iterator[tuple[Row, Sequence[Rendered]]]:
     """Yield each row with its examples, none for a row that gives none. Raises UserError."""
+    note_chat(tokenizer, options_of(spec.data))
     renderer = RowRenderer(tokenizer, spec.data.train_on, max_length, exchange)
     return zip(rows, objective_of(spec.objective).examples(rows, renderer), strict=True)
 

@@ -9,17 +9,26 @@ end of a turn, that is the end-of-sequence token.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, groupby, takewhile
+from dataclasses import replace
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from ft_dagster.data.rendering.carried import (
+    ChatForm,
+    chat_noted,
+    form_of,
+    lost_field,
+    tools_in,
+    turns_of,
+)
 from ft_dagster.data.rendering.time_limit import EndlessTemplate, in_time
+from ft_dagster.data.rendering.token_spans import Marked, cut, encode, spanned
 from ft_dagster.data.rows.rows import Message, Row
 from ft_dagster.errors import UserError
 from ft_dagster.model_files.weights import declared_ends
-from ft_dagster.objectives import Rendered, Spans
+from ft_dagster.objectives import Rendered
 
 TrainOn = Literal["completions", "assistant_turns"]
 DATE = "26 Jul 2024"  # what templates that print today's date get, as `date_string` too
@@ -46,23 +55,13 @@ class Turn(NamedTuple):
         return self.prompt + self.lead + self.answer + self.end
 
 
-class _Marked(NamedTuple):
-    """Marks the character spans of a text to train on. `eos`: the end-of-sequence token follows, trained
-    too.
-    """
-
-    text: str
-    spans: Spans
-    special: bool
-    eos: bool
-
-
 class _AnswerSpan(NamedTuple):
-    """Marks an answer's place in a rendered conversation: where it begins and stops, where its end-of-turn
-    token does, and whether it has one.
+    """Marks an answer's place in a rendered conversation: where it begins, where its own text does after a
+    lead or reasoning, where it stops, where its end-of-turn token does, and whether it has one.
     """
 
     start: int
+    text: int
     stop: int
     end: int
     ended: bool
@@ -125,9 +124,9 @@ def render_rows(
     eos: int | None = tokenizer.eos_token_id
     for special, group in groupby(marked, key=lambda item: item.special):
         items = list(group)
-        encoded = _encode([item.text for item in items], tokenizer, special)
+        encoded = encode([item.text for item in items], tokenizer, special)
         for item, ids, encoding in zip(items, encoded["input_ids"], encoded.encodings, strict=True):
-            yield _cut(*_spanned(item, ids, encoding, eos), max_length)
+            yield cut(*spanned(item, ids, encoding, eos), max_length)
 
 
 def render_turn(row: Row, tokenizer: Any) -> Turn:
@@ -136,9 +135,9 @@ def render_turn(row: Row, tokenizer: Any) -> Turn:
         prompt = row.prompt if row.kind == "prompt_completion" else ""
         answer = row.completion if row.kind == "prompt_completion" else row.text
         return Turn(prompt, "", answer, eos_token(row, tokenizer), True)
+    row = upto_trained(row)
     whole = _chat(row, row.messages, tokenizer)
-    start, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer)
-    at = start + len(_lead_at(whole, start, tokenizer))
+    start, at, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer)
     ends = whole[stop:end] or eos_token(row, tokenizer)
     return Turn(whole[:start], whole[start:at], whole[at:stop], ends, False)
 
@@ -171,20 +170,23 @@ def prompt_tokens(text: str, tokenizer: Any, *, special: bool = True) -> list[in
     return ids[: len(ids) - added_after(tokenizer)] if special else ids
 
 
-def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
+def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> Marked:
     if row.kind == "text":
         eos_token(row, tokenizer)
-        return _Marked(row.text, ((0, len(row.text)),), True, True)
+        return Marked(row.text, ((0, len(row.text)),), True, True)
     if row.kind == "prompt_completion":
         eos_token(row, tokenizer)
         text = row.prompt + row.completion
-        return _Marked(text, ((len(row.prompt), len(text)),), True, True)
-    whole = _chat(row, row.messages, tokenizer)
-    answers = [_answer(row, i, whole, tokenizer) for i in _trained_turns(row, train_on)]
+        return Marked(text, ((len(row.prompt), len(text)),), True, True)
+    row = upto_trained(row)
+    _refuse_calls(row, tokenizer)
+    whole, turns = _chat(row, row.messages, tokenizer), _trained_turns(row, train_on)
+    _refuse_lost(row, whole, turns, tokenizer)
+    answers = [_answer(row, i, whole, tokenizer) for i in turns]
     return _with_ends(row, whole, answers, tokenizer)
 
 
-def _with_ends(row: Row, whole: str, answers: Sequence[_AnswerSpan], tokenizer: Any) -> _Marked:
+def _with_ends(row: Row, whole: str, answers: Sequence[_AnswerSpan], tokenizer: Any) -> Marked:
     """Return a conversation with an end of each trained answer; what follows the last where nothing marks its
     end is left out.
     """
@@ -197,17 +199,60 @@ def _with_ends(row: Row, whole: str, answers: Sequence[_AnswerSpan], tokenizer: 
             text += eos_token(row, tokenizer)
         spans.append((start, len(text)))
     if answers[-1].ended:
-        return _Marked(text + whole[taken:], tuple(spans), False, False)
+        return Marked(text + whole[taken:], tuple(spans), False, False)
     eos_token(row, tokenizer)
-    return _Marked(text, tuple(spans), False, True)
+    return Marked(text, tuple(spans), False, True)
 
 
 def _trained_turns(row: Row, train_on: TrainOn) -> list[int]:
     """Return the numbers of the messages that are trained; the last of them is the last message."""
     if train_on == "assistant_turns":
         # An answer to nothing, as the first message, has no prompt to be learned from.
-        return [i for i, message in enumerate(row.messages) if i and message.role == "assistant"]
+        turns = enumerate(row.messages)
+        return [i for i, turn in turns if i and turn.role == "assistant" and turn.is_trained]
     return [len(row.messages) - 1]
+
+
+def upto_trained(row: Row) -> Row:
+    """Return a conversation up to its last answer that is no context: nothing is learned of what follows."""
+    last = len(row.messages)
+    while last and not (row.messages[last - 1].role == "assistant" and row.messages[last - 1].is_trained):
+        last -= 1
+    return row if last in (0, len(row.messages)) else _upto(row, last)
+
+
+def _upto(row: Row, last: int) -> Row:
+    made = replace(row, messages=row.messages[:last])
+    made.__dict__["identity"] = row.identity
+    return made
+
+
+def _refuse_lost(row: Row, whole: str, turns: Sequence[int], tokenizer: Any) -> None:
+    """Raise UserError where the template leaves out what the row says."""
+    if not row.tools and not any(message.more for message in row.messages):
+        return
+    field = lost_field(
+        row, whole, turns, tokenizer, lambda other: render_chat(other.messages, tokenizer, tools=other.tools)
+    )
+    if field is not None:
+        raise _lost(row, field)
+
+
+def _refuse_calls(row: Row, tokenizer: Any) -> None:
+    """Raise UserError for calls where the template takes them in no form: it may then refuse the row by other
+    words.
+    """
+    calls = next((i for i, turn in enumerate(row.messages) if '"tool_calls":' in turn.more), None)
+    if calls is not None and tokenizer.chat_template and not takes_calls(tokenizer):
+        raise _lost(row, f"messages[{calls}].tool_calls")
+
+
+def _lost(row: Row, field: str) -> UserError:
+    thought = ["declare data.reasoning: drop"] if field.endswith("reasoning_content") else []
+    ways = [*thought, "use a base whose template takes it", "remove it from the rows"]
+    problem = f"the base's chat template does not write {field}, so that a model would not learn from it"
+    fix = ", or ".join(ways)
+    return _row_error(row, problem, fix[0].upper() + fix[1:])
 
 
 def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
@@ -217,13 +262,38 @@ def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
     if not upto.startswith(before):
         raise _untold(row, i, tokenizer)
     content = row.messages[i].content.strip()
-    begins = len(before) + len(_lead_at(upto, len(before), tokenizer))
-    at = upto.find(content, begins)
+    start = len(before)
+    begins, thought = (
+        start + len(_lead_at(upto, start, tokenizer)),
+        _thought_ends(row, i, upto, start, tokenizer),
+    )
+    at = upto.find(content, thought or begins)
     found = _special(tokenizer).search(upto, at + len(content) if at >= 0 else begins)
+    if "tool_calls" in row.messages[i].said:  # they stand after the text, and may hold special tokens
+        found = _last_special(upto, tokenizer)
     stop, end = (found.start(), found.end()) if found else (len(upto.rstrip()), len(upto))
     if whole[:end] != upto[:end]:
         raise _untold(row, i, tokenizer)
-    return _AnswerSpan(len(before), stop, end if found else stop, found is not None)
+    if thought:
+        begins = max(at, thought) if content else thought
+        start = thought if chat_noted(tokenizer).reasoning == "context" else start
+    return _AnswerSpan(start, begins, stop, end if found else stop, found is not None)
+
+
+def _thought_ends(row: Row, i: int, upto: str, start: int, tokenizer: Any) -> int:
+    """Return where the reasoning of an answer ends, white space after it included; 0 where there is none."""
+    thought = row.messages[i].said.get("reasoning_content", "").strip()
+    at = upto.find(thought, start) if thought and chat_noted(tokenizer).reasoning != "drop" else -1
+    if at < 0:
+        return 0
+    end = at + len(thought)
+    return end + len(upto[end:]) - len(upto[end:].lstrip())
+
+
+def _last_special(upto: str, tokenizer: Any) -> re.Match[str] | None:
+    """Return the special token that a text ends in, None where it ends in none."""
+    found = list(_special(tokenizer).finditer(upto))
+    return found[-1] if found and not upto[found[-1].end() :].strip() else None
 
 
 def _untold(row: Row, i: int, tokenizer: Any) -> UserError:
@@ -276,7 +346,7 @@ def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool 
             "or declare prompt_completion rows",
         )
     try:
-        return render_chat(messages, tokenizer, prompt=prompt)
+        return render_chat(messages, tokenizer, prompt=prompt, tools=row.tools)
     except (UserError, ImportError):
         raise
     except Exception as error:  # whatever a template can cause
@@ -296,25 +366,47 @@ def refusal(error: Exception, tokenizer: Any) -> str:
     return said.rstrip(".") if said and said in str(tokenizer.chat_template) else type(error).__name__
 
 
-def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False) -> str:
+def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False, tools: str = "") -> str:
     """Render a conversation through apply_chat_template's own renderer, without its checks for tools and
     images.
 
-    `prompt`: up to where the next answer begins. Raises what the template raises, and EndlessTemplate.
+    `prompt`: up to where the next answer begins. `tools`: of the row, as JSON. Raises what the template
+    raises, and EndlessTemplate.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    def rendered() -> str:
+    options = chat_noted(tokenizer)
+
+    def render_turns(
+        turns: list[dict[str, Any]], given: list[dict[str, Any]] | None, asked: bool = prompt
+    ) -> str:
         texts: list[str]
         texts, _ = render_jinja_template(
-            conversations=[[message.for_template() for message in messages]],
+            conversations=[turns],
+            tools=given,
             chat_template=_dateless(tokenizer.get_chat_template()),
-            add_generation_prompt=prompt,
-            **{**tokenizer.special_tokens_map, "date_string": DATE},
+            add_generation_prompt=asked,
+            **{**tokenizer.special_tokens_map, "date_string": DATE, **options.kwargs},
         )
         return texts[0]
 
+    def rendered() -> str:
+        form = form_of(tokenizer, lambda turns, given: render_turns(turns, given, False))
+        return render_turns(turns_of(messages, options, form), tools_in(tools))
+
     return in_time(tokenizer, rendered)
+
+
+def takes_calls(tokenizer: Any) -> bool:
+    """Say whether the template writes calls of tools, in whatever form. Raises EndlessTemplate."""
+    try:
+        render_chat([Message("user", MARK)], tokenizer)
+    except EndlessTemplate:
+        raise
+    except Exception:
+        pass
+    form: ChatForm | None = getattr(tokenizer, "_ft_dagster_form", (None, None))[1]
+    return form is not None and form.calls is not None
 
 
 def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = True) -> str:
@@ -342,9 +434,10 @@ def lead_of(tokenizer: Any) -> str:
     thought, or the beginning of a turn that it does not write for a prompt. Empty for most, and where it is
     white space.
     """
+    about = (tokenizer.chat_template, chat_noted(tokenizer))
     kept: tuple[Any, str] | None = getattr(tokenizer, "_ft_dagster_lead", None)
-    if kept is None or kept[0] != tokenizer.chat_template:
-        kept = tokenizer._ft_dagster_lead = (tokenizer.chat_template, _find_lead(tokenizer))
+    if kept is None or kept[0] != about:
+        kept = tokenizer._ft_dagster_lead = (about, _find_lead(tokenizer))
     return kept[1]
 
 
@@ -417,50 +510,6 @@ def eos_token(row: Row, tokenizer: Any) -> str:
         fix = "Set eos_token in the base's tokenizer_config.json"
         raise _row_error(row, "the tokenizer has no end-of-sequence token", fix)
     return str(tokenizer.eos_token)
-
-
-def _encode(texts: list[str], tokenizer: Any, special: bool) -> Any:
-    """Return `input_ids` of each text, and its Encoding, which knows their places, in `encodings`."""
-    return tokenizer(
-        texts,
-        add_special_tokens=special,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-
-
-def _spanned(
-    item: _Marked, ids: list[int], encoding: Any, eos: int | None
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return token ids and spans from character spans; a token across a span's start belongs to the span."""
-    if item.eos and eos is not None and (not ids or ids[-1] != eos):
-        ids = [*ids, eos]
-    spans = []
-    for start, end in item.spans:
-        first = len(ids) if start >= len(item.text) else _ended_before(encoding, start)
-        to_the_end = end >= len(item.text) or (item.eos and end == item.spans[-1][1])
-        last = len(ids) if to_the_end else _ended_before(encoding, end)
-        if last > max(1, first):
-            spans.append((max(1, first), last))
-    return ids, spans
-
-
-def _ended_before(encoding: Any, place: int) -> int:
-    """Count the tokens that end before a character: the number of the first that does not."""
-    token: int | None = encoding.char_to_token(place)
-    if token is not None:
-        return token
-    # It is in none, as a space that the tokenizer leaves out. A token that the tokenizer adds by itself has
-    # the offsets (0, 0): let it end where the one before does.
-    return bisect_right(list(accumulate((end for _, end in encoding.offsets), max)), place)
-
-
-def _cut(ids: list[int], spans: list[tuple[int, int]], max_length: int | None) -> Rendered:
-    if max_length is None or len(ids) <= max_length:
-        return Rendered(ids, tuple(spans))
-    kept = tuple((start, min(end, max_length)) for start, end in spans if start < max_length)
-    return Rendered(ids[:max_length], kept, truncated=True, whole=len(ids))
 
 
 def _row_error(row: Row, problem: str, fix: str) -> UserError:

@@ -37,6 +37,7 @@ from ft_dagster.data.rows.dataset_schema import (
 )
 from ft_dagster.data.rows.decontaminate import EvaluationItem, read_items
 from ft_dagster.data.rows.dedup import NearDuplicates, SeenRows
+from ft_dagster.data.rows.faults import fault_of
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.sources import read_rows
 from ft_dagster.data.rows.splits import (
@@ -49,6 +50,7 @@ from ft_dagster.data.rows.splits import (
 )
 from ft_dagster.data.sources.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.sources.locations import NOWHERE, DeclaredAt
+from ft_dagster.errors import UserError
 from ft_dagster.spec.data import DataSpec, SplitsSpec
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.strict_json import dumps
@@ -119,11 +121,31 @@ def build_task_dataset(
         rows = _write_splits(
             spool, out, schema, groups=filters.groups, splits=spec.data.splits, origins=origins
         )
+    _refuse_malformed(filters, spec.data.max_malformed, asked)
     check_sizes(rows, spec.data.splits, file=asked.file, overlapping=filters.dropped[CONTAMINATED])
     content = filters.figures(rows, formats, paths_of(spec)).to_json()
     if evidence is not None:
         (evidence / DATASET).write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
     return content
+
+
+def _refuse_malformed(filters: _Filters, allowed: float, asked: DeclaredAt) -> None:
+    """Raise UserError where more of the rows are malformed than the declaration lets be."""
+    count = sum(filters.dropped[fault] for fault in filters.malformed)
+    if count <= allowed * filters.read:
+        return
+    firsts = [
+        f"{filters.dropped[fault]:,}: {fault} (first {place.file}:{place.line})"
+        for fault, row in filters.malformed.items()
+        if (place := row.place) is not None
+    ]
+    raise UserError(
+        f"{count:,} of {filters.read:,} rows are malformed: {'; '.join(firsts)}",
+        file=asked.file,
+        field="data.max_malformed",
+        value=allowed,
+        fix="Mend the rows, or declare the share of them that may be left out",
+    )
 
 
 def _writer(files: ExitStack, evidence: Path | None, name: str, schema: Any) -> TableWriter | None:
@@ -226,6 +248,7 @@ class _Filters:
         self.groups = SplitGroups()
         self.read = 0
         self.dropped = Counter[str]()
+        self.malformed: dict[str, Row] = {}  # the first of each fault
         self._by_source: dict[str, Counter[str]] = {}
         self._overlaps: dict[str, Counter[str]] = {}
 
@@ -269,6 +292,10 @@ class _Filters:
 
     def _reason(self, row: Row, words: Sequence[str], task: str | None) -> Dropped | None:
         """Return why a row is left out, None to keep it. `task`: whose questions the row overlaps."""
+        fault = fault_of(row)
+        if fault is not None:
+            self.malformed.setdefault(fault, row)
+            return Dropped(fault)
         if self._seen is not None and not self._seen.add(row.identity):
             return Dropped(DUPLICATE)
         if task is not None:

@@ -24,8 +24,10 @@ JSON_FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
 def canonical(content: Any) -> str:
-    """Return the one JSON text of a content: names sorted, no spaces."""
-    return dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """Return the JSON text of a content, without spaces, its names in the order in which they were given: a
+    template writes tools and arguments in that order, and a model learns it.
+    """
+    return dumps(content, separators=(",", ":"), ensure_ascii=False)
 
 
 def more_of(raw: RawRow, turn: Mapping[str, Any], where: str, role: str) -> str:

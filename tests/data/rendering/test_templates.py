@@ -1,0 +1,149 @@
+"""Every chat template that TRL ships as an original, none written here: whole rows by each of them, token by
+token beside transformers' apply_chat_template.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trl
+
+from ft_dagster.data.rendering.carried import ChatOptions, note_chat
+from ft_dagster.data.rendering.render import DATE, render
+from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.data.sources.turns import canonical
+from ft_dagster.errors import UserError
+from tests.tiny_model import tiny_tokenizer
+
+FOLDER = Path(trl.__file__).parent / "chat_templates"
+TEMPLATES = sorted(file.stem for file in FOLDER.glob("*.jinja") if not file.stem.endswith("_training"))
+MARKS = re.compile(
+    r"<\|[^|>\s]+\|?>|<[a-z_]+\|>|<｜[^｜]+｜>|<(?:start|end)_of_turn>|\[[A-Z_]{3,}\]|<end_of_utterance>|</?s>"
+)
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "find_weather",
+            "description": "Find the weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "description": "A city"}},
+                "required": ["city"],
+            },
+        },
+    }
+]
+CALL = {"id": "a12345678", "type": "function"}
+WHY, ANSWER, CITY = "The town is by the sea", "It rains there", "Gdynia"
+
+
+def turns(*, calls: bool, reasoning: bool, as_text: bool) -> list[dict[str, Any]]:
+    """The conversation as people write it, its arguments as an object or as text."""
+    given: Any = json.dumps({"city": CITY}) if as_text else {"city": CITY}
+    call = {**CALL, "function": {"name": "find_weather", "arguments": given}}
+    answered = {"role": "tool", "name": "find_weather", "tool_call_id": "a12345678", "content": "rain"}
+    said = {"reasoning_content": WHY} if reasoning else {}
+    called = {"role": "assistant", "content": "", "tool_calls": [call]}
+    asks, answer = (
+        {"role": "user", "content": "How is it there?"},
+        {"role": "assistant", "content": ANSWER, **said},
+    )
+    return [asks, *([called, answered] if calls else []), answer]
+
+
+def row_of(given: list[dict[str, Any]], tools: bool) -> Row:
+    messages = tuple(
+        Message(
+            turn["role"],
+            turn["content"],
+            canonical(more)
+            if (more := {k: v for k, v in turn.items() if k not in ("role", "content")})
+            else "",
+        )
+        for turn in given
+    )
+    return Row("messages", "data.sources[0]", messages=messages, tools=canonical(TOOLS) if tools else "")
+
+
+def tokenizer_of(name: str) -> Any:
+    template = (FOLDER / f"{name}.jinja").read_text("utf-8")
+    tokenizer = tiny_tokenizer()
+    marks = sorted(set(MARKS.findall(template)) - set(tokenizer.all_special_tokens))
+    tokenizer.add_special_tokens(
+        {"bos_token": "<s>", "eos_token": "</s>", "additional_special_tokens": marks}
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def as_template_takes(given: list[dict[str, Any]], tokenizer: Any, **takes: Any) -> list[int]:
+    """Token ids by transformers alone, the arguments as the template takes them."""
+    ids: list[int] = tokenizer.apply_chat_template(given, return_dict=False, **takes)
+    return ids
+
+
+def in_parts(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in given]
+
+
+def is_written(given: list[dict[str, Any]], tokenizer: Any, texts: list[str], **takes: Any) -> bool:
+    """Whether transformers alone writes all of these texts."""
+    try:
+        text = tokenizer.apply_chat_template(given, tokenize=False, **takes)
+    except Exception:
+        return False
+    return all(part in text for part in texts)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"enable_thinking": True}, {"enable_thinking": False}], ids=str)
+@pytest.mark.parametrize("reasoning", ["no reasoning", "train", "context", "drop"])
+@pytest.mark.parametrize("calls", [True, False], ids=["calls", "no calls"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_whole_row_has_the_tokens_of_the_template_or_is_refused_by_the_field(
+    name: str, calls: bool, reasoning: str, kwargs: dict[str, Any]
+) -> None:
+    tokenizer, thinks = tokenizer_of(name), reasoning != "no reasoning"
+    options = ChatOptions("train" if not thinks else reasoning, kwargs)  # type: ignore[arg-type]
+    note_chat(tokenizer, options)
+    row = row_of(turns(calls=calls, reasoning=thinks, as_text=True), calls)
+    template = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n{tokenizer.chat_template}"
+    takes = {"tools": TOOLS if calls else None, "chat_template": template, "date_string": DATE, **kwargs}
+    forms = [
+        form(turns(calls=calls, reasoning=thinks and reasoning != "drop", as_text=as_text))
+        for as_text in (False, True)
+        for form in (list, in_parts)
+    ]
+    says = [ANSWER, *([CITY, "find_weather"] if calls else [])]
+    thought = [WHY] if thinks and reasoning != "drop" else []
+    try:
+        example = render(row, tokenizer)
+    except UserError as error:
+        untold = "cannot be told from its prompt" in error.problem
+        field = re.search(
+            r"does not write (tools|messages\[\d\]\.(?:tool_calls|reasoning_content))", error.problem
+        )
+        assert untold or field
+        if field is not None:
+            lost = thought if field[1].endswith("reasoning_content") else [CITY, "find_weather"]
+            given = [each for each in forms if is_written(each, tokenizer, [], **takes)]
+            assert not all(is_written(each, tokenizer, lost, **takes) for each in given) or not given
+        return
+    expected = [
+        as_template_takes(given, tokenizer, **takes)
+        for given in forms
+        if is_written(given, tokenizer, [*says, *thought], **takes)
+    ]
+    assert example.input_ids in expected or example.input_ids[:-1] in expected
+    [(start, end)] = example.spans
+    trained, before = (
+        tokenizer.decode(ids) for ids in (example.input_ids[start:end], example.input_ids[:start])
+    )
+    assert trained.count(ANSWER) == 1
+    assert (WHY in trained) == (reasoning == "train")
+    assert (WHY in before) == (reasoning == "context")
+    assert CITY not in trained
