@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import (
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
     from ft_dagster.planning.reasons import Reason
     from ft_dagster.settings import Settings
     from ft_dagster.store import Store
+
+
+STYLES = {"trained": "green", "context": "dim", "cut": "red strike"}
+MARKS = {"trained": ("«", "»"), "context": ("", ""), "cut": ("✂", "✂")}
+# Control characters but tabs and line breaks: in a terminal they may move the cursor.
+UNPRINTED = dict.fromkeys([*range(9), *range(11, 32), 127, *range(128, 160)], "�")
 
 
 @app.command(rich_help_panel=DECLARING)
@@ -146,9 +153,19 @@ def show(
     context: typer.Context,
     variant: Key,
     changed: Annotated[bool, typer.Option("--changed", help="Only values that differ from built in")] = False,
+    row: Annotated[
+        int | None, typer.Option(min=1, help="Show this row of the sources instead, as it is trained")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show every value of a declaration and where it came from: the file, the defaults, or built in."""
+    """Show every value of a declaration and where it came from: the file, the defaults, or built in.
+
+    With --row, show a row as the base's template renders it: trained (green, « » where there are no colours),
+    context (dim), cut off (red, ✂ ✂).
+    """
+    if row is not None:
+        _show_row(context, variant, row, as_json)
+        return
     from ft_dagster.spec.validation import is_default
     from ft_dagster.spec.variant import VariantSpec
 
@@ -176,6 +193,26 @@ def show(
         for reason in planned:
             plan.add_row(reason.field, json.dumps(reason.value), reason.origin, reason.reason)
         show_table(plan)
+
+
+def _show_row(context: typer.Context, variant: str, row: int, as_json: bool) -> None:
+    from ft_dagster.versions.shown_row import shown_row
+    from ft_dagster.workspace.workspace import Workspace
+
+    workspace = Workspace(load_settings(context.obj), VariantKey.parse(variant), looking=True)
+    shown = shown_row(workspace, row)
+    if as_json:
+        pieces = [piece._asdict() for piece in shown.pieces]
+        print_json({"variant": variant, "row": row, **shown._asdict(), "pieces": pieces})
+        return
+    counts = ", ".join(f"{count:,} {part}" for part, count in shown.tokens.items() if count)
+    why = f"left out: {shown.left_out}" if shown.left_out else f"tokens: {counts}"
+    tell(f"row {row} ({shown.place}); {why}")
+    text = Text()
+    for part, said in shown.pieces:
+        left, right = ("", "") if out.is_terminal else MARKS[part]
+        text.append(f"{left}{said.translate(UNPRINTED)}{right}", STYLES[part])
+    out.print(text, soft_wrap=True)
 
 
 def _shown(field: str, value: Any) -> str:

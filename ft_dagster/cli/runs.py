@@ -207,6 +207,7 @@ def try_(
     where the evaluation says so (`evaluation.kind`); any other answer has to have each expected text in it,
     word for word. Of an answer without a mark nothing is known.
     """
+    from ft_dagster.data.rendering.carried import options_of
     from ft_dagster.evaluation.answers import PromptRequest, answer
     from ft_dagster.report.answers import answers_table, right_answers
     from ft_dagster.spec.load import read_yaml
@@ -221,7 +222,9 @@ def try_(
         declared = load_variant(settings, key)
         system = next((source.system for source in declared.spec.data.sources if source.system), None)
         texts = [each.text for each in given]
-        questions.append(PromptRequest(model.base, model.tuned, texts, chat=model.chat, system=system))
+        options = options_of(declared.spec.data)
+        asks = PromptRequest(model.base, model.tuned, texts, model.chat, system, options)
+        questions.append(asks)
         judges.append(Judge(settings, declared, given, prompts))
     printed: list[dict[str, object]] = []
     counts: list[str] = []

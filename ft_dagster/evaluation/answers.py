@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ft_dagster.data.rendering.carried import AS_USUAL, ChatOptions, note_chat
 from ft_dagster.data.rendering.chat_rules import stop_token_ids
 from ft_dagster.data.rendering.render import (
     lead_of,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 class PromptRequest(NamedTuple):
     """Holds prompts to a base and to what a training made of it (`tuned`: a payload folder of any kind). With
-    `chat` a prompt is a user's turn after `system`, in the template that training used; else it is continued
-    as plain text.
+    `chat` a prompt is a user's turn after `system`, in the template that training used, by `options`; else it
+    is continued as plain text.
     """
 
     base: Path
@@ -42,6 +43,7 @@ class PromptRequest(NamedTuple):
     prompts: list[str]
     chat: bool = True
     system: str | None = None
+    options: ChatOptions = AS_USUAL
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _base_answers(
 def _render(asked: PromptRequest, max_new_tokens: int) -> _Rendered:
     from ft_dagster.evaluation.models.greedy import rows_of
 
-    tokenizer = trained_tokenizer(asked.base, asked.tuned)
+    tokenizer = note_chat(trained_tokenizer(asked.base, asked.tuned), asked.options)
     texts = asked.prompts
     if asked.chat:
         before = [Message("system", asked.system)] if asked.system else []

@@ -114,10 +114,13 @@ class EvaluationRequest(ProgramRequest):
     auto: batch after batch (`sequential_looks`), until `until` ends a task.
     `general_holdout`: a parquet of held-out texts. `general_prompts`: whether to look for degeneration.
     `declared_in`: the variant's file, for errors. `roots`: what the tasks' files may reach; null: all.
+    `reasoning`, `chat_template_kwargs`: see those of `data`.
     """
 
     schema_version: Literal[1]
     model: JudgedModel
+    reasoning: Literal["train", "drop", "context"] | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     vllm: Path | None = None

@@ -11,6 +11,7 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster.data.rendering.carried import note_chat, options_of
 from ft_dagster.data.rendering.chat_rules import chat_rules
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.degeneration import answered, as_samples, rows_to_ask
@@ -112,6 +113,7 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
     weights = None if tuned is None else tuned.folder
     model, tokenizer, difference = load_judged(base, weights, device=request.device, dtype=request.dtype)
     withhold(model, request.withheld)
+    note_chat(tokenizer, options_of(request))
     rules = chat_rules(tokenizer)
     with _answering(request, model, tokenizer) as (lm, engine):
         loaded = time.monotonic()

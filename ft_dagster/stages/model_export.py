@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ft_dagster.data.mixture.probes import probe_prompts
+from ft_dagster.data.rendering.carried import options_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured_digests import base_digest
 from ft_dagster.evaluation.models.arithmetic import Dtype
@@ -164,6 +165,7 @@ def _request(inputs: ExportInputs, context: BuildContext, output: Path) -> Expor
                 files.folder,
                 PROBES,
                 exchange=inputs.task.rendering is not None,
+                options=options_of(inputs.task.spec.data),
             ),
             "device": inputs.device,
             "output": output,

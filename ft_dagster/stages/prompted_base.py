@@ -38,7 +38,10 @@ from ft_dagster.workspace.rendered_prompts import OTHER_ROWS, lead_of_answers, r
 from ft_dagster.workspace.stage import Stage
 
 Split = Literal["validation", "test"]
-ASKED = ("evaluation.max_new_tokens", "evaluation.kind", "evaluation.seed")
+ASKED = (
+    *("evaluation.max_new_tokens", "evaluation.kind", "evaluation.seed"),
+    *("data.reasoning", "data.chat_template_kwargs"),
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ def request(inputs: PromptedInputs, context: BuildContext, output: Path) -> Eval
             exchange=inputs.rendering is not None,
             examples=Examples(train=file(data / "train.parquet"), counts=inputs.counts),
         ),
+        reasoning=inputs.spec.data.reasoning,
+        chat_template_kwargs=inputs.spec.data.chat_template_kwargs,
         limit=inputs.rows,
         seed=asked.seed,
         project=context.project,

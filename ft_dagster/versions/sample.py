@@ -69,8 +69,7 @@ def sample(
     counted. Raises UserError.
     """
     spec = declared.spec
-    longest = json.loads((tokenizer.folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
-    max_length = spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
+    max_length = longest_example(spec, tokenizer.folder)
     exchange = spec.data.render == "auto" and tokenizer.chats
     examples, tokens, trained, read, longest = 0.0, 0.0, 0.0, list[Row](), 0
     rows_in_all, unplaced, more, look = 0, 0, False, SplitLook()
@@ -114,6 +113,12 @@ def sample(
     fallen = sum(split_at(position, spec.data.splits) == "test" for position in look.positions())
     test_rows = fallen + round(unplaced * spec.data.splits.test)
     return Counted(counts, basis, test_rows, tuple(read), more)
+
+
+def longest_example(spec: VariantSpec, base: Path) -> int:
+    """Return the most tokens of an example, of a base in this folder."""
+    longest = json.loads((base / CONFIG).read_text("utf-8")).get("max_position_embeddings")
+    return spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
 
 
 def _lengths(

@@ -270,7 +270,8 @@ def _short(value: object) -> str:
 
 def _of_task(task: OwnTask) -> dict[str, Any]:
     spec = task.spec
-    asked: dict[str, Any] = {"task": spec.evaluation.task}
+    chats = {name: getattr(spec.data, name) for name in ("reasoning", "chat_template_kwargs")}
+    asked: dict[str, Any] = {"task": spec.evaluation.task, **chats}
     if task.train is not None:
         probed, canaries = spec.evaluation.probed_rows, spec.evaluation.canaries
         asked["regurgitation"] = Regurgitation(

@@ -35,6 +35,11 @@ OTHER_ROWS = "{stage} has its rows rendered otherwise than a run would"
 EXCHANGE = "exchange"  # how prompts with completions are rendered where they are no plain text
 # Of a base's name: what publishers call one that was trained to answer.
 MADE_FOR_CHATS = re.compile(r"(?i)(?:^|[-_.])(?:instruct|chat|it)(?:[-_.]|$)")
+REASONING = {
+    "train": "data.reasoning: train, it is learned with its answer",
+    "context": "data.reasoning: context, it is read and not learned",
+    "drop": "data.reasoning: drop, it is left out",
+}
 _KNOWN: dict[Path, ChatTraits] = {}
 
 
@@ -93,18 +98,29 @@ def notes_on_prompts(
     """Return what a person should know of how prompts with completions are rendered, by some of the rows.
     `tokenizer`: of the base; None: it is not known here.
     """
+    reasoned = _of_reasoning(spec, rows)
     prompts = [row for row in rows if row.kind == "prompt_completion"]
     if not prompts:
-        return []
+        return reasoned
     plain = [
         *said_of_seams(sum(row.runs_together for row in prompts), len(prompts)),
         *_without_template(spec, len(prompts), len(rows), tokenizer),
     ]
     if spec.data.render == "plain":
-        return plain
+        return [*plain, *reasoned]
     if tokenizer is None:
+        return reasoned
+    return [*(_of_exchanges(workspace, prompts, tokenizer) if tokenizer.chats else plain), *reasoned]
+
+
+def _of_reasoning(spec: VariantSpec, rows: Sequence[Row]) -> list[str]:
+    """Say what becomes of the reasoning of rows that have some."""
+    having = sum(any('"reasoning_content":' in turn.more for turn in row.messages) for row in rows)
+    if not having:
         return []
-    return _of_exchanges(workspace, prompts, tokenizer) if tokenizer.chats else plain
+    done = REASONING[spec.data.reasoning or "train"]
+    how = "declared" if spec.data.reasoning else "built in; a template that writes none refuses such rows"
+    return [f"{having:,} of {len(rows):,} rows that were looked at have reasoning: {done} ({how})"]
 
 
 def _without_template(

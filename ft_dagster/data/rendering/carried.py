@@ -10,11 +10,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ft_dagster.data.rows.rows import Message, Row
 from ft_dagster.data.sources.turns import canonical
-from ft_dagster.spec.data import DataSpec
 
 Reasoning = Literal["train", "drop", "context"]
 Render = Callable[[list[dict[str, Any]], list[dict[str, Any]] | None], str]
@@ -34,6 +33,9 @@ class ChatOptions(NamedTuple):
 
     reasoning: Reasoning = "train"
     kwargs: Mapping[str, Any] = {}
+
+
+AS_USUAL = ChatOptions()
 
 
 class CallForm(NamedTuple):
@@ -57,7 +59,16 @@ class ChatForm(NamedTuple):
 FORMS = tuple(CallForm(as_object, empty) for as_object in (True, False) for empty in ("", None))
 
 
-def options_of(data: DataSpec) -> ChatOptions:
+class SaysOfChats(Protocol):
+    """Says how chats are rendered, as `data` of a declaration does."""
+
+    @property
+    def reasoning(self) -> Reasoning | None: ...
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Any] | None: ...
+
+
+def options_of(data: SaysOfChats) -> ChatOptions:
     """Return how a declaration has chats rendered."""
     return ChatOptions(data.reasoning or "train", data.chat_template_kwargs or {})
 
@@ -69,7 +80,7 @@ def note_chat(tokenizer: Any, options: ChatOptions) -> Any:
 
 
 def chat_noted(tokenizer: Any) -> ChatOptions:
-    noted: ChatOptions = getattr(tokenizer, "_ft_dagster_chat", ChatOptions())
+    noted: ChatOptions = getattr(tokenizer, "_ft_dagster_chat", AS_USUAL)
     return noted
 
 

@@ -41,7 +41,8 @@ class Turn(NamedTuple):
     """Holds the last turn as text: what is asked, what the template writes before an answer (see `lead_of`),
     what is answered, and what ends the answer ("" for none).
 
-    `whole` tokenizes as training did, with `add_special_tokens` as said.
+    `whole` tokenizes as training did, with `add_special_tokens` as said. `closes`: what the template writes
+    between reasoning and answer, "" where the lead has no reasoning.
     """
 
     prompt: str
@@ -49,6 +50,7 @@ class Turn(NamedTuple):
     answer: str
     end: str
     add_special_tokens: bool
+    closes: str = ""
 
     @property
     def whole(self) -> str:
@@ -139,7 +141,9 @@ def render_turn(row: Row, tokenizer: Any) -> Turn:
     whole = _chat(row, row.messages, tokenizer)
     start, at, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer)
     ends = whole[stop:end] or eos_token(row, tokenizer)
-    return Turn(whole[:start], whole[start:at], whole[at:stop], ends, False)
+    thought = _thought(row, len(row.messages) - 1, tokenizer)
+    closes = whole[start:at].rpartition(thought)[2].strip() if thought else ""
+    return Turn(whole[:start], whole[start:at], whole[at:stop], ends, False, closes)
 
 
 def has_control_tokens(row: Row, tokenizer: Any) -> bool:
@@ -282,12 +286,18 @@ def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
 
 def _thought_ends(row: Row, i: int, upto: str, start: int, tokenizer: Any) -> int:
     """Return where the reasoning of an answer ends, white space after it included; 0 where there is none."""
-    thought = row.messages[i].said.get("reasoning_content", "").strip()
-    at = upto.find(thought, start) if thought and chat_noted(tokenizer).reasoning != "drop" else -1
+    thought = _thought(row, i, tokenizer)
+    at = upto.find(thought, start) if thought else -1
     if at < 0:
         return 0
     end = at + len(thought)
     return end + len(upto[end:]) - len(upto[end:].lstrip())
+
+
+def _thought(row: Row, i: int, tokenizer: Any) -> str:
+    """Return the reasoning of a turn as it is rendered, "" where there is none."""
+    dropped = chat_noted(tokenizer).reasoning == "drop"
+    return "" if dropped else str(row.messages[i].said.get("reasoning_content", "")).strip()
 
 
 def _last_special(upto: str, tokenizer: Any) -> re.Match[str] | None:

@@ -154,7 +154,8 @@ class Row:
     def whole_text(self) -> str:
         """Return all of the row's text, in order."""
         if self.kind == "messages":
-            return "\n".join(message.content for message in self.messages)
+            more = (message.more for message in self.messages if message.more)
+            return "\n".join((*(message.content for message in self.messages), *more))
         return f"{self.prompt}\n{self.completion}" if self.kind == "prompt_completion" else self.text
 
 

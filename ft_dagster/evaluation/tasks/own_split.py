@@ -179,7 +179,8 @@ class GreedyAnswer(ConfigurableTask):
     The prompt is tokenized alone, as a server does: the tokens that it has beside the reference can give
     the reference away (a space at its end joins the first token of some answers only). The answer ends at
     its end-of-turn token, else after `max_new_tokens`. What the template writes before an answer is asked
-    for too, and left out of what is written. `named`: the task; `until`: words that end an answer too.
+    for too, and left out of what is written, as is the reasoning of rows that have some. `named`: the task;
+    `until`: words that end an answer too.
     """
 
     def __init__(
@@ -216,7 +217,8 @@ class GreedyAnswer(ConfigurableTask):
         super().apply_filters()
         for instance in self._instances:
             for name, answer in instance.filtered_resps.items():
-                instance.filtered_resps[name] = without_lead(instance.doc["lead"], answer)
+                after = answer.rpartition(instance.doc["closes"])[2] if instance.doc["closes"] else answer
+                instance.filtered_resps[name] = without_lead(instance.doc["lead"], after).strip()
 
 
 class TextLoss(ConfigurableTask):
@@ -363,6 +365,7 @@ def turn_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
         **about,
         "prompt": turn.prompt,
         "lead": without_specials(turn.lead, tokenizer),
+        "closes": without_specials(turn.closes, tokenizer).strip(),
         "answer": turn.answer,
         "prompt_ids": trained.input_ids[:start],
         "asked_ids": [

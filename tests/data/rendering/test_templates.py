@@ -24,6 +24,13 @@ TEMPLATES = sorted(file.stem for file in FOLDER.glob("*.jinja") if not file.stem
 MARKS = re.compile(
     r"<\|[^|>\s]+\|?>|<[a-z_]+\|>|<｜[^｜]+｜>|<(?:start|end)_of_turn>|\[[A-Z_]{3,}\]|<end_of_utterance>|</?s>"
 )
+SWITCHES: tuple[dict[str, bool], ...] = ({}, {"enable_thinking": True}, {"enable_thinking": False})
+SWITCHED = [
+    (name, kwargs)
+    for name in TEMPLATES
+    for kwargs in SWITCHES
+    if not kwargs or "enable_thinking" in (FOLDER / f"{name}.jinja").read_text("utf-8")
+]
 TOOLS = [
     {
         "type": "function",
@@ -46,14 +53,13 @@ def turns(*, calls: bool, reasoning: bool, as_text: bool) -> list[dict[str, Any]
     """The conversation as people write it, its arguments as an object or as text."""
     given: Any = json.dumps({"city": CITY}) if as_text else {"city": CITY}
     call = {**CALL, "function": {"name": "find_weather", "arguments": given}}
-    answered = {"role": "tool", "name": "find_weather", "tool_call_id": "a12345678", "content": "rain"}
     said = {"reasoning_content": WHY} if reasoning else {}
-    called = {"role": "assistant", "content": "", "tool_calls": [call]}
-    asks, answer = (
-        {"role": "user", "content": "How is it there?"},
-        {"role": "assistant", "content": ANSWER, **said},
-    )
-    return [asks, *([called, answered] if calls else []), answer]
+    made: list[dict[str, Any]] = [{"role": "user", "content": "How is it there?"}]
+    if calls:
+        made.append({"role": "assistant", "content": "", "tool_calls": [call]})
+        answered = {"role": "tool", "name": "find_weather", "tool_call_id": CALL["id"], "content": "rain"}
+        made.append(answered)
+    return [*made, {"role": "assistant", "content": ANSWER, **said}]
 
 
 def row_of(given: list[dict[str, Any]], tools: bool) -> Row:
@@ -100,12 +106,11 @@ def is_written(given: list[dict[str, Any]], tokenizer: Any, texts: list[str], **
     return all(part in text for part in texts)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"enable_thinking": True}, {"enable_thinking": False}], ids=str)
 @pytest.mark.parametrize("reasoning", ["no reasoning", "train", "context", "drop"])
 @pytest.mark.parametrize("calls", [True, False], ids=["calls", "no calls"])
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize(("name", "kwargs"), SWITCHED, ids=str)
 def test_a_whole_row_has_the_tokens_of_the_template_or_is_refused_by_the_field(
-    name: str, calls: bool, reasoning: str, kwargs: dict[str, Any]
+    name: str, kwargs: dict[str, bool], calls: bool, reasoning: str
 ) -> None:
     tokenizer, thinks = tokenizer_of(name), reasoning != "no reasoning"
     options = ChatOptions("train" if not thinks else reasoning, kwargs)  # type: ignore[arg-type]
@@ -129,7 +134,8 @@ def test_a_whole_row_has_the_tokens_of_the_template_or_is_refused_by_the_field(
         )
         assert untold or field
         if field is not None:
-            lost = thought if field[1].endswith("reasoning_content") else [CITY, "find_weather"]
+            texts = {"tools": ["Find the weather"], "tool_calls": [CITY], "reasoning_content": thought}
+            lost = texts[field[1].rpartition(".")[2]]
             given = [each for each in forms if is_written(each, tokenizer, [], **takes)]
             assert not all(is_written(each, tokenizer, lost, **takes) for each in given) or not given
         return

@@ -1,0 +1,84 @@
+"""`show --row`: a row as the base reads it, what of it is trained, what is context, what is cut off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from tests.e2e.project import write_yaml
+
+KEY = "acme.chats"
+TURNS = [
+    {"role": "user", "content": "Where is it?"},
+    {"role": "assistant", "content": "There.", "weight": 0},
+    {"role": "user", "content": "And now?"},
+    {"role": "assistant", "content": "Here\u001b[2J it is."},
+]
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_model_folder: Path) -> Path:
+    write_yaml(tmp_path / "ft_dagster.yaml", {"store": "store"})
+    rows = [{"messages": TURNS[2:]}, {"messages": TURNS}, {"messages": [TURNS[0], TURNS[1]]}]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    declare(tmp_path, tiny_model_folder)
+    return tmp_path
+
+
+def declare(project: Path, base: Path, **training: Any) -> None:
+    content = {
+        "description": "x",
+        "owners": ["me"],
+        "base_model": str(base),
+        "data": {"sources": ["chats.jsonl"], "train_on": "assistant_turns"},
+        "training": training,
+    }
+    write_yaml(project / "tenants" / "acme" / "chats.yaml", content)
+
+
+def shown(project: Path, *arguments: str) -> str:
+    result = CliRunner().invoke(app, ["--project", str(project), "show", KEY, *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_row_is_shown_with_what_is_trained_and_what_is_context(project: Path) -> None:
+    found = json.loads(shown(project, "--row", "2", "--json"))
+    pieces = found["pieces"]
+    assert found["place"] == "chats.jsonl:2"
+    assert [piece["part"] for piece in pieces] == ["context", "trained", "context"]
+    assert "There." in pieces[0]["text"]
+    assert pieces[1]["text"] == "Here\u001b[2J it is.<|im_end|>"
+    assert "".join(piece["text"] for piece in pieces).count("<|im_start|>") == 4
+    assert found["tokens"]["cut"] == 0
+
+
+def test_a_row_moves_no_cursor(project: Path) -> None:
+    printed = shown(project, "--row", "2")
+    assert "«Here�[2J it is.<|im_end|>»" in printed
+    assert "\u001b" not in printed
+
+
+def test_what_is_cut_off_is_shown(project: Path, tiny_model_folder: Path) -> None:
+    whole = json.loads(shown(project, "--row", "1", "--json"))["tokens"]
+    length = whole["context"] + whole["trained"] - 4
+    declare(project, tiny_model_folder, max_length=max(16, length))
+    cut = json.loads(shown(project, "--row", "1", "--json"))["tokens"]
+    assert cut["cut"] > 0
+    assert sum(cut.values()) == sum(whole.values())
+    assert "✂" in shown(project, "--row", "1")
+
+
+def test_a_malformed_row_says_why_no_model_sees_it(project: Path) -> None:
+    found = json.loads(shown(project, "--row", "3", "--json"))
+    assert (found["left_out"], found["pieces"]) == ("no answer is trained", [])
+
+
+def test_a_row_that_is_not_there_is_refused(project: Path) -> None:
+    result = CliRunner().invoke(app, ["--project", str(project), "show", KEY, "--row", "9"])
+    assert "the sources have fewer rows" in str(result.exception)
