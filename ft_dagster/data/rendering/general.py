@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.rendering.render import encode_texts
+from ft_dagster.data.rendering.token_spans import encode_texts
 from ft_dagster.data.rows.content import identity_of, normal_text, words_of
 from ft_dagster.objectives import Rendered
 from ft_dagster.spec.data import ShareOf

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ft_dagster.data.rendering.chat_rules import chats
-from ft_dagster.data.rendering.render import load_tokenizer, pattern_of, special_words
+from ft_dagster.data.rendering.render import load_tokenizer
+from ft_dagster.data.rendering.special_tokens import pattern_of, special_words
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.model_files.weights import SETTINGS, tokenizer_files

@@ -9,7 +9,7 @@ end of a turn, that is the end-of-sequence token.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -23,6 +23,7 @@ from ft_dagster.data.rendering.carried import (
     tools_in,
     turns_of,
 )
+from ft_dagster.data.rendering.special_tokens import special_pattern
 from ft_dagster.data.rendering.time_limit import EndlessTemplate, in_time
 from ft_dagster.data.rendering.token_spans import Marked, cut, encode, spanned
 from ft_dagster.data.rows.rows import Message, Row
@@ -148,16 +149,7 @@ def render_turn(row: Row, tokenizer: Any) -> Turn:
 
 def has_control_tokens(row: Row, tokenizer: Any) -> bool:
     """Say whether the row's own words hold a special token (as `<|im_end|>`): it would be read as one."""
-    return _special(tokenizer).search(row.whole_text) is not None
-
-
-def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
-    """Yield (token ids, character offsets) of plain texts, with the special tokens that the tokenizer
-    adds.
-    """
-    for text in texts:
-        encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-        yield encoded["input_ids"], encoded["offset_mapping"]
+    return special_pattern(tokenizer).search(row.whole_text) is not None
 
 
 def added_after(tokenizer: Any) -> int:
@@ -272,7 +264,7 @@ def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
         _thought_ends(row, i, upto, start, tokenizer),
     )
     at = upto.find(content, thought or begins)
-    found = _special(tokenizer).search(upto, at + len(content) if at >= 0 else begins)
+    found = special_pattern(tokenizer).search(upto, at + len(content) if at >= 0 else begins)
     if "tool_calls" in row.messages[i].said:  # they stand after the text, and may hold special tokens
         found = _last_special(upto, tokenizer)
     stop, end = (found.start(), found.end()) if found else (len(upto.rstrip()), len(upto))
@@ -302,7 +294,7 @@ def _thought(row: Row, i: int, tokenizer: Any) -> str:
 
 def _last_special(upto: str, tokenizer: Any) -> re.Match[str] | None:
     """Return the special token that a text ends in, None where it ends in none."""
-    found = list(_special(tokenizer).finditer(upto))
+    found = list(special_pattern(tokenizer).finditer(upto))
     return found[-1] if found and not upto[found[-1].end() :].strip() else None
 
 
@@ -472,7 +464,7 @@ def _lead_at(text: str, place: int, tokenizer: Any) -> str:
 
 def without_specials(text: str, tokenizer: Any) -> str:
     """Return a rendered text as it is when its tokens are decoded without the special ones."""
-    return _special(tokenizer).sub("", text)
+    return special_pattern(tokenizer).sub("", text)
 
 
 def without_lead(lead: str, answer: str) -> str:
@@ -490,28 +482,6 @@ def _dateless(template: str) -> str:
     if "strftime_now" not in template:
         return template
     return f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n{template}"
-
-
-def _special(tokenizer: Any) -> re.Pattern[str]:
-    """Return a pattern that finds any special token; kept on the tokenizer, since it is asked for each
-    row.
-    """
-    kept: re.Pattern[str] | None = getattr(tokenizer, "_ft_dagster_special", None)
-    if kept is None:
-        kept = tokenizer._ft_dagster_special = pattern_of(special_words(tokenizer))
-    return kept
-
-
-def special_words(tokenizer: Any) -> list[str]:
-    """Return the special tokens as text, the longest first."""
-    words = {str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special}
-    words |= {str(word) for word in tokenizer.all_special_tokens}
-    return sorted(words - {""}, key=lambda word: (-len(word), word))
-
-
-def pattern_of(words: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern that finds any of the words; nothing where there is none."""
-    return re.compile("|".join(map(re.escape, words)) or r"(?!)")
 
 
 def eos_token(row: Row, tokenizer: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -18,6 +19,15 @@ class Marked(NamedTuple):
     spans: Spans
     special: bool
     eos: bool
+
+
+def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """Yield (token ids, character offsets) of plain texts, with the special tokens that the tokenizer
+    adds.
+    """
+    for text in texts:
+        encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+        yield encoded["input_ids"], encoded["offset_mapping"]
 
 
 def encode(texts: list[str], tokenizer: Any, special: bool) -> Any:
