@@ -153,3 +153,40 @@ def test_a_whole_row_has_the_tokens_of_the_template_or_is_refused_by_the_field(
     assert (WHY in trained) == (reasoning == "train")
     assert (WHY in before) == (reasoning == "context")
     assert CITY not in trained
+
+
+def called(*, train_on: Any, **more: Any) -> list[str]:
+    """What qwen3 trains of a conversation in which a tool is called twice; `more`: of the first call."""
+    tokenizer = tokenizer_of("qwen3_instruct_2507")
+    first = turns(calls=True, reasoning=False, as_text=False)
+    first[1] |= more
+    row = row_of([*first, *turns(calls=True, reasoning=False, as_text=True)[:2]], tools=True)
+    example = render(row, tokenizer, train_on=train_on)
+    return [tokenizer.decode(example.input_ids[start:end]) for start, end in example.spans]
+
+
+def test_a_call_is_trained_with_its_end() -> None:
+    written = '{"name": "find_weather", "arguments": {"city": "Gdynia"}}'
+    call = f"<tool_call>\n{written}\n</tool_call><|im_end|>"
+    assert called(train_on="completions") == [call]
+    assert called(train_on="assistant_turns") == [call, f"{ANSWER}<|im_end|>", call]
+
+
+def test_a_turn_with_train_false_is_context() -> None:
+    spans = called(train_on="assistant_turns", train=False)
+    assert len(spans) == 2
+    assert CITY not in spans[0]
+
+
+def test_what_follows_the_last_trained_answer_is_not_rendered() -> None:
+    tokenizer = tokenizer_of("qwen3_instruct_2507")
+    given = [*turns(calls=False, reasoning=False, as_text=False), {"role": "user", "content": "And then?"}]
+    row = row_of([*given, {"role": "assistant", "content": "It clears.", "train": False}], tools=False)
+    assert render(row, tokenizer) == render(row_of(given[:2], tools=False), tokenizer)
+
+
+def test_a_name_that_the_template_leaves_out_is_refused_by_the_field() -> None:
+    given = turns(calls=False, reasoning=False, as_text=False)
+    given[0]["name"] = "Ada"
+    with pytest.raises(UserError, match=r"does not write messages\[0\]\.name"):
+        render(row_of(given, tools=False), tokenizer_of("qwen3"))
