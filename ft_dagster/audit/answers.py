@@ -26,7 +26,8 @@ class Inclusion:
 class RecordIn:
     """Places a record in an artifact. `variant`: None of what is shared. `state`: of
     `artifact_records.STATES`. `facts`: what its leaf binds. `inclusion`: None of an artifact from before
-    there were trees. `cut`: how much of it a mixture has, in words; empty of all of it.
+    there were trees. `cut`: how much of it a mixture has, in words; empty of all of it. `alike`: found by
+    identity 1 of a record that has an identity 2, so that it may be another record.
     """
 
     identity: str
@@ -38,6 +39,7 @@ class RecordIn:
     facts: Mapping[str, Any]
     inclusion: Inclusion | None
     cut: str = ""
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class ModelThatHas:
     started from the release of one that was. `times`: examples of it that were trained on before the exported
     checkpoint, of a child in its parent; None where the ledger cannot be read. `through`: the parent's
     weights. `measured`: "8 of 35", where the loss on some examples of the validation split alone chose the
-    checkpoint, and nothing says on which. `cut`: on how much of it, in words; empty: on all.
+    checkpoint, and nothing says on which. `cut`: on how much of it, in words; empty: on all. `alike`: see
+    `RecordIn`.
     """
 
     variant: str
@@ -71,6 +74,7 @@ class ModelThatHas:
     through: str | None = None
     measured: str = ""
     cut: str = ""
+    alike: bool = False
 
 
 @dataclass(frozen=True)

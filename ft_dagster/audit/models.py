@@ -17,7 +17,15 @@ from ft_dagster.audit.figures import read
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.audit.index.moments import moment_of
 from ft_dagster.audit.records import descendants
-from ft_dagster.audit.trained import identities_of, in_part, mixtures_of, training_records
+from ft_dagster.audit.trained import (
+    forms_of,
+    identities_as_known,
+    identities_now,
+    identities_of,
+    in_part,
+    mixtures_of,
+    training_records,
+)
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
@@ -156,15 +164,17 @@ def at(audit: Audit, variant: str, date: str, *, now: datetime | None = None) ->
 def diff(audit: Audit, a: str, b: str) -> DiffAnswer:
     """Say what explains that model `b` behaves otherwise than `a`. Raises UserError."""
     one, other = audit.model(a), audit.model(b)
-    before, after = (identities_of(audit, each) for each in (one, other))
+    known = identities_now if len(forms_of(audit, one, other)) > 1 else identities_as_known
+    before, after = (known(audit, model) for model in (one, other))
+    added, removed = after.keys() - before.keys(), before.keys() - after.keys()
     first, second = (_flat(_settings(audit, each)) for each in (one, other))
     names = sorted({*first, *second})
     examples = {
-        "added": tuple(_some(audit, other, after - before)),
-        "removed": tuple(_some(audit, one, before - after)),
+        "added": tuple(_some(audit, other, {after[each] for each in added})),
+        "removed": tuple(_some(audit, one, {before[each] for each in removed})),
     }
     return DiffAnswer(
-        one.digest, other.digest, len(after - before), len(before - after), len(before & after), examples,
+        one.digest, other.digest, len(added), len(removed), len(before.keys() & after.keys()), examples,
         {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)},
         (*_unread(audit, one), *_unread(audit, other)),
     )  # fmt: skip

@@ -22,11 +22,13 @@ from ft_dagster.audit.audit import Audit, inclusion, rows_stand
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.index.artifact_records import ASKED, HAVE_RECORDS, STATES, members_of, times_of
 from ft_dagster.audit.index.index import Hit, Indexed, tenant_of
-from ft_dagster.audit.index.judged import BY_CONTENT, judged_questions
+from ft_dagster.audit.index.judged import BY_CONTENT, judged_questions, name_of
 from ft_dagster.audit.parts import parts_of
 from ft_dagster.audit.sought_record import SoughtRecord
+from ft_dagster.data.files.parquet import row_of
 from ft_dagster.data.mixture.mixture_io import HOLDOUT
-from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
+from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS, as_row
+from ft_dagster.data.rows.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import OWN, SAMPLES
 from ft_dagster.lineage.graph import made_through, walk
@@ -35,8 +37,10 @@ from ft_dagster.records.record_tree import TREE, TreeHead, record_row
 from ft_dagster.report.figures import counted, size
 from ft_dagster.stage_entries import (
     BASE_MODEL,
+    BASE_TEXT,
     EVALUATION,
     FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
     MODEL_EXPORT,
     TASK_DATASET,
     TRAINING_MIXTURE,
@@ -50,6 +54,7 @@ HELD_OUT, PERHAPS = "held out, and not judged with", "held out, perhaps judged w
 BY_INDEX = "removed by retention, told by the index alone"
 REMOVED = "removed by retention before the index was made"
 LOOK = "Run `ft-dagster audit verify` to see what was altered"
+HAVE_TEXT = (TASK_DATASET.name, GENERAL_CORPUS.name, BASE_TEXT.name)
 LEAD_TO_RECORDS = (
     *HAVE_RECORDS,
     FINE_TUNED_MODEL.name,
@@ -63,6 +68,7 @@ TO_CHILD = (
 )  # from weights, by what is made of them
 ANSWERED = "wrote it in an answer"
 UNREACHED = "in its mixture, and not reached before the exported checkpoint"
+ALIKE = "10⁶ from 106, nor a call of a tool from none"  # what only identity 2 tells apart
 _MEASURED = re.compile(r"on (\d+) of (\d+)\b")
 OWN_SAMPLES = f"evidence/{OWN}/payload/{SAMPLES}"  # of an export that was asked by itself
 
@@ -72,29 +78,36 @@ def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
     damage.
     """
     found: list[RecordIn] = []
-    hits = defaultdict[Indexed, list[Hit]](list)
-    cut = dict[Indexed, str]()
+    hits = defaultdict[tuple[Indexed, bool], list[Hit]](list)
+    cut = dict[tuple[Indexed, bool], str]()
     judged: dict[tuple[str, str], Indexed] = {}
-    for name, (owner, _) in audit.owners().items():
+    owners = {name: owner for name, (owner, _) in audit.owners().items()}
+    for name, owner in owners.items():
         for identity in asked.identities:
             lookup = audit.keys(name).current.lookup(identity)
             for hit in audit.index.hits(owner, lookup):
                 artifact = audit.index.artifact(hit.artifact)
                 held = _held(audit, artifact, hit, identity)
                 if held is not None:
-                    found.append(held)
-                    hits[artifact].append(hit)
-                    cut[artifact] = cut.get(artifact) or held.cut
-        for artifact, question in _questions(audit, name, owner, asked):
+                    alike = identity in asked.alike
+                    found.append(replace(held, alike=alike))
+                    hits[artifact, alike].append(hit)
+                    cut[artifact, alike] = cut.get((artifact, alike)) or held.cut
+    questions = asked.questions
+    if questions and not asked.rows:  # of an identity alone
+        questions = (*questions, *_names(audit, hits, found))
+    for name, owner in owners.items():
+        for artifact, question in _questions(audit, name, owner, questions):
             found.append(question)
             weights = audit.index.parent(artifact, FINE_TUNED_MODEL.name)
             judged |= {} if weights is None else {_named(weights): weights}
     models = [
-        replace(one, cut=cut[holder] if one.how in (TRAINED, INHERITED) else "")
-        for holder, rows in hits.items()
+        replace(one, cut=cut[holder, alike] if one.how in (TRAINED, INHERITED) else "", alike=alike)
+        for (holder, alike), rows in hits.items()
         for one in _models(audit, holder, rows, judged)
     ]
-    found += [one for holder in hits for one in _left_out(audit, holder, found, hits)]
+    holders = {holder: None for holder, _ in hits}
+    found += [one for holder in holders for one in _left_out(audit, holder, found, holders)]
     models += [described(audit, weights, JUDGED, 0) for weights in judged.values()]
     identities = tuple(identity.hex() for identity in asked.identities)
     return RecordAnswer(
@@ -105,6 +118,31 @@ def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
         transformed=_otherwise(audit, found) if asked.words else (),
         no_row=asked.no_row,
     )
+
+
+def _names(
+    audit: Audit, holders: Iterable[tuple[Indexed, bool]], found: Iterable[RecordIn]
+) -> Iterator[bytes]:
+    """Yield the names of questions that ask a record which was found by an identity that does not name
+    them.
+    """
+    places = {(one.stage, one.key, one.variant): one for one in found}
+    for holder, _ in holders:
+        place = places[holder.place.stage, holder.place.key, holder.variant]
+        row = _stored(audit, holder, place) if holder.place.stage in HAVE_TEXT else None
+        if row is not None and row.likeness != row.identity:
+            yield name_of(row.likeness)
+
+
+def _stored(audit: Audit, holder: Indexed, place: RecordIn) -> Row | None:
+    """Return a row of a data set or a document; None where its text does not stand."""
+    artifact, ending = audit.artifact(holder), f"/{place.state}.parquet"
+    name = next((one for one in artifact.files if one.startswith("payload/") and one.endswith(ending)), None)
+    file = None if name is None else audit.stored.left(artifact, name)
+    fields = None if file is None or "row" not in place.facts else row_of(file, int(place.facts["row"]))
+    if fields is None:
+        return None
+    return as_row(fields) if "kind" in fields else Row("text", "", text=fields["text"])
 
 
 def _left_out(
@@ -125,7 +163,7 @@ def _left_out(
                 if reason:
                     place = (mixture.variant, TRAINING_MIXTURE.name, mixture.digest, mixture.place.key)
                     facts = {**one.facts, "reason": reason, "tokens": tokens}
-                    yield RecordIn(one.identity, *place, STATES[0], facts, None)
+                    yield RecordIn(one.identity, *place, STATES[0], facts, None, alike=one.alike)
 
 
 def _otherwise(audit: Audit, found: Iterable[RecordIn]) -> tuple[Transformed, ...]:
@@ -208,13 +246,13 @@ def _lookup(audit: Audit, artifact: Artifact, key: RecordKey | None, identity: b
 
 
 def _questions(
-    audit: Audit, name: str, owner: int, asked: SoughtRecord
+    audit: Audit, name: str, owner: int, questions: Iterable[bytes]
 ) -> Iterator[tuple[Indexed, RecordIn]]:
-    """Yield the evaluations of an owner that asked the record, or a text of it, of a model; each question
+    """Yield the evaluations of an owner that asked a question of one of these names of a model; each question
     once.
     """
     seen: set[Hit] = set()
-    for wanted in asked.questions:
+    for wanted in dict.fromkeys(questions):
         for hit in audit.index.hits(owner, audit.keys(name).current.lookup(wanted)):
             indexed = audit.index.artifact(hit.artifact)
             if hit in seen or indexed.place.stage not in ASKED:
@@ -338,13 +376,40 @@ def described(audit: Audit, model: Indexed, how: str, times: int | None) -> Mode
 
 
 def once(models: Iterable[ModelThatHas]) -> tuple[ModelThatHas, ...]:
-    """Return each model once for each way that it has the record, by the most times."""
+    """Return each model once for each way that it has the record: this very one before one that is like it,
+    by the most times.
+    """
     found: dict[tuple[str, str, str, str | None], ModelThatHas] = {}
     for model in models:
         name = (model.variant, model.weights, model.how, model.through)
-        if name not in found or (found[name].times or 0) < (model.times or 0):
+        if name not in found or _surer(model) > _surer(found[name]):
             found[name] = model
     return tuple(found.values())
+
+
+def _surer(model: ModelThatHas) -> tuple[bool, int]:
+    return not model.alike, model.times or 0
+
+
+def is_another(audit: Audit, asked: SoughtRecord, row: Row) -> bool:
+    """Say whether a stored row is another record than the asked one. A row that is only like it is, where an
+    artifact knows the row by identity 2; older ones do not tell it from the asked one.
+    """
+    if row.identity in asked.identities:
+        return False
+    return row.identity_1 not in asked.identities or is_known(audit, row.identity)
+
+
+def is_known(audit: Audit, identity: bytes) -> bool:
+    """Say whether the index knows a record by this identity."""
+    owners = audit.owners().items()
+    lookups = ((owner, audit.keys(name).current.lookup(identity)) for name, (owner, _) in owners)
+    return any(audit.index.hits(owner, lookup) for owner, lookup in lookups)
+
+
+def known_as(audit: Audit, identities: tuple[bytes, ...]) -> bytes:
+    """Return by which of its `Row.identities` a stored row is known."""
+    return next((one for one in identities[:-1] if is_known(audit, one)), identities[-1])
 
 
 def sought(answer: RecordAnswer) -> str:
@@ -402,5 +467,8 @@ def _unsure(answer: RecordAnswer) -> Iterator[str]:
     """Say why more may have it than was found."""
     if answer.checked.unread:
         yield f"{len(answer.checked.unread)} could not be read"
+    alike = sum(one.alike for one in answer.found)
+    if alike:
+        yield f"{alike} of these by identity 1, so perhaps another: it does not tell {ALIKE}"
     if answer.transformed:
         yield f"the rows of {counted(len(answer.transformed), 'source')} were transformed"

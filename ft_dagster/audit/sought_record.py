@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ft_dagster.audit.index.judged import name_of, name_of_words
-from ft_dagster.data.rows.content import identity_of, normal_text, words_of
+from ft_dagster.data.rows.content import EXACT, normal_text, words_of
 from ft_dagster.data.rows.rows import Row, normalize_text, rename
 from ft_dagster.data.sources.formats import detect_format
 from ft_dagster.data.sources.readers import RawRow
@@ -31,8 +31,9 @@ WHOLE: Mapping[str, Any] = {"as": "text"}  # a row as JSON, read as a document t
 
 @dataclass(frozen=True)
 class SoughtRecord:
-    """Describes a sought record. `identities`: what it would be known by: one of a text, of a row as JSON one
-    for each way that sources read it, and last that of the text that it is. `said`: how it was given, in
+    """Describes a sought record. `identities`: what it would be known by: those of a text, of a row as JSON
+    those of each way that sources read it, and last those of the text that it is. `alike`: identity 1 of what
+    has an identity 2 -> that: what is known by the former may be another record. `said`: how it was given, in
     words without the text. `readings`: by which way of reading a row an identity came; PLAIN of one that is
     not there. `words`: in normal form, as each way reads them; empty for an identity. `questions`: the names
     by which a question is found that is the record, or a text of it. `no_row`: why JSON is no row to any
@@ -47,6 +48,20 @@ class SoughtRecord:
     questions: tuple[bytes, ...] = ()
     no_row: str = ""
     rows: tuple[Row, ...] = ()
+    alike: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def exactly(self) -> SoughtRecord:
+        """Return it as what no other record is known by."""
+        return self._known_by(self.alike.keys())
+
+    def known_in(self, form: int) -> tuple[bytes, ...]:
+        """Return what it would be known by where identities are of this form or older."""
+        return self.identities if form >= EXACT else self._known_by(self.alike.values()).identities
+
+    def _known_by(self, others: Collection[bytes]) -> SoughtRecord:
+        left = tuple(one for one in self.identities if one not in others)
+        return replace(self, identities=left, alike={})
 
     def reading(self, identity: bytes) -> Mapping[str, Any]:
         return self.readings.get(identity, PLAIN)
@@ -108,11 +123,20 @@ def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> Sou
 def _as_text(text: str, said: str, reading: Mapping[str, Any]) -> SoughtRecord:
     """Raises UserError for what is not valid Unicode."""
     _refuse_surrogates(text)
-    normal = normal_text(text)
-    identity, told = identity_of("text", [("text", normal)]), tuple(words_of(normal))
-    names = (name_of(identity), name_of_words(told))
-    rows = (Row("text", "", text=text),)
-    return SoughtRecord((identity,), said, {identity: reading}, (told,), names, rows=rows)
+    row = Row("text", "", text=text)
+    told = tuple(row.words)
+    names = (name_of(row.likeness), name_of_words(told))
+    readings = dict.fromkeys(row.identities, reading)
+    return SoughtRecord(row.identities, said, readings, (told,), names, rows=(row,), alike=_alike(row))
+
+
+def sought_row(identities: tuple[bytes, ...], said: str) -> SoughtRecord:
+    """Return the record of a stored row, by its `Row.identities`."""
+    return SoughtRecord(identities, said, alike=dict.fromkeys(identities[1:], identities[0]))
+
+
+def _alike(row: Row) -> dict[bytes, bytes]:
+    return dict.fromkeys(row.identities[1:], row.identity)
 
 
 def _as_row(fields: dict[str, object], said: str, readings: Iterable[Mapping[str, Any]]) -> SoughtRecord:
@@ -126,14 +150,18 @@ def _as_row(fields: dict[str, object], said: str, readings: Iterable[Mapping[str
     for reading in (PLAIN, *readings):
         try:
             row = _read(fields, reading)
-            found.setdefault(row.identity, reading)
+            found |= {one: reading for one in row.identities if one not in found}
             words[tuple(row.words)] = None
             rows.append(row)
         except UserError as error:
             wrong.append(error)
-    asked = dict.fromkeys([*map(name_of, found), *map(name_of_words, _texts_in(fields))])
+    names = [name_of(one) for row in rows for one in (row.likeness, row.identity_1)]
+    asked = dict.fromkeys([*names, *map(name_of_words, _texts_in(fields))])
     no_row = "" if found else wrong[0].problem
-    return SoughtRecord(tuple(found), said, found, tuple(words), tuple(asked), no_row, tuple(rows))
+    alike = {one: other for row in rows for one, other in _alike(row).items()}
+    return SoughtRecord(
+        tuple(found), said, found, tuple(words), tuple(asked), no_row, tuple(rows), alike=alike
+    )
 
 
 def _both(row: SoughtRecord, whole: SoughtRecord) -> SoughtRecord:
@@ -145,6 +173,7 @@ def _both(row: SoughtRecord, whole: SoughtRecord) -> SoughtRecord:
         words=(*row.words, *whole.words),
         questions=tuple(dict.fromkeys((*row.questions, *whole.questions))),
         rows=(*row.rows, *whole.rows),
+        alike={**row.alike, **whole.alike},
     )
 
 

@@ -22,9 +22,10 @@ from ft_dagster.audit.parts import is_perhaps, parts_of
 from ft_dagster.data.files.parquet import dicts_of
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.data.rows.dataset_io import ORIGINS, as_row, read_split
+from ft_dagster.data.rows.row_changes import known_now
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.lineage.graph import needed
-from ft_dagster.records.record_tree import record_rows
+from ft_dagster.records.record_tree import identity_form, record_rows
 from ft_dagster.stage_entries import GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
 
@@ -99,6 +100,30 @@ def identities_of(audit: Audit, weights: Indexed) -> set[bytes]:
     return found
 
 
+def forms_of(audit: Audit, *models: Indexed) -> set[int]:
+    """Return by which forms of identity the data sets and corpora of models may know their records."""
+    mixtures = (mixture for model in models for mixture in mixtures_of(audit, model)[0])
+    parts = (
+        needed(audit.index, mixture, stage)
+        for mixture in mixtures
+        for stage in audit.index.inputs(mixture).keys() & {TASK_DATASET.name, GENERAL_CORPUS.name}
+    )
+    return {identity_form(audit.artifact(part).figures) for part in parts}
+
+
+def identities_as_known(audit: Audit, weights: Indexed) -> dict[bytes, bytes]:
+    return {one: one for one in identities_of(audit, weights)}
+
+
+def identities_now(audit: Audit, weights: Indexed) -> dict[bytes, bytes]:
+    """Return the identities of the records that a model was trained on as this version makes them -> what
+    they are known by.
+    """
+    mixtures = mixtures_of(audit, weights)[0]
+    rows = (row for mixture in mixtures for _, _, row in _training_rows(audit, mixture))
+    return known_now(identities_of(audit, weights), rows)
+
+
 def mixtures_of(audit: Audit, weights: Indexed) -> tuple[list[Indexed], list[str]]:
     """Return the mixture that a model names, and those of other rows that came out equal to it: it was
     trained on either's. Of the latter, why the rows of some cannot be read.
@@ -155,6 +180,18 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
     its number) and by identity. All of it in memory.
     """
     found: dict[Any, Mapping[str, Any]] = {}
+    for stage, number, row in _training_rows(audit, mixture):
+        turns = [{"role": turn.role, "content": turn.content, **turn.said} for turn in row.messages]
+        content: dict[str, Any] = {"messages": turns} if turns else dict(row.parts)
+        content |= {"tools": row.given_tools} if row.tools else {}
+        found |= dict.fromkeys((*row.identities, (stage == GENERAL_CORPUS.name, number)), content)
+    return found
+
+
+def _training_rows(audit: Audit, mixture: Indexed) -> Iterator[tuple[str, int, Row]]:
+    """Yield (stage, number, row) of all training rows and documents that a mixture can have; none of what
+    retention removed.
+    """
     for stage in (TASK_DATASET.name, GENERAL_CORPUS.name):
         if stage not in audit.index.inputs(mixture):
             continue
@@ -162,14 +199,9 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
         for name in above.files:
             if name.startswith("payload/") and name.endswith("train.parquet"):
                 file = audit.stored.left(above, name)
-                if file is None:
-                    continue
-                rows = read_split(file) if stage == TASK_DATASET.name else documents(file)
-                for number, row in enumerate(rows):
-                    turns = [message._asdict() for message in row.messages]
-                    content = {"messages": turns} if turns else dict(row.parts)
-                    found[row.identity] = found[stage == GENERAL_CORPUS.name, number] = content
-    return found
+                if file is not None:
+                    rows = read_split(file) if stage == TASK_DATASET.name else documents(file)
+                    yield from ((stage, number, row) for number, row in enumerate(rows))
 
 
 def documents(file: Path) -> Iterator[Row]:

@@ -98,7 +98,7 @@ class _Drawn:
 
     @classmethod
     def of(cls, train: Path, tokenizer: Any, most: int, seed: int) -> _Drawn:
-        return cls(question_ids([row.identity for row in read_split(train)]), tokenizer, most, seed)
+        return cls(question_ids([row.likeness for row in read_split(train)]), tokenizer, most, seed)
 
     def give(self, number: int, row: Row) -> None:
         if not self._most or len(row.parts[-1][1].encode()) < SHORTEST:  # a token takes a byte at least

@@ -17,10 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ft_dagster.data.files.parquet import rows_of
 from ft_dagster.data.files.tables import TableWriter, open_table
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.data.mixture.mixture_io import HOLDOUT, read_mixture
+from ft_dagster.data.rows.content import loses
 from ft_dagster.data.rows.dataset_io import ORIGINS
+from ft_dagster.data.rows.rows import Row
 from ft_dagster.records.record_tree import DIGESTS
 
 CARRIED = (
@@ -43,8 +46,8 @@ def write_mixture_records(
 ) -> bool:
     """Write rows.parquet into `evidence` for the mixture of a payload folder; whether it could be.
 
-    `dataset`, `corpus`: their evidence folders. It cannot where one of them was made before rows were known
-    by record. `holdout`: the corpus' part that is held out.
+    `dataset`, `corpus`: their evidence folders, each beside its payload. It cannot where one of them was made
+    before rows were known by record. `holdout`: the corpus' part that is held out.
     """
     if not _names_records(dataset / ORIGINS, OF_DATASET):
         return False
@@ -57,7 +60,7 @@ def write_mixture_records(
                 if of is not None:
                     _carry(table, of / ORIGINS, split, source, counts)
         if corpus is not None:
-            _carry_held(table, corpus / ORIGINS, holdout, held_out_examples(mixture), _corpus_name(mixture))
+            _carry_held(table, corpus, holdout, held_out_examples(mixture), _corpus_name(mixture))
     return True
 
 
@@ -75,7 +78,7 @@ def examples_by_row(mixture: Path, split: str) -> dict[str, Counts]:
 
 
 def held_out_examples(mixture: Path) -> dict[str, int]:
-    """Count the texts that the gate asks of each held-out document, by its identity (hex)."""
+    """Count the texts that the gate asks of each held-out document, by its likeness (hex)."""
     file = mixture / HOLDOUT / "texts.parquet"
     if not file.is_file():
         return {}
@@ -104,9 +107,12 @@ def _carry(table: TableWriter, file: Path, split: str, source: str | None, count
             _add(table, batch.take(pa.array(chosen)), examples[chosen], split, name)
 
 
-def _carry_held(table: TableWriter, file: Path, part: str, held: dict[str, int], source: str) -> None:
-    for batch in _batches(file, part):
-        examples = np.array([held.get(one, 0) for one in batch.column("identity").to_pylist()], np.int64)
+def _carry_held(table: TableWriter, corpus: Path, part: str, held: dict[str, int], source: str) -> None:
+    others = _other_likenesses(corpus.with_name("payload"), part) if held else {}
+    for batch in _batches(corpus / ORIGINS, part):
+        rows, identities = (batch.column(name).to_pylist() for name in ("row", "identity"))
+        likenesses = (others.get(row, one) for row, one in zip(rows, identities, strict=True))
+        examples = np.array([held.get(one, 0) for one in likenesses], np.int64)
         chosen = np.flatnonzero(examples)
         _add(table, batch.take(pa.array(chosen)), examples[chosen], HOLDOUT, source)
 
@@ -122,6 +128,15 @@ def _add(table: TableWriter, rows: Any, examples: NDArray[np.int64], split: str,
         *(_or_null(rows, name, kind) for name, kind in CARRIED),
     ]
     table.add_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), [ROW_BYTES] * len(rows))
+
+
+def _other_likenesses(payload: Path, part: str) -> dict[int, str]:
+    """Return the likeness (hex) of each document of a corpus' part whose identity is another, by its row."""
+    found: dict[int, str] = {}
+    for file in payload.rglob(f"{part}.parquet"):
+        texts = (text for batch in rows_of(file, "text") for (text,) in batch)
+        found |= {n: Row("text", "", text=text).likeness.hex() for n, text in enumerate(texts) if loses(text)}
+    return found
 
 
 def _batches(file: Path, split: str) -> Iterator[Any]:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ft_dagster.data.files.parquet import column_names, quoted, row_of, rows_of
+from ft_dagster.data.rows.content import EXACT, NORMALIZATION
 from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
 from ft_dagster.errors import UserError
 from ft_dagster.records.merkle import SIZE, MerkleTree, leaf_hash
@@ -41,12 +42,13 @@ _AS_FACTS = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(","
 
 class TreeHead(NamedTuple):
     """Holds what a manifest says of a tree. `root`: hex. `size`: leaves. `key`: the id of the key that orders
-    them.
+    them. `identity`: the newest form of identity that its records may be known by (`data.rows.content`).
     """
 
     root: str
     size: int
     key: str
+    identity: int = EXACT
 
     def to_json(self) -> dict[str, object]:
         return {"schema_version": SCHEMA_VERSION, **self._asdict()}
@@ -61,11 +63,18 @@ class TreeHead(NamedTuple):
             return None
         try:
             refuse_newer(found["schema_version"], SCHEMA_VERSION, file=file)
-            return cls(str(found["root"]), int(found["size"]), str(found["key"]))
+            form = int(found.get("identity", NORMALIZATION))
+            return cls(str(found["root"]), int(found["size"]), str(found["key"]), form)
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 "its figures name no record tree", file=file, field=FIGURES, fix=RESTORE
             ) from None
+
+
+def identity_form(figures: Mapping[str, Any]) -> int:
+    """Return the newest form of identity that an artifact's records may be known by. Raises UserError."""
+    head = TreeHead.of(figures)
+    return NORMALIZATION if head is None else head.identity
 
 
 class RecordRow(NamedTuple):

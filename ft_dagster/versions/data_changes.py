@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import islice
 from typing import NamedTuple
 
-from ft_dagster.data.rows.row_changes import split_identities
+from ft_dagster.data.rows.row_changes import split_identities, splits_known_now
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export
 from ft_dagster.lineage.release import history
+from ft_dagster.records.record_tree import identity_form
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
 from ft_dagster.versions.version_files import UNREADABLE, told
@@ -39,18 +40,19 @@ def data_changes(workspace: Workspace, dataset: Artifact) -> DataChanges | None:
     not known any more.
     """
     try:
-        found = _before(workspace, dataset)
-        if found is None:
+        earlier = _before(workspace, dataset)
+        if earlier is None:
             return None
-        version, then = found
-        sides = [
-            split_identities(each.folder(workspace.store, workspace.cache) / "evidence")
-            for each in (then, dataset)
-        ]
+        version, then = earlier
+        folders = [each.folder(workspace.store, workspace.cache) for each in (then, dataset)]
+        found = DataChanges(version, *(split_identities(folder / "evidence") for folder in folders))
+        if identity_form(then.figures) != identity_form(dataset.figures):
+            sides = zip((found.before, found.now), folders, strict=True)
+            found = DataChanges(version, *(splits_known_now(one, at / "payload") for one, at in sides))
     except UNREADABLE as error:
         told(error)  # raises where the storage is out of reach
         return None
-    return DataChanges(version, *sides) if all(sides) else None
+    return found if found.before and found.now else None
 
 
 def _before(workspace: Workspace, dataset: Artifact) -> tuple[int, Artifact] | None:

@@ -155,7 +155,7 @@ class History:
             figures = _write_mixture(self._payload(dataset), attempt.payload, documents, cuts)
             if tells:
                 write_cuts(cuts, attempt.evidence)
-            texts = [{"text": text, "group": row.identity.hex()} for row in held for text in pieces(row)]
+            texts = [{"text": text, "group": row.likeness.hex()} for row in held for text in pieces(row)]
             if texts:
                 (attempt.payload / "general_holdout").mkdir(exist_ok=True)
                 file = attempt.payload / "general_holdout" / "texts.parquet"

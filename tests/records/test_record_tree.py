@@ -278,7 +278,8 @@ def test_a_head_is_read_as_it_was_written_and_an_older_artifact_has_none(evidenc
 def corpus(project: Path, tmp_path: Path, write: Any) -> Path:
     """A folder with payload and evidence of a corpus, some documents of it in several pieces."""
     text = "The whale rose slowly beside the ship and the men stood silent. "
-    write("general.jsonl", [{"text": f"Document {n}. {text * (40 if n % 5 == 0 else 1)}"} for n in range(60)])
+    lengths = (40 if n % 5 == 0 else 1 for n in range(60))
+    write("general.jsonl", [{"text": f"Document {n}⁰. {text * length}"} for n, length in enumerate(lengths)])
     declared = CorpusSpec.model_validate({"description": "x", "sources": ["general.jsonl"], "holdout": 0.2})
     folder = tmp_path / "corpus"
     (folder / "evidence").mkdir(parents=True)
@@ -313,7 +314,11 @@ def test_the_records_of_a_mixture_are_those_its_examples_were_made_of(
     }
     assert {(row["record"], row["line"], row["file"]) for row in rows} <= known
     texts = parquet.read_table(mixture / "general_holdout" / "texts.parquet").to_pylist()
-    assert {row["identity"] for row in rows if row["split"] == HOLDOUT} == {text["group"] for text in texts}
+    held = parquet.read_table(corpus / "payload" / "general" / "holdout.parquet")["text"].to_pylist()
+    documents = {one.identity.hex(): one for one in (Row("text", "", text=text) for text in held)}
+    asked = [documents[row["identity"]] for row in rows if row["split"] == HOLDOUT]
+    assert {one.likeness.hex() for one in asked} == {text["group"] for text in texts}
+    assert all(len(one.identities) == 2 for one in asked)
     check_tree(evidence, grow_tree(evidence, KEY), KEY)
 
 

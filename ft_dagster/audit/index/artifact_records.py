@@ -2,7 +2,7 @@
 evidence.
 
 Of an artifact with record evidence its rows.parquet and dropped.parquet are read; of an older one the rows of
-its payload, whose identity is then computed from the text.
+its payload, whose identity, identity 1, is then computed from the text.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ def _of_rows(stored: StoredFiles, dataset: Artifact) -> Iterator[HeldRecord]:
         if stored.has(dataset, f"payload/{split}.parquet"):
             for row, record in enumerate(dicts_of(stored.file(dataset, f"payload/{split}.parquet"))):
                 name = str(record.get("record", row))
-                yield HeldRecord(as_row(record).identity, STATES.index(split), next(numbers), name)
+                yield HeldRecord(as_row(record).identity_1, STATES.index(split), next(numbers), name)
 
 
 def _of_documents(stored: StoredFiles, corpus: Artifact) -> Iterator[HeldRecord]:

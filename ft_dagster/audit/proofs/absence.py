@@ -60,7 +60,8 @@ def _of_holder(audit: Audit, holder: Indexed, asked: SoughtRecord, unread: list[
         if key is None:
             return [Absence(*named, unproved=f"the key {head.key} that orders its records is lost")]
         tree = audit.tree(artifact)
-        found = [tree.find(key.lookup(identity)) for identity in asked.identities]
+        identities = asked.known_in(head.identity)
+        found = [tree.find(key.lookup(identity)) for identity in identities]
         leaves = [neighbours(tree, place.start) for place in found]
     except UserError as error:
         unread.append(str(error))
@@ -74,5 +75,5 @@ def _of_holder(audit: Audit, holder: Indexed, asked: SoughtRecord, unread: list[
     named = (*named[:3], len(tree))
     return [
         Absence(*named, head.root, head.key, identity.hex(), tuple(beside))
-        for identity, beside in zip(asked.identities, leaves, strict=True)
+        for identity, beside in zip(identities, leaves, strict=True)
     ]

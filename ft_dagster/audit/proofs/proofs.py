@@ -10,6 +10,10 @@ A row has another identity where a source names its columns, format or system pr
 is JSON: the file says by which reading it got an identity. Of a row that is absent it shows that by each
 reading of the model's sources, and as a document. Where a source transforms its rows nothing shows absence.
 
+A record with an identity 2 is looked for by that and by identity 1, which older rows are known by. What shows
+identity 1 present may be of another record, and the check says so; of one that is absent both are shown, but
+in a tree from before identity 2, which can have identity 1 alone.
+
 A record may stand in several rows of a mixture: `also` has those that were trained on beside the first, with
 the leaf of each.
 """
@@ -22,12 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.audit.answers import ModelThatHas
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.index.artifact_records import STATES, times_of
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE, SCHEMA_VERSION, all_shown, read_proof
-from ft_dagster.audit.records import TRAINED, record
+from ft_dagster.audit.records import ALIKE, INHERITED, TRAINED, record
 from ft_dagster.audit.sought_record import PLAIN, READ_BY, WHOLE, SoughtRecord
+from ft_dagster.data.rows.content import NORMALIZATION
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import predicate_of
 from ft_dagster.records.merkle import EMPTY, leaf_hash, root_of
@@ -38,6 +44,7 @@ from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT,
 from ft_dagster.strict_json import dumps, loads
 
 WHERE_IT_IS = "`ft-dagster audit record` says where it is"
+LEARNED = (TRAINED, INHERITED)
 MOST_ROWS = 1000  # of one record that a proof shows and counts, at some 2 kB each
 
 
@@ -67,8 +74,13 @@ def prove(audit: Audit, asked: SoughtRecord, weights: Indexed) -> dict[str, Any]
     Raises UserError for a model whose mixture is gone or is older than record trees, where it or a parent was
     trained on the record and no proof can be made of that, and where rows were transformed and none is it.
     """
+    exactly = asked.exactly
+    if asked.alike and any(_is(one, weights) for one in record(audit, exactly).models if one.how in LEARNED):
+        asked = exactly
     own = _proof(audit, asked, weights)
-    if own.get("times"):
+    if own.get("times") or (
+        own["kind"] == PRESENCE and bytes.fromhex(own["identity"]) in asked.alike.values()
+    ):
         return own
     learned = {(one.variant, one.weights) for one in record(audit, asked).models if one.how == TRAINED}
     if (weights.variant, weights.digest) in learned:
@@ -83,6 +95,10 @@ def prove(audit: Audit, asked: SoughtRecord, weights: Indexed) -> dict[str, Any]
         problem = f"nothing proves that it is absent: {transformed[0][1]}"
         raise UserError(problem, fix="`ft-dagster audit record` says where that is")
     return own
+
+
+def _is(model: ModelThatHas, weights: Indexed) -> bool:
+    return (model.variant, model.weights) == (weights.variant, weights.digest)
 
 
 def _inherited(
@@ -143,17 +159,18 @@ def _proof(audit: Audit, asked: SoughtRecord, weights: Indexed) -> dict[str, Any
             for name, each in ((TRAINING_MIXTURE.name, mixture), (FINE_TUNED_MODEL.name, weights))
         },
     }
-    places = {
-        at: identity
-        for identity in asked.identities
-        for at in tree.find(key.lookup(identity))
-        if not tree.dropped[at]
-    }
+    places = _places(tree, key, asked.exactly) or _places(tree, key, asked)
     if places:
         times = times_of(audit.stored, tuned, mixed)
         return {**common, **_presence(tree, places, times.tolist(), asked)}
-    first, *others = [_absence(tree, key, asked, identity) for identity in asked.identities]
+    first, *others = [_absence(tree, key, asked, identity) for identity in asked.known_in(head.identity)]
     return {**common, "kind": ABSENCE, **first, "read_otherwise": others}
+
+
+def _places(tree: RecordTree, key: RecordKey, asked: SoughtRecord) -> dict[int, bytes]:
+    """Return the leaves of rows that are the record, each with the identity by which it is."""
+    found = {at: one for one in asked.identities for at in tree.find(key.lookup(one))}
+    return {at: one for at, one in found.items() if not tree.dropped[at]}
 
 
 def check(file: Path, asked: SoughtRecord | None = None, key: RecordKey | None = None) -> ProofChecked:
@@ -290,23 +307,36 @@ def _check_identity(reading: _Reading, asked: SoughtRecord) -> None:
         otherwise = there - set(asked.identities)
         reading.need(len(otherwise) < len(there), "it is of another record")
         reading.need(not otherwise or not asked.words, "it is of another record")
+        if there <= asked.alike.keys():
+            said = f"that it is this very record: identity 1, which the proof is by, does not tell {ALIKE}"
+            reading.unchecked.append(said)
         if otherwise:
             reading.unchecked.append("that rows of other identities are the record, read otherwise: give it")
     for identity in asked.identities:
         if identity in there:
             how = asked.reading(identity)
             read = f", read as {dumps(how, ensure_ascii=False)}," if how else ""
-            reading.steps.append(f"the record you gave{read} has the identity of the proof")
+            number = " 1" if identity in asked.alike else " 2" if identity in asked.alike.values() else ""
+            reading.steps.append(f"the record you gave{read} has the identity{number} of the proof")
 
 
 def _wanted(reading: _Reading, asked: SoughtRecord) -> set[bytes]:
-    """Return what a proof of absence is to show: of a row, before version 2, not that it is no document."""
-    rows = {one for one in asked.identities if asked.reading(one) != WHOLE}
+    """Return what a proof of absence is to show: of a row, before version 2, not that it is no document; by
+    identity 2 only where the tree may have that.
+    """
+    wanted = asked.known_in(_form_of(reading))
+    rows = {one for one in wanted if asked.reading(one) != WHOLE}
     if reading.proof["schema_version"] >= 2 or not rows:
-        return set(asked.identities)
-    if len(rows) < len(asked.identities):
+        return set(wanted)
+    if len(rows) < len(wanted):
         reading.unchecked.append("that no document is this very text: proofs of before version 2 do not say")
     return rows
+
+
+def _form_of(reading: _Reading) -> int:
+    """Return the newest form of identity in the tree, as the mixture's manifest says."""
+    manifest = loads(reading.proof["manifests"][TRAINING_MIXTURE.name], once=True)
+    return int(manifest["predicate"]["figures"][FIGURES].get("identity", NORMALIZATION))
 
 
 def _check_paths(reading: _Reading) -> None:

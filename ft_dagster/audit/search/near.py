@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from ft_dagster.audit.answers import NearAnswer, NearRecord
 from ft_dagster.audit.audit import Audit
-from ft_dagster.audit.records import record, unread_for_records
+from ft_dagster.audit.records import is_another, known_as, record, unread_for_records
 from ft_dagster.audit.search.stored_text import TEXTS, Batch, TextFiles
-from ft_dagster.audit.sought_record import SoughtRecord
+from ft_dagster.audit.sought_record import SoughtRecord, sought_row
 from ft_dagster.data.rows.dedup import WORDS, word_grams
 from ft_dagster.errors import UserError
 
@@ -27,15 +27,15 @@ class Nearness:
     Raises UserError for a record that is given by its identity, which has no words.
     """
 
-    def __init__(self, asked: SoughtRecord, threshold: float) -> None:
+    def __init__(self, audit: Audit, asked: SoughtRecord, threshold: float) -> None:
         words = [each for each in asked.words if each]
         if not words:
             problem = "without its words nothing tells what is near it"
             raise UserError(problem, field="--near", fix="Give its text, or the row as JSON")
-        self._asked, self._threshold = asked, threshold
+        self._audit, self._asked, self._threshold = audit, asked, threshold
         self.run = max(1, min(WORDS, max(map(len, words)) // RUNS))
         self._wanted = [word_grams(each, self.run) for each in words]
-        self._found: dict[bytes, float] = {}
+        self._found: dict[tuple[bytes, ...], float] = {}  # by `Row.identities`
         self._read = 0
 
     def see(self, batch: Batch) -> None:
@@ -43,19 +43,20 @@ class Nearness:
             row = batch.row(at)
             grams = word_grams(row.words, self.run)
             similarity = max(len(each & grams) / len(each | grams) for each in self._wanted)
-            if similarity >= self._threshold and row.identity not in self._asked.identities:
-                self._found[row.identity] = similarity
+            if similarity >= self._threshold and is_another(self._audit, self._asked, row):
+                self._found[row.identities] = similarity
         self._read += len(batch.texts)
 
-    def answer(self, audit: Audit, files: TextFiles, seconds: float) -> NearAnswer:
+    def answer(self, files: TextFiles, seconds: float) -> NearAnswer:
         """Return the nearest first."""
         nearest = sorted(self._found.items(), key=lambda each: (-each[1], each[0]))
         told = []
-        for identity, similarity in nearest[:MOST]:
-            found = record(audit, SoughtRecord((identity,), "near"))
-            told.append(NearRecord(identity.hex(), similarity, found.found, found.models))
+        for identities, similarity in nearest[:MOST]:
+            found = record(self._audit, sought_row(identities, "near"))
+            known = known_as(self._audit, identities)
+            told.append(NearRecord(known.hex(), similarity, found.found, found.models))
         removed = sum(number for stage, number in files.removed.items() if stage in TEXTS)
-        unread = tuple(dict.fromkeys((*unread_for_records(audit), *files.unread)))
+        unread = tuple(dict.fromkeys((*unread_for_records(self._audit), *files.unread)))
         return NearAnswer(
             self._threshold,
             tuple(told),

@@ -17,7 +17,7 @@ from ft_dagster.audit.index.artifact_records import ASKED
 from ft_dagster.audit.index.follow import MALFORMED
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.audit.parts import parts_of
-from ft_dagster.audit.records import ANSWERED, JUDGED, described, once, record
+from ft_dagster.audit.records import ANSWERED, JUDGED, described, is_another, known_as, once, record
 from ft_dagster.audit.search.inside import AllInside, rows_with
 from ft_dagster.audit.search.near import Nearness
 from ft_dagster.audit.search.stored_text import (
@@ -31,7 +31,7 @@ from ft_dagster.audit.search.stored_text import (
     read_texts,
     text_files,
 )
-from ft_dagster.audit.sought_record import SoughtRecord
+from ft_dagster.audit.sought_record import SoughtRecord, sought_row
 from ft_dagster.data.mixture.cuts import Cut, is_same_up_to
 from ft_dagster.data.rows.dataset_io import DUPLICATE
 from ft_dagster.errors import UserError
@@ -69,8 +69,8 @@ def look_through(
     Raises UserError: a record without text has nothing near it, and no text that `part` or `within` could
     narrow; no such tenant.
     """
-    nearness = None if near is None else Nearness(asked, near)
-    inside = _Inside(asked, part, _UpToCut.of(audit, asked)) if search else None
+    nearness = None if near is None else Nearness(audit, asked, near)
+    inside = _Inside(audit, asked, part, _UpToCut.of(audit, asked)) if search else None
     if inside is not None and not inside.sought:
         inside = None  # an identity has no text, nor have characters that nobody sees
     if inside is None and (part or (within is not None and nearness is None)):
@@ -90,8 +90,8 @@ def look_through(
             nearness.see(batch)
     seconds = time.monotonic() - begun
     return TextFindings(
-        None if inside is None else inside.answer(audit, found, within, seconds, say),
-        None if nearness is None else nearness.answer(audit, found, seconds),
+        None if inside is None else inside.answer(found, within, seconds, say),
+        None if nearness is None else nearness.answer(found, seconds),
     )
 
 
@@ -102,10 +102,11 @@ class _UpToCut:
     than the asked one may be.
     """
 
+    audit: Audit
     record: SoughtRecord
     cuts: dict[tuple[str, str], dict[int, list[Cut]]]
     older: int
-    found: dict[bytes, None] = field(default_factory=dict)
+    found: dict[tuple[bytes, ...], None] = field(default_factory=dict)  # `Row.identities`
 
     @classmethod
     def of(cls, audit: Audit, asked: SoughtRecord) -> _UpToCut:
@@ -122,7 +123,7 @@ class _UpToCut:
             for cut in parts.cuts.values():
                 if cut.part is not None:
                     cuts[digest, cut.split].setdefault(cut.row, []).append(cut)
-        return cls(asked, cuts, older)
+        return cls(audit, asked, cuts, older)
 
     def see(self, batch: Batch) -> None:
         split = batch.file.name.removeprefix("payload/").removesuffix(".parquet")
@@ -130,9 +131,9 @@ class _UpToCut:
         for number in range(batch.first, batch.first + len(batch.texts)) if cuts else ():
             for cut in cuts.get(number, ()):
                 row = batch.row(number - batch.first)
-                other = row.identity not in self.record.identities
+                other = is_another(self.audit, self.record, row)
                 if other and any(is_same_up_to(cut, row, asked) for asked in self.record.rows):
-                    self.found[row.identity] = None
+                    self.found[row.identities] = None
 
     def cannot(self) -> Iterator[str]:
         if self.older:
@@ -140,21 +141,22 @@ class _UpToCut:
             yield f"what differs from a row of {where} past its cut alone: made before, they do not say where"
 
 
-def _containing(audit: Audit, identity: bytes) -> ContainingRecord:
-    answer = record(audit, SoughtRecord((identity,), "inside"))
-    return ContainingRecord(identity.hex(), answer.found, answer.models)
+def _containing(audit: Audit, identities: tuple[bytes, ...]) -> ContainingRecord:
+    answer = record(audit, sought_row(identities, "inside"))
+    return ContainingRecord(known_as(audit, identities).hex(), answer.found, answer.models)
 
 
 @dataclass
 class _Inside:
-    """Holds what was found so far. `rows`: identities. `asked`: (file, task, question) -> where it stands
-    there.
+    """Holds what was found so far. `rows`: `Row.identities` of each. `asked`: (file, task, question) ->
+    where it stands there.
     """
 
+    audit: Audit
     record: SoughtRecord
     part: bool
     cut: _UpToCut
-    rows: dict[bytes, None] = field(default_factory=dict)
+    rows: dict[tuple[bytes, ...], None] = field(default_factory=dict)
     asked: dict[tuple[str, ...], RecordIn] = field(default_factory=dict)
     answered: dict[int, Indexed] = field(default_factory=dict)
     judged: dict[int, Indexed] = field(default_factory=dict)
@@ -171,9 +173,9 @@ class _Inside:
         self.size += sum(_bytes_of(text) for row in batch.texts for text in row)
         for at in rows_with(self.sought, batch.texts):
             if batch.file.kind in RECORDS:
-                identity = batch.row(at).identity
-                if identity not in self.record.identities:
-                    self.rows[identity] = None
+                row = batch.row(at)
+                if is_another(self.audit, self.record, row):
+                    self.rows[row.identities] = None
             else:
                 self._see_question(batch, at)
 
@@ -199,18 +201,17 @@ class _Inside:
             if {"asked", "expected"} & set(where):
                 self.judged[holder.id] = holder
 
-    def answer(
-        self, audit: Audit, found: TextFiles, within: str | None, seconds: float, say: Say
-    ) -> SearchAnswer:
+    def answer(self, found: TextFiles, within: str | None, seconds: float, say: Say) -> SearchAnswer:
+        audit = self.audit
         records, models = list[ContainingRecord](), list[ModelThatHas]()
-        for number, identity in enumerate(list(self.rows)[:LOOKED_UP], 1):
-            found_one = _containing(audit, identity)
+        for number, identities in enumerate(list(self.rows)[:LOOKED_UP], 1):
+            found_one = _containing(audit, identities)
             models += found_one.models
             if number <= MOST:
                 records.append(found_one)
             elif not number % MOST:
                 say(f"{number:,} of {len(self.rows):,} rows looked up")
-        cut = tuple(_containing(audit, identity) for identity in list(self.cut.found)[:MOST])
+        cut = tuple(_containing(audit, identities) for identities in list(self.cut.found)[:MOST])
         models += [one for each in cut for one in each.models]
         for holders, how in ((self.judged, JUDGED), (self.answered, ANSWERED)):
             weights = (audit.index.parent(each, FINE_TUNED_MODEL.name) for each in holders.values())

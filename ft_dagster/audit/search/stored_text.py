@@ -20,7 +20,9 @@ from ft_dagster.audit.index.index import Indexed
 from ft_dagster.data.files.parquet import column_names, count_of, quoted, rows_of
 from ft_dagster.data.mixture.mixture_io import HOLDOUT
 from ft_dagster.data.rows.dataset_io import as_row
+from ft_dagster.data.rows.dataset_schema import TOOLS
 from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.sources.turns import canonical
 from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import ANSWERS
 from ft_dagster.lineage.graph import inputs, walk
@@ -43,7 +45,7 @@ RECORDS = (ROW, DOCUMENT)  # kinds of which each is a record
 TEXTS = (TASK_DATASET.name, GENERAL_CORPUS.name, BASE_TEXT.name)  # stages whose payload is records
 # Of each kind the columns that hold text, before those that say what it is.
 COLUMNS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    ROW: (("messages", "prompt", "completion", "text", "group"), ("kind",)),
+    ROW: (("messages", "prompt", "completion", "text", "group", TOOLS), ("kind",)),
     DOCUMENT: (("text",), ()),
     PIECE: (("text",), ("group",)),
     ITEM: (("questions", "answers", "text"), ("task",)),  # 0.1 had a question's text alone
@@ -184,16 +186,25 @@ def _batches(path: Path, file: TextFile) -> Iterator[Batch]:
 
 
 def _texts(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[list[str]]:
-    """Return the texts of each row: those of its messages, which are JSON, and those of its other columns."""
+    """Return the texts of each row: those of its messages, which are JSON, and those of its other columns.
+    What a message says beside its text (calls, reasoning) is one more, as JSON.
+    """
     plain = [columns[name] for name in names if name != "messages"]
     others = zip(*plain, strict=True) if plain else ((),) * len(columns["messages"])
     if "messages" not in columns:
         return list(map(_flat, others))
     turns = loads(f"[{','.join([each or 'null' for each in columns['messages']])}]")
     return [
-        [*(turn["content"] for turn in each or ()), *_flat(values)]
+        [*(text for turn in each or () for text in _said(turn)), *_flat(values)]
         for each, values in zip(turns, others, strict=True)
     ]
+
+
+def _said(turn: Mapping[str, Any]) -> Iterator[str]:
+    yield turn["content"]
+    more = {name: value for name, value in turn.items() if name not in ("role", "content")}
+    if more:
+        yield canonical(more)
 
 
 def _flat(values: Sequence[Any]) -> list[str]:

@@ -106,7 +106,7 @@ def places_parts(places: Iterable[RecordIn]) -> Iterator[Part]:
     for one in places:
         facts = one.facts
         place = [str(said or "") for said in (facts.get("file") or facts.get("task"), facts.get("line"))]
-        more = facts.get("reason") or facts.get("in") or one.cut
+        more = ", ".join(filter(None, (facts.get("reason") or facts.get("in") or one.cut, _by(one))))
         state = one.state + (f": {more}" if more else "")
         rows.append((one.stage, one.variant or "shared", one.digest[:12], state, *place))
     yield ShownRows(("in", "variant", "digest", "split", "file or task", "line"), rows)
@@ -172,13 +172,17 @@ def models_parts(models: tuple[ModelThatHas, ...]) -> Iterator[Part]:
     for one in models:
         through = one.through[:12] if one.through else ""
         measured = f"{one.measured} were measured" if one.measured else ""
-        said = ", ".join(filter(None, (through, measured, one.cut)))
+        said = ", ".join(filter(None, (through, measured, one.cut, _by(one))))
         more = f" ({said})" if said else ""
         times = "" if one.times is None else str(one.times)
         exports = ", ".join(digest[:12] for digest in one.exports)
         as_versions = ", ".join(map(released, one.releases)) or "not released"
         rows.append((one.variant, one.weights[:12], one.how + more, times, exports, as_versions))
     yield ShownRows(("model", "weights", "how", "times", "exports", "released as"), rows)
+
+
+def _by(one: RecordIn | ModelThatHas) -> str:
+    return "by identity 1" if one.alike else ""
 
 
 def unread_parts(problems: Iterable[str]) -> Iterator[Part]:

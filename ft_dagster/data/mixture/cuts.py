@@ -80,7 +80,9 @@ def _beginnings(text: str, kept: str, at: int) -> Iterator[int]:
 
 def is_same_up_to(cut: Cut, row: Row, other: Row) -> bool:
     """Say whether another row begins like one that was cut, up to the cut: both have what was trained on."""
-    if cut.part is None or cut.characters is None or row.kind != other.kind:
+    if cut.part is None or cut.characters is None or (row.kind, row.tools) != (other.kind, other.tools):
+        return False
+    if _said_before(row, cut.part) != _said_before(other, cut.part):
         return False
     before, (role, text) = row.parts[: cut.part], row.parts[cut.part]
     same = [(role, normal_text(text)) for role, text in other.parts[: cut.part]]
@@ -88,6 +90,13 @@ def is_same_up_to(cut: Cut, row: Row, other: Row) -> bool:
         return False
     there, (its_role, its_text) = normal_text(text.strip()[: cut.characters]), other.parts[cut.part]
     return role == its_role and normal_text(its_text).startswith(there)
+
+
+def _said_before(row: Row, part: int) -> tuple[object, ...]:
+    """Return what the turns up to a text say beside theirs; calls of its own come after it."""
+    own = row.messages[part].said if part < len(row.messages) else {}
+    own.pop("tool_calls", None)
+    return *(turn.more for turn in row.messages[:part]), own
 
 
 def write_cuts(cuts: Iterable[Cut], evidence: Path) -> None:

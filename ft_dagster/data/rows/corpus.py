@@ -148,7 +148,7 @@ def _kept(
     """Yield the documents of all sources that are new, until there is enough text."""
     seen = SeenRows()
     for row in _in_turns(streams):
-        if not seen.add(row.identity):
+        if not seen.add(row.likeness):
             counts.dropped["duplicate"] += 1
             continue
         nbytes = len(row.text.encode())

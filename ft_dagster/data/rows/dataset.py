@@ -296,14 +296,14 @@ class _Filters:
         if fault is not None:
             self.malformed.setdefault(fault, row)
             return Dropped(fault)
-        if self._seen is not None and not self._seen.add(row.identity):
+        if self._seen is not None and not self._seen.add(row.likeness):
             return Dropped(DUPLICATE)
         if task is not None:
             return Dropped(CONTAMINATED, task)
         return Dropped(NEAR) if self._near is not None and self._is_near(self._near, row, words) else None
 
     def _is_near(self, near: NearDuplicates, row: Row, words: Sequence[str]) -> bool:
-        earlier = near.add(words)
+        earlier = near.add([*words, *row.other_words])
         if earlier is None:
             self._near_turns.append(row.first_turn)
         elif row.group is not None:  # what is left of its group belongs with the row that it repeats

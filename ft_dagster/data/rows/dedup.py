@@ -32,10 +32,10 @@ class SeenRows:
     def nbytes(self) -> int:
         return len(self._table) * self._table.itemsize
 
-    def add(self, identity: bytes) -> bool:
-        """Remember a row by its identity (16 bytes of a hash, or more); False if it was there before."""
-        low = int.from_bytes(identity[:8], "big")
-        high = int.from_bytes(identity[8:16], "big") or 1  # a slot of two zeros is a free one
+    def add(self, likeness: bytes) -> bool:
+        """Remember a row by its likeness (16 bytes of a hash, or more); False if it was there before."""
+        low = int.from_bytes(likeness[:8], "big")
+        high = int.from_bytes(likeness[8:16], "big") or 1  # a slot of two zeros is a free one
         if not self._insert(self._table, self._slots, low, high):
             return False
         self._rows += 1

@@ -8,11 +8,22 @@ import difflib
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from ft_dagster.data.rows.content import identity_of, normal_text, words_of
+from ft_dagster.data.rows.content import (
+    EXACT,
+    NORMALIZATION,
+    Part,
+    exact_text,
+    identity_of,
+    json_in,
+    loses,
+    normal_text,
+    words_of,
+)
 from ft_dagster.data.sources.formats import moved_columns, parse_row
 from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
 from ft_dagster.spec.data import SourceSpec
@@ -114,14 +125,68 @@ class Row:
         return tuple((role, normal_text(text)) for role, text in self.parts)
 
     @cached_property
-    def identity(self) -> bytes:
-        """Return the sha256 of the normal content: equal for equal rows, whatever their source."""
+    def likeness(self) -> bytes:
+        """Return the sha256 of all that the row says, in normal form: equal for rows that are one to
+        duplicates and questions, whatever their source. Where a row says nothing beside its texts, identity
+        1.
+        """
+        return self._identity(normal_text, NORMALIZATION) if self.says_more else self.identity_1
+
+    @cached_property
+    def identity_1(self) -> bytes:
+        """Return the sha256 of the texts in normal form."""
         return identity_of(self.kind, self.normal)
+
+    @cached_property
+    def identity(self) -> bytes:
+        """Return what the row is known by as a record: identity 2, the sha256 of all that it says in the
+        exact form, where identity 1 loses something of it, else identity 1.
+        """
+        if not self.says_more and not any(loses(text) for _, text in self.parts):
+            return self.identity_1
+        return self._identity(exact_text, EXACT)
+
+    @property
+    def identities(self) -> tuple[bytes, ...]:
+        """Return all that a record tree may know the row by: its identity, and identity 1 where that is
+        another, as trees from before identity 2 know it.
+        """
+        return tuple(dict.fromkeys((self.identity, self.identity_1)))
+
+    @property
+    def says_more(self) -> bool:
+        """Say whether the row says anything beside its texts."""
+        return bool(self.tools) or any(message.more for message in self.messages)
+
+    def _identity(self, form_of: Callable[[str], str], form: int) -> bytes:
+        """Return the sha256 of all that the row says, each text of it in this form."""
+        turns = self.messages or [Message(*part) for part in self.parts]
+        parts: list[Part] = [
+            (turn.role, form_of(turn.content), json_in(form_of, turn.more))
+            if turn.more
+            else (turn.role, form_of(turn.content))
+            for turn in turns
+        ]
+        return identity_of(self.kind, parts, json_in(form_of, self.tools), form)
+
+    @property
+    def given_tools(self) -> Any:
+        """Return the tools, as a text where that is no JSON."""
+        try:
+            return self.tool_list
+        except ValueError:
+            return self.tools
 
     @property
     def words(self) -> list[str]:
         """Return all words of the row, in normal form and in order."""
         return words_of("\n".join(text for _, text in self.normal))
+
+    @property
+    def other_words(self) -> list[str]:
+        """Return the words of what the row says beside its texts: tools, calls, reasoning."""
+        more = (self.tools, *(message.more for message in self.messages))
+        return words_of(normal_text("\n".join(more))) if self.says_more else []
 
     @cached_property
     def salt(self) -> bytes:
@@ -167,7 +232,7 @@ def in_exchange(row: Row, exchange: bool) -> Row:
         return row
     turns = (Message("user", row.prompt), Message("assistant", row.completion))
     made = replace(row, kind="messages", messages=turns, prompt="", completion="")
-    made.__dict__["identity"] = row.identity
+    made.__dict__.update(identity=row.identity, identity_1=row.identity_1, likeness=row.likeness)
     return made
 
 

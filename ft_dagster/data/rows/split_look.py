@@ -11,7 +11,7 @@ class SplitLook:
 
     def __init__(self) -> None:
         self._groups = SplitGroups()
-        self._places: dict[bytes, tuple[bytes, float]] = {}  # of a row's identity
+        self._places: dict[bytes, tuple[bytes, float]] = {}  # of a row's likeness
 
     def add(self, *rows: Row) -> None:
         """Take up rows; an equal one changes nothing but which groups are joined."""
@@ -19,7 +19,7 @@ class SplitLook:
             turn = row.first_turn
             if row.group is not None:
                 self._groups.join(turn, row.group)
-            self._places.setdefault(row.identity, (group_key(turn, row.group), position_of_normal(turn)))
+            self._places.setdefault(row.likeness, (group_key(turn, row.group), position_of_normal(turn)))
 
     def positions(self) -> tuple[float, ...]:
         """Return where in [0, 1) each different row falls, see `split_at`."""

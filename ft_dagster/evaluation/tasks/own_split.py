@@ -147,9 +147,9 @@ def abouts(rows: Sequence[Row]) -> list[Doc]:
     """Return what each row is known by as a document: `index` here, `question` and `record` by content,
     `group`.
     """
-    ids = question_ids([row.identity for row in rows])
+    ids = question_ids([row.likeness for row in rows])
     return [
-        {"index": n, "question": ids[n], "record": row.identity.hex(), "group": row.group}
+        {"index": n, "question": ids[n], "record": row.likeness.hex(), "group": row.group}
         for n, row in enumerate(rows)
     ]
 

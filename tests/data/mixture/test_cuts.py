@@ -25,6 +25,7 @@ from ft_dagster.data.rows.corpus import build_general_corpus
 from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.data.rows.dataset_io import as_row, paths_of
 from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.data.sources.turns import canonical
 from ft_dagster.spec.variant import CorpusSpec
 from tests.mixtures import iter_examples
 
@@ -190,3 +191,18 @@ def test_a_row_of_another_kind_or_role_is_not_the_same() -> None:
     )
     assert not is_same_up_to(cut, row, Row("text", "s", text="Who? The old whale."))
     assert not is_same_up_to(cut._replace(part=None), row, other)
+
+
+def test_a_row_that_differs_in_tools_or_reasoning_before_its_cut_is_not_the_same() -> None:
+    cut = Cut("train", "data.sources[0]", 0, 200, 128, part=1, characters=4)
+
+    def row(answer: str, tools: str = "", **more: Any) -> Row:
+        turns = (Message("user", "Where?"), Message("assistant", answer, canonical(more) if more else ""))
+        return Row("messages", "", turns, tools=tools)
+
+    one = row("Over there.", "[1]", reasoning_content="So.")
+    called = row("Over here.", "[1]", reasoning_content="So.", tool_calls=[{"function": {"name": "a"}}])
+    assert is_same_up_to(cut, one, called)
+    assert not is_same_up_to(cut, one, row("Over here.", "[2]", reasoning_content="So."))
+    assert not is_same_up_to(cut, one, row("Over here.", "[1]", reasoning_content="No."))
+    assert not is_same_up_to(cut, one, row("Over here.", "[1]"))

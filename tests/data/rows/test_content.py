@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import unicodedata
+
 import pytest
 
-from ft_dagster.data.rows.content import WORD, identity_of, normal_text, question_ids, words_of
+from ft_dagster.data.rows.content import (
+    WORD,
+    exact_text,
+    identity_of,
+    is_lost,
+    loses,
+    normal_text,
+    question_ids,
+    words_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +62,53 @@ def test_equal_contents_are_numbered_and_the_names_do_not_depend_on_the_order() 
 def test_words_of_ascii_are_those_of_all_text() -> None:
     text = "".join(map(chr, range(128))) + " it's a_b 3.5 x-1\n" + "\x7f_tail"
     assert words_of(text) == WORD.findall(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("10⁶", "106"),
+        ("1½", "11⁄2"),
+        ("1①", "11"),
+        ("2⒈", "21."),
+        ("x ∈ ℝ", "x ∈ R"),
+        ("5㎡", "5m2"),
+        ("H₂", "h2"),
+    ],
+)
+def test_the_exact_form_tells_apart_what_the_normal_form_takes_for_the_same(one: str, other: str) -> None:
+    assert normal_text(one) == normal_text(other)
+    assert loses(one)
+    assert exact_text(one) != exact_text(other) == normal_text(other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ﬁne", "Ｗｈａｔ", "wait…", "№ 5", "Ⅳ", "℃", "ſ", "µ", "ﻼ", "ｶﾞ", "résumé", "中文", "Straße", "\u00a0x"],
+)
+def test_what_only_looks_otherwise_is_lost_by_no_form(text: str) -> None:
+    assert not loses(text)
+    assert exact_text(text) == normal_text(text)
+
+
+@pytest.mark.parametrize(
+    "other", ["Ａ  ﬁNE\n10⁶ ", "a fi\u200bne 10⁶\ufe0f", " a Fine\x0110⁶".replace("\x01", " ")]
+)
+def test_the_exact_form_is_the_normal_form_in_all_else(other: str) -> None:
+    assert exact_text(other) == exact_text("a fine 10⁶") == "a fine 10⁶"
+
+
+def test_the_exact_form_is_its_own_form_with_every_character_that_it_keeps() -> None:
+    kept = list(filter(is_lost, map(chr, range(sys.maxunicode + 1))))
+    assert len(kept) > 1500
+    for character in kept:
+        assert normal_text(character) != unicodedata.normalize("NFC", character).casefold()
+        for text in (character, f"A{character} \u0301b", f"e\u0301{character}\u0301"):
+            assert exact_text(exact_text(text)) == exact_text(text)
+            assert exact_text(unicodedata.normalize("NFD", text)) == exact_text(text)
+
+
+def test_no_two_characters_that_the_exact_form_keeps_are_one_but_by_case() -> None:
+    kept = set(filter(is_lost, map(chr, range(sys.maxunicode + 1))))
+    forms = {character.casefold() for character in kept}
+    assert {exact_text(character) for character in kept} == forms
