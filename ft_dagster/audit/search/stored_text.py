@@ -20,8 +20,7 @@ from ft_dagster.audit.index.index import Indexed
 from ft_dagster.data.files.parquet import column_names, count_of, quoted, rows_of
 from ft_dagster.data.mixture.mixture_io import HOLDOUT
 from ft_dagster.data.rows.dataset_io import as_row
-from ft_dagster.data.rows.dataset_schema import TOOLS
-from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.rows import TOOLS, Row
 from ft_dagster.data.sources.turns import canonical
 from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import ANSWERS

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.files.parquet import dicts_of
-from ft_dagster.data.rows.dataset_schema import TOOLS
-from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.data.rows.rows import TOOLS, Message, Row
 from ft_dagster.data.sources.turns import canonical
 from ft_dagster.spec.variant import VariantSpec
 

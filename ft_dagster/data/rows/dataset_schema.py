@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ft_dagster.data.rows.rows import TOOLS
+
 TEXTS = ("kind", "messages", "prompt", "completion", "text", "source", "licence", "group")
 SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("weight", pa.float64())])
-TOOLS = "tools"  # a column of the splits where any kept row has tools, else there is none
 WITH_TOOLS = SCHEMA.append(pa.field(TOOLS, pa.string()))
 ORIGIN = (
     *(("identity", pa.string()), ("record", pa.string()), ("salt", pa.string())),

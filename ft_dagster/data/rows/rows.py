@@ -28,6 +28,7 @@ from ft_dagster.data.sources.formats import moved_columns, parse_row
 from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
 from ft_dagster.spec.data import SourceSpec
 
+TOOLS = "tools"  # a column of a data set's splits where any kept row has tools, else there is none
 Kind = Literal["messages", "prompt_completion", "text"]
 
 
