@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import Literal
 
 from ft_dagster.audit.answers import (
     Checked,
@@ -27,13 +28,14 @@ from ft_dagster.audit.parts import parts_of
 from ft_dagster.audit.sought_record import SoughtRecord
 from ft_dagster.data.files.parquet import row_of
 from ft_dagster.data.mixture.mixture_io import HOLDOUT
+from ft_dagster.data.rows.content import EXACT
 from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS, as_row
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import OWN, SAMPLES
 from ft_dagster.lineage.graph import made_through, walk
 from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey
-from ft_dagster.records.record_tree import TREE, TreeHead, record_row
+from ft_dagster.records.record_tree import TREE, TreeHead, identity_form, record_row
 from ft_dagster.report.figures import counted, size
 from ft_dagster.stage_entries import (
     BASE_MODEL,
@@ -93,9 +95,11 @@ def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
                     found.append(replace(held, alike=alike))
                     hits[artifact, alike].append(hit)
                     cut[artifact, alike] = cut.get((artifact, alike)) or held.cut
-    questions = asked.questions
+    questions, unsure = asked.questions, False
     if questions and not asked.rows:  # of an identity alone
-        questions = (*questions, *_names(audit, hits, found))
+        stored = [_stored(audit, holder, found) for holder, _ in hits if holder.place.stage in HAVE_TEXT]
+        questions = (*questions, *(name_of(row.likeness) for row in stored if isinstance(row, Row)))
+        unsure = "gone" in stored
     for name, owner in owners.items():
         for artifact, question in _questions(audit, name, owner, questions):
             found.append(question)
@@ -104,7 +108,7 @@ def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
     models = [
         replace(one, cut=cut[holder, alike] if one.how in (TRAINED, INHERITED) else "", alike=alike)
         for (holder, alike), rows in hits.items()
-        for one in _models(audit, holder, rows, judged)
+        for one in _models(audit, holder, rows, judged, unsure=unsure)
     ]
     holders = {holder: None for holder, _ in hits}
     found += [one for holder in holders for one in _left_out(audit, holder, found, holders)]
@@ -120,28 +124,21 @@ def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
     )
 
 
-def _names(
-    audit: Audit, holders: Iterable[tuple[Indexed, bool]], found: Iterable[RecordIn]
-) -> Iterator[bytes]:
-    """Yield the names of questions that ask a record which was found by an identity that does not name
-    them.
+def _stored(audit: Audit, holder: Indexed, found: Iterable[RecordIn]) -> Row | Literal["gone"] | None:
+    """Return the row or document that was found in a data set or corpus by an identity. None: the identity is
+    identity 1, or the record was left out. "gone": its text does not stand, and nothing says which identity
+    it is.
     """
-    places = {(one.stage, one.key, one.variant): one for one in found}
-    for holder, _ in holders:
-        place = places[holder.place.stage, holder.place.key, holder.variant]
-        row = _stored(audit, holder, place) if holder.place.stage in HAVE_TEXT else None
-        if row is not None and row.likeness != row.identity:
-            yield name_of(row.likeness)
-
-
-def _stored(audit: Audit, holder: Indexed, place: RecordIn) -> Row | None:
-    """Return a row of a data set or a document; None where its text does not stand."""
+    named = (holder.place.stage, holder.place.key, holder.variant)
+    place = next(one for one in found if (one.stage, one.key, one.variant) == named)
     artifact, ending = audit.artifact(holder), f"/{place.state}.parquet"
-    name = next((one for one in artifact.files if one.startswith("payload/") and one.endswith(ending)), None)
-    file = None if name is None else audit.stored.left(artifact, name)
-    fields = None if file is None or "row" not in place.facts else row_of(file, int(place.facts["row"]))
-    if fields is None:
+    if identity_form(artifact.figures) < EXACT or place.state == STATES[0]:
         return None
+    names = (one for one in artifact.files if one.startswith("payload/") and one.endswith(ending))
+    file = next((audit.stored.left(artifact, name) for name in names), None)
+    fields = None if file is None else row_of(file, int(place.facts["row"]))
+    if fields is None:
+        return "gone"
     return as_row(fields) if "kind" in fields else Row("text", "", text=fields["text"])
 
 
@@ -276,10 +273,16 @@ def _question_facts(audit: Audit, indexed: Indexed, hit: Hit, wanted: bytes) -> 
 
 
 def _models(
-    audit: Audit, holder: Indexed, hits: Iterable[Hit], judged: Container[tuple[str, str]]
+    audit: Audit,
+    holder: Indexed,
+    hits: Iterable[Hit],
+    judged: Container[tuple[str, str]],
+    *,
+    unsure: bool,
 ) -> Iterator[ModelThatHas]:
     """Yield the models that have a record by one of the artifacts that it is in. `hits`: its rows there.
-    `judged`: those that a question asked it of, as `_named`; it was not only held out for these.
+    `judged`: those that a question asked it of, as `_named`; it was not only held out for these. `unsure`:
+    nothing says by which questions it would be asked.
     """
     rows = defaultdict[str, list[int]](list)
     for hit in hits:
@@ -298,7 +301,7 @@ def _models(
         )
     for model in held_out:
         if _named(model) not in judged:
-            yield described(audit, model, HELD_OUT if _tells(audit, model) else PERHAPS, 0)
+            yield described(audit, model, PERHAPS if unsure or not _tells(audit, model) else HELD_OUT, 0)
 
 
 def _named(model: Indexed) -> tuple[str, str]:

@@ -103,12 +103,9 @@ def identities_of(audit: Audit, weights: Indexed) -> set[bytes]:
 def forms_of(audit: Audit, *models: Indexed) -> set[int]:
     """Return by which forms of identity the data sets and corpora of models may know their records."""
     mixtures = (mixture for model in models for mixture in mixtures_of(audit, model)[0])
-    parts = (
-        needed(audit.index, mixture, stage)
-        for mixture in mixtures
-        for stage in audit.index.inputs(mixture).keys() & {TASK_DATASET.name, GENERAL_CORPUS.name}
-    )
-    return {identity_form(audit.artifact(part).figures) for part in parts}
+    stages = (TASK_DATASET.name, GENERAL_CORPUS.name)
+    parts = (audit.index.parent(mixture, stage) for mixture in mixtures for stage in stages)
+    return {identity_form(audit.artifact(part).figures) for part in parts if part is not None}
 
 
 def identities_as_known(audit: Audit, weights: Indexed) -> dict[bytes, bytes]:

@@ -17,7 +17,7 @@ from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.models import diff
 from ft_dagster.audit.proofs.absence import held_against
 from ft_dagster.audit.proofs.proofs import check, prove
-from ft_dagster.audit.records import JUDGED, TRAINED, record, sought
+from ft_dagster.audit.records import JUDGED, PERHAPS, TRAINED, record, sought
 from ft_dagster.audit.search.search import look_through
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import training_records
@@ -259,6 +259,12 @@ def test_a_question_is_known_by_its_normal_form_and_found_by_either_identity(tmp
     for given in (dumps({"prompt": row.prompt, "completion": row.completion}), row.identity.hex()):
         answer = record(history.audit(), parse_record(given))
         assert {(one.how, one.alike) for one in answer.models} == {(JUDGED, False)}
+    history.remove("task_dataset")  # its text, by which an identity alone leads to its questions
+    told = [
+        {one.how for one in record(history.audit(), parse_record(given)).models}
+        for given in (dumps({"prompt": row.prompt, "completion": row.completion}), row.identity.hex())
+    ]
+    assert told == [{JUDGED}, {PERHAPS}]
 
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
