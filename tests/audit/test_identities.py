@@ -298,6 +298,17 @@ def test_rows_that_differ_in_a_call_alone_are_kept_and_each_is_found(tmp_path: P
     }
 
 
+def test_near_duplicates_are_told_by_their_calls_too(tmp_path: Path) -> None:
+    others = [call("Paris"), call("the long list of all the ships that came in since the great storm")]
+    near = {"method": "near", "threshold": 0.85}
+    history = made(tmp_path / "project", *others, call("paris"), deduplicate=near)
+    audit = history.audit()
+    [dataset] = audit.index.of_stage("task_dataset")
+    assert audit.artifact(dataset).figures["dropped"] == {"duplicate": 1}
+    for row in others:
+        assert found(audit, row) >= {("acme.one", "train", False)}
+
+
 def test_a_row_of_which_an_old_store_left_out_the_calls_is_perhaps_the_one_with_them(tmp_path: Path) -> None:
     turns = [{"role": t["role"], "content": t["content"] or "-"} for t in call("Rome")["messages"]]
     asked = call("Rome")
