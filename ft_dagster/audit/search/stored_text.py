@@ -21,7 +21,7 @@ from ft_dagster.data.files.parquet import column_names, count_of, quoted, rows_o
 from ft_dagster.data.mixture.mixture_io import HOLDOUT
 from ft_dagster.data.rows.dataset_io import as_row
 from ft_dagster.data.rows.rows import TOOLS, Row
-from ft_dagster.data.sources.turns import canonical
+from ft_dagster.data.sources.turns import as_json
 from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import ANSWERS
 from ft_dagster.lineage.graph import inputs, walk
@@ -203,7 +203,7 @@ def _said(turn: Mapping[str, Any]) -> Iterator[str]:
     yield turn["content"]
     more = {name: value for name, value in turn.items() if name not in ("role", "content")}
     if more:
-        yield canonical(more)
+        yield as_json(more)
 
 
 def _flat(values: Sequence[Any]) -> list[str]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ft_dagster.data.rows.rows import Message, Row
-from ft_dagster.data.sources.turns import canonical
+from ft_dagster.data.sources.turns import as_json
 
 Reasoning = Literal["train", "drop", "context"]
 Render = Callable[[list[dict[str, Any]], list[dict[str, Any]] | None], str]
@@ -164,7 +164,7 @@ def _without(said: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _with(row: Row, i: int, said: Mapping[str, Any]) -> Row:
     """Return the row whose i-th turn says this besides."""
     turns = list(row.messages)
-    turns[i] = turns[i]._replace(more=canonical(said) if said else "")
+    turns[i] = turns[i]._replace(more=as_json(said) if said else "")
     return replace(row, messages=tuple(turns))
 
 

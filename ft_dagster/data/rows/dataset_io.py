@@ -13,7 +13,7 @@ from typing import Any
 
 from ft_dagster.data.files.parquet import dicts_of
 from ft_dagster.data.rows.rows import TOOLS, Message, Row
-from ft_dagster.data.sources.turns import canonical
+from ft_dagster.data.sources.turns import as_json
 from ft_dagster.spec.variant import VariantSpec
 
 ORIGINS, DROPPED, DATASET = "rows.parquet", "dropped.parquet", "dataset.json"
@@ -97,4 +97,4 @@ def as_row(record: Mapping[str, Any], paths: Mapping[str, str] | None = None) ->
 
 def _as_message(turn: dict[str, Any]) -> Message:
     more = {name: value for name, value in turn.items() if name not in ("role", "content")}
-    return Message(turn["role"], turn["content"], canonical(more) if more else "")
+    return Message(turn["role"], turn["content"], as_json(more) if more else "")

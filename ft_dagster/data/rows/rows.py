@@ -26,6 +26,7 @@ from ft_dagster.data.rows.content import (
 )
 from ft_dagster.data.sources.formats import moved_columns, parse_row
 from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
+from ft_dagster.data.sources.turns import in_order
 from ft_dagster.spec.data import SourceSpec
 
 TOOLS = "tools"  # a column of a data set's splits where any kept row has tools, else there is none
@@ -35,7 +36,7 @@ Kind = Literal["messages", "prompt_completion", "text"]
 class Message(NamedTuple):
     """Holds one turn of a conversation: who speaks, the text, and what it says besides.
 
-    `more`: canonical JSON of an object, "" where there is nothing. It may have `tool_calls` (a list of
+    `more`: JSON of an object, "" where there is nothing. It may have `tool_calls` (a list of
     {id?, type?, function: {name, arguments}}), `name`, `tool_call_id`, `reasoning_content`, and `train`,
     which is false of a turn that is context.
     """
@@ -79,7 +80,7 @@ class Row:
 
     `source` is the source's place in the declaration, such as data.sources[0]; `path` is what was declared
     there, for people to read, where it is known; `place` is known of a row that was just read. `tools` is
-    canonical JSON of the tools that a conversation may call, "" where there are none.
+    JSON of the tools that a conversation may call, "" where there are none.
     """
 
     kind: Kind
@@ -163,12 +164,12 @@ class Row:
         """Return the sha256 of all that the row says, each text of it in this form."""
         turns = self.messages or [Message(*part) for part in self.parts]
         parts: list[Part] = [
-            (turn.role, form_of(turn.content), json_in(form_of, turn.more))
+            (turn.role, form_of(turn.content), json_in(form_of, in_order(turn.more)))
             if turn.more
             else (turn.role, form_of(turn.content))
             for turn in turns
         ]
-        return identity_of(self.kind, parts, json_in(form_of, self.tools), form)
+        return identity_of(self.kind, parts, json_in(form_of, in_order(self.tools)), form)
 
     @property
     def given_tools(self) -> Any:

@@ -23,15 +23,25 @@ DEEPEST = 8  # of fields within fields that are looked through for anything said
 JSON_FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
-def canonical(content: Any) -> str:
+def as_json(content: Any) -> str:
     """Return the JSON text of a content, without spaces, its names in the order in which they were given: a
     template writes tools and arguments in that order, and a model learns it.
     """
     return dumps(content, separators=(",", ":"), ensure_ascii=False)
 
 
+def in_order(text: str) -> str:
+    """Return a JSON text with the names of each object sorted, as identities take it; what is no JSON as it
+    is.
+    """
+    try:
+        return dumps(loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
 def more_of(raw: RawRow, turn: Mapping[str, Any], where: str, role: str) -> str:
-    """Return the canonical JSON of what a message says beside role and text, "" where it says nothing. Raises
+    """Return the JSON of what a message says beside role and text, "" where it says nothing. Raises
     UserError.
     """
     more: dict[str, Any] = {}
@@ -50,17 +60,17 @@ def more_of(raw: RawRow, turn: Mapping[str, Any], where: str, role: str) -> str:
         more["reasoning_content"] = next(iter(reasons.values()))
     if not _is_trained(raw, turn, where) and role == "assistant":
         more["train"] = False
-    return _canonical(raw, more, where) if more else ""
+    return _json(raw, more, where) if more else ""
 
 
 def tools_of(raw: RawRow, tools: Any, where: str) -> str:
-    """Return the canonical JSON of a row's list of tools, "" where it has none; a text that does not parse as
+    """Return the JSON of a row's list of tools, "" where it has none; a text that does not parse as
     it is. Raises UserError.
     """
     if not says(tools):
         return ""
     content = _parsed(raw, tools)
-    return content if isinstance(content, str) else _canonical(raw, content, where) if says(content) else ""
+    return content if isinstance(content, str) else _json(raw, content, where) if says(content) else ""
 
 
 def says_nothing(value: Any, depth: int = DEEPEST) -> bool:
@@ -140,9 +150,9 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
-def _canonical(raw: RawRow, content: Any, where: str) -> str:
+def _json(raw: RawRow, content: Any, where: str) -> str:
     try:
-        text = canonical(content)
+        text = as_json(content)
         text.encode()
     except (TypeError, RecursionError):
         problem = "malformed row: values that are no JSON, or too deep"

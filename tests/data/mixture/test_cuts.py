@@ -25,7 +25,7 @@ from ft_dagster.data.rows.corpus import build_general_corpus
 from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.data.rows.dataset_io import as_row, paths_of
 from ft_dagster.data.rows.rows import Message, Row
-from ft_dagster.data.sources.turns import canonical
+from ft_dagster.data.sources.turns import as_json
 from ft_dagster.spec.variant import CorpusSpec
 from tests.mixtures import iter_examples
 
@@ -197,7 +197,7 @@ def test_a_row_that_differs_in_tools_or_reasoning_before_its_cut_is_not_the_same
     cut = Cut("train", "data.sources[0]", 0, 200, 128, part=1, characters=4)
 
     def row(answer: str, tools: str = "", **more: Any) -> Row:
-        turns = (Message("user", "Where?"), Message("assistant", answer, canonical(more) if more else ""))
+        turns = (Message("user", "Where?"), Message("assistant", answer, as_json(more) if more else ""))
         return Row("messages", "", turns, tools=tools)
 
     one = row("Over there.", "[1]", reasoning_content="So.")

@@ -15,7 +15,7 @@ import trl
 from ft_dagster.data.rendering.carried import ChatOptions, note_chat
 from ft_dagster.data.rendering.render import DATE, render
 from ft_dagster.data.rows.rows import Message, Row
-from ft_dagster.data.sources.turns import canonical
+from ft_dagster.data.sources.turns import as_json
 from ft_dagster.errors import UserError
 from tests.tiny_model import tiny_tokenizer
 
@@ -67,13 +67,13 @@ def row_of(given: list[dict[str, Any]], tools: bool) -> Row:
         Message(
             turn["role"],
             turn["content"],
-            canonical(more)
+            as_json(more)
             if (more := {k: v for k, v in turn.items() if k not in ("role", "content")})
             else "",
         )
         for turn in given
     )
-    return Row("messages", "data.sources[0]", messages=messages, tools=canonical(TOOLS) if tools else "")
+    return Row("messages", "data.sources[0]", messages=messages, tools=as_json(TOOLS) if tools else "")
 
 
 def tokenizer_of(name: str) -> Any:
