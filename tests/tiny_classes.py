@@ -51,6 +51,9 @@ EXPERTS: dict[str, dict[str, Any]] = {
 STATEFUL: dict[str, dict[str, Any]] = {
     "qwen3_next": {**FEW, **LINEAR, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
     "qwen3_5_text": LINEAR,
+    "qwen3_5_moe_text": {
+        **FEW, **LINEAR, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32
+    },
     "granitemoehybrid": {
         **FEW, **MAMBA, "layer_types": ["mamba", "attention"], "shared_intermediate_size": 32
     },

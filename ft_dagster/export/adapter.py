@@ -16,7 +16,7 @@ from ft_dagster.export.serving import save_serving_files
 from ft_dagster.models.quantize import QUANTIZATION_FILE, quantization_of
 from ft_dagster.program import write_json
 
-SETS = ("target_modules", "exclude_modules")  # as PEFT writes them
+SETS = ("target_modules", "target_parameters", "exclude_modules")  # as PEFT writes them
 
 
 def export_adapter(base: Path, base_digest: str, weights: Path, target: Path) -> dict[str, object]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.load import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ft_dagster.export.adapter import adapted_without_memory, model_without_memory
+from ft_dagster.export.stacks import Stack, StackRows, names_in_class, rows_in_files
 from ft_dagster.methods.method import Quantization
 from ft_dagster.model_files.tensors import (
     PlannedTensor,
@@ -79,7 +80,7 @@ class Whole:
     values: Stored
 
 
-Change = LowRank | TokenRows | Whole
+Change = LowRank | TokenRows | Whole | Stack | StackRows
 
 
 @dataclass(frozen=True)
@@ -190,13 +191,25 @@ def _plan(
     model = model_without_memory(base)
     names = _weight_names(model)
     prefix = f"{model.base_model_prefix}."  # some files leave it out
+    called = names_in_class(model, names, [tensor.name for tensor in stored])
     weights = {
-        tensor.name: names.get(tensor.name) or names[prefix + tensor.name]
+        tensor.name: names[name]
         for tensor in stored
-        if tensor.name in names or prefix + tensor.name in names
+        for name in [
+            next((n for n in (tensor.name, prefix + tensor.name) if n in names), called[tensor.name])
+        ]
+        if name in names
     }
     quantized = quantized_weights(model_without_memory(base), quantization) if quantization else {}
     changes = _changes(model, names, base, adapter)
+    plain = model_without_memory(base)
+    for weight, change in list(changes.items()):
+        if isinstance(change, Stack):
+            rows, height = rows_in_files(plain, weight, called) or {}, plain.get_parameter(weight).shape[1]
+            if rows:
+                del changes[weight]
+            weights |= {name: name for name in rows}
+            changes |= {name: StackRows(change, numbers, height) for name, numbers in rows.items()}
     lost = sorted(changes.keys() - set(weights.values()))
     if lost:
         raise UserError(
@@ -250,6 +263,10 @@ def _change(
         return name, Whole(tensor)
     layer = name.removesuffix(_DOWN)
     lora = inner.get_submodule(layer)
+    weight = f"{layer.replace('.base_layer', '')}.{getattr(lora, 'parameter_name', 'weight')}"
+    if getattr(lora, "num_experts", 1) > 1:
+        up, swapped = tensors[layer + _UP], lora._did_swap_in_out_features
+        return weight, Stack(tensor, up, lora.scaling["default"], lora.num_experts, swapped)
     start = lora.lora_variant.get("default")
     magnitude = tensors.get(layer + _MAGNITUDE)
     if start is not None and magnitude is None:
@@ -257,7 +274,7 @@ def _change(
     low_rank = LowRank(
         tensor, tensors[layer + _UP], magnitude, lora.scaling["default"], bool(lora.fan_in_fan_out)
     )
-    return f"{layer}.weight", low_rank
+    return weight, low_rank
 
 
 def _changed(parts: Iterator[Tensor], change: Change) -> Iterator[Tensor]:
@@ -266,6 +283,8 @@ def _changed(parts: Iterator[Tensor], change: Change) -> Iterator[Tensor]:
         yield from _summed(parts, change)
     elif isinstance(change, TokenRows):
         yield from _with_rows(parts, change)
+    elif isinstance(change, StackRows):
+        yield from change.added(parts)
     else:
         yield from parts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from ft_dagster.methods.settings import MethodSettings
 
 LinearShapes: TypeAlias = dict[str, list[list[int]]]  # by last name: [out, in] of each layer
 Targets: TypeAlias = str | list[str] | tuple[str, ...]  # "all-linear", or last names
+ALL = "all-linear"
 
 
 class LayerSettings(MethodSettings):
@@ -31,12 +33,32 @@ class LayerSettings(MethodSettings):
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
         """Count A and B of each layer, of the rank, and the rows of new tokens."""
         rows = new_tokens * base.hidden_size * (1 if base.tied_embeddings else 2)
-        return adapter_parameters(base.linear_shapes, self.rank, self.target_modules) + rows
+        return adapter_parameters(self.updated(base), self.rank, ALL) + rows
+
+    def updated(self, base: BaseFacts) -> LinearShapes:
+        """Return the shapes of the weights that get an update, by name. Raises UserError for a name that
+        the base has not.
+        """
+        return updated(base, self.target_modules)
 
 
-def smallest_dimension(linear_shapes: LinearShapes, targets: Targets) -> int:
-    """Return the largest rank that still saves anything. Raises UserError when a name matches no layer."""
-    return narrowest_layer(linear_shapes, targets)[0]
+def updated(base: BaseFacts, targets: Targets, tensors: Sequence[str] | None = None) -> LinearShapes:
+    """Return the shapes [out, in] of the weights that get an update, by name, of experts each by itself.
+
+    `tensors`: those that are updated beside layers; None: none, and nothing is left out for them. Raises
+    UserError for a name that the base has not.
+    """
+    if tensors is None:
+        return {name: base.linear_shapes[name] for name in targeted(base.linear_shapes, targets)}
+    apart = {*base.tensors.gates, *base.tensors.layers(base.linear_shapes)}
+    layers = [name for name in base.linear_shapes if name not in apart] if targets == ALL else targets
+    found = {
+        name: base.linear_shapes[name] for name in (targeted(base.linear_shapes, layers) if layers else ())
+    }
+    for name in tensors:
+        each = [([shape[-2:]], shape[0] if len(shape) > 2 else 1) for shape in base.tensors.shapes[name]]
+        found[name] = [shape for alike, count in each for shape in alike * count]
+    return found
 
 
 def narrowest_layer(linear_shapes: LinearShapes, targets: Targets) -> tuple[int, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 from pydantic import Field
 
 from ft_dagster.methods.base_facts import BaseFacts
-from ft_dagster.methods.layers import LayerSettings, targeted
+from ft_dagster.methods.layers import LayerSettings, LinearShapes, updated
 from ft_dagster.methods.method import Figure, Method, PublishedCost, Quantized, Rate, Rates, SettingDefault
 
 ALPHA = SettingDefault(32.0, "32 at any rank: one rate then learned and forgot alike at ranks 4 to 64")
@@ -38,19 +38,28 @@ class LoraSettings(LayerSettings):
     rank.
     """
 
+    unsaid: ClassVar[tuple[str, ...]] = ("target_parameters",)
+
     name: str = "lora"
     alpha: Alpha = 32.0
     dropout: Annotated[float, Field(ge=0.0, lt=1.0, description="LoRA dropout")] = 0.05
     use_rslora: Annotated[bool, Field(description="Scale by alpha/sqrt(r)")] = False
     use_dora: Annotated[bool, Field(description="Weight-decomposed LoRA")] = False
+    target_parameters: tuple[str, ...] | None = Field(
+        None,
+        description="Tensors of experts, and layers that PEFT takes for such, that get an update beside the "
+        "layers, by the end of their names; null: none, as in plans from before there was a choice",
+    )
+
+    def updated(self, base: BaseFacts) -> LinearShapes:
+        return updated(base, self.target_modules, self.target_parameters)
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
         """Count the trained weights; DoRA also trains the length of each output's weights."""
         trained = super().trainable_parameters(base, new_tokens)
         if not self.use_dora:
             return trained
-        names = targeted(base.linear_shapes, self.target_modules)
-        return trained + sum(shape[0] for name in names for shape in base.linear_shapes[name])
+        return trained + sum(shape[0] for shapes in self.updated(base).values() for shape in shapes)
 
 
 def utilization_above(base: Quantized) -> Figure:

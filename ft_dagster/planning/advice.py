@@ -10,7 +10,7 @@ import math
 from importlib.metadata import version
 
 from ft_dagster.methods import method_of
-from ft_dagster.methods.layers import LayerSettings, narrowest_layer, smallest_dimension
+from ft_dagster.methods.layers import ALL, LayerSettings, narrowest_layer
 from ft_dagster.methods.lora import ALPHA, LoraSettings
 from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.objectives import objective_of
@@ -41,6 +41,7 @@ def training_warnings(
         _scaling(method) if isinstance(method, LoraSettings) else None,
         _capacity(facts, method) if isinstance(method, LoraSettings) else None,
         _narrowest(spec, facts, method) if isinstance(method, LayerSettings) else None,
+        _unquantized(facts, method.name),
         _rate(facts, method.name, spec.objective, training.learning_rate),
         _batch(spec, facts, method.name, training),
         _unpacked(spec, facts, method.name),
@@ -155,7 +156,7 @@ def _capacity(facts: Facts, method: LoraSettings) -> str | None:
     if held >= tokens:
         return None
     rank = 2 ** max(0, math.ceil(math.log2(tokens * method.rank / held)))
-    enough = rank <= smallest_dimension(facts.linear_shapes, method.target_modules)
+    enough = rank <= narrowest_layer(method.updated(facts), ALL)[0]
     wanted = f"rank {rank} would have as many" if enough else "no rank has as many: full would"
     return (
         f"rank {method.rank} trains {held:,} parameters and an epoch has {tokens:,} trained tokens: LoRA "
@@ -165,13 +166,25 @@ def _capacity(facts: Facts, method: LoraSettings) -> str | None:
 
 def _narrowest(spec: VariantSpec, facts: Facts, method: LayerSettings) -> str | None:
     """Warn of a small layer, such as a gate of experts, that limits the rank of all."""
-    most, layer = narrowest_layer(facts.linear_shapes, method.target_modules)
+    most, layer = narrowest_layer(method.updated(facts), ALL)
     wanted = defaults.lora_rank(method.name, facts.examples, spec.objective, LARGEST).value
     if most >= wanted:
         return None
     return (
         f"{layer} has a side of {most} and limits the rank of every layer to that, where {wanted} is usual: "
         "name method.target_modules without it"
+    )
+
+
+def _unquantized(facts: Facts, name: str) -> str | None:
+    """Say of a base of experts that nothing quantizes those: they are counted as they lie in memory."""
+    quantized, experts = method_of(name).quantized, facts.expert_parameters
+    if quantized is None or not experts:
+        return None
+    bits = 32 if quantized.rest_in_fp32 or not facts.bf16 else 16
+    return (
+        f"{name} quantizes linear layers alone: the experts, {experts / facts.parameters:.0%} of the base's "
+        f"weights, stay at {bits} bits, and are counted so ({experts * bits / 8e9:,.2g} GB)"
     )
 
 

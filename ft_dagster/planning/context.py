@@ -78,6 +78,7 @@ def base_facts_of(parameters: int, base_bytes: int, folder: Path, cache: Path | 
         parameters=parameters,
         base_bytes=base_bytes,
         linear_shapes=shapes.linear,
+        tensors=shapes.tensors,
         **shapes.dimensions._asdict(),
     )
 

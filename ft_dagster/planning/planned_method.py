@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ft_dagster.errors import UserError
 from ft_dagster.methods import method_of
 from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.objectives import objective_of
@@ -30,7 +31,7 @@ from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.memory_formula import Load, frozen_bytes
 from ft_dagster.planning.memory_formula import memory as states_of
 from ft_dagster.planning.methods.layout_search import fastest_that_fits, search_space
-from ft_dagster.planning.methods.method_settings import resolve_method
+from ft_dagster.planning.methods.method_settings import LAYERS, TENSORS, resolve_method
 from ft_dagster.planning.methods.question import Candidate, fewest_gpus
 from ft_dagster.planning.methods.sharding import is_sharded
 from ft_dagster.planning.methods.training_settings import epochs_of, packs, precision_of, resolve_training
@@ -139,8 +140,21 @@ def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planne
     layout = _filled(resolved, first, held) or _milder_that_fits(spec, first, facts, held)
     if layout != first:
         resolved = _laid_out(resolved, first, layout, held)
+    refuse_divided(resolved.method, layout)
     occupied, candidate = held.occupancy_of(layout), _candidate(resolved, layout, held)
     return PlannedMethod(resolved, layout, occupied, held.correction_of(layout), candidate, untrained)
+
+
+def refuse_divided(method: MethodSettings, layout: Layout) -> None:
+    """Raises UserError where ZeRO-3 would divide tensors of experts that PEFT updates as they are used."""
+    tensors = getattr(method, TENSORS, None)
+    if tensors and layout.zero_stage == 3:
+        raise UserError(
+            f"ZeRO-3 divides every tensor, and PEFT updates {tensors[0]} where it lies whole",
+            field="training.deepspeed.stage",
+            value=3,
+            fix=f"Train on devices that hold the base whole, or name in method.{LAYERS} layers alone",
+        )
 
 
 def resolve(spec: VariantSpec, facts: Facts) -> Resolved:

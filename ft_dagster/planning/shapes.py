@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ft_dagster.methods.base_facts import Tensors
 from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.provenance.digest import sha256_file
-from ft_dagster.provenance.findings import remembered
+from ft_dagster.provenance.findings import recalled, remembered
+from ft_dagster.training.methods.tensors import tensors_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-HOW = 1  # raised where they are read otherwise
+HOW = 2  # raised where they are read otherwise
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "wpe", "word_embeddings", "embed_in", "embed_out")
 
 
@@ -23,6 +25,7 @@ class Shapes(NamedTuple):
 
     dimensions: Dimensions
     linear: dict[str, list[list[int]]]
+    tensors: Tensors
 
 
 class Dimensions(NamedTuple):
@@ -38,14 +41,28 @@ def shapes_of(base_folder: Path, cache: Path | None) -> Shapes:
     """Return what a base's configuration and its class say, read once for each content of config.json and
     version of the libraries.
     """
-    question = {"shapes": HOW, "config": sha256_file(base_folder / CONFIG)}
-    question |= {library: version(library) for library in ("transformers", "torch")}
 
     def find() -> list[Any]:
-        return [dimensions(base_folder), linear_shapes(base_folder)]
+        return [dimensions(base_folder), linear_shapes(base_folder), tensors(base_folder)]
 
-    found, linear = remembered(cache, question, find)
-    return Shapes(Dimensions(*found), linear)
+    found, linear, beside = remembered(cache, _question(sha256_file(base_folder / CONFIG)), find)
+    return Shapes(Dimensions(*found), linear, Tensors(*beside))
+
+
+def known_tensors(config: str, cache: Path) -> Tensors | None:
+    """Return the tensors of a base by the sha256 of its config.json, where this host read its shapes before;
+    else None, as where the libraries are not installed.
+    """
+    try:
+        found = recalled(cache, _question(config))
+    except PackageNotFoundError:
+        return None
+    return None if found is None else Tensors(*found[2])
+
+
+def _question(config: str) -> dict[str, object]:
+    libraries = {library: version(library) for library in ("transformers", "torch", "peft")}
+    return {"shapes": HOW, "config": config, **libraries}
 
 
 def linear_shapes(base_folder: Path) -> dict[str, list[list[int]]]:
@@ -54,18 +71,23 @@ def linear_shapes(base_folder: Path) -> dict[str, list[list[int]]]:
 
     A file may hold experts one by one that the class has in one tensor, which is no linear layer.
     """
-    file = base_folder / CONFIG
-    return _linear_shapes(str(base_folder), file.read_bytes())
+    return _of_weights(str(base_folder), (base_folder / CONFIG).read_bytes())[0]
+
+
+def tensors(base_folder: Path) -> Tensors:
+    """Return the weights of a base that are updated as tensors, as its class has them."""
+    return _of_weights(str(base_folder), (base_folder / CONFIG).read_bytes())[1]
 
 
 @lru_cache(maxsize=16)
-def _linear_shapes(folder: str, _config: bytes) -> dict[str, list[list[int]]]:
+def _of_weights(folder: str, _config: bytes) -> tuple[dict[str, list[list[int]]], Tensors]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return linear_shapes_of(AutoModelForCausalLM.from_config(config))
+        model = AutoModelForCausalLM.from_config(config)
+    return linear_shapes_of(model), tensors_of(model)
 
 
 def linear_shapes_of(model: nn.Module) -> dict[str, list[list[int]]]:

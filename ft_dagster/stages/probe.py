@@ -34,11 +34,13 @@ from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import Digest, declared_as, derived, recorded, told_by
 from ft_dagster.workspace.plan_context import PAST, context_of
 from ft_dagster.workspace.plan_fields import (
+    EXPERTS_UNTRAINED,
     HARDWARE,
     NEIGHBOURS,
     PACKED_THOUGH_IT_LEAKS,
     PLANNED,
     RANKED,
+    experts_in_key,
     hardware_keyed,
     leak_in_key,
     leak_kept,
@@ -62,7 +64,8 @@ KEYED = (
 
 @dataclass(frozen=True)
 class ProbeInputs:
-    """Names the inputs. `hardware`: what a plan depends on. `ranked_by`, `leaks`, `leak`: as of a plan.
+    """Names the inputs. `hardware`: what a plan depends on. `ranked_by`, `leaks`, `leak`,
+    `experts`: as of a plan.
     `nodes`: how many share the ranks. `cost_limit`: today's, for the probe and the training after it
     together.
     """
@@ -73,6 +76,7 @@ class ProbeInputs:
     hardware: Annotated[dict[str, Any], told_by(ranks_declared)]
     ranked_by: Annotated[Digest | None, declared_as(*RANKED)]
     leaks: Annotated[bool | None, derived(PACKED_THOUGH_IT_LEAKS)]
+    experts: Annotated[bool | None, derived(EXPERTS_UNTRAINED)]
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
     base: Base = recorded()
@@ -93,6 +97,7 @@ def inputs(view: View) -> ProbeInputs:
         hardware_keyed(view, hardware),
         ranked_by(spec),
         leak_kept(leak),
+        view.by_bytes(lambda: experts_in_key(view, base)),
         view.unlooked(lambda: narrowed(spec, (*PLANNED, *RANKED, *TRIED))),
         view.unlooked(lambda: context_of(view, spec, base, mixture, hardware)),
         view.unlooked(lambda: trained_base(view, base, spec.method.name)),

@@ -48,11 +48,13 @@ from ft_dagster.workspace.judging_devices import refuse_unheld
 from ft_dagster.workspace.keyed_inputs import Digest, declared_as, derived, recorded, told_by
 from ft_dagster.workspace.plan_context import PAST, context_of
 from ft_dagster.workspace.plan_fields import (
+    EXPERTS_UNTRAINED,
     HARDWARE,
     NEIGHBOURS,
     PACKED_THOUGH_IT_LEAKS,
     PLANNED,
     RANKED,
+    experts_in_key,
     hardware_keyed,
     leak_in_key,
     leak_kept,
@@ -74,6 +76,7 @@ class PlanInputs:
     """Names the inputs. `hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by.
     `probe`: what was tried beforehand, where the declaration asks for it. `leaks`: whether packed examples of
     the base would reach each other, so that none are packed; None elsewhere. `leak`: how that was found.
+    `experts`: whether the base has experts, among all linear layers; None elsewhere.
     """
 
     spec: VariantSpec
@@ -83,6 +86,7 @@ class PlanInputs:
     ranked_by: Annotated[Digest | None, declared_as(*RANKED)]
     probe: Annotated[Artifact | None, declared_as("plan.probe")]
     leaks: Annotated[bool | None, derived(PACKED_THOUGH_IT_LEAKS)]
+    experts: Annotated[bool | None, derived(EXPERTS_UNTRAINED)]
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
     leak: str | None = recorded()
@@ -101,6 +105,7 @@ def inputs(view: View) -> PlanInputs:
         ranked_by(spec),
         view.made(probe.STAGE) if leaves_open(spec) else None,
         leak_kept(leak),
+        view.by_bytes(lambda: experts_in_key(view, base)),
         view.unlooked(lambda: narrowed(spec, (*PLANNED, *RANKED, "plan.probe"))),
         view.unlooked(lambda: replace(context_of(view, spec, base, mixture, hardware), judges=view.judges)),
         leak,

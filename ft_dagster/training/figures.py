@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.training.checkpoints import Checkpoint
 from ft_dagster.training.journal import Journal
+from ft_dagster.training.methods.tensors import moved_experts
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.held_out import BY_EXAMPLE, VALIDATION_ON
 
@@ -141,6 +142,7 @@ def training_figures(
     last = journal.steps
     allocated, reserved = peak_device_bytes(model)
     weights_bytes, optimizer_bytes = checkpoint_storage(kept)
+    experts = moved_experts(model)
     return TrainingFigures(
         steps=last,
         epochs=journal.epochs,
@@ -170,6 +172,8 @@ def training_figures(
         checkpoint_weights_bytes=weights_bytes,
         checkpoint_optimizer_bytes=optimizer_bytes,
         computed_on=computed_on(model),
+        expert_matrices=experts.whole or None,
+        expert_matrices_moved=experts.moved if experts.whole else None,
         **_seen(observer, journal, best_step, weights),
     )
 

@@ -24,6 +24,7 @@ from ft_dagster.training.contract import Member, Status, TrainingResult, Trainin
 from ft_dagster.training.figures import process_bytes, training_figures
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import TaughtBy, packs, taught_by
+from ft_dagster.training.methods.tensors import refuse_unmoved
 from ft_dagster.training.oom_retry import in_force
 from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop_signals import Stop
@@ -165,6 +166,7 @@ def _exported(
     """Write the payload of the best checkpoint, and the ledger of what it consumed."""
     member = work.member
     trainer.load_weights(best.folder)
+    refuse_unmoved(trainer.model, member.plan.method)
     weights = None
     if trainer.is_deepspeed_enabled and ranks.is_first():
         weights = zero.whole_weights(best.folder, trained_only=hasattr(trainer.model, "peft_config"))

@@ -17,7 +17,7 @@ PREDICTED_IN_0_1 = "foretold"
 SILENT = {  # left out where they say nothing
     "micro_batch_halved", "learning_rate_lowered", "measured_on", "validation_loss_on",
     "validation_by_example", "measured_tokens", "measuring_flops", "computed_on", "general_loss_limit",
-    NOT_FINITE,
+    "expert_matrices", "expert_matrices_moved", NOT_FINITE,
 }  # fmt: skip
 
 
@@ -52,6 +52,8 @@ class TrainingFigures:
     (summed loss, trained tokens) of each of them at `best_step`, where that is asked for. `measured_tokens`,
     `measuring_flops`: of looks made for this training, none that was kept; the latter None where
     an architecture cannot be counted.
+    `expert_matrices`: those that the adapter is to update, by layer, tensor and expert; None where it updates
+    none; `expert_matrices_moved`: those of them that the training changed.
     `computed_on`: whose arithmetic it was, the GPU or what of a CPU torch uses; empty of older ones.
     `stopped`: why it ended early, in a word; `stop_reason`: in a sentence. `general_loss_limit`: the
     declared rise of the loss on general text, at most. `advice`: lines for a person.
@@ -111,6 +113,8 @@ class TrainingFigures:
     predicted: Mapping[str, Any] | None = None
     not_finite: Mapping[str, str] = field(default_factory=dict)
     computed_on: str = ""
+    expert_matrices: int | None = None
+    expert_matrices_moved: int | None = None
 
     def learning_rate(self, planned: float) -> float:
         """Return the rate it was trained at."""

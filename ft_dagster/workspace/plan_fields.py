@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.methods import method_of
+from ft_dagster.methods.layers import ALL
 from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.planning.context import hardware_in_key, ranks_of
 from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.shapes import known_tensors, shapes_of
 from ft_dagster.planning.survey import leaves_method_open
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
@@ -41,6 +43,7 @@ RANKED = (
     "resources.deadline_hours",
 )
 HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.nodes", "resources.sharing")
+EXPERTS_UNTRAINED = "all linear layers were trained without the experts, which lie in one tensor a layer"
 PACKED_THOUGH_IT_LEAKS = "its examples were packed, and reach each other in this base"
 NEIGHBOURS = (BASE_MODEL.name,)  # the tenant's variants on the same base are counted: recorded
 
@@ -73,8 +76,7 @@ def leak_in_key(view: View, base: Artifact) -> str | None:
         return leak_where_packed(view.spec, view.base_folder(base), view.cache)
     if not view.then.figures.get("training", {}).get("packing"):
         raise Unopened
-    files = base.spec.get("base", {}).get("files", ())
-    config = next((file["sha256"] for file in files if file["path"] == CONFIG), None)
+    config = _config_of(base)
     known = None if config is None else known_leak(config, view.cache)
     if known is None:
         raise Unopened
@@ -92,3 +94,26 @@ def leak_where_packed(spec: VariantSpec, base: Path, cache: Path) -> str | None:
     """
     may_pack = spec.training.packing and (spec.method.name == "auto" or method_of(spec.method.name).packs)
     return leak_of(base / CONFIG, cache) if may_pack else None
+
+
+def experts_in_key(view: View, base: Artifact) -> bool | None:
+    """Return True where a plan of this declaration has the experts of the base among all linear layers; None
+    elsewhere. Where one only looks: as far as this host read the base's shapes before.
+    """
+    method = view.spec.method
+    may = method.name == "auto" or "target_parameters" in method_of(method.name).settings.model_fields
+    if not may or method.given.get("target_modules", ALL) != ALL:
+        return None
+    if view.then is None:
+        return True if shapes_of(view.base_folder(base), view.cache).tensors.experts else None
+    config = _config_of(base)
+    known = None if config is None else known_tensors(config, view.cache)
+    if known is None:
+        raise Unopened
+    return True if known.experts else None
+
+
+def _config_of(base: Artifact) -> str | None:
+    """Return the sha256 of the config.json of a recorded base."""
+    files = base.spec.get("base", {}).get("files", ())
+    return next((file["sha256"] for file in files if file["path"] == CONFIG), None)

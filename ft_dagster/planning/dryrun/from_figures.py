@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods.base_facts import Tensors
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration, shipped
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.shapes import Dimensions, dimensions_of, linear_shapes_of
 from ft_dagster.spec import VariantSpec
+from ft_dagster.training.methods.tensors import tensors_of
 
 TOKENS_PER_EXAMPLE = 250.0  # of instruction data, prompt and answer
 TRAINED_SHARE = 0.5  # of them, where nothing is known
@@ -27,6 +29,7 @@ class Shapes:
 
     parameters: int
     linear_shapes: dict[str, list[list[int]]]
+    tensors: Tensors
     dimensions: Dimensions
 
 
@@ -48,7 +51,7 @@ def shapes_of_configuration(file: Path) -> Shapes:
             fix="Give the config.json of a model that generates text",
         ) from None
     parameters = sum(weight.numel() for weight in model.parameters())
-    return Shapes(parameters, linear_shapes_of(model), dimensions_of(config))
+    return Shapes(parameters, linear_shapes_of(model), tensors_of(model), dimensions_of(config))
 
 
 def of_size(parameters: float, folder: Path) -> Path:
@@ -113,6 +116,7 @@ def facts(
         parameters=shapes.parameters,
         base_bytes=2 * shapes.parameters,
         linear_shapes=shapes.linear_shapes,
+        tensors=shapes.tensors,
         **shapes.dimensions._asdict(),
         **device,
         leak=leak,

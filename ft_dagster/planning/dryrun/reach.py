@@ -22,7 +22,7 @@ from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import taught_by
 
 LITTLE = 0.05  # of the weights: convolutions and other small parts of a layer
-EXPERTS = "experts"  # in the name of a tensor
+EXPERTS = ".experts."  # in the name of a tensor
 NAMED = 3
 ANY = {"rank": 1, "dropout": 0.0}  # settings that every class takes
 
@@ -73,14 +73,6 @@ def untrained_by(method: MethodSettings, architecture: Path) -> str | None:
     reach = reach_of(architecture, method)
     if reach is None or not isinstance(method, LayerSettings):
         return None
-    if reach.as_tensors:
-        raise UserError(
-            f"would update tensors that are no linear layers ({reach.as_tensors[0]}): such an adapter is not "
-            "merged into its base here, and is none that vLLM is known to load",
-            field="method.target_modules",
-            value=method.target_modules,
-            fix=f"Name layers beside them ({', '.join(reach.layers)}), or take method: full",
-        )
     return reach.sentence(method)
 
 

@@ -178,7 +178,7 @@ def _portable(config: dict[str, Any], base_digest: str) -> dict[str, Any]:
     config = {**config, "inference_mode": True}
     config["base_model_name_or_path"] = f"sha256:{base_digest.removeprefix('sha256:')}"
     config.pop("peft_version", None)  # recorded in the manifest; an upgrade must not change the digest
-    for name in ("target_modules", "modules_to_save", "exclude_modules"):
+    for name in ("target_modules", "target_parameters", "modules_to_save", "exclude_modules"):
         if isinstance(config.get(name), list | set):
             config[name] = sorted(config[name])
     return config

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods.layers import ALL, Targets
 from ft_dagster.methods.lora import LoraSettings
 from ft_dagster.training.contract import Base, ParentAdapter
 from ft_dagster.training.methods import Precision
 from ft_dagster.training.methods.adapter import Adapter
 from ft_dagster.training.methods.shared import SharedBase
 from ft_dagster.training.methods.stacking import check_parent, concatenated_adapters, put_beneath
+from ft_dagster.training.methods.tensors import tensors_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,15 +44,16 @@ class Lora(Adapter):
     def configure(self, model: PreTrainedModel, base: Base) -> Any:
         from peft import LoraConfig
 
-        settings = self.settings
-        self._check_rank(self._targets(model))
-        targets = settings.target_modules
+        settings, tensors = self.settings, self.settings.target_parameters
+        targets = settings.target_modules if tensors is None else self._beside(model)
+        self._check_rank(self._targets(model, targets))
         return LoraConfig(
             task_type="CAUSAL_LM",
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=targets if isinstance(targets, str) else sorted(targets),
+            target_parameters=None if tensors is None else sorted(tensors),
             use_rslora=settings.use_rslora,
             use_dora=settings.use_dora,
             bias="none",
@@ -67,13 +70,23 @@ class Lora(Adapter):
         config, tensors = super().learned(model, weights)
         return concatenated_adapters(self.parent, config, tensors) if self.parent else (config, tensors)
 
-    def _targets(self, model: PreTrainedModel) -> dict[str, object]:
+    def _beside(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Return the last names of the layers that get an update where tensors do: of all, those that are no
+        gate, and that PEFT updates as layers.
+        """
+        targets = self.settings.target_modules
+        if not isinstance(targets, str):
+            return targets
+        names, there = {name.rsplit(".", 1)[-1] for name in self._linear_layers(model)}, tensors_of(model)
+        return tuple(names - set(there.gates) - set(there.layers(names)))
+
+    def _targets(self, model: PreTrainedModel, targets: Targets) -> dict[str, object]:
         """Return the linear layers that get an update, by name; every declared name must match one."""
         linear = self._linear_layers(model)
-        if self.settings.target_modules == "all-linear":
+        if targets == ALL:
             return linear
         chosen: dict[str, object] = {}
-        for target in self.settings.target_modules:
+        for target in targets:
             matched = {n: m for n, m in linear.items() if n == target or n.endswith(f".{target}")}
             if not matched:
                 known = sorted({name.rsplit(".", 1)[-1] for name in linear})
@@ -109,6 +122,8 @@ class Lora(Adapter):
         return found
 
     def _check_rank(self, chosen: dict[str, object]) -> None:
+        if not chosen:
+            return
         smallest, name = min((min(_sizes(layer)), name) for name, layer in chosen.items())
         if self.settings.rank > smallest:
             raise UserError(

@@ -75,7 +75,9 @@ class _LowRank(torch.autograd.Function):
         inner = (_masked(flat, kept) @ down.T).mul_(ctx.scaling)
         out = add_update(nn.functional.linear(flat, weight, bias), inner, up)
         ctx.save_for_backward(flat, weight, down, up, inner, kept)
-        return out.view(*x.shape[:-1], out.shape[-1])
+        shape = *x.shape[:-1], out.shape[-1]
+        whole: torch.Tensor = torch.ops.aten._unsafe_view(out, shape)  # a base may add to it in place
+        return whole
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

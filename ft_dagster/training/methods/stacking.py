@@ -71,18 +71,21 @@ def concatenated_adapters(
     layers = sorted({name.removesuffix(_A) for _, found in parts for name in found if name.endswith(_A)})
     joined = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
     for layer in layers:
-        a_shape, b_shape = _sizes(layer, [found for _, found in parts])
+        a_shape, b_shape, experts = _sizes(layer, parts)
         downs, ups = [], []
         for settings, found in parts:
             rank = settings["r"]
-            down = found.get(layer + _A, torch.zeros(rank, a_shape))
-            up = found.get(layer + _B, torch.zeros(b_shape, rank))
-            downs.append(down.float().cpu())
-            ups.append(up.float().cpu() * _scale(settings))
-        joined[layer + _A], joined[layer + _B] = torch.cat(downs, dim=0), torch.cat(ups, dim=1)
+            down = found.get(layer + _A, torch.zeros(rank * experts, a_shape)).float().cpu()
+            up = found.get(layer + _B, torch.zeros(b_shape, rank * experts)).float().cpu()
+            downs.append(down.reshape(experts, rank, a_shape))  # as PEFT lays out those of several experts
+            ups.append(up.reshape(b_shape, rank, experts) * _scale(settings))
+        joined[layer + _A] = torch.cat(downs, dim=1).reshape(-1, a_shape)
+        joined[layer + _B] = torch.cat(ups, dim=1).reshape(b_shape, -1)
     rank = above["r"] + config["r"]
-    targets = sorted({*above["target_modules"], *config["target_modules"]})
-    one = {"r": rank, "lora_alpha": rank, "use_rslora": False, "target_modules": targets}
+    one = {"r": rank, "lora_alpha": rank, "use_rslora": False}
+    for name in ("target_modules", "target_parameters"):
+        both = {*(above.get(name) or ()), *(config.get(name) or ())}
+        one[name] = sorted(both) if both or name == "target_modules" else config.get(name)
     return {**config, **one}, joined
 
 
@@ -94,10 +97,13 @@ def _scale(settings: dict[str, Any]) -> float:
     return settings["lora_alpha"] / (rank**0.5 if settings["use_rslora"] else rank)
 
 
-def _sizes(layer: str, found: list[Weights]) -> tuple[int, int]:
-    """Return (in, out) of a layer, from whichever adapter updates it."""
-    weights = next(weights for weights in found if layer + _A in weights)
-    return weights[layer + _A].shape[1], weights[layer + _B].shape[0]
+def _sizes(layer: str, parts: list[tuple[dict[str, Any], Weights]]) -> tuple[int, int, int]:
+    """Return (in, out) of a layer, and how many experts its tensor holds, from whichever adapter updates
+    it.
+    """
+    settings, weights = next((settings, weights) for settings, weights in parts if layer + _A in weights)
+    down, up = weights[layer + _A], weights[layer + _B]
+    return down.shape[1], up.shape[0], down.shape[0] // settings["r"]
 
 
 def _parent_config(folder: Path) -> LoraConfig:

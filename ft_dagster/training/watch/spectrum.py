@@ -81,9 +81,11 @@ def spectrum(model: Any, weights: Mapping[str, Tensor] | None = None) -> list[La
 
 def factors(model: Any, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor, float]]:
     """Yield (layer, A [rank, in], B [out, rank], scale) of each layer that is trained and whole on this
-    process.
+    process; not of a tensor that holds many experts, each with an update of its own.
     """
     for name, module in model.named_modules():
+        if getattr(module, "num_experts", 1) > 1:
+            continue
         for adapter in getattr(module, "lora_A", None) or ():
             a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
             if not a.requires_grad:
