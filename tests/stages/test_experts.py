@@ -1,4 +1,4 @@
-"""All linear layers of a base of experts have the experts among them: in the plan, its key and the training."""
+"""All linear layers of a base of experts have the experts among them: in plan, key and training."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_experts_are_planned_and_trained(trained: Workspace) -> None:
 
 def test_what_cannot_be_done_is_refused_before_a_run(trained: Workspace) -> None:
     workspace = changed(trained, {"method.dropout": 0.1})
-    with pytest.raises(UserError, match="experts.down_proj") as caught:
+    with pytest.raises(UserError, match=r"experts\.down_proj") as caught:
         workspace.make(training_plan.STAGE)
     assert (caught.value.field, caught.value.value) == ("method.dropout", 0.1)
 

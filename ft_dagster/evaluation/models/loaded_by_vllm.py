@@ -33,7 +33,7 @@ def not_loaded(config: Mapping[str, Any]) -> list[str]:
         "carries whole modules": config.get("modules_to_save"),
         "carries trained rows of the vocabulary": config.get("trainable_token_indices"),
         "carries trained biases": config.get("bias") not in (None, "none"),
-        "updates tensors of experts as a whole, which vLLM has by expert": config.get("target_parameters"),
+        "updates tensors of experts, which it is not known to load": config.get("target_parameters"),
         "has ranks or alphas by layer": config.get("rank_pattern") or config.get("alpha_pattern"),
         f"has rank {rank}, above {MAX_RANKS[-1]}": max_lora_rank(rank) is None,
     }

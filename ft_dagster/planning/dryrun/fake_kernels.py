@@ -151,6 +151,29 @@ def fake_positions() -> Iterator[None]:
 
 
 @contextmanager
+def fake_experts() -> Iterator[None]:
+    """Make the experts' products of fake tensors in fp32 take transformers' own fallback, which allocates the
+    same: torch knows the shapes of its product in bf16 alone.
+    """
+    try:
+        from transformers.integrations import moe
+    except ImportError:  # a version in which experts are modules of their own
+        yield
+        return
+    real = moe._can_use_grouped_mm
+
+    def known(given: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor) -> bool:
+        fake = isinstance(given, FakeTensor) and weight.dtype != torch.bfloat16
+        return not fake and bool(real(given, weight, offs))
+
+    moe._can_use_grouped_mm = known
+    try:
+        yield
+    finally:
+        moe._can_use_grouped_mm = real
+
+
+@contextmanager
 def unpacked_rows() -> Iterator[None]:
     """Make transformers take rows as one example each, which it sees by the values of positions: attention
     needs no mask.

@@ -19,6 +19,7 @@ from ft_dagster.fake_tensors import FakeMode, make_fake
 from ft_dagster.objectives import loss_of
 from ft_dagster.planning.dryrun.fake_kernels import (
     TiledHead,
+    fake_experts,
     fake_positions,
     gpu_attention,
     quantize,
@@ -72,7 +73,7 @@ def record_step(model: PreTrainedModel, step: Step) -> Tracker:
     """Record a step of `model` (from `shapes`; it is of no use afterwards)."""
     tracker = Tracker()
     make_fake(model)
-    with quiet(), FakeMode(), fake_positions(), ExitStack() as stack:
+    with quiet(), FakeMode(), fake_positions(), fake_experts(), ExitStack() as stack:
         if step.device == "cuda":
             stack.enter_context(gpu_attention())
         if not step.packed:

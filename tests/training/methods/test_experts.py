@@ -21,7 +21,10 @@ from ft_dagster.models.quantize import quantization_of
 from ft_dagster.planning.dryrun.footprint import footprint
 from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.shapes import linear_shapes, tensors
-from ft_dagster.training.contract import method_settings
+from ft_dagster.training.contract import Base, method_settings
+from ft_dagster.training.methods import taught_by
+from ft_dagster.training.methods.lora import Lora
+from ft_dagster.training.methods.tensors import moved_experts
 from tests.export.exports import DIGEST, edit_json, request, written
 from tests.tiny_classes import make_tiny
 from tests.tiny_model import tiny_tokenizer
@@ -124,9 +127,11 @@ def test_the_certificate_holds(taught: Taught, tmp_path: Path, format: str) -> N
     assert certificate.figures["base_kl"] > 0
 
 
-def test_the_dry_run_counts_the_weights_that_are_trained(taught: Taught) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_dry_run_counts_the_weights_that_are_trained(taught: Taught, precision: Any) -> None:
     method = method_settings({**METHODS["lora"], **taught.settings})
-    counted = footprint(taught.runs.base, method, Step(rows=1, length=32, trained_positions=8))
+    step = Step(rows=1, length=32, trained_positions=8, precision=precision)
+    counted = footprint(taught.runs.base, method, step)
     assert counted.trained_weights == result_of(taught.folder)["figures"]["trainable_parameters"]
     assert counted.peak > 0
 
@@ -186,3 +191,32 @@ def test_a_base_of_experts_trains_and_answers_general_prompts(
     folder = experts.prepare(method=method, training={"max_steps": 2, "evaluations": 1})
     assert trained(folder) == DONE
     assert "general prompts" in result_of(folder)["figures"]["measured_on"]
+
+
+@pytest.mark.long
+def test_gpt_oss_which_has_no_sdpa_learns_by_the_same_configuration(tmp_path: Path) -> None:
+    """The trainer's own configuration, in a loop of three steps: trained, loaded by plain PEFT, merged."""
+    from peft import PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = make_tiny("gpt_oss", tmp_path / "base")
+    method = method_settings({**METHODS["lora"], **settings_of(base)})
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    taught = taught_by(method)
+    assert isinstance(taught, Lora)
+    model = get_peft_model(model, taught.configure(model, Base(folder=base, digest="b" * 64)))
+    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=1e-2)
+    ids = torch.arange(64).reshape(2, 32) + 10
+    for _ in range(3):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    moved = moved_experts(model)
+    assert 0.7 * moved.whole < moved.moved <= moved.whole == matrices(base)
+    taught.save(model, tmp_path / "adapter", "b" * 64)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    loaded = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    assert distance(model.eval(), loaded) == 0
+    tiny_tokenizer().save_pretrained(tmp_path / "adapter")
+    export_merged(base, "b" * 64, tmp_path / "adapter", tmp_path / "merged")
+    assert distance(load_base(tmp_path / "merged"), loaded) < 1e-5
