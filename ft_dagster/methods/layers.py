@@ -27,7 +27,8 @@ class LayerSettings(MethodSettings):
         16
     )
     target_modules: Annotated[
-        tuple[str, ...] | Literal["all-linear"], Field(description="Names of layers, experts or routers; or all-linear")
+        tuple[str, ...] | Literal["all-linear"],
+        Field(description="Names of layers, experts or routers; or all-linear"),
     ] = "all-linear"
 
     def trainable_parameters(self, base: BaseFacts, new_tokens: int = 0) -> int:
