@@ -117,13 +117,14 @@ def _held(base: BaseFacts, dtype: Dtype, method: str, cached: int, passed: int) 
     quantized = METHODS[method].quantized if method else None
     linear = base.linear_parameters * (quantized.bytes_a_weight if quantized else width)
     rest = (base.parameters - base.linear_parameters) * width
+    experts = base.expert_parameters * width  # each of a layer
     token = 2 * base.key_value_size * base.layers * width
     rows = HIDDEN * base.hidden_size + WIDE * (base.largest_layer // base.hidden_size)
     return JudgedBytes(
         dtype,
         round(linear + rest),
         cached * token,
-        round(max(linear / base.layers, rest / (1 if base.tied_embeddings else 2))),
+        round(max((linear + experts) / base.layers, (rest - experts) / (1 if base.tied_embeddings else 2))),
         passed * rows * width + CUDA_CONTEXT,
     )
 

@@ -7,6 +7,7 @@ import pytest
 
 from ft_dagster.evaluation.models.arithmetic import USABLE_SHARE
 from ft_dagster.launch.inventory import Device
+from ft_dagster.methods.base_facts import Tensors
 from ft_dagster.methods.qlora import QUANTIZED
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.planning.judging import Judges, asked, certified, foresee, foresee_all
@@ -103,3 +104,13 @@ def test_without_a_known_memory_nothing_is_predicted() -> None:
     unknown = Judges((Device("0", None, "GPU (declared)"),), 1, 1, "bfloat16")
     assert foresee("evaluation", asked(SMALL, "bfloat16"), unknown) is None
     assert foresee_all(SMALL, "lora", unknown, merged=True) == ()
+
+
+def test_experts_lie_with_their_layers_and_are_no_part_that_stays_whole() -> None:
+    shape = [64, 4096, 4096]
+    experts = Tensors({"experts.gate_up_proj": [shape] * 32}, ["gate.weight"])
+    more = LLAMA_8B["parameters"] + 32 * 64 * 4096 * 4096
+    dense = asked(facts(), "bfloat16")
+    mixture = asked(facts(parameters=more, tensors=experts), "bfloat16")
+    assert mixture.weights - dense.weights == 2 * 32 * 64 * 4096 * 4096
+    assert mixture.largest < (mixture.weights - dense.weights) / 16  # a layer, not all experts
