@@ -32,3 +32,26 @@ ENDLESS = (
     "{% for m in messages %}{{ '### ' + m.role + ':\n' + m.content + '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
 )
+# Calls as Mistral writes them: in one list, and each by its name.
+_TOOLS = (
+    "{% for tool in tools or [] %}{{ '<|im_start|>system\n' + tool.function.name + ' ' }}"
+    "{{ tool.function.parameters.properties | tojson + '<|im_end|>\n' }}{% endfor %}"
+)
+CALLS_IN_A_LIST = (
+    f"{_TOOLS}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.tool_calls %}[TOOL_CALLS] [{% for call in m.tool_calls %}"
+    "{{ '{\"name\": ' + call.function.name | tojson + ', \"arguments\": ' }}"
+    "{{ call.function.arguments | tojson }}"
+    "{{ ', \"id\": ' + call.id | tojson + '}' }}{{ ', ' if not loop.last }}{% endfor %}]"
+    "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CALLS_BY_TAG = (
+    f"{_TOOLS}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + (m.content or '') }}"
+    "{% for call in m.tool_calls or [] %}"
+    "{{ '[TOOL_CALLS]' + call.function.name + '[ARGS]' + call.function.arguments | tojson }}"
+    "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.program import ProgramRequest
 from ft_dagster.roots import Roots
-from ft_dagster.spec.variant import MOST_QUESTIONS, GatesSpec
+from ft_dagster.spec.variant import MOST_QUESTIONS, AnswerKind, CallOrder, GatesSpec
 
 
 class _EvaluationPart(BaseModel):
@@ -66,15 +66,16 @@ class SplitTask(_EvaluationPart):
     """Describes the variant's test split: each row's last answer is asked for, `max_new_tokens` at most,
     greedily.
 
-    `kind` says how an answer is scored; `database` is the SQLite file that queries run on (kind sql).
-    `train_on` is recorded, not acted on: the last answer is scored however many turns were trained.
-    `exchange`: see `examples.in_exchange`. `examples`: the answer alone is asked for, after these; null: the
-    loss too, without any.
+    `kind` says how an answer is scored, `call_order` whether its calls may stand in any order; `database` is
+    the SQLite file that queries run on (kind sql). `train_on` is recorded, not acted on: the last answer is
+    scored however many turns were trained. `exchange`: see `examples.in_exchange`. `examples`: the answer
+    alone is asked for, after these; null: the loss too, without any.
     """
 
     test: QuestionsFile
     max_new_tokens: int = Field(64, ge=1)
-    kind: Literal["text", "label", "json", "sql"] = "text"
+    kind: AnswerKind = "text"
+    call_order: CallOrder = "fixed"
     database: QuestionsFile | None = None
     train_on: Literal["completions", "assistant_turns"] = "completions"
     exchange: bool = False

@@ -9,7 +9,7 @@ from ft_dagster.evaluation.own_checks import OwnChecks
 from ft_dagster.gate.samples import Role, Sample, main_metric
 
 # Scores that say right or wrong; a loss or an overlap does not.
-RIGHT_OR_WRONG = ("acc_norm", "acc", "exact_match", "execution_accuracy")
+RIGHT_OR_WRONG = ("acc_norm", "acc", "exact_match", "execution_accuracy", "calls_right")
 
 
 @dataclass(frozen=True)

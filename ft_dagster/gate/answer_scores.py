@@ -1,7 +1,8 @@
 """Scores one written answer against its reference, by the declared kind of task. Pure: no model, no torch.
 
 `text`: exact match and token F1 after SQuAD's normalization. `label`: exact match, and F1 over the labels.
-`json`: F1 over the fields. `sql`: whether the query returns what the reference returns.
+`json`: F1 over the fields. `sql`: whether the query returns what the reference returns. For `tool_calls` see
+`call_scores`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,25 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ft_dagster.data.rows.content import normal_text, words_of
 from ft_dagster.errors import UserError
 from ft_dagster.files import what_is_there
 from ft_dagster.roots import Roots
+from ft_dagster.spec.variant import AnswerKind
 
-Kind = Literal["text", "label", "json", "sql"]
+# The scores of an answer of each kind, the one that it is judged by first; of free text that is its loss.
+ANSWER_METRICS: dict[AnswerKind, tuple[str, ...]] = {
+    "text": ("exact_match", "token_f1"),
+    "label": ("exact_match",),
+    "json": ("json_f1", "valid_json"),
+    "sql": ("execution_accuracy",),
+    "tool_calls": ("calls_right", "calls_valid", "undue_call"),
+}
+LOWER_IS_BETTER = ("undue_call",)
+PARTS = {"calls_right": ("calls_valid", "undue_call")}  # shown beside a metric that is made of them
 # A query that needs more is taken for wrong: about a second of SQLite, and what memory may hold.
 MOST_STEPS = 50_000_000
 MOST_SECONDS = 30.0
@@ -107,20 +118,20 @@ def micro_f1(pairs: Sequence[tuple[str, str]]) -> float:
     return _f1(right, sum(answer in known for answer, _ in asked), len(asked))
 
 
-def is_right(answer: str, expected: Sequence[str], kind: Kind, database: Path | None = None) -> bool:
+def is_right(answer: str, expected: Sequence[str], kind: AnswerKind, database: Path | None = None) -> bool:
     """Say whether an answer says each text that is expected.
 
-    Free text says one that stands in it word for word. A label, JSON or a query (run on `database`) is right
-    where the evaluation gives it the full score. Raises ValueError for what no answer of this kind can say:
-    a text without a word, no JSON, a query that fails, two labels.
+    Free text, and an answer that may call tools, says one that stands in it word for word. A label, JSON or a
+    query (run on `database`) is right where the evaluation gives it the full score. Raises ValueError for
+    what no answer of this kind can say: a text without a word, no JSON, a query that fails, two labels.
     """
-    if kind != "text" and len(expected) > 1:
+    if kind not in ("text", "tool_calls") and len(expected) > 1:
         raise ValueError(f"{len(expected)} texts, and the answer is one")
     said = [_says(answer, text, kind, database) for text in expected]
     return all(said)
 
 
-def _says(answer: str, expected: str, kind: Kind, database: Path | None) -> bool:
+def _says(answer: str, expected: str, kind: AnswerKind, database: Path | None) -> bool:
     if kind == "json":
         return json_scores(answer, expected)["json_f1"] == 1
     if database is not None:

@@ -18,6 +18,7 @@ from functools import cached_property
 from itertools import takewhile
 
 from ft_dagster.errors import UserError
+from ft_dagster.gate.answer_scores import PARTS
 from ft_dagster.gate.judged_by import RULE_OF, Opponent, gates_digest, is_of_facts, later_rules
 from ft_dagster.gate.level import level_of
 from ft_dagster.gate.paired import Allowed, Comparison, holm
@@ -36,7 +37,7 @@ from ft_dagster.gate.regurgitation_rules import regurgitation_rules
 from ft_dagster.gate.samples import FORMER, RESERVED, TEST_SPLIT_TASK, Sample
 from ft_dagster.gate.sentences import sentence_of
 from ft_dagster.gate.sequential_looks import Order, harm_shown, look_on
-from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
+from ft_dagster.lineage.verdict import Outcome, Part, Rule, RuleName, Verdict
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.spec.variant import GatesSpec, VariantSpec
 
@@ -108,7 +109,7 @@ def judge(
                 field=each.paired.role,
                 fix="Materialize evaluation again",
             )
-    rules = tuple(_rule(each) for each in found)
+    rules = tuple(_with_parts(_rule(each), each, before, after) for each in found)
     if is_of_facts(objective):
         rules = _with_questions(rules, objective)
     return _verdict((*rules, *regurgitation_rules(base, tuned, gates, level)), gates, tries, own)
@@ -379,6 +380,25 @@ def _rule(found: _Found, against: str = "") -> Rule:
         look=found.look,
         tail=comparison.tail,
     )
+
+
+def _with_parts(
+    rule: Rule, found: _Found, before: Mapping[TaskKey, Questions], after: Mapping[TaskKey, Questions]
+) -> Rule:
+    """Add what the metric is made of, on the questions of both models that have each part."""
+    key, parts = (found.paired.role, found.paired.task), list[Part]()
+    asked = {sample.question for sample in found.paired.asked}
+    for metric in PARTS.get(rule.metric, ()):
+        sides = (before[key].get(metric, {}), after[key].get(metric, {}))
+        shared = asked & sides[0].keys() & sides[1].keys()
+        if shared:
+            base, tuned = (_only(shared, {metric: side}, metric) for side in sides)
+            pairs = pair(key, metric, base, tuned, gates=GatesSpec())
+            compared, means = pairs.compare(found.level), pairs.means
+            low, high = (compared.low, compared.high)
+            ends = (low, high) if pairs.higher_is_better else (-high, -low)
+            parts.append(Part(metric, *means, ends, compared.questions))
+    return replace(rule, parts=tuple(parts))
 
 
 def _counted(comparison: Comparison, better: bool) -> float | None:

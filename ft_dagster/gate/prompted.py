@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ft_dagster.gate.answer_scores import Kind
+from ft_dagster.gate.answer_scores import ANSWER_METRICS
 from ft_dagster.gate.paired import compare_paired
 from ft_dagster.gate.samples import Sample
 from ft_dagster.gate.sentences import units
+from ft_dagster.spec.variant import AnswerKind
 
 EXAMPLES = "examples.json"  # in the evidence: how many questions, which examples, what was left out
 COUNTS = (0, 4, 8)
@@ -17,11 +18,9 @@ MOST_ROWS = 100
 LEVEL = 0.025  # of each end of an interval: 95% lies within
 # By which one metric the answers are held against a goal: no loss is asked for, so of free text the words
 # that an answer shares with its reference.
-METRIC: dict[Kind, str] = {
+METRIC: dict[AnswerKind, str] = {
+    **{kind: names[0] for kind, names in ANSWER_METRICS.items()},
     "text": "token_f1",
-    "label": "exact_match",
-    "json": "json_f1",
-    "sql": "execution_accuracy",
 }
 
 
@@ -85,7 +84,9 @@ def question_name(sample: Sample) -> str:
     return sample.question.removeprefix(f"{sample.task}:")
 
 
-def prompted_of(samples: Sequence[Sample], about: Mapping[str, Any], split: str, kind: Kind) -> Prompted:
+def prompted_of(
+    samples: Sequence[Sample], about: Mapping[str, Any], split: str, kind: AnswerKind
+) -> Prompted:
     """Make the scores of what was asked. `about`: what EXAMPLES has."""
     found, scores = with_examples(samples), list[PromptedScore]()
     for (count, metric), asked in found.items():

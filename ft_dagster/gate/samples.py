@@ -162,11 +162,12 @@ def main_metric(metrics: Sequence[str]) -> str:
     """Return the one metric a task is judged by: acc_norm, else acc; of the own task, what its kind of answer
     says.
 
-    That is execution_accuracy of a query, json_f1, exact_match of a label, and the loss of a free text,
-    whose exact match says little (it has a token_f1 beside it). Else the first.
+    That is calls_right, execution_accuracy of a query, json_f1, exact_match of a label, and the loss of a
+    free text, whose exact match says little (it has a token_f1 beside it). Else the first.
     """
     label = () if "token_f1" in metrics else ("exact_match",)
-    own = ("execution_accuracy", "json_f1", *label, "completion_loss") if "completion_loss" in metrics else ()
+    scored = ("calls_right", "execution_accuracy", "json_f1", *label, "completion_loss")
+    own = scored if "completion_loss" in metrics else ()
     preferred = (*own, "acc_norm", "acc")
     return next((metric for metric in preferred if metric in metrics), metrics[0])
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from ft_dagster.gate.power import GENERAL_TEXTS, LOSS_BOUND, least_questions
 from ft_dagster.gate.prompts import PROMPTS
-from ft_dagster.lineage.verdict import Rule, RuleName, Tail
+from ft_dagster.lineage.verdict import Part, Rule, RuleName, Tail
 
+PART_WORDS = {"calls_valid": "valid calls where some are due", "undue_call": "a call where none is due"}
 Said = Callable[[float], str]
 MOST_THERE = 100_000  # questions of a task, or rows of a test split, that anybody has
 KEPT: dict[RuleName, int] = {"general_loss": GENERAL_TEXTS, "degeneration": len(PROMPTS)}  # never more
@@ -31,7 +32,7 @@ def sentence_of(rule: Rule, *, tries: int) -> str:
         said = _failed(rule, points, worse)
     else:
         said = _undecided(rule, points, worse)
-    found = f"{said}; {_power(rule, points, worse)}{_ended(rule)}"
+    found = f"{said}; {_power(rule, points, worse)}{_ended(rule)}{_made_of(rule)}"
     return f"{went} ({_reach(rule, points)}; {_try(rule, tries)}): {found}"
 
 
@@ -44,6 +45,12 @@ def units(metric: str, means: tuple[float, float]) -> tuple[Said, Said]:
     if max(map(abs, means)) > 1:
         return (lambda x: f"{x:.3g}"), (lambda x: f"{x:.3f}")
     return (lambda x: f"{100 * x:.1f} points"), (lambda x: f"{100 * x:.1f}%")
+
+
+def part_words(part: Part) -> str:
+    """Return a part of a metric as a sentence has it: "a call where none is due 40.0% → 2.5%"."""
+    _, show = units(part.metric, (part.base, part.tuned))
+    return f"{PART_WORDS.get(part.metric, part.metric)} {show(part.base)} → {show(part.tuned)}"
 
 
 def would_decide(rule: Rule) -> str:
@@ -197,3 +204,14 @@ def _ended(rule: Rule) -> str:
     if rule.unfinished:
         return f"; the others of {rule.there:,} were not asked of both"
     return f"; this decides, so that the others of {rule.there:,} were not asked"
+
+
+def _made_of(rule: Rule) -> str:
+    """Say what the metric is made of, with the interval of each change."""
+    said = []
+    for part in rule.parts:
+        points, _ = units(part.metric, (part.base, part.tuned))
+        ends = [f"{'-' if end < 0 else '+'}{points(abs(end))}" for end in part.interval]
+        asked = f"{part.questions:,} question{'s' if part.questions != 1 else ''}"
+        said.append(f"{part_words(part)} on {asked} ({ends[0].split()[0]} to {ends[1]})")
+    return "".join(f"; {each}" for each in said)

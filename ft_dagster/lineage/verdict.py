@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ft_dagster.schema_version import refuse_newer
 
-SCHEMA_VERSION = 5  # 4 has neither `tail` nor `counted`; 3 none of them and nothing asked batch after batch
+SCHEMA_VERSION = 6  # 5 has no `parts`; 4 neither `tail` nor `counted`; 3 nothing asked batch after batch, too
 _IN_BATCHES = ("there", "look")  # of a rule that was asked batch after batch
 Outcome = Literal["pass", "fail", "undecided"]
 RuleName = Literal["task", "general_benchmark", "general_loss", "degeneration", "regurgitation", "regression"]
@@ -39,6 +39,19 @@ class Tail:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Compares base and tuned model by another metric of the same answers, on those `questions` that have it:
+    means, and the `interval` of the difference (at the confidence of the rule). Nothing is decided by it.
+    """
+
+    metric: str
+    base: float
+    tuned: float
+    interval: tuple[float, float]
+    questions: int
+
+
+@dataclass(frozen=True)
 class Rule:
     """Judges one task by one rule. `difference` = tuned - base, in the metric's unit (a share, or nats a
     token).
@@ -54,6 +67,8 @@ class Rule:
     number (a loss that overflowed) never passes.
 
     `tail`: of a loss alone; both this and the mean have to hold (None: none is judged, or by an older rule).
+
+    `parts`: what the metric comes to by others, where it is made of several (calls of tools).
 
     Of a rule that was asked batch after batch: `there`, how many questions it has; `look`, at which of its
     looks it was decided, and how many it has. All figures are of that look; p is over all until it.
@@ -86,6 +101,7 @@ class Rule:
     there: int | None = None
     look: tuple[int, int] | None = None
     tail: Tail | None = None
+    parts: tuple[Part, ...] = ()
 
     @property
     def estimate(self) -> float:
@@ -110,6 +126,7 @@ class Rule:
         later = {
             *(_IN_BATCHES if self.there is None else ()),
             *(name for name in ("tail", "counted") if getattr(self, name) is None),
+            *(() if self.parts else ("parts",)),
         }
         content = {name: value for name, value in content.items() if name not in later}  # as once written
         return content | {"interval": [_plain(bound) for bound in self.interval]}
@@ -125,8 +142,9 @@ class Rule:
         low, high = content["interval"]
         look = {"look": tuple(content["look"])} if content.get("look") else {}
         tail = {"tail": Tail(**content["tail"])} if content.get("tail") else {}
-        interval = _number(low), _number(high)
-        return cls(**{**first, **content, **numbers, **look, **tail, "interval": interval})
+        parts = (Part(**{**each, "interval": tuple(each["interval"])}) for each in content.get("parts", ()))
+        whole = {"interval": (_number(low), _number(high)), "parts": tuple(parts)}
+        return cls(**{**first, **content, **numbers, **look, **tail, **whole})
 
 
 @dataclass(frozen=True)
@@ -176,8 +194,10 @@ class Verdict:
 
 def _schema_version(rules: Sequence[Rule]) -> int:
     """Return the first schema that has all that these rules say."""
-    if any(rule.tail is not None or rule.counted is not None for rule in rules):
+    if any(rule.parts for rule in rules):
         return SCHEMA_VERSION
+    if any(rule.tail is not None or rule.counted is not None for rule in rules):
+        return 5
     return 3 if all(rule.there is None for rule in rules) else 4
 
 

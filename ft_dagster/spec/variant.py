@@ -7,7 +7,7 @@ says why.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
@@ -31,6 +31,8 @@ from ft_dagster.spec.training import SEED_LIMIT, TrainingSpec
 from ft_dagster.spec.zones import known_zone
 
 MOST_QUESTIONS = 2000  # of a task, where evaluation.limit is auto
+AnswerKind = Literal["text", "label", "json", "sql", "tool_calls"]
+CallOrder = Literal["fixed", "free"]
 
 
 def _name_of_an_objective(value: Any) -> Any:
@@ -107,7 +109,7 @@ class PlanSpec(SpecModel):
 class EvaluationSpec(SpecModel):
     """Says by which tasks and questions a model is judged."""
 
-    added = ("goal",)
+    added = ("goal", "call_order")
 
     task: tuple[str, ...] = Field(
         (), description="lm-eval tasks: built-in names or YAML files; none: the variant's own test split"
@@ -122,10 +124,13 @@ class EvaluationSpec(SpecModel):
         f"gate is decided, {MOST_QUESTIONS:,} at most",
     )
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest answer in the variant's own task")
-    kind: Literal["text", "label", "json", "sql"] = Field(
+    kind: AnswerKind = Field(
         "text",
         description="What the answers of the variant's own task are: scored as free text, as one of a set "
-        "of labels (F1), field by field (F1), or by what the query returns",
+        "of labels (F1), field by field (F1), by what the query returns, or by the tools that they call",
+    )
+    call_order: CallOrder = Field(
+        "fixed", description="Of several calls in an answer, for kind: tool_calls; free: in any order"
     )
     database: str | None = Field(None, description="SQLite file that queries run on, for kind: sql")
     num_fewshot: int | None = Field(None, ge=0, le=1000)
@@ -148,6 +153,12 @@ class EvaluationSpec(SpecModel):
     def _queries_have_a_database(self) -> EvaluationSpec:
         if (self.kind == "sql") != (self.database is not None):
             raise ValueError("kind: sql and database go together")
+        return self
+
+    @model_validator(mode="after")
+    def _calls_have_an_order(self) -> EvaluationSpec:
+        if self.call_order == "free" and self.kind != "tool_calls":
+            raise ValueError("call_order is of kind: tool_calls alone")
         return self
 
     @property
@@ -341,11 +352,11 @@ class VariantSpec(SpecModel):
 
     @model_validator(mode="after")
     def _task_has_a_kind(self) -> VariantSpec:
-        scored = self.evaluation.kind != "text" or self.evaluation.task
+        scored_kinds = [kind for kind in get_args(AnswerKind) if kind != "text"]
+        scored = self.evaluation.kind in scored_kinds or self.evaluation.task
         if OBJECTIVES[self.objective].judged_by == "score" and not scored:
-            raise ValueError(
-                f"objective {self.objective} needs evaluation.kind (label, json or sql) or evaluation.task"
-            )
+            kinds = ", ".join(scored_kinds)
+            raise ValueError(f"objective {self.objective} needs evaluation.kind ({kinds}) or evaluation.task")
         return self
 
     def slice(self, *fields: str) -> dict[str, Any]:

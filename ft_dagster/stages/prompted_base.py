@@ -39,7 +39,7 @@ from ft_dagster.workspace.stage import Stage
 
 Split = Literal["validation", "test"]
 ASKED = (
-    *("evaluation.max_new_tokens", "evaluation.kind", "evaluation.seed"),
+    *("evaluation.max_new_tokens", "evaluation.kind", "evaluation.call_order", "evaluation.seed"),
     *("data.reasoning", "data.chat_template_kwargs"),
 )
 
@@ -116,6 +116,7 @@ def request(inputs: PromptedInputs, context: BuildContext, output: Path) -> Eval
             test=file(data / f"{inputs.split}.parquet"),
             max_new_tokens=asked.max_new_tokens,
             kind=asked.kind,
+            call_order=asked.call_order,
             database=None if inputs.database is None else file(inputs.database.path),
             exchange=inputs.rendering is not None,
             examples=Examples(train=file(data / "train.parquet"), counts=inputs.counts),

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
+from ft_dagster.data.rendering.learn_calls import why_no_calls
 from ft_dagster.data.rendering.new_tokens import check_tokens, pieces_of
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import READ, FileRead, RowsLook, rows_sentence
 from ft_dagster.data.rows.splits import refuse_few
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError, UserErrors, all_of
+from ft_dagster.evaluation.tasks.calls import no_calls
 from ft_dagster.evaluation.tasks.tasks import listed_metrics, resolve_tasks, tasks_digest
 from ft_dagster.gate.answer_scores import find_database
 from ft_dagster.gate.gates import refuse_unlisted
@@ -27,7 +29,7 @@ from ft_dagster.models.derived import check_adapter, parent_prefix, released_par
 from ft_dagster.models.load_report import unused_words
 from ft_dagster.report.figures import counted
 from ft_dagster.settings import Settings
-from ft_dagster.spec import Declarations, VariantKey, VariantSpec
+from ft_dagster.spec import Declarations, Declared, VariantKey, VariantSpec
 from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import TRAINING_MIXTURE, TRAINING_PLAN
@@ -127,13 +129,15 @@ def check_variant(
             refuse_few(sum(file.rows for file in look.files), splits, file=file)
     if named.corpus is not None:
         look.files += _check_corpus(declarations, named.corpus, looks, found)
-    tokenizer, few = None, tuple[str, ...]()
+    tokenizer, few, calls = None, tuple[str, ...](), list[str]()
     workspace = Workspace(settings, key, looking=True)
     if not found.errors:
         with found.gathered("gates.metrics"):
             _check_metrics(workspace, tasks)
         with found.gathered("base_model"):
             tokenizer = _tokenizer_of(rows, base, settings.cache_folder)
+        with found.gathered("evaluation.kind"):
+            calls = _check_calls(workspace.declared(), rows, base, settings.cache_folder)
         with found.gathered("data.sources"):
             few = _few(workspace, base)
     found.end()
@@ -149,7 +153,7 @@ def check_variant(
         "files": [each.to_json() for each in look.files],
         "losses": losses,
         "summary": "; ".join([named_here, seen, *losses]),
-        "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *few],
+        "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
     }
 
 
@@ -179,6 +183,28 @@ def _tokenizer_of(rows: list[Row], base: CheckedBase, cache: Path) -> KnownToken
     tokenizer = KnownTokenizer(base.folder, cache)
     tokenizer.learn()
     return tokenizer
+
+
+def _check_calls(declared: Declared, rows: list[Row], base: CheckedBase, cache: Path) -> list[str]:
+    """Return what is to be known before answers are scored by their calls. Raises UserError for a base whose
+    template writes none.
+    """
+    asked = declared.spec.evaluation
+    if asked.kind != "tool_calls" or asked.task:
+        return []
+    if base.folder is not None and find_spec("transformers"):
+        why = KnownTokenizer(base.folder, cache).answer({"calls": 1}, why_no_calls)
+        if why:
+            raise no_calls(why, declared.file)
+    due = sum(bool(row.messages and "tool_calls" in row.messages[-1].said) for row in rows)
+    if not due:
+        return [f"evaluation.kind is tool_calls, and none of {counted(len(rows), 'row')} ends with a call"]
+    if due == len(rows):
+        return [
+            f"each of {counted(due, 'row')} that were looked at ends with a call: whether the model calls "
+            "where no call is due is not measured. Add rows that are answered without one"
+        ]
+    return []
 
 
 def _few(workspace: Workspace, base: CheckedBase) -> tuple[str, ...]:

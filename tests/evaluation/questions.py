@@ -19,7 +19,18 @@ from ft_dagster.gate.samples import Sample
 from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 
 CHOICES = ["the bank", "a passport and the form", "the whale", "thirty days of rain"]
-COLUMNS = ("kind", "messages", "prompt", "completion", "text", "source", "licence", "group", "weight")
+COLUMNS = (
+    "kind",
+    "messages",
+    "prompt",
+    "completion",
+    "text",
+    "source",
+    "licence",
+    "group",
+    "weight",
+    "tools",
+)
 ROW = {name: pa.float64() if name == "weight" else pa.string() for name in COLUMNS}
 
 

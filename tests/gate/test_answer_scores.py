@@ -19,7 +19,7 @@ from ft_dagster.gate.samples import (
     read_aggregates,
     write_scores,
 )
-from ft_dagster.spec.variant import GatesSpec
+from ft_dagster.spec.variant import AnswerKind, GatesSpec
 from tests.evaluation.questions import sample, write_database
 
 
@@ -321,7 +321,7 @@ def test_the_gate_judges_an_answer_by_its_kind(metric: str, rival: str | None) -
     ],
 )
 def test_an_answer_is_right_where_it_says_all_that_is_expected(
-    answer: str, expected: list[str], kind: scores.Kind, right: bool
+    answer: str, expected: list[str], kind: AnswerKind, right: bool
 ) -> None:
     assert scores.is_right(answer, expected, kind) is right
 
@@ -337,6 +337,6 @@ def test_a_query_is_right_where_it_returns_what_the_expected_one_returns(databas
 @pytest.mark.parametrize(
     ("expected", "kind"), [(["?!"], "text"), (["..."], "label"), (["{a"], "json"), (["S1", "S2"], "label")]
 )
-def test_what_no_answer_can_be_is_not_expected(expected: list[str], kind: scores.Kind) -> None:
+def test_what_no_answer_can_be_is_not_expected(expected: list[str], kind: AnswerKind) -> None:
     with pytest.raises(ValueError, match=r"no word|property name|2 texts"):
         scores.is_right("anything", expected, kind)

@@ -228,7 +228,8 @@ class TokenBatchedLM(HFLM):
         stops = {number: self._stops(settings[number]["until"]) for number in greedy}
         rows = [self._row(requests[n].args[0], settings[n]["max_gen_toks"], stops[n]) for n in greedy]
         for number, found in zip(greedy, self._write(rows), strict=True):
-            said = self.tok_decode(found.tokens)
+            whole = getattr(requests[number].args[0], "whole", False)
+            said = self.tok_decode(found.tokens, skip_special_tokens=not whole)
             answers[number] = postprocess_generated_text(said, stops[number], None)
         for numbers in self._sampled(requests, settings):
             found = super().generate_until([requests[number] for number in numbers], disable_tqdm=True)

@@ -24,8 +24,10 @@ from ft_dagster.data.rows.dataset_io import as_row
 from ft_dagster.data.rows.rows import Row, in_exchange
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.request import SplitTask
+from ft_dagster.evaluation.tasks.calls import call_scorer
 from ft_dagster.gate.answer_scores import (
-    Kind,
+    ANSWER_METRICS,
+    LOWER_IS_BETTER,
     QueryError,
     exact_match,
     execution_accuracy,
@@ -37,29 +39,27 @@ from ft_dagster.gate.answer_scores import (
 )
 from ft_dagster.gate.samples import GENERAL_TEXT, TEST_SPLIT_TASK
 from ft_dagster.gate.sampling import draw_rows
+from ft_dagster.spec.variant import AnswerKind
 
 # The loss on a piece of a text tells as much as that on all of a book, and costs a bounded time.
 TEXT_TOKENS = 512
-ANSWER_METRICS: dict[Kind, tuple[str, ...]] = {
-    "text": ("exact_match", "token_f1"),
-    "label": ("exact_match",),
-    "json": ("json_f1", "valid_json"),
-    "sql": ("execution_accuracy",),
-}
 
 Doc = dict[str, Any]
 Scorer = Callable[[str, Doc], dict[str, float]]
 
 
 class Encoded(str):
-    """Holds a text with the token ids it stands for, so that the model sees what training saw."""
+    """Holds a text with the token ids it stands for, so that the model sees what training saw. `whole`:
+    special tokens of the answer to it are kept.
+    """
 
     ids: list[int]
+    whole: bool
 
     @classmethod
-    def of(cls, text: str, ids: Sequence[int]) -> Encoded:
+    def of(cls, text: str, ids: Sequence[int], *, whole: bool = False) -> Encoded:
         made = cls(text)
-        made.ids = list(ids)
+        made.ids, made.whole = list(ids), whole
         return made
 
 
@@ -72,7 +72,6 @@ def test_split_tasks(
     the database does not answer.
     """
     test, kind, max_new_tokens = own.test.path, own.kind, own.max_new_tokens
-    database = None if own.database is None else own.database.path
     rows = rows_asked(own)
     if not rows:
         raise UserError(
@@ -93,7 +92,7 @@ def test_split_tasks(
         refuse_unanswerable(kind, answered, len(texts), max_new_tokens)
     tasks: list[ConfigurableTask] = []
     if answered:
-        greedy = GreedyAnswer(answered, max_new_tokens, room, kind, scorer_of(kind, answered, database))
+        greedy = GreedyAnswer(answered, max_new_tokens, room, kind, scorer_of(own, answered, tokenizer))
         tasks += [CompletionLoss(answered, max_length), greedy]
     return [*tasks, TextLoss(texts, TEST_SPLIT_TASK, "completion_loss")] if texts else tasks
 
@@ -188,7 +187,7 @@ class GreedyAnswer(ConfigurableTask):
         docs: list[Doc],
         max_new_tokens: int,
         room: int,
-        kind: Kind,
+        kind: AnswerKind,
         scorer: Scorer,
         *,
         named: str = f"{TEST_SPLIT_TASK}_answer",
@@ -197,12 +196,12 @@ class GreedyAnswer(ConfigurableTask):
         def results(doc: Doc, answers: Sequence[str]) -> dict[str, float]:
             return scorer(answers[0].strip(), doc)
 
-        self.room = room
+        self.room, self.whole = room, kind == "tool_calls"
         config = config_of(
             named,
             "generate_until",
             docs,
-            dict.fromkeys(ANSWER_METRICS[kind], True),
+            {name: name not in LOWER_IS_BETTER for name in ANSWER_METRICS[kind]},
             results,
         )
         generation = {"until": list(until), "max_gen_toks": max_new_tokens, "do_sample": False}
@@ -210,13 +209,16 @@ class GreedyAnswer(ConfigurableTask):
 
     def construct_requests(self, doc: Doc, ctx: str, **kwargs: Any) -> Any:
         request = super().construct_requests(doc, ctx, **kwargs)
-        request.arguments = (Encoded.of(doc["prompt"], doc["asked_ids"][-self.room :]), request.arguments[1])
+        asked = Encoded.of(doc["prompt"], doc["asked_ids"][-self.room :], whole=self.whole)
+        request.arguments = (asked, request.arguments[1])
         return request
 
     def apply_filters(self) -> None:
         super().apply_filters()
         for instance in self._instances:
             for name, answer in instance.filtered_resps.items():
+                if self.whole:
+                    continue
                 after = answer.rpartition(instance.doc["closes"])[2] if instance.doc["closes"] else answer
                 instance.filtered_resps[name] = without_lead(instance.doc["lead"], after).strip()
 
@@ -258,10 +260,13 @@ def _loss_results(doc: Doc, answers: Sequence[Any]) -> dict[str, float]:
     return {"completion_loss": -float(answers[0][0]) / doc["tokens"]}
 
 
-def scorer_of(kind: Kind, docs: list[Doc], database: Path | None) -> Scorer:
-    """Return the function that scores an answer of this kind. Raises UserError for a reference that cannot be
-    scored against.
+def scorer_of(own: SplitTask, docs: list[Doc], tokenizer: Any) -> Scorer:
+    """Return the function that scores an answer of the declared kind. Raises UserError for a reference that
+    cannot be scored against.
     """
+    kind = own.kind
+    if kind == "tool_calls":
+        return call_scorer(docs, tokenizer, ordered=own.call_order == "fixed")
     if kind == "label":
         return lambda answer, doc: {"exact_match": label_match(answer, doc["answer"])}
     if kind == "json":
@@ -269,7 +274,7 @@ def scorer_of(kind: Kind, docs: list[Doc], database: Path | None) -> Scorer:
             _check_json(doc)
         return lambda answer, doc: json_scores(answer, doc["answer"])
     if kind == "sql":
-        return _query_scorer(docs, database)
+        return _query_scorer(docs, None if own.database is None else own.database.path)
     return lambda answer, doc: {
         "exact_match": exact_match(answer, doc["answer"]),
         "token_f1": token_f1(answer, doc["answer"]),
@@ -312,7 +317,7 @@ def _check_json(doc: Doc) -> None:
         ) from None
 
 
-def refuse_unanswerable(kind: Kind, docs: list[Doc], texts: int, max_new_tokens: int) -> None:
+def refuse_unanswerable(kind: AnswerKind, docs: list[Doc], texts: int, max_new_tokens: int) -> None:
     """Refuse rows that could only be scored 0, whatever the model says."""
     if texts:
         raise UserError(
@@ -366,7 +371,9 @@ def turn_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
         "prompt": turn.prompt,
         "lead": without_specials(turn.lead, tokenizer),
         "closes": without_specials(turn.closes, tokenizer).strip(),
+        "whole_lead": turn.lead,
         "answer": turn.answer,
+        "tools": row.tools,
         "prompt_ids": trained.input_ids[:start],
         "asked_ids": [
             *_added_before(encoded),

@@ -97,14 +97,13 @@ def prompted_tasks(
     read = sum(len(render(row, tokenizer).input_ids) for row in candidates)
     budget = BUDGET * TRAINING_PASS * read / max(1, len(candidates)) * all_rows
     asked = min(_affordable(docs, own.max_new_tokens, budget), _in_a_batch(docs, own.max_new_tokens, batch))
-    database = None if own.database is None else own.database.path
     tasks = {
         count: GreedyAnswer(
             made[:asked],
             own.max_new_tokens,
             room,
             own.kind,
-            scorer_of(own.kind, made[:asked], database),
+            scorer_of(own, made[:asked], tokenizer),
             named=f"examples_{count}",
             until=() if count == 0 else _separators(rows[kept[0]], drawn[:count]),
         )

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from ft_dagster.gate.samples import FORMER, TEST_SPLIT_TASK
-from ft_dagster.gate.sentences import units
+from ft_dagster.gate.sentences import part_words, units
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.lineage.version_status import VersionStatus
 from ft_dagster.report.figures import change, counted
@@ -22,6 +22,9 @@ NAMES = {  # of metrics that the variant's own rows are judged by
     "completion_loss": "loss of the expected answers",
     "json_f1": "F1 of the JSON fields",
     "execution_accuracy": "queries with the right result",
+    "calls_right": "answers with the right calls",
+    "calls_valid": "answers with valid calls where some are due",
+    "undue_call": "answers with a call where none is due",
     "token_f1": "F1 of the words",
     "macro_f1": "macro F1",
     "micro_f1": "micro F1",
@@ -108,9 +111,13 @@ def _gained(rules: Sequence[Rule]) -> list[str]:
     task = [rule for rule in rules if rule.rule == "task"]
     if not task:
         return ["no task of its own was judged"]
-    said = [f"{_named(rule)} {_moved(rule)} on {_number(rule)}" for rule in task]
+    said = [f"{_named(rule)} {_moved(rule)} on {_number(rule)}{_parts(rule)}" for rule in task]
     more = [f"{counted(len(task) - NAMED, 'more task')} below"] if len(task) > NAMED else []
     return ["; ".join([*said[:NAMED], *more])]
+
+
+def _parts(rule: Rule) -> str:
+    return f" ({', '.join(map(part_words, rule.parts))})" if rule.parts else ""
 
 
 def _named(rule: Rule) -> str:

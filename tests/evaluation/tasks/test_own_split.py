@@ -12,8 +12,9 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.request import QuestionsFile, SplitTask
 from ft_dagster.evaluation.tasks import own_split
-from ft_dagster.gate.answer_scores import Kind
+from ft_dagster.gate.answer_scores import ANSWER_METRICS
 from ft_dagster.gate.samples import main_metric, read_samples
+from ft_dagster.spec.variant import AnswerKind
 from tests.chat_templates import THINKS
 from tests.evaluation.questions import adds_tokens, row, write_database, write_rows, write_run, write_texts
 
@@ -241,7 +242,7 @@ def test_long_general_texts_are_cut_to_the_same_tokens(
 
 def test_the_page_names_the_metrics_of_each_kind() -> None:
     page = (Path(__file__).parents[3] / "docs" / "objectives.md").read_text("utf-8")
-    for kind, metrics in own_split.ANSWER_METRICS.items():
+    for kind, metrics in ANSWER_METRICS.items():
         (line,) = [line for line in page.splitlines() if line.startswith(f"| `{kind}` |")]
         _, _, judged, shown, _ = line.split("|")
         offered = ["completion_loss", *metrics]
@@ -258,14 +259,14 @@ def test_a_real_model_is_scored_by_the_program(
     tiny_model_folder: Path,
     answered: Callable[..., list[dict[str, Any]]],
     database: Path,
-    kind: Kind,
+    kind: AnswerKind,
 ) -> None:
     test = write_rows(tmp_path / "test.parquet", answered(*[REFERENCES[kind]] * 3))
     own = {"test": test, "max_new_tokens": 24, "kind": kind}
     own |= {"database": database} if kind == "sql" else {}
     assert main(write_run(tmp_path / "run", tiny_model_folder, test_split_task=own)) == 0
     samples = read_samples(tmp_path / "run" / "output" / "payload")
-    assert {sample.metric for sample in samples} == {"completion_loss", *own_split.ANSWER_METRICS[kind]}
+    assert {sample.metric for sample in samples} == {"completion_loss", *ANSWER_METRICS[kind]}
     assert {sample.value for sample in samples if sample.metric != "completion_loss"} == {0.0}
 
 
