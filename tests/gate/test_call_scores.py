@@ -44,7 +44,7 @@ def scored(given: tuple[Call, ...], due: tuple[Call, ...], *, ordered: bool = Tr
         ((Call("weather", {"city": "Oslo", "days": 1}),), 0, 1),
         ((Call("weather", {"city": 3}),), 0, 0),
         ((Call("weather", {}),), 0, 0),
-        ((Call("wether", {"city": "Oslo"}),), 0, 0),
+        ((Call("forecast", {"city": "Oslo"}),), 0, 0),
         ((OSLO, OSLO), 0, 1),
         ((OSLO, Call("unknown", {})), 0, 0),
         ((), 0, 0),
@@ -94,7 +94,7 @@ def test_arguments_are_compared_as_json(one: Any, other: Any, same: bool) -> Non
 @pytest.mark.parametrize(
     "schema",
     [
-        {"type": "objekt"},
+        {"type": "thing"},
         [],
         {"$ref": "http://example.invalid/schema.json"},
         {"$ref": "#"},

@@ -62,11 +62,12 @@ class CallFormat:
     after_all: str = ""
     empty: str = ""
 
-    def read(self, answer: str, schemas: Mapping[str, Any]) -> CallsRead:
+    def read(self, answer: str, schemas: Mapping[str, Any], *, after: str = "") -> CallsRead:
         """Return the calls of a whole answer, its special tokens as they are written. `schemas`: of each tool
         the JSON schema of its arguments, by which a text is told from a number where the format does not.
+        `after`: the prompt that it answers, which may have begun a thought.
         """
-        text = self._without_thought(answer)
+        text = self._without_thought(answer, after)
         begun = self._begun(text)
         if begun is None:
             return CallsRead(())
@@ -88,12 +89,12 @@ class CallFormat:
             begins = rf'\s*\{{\s*"(?:{"|".join(map(re.escape, self.keys))})"\s*:'
         return 0 if re.match(begins, text) else None
 
-    def _without_thought(self, answer: str) -> str:
+    def _without_thought(self, answer: str, prompt: str) -> str:
         opened, closed = self.thought
         if not closed:
             return answer
         before, found, after = answer.partition(closed)
-        thinks = bool(opened) and answer.lstrip().startswith(opened)
+        thinks = bool(opened) and (answer.lstrip().startswith(opened) or prompt.rstrip().endswith(opened))
         if not found:
             return "" if thinks else answer
         return after if thinks or self._begun(before) is None else answer

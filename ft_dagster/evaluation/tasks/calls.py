@@ -31,7 +31,7 @@ def call_scorer(
     due: dict[int, tuple[Call, ...]] = {}
     for doc in docs:
         tools = schemas[doc["index"]] = schemas_of(json.loads(doc["tools"] or "[]"))
-        read = known.read(doc["answer"], tools)
+        read = known.read(doc["whole_lead"] + doc["answer"], tools, after=doc["prompt"])
         broken = "its call cannot be read back as the base's template writes it" if read.broken else ""
         wrong = next(filter(None, (why_invalid(*call, tools) for call in read.calls if tools)), broken)
         if wrong:
@@ -45,7 +45,8 @@ def call_scorer(
 
     def score(answer: str, doc: Doc) -> dict[str, float]:
         tools = schemas[doc["index"]]
-        return call_scores(known.read(answer, tools), due[doc["index"]], tools, ordered=ordered)
+        read = known.read(answer, tools, after=doc["prompt"])
+        return call_scores(read, due[doc["index"]], tools, ordered=ordered)
 
     return score
 

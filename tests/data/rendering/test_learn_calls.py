@@ -1,10 +1,8 @@
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trl
 from trl.chat_template_utils import add_response_schema, supports_tool_calling
 
 from ft_dagster.data.rendering.call_format import Call, CallFormat, CallsRead
@@ -13,30 +11,9 @@ from ft_dagster.data.rendering.render import render_chat
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.data.rows.tool_schemas import schemas_of
 from ft_dagster.data.sources.turns import canonical
-from tests.chat_templates import CALLS_BY_TAG, CALLS_IN_A_LIST
+from tests.call_templates import OWN, TEMPLATES, WRITING
 from tests.tiny_model import tiny_tokenizer as make_tokenizer
 
-TEMPLATES = {
-    path.stem: path.read_text("utf-8")
-    for path in sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
-    if not path.stem.endswith("_training")
-}
-OWN = {"calls_by_tag": CALLS_BY_TAG, "calls_in_a_list": CALLS_IN_A_LIST}
-WRITING = [
-    name
-    for name in TEMPLATES
-    if name.startswith(("gemma4", "glm4", "gptoss", "llama3_", "muse", "nemotron", "qwen3"))
-]
-WRITING += [
-    "deepseekv3",
-    "diffusion_gemma",
-    "lfm2_2_5",
-    "lfm2_2_5_v2",
-    "lfm2_2_5_vl",
-    "lfm2_v2",
-    "qwen2_5",
-    *OWN,
-]
 ONE_CALL = ("gptoss", "llama3_1", "llama3_2")  # a turn
 PARAMETERS: dict[str, dict[str, Any]] = {
     "city": {"type": "string"},
@@ -178,6 +155,10 @@ def test_a_call_within_a_thought_is_none(of_template: Callable[[str], Any], name
     assert learned.read(f"{thinks}It rains.", SCHEMAS) == CallsRead(())
     assert learned.read(f"{thinks}{called}", SCHEMAS) == CallsRead((MAP,))
     assert learned.read(thinks.partition(closed)[0], SCHEMAS) == CallsRead(())
+    if opened:  # where the prompt has begun the thought
+        begun = thinks.removeprefix(opened)
+        assert learned.read(f"{begun}{called}", SCHEMAS, after=f"asks\n{opened}\n") == CallsRead((MAP,))
+        assert learned.read(begun.partition(closed)[0], SCHEMAS, after=f"asks\n{opened}\n") == CallsRead(())
 
 
 @pytest.mark.parametrize("name", [name for name in WRITING if name not in OWN])

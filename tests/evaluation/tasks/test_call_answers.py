@@ -9,18 +9,22 @@ from typing import Any
 import pytest
 import torch
 
-from ft_dagster.data.rendering.render import load_tokenizer
+from ft_dagster.data.rendering.render import load_tokenizer, render_turn
+from ft_dagster.data.rows.dataset_io import as_row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.model import TokenBatchedLM, load_model
 from ft_dagster.evaluation.request import QuestionsFile, SplitTask
 from ft_dagster.evaluation.tasks import own_split
 from ft_dagster.evaluation.tasks.own_split import Encoded
+from tests.call_templates import OWN, TEMPLATES, WRITING
 from tests.chat_templates import CALLS_BY_TAG
 from tests.evaluation.questions import requests, row, write_rows
 
 pytestmark = pytest.mark.slow
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}]
+CITY = {"type": "string", "description": "A city."}
+SCHEMA = {"type": "object", "properties": {"city": CITY}, "required": ["city"]}
+TOOL = {"name": "weather", "description": "It says the weather.", "parameters": SCHEMA}
+TOOLS = [{"type": "function", "function": TOOL}]
 
 
 @pytest.fixture
@@ -31,7 +35,10 @@ def calling_tokenizer(tiny_model_folder: Path) -> Any:
 
 
 def asked(number: int, *calls: tuple[str, Any], content: str = "") -> dict[str, Any]:
-    named = [{"type": "function", "function": {"name": name, "arguments": args}} for name, args in calls]
+    named = [
+        {"id": f"abcdefgh{n}", "type": "function", "function": {"name": name, "arguments": args}}
+        for n, (name, args) in enumerate(calls)
+    ]
     answer = {"role": "assistant", "content": content, **({"tool_calls": named} if named else {})}
     turns = [{"role": "user", "content": f"question {number}"}, answer]
     return {**row(number), "messages": json.dumps(turns), "tools": json.dumps(TOOLS)}
@@ -42,8 +49,8 @@ def tasks(tmp_path: Path, calling_tokenizer: Any) -> Callable[..., Any]:
     def make(rows: list[dict[str, Any]], tokenizer: Any = calling_tokenizer, **changes: Any) -> Any:
         file = write_rows(tmp_path / "test.parquet", rows)
         test = QuestionsFile(path=file, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
-        own = SplitTask(test=test, max_new_tokens=96, kind="tool_calls", **changes)
-        return own_split.test_split_tasks(own, tokenizer, limit=None, seed=0, max_length=512)
+        own = SplitTask(test=test, max_new_tokens=300, kind="tool_calls", **changes)
+        return own_split.test_split_tasks(own, tokenizer, limit=None, seed=0, max_length=4096)
 
     return make
 
@@ -79,7 +86,7 @@ def test_the_order_of_calls_counts_unless_it_is_free(tasks: Callable[..., Any]) 
 
 @pytest.mark.parametrize(
     ("call", "why"),
-    [(("wether", {"city": "Oslo"}), "names no tool"), (("weather", {}), "break 'required'")],
+    [(("forecast", {"city": "Oslo"}), "names no tool"), (("weather", {}), "break 'required'")],
 )
 def test_a_row_whose_own_call_is_invalid_is_refused_with_its_record(
     tasks: Callable[..., Any], call: tuple[str, Any], why: str
@@ -114,3 +121,33 @@ def test_special_tokens_of_an_answer_are_kept_where_calls_are_read(
         requests("generate_until", (asking, generation))
     )
     assert answer == ("<|im_start|>" * 3 if whole else "")
+
+
+# Their generation prompt begins a thought, and they render no answer with it: such rows are refused.
+UNTOLD = [name for name in WRITING if name.startswith(("deepseekv3", "nemotron"))]
+
+
+@pytest.mark.parametrize("name", [name for name in WRITING if name not in UNTOLD])
+def test_the_rows_own_answer_is_right_in_every_template_that_writes_calls(
+    tasks: Callable[..., Any], tiny_model_folder: Path, name: str
+) -> None:
+    """Asked and written as it is trained."""
+    tokenizer = load_tokenizer(tiny_model_folder)
+    tokenizer.chat_template = (TEMPLATES | OWN)[name]
+    rows = [
+        asked(0, ("weather", {"city": "São 東京"})),
+        asked(1, content="Hello."),
+        asked(2, ("weather", {"city": "7"})),
+    ]
+    _, task = tasks(rows, tokenizer=tokenizer)
+    for number, (doc, given) in enumerate(zip(task.eval_docs, rows, strict=True)):
+        turn = render_turn(as_row(given), tokenizer)
+        written = turn.lead + turn.answer + turn.end
+        found = scores(task, written.strip(), number)
+        assert found == (
+            {"calls_right": 1, "undue_call": 0} if number == 1 else {"calls_right": 1, "calls_valid": 1}
+        )
+        assert written.startswith(doc["whole_lead"])
+    called = render_turn(as_row(rows[0]), tokenizer)
+    assert scores(task, called.lead + called.answer + called.end, 2) == {"calls_right": 0, "calls_valid": 1}
+    assert scores(task, called.lead + called.answer + called.end, 1) == {"calls_right": 0, "undue_call": 1}
