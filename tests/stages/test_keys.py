@@ -129,6 +129,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "evaluation.limit": (10, {SCORES, *ASKED}),
     "evaluation.max_new_tokens": (8, {PROMPTED, *ASKED}),
     "evaluation.kind": ("label", {PROMPTED, *ASKED}),
+    "evaluation.call_order": ("free", {PROMPTED, *ASKED}),
     "evaluation.num_fewshot": (0, {"unsaid_tokens", SCORES, *ASKED}),
     "evaluation.probed_rows": (4, ASKED),
     "evaluation.canaries": (["a planted string"], ASKED),
