@@ -15,6 +15,7 @@ from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
 
 FILES = {  # with their commands, in the order in which --help shows them
     "project": ("init",),
+    "imports": ("import",),
     "declared": ("check", "schema", "show"),
     "planning": ("plan", "recommend"),
     "runs": ("run", "try", "ui"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +57,13 @@ IGNORED = "/.ft_dagster/\n"
 
 @dataclass(frozen=True)
 class Start:
-    """Holds a first declaration, None: the general one, and what is to be said of it."""
+    """Holds a first declaration, None: the general one, and what is to be said of it. `again`: the same text
+    may stand there already.
+    """
 
     declaration: str | None = None
     said: tuple[str, ...] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,19 @@ class StartedProject:
 
 
 def start_project(
-    folder: Path, key: VariantKey, base_model: str, data: str, start: Start | None = None
+    folder: Path, key: VariantKey, base_model: str, data: str | Sequence[str], start: Start | None = None
 ) -> StartedProject:
     """Write settings, policy, defaults and the declaration of `key`. Raises UserError where it is declared.
 
-    `base_model` and `data` are each an absolute path, an address or a name of the hub (`base.base_from`,
-    `locations.rows_from`). The folder of those that lie outside of the project is added to what tenants
-    may read.
+    `base_model` and `data`, one place or several, are each an absolute path, an address or a name of the hub
+    (`base.base_from`, `locations.rows_from`). The folder of those that lie outside of the project is added to
+    what tenants may read.
     """
-    declaration = new_declaration(folder, key)
     start = start or Start()
-    rows, base = _root_of(folder, data), _root_of(folder, base_model)
+    declaration = new_declaration(folder, key, start)
+    sources = [data] if isinstance(data, str) else list(data)
+    rows = list(dict.fromkeys(root for source in sources for root in _root_of(folder, source)))
+    base = _root_of(folder, base_model)
     settings = folder / SETTINGS_FILE
     files = {
         settings: SETTINGS.format(
@@ -91,7 +97,9 @@ def start_project(
         folder / "tenants" / "defaults.yaml": DEFAULTS,
         declaration: start.declaration
         or VARIANT.format(
-            variant=key, base_model=declared_place(folder, base_model), data=declared_place(folder, data)
+            variant=key,
+            base_model=declared_place(folder, base_model),
+            data=", ".join(declared_place(folder, source) for source in sources),
         ),
         folder / ".gitignore": IGNORED,
     }
@@ -106,17 +114,22 @@ def start_project(
         for place in places
         if settings in made or not _is_listed(place, settings, field)
     ]
-    of_hub = [place for place in (base_model, data) if not os.path.isabs(place) and "://" not in place]
+    of_hub = [place for place in (base_model, *sources) if not os.path.isabs(place) and "://" not in place]
     said += [
         f"no {place} here: taken for a repository of the hub, which `check` asks for it" for place in of_hub
     ]
     return StartedProject(made, (*start.said, *said))
 
 
-def new_declaration(folder: Path, key: VariantKey) -> Path:
-    """Return the file of a variant that is to be declared. Raises UserError where it is there already."""
+def new_declaration(folder: Path, key: VariantKey, start: Start | None = None) -> Path:
+    """Return the file of a variant that is to be declared. Raises UserError where it is there already, but
+    for the very text of a `start` that may stand there.
+    """
     declaration = folder / "tenants" / key.tenant / f"{key.variant}.yaml"
     if declaration.exists():
+        text = None if start is None or not start.again else start.declaration
+        if text is not None and declaration.read_bytes() == text.encode():
+            return declaration
         raise UserError("this variant is already declared", file=declaration, fix="Choose another --variant")
     return declaration
 
@@ -141,13 +154,18 @@ def _said(field: str, place: str, settings: Path, is_new: bool) -> str:
 
 
 def declared_place(folder: Path, place: str) -> str:
-    """Return a place as the declaration has it, in YAML: a path inside of the project counts from there."""
+    """Return a place as the declaration has it, in YAML."""
+    # In brackets a comma or a colon is quoted, too.
+    written = [written_place(folder, place)]
+    listed = yaml.safe_dump(written, default_flow_style=True, allow_unicode=True, width=math.inf)
+    return listed.strip()[1:-1]
+
+
+def written_place(folder: Path, place: str) -> str:
+    """Return a place as the declaration names it: a path inside of the project counts from there."""
     project = folder.absolute()
     inside = os.path.isabs(place) and Path(place).is_relative_to(project)
-    written = str(Path(place).relative_to(project)) if inside else place
-    # In brackets a comma or a colon is quoted, too.
-    listed = yaml.safe_dump([written], default_flow_style=True, allow_unicode=True, width=math.inf)
-    return listed.strip()[1:-1]
+    return str(Path(place).relative_to(project)) if inside else place
 
 
 def _root_of(folder: Path, place: str) -> list[str]:

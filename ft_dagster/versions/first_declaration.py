@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
+from typing import NamedTuple
 
 from ft_dagster.data.rows.infer import InferredRows, question_and_answer
 from ft_dagster.data.rows.splits import SPLITS, split_at
@@ -19,8 +16,9 @@ from ft_dagster.gate.power import hopeless_gates
 from ft_dagster.model_files.weights import architecture_of, measure_weights, read_config, weight_files
 from ft_dagster.objectives import KINDS
 from ft_dagster.spec.data import SplitsSpec
-from ft_dagster.spec.start import Start, declared_place
+from ft_dagster.spec.start import Start, written_place
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
+from ft_dagster.versions.declaration_text import Setting, Source, declaration_text
 
 SHARES = (0.1, 0.15, 0.2, 0.25, 0.3)  # of validation and of test
 # Up to what a platform allows that says nothing of its own.
@@ -37,12 +35,12 @@ class JudgedRows:
     test: int
 
 
-class _Places(NamedTuple):
-    """Holds the variant, its base and its rows as the declaration has them."""
+class Carried(NamedTuple):
+    """Holds what another program's files say: sources of rows, fields, and lines that stand above them."""
 
-    variant: str
-    base: str
-    data: str
+    sources: tuple[Source, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    heading: tuple[str, ...] = ()
 
 
 def first_declaration(folder: Path, variant: str, base: str, data: str, rows: InferredRows | None) -> Start:
@@ -52,8 +50,40 @@ def first_declaration(folder: Path, variant: str, base: str, data: str, rows: In
     said = base_lines(base)
     if rows is None:
         return Start(None, (*said, f"{data}: its rows were not read; `ft-dagster check` reads them"))
-    judged = judged_rows(rows)
-    said.append(f"{_count(rows)}: {rows.objective}, since {rows.why}")
+    source = {"path": written_place(folder, data)} | ({"fields": rows.fields} if rows.fields else {})
+    start = carried_declaration(folder, variant, base, rows, Carried((Source(source, _count(rows)),)))
+    return Start(start.declaration, (*said, *start.said))
+
+
+def carried_declaration(
+    folder: Path, variant: str, base: str, rows: InferredRows | None, carried: Carried
+) -> Start:
+    """Return a declaration with what is carried into it; of all else, what the rows say, where they were
+    read.
+    """
+    settings = [
+        Setting("description", _about(variant, rows)),
+        Setting("owners", ["you@example.com"], "who is told"),
+    ]
+    said = list[str]()
+    if rows is not None:
+        settings.append(Setting("objective", rows.objective, rows.why))
+    settings.append(Setting("base_model", written_place(folder, base)))
+    if rows is not None:
+        judged = judged_rows(rows)
+        settings += _judged_by(rows, judged)
+        said = _said_of(rows, judged)
+    settings += [
+        Setting("method", "auto", "LoRA as a rule; `ft-dagster plan` decides by dry runs"),
+        Setting("export", "adapter", "or merged: a whole model"),
+    ]
+    return Start(
+        declaration_text((*settings, *carried.settings), carried.sources, carried.heading), tuple(said)
+    )
+
+
+def _said_of(rows: InferredRows, judged: JudgedRows | None) -> list[str]:
+    said = [f"{_count(rows)}: {rows.objective}, since {rows.why}"]
     if rows.fields:
         named = (f"{theirs} as {ours}" for ours, theirs in rows.fields.items())
         said.append(f"your columns: {', '.join(named)}")
@@ -64,8 +94,7 @@ def first_declaration(folder: Path, variant: str, base: str, data: str, rows: In
             f"! {rows.rows:,} different rows are too few, and a run is refused: about {least_rows(rows):,} "
             "rows are the least"
         )
-    places = _Places(variant, declared_place(folder, base), declared_place(folder, data))
-    return Start(_written(places, rows, judged), tuple(said))
+    return said
 
 
 def base_lines(base: str) -> list[str]:
@@ -130,45 +159,24 @@ def _decides(gates: Mapping[str, float], rows: InferredRows, test: int) -> bool:
     return not hopeless_gates(GatesSpec.model_validate(gates), evaluation, {"task": test})
 
 
-def _written(places: _Places, rows: InferredRows, judged: JudgedRows | None) -> str:
-    """Return the declaration as YAML, with its reasons as comments."""
-    lines = [
-        (f"description: {json.dumps(_about(places.variant, rows), ensure_ascii=False)}", ""),
-        ("owners: [you@example.com]", "who is told"),
-        (f"objective: {rows.objective}", rows.why),
-        (f"base_model: {places.base}", ""),
-        ("data:", ""),
-        ("  sources:", ""),
-        (f"    - path: {places.data}", _count(rows)),
-    ]
-    if rows.fields:
-        lines.append((f"      fields: {_flow(rows.fields)}", "our name: your column"))
+def _judged_by(rows: InferredRows, judged: JudgedRows | None) -> Iterator[Setting]:
+    """Yield splits, scoring and gates by which the rows can decide, where these are not the usual ones."""
     if judged is not None and not rows.more:
         shares = {"validation": judged.splits.validation, "test": judged.splits.test}
-        lines.append((f"  splits: {_flow(shares)}", f"{judged.test:,} rows judge the model"))
+        yield Setting("data.splits", shares, f"{judged.test:,} rows judge the model")
     if rows.scored != "text":
         tokens = min(max(LEAST_ANSWER, rows.longest_answer + 2), MOST_ANSWER)
         evaluation = {"kind": rows.scored, "max_new_tokens": tokens}
-        lines.append((f"evaluation: {_flow(evaluation)}", "how answers are scored; their most tokens"))
+        yield Setting("evaluation", evaluation, "how answers are scored; their most tokens")
     if judged is not None and judged.gates:
-        lines.append((f"gates: {_flow(judged.gates)}", "laxer than usual: so few rows show no less"))
-    lines += [
-        ("method: auto", "LoRA as a rule; `ft-dagster plan` decides by dry runs"),
-        ("export: adapter", "or merged: a whole model"),
-    ]
-    return "".join(f"{line}   # {why}\n" if why else f"{line}\n" for line, why in lines)
+        yield Setting("gates", judged.gates, "laxer than usual: so few rows show no less")
 
 
-def _about(variant: str, rows: InferredRows) -> str:
-    question, answer = question_and_answer(rows.fields)
+def _about(variant: str, rows: InferredRows | None) -> str:
+    question, answer = question_and_answer({} if rows is None else rows.fields)
     if question and answer:
         return f"{variant} learns {answer} from {question}"
-    return f"{variant} learns {KINDS[rows.kind]}"
-
-
-def _flow(value: Any) -> str:
-    flow = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf)
-    return flow.strip()
+    return f"{variant} learns {'its rows' if rows is None else KINDS[rows.kind]}"
 
 
 def _count(rows: InferredRows) -> str:

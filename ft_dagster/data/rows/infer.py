@@ -137,12 +137,19 @@ def rows_of(
 
 def infer_rows(path: str, here: Path, fields: Mapping[str, str]) -> InferredRows:
     """Read the first rows under `fields`. Raises UserError for the first that a run would refuse."""
+    return infer_sources([SourceSpec(path=path, fields=dict(fields))], here, DeclaredAt(field="--data"))
+
+
+def infer_sources(sources: Sequence[SourceSpec], here: Path, asked: DeclaredAt) -> InferredRows:
+    """Read the first rows of one or more sources, one after the other; columns are those of the first. Raises
+    UserError for the first row that a run would refuse.
+    """
     formats: dict[str, str] = {}
-    source, asked = SourceSpec(path=path, fields=dict(fields)), DeclaredAt(field="--data")
     look = SplitLook()
     answers, longest, number = list[str](), 0, 0
     kind: RowKind = "text"
-    for number, row in enumerate(islice(read_rows(source, here, asked, formats), READ + 1), 1):
+    every = (row for source in sources for row in read_rows(source, here, asked, formats))
+    for number, row in enumerate(islice(every, READ + 1), 1):
         if number > READ:
             break
         kind = row.kind
@@ -150,6 +157,7 @@ def infer_rows(path: str, here: Path, fields: Mapping[str, str]) -> InferredRows
         answers.append(answer_of(row))
         longest = max(longest, len(answers[-1].encode()))
     objective, scored, why = _taught(kind, answers)
+    path, fields = sources[0].path, sources[0].fields
     columns, form = first_columns(path, here), formats[path]
     read = {*COLUMNS[form], *BESIDE.get(form, ()), "group", "licence", "license"} - fields.keys()
     if kind == "text" and "text" not in (*columns, *fields):

@@ -1,0 +1,160 @@
+"""Defines the commands `import`: files of another service or program become rows and a declaration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ft_dagster.cli.commands import app
+from ft_dagster.cli.common import DECLARING, Json, out, print_json, show_rows, tell
+
+if TYPE_CHECKING:
+    from ft_dagster.versions.imports.project import Imported, ImportRequest, Origin
+
+imports = typer.Typer(
+    help="Take over the files of another service or program: rows, hyperparameters, configurations.",
+    no_args_is_help=True,
+)
+app.add_typer(imports, name="import", rich_help_panel=DECLARING)
+Base = Annotated[
+    str | None, typer.Option(help="Local folder, hub id or s3:// prefix, in place of what the files name")
+]
+Variant = Annotated[str, typer.Option(help="tenant.variant")]
+Allowed = Annotated[int, typer.Option(min=0, help="How many fields and rows may be dropped; more is refused")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would become of each field, write nothing")]
+
+
+@imports.command()
+def openai(
+    context: typer.Context,
+    files: Annotated[
+        list[Path], typer.Argument(help="JSON lines of chat rows or preference pairs, and a job's JSON")
+    ],
+    base_model: Base = None,
+    variant: Variant = "acme.support",
+    allow_dropped: Allowed = 0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Import rows and a job of OpenAI's fine-tuning; its models are closed, so name a base by --base-model.
+
+    Files are told apart by what is in them. Rows with tools, calls, weights and names are kept as they are,
+    former fields (functions, function_call) written as those of today. Preference pairs go into a file of
+    their own and count as dropped. A job's hyperparameters are read in both of their shapes.
+
+    Each field is carried, changed or dropped, with a reason. Where more is dropped than --allow-dropped says,
+    nothing is written. What is there already is never overwritten, and a second call changes nothing.
+    """
+    _import(context, "openai", files, base_model, variant, allow_dropped, dry_run, as_json)
+
+
+@imports.command()
+def axolotl(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The YAML of the configuration")],
+    base_model: Base = None,
+    variant: Variant = "acme.support",
+    allow_dropped: Allowed = 0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Import a configuration of Axolotl. Paths in it count from this folder, as they do there; rows stay
+    where they are.
+
+    Each field is carried, changed or dropped, with a reason. Where more is dropped than --allow-dropped says,
+    nothing is written. What is there already is never overwritten, and a second call changes nothing.
+    """
+    _import(context, "axolotl", [file], base_model, variant, allow_dropped, dry_run, as_json)
+
+
+@imports.command()
+def llamafactory(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The YAML of the training")],
+    base_model: Base = None,
+    variant: Variant = "acme.support",
+    allow_dropped: Allowed = 0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Import a configuration of LLaMA-Factory, with dataset_info.json from its dataset_dir (data, unless it
+    says another). Paths count from this folder, as they do there; rows stay where they are.
+
+    Each field is carried, changed or dropped, with a reason. Where more is dropped than --allow-dropped says,
+    nothing is written. What is there already is never overwritten, and a second call changes nothing.
+    """
+    _import(context, "llamafactory", [file], base_model, variant, allow_dropped, dry_run, as_json)
+
+
+def _import(
+    context: typer.Context,
+    origin: Origin,
+    files: list[Path],
+    base: str | None,
+    variant: str,
+    allowed: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from ft_dagster.report.sentences.next_step import next_of_project
+    from ft_dagster.spec import VariantKey
+    from ft_dagster.versions.imports.project import ImportRequest, import_files
+
+    project = context.obj or Path()
+    request = ImportRequest(origin, tuple(files), project, VariantKey.parse(variant), base, allowed, dry_run)
+    imported = import_files(request)
+    following = next_of_project(str(project), variant)
+    if as_json:
+        print_json(_document(request, imported) | {"next_step": None if dry_run else following})
+        return
+    _tell(imported, dry_run=dry_run)
+    if not dry_run:
+        tell(f"Next: {following}")
+
+
+def _document(request: ImportRequest, imported: Imported) -> dict[str, Any]:
+    return {
+        "project": str(request.project),
+        "variant": str(request.key),
+        "dry_run": request.dry_run,
+        "declaration": {"file": str(imported.declaration), "text": imported.text},
+        "made": [str(path) for path in imported.made],
+        "said": list(imported.said),
+        "counts": imported.counts,
+        "fields": [
+            {
+                "file": str(outcome.item.file),
+                "field": outcome.item.field,
+                "outcome": outcome.kind,
+                "here": outcome.to or None,
+                "why": outcome.why or None,
+                "count": outcome.times,
+            }
+            for outcome in imported.outcomes
+        ],
+    }
+
+
+def _tell(imported: Imported, *, dry_run: bool) -> None:
+    rows = [
+        (
+            outcome.item.field,
+            f"{outcome.times:,}" if outcome.times > 1 else "",
+            outcome.kind,
+            outcome.to,
+            outcome.why,
+        )
+        for outcome in imported.outcomes
+    ]
+    show_rows(("field", "rows", "outcome", "here", "why"), rows)
+    tell(", ".join(f"{number:,} {kind}" for kind, number in imported.counts.items()))
+    for line in imported.said:
+        tell(line)
+    if dry_run:
+        tell(imported.text)
+    for path in imported.made:
+        out.print(f"would make {path}" if dry_run else f"made {path}", highlight=False)
+    if not imported.made:
+        tell("nothing to do: all of it is there already")

@@ -1,0 +1,96 @@
+"""Shares between configurations of other programs where their rows lie, and fields that several have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.data.sources.locations import rows_from
+from ft_dagster.errors import UserError
+from ft_dagster.spec.yaml_files import read_yaml
+from ft_dagster.versions.declaration_text import Source
+from ft_dagster.versions.imports.ledger import Item, Ledger
+from ft_dagster.versions.imports.rules import Rule, changed, lost, one_of
+
+SCHEDULES = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant",
+    "constant_with_warmup": "constant_with_warmup",
+}
+ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "adamw")
+ADMINISTRATION = changed("the store keeps each result under its key")
+SPEED = changed("a way to compute that changes no result: it is chosen by the base and the device")
+LOADING = changed("rows are read and prepared by stages of their own, once for equal rows")
+EVALUATED = changed("training.evaluations: 8 times, unless declared")
+SHARDED = changed("where the training is sharded, and how, is decided by the plan")
+QUIET = changed("each step is logged")
+scheduled: Rule = one_of("training.lr_scheduler_type", SCHEDULES, "no such schedule here")
+
+
+def configuration(file: Path) -> dict[str, Any]:
+    """Return the content of a YAML file. Raises UserError."""
+    try:
+        return read_yaml(file)
+    except UserError as error:
+        if error.fix.startswith("Start from"):
+            fix = "Give the YAML of a training"
+            raise UserError(error.problem, file=file, fix=fix) from None
+        raise
+
+
+def optimizer(ledger: Ledger, item: Item) -> None:
+    """Keep AdamW, and say so where it was another form of it; drop any other."""
+    name = str(item.value)
+    if name in ADAMW:
+        ledger.keep(item, "as here: AdamW")
+    elif "adamw" in name:
+        ledger.change(item, why="AdamW with states in fp32")
+    else:
+        ledger.drop(item, "AdamW is the only optimizer here")
+
+
+def dropped_settings(why: str, *names: str) -> dict[str, Rule]:
+    """Return a rule for each of the names: dropped, unless it is off."""
+    return dict.fromkeys(names, lost(why))
+
+
+def rules_of(ledger: Ledger, rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """Return the rules, but for the settings of LoRA where none is trained."""
+    kinds = [each.value for each in ledger.settings if each.field == "method.name"]
+    if kinds and kinds[0] != "full":
+        return dict(rules)
+    of_lora = (name for name in rules if name.startswith(("lora_", "peft_use_", "use_dora", "use_rslora")))
+    return {**rules, **dict.fromkeys(of_lora, changed("no LoRA is trained"))}
+
+
+def reports(ledger: Ledger, names: Sequence[str], item: Item) -> None:
+    """Write the curves for the named trackers too."""
+    known = [name for name in names if name in ("tensorboard", "wandb", "mlflow")]
+    others = [name for name in names if name not in (*known, "none", "all")]
+    if others:
+        ledger.drop(item, f"nothing is reported to {', '.join(others)}")
+    elif known:
+        why = "names and addresses are the tracker's own environment variables"
+        ledger.change(item, "training.report_to", known, why=why)
+    else:
+        ledger.keep(item, "as here")
+
+
+def place_of(item: Item, path: Any) -> str:
+    """Return where rows lie, a local path made absolute. Raises UserError of the item."""
+    if not isinstance(path, str):
+        raise item.error("not the name of rows", "Put a path or a name of the hub there")
+    try:
+        return rows_from(path, Path.cwd(), item.field)
+    except UserError as error:
+        at = Path.cwd()
+        fix = f"Paths count from the current folder, {at}: go where the training was started"
+        raise UserError(error.problem, file=item.file, field=item.field, value=path, fix=fix) from None
+
+
+def source_of(path: str, why: str, **fields: Any) -> Source:
+    """Return an entry of data.sources without the fields that say nothing."""
+    said = {name: value for name, value in fields.items() if value not in (None, {}, "")}
+    return Source({"path": path, **said}, why)
