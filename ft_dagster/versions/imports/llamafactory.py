@@ -132,7 +132,7 @@ def _info(file: Path, content: Mapping[str, Any]) -> Path:
     folder = Item(file, "dataset_dir", content.get("dataset_dir") or "data")
     if not isinstance(folder.value, str):
         raise folder.error("not the name of a folder", "Name the folder with dataset_info.json")
-    info = Path.cwd() / folder.value / INFO
+    info = Path(folder.value) / INFO
     if not info.is_file():
         fix = f"Go where the training was started: paths count from the current folder, {Path.cwd()}"
         raise folder.error(f"no {INFO} there", fix)

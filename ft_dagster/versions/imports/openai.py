@@ -43,12 +43,11 @@ def read_openai(files: Sequence[Path], staging: Path) -> tuple[Ledger, list[Stag
             read_job(ledger, file, job)
         found = pairs.tell() > 0
     rows = [each for each in staged if each.rows]
-    if not rows and not found:
-        raise no_rows(files[0], "Give the file of rows of the job, too (JSON lines with messages)")
+    if not rows:
+        raise no_rows(files[0], "Give a file of chat rows with answers, too (JSON lines with messages)")
     _count(ledger, noted, files[0])
-    if rows:
-        item = Item(rows[0].file, "rows.messages", None)
-        ledger.declare(item, "data.train_on", "assistant_turns", TRAINED)
+    item = Item(rows[0].file, "rows.messages", None)
+    ledger.declare(item, "data.train_on", "assistant_turns", TRAINED)
     if found:
         rows.append(Staged(staging / PAIRS, staging / PAIRS, 0))
     return ledger, rows

@@ -31,6 +31,7 @@ from ft_dagster.versions.imports.staged import Placed, Staged, place_rows, write
 
 Origin = Literal["openai", "axolotl", "llamafactory"]
 Reader = Callable[[Sequence[Path], Path], tuple[Ledger, list[Staged]]]
+STAGING = "ft-dagster-import-"  # of a temporary folder, which no error names
 READERS: Mapping[Origin, Reader] = {
     "openai": read_openai,
     "axolotl": read_axolotl,
@@ -66,7 +67,7 @@ def import_files(request: ImportRequest) -> Imported:
     """Import files into a project, which is made where there is none. Raises UserError, before anything is
     written.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=STAGING) as folder:
         ledger, staged = READERS[request.origin](request.files, Path(folder))
         base = _base(request, ledger)
         placed = place_rows(request.project, request.key, staged)

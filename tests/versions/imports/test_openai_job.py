@@ -115,7 +115,7 @@ def test_each_field_of_a_job_has_an_outcome(field: str) -> None:
 
 
 def test_a_field_that_says_nothing_is_not_counted() -> None:
-    empty = {"error": None, "result_files": [], "metadata": {}, "seed": None}
+    empty: dict[str, Any] = {"error": None, "result_files": [], "metadata": {}, "seed": None}
     assert outcomes(with_job(hyperparameters={}, **empty)).keys() == {"object", "rows.messages"}
 
 

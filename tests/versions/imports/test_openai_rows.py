@@ -41,7 +41,7 @@ def of(*messages: dict[str, Any], **more: Any) -> tuple[ReadRow, dict[str, str]]
 
 
 CALLED = {"role": "assistant", "content": None, "tool_calls": [call("Oslo"), call("Bergen", "call_2")]}
-KEPT = {
+KEPT: dict[str, tuple[tuple[dict[str, Any], ...], dict[str, Any], str]] = {
     "tools": ((ASKED, TOLD), {"tools": [WEATHER]}, "rows.tools"),
     "a call": ((ASKED, {**CALLED, "tool_calls": [call("Oslo")]}), {}, "rows.messages.tool_calls"),
     "parallel calls": ((ASKED, CALLED), {}, "rows.messages.tool_calls, several in a turn"),
