@@ -1,4 +1,4 @@
-"""docs/moving.md: its script and its declaration are run as they stand there, and come to the same."""
+"""docs/moving.md: its script, its declaration and its import are run as they stand there."""
 
 from __future__ import annotations
 
@@ -99,6 +99,42 @@ def test_the_script_and_the_declaration_train_the_same_adapter_about_as_far(move
 def test_the_tables_figures_are_those_of_the_run(moved: Moved) -> None:
     assert f"test split of {moved.rule['questions']} rows" in PAGE
     assert f"{moved.rule['base']:.2f} → {moved.rule['tuned']:.2f}" in PAGE
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_files_of_the_service_become_a_released_model_by_the_pages_two_commands(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    row, job = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    system = json.loads(row)["messages"][0]
+    talks = [
+        [
+            system,
+            {"role": "user", "content": each["prompt"].strip()},
+            {"role": "assistant", "content": each["completion"]},
+        ]
+        for each in rows()
+    ]
+    assert talks[0] == json.loads(row)["messages"]
+    text = "".join(json.dumps({"messages": talk}) + "\n" for talk in talks)
+    (tmp_path / "train.jsonl").write_text(text, "utf-8")
+    (tmp_path / "job.json").write_text(job, "utf-8")
+    shutil.copytree(tiny_model_folder, tmp_path / "models" / "tiny")
+    words = [each for each in commands(PAGE) if each[:2] == ["--project", "desk"]]
+    imports, run = (next(each for each in words if name in each) for name in ("openai", "run"))
+    for each in (imports, run):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("ft-dagster"), *each],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "Released as version 1" in done.stdout
+    declared = yaml.safe_load((tmp_path / "desk" / "tenants" / "acme" / "desk.yaml").read_text("utf-8"))
+    assert declared["training"]["num_train_epochs"] == json.loads(job)["hyperparameters"]["n_epochs"]
 
 
 def test_fields_that_are_said_to_have_the_same_name_have_it() -> None:

@@ -99,3 +99,10 @@ def rows_of(document: dict[str, Any], number: int = 0) -> list[dict[str, Any]]:
     """Return the rows of a source of the declaration."""
     path = Path("mine") / declaration(document)["data"]["sources"][number]["path"]
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def value_at(content: Any, path: str) -> Any:
+    """Return the value of a dotted field."""
+    for name in path.split("."):
+        content = content[name]
+    return content

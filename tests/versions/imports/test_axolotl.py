@@ -15,6 +15,7 @@ from tests.versions.imports.imported import (
     lines,
     outcomes,
     refused,
+    value_at,
 )
 
 CARRIED: dict[str, tuple[Any, str, Any]] = {
@@ -44,7 +45,7 @@ CARRIED: dict[str, tuple[Any, str, Any]] = {
     "revision_of_model": ("a" * 40, "base_model.revision", "a" * 40),
     "tokens": (["<call>"], "base_model.new_tokens", ["<call>"]),
 }
-KEPT = {
+KEPT: dict[str, Any] = {
     "train_on_inputs": False,
     "optimizer": "adamw_torch_fused",
     "fp16": False,
@@ -52,7 +53,7 @@ KEPT = {
     "load_in_8bit": False,
     "train_on_eos": "turn",
 }
-CHANGED = {
+CHANGED: dict[str, Any] = {
     "output_dir": "./out",
     "flash_attention": True,
     "warmup_steps": 10,
@@ -68,7 +69,7 @@ CHANGED = {
     "val_set_size": 0,
     "eval_steps": 50,
 }
-DROPPED = {
+DROPPED: dict[str, Any] = {
     "rl": "dpo",
     "train_on_inputs": True,
     "optimizer": "muon",
@@ -87,12 +88,6 @@ def with_fields(**fields: Any) -> dict[str, Any]:
     rows = lines("rows.jsonl", [chat(number) for number in range(400)])
     usual = {"base_model": "base", "adapter": "lora", "datasets": [{"path": rows, "type": "chat_template"}]}
     return imported("axolotl", configured(**{**usual, **fields}))
-
-
-def value_at(content: Any, path: str) -> Any:
-    for name in path.split("."):
-        content = content[name]
-    return content
 
 
 @pytest.mark.parametrize("field", CARRIED)

@@ -147,7 +147,10 @@ AXOLOTL: dict[str, tuple[Callable[[], str], str]] = {
     "a rank past all bounds": (lambda: axolotl(lora_r=100_000), "method.rank here"),
     "a switch in words": (lambda: axolotl(sample_packing="perhaps"), "training.packing here"),
     "layers that are none": (lambda: axolotl(lora_target_modules=[1]), "not a list of names"),
-    "rows in another form": (lambda: axolotl(datasets=[{"path": "rows.jsonl", "type": "alpaca"}]), "format alpaca needs it"),
+    "rows in another form": (
+        lambda: axolotl(datasets=[{"path": "rows.jsonl", "type": "alpaca"}]),
+        "format alpaca needs it",
+    ),
 }
 
 

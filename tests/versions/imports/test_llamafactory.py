@@ -16,8 +16,8 @@ from tests.versions.imports.imported import (
     lines,
     outcomes,
     refused,
+    value_at,
 )
-from tests.versions.imports.test_axolotl import value_at
 
 CARRIED: dict[str, tuple[Any, str, Any]] = {
     "lora_rank": (8, "method.rank", 8),
@@ -46,7 +46,7 @@ CARRIED: dict[str, tuple[Any, str, Any]] = {
     "save_total_limit": (3, "training.keep_last", 3),
     "mask_history": (True, "data.train_on", "completions"),
 }
-KEPT = {
+KEPT: dict[str, Any] = {
     "stage": "sft",
     "do_train": True,
     "optim": "adamw_torch",
@@ -55,7 +55,7 @@ KEPT = {
     "train_on_prompt": False,
     "report_to": "none",
 }
-CHANGED = {
+CHANGED: dict[str, Any] = {
     "template": "qwen3",
     "output_dir": "saves/x",
     "overwrite_output_dir": True,
@@ -70,7 +70,7 @@ CHANGED = {
     "eval_strategy": "steps",
     "neat_packing": True,
 }
-DROPPED = {
+DROPPED: dict[str, Any] = {
     "stage": "dpo",
     "train_on_prompt": True,
     "max_samples": 1000,
