@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ft_dagster.methods.base_facts import BaseFacts
 from ft_dagster.methods.layers import LayerSettings, LinearShapes, updated
@@ -20,6 +20,7 @@ DEFAULTS = {
     ),
     "use_rslora": SettingDefault(False, "updates scale by alpha/r, not by alpha/sqrt(r)"),
     "use_dora": SettingDefault(False, "DoRA gains little for its time and memory"),
+    "init_lora_weights": SettingDefault("default", "A is drawn and B is 0, so that it begins at the base"),
 }
 RATES = Rates(  # 1e-3 of 128 rows a step (LoRA Without Regret) is 3.5e-4 of 16 by Adam's square root
     Rate(2e-4, 1e-4, 3e-4, "2e-4 at 7B and 13B, 16 rows a step (QLoRA on OASST1)"),
@@ -30,7 +31,26 @@ RATES = Rates(  # 1e-3 of 128 rows a step (LoRA Without Regret) is 3.5e-4 of 16 
 EPOCHS = Figure(3.0, "usual for LoRA")
 UTILIZATION = Figure(0.30, "as full, less for the many small products with A and B")
 CPU_STEP_SECONDS = 1.8  # of 4 x 128 tokens at 135M on two CPU cores
+# PEFT's names. Those that PEFT takes out of the base are taken out beneath the adapter here: the base stays.
+Start: TypeAlias = Literal["default", "gaussian", "orthogonal", "pissa", "olora"]
+OF_THE_BASE: tuple[Start, ...] = ("pissa", "olora")
+AT_ZERO: tuple[Start, ...] = ("default", "gaussian")  # B is 0
 Alpha: TypeAlias = Annotated[float, Field(gt=0, le=65_536, description="LoRA alpha; 32 unless said")]
+
+
+def start_problem(start: str, name: str, rank: int | None, *, use_dora: bool) -> str | None:
+    """Say why an adapter with such a start has no exact export; None where it has. `rank`: None where it is
+    not known yet.
+    """
+    if start in AT_ZERO:
+        return None
+    if name not in ("lora", "auto"):
+        return "needs a base that is not quantized: take method lora"
+    if use_dora:
+        return "does not go with use_dora: leave out one of them"
+    if start == "orthogonal" and rank is not None and rank % 2:
+        return f"needs an even rank, not {rank}"
+    return None
 
 
 class LoraSettings(LayerSettings):
@@ -38,7 +58,7 @@ class LoraSettings(LayerSettings):
     rank.
     """
 
-    unsaid: ClassVar[tuple[str, ...]] = ("target_parameters",)
+    unsaid: ClassVar[tuple[str, ...]] = (*LayerSettings.unsaid, "target_parameters", "init_lora_weights")
 
     name: str = "lora"
     alpha: Alpha = 32.0
@@ -50,6 +70,21 @@ class LoraSettings(LayerSettings):
         description="Tensors of experts, and layers that PEFT takes for such, that get an update beside the "
         "layers, by the end of their names; null: none, as in plans from before there was a choice",
     )
+    init_lora_weights: Annotated[
+        Start, Field(description="How A and B begin, by PEFT's names; pissa and olora export twice the rank")
+    ] = "default"
+
+    @property
+    def starts_beneath(self) -> bool:
+        """Say whether the update begins at a part of the base, which is taken out beneath it."""
+        return self.init_lora_weights in OF_THE_BASE
+
+    @model_validator(mode="after")
+    def _start_is_exact(self) -> Self:
+        problem = start_problem(self.init_lora_weights, self.name, self.rank, use_dora=self.use_dora)
+        if problem:
+            raise ValueError(f"init_lora_weights {self.init_lora_weights} {problem}")
+        return self
 
     def updated(self, base: BaseFacts) -> LinearShapes:
         return updated(base, self.target_modules, self.target_parameters)

@@ -12,6 +12,7 @@ from pydantic import ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
 from ft_dagster.methods import METHODS, Method, usual_method
+from ft_dagster.methods.lora import start_problem
 from ft_dagster.spec.model import SpecModel, former_auto
 
 if TYPE_CHECKING:
@@ -68,6 +69,17 @@ class MethodSpec(SpecModel):
     @classmethod
     def _is_no_former_word(cls, value: Any, info: ValidationInfo) -> Any:
         return former_auto(value, info, None, "leave it out: it goes by objective and examples then")
+
+    @field_validator("init_lora_weights", check_fields=False)
+    @classmethod
+    def _start_is_exact(cls, start: str | None, info: ValidationInfo) -> str | None:
+        name, use_dora = info.data.get("name"), info.data.get("use_dora") is True
+        if start is None or name is None:
+            return start
+        problem = start_problem(start, name, info.data.get("rank"), use_dora=use_dora)
+        if problem:
+            raise ValueError(problem)
+        return start
 
     @field_validator("*")
     @classmethod

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 FULL = {"name": "full"}
 QLORA, BF16_QLORA = {**LORA, "name": "qlora"}, {**LORA, "name": "qlora", "activations": "bf16"}
 INT8, DORA = {**LORA, "name": "lora_8bit"}, {**LORA, "use_dora": True}
+PISSA = {**LORA, "init_lora_weights": "pissa"}
 PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 8}
 PREFIX = {"name": "prefix_tuning", "num_virtual_tokens": 8}
 STEP = Step(rows=2, length=48, trained_positions=24)
@@ -81,6 +82,7 @@ def tracked(folder: Path, base: Path, method: dict[str, Any], step: Step) -> int
         (LORA, replace(STEP, gradient_checkpointing=True, gradient_accumulation_steps=2), 0.005),
         (LORA, UNPACKED, 0.005),
         (DORA, STEP, 0.005),
+        (PISSA, STEP, 0.005),
         (PROMPT, UNPACKED, 0.005),
         (PREFIX, UNPACKED, 0.005),
         (QLORA, STEP, 0.1),

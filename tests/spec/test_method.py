@@ -12,7 +12,7 @@ from tests.present import present
 
 GIVEN = {
     "rank": 8, "alpha": 16, "dropout": 0.0, "target_modules": ["q_proj"],
-    "use_rslora": True, "use_dora": True, "num_virtual_tokens": 20,
+    "use_rslora": True, "use_dora": True, "init_lora_weights": "gaussian", "num_virtual_tokens": 20,
 }  # fmt: skip
 MINIMAL = "description: x\nowners: [a]\nbase_model: b\ndata: {sources: [r.jsonl]}\n"
 PLAIN = {"description": "x", "owners": ["a"], "base_model": "b", "data": {"sources": ["r.jsonl"]}}
@@ -39,6 +39,25 @@ def refusal(tmp_path: Path) -> Callable[..., UserError]:
         ("method: {name: lora, rank: best}\n", "method.rank", "best", "integer"),
         ("method: {name: lora, rank: 0}\n", "method.rank", 0, "greater than or equal to 1"),
         ("evaluation: {limit: many}\n", "evaluation.limit", "many", "'auto'"),
+        ("method: {name: lora, init_lora_weights: eva}\n", "method.init_lora_weights", "eva", "'pissa'"),
+        (
+            "method: {name: qlora, init_lora_weights: pissa}\n",
+            "method.init_lora_weights",
+            "pissa",
+            "quantized",
+        ),
+        (
+            "method: {name: lora, use_dora: true, init_lora_weights: olora}\n",
+            "method.init_lora_weights",
+            "olora",
+            "use_dora",
+        ),
+        (
+            "method: {rank: 3, init_lora_weights: orthogonal}\n",
+            "method.init_lora_weights",
+            "orthogonal",
+            "even rank",
+        ),
     ],
 )
 def test_a_value_that_is_neither_a_number_nor_auto_is_one_error(

@@ -95,6 +95,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "method.target_modules": (["q_proj"], {PLAN}),
     "method.use_rslora": (True, {PLAN}),
     "method.use_dora": (True, {PLAN}),
+    "method.init_lora_weights": ("gaussian", {PLAN}),
     "training.learning_rate": (1e-3, {PLAN}),
     "training.num_train_epochs": (2.0, {PLAN}),
     "training.max_steps": (7, {PLAN}),

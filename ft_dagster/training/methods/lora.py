@@ -12,6 +12,7 @@ from ft_dagster.training.methods import Precision
 from ft_dagster.training.methods.adapter import Adapter
 from ft_dagster.training.methods.shared import SharedBase
 from ft_dagster.training.methods.stacking import check_parent, concatenated_adapters, put_beneath
+from ft_dagster.training.methods.starts import add_start, check_start, fill_start, without_start
 from ft_dagster.training.methods.tensors import tensors_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Lora(Adapter):
     def check(self, base: Base) -> None:
         if base.parent:
             check_parent(base.parent, use_dora=self.settings.use_dora)
+        if self.settings.starts_beneath:
+            check_start(self.settings.init_lora_weights, base)
 
     def build(
         self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
@@ -39,6 +42,8 @@ class Lora(Adapter):
         self.parent = base.parent
         if base.parent:
             put_beneath(model, base.parent)
+        if self.settings.starts_beneath:
+            fill_start(model, self.settings.init_lora_weights)
         return model
 
     def configure(self, model: PreTrainedModel, base: Base) -> Any:
@@ -57,6 +62,7 @@ class Lora(Adapter):
             use_rslora=settings.use_rslora,
             use_dora=settings.use_dora,
             bias="none",
+            init_lora_weights=self._drawn(),
             trainable_token_indices=_token_rows(model, base.new_token_ids),
         )
 
@@ -65,10 +71,20 @@ class Lora(Adapter):
 
         super().settle(model)
         in_one_piece(model)
+        if self.settings.starts_beneath:
+            add_start(model)
 
     def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, object], Weights]:
         config, tensors = super().learned(model, weights)
+        config["init_lora_weights"] = True  # of what is loaded nothing is drawn
+        if self.settings.starts_beneath:
+            return without_start(model, config, tensors)
         return concatenated_adapters(self.parent, config, tensors) if self.parent else (config, tensors)
+
+    def _drawn(self) -> Any:
+        """Return how PEFT draws A and B: what begins at the base is filled in later."""
+        start = self.settings.init_lora_weights
+        return True if start == "default" or self.settings.starts_beneath else start
 
     def _beside(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Return the last names of the layers that get an update where tensors do: of all, those that are no

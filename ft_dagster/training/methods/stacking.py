@@ -5,6 +5,7 @@ it.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +64,17 @@ def concatenated_adapters(
 
     A layer that only one of them updates has zeros for the other. The child's token rows go along.
     """
-    import torch
     from safetensors.torch import load_file
 
     above = _parent_config(parent.adapter).to_dict()
-    parts = [(above, load_file(parent.adapter / WEIGHTS_FILE)), (config, tensors)]
+    return joined([(above, load_file(parent.adapter / WEIGHTS_FILE)), (config, tensors)])
+
+
+def joined(parts: Sequence[tuple[dict[str, Any], Weights]]) -> tuple[dict[str, Any], Weights]:
+    """Join adapters, the last of them the one that is trained, into one: see `concatenated_adapters`."""
+    import torch
+
+    config, tensors = parts[-1]
     layers = sorted({name.removesuffix(_A) for _, found in parts for name in found if name.endswith(_A)})
     joined = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
     for layer in layers:
@@ -81,11 +88,11 @@ def concatenated_adapters(
             ups.append(up.reshape(b_shape, rank, experts) * _scale(settings))
         joined[layer + _A] = torch.cat(downs, dim=1).reshape(-1, a_shape)
         joined[layer + _B] = torch.cat(ups, dim=1).reshape(b_shape, -1)
-    rank = above["r"] + config["r"]
+    rank = sum(settings["r"] for settings, _ in parts)
     one = {"r": rank, "lora_alpha": rank, "use_rslora": False}
     for name in ("target_modules", "target_parameters"):
-        both = {*(above.get(name) or ()), *(config.get(name) or ())}
-        one[name] = sorted(both) if both or name == "target_modules" else config.get(name)
+        all_of = {target for settings, _ in parts for target in settings.get(name) or ()}
+        one[name] = sorted(all_of) if all_of or name == "target_modules" else config.get(name)
     return {**config, **one}, joined
 
 

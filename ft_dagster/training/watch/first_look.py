@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.methods.lora import AT_ZERO, LoraSettings
 from ft_dagster.methods.prompt_tuning import PromptSettings
 from ft_dagster.methods.qlora import QloraSettings
 from ft_dagster.methods.settings import MethodSettings
@@ -70,8 +70,11 @@ def first_looks(run: TrainingRun, member: Member, chat: Mapping[str, Any] | None
     """Return the first looks at the base of this training; none where its first look is not its base's.
     `chat`: see `data.rendering.chat_rules`.
     """
-    if isinstance(member.plan.method, PromptSettings):
+    method = member.plan.method
+    if isinstance(method, PromptSettings):
         return FirstLooks(None, {})
+    if isinstance(method, LoraSettings) and method.init_lora_weights not in AT_ZERO:
+        return FirstLooks(None, {})  # it begins at the base but for rounding
     return FirstLooks(run.first_looks, {**identity_of(run, member), **({"chat": chat} if chat else {})})
 
 

@@ -21,6 +21,7 @@ from ft_dagster.versions.imports.configured import (
     rules_of,
     scheduled,
     source_of,
+    start,
 )
 from ft_dagster.versions.imports.ledger import Item, Ledger
 from ft_dagster.versions.imports.rules import (
@@ -287,6 +288,7 @@ RULES: dict[str, Rule] = {
     "lora_dropout": numeric("method.dropout"),
     "peft_use_dora": switch("method.use_dora"),
     "peft_use_rslora": switch("method.use_rslora"),
+    "peft_init_lora_weights": start,
     "val_set_size": _validation,
     "bf16": _precision,
     "fp16": as_here((False,), "precision is bf16 or fp32 here"),

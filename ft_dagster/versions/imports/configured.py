@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ft_dagster.data.sources.locations import rows_from
 from ft_dagster.errors import UserError
+from ft_dagster.methods.lora import Start
 from ft_dagster.spec.yaml_files import read_yaml
 from ft_dagster.versions.declaration_text import Source
 from ft_dagster.versions.imports.ledger import Item, Ledger
@@ -56,12 +57,26 @@ def dropped_settings(why: str, *names: str) -> dict[str, Rule]:
     return dict.fromkeys(names, lost(why))
 
 
+def start(ledger: Ledger, item: Item) -> None:
+    """Carry the start of an adapter by PEFT's name; drop one that is not exact here."""
+    if item.value is True:
+        ledger.keep(item, "as here")
+    elif item.value in get_args(Start):
+        ledger.carry(item, "method.init_lora_weights", item.value)
+    else:
+        ledger.drop(item, f"no such start here: {', '.join(get_args(Start))}")
+
+
 def rules_of(ledger: Ledger, rules: Mapping[str, Rule]) -> dict[str, Rule]:
     """Return the rules, but for the settings of LoRA where none is trained."""
     kinds = [each.value for each in ledger.settings if each.field == "method.name"]
     if kinds and kinds[0] != "full":
         return dict(rules)
-    of_lora = (name for name in rules if name.startswith(("lora_", "peft_use_", "use_dora", "use_rslora")))
+    of_lora = (
+        name
+        for name in rules
+        if name.startswith(("lora_", "peft_use_", "use_dora", "use_rslora", "peft_init", "pissa_"))
+    )
     return {**rules, **dict.fromkeys(of_lora, changed("no LoRA is trained"))}
 
 

@@ -24,6 +24,7 @@ from ft_dagster.versions.imports.configured import (
     rules_of,
     scheduled,
     source_of,
+    start,
 )
 from ft_dagster.versions.imports.ledger import Item, Ledger
 from ft_dagster.versions.imports.rules import (
@@ -275,6 +276,8 @@ RULES: dict[str, Rule] = {
     "lora_target": _targets,
     "use_dora": switch("method.use_dora"),
     "use_rslora": switch("method.use_rslora"),
+    "pissa_init": lambda ledger, item: start(ledger, item._replace(value="pissa" if item.value else True)),
+    "pissa_convert": changed("the export is a plain LoRA over the base as it was"),
     "add_tokens": lambda ledger, item: ledger.carry(item, "base_model.new_tokens", names_of(item)),
     "cutoff_len": numeric("training.max_length", least=1, whole=True),
     "packing": _packing,
@@ -393,6 +396,6 @@ RULES: dict[str, Rule] = {
             "moe_aux_loss_coef",
             "resize_vocab",
         ),
-        *("new_special_tokens", "add_special_tokens", "pissa_init", "pissa_iter", "pissa_convert"),
+        *("new_special_tokens", "add_special_tokens", "pissa_iter"),
     ),
 }

@@ -38,6 +38,7 @@ CARRIED: dict[str, tuple[Any, str, Any]] = {
     "lora_target_modules": (["q_proj", "v_proj"], "method.target_modules", ["q_proj", "v_proj"]),
     "peft_use_dora": (True, "method.use_dora", True),
     "peft_use_rslora": (True, "method.use_rslora", True),
+    "peft_init_lora_weights": ("gaussian", "method.init_lora_weights", "gaussian"),
     "val_set_size": (0.2, "data.splits.validation", 0.2),
     "bf16": (True, "training.precision", "bf16"),
     "gradient_checkpointing": (True, "training.gradient_checkpointing", True),
@@ -71,6 +72,7 @@ CHANGED: dict[str, Any] = {
 }
 DROPPED: dict[str, Any] = {
     "rl": "dpo",
+    "peft_init_lora_weights": "loftq",
     "train_on_inputs": True,
     "optimizer": "muon",
     "lr_scheduler": "rex",

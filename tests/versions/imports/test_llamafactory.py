@@ -26,6 +26,7 @@ CARRIED: dict[str, tuple[Any, str, Any]] = {
     "lora_target": ("all", "method.target_modules", "all-linear"),
     "use_dora": (True, "method.use_dora", True),
     "use_rslora": (True, "method.use_rslora", True),
+    "pissa_init": (True, "method.init_lora_weights", "pissa"),
     "add_tokens": ("<call>,<end_of_call>", "base_model.new_tokens", ["<call>", "<end_of_call>"]),
     "model_revision": ("b" * 40, "base_model.revision", "b" * 40),
     "cutoff_len": (2048, "training.max_length", 2048),

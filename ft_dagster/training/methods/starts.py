@@ -1,0 +1,85 @@
+"""Begins a LoRA at a part of the base (PiSSA, OLoRA) and leaves the base as it is.
+
+PEFT takes that part out of the base's weights. Here a second adapter beneath takes it out: frozen, with the
+same A and the negative of B. So the base can be shared, and what is exported is one plain LoRA of twice the
+rank over the base as it was, which PEFT's own conversion comes to as well.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import TYPE_CHECKING, Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.training.contract import Base
+from ft_dagster.training.methods.adapter import ADAPTER
+from ft_dagster.training.methods.stacking import joined
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ft_dagster.training.methods import Weights
+
+START = "start"  # the adapter beneath
+
+
+def check_start(start: str, base: Base) -> None:
+    """Refuse a start above a parent's adapter, and one of a base that is spread over processes. Raises
+    UserError.
+    """
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    if base.parent:
+        raise _refused(
+            start, "does not go with a parent's adapter that stays beneath", "Say parent_adapter: fold"
+        )
+    if is_deepspeed_zero3_enabled():
+        raise _refused(start, "needs whole layers, and ZeRO-3 spreads them", "Declare training.deepspeed: 2")
+
+
+def add_start(model: PreTrainedModel) -> None:
+    """Add the adapter beneath, empty: active, frozen, without dropout."""
+    config = copy.deepcopy(model.peft_config[ADAPTER])
+    config.lora_dropout, config.inference_mode, config.trainable_token_indices = 0.0, True, None
+    model.add_adapter(START, config)
+    model.base_model.set_adapter([ADAPTER, START])
+    model.set_requires_grad(START, False)
+    # With this one in the checkpoint as well, Trainer would leave it inactive on resuming.
+    model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=[ADAPTER])
+
+
+def fill_start(model: PreTrainedModel, start: str) -> None:
+    """Let PEFT find the start of each layer, and put the base's weights back. Raises UserError."""
+    for name, layer in model.named_modules():
+        if ADAPTER not in getattr(layer, "lora_A", ()):
+            continue
+        if start == "olora" and layer.fan_in_fan_out:
+            raise _refused(start, f"does not know layers like {name}", "Say pissa")
+        base = layer.get_base_layer()
+        kept = base.weight.data
+        base.weight.data = kept.clone()
+        try:
+            if start == "pissa":
+                layer.pissa_init(ADAPTER, start)
+            else:
+                layer.olora_init(ADAPTER)
+        finally:
+            base.weight.data = kept
+        for parts, sign in ((layer.lora_A, 1), (layer.lora_B, -1)):
+            drawn = parts[ADAPTER].weight.data.float().contiguous()
+            parts[ADAPTER].weight.data, parts[START].weight.data = drawn, sign * drawn.clone()
+
+
+def without_start(
+    model: PreTrainedModel, config: dict[str, Any], tensors: Weights
+) -> tuple[dict[str, Any], Weights]:
+    """Join what was trained with what it began at, taken out."""
+    from peft import get_peft_model_state_dict
+
+    beneath = get_peft_model_state_dict(model, adapter_name=START, save_embedding_layers=False)
+    return joined([(config, beneath), (config, tensors)])
+
+
+def _refused(start: str, why: str, fix: str) -> UserError:
+    return UserError(why, field="method.init_lora_weights", value=start, fix=fix)
