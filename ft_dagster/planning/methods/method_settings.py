@@ -106,8 +106,8 @@ def _refuse_beside_tensors(settled: dict[str, Any]) -> None:
     """Raises UserError for a setting that PEFT does not have for tensors."""
     if not settled.get(TENSORS):
         return
-    for field in ("dropout", "use_dora"):
-        if settled[field]:
+    for field, plain in (("dropout", 0.0), ("use_dora", False), ("init_lora_weights", "default")):
+        if settled.get(field, plain) != plain:
             raise UserError(
                 f"PEFT has it for layers alone, and {', '.join(settled[TENSORS][:NAMED])} are tensors",
                 field=f"method.{field}",
