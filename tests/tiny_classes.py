@@ -73,6 +73,8 @@ STATEFUL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 PLAIN: dict[str, dict[str, Any]] = {
     "llama": {},
+    "gemma2": {"layer_types": ["sliding_attention", "full_attention"]},
+    "granite_swa": {"layer_types": ["sliding_attention", "full_attention"]},
     "gemma3_text": {"layer_types": ["sliding_attention", "full_attention"]},
 }
 CLASSES = EXPERTS | STATEFUL | PLAIN

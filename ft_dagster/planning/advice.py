@@ -18,7 +18,7 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.memory_formula import StorageBytes
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.cautions import on_cpu_kernels
-from ft_dagster.planning.methods.training_settings import rows_a_step, rows_of, unpacked_cost
+from ft_dagster.planning.methods.training_settings import rows_a_step, rows_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.training import TrainingSettings
 
@@ -44,7 +44,6 @@ def training_warnings(
         _unquantized(facts, method.name),
         _rate(facts, method.name, spec.objective, training.learning_rate),
         _batch(spec, facts, method.name, training),
-        _unpacked(spec, facts, method.name),
         few_steps(training, facts, steps),
         *_host(spec, facts, method.name, training),
         *slower_ways(spec, facts, method.name, training),
@@ -199,12 +198,6 @@ def _batch(spec: VariantSpec, facts: Facts, name: str, training: TrainingSetting
         f"up to {LARGE_BATCH_ROWS} are usual. By the square-root rule for Adam (arXiv 2205.10287) the "
         f"usual rate of {usual:g}, for {few} rows, would be {usual * math.sqrt(rows / few):.1g}"
     )
-
-
-def _unpacked(spec: VariantSpec, facts: Facts, name: str) -> str | None:
-    if facts.leak is None or not (spec.training.packing and method_of(name).packs):
-        return None
-    return f"not packed, for examples would reach each other ({facts.leak}): {unpacked_cost(facts)}"
 
 
 def _rate(facts: Facts, name: str, objective: str, rate: float) -> str | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.batches.mixture import shard_files
-from ft_dagster.training.batches.packing import schedule, total_steps
+from ft_dagster.training.batches.packing import Bin, schedule, total_steps, width_of
 
 MOST_TOKENS = 20_000_000  # of a mixture that is read for it
 MOST_EXAMPLES = 1_000_000  # packed for it, over all epochs: some seconds
@@ -30,11 +30,27 @@ class ExampleLengths:
         """Count the optimizer steps; None where it would take long to count them."""
         if training.max_steps is not None:
             return training.max_steps
-        if len(self.lengths) * training.num_train_epochs > MOST_EXAMPLES:
+        bins = self._bins(training, ranks)
+        return None if bins is None else total_steps(len(bins), training, ranks)
+
+    def padding(self, training: TrainingSettings, ranks: int) -> float | None:
+        """Return how many positions are computed for each token, those of padding among them; None where it
+        would take long to count them.
+        """
+        bins = self._bins(training, ranks)
+        if bins is None:
+            return None
+        tokens = [int(self.lengths[ordinals].sum()) for ordinals in bins]
+        rows = training.per_device_train_batch_size
+        together = (tokens[first : first + rows] for first in range(0, len(tokens), rows))
+        positions = sum(len(each) * width_of(max(each), training.max_length) for each in together)
+        return positions / max(1, sum(tokens))
+
+    def _bins(self, training: TrainingSettings, ranks: int) -> list[Bin] | None:
+        if training.max_steps is None and len(self.lengths) * training.num_train_epochs > MOST_EXAMPLES:
             return None
         capacity = training.max_length if training.packing else None
-        bins = schedule(self.lengths, self.shards, training, capacity, training.seed, ranks)
-        return total_steps(len(bins), training, ranks)
+        return schedule(self.lengths, self.shards, training, capacity, training.seed, ranks)
 
 
 def is_counted(figures: MixtureFigures) -> bool:

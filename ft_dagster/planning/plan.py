@@ -28,6 +28,7 @@ from ft_dagster.planning.packed_rows import ExampleLengths
 from ft_dagster.planning.planned_method import PlanContext, PlannedMethod
 from ft_dagster.planning.probe import ProbePlan, leaves_open, plan_probe
 from ft_dagster.planning.probe_advice import advised_probe
+from ft_dagster.planning.surcharges import surcharges
 from ft_dagster.planning.survey import Say, Survey, leaves_method_open, lora_settings, survey
 from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.spec import VariantSpec
@@ -83,7 +84,10 @@ def make_plan(
     )
     probing = _probing(spec, facts, found, context, tried)
     steps = _steps(resolved.training, facts, context.lengths)
-    warnings = _warnings(spec, facts, found, probing, steps, tried=tried)
+    warnings = [
+        *surcharges(spec, facts, context, found, steps),
+        *_warnings(spec, facts, found, probing, steps, tried=tried),
+    ]
     found = _with_advice(found, advised_probe(spec, facts, found))
     found = _with_advice(found, alpha_note(resolved.method))
     hours = probing.cost.hours

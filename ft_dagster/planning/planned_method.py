@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from ft_dagster.errors import UserError
 from ft_dagster.methods import method_of
 from ft_dagster.methods.settings import MethodSettings
+from ft_dagster.models.attention import attention_of
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.cost.learned import Correction, Finished, memory_correction
 from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
 from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.dryrun import footprint as dryrun
 from ft_dagster.planning.dryrun import occupancy as spread
+from ft_dagster.planning.dryrun.architecture import architecture_file, configuration
 from ft_dagster.planning.dryrun.footprint import Footprint, footprint
 from ft_dagster.planning.dryrun.reach import untrained_by
 from ft_dagster.planning.dryrun.step import Step
@@ -34,7 +36,14 @@ from ft_dagster.planning.methods.layout_search import fastest_that_fits, search_
 from ft_dagster.planning.methods.method_settings import LAYERS, TENSORS, resolve_method
 from ft_dagster.planning.methods.question import Candidate, fewest_gpus
 from ft_dagster.planning.methods.sharding import is_sharded
-from ft_dagster.planning.methods.training_settings import epochs_of, packs, precision_of, resolve_training
+from ft_dagster.planning.methods.training_settings import (
+    epochs_of,
+    lone,
+    most_padding,
+    packs,
+    precision_of,
+    resolve_training,
+)
 from ft_dagster.planning.reasons import Reasons
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.method import METHOD_SETTINGS, MethodSpec
@@ -239,7 +248,16 @@ class DeviceMemory:
             context.architecture, method, new_token_ids=context.new_token_ids, parent=context.parent
         )
 
-    def _footprint(self, layout: Layout) -> Footprint:
+    def scores(self, layout: Layout) -> int | None:
+        """Return the bytes more that a step takes since attention makes scores of whole rows: of a base whose
+        class has no other; None elsewhere.
+        """
+        file = architecture_file(self.context.architecture)
+        if attention_of(configuration(file)) != "eager":
+            return None
+        return self._footprint(layout).peak - self._footprint(layout, fused=True).peak
+
+    def _footprint(self, layout: Layout, *, fused: bool = False) -> Footprint:
         step = Step(
             rows=layout.micro_batch,
             length=layout.length,
@@ -250,6 +268,7 @@ class DeviceMemory:
             sharded=layout.zero_stage > 0,
             device="cuda" if self.facts.device_kind == "cuda" else "cpu",
             own_loss=objective_of(self.spec.objective).own_loss,
+            fused=fused,
         )
         return footprint(
             self.context.architecture,
@@ -353,7 +372,19 @@ def _candidate(resolved: Resolved, layout: Layout, held: DeviceMemory) -> Candid
         layout=_in_words(layout),
         epochs=epochs_of(resolved.training, held.facts),
         frozen_bytes=frozen_bytes(load) or None,
+        padding=_padding(resolved, held),
     )
+
+
+def _padding(resolved: Resolved, held: DeviceMemory) -> float:
+    """Return the positions that are computed for each token where a base does not let examples be packed:
+    counted, else the most that there can be.
+    """
+    facts, training, lengths = held.facts, resolved.training, held.context.lengths
+    if facts.leak is None or training.packing or not packs(held.spec.training, resolved.name, lone(facts)):
+        return 1.0
+    counted = None if lengths is None else lengths.padding(training, facts.ranks)
+    return most_padding(facts) if counted is None else counted
 
 
 def _on(layout: Layout, held: DeviceMemory, memory: int) -> Callable[[int], int]:

@@ -125,7 +125,7 @@ def _question(
     planned: Mapping[str, PlannedMethod],
 ) -> Question:
     work = {
-        name: PlannedWork(context.base, each.layout, each.candidate.flops_per_token)
+        name: PlannedWork(context.base, each.layout, each.candidate.flops_per_token, each.candidate.padding)
         for name, each in planned.items()
     }
     return Question(

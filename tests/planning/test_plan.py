@@ -284,8 +284,6 @@ def test_a_base_whose_packed_examples_leak_is_planned_unpacked_with_what_that_co
         "longest of its micro-batch: at most about 3 times the positions"
     )
     assert row["reason"] == f"the second moved by 4.6; {cost}"
-    said = "not packed, for examples would reach each other (the second moved by 4.6)"
-    assert f"{said}: {cost}" in made["warnings"]
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])

@@ -77,11 +77,14 @@ class Finished:
 
 
 class PlannedWork(NamedTuple):
-    """Describes a method that is planned: the digest of its base, its layout, FLOPs a token as counted."""
+    """Describes a method that is planned: the digest of its base, its layout, FLOPs a position as counted,
+    and positions computed for each token.
+    """
 
     base: str
     layout: Layout
     flops_per_token: float
+    padding: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ def utilizations(
         work = (planned or {}).get(method)
         alike = work is not None and (one.predicted.base, one.predicted.layout) == (work.base, work.layout)
         if work is not None and alike and one.tokens_per_second and peak:
-            reached = one.tokens_per_second * work.flops_per_token / (work.layout.gpus * peak)
+            flops = work.padding * work.flops_per_token
+            reached = one.tokens_per_second * flops / (work.layout.gpus * peak)
             same.setdefault(method, []).append(reached)
     return {method: median(values) for method, values in (by_method | same).items()}
 

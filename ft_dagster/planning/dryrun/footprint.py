@@ -8,6 +8,7 @@ repeat; a model whose layers differ is run whole. The figures are of one process
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
@@ -126,12 +127,27 @@ def _footprint(file: str, content: bytes, base: str, method: MethodSettings, ste
         kinds = kinds_of(file, content, base, method)
         return _extrapolated(config, given, method, step, kinds) or _whole(config, given, method, step)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError) as error:
+        _refuse_layers(method, error)
         raise UserError(
             f"cannot be run on shapes alone ({type(error).__name__}: {str(error).strip()[:160]})",
             file=file,
             field="model_type",
             value=config.model_type,
             fix="Its memory is not predicted: measure a step on the device, or take a dense architecture",
+        ) from error
+
+
+def _refuse_layers(method: MethodSettings, error: Exception) -> None:
+    """Raises UserError where PEFT refuses a layer of the base: one whose weight its kernels read past an
+    adapter.
+    """
+    refused = re.search(r"Module '(\w+)' is incompatible", str(error))
+    if refused and isinstance(method, LayerSettings):
+        raise UserError(
+            f"PEFT puts no adapter on {refused[1]} of this base, whose kernels would read its weight past one",
+            field="method.target_modules",
+            value=method.target_modules,
+            fix=f"Name the layers that are to be trained, without {refused[1]}",
         ) from error
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.methods.layers import LayerSettings
 from ft_dagster.methods.settings import MethodSettings
+from ft_dagster.models.attention import attention_of
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration
 from ft_dagster.planning.dryrun.footprint import FULL, kinds_of, unquantized
 from ft_dagster.training.contract import Base
@@ -91,7 +92,7 @@ def _reach(file: str, content: bytes, method: LayerSettings) -> Reach | None:
                 config,
                 base,
                 taught_by(method),
-                attention="sdpa",
+                attention=attention_of(config),
                 dtype=torch.float32,
                 gradient_checkpointing=False,
             )

@@ -16,7 +16,8 @@ class Step:
     `packed`: position_ids say where examples begin, so attention needs a mask. `sharded`: under DeepSpeed,
     which trains weights in `precision` without autocast; gradients, masters, moments are counted elsewhere.
     `device`: whose kernels; a GPU's are stood in for, no GPU is needed. `own_loss`: the objective whose own
-    loss it is, None for the one that all others share.
+    loss it is, None for the one that all others share. `fused`: as if a kernel that makes no scores computed
+    attention, of a base whose class has none: what it would hold tells what its scores take.
     """
 
     rows: int
@@ -29,3 +30,4 @@ class Step:
     sharded: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     own_loss: str | None = None
+    fused: bool = False

@@ -16,8 +16,10 @@ from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
 
 from ft_dagster.fake_tensors import FakeMode, make_fake
+from ft_dagster.models.attention import attention_of
 from ft_dagster.objectives import loss_of
 from ft_dagster.planning.dryrun.fake_kernels import (
+    FUSED,
     TiledHead,
     fake_experts,
     fake_positions,
@@ -56,7 +58,7 @@ def shapes(config: PreTrainedConfig, base: Base, method: TaughtBy, step: Step) -
             config,
             base,
             method,
-            attention="sdpa",
+            attention=FUSED if step.fused else attention_of(config),
             dtype=compute if adapter or step.sharded else torch.float32,
             gradient_checkpointing=step.gradient_checkpointing,
             settle=settled,

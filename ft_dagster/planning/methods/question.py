@@ -87,6 +87,7 @@ class Candidate:
     `memory_bytes`: of one device at the layout that needs least there. `gpus_needed`: the fewest such devices
     that hold it (see `fewest_gpus`), None where no number does. `flops_per_token`: counted, forward, backward
     and recomputation. `frozen_bytes`: the base as this method keeps it, whole; None: as it is stored.
+    `padding`: positions computed for each token where a base does not let examples be packed; else 1.
     """
 
     method: str
@@ -98,6 +99,7 @@ class Candidate:
     layout: str = ""  # in words: "ZeRO-3 over 2, gradient checkpointing"
     epochs: float | None = None  # None: the method's default
     frozen_bytes: int | None = None
+    padding: float = 1.0
 
 
 class ProbeCost(NamedTuple):
@@ -152,7 +154,7 @@ def figures_of(question: Question, candidate: Candidate) -> Figures:
     if devices is not None:
         training = training_cost(
             candidate.flops_per_token,
-            question.tokens * epochs * (1 + question.measuring),
+            question.tokens * candidate.padding * epochs * (1 + question.measuring),
             gpus=devices,
             peak_flops=hardware.peak_flops,
             usd_per_hour=hardware.usd_per_hour,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from ft_dagster.errors import UserError
@@ -134,10 +135,19 @@ def _packing(declared: TrainingSpec, name: str, facts: Facts, reasons: Reasons) 
     return bool(reasons.put("training.packing", packed, "measured", f"{facts.leak}; {unpacked_cost(facts)}"))
 
 
+def lone(facts: Facts) -> Facts:
+    """Return the facts as of a base that keeps packed examples apart."""
+    return replace(facts, leak=None)
+
+
+def most_padding(facts: Facts) -> float:
+    """Return the most positions that are computed for each token where none are packed."""
+    return max(1.0, facts.examples * (facts.longest or facts.max_length) / facts.tokens)
+
+
 def unpacked_cost(facts: Facts) -> str:
     """Say what it takes to train each example in a row of its own."""
-    rows, longest = rows_of(True, facts), facts.longest or facts.max_length
-    most = max(1.0, facts.examples * longest / facts.tokens)
+    rows, most = rows_of(True, facts), most_padding(facts)
     return (
         f"each example has a row of its own, {facts.examples:,} a pass in place of about {rows:,} packed "
         f"ones, padded to the longest of its micro-batch: at most about {most:.2g} times the positions"
@@ -159,6 +169,13 @@ def _checkpointing(declared: TrainingSpec, load: Load, reasons: Reasons) -> bool
 
 def _precision(spec: VariantSpec, facts: Facts, reasons: Reasons) -> str:
     value = precision_of(spec, facts)
+    if value == "bf16" and facts.device_kind == "cuda" and not facts.bf16:
+        raise UserError(
+            "the GPU that trains has no bf16 arithmetic",
+            field="training.precision",
+            value=value,
+            fix="Leave it out: it trains in fp32; or name another card (resources.gpu_kind)",
+        )
     if spec.training.precision != "auto":
         why = WITHOUT_TF32 if value == "fp32" and facts.device_kind == "cuda" else AS_DECLARED
         return str(reasons.put("training.precision", value, "declaration", why))

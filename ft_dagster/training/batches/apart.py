@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.models.attention import attention_of
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.provenance.findings import recalled, remembered
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
-HOW = 1  # raised where it is measured otherwise
+HOW = 2  # raised where it is measured otherwise
 MOVED = 1e-5  # logits, which spread by about 1
 EXACT, ROUNDED = 1e-4, 0.03  # of the spread of real logits; those that are rounded may differ by their place
 LENGTH = 8  # tokens of an example
@@ -191,7 +192,7 @@ def _drawn(config: PreTrainedConfig) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        config, attn_implementation="sdpa", dtype=torch.float32
+        config, attn_implementation=attention_of(config), dtype=torch.float32
     )
     with torch.no_grad():
         for weight in model.parameters():
@@ -211,13 +212,13 @@ def _small(config: PreTrainedConfig, share: float, *, cut: bool) -> PreTrainedCo
 
     small = _narrowed(config, share)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(small, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(small, attn_implementation=attention_of(small))
         if cut:
             kinds = kinds_of_layers(model)
             named = getattr(small.get_text_config(), "layer_types", None) or kinds
             kinds = [*zip(kinds, named, strict=False)]
             small = cut_layers(small, max(map(kinds.index, kinds)) + 1) if kinds else small
-            model = AutoModelForCausalLM.from_config(small, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(small, attn_implementation=attention_of(small))
     if (size := 4 * sum(weight.numel() for weight in model.parameters())) > MOST_BYTES:
         raise ValueError(f"it has {size / 1e6:,.0f} MB, above {MOST_BYTES / 1e6:,.0f}")
     return small

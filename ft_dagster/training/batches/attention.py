@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface
+from transformers.masking_utils import create_masks_for_generate
 
 from ft_dagster.evaluation.models.attention import PLAIN
 from ft_dagster.training.batches.attention_blocks import BlockAttention, blocks_of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Kernel = Callable[..., torch.Tensor]
 
 NAME = "ft_dagster_packed"
-LENGTHS, ENDS = "example_lengths", "segment_ends"
+LENGTHS, ENDS, MASK = "example_lengths", "segment_ends", "attention_mask"
 FLASH_CAPABILITY, FLASH_SIZE = (8, 0), 256  # what variable-length kernels ask of a GPU, and of a head
 WINDOWED = {"full_attention", "sliding_attention"}
 
@@ -67,20 +68,37 @@ def packed(model: Any, batch: MutableMapping[str, Any], *, off: bool = False) ->
     """Make `model` attend by example to the `batch` of a Collator within this context, if it can.
 
     The backward pass belongs within it too: recomputed layers attend again. Where it does not apply, or is
-    `off`, the batch loses what only this attention reads, and transformers makes its mask from the positions.
+    `off`, the batch loses what only this attention reads, and transformers makes its mask from the positions;
+    where attention is eager it is made here, since some classes leave the positions out of theirs.
     """
     config = model.config
     longest = max((length for row in batch.get(LENGTHS, ()) for length in row), default=0)
     if off or LENGTHS not in batch or config._attn_implementation != "sdpa" or not applies(config, longest):
         for name in (LENGTHS, ENDS):
             batch.pop(name, None)
+        if not off and config._attn_implementation == "eager" and _has_masks_by_kind(config):
+            batch[MASK] = _masks(model, batch)
         yield
+        batch.pop(MASK, None)
         return
     config._attn_implementation = NAME
     try:
         yield
     finally:
         config._attn_implementation = "sdpa"
+
+
+def _has_masks_by_kind(config: PreTrainedConfig) -> bool:
+    """Say whether a class takes its masks ready made, by the kinds of its layers."""
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    return bool(kinds) and kinds <= WINDOWED
+
+
+def _masks(model: Any, batch: MutableMapping[str, Any]) -> Any:
+    """Return the masks of a row's examples by kind of layer, as transformers makes them from positions."""
+    weight, ids = model.get_input_embeddings().weight, batch["input_ids"]
+    like = torch.empty(*ids.shape, 1, dtype=weight.dtype, device=ids.device)
+    return create_masks_for_generate(model.config, like, None, None, batch["position_ids"])
 
 
 def squares(batch: MutableMapping[str, Any]) -> int:
@@ -93,7 +111,7 @@ def squares(batch: MutableMapping[str, Any]) -> int:
 
 def given(batch: MutableMapping[str, Any]) -> dict[str, object]:
     """Return what a model's forward hands on to its attention."""
-    return {name: batch[name] for name in (LENGTHS, ENDS) if name in batch}
+    return {name: batch[name] for name in (LENGTHS, ENDS, MASK) if name in batch}
 
 
 def attention(

@@ -15,9 +15,7 @@ import torch
 
 from ft_dagster.training.batches.attention import ENDS, LENGTHS, ends_of
 from ft_dagster.training.batches.mixture import Examples
-from ft_dagster.training.batches.packing import Bin
-
-WIDE, STEP = 256, 32  # tokens
+from ft_dagster.training.batches.packing import Bin, width_of
 
 
 class Collator:
@@ -72,15 +70,7 @@ def side_by_side(bins: list[Bin], rows: int) -> list[list[Bin]]:
 def shape_of(bins: list[Bin], examples: Examples, max_length: int) -> tuple[int, int]:
     """Return (rows, width) of these bins as one micro-batch."""
     longest = max(int(examples.lengths[ordinals].sum()) for ordinals in bins)
-    return len(bins), _width(longest, max_length)
-
-
-def _width(longest: int, max_length: int) -> int:
-    """Return the width of rows: wide ones in steps of 32, so that most steps ask the allocator for what the
-    last one freed.
-    """
-    stepped = longest if longest <= WIDE else -(-longest // STEP) * STEP
-    return max(2, longest, min(stepped, max_length))
+    return len(bins), width_of(longest, max_length)
 
 
 def batch_digest(contents: list[bytes]) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ft_dagster.spec.training import TrainingSettings
 
+WIDE, STEP = 256, 32  # tokens of a row
 OPEN_BINS = 64  # bounds the search and keeps an example near its place in the epoch's order
 Lengths = NDArray[np.int64]
 Bin = list[int]
@@ -105,6 +106,14 @@ def _bins(  # noqa: PLR0917
 def total_steps(bins: int, settings: TrainingSettings, ranks: int = 1) -> int:
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * ranks
     return math.ceil(bins / batch)
+
+
+def width_of(longest: int, max_length: int) -> int:
+    """Return the width of rows: wide ones in steps of 32, so that most steps ask the allocator for what the
+    last one freed.
+    """
+    stepped = longest if longest <= WIDE else -(-longest // STEP) * STEP
+    return max(2, longest, min(stepped, max_length))
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:

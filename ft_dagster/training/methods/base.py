@@ -1,4 +1,4 @@
-"""Load the base model: local files, safetensors only, with the attention that packing relies on."""
+"""Load the base model: local files, safetensors only, with the attention that its class supports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.rendering.render import note_ends
 from ft_dagster.errors import UserError
+from ft_dagster.models.attention import attention_of
 from ft_dagster.training.methods import Precision
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def on_its_device() -> dict[str, object]:
 def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedModel:
     """Load the causal language model in `folder`, weights in `precision`. Raises UserError."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     if not list(folder.glob("*.safetensors")):
         raise UserError(
@@ -39,10 +40,11 @@ def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedM
             fix="Convert the model with save_pretrained; pickled weights are never loaded",
         )
     try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=attention_of(config),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
@@ -53,7 +55,7 @@ def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedM
             f"is not a model that transformers can load: {error}",
             file=folder,
             field="base_model",
-            fix="Give a folder written by save_pretrained, of an architecture with SDPA attention",
+            fix="Give a folder written by save_pretrained, of a causal language model",
         ) from None
     model.config.use_cache = False
     return model
