@@ -33,6 +33,7 @@ from ft_dagster.model_files.tensors import (
 )
 from ft_dagster.model_files.weights import CONFIG, INDEX, read_json, weight_files
 from ft_dagster.models.quantize import dequantized_weight, quantized_weights
+from ft_dagster.models.stored import refuse_merged
 from ft_dagster.program import write_json
 from ft_dagster.strict_json import tagged
 from ft_dagster.training.rounding import Rounding
@@ -159,6 +160,7 @@ def merge_weights(base: Path, adapter: Path, target: Path, quantization: Quantiz
     """
     import torch
 
+    refuse_merged(base / CONFIG)
     config = _plain_config(base)
     dtype = torch.bfloat16 if quantization else _loaded_dtype(config)
     names = weight_files(base)

@@ -108,12 +108,18 @@ def no_weights(where: object, names: list[str]) -> UserError:
 
 
 def measure_weights(folder: Path, names: list[str]) -> Weights:
-    """Count the parameters in the headers of safetensors files. Raises UserError for a damaged file."""
+    """Count the parameters in the headers of safetensors files; of MXFP4, two in a byte. Raises UserError for
+    a damaged file.
+    """
     parameters, nbytes, kinds = 0, 0, Counter[str]()
+    said = read_json(folder / CONFIG).get("quantization_config") if (folder / CONFIG).is_file() else None
+    in_4_bits = isinstance(said, dict) and said.get("quant_method") == "mxfp4"
     for name in names:
-        for tensor in read_header(folder / name).values():
+        for each, tensor in read_header(folder / name).items():
             start, end = tensor["data_offsets"]
-            parameters += math.prod(tensor["shape"])
+            scale = in_4_bits and each.endswith("_scales")
+            values = 2 if in_4_bits and each.endswith("_blocks") else 1
+            parameters += 0 if scale else values * math.prod(tensor["shape"])
             nbytes += end - start
             kinds[tensor["dtype"]] += end - start
     most = kinds.most_common(1)[0][0]

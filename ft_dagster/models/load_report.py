@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ from ft_dagster.model_files.weights import (
     size_of,
     weight_files,
 )
-from ft_dagster.provenance.digest import FileDigest
+from ft_dagster.models.stored import IN_16_BITS, QUANTIZED, is_plain, lacking
+from ft_dagster.provenance.digest import FileDigest, sha256_json
 from ft_dagster.provenance.findings import remembered
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 HOW = 1  # raised where the report is made otherwise
 SIZES = ("hidden_size", LAYERS, "num_attention_heads", "vocab_size")
 SPARE_LAYERS = 1_000  # beyond as many as there are tensors: what no model has is not built
-PLAIN = ("F64", "F32", "F16", "BF16")
-QUANTIZED = "quantization_config"
 SHOWN = 120  # letters of a tensor's name
 WHOLE = "Download the model whole, with the config.json that belongs to its weights"
 MEND = "Take the config.json that belongs to the model's weights"
@@ -54,17 +53,38 @@ def unused_tensors(folder: Path, files: Sequence[FileDigest], cache: Path | None
     """
     if find_spec("torch") is None or find_spec("transformers") is None:
         return ()
-    if _is_read_quantized(read_json(folder / CONFIG).get(QUANTIZED)) and not _is_plain(folder):
-        return ()
+    said = read_json(folder / CONFIG).get(QUANTIZED)
+    if said and isinstance(said, dict) and not is_plain(folder):
+        read, lacks = _known_method(said, cache)
+        if lacks:
+            raise UserError(
+                f"is stored quantized, and cannot be loaded here: {lacks}",
+                file=folder / CONFIG,
+                field=QUANTIZED,
+                value=said.get("quant_method"),
+                fix=f"Install what it names, or {IN_16_BITS}",
+            )
+        if read:
+            return ()
     question = {"load report": HOW, "files": [list(file) for file in files]}
     question["transformers"] = version("transformers")
     return tuple(remembered(cache, question, lambda: _unused(folder)))
 
 
-def _is_plain(folder: Path) -> bool:
-    """Say whether the files hold plain floats alone: any quantization stores integers or 8-bit floats."""
-    headers = (read_header(folder / name) for name in weight_files(folder))
-    return all(tensor["dtype"] in PLAIN for header in headers for tensor in header.values())
+def _known_method(said: dict[str, Any], cache: Path | None) -> tuple[bool, str | None]:
+    """Say whether transformers knows the method of a quantization, and what this host lacks to load a base
+    that is stored so. Remembered: to ask imports all its methods.
+    """
+    libraries = {each.metadata["Name"]: each.version for each in distributions()}
+    question = {"stored": HOW, "said": said, "libraries": sha256_json(libraries)}
+
+    def find() -> list[Any]:
+        read = _is_read_quantized(said)
+        with _told_by_transformers():
+            return [read, lacking(said) if read else None]
+
+    read, lacks = remembered(cache, question, find)
+    return read, lacks
 
 
 def _is_read_quantized(said: Any) -> bool:

@@ -15,6 +15,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.methods import method_of
 from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.models.attention import attention_of
+from ft_dagster.models.stored import refuse_merged, refuse_requantized
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.cost.learned import Correction, Finished, memory_correction
 from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
@@ -144,6 +145,7 @@ def with_method(spec: VariantSpec, name: str) -> VariantSpec:
 def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlannedMethod:
     """Plan one method by name. Raises UserError for what it cannot be."""
     resolved = resolve(spec, facts)
+    _refuse_stored(spec, resolved.name, context)
     untrained = untrained_by(resolved.method, context.architecture)
     first, held = _layout(resolved, facts), DeviceMemory(spec, facts, context)
     layout = _filled(resolved, first, held) or _milder_that_fits(spec, first, facts, held)
@@ -164,6 +166,15 @@ def refuse_divided(method: MethodSettings, layout: Layout) -> None:
             value=3,
             fix=f"Train on devices that hold the base whole, or name in method.{LAYERS} layers alone",
         )
+
+
+def _refuse_stored(spec: VariantSpec, name: str, context: PlanContext) -> None:
+    """Raises UserError for what cannot be done with a base that is stored quantized."""
+    file, method = architecture_file(context.architecture), method_of(name)
+    if method.quantized:
+        refuse_requantized(file, name)
+    if method.freezes and spec.export.format == "merged":
+        refuse_merged(file)
 
 
 def resolve(spec: VariantSpec, facts: Facts) -> Resolved:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ft_dagster.methods import method_of
+from ft_dagster.models.stored import stored_as
+from ft_dagster.planning.dryrun.architecture import architecture_file
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods.training_settings import epochs_of, lone, rows_of, steps_of
 from ft_dagster.planning.planned_method import DeviceMemory, PlanContext, PlannedMethod, resolve, with_method
@@ -23,6 +25,7 @@ def surcharges(spec: VariantSpec, facts: Facts, context: PlanContext, found: Sur
         _unpacked(spec, facts, context, found, steps),
         _scores(spec, facts, context, chosen),
         _without_bf16(spec, facts, context, chosen),
+        _stored(facts, context, chosen),
     ]
     return [line for line in said if line]
 
@@ -79,6 +82,19 @@ def _without_bf16(spec: VariantSpec, facts: Facts, context: PlanContext, chosen:
     return (
         f"{card.name} has no bf16 arithmetic: weights and products are in fp32, {taken} a device where bf16 "
         f"would take {else_taken}{peak}"
+    )
+
+
+def _stored(facts: Facts, context: PlanContext, chosen: PlannedMethod) -> str | None:
+    """Say how a base that is stored quantized is loaded."""
+    stored = stored_as(architecture_file(context.architecture))
+    if stored is None:
+        return None
+    precision = chosen.resolved.training.precision
+    unseen = ", which has not run on a GPU yet" if facts.device_kind == "cuda" else ""
+    return (
+        f"the base is stored in {stored}: its weights are dequantized as it is loaded{unseen}, and memory "
+        f"counts them in {precision}"
     )
 
 

@@ -18,6 +18,7 @@ from ft_dagster.evaluation.models.arithmetic import USABLE_SHARE
 from ft_dagster.launch.rank import LEASE
 from ft_dagster.methods.method import Quantization
 from ft_dagster.models.quantize import quantization_config, quantization_of, settle_quantized
+from ft_dagster.models.stored import loaded_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,13 +65,14 @@ def load_base(
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=loaded_config(folder),
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
             **options,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(
             f"the model does not load: {_said(error)}",
             file=folder,

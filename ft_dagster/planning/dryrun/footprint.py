@@ -144,7 +144,7 @@ def _refuse_layers(method: MethodSettings, error: Exception) -> None:
     refused = re.search(r"Module '(\w+)' is incompatible", str(error))
     if refused and isinstance(method, LayerSettings):
         raise UserError(
-            f"PEFT puts no adapter on {refused[1]} of this base, whose kernels would read its weight past one",
+            f"PEFT puts no adapter on {refused[1]} of this base, whose kernels read its weight past one",
             field="method.target_modules",
             value=method.target_modules,
             fix=f"Name the layers that are to be trained, without {refused[1]}",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.data.rendering.render import note_ends
 from ft_dagster.errors import UserError
 from ft_dagster.models.attention import attention_of
+from ft_dagster.models.stored import loaded_config
 from ft_dagster.training.methods import Precision
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def on_its_device() -> dict[str, object]:
 def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedModel:
     """Load the causal language model in `folder`, weights in `precision`. Raises UserError."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if not list(folder.glob("*.safetensors")):
         raise UserError(
@@ -40,9 +41,10 @@ def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedM
             fix="Convert the model with save_pretrained; pickled weights are never loaded",
         )
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = loaded_config(folder)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
             dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
             attn_implementation=attention_of(config),
             local_files_only=True,
@@ -50,7 +52,7 @@ def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedM
             trust_remote_code=False,
             **options,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(
             f"is not a model that transformers can load: {error}",
             file=folder,
