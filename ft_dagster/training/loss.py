@@ -91,13 +91,14 @@ def losses_by_example(
     model: Any, inputs: dict[str, Any], lengths: Sequence[Sequence[int]], summed: Summed = next_token_loss
 ) -> list[float]:
     """Return the summed loss of each example, nats, of rows that hold examples of these `lengths` in turn."""
-    rows, width = inputs["labels"].shape
-    count, owners = 0, torch.full((rows, width), -1)
+    rows = len(lengths)  # which may lie end to end
+    count, owners = 0, torch.full((rows, inputs["labels"].numel() // rows), -1)
     for row, sizes in enumerate(lengths):
         numbers = torch.arange(count, count + len(sizes))
         owners[row, : sum(sizes)] = numbers.repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
         count += len(sizes)
     columns = _trained_columns(inputs)
+    owners = owners.reshape(inputs["labels"].shape)
     of_positions = owners.to(columns.device)[:, 1:][:, columns].flatten()
     found, seen = [0.0] * count, 0
 

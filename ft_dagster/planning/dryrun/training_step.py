@@ -29,6 +29,7 @@ from ft_dagster.planning.dryrun.fake_kernels import (
 )
 from ft_dagster.planning.dryrun.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
 from ft_dagster.training.batches.attention import ENDS, LENGTHS, given, packed
+from ft_dagster.training.batches.bounds import without_kernels
 from ft_dagster.training.contract import Base
 from ft_dagster.training.loss import by_fused_head, learned_prompt, loss_at
 from ft_dagster.training.methods import TaughtBy
@@ -80,6 +81,7 @@ def record_step(model: PreTrainedModel, step: Step) -> Tracker:
             stack.enter_context(gpu_attention())
         if not step.packed:
             stack.enter_context(unpacked_rows())
+        stack.enter_context(without_kernels(model.config))
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         tracker.track((w for w in model.parameters() if not w.requires_grad), FROZEN)
         tracker.track(model.buffers(), FROZEN)

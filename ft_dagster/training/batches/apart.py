@@ -34,6 +34,7 @@ LENGTH = 8  # tokens of an example
 LOOKED_AT = 4096  # tokens of a mixture
 MOST_BYTES = 200_000_000  # of the small model, fp32
 VOCABULARY = 256
+KERNELS = ("causal-conv1d", "flash-linear-attention", "mamba-ssm")  # distributions, of layers with a state
 NARROWEST, STEP = 64, 8  # a number below is no width; widths of kernels come in such steps
 WIDTHS = ("size", "dim", "rank", "d_model", "embd", "width", "d_ssm", "inner")  # parts of a width's name
 NO_WIDTHS = ("window", "kernel", "patch", "head_dim", "headdim", "d_head", "chunk", "block", "group", "vocab")
@@ -70,7 +71,18 @@ def known_leak(config: str, cache: Path) -> str | None:
 
 
 def _question(config: str) -> dict[str, object]:
-    return {"apart": HOW, "config": config, "transformers": _installed("transformers")}
+    question: dict[str, object] = {"apart": HOW, "config": config}
+    question["transformers"] = _installed("transformers")
+    kernels = {name: found for name in KERNELS if (found := _kernel(name))}
+    return {**question, "kernels": kernels} if kernels else question
+
+
+@cache
+def _kernel(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 @cache
@@ -81,10 +93,12 @@ def _installed(library: str) -> str:
 
 def measured_leak(config: PreTrainedConfig) -> str | None:
     """Measure `leak_of` a configuration on layers of its class: the first that have every kind among them, or
-    else all; with one attention head or else more, and widths in proportion.
+    else all; with one attention head or else more, and widths in proportion. Kernels that are installed, and
+    read where an example ends, are told.
     """
     import torch
 
+    from ft_dagster.training.batches.bounds import reads_bounds
     from ft_dagster.training.skeleton import quiet
 
     heads, why = _heads(config), ""
@@ -101,6 +115,8 @@ def measured_leak(config: PreTrainedConfig) -> str | None:
             return (
                 f"with another first one of two packed examples the logits of the second moved by {moved:.2g}"
             )
+    if reads_bounds(config):
+        return None  # kernels that run on a GPU alone: a training measures it on its own weights
     return f"no small model of its class could be made to see whether packed examples are kept apart ({why})"
 
 
@@ -142,7 +158,7 @@ def refuse_leaking(trainer: Any, *, exact: bool) -> None:
         )
 
 
-def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> dict[str, object]:
+def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> dict[str, Any]:
     """Return two rows of two packed examples, [tokens] each, as a Collator gives them: they differ in the
     first.
     """
@@ -161,16 +177,17 @@ def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> dict[str, obje
     }
 
 
-def logits_of_second(model: Any, batch: dict[str, object]) -> Tensor:
+def logits_of_second(model: Any, batch: dict[str, Any]) -> Tensor:
     """Return the logits of the second example in both rows of `side_by_side`: [2, tokens, vocabulary],
     fp32.
     """
     from ft_dagster.training.batches.attention import given, packed
 
+    rows, width = batch["input_ids"].shape
     with packed(model, batch):
         inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
         logits: Tensor = model(**inputs, use_cache=False, **given(batch)).logits
-    return logits[:, logits.shape[1] // 2 :].float()
+    return logits.view(rows, width, -1)[:, width // 2 :].float()
 
 
 def _moved(model: PreTrainedModel) -> float:

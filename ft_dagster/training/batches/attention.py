@@ -22,6 +22,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from ft_dagster.evaluation.models.attention import PLAIN
 from ft_dagster.training.batches.attention_blocks import BlockAttention, blocks_of
+from ft_dagster.training.batches.bounds import in_one_row, reads_bounds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -30,6 +31,7 @@ Kernel = Callable[..., torch.Tensor]
 
 NAME = "ft_dagster_packed"
 LENGTHS, ENDS, MASK = "example_lengths", "segment_ends", "attention_mask"
+BOUNDS = ("seq_idx", "cu_seq_lens_q")  # that kernels of layers with a state read
 FLASH_CAPABILITY, FLASH_SIZE = (8, 0), 256  # what variable-length kernels ask of a GPU, and of a head
 WINDOWED = {"full_attention", "sliding_attention"}
 
@@ -74,12 +76,15 @@ def packed(model: Any, batch: MutableMapping[str, Any], *, off: bool = False) ->
     config = model.config
     longest = max((length for row in batch.get(LENGTHS, ()) for length in row), default=0)
     if off or LENGTHS not in batch or config._attn_implementation != "sdpa" or not applies(config, longest):
-        for name in (LENGTHS, ENDS):
-            batch.pop(name, None)
+        lengths, ends = (batch.pop(name, None) for name in (LENGTHS, ENDS))
+        several = not off and lengths is not None and any(len(examples) > 1 for examples in lengths)
+        if several and reads_bounds(config):
+            batch.update(in_one_row(batch, ends))
         if not off and config._attn_implementation == "eager" and _has_masks_by_kind(config):
             batch[MASK] = _masks(model, batch)
         yield
-        batch.pop(MASK, None)
+        for name in (MASK, *BOUNDS):
+            batch.pop(name, None)
         return
     config._attn_implementation = NAME
     try:
@@ -111,7 +116,7 @@ def squares(batch: MutableMapping[str, Any]) -> int:
 
 def given(batch: MutableMapping[str, Any]) -> dict[str, object]:
     """Return what a model's forward hands on to its attention."""
-    return {name: batch[name] for name in (LENGTHS, ENDS, MASK) if name in batch}
+    return {name: batch[name] for name in (LENGTHS, ENDS, MASK, *BOUNDS) if name in batch}
 
 
 def attention(

@@ -33,6 +33,8 @@ def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedM
     import torch
     from transformers import AutoModelForCausalLM
 
+    from ft_dagster.training.batches.bounds import call_layers
+
     if not list(folder.glob("*.safetensors")):
         raise UserError(
             "holds no *.safetensors weights",
@@ -60,6 +62,7 @@ def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedM
             fix="Give a folder written by save_pretrained, of a causal language model",
         ) from None
     model.config.use_cache = False
+    call_layers(model.config)
     return model
 
 
