@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypedDict, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,7 +27,18 @@ SCHEMA_VERSION = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 UNFLUSHED = 120  # Python's exit code where its output could not be written
 WITHIN = "FT_DAGSTER_WITHIN"  # a variable: the folders outside of which a request may name no path
+TRAINING = "training"  # the program that trains
 T = TypeVar("T", bound=BaseModel)
+
+
+class LentFolder(NamedTuple):
+    """A folder of this host that a program reads: the sha256 of each of its files by path, and where the
+    store has them, or is to have them: in the folder `stored` under the same paths, or each by its hash.
+    """
+
+    files: Mapping[str, str]
+    stored: str
+    by_hash: bool = False
 
 
 class ProgramResult(TypedDict, total=False):

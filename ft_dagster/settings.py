@@ -45,6 +45,7 @@ CREDENTIALS = {  # options of s3fs that say whose credentials it takes
     "client_kwargs.aws_secret_access_key", "client_kwargs.aws_session_token",
 }  # fmt: skip
 SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
+LOCAL = "local"  # the launcher of this host
 
 
 def _whole(value: Any) -> Any:
@@ -218,7 +219,7 @@ class Settings(BaseSettings):
     project: Path
     store: str = ".ft_dagster/store"
     store_options: dict[str, Any] = Field({}, description="For the file system: endpoint_url, profile, ...")
-    store_profiles: StoreProfiles = StoreProfiles()
+    store_profiles: StoreProfiles = StoreProfiles.model_construct()
     work: Path = Field(Path(".ft_dagster/work"), description="Scratch space and caches of this host")
     keys: Path = Field(
         Path(".ft_dagster/keys"), description="Keys of record trees, of this user alone; back them up"
@@ -231,21 +232,21 @@ class Settings(BaseSettings):
         description="What copies from a remote store may take in the work folder, GB of 1e9 bytes; the "
         "longest unused go, and none that a run uses; null: any amount",
     )
-    host: Host = Host()
+    host: Host = Host.model_construct()
     launcher: Literal["local", "ray", "k8s"] = Field(
         "local", description="Where trainings run: on this host, or as jobs of a Ray cluster or of Kubernetes"
     )
-    cluster: Cluster = Cluster()
-    ray: RaySettings = RaySettings()
-    kubernetes: KubernetesSettings = KubernetesSettings()
+    cluster: Cluster = Cluster.model_construct()
+    ray: RaySettings = RaySettings.model_construct()
+    kubernetes: KubernetesSettings = KubernetesSettings.model_construct()
     tenant_runs: int = Field(
         4,
         ge=1,
         le=10_000,
         description="Runs of a tenant in progress at once; read when the Dagster instance is made",
     )
-    retries: Retries = Retries()
-    retention: Retentions = Retentions()
+    retries: Retries = Retries.model_construct()
+    retention: Retentions = Retentions.model_construct()
     storage_usd_per_gb_month: float | None = Field(
         None,
         ge=0,
@@ -259,11 +260,11 @@ class Settings(BaseSettings):
         description="FLOPs that it took to train a base model, as its maker says, by its reference or by "
         "reference@revision: `audit model` holds what was trained on it against that",
     )
-    sources: AllowedSources = AllowedSources()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    fleet: FleetSettings = FleetSettings()
-    notifications: NotificationSettings = NotificationSettings()
-    registry: RegistrySettings = RegistrySettings()
+    sources: AllowedSources = AllowedSources.model_construct()
+    evaluation: EvaluationSettings = EvaluationSettings.model_construct()
+    fleet: FleetSettings = FleetSettings.model_construct()
+    notifications: NotificationSettings = NotificationSettings.model_construct()
+    registry: RegistrySettings = RegistrySettings.model_construct()
 
     @field_validator("tenant_runs", mode="before")
     @classmethod

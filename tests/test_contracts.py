@@ -28,6 +28,7 @@ KNOWS_DAGSTER = {
 TYPES_ONLY = {  # what a stage is called with
     "ft_dagster.workspace.stage": {"input_view", "workspace"},
     "ft_dagster.workspace.input_view": {"workspace"},
+    "ft_dagster.workspace.programs": {"workspace"},
     "ft_dagster.workspace.build_context": {"workspace"},
 }
 

@@ -11,10 +11,8 @@ import yaml
 
 from ft_dagster.automation.coordinator import VariantRunCoordinator
 from ft_dagster.automation.processes.instance import dagster_yaml
-from ft_dagster.launch.choice import inventory_to_train_on
-from ft_dagster.launch.leases import Leases
+from ft_dagster.launch.remote.offer import inventory_of
 from ft_dagster.settings import load_settings
-from tests.launch.helpers import slots
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "deploy" / "ray"
@@ -25,7 +23,7 @@ def test_its_settings_are_accepted_and_planned_for(tmp_path: Path) -> None:
     shutil.copy(FOLDER / "ft_dagster.yaml", tmp_path)
     settings = load_settings(tmp_path)
     assert (settings.launcher, settings.cluster.nodes) == ("ray", 4)
-    inventory = inventory_to_train_on(settings, Leases(tmp_path / "leases", slots(1)))
+    inventory = inventory_of(settings.cluster)
     assert (inventory.kind, len(inventory.devices)) == ("gpu", 8)
 
 

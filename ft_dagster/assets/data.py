@@ -20,6 +20,7 @@ from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.data.rows.dataset_io import paths_of
 from ft_dagster.data.rows.lengths import row_lengths
 from ft_dagster.data.rows.splits import SPLITS
+from ft_dagster.gate.power import too_few_rows
 from ft_dagster.markdown import plain
 from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.models.derived import started_from
@@ -41,7 +42,6 @@ from ft_dagster.stages import task_dataset as dataset_stage
 from ft_dagster.stages import training_mixture as mixture_stage
 from ft_dagster.store import Artifact
 from ft_dagster.versions.data_changes import DataChanges, data_changes
-from ft_dagster.versions.plan_warnings import too_few_rows
 from ft_dagster.workspace.workspace import Workspace
 
 GROUP = "data"

@@ -16,7 +16,7 @@ from ft_dagster.spec.variant import MOST_QUESTIONS, AnswerKind, CallOrder, Gates
 
 
 class _EvaluationPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 SHA256 = r"^[0-9a-f]{64}$"

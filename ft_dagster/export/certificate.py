@@ -23,6 +23,7 @@ from ft_dagster.evaluation.models.load import (
     put_adapter,
     trained_tokenizer,
 )
+from ft_dagster.export.request import GREEDY, LONGEST
 from ft_dagster.lineage.certificate import Certificate, Tolerance, failures_of
 from ft_dagster.models.quantize import quantization_of
 from ft_dagster.provenance.held import held_files
@@ -35,9 +36,7 @@ if TYPE_CHECKING:
     from ft_dagster.export.request import ExportRequest
 
 CERTIFIED = "certified"  # below the output: the export's files, held
-LONGEST = 512  # tokens of a probe, counted from its end
 POSITIONS = 64  # compared per probe, counted from its end
-GREEDY = 16  # tokens written after each probe
 CHAT = (
     {"role": "user", "content": "Where is the town hall?"},
     {"role": "assistant", "content": "On the main square, beside the library."},

@@ -14,9 +14,12 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.program import ProgramRequest
 from ft_dagster.training.training_figures import TrainingFigures
 
+LONGEST = 512  # tokens of a probe, counted from its end
+GREEDY = 16  # tokens written after each probe
+
 
 class _ExportPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class ExportBase(BaseFiles):

@@ -16,7 +16,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.gate.level import ALPHA, level_of
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.gate.samples import FORMER, TEST_SPLIT_TASK
-from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec, VariantSpec
 
 POWER = 0.80
 # Nats a token: a text counts up to so many unless gates.loss_bound says more, and is of the tail beyond them.
@@ -281,3 +281,24 @@ def _words(rule: _Declared, asked: int, least: int, entry: str | None) -> tuple[
         ),
     }.get(rule.name, f"Raise evaluation.limit to {least:,}, or allow more")
     return said, fix
+
+
+def too_few_rows(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
+    """Warn that the variant's own rows decide nothing, of a first version or of one against production: a run
+    is refused for it, or, where `gates.undecided` lets pass what was measured, no verdict is ever more.
+    """
+    if spec.evaluation.task:
+        return ()
+    strict = spec.gates.model_copy(update={"undecided": "fail"})
+    asked_all, asked = (
+        {(rule.rule, rule.field): rule for rule in hopeless_gates(strict, spec.evaluation, known)}
+        for known in ({}, {"task": test_rows})
+    )
+    found = [rule for place, rule in asked.items() if place not in asked_all]
+    if spec.gates.undecided == "fail":
+        return tuple(f"{rule.sentence}. {rule.fix} ({rule.field})" for rule in found)
+    return tuple(
+        f"{rule.asked:,} test rows leave {rule.field} undecided whatever is trained, and it passes as it was "
+        f"measured (gates.undecided); from {rule.least:,} rows on it can be decided"
+        for rule in found
+    )

@@ -11,19 +11,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from ft_dagster.launch.inventory import Inventory
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, Say
 from ft_dagster.launch.leases import Ask, Leases
-from ft_dagster.launch.on_kubernetes import launcher as on_kubernetes
-from ft_dagster.launch.on_ray import launcher as on_ray
-from ft_dagster.launch.remote.offer import ask_of_cluster, inventory_of, refuse_beyond
+from ft_dagster.launch.remote.offer import ask_of_cluster, refuse_beyond
 from ft_dagster.launch.warm.choice import as_environment
-from ft_dagster.program import ProgramResult
-from ft_dagster.settings import Settings
+from ft_dagster.program import TRAINING, ProgramResult
+from ft_dagster.settings import LOCAL, Settings
 from ft_dagster.spec import VariantKey, VariantSpec
-
-LOCAL = "local"
-TRAINING = "training"  # the program that trains
 
 
 class ClusterLauncher(NamedTuple):
@@ -35,10 +29,19 @@ class ClusterLauncher(NamedTuple):
     check: Callable[[Settings], None]
 
 
-CLUSTERS = {
-    "ray": ClusterLauncher(on_ray.open_launcher, on_ray.check),
-    "k8s": ClusterLauncher(on_kubernetes.open_launcher, on_kubernetes.check),
-}
+def _on_ray() -> ClusterLauncher:
+    from ft_dagster.launch.on_ray import launcher
+
+    return ClusterLauncher(launcher.open_launcher, launcher.check)
+
+
+def _on_kubernetes() -> ClusterLauncher:
+    from ft_dagster.launch.on_kubernetes import launcher
+
+    return ClusterLauncher(launcher.open_launcher, launcher.check)
+
+
+CLUSTERS = {"ray": _on_ray, "k8s": _on_kubernetes}  # each is imported where the settings name it
 
 
 def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
@@ -46,12 +49,7 @@ def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
     here = LocalLauncher(leases, as_environment(settings.host))
     if settings.launcher == LOCAL:
         return here
-    return TrainingsAway(here, partial(CLUSTERS[settings.launcher].open, settings))
-
-
-def inventory_to_train_on(settings: Settings, leases: Leases) -> Inventory:
-    """The devices that one training is planned for: of this host, or of a node of the cluster."""
-    return leases.inventory if settings.launcher == LOCAL else inventory_of(settings.cluster)
+    return TrainingsAway(here, partial(CLUSTERS[settings.launcher]().open, settings))
 
 
 def ask_of(
@@ -76,7 +74,7 @@ def refuse_lacking(settings: Settings, leases: Leases, key: VariantKey, spec: Va
     if settings.launcher == LOCAL:
         leases.candidates(leases.ask_of(key, spec.resources))
     else:
-        CLUSTERS[settings.launcher].check(settings)
+        CLUSTERS[settings.launcher]().check(settings)
         refuse_beyond(settings.cluster, settings.launcher, key, spec)
 
 

@@ -6,6 +6,7 @@ so that two instances that call one GPU "0" and "GPU-…" exclude each other.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Kind = Literal["gpu", "cpu"]
+DRIVER = "libnvidia-ml.so.1"  # as pynvml loads it
 GPU_ID = re.compile(r"\d+|(GPU|MIG)-[A-Za-z0-9/-]+")
 
 
@@ -141,8 +143,9 @@ def _no_such_gpu(problem: str, name: str, fix: str) -> UserError:
 def _nvml_gpus() -> list[Device]:
     """What the NVIDIA driver shows, in its order (PCI bus); none without the driver."""
     try:
+        ctypes.CDLL(DRIVER)  # before what is slow to import
         import pynvml
-    except ImportError:
+    except (ImportError, OSError):
         return []
     try:
         pynvml.nvmlInit()

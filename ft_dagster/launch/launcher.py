@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.local import StartedProgram, failure_of, start_program
-from ft_dagster.program import ProgramResult, write_json
+from ft_dagster.program import LentFolder, ProgramResult, write_json
 
 PACKAGE = "ft_dagster"
 OFFLINE = {"TOKENIZERS_PARALLELISM": "false"}
@@ -22,16 +22,6 @@ RUN_FILE, RESULT_FILE, OUTPUT = "run.json", "result.json", "output"
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 Say = Callable[[str], None]
 R = TypeVar("R")
-
-
-class LentFolder(NamedTuple):
-    """A folder of this host that a program reads: the sha256 of each of its files by path, and where the
-    store has them, or is to have them: in the folder `stored` under the same paths, or each by its hash.
-    """
-
-    files: Mapping[str, str]
-    stored: str
-    by_hash: bool = False
 
 
 @dataclass(frozen=True)

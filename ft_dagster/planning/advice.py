@@ -18,7 +18,7 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.memory_formula import StorageBytes
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.cautions import on_cpu_kernels
-from ft_dagster.planning.methods.training_settings import rows_a_step, rows_of
+from ft_dagster.planning.methods.training_settings import few_steps
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.training import TrainingSettings
 
@@ -27,7 +27,6 @@ LITTLE = 0.015  # of all tokens that are read: 1.4% took nothing off (benchmarks
 LARGEST = 128  # the top of the usual ranks; above it an adapter's cost nears that of full fine-tuning
 ROUNDING = 0.0025  # a share comes out in whole examples
 USUAL_ALPHA = float(ALPHA.value)
-FEW_STEPS = 50  # of the optimizer
 LARGE_BATCH_ROWS = 32  # of an adapter: published curves of LoRA and full part between 32 and 256
 
 
@@ -206,24 +205,6 @@ def _rate(facts: Facts, name: str, objective: str, rate: float) -> str | None:
         return None
     side = "above" if rate > usual.high else "below"
     return f"learning rate {rate:g} is {side} the usual {usual.low:g} to {usual.high:g} of {name}"
-
-
-def few_steps(training: TrainingSettings, facts: Facts, steps: int) -> str | None:
-    """Warn where a training has so few optimizer steps that its rate rises and falls within them."""
-    if steps >= FEW_STEPS:
-        return None
-    few = f"fewer than {FEW_STEPS} teach little by any method"
-    if training.max_steps:
-        return f"{steps} optimizer steps (training.max_steps: {training.max_steps}): {few}"
-    rows, epochs = rows_of(training.packing, facts), training.num_train_epochs
-    several = "s" * (rows != 1)
-    packed = f"about {rows:,} packed row{several} of {training.max_length:,} tokens"
-    count = packed if training.packing else f"{rows:,} example{several}"
-    passes = f"{count}, {epochs:g} epoch{'s' * (epochs != 1)}"
-    return (
-        f"{steps} optimizer steps ({passes}, {rows_a_step(training, facts)} a step): {few}; more rows, more "
-        "epochs or a smaller batch give more"
-    )
 
 
 def slower_ways(spec: VariantSpec, facts: Facts, name: str, training: TrainingSettings) -> list[str]:

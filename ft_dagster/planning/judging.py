@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ft_dagster.evaluation.models.arithmetic import BATCH_TOKENS, GENERATION_TOKENS, USABLE_SHARE, Dtype
-from ft_dagster.export.certificate import GREEDY, LONGEST
+from ft_dagster.export.request import GREEDY, LONGEST
 from ft_dagster.launch.inventory import Device
 from ft_dagster.methods import METHODS
 from ft_dagster.methods.base_facts import BaseFacts
 from ft_dagster.methods.method import BF16, FP32
-from ft_dagster.planning.dryrun.occupancy import CUDA_CONTEXT
+from ft_dagster.planning.memory_formula import CUDA_CONTEXT
 
 What = Literal["evaluation", "export"]
 IN_WORDS: dict[What, str] = {"evaluation": "judged", "export": "certified"}

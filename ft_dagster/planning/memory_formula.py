@@ -16,6 +16,9 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.spec.training import TrainingSettings
 
 MOMENTS = 2 * FP32  # Adam's two
+# The driver and the kernels of a process, loaded lazily since CUDA 11.7: about 0.3 GB (pytorch #107667), and
+# room for those of cuBLAS, attention and bitsandbytes. Not measured here.
+CUDA_CONTEXT = 500_000_000
 
 
 class Load(NamedTuple):

@@ -23,13 +23,14 @@ from ft_dagster.planning.memory_formula import RuleOfThumbBytes, memory, storage
 from ft_dagster.planning.methods.cautions import limits
 from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.question import ProbeCost
+from ft_dagster.planning.methods.resolved import leaves_method_open, lora_settings
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.packed_rows import ExampleLengths
 from ft_dagster.planning.planned_method import PlanContext, PlannedMethod
 from ft_dagster.planning.probe import ProbePlan, leaves_open, plan_probe
 from ft_dagster.planning.probe_advice import advised_probe
 from ft_dagster.planning.surcharges import surcharges
-from ft_dagster.planning.survey import Say, Survey, leaves_method_open, lora_settings, survey
+from ft_dagster.planning.survey import Say, Survey, survey
 from ft_dagster.planning.trials import ProbeResult
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.training import TrainingSettings

@@ -36,6 +36,7 @@ from ft_dagster.planning.memory_formula import memory as states_of
 from ft_dagster.planning.methods.layout_search import fastest_that_fits, search_space
 from ft_dagster.planning.methods.method_settings import LAYERS, TENSORS, resolve_method
 from ft_dagster.planning.methods.question import Candidate, fewest_gpus
+from ft_dagster.planning.methods.resolved import Resolved, resolve, with_method
 from ft_dagster.planning.methods.sharding import is_sharded
 from ft_dagster.planning.methods.training_settings import (
     epochs_of,
@@ -43,12 +44,9 @@ from ft_dagster.planning.methods.training_settings import (
     most_padding,
     packs,
     precision_of,
-    resolve_training,
 )
 from ft_dagster.planning.reasons import Reasons
 from ft_dagster.spec import VariantSpec
-from ft_dagster.spec.method import METHOD_SETTINGS, MethodSpec
-from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.contract import Base, ParentAdapter
 from ft_dagster.training.watch import flops
 
@@ -91,20 +89,6 @@ class PlanContext:
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """Holds a method with all its settings, as the trainer takes them, and why."""
-
-    method: MethodSettings
-    training: TrainingSettings
-    reasons: Reasons
-    load: Load
-
-    @property
-    def name(self) -> str:
-        return self.load.method
-
-
-@dataclass(frozen=True)
 class PlannedMethod:
     """Holds one method, resolved and laid out; see `untrained_by`. `occupancy` is before `correction`."""
 
@@ -123,23 +107,6 @@ class PlannedMethod:
         by_dry_run, total = self.occupancy, self.candidate.memory_bytes
         parts = {each.name: getattr(by_dry_run, each.name) for each in fields(by_dry_run)}
         return MemoryBytes(**parts, total=total, correction=total - by_dry_run.total)
-
-
-def with_method(spec: VariantSpec, name: str) -> VariantSpec:
-    """Return the declaration by another method; it keeps the settings that this method has, and the rate
-    unless it was declared for another one.
-    """
-    if spec.method.name == name:
-        return spec
-    kept = {each: value for each, value in spec.method.given.items() if each in METHOD_SETTINGS[name]}
-    meant = spec.method.name == "auto" or same_family(spec.method.name, name)
-    rate = {} if meant else {"learning_rate": None}
-    return spec.model_copy(
-        update={
-            "method": MethodSpec.model_validate({"name": name, **kept}),
-            "training": spec.training.model_copy(update=rate),
-        }
-    )
 
 
 def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlannedMethod:
@@ -175,15 +142,6 @@ def _refuse_stored(spec: VariantSpec, name: str, context: PlanContext) -> None:
         refuse_requantized(file, name)
     if method.freezes and spec.export.format == "merged":
         refuse_merged(file)
-
-
-def resolve(spec: VariantSpec, facts: Facts) -> Resolved:
-    """Resolve every value of a declaration whose method is named. Raises UserError for what it cannot be."""
-    reasons, precision = Reasons(), precision_of(spec, facts)
-    method = resolve_method(spec, facts, reasons)
-    trained = method.trainable_parameters(facts, len(spec.base_model.new_tokens))
-    load = Load(method.name, trained, precision, facts)
-    return Resolved(method, resolve_training(spec, load, reasons), reasons, load)
 
 
 class DeviceMemory:
@@ -422,8 +380,3 @@ def _in_words(layout: Layout) -> str:
     if layout.offload != "none":
         parts.append("states offloaded")
     return ", ".join(parts)
-
-
-def same_family(one: str, other: str) -> bool:
-    """Say whether a rate that was chosen for one method is usual for the other."""
-    return method_of(one).rates == method_of(other).rates

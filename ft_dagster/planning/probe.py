@@ -19,9 +19,10 @@ from ft_dagster.methods import method_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.question import NO_PROBE, ProbeCost
+from ft_dagster.planning.methods.resolved import leaves_method_open
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.planned_method import PlannedMethod
-from ft_dagster.planning.survey import Survey, leaves_method_open
+from ft_dagster.planning.survey import Survey
 from ft_dagster.planning.trials import FINALISTS, Arm, ProbeResult, span_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import ProbeSpec

@@ -10,8 +10,9 @@ from ft_dagster.methods import method_of
 from ft_dagster.models.stored import stored_as
 from ft_dagster.planning.dryrun.architecture import architecture_file
 from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.methods.resolved import resolve, with_method
 from ft_dagster.planning.methods.training_settings import epochs_of, lone, rows_of, steps_of
-from ft_dagster.planning.planned_method import DeviceMemory, PlanContext, PlannedMethod, resolve, with_method
+from ft_dagster.planning.planned_method import DeviceMemory, PlanContext, PlannedMethod
 from ft_dagster.planning.survey import Survey
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.training import TrainingSettings

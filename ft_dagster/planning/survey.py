@@ -20,16 +20,15 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods.changes import Change, changes
 from ft_dagster.planning.methods.decision import Decision, decide
 from ft_dagster.planning.methods.question import Question
+from ft_dagster.planning.methods.resolved import lora_settings, with_method
 from ft_dagster.planning.parallel import map_parallel
 from ft_dagster.planning.planned_method import (
     DeviceMemory,
     PlanContext,
     PlannedMethod,
     plan_method,
-    with_method,
 )
 from ft_dagster.spec import VariantSpec
-from ft_dagster.spec.method import METHOD_SETTINGS
 
 Say = Callable[[str], None]
 
@@ -180,13 +179,3 @@ def _declared(spec: VariantSpec) -> str | None:
 def general_matters(spec: VariantSpec) -> bool:
     """Say whether the declaration asks for general ability to be kept."""
     return bool(spec.evaluation.general) or spec.data.general is not None
-
-
-def leaves_method_open(spec: VariantSpec) -> bool:
-    """Say whether the plan chooses among all methods: no setting names LoRA."""
-    return spec.method.name == "auto" and not lora_settings(spec)
-
-
-def lora_settings(spec: VariantSpec) -> list[str]:
-    """Return the settings of LoRA that are declared; beside `auto` they make it LoRA."""
-    return [name for name in spec.method.given if name in METHOD_SETTINGS["auto"]]

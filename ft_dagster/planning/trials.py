@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.planning.methods.resolved import with_method
 from ft_dagster.planning.paired_losses import ByExample, difference
-from ft_dagster.planning.planned_method import with_method
 from ft_dagster.schema_version import refuse_newer, refuse_newer_fields
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.training_figures import TrainingFigures

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_h
 from pydantic import ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
-from ft_dagster.methods import METHODS, Method, usual_method
+from ft_dagster.methods import METHODS, usual_method
 from ft_dagster.methods.lora import start_problem
 from ft_dagster.spec.model import SpecModel, former_auto
 
@@ -30,21 +30,26 @@ Setting: TypeAlias = int | float | str | tuple[str, ...]
 
 def _settings() -> dict[str, Any]:
     """Return the settings of all methods as they may be declared, for `create_model`."""
-    declared = ((known, name) for known in METHODS.values() for name in known.declared)
-    return {name: _setting(known, name) for known, name in declared}
+    found = dict[str, Any]()
+    for known in METHODS.values():
+        hints = get_type_hints(known.settings, include_extras=True)
+        found |= {name: _setting(hints[name]) for name in known.declared}
+    return found
 
 
-def _setting(known: Method, name: str) -> tuple[Any, Literal[False] | None]:
+def _setting(hint: Any) -> tuple[Any, Literal[False] | None]:
     """Return the type of one, and its value unless it is declared: off for a switch, else null."""
-    hint = get_type_hints(known.settings, include_extras=True)[name]
     kind, about = hint.__origin__, hint.__metadata__
     return (hint, False) if kind is bool else (Annotated[(kind | None, *about)], None)
+
+
+SETTINGS = _settings()
 
 
 class MethodSpec(SpecModel):
     """Declares how the model is taught. A plain string stands for `name`; unset values are the plan's."""
 
-    added = tuple(name for name in _settings() if name not in FIRST)
+    added = tuple(name for name in SETTINGS if name not in FIRST)
 
     name: Literal["auto"] | MethodName = "auto"
 
@@ -97,5 +102,5 @@ class MethodSpec(SpecModel):
 
 if not TYPE_CHECKING:
     MethodSpec = create_model(
-        "MethodSpec", __base__=MethodSpec, __doc__=MethodSpec.__doc__, __module__=__name__, **_settings()
+        "MethodSpec", __base__=MethodSpec, __doc__=MethodSpec.__doc__, __module__=__name__, **SETTINGS
     )

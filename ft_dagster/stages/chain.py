@@ -36,8 +36,9 @@ from ft_dagster.stages import (
 )
 from ft_dagster.stages.release_evaluation import judge_release
 from ft_dagster.store import Artifact, closed, refused, unreachable
+from ft_dagster.workspace.programs import TrainingStopped
 from ft_dagster.workspace.stage import Check, Stage
-from ft_dagster.workspace.workspace import TrainingStopped, Workspace
+from ft_dagster.workspace.workspace import Workspace
 
 _STAGES: tuple[Stage[Any], ...] = (
     base_model.SOURCE,

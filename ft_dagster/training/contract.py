@@ -35,7 +35,7 @@ CHECKPOINTS = "checkpoints"  # folder of a member's output
 class Strict(BaseModel):
     """Refuses unknown fields: a setting that would not act must not look as if it did."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -70,7 +70,7 @@ class TrainingDevice(Strict):
 class Plan(BaseModel):
     """Is plan.json: what acts on training, all of it resolved. `ranks`: processes that train together."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     schema_version: int = SCHEMA_VERSION
     method: SerializeAsAny[MethodSettings]
@@ -201,7 +201,7 @@ class TrainingResult(BaseModel):
     retry can do something about it.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     schema_version: int = SCHEMA_VERSION
     variant: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,14 +14,13 @@ from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rendering.learn_calls import why_no_calls
 from ft_dagster.data.rendering.new_tokens import check_tokens, pieces_of
 from ft_dagster.data.rows.rows import Row
-from ft_dagster.data.rows.rows_read import READ, FileRead, RowsLook, rows_sentence
+from ft_dagster.data.rows.rows_read import KEPT, READ, FileRead, RowsLook, SourceLook, rows_sentence
 from ft_dagster.data.rows.splits import refuse_few
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.evaluation.tasks.calls import no_calls
 from ft_dagster.evaluation.tasks.tasks import listed_metrics, resolve_tasks, tasks_digest
 from ft_dagster.gate.answer_scores import find_database
-from ft_dagster.gate.gates import refuse_unlisted
 from ft_dagster.gate.power import texts_of_losses
 from ft_dagster.lineage.release import production
 from ft_dagster.models.base import resolve_base
@@ -108,7 +107,7 @@ def check_variant(
         declared = declarations.declared(key)
         found.errors += [*problems(settings, declared), *unknown_targets(settings, declared)]
     named = named_by(declarations.content(key))
-    base, rows, tasks = CheckedBase(""), list[Row](), set[str]()
+    base, read_of, tasks = CheckedBase(""), list[SourceLook](), set[str]()
     if named.base_model is not None and not any(one.field == PARENT for one in found.errors):
         with found.gathered("base_model"):
             base = _check_base(settings, key, file, named.base_model)
@@ -121,7 +120,8 @@ def check_variant(
     for i, source in named.sources.items():
         at = f"data.sources[{i}]"
         with found.gathered(f"{at}.path"):
-            rows += look.rows(source, DeclaredAt(file, at, roots))
+            read_of.append(look.rows(source, DeclaredAt(file, at, roots)))
+    rows = [row for source in read_of for row in source.rows[:KEPT]]
     read = len(found.errors) == wrong and all(file.whole for file in look.files)
     if read and not declarations.errors(key):
         with found.gathered("data.sources"):
@@ -139,7 +139,7 @@ def check_variant(
         with found.gathered("evaluation.kind"):
             calls = _check_calls(workspace.declared(), rows, base, settings.cache_folder)
         with found.gathered("data.sources"):
-            few = _few(workspace, base)
+            few = _few(workspace, base, read_of)
     found.end()
     spec, sources = declarations.declared(key).spec, len(named.sources)
     exchange = spec.data.render == "auto" and tokenizer is not None and tokenizer.chats
@@ -207,13 +207,13 @@ def _check_calls(declared: Declared, rows: list[Row], base: CheckedBase, cache: 
     return []
 
 
-def _few(workspace: Workspace, base: CheckedBase) -> tuple[str, ...]:
+def _few(workspace: Workspace, base: CheckedBase, looks: list[SourceLook]) -> tuple[str, ...]:
     """See `foreseen`; nothing where the base is a release, or what renders rows is not installed here."""
     if base.folder is None or workspace.declared().spec.base_model.variant or not find_spec("transformers"):
         return ()
     from ft_dagster.versions.few_rows import foreseen
 
-    return foreseen(workspace, base.folder)
+    return foreseen(workspace, base.folder, looks)
 
 
 def _losses(spec: VariantSpec) -> list[str]:
@@ -244,21 +244,30 @@ def _check_corpus(declarations: Declarations, name: str, looks: Looks, found: Mi
 def _check_tasks(
     settings: Settings, key: VariantKey, role: str, entries: tuple[str, ...], found: Mistakes
 ) -> set[str]:
-    """Check each entry by itself, whatever is wrong with the others, and return those that are tasks."""
-    field, known, roots = f"evaluation.{role}", [], settings.roots(key.tenant)
+    """Check all entries, and where one is wrong each by itself; return those that are tasks."""
+    field, known, roots = f"evaluation.{role}", set[str](), settings.roots(key.tenant)
+
+    def look(*entries: str) -> None:
+        tasks_digest(entries, settings.project, field=field, asked_by=found.file, roots=roots)
+
+    with suppress(UserError, OSError):
+        look(*entries)
+        return set(entries)
     for entry in entries:
         with found.gathered(field):
-            tasks_digest([entry], settings.project, field=field, asked_by=found.file, roots=roots)
-            known.append(entry)
+            look(entry)
+            known.add(entry)
     with found.gathered(field):  # a name that stands twice
-        tasks_digest(known, settings.project, field=field, asked_by=found.file, roots=roots)
-    return set(known)
+        look(*(entry for entry in entries if entry in known))
+    return known
 
 
 def _check_metrics(workspace: Workspace, entries: Iterable[str]) -> None:
     """Raises UserError for a metric that a task does not list, and for a task that is not declared."""
     declared, roots = workspace.declared(), workspace.roots
     if declared.spec.gates.metrics:
+        from ft_dagster.gate.gates import refuse_unlisted
+
         tasks = [resolve_tasks([entry], workspace.project, roots=roots)[0] for entry in sorted(entries)]
         refuse_unlisted({task.name: listed_metrics(task) for task in tasks}, declared.spec, declared.file)
 

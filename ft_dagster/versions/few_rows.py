@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
-from ft_dagster.data.rows.rows_read import KEPT, READ
+from ft_dagster.data.rows.rows_read import KEPT, READ, SourceLook
 from ft_dagster.errors import UserError
+from ft_dagster.gate.power import too_few_rows
 from ft_dagster.methods import METHODS
 from ft_dagster.model_files.weights import measure_weights, weight_files
-from ft_dagster.planning.advice import few_steps
 from ft_dagster.planning.context import facts_of, hardware_of
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.methods.training_settings import steps_of
-from ft_dagster.planning.planned_method import resolve, with_method
+from ft_dagster.planning.methods.resolved import resolve, with_method
+from ft_dagster.planning.methods.training_settings import few_steps, steps_of
 from ft_dagster.spec import VariantSpec
-from ft_dagster.versions.plan_warnings import too_few_rows
+from ft_dagster.training.batches.apart import leak_where_packed
 from ft_dagster.versions.sample import sample
-from ft_dagster.workspace.plan_fields import leak_where_packed
 from ft_dagster.workspace.workspace import Workspace
 
 
-def foreseen(workspace: Workspace, base: Path) -> tuple[str, ...]:
-    """Return the warnings, one line each, of the declaration as it is now. `base`: its folder. Raises
-    UserError for rows that a run would refuse.
+def foreseen(workspace: Workspace, base: Path, looks: Sequence[SourceLook]) -> tuple[str, ...]:
+    """Return the warnings, one line each, of the declaration as it is now. `base`: its folder. `looks`: at
+    each source. Raises UserError for rows that a run would refuse.
     """
     declared = workspace.declared()
     roots = workspace.roots
     tokenizer = KnownTokenizer(base, workspace.cache)
-    data = sample(declared, workspace.project, tokenizer, roots, first=KEPT, most=READ)
+    data = sample(declared, workspace.project, tokenizer, roots, first=KEPT, most=READ, looks=looks)
     if data.more:
         return ()  # of so many rows neither steps nor test rows are few
     spec, hardware = declared.spec, hardware_of(declared.spec, workspace.trains_on, workspace.project)

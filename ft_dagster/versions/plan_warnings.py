@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ft_dagster.gate.power import hopeless_gates, texts_of_losses
+from ft_dagster.gate.power import texts_of_losses, too_few_rows
 from ft_dagster.gate.sentences import out_of_reach, wanted, would_decide
 from ft_dagster.gate.verdict_words import slowest_rule
 from ft_dagster.lineage.verdict import Verdict
@@ -35,27 +35,6 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
     asked = (*too_few_rows(spec, test_rows), *_questions(judged, spec, test_rows))
     return [*estimate.warnings, *before, *served, *asked, *batches]
-
-
-def too_few_rows(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
-    """Warn that the variant's own rows decide nothing, of a first version or of one against production: a run
-    is refused for it, or, where `gates.undecided` lets pass what was measured, no verdict is ever more.
-    """
-    if spec.evaluation.task:
-        return ()
-    strict = spec.gates.model_copy(update={"undecided": "fail"})
-    asked_all, asked = (
-        {(rule.rule, rule.field): rule for rule in hopeless_gates(strict, spec.evaluation, known)}
-        for known in ({}, {"task": test_rows})
-    )
-    found = [rule for place, rule in asked.items() if place not in asked_all]
-    if spec.gates.undecided == "fail":
-        return tuple(f"{rule.sentence}. {rule.fix} ({rule.field})" for rule in found)
-    return tuple(
-        f"{rule.asked:,} test rows leave {rule.field} undecided whatever is trained, and it passes as it was "
-        f"measured (gates.undecided); from {rule.least:,} rows on it can be decided"
-        for rule in found
-    )
 
 
 def rank_of_before(trained: TrainingFigures, method: str) -> list[str]:

@@ -28,6 +28,7 @@ from ft_dagster.stage_entries import BASE_MODEL, PROMPTED_BASE, TASK_DATASET, TR
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, find_artifact
+from ft_dagster.training.batches.apart import leak_where_packed
 from ft_dagster.versions.look import FoundNow
 from ft_dagster.versions.now import difference
 from ft_dagster.versions.plan_warnings import plan_warnings
@@ -36,7 +37,6 @@ from ft_dagster.versions.sample import ROWS, Counted, sample
 from ft_dagster.versions.version_artifacts import newest_artifacts
 from ft_dagster.workspace.judging_devices import judges_among, refuse_unheld
 from ft_dagster.workspace.plan_context import context_of, context_without_base
-from ft_dagster.workspace.plan_fields import leak_where_packed
 from ft_dagster.workspace.policy import refuse_declared, too_dear
 from ft_dagster.workspace.rendered_prompts import notes_on_prompts
 from ft_dagster.workspace.stage import Stage

@@ -18,6 +18,7 @@ from ft_dagster.data.rendering.examples import examples_of, refuse_kind
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rows.faults import fault_of
 from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.rows_read import PLACED, SourceLook
 from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.rows.split_look import SplitLook
 from ft_dagster.data.rows.splits import split_at
@@ -31,7 +32,6 @@ from ft_dagster.spec import Declared, VariantSpec
 
 ROWS = 400  # of each source, tokenized
 COUNTED = 1_000_000  # of each source, read to be counted
-PLACED = 2_000  # of each source, each placed in its split: the rest is taken to fall as the shares say
 
 
 class Counted(NamedTuple):
@@ -63,22 +63,24 @@ def sample(
     *,
     first: int = ROWS,
     most: int = COUNTED,
+    looks: Sequence[SourceLook] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Counted:
     """Counts of the mixture to be, from the `first` rows of each source, of which at most so many are
-    counted. Raises UserError.
+    counted. `looks`: at each source, where it was read already. Raises UserError.
     """
     spec = declared.spec
     max_length = longest_example(spec, tokenizer.folder)
     exchange = spec.data.render == "auto" and tokenizer.chats
     examples, tokens, trained, read, longest = 0.0, 0.0, 0.0, list[Row](), 0
-    rows_in_all, unplaced, more, look = 0, 0, False, SplitLook()
+    rows_in_all, unplaced, more, splits = 0, 0, False, SplitLook()
     for place, source in enumerate(spec.data.sources):
         asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
         say(f"reads rows of {source.path}")
-        placed = list(islice(read_rows(source, project, asked), PLACED))
+        look = None if looks is None else looks[place]
+        placed = list(islice(read_rows(source, project, asked), PLACED)) if look is None else look.rows
         rows = [row for row in placed[:first] if fault_of(row) is None]
-        look.add(*placed)
+        splits.add(*placed)
         for row in rows:
             refuse_kind(spec, row, declared.file)
         say(f"tokenizes {len(rows):,} rows of {source.path}")
@@ -86,7 +88,8 @@ def sample(
         whole = len(placed)
         if whole == PLACED:
             say(f"counts the rows of {source.path}")
-            whole = sum(1 for _ in islice(read_raw(source, project, asked), most))
+            counted = islice(read_raw(source, project, asked), most)
+            whole = sum(1 for _ in counted) if look is None else min(most, look.counted)
             more = more or whole == most
         times = whole / max(1, len(rows))
         examples += times * made.examples
@@ -110,7 +113,7 @@ def sample(
     )
     looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
     basis = f"an estimate from {looked_at}; duplicates are not looked for"
-    fallen = sum(split_at(position, spec.data.splits) == "test" for position in look.positions())
+    fallen = sum(split_at(position, spec.data.splits) == "test" for position in splits.positions())
     test_rows = fallen + round(unplaced * spec.data.splits.test)
     return Counted(counts, basis, test_rows, tuple(read), more)
 

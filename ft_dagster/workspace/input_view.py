@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.tasks.tasks import names_of
 from ft_dagster.launch.inventory import Inventory
-from ft_dagster.planning.judging import Judges
 from ft_dagster.spec import Declared, VariantSpec, load_corpus
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import CostLimit, Policy
@@ -21,6 +20,7 @@ from ft_dagster.workspace.keyed_inputs import File
 from ft_dagster.workspace.stage import Stage
 
 if TYPE_CHECKING:
+    from ft_dagster.planning.judging import Judges
     from ft_dagster.workspace.workspace import Workspace
 
 

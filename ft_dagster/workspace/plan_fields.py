@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ft_dagster.methods import method_of
@@ -10,15 +9,15 @@ from ft_dagster.methods.layers import ALL
 from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.planning.context import hardware_in_key, ranks_of
 from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.methods.resolved import leaves_method_open
 from ft_dagster.planning.shapes import known_tensors, shapes_of
-from ft_dagster.planning.survey import leaves_method_open
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.spec.training import TrainingSpec
 from ft_dagster.stage_entries import BASE_MODEL
 from ft_dagster.store import Artifact
-from ft_dagster.training.batches.apart import known_leak, leak_of
+from ft_dagster.training.batches.apart import known_leak, leak_where_packed
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import UNKNOWN, Digest, Unopened
 
@@ -86,14 +85,6 @@ def leak_in_key(view: View, base: Artifact) -> str | None:
 def leak_kept(leak: str | None) -> bool | None:
     """Return what a key has of it: that a base leaks, and not how that was found."""
     return leak if leak is UNKNOWN or leak is None else True
-
-
-def leak_where_packed(spec: VariantSpec, base: Path, cache: Path) -> str | None:
-    """Say why packed examples of a base, a model folder, reach each other; None where they do not, or where
-    the declaration lets none be packed.
-    """
-    may_pack = spec.training.packing and (spec.method.name == "auto" or method_of(spec.method.name).packs)
-    return leak_of(base / CONFIG, cache) if may_pack else None
 
 
 def experts_in_key(view: View, base: Artifact) -> bool | None:

@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype, judging_dtype
-from ft_dagster.launch.choice import LOCAL, TRAINING, ask_of, inventory_to_train_on, launcher_of
 from ft_dagster.launch.inventory import Inventory
-from ft_dagster.launch.launcher import Belongings, Job, Launcher, LentFolder, carry_out
-from ft_dagster.launch.leases import Ask, Leases, of_host
-from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.launch.remote.staging import forget, kept_by_nodes, recall
+from ft_dagster.launch.leases import Leases, of_host
 from ft_dagster.models.derived import added_tokens, base_files, base_folder
-from ft_dagster.planning.judging import Judges
-from ft_dagster.program import ProgramResult
+from ft_dagster.program import TRAINING, LentFolder, ProgramResult
 from ft_dagster.roots import Roots
 from ft_dagster.schema_version import stored_as
-from ft_dagster.settings import Settings
+from ft_dagster.settings import LOCAL, Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import refuse_fixed, with_overrides
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TRAINING_PLAN
@@ -46,31 +40,22 @@ from ft_dagster.store import (
     write_head,
 )
 from ft_dagster.store.make import Recipe, make_artifact
-from ft_dagster.training.checkpoints import MANIFEST, newest_good
-from ft_dagster.training.contract import CHECKPOINTS
 from ft_dagster.training.kept_base import KEPT_BASES
 from ft_dagster.workspace.answer_engine import TRANSFORMERS, Engine, may_be_vllm, not_by_vllm, without_room
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.judging_devices import ask_to_judge, judges_of
 from ft_dagster.workspace.keyed_inputs import key_parts
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.stage_version import is_of_now
+
+if TYPE_CHECKING:
+    from ft_dagster.launch.launcher import Launcher
+    from ft_dagster.planning.judging import Judges
 
 NODES = "nodes"  # an attempt's folder, of what the nodes of a cluster leave while they train
 I = TypeVar("I")  # noqa: E741
 Say = Callable[[str], None]
 Reporting = Callable[[], AbstractContextManager[Mapping[str, str]]]
-
-
-class TrainingStopped(Exception):
-    """Signals that a training of an experiment gave up: its validation loss is above the limit it was
-    given.
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        super().__init__("stopped early: its validation loss was above the median of the runs before it")
-        self.run_dir = run_dir
 
 
 @contextmanager
@@ -241,8 +226,12 @@ class Workspace:
 
     @cached_property
     def trains_on(self) -> Inventory:
-        """Return the devices that a training is planned for."""
-        return inventory_to_train_on(self.settings, self.leases)
+        """Return the devices that a training is planned for: of this host, or of a node of the cluster."""
+        if self.settings.launcher == LOCAL:
+            return self.leases.inventory
+        from ft_dagster.launch.remote.offer import inventory_of
+
+        return inventory_of(self.settings.cluster)
 
     @property
     def device(self) -> str:
@@ -333,6 +322,8 @@ class Workspace:
         for run_dir, left_at in context.finished.items():
             shutil.rmtree(run_dir, ignore_errors=True)
             if self.settings.launcher != LOCAL:
+                from ft_dagster.launch.remote.staging import forget
+
                 forget(self.store, left_at)
         how = "reused, no work done" if artifact.reused else "made"
         self.run.say(f"{stage.name} {artifact.digest[:12]} {how}")
@@ -360,72 +351,25 @@ class Workspace:
     def recall(self, program: str, run_dir: Path, left_at: str) -> None:
         """Have in a training's folder what its newest try on a cluster was asked and said."""
         if program == TRAINING and self.settings.launcher != LOCAL:
+            from ft_dagster.launch.remote.staging import recall
+
             recall(self.store, left_at, run_dir)
 
     def run_program(
         self, program: str, run_dir: Path, request: BaseModel, *, leased: bool, left_at: str = ""
     ) -> ProgramResult:
-        """Run a program of this package on `request`, its run.json; returns its result.json. `left_at`: of
-        `left_by_nodes`.
+        """Run a program, see `programs.run_program`."""
+        from ft_dagster.workspace.programs import run_program
 
-        Raises ProgramFailed, and TrainingStopped; what is raised here meanwhile cancels it.
-        """
-        training = program == TRAINING
-        launcher = self.launcher or launcher_of(self.settings, self.leases)
-        things = Belongings(left_at, self.lent, self.cache, CHECKPOINTS, MANIFEST)
-        ask = self._ask(program, request) if leased else None
-        try:
-            with (self.run.reporting if training else _nobody_listens)() as environment:
-                job = Job(
-                    program,
-                    run_dir,
-                    request,
-                    ask,
-                    environment,
-                    str(self.key),
-                    things,
-                    self.settings.store_profiles.of(self.key.tenant),
-                )
-                result = carry_out(launcher, job, self.run.say)
-        except ProgramFailed as failure:
-            failure.kept = self._kept(run_dir, things) if training else None
-            raise
-        except Exception:
-            raise
-        except BaseException:
-            if training:
-                kept = self._kept(run_dir, things)
-                self.run.say(f"Cancelled. Kept: {kept}. Run it again: it goes on from there")
-            raise
-        if result.get("status") == "stopped":
-            if training and self.settings.launcher != LOCAL:
-                forget(self.store, left_at)
-            stopped = run_dir.with_name(f".stopped-{uuid.uuid4().hex[:8]}")
-            raise TrainingStopped(run_dir.rename(stopped))  # out of the way of who asks for the same key
-        if ask is not None and not training and self.device == "cuda":
-            result["figures"]["devices"] = ask.count  # for what they cost
-        return result
-
-    def _kept(self, run_dir: Path, things: Belongings) -> str:
-        """Say what a training that ended early left to go on from."""
-        if self.settings.launcher == LOCAL:
-            return _kept_here(run_dir / "output")
-        try:
-            return kept_by_nodes(self.store, things)
-        except OSError as error:
-            return f"what the store has, which is out of reach ({error})"
-
-    def _ask(self, program: str, request: BaseModel) -> Ask:
-        ask = ask_of(self.settings, self.leases, self.key, self.spec, program=program, run_id=self.run.id)
-        judges = None if program == TRAINING else judges_of(self.leases, ask, self.dtype)
-        return ask if judges is None else ask_to_judge(ask, request, judges, self.declared_in)
+        return run_program(self, program, run_dir, request, leased=leased, left_at=left_at)
 
     def judges(self, spec: VariantSpec) -> Judges | None:
         """Return the GPUs of this host that may judge what `spec` declares; None without any. Raises
         UserError.
         """
-        ask = ask_of(self.settings, self.leases, self.key, spec, program="evaluation", run_id=self.run.id)
-        return judges_of(self.leases, ask, self.dtype)
+        from ft_dagster.workspace.programs import judges
+
+        return judges(self, spec)
 
 
 def refuse_experiment(workspace: Workspace) -> None:
@@ -446,11 +390,3 @@ def named_in(file: Path) -> Iterator[None]:
     except UserError as error:
         error.file = error.file or str(file)
         raise
-
-
-def _kept_here(output: Path) -> str:
-    folder = output / CHECKPOINTS
-    newest = newest_good(folder)
-    if newest is None:
-        return f"nothing, for no checkpoint verifies in {folder}"
-    return f"the checkpoint of step {newest.step}, which verifies, in {newest.folder}"

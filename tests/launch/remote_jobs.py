@@ -14,7 +14,6 @@ from ft_dagster.launch.launcher import (
     RUN_FILE,
     Belongings,
     Job,
-    LentFolder,
     LocalLauncher,
     carry_out,
 )
@@ -22,6 +21,7 @@ from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.remote.folders import NodeDisk
 from ft_dagster.launch.remote.node import NodePart
 from ft_dagster.launch.remote.staging import Staging
+from ft_dagster.program import LentFolder
 from ft_dagster.provenance.digest import hash_folder
 from ft_dagster.store.blobs import Store
 from ft_dagster.training.checkpoints import MANIFEST

@@ -10,7 +10,7 @@ import yaml
 
 from ft_dagster.cluster import Cluster
 from ft_dagster.errors import UserError
-from ft_dagster.launch.choice import TrainingsAway, ask_of, inventory_to_train_on, launcher_of, refuse_lacking
+from ft_dagster.launch.choice import TrainingsAway, ask_of, launcher_of, refuse_lacking
 from ft_dagster.launch.launcher import Job, LocalLauncher
 from ft_dagster.launch.leases import Leases
 from ft_dagster.launch.remote.offer import ask_of_cluster, inventory_of, refuse_beyond, threads_of
@@ -100,7 +100,7 @@ def test_one_host_has_no_other_nodes(tmp_path: Path, leases: Leases) -> None:
 
 def test_only_trainings_are_asked_of_the_cluster(tmp_path: Path, leases: Leases) -> None:
     settings = settings_of(tmp_path, launcher="ray", cluster={**GPUS, "nodes": 2, "shared_folder": "/mnt"})
-    assert inventory_to_train_on(settings, leases).kind == "gpu"
+    assert inventory_of(settings.cluster).kind == "gpu"
     asked = spec(resources={"gpus": 4, "nodes": 2, "gpu_memory_gb": 80})
     trains = ask_of(settings, leases, KEY, asked, program="training", run_id="run")
     judges = ask_of(settings, leases, KEY, asked, program="evaluation", run_id="run")

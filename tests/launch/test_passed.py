@@ -93,6 +93,6 @@ def test_a_plan_says_so(content: str, field: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(f"ft_dagster.launch.{launcher}.launcher.find_spec", lambda name: name)
     name = {"on_kubernetes": "k8s", "on_ray": "ray"}[launcher]
     with pytest.raises(UserError) as error:
-        CLUSTERS[name].check(load_settings(tmp_path))
+        CLUSTERS[name]().check(load_settings(tmp_path))
     assert (error.value.field, str(error.value.file)) == (field, str(tmp_path / "ft_dagster.yaml"))
     assert "sesame" not in str(error.value)

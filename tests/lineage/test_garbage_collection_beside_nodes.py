@@ -15,12 +15,13 @@ import pytest
 from pydantic import BaseModel
 
 from ft_dagster.cluster import Cluster
-from ft_dagster.launch.launcher import Belongings, Job, LentFolder
+from ft_dagster.launch.launcher import Belongings, Job
 from ft_dagster.launch.remote.kept import Kept
 from ft_dagster.launch.remote.staging import Staging, forget
 from ft_dagster.lineage.garbage_collection import Outcome, collect
 from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.retention import Rules
+from ft_dagster.program import LentFolder
 from ft_dagster.settings import Retention
 from ft_dagster.store import Artifact, Attempt, Place, Store, verify_artifact, write_head
 from ft_dagster.store.contents import contents_of

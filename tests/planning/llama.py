@@ -10,8 +10,8 @@ from ft_dagster.planning.advice import training_warnings
 from ft_dagster.planning.estimate import SCHEMA_VERSION
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.memory_formula import memory, storage
+from ft_dagster.planning.methods.resolved import resolve
 from ft_dagster.planning.methods.training_settings import steps_of
-from ft_dagster.planning.planned_method import resolve
 from ft_dagster.spec import VariantSpec
 
 METHODS = tuple(KNOWN)

@@ -24,8 +24,9 @@ from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.judging import Judges
 from ft_dagster.planning.layout import Layout
+from ft_dagster.planning.methods.resolved import with_method
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
-from ft_dagster.planning.planned_method import PlanContext, with_method
+from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.report.tables.recommendation import cost_rows
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.training_figures import TrainingFigures

@@ -12,7 +12,6 @@ from ft_dagster.planning.dryrun.footprint import Footprint, Moment
 from ft_dagster.planning.dryrun.occupancy import (
     ALLOCATOR_SLACK,
     CPU_CONTEXT,
-    CUDA_CONTEXT,
     LIVE_WEIGHTS,
     NCCL_BUFFERS,
     SUB_GROUP,
@@ -20,6 +19,7 @@ from ft_dagster.planning.dryrun.occupancy import (
     occupancy,
 )
 from ft_dagster.planning.dryrun.step import Step
+from ft_dagster.planning.memory_formula import CUDA_CONTEXT
 
 STEP = Step(rows=1, length=512, trained_positions=256)
 P = 8_000_000_000  # weights

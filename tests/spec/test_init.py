@@ -192,7 +192,7 @@ def test_the_splits_give_each_part_its_least_and_the_gates_enough_to_decide(
     fallen = [split_at(position_of(fill(n)[0]), spec.data.splits) for n in range(rows)]
     counts = {name: fallen.count(name) for name in SPLITS}
     assert min(counts.values()) >= spec.data.splits.minimum
-    from ft_dagster.versions.plan_warnings import too_few_rows
+    from ft_dagster.gate.power import too_few_rows
 
     assert too_few_rows(spec, counts["test"]) == ()
     assert (spec.gates.loss_tail, spec.gates.regression_margin) == {

@@ -20,8 +20,9 @@ from ft_dagster.stage_entries import TRAINING_PLAN
 from ft_dagster.store import Attempt, Place, make
 from ft_dagster.training.oom_retry import wants_halving
 from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.programs import TrainingStopped
 from ft_dagster.workspace.stage import Stage
-from ft_dagster.workspace.workspace import TrainingStopped, Workspace
+from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import write_project
 
 KEY = VariantKey("acme", "places")

@@ -24,9 +24,9 @@ from ft_dagster.automation.experiments.experiments import (
 from ft_dagster.automation.experiments.shared_base_runs import carry_out_in_turns
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED
-from ft_dagster.launch.choice import LOCAL
 from ft_dagster.launch.leases import of_host
 from ft_dagster.launch.processes import die_with_parent
+from ft_dagster.settings import LOCAL
 
 
 def carry_out_all(

@@ -26,10 +26,10 @@ from ft_dagster.automation.experiments.experiments import (
 )
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import DONE
-from ft_dagster.launch.choice import TRAINING, launcher_of
+from ft_dagster.launch.choice import launcher_of
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, carry_out
 from ft_dagster.launch.leases import of_host
-from ft_dagster.program import ProgramResult
+from ft_dagster.program import TRAINING, ProgramResult
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.fine_tuned_model import STAGE
 from ft_dagster.store import Place, find_artifact

@@ -20,7 +20,7 @@ from ft_dagster.data.rendering.carried import chat_noted
 from ft_dagster.data.rendering.chat_rules import chats, stop_token_ids
 from ft_dagster.data.rendering.render import render_chat
 from ft_dagster.data.rows.rows import Message
-from ft_dagster.data.sources.turns import canonical
+from ft_dagster.data.sources.turns import as_json
 
 Render = Callable[[list[Message]], str]  # of a whole conversation
 ASKED, SAID, THOUGHT = "4821 asks", "4821 says", "4821 thinks"  # texts that no template writes
@@ -45,7 +45,7 @@ def format_of(tokenizer: Any) -> CallFormat:
     if kept is None or kept[0] != about:
         if not chats(tokenizer):
             raise NoCalls("it has no chat template")
-        ends, tools = tokenizer.convert_ids_to_tokens(stop_token_ids(tokenizer)), canonical(probe_tools())
+        ends, tools = tokenizer.convert_ids_to_tokens(stop_token_ids(tokenizer)), as_json(probe_tools())
         found = learn_format(lambda turns: render_chat(turns, tokenizer, tools=tools), ends)
         kept = tokenizer._ft_dagster_calls = (about, found)
     return kept[1]
@@ -215,7 +215,7 @@ def _rendered(render: Render, calls: Sequence[Call], content: str = "", **more: 
         for number, call in enumerate(calls)
     ]
     said = {**({"tool_calls": named} if named else {}), **more}
-    answer = Message("assistant", content, canonical(said) if said else "")
+    answer = Message("assistant", content, as_json(said) if said else "")
     try:
         return render([Message("user", ASKED), answer]).rpartition(ASKED)[2]
     except Exception as error:  # whatever a template can cause

@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from ft_dagster.cluster import Cluster
 from ft_dagster.errors import UserError
-from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, RUN_FILE, Belongings, Job, LentFolder
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, RUN_FILE, Belongings, Job
 from ft_dagster.launch.remote.order import (
     CACHE,
     INPUTS,
@@ -31,7 +31,7 @@ from ft_dagster.launch.remote.order import (
 )
 from ft_dagster.launch.remote.passed import refuse_secret_variables
 from ft_dagster.launch.remote.relay import relay_of
-from ft_dagster.program import write_json
+from ft_dagster.program import LentFolder, write_json
 from ft_dagster.provenance.code import source_digest
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.cache import DRAFTS

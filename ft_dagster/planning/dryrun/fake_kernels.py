@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, masking_utils
-from transformers.integrations import moe
 
 from ft_dagster.fake_tensors import FakeTensor
 from ft_dagster.methods.method import Quantization

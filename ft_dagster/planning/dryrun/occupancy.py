@@ -12,14 +12,12 @@ from typing import Literal
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.dryrun.footprint import Footprint, Moment
+from ft_dagster.planning.memory_formula import CUDA_CONTEXT
 
 FP32, BF16 = 4, 2
 MOMENTS = 2 * FP32  # Adam's two
 WORKSPACE = 2 * FP32  # of DeepSpeed's step, a trained weight: its gradient in fp32, Adam's denominator
 
-# The driver and the kernels of a process, loaded lazily since CUDA 11.7: about 0.3 GB (pytorch #107667), and
-# room for those of cuBLAS, attention and bitsandbytes. Not measured here.
-CUDA_CONTEXT = 500_000_000
 # On a CPU what kernels load and the C library's allocator keeps: 54 to 250 MB beyond the tensors of adapters,
 # with checkpointing and without, on SmolLM2-135M at twelve layouts (benchmarks/memory.py).
 CPU_CONTEXT = 150_000_000

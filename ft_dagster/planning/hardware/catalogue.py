@@ -33,7 +33,7 @@ _GPUS = re.compile(r"(?:(?P<count>[+-]?[\d.]+)\s*[x×*]\s*)?(?P<name>[A-Za-z].*)
 class Price(BaseModel):
     """Says when a price was read, and where."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     date: date
     source: str
@@ -42,7 +42,7 @@ class Price(BaseModel):
 class CatalogueCard(BaseModel):
     """Describes one kind of GPU."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str
     memory_mib: int = Field(gt=0, description="memory.total of nvidia-smi, MiB of 2^20 bytes")

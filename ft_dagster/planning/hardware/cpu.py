@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ft_dagster.host_memory import group_memories
@@ -11,9 +12,8 @@ USUAL_MHZ = 2_500.0
 
 def cpu_memory() -> int:
     """Return the bytes of this host's memory, or of its container's where that is less."""
-    import psutil
-
-    return min([int(psutil.virtual_memory().total), *(each.limit for each in group_memories())])
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([total, *(each.limit for each in group_memories())])
 
 
 def cpu_peak(cores: int) -> float:

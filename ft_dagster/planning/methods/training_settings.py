@@ -36,6 +36,8 @@ WITHOUT_TF32 = (
     f"{AS_DECLARED}; products are not rounded to TF32, which cannot tell positions above 2048 apart"
 )
 
+FEW_STEPS = 50  # of the optimizer
+
 
 def precision_of(spec: VariantSpec, facts: Facts) -> str:
     """Return "bf16" or "fp32": what is declared, else what the hardware computes in."""
@@ -248,3 +250,21 @@ def _accumulation(name: str, packing: bool, micro: int, epochs: float, facts: Fa
     value = max(1, min(most.value // together, int(rows / (steps * together))))
     said = f"about {rows:,.0f} rows in all: {steps} steps or more of at most {most.value} rows{most.reason}"
     return Default(value, said)
+
+
+def few_steps(training: TrainingSettings, facts: Facts, steps: int) -> str | None:
+    """Warn where a training has so few optimizer steps that its rate rises and falls within them."""
+    if steps >= FEW_STEPS:
+        return None
+    few = f"fewer than {FEW_STEPS} teach little by any method"
+    if training.max_steps:
+        return f"{steps} optimizer steps (training.max_steps: {training.max_steps}): {few}"
+    rows, epochs = rows_of(training.packing, facts), training.num_train_epochs
+    several = "s" * (rows != 1)
+    packed = f"about {rows:,} packed row{several} of {training.max_length:,} tokens"
+    count = packed if training.packing else f"{rows:,} example{several}"
+    passes = f"{count}, {epochs:g} epoch{'s' * (epochs != 1)}"
+    return (
+        f"{steps} optimizer steps ({passes}, {rows_a_step(training, facts)} a step): {few}; more rows, more "
+        "epochs or a smaller batch give more"
+    )

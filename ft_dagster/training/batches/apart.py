@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods import method_of
+from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.models.attention import attention_of
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.provenance.findings import recalled, remembered
@@ -26,6 +28,8 @@ from ft_dagster.provenance.findings import recalled, remembered
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from ft_dagster.spec import VariantSpec
 
 HOW = 2  # raised where it is measured otherwise
 MOVED = 1e-5  # logits, which spread by about 1
@@ -273,3 +277,11 @@ def _scaled_value(name: str, value: Any, share: float) -> Any:
     if value >= NARROWEST and any(w in name for w in WIDTHS) and not any(n in name for n in NO_WIDTHS):
         return max(STEP, int(value * share) // STEP * STEP)
     return value
+
+
+def leak_where_packed(spec: VariantSpec, base: Path, cache: Path) -> str | None:
+    """Say why packed examples of a base, a model folder, reach each other; None where they do not, or where
+    the declaration lets none be packed.
+    """
+    may_pack = spec.training.packing and (spec.method.name == "auto" or method_of(spec.method.name).packs)
+    return leak_of(base / CONFIG, cache) if may_pack else None

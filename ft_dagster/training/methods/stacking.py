@@ -104,7 +104,7 @@ def _scale(settings: dict[str, Any]) -> float:
     return settings["lora_alpha"] / (rank**0.5 if settings["use_rslora"] else rank)
 
 
-def _sizes(layer: str, parts: list[tuple[dict[str, Any], Weights]]) -> tuple[int, int, int]:
+def _sizes(layer: str, parts: Sequence[tuple[dict[str, Any], Weights]]) -> tuple[int, int, int]:
     """Return (in, out) of a layer, and how many experts its tensor holds, from whichever adapter updates
     it.
     """

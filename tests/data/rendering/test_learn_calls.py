@@ -10,7 +10,7 @@ from ft_dagster.data.rendering.learn_calls import NoCalls, format_of
 from ft_dagster.data.rendering.render import render_chat
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.data.rows.tool_schemas import schemas_of
-from ft_dagster.data.sources.turns import canonical
+from ft_dagster.data.sources.turns import as_json
 from tests.call_templates import OWN, TEMPLATES, WRITING
 from tests.tiny_model import tiny_tokenizer as make_tokenizer
 
@@ -75,10 +75,10 @@ def answer(tokenizer: Any, *calls: Call, content: str = "", **more: Any) -> str:
         for n, call in enumerate(calls)
     ]
     said = {**({"tool_calls": named} if named else {}), **more}
-    turn = Message("assistant", content, canonical(said) if said else "")
+    turn = Message("assistant", content, as_json(said) if said else "")
     whole, plain = (
         render_chat(
-            [Message("user", "Is it going to rain?"), each], tokenizer, tools=canonical(TOOLS)
+            [Message("user", "Is it going to rain?"), each], tokenizer, tools=as_json(TOOLS)
         ).rpartition("rain?")[2]
         for each in (turn, Message("assistant", "0"))
     )

@@ -1,0 +1,127 @@
+"""Runs the programs of a variant by the launcher of the installation, under leases of what they need."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from ft_dagster.launch.choice import ask_of, launcher_of
+from ft_dagster.launch.launcher import Belongings, Job, carry_out
+from ft_dagster.launch.leases import Ask
+from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.launch.remote.staging import forget, kept_by_nodes
+from ft_dagster.planning.judging import Judges
+from ft_dagster.program import TRAINING, ProgramResult
+from ft_dagster.settings import LOCAL
+from ft_dagster.spec import VariantSpec
+from ft_dagster.training.checkpoints import MANIFEST, newest_good
+from ft_dagster.training.contract import CHECKPOINTS
+from ft_dagster.workspace.judging_devices import ask_to_judge, judges_of
+
+if TYPE_CHECKING:
+    from ft_dagster.workspace.workspace import Workspace
+
+
+class TrainingStopped(Exception):
+    """Signals that a training of an experiment gave up: its validation loss is above the limit it was
+    given.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__("stopped early: its validation loss was above the median of the runs before it")
+        self.run_dir = run_dir
+
+
+def run_program(
+    workspace: Workspace, program: str, run_dir: Path, request: BaseModel, *, leased: bool, left_at: str = ""
+) -> ProgramResult:
+    """Run a program of this package on `request`, its run.json; returns its result.json. `left_at`: of
+    `left_by_nodes`.
+
+    Raises ProgramFailed, and TrainingStopped; what is raised here meanwhile cancels it.
+    """
+    training = program == TRAINING
+    launcher = workspace.launcher or launcher_of(workspace.settings, workspace.leases)
+    things = Belongings(left_at, workspace.lent, workspace.cache, CHECKPOINTS, MANIFEST)
+    ask = _ask(workspace, program, request) if leased else None
+    try:
+        with workspace.run.reporting() if training else nullcontext({}) as environment:
+            job = Job(
+                program,
+                run_dir,
+                request,
+                ask,
+                environment,
+                str(workspace.key),
+                things,
+                workspace.settings.store_profiles.of(workspace.key.tenant),
+            )
+            result = carry_out(launcher, job, workspace.run.say)
+    except ProgramFailed as failure:
+        failure.kept = _kept(workspace, run_dir, things) if training else None
+        raise
+    except Exception:
+        raise
+    except BaseException:
+        if training:
+            kept = _kept(workspace, run_dir, things)
+            workspace.run.say(f"Cancelled. Kept: {kept}. Run it again: it goes on from there")
+        raise
+    if result.get("status") == "stopped":
+        if training and workspace.settings.launcher != LOCAL:
+            forget(workspace.store, left_at)
+        stopped = run_dir.with_name(f".stopped-{uuid.uuid4().hex[:8]}")
+        raise TrainingStopped(run_dir.rename(stopped))  # out of the way of who asks for the same key
+    if ask is not None and not training and workspace.device == "cuda":
+        result["figures"]["devices"] = ask.count  # for what they cost
+    return result
+
+
+def _kept(workspace: Workspace, run_dir: Path, things: Belongings) -> str:
+    """Say what a training that ended early left to go on from."""
+    if workspace.settings.launcher == LOCAL:
+        return _kept_here(run_dir / "output")
+    try:
+        return kept_by_nodes(workspace.store, things)
+    except OSError as error:
+        return f"what the store has, which is out of reach ({error})"
+
+
+def _ask(workspace: Workspace, program: str, request: BaseModel) -> Ask:
+    ask = ask_of(
+        workspace.settings,
+        workspace.leases,
+        workspace.key,
+        workspace.spec,
+        program=program,
+        run_id=workspace.run.id,
+    )
+    among = None if program == TRAINING else judges_of(workspace.leases, ask, workspace.dtype)
+    return ask if among is None else ask_to_judge(ask, request, among, workspace.declared_in)
+
+
+def judges(workspace: Workspace, spec: VariantSpec) -> Judges | None:
+    """Return the GPUs of this host that may judge what `spec` declares; None without any. Raises
+    UserError.
+    """
+    ask = ask_of(
+        workspace.settings,
+        workspace.leases,
+        workspace.key,
+        spec,
+        program="evaluation",
+        run_id=workspace.run.id,
+    )
+    return judges_of(workspace.leases, ask, workspace.dtype)
+
+
+def _kept_here(output: Path) -> str:
+    folder = output / CHECKPOINTS
+    newest = newest_good(folder)
+    if newest is None:
+        return f"nothing, for no checkpoint verifies in {folder}"
+    return f"the checkpoint of step {newest.step}, which verifies, in {newest.folder}"
