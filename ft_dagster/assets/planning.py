@@ -9,6 +9,7 @@ from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.giving_way import HOURS
 from ft_dagster.assets.page import Page, lines, table
 from ft_dagster.assets.partitions import Graph
+from ft_dagster.assets.without_training import without_training
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.charts.svg import Bar, bars, fitting
@@ -39,6 +40,7 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
     warnings = plan_warnings(workspace, workspace.spec, estimate, test_rows)
     entries = {
         "warnings": lines(warnings),
+        **without_training(workspace),
         "ranking": table(SHOWN, [[row[place] for place in SHOWN_AT] for row in ranking_rows(estimate)]),
         "plan": table(["field", "value", "why"], _reasons(estimate)),
         "cost": table(

@@ -9,7 +9,7 @@ import dagster as dg
 from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.page import Metadata, Page, lines, table
 from ft_dagster.assets.partitions import Graph
-from ft_dagster.gate.prompted import Prompted, prompted_sentences
+from ft_dagster.assets.without_training import without_training
 from ft_dagster.report.charts.svg import curves, fitting, trade_off
 from ft_dagster.report.sentences.summaries import training_summary
 from ft_dagster.report.training import (
@@ -22,7 +22,6 @@ from ft_dagster.report.training import (
     plotted,
     smoothed,
 )
-from ft_dagster.stage_entries import BASE_MODEL, TASK_DATASET
 from ft_dagster.stages import fine_tuned_model as stage
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
@@ -35,7 +34,7 @@ def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:
     entries = {
         "advice": lines([*([figures.stop_reason] if figures.stop_reason else []), *figures.advice]),
         **_learned_and_forgot(course_of(log, figures)),
-        "without_training": lines(_without_training(workspace)),
+        **without_training(workspace),
         "figures": table(FIGURES, figure_rows(figures)),
         "estimates": table(ESTIMATED, estimated_rows(figures)),
         **plotted(figures),
@@ -54,14 +53,6 @@ def _learned_and_forgot(course: Course | None) -> Metadata:
     picture = fitting(lambda one: trade_off(one[0]), [course], "learning against forgetting")
     drawn = {} if picture is None else {"forgetting": dg.MetadataValue.md(picture)}
     return {"learned_and_forgot": course.sentence, **drawn}
-
-
-def _without_training(workspace: Workspace) -> list[str]:
-    """Say what the base reaches with examples in its prompt, where it was asked so."""
-    base, dataset = workspace.upstream(BASE_MODEL.name), workspace.upstream(TASK_DATASET.name)
-    found = workspace.context.past.with_examples(base, dataset)
-    goal = workspace.spec.evaluation.goal
-    return [line for each in found for line in prompted_sentences(Prompted.from_json(each.figures), goal)]
 
 
 def _log(evidence: Path) -> Sequence[dict[str, object]]:

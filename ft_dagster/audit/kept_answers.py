@@ -5,6 +5,7 @@ They name records by their identity, never by their text: nothing of a record st
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
 
 NAME = re.compile(r"(\d{8}T\d{6}\d{6}Z)-([a-z]+)-([a-z0-9.@-]{0,100})\.html")
+LONGEST, DIGITS = 100, 12  # characters of what was asked about in a name, and of its digest
 STAMP = "%Y%m%dT%H%M%S%fZ"
 
 
@@ -34,7 +36,7 @@ def folder_of(settings: Settings) -> Path:
 def keep_answer(settings: Settings, question: str, of: str, page: str) -> Path:
     """Write a page, for this user alone, and return its file. Raises UserError where it cannot be written."""
     folder = folder_of(settings)
-    slug = re.sub(r"[^a-z0-9.@-]+", "-", of.lower())[:100]
+    slug = _shortened(re.sub(r"[^a-z0-9.@-]+", "-", of.lower()))
     file = folder / f"{datetime.now(UTC).strftime(STAMP)}-{question}-{slug}.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,6 +48,14 @@ def keep_answer(settings: Settings, question: str, of: str, page: str) -> Path:
         problem = f"the answer cannot be kept: {error.strerror or error}"
         raise UserError(problem, file=file, fix="Leave out --save, or make room there") from None
     return file
+
+
+def _shortened(slug: str) -> str:
+    """Return at most LONGEST characters, told apart from others that begin so by a digest."""
+    if len(slug) <= LONGEST:
+        return slug
+    digest = hashlib.sha256(slug.encode()).hexdigest()[:DIGITS]
+    return f"{slug[: LONGEST - DIGITS - 1]}-{digest}"
 
 
 def kept_answers(settings: Settings) -> list[KeptAnswer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,7 +84,7 @@ def asked_prompts(
         raise UserError("an empty prompt", field="--prompt", value=prompt, fix="Give a text")
     if not filed:
         keys = keys_of(declarations, variants, every=False)
-        texts = prompt or [typer.prompt("prompt")]
+        texts = prompt or [_asked_for()]
         return {key: [Prompt(text) for text in texts] for key in keys}
     asked = {
         VariantKey.parse(str(name), file=file): _prompts(name, given, file) for name, given in filed.items()
@@ -97,6 +98,20 @@ def asked_prompts(
                 "has no prompts for this variant", file=file, value=str(key), fix=f"Add {PROMPTS}"
             )
     return {key: asked.get(key, [Prompt(text) for text in prompt or ()]) for key in keys}
+
+
+def _asked_for() -> str:
+    """Ask for a prompt. Raises UserError where nobody answers, and no terminal was there to ask at."""
+    try:
+        return str(typer.prompt("prompt"))
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise UserError(
+            "no prompt is given, and there is no terminal to ask for one",
+            field="--prompt",
+            fix="Add --prompt TEXT, or --prompts FILE",
+        ) from None
 
 
 def _prompts(name: object, given: object, file: Path | None) -> list[Prompt]:

@@ -385,7 +385,7 @@ def _came_of(settings: Settings, key: VariantKey, failure: str | None) -> dict[s
     state: VariantStatus = "fresh" if failure is None else "failing"
     return {
         "result": "" if result is None else result_sentence(result),
-        "next_step": next_of_state(str(key), state, known, refused=refused),
+        "next_step": next_of_state(str(key), state, known, refused=refused, failure=failure or ""),
     }
 
 

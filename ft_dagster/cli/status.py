@@ -86,7 +86,7 @@ def status(
         looked = None if found.looked is None else found.looked.isoformat(timespec="seconds")
         print_json({"variants": told, "broken": wrong, "exact": found.exact, "runs_as_of": looked})
         return
-    _print(shown)
+    _print([row.of_causes if stale else row for row in shown])
     if len(shown) < len(ordered):
         out.print(f"{len(ordered) - len(shown)} more: --limit 0 shows all", highlight=False)
     for row in shown if variants else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,11 @@ class StatusRow:
         if self.waiting is not None:
             return f"{version} (v{self.waiting} waits)"
         return version if self.taken_back is None else f"{version} (v{self.taken_back} rolled back)"
+
+    @property
+    def of_causes(self) -> StatusRow:
+        """Return the row with why it is out of date in place of why its run failed."""
+        return replace(self, cause=_first_of(self.causes, self.variant)) if self.causes else self
 
     @property
     def cells(self) -> list[str]:
@@ -154,7 +159,13 @@ def _row(
         next=None if following is None else following.isoformat(timespec="seconds"),
         why=why,
         result=version.result,
-        next_step=next_of_state(row.key, state, version.next_step, refused=_is_refused(row, version)),
+        next_step=next_of_state(
+            row.key,
+            state,
+            version.next_step,
+            refused=_is_refused(row, version),
+            failure=row.state.failure or "",
+        ),
     )
 
 
@@ -205,8 +216,12 @@ def _cause(row: FleetRow, state: VariantStatus, causes: tuple[RootCause, ...]) -
         return "it is declared no longer"
     if not causes:
         return f"as far as is looked at, which {version.unseen} is not" if version.unseen else ""
+    return _first_of(causes, row.key)
+
+
+def _first_of(causes: Sequence[RootCause], variant: str) -> str:
     more = len(causes) - 1
-    return causes[0].said(row.key) + (f", and {more} more" if more else "")
+    return causes[0].said(variant) + (f", and {more} more" if more else "")
 
 
 def _next(row: FleetRow, decision: Retrain | NotDone | None, now: datetime) -> tuple[datetime | None, str]:

@@ -204,6 +204,12 @@ def _is_local(spec: BaseModelSpec, source: str, project: Path) -> bool:
     return spec.revision is None and (project / source.split("/", maxsplit=1)[0]).is_dir()
 
 
+def check_place(spec: BaseModelSpec, project: Path, roots: Roots, declared_in: object) -> None:
+    """Raises UserError for a base that the tenant may not name, of which nothing is looked at."""
+    if spec.source is not None:
+        _check_place(spec, spec.source, project, roots, declared_in)
+
+
 def _check_place(spec: BaseModelSpec, source: str, project: Path, roots: Roots, declared_in: object) -> None:
     """Raises UserError for a base that the tenant may not name; of a folder outside nothing is looked at."""
     outer = not HUB_ID.fullmatch(source)  # an absolute path, or one that leaves the project

@@ -17,6 +17,7 @@ from ft_dagster.gate.verdict_words import production_sentence, verdict_sentence
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.report.sentences.next_step import REGRESSION
 from ft_dagster.spec.policy import Policy
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
@@ -40,7 +41,7 @@ from ft_dagster.workspace.questions import own_checks
 from ft_dagster.workspace.stage import Check, Step
 from ft_dagster.workspace.workspace import Workspace, refuse_experiment
 
-CHECK = "regression"  # as the rule against production is named
+CHECK = REGRESSION  # as the rule against production is named
 STEP = Step(
     RELEASE_EVALUATION,
     reads=(MODEL_EXPORT,),

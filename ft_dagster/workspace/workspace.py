@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,12 +39,13 @@ from ft_dagster.store import (
     verify_artifact,
     write_head,
 )
-from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.store.make import Recipe, host_lock, make_artifact
 from ft_dagster.training.kept_base import KEPT_BASES
 from ft_dagster.workspace.answer_engine import TRANSFORMERS, Engine, may_be_vllm, not_by_vllm, without_room
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import key_parts
+from ft_dagster.workspace.past import Past
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.stage_version import is_of_now
 
@@ -318,7 +319,11 @@ class Workspace:
             stage.refuse_new(self)
             return stage.build(inputs, context, attempt)
 
-        artifact = make_artifact(self.store, self.settings.work_folder, recipe, build)
+        work, place = self.settings.work_folder, recipe.place
+        # What one variant makes another of the tenant takes over under the same key: they take turns.
+        turns = Past.made_beside.__name__ in stage.asks
+        with host_lock(work, f"{self.key.tenant}/{stage.name}/{place.key}") if turns else nullcontext():
+            artifact = make_artifact(self.store, work, recipe, build)
         for run_dir, left_at in context.finished.items():
             shutil.rmtree(run_dir, ignore_errors=True)
             if self.settings.launcher != LOCAL:

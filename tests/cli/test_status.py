@@ -226,3 +226,25 @@ def test_in_a_terminal_it_fits_80_columns_and_is_cut_after_a_hundred(
     assert "9 more: --limit 0 shows all" in shown
     assert "acme.parked" in shown
     assert "acme.fresh" not in shown
+
+
+def test_stale_says_of_a_variant_whose_run_failed_what_changed(project: Path) -> None:
+    table = table_of(project)
+    [failing] = [row for row in table.rows() if row.key == "acme.failing"]
+    table.put([replace(failing, version=replace(VERSION, causes=(RANK,)))])
+    assert "out of memory" in printed(project)
+    stale = printed(project, "--stale")
+    assert "out of memory" not in stale
+    [line] = [line for line in stale.splitlines() if line.startswith("acme.failing")]
+    assert "method.rank" in line
+
+
+@pytest.mark.parametrize(("listed", "state"), [("[../bases]", "never trained"), ("[]", "broken")])
+def test_a_base_that_the_platform_does_not_list_is_said(tmp_path: Path, listed: str, state: str) -> None:
+    """A run refuses it, though the declaration is valid and everything may stand."""
+    project = tmp_path / "project"
+    declare(project, "acme.chat", base_model="../bases/x")
+    (project / "ft_dagster.yaml").write_text(f"sources: {{allow: [data], bases: {listed}}}\n")
+    [row] = said(project, "acme.chat")["variants"]
+    assert row["state"] == state
+    assert ("../bases/x" in row["cause"]) is (state == "broken")

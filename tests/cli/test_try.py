@@ -53,6 +53,16 @@ def test_each_variant_of_a_file_is_asked_its_own_prompts(asked: list[PromptReque
     assert [(each.prompts, each.chat) for each in asked] == [(["one"], False), (["two", "three"], True)]
 
 
+def test_without_a_prompt_and_a_terminal_it_says_how_to_give_one(
+    asked: list[PromptRequest], tmp_path: Path
+) -> None:
+    result = tried(tmp_path, "acme.chat")
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith("--prompt: no prompt is given, and there is no terminal")
+    assert "Add --prompt TEXT" in str(result.exception)
+    assert asked == []
+
+
 def test_a_variant_without_a_model_is_said_before_any_is_asked(
     asked: list[PromptRequest], tmp_path: Path
 ) -> None:

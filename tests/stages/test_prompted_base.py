@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,22 @@ def test_variants_of_one_tenant_with_equal_rows_share_the_answers_and_another_te
     assert not any("leased" in line for line in said)
     stranger = with_rows(opened(project, VariantKey("globex", "places"))).make(prompted_base.STAGE)
     assert ANSWERS_OF not in stranger.figures
+
+
+def test_of_two_variants_that_ask_at_once_one_asks_and_the_other_takes_over(
+    project: Path, tiny_model_folder: Path
+) -> None:
+    write_yaml(
+        project / "tenants" / "acme" / "other.yaml",
+        declaration(tiny_model_folder, method={"name": "lora", "rank": 8}),
+    )
+    said: list[str] = []
+    both = [with_rows(opened(project, VariantKey("acme", name), said)) for name in ("places", "other")]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda workspace: workspace.make(prompted_base.STAGE), both)
+    assert (ANSWERS_OF in first.figures) != (ANSWERS_OF in second.figures)
+    assert first.digest == second.digest
+    assert len([line for line in said if "its answers are taken over" in line]) == 1
 
 
 def test_another_plan_of_the_data_asks_nothing_anew(project: Path) -> None:

@@ -2,7 +2,8 @@
 
 A rendering takes part of a millisecond. A template has at most `SECONDS` of its thread's time, of which each
 rendering gives `EACH` back. Another thread looks at the clock while one is at work, and raises `OutOfTime` in
-it. An operation that Python does in one step, such as a power of large numbers, ends first.
+it. An operation that Python does in one step ends first. A power may take hours, and one of constants is
+computed as the template is read: a power of other than small constants is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any, TypeVar
 from ft_dagster.errors import UserError
 
 SECONDS, EACH = 10.0, 0.1  # of CPU time where the system tells another thread's, else by the clock
+SMALL = 1000  # of a power's two parts
+WAY_OUT = "Use a base whose template ends, or put chat_template.jinja beside its tokenizer"
 TICK = 0.25  # seconds between two looks
 T = TypeVar("T")
 
@@ -34,9 +37,10 @@ class EndlessTemplate(UserError):
 
 @dataclass
 class _Account:
-    """Holds the seconds that a template has left."""
+    """Holds the seconds that a template has left. `has_power`: it may not begin."""
 
     left: float
+    has_power: bool = False
 
 
 class _Watch:
@@ -84,6 +88,13 @@ def in_time(tokenizer: Any, rendering: Callable[[], T], renderings: int = 1) -> 
     if thread in _watch.ends:
         return rendering()
     account = _account(str(tokenizer.chat_template))
+    if account.has_power:
+        raise EndlessTemplate(
+            "the base's chat template computes a power (**), whose time nothing bounds",
+            file=tokenizer.name_or_path,
+            field="chat_template",
+            fix=WAY_OUT,
+        )
     account.left = min(account.left, SECONDS) + EACH * renderings
     begun = _time_of(thread)
     try:
@@ -98,13 +109,44 @@ def in_time(tokenizer: Any, rendering: Callable[[], T], renderings: int = 1) -> 
             f"the base's chat template takes more than {SECONDS:g} seconds, and does not seem to end",
             file=tokenizer.name_or_path,
             field="chat_template",
-            fix="Use a base whose template ends, or put chat_template.jinja beside its tokenizer",
+            fix=WAY_OUT,
         ) from None
 
 
 @lru_cache(maxsize=256)
 def _account(template: str) -> _Account:
-    return _Account(SECONDS)
+    return _Account(SECONDS, _has_power(template))
+
+
+def _has_power(template: str) -> bool:
+    """Say whether a template computes a power of other than small constants; one that cannot be parsed is
+    refused where it is rendered.
+    """
+    if "**" not in template:
+        return False
+    from jinja2 import Environment, TemplateError, nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class Generation(Extension):
+        """Reads transformers' own tag, which marks an answer."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    try:
+        parsed = Environment(extensions=[Generation, "jinja2.ext.loopcontrols"]).parse(template)
+    except TemplateError:
+        return False
+    return not all(_is_small(each.left) and _is_small(each.right) for each in parsed.find_all(nodes.Pow))
+
+
+def _is_small(node: Any) -> bool:
+    """Say whether a part of a power is a number that keeps it small."""
+    return isinstance(getattr(node, "value", None), int | float) and abs(node.value) <= SMALL
 
 
 def _time_of(thread: int) -> float:

@@ -15,6 +15,7 @@ from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.fleet.refresh.sync_declarations import as_declared
 from ft_dagster.fleet.refresh.watching import Listings, news_of, places_of
 from ft_dagster.fleet.table.table_rows import FleetRow
+from ft_dagster.models.base import check_place
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, Declared, VariantKey
 
@@ -51,6 +52,12 @@ def _read(
     runs = RunHistory(**{name: getattr(row.state, name) for name in RunHistory._fields})
     declared = declarations.declared(row.state.key)
     try:
+        check_place(
+            declared.spec.base_model,
+            shared.settings.project,
+            shared.roots(declared.key.tenant),
+            declared.file,
+        )
         known = replace(row, version=known_version(shared, row, declared))
         known = learnt(shared, known, runs, (), now)
         return known.known(news=_news(shared, listings, declared, known, now))

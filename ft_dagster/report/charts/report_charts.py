@@ -106,12 +106,12 @@ def interval_chart(rules: Sequence[Rule]) -> str:
     """Draw the interval of each rule's change, better to the right, each on its own scale; the margin in
     red.
     """
-    return grouped_intervals([[RuleOf(rule.task, rule)] for rule in rules])
+    return grouped_intervals([[RuleOf(rule.task, rule)] for rule in rules], scaled=False)
 
 
-def grouped_intervals(groups: Iterable[Sequence[RuleOf]]) -> str:
+def grouped_intervals(groups: Iterable[Sequence[RuleOf]], *, scaled: bool = True) -> str:
     """Draw groups of rules, one below the other, with their intervals in figures; what is in a group is on
-    one scale, which is said.
+    one scale, which is said where they are `scaled`.
     """
     rows, y = list[str](), 0
     for group in groups:
@@ -120,7 +120,7 @@ def grouped_intervals(groups: Iterable[Sequence[RuleOf]]) -> str:
         for one in known:
             rows.append(_interval(one, y, largest or 1.0))
             y += ROW
-        if len(known) > 1:
+        if known and scaled:
             rows.append(_scale(known[0].rule, y, largest))
             y += ROW
     zero = f'<line x1="{MIDDLE}" x2="{MIDDLE}" y1="0" y2="{y}" stroke="{GREY}"/>'

@@ -102,8 +102,8 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
 
 
 def trade_off(course: Course) -> str:
-    """Draw learning upwards, forgetting to the right: a dot for each look, joined in their order, thinned to
-    `LOOKS`; the exported one stands out, and the limit is a line.
+    """Draw the loss on the task upwards, on general text to the right: a dot for each look, joined in their
+    order, thinned to `LOOKS`; the exported one stands out, and the limit is a line.
     """
     looks, limits = list(course.looks.values()), [] if course.limit is None else [course.limit]
     left, right = _span([*(general for general, _ in looks), *limits])
@@ -113,7 +113,7 @@ def trade_off(course: Course) -> str:
         return round(34 + 150 * (general - left) / (right - left))
 
     def place(look: tuple[float, float]) -> str:
-        return f"{across(look[0])} {round(6 + 76 * (look[1] - low) / (high - low))}"
+        return f"{across(look[0])} {round(82 - 76 * (look[1] - low) / (high - low))}"
 
     placed = [place(look) for look in thinned(looks, LOOKS)]
     dots = "".join(f"M{at}h0" for at in placed)
@@ -123,8 +123,8 @@ def trade_off(course: Course) -> str:
         f"<text x='195' y='{14 + LINE * at}' fill='{colour}'>{name}</text>"
         for at, (name, colour) in enumerate(legend)
     ]
-    words += [f"<text y='86'>{high:.3g}</text><text y='10'>{low:.3g}</text><text y='48'>task</text>"]
-    words += [f"<text x='30' y='99'>{left:.4g} general</text><text x='165' y='99'>{right:.4g}</text>"]
+    words += [f"<text y='10'>{high:.3g}</text><text y='86'>{low:.3g}</text><text y='48'>task</text>"]
+    words += [f"<text x='30' y='99'>{left:.3g} general, nats a token {right:.3g}</text>"]
     exported = f"<path d='M{place(course.looks[course.exported])}h0' stroke='{ORANGE}' stroke-width='11'/>"
     return _svg(
         f"<path fill='none' d='M30 0V88H190M{'L'.join(placed)}' stroke='{GREY}'/>{''.join(edges)}"

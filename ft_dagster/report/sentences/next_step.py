@@ -21,6 +21,7 @@ from ft_dagster.stage_entries import (
     FINE_TUNED_MODEL,
     GENERAL_CORPUS,
     MODEL_EXPORT,
+    RELEASE_EVALUATION,
     TASK_DATASET,
     TRAINING_MIXTURE,
     TRAINING_PLAN,
@@ -28,6 +29,7 @@ from ft_dagster.stage_entries import (
 
 Limit = int | Literal["auto"] | None
 NOTHING = "Nothing to do"
+REGRESSION = "regression"  # the check of a new version against production
 SERVED = f"{NOTHING}; `ft-dagster catalogue` says how it is served"
 GOES_ON = {  # what the run does after a stage by itself
     DECLARATION.name: "the run reads the base and the rows that it names",
@@ -98,23 +100,35 @@ def next_of_stage(stage: str, to_heed: Sequence[str] = ()) -> str:
     return f"{to_heed[0]}{more}" if to_heed else f"{NOTHING}; {GOES_ON[stage]}"
 
 
-def next_of_state(variant: str, state: VariantStatus, known: str, *, refused: bool = False) -> str:
+def next_of_state(
+    variant: str, state: VariantStatus, known: str, *, refused: bool = False, failure: str = ""
+) -> str:
     """Return what a person does about a variant's state. `known`: `next_step` of its newest result, empty
-    where nothing of it was judged; `refused`: whether its gate did not hold.
+    where nothing of it was judged; `refused`: whether its gate did not hold; `failure`: of its newest run.
     """
     run = f"`ft-dagster run {variant}`"
-    mend = known if refused and known else f"Mend the cause that is named, then {run}"
+    mend = known if refused and known else f"{_mended(failure)}, then {run}"
     otherwise = {
         "broken": "Mend the cause that is named",
         "parked": mend,
         "failing": mend,
-        "stale": f"{run} brings it up to date; `ft-dagster status {variant}` says what changed",
+        "stale": f"{run} brings it up to date",
         "running": f"{NOTHING} while its run goes on",
         "never trained": f"{run} trains it",
         "not judged": f"{run} judges it",
         "retired": f"{NOTHING}; it is declared no longer",
     }
     return otherwise.get(state) or known or NOTHING
+
+
+def _mended(failure: str) -> str:
+    """Say what is to be changed after a failure, by the step that failed."""
+    if failure.startswith(f"{RELEASE_EVALUATION.name}: check {REGRESSION} failed"):
+        return (
+            "A fall against the version in production is not ruled out: change data or settings, or allow a "
+            "larger one (gates.regression_margin, of a loss gates.regression_loss_margin)"
+        )
+    return "Mend the cause that is named"
 
 
 def _of_version(result: Result, status: VersionStatus) -> str:
@@ -139,8 +153,8 @@ def _of_refused(result: Result, verdict: Verdict) -> str:
     slowest = slowest_rule(verdict.rules)
     if verdict.outcome != "undecided" or slowest is None:
         return (
-            f"`ft-dagster compare {result.variant}` shows each rule; change data or settings (more general "
-            f"text, a lower rate), then `ft-dagster run {result.variant}`"
+            "Change data or settings (more general text, a lower rate), then "
+            f"`ft-dagster run {result.variant}`"
         )
     return _of_undecided(slowest, result.limit)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ft_dagster.report.figures import ABSENT, count, duration, size
+from ft_dagster.report.figures import ABSENT, count, counted, duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,7 +71,7 @@ def _rows(document: SurveyDocument) -> list[list[str]]:
             "no number" if row.gpus_needed is None else count(row.gpus_needed),
             _spent(row),
             f"{row.storage_gb:,.1f}",
-            ABSENT if row.serving_gpus is None else f"{row.serving_gpus} {document.unit}",
+            ABSENT if row.serving_gpus is None else counted(row.serving_gpus, document.unit),
             ABSENT if row.days_to_candidate is None else f"{row.days_to_candidate:,.1f} days",
         ]
         for place, row in enumerate(document.ranking, 1)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ft_dagster.audit.kept_answers import folder_of, kept_answers
+from ft_dagster.audit.kept_answers import folder_of, keep_answer, kept_answers
 from ft_dagster.audit.verify.verify import CANNOT_NOTICE
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
@@ -359,6 +359,15 @@ def test_an_answer_is_kept_as_a_page_that_names_a_record_by_its_identity_alone(p
     assert len(kept) == 2
     assert "nobody wrote this" not in kept[1].read_text("utf-8")
     assert "never seen: compared with" in kept[1].read_text("utf-8")
+
+
+def test_kept_answers_on_long_texts_are_told_apart_by_name(project: Path) -> None:
+    settings = load_settings(project)
+    said = "a person's whole address " * 8
+    first, other = (keep_answer(settings, "search", f"{said}{n}", "<p>kept</p>") for n in range(2))
+    assert first.name.partition("-search-")[2] != other.name.partition("-search-")[2]
+    assert all(len(file.name) <= 150 for file in (first, other))
+    assert len(kept_answers(settings)) == 2
 
 
 @pytest.mark.parametrize(

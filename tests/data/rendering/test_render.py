@@ -236,6 +236,30 @@ def test_a_template_that_does_not_end_is_one_user_error_that_names_the_base(
         assert (refused.value.file, refused.value.field) == (tokenizer.name_or_path, "chat_template")
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 10**(10**9) }}",
+        "{{ 10**1000000000 }}",
+        "{% generation %}{{ messages | length ** 9 }}{% endgeneration %}",
+        "{% if x ** 2 %}{% endif %}",
+    ],
+)
+def test_a_template_that_computes_a_power_is_refused_by_name_before_it_begins(
+    tokenizer: Any, template: str
+) -> None:
+    tokenizer.chat_template = template
+    for ask in (lambda: render(chat(*TWO_TURNS), tokenizer), lambda: lead_of(tokenizer)):
+        with pytest.raises(UserError, match=r"computes a power \(\*\*\)") as refused:
+            ask()
+        assert (refused.value.file, refused.value.field) == (tokenizer.name_or_path, "chat_template")
+
+
+def test_stars_in_a_templates_words_are_no_power(tokenizer: Any) -> None:
+    tokenizer.chat_template = f"{{{{ '**bold**' }}}}{tokenizer.chat_template}"
+    assert "**bold**" in tokenizer.decode(render(chat(*TWO_TURNS), tokenizer).input_ids)
+
+
 def test_rows_that_a_template_renders_in_any_number_are_not_refused(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

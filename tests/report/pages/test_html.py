@@ -131,6 +131,12 @@ def test_a_group_of_intervals_is_on_one_scale_which_it_says() -> None:
     assert "better by 50.0 points" in [text.text for text in svg.iter(f"{SVG}text")]
 
 
+def test_a_group_of_one_interval_says_its_scale_too() -> None:
+    rule = Rule.from_json(stored_rule(interval=[0.4, 0.5]))
+    svg = ElementTree.fromstring(grouped_intervals([[RuleOf("far", rule)]]))
+    assert "better by 50.0 points" in [text.text for text in svg.iter(f"{SVG}text")]
+
+
 def test_a_long_curve_keeps_its_last_point() -> None:
     svg = line_chart({"loss": [(float(x), 1.0 / (x + 1)) for x in range(5001)]}, "step", "nats")
     dots = re.findall(r"loss: [\d.e-]+ at (\d+)", svg)

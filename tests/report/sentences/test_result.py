@@ -121,7 +121,15 @@ def test_who_may_approve_is_not_said_to_be_anyone_where_it_is_not_known() -> Non
 def test_a_version_in_production_that_todays_gates_refuse_is_not_nothing_to_do() -> None:
     said = next_step(result(TASK, FELL, status=IN_PRODUCTION))
     production = "Version 1 is in production, and today's gates do not pass it"
-    assert said.startswith(f"{production}. `ft-dagster compare acme.coder` shows each rule; ")
+    mend = "Change data or settings (more general text, a lower rate), then `ft-dagster run acme.coder`"
+    assert said == f"{production}. {mend}"
+
+
+def test_next_sends_nobody_to_the_page_that_says_it() -> None:
+    states: tuple[VariantStatus, ...] = ("failing", "stale", "never trained", "not judged")
+    refused = next_step(result(TASK, FELL))
+    said = [refused, *(next_of_state("acme.coder", state, refused, refused=True) for state in states)]
+    assert not [each for each in said if "ft-dagster compare" in each or "ft-dagster status" in each]
 
 
 def test_a_verdict_that_fails_today_is_not_said_to_have_released_it_silently() -> None:
@@ -170,6 +178,12 @@ def test_a_state_says_what_its_newest_result_does_or_what_a_run_does() -> None:
     assert next_of_state("acme.coder", "failing", asked, refused=True) == asked
     assert next_of_state("acme.coder", "approval", "Version 2 waits") == "Version 2 waits"
     assert "Mend the cause that is named" in next_of_state("acme.coder", "failing", SERVED)
+    fell = "release_evaluation: check regression failed: fails 1 of 2 checks"
+    said = next_of_state("acme.coder", "failing", "", failure=fell)
+    assert said.startswith(
+        "A fall against the version in production is not ruled out: change data or settings"
+    )
+    assert "gates.regression_margin" in said
     states: tuple[VariantStatus, ...] = ("stale", "never trained", "not judged")
     for state in states:
         assert "`ft-dagster run acme.coder`" in next_of_state("acme.coder", state, SERVED), state
