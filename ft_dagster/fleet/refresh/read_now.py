@@ -47,17 +47,17 @@ def exact_rows(
 def _read(
     shared: SharedState, listings: Listings, declarations: Declarations, row: FleetRow, now: datetime
 ) -> FleetRow:
-    if row.state.broken is not None:
+    declared = None if row.state.broken is not None else declarations.declared(row.state.key)
+    if declared is not None:
+        roots = shared.roots(row.state.key.tenant)
+        try:
+            check_place(declared.spec.base_model, shared.settings.project, roots, declared.file)
+        except UserError as error:
+            declared, row = None, row.known(broken=said_of(error))
+    if declared is None:
         return replace(row, version=known_version(shared, row, None))
     runs = RunHistory(**{name: getattr(row.state, name) for name in RunHistory._fields})
-    declared = declarations.declared(row.state.key)
     try:
-        check_place(
-            declared.spec.base_model,
-            shared.settings.project,
-            shared.roots(declared.key.tenant),
-            declared.file,
-        )
         known = replace(row, version=known_version(shared, row, declared))
         known = learnt(shared, known, runs, (), now)
         return known.known(news=_news(shared, listings, declared, known, now))
