@@ -22,7 +22,8 @@ from ft_dagster.training.methods import taught_by
 KNOWN = list(METHODS.values())
 PACKAGE = Path(methods.__file__).parents[1]
 ROOMS = ("methods", "training/methods")  # of what is known of a method
-OTHER_WORDS = {  # `full` is a kind of attention in the first; the others name what other programs call methods
+# `full` is a kind of attention in the first; the others name what other programs call methods.
+OTHER_WORDS = {
     "training/watch/flops.py",
     *(f"versions/imports/{name}.py" for name in ("axolotl", "configured", "llamafactory")),
 }
