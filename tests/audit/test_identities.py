@@ -281,20 +281,30 @@ def call(city: str) -> dict[str, Any]:
     return {"messages": turns, "tools": [TOOL]}
 
 
+def last_call(city: str) -> dict[str, Any]:
+    """A row that ends with its call, which says a text beside it."""
+    turns = call(city)["messages"][:2]
+    return {"messages": [turns[0], {**turns[1], "content": "-"}], "tools": [TOOL]}
+
+
+def without_calls(row: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": turn["role"], "content": turn["content"]} for turn in row["messages"]]}
+
+
 def test_rows_that_differ_in_a_call_alone_are_kept_and_each_is_found(tmp_path: Path) -> None:
-    plain = {"messages": [{"role": t["role"], "content": t["content"] or "-"} for t in call("")["messages"]]}
-    history = made(tmp_path / "project", call("Paris"), call("Rome"), call("Rome"), plain)
+    plain = {"messages": [last_call("")["messages"][0], {"role": "assistant", "content": "+"}]}
+    history = made(tmp_path / "project", last_call("Paris"), last_call("Rome"), last_call("Rome"), plain)
     audit = history.audit()
     [dataset] = audit.index.of_stage("task_dataset")
     assert audit.artifact(dataset).figures["dropped"] == {"duplicate": 1}
-    assert found(audit, call("Paris")) == {("acme.one", "train", False)}
-    assert found(audit, call("Rome")) == {("acme.one", "train", False), ("acme.one", "dropped", False)}
-    assert found(audit, call("Oslo")) == set()
-    near = inside(audit, call("Oslo"), near=0.9).records
+    assert found(audit, last_call("Paris")) == {("acme.one", "train", False)}
+    assert found(audit, last_call("Rome")) == {("acme.one", "train", False), ("acme.one", "dropped", False)}
+    assert found(audit, last_call("Oslo")) == set()
+    near = inside(audit, last_call("Oslo"), near=0.9).records
     assert [one.similarity for one in near] == [1.0, 1.0, 1.0]  # by the words of their texts
-    shown = absence(history, call("Oslo"), tmp_path / "proof.json")
+    shown = absence(history, last_call("Oslo"), tmp_path / "proof.json")
     assert {one["identity"] for one in (shown, *shown["read_otherwise"])} == {
-        one.hex() for one in parse_record(dumps(call("Oslo"))).identities
+        one.hex() for one in parse_record(dumps(last_call("Oslo"))).identities
     }
 
 
@@ -310,11 +320,8 @@ def test_near_duplicates_are_told_by_their_calls_too(tmp_path: Path) -> None:
 
 
 def test_a_row_of_which_an_old_store_left_out_the_calls_is_perhaps_the_one_with_them(tmp_path: Path) -> None:
-    turns = [{"role": t["role"], "content": t["content"] or "-"} for t in call("Rome")["messages"]]
-    asked = call("Rome")
-    asked["messages"][1]["content"] = "-"
-    audit = made(tmp_path / "project", {"messages": turns}).audit()
-    assert found(audit, asked) == {("acme.one", "train", True)}
+    audit = made(tmp_path / "project", without_calls(last_call("Rome"))).audit()
+    assert found(audit, last_call("Rome")) == {("acme.one", "train", True)}
 
 
 @pytest.mark.parametrize("text", ["Mr Nobody", "Paris", "weather", "rain"])
