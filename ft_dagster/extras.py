@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from ft_dagster.errors import UserError
 
 TRAIN = frozenset((
-    "accelerate", "bitsandbytes", "datasets", "datasketch", "deepspeed", "lm_eval", "peft", "pyarrow",
-    "safetensors", "scipy", "threadpoolctl", "torch", "transformers", "trl",
+    "accelerate", "bitsandbytes", "datasets", "datasketch", "deepspeed", "jsonschema", "lm_eval", "peft",
+    "pyarrow", "safetensors", "scipy", "threadpoolctl", "torch", "transformers", "trl",
 ))  # fmt: skip
 BROUGHT = frozenset(("huggingface_hub", "tokenizers"))  # that these bring, and ft_dagster imports by itself
 

@@ -32,8 +32,8 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class LentFolder(NamedTuple):
-    """A folder of this host that a program reads: the sha256 of each of its files by path, and where the
-    store has them, or is to have them: in the folder `stored` under the same paths, or each by its hash.
+    """Names a folder of this host that a program reads: the sha256 of each of its files by path, and where
+    the store has them, or is to have them: in the folder `stored` under the same paths, or each by its hash.
     """
 
     files: Mapping[str, str]

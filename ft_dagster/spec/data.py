@@ -21,7 +21,9 @@ Format = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "tex
 
 ASSET = "asset://"  # of the path of an upstream asset: asset://warehouse/tickets
 
-
+MOST = 1e12  # of a number that a chat template is given
+Bounds = Field(ge=-MOST, le=MOST)
+TemplateNumber = Annotated[int, Bounds] | Annotated[float, Bounds]
 ASSET_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -212,7 +214,7 @@ class DataSpec(SpecModel):
         description="Reasoning of an answer (reasoning_content). train: learned with it; context: rendered, "
         "without a label; drop: left out. null: train",
     )
-    chat_template_kwargs: dict[str, bool | int | float | str] | None = Field(
+    chat_template_kwargs: dict[str, bool | TemplateNumber | str] | None = Field(
         None, description="What the base's chat template is given besides: {enable_thinking: false}"
     )
     max_malformed: float = Field(

@@ -20,6 +20,7 @@ from ft_dagster.cli.commands import all_commands
 from tests.audit.histories import History, question
 from tests.e2e.project import POLICY, write_yaml
 from tests.kept_project import copied_project
+from tests.versions.imports.imported import chat
 
 pytestmark = pytest.mark.slow
 WIDTH = 80
@@ -75,6 +76,20 @@ ASKED = [
     ["audit", "key", "backup", "{folder}/again.json"],
     ["audit", "key", "restore", "{folder}/keys.json"],
 ]
+MOVED = ["--base-model", "{folder}/project/models/tiny", "--allow-dropped", "9", "--dry-run"]
+TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+CHAT_ROWS = {
+    "file_name": "chat.jsonl",
+    "formatting": "sharegpt",
+    "columns": {"messages": "messages"},
+    "tags": TAGS,
+}
+CONFIGURATIONS = {
+    "axolotl": {"adapter": "lora", "datasets": [{"path": "{folder}/chat.jsonl", "type": "chat_template"}]},
+    "llamafactory": {"stage": "sft", "finetuning_type": "lora", "dataset": "chat", "dataset_dir": "{folder}"},
+}
+ASKED += [["import", "openai", "{folder}/chat.jsonl", *MOVED]]
+ASKED += [["import", origin, f"{{folder}}/{origin}.yaml", *MOVED] for origin in CONFIGURATIONS]
 PROVE, CHECK = ["audit", "prove"], ["audit", "check"]
 LONG = {  # what trains, serves or asks a server; their tables are tested where they are made
     *("run", "try", "ui", "bakeoff", "sweep", "schema", "register", "audit replay"),
@@ -88,6 +103,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         made = tmp_path_factory.mktemp("width")
         project = copied_project(made, monkeypatch)
         write_yaml(project / "policy.yaml", POLICY)
+        chats = [json.dumps(chat(number)) for number in range(60)]
+        (made / "chat.jsonl").write_text("\n".join(chats), "utf-8")
+        (made / "dataset_info.json").write_text(json.dumps({"chat": CHAT_ROWS}), "utf-8")
+        for origin, content in CONFIGURATIONS.items():
+            write_yaml(
+                made / f"{origin}.yaml", json.loads(json.dumps(content).replace("{folder}", str(made)))
+            )
         for words in (["index"], ["key", "backup", f"{made}/keys.json"]):
             assert CliRunner().invoke(app, ["--project", str(project), "audit", *words]).exit_code == 0
         yield made

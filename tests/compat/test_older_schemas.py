@@ -37,6 +37,7 @@ READERS = {  # file of the package -> test that reads samples, the oldest schema
         "compat/test_old_store.py::test_what_a_failed_gate_said_is_read",
         LOOKS,
         "evaluation/test_loss_tail.py::test_a_verdict_with_a_tail_survives_json_and_one_of_before_is_read",
+        "evaluation/test_loss_tail.py::test_a_verdict_with_a_tail_survives_json_and_one_of_before_is_read",
     ],
     "planning/trials.py": [
         "planning/test_trials.py::test_a_probe_of_the_first_schema_is_read",

@@ -130,7 +130,6 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "evaluation.limit": (10, {SCORES, *ASKED}),
     "evaluation.max_new_tokens": (8, {PROMPTED, *ASKED}),
     "evaluation.kind": ("label", {PROMPTED, *ASKED}),
-    "evaluation.call_order": ("free", {PROMPTED, *ASKED}),
     "evaluation.num_fewshot": (0, {"unsaid_tokens", SCORES, *ASKED}),
     "evaluation.probed_rows": (4, ASKED),
     "evaluation.canaries": (["a planted string"], ASKED),
@@ -242,6 +241,8 @@ ELSEWHERE = {  # fields of the table's rest, and why no row of their own
     "training.deepspeed.nvme_path": "goes with offload",
     "training.watch.benchmark_limit": "needs questions; with the rest of `training` in the plan's key",
     "training.watch.past_limit": "needs a limit; with the rest of `training` in the plan's key",
+    "evaluation.call_order": "goes with kind: tool_calls; with the rest of `evaluation` in the keys of what "
+    "is asked",
     "evaluation.database": "needs kind: sql; by digest in the keys of what is asked",
     "plan.probe": "tests/stages/test_probe.py: what was tried is in the plan's key",
 }

@@ -14,6 +14,8 @@ from typing import Any, cast, get_args, get_origin
 import pytest
 
 from ft_dagster import stages
+from ft_dagster.launch.launcher import Launcher
+from ft_dagster.planning.judging import Judges
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
@@ -30,7 +32,7 @@ QUESTIONS = {
 }
 KEY = VariantKey("acme", "places")
 GIVE_A_STORE = (Store, Workspace, Settings)
-TYPED = (Workspace, View, BuildContext, Artifact, Attempt)
+TYPED = (Workspace, View, BuildContext, Artifact, Attempt, Judges, Launcher)
 TYPES = {each.__name__: each for each in TYPED}  # what files name for types alone
 HOLD_A_STORE = {"view.py", "hands.py", "past.py"}  # the files that answer, and no stage
 

@@ -34,6 +34,9 @@ def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> MethodS
     given = spec.method.given
     for field in sorted(known.declared, key=lambda name: name != LAYERS):  # by which the rank is chosen
         usual = known.defaults[field] or _rank(spec, facts, settled)
+        if field in known.settings.unsaid and field not in given:
+            settled[field] = usual[0]  # which a plan leaves out
+            continue
         settled[field] = reasons.settle(f"method.{field}", given.get(field), Default(*usual))
         if field == LAYERS and TENSORS in known.settings.model_fields and facts.tensors.shapes:
             _settle_tensors(settled, known, facts, reasons)

@@ -80,6 +80,7 @@ def packed(model: Any, batch: MutableMapping[str, Any], *, off: bool = False) ->
         several = not off and lengths is not None and any(len(examples) > 1 for examples in lengths)
         if several and reads_bounds(config):
             batch.update(in_one_row(batch, ends))
+        del lengths, ends
         if not off and config._attn_implementation == "eager" and _has_masks_by_kind(config):
             batch[MASK] = _masks(model, batch)
         yield

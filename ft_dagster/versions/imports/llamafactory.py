@@ -57,6 +57,7 @@ SHAREGPT_TAGS = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
+OF_A_TURN = {"role_tag", "content_tag", "user_tag", "assistant_tag"}
 CHAT_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -214,7 +215,8 @@ def _form(
         renamed = {ours: theirs for ours, theirs in beside.items() if ours != theirs}
         if found == SHAREGPT_TAGS:
             return "sharegpt", ({} if column == "conversations" else {"conversations": column}) | renamed
-        if {**found, "function_tag": ""} == {**CHAT_TAGS, "function_tag": ""}:
+        own = {name: value for name, value in tags.items() if name != "function_tag"}
+        if own.items() <= CHAT_TAGS.items() and (usual is CHAT_TAGS or own.keys() >= OF_A_TURN):
             return "chat", ({} if column == "messages" else {"messages": column}) | renamed
     return None, {}
 

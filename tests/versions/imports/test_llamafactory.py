@@ -156,6 +156,21 @@ SETS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"talk": TALK, "who": "You are kind."},
         {"format": "sharegpt", "fields": {"conversations": "talk", "system": "who"}},
     ),
+    "sharegpt with the tags of a chat without tools": (
+        {
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages"},
+            "tags": {
+                "role_tag": "role",
+                "content_tag": "content",
+                "user_tag": "user",
+                "assistant_tag": "assistant",
+                "system_tag": "system",
+            },
+        },
+        chat(1),
+        {"format": "chat"},
+    ),
     "sharegpt with the tags of a chat": (
         {
             "formatting": "sharegpt",
