@@ -28,7 +28,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = {
     "prompt_tuning": ({"name": "prompt_tuning"}, {"learning_rate": 0.05}, "adapter", {}),
     "prefix_tuning": ({"name": "prefix_tuning"}, {"learning_rate": 0.05}, "adapter", {}),
 }  # fmt: skip
-LONG = {"full", "qlora", "lora_8bit", "dora", "prompt_tuning", "prefix_tuning"}
+LONG = {"full", "full_over_two_ranks", "qlora", "lora_8bit", "dora", "prompt_tuning", "prefix_tuning"}
 PREFIX = "tenants/acme/taught"
 
 

@@ -73,6 +73,7 @@ def test_each_is_asked_by_its_metrics(limited: Path) -> None:
     assert counted == {("mmlu", "acc"): 114, **plain}
 
 
+@pytest.mark.long
 def test_the_questions_are_the_hubs(limited: Path) -> None:
     answers = read_answers(limited / "output" / "evidence")
     arc = [answer for answer in answers if answer.task == "arc_easy"]

@@ -225,6 +225,7 @@ def _apply(declared: dict[str, Any], settings: Mapping[str, Any]) -> None:
 AT_ONCE = "from ft_dagster.cli import main, steps; steps.QUICK_SECONDS = 0.0; main()"
 
 
+@pytest.mark.long
 def test_each_step_is_said_on_stderr_and_none_with_json(tmp_path: Path, tiny_model_folder: Path) -> None:
     folder = _project(tmp_path / "project", tiny_model_folder)  # of which nothing was made yet
     command = [sys.executable, "-c", AT_ONCE, "--project", str(folder), "plan", str(KEY)]

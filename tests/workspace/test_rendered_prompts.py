@@ -108,6 +108,7 @@ def test_an_evaluation_is_held_against_the_text_that_a_row_has(thinking: Workspa
     assert not any("think" in each.answered for each in told)
 
 
+@pytest.mark.long
 def test_try_shows_an_answer_as_it_is_judged(thinking: Workspace) -> None:
     model = newest_model(thinking.settings, thinking.key)
     prompts = ["Where is the form of the east?", "Where is the ship of the garden?"]

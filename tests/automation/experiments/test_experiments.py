@@ -159,6 +159,7 @@ def test_a_sweep_ranks_what_it_finished_and_stops_what_loses(swept: tuple[Path, 
     assert document["winner"]["training.learning_rate"] == 5e-3
 
 
+@pytest.mark.long
 def test_each_run_has_manifests_of_its_own_and_the_variant_has_no_head(
     swept: tuple[Path, dict[str, Any]],
 ) -> None:
