@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.data.rendering.carried import AS_USUAL, ChatOptions, note_chat
 from ft_dagster.data.rendering.chat_rules import stop_token_ids
-from ft_dagster.data.rendering.render import (
-    lead_of,
-    prompt_tokens,
-    render_asked,
-    without_lead,
-    without_specials,
-)
+from ft_dagster.data.rendering.chat_template import lead_of, render_asked, without_lead, without_specials
+from ft_dagster.data.rendering.render import prompt_tokens
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.evaluation.models.arithmetic import GENERATION_TOKENS, judging_dtype
 from ft_dagster.evaluation.models.load import (

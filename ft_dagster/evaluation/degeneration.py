@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.data.rendering.chat_rules import stop_token_ids
-from ft_dagster.data.rendering.render import prompt_tokens, render_asked
+from ft_dagster.data.rendering.chat_template import render_asked
+from ft_dagster.data.rendering.render import prompt_tokens
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.gate.samples import DEGENERATE, GENERAL_PROMPTS, Answer, Role, Sample

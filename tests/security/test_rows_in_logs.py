@@ -15,7 +15,8 @@ from pyarrow import parquet
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources as resources
-from ft_dagster.data.rendering.render import load_tokenizer, render, render_asked
+from ft_dagster.data.rendering.chat_template import render_asked
+from ft_dagster.data.rendering.render import load_tokenizer, render
 from ft_dagster.data.rows.rows import Message, Row
 from ft_dagster.data.rows.sources import read_rows
 from ft_dagster.data.sources.locations import DeclaredAt

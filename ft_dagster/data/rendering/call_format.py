@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from ft_dagster.data.rendering.call_values import as_json, as_object, as_typed, json_at, python_arguments
+from ft_dagster.data.rendering.call_values import as_object, as_typed, bare_as_json, json_at, python_arguments
 
 Style = Literal["json call", "json", "python", "bare keys", "texts"]
 OTHER_NAME = "\0"  # within words of a format: a tool's name that stands there too
@@ -73,7 +73,7 @@ class CallFormat:
             return CallsRead(())
         text = text[begun:]
         if self.style == "bare keys":
-            text = as_json(text, self.quotes)
+            text = bare_as_json(text, self.quotes)
         try:
             return CallsRead(tuple(self._calls(text, schemas)))
         except (ValueError, RecursionError):

@@ -46,7 +46,7 @@ def as_object(value: Any) -> Any:
     return value
 
 
-def as_json(text: str, quotes: tuple[str, str]) -> str:
+def bare_as_json(text: str, quotes: tuple[str, str]) -> str:
     """Return a text with all that is nearly JSON in it as JSON: its keys are bare, and texts stand between
     `quotes`.
     """

@@ -10,11 +10,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.data.rows.tool_schemas import function_of
 from ft_dagster.data.sources.turns import as_json
 
+T = TypeVar("T")
 Reasoning = Literal["train", "drop", "context"]
 Render = Callable[[list[dict[str, Any]], list[dict[str, Any]] | None], str]
 CITY, TOWN, TOOL = "c4821", "t4821", "f4821"  # texts that no template writes
@@ -95,15 +97,22 @@ def turns_of(messages: Sequence[Message], options: ChatOptions, form: ChatForm) 
     return [_turn(message, options, form) for message in messages]
 
 
-def form_of(tokenizer: Any, render: Render) -> ChatForm:
-    """Return how the tokenizer's template takes turns. `render` renders by it and raises what it raises."""
+def kept_on(tokenizer: Any, name: str, find: Callable[[], T]) -> T:
+    """Return what `find` returns, kept on the tokenizer by this name for as long as its template, and how
+    chats are rendered, stay.
+    """
     about = (tokenizer.chat_template, chat_noted(tokenizer))
-    kept: tuple[Any, ChatForm] | None = getattr(tokenizer, "_ft_dagster_form", None)
+    kept: tuple[Any, T] | None = getattr(tokenizer, f"_ft_dagster_{name}", None)
     if kept is None or kept[0] != about:
-        in_parts = not _reads(CITY, render) and _reads(_parts(CITY), render)
-        calls = next((form for form in FORMS if _takes(form, in_parts, render)), None)
-        kept = tokenizer._ft_dagster_form = (about, ChatForm(in_parts, calls))
+        kept = (about, find())
+        setattr(tokenizer, f"_ft_dagster_{name}", kept)
     return kept[1]
+
+
+def form_of(render: Render) -> ChatForm:
+    """Return how a template takes turns. `render` renders by it and raises what it raises."""
+    in_parts = not _reads(CITY, render) and _reads(_parts(CITY), render)
+    return ChatForm(in_parts, next((form for form in FORMS if _takes(form, in_parts, render)), None))
 
 
 def _reads(content: Any, render: Render) -> bool:
@@ -177,9 +186,8 @@ def _same(render: Callable[[Row], str], other: Row, whole: str) -> bool:
 
 def _names_of(tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the names of tools, and of what they take."""
-    for tool in tools:
-        function = tool.get("function", tool)
-        yield str(function.get("name", ""))
+    for function in filter(None, map(function_of, tools)):
+        yield function["name"]
         yield from (function.get("parameters") or {}).get("properties") or {}
 
 

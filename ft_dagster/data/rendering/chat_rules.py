@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ft_dagster.data.rendering.render import DATE, MARK, added_after, ends_known, lead_of, render_asked
+from ft_dagster.data.rendering.chat_template import DATE, MARK, lead_of, render_asked
+from ft_dagster.data.rendering.render import added_after, ends_known
 from ft_dagster.data.rendering.time_limit import EndlessTemplate
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.errors import UserError
@@ -20,7 +21,7 @@ _DATED = ("strftime_now", "date_string")  # in a template that may print a date
 
 class ChatTraits(NamedTuple):
     """Says what a base's chat template makes of rows beside their own texts. `chats`: whether there is one.
-    `lead`: see `render.lead_of`. `ends`: whether it marks where a turn ends.
+    `lead`: see `lead_of`. `ends`: whether it marks where a turn ends.
     """
 
     chats: bool

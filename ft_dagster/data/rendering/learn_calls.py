@@ -16,9 +16,9 @@ from typing import Any
 
 from ft_dagster.data.rendering.call_format import OTHER_NAME, Call, CallFormat, CallsRead, Style
 from ft_dagster.data.rendering.call_values import as_object, objects_in, python_arguments
-from ft_dagster.data.rendering.carried import chat_noted
+from ft_dagster.data.rendering.carried import kept_on
 from ft_dagster.data.rendering.chat_rules import chats, stop_token_ids
-from ft_dagster.data.rendering.render import render_chat
+from ft_dagster.data.rendering.chat_template import render_chat
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.data.sources.turns import as_json
 
@@ -40,15 +40,14 @@ class NoCalls(ValueError):
 
 def format_of(tokenizer: Any) -> CallFormat:
     """Return the format in which a tokenizer's chat template writes calls. Raises NoCalls."""
-    about = (tokenizer.chat_template, chat_noted(tokenizer))
-    kept: tuple[Any, CallFormat] | None = getattr(tokenizer, "_ft_dagster_calls", None)
-    if kept is None or kept[0] != about:
-        if not chats(tokenizer):
-            raise NoCalls("it has no chat template")
-        ends, tools = tokenizer.convert_ids_to_tokens(stop_token_ids(tokenizer)), as_json(probe_tools())
-        found = learn_format(lambda turns: render_chat(turns, tokenizer, tools=tools), ends)
-        kept = tokenizer._ft_dagster_calls = (about, found)
-    return kept[1]
+    return kept_on(tokenizer, "calls", lambda: _learned(tokenizer))
+
+
+def _learned(tokenizer: Any) -> CallFormat:
+    if not chats(tokenizer):
+        raise NoCalls("it has no chat template")
+    ends, tools = tokenizer.convert_ids_to_tokens(stop_token_ids(tokenizer)), as_json(probe_tools())
+    return learn_format(lambda turns: render_chat(turns, tokenizer, tools=tools), ends)
 
 
 def why_no_calls(tokenizer: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.rendering.render import render_chat
+from ft_dagster.data.rendering.chat_template import render_chat
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.errors import UserError
 

@@ -15,16 +15,10 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ft_dagster.data.rendering.carried import (
-    ChatForm,
-    chat_noted,
-    form_of,
-    lost_field,
-    tools_in,
-    turns_of,
-)
+from ft_dagster.data.rendering.carried import chat_noted, lost_field
+from ft_dagster.data.rendering.chat_template import lead_at, opening, refusal, render_chat, takes_calls
 from ft_dagster.data.rendering.special_tokens import special_pattern
-from ft_dagster.data.rendering.time_limit import EndlessTemplate, in_time
+from ft_dagster.data.rendering.time_limit import in_time
 from ft_dagster.data.rendering.token_spans import Marked, cut, encode, spanned
 from ft_dagster.data.rows.rows import Message, Row
 from ft_dagster.errors import UserError
@@ -32,10 +26,6 @@ from ft_dagster.model_files.weights import declared_ends
 from ft_dagster.objectives import Rendered
 
 TrainOn = Literal["completions", "assistant_turns"]
-DATE = "26 Jul 2024"  # what templates that print today's date get, as `date_string` too
-SYSTEM = "You are a helpful assistant."  # before a question, where the template takes none without a system
-MARK = "4821"  # a text that no template writes otherwise
-LONGEST_LEAD = 1000  # characters: it stands in keys, and is looked for in each answer
 
 
 class Turn(NamedTuple):
@@ -225,7 +215,7 @@ def _upto(row: Row, last: int) -> Row:
 
 def _refuse_lost(row: Row, whole: str, turns: Sequence[int], tokenizer: Any) -> None:
     """Raise UserError where the template leaves out what the row says."""
-    if not row.tools and not any(message.more for message in row.messages):
+    if not row.says_more:
         return
     field = lost_field(
         row, whole, turns, tokenizer, lambda other: render_chat(other.messages, tokenizer, tools=other.tools)
@@ -260,7 +250,7 @@ def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
     content = row.messages[i].content.strip()
     start = len(before)
     begins, thought = (
-        start + len(_lead_at(upto, start, tokenizer)),
+        start + len(lead_at(upto, start, tokenizer)),
         _thought_ends(row, i, upto, start, tokenizer),
     )
     at = upto.find(content, thought or begins)
@@ -304,7 +294,7 @@ def _untold(row: Row, i: int, tokenizer: Any) -> UserError:
     """
     before, asked = (_chat(row, row.messages[:i], tokenizer, prompt=prompt) for prompt in (False, True))
     upto, last = _chat(row, row.messages[: i + 1], tokenizer), len(row.messages) - 1
-    opens = _opening(tokenizer)
+    opens = opening(tokenizer)
     if asked.startswith(before) and upto.startswith(before) and not upto.startswith(asked):
         why = f"'s generation prompt ends with {opens[-40:]!r}, and this answer is rendered without it"
     else:
@@ -317,17 +307,6 @@ def _untold(row: Row, i: int, tokenizer: Any) -> UserError:
         ways = f"data.train_on: completions, {ways}"
     problem = f"the chat template{why}, so the answer of message {i} cannot be told from its prompt"
     return _row_error(row, problem, f"Use {ways}")
-
-
-def _opening(tokenizer: Any) -> str:
-    """Return the generation prompt, of a question that is no row's."""
-    try:
-        before, asked = (
-            render_asked([Message("user", MARK)], tokenizer, prompt=prompt) for prompt in (False, True)
-        )
-    except UserError:
-        return ""
-    return asked.removeprefix(before)
 
 
 def _is_told(row: Row, i: int, tokenizer: Any) -> bool:
@@ -358,130 +337,6 @@ def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool 
         )
         problem = f"the chat template refuses the row: {refusal(error, tokenizer)}"
         raise _row_error(row, problem, fix) from None
-
-
-def refusal(error: Exception, tokenizer: Any) -> str:
-    """Say why a template refuses turns: in its own words where they stand in it as they are, for what it puts
-    together may quote a row; else by the kind of the error.
-    """
-    said = str(error).strip()
-    return said.rstrip(".") if said and said in str(tokenizer.chat_template) else type(error).__name__
-
-
-def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False, tools: str = "") -> str:
-    """Render a conversation through apply_chat_template's own renderer, without its checks for tools and
-    images.
-
-    `prompt`: up to where the next answer begins. `tools`: of the row, as JSON. Raises what the template
-    raises, and EndlessTemplate.
-    """
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    options = chat_noted(tokenizer)
-
-    def render_turns(
-        turns: list[dict[str, Any]], given: list[dict[str, Any]] | None, asked: bool = prompt
-    ) -> str:
-        texts: list[str]
-        texts, _ = render_jinja_template(
-            conversations=[turns],
-            tools=given,
-            chat_template=_dateless(tokenizer.get_chat_template()),
-            add_generation_prompt=asked,
-            **{**tokenizer.special_tokens_map, "date_string": DATE, **options.kwargs},
-        )
-        return texts[0]
-
-    def rendered() -> str:
-        form = form_of(tokenizer, lambda turns, given: render_turns(turns, given, False))
-        return render_turns(turns_of(messages, options, form), tools_in(tools))
-
-    return in_time(tokenizer, rendered)
-
-
-def takes_calls(tokenizer: Any) -> bool:
-    """Say whether the template writes calls of tools, in whatever form. Raises EndlessTemplate."""
-    try:
-        render_chat([Message("user", MARK)], tokenizer)
-    except EndlessTemplate:
-        raise
-    except Exception:
-        pass
-    form: ChatForm | None = getattr(tokenizer, "_ft_dagster_form", (None, None))[1]
-    return form is not None and form.calls is not None
-
-
-def render_asked(turns: Sequence[Message], tokenizer: Any, *, prompt: bool = True) -> str:
-    """Render turns in the chat template, up to where the next answer begins; a system turn comes first where
-    the template takes them with one alone. Raises UserError where it refuses both.
-    """
-    refused: list[str] = []
-    tried = [turns] if turns[0].role == "system" else [turns, [Message("system", SYSTEM), *turns]]
-    for each in tried:
-        try:
-            return render_chat(each, tokenizer, prompt=prompt)
-        except (UserError, ImportError):
-            raise
-        except Exception as error:  # whatever a template can cause
-            refused.append(refusal(error, tokenizer))
-    raise UserError(
-        f"the base's chat template refuses a question: {refused[0]}",
-        field="base_model",
-        fix="Use a base whose template takes a user's turn, alone or after a system turn",
-    )
-
-
-def lead_of(tokenizer: Any) -> str:
-    """Return what the chat template itself writes between a prompt and an answer, such as an empty block of
-    thought, or the beginning of a turn that it does not write for a prompt. Empty for most, and where it is
-    white space.
-    """
-    about = (tokenizer.chat_template, chat_noted(tokenizer))
-    kept: tuple[Any, str] | None = getattr(tokenizer, "_ft_dagster_lead", None)
-    if kept is None or kept[0] != about:
-        kept = tokenizer._ft_dagster_lead = (about, _find_lead(tokenizer))
-    return kept[1]
-
-
-def _find_lead(tokenizer: Any) -> str:
-    asked, answer = Message("user", MARK), Message("assistant", MARK)
-    try:
-        before = render_asked([asked], tokenizer)
-        whole = render_asked([asked, answer], tokenizer, prompt=False)
-    except EndlessTemplate:
-        raise
-    except UserError:  # it takes no such conversation, or there is none
-        return ""
-    lead = whole[len(before) : max(len(before), whole.rfind(MARK))] if whole.startswith(before) else ""
-    return lead if lead.strip() and len(lead) <= LONGEST_LEAD else ""
-
-
-def _lead_at(text: str, place: int, tokenizer: Any) -> str:
-    """Return the lead, where it stands at this place."""
-    lead = lead_of(tokenizer)
-    return lead if text.startswith(lead, place) else ""
-
-
-def without_specials(text: str, tokenizer: Any) -> str:
-    """Return a rendered text as it is when its tokens are decoded without the special ones."""
-    return special_pattern(tokenizer).sub("", text)
-
-
-def without_lead(lead: str, answer: str) -> str:
-    """Return what is written after the template's own words, without special tokens, however these are
-    spaced.
-    """
-    words = r"\s*".join(map(re.escape, lead.split()))
-    return re.sub(rf"\A\s*{words}\s*", "", answer) if words else answer
-
-
-def _dateless(template: str) -> str:
-    """Return the template with `strftime_now` shadowed, so that the same row gives the same tokens on every
-    day.
-    """
-    if "strftime_now" not in template:
-        return template
-    return f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n{template}"
 
 
 def eos_token(row: Row, tokenizer: Any) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ft_dagster.data.rows.rows import Row
-from ft_dagster.data.rows.tool_schemas import schemas_of, why_not
+from ft_dagster.data.rows.tool_schemas import function_of, schemas_of, why_not
 from ft_dagster.strict_json import loads
 
 BROKEN = "tools or calls that are no JSON of that form"
@@ -30,7 +30,7 @@ def fault_of(row: Row) -> str | None:
         return SYSTEMS
     if not any(message.role == "assistant" and message.is_trained for message in row.messages):
         return UNTRAINED
-    if not row.tools and "tool" not in roles and not any(message.more for message in row.messages):
+    if not row.says_more and "tool" not in roles:
         return None
     try:
         return _fault_of_calls(row)
@@ -42,14 +42,7 @@ class _Broken(Exception):
     """Signals what is no JSON, or not of the form."""
 
 
-def function_of(tool: Any) -> Mapping[str, Any] | None:
-    """Return the function of a tool, whether it stands within the tool or is the tool; None for neither."""
-    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-    named = isinstance(function, Mapping) and isinstance(function.get("name"), str) and function["name"]
-    return function if named else None
-
-
-def arguments_of(call: Mapping[str, Any]) -> dict[str, Any] | None:
+def _arguments_of(call: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the arguments of a call as an object; None for what is none."""
     given = call["function"].get("arguments")
     if isinstance(given, str):
@@ -72,7 +65,7 @@ def _fault_of_calls(row: Row) -> str | None:
             continue
         waiting = []
         for call in _calls(said):
-            name, arguments = call["function"]["name"], arguments_of(call)
+            name, arguments = call["function"]["name"], _arguments_of(call)
             if arguments is None:
                 raise _Broken
             if tools and name not in tools:

@@ -8,14 +8,19 @@ from typing import Any
 DEFINITIONS = ("$defs", "definitions", "$schema")
 
 
+def function_of(tool: Any) -> Mapping[str, Any] | None:
+    """Return the function of a tool, whether it stands within the tool or is the tool; None for neither."""
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    named = isinstance(function, Mapping) and isinstance(function.get("name"), str) and function["name"]
+    return function if named else None
+
+
 def schemas_of(tools: Sequence[Any]) -> dict[str, Any]:
     """Return the JSON schema of the arguments of each tool, by the tool's name."""
     found: dict[str, Any] = {}
-    for tool in tools:
-        said = tool.get("function", tool) if isinstance(tool, dict) else None
-        if isinstance(said, dict) and isinstance(said.get("name"), str):
-            schema = said.get("parameters", said.get("input_schema"))
-            found[said["name"]] = {} if schema is None else schema
+    for function in filter(None, map(function_of, tools)):
+        schema = function.get("parameters", function.get("input_schema"))
+        found[function["name"]] = {} if schema is None else schema
     return found
 
 

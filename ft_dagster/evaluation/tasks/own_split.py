@@ -18,7 +18,8 @@ from typing import Any
 import datasets
 from lm_eval.api.task import ConfigurableTask
 
-from ft_dagster.data.rendering.render import added_after, render, render_turn, without_lead, without_specials
+from ft_dagster.data.rendering.chat_template import without_lead, without_specials
+from ft_dagster.data.rendering.render import added_after, render, render_turn
 from ft_dagster.data.rows.content import question_ids
 from ft_dagster.data.rows.dataset_io import as_row
 from ft_dagster.data.rows.rows import Row, in_exchange

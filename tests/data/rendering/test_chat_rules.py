@@ -11,7 +11,8 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from ft_dagster.data.rendering.chat_rules import chat_rules, stop_token_ids
-from ft_dagster.data.rendering.render import DATE, SYSTEM, load_tokenizer, render_asked, render_chat
+from ft_dagster.data.rendering.chat_template import DATE, SYSTEM, render_asked, render_chat
+from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.load import trained_tokenizer

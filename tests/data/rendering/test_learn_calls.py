@@ -6,8 +6,8 @@ import pytest
 from trl.chat_template_utils import add_response_schema, supports_tool_calling
 
 from ft_dagster.data.rendering.call_format import Call, CallFormat, CallsRead
+from ft_dagster.data.rendering.chat_template import render_chat
 from ft_dagster.data.rendering.learn_calls import NoCalls, format_of
-from ft_dagster.data.rendering.render import render_chat
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.data.rows.tool_schemas import schemas_of
 from ft_dagster.data.sources.turns import as_json

@@ -15,7 +15,8 @@ import pytest
 
 from ft_dagster.data.rendering import time_limit
 from ft_dagster.data.rendering.chat_rules import stop_token_ids
-from ft_dagster.data.rendering.render import lead_of, load_tokenizer, render, render_rows, render_turn
+from ft_dagster.data.rendering.chat_template import lead_of
+from ft_dagster.data.rendering.render import load_tokenizer, render, render_rows, render_turn
 from ft_dagster.data.rows.rows import Message, Row
 from ft_dagster.errors import UserError
 from tests.chat_templates import ENDLESS, NO_GENERATION_PROMPT, OPENS_A_THOUGHT, THINKS

@@ -13,7 +13,8 @@ import pytest
 import trl
 
 from ft_dagster.data.rendering.carried import ChatOptions, note_chat
-from ft_dagster.data.rendering.render import DATE, render
+from ft_dagster.data.rendering.chat_template import DATE
+from ft_dagster.data.rendering.render import render
 from ft_dagster.data.rows.rows import Message, Row
 from ft_dagster.data.sources.turns import as_json
 from ft_dagster.errors import UserError
