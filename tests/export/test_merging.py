@@ -144,6 +144,7 @@ def test_two_stacked_adapters_are_merged_as_one(bases: Bases, tmp_path: Path) ->
     from safetensors.torch import load_file, save_file
 
     from ft_dagster.training.contract import ParentAdapter
+    from ft_dagster.training.methods.adapter import Learned
     from ft_dagster.training.methods.stacking import concatenated_adapters
 
     base = bases("llama")
@@ -152,7 +153,9 @@ def test_two_stacked_adapters_are_merged_as_one(bases: Bases, tmp_path: Path) ->
     config = json.loads((child / "adapter_config.json").read_text("utf-8"))
     config["target_modules"] = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
     below = ParentAdapter(adapter=parent, digest="1" * 64)
-    one, tensors = concatenated_adapters(below, config, load_file(child / "adapter_model.safetensors"))
+    one, tensors = concatenated_adapters(
+        below, Learned(config, load_file(child / "adapter_model.safetensors"))
+    )
     save_file(tensors, child / "adapter_model.safetensors", metadata={"format": "pt"})
     edit_json(child / "adapter_config.json", **one)
     export_merged(base, DIGEST, child, tmp_path / "streamed")

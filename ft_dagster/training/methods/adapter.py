@@ -9,7 +9,7 @@ import json
 from abc import abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.methods.method import Quantization
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 ADAPTER = "default"  # PEFT's name of the adapter that is trained, and the only one that is saved
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+
+
+class Learned(NamedTuple):
+    """Holds an adapter as it is saved: PEFT's configuration, and the tensors by the names that PEFT loads."""
+
+    config: dict[str, Any]
+    tensors: Weights
 
 
 class Adapter(TaughtBy):
@@ -102,14 +109,14 @@ class Adapter(TaughtBy):
 
         norms_in_one_piece(model)
 
-    def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
-        """Return the configuration and the tensors to save, by the names PEFT loads."""
+    def learned(self, model: PreTrainedModel, weights: Weights | None) -> Learned:
+        """Return what is to be saved."""
         from peft import get_peft_model_state_dict
 
         tensors = get_peft_model_state_dict(
             model, state_dict=weights, adapter_name=ADAPTER, save_embedding_layers=False
         )
-        return model.peft_config[ADAPTER].to_dict(), tensors
+        return Learned(model.peft_config[ADAPTER].to_dict(), tensors)
 
     def save(
         self, model: PreTrainedModel, payload: Path, base_digest: str, weights: Weights | None = None

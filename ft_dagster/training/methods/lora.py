@@ -9,7 +9,7 @@ from ft_dagster.methods.layers import ALL, Targets
 from ft_dagster.methods.lora import LoraSettings
 from ft_dagster.training.contract import Base, ParentAdapter
 from ft_dagster.training.methods import Precision
-from ft_dagster.training.methods.adapter import Adapter
+from ft_dagster.training.methods.adapter import Adapter, Learned
 from ft_dagster.training.methods.shared import SharedBase
 from ft_dagster.training.methods.stacking import check_parent, concatenated_adapters, put_beneath
 from ft_dagster.training.methods.starts import add_start, check_start, fill_start, without_start
@@ -74,12 +74,12 @@ class Lora(Adapter):
         if self.settings.starts_beneath:
             add_start(model)
 
-    def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, object], Weights]:
-        config, tensors = super().learned(model, weights)
-        config["init_lora_weights"] = True  # of what is loaded nothing is drawn
+    def learned(self, model: PreTrainedModel, weights: Weights | None) -> Learned:
+        learned = super().learned(model, weights)
+        learned.config["init_lora_weights"] = True  # of what is loaded nothing is drawn
         if self.settings.starts_beneath:
-            return without_start(model, config, tensors)
-        return concatenated_adapters(self.parent, config, tensors) if self.parent else (config, tensors)
+            return without_start(model, learned)
+        return concatenated_adapters(self.parent, learned) if self.parent else learned
 
     def _drawn(self) -> Any:
         """Return how PEFT draws A and B: what begins at the base is filled in later."""

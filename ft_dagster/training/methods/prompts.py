@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ft_dagster.errors import UserError
 from ft_dagster.methods.prompt_tuning import PromptSettings
 from ft_dagster.training.contract import Base
-from ft_dagster.training.methods.adapter import ADAPTER, Adapter
+from ft_dagster.training.methods.adapter import ADAPTER, Adapter, Learned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,7 +41,7 @@ class LearnedPrompt(Adapter):
                 fix="Say fold: the parent is merged into a base of its own first",
             )
 
-    def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, object], Weights]:
+    def learned(self, model: PreTrainedModel, weights: Weights | None) -> Learned:
         state = model.state_dict() if weights is None else weights
         tensors = {"prompt_embeddings": state[f"prompt_encoder.{ADAPTER}.embedding.weight"]}
-        return model.peft_config[ADAPTER].to_dict(), tensors
+        return Learned(model.peft_config[ADAPTER].to_dict(), tensors)

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.training.contract import ParentAdapter
-from ft_dagster.training.methods.adapter import ADAPTER, CONFIG_FILE, WEIGHTS_FILE
+from ft_dagster.training.methods.adapter import ADAPTER, CONFIG_FILE, WEIGHTS_FILE, Learned
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
-
-    from ft_dagster.training.methods import Weights
 
 PARENT = "parent"
 UNSUPPORTED = {
@@ -42,24 +40,27 @@ def put_beneath(model: PreTrainedModel, parent: ParentAdapter) -> None:
     from safetensors.torch import load_file
 
     config = _parent_config(parent.adapter)
-    config.lora_dropout, config.inference_mode = 0.0, True
     try:
-        model.add_adapter(PARENT, config)
+        add_beneath(model, PARENT, config)
         loaded = set_peft_model_state_dict(model, load_file(parent.adapter / WEIGHTS_FILE), PARENT)
     except (ValueError, RuntimeError) as error:
         raise _other_base(parent.adapter, str(error)) from None
     missing = [name for name in loaded.missing_keys if f".{PARENT}." in name]
     if loaded.unexpected_keys or missing:
         raise _other_base(parent.adapter, ", ".join([*loaded.unexpected_keys, *missing][:3]))
-    model.base_model.set_adapter([ADAPTER, PARENT])
-    model.set_requires_grad(PARENT, False)
-    # With the parent's in the checkpoint as well, Trainer would leave that inactive on resuming.
+
+
+def add_beneath(model: PreTrainedModel, name: str, config: LoraConfig) -> None:
+    """Add an adapter beneath the one that is trained: active, frozen, without dropout."""
+    config.lora_dropout, config.inference_mode = 0.0, True
+    model.add_adapter(name, config)
+    model.base_model.set_adapter([ADAPTER, name])
+    model.set_requires_grad(name, False)
+    # With it in the checkpoint as well, Trainer would leave it inactive on resuming.
     model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=[ADAPTER])
 
 
-def concatenated_adapters(
-    parent: ParentAdapter, config: dict[str, Any], tensors: Weights
-) -> tuple[dict[str, Any], Weights]:
+def concatenated_adapters(parent: ParentAdapter, child: Learned) -> Learned:
     """Join parent and child into one adapter of rank r1 + r2 and scale 1: their own scales go into B.
 
     A layer that only one of them updates has zeros for the other. The child's token rows go along.
@@ -67,10 +68,10 @@ def concatenated_adapters(
     from safetensors.torch import load_file
 
     above = _parent_config(parent.adapter).to_dict()
-    return joined([(above, load_file(parent.adapter / WEIGHTS_FILE)), (config, tensors)])
+    return joined([Learned(above, load_file(parent.adapter / WEIGHTS_FILE)), child])
 
 
-def joined(parts: Sequence[tuple[dict[str, Any], Weights]]) -> tuple[dict[str, Any], Weights]:
+def joined(parts: Sequence[Learned]) -> Learned:
     """Join adapters, the last of them the one that is trained, into one: see `concatenated_adapters`."""
     import torch
 
@@ -93,7 +94,7 @@ def joined(parts: Sequence[tuple[dict[str, Any], Weights]]) -> tuple[dict[str, A
     for name in ("target_modules", "target_parameters"):
         all_of = {target for settings, _ in parts for target in settings.get(name) or ()}
         one[name] = sorted(all_of) if all_of or name == "target_modules" else config.get(name)
-    return {**config, **one}, joined
+    return Learned({**config, **one}, joined)
 
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -104,7 +105,7 @@ def _scale(settings: dict[str, Any]) -> float:
     return settings["lora_alpha"] / (rank**0.5 if settings["use_rslora"] else rank)
 
 
-def _sizes(layer: str, parts: Sequence[tuple[dict[str, Any], Weights]]) -> tuple[int, int, int]:
+def _sizes(layer: str, parts: Sequence[Learned]) -> tuple[int, int, int]:
     """Return (in, out) of a layer, and how many experts its tensor holds, from whichever adapter updates
     it.
     """

@@ -8,18 +8,15 @@ rank over the base as it was, which PEFT's own conversion comes to as well.
 from __future__ import annotations
 
 import copy
-import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
 from ft_dagster.training.contract import Base
-from ft_dagster.training.methods.adapter import ADAPTER
-from ft_dagster.training.methods.stacking import joined
+from ft_dagster.training.methods.adapter import ADAPTER, Learned
+from ft_dagster.training.methods.stacking import add_beneath, joined
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from ft_dagster.training.methods import Weights
 
 START = "start"  # the adapter beneath
 
@@ -39,14 +36,10 @@ def check_start(start: str, base: Base) -> None:
 
 
 def add_start(model: PreTrainedModel) -> None:
-    """Add the adapter beneath, empty: active, frozen, without dropout."""
+    """Add the adapter beneath, empty."""
     config = copy.deepcopy(model.peft_config[ADAPTER])
-    config.lora_dropout, config.inference_mode, config.trainable_token_indices = 0.0, True, None
-    model.add_adapter(START, config)
-    model.base_model.set_adapter([ADAPTER, START])
-    model.set_requires_grad(START, False)
-    # With this one in the checkpoint as well, Trainer would leave it inactive on resuming.
-    model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=[ADAPTER])
+    config.trainable_token_indices = None
+    add_beneath(model, START, config)
 
 
 def fill_start(model: PreTrainedModel, start: str) -> None:
@@ -71,14 +64,12 @@ def fill_start(model: PreTrainedModel, start: str) -> None:
             parts[ADAPTER].weight.data, parts[START].weight.data = drawn, sign * drawn.clone()
 
 
-def without_start(
-    model: PreTrainedModel, config: dict[str, Any], tensors: Weights
-) -> tuple[dict[str, Any], Weights]:
+def without_start(model: PreTrainedModel, learned: Learned) -> Learned:
     """Join what was trained with what it began at, taken out."""
     from peft import get_peft_model_state_dict
 
     beneath = get_peft_model_state_dict(model, adapter_name=START, save_embedding_layers=False)
-    return joined([(config, beneath), (config, tensors)])
+    return joined([Learned(learned.config, beneath), learned])
 
 
 def _refused(start: str, why: str, fix: str) -> UserError:
