@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -98,8 +99,8 @@ def start_project(
         declaration: start.declaration
         or VARIANT.format(
             variant=key,
-            base_model=declared_place(folder, base_model),
-            data=", ".join(declared_place(folder, source) for source in sources),
+            base_model=inline(written_place(folder, base_model)),
+            data=", ".join(inline(written_place(folder, source)) for source in sources),
         ),
         folder / ".gitignore": IGNORED,
     }
@@ -153,12 +154,12 @@ def _said(field: str, place: str, settings: Path, is_new: bool) -> str:
     return f"{place} lies outside of the project: add it to {field} in {settings}, which was there before"
 
 
-def declared_place(folder: Path, place: str) -> str:
-    """Return a place as the declaration has it, in YAML."""
-    # In brackets a comma or a colon is quoted, too.
-    written = [written_place(folder, place)]
-    listed = yaml.safe_dump(written, default_flow_style=True, allow_unicode=True, width=math.inf)
-    return listed.strip()[1:-1]
+def inline(value: Any) -> str:
+    """Return a value in one line of YAML, quoted as in brackets: a comma or a colon is quoted, too."""
+    listed = yaml.safe_dump(
+        [value], default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf
+    )
+    return str(listed.strip()[1:-1])
 
 
 def written_place(folder: Path, place: str) -> str:

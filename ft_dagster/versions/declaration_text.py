@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import yaml
-
 from ft_dagster.errors import in_one_line
 from ft_dagster.spec.defaults import SHORTHANDS
+from ft_dagster.spec.start import inline
 
 
 class Setting(NamedTuple):
@@ -82,11 +80,3 @@ def _entry(source: Source) -> Iterator[tuple[str, str]]:
     for name, value in source.fields.items():
         yield f"{lead}{name}: {inline(value)}", why or ("our name: your column" if name == "fields" else "")
         lead, why = "      ", ""
-
-
-def inline(value: Any) -> str:
-    """Return a value in one line of YAML, quoted as in brackets: a comma or a colon is quoted, too."""
-    listed = yaml.safe_dump(
-        [value], default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf
-    )
-    return str(listed.strip()[1:-1])

@@ -8,13 +8,16 @@ from typing import Any
 
 from ft_dagster.versions.imports.configured import (
     ADMINISTRATION,
+    CHAT_TEMPLATE,
+    COMMON,
     EVALUATED,
     LOADING,
-    QUIET,
+    NOTHING_DOES_IT,
     SHARDED,
     SPEED,
+    added_tokens,
     configuration,
-    dropped_settings,
+    named_base,
     optimizer,
     place_of,
     reports,
@@ -22,14 +25,18 @@ from ft_dagster.versions.imports.configured import (
     scheduled,
     source_of,
     start,
+    validation_share,
 )
 from ft_dagster.versions.imports.ledger import Item, Ledger
 from ft_dagster.versions.imports.rules import (
+    PREFERENCES,
     Rule,
+    alike,
     apply,
     as_here,
     changed,
     is_object,
+    lost,
     names_of,
     no_rows,
     number,
@@ -40,7 +47,6 @@ from ft_dagster.versions.imports.rules import (
 )
 from ft_dagster.versions.imports.staged import Staged
 
-ADAPTERS = {"lora": "lora", "qlora": "qlora"}
 SHAREGPT_ROLES = {"role": "from", "content": "value"}
 KEPT_OF_A_SET = ("path", "type", "split", "revision", "data_files", "ds_type", "field_messages")
 
@@ -191,7 +197,7 @@ def _field_of_a_set(ledger: Ledger, item: Item) -> None:
             ledger, item
         )
     elif name == "train_on_eos":
-        as_here(("turn", "all"), "each answer is trained with the end of its turn")(ledger, item)
+        ANSWER_ENDS(ledger, item)
     elif name == "chat_template":
         CHAT_TEMPLATE(ledger, item)
     elif name == "message_field_training":
@@ -204,17 +210,8 @@ def _field_of_a_set(ledger: Ledger, item: Item) -> None:
         ledger.drop(item, "nothing here knows this field of a data set")
 
 
-def _base(ledger: Ledger, item: Item) -> None:
-    ledger.base = item
-    ledger.name(item, "", "base_model")
-
-
 def _revision(ledger: Ledger, item: Item) -> None:
     ledger.carry(item, "base_model.revision", str(item.value))
-
-
-def _tokens(ledger: Ledger, item: Item) -> None:
-    ledger.carry(item, "base_model.new_tokens", names_of(item))
 
 
 def _special_tokens(ledger: Ledger, item: Item) -> None:
@@ -222,15 +219,6 @@ def _special_tokens(ledger: Ledger, item: Item) -> None:
         ledger.change(item, why="padding is masked, by a token of the base's own")
     else:
         ledger.drop(item, "the base's own special tokens are used")
-
-
-def _validation(ledger: Ledger, item: Item) -> None:
-    share = number(item, least=0)
-    if 0 < share < 1:
-        ledger.carry(item, "data.splits.validation", share)
-    else:
-        why = "a share of the rows is kept apart to validate, see data.splits"
-        ledger.change(item, why=why)
 
 
 def _evaluations(ledger: Ledger, file: Path, content: Mapping[str, Any]) -> None:
@@ -249,122 +237,70 @@ def _evaluations(ledger: Ledger, file: Path, content: Mapping[str, Any]) -> None
         EVALUATED(ledger, times)
 
 
-def _precision(ledger: Ledger, item: Item) -> None:
-    if item.value is True:
-        ledger.carry(item, "training.precision", "bf16")
-    else:
-        ledger.keep(item, "the hardware decides")
-
-
-def _learning_rate(ledger: Ledger, item: Item) -> None:
-    ledger.carry(item, "training.learning_rate", number(item, least=0))
-
-
 def _tracker(name: str) -> Rule:
     return lambda ledger, item: reports(ledger, [name] if item.value else ["none"], item)
 
 
-CHAT_TEMPLATE = changed("the base's own chat template is used")
+ANSWER_ENDS = as_here(("turn", "all"), "each answer is trained with the end of its turn")
 RULES: dict[str, Rule] = {
-    "base_model": _base,
+    **COMMON,
+    "base_model": named_base,
     "revision_of_model": _revision,
-    "tokens": _tokens,
+    "tokens": added_tokens,
     "special_tokens": _special_tokens,
     "sequence_len": numeric("training.max_length", least=1, whole=True),
     "sample_packing": to("training.packing"),
     "micro_batch_size": numeric("training.per_device_train_batch_size", least=1, whole=True),
-    "gradient_accumulation_steps": numeric("training.gradient_accumulation_steps", least=1, whole=True),
-    "max_steps": numeric("training.max_steps", least=1, whole=True),
-    "learning_rate": _learning_rate,
     "lr_scheduler": scheduled,
-    "warmup_ratio": numeric("training.warmup_ratio"),
-    "warmup_steps": changed("training.warmup_ratio is a share of the steps, 0.03 unless declared"),
-    "weight_decay": numeric("training.weight_decay"),
-    "max_grad_norm": numeric("training.max_grad_norm"),
-    "seed": numeric("training.seed", whole=True),
     "optimizer": optimizer,
     "lora_r": numeric("method.rank", least=1, whole=True),
-    "lora_alpha": numeric("method.alpha"),
-    "lora_dropout": numeric("method.dropout"),
     "peft_use_dora": switch("method.use_dora"),
     "peft_use_rslora": switch("method.use_rslora"),
     "peft_init_lora_weights": start,
-    "val_set_size": _validation,
-    "bf16": _precision,
-    "fp16": as_here((False,), "precision is bf16 or fp32 here"),
-    "tf32": changed("training.precision decides how products are rounded"),
+    "val_set_size": validation_share,
     "gradient_checkpointing": one_of(
         "training.gradient_checkpointing",
         {True: True, False: False, "true": True, "unsloth": True, "offload": True},
         "on or off here",
     ),
-    "save_total_limit": numeric("training.keep_last", least=1, whole=True),
     "chat_template": CHAT_TEMPLATE,
-    "train_on_eos": as_here(("turn", "all"), "each answer is trained with the end of its turn"),
+    "train_on_eos": ANSWER_ENDS,
     "wandb_project": _tracker("wandb"),
     "mlflow_experiment_name": _tracker("mlflow"),
     "use_tensorboard": _tracker("tensorboard"),
-    "deepspeed": SHARDED,
-    "fsdp": SHARDED,
-    "fsdp_config": SHARDED,
     "fsdp_version": SHARDED,
-    "logging_steps": QUIET,
     "model_type": as_here(
         ("AutoModelForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"),
         "the class is what the base's config.json names, of those of transformers",
     ),
-    "trust_remote_code": changed("code of a base is never run"),
-    "plugins": SPEED,
-    **dict.fromkeys(
-        ("eval_steps", "eval_strategy", "save_steps", "save_strategy", "saves_per_epoch"), EVALUATED
-    ),
-    **dict.fromkeys(("output_dir", "hub_model_id", "hub_strategy", "save_safetensors"), ADMINISTRATION),
-    **dict.fromkeys(("resume_from_checkpoint", "auto_resume_from_checkpoints"), ADMINISTRATION),
-    **dict.fromkeys(
-        (
-            *(
-                "flash_attention",
-                "xformers_attention",
-                "sdp_attention",
-                "flex_attention",
-                "attn_implementation",
-            ),
-            *("eager_attention", "pad_to_sequence_len", "eval_sample_packing", "group_by_length", "strict"),
-            *("gradient_checkpointing_kwargs", "torch_compile", "liger_rope", "liger_rms_norm", "debug"),
-            *("liger_glu_activation", "liger_swiglu", "liger_layer_norm", "low_cpu_mem_usage"),
-            *("liger_fused_linear_cross_entropy", "cut_cross_entropy", "lora_mlp_kernel", "lora_qkv_kernel"),
-            *("lora_o_kernel", "bnb_config_kwargs", "eval_batch_size", "eval_table_size", "local_rank"),
-        ),
+    "saves_per_epoch": EVALUATED,
+    **alike(ADMINISTRATION, "hub_strategy save_safetensors auto_resume_from_checkpoints"),
+    **alike(
         SPEED,
+        "plugins flash_attention xformers_attention sdp_attention flex_attention attn_implementation "
+        "eager_attention pad_to_sequence_len eval_sample_packing group_by_length strict debug local_rank "
+        "gradient_checkpointing_kwargs liger_rope liger_rms_norm liger_glu_activation liger_swiglu "
+        "liger_layer_norm liger_fused_linear_cross_entropy cut_cross_entropy lora_mlp_kernel lora_qkv_kernel "
+        "lora_o_kernel bnb_config_kwargs eval_batch_size eval_table_size",
     ),
-    **dict.fromkeys(
-        (
-            *(
-                "dataset_prepared_path",
-                "dataset_processes",
-                "dataloader_num_workers",
-                "shuffle_merged_datasets",
-            ),
-            *("dataloader_pin_memory", "dataloader_prefetch_factor", "tokenizer_type", "tokenizer_use_fast"),
-            "skip_prepare_dataset",
-        ),
+    **alike(
         LOADING,
+        "dataset_prepared_path dataset_processes shuffle_merged_datasets dataloader_prefetch_factor "
+        "tokenizer_type tokenizer_use_fast skip_prepare_dataset",
     ),
-    **dict.fromkeys(
-        ("wandb_entity", "wandb_watch", "wandb_name", "wandb_run_id", "wandb_log_model"),
+    **alike(
         changed("the tracker's own environment variables say it"),
+        "wandb_entity wandb_watch wandb_name wandb_run_id wandb_log_model",
     ),
-    **dropped_settings("nothing is trained on preferences here", "rl", "rl_beta", "dpo_beta"),
-    **dropped_settings("a split of the same rows judges", "test_datasets"),
-    **dropped_settings(
-        "training.watch ends what forgets too much; the best checkpoint is exported",
-        "early_stopping_patience",
+    **alike(lost(PREFERENCES), "rl rl_beta dpo_beta"),
+    "test_datasets": lost("a split of the same rows judges"),
+    "early_stopping_patience": lost(
+        "training.watch ends what forgets too much; the best checkpoint is exported"
     ),
-    **dropped_settings(
-        "nothing here does it",
-        *("neftune_noise_alpha", "loraplus_lr_ratio", "lora_modules_to_save", "peft_layers_to_transform"),
-        *("lora_model_dir", "unfrozen_parameters", "adam_beta1", "adam_beta2", "adam_epsilon"),
-        *("lr_scheduler_kwargs", "cosine_min_lr_ratio", "chat_template_jinja", "default_system_message"),
-        *("overrides_of_model_config", "resize_token_embeddings_to_32x", "lora_fan_in_fan_out"),
+    **alike(
+        NOTHING_DOES_IT,
+        "lora_modules_to_save peft_layers_to_transform lora_model_dir unfrozen_parameters "
+        "cosine_min_lr_ratio chat_template_jinja default_system_message overrides_of_model_config "
+        "resize_token_embeddings_to_32x lora_fan_in_fan_out",
     ),
 }

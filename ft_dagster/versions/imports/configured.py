@@ -12,14 +12,19 @@ from ft_dagster.methods.lora import Start
 from ft_dagster.spec.yaml_files import read_yaml
 from ft_dagster.versions.declaration_text import Source
 from ft_dagster.versions.imports.ledger import Item, Ledger
-from ft_dagster.versions.imports.rules import Rule, changed, lost, one_of
+from ft_dagster.versions.imports.rules import (
+    Rule,
+    alike,
+    as_here,
+    changed,
+    lost,
+    names_of,
+    number,
+    numeric,
+    one_of,
+)
 
-SCHEDULES = {
-    "cosine": "cosine",
-    "linear": "linear",
-    "constant": "constant",
-    "constant_with_warmup": "constant_with_warmup",
-}
+SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "adamw")
 ADMINISTRATION = changed("the store keeps each result under its key")
 SPEED = changed("a way to compute that changes no result: it is chosen by the base and the device")
@@ -27,7 +32,11 @@ LOADING = changed("rows are read and prepared by stages of their own, once for e
 EVALUATED = changed("training.evaluations: 8 times, unless declared")
 SHARDED = changed("where the training is sharded, and how, is decided by the plan")
 QUIET = changed("each step is logged")
-scheduled: Rule = one_of("training.lr_scheduler_type", SCHEDULES, "no such schedule here")
+CHAT_TEMPLATE = changed("the base's own chat template is used")
+NOTHING_DOES_IT = lost("nothing here does it")
+scheduled: Rule = one_of(
+    "training.lr_scheduler_type", dict(zip(SCHEDULES, SCHEDULES, strict=True)), "no such schedule here"
+)
 
 
 def configuration(file: Path) -> dict[str, Any]:
@@ -50,11 +59,6 @@ def optimizer(ledger: Ledger, item: Item) -> None:
         ledger.change(item, why="AdamW with states in fp32")
     else:
         ledger.drop(item, "AdamW is the only optimizer here")
-
-
-def dropped_settings(why: str, *names: str) -> dict[str, Rule]:
-    """Return a rule for each of the names: dropped, unless it is off."""
-    return dict.fromkeys(names, lost(why))
 
 
 def start(ledger: Ledger, item: Item) -> None:
@@ -109,3 +113,59 @@ def source_of(path: str, why: str, **fields: Any) -> Source:
     """Return an entry of data.sources without the fields that say nothing."""
     said = {name: value for name, value in fields.items() if value not in (None, {}, "")}
     return Source({"path": path, **said}, why)
+
+
+def named_base(ledger: Ledger, item: Item) -> None:
+    """Take the base that the file names."""
+    ledger.base = item
+    ledger.name(item, "", "base_model")
+
+
+def added_tokens(ledger: Ledger, item: Item) -> None:
+    """Carry the tokens that are added to the base's."""
+    ledger.carry(item, "base_model.new_tokens", names_of(item))
+
+
+def precision(ledger: Ledger, item: Item) -> None:
+    """Carry bf16 where it is on."""
+    if item.value is True:
+        ledger.carry(item, "training.precision", "bf16")
+    else:
+        ledger.keep(item, "the hardware decides")
+
+
+def validation_share(ledger: Ledger, item: Item) -> None:
+    """Carry the share of the rows that validate; a number of rows is none."""
+    share = number(item, least=0)
+    if 0 < share < 1:
+        ledger.carry(item, "data.splits.validation", share)
+    else:
+        ledger.change(item, why="a share of the rows is kept apart to validate, see data.splits")
+
+
+# Of fields that several programs call the same.
+COMMON: dict[str, Rule] = {
+    "gradient_accumulation_steps": numeric("training.gradient_accumulation_steps", least=1, whole=True),
+    "max_steps": numeric("training.max_steps", least=1, whole=True),
+    "learning_rate": numeric("training.learning_rate"),
+    "warmup_ratio": numeric("training.warmup_ratio"),
+    "warmup_steps": changed("training.warmup_ratio is a share of the steps, 0.03 unless declared"),
+    "weight_decay": numeric("training.weight_decay"),
+    "max_grad_norm": numeric("training.max_grad_norm"),
+    "seed": numeric("training.seed", whole=True),
+    "lora_alpha": numeric("method.alpha"),
+    "lora_dropout": numeric("method.dropout"),
+    "bf16": precision,
+    "fp16": as_here((False,), "precision is bf16 or fp32 here"),
+    "tf32": changed("training.precision decides how products are rounded"),
+    "save_total_limit": numeric("training.keep_last", least=1, whole=True),
+    "trust_remote_code": changed("code of a base is never run"),
+    "logging_steps": QUIET,
+    **alike(SHARDED, "deepspeed fsdp fsdp_config"),
+    **alike(EVALUATED, "eval_steps eval_strategy save_steps save_strategy"),
+    **alike(ADMINISTRATION, "output_dir hub_model_id resume_from_checkpoint"),
+    **alike(SPEED, "torch_compile low_cpu_mem_usage"),
+    **alike(LOADING, "dataloader_num_workers dataloader_pin_memory"),
+    **alike(NOTHING_DOES_IT, "neftune_noise_alpha loraplus_lr_ratio lr_scheduler_kwargs"),
+    **alike(NOTHING_DOES_IT, "adam_beta1 adam_beta2 adam_epsilon"),
+}

@@ -11,13 +11,17 @@ from ft_dagster.errors import UserError
 from ft_dagster.files import read_text
 from ft_dagster.versions.imports.configured import (
     ADMINISTRATION,
+    CHAT_TEMPLATE,
+    COMMON,
     EVALUATED,
     LOADING,
+    NOTHING_DOES_IT,
     QUIET,
     SHARDED,
     SPEED,
+    added_tokens,
     configuration,
-    dropped_settings,
+    named_base,
     optimizer,
     place_of,
     reports,
@@ -25,18 +29,22 @@ from ft_dagster.versions.imports.configured import (
     scheduled,
     source_of,
     start,
+    validation_share,
 )
 from ft_dagster.versions.imports.ledger import Item, Ledger
 from ft_dagster.versions.imports.rules import (
+    PREFERENCES,
+    UNKNOWN,
     Rule,
+    alike,
     apply,
     as_here,
     changed,
     is_object,
+    lost,
     must_be,
     names_of,
     no_rows,
-    number,
     numeric,
     switch,
     to,
@@ -68,7 +76,6 @@ CHAT_TAGS = {
     "system_tag": "system",
 }
 NOT_READ = ("images", "videos", "audios", "chosen", "rejected", "kto_tag", "history")  # columns
-PREFERENCES = "nothing is trained on preferences here"
 
 
 def read_llamafactory(files: Sequence[Path], staging: Path) -> tuple[Ledger, list[Staged]]:
@@ -181,7 +188,7 @@ def _dataset(ledger: Ledger, item: Item, asked_by: Path) -> None:
             )
     for name, value in said.items():
         if name not in _READ_OF_A_SET and value not in (None, "", [], {}):
-            ledger.drop(Item(item.file, f"{item.field}.{name}", value), "nothing here knows this field")
+            ledger.drop(Item(item.file, f"{item.field}.{name}", value), UNKNOWN)
 
 
 _READ_OF_A_SET = ("file_name", "hf_hub_url", "formatting", "columns", "tags", "split", "ranking")
@@ -221,11 +228,6 @@ def _form(
     return None, {}
 
 
-def _base(ledger: Ledger, item: Item) -> None:
-    ledger.base = item
-    ledger.name(item, "", "base_model")
-
-
 def _revision(ledger: Ledger, item: Item) -> None:
     if item.value == "main":
         ledger.keep(item, "the newest is pinned and recorded")
@@ -238,23 +240,8 @@ def _targets(ledger: Ledger, item: Item) -> None:
     ledger.carry(item, "method.target_modules", "all-linear" if names == ["all"] else names)
 
 
-def _precision(ledger: Ledger, item: Item) -> None:
-    if item.value is True:
-        ledger.carry(item, "training.precision", "bf16")
-    else:
-        ledger.keep(item, "the hardware decides")
-
-
 def _checkpointing(ledger: Ledger, item: Item) -> None:
     ledger.carry(item, "training.gradient_checkpointing", item.value is not True)
-
-
-def _validation(ledger: Ledger, item: Item) -> None:
-    share = number(item, least=0)
-    if 0 < share < 1:
-        ledger.carry(item, "data.splits.validation", share)
-    else:
-        ledger.change(item, why="a share of the rows is kept apart to validate, see data.splits")
 
 
 def _report(ledger: Ledger, item: Item) -> None:
@@ -269,135 +256,64 @@ def _packing(ledger: Ledger, item: Item) -> None:
 
 
 RULES: dict[str, Rule] = {
-    "model_name_or_path": _base,
+    **COMMON,
+    "model_name_or_path": named_base,
     "model_revision": _revision,
     "stage": as_here(("sft",), "only supervised training is done here"),
     "lora_rank": numeric("method.rank", least=1, whole=True),
-    "lora_alpha": numeric("method.alpha"),
-    "lora_dropout": numeric("method.dropout"),
     "lora_target": _targets,
     "use_dora": switch("method.use_dora"),
     "use_rslora": switch("method.use_rslora"),
     "pissa_init": lambda ledger, item: start(ledger, item._replace(value="pissa" if item.value else True)),
     "pissa_convert": changed("the export is a plain LoRA over the base as it was"),
-    "add_tokens": lambda ledger, item: ledger.carry(item, "base_model.new_tokens", names_of(item)),
+    "add_tokens": added_tokens,
     "cutoff_len": numeric("training.max_length", least=1, whole=True),
     "packing": _packing,
     "neat_packing": changed("packed examples never see each other"),
     "per_device_train_batch_size": numeric("training.per_device_train_batch_size", least=1, whole=True),
-    "gradient_accumulation_steps": numeric("training.gradient_accumulation_steps", least=1, whole=True),
-    "learning_rate": numeric("training.learning_rate"),
     "num_train_epochs": numeric("training.num_train_epochs"),
-    "max_steps": numeric("training.max_steps", least=1, whole=True),
     "lr_scheduler_type": scheduled,
-    "warmup_ratio": numeric("training.warmup_ratio"),
-    "warmup_steps": changed("training.warmup_ratio is a share of the steps, 0.03 unless declared"),
-    "weight_decay": numeric("training.weight_decay"),
-    "max_grad_norm": numeric("training.max_grad_norm"),
-    "seed": numeric("training.seed", whole=True),
     "optim": optimizer,
-    "bf16": _precision,
-    "fp16": as_here((False,), "precision is bf16 or fp32 here"),
     "pure_bf16": as_here((False,), "trained weights are kept in fp32"),
-    "tf32": changed("training.precision decides how products are rounded"),
     "disable_gradient_checkpointing": _checkpointing,
     "gradient_checkpointing": to("training.gradient_checkpointing"),
-    "val_size": _validation,
-    "save_total_limit": numeric("training.keep_last", least=1, whole=True),
+    "val_size": validation_share,
     "report_to": _report,
-    "template": changed("the base's own chat template is used"),
+    "template": CHAT_TEMPLATE,
     "quantization_method": as_here(("bnb", "bitsandbytes"), "bitsandbytes quantizes here"),
     "quantization_type": as_here(("nf4",), "4 bits are nf4 here"),
     "double_quantization": must_be(True, "4 bits are quantized twice here"),
     "do_train": as_here((True,), "a variant is trained"),
-    "do_eval": changed("each training is validated and judged"),
-    "do_predict": changed("each training is validated and judged"),
+    **alike(changed("each training is validated and judged"), "do_eval do_predict"),
     "predict_with_generate": changed("evaluation.kind says how answers are judged"),
-    "trust_remote_code": changed("code of a base is never run"),
-    "deepspeed": SHARDED,
-    "fsdp": SHARDED,
-    "fsdp_config": SHARDED,
     "ddp_timeout": SHARDED,
-    "logging_steps": QUIET,
-    "plot_loss": QUIET,
-    "include_num_input_tokens_seen": QUIET,
-    **dict.fromkeys(
-        ("eval_steps", "eval_strategy", "evaluation_strategy", "save_steps", "save_strategy"), EVALUATED
+    **alike(QUIET, "plot_loss include_num_input_tokens_seen"),
+    "evaluation_strategy": EVALUATED,
+    **alike(
+        ADMINISTRATION, "overwrite_output_dir save_only_model logging_dir run_name push_to_hub cache_dir"
     ),
-    **dict.fromkeys(
-        ("output_dir", "overwrite_output_dir", "save_only_model", "resume_from_checkpoint"), ADMINISTRATION
-    ),
-    **dict.fromkeys(("logging_dir", "run_name", "push_to_hub", "hub_model_id", "cache_dir"), ADMINISTRATION),
-    **dict.fromkeys(
-        (
-            "flash_attn",
-            "use_unsloth",
-            "enable_liger_kernel",
-            "use_cache",
-            "per_device_eval_batch_size",
-            "low_cpu_mem_usage",
-            "torch_compile",
-            "use_unsloth_gc",
-            "upcast_layernorm",
-        ),
+    **alike(
         SPEED,
+        "flash_attn use_unsloth enable_liger_kernel use_cache per_device_eval_batch_size use_unsloth_gc "
+        "upcast_layernorm",
     ),
-    **dict.fromkeys(
-        (
-            "overwrite_cache",
-            "preprocessing_num_workers",
-            "preprocessing_batch_size",
-            "dataloader_num_workers",
-            "dataloader_pin_memory",
-            "streaming",
-            "buffer_size",
-            "tokenized_path",
-            "media_dir",
-            "use_fast_tokenizer",
-        ),
+    **alike(
         LOADING,
+        "overwrite_cache preprocessing_num_workers preprocessing_batch_size streaming buffer_size "
+        "tokenized_path media_dir use_fast_tokenizer",
     ),
-    **dropped_settings(
-        PREFERENCES,
-        "pref_beta",
-        "pref_loss",
-        "pref_ftx",
-        "kto_chosen_weight",
-        "kto_rejected_weight",
-        "ppo_buffer_size",
-        "ref_model",
+    **alike(
+        lost(PREFERENCES),
+        "pref_beta pref_loss pref_ftx kto_chosen_weight kto_rejected_weight ppo_buffer_size ref_model "
         "reward_model",
     ),
-    **dropped_settings("a split of the same rows judges", "eval_dataset"),
-    **dropped_settings("only rows themselves are limited: shorten the file", "max_samples"),
-    **dropped_settings(
-        "nothing here does it",
-        *("adapter_name_or_path", "loraplus_lr_ratio", "loraplus_lr_embedding", "additional_target"),
-        *(
-            "neftune_noise_alpha",
-            "use_badam",
-            "use_galore",
-            "use_apollo",
-            "use_adam_mini",
-            "use_muon",
-            "rope_scaling",
-        ),
-        *(
-            "shift_attn",
-            "freeze_trainable_layers",
-            "freeze_trainable_modules",
-            "freeze_extra_modules",
-            "mix_strategy",
-        ),
-        *("interleave_probs", "create_new_adapter", "default_system", "tool_format", "enable_thinking"),
-        *(
-            "lr_scheduler_kwargs",
-            "adam_beta1",
-            "adam_beta2",
-            "adam_epsilon",
-            "moe_aux_loss_coef",
-            "resize_vocab",
-        ),
-        *("new_special_tokens", "add_special_tokens", "pissa_iter"),
+    "eval_dataset": lost("a split of the same rows judges"),
+    "max_samples": lost("only rows themselves are limited: shorten the file"),
+    **alike(
+        NOTHING_DOES_IT,
+        "adapter_name_or_path loraplus_lr_embedding additional_target use_badam use_galore use_apollo "
+        "use_adam_mini use_muon rope_scaling shift_attn freeze_trainable_layers freeze_trainable_modules "
+        "freeze_extra_modules mix_strategy interleave_probs create_new_adapter default_system tool_format "
+        "enable_thinking moe_aux_loss_coef resize_vocab new_special_tokens add_special_tokens pissa_iter",
     ),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.versions.imports.ledger import Item, Ledger
-from ft_dagster.versions.imports.rules import Rule, apply, changed, is_object, noted, number
+from ft_dagster.versions.imports.rules import UNKNOWN, Rule, apply, changed, is_object, noted, number
 
 TELLS = ("training_file", "hyperparameters", "method")  # columns of a job, and of no row
 LISTED = "data"  # of a list of jobs, as the service gives it
@@ -90,7 +90,7 @@ def _read_hyperparameter(ledger: Ledger, item: Item, kind: str) -> None:
     if kind != "supervised":
         ledger.drop(item, NO_OTHER_METHOD)
     elif name not in HYPERPARAMETERS:
-        ledger.drop(item, "nothing here knows this field")
+        ledger.drop(item, UNKNOWN)
     elif item.value == "auto":
         ledger.keep(item, LEFT_TO_THE_PLAN)
     else:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ft_dagster.data.sources.formats import FILED
 from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
 from ft_dagster.versions.imports.ledger import Kind
+from ft_dagster.versions.imports.rules import PREFERENCES
 
 PAIR = ("input", "preferred_output", "non_preferred_output")
 BESIDE = (*FILED, "group", "licence", "license")  # columns of a row that is filed away by them
@@ -49,7 +50,7 @@ def read_row(raw: RawRow, noted: Counter[Noted]) -> ReadRow:
     """
     fields = raw.fields
     if all(name in fields for name in PAIR):
-        noted[Noted("dropped", "rows.preference_pairs", "nothing is trained on preferences here")] += 1
+        noted[Noted("dropped", "rows.preference_pairs", PREFERENCES)] += 1
         return ReadRow(None, pair=_pair(raw))
     if "messages" in fields:
         return _chat(raw, noted)

@@ -13,6 +13,7 @@ Rule: TypeAlias = Callable[[Ledger, Item], None]
 OFF: tuple[Any, ...] = (None, False, "", [], {})
 OFF_HERE = "off, as here"
 UNKNOWN = "nothing here knows this field"
+PREFERENCES = "nothing is trained on preferences here"
 
 
 def to(field: str, why: str = "") -> Rule:
@@ -88,6 +89,11 @@ def switch(field: str) -> Rule:
             ledger.keep(item, OFF_HERE)
 
     return rule
+
+
+def alike(rule: Rule, names: str) -> dict[str, Rule]:
+    """Return one rule for all names of a text, which has spaces between them."""
+    return dict.fromkeys(names.split(), rule)
 
 
 def apply(ledger: Ledger, file: Path, content: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
