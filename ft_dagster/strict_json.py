@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
+JsonObject: TypeAlias = dict[str, Any]  # as it was parsed, or is to be written
 NOT_FINITE = "not_finite"  # field -> "inf", "-inf" or "nan", in the mapping that holds the field
 TAG = "__float__"  # of transformers
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}

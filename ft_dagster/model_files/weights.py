@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest
 from ft_dagster.provenance.hash_cache import cached_sha256
+from ft_dagster.strict_json import JsonObject
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -126,7 +127,7 @@ def measure_weights(folder: Path, names: list[str]) -> Weights:
     return Weights(parameters, nbytes, DTYPES.get(most, most.lower()))
 
 
-def read_header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> JsonObject:
     """Return dtype, shape and data_offsets of each tensor of a safetensors file. Raises UserError for a
     damaged one.
     """
@@ -135,7 +136,7 @@ def read_header(path: Path) -> dict[str, Any]:
             length = struct.unpack("<Q", file.read(8))[0]
             if length > 100_000_000:
                 raise ValueError
-            tensors: dict[str, Any] = json.loads(file.read(length))
+            tensors: JsonObject = json.loads(file.read(length))
         tensors.pop("__metadata__", None)
         if not all(map(_is_described, tensors.values())):
             raise ValueError
@@ -157,7 +158,7 @@ def _is_described(tensor: Any) -> bool:
     return isinstance(tensor["dtype"], str) and len(tensor["data_offsets"]) == 2 and whole
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonObject:
     """Read config.json of a model that transformers itself implements. Raises UserError."""
     config = read_json(folder / CONFIG)
     tokenizer = folder / "tokenizer_config.json"
@@ -208,13 +209,13 @@ def size_of(config: Mapping[str, Any], kind: Any, name: str) -> tuple[str, Any]:
     )
 
 
-def architecture_of(config: dict[str, Any]) -> str:
+def architecture_of(config: JsonObject) -> str:
     """Return the first architecture that a configuration names, else its model_type."""
     named = config.get("architectures")
     return str(named[0] if isinstance(named, list) and named else config["model_type"])
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     try:
         content = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError):

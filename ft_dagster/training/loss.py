@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ft_dagster.objectives import next_token_loss
-from ft_dagster.training.batches.attention import given
+from ft_dagster.training.batches.attention import Batch, given
 
 LOGITS = {"cpu": 2**24, "cuda": 2**28}  # of one product with the head's weights, in the type of the product
 IN_FP32 = {"cpu": 2**20, "cuda": 2**25}  # of those at a time, for their loss
@@ -26,7 +26,7 @@ Summed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 def step_loss(
     model: Any,
-    inputs: dict[str, Any],
+    inputs: Batch,
     tokens: torch.Tensor,
     *,
     device: str,
@@ -62,7 +62,7 @@ def readable_head(model: Any) -> bool:
     return hasattr(getattr(model, "module", model).get_output_embeddings(), "bias")
 
 
-def loss_of_fused_head(model: Any, inputs: dict[str, Any], tokens: torch.Tensor) -> torch.Tensor:
+def loss_of_fused_head(model: Any, inputs: Batch, tokens: torch.Tensor) -> torch.Tensor:
     """Compute the shared loss over `tokens` by TRL's fused head, which makes no logits: what SFTTrainer
     computes, without the metrics for which it waits for the device.
     """
@@ -78,7 +78,7 @@ def loss_of_fused_head(model: Any, inputs: dict[str, Any], tokens: torch.Tensor)
 
 
 def loss_at_trained_positions(
-    model: Any, inputs: dict[str, Any], tokens: torch.Tensor | int, summed: Summed = next_token_loss
+    model: Any, inputs: Batch, tokens: torch.Tensor | int, summed: Summed = next_token_loss
 ) -> torch.Tensor:
     """Compute the summed loss of the labels over `tokens`; logits only where some row has a label.
 
@@ -88,7 +88,7 @@ def loss_at_trained_positions(
 
 
 def losses_by_example(
-    model: Any, inputs: dict[str, Any], lengths: Sequence[Sequence[int]], summed: Summed = next_token_loss
+    model: Any, inputs: Batch, lengths: Sequence[Sequence[int]], summed: Summed = next_token_loss
 ) -> list[float]:
     """Return the summed loss of each example, nats, of rows that hold examples of these `lengths` in turn."""
     rows = len(lengths)  # which may lie end to end
@@ -114,14 +114,14 @@ def losses_by_example(
     return found
 
 
-def _trained_columns(inputs: dict[str, Any]) -> torch.Tensor:
+def _trained_columns(inputs: Batch) -> torch.Tensor:
     """Return the positions that predict a label of some row."""
     return (inputs["labels"][:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
 
 
 def loss_at(
     model: Any,
-    inputs: dict[str, Any],
+    inputs: Batch,
     columns: torch.Tensor,
     tokens: torch.Tensor | int,
     summed: Summed = next_token_loss,

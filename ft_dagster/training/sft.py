@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import loss_of
 from ft_dagster.training import checkpoints, data_parallel, ranks
-from ft_dagster.training.batches.attention import packed, squares
+from ft_dagster.training.batches.attention import Batch, packed, squares
 from ft_dagster.training.batches.batches import Collator, batch_digest, side_by_side
 from ft_dagster.training.batches.mixture import Examples
 from ft_dagster.training.batches.packing import Bin
@@ -103,7 +103,7 @@ class TokenTrainer(SFTTrainer):
         return batches, tokens
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         tokens = num_items_in_batch
         if tokens is not None and not self._measuring:  # of all ranks, whose gradients will be averaged
@@ -118,7 +118,7 @@ class TokenTrainer(SFTTrainer):
         device = inputs["input_ids"].device.type
         return step_loss(model, inputs, tokens, device=device, own_loss=self._own_loss, summed=self._summed)
 
-    def _balances_experts(self, model: Any, inputs: dict[str, Any]) -> bool:
+    def _balances_experts(self, model: Any, inputs: Batch) -> bool:
         """Say whether TRL adds the loss that balances a router's experts: in steps of the shared loss on
         GPUs.
         """
@@ -127,7 +127,7 @@ class TokenTrainer(SFTTrainer):
         return bool(self.aux_loss_enabled and on_gpu and not self._measuring and shared)
 
     def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+        self, model: Any, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Do Trainer's own step without what is not used here; nor does it walk the modules to set their
         mode.
@@ -143,7 +143,7 @@ class TokenTrainer(SFTTrainer):
         return loss
 
     def _forward_and_backward(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
+        self, model: Any, inputs: Batch, num_items_in_batch: torch.Tensor | int | None
     ) -> tuple[torch.Tensor, int]:
         """Return the loss, and the squared lengths of what attended to itself."""
         scaled = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
@@ -154,7 +154,7 @@ class TokenTrainer(SFTTrainer):
             self.accelerator.backward(loss, **scaled)
         return loss.detach(), attended
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+    def floating_point_ops(self, inputs: Batch) -> int:
         """Return 0: Trainer's own counts all parameters anew each time, and `watch.flops` knows better."""
         return 0
 
@@ -225,7 +225,7 @@ class TokenTrainer(SFTTrainer):
     def losses_by_example(self, examples: Examples, bins: list[Bin], rows: int) -> dict[int, float]:
         """Return the loss of each example, by its ordinal."""
 
-        def each(mine: list[Bin], inputs: dict[str, Any]) -> dict[int, float]:
+        def each(mine: list[Bin], inputs: Batch) -> dict[int, float]:
             lengths = [examples.lengths[ordinals].tolist() for ordinals in mine]
             found = losses_by_example(self.model, inputs, lengths, self._summed)
             return dict(zip(chain(*mine), found, strict=True))
@@ -233,7 +233,7 @@ class TokenTrainer(SFTTrainer):
         everyones = ranks.gather(self._of_batches(examples, bins, rows, each))
         return dict(pair for batches in everyones for losses in batches for pair in losses.items())
 
-    def _measured(self, inputs: dict[str, Any]) -> torch.Tensor:
+    def _measured(self, inputs: Batch) -> torch.Tensor:
         loss: torch.Tensor = self.compute_loss(self.model, inputs, num_items_in_batch=1)
         return loss
 
@@ -242,7 +242,7 @@ class TokenTrainer(SFTTrainer):
         examples: Examples,
         bins: list[Bin],
         rows: int,
-        found: Callable[[list[Bin], dict[str, Any]], T],
+        found: Callable[[list[Bin], Batch], T],
     ) -> list[T]:
         """Return what `found` gives for the bins and tensors of each batch of this rank.
 

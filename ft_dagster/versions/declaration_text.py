@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ft_dagster.errors import in_one_line
 from ft_dagster.spec.defaults import SHORTHANDS
 from ft_dagster.spec.start import inline
+
+Tree: TypeAlias = dict[str, Any]  # by name: a `_Leaf`, or the tree below
 
 
 class Setting(NamedTuple):
@@ -37,7 +39,7 @@ def declaration_text(
     """Return the YAML of a declaration. A field that is named twice has its last value; a field below one
     that stands already, such as method.rank below `method: auto`, joins it.
     """
-    tree: dict[str, Any] = {}
+    tree: Tree = {}
     for setting in settings:
         _put(tree, setting.field.split("."), setting)
         if setting.field == "base_model":
@@ -47,7 +49,7 @@ def declaration_text(
     return "".join(f"{line}   # {in_one_line(why)}\n" if why else f"{line}\n" for line, why in lines)
 
 
-def _put(tree: dict[str, Any], path: list[str], setting: Setting) -> None:
+def _put(tree: Tree, path: list[str], setting: Setting) -> None:
     name, *below = path
     there = tree.get(name)
     if not below:
@@ -61,7 +63,7 @@ def _put(tree: dict[str, Any], path: list[str], setting: Setting) -> None:
         _put(tree.setdefault(name, {}), below, setting)
 
 
-def _block(tree: dict[str, Any], indent: str, sources: Sequence[Source]) -> Iterator[tuple[str, str]]:
+def _block(tree: Tree, indent: str, sources: Sequence[Source]) -> Iterator[tuple[str, str]]:
     for name, part in tree.items():
         if isinstance(part, _Leaf):
             text = json.dumps(part.value, ensure_ascii=False) if name == "description" else inline(part.value)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.rendering.call_values import as_object, as_typed, bare_as_json, json_at, python_arguments
+from ft_dagster.strict_json import JsonObject
 
 Style = Literal["json call", "json", "python", "bare keys", "texts"]
 OTHER_NAME = "\0"  # within words of a format: a tool's name that stands there too
@@ -23,7 +24,7 @@ class Call(NamedTuple):
     """Is one call: the tool's name, and its arguments by name."""
 
     name: str
-    arguments: dict[str, Any]
+    arguments: JsonObject
 
 
 class CallsRead(NamedTuple):
@@ -151,9 +152,9 @@ class CallFormat:
         words = "|".join(_loose(each) for each in follows if each.strip())
         return re.compile(rf"\s*({_NAME}?)(?={words})" if words else rf"\s*({_NAME})")
 
-    def _texts(self, text: str, at: int, schema: Any) -> tuple[dict[str, Any], int]:
+    def _texts(self, text: str, at: int, schema: Any) -> tuple[JsonObject, int]:
         """Read arguments that are each a text between marks."""
-        arguments: dict[str, Any] = {}
+        arguments: JsonObject = {}
         begun = re.compile(_loose(self.after_name)).match(text, at)
         if begun is None:
             return arguments, _after(self.empty, text, at)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from ft_dagster.data.rows.tool_schemas import takes
+from ft_dagster.strict_json import JsonObject
 
 _CONSTANTS = {"true": True, "false": False, "null": None}
 _BARE = re.compile(r'"(?:\\.|[^"\\])*"|(?<=[{,])\s*([\w.-]+)\s*:|\b(True|False|None)\b')
@@ -21,7 +22,7 @@ def strict_json(text: str) -> Any:
     return json.loads(text, parse_constant=_no_constant)
 
 
-def json_at(text: str, at: int) -> tuple[dict[str, Any], int]:
+def json_at(text: str, at: int) -> tuple[JsonObject, int]:
     """Return the JSON object at a place, after white space, and where it ends. Raises ValueError."""
     at += len(text[at:]) - len(text[at:].lstrip())
     value, end = _DECODER.raw_decode(text, at)
@@ -30,7 +31,7 @@ def json_at(text: str, at: int) -> tuple[dict[str, Any], int]:
     return value, end
 
 
-def objects_in(text: str, start: int) -> Iterator[tuple[dict[str, Any], int, int]]:
+def objects_in(text: str, start: int) -> Iterator[tuple[JsonObject, int, int]]:
     """Yield each JSON object, with its place and its end, those within others too."""
     for found in re.compile(r"\{").finditer(text, max(0, start)):
         with suppress(ValueError):
@@ -55,7 +56,7 @@ def bare_as_json(text: str, quotes: tuple[str, str]) -> str:
     return _BARE.sub(_quoted, text)
 
 
-def python_arguments(text: str, at: int) -> tuple[dict[str, Any], int]:
+def python_arguments(text: str, at: int) -> tuple[JsonObject, int]:
     """Return the arguments of `(key=value, ...)` at a place, and where it ends. Raises ValueError."""
     if not text.startswith("(", at):
         raise ValueError("no call")

@@ -15,10 +15,11 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from ft_dagster.data.rows.rows import Message, Row
 from ft_dagster.data.rows.tool_schemas import function_of
 from ft_dagster.data.sources.turns import as_json
+from ft_dagster.strict_json import JsonObject
 
 T = TypeVar("T")
 Reasoning = Literal["train", "drop", "context"]
-Render = Callable[[list[dict[str, Any]], list[dict[str, Any]] | None], str]
+Render = Callable[[list[JsonObject], list[JsonObject] | None], str]
 CITY, TOWN, TOOL = "c4821", "t4821", "f4821"  # texts that no template writes
 PROBED = {
     "type": "function",
@@ -87,12 +88,12 @@ def chat_noted(tokenizer: Any) -> ChatOptions:
 
 
 @lru_cache(maxsize=256)
-def tools_in(tools: str) -> list[dict[str, Any]] | None:
+def tools_in(tools: str) -> list[JsonObject] | None:
     """Return the tools of a row as a template takes them, None where there are none."""
     return json.loads(tools) if tools else None
 
 
-def turns_of(messages: Sequence[Message], options: ChatOptions, form: ChatForm) -> list[dict[str, Any]]:
+def turns_of(messages: Sequence[Message], options: ChatOptions, form: ChatForm) -> list[JsonObject]:
     """Return the turns as a template takes them."""
     return [_turn(message, options, form) for message in messages]
 
@@ -166,7 +167,7 @@ def _lost_of_turn(
     return "reasoning_content" if thought and trained and not dropped and thought not in whole else None
 
 
-def _without(said: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _without(said: Mapping[str, Any], name: str) -> JsonObject:
     return {key: value for key, value in said.items() if key != name}
 
 
@@ -211,7 +212,7 @@ def _stands(text: str, whole: str) -> bool:
     return isinstance(inner, dict | list) and all(_stands(each, whole) for each in _leaves(inner))
 
 
-def _turn(message: Message, options: ChatOptions, form: ChatForm) -> dict[str, Any]:
+def _turn(message: Message, options: ChatOptions, form: ChatForm) -> JsonObject:
     said, calls = message.for_template(), form.calls
     if options.reasoning == "drop":
         said.pop("reasoning_content", None)
@@ -223,7 +224,7 @@ def _turn(message: Message, options: ChatOptions, form: ChatForm) -> dict[str, A
     return said
 
 
-def _call(call: Mapping[str, Any], form: CallForm) -> dict[str, Any]:
+def _call(call: Mapping[str, Any], form: CallForm) -> JsonObject:
     function = call["function"]
     given = function.get("arguments", {})
     if form.as_object and isinstance(given, str):

@@ -12,6 +12,7 @@ from ft_dagster.data.rendering.special_tokens import special_pattern
 from ft_dagster.data.rendering.time_limit import EndlessTemplate, in_time
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.errors import UserError
+from ft_dagster.strict_json import JsonObject
 
 DATE = "26 Jul 2024"  # what templates that print today's date get, as `date_string` too
 SYSTEM = "You are a helpful assistant."  # before a question, where the template takes none without a system
@@ -53,7 +54,7 @@ def _form(tokenizer: Any) -> ChatForm:
 
 
 def _render_turns(
-    tokenizer: Any, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, prompt: bool = False
+    tokenizer: Any, turns: list[JsonObject], tools: list[JsonObject] | None, *, prompt: bool = False
 ) -> str:
     from transformers.utils.chat_template_utils import render_jinja_template
 

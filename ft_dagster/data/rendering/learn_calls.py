@@ -21,13 +21,14 @@ from ft_dagster.data.rendering.chat_rules import chats, stop_token_ids
 from ft_dagster.data.rendering.chat_template import render_chat
 from ft_dagster.data.rows.rows import Message
 from ft_dagster.data.sources.turns import as_json
+from ft_dagster.strict_json import JsonObject
 
 Render = Callable[[list[Message]], str]  # of a whole conversation
 ASKED, SAID, THOUGHT = "4821 asks", "4821 says", "4821 thinks"  # texts that no template writes
 FIRST, SECOND = "zq_lookup_first", "zq_lookup_second"
 ALPHA, BETA = "zq_alpha", "zq_beta"  # in the order that a template has them in which sorts them
 WORD, NUMBER = "Qfour", 4821
-PROBES: tuple[dict[str, Any], ...] = (
+PROBES: tuple[JsonObject, ...] = (
     {ALPHA: WORD, BETA: NUMBER},
     {ALPHA: WORD, BETA: {"inner": ["x, y", 7, True, None]}},
     {ALPHA: False, BETA: [1.5, {"deep": "z"}]},
@@ -85,7 +86,7 @@ def learn_format(render: Render, ends: Sequence[str] = ()) -> CallFormat:
     return found
 
 
-def probe_tools() -> list[dict[str, Any]]:
+def probe_tools() -> list[JsonObject]:
     """Return the tools that are called while a format is learned."""
     said = {"description": "It looks up.", "parameters": _schema_of(PROBES[0])}
     return [{"type": "function", "function": {"name": name, **said}} for name in (FIRST, SECOND)]
@@ -221,7 +222,7 @@ def _rendered(render: Render, calls: Sequence[Call], content: str = "", **more: 
         raise NoCalls(f"its chat template refuses a call ({type(error).__name__})") from None
 
 
-def _schema_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _schema_of(arguments: Mapping[str, Any]) -> JsonObject:
     kinds = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
     said = {key: {"type": kinds[type(each)], "description": "It says."} for key, each in arguments.items()}
     return {"type": "object", "properties": said}

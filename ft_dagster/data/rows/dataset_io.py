@@ -15,6 +15,7 @@ from ft_dagster.data.files.parquet import dicts_of
 from ft_dagster.data.rows.rows import TOOLS, Message, Row
 from ft_dagster.data.sources.turns import as_json
 from ft_dagster.spec.variant import VariantSpec
+from ft_dagster.strict_json import JsonObject
 
 ORIGINS, DROPPED, DATASET = "rows.parquet", "dropped.parquet", "dataset.json"
 DUPLICATE = "duplicate"  # why a row was left out: one of the same content was there before
@@ -95,6 +96,6 @@ def as_row(record: Mapping[str, Any], paths: Mapping[str, str] | None = None) ->
     )
 
 
-def _as_message(turn: dict[str, Any]) -> Message:
+def _as_message(turn: JsonObject) -> Message:
     more = {name: value for name, value in turn.items() if name not in ("role", "content")}
     return Message(turn["role"], turn["content"], as_json(more) if more else "")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.tool_schemas import function_of, schemas_of, why_not
-from ft_dagster.strict_json import loads
+from ft_dagster.strict_json import JsonObject, loads
 
 BROKEN = "tools or calls that are no JSON of that form"
 UNKNOWN = "a call of a tool that the row does not have"
@@ -42,7 +42,7 @@ class _Broken(Exception):
     """Signals what is no JSON, or not of the form."""
 
 
-def _arguments_of(call: Mapping[str, Any]) -> dict[str, Any] | None:
+def _arguments_of(call: Mapping[str, Any]) -> JsonObject | None:
     """Return the arguments of a call as an object; None for what is none."""
     given = call["function"].get("arguments")
     if isinstance(given, str):
@@ -76,7 +76,7 @@ def _fault_of_calls(row: Row) -> str | None:
     return None
 
 
-def _tools(row: Row) -> dict[str, Any]:
+def _tools(row: Row) -> JsonObject:
     """Return the schema of each tool's arguments, by name. Raises _Broken."""
     try:
         tools = loads(row.tools) if row.tools else []

@@ -28,6 +28,7 @@ from ft_dagster.data.sources.formats import moved_columns, parse_row
 from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
 from ft_dagster.data.sources.turns import in_order
 from ft_dagster.spec.data import SourceSpec
+from ft_dagster.strict_json import JsonObject
 
 TOOLS = "tools"  # a column of a data set's splits where any kept row has tools, else there is none
 Kind = Literal["messages", "prompt_completion", "text"]
@@ -45,7 +46,7 @@ class Message(NamedTuple):
     content: str
     more: str = ""
 
-    def for_template(self) -> dict[str, Any]:
+    def for_template(self) -> JsonObject:
         """Return the turn as a dict, as people write it, without `train`."""
         said = {"role": self.role, "content": self.content}
         if not self.more:
@@ -53,7 +54,7 @@ class Message(NamedTuple):
         return {**said, **{name: value for name, value in self.said.items() if name != "train"}}
 
     @property
-    def said(self) -> dict[str, Any]:
+    def said(self) -> JsonObject:
         """Return what the turn says beside role and text."""
         return json.loads(self.more) if self.more else {}
 
@@ -111,7 +112,7 @@ class Row:
         return (("text", self.text),)
 
     @property
-    def tool_list(self) -> list[dict[str, Any]]:
+    def tool_list(self) -> list[JsonObject]:
         """Return the tools that the conversation may call. Raises ValueError of a text that is no JSON."""
         return json.loads(self.tools) if self.tools else []
 

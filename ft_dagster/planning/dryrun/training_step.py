@@ -28,7 +28,7 @@ from ft_dagster.planning.dryrun.fake_kernels import (
     unpacked_rows,
 )
 from ft_dagster.planning.dryrun.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
-from ft_dagster.training.batches.attention import ENDS, LENGTHS, given, packed
+from ft_dagster.training.batches.attention import ENDS, LENGTHS, Batch, given, packed
 from ft_dagster.training.batches.bounds import without_kernels
 from ft_dagster.training.contract import Base
 from ft_dagster.training.loss import by_fused_head, learned_prompt, loss_at
@@ -115,7 +115,7 @@ def _step(model: Any, trained: list[Any], optimizer: Any, step: Step, tracker: T
     optimizer.zero_grad()
 
 
-def _batch(step: Step) -> dict[str, Any]:
+def _batch(step: Step) -> Batch:
     """Make what the collator gives: packed, rows of two examples."""
     ids = torch.zeros(step.rows, step.length, dtype=torch.long)
     half = step.length // 2
@@ -129,7 +129,7 @@ def _batch(step: Step) -> dict[str, Any]:
     }
 
 
-def _loss(model: Any, batch: dict[str, Any], step: Step, tokens: int) -> torch.Tensor:
+def _loss(model: Any, batch: Batch, step: Step, tokens: int) -> torch.Tensor:
     columns = torch.arange(step.trained_positions)
     if not by_fused_head(model, step.device, step.own_loss):
         return loss_at(model, batch, columns, tokens, loss_of(step.own_loss), device=step.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from ft_dagster.errors import UserError
 from ft_dagster.methods import method_of
@@ -19,6 +19,7 @@ from ft_dagster.training.contract import method_settings
 
 LAYERS, TENSORS = "target_modules", "target_parameters"
 NAMED = 3
+Settled: TypeAlias = dict[str, Any]  # the settings of a method so far, by name
 IN_BF16 = (
     "no field of a declaration: embeddings, norms and head of a 4-bit base lie in bf16, as those of lora do; "
     "in fp32, as in plans from before, half as much again would be kept for the backward pass"
@@ -30,7 +31,7 @@ def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> MethodS
     UserError for layers that the base has not.
     """
     known = method_of(reasons.settle("method.name", spec.method.name, Default(None, "")))
-    settled: dict[str, Any] = {"name": known.name}
+    settled: Settled = {"name": known.name}
     given = spec.method.given
     for field in sorted(known.declared, key=lambda name: name != LAYERS):  # by which the rank is chosen
         usual = known.defaults[field] or _rank(spec, facts, settled)
@@ -46,13 +47,13 @@ def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> MethodS
     return method_settings(settled)
 
 
-def _rank(spec: VariantSpec, facts: Facts, settled: dict[str, Any]) -> Default:
+def _rank(spec: VariantSpec, facts: Facts, settled: Settled) -> Default:
     shapes = updated(facts, settled[LAYERS], settled.get(TENSORS))
     most, narrowest = narrowest_layer(shapes, ALL)
     return defaults.lora_rank(settled["name"], facts.examples, spec.objective, most, narrowest)
 
 
-def _settle_tensors(settled: dict[str, Any], known: Method, facts: Facts, reasons: Reasons) -> None:
+def _settle_tensors(settled: Settled, known: Method, facts: Facts, reasons: Reasons) -> None:
     """Part what is to be updated into layers and tensors: all of them but gates, or those that are named.
     Raises UserError for a layer that is updated as a tensor, and cannot be where it is quantized.
     """
@@ -105,7 +106,7 @@ def _of_all(there: Tensors, known: Method, as_tensors: dict[str, list[str]]) -> 
     return f"{said}; {gates} stay as they are unless method.{LAYERS} names them" if gates else said
 
 
-def _refuse_beside_tensors(settled: dict[str, Any]) -> None:
+def _refuse_beside_tensors(settled: Settled) -> None:
     """Raises UserError for a setting that PEFT does not have for tensors."""
     if not settled.get(TENSORS):
         return

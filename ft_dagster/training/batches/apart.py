@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from ft_dagster.spec import VariantSpec
+    from ft_dagster.training.batches.attention import Batch
 
 HOW = 2  # raised where it is measured otherwise
 MOVED = 1e-5  # logits, which spread by about 1
@@ -162,7 +163,7 @@ def refuse_leaking(trainer: Any, *, exact: bool) -> None:
         )
 
 
-def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> dict[str, Any]:
+def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> Batch:
     """Return two rows of two packed examples, [tokens] each, as a Collator gives them: they differ in the
     first.
     """
@@ -181,7 +182,7 @@ def side_by_side(first: Tensor, other: Tensor, second: Tensor) -> dict[str, Any]
     }
 
 
-def logits_of_second(model: Any, batch: dict[str, Any]) -> Tensor:
+def logits_of_second(model: Any, batch: Batch) -> Tensor:
     """Return the logits of the second example in both rows of `side_by_side`: [2, tokens, vocabulary],
     fp32.
     """

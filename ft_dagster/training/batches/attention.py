@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.nn import functional
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Kernel = Callable[..., torch.Tensor]
+Batch: TypeAlias = dict[str, Any]  # of a Collator: tensors by name, and what the host knows of them
 
 NAME = "ft_dagster_packed"
 LENGTHS, ENDS, MASK = "example_lengths", "segment_ends", "attention_mask"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ft_dagster.training.batches.attention import ENDS, LENGTHS, ends_of
+from ft_dagster.training.batches.attention import ENDS, LENGTHS, Batch, ends_of
 from ft_dagster.training.batches.mixture import Examples
 from ft_dagster.training.batches.packing import Bin, width_of
 
@@ -33,7 +33,7 @@ class Collator:
         self.pad_token_id = pad_token_id
         self.max_length = max_length
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
         bins: list[Bin] = [list(map(int, row["bin"])) for row in rows]
         lengths = [[int(self.examples.lengths[i]) for i in ordinals] for ordinals in bins]
         _, width = shape_of(bins, self.examples, self.max_length)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.strict_json import JsonObject
 from ft_dagster.versions.imports.configured import (
     ADMINISTRATION,
     CHAT_TEMPLATE,
@@ -185,7 +186,7 @@ _OF_OWN_TYPE = {
 }
 
 
-def _former_names(said: Mapping[str, Any]) -> dict[str, Any] | None:
+def _former_names(said: Mapping[str, Any]) -> JsonObject | None:
     role, content = said.get("message_field_role"), said.get("message_field_content")
     return {"role": role or "role", "content": content or "content"} if role or content else None
 

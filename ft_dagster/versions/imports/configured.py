@@ -10,6 +10,7 @@ from ft_dagster.data.sources.locations import rows_from
 from ft_dagster.errors import UserError
 from ft_dagster.methods.lora import Start
 from ft_dagster.spec.yaml_files import read_yaml
+from ft_dagster.strict_json import JsonObject
 from ft_dagster.versions.declaration_text import Source
 from ft_dagster.versions.imports.ledger import Item, Ledger
 from ft_dagster.versions.imports.rules import (
@@ -39,7 +40,7 @@ scheduled: Rule = one_of(
 )
 
 
-def configuration(file: Path) -> dict[str, Any]:
+def configuration(file: Path) -> JsonObject:
     """Return the content of a YAML file. Raises UserError."""
     try:
         return read_yaml(file)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.files import read_text
+from ft_dagster.strict_json import JsonObject
 from ft_dagster.versions.imports.configured import (
     ADMINISTRATION,
     CHAT_TEMPLATE,
@@ -148,7 +149,7 @@ def _info(file: Path, content: Mapping[str, Any]) -> Path:
     return info
 
 
-def _known(info: Path) -> dict[str, Any]:
+def _known(info: Path) -> JsonObject:
     try:
         known = json.loads(read_text(info, most=LARGEST_INFO))
     except (ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.files import what_is_there
 from ft_dagster.spec.data import SourceSpec
+from ft_dagster.strict_json import JsonObject
 from ft_dagster.versions.imports.ledger import Item, Ledger
 from ft_dagster.versions.imports.openai_job import job_in, read_job
 from ft_dagster.versions.imports.openai_rows import Noted, read_row
@@ -53,7 +54,7 @@ def read_openai(files: Sequence[Path], staging: Path) -> tuple[Ledger, list[Stag
     return ledger, rows
 
 
-def _job(file: Path) -> dict[str, Any] | None:
+def _job(file: Path) -> JsonObject | None:
     """Return the job that a file holds as one JSON document; None where it holds rows."""
     if not file.is_file():
         problem = what_is_there(file, "file")
@@ -89,7 +90,7 @@ def _rows(file: Path, into: Path, noted: Counter[Noted], pairs: Any) -> Staged:
     return Staged(file, None if same else into, kept, lines)
 
 
-def _line(raw: Any, row: dict[str, Any]) -> str:
+def _line(raw: Any, row: JsonObject) -> str:
     text = json.dumps(row, ensure_ascii=False) + "\n"
     try:
         text.encode()

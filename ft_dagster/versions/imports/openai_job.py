@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.strict_json import JsonObject
 from ft_dagster.versions.imports.ledger import Item, Ledger
 from ft_dagster.versions.imports.rules import UNKNOWN, Rule, apply, changed, is_object, noted, number
 
@@ -31,7 +32,7 @@ def _is_job(content: Any) -> bool:
     return content.get("object") == "fine_tuning.job" or any(name in content for name in TELLS)
 
 
-def read_job(ledger: Ledger, file: Path, content: dict[str, Any]) -> None:
+def read_job(ledger: Ledger, file: Path, content: JsonObject) -> None:
     """Note what becomes of each field of the one job in a file. Raises UserError."""
     jobs = content[LISTED] if content.get("object") == "list" else [content]
     if len(jobs) > 1:
@@ -51,7 +52,7 @@ def read_job(ledger: Ledger, file: Path, content: dict[str, Any]) -> None:
     apply(ledger, file, said, JOB)
 
 
-def _read_method(ledger: Ledger, file: Path, kind: str, method: dict[str, Any]) -> dict[str, Any]:
+def _read_method(ledger: Ledger, file: Path, kind: str, method: JsonObject) -> JsonObject:
     """Note the fields of `method`; return its hyperparameters."""
     if method.get("type"):
         item = Item(file, "method.type", kind)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.data.sources.formats import FILED
 from ft_dagster.data.sources.readers import RawRow, columns_of, kind_of
+from ft_dagster.strict_json import JsonObject
 from ft_dagster.versions.imports.ledger import Kind
 from ft_dagster.versions.imports.rules import PREFERENCES
 
@@ -39,9 +40,9 @@ class Noted(NamedTuple):
 class ReadRow(NamedTuple):
     """Holds a row as it goes on. `row`: None where it is dropped. `pair`: a preference pair in its place."""
 
-    row: dict[str, Any] | None
+    row: JsonObject | None
     changed: bool = False
-    pair: dict[str, Any] | None = None
+    pair: JsonObject | None = None
 
 
 def read_row(raw: RawRow, noted: Counter[Noted]) -> ReadRow:
@@ -84,7 +85,7 @@ def _chat(raw: RawRow, noted: Counter[Noted]) -> ReadRow:
     return ReadRow(row, changed=row != raw.fields)
 
 
-def _turns(raw: RawRow, turns: Any, column: str) -> list[dict[str, Any]]:
+def _turns(raw: RawRow, turns: Any, column: str) -> list[JsonObject]:
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         fix = "A list of {role, content} objects is needed, at least one"
         problem = f"malformed row: not a list of messages but {kind_of(turns)}"
@@ -92,7 +93,7 @@ def _turns(raw: RawRow, turns: Any, column: str) -> list[dict[str, Any]]:
     return turns
 
 
-def _lost(turns: list[dict[str, Any]]) -> str | None:
+def _lost(turns: list[JsonObject]) -> str | None:
     """Say why nothing can be learned from a conversation; None where it can."""
     kinds = {str(part.get("type")) for turn in turns for part in _parts(turn)}
     kinds |= {"audio" for turn in turns if turn.get("audio")}
@@ -103,7 +104,7 @@ def _lost(turns: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def _parts(turn: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _parts(turn: JsonObject) -> Iterator[JsonObject]:
     content = turn.get("content")
     return (part for part in content if isinstance(part, dict)) if isinstance(content, list) else iter(())
 
@@ -119,7 +120,7 @@ class _Calls:
         return f"call_{self.made}"
 
 
-def _message(turn: dict[str, Any], calls: _Calls, noted: Counter[Noted]) -> dict[str, Any]:
+def _message(turn: JsonObject, calls: _Calls, noted: Counter[Noted]) -> JsonObject:
     """Return a message in the form of today, and note what became of its fields."""
     made = dict(turn)
     role = turn.get("role")
@@ -144,12 +145,12 @@ def _message(turn: dict[str, Any], calls: _Calls, noted: Counter[Noted]) -> dict
     return made
 
 
-def _calls_of(turn: dict[str, Any]) -> int:
+def _calls_of(turn: JsonObject) -> int:
     calls = turn.get("tool_calls")
     return len(calls) if isinstance(calls, list) else 0
 
 
-def _refusal(turn: dict[str, Any]) -> str | None:
+def _refusal(turn: JsonObject) -> str | None:
     """Return the text of a message that is, or holds, a refusal; None where there is none."""
     whole = turn.get("refusal")
     if isinstance(whole, str) and whole and not turn.get("content"):
@@ -168,7 +169,7 @@ def _functions(raw: RawRow) -> list[Any]:
     return functions
 
 
-def _note_parallel(row: dict[str, Any], noted: Counter[Noted]) -> None:
+def _note_parallel(row: JsonObject, noted: Counter[Noted]) -> None:
     allowed = row.get("parallel_tool_calls")
     if allowed is None:
         return
@@ -187,7 +188,7 @@ def _note_unread(fields: dict[str, object], noted: Counter[Noted]) -> None:
             noted[Noted("dropped", f"rows.{name}", "nothing here reads this column")] += 1
 
 
-def _pair(raw: RawRow) -> dict[str, Any]:
+def _pair(raw: RawRow) -> JsonObject:
     """Return a preference pair as TRL and this project name its parts."""
     given, preferred, other = (raw.fields[name] for name in PAIR)
     if not isinstance(given, dict):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ft_dagster.errors import UserError
+from ft_dagster.strict_json import JsonObject
 from ft_dagster.versions.imports.ledger import Item, Ledger
 
 Rule: TypeAlias = Callable[[Ledger, Item], None]
@@ -127,7 +128,7 @@ def numeric(field: str, why: str = "", *, least: float = 0, whole: bool = False)
     return lambda ledger, item: ledger.carry(item, field, number(item, least=least, whole=whole), why)
 
 
-def is_object(item: Item) -> dict[str, Any]:
+def is_object(item: Item) -> JsonObject:
     """Return an item's value as an object. Raises UserError."""
     if not isinstance(item.value, dict):
         raise item.error("not an object with named fields", "Put an object there, or leave the field out")
