@@ -24,6 +24,7 @@ def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> Non
     from ft_dagster.launch.processes import die_with_parent
     from ft_dagster.program import keep_freed_memory, write_json
     from ft_dagster.training import trainer as program
+    from ft_dagster.training.arguments import training_arguments
     from ft_dagster.training.batches.mixture import open_split
     from ft_dagster.training.contract import recipe_digest
     from ft_dagster.training.progress import Silent
@@ -37,7 +38,7 @@ def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> Non
     member = asked.members[0]
     member.checkpoints.mkdir(parents=True, exist_ok=True)
     work = program.prepare(asked, member, recipe_digest(asked, member), Silent())
-    trainer, observer = program.build_trainer(asked, work, Stop(), program.training_arguments(work))
+    trainer, observer = program.build_trainer(asked, work, Stop(), training_arguments(work))
     began, failed = time.process_time(), None
     try:
         if cell.steps != 0:

@@ -166,10 +166,11 @@ def make_narrow(folder: Path, like: Path) -> Path:
 def train(folder: Path, case: dict[str, Any], model: Path, *, tracked: bool) -> int:
     """Two steps by the real trainer; the most bytes that its storages took, where they are tracked."""
     from ft_dagster.planning.dryrun.tracker import FROZEN, TRAINED, Tracker
+    from ft_dagster.training.arguments import training_arguments
     from ft_dagster.training.contract import read_run, recipe_digest
     from ft_dagster.training.progress import Console
     from ft_dagster.training.stop_signals import Stop
-    from ft_dagster.training.trainer import build_trainer, prepare, training_arguments
+    from ft_dagster.training.trainer import build_trainer, prepare
 
     make_run(folder, case, model)
     run = read_run(folder)

@@ -85,10 +85,11 @@ def make_run(folder: Path, model: Path, method: dict[str, Any], length: int) -> 
 
 def trainer_of(folder: Path) -> tuple[Any, Any]:
     """The trainer as its program builds it, and its FLOPs model."""
+    from ft_dagster.training.arguments import training_arguments
     from ft_dagster.training.contract import read_run, recipe_digest
     from ft_dagster.training.progress import Console
     from ft_dagster.training.stop_signals import Stop
-    from ft_dagster.training.trainer import build_trainer, prepare, training_arguments
+    from ft_dagster.training.trainer import build_trainer, prepare
 
     run = read_run(folder)
     member = run.members[0]

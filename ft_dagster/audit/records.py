@@ -16,7 +16,6 @@ from ft_dagster.audit.answers import (
     ModelThatHas,
     RecordAnswer,
     RecordIn,
-    SearchAnswer,
     Transformed,
 )
 from ft_dagster.audit.audit import Audit, inclusion, rows_stand
@@ -36,7 +35,7 @@ from ft_dagster.gate.samples import OWN, SAMPLES
 from ft_dagster.lineage.graph import made_through, walk
 from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey
 from ft_dagster.records.record_tree import TREE, TreeHead, identity_form, record_row
-from ft_dagster.report.figures import counted, size
+from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import (
     BASE_MODEL,
     BASE_TEXT,
@@ -413,65 +412,3 @@ def is_known(audit: Audit, identity: bytes) -> bool:
 def known_as(audit: Audit, identities: tuple[bytes, ...]) -> bytes:
     """Return by which of its `Row.identities` a stored row is known."""
     return next((one for one in identities[:-1] if is_known(audit, one)), identities[-1])
-
-
-def sought(answer: RecordAnswer) -> str:
-    """Say the answer in one sentence."""
-    if not answer.found:
-        return _not_found(answer)
-    learned = {model.weights for model in answer.models if model.how in (TRAINED, INHERITED)}
-    found = counted(len(answer.found), "artifact")
-    inside = "others were not searched for it" if answer.search is None else _inside(answer.search, "other ")
-    learned_from = f"{counted(len(learned), 'model')} learned from it"
-    return "; ".join(filter(None, (f"in {found}", learned_from, inside, *_unsure(answer))))
-
-
-def _inside(search: SearchAnswer, other: str = "") -> str:
-    """Say where else it stands, also in part; empty where it does nowhere."""
-    cut = counted(len(search.cut), "row that was cut is", "rows that were cut are")
-    same = f"{cut} the same as far as that" if search.cut else ""
-    return "; ".join(filter(None, (same, _contained(search, other))))
-
-
-def _contained(search: SearchAnswer, other: str) -> str:
-    asked = counted(search.questions, "stored question or answer", "stored questions or answers")
-    rows = search.rows
-    said = f"{counted(rows, f'{other}row')} {'contains' if rows == 1 else 'contain'} it"
-    if not search.questions:
-        return said if rows else ""
-    also = f"{asked} {'does' if search.questions == 1 else 'do'}"
-    return f"{said}, and {also}" if rows else f"no {other}row contains it, and {also}"
-
-
-def _not_found(answer: RecordAnswer) -> str:
-    held, search = answer.checked, answer.search
-    said = ", and ".join(("no record equals this", *_unsure(answer)))
-    if search is None:
-        said += "; not searched"
-    elif inside := _inside(search):
-        said += f"; {inside}"
-    elif answer.seen is None:
-        where = "that can be searched" if search.within is None else f"within {search.within}"
-        said += f"; nothing {where} contains it"
-    else:
-        said = "never seen"
-    searched = ""
-    if search is not None:
-        searched = f", searched through {size(search.size)} of text"
-    questions = f"the questions of {counted(held.evaluations, 'evaluation')}, " if held.evaluations else ""
-    as_text = f", as a text alone (it is no row: {answer.no_row})," if answer.no_row else ""
-    return (
-        f"{said}: compared{as_text} with {counted(held.records, 'record')} of {held.artifacts:,} data sets, "
-        f"corpora and mixtures, {questions}and {counted(held.models, 'model')}{searched}; {answer.note}"
-    )
-
-
-def _unsure(answer: RecordAnswer) -> Iterator[str]:
-    """Say why more may have it than was found."""
-    if answer.checked.unread:
-        yield f"{len(answer.checked.unread)} could not be read"
-    alike = sum(one.alike for one in answer.found)
-    if alike:
-        yield f"{alike} of these by identity 1, so perhaps another: it does not tell {ALIKE}"
-    if answer.transformed:
-        yield f"the rows of {counted(len(answer.transformed), 'source')} were transformed"

@@ -15,7 +15,8 @@ from ft_dagster.lineage.graph import inputs_first
 from ft_dagster.lineage.reachable import Unreached, is_litter
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.store.artifacts import Place
-from ft_dagster.store.blobs import Store, unreachable
+from ft_dagster.store.blobs import Store
+from ft_dagster.store.remote_errors import unreachable
 from ft_dagster.store.removal import claim_removal, finish_removal
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from ft_dagster import stage_entries
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks
-from ft_dagster.gate.gates import check_metrics
+from ft_dagster.gate.refused_metrics import check_metrics
 from ft_dagster.gate.samples import read_aggregates, read_samples, write_samples, write_scores
 from ft_dagster.model_files.weights import declared_ends
 from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, TRAINING_MIXTURE

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
-from ft_dagster.gate.gates import refuse_unlisted
+from ft_dagster.gate.refused_metrics import refuse_unlisted
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.lineage.graph import made_in
 from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_of

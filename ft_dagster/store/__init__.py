@@ -2,8 +2,9 @@
 
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
 from ft_dagster.store.attempts import Attempt, begin_attempt, commit_attempt
-from ft_dagster.store.blobs import Store, closed, refused, unreachable
+from ft_dagster.store.blobs import Store
 from ft_dagster.store.heads import SHARED, read_head, tenant_name, write_head
+from ft_dagster.store.remote_errors import closed, refused, unreachable
 
 __all__ = [
     "SHARED",

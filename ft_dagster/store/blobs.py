@@ -21,36 +21,10 @@ import fsspec
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import files_below, no_file
 from ft_dagster.store import recall
-from ft_dagster.store.exclusive import RemoteCreation, code_of
+from ft_dagster.store.exclusive import RemoteCreation
+from ft_dagster.store.remote_errors import CLOSED, OPEN_IT, name_of, profiles_written
 from ft_dagster.strict_json import dumps, loads
 
-_PASSING_ERRNOS = {
-    errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE,
-    errno.EBUSY, errno.EREMOTEIO,  # s3fs' words for 503 and 500
-}  # fmt: skip
-_CLOSED = {
-    errno.EACCES: "this user may not read or write it", errno.EPERM: "this user may not read or write it",
-    errno.EROFS: "its file system takes no files", errno.ENOTDIR: "a file stands where a folder has to be",
-}  # fmt: skip
-_OPEN_IT = "Name another place, or let this user read and write there"
-_PASSING_ERRORS = {
-    "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
-    "botocore.ReadTimeoutError", "botocore.HTTPClientError",
-}  # fmt: skip
-_NO_CREDENTIALS = {
-    f"botocore.{name}"
-    for name in (
-        "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound",
-        "TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError",
-    )
-}  # fmt: skip
-# Temporary credentials that have run out. 400 is how S3 says it to a HEAD, whose answer has no words.
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "400"}
-# AWS' files of profiles, each by the variable that names another.
-_PROFILES = {
-    "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
-    "AWS_CONFIG_FILE": "~/.aws/config",
-}
 # When the profiles were written that a file system, which fsspec keeps for the whole process, has read.
 _READ: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
@@ -117,7 +91,7 @@ class Store:
         why = _takes_no_file(at)
         if why is not None:
             problem = f"cannot be written: {why}"
-            raise UserError(problem, file=at, field="store", value=self.url, fix=_OPEN_IT)
+            raise UserError(problem, file=at, field="store", value=self.url, fix=OPEN_IT)
 
     def path(self, relative: str) -> str:
         """Return the file system's own path of `relative`. Raises UserError where a link below the root is on
@@ -345,13 +319,13 @@ class Store:
     def _renew(self) -> None:
         """Read credentials anew where AWS' files of profiles were written since they were read."""
         if self.url.startswith("s3://"):
-            written = _profiles_written()
+            written = profiles_written()
             if _READ.setdefault(self.fs, written) == written:
                 return
             try:
                 self.fs.connect(refresh=True)
             except Exception as error:
-                if not _name_of(error).startswith("botocore."):
+                if not name_of(error).startswith("botocore."):
                     raise
                 return  # they are just being written: the next request reads them
             _READ[self.fs] = written
@@ -431,68 +405,7 @@ def as_stored(value: Any) -> bytes:
 
 def _takes_no_file(folder: Path) -> str | None:
     if not folder.is_dir():
-        return _CLOSED[errno.ENOTDIR]
+        return CLOSED[errno.ENOTDIR]
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        return _CLOSED[errno.EROFS]
-    return None if os.access(folder, os.W_OK | os.X_OK) else _CLOSED[errno.EACCES]
-
-
-def unreachable(error: BaseException) -> bool:
-    """Say whether an error means that the storage could not be reached just now: a retry may find it
-    again.
-    """
-    for at in _causes(error):
-        network = isinstance(at, ConnectionError | TimeoutError) or _name_of(at) in _PASSING_ERRORS
-        if network or (isinstance(at, OSError) and at.errno in _PASSING_ERRNOS):
-            return True
-    return False
-
-
-def expired(error: BaseException) -> bool:
-    """Say whether a remote storage means that temporary credentials have run out: renewed ones may let in."""
-    return any(code_of(at) in _EXPIRED for at in _causes(error))
-
-
-def closed(error: BaseException) -> UserError | None:
-    """Return the error to raise where this host's file system denies access; None for any other error."""
-    if isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
-        return UserError(_CLOSED[error.errno], file=os.fsdecode(error.filename), fix=_OPEN_IT)
-    return None
-
-
-def refused(error: BaseException) -> UserError | None:
-    """Return the error to raise where a remote storage denies access: no rights, or credentials that are
-    wrong, expired or missing. None for any other error.
-    """
-    for at in _causes(error):
-        by_server = isinstance(at, PermissionError) and at.errno is None  # of a file it has a number
-        if by_server or _name_of(at) in _NO_CREDENTIALS or code_of(at) in _EXPIRED:
-            said = "they may have expired, as a HEAD is not told" if code_of(at) == "400" else str(at)
-            return UserError(
-                f"the storage lets nobody in with these credentials: {' '.join(said.split()).rstrip('.')}",
-                field="store_profiles",
-                fix="Renew them, or let them list, read, write and delete in the store. Then run it again: "
-                "it goes on from what was kept",
-            )
-    return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and those that led to it."""
-    at: BaseException | None = error
-    while at is not None:
-        yield at
-        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
-
-
-def _profiles_written() -> float:
-    """Return when a file of AWS' profiles was written last, in seconds since 1970; 0 where there is none."""
-    newest = 0.0
-    for name, usual in _PROFILES.items():
-        with suppress(OSError):  # there is none, or it is not ours to read
-            newest = max(newest, os.path.getmtime(os.path.expanduser(os.environ.get(name) or usual)))
-    return newest
-
-
-def _name_of(error: BaseException) -> str:
-    return f"{type(error).__module__.split('.')[0]}.{type(error).__name__}"
+        return CLOSED[errno.EROFS]
+    return None if os.access(folder, os.W_OK | os.X_OK) else CLOSED[errno.EACCES]

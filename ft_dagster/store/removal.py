@@ -20,7 +20,8 @@ from typing import NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.stage_entries import ENTRIES
 from ft_dagster.store.artifacts import TOMBSTONE_VERSION, Artifact, Place, Removed, stated
-from ft_dagster.store.blobs import Store, as_stored, unreachable
+from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.remote_errors import unreachable
 
 log = logging.getLogger(__name__)
 KEPT, REMOVED = "kept", "removed"

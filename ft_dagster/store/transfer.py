@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeVar
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_file
-from ft_dagster.store.blobs import Store, unreachable
+from ft_dagster.store.blobs import Store
+from ft_dagster.store.remote_errors import unreachable
 
 AT_ONCE = 4  # files; each large one in up to four parts at once (see `Store.upload`)
 TRIES = 3  # of one transfer; s3fs and botocore already try each request again, for about a minute in all

@@ -5,16 +5,15 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.program import write_json
 from ft_dagster.training import checkpoints, ranks, zero
-from ft_dagster.training.batches.mixture import Examples, open_split, read_records
+from ft_dagster.training.arguments import training_arguments
+from ft_dagster.training.batches.mixture import open_split, read_records
 from ft_dagster.training.batches.packing import (
-    Bin,
     evaluation_steps,
     fewer_evaluations,
     schedule,
@@ -23,15 +22,15 @@ from ft_dagster.training.batches.packing import (
 from ft_dagster.training.contract import Member, Status, TrainingResult, TrainingRun, recipe_digest
 from ft_dagster.training.figures import process_bytes, training_figures
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
-from ft_dagster.training.methods import TaughtBy, packs, taught_by
+from ft_dagster.training.methods import packs, taught_by
 from ft_dagster.training.methods.tensors import refuse_unmoved
 from ft_dagster.training.oom_retry import in_force
 from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop_signals import Stop
-from ft_dagster.training.watch import forgetting
-from ft_dagster.training.watch.measuring import UNITS, Measuring, Split, plan_measuring
+from ft_dagster.training.watch.measuring import UNITS, Measuring, plan_measuring
 from ft_dagster.training.watch.observer import Observer
-from ft_dagster.training.watch.rate import NOTCH, RateTooHigh, looked_at
+from ft_dagster.training.watch.rate import RateTooHigh, looked_at
+from ft_dagster.training.work import Work
 
 if TYPE_CHECKING:
     from ft_dagster.training.methods import Weights
@@ -39,60 +38,6 @@ if TYPE_CHECKING:
 
 
 EVALUATIONS = 8  # of a training, where its plan says none
-
-
-@dataclass
-class Work:
-    """Is one training in progress.
-
-    `evaluations`: the steps at which it is measured, and whose checkpoints may be exported, by their number
-    among all that were planned; the budget of measuring may leave some out. `patience`: see `ranks.patience`.
-    `shared`: the base on which it takes turns with other members.
-    """
-
-    member: Member
-    method: TaughtBy
-    recipe: str
-    train: Examples
-    held_out: dict[Split, Examples]  # by split: what is measured, never trained on
-    bins: list[Bin]
-    journal: Journal
-    progress: TrainingProgress
-    evaluations: dict[int, int]
-    patience: int
-    began: float = field(default_factory=time.monotonic)
-    imported: int | None = None  # bytes of this process before it held a weight
-    shared: SharedBase | None = None
-
-    @property
-    def steps(self) -> int:
-        return total_steps(len(self.bins), self.member.plan.training, ranks.world())
-
-    @property
-    def learning_rate(self) -> float:
-        """Return the learning rate: as planned, or a notch lower."""
-        return self.member.plan.training.learning_rate * (NOTCH if self.journal.lowered else 1)
-
-    @property
-    def evaluated_at(self) -> list[int]:
-        return list(self.evaluations)
-
-    @property
-    def exportable(self) -> list[int]:
-        """Return the evaluations at which the model forgot no more than declared, as far as it was
-        measured.
-        """
-        watch, journal = self.member.plan.training.watch, self.journal
-        general = journal.evaluations.get("general_holdout", {})
-        return [
-            step
-            for step in self.evaluations
-            if forgetting.passed(watch, general, journal.observations, step) is None
-        ]
-
-    @property
-    def packs(self) -> bool:
-        return packs(self.member.plan)
 
 
 def train_member(
@@ -349,48 +294,6 @@ def _measuring(run: TrainingRun, work: Work, tokenizer: Any) -> Measuring:
     work.evaluations = {step: number for step, number in work.evaluations.items() if step in kept}
     work.progress.say(measuring.sentence())
     return measuring
-
-
-def training_arguments(work: Work) -> Any:
-    from trl import SFTConfig
-
-    settings, device = work.member.plan.training, work.member.plan.device
-    deepspeed = zero.configuration(work.member, ranks.world())
-    if deepspeed and ranks.is_first():
-        write_json(work.member.evidence / zero.FILE, deepspeed)
-    arguments = SFTConfig(
-        output_dir=str(work.member.checkpoints),
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=settings.warmup_ratio,  # below 1: a share of the steps
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        max_steps=work.steps,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
-        bf16=settings.precision == "bf16",
-        deepspeed=deepspeed,
-        use_cpu=device.kind == "cpu",
-        seed=work.member.seed,
-        optim="adamw_torch" if deepspeed else "adamw_torch_fused",
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
-        dataloader_pin_memory=device.kind == "cuda",
-        save_strategy="no",  # `WatchCallback` says when
-        eval_strategy="no",
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to="none",
-        ddp_timeout=work.patience,
-    )
-    if deepspeed:
-        zero.join()
-    return arguments
 
 
 def _check_vocabulary(work: Work, model: Any) -> None:

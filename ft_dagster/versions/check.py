@@ -266,7 +266,7 @@ def _check_metrics(workspace: Workspace, entries: Iterable[str]) -> None:
     """Raises UserError for a metric that a task does not list, and for a task that is not declared."""
     declared, roots = workspace.declared(), workspace.roots
     if declared.spec.gates.metrics:
-        from ft_dagster.gate.gates import refuse_unlisted
+        from ft_dagster.gate.refused_metrics import refuse_unlisted
 
         tasks = [resolve_tasks([entry], workspace.project, roots=roots)[0] for entry in sorted(entries)]
         refuse_unlisted({task.name: listed_metrics(task) for task in tasks}, declared.spec, declared.file)

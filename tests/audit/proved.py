@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.audit.proofs.proofs import check, proof_readings, prove
+from ft_dagster.audit.proofs.proof_check import check, proof_readings
+from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.records.record_keys import keys_of
 from ft_dagster.strict_json import dumps

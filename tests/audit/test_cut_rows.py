@@ -14,8 +14,10 @@ from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.models import at, model
 from ft_dagster.audit.parts import OLDER
 from ft_dagster.audit.proofs.absence import and_held, held_against
-from ft_dagster.audit.proofs.proofs import check, prove
-from ft_dagster.audit.records import TRAINED, record, sought
+from ft_dagster.audit.proofs.proof_check import check
+from ft_dagster.audit.proofs.proofs import prove
+from ft_dagster.audit.record_sentences import sought
+from ft_dagster.audit.records import TRAINED, record
 from ft_dagster.audit.search.search import look_through
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import training_records

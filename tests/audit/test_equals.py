@@ -12,8 +12,9 @@ import pytest
 from ft_dagster.audit.answers import ModelThatHas
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.models import at, diff, model
+from ft_dagster.audit.proofs.proof_check import check
 from ft_dagster.audit.proofs.proof_form import ABSENCE
-from ft_dagster.audit.proofs.proofs import check, prove
+from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.records import HELD_OUT, INHERITED, JUDGED, TRAINED, record
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.traces import source

@@ -16,8 +16,10 @@ from pyarrow import parquet
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.models import diff
 from ft_dagster.audit.proofs.absence import held_against
-from ft_dagster.audit.proofs.proofs import check, prove
-from ft_dagster.audit.records import JUDGED, PERHAPS, TRAINED, record, sought
+from ft_dagster.audit.proofs.proof_check import check
+from ft_dagster.audit.proofs.proofs import prove
+from ft_dagster.audit.record_sentences import sought
+from ft_dagster.audit.records import JUDGED, PERHAPS, TRAINED, record
 from ft_dagster.audit.search.search import look_through
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import training_records

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.figures import READ, read
 from ft_dagster.audit.models import diff, model
-from ft_dagster.audit.records import record, sought
+from ft_dagster.audit.record_sentences import sought
+from ft_dagster.audit.records import record
 from ft_dagster.audit.search.search import look_through
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.traces import source

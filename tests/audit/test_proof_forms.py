@@ -12,8 +12,9 @@ import pytest
 
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.index.index import Indexed
+from ft_dagster.audit.proofs.proof_check import check
 from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE
-from ft_dagster.audit.proofs.proofs import check, prove
+from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.errors import UserError
 from ft_dagster.records.record_keys import RecordKey, keys_of

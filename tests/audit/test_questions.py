@@ -14,9 +14,11 @@ import pytest
 from ft_dagster.audit.answers import Compute, ModelAnswer, Transformed
 from ft_dagster.audit.audit import open_audit
 from ft_dagster.audit.models import at, diff, model
+from ft_dagster.audit.proofs.proof_check import check
 from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE
-from ft_dagster.audit.proofs.proofs import check, prove
-from ft_dagster.audit.records import TRAINED, record, sought
+from ft_dagster.audit.proofs.proofs import prove
+from ft_dagster.audit.record_sentences import sought
+from ft_dagster.audit.records import TRAINED, record
 from ft_dagster.audit.sought_record import SoughtRecord, parse_record
 from ft_dagster.audit.traces import source, tenant
 from ft_dagster.audit.trained import training_records

@@ -17,8 +17,9 @@ import pytest
 
 from ft_dagster.audit.audit import Audit, index_folder
 from ft_dagster.audit.index.index_file import FILE, SCHEMA_VERSION
+from ft_dagster.audit.proofs.proof_check import check
 from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE
-from ft_dagster.audit.proofs.proofs import check, prove
+from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.records import (
     HELD_OUT,
     INHERITED,

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from ft_dagster.audit.models import at
+from ft_dagster.audit.proofs.proof_check import check
 from ft_dagster.audit.proofs.proof_form import PRESENCE
-from ft_dagster.audit.proofs.proofs import check, prove
+from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.records import TRAINED, UNREACHED, record
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import documents, training_records

@@ -23,7 +23,8 @@ from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
 from ft_dagster.audit.audit import open_audit
 from ft_dagster.audit.models import at
-from ft_dagster.audit.proofs.proofs import check, prove
+from ft_dagster.audit.proofs.proof_check import check
+from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.records import INHERITED, TRAINED, record
 from ft_dagster.audit.replay.recipe import JUDGED, REBUILT, CleanProject, lay_out, recorded_of
 from ft_dagster.audit.replay.replay import Rebuilt, compare

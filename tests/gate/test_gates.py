@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.gate.gates import (
-    check_metrics,
-    gates_digest,
-    judge,
-    regression,
-    with_rules,
-)
+from ft_dagster.gate.gates import gates_digest, judge, regression, with_rules
+from ft_dagster.gate.refused_metrics import check_metrics
 from ft_dagster.gate.samples import Sample, read_samples, write_samples
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import GatesSpec

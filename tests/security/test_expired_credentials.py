@@ -17,7 +17,7 @@ from ft_dagster.exit_codes import DONE, TRANSIENT
 from ft_dagster.launch.remote import node
 from ft_dagster.launch.remote.node import Stopping, carry_out_order
 from ft_dagster.store import Artifact, Store, read_head, refused
-from ft_dagster.store.blobs import expired
+from ft_dagster.store.remote_errors import expired
 from tests.e2e.project import UP_TO_PLAN, edit, write_project
 from tests.e2e.workshop import Workshop
 from tests.expiring_s3 import ExpiringProxy, expiring, write_profile

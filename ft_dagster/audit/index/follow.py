@@ -36,8 +36,8 @@ from ft_dagster.records.record_tree import RecordTree, TreeHead
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import SHARED, Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed, stated
-from ft_dagster.store.blobs import unreachable
 from ft_dagster.store.make import host_lock
+from ft_dagster.store.remote_errors import unreachable
 from ft_dagster.strict_json import dumps, loads
 
 LOCK = "the index of the audit"

@@ -105,10 +105,10 @@ def check_proof(
     absence does without --key.
     """
     from ft_dagster.audit import sought_record
-    from ft_dagster.audit.proofs import proofs
+    from ft_dagster.audit.proofs import proof_check
 
-    wanted = None if record is None else sought_record.parse_record(record, proofs.proof_readings(file))
-    found = proofs.check(file, wanted, None if key_file is None else _key_of(file, key_file))
+    wanted = None if record is None else sought_record.parse_record(record, proof_check.proof_readings(file))
+    found = proof_check.check(file, wanted, None if key_file is None else _key_of(file, key_file))
     if as_json:
         print_json({**asdict(found), "holds": found.shown})
     else:
@@ -119,7 +119,7 @@ def check_proof(
 
 def _key_of(proof: Path, file: Path) -> record_keys.RecordKey:
     """Return the key of a key file that a proof's tree names. Raises UserError."""
-    from ft_dagster.audit.proofs.proofs import tree_key
+    from ft_dagster.audit.proofs.proof_check import tree_key
 
     keys = record_keys.read_keys(file)
     named = tree_key(proof)

@@ -144,9 +144,9 @@ def record(
 
 
 def _record_parts(found: RecordAnswer, held: HeldAgainst | None, alike: NearAnswer | None) -> Iterator[Part]:
-    from ft_dagster.audit import records
+    from ft_dagster.audit.record_sentences import sought
 
-    yield from (records.sought(found), *map(str, found.transformed))
+    yield from (sought(found), *map(str, found.transformed))
     if found.found:
         yield from places_parts(found.found)
     yield from models_parts(found.models)

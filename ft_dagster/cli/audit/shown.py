@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         RecordIn,
         SearchAnswer,
     )
-    from ft_dagster.audit.proofs.proofs import ProofChecked
+    from ft_dagster.audit.proofs.proof_check import ProofChecked
     from ft_dagster.audit.verify.verify import Verified
 
 

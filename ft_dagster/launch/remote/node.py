@@ -35,7 +35,8 @@ from ft_dagster.launch.remote.relay import reporting
 from ft_dagster.launch.warm.choice import START
 from ft_dagster.program import SCHEMA_VERSION, WITHIN, write_json
 from ft_dagster.provenance.code import source_digest
-from ft_dagster.store.blobs import Store, expired, refused, unreachable
+from ft_dagster.store.blobs import Store
+from ft_dagster.store.remote_errors import expired, refused, unreachable
 
 OPTIONS = "FT_DAGSTER_NODE_STORE_OPTIONS"
 OWN = "ft_dagster: "  # begins a line of the node's own, beside those of the program

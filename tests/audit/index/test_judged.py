@@ -11,6 +11,7 @@ import pytest
 from ft_dagster.audit.answers import RecordAnswer
 from ft_dagster.audit.audit import Audit, index_folder, open_audit
 from ft_dagster.audit.index.artifact_records import CANARY, PROBE, QUESTION, STATES, members_of
+from ft_dagster.audit.record_sentences import sought
 from ft_dagster.audit.records import (
     BY_INDEX,
     HELD_OUT,
@@ -22,7 +23,6 @@ from ft_dagster.audit.records import (
     VALIDATION,
     checked,
     record,
-    sought,
 )
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import documents

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from ft_dagster.audit.answers import RecordAnswer, SearchAnswer
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.proofs.absence import and_held, held_against
-from ft_dagster.audit.records import ANSWERED, JUDGED, TRAINED, record, sought
+from ft_dagster.audit.record_sentences import sought
+from ft_dagster.audit.records import ANSWERED, JUDGED, TRAINED, record
 from ft_dagster.audit.search.inside import AllInside, loosely, rows_with, views, words_in
 from ft_dagster.audit.search.search import look_through
 from ft_dagster.audit.search.stored_text import read_texts, text_files

@@ -17,7 +17,8 @@ import pytest
 from pyarrow import parquet
 
 from ft_dagster.audit.audit import Audit, index_folder, open_audit
-from ft_dagster.audit.records import record, sought
+from ft_dagster.audit.record_sentences import sought
+from ft_dagster.audit.records import record
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.verify.verify import Verified, kept_state, verify
 from ft_dagster.errors import UserError

@@ -15,12 +15,13 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from ft_dagster.exit_codes import BAD_INPUT, DONE
 from ft_dagster.models.attention import attention_of
 from ft_dagster.planning.dryrun.architecture import shipped
+from ft_dagster.training.arguments import training_arguments
 from ft_dagster.training.batches import apart
 from ft_dagster.training.batches.apart import leak_of, measured_leak
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop_signals import Stop
-from ft_dagster.training.trainer import build_trainer, prepare, training_arguments
+from ft_dagster.training.trainer import build_trainer, prepare
 from tests.tiny_classes import EXPERTS, PLAIN, STATEFUL, make_tiny, tiny_config
 from tests.training.runs import Runs, made_rows, result_of, train
 

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ft_dagster.errors import UserError
+from ft_dagster.training.arguments import training_arguments
 from ft_dagster.training.batches.attention import ENDS, given, packed
 from ft_dagster.training.batches.batches import Collator
 from ft_dagster.training.batches.mixture import Examples
@@ -22,7 +23,8 @@ from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.loss import loss_of_fused_head
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop_signals import Stop
-from ft_dagster.training.trainer import Work, build_trainer, prepare, training_arguments
+from ft_dagster.training.trainer import build_trainer, prepare
+from ft_dagster.training.work import Work
 from tests.training.runs import Runs
 
 

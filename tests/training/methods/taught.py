@@ -13,10 +13,12 @@ from ft_dagster.errors import UserError
 from ft_dagster.models.quantize import quantization_config, quantization_of, settle_quantized
 from ft_dagster.training import checkpoints
 from ft_dagster.training.__main__ import train_all
+from ft_dagster.training.arguments import training_arguments
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop_signals import Stop
-from ft_dagster.training.trainer import Work, build_trainer, prepare, training_arguments
+from ft_dagster.training.trainer import build_trainer, prepare
+from ft_dagster.training.work import Work
 from tests.training.runs import LORA, Runs, made_rows, payload_bytes, result_of, write_shard
 
 METHODS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,75 @@
+"""Holds what a training works on, and what its plan makes of that."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ft_dagster.training import ranks
+from ft_dagster.training.batches.mixture import Examples
+from ft_dagster.training.batches.packing import Bin, total_steps
+from ft_dagster.training.contract import Member
+from ft_dagster.training.journal import Journal
+from ft_dagster.training.methods import TaughtBy, packs
+from ft_dagster.training.progress import TrainingProgress
+from ft_dagster.training.watch import forgetting
+from ft_dagster.training.watch.measuring import Split
+from ft_dagster.training.watch.rate import NOTCH
+
+if TYPE_CHECKING:
+    from ft_dagster.training.methods.shared import SharedBase
+
+
+@dataclass
+class Work:
+    """Is one training in progress.
+
+    `evaluations`: the steps at which it is measured, and whose checkpoints may be exported, by their number
+    among all that were planned; the budget of measuring may leave some out. `patience`: see `ranks.patience`.
+    `shared`: the base on which it takes turns with other members.
+    """
+
+    member: Member
+    method: TaughtBy
+    recipe: str
+    train: Examples
+    held_out: dict[Split, Examples]  # by split: what is measured, never trained on
+    bins: list[Bin]
+    journal: Journal
+    progress: TrainingProgress
+    evaluations: dict[int, int]
+    patience: int
+    began: float = field(default_factory=time.monotonic)
+    imported: int | None = None  # bytes of this process before it held a weight
+    shared: SharedBase | None = None
+
+    @property
+    def steps(self) -> int:
+        return total_steps(len(self.bins), self.member.plan.training, ranks.world())
+
+    @property
+    def learning_rate(self) -> float:
+        """Return the learning rate: as planned, or a notch lower."""
+        return self.member.plan.training.learning_rate * (NOTCH if self.journal.lowered else 1)
+
+    @property
+    def evaluated_at(self) -> list[int]:
+        return list(self.evaluations)
+
+    @property
+    def exportable(self) -> list[int]:
+        """Return the evaluations at which the model forgot no more than declared, as far as it was
+        measured.
+        """
+        watch, journal = self.member.plan.training.watch, self.journal
+        general = journal.evaluations.get("general_holdout", {})
+        return [
+            step
+            for step in self.evaluations
+            if forgetting.passed(watch, general, journal.observations, step) is None
+        ]
+
+    @property
+    def packs(self) -> bool:
+        return packs(self.member.plan)
