@@ -20,12 +20,9 @@ from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import taught_by
 from ft_dagster.training.skeleton import skeleton
 from tests.planning.llama import facts, plan, reason
-from tests.tiny_classes import STATEFUL, tiny_config
+from tests.tiny_classes import EXPERTS, STATEFUL, tiny_config
 
-KINDS = (
-    "qwen3_moe", "qwen3_next", "qwen3_5_moe_text", "mixtral", "deepseek_v3", "glm4_moe", "gpt_oss",
-    "granitemoe", "olmoe", "llama4_text", "phimoe", "qwen2_moe", "ernie4_5_moe",
-)  # fmt: skip
+KINDS = (*EXPERTS, "qwen3_next", "qwen3_5_moe_text")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -93,6 +93,17 @@ def quantize(model: Any, kind: Quantization, compute: torch.dtype) -> Any:
 
 
 @contextmanager
+def _replaced(owner: Any, name: str, made: Any) -> Iterator[None]:
+    """Put something in place of a function of a module within this context."""
+    real = getattr(owner, name)
+    setattr(owner, name, made)
+    try:
+        yield
+    finally:
+        setattr(owner, name, real)
+
+
+@contextmanager
 def gpu_attention() -> Iterator[None]:
     """Make attention of fake tensors hold what flash and memory-efficient kernels do: no scores.
 
@@ -116,13 +127,11 @@ def gpu_attention() -> Iterator[None]:
     def kernel_for(query: torch.Tensor, value: torch.Tensor) -> Any:
         return _by_example if isinstance(query, FakeTensor) else real_kernel(query, value)
 
-    nn.functional.scaled_dot_product_attention = attention
-    packed_attention.variable_length_kernel = kernel_for
-    try:
+    with (
+        _replaced(nn.functional, "scaled_dot_product_attention", attention),
+        _replaced(packed_attention, "variable_length_kernel", kernel_for),
+    ):
         yield
-    finally:
-        nn.functional.scaled_dot_product_attention = real
-        packed_attention.variable_length_kernel = real_kernel
 
 
 def _fused(
@@ -149,46 +158,34 @@ def _by_example(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_:
     return found[0].transpose(0, 1)
 
 
-@contextmanager
-def fake_positions() -> Iterator[None]:
+def fake_positions() -> AbstractContextManager[None]:
     """Make transformers take positions as those of rows of several examples, whose values it cannot see."""
     real = masking_utils.is_tracing
 
     def traced(tensor: Any = None) -> bool:
         return isinstance(tensor, FakeTensor) or bool(real(tensor))
 
-    masking_utils.is_tracing = traced
-    try:
-        yield
-    finally:
-        masking_utils.is_tracing = real
+    return _replaced(masking_utils, "is_tracing", traced)
 
 
-@contextmanager
-def fake_experts() -> Iterator[None]:
+def fake_experts() -> AbstractContextManager[None]:
     """Make the experts' products of fake tensors in fp32 take transformers' own fallback, which allocates the
     same: torch knows the shapes of its product in bf16 alone.
     """
     try:
         from transformers.integrations import moe
     except ImportError:  # a version in which experts are modules of their own
-        yield
-        return
+        return nullcontext()
     real = moe._can_use_grouped_mm
 
     def known(given: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor) -> bool:
         fake = isinstance(given, FakeTensor) and weight.dtype != torch.bfloat16
         return not fake and bool(real(given, weight, offs))
 
-    moe._can_use_grouped_mm = known
-    try:
-        yield
-    finally:
-        moe._can_use_grouped_mm = real
+    return _replaced(moe, "_can_use_grouped_mm", known)
 
 
-@contextmanager
-def unpacked_rows() -> Iterator[None]:
+def unpacked_rows() -> AbstractContextManager[None]:
     """Make transformers take rows as one example each, which it sees by the values of positions: attention
     needs no mask.
     """
@@ -197,11 +194,7 @@ def unpacked_rows() -> Iterator[None]:
     def found(position_ids: torch.Tensor) -> Any:
         return None if isinstance(position_ids, FakeTensor) else real(position_ids)
 
-    masking_utils.find_packed_sequence_indices = found
-    try:
-        yield
-    finally:
-        masking_utils.find_packed_sequence_indices = real
+    return _replaced(masking_utils, "find_packed_sequence_indices", found)
 
 
 class _Flash(torch.autograd.Function):
