@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from ft_dagster.data.rows.rows import Message, Row
@@ -234,16 +235,26 @@ def _call(call: Mapping[str, Any], form: CallForm) -> JsonObject:
     return {"type": "function", **call, "function": {"name": function["name"], "arguments": given}}
 
 
+def probe_call(name: str, arguments: Any, number: int = 0) -> JsonObject:
+    """Return a call as templates take it; its id has nine letters and digits, since some take no other."""
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call{number:05d}", "type": "function", "function": function}
+
+
+def shared(one: str, other: str) -> str:
+    """Return the text that both begin with."""
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
 def _takes(form: CallForm, in_parts: bool, render: Render) -> bool:
     arguments: Any = {CITY: TOWN} if form.as_object else json.dumps({CITY: TOWN})
-    call = {"id": "a12345678", "type": "function", "function": {"name": TOOL, "arguments": arguments}}
+    call = probe_call(TOOL, arguments)
     asks = {"role": "user", "content": _parts("4821") if in_parts else "4821"}
     try:
         before = render([asks], [PROBED])
         text = render([asks, {"role": "assistant", "content": form.empty, "tool_calls": [call]}], [PROBED])
     except Exception:  # whatever a template can cause
         return False
-    same = next((n for n, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), len(before))
-    shown = text[same:]
+    shown = text[len(shared(before, text)) :]
     as_python, twice = f"'{CITY}'", f'\\"{TOWN}'
     return all(part in shown for part in (TOOL, CITY, TOWN)) and as_python not in shown and twice not in shown

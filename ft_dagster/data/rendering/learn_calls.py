@@ -11,12 +11,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any
 
 from ft_dagster.data.rendering.call_format import OTHER_NAME, Call, CallFormat, CallsRead, Style
 from ft_dagster.data.rendering.call_values import as_object, objects_in, python_arguments
-from ft_dagster.data.rendering.carried import kept_on
+from ft_dagster.data.rendering.carried import kept_on, probe_call, shared
 from ft_dagster.data.rendering.chat_rules import chats, stop_token_ids
 from ft_dagster.data.rendering.chat_template import render_chat
 from ft_dagster.data.rows.rows import Message
@@ -79,7 +78,7 @@ def learn_format(render: Render, ends: Sequence[str] = ()) -> CallFormat:
     for calls in tried:
         text = _rendered(render, calls)
         schemas = {call.name: _schema_of(call.arguments) for call in calls}
-        if found.read(text[len(_shared(text, plain)) :], schemas) != CallsRead(tuple(calls)):
+        if found.read(text[len(shared(text, plain)) :], schemas) != CallsRead(tuple(calls)):
             raise NoCalls("its chat template writes calls that cannot be read back")
     if found.read(SAID, {}) != CallsRead(()):
         raise NoCalls("its chat template writes a call as it writes any text")
@@ -99,7 +98,7 @@ class _Learner:
 
     def __init__(self, render: Render, text: str, plain: str, several: str, ends: Sequence[str]) -> None:
         self.render, self.text, self.several = render, text, several
-        self.begins = len(_shared(text, plain))
+        self.begins = len(shared(text, plain))
         self.turn_end = plain.partition(SAID)[2]
         self.ends = tuple(dict.fromkeys(filter(None, (*ends, self.turn_end.strip()))))
         self.alpha, self.beta = (text.find(key, self.begins) for key in (ALPHA, BETA))
@@ -151,8 +150,8 @@ class _Learner:
         after_name, behind = text[self.after_name : self.alpha], text[second + len(str(NUMBER)) :]
         none = _rendered(self.render, [Call(FIRST, {})]).rpartition(FIRST)[2]
         # What closes a call stands there with and without arguments; the end of the name's mark is no part.
-        edge = re.match(r".*[>\s\])}]|", _shared(none, after_name), re.DOTALL)
-        closes = _shared(none[0 if edge is None else edge.end() :][::-1], behind[::-1])[::-1]
+        edge = re.match(r".*[>\s\])}]|", shared(none, after_name), re.DOTALL)
+        closes = shared(none[0 if edge is None else edge.end() :][::-1], behind[::-1])[::-1]
         found = self._format("texts", self.name, len(text) - len(closes), after_name=after_name)
         return replace(
             found,
@@ -196,7 +195,7 @@ class _Learner:
             text = _rendered(self.render, [Call(FIRST, PROBES[0])], **thinks)
             before, found, after = text.rpartition(THOUGHT)
             if found:
-                opened = before[len(_shared(before, self.text[: self.begins])) :]
+                opened = before[len(shared(before, self.text[: self.begins])) :]
                 if not opened.strip():  # an answer without a thought has an empty one
                     opened = before[before.rstrip().rfind("<") :]
                 closed = after.partition(opens if opens.strip() else "\n\n")[0].partition(FIRST)[0]
@@ -206,14 +205,7 @@ class _Learner:
 
 def _rendered(render: Render, calls: Sequence[Call], content: str = "", **more: str) -> str:
     """Render an answer to a question. Returns what follows the question. Raises NoCalls."""
-    named = [
-        {
-            "id": f"call{number:05d}",  # nine letters and digits: some templates take no other
-            "type": "function",
-            "function": {"name": call.name, "arguments": dict(call.arguments)},
-        }
-        for number, call in enumerate(calls)
-    ]
+    named = [probe_call(call.name, dict(call.arguments), number) for number, call in enumerate(calls)]
     said = {**({"tool_calls": named} if named else {}), **more}
     answer = Message("assistant", content, as_json(said) if said else "")
     try:
@@ -226,8 +218,3 @@ def _schema_of(arguments: Mapping[str, Any]) -> JsonObject:
     kinds = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
     said = {key: {"type": kinds[type(each)], "description": "It says."} for key, each in arguments.items()}
     return {"type": "object", "properties": said}
-
-
-def _shared(one: str, other: str) -> str:
-    """Return the text that both begin with."""
-    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
