@@ -207,7 +207,7 @@ def try_(
     where the evaluation says so (`evaluation.kind`); any other answer has to have each expected text in it,
     word for word. Of an answer without a mark nothing is known.
     """
-    from ft_dagster.data.rendering.carried import options_of
+    from ft_dagster.data.rendering.chat_form import options_of
     from ft_dagster.evaluation.answers import PromptRequest, answer
     from ft_dagster.report.answers import answers_table, right_answers
     from ft_dagster.spec.load import read_yaml

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft_dagster.data.rendering.carried import AS_USUAL, ChatOptions, note_chat
+from ft_dagster.data.rendering.chat_form import AS_USUAL, ChatOptions, note_chat
 from ft_dagster.data.rendering.chat_rules import stop_token_ids
 from ft_dagster.data.rendering.chat_template import lead_of, render_asked, without_lead, without_specials
 from ft_dagster.data.rendering.render import prompt_tokens

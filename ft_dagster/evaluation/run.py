@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.rendering.carried import note_chat, options_of
+from ft_dagster.data.rendering.chat_form import note_chat, options_of
 from ft_dagster.data.rendering.chat_rules import chat_rules
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.degeneration import answered, as_samples, rows_to_ask

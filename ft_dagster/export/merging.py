@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.load import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ft_dagster.export.adapter import adapted_without_memory, model_without_memory
-from ft_dagster.export.stacks import Stack, StackRows, names_in_class, rows_in_files
+from ft_dagster.export.expert_stacks import Stack, StackRows, names_in_class, rows_in_files
 from ft_dagster.methods.method import Quantization
 from ft_dagster.model_files.tensors import (
     PlannedTensor,

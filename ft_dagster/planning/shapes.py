@@ -11,7 +11,7 @@ from ft_dagster.methods.base_facts import Tensors
 from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.provenance.findings import recalled, remembered
-from ft_dagster.training.methods.tensors import tensors_of
+from ft_dagster.training.methods.experts import tensors_of
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ft_dagster.data.mixture.probes import probe_prompts
-from ft_dagster.data.rendering.carried import options_of
+from ft_dagster.data.rendering.chat_form import options_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured_digests import base_digest
 from ft_dagster.evaluation.models.arithmetic import Dtype

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.training.checkpoints import Checkpoint
 from ft_dagster.training.journal import Journal
-from ft_dagster.training.methods.tensors import moved_experts
+from ft_dagster.training.methods.experts import moved_experts
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.held_out import BY_EXAMPLE, VALIDATION_ON
 

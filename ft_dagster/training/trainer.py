@@ -23,7 +23,7 @@ from ft_dagster.training.contract import Member, Status, TrainingResult, Trainin
 from ft_dagster.training.figures import process_bytes, training_figures
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import packs, taught_by
-from ft_dagster.training.methods.tensors import refuse_unmoved
+from ft_dagster.training.methods.experts import refuse_unmoved
 from ft_dagster.training.oom_retry import in_force
 from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop_signals import Stop

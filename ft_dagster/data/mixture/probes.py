@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ft_dagster.data.rendering.carried import AS_USUAL, ChatOptions, note_chat
+from ft_dagster.data.rendering.chat_form import AS_USUAL, ChatOptions, note_chat
 from ft_dagster.data.rendering.render import load_tokenizer, render_turn
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.data.rows.rows import in_exchange

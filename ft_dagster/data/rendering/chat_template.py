@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ft_dagster.data.rendering.carried import ChatForm, chat_noted, form_of, kept_on, tools_in, turns_of
+from ft_dagster.data.rendering.chat_form import ChatForm, chat_noted, form_of, kept_on, tools_in, turns_of
 from ft_dagster.data.rendering.special_tokens import special_pattern
 from ft_dagster.data.rendering.time_limit import EndlessTemplate, in_time
 from ft_dagster.data.rows.rows import Message

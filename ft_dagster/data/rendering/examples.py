@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.data.rendering.carried import note_chat, options_of
+from ft_dagster.data.rendering.chat_form import note_chat, options_of
 from ft_dagster.data.rendering.general import document_chunks
 from ft_dagster.data.rendering.render import TrainOn, eos_token, render_rows
 from ft_dagster.data.rows.rows import Row, in_exchange

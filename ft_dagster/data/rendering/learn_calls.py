@@ -15,7 +15,7 @@ from typing import Any
 
 from ft_dagster.data.rendering.call_format import OTHER_NAME, Call, CallFormat, CallsRead, Style
 from ft_dagster.data.rendering.call_values import as_object, objects_in, python_arguments
-from ft_dagster.data.rendering.carried import kept_on, probe_call, shared
+from ft_dagster.data.rendering.chat_form import kept_on, probe_call, shared
 from ft_dagster.data.rendering.chat_rules import chats, stop_token_ids
 from ft_dagster.data.rendering.chat_template import render_chat
 from ft_dagster.data.rows.rows import Message

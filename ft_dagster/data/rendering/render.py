@@ -15,8 +15,9 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ft_dagster.data.rendering.carried import chat_noted, lost_field
+from ft_dagster.data.rendering.chat_form import chat_noted
 from ft_dagster.data.rendering.chat_template import lead_at, opening, refusal, render_chat, takes_calls
+from ft_dagster.data.rendering.lost_fields import lost_field
 from ft_dagster.data.rendering.special_tokens import special_pattern
 from ft_dagster.data.rendering.time_limit import in_time
 from ft_dagster.data.rendering.token_spans import Marked, cut, encode, spanned

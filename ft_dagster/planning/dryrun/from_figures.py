@@ -15,7 +15,7 @@ from ft_dagster.planning.dryrun.architecture import architecture_file, configura
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.shapes import Dimensions, dimensions_of, linear_shapes_of
 from ft_dagster.spec import VariantSpec
-from ft_dagster.training.methods.tensors import tensors_of
+from ft_dagster.training.methods.experts import tensors_of
 
 TOKENS_PER_EXAMPLE = 250.0  # of instruction data, prompt and answer
 TRAINED_SHARE = 0.5  # of them, where nothing is known

@@ -10,10 +10,10 @@ from ft_dagster.methods.lora import LoraSettings
 from ft_dagster.training.contract import Base, ParentAdapter
 from ft_dagster.training.methods import Precision
 from ft_dagster.training.methods.adapter import Adapter, Learned
+from ft_dagster.training.methods.experts import tensors_of
 from ft_dagster.training.methods.shared import SharedBase
 from ft_dagster.training.methods.stacking import check_parent, concatenated_adapters, put_beneath
 from ft_dagster.training.methods.starts import add_start, check_start, fill_start, without_start
-from ft_dagster.training.methods.tensors import tensors_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trl
 
-from ft_dagster.data.rendering.carried import ChatOptions, note_chat
+from ft_dagster.data.rendering.chat_form import ChatOptions, note_chat
 from ft_dagster.data.rendering.chat_template import DATE
 from ft_dagster.data.rendering.render import render
 from ft_dagster.data.rows.rows import Message, Row

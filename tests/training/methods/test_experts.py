@@ -23,8 +23,8 @@ from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.shapes import linear_shapes, tensors
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import taught_by
+from ft_dagster.training.methods.experts import moved_experts
 from ft_dagster.training.methods.lora import Lora
-from ft_dagster.training.methods.tensors import moved_experts
 from tests.export.exports import DIGEST, edit_json, request, written
 from tests.tiny_classes import make_tiny
 from tests.tiny_model import tiny_tokenizer
