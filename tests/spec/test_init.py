@@ -167,6 +167,15 @@ def test_every_column_that_is_not_read_is_named(columns: Sequence[str], unread: 
     assert f"{unread} 0" not in str(next(read_rows(source, Path("mine"))).parts)
 
 
+def test_tools_are_read_of_conversations_and_of_nothing_else() -> None:
+    tool = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]
+    Path("chats.jsonl").write_text(json.dumps({"messages": turns, "tools": [tool], "desk": 1}) + "\n")
+    assert "not read: desk\n" in init("chats.jsonl").stdout
+    Path("mine/tenants/acme/support.yaml").unlink()
+    assert "not read: tools\n" in init(write(("text", "tools"), lambda n: (f"Passage {n}.", ""))).stdout
+
+
 def test_that_all_answers_are_the_same_is_said() -> None:
     done = init(write(("letter", "label"), lambda n: (f"Letter {n}", "spam")))
     assert "since all answers are the same" in done.stdout

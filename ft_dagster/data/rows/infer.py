@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.rows import TOOLS, Row
 from ft_dagster.data.rows.rows_read import READ
 from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.rows.split_look import SplitLook
@@ -160,6 +160,8 @@ def infer_sources(sources: Sequence[SourceSpec], here: Path, asked: DeclaredAt) 
     path, fields = sources[0].path, sources[0].fields
     columns, form = first_columns(path, here), formats[path]
     read = {*COLUMNS[form], *BESIDE.get(form, ()), "group", "licence", "license"} - fields.keys()
+    if kind == "messages":
+        read.add(TOOLS)
     if kind == "text" and "text" not in (*columns, *fields):
         read.add("content")
     unread = tuple(name for name in columns if name not in (*read, *fields.values()))
