@@ -25,9 +25,6 @@ OTHER_MEANINGS = {  # where a word that is a stage's name means something else
     "cli/imports.py": "a JSON field",
     "lineage/entry.py": "an action",
     "versions/imports/openai_job.py": "a field of another service's jobs",
-    "planning/methods/method_settings.py": "who said a value",
-    "planning/methods/sharding.py": "who said a value",
-    "planning/methods/training_settings.py": "who said a value",
     "planning/reasons.py": "who said a value",
 }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 Origin = Literal["declaration", "built-in", "host", "measured"]
+DECLARED: Final = "declaration"  # who said a value
 AS_DECLARED = "as declared"
 
 
@@ -36,7 +37,7 @@ class Reasons:
         """Return the declared value, or the default where nothing is declared (None)."""
         if declared is None:
             return self.put(field, default.value, "built-in", default.reason)
-        return self.put(field, declared, "declaration", AS_DECLARED)
+        return self.put(field, declared, DECLARED, AS_DECLARED)
 
     def put(self, field: str, value: Any, origin: Origin, reason: str) -> Any:
         """Record a value settled already."""

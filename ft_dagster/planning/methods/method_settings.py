@@ -13,7 +13,7 @@ from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.training_settings import precision_of
-from ft_dagster.planning.reasons import AS_DECLARED, Default, Reasons
+from ft_dagster.planning.reasons import AS_DECLARED, DECLARED, Default, Reasons
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import method_settings
 
@@ -79,7 +79,7 @@ def _settle_tensors(settled: Settled, known: Method, facts: Facts, reasons: Reas
     found = sorted({name for names in named.values() for name in names})
     if found:
         settled[LAYERS] = [target for target in targets if not named[target]]
-        settled[TENSORS] = reasons.put(f"method.{TENSORS}", found, "declaration", AS_DECLARED)
+        settled[TENSORS] = reasons.put(f"method.{TENSORS}", found, DECLARED, AS_DECLARED)
 
 
 def _tensors_named(target: str, facts: Facts) -> list[str]:

@@ -9,7 +9,7 @@ from ft_dagster.evaluation.models.arithmetic import USABLE_SHARE
 from ft_dagster.methods import METHODS, Method, method_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.memory_formula import Load, memory
-from ft_dagster.planning.reasons import Default, Origin
+from ft_dagster.planning.reasons import DECLARED, Default, Origin
 from ft_dagster.spec import VariantSpec
 
 
@@ -28,7 +28,7 @@ def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
             return Default(0, alone), "built-in"
         return Default(0, f"{declared.stage} is declared, but this host trains in {alone}"), "host"
     if declared.stage != "auto":
-        return Default(declared.stage, "as declared"), "declaration"
+        return Default(declared.stage, "as declared"), DECLARED
     if offload_of(spec, facts)[0].value != "none":
         if 3 not in known.declared_zero_stages:
             return Default(2, "offload is a part of ZeRO, and the 4-bit base stays whole"), "built-in"
@@ -68,7 +68,7 @@ def offload_of(spec: VariantSpec, facts: Facts) -> tuple[Default, Origin]:
         return Default("none", "states stay on the device"), "built-in"
     if facts.device_kind != "cuda":
         return Default("none", f"{declared} is declared, but this host has no GPU to relieve"), "host"
-    return Default(declared, "as declared"), "declaration"
+    return Default(declared, "as declared"), DECLARED
 
 
 def _refuse(stage: str | int, offload: str, known: Method) -> None:

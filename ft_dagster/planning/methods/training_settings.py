@@ -12,7 +12,7 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.memory_formula import Load
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.sharding import offload_of, stage_of
-from ft_dagster.planning.reasons import AS_DECLARED, Default, Origin, Reasons
+from ft_dagster.planning.reasons import AS_DECLARED, DECLARED, Default, Origin, Reasons
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.training import DeepspeedSpec, TrainingSettings, TrainingSpec
 from ft_dagster.training.contract import checked
@@ -119,7 +119,7 @@ def _standing(field: str, declared: TrainingSpec, reasons: Reasons, why: str | N
     if value == about.default:
         said = why or about.description or "the usual value"
         return reasons.put(f"training.{field}", value, "built-in", said[0].lower() + said[1:])
-    return reasons.put(f"training.{field}", value, "declaration", AS_DECLARED)
+    return reasons.put(f"training.{field}", value, DECLARED, AS_DECLARED)
 
 
 def packs(declared: TrainingSpec, name: str, facts: Facts) -> bool:
@@ -180,7 +180,7 @@ def _precision(spec: VariantSpec, facts: Facts, reasons: Reasons) -> str:
         )
     if spec.training.precision != "auto":
         why = WITHOUT_TF32 if value == "fp32" and facts.device_kind == "cuda" else AS_DECLARED
-        return str(reasons.put("training.precision", value, "declaration", why))
+        return str(reasons.put("training.precision", value, DECLARED, why))
     why = "the hardware computes in bf16" if facts.bf16 else "no bf16 arithmetic on this hardware"
     return str(reasons.put("training.precision", value, "host", why))
 
@@ -189,7 +189,7 @@ def _on_bad_rate(declared: TrainingSpec, reasons: Reasons) -> str:
     """Return what a bad rate leads to, with a reason where it is not the usual, to stop."""
     asked = declared.on_bad_rate
     if asked in ON_BAD_RATE:
-        reasons.put("training.on_bad_rate", asked, "declaration", ON_BAD_RATE[asked])
+        reasons.put("training.on_bad_rate", asked, DECLARED, ON_BAD_RATE[asked])
     return asked
 
 
@@ -216,7 +216,7 @@ def _deepspeed(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[str, Any
         "bucket_bytes": reasons.put(
             f"{field}.bucket_bytes",
             buckets,
-            "built-in" if usual else "declaration",
+            "built-in" if usual else DECLARED,
             "DeepSpeed's own size of a communication" if usual else AS_DECLARED,
         ),
     }
@@ -229,7 +229,7 @@ def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
         given = value != type(declared.watch).model_fields[field].default
         if field in declared.watch.added and not given:
             continue
-        origin: Origin = "declaration" if given else "built-in"
+        origin: Origin = DECLARED if given else "built-in"
         why = AS_DECLARED if given else BUDGETED if field == "budget" else "not watched"
         reasons.put(f"training.watch.{field}", value, origin, why)
     return watch
