@@ -47,9 +47,9 @@ class Parts:
         split, source, row = (facts.get(name) for name in ("split", "source", "row"))
         cut = self.cuts.get((str(split), str(source).startswith(GENERAL), int(row or 0)))
         if cut is not None and not cut.left_out:
-            kept = "" if cut.kept is None else f"the first {cut.kept:,}"
             of = f" of {cut.tokens:,} tokens" if cut.tokens is not None else " tokens"
-            return cut.reason or kept + of
+            kept = "" if cut.kept is None else f"the first {cut.kept:,}{of}"
+            return ", ".join(filter(None, (kept, cut.reason)))
         tokens, of_source = self.full.get((str(split), str(source), int(row or 0))), (str(split), str(source))
         if tokens is not None:
             first = f"the first {tokens:,} tokens"

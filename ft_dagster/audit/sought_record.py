@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,11 @@ def _as_row(fields: dict[str, object], said: str, readings: Iterable[Mapping[str
     words: dict[tuple[str, ...], None] = {}
     rows: list[Row] = []
     wrong: list[UserError] = []
-    for reading in (PLAIN, *readings):
+    for reading, columnar in product((PLAIN, *readings), (False, True)):
         try:
-            row = _read(fields, reading)
+            row = _read(fields, reading, columnar=columnar)
+            if columnar and row.identity in found:
+                continue
             found |= {one: reading for one in row.identities if one not in found}
             words[tuple(row.words)] = None
             rows.append(row)
@@ -196,11 +199,11 @@ def _row(text: str) -> dict[str, object] | None:
     return content if isinstance(content, dict) else None
 
 
-def _read(fields: dict[str, object], reading: Mapping[str, Any]) -> Row:
+def _read(fields: dict[str, object], reading: Mapping[str, Any], *, columnar: bool) -> Row:
     """Read a row as every version read it: a store may hold rows of which fields were left out, which are
-    refused by now.
+    refused by now. `columnar`: as a file of columns has it.
     """
-    raw = RawRow(fields, "the row", 1)
+    raw = RawRow(fields, "the row", 1, columnar)
     try:
         source = SourceSpec(path="the row", **reading)
     except ValidationError:

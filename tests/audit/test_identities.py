@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -308,6 +309,20 @@ def test_rows_that_differ_in_a_call_alone_are_kept_and_each_is_found(tmp_path: P
     assert {one["identity"] for one in (shown, *shown["read_otherwise"])} == {
         one.hex() for one in parse_record(dumps(last_call("Oslo"))).identities
     }
+
+
+def test_a_row_with_a_null_in_a_call_is_found_by_its_own_json(tmp_path: Path) -> None:
+    """As JSON has it, and as a file of columns does, which gives each call the names of all others."""
+    asked, answer = last_call("Rome")["messages"]
+    function = {"name": "weather", "arguments": {"city": "Rome", "day": None}}
+    row = {"messages": [asked, {**answer, "tool_calls": [{"type": "function", "function": function}]}]}
+    audit = made(tmp_path / "json", row).audit()
+    assert found(audit, row) == {("acme.one", "train", False)}
+    history = History(tmp_path / "columns")
+    table = pa.Table.from_pylist([{"messages": talk(0)["messages"]}, row])
+    parquet.write_table(table, history.folder / "rows.parquet")
+    trained(history, variant="acme.two", sources=["rows.parquet"])
+    assert found(history.audit(), row) == {("acme.two", "train", False)}
 
 
 def test_near_duplicates_are_told_by_their_calls_too(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections.abc import Callable
@@ -109,6 +110,29 @@ def test_a_turn_keeps_all_that_it_says(
     assert row.messages[place].more == json.dumps(kept, separators=(",", ":"), ensure_ascii=False)
     assert [message.more for message in row.messages if message is not row.messages[place]] == ["", ""]
     assert as_row(as_record(row)).messages == row.messages
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        ({"name": "find", "parameters": {"city": "Gdynia"}}, "parameters"),
+        ({"function": {"name": "find", "parameters": {"city": "Gdynia"}}}, "function.parameters"),
+        ({"function": {"name": "find", "arguments": "{}", "strict": True}}, "function.strict"),
+        ({"function": {"name": "find"}, "arguments": {"city": "Gdynia"}}, "arguments"),
+    ],
+)
+def test_what_no_call_may_say_is_refused_by_name(refused: Any, call: dict[str, Any], field: str) -> None:
+    error = refused({"messages": [ASKS, {**SAYS, "tool_calls": [call]}]})
+    assert error.field == f"messages[1].tool_calls[0].{field}"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.JSONL", "rows.ndjson", "rows.json.gz"])
+def test_a_null_that_a_call_says_is_kept(project: Path, name: str) -> None:
+    call = {"function": {"name": "find", "arguments": {"city": None}}}
+    line = json.dumps({"messages": [ASKS, {**SAYS, "tool_calls": [call]}]}).encode()
+    (project / name).write_bytes(gzip.compress(line) if name.endswith(".gz") else line)
+    [row] = read_rows(SourceSpec(path=name), project, ASKED)
+    assert row.messages[1].said == {"tool_calls": [call]}
 
 
 @pytest.mark.parametrize("form", FORMS)

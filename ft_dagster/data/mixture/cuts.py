@@ -1,23 +1,28 @@
 """Records the rows that are in a mixture in part, and those left out of it: cuts.parquet of its evidence.
 
-A row longer than an example is cut at its end, or left out; of a document of general text the last piece that
+A row longer than an example is cut at its end, or left out; of a conversation reasoning, and turns after the
+last trained answer, may not be rendered; of a document of general text the last piece that
 was due may be a part of it, and pieces that overlap the evaluation are not there. What the file does not name
 is in the mixture whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.data.files.parquet import dicts_of
 from ft_dagster.data.mixture.mixture_figures import GENERAL
+from ft_dagster.data.rendering.render import upto_trained
 from ft_dagster.data.rows.content import normal_text
 from ft_dagster.data.rows.rows import Row
 
 CUTS = "cuts.parquet"
 IN_PART = "some of its pieces"  # of a document, how many tokens is not counted
+UNTHOUGHT, UNFOLLOWED = "without reasoning that is not rendered", "up to its last trained answer"
+IN_PARTS = (IN_PART, UNTHOUGHT, UNFOLLOWED, f"{UNTHOUGHT}, {UNFOLLOWED}")
+THOUGHT = "reasoning_content"
 _BETWEEN = 80  # characters that a template may write between two texts
 _ROW_BYTES = 60
 Name = tuple[str, bool, int]
@@ -47,7 +52,19 @@ class Cut(NamedTuple):
 
     @property
     def left_out(self) -> bool:
-        return bool(self.reason) and self.reason != IN_PART
+        return bool(self.reason) and self.reason not in IN_PARTS
+
+
+def unrendered(row: Row, rendered: Callable[[], str | None]) -> str:
+    """Say what of a conversation is not rendered, empty of most. `rendered` returns its text, None where it
+    was cut.
+    """
+    read = upto_trained(row)
+    thoughts = [str(turn.said[THOUGHT]) for turn in read.messages if f'"{THOUGHT}":' in turn.more]
+    text = rendered() if thoughts else None
+    there = None if text is None else normal_text(text)
+    lost = there is not None and any(normal_text(each) not in there for each in thoughts)
+    return ", ".join(filter(None, (UNTHOUGHT * lost, UNFOLLOWED * (read is not row))))
 
 
 def place_of(texts: Sequence[str], kept: str) -> tuple[int | None, int | None]:

@@ -23,7 +23,7 @@ from pyarrow.parquet import read_metadata
 from ft_dagster.data.files.gc_freeze import heap_frozen
 from ft_dagster.data.files.pace import RowPace
 from ft_dagster.data.files.tables import TableWriter
-from ft_dagster.data.mixture.cuts import IN_PART, Cut, place_of
+from ft_dagster.data.mixture.cuts import IN_PART, Cut, place_of, unrendered
 from ft_dagster.data.mixture.mixture_figures import (
     GENERAL,
     GeneralShare,
@@ -272,14 +272,26 @@ class _Build:
                 self.cuts.append(place._replace(tokens=example.whole, kept=0, reason=reason))
             else:
                 self._cut += example.truncated
-                if example.truncated:
-                    self.cuts.append(self._cut_of(place, row, example))
+                self.cuts += self._cut_of(place, row, example)
                 yield example
 
-    def _cut_of(self, place: Cut, row: Row, example: Rendered) -> Cut:
-        part, characters = place_of([text for _, text in row.parts], self._decode(example.input_ids))
-        kept = len(example.input_ids)
-        return place._replace(tokens=example.whole, kept=kept, part=part, characters=characters)
+    def _cut_of(self, place: Cut, row: Row, example: Rendered) -> Iterator[Cut]:
+        """Yield what says that a row is there in part; nothing where all of it is."""
+        place = place._replace(reason=unrendered(row, lambda: self._rendered(example)))
+        if example.truncated:
+            part, characters = place_of([text for _, text in row.parts], self._decode(example.input_ids))
+            kept = len(example.input_ids)
+            yield place._replace(tokens=example.whole, kept=kept, part=part, characters=characters)
+        elif place.reason:
+            yield place
+
+    def _rendered(self, example: Rendered) -> str | None:
+        """Return the text of an example with its reasoning, "" where none is rendered; None of one that was
+        cut.
+        """
+        if self._spec.data.reasoning == "drop":
+            return ""
+        return None if example.truncated else self._decode(example.input_ids)
 
     def _reason(self, row: Row, example: Rendered) -> str | None:
         if example.truncated and self._spec.data.on_too_long == "refuse":

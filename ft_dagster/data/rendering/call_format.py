@@ -83,7 +83,7 @@ class CallFormat:
     def _begun(self, text: str) -> int | None:
         """Return where the first call begins, after what opens it; None where none does."""
         if self.opens.strip():
-            found = re.search(_loose(self.opens), text)
+            found = re.search(_loose(self.opens).removeprefix(r"\s*"), text)
             return None if found is None else found.end()
         begins = rf"\s*{_NAME}?{_loose(self.after_name)}"
         if self.style == "json call":

@@ -139,9 +139,11 @@ def _turn(message: Message, options: ChatOptions, form: ChatForm) -> JsonObject:
 
 def _call(call: Mapping[str, Any], form: CallForm) -> JsonObject:
     function = call["function"]
-    given = function.get("arguments", {})
+    given = function.get("arguments")
+    if given is None or (isinstance(given, str) and not given.strip()):
+        given = {}
     if form.as_object and isinstance(given, str):
-        given = json.loads(given) if given.strip() else {}
+        given = json.loads(given)
     elif not form.as_object and not isinstance(given, str):
         given = json.dumps(given, ensure_ascii=False)
     return {"type": "function", **call, "function": {"name": function["name"], "arguments": given}}

@@ -21,7 +21,7 @@ def lost_field(row: Row, whole: str, trained: Sequence[int], tokenizer: Any, ren
     too. Reasoning must be carried where it is trained: templates leave out that of earlier turns by design.
     `render(row)` renders another row as this one was.
     """
-    if row.tools and not all(map(whole.__contains__, _names_of(row.tool_list))):
+    if row.tools and not all(_stands(name, whole) for name in _names_of(row.tool_list)):
         return "tools"
     if row.tools and _same(render, replace(row, tools=""), whole):
         return "tools"

@@ -108,6 +108,19 @@ def _in_form(form: Callable[[str], str], literal: str) -> str:
         return literal
 
 
+def unescaped(content: str) -> str:
+    """Return JSON with each text in it as it reads, those in a text that holds JSON too."""
+
+    def read(found: re.Match[str]) -> str:
+        try:
+            text = json.loads(found[0])
+        except ValueError:
+            return found[0]
+        return f" {unescaped(text) if text[:1] in ('{', '[') else text} "
+
+    return _STRING.sub(read, content)
+
+
 def identity_of(kind: str, parts: Iterable[Part], tools: str = "", form: int = NORMALIZATION) -> bytes:
     """Return the sha256 of a content of parts, their texts in this form, and of tools, as JSON, where there
     are any: equal where they are, wherever it stands.

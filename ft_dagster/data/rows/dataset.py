@@ -255,7 +255,7 @@ class _Filters:
     def left_out(self, rows: Sequence[Row]) -> list[Dropped | None]:
         """Return why each row is left out, None for one that is kept; either is counted."""
         read = bool(self._grams) or self._near is not None
-        words = [row.words if read else [] for row in rows]
+        words = [[*row.words, *row.other_words] if read else [] for row in rows]
         overlapping = self._grams.overlaps(words)
         reasons = []
         for row, its_words, task in zip(rows, words, overlapping, strict=True):
@@ -303,7 +303,7 @@ class _Filters:
         return Dropped(NEAR) if self._near is not None and self._is_near(self._near, row, words) else None
 
     def _is_near(self, near: NearDuplicates, row: Row, words: Sequence[str]) -> bool:
-        earlier = near.add([*words, *row.other_words])
+        earlier = near.add(words)
         if earlier is None:
             self._near_turns.append(row.first_turn)
         elif row.group is not None:  # what is left of its group belongs with the row that it repeats

@@ -5,6 +5,7 @@ A row with a fault is left out of the data set and counted by the reason, up to 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ UNTRAINED = "no answer is trained"
 SYSTEMS = "two system turns"
 ORPHAN = "a tool's answer without its call"
 FAULTS = (BROKEN, UNKNOWN, AGAINST, UNTRAINED, SYSTEMS, ORPHAN)
+DEEPEST = 64  # levels of nesting: what reads calls and tools recurses
 
 
 def fault_of(row: Row) -> str | None:
@@ -47,7 +49,7 @@ def _arguments_of(call: Mapping[str, Any]) -> JsonObject | None:
     given = call["function"].get("arguments")
     if isinstance(given, str):
         try:
-            given = loads(given, once=True) if given.strip() else {}
+            given = _exact(given) if given.strip() else {}
         except ValueError:
             return None
     given = {} if given is None else given
@@ -58,7 +60,7 @@ def _fault_of_calls(row: Row) -> str | None:
     tools = _tools(row)
     waiting: list[str | None] = []  # ids of calls whose answers have not come
     for message in row.messages:
-        said = message.said
+        said = _read(message.more or "{}")
         if message.role == "tool":
             if (fault := _answered(waiting, said.get("tool_call_id"))) is not None:
                 return fault
@@ -78,13 +80,44 @@ def _fault_of_calls(row: Row) -> str | None:
 
 def _tools(row: Row) -> JsonObject:
     """Return the schema of each tool's arguments, by name. Raises _Broken."""
-    try:
-        tools = loads(row.tools) if row.tools else []
-    except ValueError:
-        raise _Broken from None
-    if not isinstance(tools, list) or any(function_of(tool) is None for tool in tools):
+    tools = _read(row.tools or "[]")
+    if not isinstance(tools, list) or not all(map(_is_tool, tools)):
         raise _Broken
     return schemas_of(tools)
+
+
+def _is_tool(tool: Any) -> bool:
+    """Say whether a tool has a name, and says what it takes as an object, or not at all."""
+    function = function_of(tool)
+    if function is None:
+        return False
+    schemas = [function.get(name) for name in ("parameters", "input_schema")]
+    taken = [schema.get("properties") for schema in schemas if isinstance(schema, dict)]
+    return all(each is None or isinstance(each, dict) for each in (*schemas, *taken))
+
+
+def _read(text: str) -> Any:
+    """Parse what a row says. Raises _Broken."""
+    try:
+        return _exact(text)
+    except ValueError:
+        raise _Broken from None
+
+
+def _exact(text: str) -> Any:
+    """Parse JSON that every reader and template takes for the same. Raises ValueError: for a name that stands
+    twice in an object, a number that is not finite, half of a surrogate pair, or too deep nesting.
+    """
+    content = loads(text, once=True)
+    if _is_deeper(content, DEEPEST):
+        raise ValueError("nested too deeply")
+    json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    return content
+
+
+def _is_deeper(content: Any, levels: int) -> bool:
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return levels < 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 def _calls(said: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

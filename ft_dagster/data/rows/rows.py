@@ -22,6 +22,7 @@ from ft_dagster.data.rows.content import (
     json_in,
     loses,
     normal_text,
+    unescaped,
     words_of,
 )
 from ft_dagster.data.sources.formats import moved_columns, parse_row
@@ -189,7 +190,7 @@ class Row:
     def other_words(self) -> list[str]:
         """Return the words of what the row says beside its texts: tools, calls, reasoning."""
         more = (self.tools, *(message.more for message in self.messages))
-        return words_of(normal_text("\n".join(more))) if self.says_more else []
+        return words_of(normal_text("\n".join(map(unescaped, more)))) if self.says_more else []
 
     @cached_property
     def salt(self) -> bytes:

@@ -92,7 +92,7 @@ def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow
         name, number = f"{source.path}@{commit[:12]}", 0
         try:
             for number, fields in enumerate(rows, 1):
-                yield RawRow(dict(fields), name, number)
+                yield RawRow(dict(fields), name, number, columnar=True)
         except ValueError as error:  # of a library, and it may quote a cell
             problem = f"the row after this one cannot be read: {type(error).__name__}"
             raise UserError(problem, file=name, line=number, fix="Name another commit or split") from None

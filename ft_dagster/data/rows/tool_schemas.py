@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 DEFINITIONS = ("$defs", "definitions", "$schema")
@@ -33,20 +35,27 @@ def why_invalid(name: str, arguments: Any, schemas: Mapping[str, Any]) -> str:
 
 def why_not(value: Any, schema: Any) -> str:
     """Say why a value does not hold a schema; empty where it does. Nothing is fetched."""
-    from jsonschema.exceptions import SchemaError, ValidationError
-    from jsonschema.validators import Draft202012Validator, validator_for
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
+    from jsonschema.exceptions import ValidationError
 
     try:
-        kind = validator_for(schema, default=Draft202012Validator)
-        kind.check_schema(schema)
-        kind(schema, registry=Registry()).validate(value)
+        _validator(json.dumps(schema)).validate(value)
     except ValidationError as error:
         return f"its arguments break {error.validator!r} of the tool's schema"
-    except (SchemaError, Unresolvable, RecursionError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a schema can cause
         return f"the tool's schema cannot be used ({type(error).__name__.lstrip('_')})"
     return ""
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: str) -> Any:
+    """Return what holds values against a schema, given as JSON: to make one takes milliseconds."""
+    from jsonschema.validators import Draft202012Validator, validator_for
+    from referencing import Registry
+
+    content = json.loads(schema)
+    kind = validator_for(content, default=Draft202012Validator)
+    kind.check_schema(content)
+    return kind(content, registry=Registry())
 
 
 def takes(value: Any, schema: Any, argument: str) -> bool:

@@ -34,11 +34,14 @@ MOST_COLUMNS, LONGEST_NAME = 20, 40  # of the columns that an error names
 
 
 class RawRow(NamedTuple):
-    """Is a row as the file has it. `line` counts from 1: the line of a text file, the row of any other."""
+    """Is a row as the file has it. `line` counts from 1: the line of a text file, the row of any other.
+    `columnar`: of a file of columns, which gives each object the names of all others, as nulls.
+    """
 
     fields: dict[str, object]
     file: str
     line: int
+    columnar: bool = False
 
     def error(self, problem: str, fix: str, *, field: str | None = None, value: object = None) -> UserError:
         """Return an error that names the row's file and line. `value`: of the declaration. Of a cell say its
@@ -289,7 +292,7 @@ def _rows(file: DataFile, batches: Any) -> Iterator[RawRow]:
                 raise UserError(problem, file=file.name, line=number + 1, fix=fix) from None
             for fields in rows:
                 number += 1
-                yield RawRow(fields, file.name, number)
+                yield RawRow(fields, file.name, number, columnar=True)
 
 
 def _damaged(file: DataFile, error: Exception) -> UserError:

@@ -6,6 +6,7 @@ Nothing here judges whether a call is right: `rows/faults.py` does. What does no
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -18,16 +19,15 @@ REASONING = ("reasoning_content", "reasoning", "thinking")  # names of one thing
 TRAINED = ("train", "trainable", "weight", "loss")
 # What is read of a message beside its role and text.
 KEPT = ("tool_calls", "name", "tool_call_id", *REASONING, *TRAINED)
-CALL = ("id", "type", "function")
+CALL, FUNCTION = ("id", "type", "function", "index"), ("name", "arguments")
 DEEPEST = 8  # of fields within fields that are looked through for anything said
-JSON_FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
 def as_json(content: Any) -> str:
     """Return the JSON text of a content, without spaces, its names in the order in which they were given: a
     template writes tools and arguments in that order, and a model learns it.
     """
-    return dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
 
 
 def in_order(text: str) -> str:
@@ -120,16 +120,21 @@ def _calls(raw: RawRow, calls: Any, where: str) -> Any:
     for i, call in enumerate(calls):
         bare = "function" not in call and "name" in call
         function = call if bare else call.get("function")
-        for name in call if not bare else ():
-            if name not in (*CALL, "index") and says(call[name]):
-                raise raw.error(
-                    "not built yet: what it says would be lost", "Remove it", field=f"{where}[{i}].{name}"
-                )
+        _only_names(raw, call, (*CALL, *FUNCTION) if bare else CALL, f"{where}[{i}]")
         kept = {name: call[name] for name in ("id", "type") if says(call.get(name))}
         if isinstance(function, dict):
-            function = {name: function[name] for name in ("name", "arguments") if name in function}
+            if not bare:
+                _only_names(raw, function, FUNCTION, f"{where}[{i}].function")
+            function = {name: function[name] for name in FUNCTION if name in function}
         made.append({**kept, "function": function})
     return made
+
+
+def _only_names(raw: RawRow, said: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    for name, value in said.items():
+        if name not in names and says(value):
+            problem = "not built yet: what it says would be lost"
+            raise raw.error(problem, "Remove it", field=f"{where}.{name}")
 
 
 def _parsed(raw: RawRow, value: Any) -> Any:
@@ -138,10 +143,10 @@ def _parsed(raw: RawRow, value: Any) -> Any:
     """
     if isinstance(value, str):
         try:
-            return loads(value)
+            return loads(value, once=True)
         except ValueError:
             return value
-    return value if raw.file.endswith(JSON_FILES) else _without_nulls(value)
+    return _without_nulls(value) if raw.columnar else value
 
 
 def _without_nulls(value: Any) -> Any:

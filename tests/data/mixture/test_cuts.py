@@ -12,11 +12,14 @@ from pyarrow import parquet
 
 from ft_dagster.data.mixture.cuts import (
     IN_PART,
+    UNFOLLOWED,
+    UNTHOUGHT,
     Cut,
     _beginnings,
     is_same_up_to,
     place_of,
     read_cuts,
+    unrendered,
     write_cuts,
 )
 from ft_dagster.data.mixture.mixture import TOO_LONG, UNTRAINED, BuiltMixture, MixtureParts, build_mixture
@@ -109,6 +112,32 @@ def test_of_a_row_that_was_left_out_the_mixture_says_why(mix: Any) -> None:
         assert (cut.reason, cut.kept, cut.left_out) == (TOO_LONG, 0, True)
         assert (cut.tokens or 0) > 128
         assert len(there[cut.split, cut.row].completion) > 500
+
+
+@pytest.mark.slow
+def test_of_a_row_whose_reasoning_or_last_turns_are_not_rendered_the_mixture_says_so(mix: Any) -> None:
+    thinks = {"reasoning_content": "Who knows what\nships lend?"}
+    rows = []
+    for n in range(40):
+        asked, answer = {"role": "user", "content": said(n, 3)}, {"role": "assistant", "content": said(n, 9)}
+        turns: list[dict[str, Any]] = [asked, {**answer, **(thinks if n % 2 else {})}]
+        turns += [asked, {**answer, "content": said(n, 200), "train": False}] if n % 4 > 1 else []
+        rows.append({"messages": turns})
+    built, there = mix(rows, 128, reasoning="drop")
+    told = {(cut.split, cut.row): cut for cut in built.cuts}
+    assert not any(cut.left_out for cut in told.values())
+    for place, row in there.items():
+        lost = [UNTHOUGHT] * ("reasoning_content" in row.messages[1].said)
+        lost += [UNFOLLOWED] * (len(row.messages) > 2)
+        assert (told[place].reason if place in told else "") == ", ".join(lost)
+
+
+def test_reasoning_that_a_template_leaves_out_of_earlier_turns_is_not_rendered() -> None:
+    thinks = as_json({"reasoning_content": "Two  words"})
+    row = Row("messages", "", (Message("user", "q"), Message("assistant", "a", thinks)))
+    assert unrendered(row, lambda: "q <think>\ntwo words</think> a") == ""
+    assert unrendered(row, lambda: "q a") == UNTHOUGHT
+    assert unrendered(row, lambda: None) == ""
 
 
 @pytest.mark.slow

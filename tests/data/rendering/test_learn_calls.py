@@ -232,3 +232,4 @@ def test_hostile_answers_end_in_time(of_template: Callable[[str], Any]) -> None:
         for text in (")" * 8_000, "{" * 8_000, '{"a":' * 2_000, "[" * 8_000, " " * 8_000, "\n<x>" * 2_000):
             called = f"{learned.opens}f{learned.after_name}a{learned.after_key}{text}"
             assert learned.read(called, SCHEMAS).calls == ()
+        assert learned.read("a" + " " * 200_000 + "b", SCHEMAS) == CallsRead(())

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,26 @@ def test_a_name_that_the_template_leaves_out_is_refused_by_the_field() -> None:
     given[0]["name"] = "Ada"
     with pytest.raises(UserError, match=r"does not write messages\[0\]\.name"):
         render(row_of(given, tools=False), tokenizer_of("qwen3"))
+
+
+@pytest.mark.parametrize("name", ["llama3_1", "qwen2_5", "qwen3"])
+def test_a_call_without_arguments_is_one_however_that_is_said(name: str) -> None:
+    texts = set[str]()
+    ways: tuple[Any, ...] = ({}, None, "", " ", "{}")
+    for given in ways:
+        call = {**CALL, "function": {"name": "find_weather", "arguments": given}}
+        asked = {"role": "user", "content": "How is it?"}
+        row = row_of([asked, {"role": "assistant", "content": "", "tool_calls": [call]}], tools=True)
+        tokenizer = tokenizer_of(name)
+        texts.add(tokenizer.decode(render(row, tokenizer).input_ids))
+    assert len(texts) == 1
+    assert "null" not in texts.pop()
+
+
+def test_an_argument_whose_name_json_escapes_is_not_lost() -> None:
+    parameters = {"type": "object", "properties": {'a "city" or é': {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "find", "description": "d", "parameters": parameters}}
+    row = row_of([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], tools=False)
+    tokenizer = tokenizer_of("qwen3")
+    rendered = render(replace(row, tools=as_json([tool])), tokenizer)
+    assert json.dumps('a "city" or é', ensure_ascii=False) in tokenizer.decode(rendered.input_ids)

@@ -78,6 +78,25 @@ def test_every_dropped_row_is_counted_by_reason(
     assert sum(figures["rows"].values()) == 40
 
 
+def test_a_question_does_not_hide_beside_the_texts_of_a_row(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    """It stands in the reasoning, which is learned, in a call, or in what a tool is for."""
+    known = "which of the following cafés\nis the one that we all look for here today"
+    turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]
+    asked = {"asked": [known]}
+    calls = [{"function": {"name": "find", "arguments": each}} for each in (asked, json.dumps(asked))]
+    hidden = [
+        {"messages": [turns[0], {**turns[1], "reasoning_content": f"Hm: {known}"}]},
+        *({"messages": [turns[0], {**turns[1], "tool_calls": [call]}]} for call in calls),
+        {"messages": turns, "tools": [{"name": "find", "description": known}]},
+    ]
+    talks = [[{**turns[0], "content": row["prompt"]}, turns[1]] for row in questions]
+    write("faq.jsonl", [*({"messages": talk} for talk in talks), *hidden])
+    figures = build_task_dataset(variant(), project, [EvaluationItem((known,), (), "exam")], tmp_path)
+    assert figures["dropped"] == {"overlaps an evaluation set": 4}
+
+
 def test_evaluation_texts_may_come_as_a_parquet_file(
     project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,31 @@ def row(*turns: dict[str, Any], tools: Any = (TOOL,)) -> dict[str, Any]:
     return {"messages": list(turns), "tools": tools if isinstance(tools, str) else list(tools)}
 
 
+def numbered(value: Any, **limits: Any) -> dict[str, Any]:
+    """A call with one argument that has these limits."""
+    return row(ASKS, calls({"n": value}), tools=[{**FIND, "parameters": {"properties": {"n": limits}}}])
+
+
+FIND = {"name": "find"}
 RIGHT = '{"city": "Gdynia"}'
 FAULTY = {
     "arguments that are no JSON": (BROKEN, row(ASKS, calls('{"city": '))),
     "arguments that are a list": (BROKEN, row(ASKS, calls("[1]"))),
     "arguments with a name twice": (BROKEN, row(ASKS, calls('{"city": "a", "city": "b"}'))),
+    "arguments with a number that is none": (BROKEN, row(ASKS, calls({"city": "a", "days": math.nan}))),
+    "arguments with a number without end": (BROKEN, row(ASKS, calls('{"city": "a", "days": 1e400}'))),
+    "arguments with half of a surrogate pair": (BROKEN, row(ASKS, calls('{"city": "\\ud83d"}'))),
+    "arguments nested a hundred levels": (BROKEN, row(ASKS, calls(f'{{"city": {100 * "["}{100 * "]"}}}'))),
+    "tools with a name twice": (BROKEN, row(ASKS, SAYS, tools='[{"name": "find", "name": "lost"}]')),
+    "calls with a name twice": (
+        BROKEN,
+        row(ASKS, {**SAYS, "tool_calls": '[{"function": {"name": "find", "name": "lost"}}]'}),
+    ),
+    "a tool that takes a text": (BROKEN, row(ASKS, SAYS, tools=[{"name": "find", "parameters": "city"}])),
+    "a tool whose arguments are a list": (
+        BROKEN,
+        row(ASKS, SAYS, tools=[{"name": "find", "parameters": {"properties": ["city"]}}]),
+    ),
     "tools that are no JSON": (BROKEN, row(ASKS, SAYS, tools='[{"type": ')),
     "tools that are no list": (BROKEN, row(ASKS, SAYS, tools='{"name": "find"}')),
     "a tool without a name": (BROKEN, row(ASKS, SAYS, tools=[{"type": "function", "function": {"a": 1}}])),
@@ -58,6 +79,9 @@ FAULTY = {
     "a wrong type": (AGAINST, row(ASKS, calls('{"city": 7}'))),
     "a fraction where days are counted": (AGAINST, row(ASKS, calls('{"city": "a", "days": 1.5}'))),
     "a missing argument": (AGAINST, row(ASKS, calls({"days": 2}))),
+    "a number that a schema cannot divide": (AGAINST, numbered(10**400, multipleOf=0.5)),
+    "a pattern that repeats without end": (AGAINST, numbered("a", pattern="a{99999999999}")),
+    "a schema of no draft": (AGAINST, row(ASKS, calls({}), tools=[{**FIND, "parameters": {"$schema": 5}}])),
     "no arguments where one is needed": (AGAINST, row(ASKS, calls(""))),
     "no trained answer": (UNTRAINED, row(ASKS, {**SAYS, "weight": 0})),
     "no trained answer of two": (
