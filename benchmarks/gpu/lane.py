@@ -37,6 +37,7 @@ STAGES = {
     "fast": ("tokens a second, share of the card's own rate, TRL beside it", 540),
     "judged": ("scores and answers against CPU", 240),
     "dagster": ("one variant from declaration to release", 300),
+    "bounded": ("packed examples of hybrids, told to kernels: not yet run", 120),
 }
 TEXT = {"done": "done", "partial": "not all", "skipped": "skipped", "failed": "failed", "ended": "ended"}
 SITE = "site-packages"  # a folder of another name, and dill takes libraries in it for a user's own modules

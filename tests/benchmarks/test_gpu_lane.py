@@ -14,7 +14,7 @@ import pytest
 
 from tests.benchmarks.lane import LANE, Run
 
-STAGES = ("machine", "right", "foretold", "fast", "judged", "dagster")
+STAGES = ("machine", "right", "foretold", "fast", "judged", "dagster", "bounded")
 
 
 def result(out: Path, stage: str) -> dict[str, Any]:
@@ -41,9 +41,10 @@ def test_every_stage_runs_at_toy_size_without_a_gpu(lane: Run, packed: Path, tmp
     assert not wrong, done.stdout
     assert done.returncode == 0
     skipped = [name for (_, name), case in cases.items() if case["status"] == "skipped"]
-    assert all(name.startswith("135M") for name in skipped)
-    assert {stage for (stage, _), case in cases.items() if case["status"] == "done"} == set(STAGES)
-    assert len(list((tmp_path / "out").iterdir())) <= 8
+    assert all(name.startswith("135M") or name.endswith(" told") for name in skipped)
+    done_stages = {stage for (stage, _), case in cases.items() if case["status"] == "done"}
+    assert done_stages == {*STAGES} - {"bounded"}  # whose kernels run on a GPU alone
+    assert len(list((tmp_path / "out").iterdir())) <= 9
     assert sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) < 4e6
 
 

@@ -23,7 +23,7 @@ def stages(pack: ModuleType) -> Any:
     """The modules of the stages, by name."""
     import importlib
 
-    names = ("common", "__main__", "foretold", "profiled", "trainings", "planned", "models")
+    names = ("common", "__main__", "foretold", "profiled", "trainings", "planned", "models", "bounded")
     return SimpleNamespace(**{name: importlib.import_module(f"stages.{name}") for name in names})
 
 
@@ -139,3 +139,12 @@ def test_the_devices_busy_time_counts_overlapping_kernels_once(stages: Any) -> N
 
     events = [event(0, 10), event(5, 12), event(6, 8), event(20, 30), event(0, 99, DeviceType.CPU)]
     assert stages.profiled.busy(events) == pytest.approx(22e-6)
+
+
+def test_hybrids_are_skipped_with_the_reason_where_their_kernels_are_missing(
+    stages: Any, context: Callable[..., Any]
+) -> None:
+    for machine, why in (({"device": "cpu"}, "on a GPU alone"), ({}, "not installed, or too old to read")):
+        for case in stages.bounded.cases(context("bounded", **machine)):
+            with pytest.raises(stages.common.Skipped, match=why):
+                case.run()

@@ -1,14 +1,14 @@
-"""`python -m stages.bounded DEVICE`: packed examples of tiny hybrids, told to their kernels, on a device.
+"""Stage 7, bounded: packed examples of tiny hybrids, told to the kernels of their layers, stay apart.
 
-Prints for each class which kernels are installed, and by how much the logits of the second example moved with
-another first one, of their spread. Not yet run on a GPU.
+Not yet run on a GPU. The packs lack the kernels: without them every case is skipped.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+from functools import partial
 from typing import Any
+
+from stages.common import Case, Context, Skipped, Wrong
 
 SIZES: dict[str, Any] = {
     "vocab_size": 512, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2,
@@ -32,27 +32,36 @@ HYBRIDS: dict[str, dict[str, Any]] = {
 }
 
 
-def main(device: str) -> int:
+MOST = 0.03  # of the spread of the second example's logits in bf16, by which a training refuses to pack
+
+
+def cases(context: Context) -> list[Case]:
+    return [Case(f"{kind} told", partial(told, context, kind)) for kind in HYBRIDS]
+
+
+def told(context: Context, kind: str) -> dict[str, Any]:
+    """By how much the logits of the second example move with another first one, where kernels are told."""
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     from ft_dagster.training.batches.apart import logits_of_second, side_by_side
     from ft_dagster.training.batches.bounds import call_layers, reads_bounds, state_kernels
 
-    for kind, sizes in HYBRIDS.items():
-        config = CONFIG_MAPPING[kind](**{**SIZES, **sizes})
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16)
-        call_layers(config)
-        net = model.to(device).train()
-        batch = side_by_side(*torch.randint(3, 500, (3, 64)))
-        there = {name: x.to(device) if hasattr(x, "to") else x for name, x in batch.items()}
-        with torch.no_grad():
-            one, other = logits_of_second(net, there)
-        moved = float((one - other).square().mean().sqrt() / one.std())
-        kernels = {each.name: each.installed for each in state_kernels(config)}
-        print(json.dumps({"class": kind, "told": reads_bounds(config), "moved": moved, "kernels": kernels}))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    config = CONFIG_MAPPING[kind](**{**SIZES, **HYBRIDS[kind]})
+    if not context.gpu:
+        raise Skipped("the kernels run on a GPU alone")
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16)
+    if not reads_bounds(config):
+        deaf = [each.name for each in state_kernels(config) if not (each.installed and each.reads_bounds)]
+        raise Skipped(f"not installed, or too old to read where an example ends: {', '.join(deaf)}")
+    call_layers(config)
+    model = model.to(context.device).train()
+    batch = side_by_side(*torch.randint(3, 500, (3, 64)))
+    there = {name: x.to(context.device) if hasattr(x, "to") else x for name, x in batch.items()}
+    with torch.no_grad():
+        one, other = logits_of_second(model, there)
+    moved = float((one - other).square().mean().sqrt() / one.std())
+    figures = {"moved": moved, "said": f"the second example's logits moved by {moved:.2%} of their spread"}
+    if not moved <= MOST:
+        raise Wrong(figures["said"], figures)
+    return figures
