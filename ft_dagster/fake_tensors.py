@@ -9,6 +9,7 @@ statistics are fp32 whatever its input, as on a GPU. Imported only where torch i
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -75,6 +76,29 @@ def make_fake(model: nn.Module) -> None:
                 if tensor is not None:
                     empty, _ = made.setdefault(id(tensor), (_fake(tensor), tensor))
                     tensors[name] = empty
+
+
+@contextmanager
+def fake_experts() -> Iterator[None]:
+    """Make the experts' products of fake tensors in fp32 take transformers' own fallback, which allocates the
+    same: torch knows the shapes of its product in bf16 alone.
+    """
+    try:
+        from transformers.integrations import moe
+    except ImportError:  # a version in which experts are modules of their own
+        yield
+        return
+    real = moe._can_use_grouped_mm
+
+    def known(given: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor) -> bool:
+        fake = isinstance(given, FakeTensor) and weight.dtype != torch.bfloat16
+        return not fake and bool(real(given, weight, offs))
+
+    moe._can_use_grouped_mm = known
+    try:
+        yield
+    finally:
+        moe._can_use_grouped_mm = real
 
 
 def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage:

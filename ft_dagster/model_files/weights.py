@@ -7,6 +7,7 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,8 @@ TOKENIZER = (
 TEMPLATES = "additional_chat_templates"
 GENERATION_CONFIG = "generation_config.json"
 LAYERS = "num_hidden_layers"
+COMPRESSED = "compressed-tensors"
+UNCOUNTED = (".compressed", ".bitmask", ".meta", ".row_offsets")  # of sparse weights
 SETTINGS = (CONFIG, GENERATION_CONFIG)
 DTYPES = {
     "F64": "float64",
@@ -109,22 +112,48 @@ def no_weights(where: object, names: list[str]) -> UserError:
 
 
 def measure_weights(folder: Path, names: list[str]) -> Weights:
-    """Count the parameters in the headers of safetensors files; of MXFP4, two in a byte. Raises UserError for
-    a damaged file.
+    """Count the parameters in the headers of safetensors files; of MXFP4, two in a byte, of compressed
+    tensors as many as their bits say. Raises UserError for a damaged file, and for compressed tensors that
+    cannot be counted.
     """
     parameters, nbytes, kinds = 0, 0, Counter[str]()
     said = read_json(folder / CONFIG).get("quantization_config") if (folder / CONFIG).is_file() else None
-    in_4_bits = isinstance(said, dict) and said.get("quant_method") == "mxfp4"
+    method = said.get("quant_method") if isinstance(said, dict) else None
+    in_4_bits = method == "mxfp4"
     for name in names:
         for each, tensor in read_header(folder / name).items():
             start, end = tensor["data_offsets"]
             scale = in_4_bits and each.endswith("_scales")
             values = 2 if in_4_bits and each.endswith("_blocks") else 1
-            parameters += 0 if scale else values * math.prod(tensor["shape"])
+            count = values * math.prod(tensor["shape"])
+            if isinstance(said, dict) and method == COMPRESSED:
+                count = _compressed(folder, said, each, 8 * (end - start), count)
+            parameters += 0 if scale else count
             nbytes += end - start
             kinds[tensor["dtype"]] += end - start
     most = kinds.most_common(1)[0][0]
     return Weights(parameters, nbytes, DTYPES.get(most, most.lower()))
+
+
+def _compressed(folder: Path, said: JsonObject, name: str, bits: int, numbers: int) -> int:
+    """Count the parameters in a tensor of so many bits and numbers, by its name: none of a scale or a shape,
+    of a packed one as many as its bits hold. Raises UserError for one that tells no count.
+    """
+    if name.endswith(("_scale", "_zero_point", "_shape", "_g_idx")):
+        return 0
+    if not name.endswith((".weight_packed", *UNCOUNTED)):
+        return numbers
+    with suppress(TypeError, KeyError, AttributeError):  # a file that says something else
+        widths = {str(group["weights"]["num_bits"]) for group in said["config_groups"].values()}
+        if len(widths) == 1 and widths <= {"2", "4", "8"} and not name.endswith(UNCOUNTED):
+            return bits // int(widths.pop())
+    raise UserError(
+        f"says no one number of bits by which the parameters in {name} could be counted",
+        file=folder / CONFIG,
+        field="quantization_config",
+        value=COMPRESSED,
+        fix="Take the base in 16 bits",
+    )
 
 
 def read_header(path: Path) -> JsonObject:

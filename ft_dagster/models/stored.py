@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 QUANTIZED = "quantization_config"
 PLAIN = ("F64", "F32", "F16", "BF16")
 DEQUANTIZED = ("fp8", "mxfp4", "compressed-tensors")  # methods by which transformers can
+UNSEEN = ("compressed-tensors",)  # of which no base was loaded
 IN_16_BITS = (
     "take the base in 16 bits, or such a copy of it: load it with dequantize=True, and save_pretrained"
 )
@@ -31,6 +32,15 @@ def stored_as(config: Path) -> str | None:
     method = _method(read_json(config).get(QUANTIZED))
     weighed = method and any(config.parent.glob("*.safetensors"))
     return None if weighed and is_plain(config.parent) else method
+
+
+def stored_words(config: Path, *, on_gpu: bool = False) -> str | None:
+    """Say how a base that is stored quantized is loaded, and where that has not run; None of any other."""
+    stored = stored_as(config)
+    if stored is None:
+        return None
+    unseen = "yet" if stored in UNSEEN else "on a GPU yet" if on_gpu else None
+    return f"stored in {stored}, dequantized as it is loaded" + (f": not run {unseen}" if unseen else "")
 
 
 def is_plain(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ft_dagster.errors import UserError
 from ft_dagster.methods import method_of
+from ft_dagster.methods.lora import LoraSettings
 from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.models.attention import attention_of
 from ft_dagster.models.stored import refuse_merged, refuse_requantized
@@ -34,7 +35,7 @@ from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.memory_formula import Load, frozen_bytes
 from ft_dagster.planning.memory_formula import memory as states_of
 from ft_dagster.planning.methods.layout_search import fastest_that_fits, search_space
-from ft_dagster.planning.methods.method_settings import LAYERS, TENSORS, resolve_method
+from ft_dagster.planning.methods.method_settings import LAYERS, resolve_method
 from ft_dagster.planning.methods.question import Candidate, fewest_gpus
 from ft_dagster.planning.methods.resolved import Resolved, resolve, with_method
 from ft_dagster.planning.methods.sharding import is_sharded
@@ -48,6 +49,8 @@ from ft_dagster.planning.methods.training_settings import (
 from ft_dagster.planning.reasons import Reasons
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import Base, ParentAdapter
+from ft_dagster.training.methods.stacking import check_parent
+from ft_dagster.training.methods.starts import check_start
 from ft_dagster.training.watch import flops
 
 if TYPE_CHECKING:
@@ -113,6 +116,9 @@ def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planne
     """Plan one method by name. Raises UserError for what it cannot be."""
     resolved = resolve(spec, facts)
     _refuse_stored(spec, resolved.name, context)
+    if context.parent is not None and isinstance(resolved.method, LoraSettings):
+        check_start(resolved.method.init_lora_weights, stacked=True, divided=False)
+        check_parent(context.parent, resolved.method)
     untrained = untrained_by(resolved.method, context.architecture)
     first, held = _layout(resolved, facts), DeviceMemory(spec, facts, context)
     layout = _filled(resolved, first, held) or _milder_that_fits(spec, first, facts, held)
@@ -124,9 +130,13 @@ def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planne
 
 
 def refuse_divided(method: MethodSettings, layout: Layout) -> None:
-    """Raises UserError where ZeRO-3 would divide tensors of experts that PEFT updates as they are used."""
-    tensors = getattr(method, TENSORS, None)
-    if tensors and layout.zero_stage == 3:
+    """Raises UserError where ZeRO-3 would divide what PEFT takes whole: tensors of experts, which it updates
+    as they are used, and layers at a part of which an update begins.
+    """
+    if layout.zero_stage != 3 or not isinstance(method, LoraSettings):
+        return
+    check_start(method.init_lora_weights, stacked=False, divided=True)
+    if tensors := method.target_parameters:
         raise UserError(
             f"ZeRO-3 divides every tensor, and PEFT updates {tensors[0]} where it lies whole",
             field="training.deepspeed.stage",
@@ -191,6 +201,14 @@ class DeviceMemory:
         """Count FLOPs, forward, backward and recomputation; estimate them by weights where they cannot be
         counted.
         """
+        counted = self.counted_flops(layout, method)
+        if counted is not None:
+            return counted
+        passes = (4 if method_of(method.name).freezes else 6) + 2 * layout.gradient_checkpointing
+        return float(passes * self.facts.parameters)
+
+    def counted_flops(self, layout: Layout, method: MethodSettings) -> float | None:
+        """Count the FLOPs of a token; None where the base cannot be run on shapes alone."""
         same = dryrun.unquantized(method)
         base = Base(
             folder=self.context.architecture,
@@ -206,10 +224,7 @@ class DeviceMemory:
             gradient_checkpointing=layout.gradient_checkpointing,
             alike=self._alike(same),
         )
-        if counted is None:
-            passes = (4 if method_of(method.name).freezes else 6) + 2 * layout.gradient_checkpointing
-            return float(passes * self.facts.parameters)
-        return counted / layout.length
+        return None if counted is None else counted / layout.length
 
     def _alike(self, method: MethodSettings) -> bool:
         context = self.context

@@ -1,5 +1,5 @@
 """Says what a plan costs more than usual by its base or its card, one line each: examples that are not
-packed, attention that makes scores, and arithmetic without bf16.
+packed, attention that makes scores, arithmetic without bf16, and what is estimated of it.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ft_dagster.methods import method_of
-from ft_dagster.models.stored import stored_as
+from ft_dagster.models.stored import stored_words
 from ft_dagster.planning.dryrun.architecture import architecture_file
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods.resolved import resolve, with_method
@@ -27,6 +27,7 @@ def surcharges(spec: VariantSpec, facts: Facts, context: PlanContext, found: Sur
         _scores(spec, facts, context, chosen),
         _without_bf16(spec, facts, context, chosen),
         _stored(facts, context, chosen),
+        _estimated(spec, facts, context, chosen),
     ]
     return [line for line in said if line]
 
@@ -88,14 +89,20 @@ def _without_bf16(spec: VariantSpec, facts: Facts, context: PlanContext, chosen:
 
 def _stored(facts: Facts, context: PlanContext, chosen: PlannedMethod) -> str | None:
     """Say how a base that is stored quantized is loaded."""
-    stored = stored_as(architecture_file(context.architecture))
-    if stored is None:
+    file = architecture_file(context.architecture)
+    said = stored_words(file, on_gpu=facts.device_kind == "cuda")
+    return said and f"the base is {said}; memory counts its weights in {chosen.resolved.training.precision}"
+
+
+def _estimated(spec: VariantSpec, facts: Facts, context: PlanContext, chosen: PlannedMethod) -> str | None:
+    """Say where FLOPs are no count, and with them hours and cost."""
+    held = DeviceMemory(spec, facts, context)
+    if held.counted_flops(chosen.layout, chosen.resolved.method) is not None:
         return None
-    precision = chosen.resolved.training.precision
-    unseen = ", which has not run on a GPU yet" if facts.device_kind == "cuda" else ""
+    idle = ", those of experts that a token does not reach among them" if facts.expert_parameters else ""
     return (
-        f"the base is stored in {stored}: its weights are dequantized as it is loaded{unseen}, and memory "
-        f"counts them in {precision}"
+        "FLOPs of this base cannot be counted on shapes alone: they, and hours and cost by them, are "
+        f"estimated by all its weights{idle}"
     )
 
 

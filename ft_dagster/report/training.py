@@ -18,6 +18,9 @@ VALIDATIONS = ("validation", "general")  # curves of a few looks, each of which 
 STEPS, NATS = "optimizer step", "nats a token"
 WINDOWS = 40  # of a curve of steps, so that it is read
 # While it trains, on the general texts that it watches; the general loss of a model is the evaluation's.
+# Of a base that cannot be run on shapes alone: of experts every one counts, though a token reaches a few.
+FLOPS_BY_WEIGHTS = "FLOPs, estimated by the weights"
+APART = ", experts not among them"
 TASK, GENERAL = "validation loss", "loss on watched general text"
 
 
@@ -146,8 +149,16 @@ def figure_rows(figures: TrainingFigures) -> list[list[Any]]:
         ("memory at its highest", size(figures.peak_bytes), ""),
         ("memory of the process, with its imports", size(figures.peak_memory_bytes), ""),
         ("weights trained", f"{count(figures.trainable_parameters)} of {count(figures.parameters)}", ""),
-        ("FLOPs", f"{figures.flops or figures.flops_estimate:.3g}", ""),
-        ("effective rank", "" if figures.effective_rank is None else f"{figures.effective_rank:.1f}", ""),
+        (
+            "FLOPs" if figures.flops else FLOPS_BY_WEIGHTS,
+            f"{figures.flops or figures.flops_estimate:.3g}",
+            "",
+        ),
+        (
+            f"effective rank{APART if figures.expert_matrices else ''}",
+            "" if figures.effective_rank is None else f"{figures.effective_rank:.1f}",
+            "",
+        ),
         ("checkpoints", _checkpoints(figures), ""),
         ("resumed from step", ", ".join(map(str, figures.resumed_from)), ""),
     ]

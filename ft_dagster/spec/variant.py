@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
+from ft_dagster.methods.lora import OF_THE_BASE
 from ft_dagster.objectives import DEFAULT, OBJECTIVES, known
 from ft_dagster.spec.data import (
     DataSpec,
@@ -348,6 +349,16 @@ class VariantSpec(SpecModel):
         problem = export_problem(self.method.name, self.export.format)
         if problem:
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _start_is_not_stacked(self) -> VariantSpec:
+        start = self.method.given.get("init_lora_weights")
+        if start in OF_THE_BASE and self.base_model.parent_adapter == "stack":
+            raise ValueError(
+                f"method.init_lora_weights {start} does not go with base_model.parent_adapter stack: "
+                "declare `parent_adapter: fold`, or leave the start out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -23,9 +23,11 @@ from ft_dagster.evaluation.tasks.tasks import listed_metrics, resolve_tasks, tas
 from ft_dagster.gate.answer_scores import find_database
 from ft_dagster.gate.power import texts_of_losses
 from ft_dagster.lineage.release import production
+from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.models.base import resolve_base
 from ft_dagster.models.derived import check_adapter, parent_prefix, released_parent
 from ft_dagster.models.load_report import unused_words
+from ft_dagster.models.stored import stored_words
 from ft_dagster.report.figures import counted
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, Declared, VariantKey, VariantSpec
@@ -280,7 +282,8 @@ def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModel
         roots, listed = settings.roots(key.tenant), bool(settings.policies().of(key.tenant).bases)
         base = resolve_base(spec, settings.project, cache, declared_in=file, roots=roots, bound=listed)
         folder, said = base.folder, str(base.content["architecture"])
-        said += f" ({unused_words(base.unused)})" if base.unused else ""
+        notes = (stored_words(folder / CONFIG), unused_words(base.unused) if base.unused else None)
+        said += "".join(f" ({note})" for note in notes if note)
     elif production(store, parent_prefix(key, VariantKey.parse(spec.variant))) is None:
         return CheckedBase(f"starts from {spec.variant}, which is not released yet: run that first")
     else:

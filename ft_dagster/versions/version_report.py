@@ -47,6 +47,7 @@ from ft_dagster.report.tables.mixture import source_bars
 from ft_dagster.report.tables.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
 from ft_dagster.report.tables.skills import LOST, SKILLS, lost_rows, skill_rows
 from ft_dagster.report.training import (
+    APART,
     ESTIMATED,
     FIGURES,
     NATS,
@@ -208,7 +209,8 @@ def _run(stored: VersionFiles) -> Section:
     course = course_of(log, figures)
     charts = line_chart(smoothed(log), STEPS, NATS, VALIDATIONS) + course_chart(course)
     if ranks:
-        charts += line_chart(ranks, "block of the model", "effective rank of the update")
+        ranked = f"effective rank of the update{APART if figures.expert_matrices else ''}"
+        charts += line_chart(ranks, "block of the model", ranked)
     return Section(
         "Training",
         [*_said(training_summary(figures)), *([f"{course.sentence}."] if course else []), *figures.advice],

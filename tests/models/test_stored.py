@@ -14,20 +14,23 @@ from torch import Tensor
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.load import load_base as load_judged
+from ft_dagster.evaluation.models.load import load_tuned
 from ft_dagster.exit_codes import DONE
 from ft_dagster.export.merging import merge_weights
 from ft_dagster.model_files.weights import WEIGHTS, measure_weights
 from ft_dagster.models import load_report
 from ft_dagster.models.base import resolve_base
-from ft_dagster.models.stored import lacking
+from ft_dagster.models.stored import lacking, stored_words
 from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.planned_method import PlanContext
+from ft_dagster.planning.shapes import tensors
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.training.methods.base import load_base
 from tests.planning.llama import spec
 from tests.tiny_classes import make_tiny
+from tests.training.methods.taught import distance
 from tests.training.runs import Runs, result_of, train, write_mixture
 
 pytestmark = pytest.mark.slow
@@ -101,14 +104,58 @@ def test_it_trains_on_and_is_judged_by_the_weights_that_its_files_stand_for(stor
 
 def test_lora_trains_on_it(stored: Any, tmp_path: Path) -> None:
     runs = Runs(tmp_path, stored[0], write_mixture(tmp_path / "mixture"))
-    folder = runs.prepare(training={"max_steps": 2, "evaluations": 1}, method={"target_modules": ["q_proj"]})
+    experts = ["experts.down_proj", "experts.gate_up_proj"] if tensors(stored[0]).experts else None
+    method = {"target_modules": ["q_proj"], "dropout": 0.0, "target_parameters": experts}
+    folder = runs.prepare(training={"max_steps": 2, "evaluations": 1}, method=method)
     assert train(folder) == DONE, result_of(folder)
+    assert bool(result_of(folder)["figures"].get("expert_matrices_moved")) is bool(experts)
+    tuned = load_tuned(stored[0], folder / "acme.support/payload", dtype="float32", widen=True)
+    assert distance(tuned, load_judged(stored[0], dtype="float32")) > 1e-3
 
 
 def test_its_weights_are_counted_as_they_are_loaded(stored: Any) -> None:
     base, meant = stored
     counted = measure_weights(base, [WEIGHTS]).parameters
     assert counted == pytest.approx(sum(each.numel() for each in meant.values()), rel=0.01)
+
+
+def compressed(folder: Path, *bits: int) -> Path:
+    """A base in compressed tensors as far as its headers say: 4-bit weights, eight in a number."""
+    base = make_tiny("llama", folder)
+    sizes = {"q.weight_packed": (8, 4), "q.weight_shape": (2,)}
+    packed = {name: torch.zeros(size, dtype=torch.int32) for name, size in sizes.items()}
+    plain = {
+        "q.weight_scale": torch.zeros(8, 1),
+        "norm.weight": torch.zeros(8),
+        "experts.up": torch.zeros(2, 3),
+    }
+    save_file({**packed, **plain}, base / WEIGHTS, {"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    groups = {str(each): {"weights": {"num_bits": each}} for each in bits}
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "config_groups": groups}
+    (base / "config.json").write_text(json.dumps(config))
+    return base
+
+
+def test_compressed_tensors_are_counted_by_their_bits_and_the_plan_says_that_none_was_loaded(
+    tmp_path: Path,
+) -> None:
+    base = compressed(tmp_path, 4)
+    assert measure_weights(base, [WEIGHTS]).parameters == 8 * 4 * 8 + 8 + 6
+    assert "not run yet" in str(stored_words(base / "config.json"))
+    lines = plan(base, method="lora").estimate.warnings
+    assert any(
+        "stored in compressed-tensors, dequantized as it is loaded: not run yet" in each for each in lines
+    )
+
+
+@pytest.mark.parametrize("bits", [(4, 8), (), (3,)])
+def test_compressed_tensors_of_other_bits_are_refused_rather_than_counted(
+    tmp_path: Path, bits: tuple[int, ...]
+) -> None:
+    with pytest.raises(UserError, match="no one number of bits") as error:
+        measure_weights(compressed(tmp_path, *bits), [WEIGHTS])
+    assert error.value.field == "quantization_config"
 
 
 def context_of(base: Path) -> PlanContext:
@@ -127,7 +174,8 @@ def test_the_plan_says_so_and_counts_the_weights_as_they_are_loaded(tmp_path: Pa
     base, meant = stored_base(tmp_path, "fp8")
     estimate = plan(base, method="lora").estimate
     assert any(
-        line.startswith("the base is stored in fp8: its weights are deq") for line in estimate.warnings
+        line.startswith("the base is stored in fp8, dequantized as it is loaded;")
+        for line in estimate.warnings
     )
     assert estimate.plan.memory_bytes.frozen >= 4 * sum(each.numel() for each in meant.values())
 

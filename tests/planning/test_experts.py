@@ -12,6 +12,7 @@ import torch
 
 from ft_dagster.errors import UserError
 from ft_dagster.methods.lora import LoraSettings
+from ft_dagster.models.attention import attention_of
 from ft_dagster.planning.dryrun.from_figures import shapes_of_configuration
 from ft_dagster.planning.dryrun.reach import untrained_by
 from ft_dagster.planning.layout import Layout
@@ -76,18 +77,19 @@ def test_the_plan_says_that_packed_layers_which_peft_takes_for_experts_are_not_t
     assert "down_proj, gate_proj, up_proj" in reason(made, "method.target_parameters")["reason"]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gpt_oss"])  # which has no SDPA
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_counted_of_a_base_of_experts_is_what_is_trained(
     architecture: Callable[[str], Path], kind: str
 ) -> None:
     folder = architecture(kind)
     shapes, settings = shapes_of_configuration(folder / "config.json"), settings_of(planned(folder, "lora"))
+    config = tiny_config(kind)
     with torch.device("meta"):
         model = skeleton(
-            tiny_config(kind),
+            config,
             Base(folder=Path("base"), digest="0" * 64),
             taught_by(settings),
-            attention="sdpa",
+            attention=attention_of(config),
             dtype=torch.float32,
             gradient_checkpointing=False,
         )

@@ -15,6 +15,8 @@ from ft_dagster.training.journal import Journal
 from ft_dagster.training.loss import loss_at_trained_positions
 from ft_dagster.training.methods import taught_by
 from ft_dagster.training.watch import flops
+from tests.present import present
+from tests.tiny_classes import tiny_config
 from tests.training.runs import LORA
 
 pytestmark = pytest.mark.slow
@@ -139,3 +141,27 @@ def test_a_135m_model_costs_six_to_eight_times_its_weights(tmp_path: Path) -> No
     found = flops.count_flops(base, method_settings({**LORA, "rank": 16}), gradient_checkpointing=True)
     assert found is not None
     assert 4e8 < found.per_token < 9e8  # 6 times 106 M weights, or 8 with recomputation
+
+
+def test_of_experts_those_count_that_a_token_reaches(tmp_path: Path) -> None:
+    """Twice as many cost no more than their router; each that a token reaches costs its two products."""
+    method, layers, tokens, hidden, inner = (
+        method_settings({**LORA, "target_modules": ["q_proj"]}),
+        2,
+        64,
+        64,
+        32,
+    )
+
+    def counted(experts: int, reached: int) -> int:
+        folder = tmp_path / f"{experts}-{reached}"
+        folder.mkdir()
+        config = tiny_config("qwen3_moe", num_local_experts=experts, num_experts_per_tok=reached)
+        (folder / "config.json").write_text(config.to_json_string(use_diff=False))
+        base = Base(folder=folder, digest="b" * 64)
+        return present(flops.count_row(base, method, tokens, 16, gradient_checkpointing=False))
+
+    two, passes = counted(8, 2), 2  # forward, and for the gradient of what goes in: the weights are frozen
+    assert two - counted(4, 2) == passes * layers * tokens * 2 * hidden * 4
+    each = 2 * hidden * 2 * inner + 2 * inner * hidden
+    assert counted(8, 3) - two == passes * layers * tokens * each

@@ -48,6 +48,16 @@ def test_a_planted_update_of_rank_2_reads_as_effective_rank_2(
     assert advice(summary(layers)) == ["rank collapse: the updates use about 2 of 16 ranks: try rank 2"]
 
 
+def test_the_rank_to_try_is_in_units_of_the_plan_where_a_start_was_taken_out() -> None:
+    equal = Layer("q_proj", 32, (3.0, 3.0, *(0.0,) * 30), times=2)
+    said = "rank collapse: the updates use about 2 of 32 ranks (2 times the plan's, for what it began at is"
+    (line,) = advice(summary([equal]))
+    assert line.startswith(said)
+    assert line.endswith("try rank 1")
+    (line,) = advice(summary([Layer("q_proj", 32, (3.0,) * 32, times=2)]))
+    assert line.endswith("try 32")
+
+
 def test_unequal_values_count_by_their_share() -> None:
     values = singular_values(torch.eye(2, 40), torch.eye(30, 2) @ torch.diag(torch.tensor([1.0, 5.0])), 2.0)
     layer = Layer("q_proj", 2, tuple(values))

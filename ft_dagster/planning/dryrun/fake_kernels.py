@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -166,23 +166,6 @@ def fake_positions() -> AbstractContextManager[None]:
         return isinstance(tensor, FakeTensor) or bool(real(tensor))
 
     return _replaced(masking_utils, "is_tracing", traced)
-
-
-def fake_experts() -> AbstractContextManager[None]:
-    """Make the experts' products of fake tensors in fp32 take transformers' own fallback, which allocates the
-    same: torch knows the shapes of its product in bf16 alone.
-    """
-    try:
-        from transformers.integrations import moe
-    except ImportError:  # a version in which experts are modules of their own
-        return nullcontext()
-    real = moe._can_use_grouped_mm
-
-    def known(given: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor) -> bool:
-        fake = isinstance(given, FakeTensor) and weight.dtype != torch.bfloat16
-        return not fake and bool(real(given, weight, offs))
-
-    return _replaced(moe, "_can_use_grouped_mm", known)
 
 
 def unpacked_rows() -> AbstractContextManager[None]:

@@ -115,7 +115,9 @@ def _counted(model: Any) -> Reach:
     updated_or_apart = updated | {id(w) for layer in apart if layer is not None for w in layer.parameters()}
     whole, beyond = 0, dict[str, int]()
     for name, weight in model.get_base_model().named_parameters():
-        if "lora_" in name or weight.ndim < 2:
+        if (
+            "lora_" in name or weight.ndim < 2 or name.endswith("bias")
+        ):  # of experts one lies in two dimensions
             continue
         if id(weight) in updated_or_apart:
             whole += weight.numel() if id(weight) in updated else 0

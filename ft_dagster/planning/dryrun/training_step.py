@@ -15,13 +15,12 @@ import torch
 from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
 
-from ft_dagster.fake_tensors import FakeMode, make_fake
+from ft_dagster.fake_tensors import FakeMode, fake_experts, make_fake
 from ft_dagster.models.attention import attention_of
 from ft_dagster.objectives import loss_of
 from ft_dagster.planning.dryrun.fake_kernels import (
     FUSED,
     TiledHead,
-    fake_experts,
     fake_positions,
     gpu_attention,
     quantize,

@@ -76,10 +76,30 @@ def _settle_tensors(settled: Settled, known: Method, facts: Facts, reasons: Reas
             fix=f"Leave {packed} out, or take method: lora",
         )
     named = {target: _tensors_named(target, facts) for target in targets}
+    _refuse_unknown(named, facts)
     found = sorted({name for names in named.values() for name in names})
     if found:
         settled[LAYERS] = [target for target in targets if not named[target]]
         settled[TENSORS] = reasons.put(f"method.{TENSORS}", found, DECLARED, AS_DECLARED)
+
+
+def _refuse_unknown(named: dict[str, list[str]], facts: Facts) -> None:
+    """Raises UserError for a name of `target_modules` that stands for no layer and no tensor of the base."""
+    unknown = next(
+        (name for name, found in named.items() if not (found or name in facts.linear_shapes)), None
+    )
+    if unknown is not None:
+        known = {
+            *facts.linear_shapes,
+            *facts.tensors.shapes,
+            *(("experts",) if facts.tensors.experts else ()),
+        }
+        raise UserError(
+            "the base model has no such layer, tensor of experts, or router",
+            field=f"method.{LAYERS}",
+            value=unknown,
+            fix=f"It has: {', '.join(sorted(known))}",
+        )
 
 
 def _tensors_named(target: str, facts: Facts) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ft_dagster.methods import method_of
+from ft_dagster.methods.lora import start_problem
 from ft_dagster.methods.settings import MethodSettings
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.memory_formula import Load
@@ -14,6 +15,8 @@ from ft_dagster.planning.reasons import Reasons
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.method import METHOD_SETTINGS, MethodSpec
 from ft_dagster.spec.training import TrainingSettings
+
+START = "init_lora_weights"
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ def lora_settings(spec: VariantSpec) -> list[str]:
 
 
 def with_method(spec: VariantSpec, name: str) -> VariantSpec:
-    """Return the declaration by another method; it keeps the settings that this method has, and the rate
-    unless it was declared for another one.
+    """Return the declaration by another method; it keeps the settings that this method has, but for a start
+    that it cannot export, and the rate unless it was declared for another one.
     """
     if spec.method.name == name:
         return spec
     kept = {each: value for each, value in spec.method.given.items() if each in METHOD_SETTINGS[name]}
+    if start_problem(str(kept.get(START, "default")), name, None, use_dora=False):
+        del kept[START]
     meant = spec.method.name == "auto" or same_family(spec.method.name, name)
     rate = {} if meant else {"learning_rate": None}
     return spec.model_copy(

@@ -30,10 +30,12 @@ class Lora(Adapter):
         self.parent: ParentAdapter | None = None
 
     def check(self, base: Base) -> None:
+        from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+        start, divided = self.settings.init_lora_weights, is_deepspeed_zero3_enabled()
+        check_start(start, stacked=base.parent is not None, divided=divided)
         if base.parent:
-            check_parent(base.parent, use_dora=self.settings.use_dora)
-        if self.settings.starts_beneath:
-            check_start(self.settings.init_lora_weights, base)
+            check_parent(base.parent, self.settings)
 
     def build(
         self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None

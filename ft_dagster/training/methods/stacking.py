@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.methods.lora import LoraSettings
 from ft_dagster.training.contract import ParentAdapter
 from ft_dagster.training.methods.adapter import ADAPTER, CONFIG_FILE, WEIGHTS_FILE, Learned
 
@@ -27,11 +28,19 @@ UNSUPPORTED = {
 }
 
 
-def check_parent(parent: ParentAdapter, *, use_dora: bool) -> None:
+def check_parent(parent: ParentAdapter, child: LoraSettings) -> None:
     """Refuse a parent and a child that do not add up to one plain LoRA. Raises UserError."""
-    if use_dora:
+    if child.use_dora:
         raise _fold(parent.adapter, "a DoRA cannot be added to another adapter")
-    _parent_config(parent.adapter)
+    theirs, own = _parent_config(parent.adapter).target_parameters, child.target_parameters
+    if theirs and own and set(theirs) != set(own):  # PEFT has them on one model only where they are the same
+        raise UserError(
+            f"updates the tensors {', '.join(sorted(own))}, and the parent's adapter beneath "
+            f"{', '.join(sorted(theirs))}: PEFT stacks adapters of the same tensors alone",
+            field="method.target_modules",
+            value=child.target_modules,
+            fix="Name the parent's target_modules, or layers alone, or say base_model.parent_adapter: fold",
+        )
 
 
 def put_beneath(model: PreTrainedModel, parent: ParentAdapter) -> None:

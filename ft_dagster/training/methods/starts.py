@@ -11,7 +11,7 @@ import copy
 from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base
+from ft_dagster.methods.lora import OF_THE_BASE
 from ft_dagster.training.methods.adapter import ADAPTER, Learned
 from ft_dagster.training.methods.stacking import add_beneath, joined
 
@@ -21,18 +21,22 @@ if TYPE_CHECKING:
 START = "start"  # the adapter beneath
 
 
-def check_start(start: str, base: Base) -> None:
-    """Refuse a start above a parent's adapter, and one of a base that is spread over processes. Raises
+def check_start(start: str, *, stacked: bool, divided: bool) -> None:
+    """Refuse a start above a parent's adapter, and one of a base that ZeRO-3 spreads over processes. Raises
     UserError.
     """
-    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-
-    if base.parent:
+    if start in OF_THE_BASE and stacked:
         raise _refused(
-            start, "does not go with a parent's adapter that stays beneath", "Say parent_adapter: fold"
+            start,
+            "does not go with a parent's adapter that stays beneath",
+            "Declare base_model.parent_adapter: fold, or leave it out",
         )
-    if is_deepspeed_zero3_enabled():
-        raise _refused(start, "needs whole layers, and ZeRO-3 spreads them", "Declare training.deepspeed: 2")
+    if start in OF_THE_BASE and divided:
+        raise _refused(
+            start,
+            "needs whole layers, and ZeRO-3 spreads them",
+            "Declare training.deepspeed: {stage: 2}, or leave it out",
+        )
 
 
 def add_start(model: PreTrainedModel) -> None:

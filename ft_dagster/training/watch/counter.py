@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.flop_counter import flop_registry
 
 from ft_dagster.fake_tensors import EagerMode
+
+EXPERTS = "transformers::grouped_mm_fallback"  # of which torch has no formula
 
 
 class Counter(EagerMode):
@@ -28,4 +31,14 @@ class Counter(EagerMode):
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
             self.total += formula(*args, **named, out_val=out)
+        elif func.name().startswith(EXPERTS):
+            self.total += _of_experts(func.name(), *args)
         return out
+
+
+def _of_experts(name: str, rows: Any, weight: Any, *_: Any) -> int:
+    """Count the product of rows [rows, in], each with its expert's matrix of `weight` [experts, in, out]; its
+    backward pass has one for the rows, and one for the weight where that needs a gradient.
+    """
+    product = 2 * int(rows.shape[0]) * math.prod(weight.shape[1:])
+    return product * (1 + weight.requires_grad) if name.endswith("_backward") else product

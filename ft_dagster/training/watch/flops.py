@@ -175,10 +175,11 @@ def flops(model: PreTrainedModel, rows: int, width: int, columns: int) -> int:
     """Count forward and backward of the loss at `columns` positions of each row."""
     import torch
 
-    from ft_dagster.fake_tensors import FakeMode
+    from ft_dagster.fake_tensors import FakeMode, fake_experts
+    from ft_dagster.training.batches.bounds import without_kernels
     from ft_dagster.training.watch.counter import Counter
 
-    with FakeMode(), Counter() as counter:
+    with FakeMode(), fake_experts(), without_kernels(model.config), Counter() as counter:
         ids = torch.zeros(rows, width, dtype=torch.long)
         logits = model(
             input_ids=ids,

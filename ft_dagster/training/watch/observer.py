@@ -216,7 +216,8 @@ class Observer:
         if step and not self.last("spectrum", step):  # at step 0 there is no update
             summarized = spectrum.summary(spectrum.spectrum(model))
             if summarized["layers"]:
-                seen["spectrum"] = summarized
+                apart = {"experts_left_out": True} if spectrum.leaves_out_experts(model) else {}
+                seen["spectrum"] = {**summarized, **apart}
         with self._trainer.accelerator.autocast():  # in the precision of the training, as a step
             benchmark, prompts = measuring.benchmark, measuring.prompts
             if benchmark and measuring.due("benchmark", end=end) and not self.last("benchmark", step):
@@ -276,10 +277,13 @@ def _mark(exported: bool) -> dict[str, bool]:
     return {EXPORTED: True} if exported else {}
 
 
+_APART = ", experts not among them"
+
+
 def _spectrum_words(found: Mapping[str, Any]) -> str:
     return (
         f"effective rank {found['effective_rank']:.1f} of {found['rank']}, condition {found['condition']:.0f}"
-        f" (median of {found['layers']} layers)"
+        f" (median of {found['layers']} layers{_APART if found.get('experts_left_out') else ''})"
     )
 
 

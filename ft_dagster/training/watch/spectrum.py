@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster.training.methods.starts import START
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,11 +26,14 @@ FLAT_SHARE = 0.5  # of the layers: more than half, so that the median layer is f
 
 @dataclass(frozen=True)
 class Layer:
-    """Holds one layer's update: its singular values, largest first, at most `rank` of them."""
+    """Holds one layer's update: its singular values, largest first, at most `rank` of them. `times`: so many
+    times the rank of the plan.
+    """
 
     name: str
     rank: int
     values: tuple[float, ...]
+    times: int = 1
 
     @property
     def trained(self) -> bool:
@@ -70,19 +75,28 @@ def spectrum(model: Any, weights: Mapping[str, Tensor] | None = None) -> list[La
     """Return every updated layer of a LoRA model (DoRA: its BA part) in the model's order; none for other
     methods.
 
-    Only the adapter that is trained counts, not a frozen one beneath it. `weights`: the model's parameters by
-    name, where they are spread over several processes.
+    Only the adapter that is trained counts, not a parent's beneath it; of one that began at a part of the
+    base, what it learned, without its start. `weights`: the model's parameters by name, where they are spread
+    over several processes.
     """
     return [
-        Layer(name, a.shape[0], tuple(singular_values(a, b, scale)))
-        for name, a, b, scale in factors(model, weights or {})
+        Layer(name, a.shape[0], tuple(singular_values(a, b, scale)), times)
+        for name, a, b, scale, times in factors(model, weights or {})
     ]
 
 
-def factors(model: Any, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor, float]]:
-    """Yield (layer, A [rank, in], B [out, rank], scale) of each layer that is trained and whole on this
-    process; not of a tensor that holds many experts, each with an update of its own.
+def leaves_out_experts(model: Any) -> bool:
+    """Say whether tensors of experts are updated, which have no part in `spectrum`."""
+    return any(getattr(each, "num_experts", 1) > 1 and hasattr(each, "lora_A") for each in model.modules())
+
+
+def factors(model: Any, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor, float, int]]:
+    """Yield (layer, A [rank, in], B [out, rank], scale, how many times the plan's rank that is) of each layer
+    that is trained and whole on this process; not of a tensor that holds many experts, each with an update of
+    its own.
     """
+    import torch
+
     for name, module in model.named_modules():
         if getattr(module, "num_experts", 1) > 1:
             continue
@@ -92,8 +106,12 @@ def factors(model: Any, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Te
                 continue
             a = weights.get(f"{name}.lora_A.{adapter}.weight", a)
             b = weights.get(f"{name}.lora_B.{adapter}.weight", b)
+            begun = START in module.lora_A
+            if begun:  # with the start taken out: twice the rank, as it is exported
+                a = torch.cat([a, module.lora_A[START].weight])
+                b = torch.cat([b, module.lora_B[START].weight], dim=1)
             if a.numel() and b.numel():
-                yield _short(name), a, b, float(module.scaling[adapter])
+                yield _short(name), a, b, float(module.scaling[adapter]), 1 + begun
 
 
 def singular_values(a: Tensor, b: Tensor, scale: float) -> list[float]:
@@ -123,6 +141,7 @@ def summary(layers: list[Layer]) -> dict[str, object]:
         "condition": median(layer.condition for layer in trained),
         "collapsed": sum(layer.collapsed for layer in trained) / len(trained),
         "flat": sum(layer.flat for layer in trained) / len(trained),
+        **({"times": times} if (times := max(layer.times for layer in trained)) > 1 else {}),
     }
 
 
@@ -130,14 +149,16 @@ def advice(summarized: Mapping[str, Any]) -> list[str]:
     """Say what to try, in words; nothing where the rank fits, there is no update yet, or the rank is 1."""
     if not summarized.get("layers") or summarized["rank"] < 2:
         return []
-    rank, effective = summarized["rank"], summarized["effective_rank"]
+    rank, effective, times = summarized["rank"], summarized["effective_rank"], summarized.get("times", 1)
     if collapsed(summarized):
+        of_plan = "" if times == 1 else f" ({times} times the plan's, for what it began at is taken out)"
         return [
-            f"{COLLAPSE}: the updates use about {round(effective)} of {rank} ranks:"
-            f" try rank {_power_of_two(effective)}"
+            f"{COLLAPSE}: the updates use about {round(effective)} of {rank} ranks{of_plan}:"
+            f" try rank {_power_of_two(effective / times)}"
         ]
     if summarized["flat"] > FLAT_SHARE:
-        return [f"{FLAT}: all {rank} singular values are alike: rank may be too small, try {2 * rank}"]
+        twice = 2 * rank // times
+        return [f"{FLAT}: all {rank} singular values are alike: rank may be too small, try {twice}"]
     return []
 
 

@@ -21,10 +21,9 @@ from ft_dagster.models.quantize import quantization_of
 from ft_dagster.planning.dryrun.footprint import footprint
 from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.shapes import linear_shapes, tensors
-from ft_dagster.training.contract import Base, method_settings
-from ft_dagster.training.methods import taught_by
-from ft_dagster.training.methods.experts import moved_experts
-from ft_dagster.training.methods.lora import Lora
+from ft_dagster.report.training import figure_rows
+from ft_dagster.training.contract import method_settings
+from ft_dagster.training.training_figures import TrainingFigures
 from tests.export.exports import DIGEST, edit_json, request, written
 from tests.tiny_classes import make_tiny
 from tests.tiny_model import tiny_tokenizer
@@ -44,7 +43,16 @@ from tests.training.runs import train as trained
 pytestmark = pytest.mark.slow
 
 IN_EVERY_RUN = ("granitemoe", "qwen3_moe")
-MORE = ("qwen3_next", "qwen3_5_moe_text", "mixtral", "deepseek_v3", "glm4_moe", "olmoe", "llama4_text")
+MORE = (
+    "qwen3_next",
+    "qwen3_5_moe_text",
+    "mixtral",
+    "deepseek_v3",
+    "glm4_moe",
+    "olmoe",
+    "llama4_text",
+    "gpt_oss",
+)
 TABLE = [*IN_EVERY_RUN, *(pytest.param(kind, marks=pytest.mark.long) for kind in MORE)]
 SHORT = {"max_steps": 3, "evaluations": 1, "packing": False, "num_train_epochs": 1.0}
 
@@ -193,30 +201,10 @@ def test_a_base_of_experts_trains_and_answers_general_prompts(
     assert "general prompts" in result_of(folder)["figures"]["measured_on"]
 
 
-@pytest.mark.long
-def test_gpt_oss_which_has_no_sdpa_learns_by_the_same_configuration(tmp_path: Path) -> None:
-    """The trainer's own configuration, in a loop of three steps: trained, loaded by plain PEFT, merged."""
-    from peft import PeftModel, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    base = make_tiny("gpt_oss", tmp_path / "base")
-    method = method_settings({**METHODS["lora"], **settings_of(base)})
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    taught = taught_by(method)
-    assert isinstance(taught, Lora)
-    model = get_peft_model(model, taught.configure(model, Base(folder=base, digest="b" * 64)))
-    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=1e-2)
-    ids = torch.arange(64).reshape(2, 32) + 10
-    for _ in range(3):
-        model(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    moved = moved_experts(model)
-    assert 0.7 * moved.whole < moved.moved <= moved.whole == matrices(base)
-    taught.save(model, tmp_path / "adapter", "b" * 64)
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    loaded = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
-    assert distance(model.eval(), loaded) == 0
-    tiny_tokenizer().save_pretrained(tmp_path / "adapter")
-    export_merged(base, "b" * 64, tmp_path / "adapter", tmp_path / "merged")
-    assert distance(load_base(tmp_path / "merged"), loaded) < 1e-5
+def test_the_spectrum_of_the_layers_says_that_experts_are_not_among_them(taught: Taught) -> None:
+    lines = (taught.folder / "acme.support/evidence/log.jsonl").read_text("utf-8").splitlines()
+    seen = [each["spectrum"] for each in map(json.loads, lines) if "spectrum" in each]
+    assert seen
+    assert all(each["experts_left_out"] for each in seen)
+    figures = TrainingFigures.from_json(result_of(taught.folder)["figures"])
+    assert any("experts not among them" in row[0] for row in figure_rows(figures))
