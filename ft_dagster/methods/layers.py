@@ -96,6 +96,13 @@ def targeted(linear_shapes: LinearShapes, targets: Targets) -> list[str]:
                 value=name,
                 fix=f"It has: {', '.join(sorted(linear_shapes))}",
             )
+    if not names and targets != ALL:
+        raise UserError(
+            "names no layer",
+            field="method.target_modules",
+            value=targets,
+            fix="Name layers, or leave it out: all linear ones then",
+        )
     if not names:
         raise UserError(
             "the base model has no linear layers that LoRA can update",

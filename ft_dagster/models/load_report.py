@@ -34,8 +34,10 @@ from ft_dagster.provenance.findings import remembered
 if TYPE_CHECKING:
     from torch import Tensor
 
-HOW = 1  # raised where the report is made otherwise
+HOW = 2  # raised where the report is made otherwise
 SIZES = ("hidden_size", LAYERS, "num_attention_heads", "vocab_size")
+REACHED = "num_experts_per_tok"
+STACK = 3  # dimensions of a tensor that holds all experts of a layer
 SPARE_LAYERS = 1_000  # beyond as many as there are tensors: what no model has is not built
 SHOWN = 120  # letters of a tensor's name
 WHOLE = "Download the model whole, with the config.json that belongs to its weights"
@@ -148,6 +150,7 @@ def _unused(folder: Path) -> list[str]:
         except Exception as error:  # whatever a class raises on what a tenant's file says
             raise _not_built(file, error, lines) from None
     _check_vocabulary(folder, model)
+    _check_experts(file, model)
     _check_report(folder, kind.__name__, report)
     return [] if named else sorted(report["unexpected_keys"])  # its method may have a place for them
 
@@ -208,6 +211,20 @@ def _check_vocabulary(folder: Path, model: Any) -> None:
             field="vocab_size",
             value=rows,
             fix="Take the tokenizer that belongs to the model",
+        )
+
+
+def _check_experts(file: Path, model: Any) -> None:
+    """Raises UserError where a token goes to no expert of a layer, or to more than there are."""
+    reached = getattr(model.config.get_text_config(), REACHED, None)
+    held = [w.shape[0] for name, w in model.named_parameters() if ".experts." in name and w.ndim == STACK]
+    if held and isinstance(reached, int) and not 1 <= reached <= min(held):
+        raise UserError(
+            f"sends each token to so many of the {min(held)} experts of a layer",
+            file=file,
+            field=REACHED,
+            value=reached,
+            fix=MEND,
         )
 
 

@@ -149,6 +149,17 @@ def test_a_command_that_keeps_libraries_quiet_names_the_part_too(
     assert logging.root.manager.disable == logging.WARNING
 
 
+@pytest.mark.parametrize("reached", [0, 9])
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss"])
+def test_a_config_by_which_a_token_goes_to_no_expert_or_to_more_than_there_are_is_refused(
+    project: Path, kind: str, reached: int
+) -> None:
+    reconfigured(make_tiny(kind, project / "models" / "tiny"), num_experts_per_tok=reached)
+    error = refusal(project)
+    assert (error.field, error.value) == ("num_experts_per_tok", reached)
+    assert "of the 4 experts of a layer" in error.problem
+
+
 def test_a_base_that_lacks_its_last_expert_is_refused(project: Path) -> None:
     base = make_tiny("qwen3_moe", project / "models" / "tiny")
 

@@ -120,6 +120,22 @@ def test_a_name_of_target_modules_may_be_that_of_experts_of_a_router_or_of_a_gat
     assert (found if found is None else list(found)) == tensors
 
 
+@pytest.mark.parametrize(
+    ("named", "problem", "known"),
+    [
+        (["q_prj"], "no such layer, tensor of experts, or router", "gate.weight"),
+        ([], "names no layer", "leave it"),
+    ],
+)
+def test_a_name_that_stands_for_nothing_is_refused_with_those_that_there_are(
+    architecture: Callable[[str], Path], named: list[str], problem: str, known: str
+) -> None:
+    with pytest.raises(UserError, match=problem) as caught:
+        planned(architecture("qwen3_moe"), {"name": "lora", "target_modules": named})
+    assert caught.value.field == "method.target_modules"
+    assert known in str(caught.value.fix)
+
+
 @pytest.mark.parametrize(("field", "value"), [("dropout", 0.05), ("use_dora", True)])
 def test_what_peft_has_not_for_experts_is_refused_with_a_way_out(
     architecture: Callable[[str], Path], field: str, value: Any
