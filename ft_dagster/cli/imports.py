@@ -9,6 +9,7 @@ import typer
 
 from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import DECLARING, Json, out, print_json, show_rows, tell
+from ft_dagster.errors import in_one_line
 
 if TYPE_CHECKING:
     from ft_dagster.versions.imports.project import Imported, ImportRequest, Origin
@@ -140,7 +141,7 @@ def _document(request: ImportRequest, imported: Imported) -> dict[str, Any]:
 def _tell(imported: Imported, *, dry_run: bool) -> None:
     rows = [
         (
-            outcome.item.field,
+            in_one_line(outcome.item.field),
             f"{outcome.times:,}" if outcome.times > 1 else "",
             outcome.kind,
             outcome.to,

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import whole_file
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.policy import POLICY_FILE
 
@@ -104,10 +105,9 @@ def start_project(
         ),
         folder / ".gitignore": IGNORED,
     }
-    made = [path for path in files if not path.exists()]
-    for path in made:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(files[path], "utf-8")
+    made = [path for path, text in files.items() if not path.exists() and _wrote(path, text)]
+    if declaration not in made:
+        new_declaration(folder, key, start)  # another may have declared the variant meanwhile
     named = (("sources.allow", rows), ("sources.bases", base))
     said = [
         _said(field, place, settings, settings in made)
@@ -122,14 +122,24 @@ def start_project(
     return StartedProject(made, (*start.said, *said))
 
 
+def _wrote(path: Path, text: str) -> bool:
+    """Write a file whole; False where one came meanwhile."""
+    try:
+        with whole_file(path) as draft:
+            draft.write_text(text, "utf-8")
+    except FileExistsError:
+        return False
+    return True
+
+
 def new_declaration(folder: Path, key: VariantKey, start: Start | None = None) -> Path:
     """Return the file of a variant that is to be declared. Raises UserError where it is there already, but
     for the very text of a `start` that may stand there.
     """
     declaration = folder / "tenants" / key.tenant / f"{key.variant}.yaml"
-    if declaration.exists():
+    if os.path.lexists(declaration):
         text = None if start is None or not start.again else start.declaration
-        if text is not None and declaration.read_bytes() == text.encode():
+        if text is not None and declaration.is_file() and declaration.read_bytes() == text.encode():
             return declaration
         raise UserError("this variant is already declared", file=declaration, fix="Choose another --variant")
     return declaration

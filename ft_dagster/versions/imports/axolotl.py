@@ -140,9 +140,8 @@ def _dataset(ledger: Ledger, item: Item) -> None:
     paths = files if isinstance(files, list) and files else [files or said.get("path")]
     for path in paths:
         place = place_of(item._replace(field=f"{item.field}.path"), path)
-        why = f"{item.field} of {item.file.name}"
         more = {"split": said.get("split"), "revision": said.get("revision")}
-        ledger.sources.append(source_of(place, why, format=form, fields=fields, **more))
+        ledger.sources.append(source_of(item, place, format=form, fields=fields, **more))
     ledger.name(item, f"format {form}")
     for name, value in said.items():
         if name not in read and value not in (None, "", [], {}):

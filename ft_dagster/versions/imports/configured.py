@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ft_dagster.data.sources.locations import rows_from
-from ft_dagster.errors import UserError
+from ft_dagster.errors import UserError, all_of
 from ft_dagster.methods.lora import Start
+from ft_dagster.spec.data import SourceSpec
+from ft_dagster.spec.validation import validate
 from ft_dagster.spec.yaml_files import read_yaml
 from ft_dagster.strict_json import JsonObject
 from ft_dagster.versions.declaration_text import Source
@@ -23,6 +25,7 @@ from ft_dagster.versions.imports.rules import (
     number,
     numeric,
     one_of,
+    refuse_credential,
 )
 
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
@@ -102,6 +105,7 @@ def place_of(item: Item, path: Any) -> str:
     """Return where rows lie, a local path made absolute. Raises UserError of the item."""
     if not isinstance(path, str):
         raise item.error("not the name of rows", "Put a path or a name of the hub there")
+    refuse_credential(item, path)
     try:
         return rows_from(path, Path.cwd(), item.field)
     except UserError as error:
@@ -110,10 +114,16 @@ def place_of(item: Item, path: Any) -> str:
         raise UserError(error.problem, file=item.file, field=item.field, value=path, fix=fix) from None
 
 
-def source_of(path: str, why: str, **fields: Any) -> Source:
-    """Return an entry of data.sources without the fields that say nothing."""
-    said = {name: value for name, value in fields.items() if value not in (None, {}, "")}
-    return Source({"path": path, **said}, why)
+def source_of(item: Item, path: str, **fields: Any) -> Source:
+    """Return an entry of data.sources without the fields that say nothing. Raises UserError of the item."""
+    said = {"path": path} | {name: value for name, value in fields.items() if value not in (None, {}, "")}
+    try:
+        validate(SourceSpec, said, lambda field: item.file)
+    except UserError as error:
+        first = all_of(error)[0]
+        problem = f"{first.field} of a source here: {first.problem}"
+        raise item._replace(value=first.value).error(problem, first.fix) from None
+    return Source(said, f"{item.field} of {item.file.name}")
 
 
 def named_base(ledger: Ledger, item: Item) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,15 +30,30 @@ class Item(NamedTuple):
     @property
     def shown(self) -> str:
         """Return the value as JSON, cut; never a credential."""
-        if SECRET.search(self.field):
+        if self.is_secret:
             return "(not shown)"
         text = json.dumps(self.value, ensure_ascii=False, default=str)
         return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
+    @property
+    def is_secret(self) -> bool:
+        """Say whether the field's name, or one within its value, is that of a credential."""
+        return any(map(SECRET.search, (self.field, *_names_in(self.value))))
+
     def error(self, problem: str, fix: str) -> UserError:
         """Return the error of a value that cannot be right."""
-        value = None if SECRET.search(self.field) else self.value
+        value = None if self.is_secret else self.value
         return UserError(problem, file=self.file, field=self.field, value=value, fix=fix)
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """Yield the names of objects in a value, however deep."""
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            yield from map(str, each)
+        left += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
 
 
 class Outcome(NamedTuple):

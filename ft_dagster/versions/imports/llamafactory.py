@@ -105,11 +105,11 @@ def _method(ledger: Ledger, file: Path, content: Mapping[str, Any]) -> None:
         ledger.carry(kind, "method.name", "full")
         ledger.declare(kind, "export.format", "merged", "a whole model")
     elif kind.value == "lora":
-        name = QUANTIZED.get(bits.value, "lora") if isinstance(bits.value, int) else "lora"
+        name = QUANTIZED[bits.value] if bits.value in tuple(QUANTIZED) else "lora"
         ledger.carry(kind, "method.name", name)
     else:
         ledger.drop(kind, "no such method here: the plan chooses one")
-    if bits.value is not None and bits.value in QUANTIZED and kind.value == "lora":
+    if bits.value in tuple(QUANTIZED) and kind.value == "lora":
         ledger.keep(bits, "by the method")
     elif bits.value is not None:
         ledger.drop(bits, "a base is quantized to 4 bits (qlora) or 8 (lora_8bit), under LoRA alone")
@@ -178,9 +178,8 @@ def _dataset(ledger: Ledger, item: Item, asked_by: Path) -> None:
     if place is None:
         ledger.drop(item, "its rows are neither a file nor a set of the Hugging Face hub")
         return
-    why = f"{item.field} of {item.file.name}"
     split = None if said.get("split") in (None, "train") else said["split"]
-    ledger.sources.append(source_of(place, why, format=form, fields=fields, split=split))
+    ledger.sources.append(source_of(item, place, format=form, fields=fields, split=split))
     ledger.name(item, f"format {form}")
     for name in NOT_READ:
         if columns.get(name):

@@ -91,12 +91,14 @@ def _rows(file: Path, into: Path, noted: Counter[Noted], pairs: Any) -> Staged:
 
 
 def _line(raw: Any, row: JsonObject) -> str:
-    text = json.dumps(row, ensure_ascii=False) + "\n"
     try:
+        text = json.dumps(row, ensure_ascii=False) + "\n"
         text.encode()
     except UnicodeEncodeError:
         fix = "Remove the lone surrogate (a broken emoji, as a rule)"
         raise raw.error("malformed row: not valid Unicode", fix) from None
+    except RecursionError:
+        raise raw.error("malformed row: nested too deeply", "Put flatter objects there") from None
     return text
 
 

@@ -132,8 +132,7 @@ def _seed(ledger: Ledger, item: Item) -> None:
 
 def _integrations(ledger: Ledger, item: Item) -> None:
     value = item.value if isinstance(item.value, list) else [item.value]
-    kinds = {each.get("type") for each in value if isinstance(each, dict)}
-    if kinds == {"wandb"}:
+    if all(isinstance(each, dict) and each.get("type") == "wandb" for each in value):
         why = "its project, name and tags are W&B's own environment variables"
         ledger.change(item, "training.report_to", ["wandb"], why=why)
     else:

@@ -70,6 +70,9 @@ def _chat(raw: RawRow, noted: Counter[Noted]) -> ReadRow:
         return ReadRow(None)
     found = Counter[Noted]()
     calls = _Calls()
+    _refuse_both(raw, raw.fields, "functions", "tools", "")
+    for i, turn in enumerate(turns):
+        _refuse_both(raw, turn, "function_call", "tool_calls", f"messages[{i}].")
     messages = [_message(turn, calls, found) for turn in turns]
     row = {**raw.fields, "messages": messages}
     if row.get("functions"):
@@ -83,6 +86,12 @@ def _chat(raw: RawRow, noted: Counter[Noted]) -> ReadRow:
     _note_unread(raw.fields, found)
     noted.update(dict.fromkeys(found, 1))
     return ReadRow(row, changed=row != raw.fields)
+
+
+def _refuse_both(raw: RawRow, said: JsonObject, former: str, name: str, where: str) -> None:
+    """Raise UserError for what is said in its former form and in that of today."""
+    if said.get(former) and said.get(name):
+        raise raw.error(f"{former} and {name} stand together", "Keep one of them", field=f"{where}{former}")
 
 
 def _turns(raw: RawRow, turns: Any, column: str) -> list[JsonObject]:
@@ -163,7 +172,7 @@ def _refusal(turn: JsonObject) -> str | None:
 
 def _functions(raw: RawRow) -> list[Any]:
     functions = raw.fields["functions"]
-    if not isinstance(functions, list):
+    if not isinstance(functions, list) or not all(isinstance(each, dict) for each in functions):
         problem = f"malformed row: not a list of functions but {kind_of(functions)}"
         raise raw.error(problem, "Write a list of {name, parameters} objects", field="functions")
     return functions

@@ -27,6 +27,7 @@ from ft_dagster.versions.imports.axolotl import read_axolotl
 from ft_dagster.versions.imports.ledger import Ledger, Outcome
 from ft_dagster.versions.imports.llamafactory import read_llamafactory
 from ft_dagster.versions.imports.openai import read_openai
+from ft_dagster.versions.imports.rules import refuse_credential
 from ft_dagster.versions.imports.staged import Placed, Staged, place_rows, write_copies
 
 Origin = Literal["openai", "axolotl", "llamafactory"]
@@ -103,6 +104,7 @@ def _base(request: ImportRequest, ledger: Ledger) -> str:
     if ledger.base is None:
         fix = "Give --base-model: a local folder, a hub id or an s3:// prefix"
         raise UserError("no base that can be trained is named", field="--base-model", fix=fix)
+    refuse_credential(ledger.base, str(ledger.base.value))
     try:
         return base_from(str(ledger.base.value), Path.cwd(), ledger.base.field)
     except UserError as error:
@@ -137,7 +139,7 @@ def _from_project(project: Path, fields: dict[str, object]) -> dict[str, object]
 def _inferred(ledger: Ledger, staged: list[Staged]) -> InferredRows | None:
     """Infer from the first rows; None where some lie elsewhere, since that may ask a network."""
     sources = [SourceSpec(path=str(each.path)) for each in staged if each.rows]
-    sources += [SourceSpec.model_validate(_without_why(source)) for source in ledger.sources]
+    sources += [SourceSpec.model_validate(source.fields) for source in ledger.sources]
     here = Path.cwd()
     if any(is_s3(source.path) or is_hub(source, here) for source in sources):
         return None
@@ -145,10 +147,6 @@ def _inferred(ledger: Ledger, staged: list[Staged]) -> InferredRows | None:
         return infer_sources(sources, here, DeclaredAt(field="rows"))
     except UserError as error:
         raise _at_original(error, staged) from None
-
-
-def _without_why(source: Source) -> dict[str, object]:
-    return {name: value for name, value in source.fields.items() if name != "transform"}
 
 
 def _at_original(error: UserError, staged: list[Staged]) -> UserError:

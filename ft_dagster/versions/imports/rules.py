@@ -15,6 +15,7 @@ OFF: tuple[Any, ...] = (None, False, "", [], {})
 OFF_HERE = "off, as here"
 UNKNOWN = "nothing here knows this field"
 PREFERENCES = "nothing is trained on preferences here"
+ENDLESS = 1e15  # no number of a training is as large
 
 
 def to(field: str, why: str = "") -> Rule:
@@ -114,7 +115,7 @@ def number(item: Item, *, least: float, whole: bool = False, below: float | None
             value = float(value)
         except ValueError:
             value = None
-    right = isinstance(value, int | float) and not isinstance(value, bool) and value >= least
+    right = isinstance(value, int | float) and not isinstance(value, bool) and least <= value < ENDLESS
     right = right and (below is None or value < below) and (not whole or float(value).is_integer())
     if not right:
         kind = "a whole number" if whole else "a number"
@@ -126,6 +127,14 @@ def number(item: Item, *, least: float, whole: bool = False, below: float | None
 def numeric(field: str, why: str = "", *, least: float = 0, whole: bool = False) -> Rule:
     """Carry a number, which YAML may have read as a text (5e-5)."""
     return lambda ledger, item: ledger.carry(item, field, number(item, least=least, whole=whole), why)
+
+
+def refuse_credential(item: Item, place: str) -> None:
+    """Raise UserError for an address with a name and a password in it, which a declaration would show."""
+    address, _, rest = place.partition("://")
+    if rest and "@" in rest.partition("/")[0]:
+        fix = "Leave it out of the address: credentials are the platform's, by a profile or the environment"
+        raise item._replace(value=f"{address}://...").error("an address with a credential in it", fix)
 
 
 def is_object(item: Item) -> JsonObject:

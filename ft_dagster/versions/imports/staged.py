@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import whole_file
 from ft_dagster.spec.keys import VariantKey
 
 
@@ -71,7 +72,7 @@ def _is_inside(project: Path, file: Path) -> bool:
 
 def _name(staged: Staged, taken: set[str]) -> str:
     """Return the name of a copy, numbered where another has it."""
-    stem, dot, ends = staged.file.name.partition(".")
+    stem, dot, ends = (staged.file.name.lstrip(".") or "rows").partition(".")
     ends = "jsonl" if staged.written else ends
     name, number = f"{stem}.{ends}" if dot or staged.written else stem, 1
     while name in taken:
@@ -84,26 +85,10 @@ def _name(staged: Staged, taken: set[str]) -> str:
 def write_copies(copies: list[tuple[Path, Path]]) -> list[Path]:
     """Write each copy whole, or not at all."""
     for made, target in copies:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        begun = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            shutil.copyfile(made, begun)
-            _take_name(begun, target)
+            with whole_file(target) as draft:
+                shutil.copyfile(made, draft)
         except FileExistsError:
             fix = "Begin again: what stands is compared then"
             raise UserError("another import wrote it meanwhile", file=target, fix=fix) from None
-        finally:
-            begun.unlink(missing_ok=True)
     return [target for _, target in copies]
-
-
-def _take_name(begun: Path, target: Path) -> None:
-    """Give a file its name, never over one that came meanwhile where the file system has links. Raises
-    FileExistsError.
-    """
-    try:
-        os.link(begun, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        os.rename(begun, target)

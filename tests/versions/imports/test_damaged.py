@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.versions.imports.project import STAGING
-from tests.versions.imports.imported import chat, configured, job, lines, pair, refused
+from tests.versions.imports.imported import WEATHER, call, chat, configured, job, lines, pair, refused
 
 GOOD = [chat(number) for number in range(400)]
 BASE = ("--base-model", "base")
@@ -93,6 +94,18 @@ OPENAI: dict[str, tuple[Callable[[], tuple[str, ...]], str]] = {
         "a list of 2 jobs",
     ),
     "epochs in words": (lambda: hyperparameters(n_epochs="three"), "not a whole number"),
+    "epochs of 400 digits": (lambda: hyperparameters(n_epochs=10**400), "not a whole number"),
+    "a seed of 400 digits": (lambda: (*beside(seed=10**400), *BASE), "not a whole number"),
+    "a rate without end": (lambda: hyperparameters(learning_rate_multiplier=math.inf), "not a number"),
+    "functions that are none": (lambda: (lines("rows.jsonl", [chat(1, functions=[5])]), *BASE), "not a list"),
+    "functions beside tools": (
+        lambda: (lines("rows.jsonl", [chat(1, functions=[{"name": "a"}], tools=[WEATHER])]), *BASE),
+        "functions and tools stand together",
+    ),
+    "a call in both of its forms": (
+        lambda: with_message(function_call={"name": "a"}, tool_calls=[call("Gdynia")]),
+        "messages[1].function_call: function_call and tool_calls stand together",
+    ),
     "no epoch": (lambda: hyperparameters(n_epochs=0), "not a whole number of 1 or more"),
     "epochs past all bounds": (lambda: hyperparameters(n_epochs=10**6), "training.num_train_epochs here"),
     "half a batch": (lambda: hyperparameters(batch_size=1.5), "not a whole number"),
@@ -144,6 +157,15 @@ AXOLOTL: dict[str, tuple[Callable[[], str], str]] = {
     "rows without a path": (lambda: axolotl(datasets=[{"type": "alpaca"}]), "not the name of rows"),
     "no base": (lambda: axolotl(base_model=None), "no base that can be trained"),
     "a rate in words": (lambda: axolotl(learning_rate="high"), "not a number"),
+    "epochs without end": (lambda: axolotl(num_epochs=math.inf, evals_per_epoch=2), "not a number"),
+    "a split that is a number": (
+        lambda: axolotl(datasets=[{"path": "rows.jsonl", "split": 5}]),
+        "datasets[0]: split of a source here",
+    ),
+    "a column that is a list": (
+        lambda: axolotl(datasets=[{"path": "rows.jsonl", "field_messages": [1]}]),
+        "datasets[0]: fields.messages of a source here",
+    ),
     "a rank past all bounds": (lambda: axolotl(lora_r=100_000), "method.rank here"),
     "a switch in words": (lambda: axolotl(sample_packing="perhaps"), "training.packing here"),
     "layers that are none": (lambda: axolotl(lora_target_modules=[1]), "not a list of names"),

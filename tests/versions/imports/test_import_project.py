@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app
-from ft_dagster.spec import VariantKey, load_variant
+from ft_dagster.files import whole_file
+from ft_dagster.spec import VariantKey, load_variant, start
 from tests.versions.imports.imported import (
     chat,
+    configured,
     declaration,
     imported,
     job,
@@ -51,6 +56,43 @@ def test_files_of_one_name_are_kept_apart() -> None:
     given = [lines(f"{folder}/rows.jsonl", ROWS) for folder in ("a", "b")]
     paths = [source["path"] for source in declaration(imported("openai", *given, *BASE))["data"]["sources"]]
     assert paths == ["data/acme/support/rows.jsonl", "data/acme/support/rows-2.jsonl"]
+
+
+def test_a_file_that_is_hidden_is_not_hidden_in_the_project() -> None:
+    made = imported("openai", lines(".rows.jsonl", ROWS), *BASE)
+    assert declaration(made)["data"]["sources"] == [{"path": "data/acme/support/rows.jsonl"}]
+
+
+def test_no_credential_gets_into_a_declaration() -> None:
+    lines("rows.jsonl", ROWS)
+    metadata = {"note": "a", "langfuse": [{"secret_key": "hunter2"}]}
+    made = imported("openai", "rows.jsonl", job(metadata=metadata), *BASE)
+    assert "hunter2" not in json.dumps(made)
+    assert "# metadata: (not shown)\n" in made["declaration"]["text"]
+    for place in ("s3://me:hunter2@bucket/rows.jsonl", "https://me:hunter2@example.com/rows.jsonl"):
+        for fields in ({"base_model": place}, {"datasets": [{"path": place}]}):
+            usual: dict[str, Any] = {"base_model": "base", "datasets": [{"path": "rows.jsonl"}]}
+            error = refused("axolotl", configured(**{**usual, **fields}))
+            assert "an address with a credential in it" in str(error)
+            assert "hunter2" not in str(error)
+
+
+def test_of_two_imports_at_once_one_declares_and_the_other_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other begins when the first has looked at what is there, and before it writes."""
+    given = ("openai", lines("rows.jsonl", ROWS), *BASE)
+    late: list[Path] = []
+
+    def other_first(target: Path) -> Any:
+        if target.suffix == ".yaml" and not late:
+            late.append(target)
+            imported(*given, job(seed=7))
+        return whole_file(target)
+
+    monkeypatch.setattr(start, "whole_file", other_first)
+    assert refused(*given).problem == "this variant is already declared"
+    declared = load_variant(Path("mine"), VariantKey("acme", "support"))
+    assert declared.spec.training.seed == 7
+    assert not [name for name in files() if "draft" in name]
 
 
 def test_a_second_import_changes_nothing() -> None:
