@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rendering.learn_calls import why_no_calls
 from ft_dagster.data.rendering.new_tokens import check_tokens, pieces_of
+from ft_dagster.data.rows.faults import fault_of, malformed
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import KEPT, READ, FileRead, RowsLook, SourceLook, rows_sentence
 from ft_dagster.data.rows.splits import refuse_few
@@ -129,6 +131,8 @@ def check_variant(
         with found.gathered("data.sources"):
             splits = declarations.declared(key).spec.data.splits
             refuse_few(sum(file.rows for file in look.files), splits, file=file)
+        with found.gathered("data.max_malformed"):
+            _refuse_malformed(declarations.declared(key), rows, sum(file.rows for file in look.files))
     if named.corpus is not None:
         look.files += _check_corpus(declarations, named.corpus, looks, found)
     tokenizer, few, calls = None, tuple[str, ...](), list[str]()
@@ -157,6 +161,18 @@ def check_variant(
         "summary": "; ".join([named_here, seen, *losses]),
         "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
     }
+
+
+def _refuse_malformed(declared: Declared, rows: list[Row], in_all: int) -> None:
+    """Raise UserError where a run is refused for the faults of these rows, however sound all others are."""
+    allowed, firsts, counts = declared.spec.data.max_malformed, dict[str, Row](), Counter[str]()
+    for row in rows:
+        if (fault := fault_of(row)) is not None:
+            counts[fault] += 1
+            firsts.setdefault(fault, row)
+    if counts.total() > allowed * in_all:
+        looked_at = f"the {counted(len(rows), 'row')} that were looked at"
+        raise malformed(firsts, counts, looked_at, allowed, declared.file)
 
 
 def _with_number(settings: Settings, key: VariantKey, error: UserError) -> UserError:

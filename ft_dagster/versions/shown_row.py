@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -49,7 +50,8 @@ def shown_row(workspace: Workspace, number: int) -> ShownRow:
     it now. Raises UserError, also where there are fewer rows.
     """
     declared = workspace.declared()
-    row = next(islice(_rows(declared, workspace.project, workspace.roots), number - 1, None), None)
+    rows = _rows(declared, workspace.project, workspace.roots)
+    row = next(islice(rows, min(number, sys.maxsize) - 1, None), None)
     if row is None:
         raise UserError("the sources have fewer rows", field="--row", value=number, fix="Name a smaller one")
     assert row.place is not None

@@ -80,5 +80,6 @@ def test_a_malformed_row_says_why_no_model_sees_it(project: Path) -> None:
 
 
 def test_a_row_that_is_not_there_is_refused(project: Path) -> None:
-    result = CliRunner().invoke(app, ["--project", str(project), "show", KEY, "--row", "9"])
-    assert "the sources have fewer rows" in str(result.exception)
+    for number in ("9", str(10**30)):
+        result = CliRunner().invoke(app, ["--project", str(project), "show", KEY, "--row", number])
+        assert "the sources have fewer rows" in str(result.exception)

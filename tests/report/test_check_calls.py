@@ -86,6 +86,21 @@ def test_rows_of_which_all_call_or_none_does_are_warned_of(
     assert said in line
 
 
+def test_rows_for_which_a_run_is_refused_are_named_by_check(project: Path) -> None:
+    rows = [row(number, calls=number % 2 == 0) for number in range(12)]
+    rows[4]["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"n": "four"}
+    (project / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError) as caught:
+        check_variant(load_settings(project), KEY)
+    (error,) = all_of(caught.value)
+    assert (error.field, error.value) == ("data.max_malformed", 0.0)
+    said = "1 of the 12 rows that were looked at are malformed: 1: arguments against the tool's schema"
+    assert error.problem == f"{said} (first rows.jsonl:5)"
+    file = project / "tenants/acme/support.yaml"
+    file.write_text(TEXT.replace("splits:", "max_malformed: 0.1, splits:"))
+    assert told(project) == []
+
+
 def test_an_order_of_calls_is_of_calls_alone(project: Path) -> None:
     file = project / "tenants/acme/support.yaml"
     file.write_text(TEXT.replace("kind: tool_calls", "kind: tool_calls, call_order: free"))

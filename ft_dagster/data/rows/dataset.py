@@ -37,7 +37,7 @@ from ft_dagster.data.rows.dataset_schema import (
 )
 from ft_dagster.data.rows.decontaminate import EvaluationItem, read_items
 from ft_dagster.data.rows.dedup import NearDuplicates, SeenRows
-from ft_dagster.data.rows.faults import fault_of
+from ft_dagster.data.rows.faults import fault_of, malformed
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.sources import read_rows
 from ft_dagster.data.rows.splits import (
@@ -50,7 +50,6 @@ from ft_dagster.data.rows.splits import (
 )
 from ft_dagster.data.sources.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.sources.locations import NOWHERE, DeclaredAt
-from ft_dagster.errors import UserError
 from ft_dagster.spec.data import DataSpec, SplitsSpec
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.strict_json import dumps
@@ -134,18 +133,7 @@ def _refuse_malformed(filters: _Filters, allowed: float, asked: DeclaredAt) -> N
     count = sum(filters.dropped[fault] for fault in filters.malformed)
     if count <= allowed * filters.read:
         return
-    firsts = [
-        f"{filters.dropped[fault]:,}: {fault} (first {place.file}:{place.line})"
-        for fault, row in filters.malformed.items()
-        if (place := row.place) is not None
-    ]
-    raise UserError(
-        f"{count:,} of {filters.read:,} rows are malformed: {'; '.join(firsts)}",
-        file=asked.file,
-        field="data.max_malformed",
-        value=allowed,
-        fix="Mend the rows, or declare the share of them that may be left out",
-    )
+    raise malformed(filters.malformed, filters.dropped, f"{filters.read:,} rows", allowed, asked.file)
 
 
 def _writer(files: ExitStack, evidence: Path | None, name: str, schema: Any) -> TableWriter | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.tool_schemas import function_of, schemas_of, why_not
+from ft_dagster.errors import UserError
 from ft_dagster.strict_json import JsonObject, loads
 
 BROKEN = "tools or calls that are no JSON of that form"
@@ -38,6 +39,26 @@ def fault_of(row: Row) -> str | None:
         return _fault_of_calls(row)
     except _Broken:
         return BROKEN
+
+
+def malformed(
+    firsts: Mapping[str, Row], counts: Mapping[str, int], read: str, allowed: float, file: object
+) -> UserError:
+    """Return the error of rows of which more have a fault than may. `firsts`: the first row of each fault;
+    `read`: how many rows there are.
+    """
+    named = [
+        f"{counts[fault]:,}: {fault} (first {place.file}:{place.line})"
+        for fault, row in firsts.items()
+        if (place := row.place) is not None
+    ]
+    return UserError(
+        f"{sum(counts[fault] for fault in firsts):,} of {read} are malformed: {'; '.join(named)}",
+        file=file,
+        field="data.max_malformed",
+        value=allowed,
+        fix="Mend the rows, or declare the share of them that may be left out",
+    )
 
 
 class _Broken(Exception):

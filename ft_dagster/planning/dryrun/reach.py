@@ -23,7 +23,7 @@ from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import taught_by
 
 LITTLE = 0.05  # of the weights: convolutions and other small parts of a layer
-EXPERTS = ".experts."  # in the name of a tensor
+EXPERTS, BIAS = ".experts.", "bias"  # in the name of a tensor, and at its end
 NAMED = 3
 ANY = {"rank": 1, "dropout": 0.0}  # settings that every class takes
 
@@ -43,7 +43,7 @@ class Reach:
 
     def sentence(self, method: LayerSettings) -> str | None:
         """Say what is not trained: experts, and what `all-linear` does not come to, unless that is little."""
-        experts = {name: count for name, count in self.beyond.items() if EXPERTS in name}
+        experts = {name: n for name, n in self.beyond.items() if EXPERTS in name and not name.endswith(BIAS)}
         share = sum(self.beyond.values()) / max(1, self.whole)
         if not experts and (method.target_modules != "all-linear" or share < LITTLE):
             return None
