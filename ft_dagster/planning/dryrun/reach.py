@@ -43,7 +43,7 @@ class Reach:
 
     def sentence(self, method: LayerSettings) -> str | None:
         """Say what is not trained: experts, and what `all-linear` does not come to, unless that is little."""
-        experts = {name: n for name, n in self.beyond.items() if EXPERTS in name and not name.endswith(BIAS)}
+        experts = {name: count for name, count in self.beyond.items() if EXPERTS in name}
         share = sum(self.beyond.values()) / max(1, self.whole)
         if not experts and (method.target_modules != "all-linear" or share < LITTLE):
             return None
@@ -115,9 +115,7 @@ def _counted(model: Any) -> Reach:
     updated_or_apart = updated | {id(w) for layer in apart if layer is not None for w in layer.parameters()}
     whole, beyond = 0, dict[str, int]()
     for name, weight in model.get_base_model().named_parameters():
-        if (
-            "lora_" in name or weight.ndim < 2 or name.endswith("bias")
-        ):  # of experts one lies in two dimensions
+        if "lora_" in name or weight.ndim < 2 or name.endswith(BIAS):  # of experts: [experts, out]
             continue
         if id(weight) in updated_or_apart:
             whole += weight.numel() if id(weight) in updated else 0
