@@ -55,3 +55,9 @@ CALLS_BY_TAG = (
     "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# With names and reasoning, too.
+CALLS_AND_THOUGHTS = CALLS_BY_TAG.replace(
+    "m.role + '\n' + (m.content or '') }}",
+    "m.role + (' ' + m.name if m.name else '') + '\n' }}"
+    "{{ '<think>' + m.reasoning_content + '</think>' if m.reasoning_content else '' }}{{ m.content or '' }}",
+)

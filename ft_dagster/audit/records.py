@@ -95,7 +95,7 @@ def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
                     hits[artifact, alike].append(hit)
                     cut[artifact, alike] = cut.get((artifact, alike)) or held.cut
     questions, unsure = asked.questions, False
-    if questions and not asked.rows:  # of an identity alone
+    if asked.bare:
         stored = [_stored(audit, holder, found) for holder, _ in hits if holder.place.stage in HAVE_TEXT]
         questions = (*questions, *(name_of(row.likeness) for row in stored if isinstance(row, Row)))
         unsure = "gone" in stored

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -39,7 +39,7 @@ class SoughtRecord:
     not there. `words`: in normal form, as each way reads them; empty for an identity. `questions`: the names
     by which a question is found that is the record, or a text of it. `no_row`: why JSON is no row to any
     source; empty of all else. `rows`: what it is by each reading, a text alone among them; none of an
-    identity.
+    identity, nor of a stored row. `bare`: it was given by its identity alone.
     """
 
     identities: tuple[bytes, ...]
@@ -50,6 +50,7 @@ class SoughtRecord:
     no_row: str = ""
     rows: tuple[Row, ...] = ()
     alike: Mapping[bytes, bytes] = field(default_factory=dict)
+    bare: bool = False
 
     @property
     def exactly(self) -> SoughtRecord:
@@ -68,6 +69,19 @@ class SoughtRecord:
         return self.readings.get(identity, PLAIN)
 
 
+class StoredRow(NamedTuple):
+    """Is what a stored row is known by: `Row.identities`, and the names by which a question is found that
+    asks it.
+    """
+
+    identities: tuple[bytes, ...]
+    questions: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, row: Row) -> StoredRow:
+        return cls(row.identities, _names_of(row))
+
+
 def parse_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -> SoughtRecord:
     """Return the record that TEXT, FILE or DIGEST names. `readings`: how declared sources read a row (format,
     fields, system), for one that is given as JSON. Raises UserError for a file that holds no one record.
@@ -76,7 +90,7 @@ def parse_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -
         raise UserError("no record is given", fix="Give a text, a row as JSON, a file or an identity")
     if _DIGEST.fullmatch(given):
         identity = bytes.fromhex(given)
-        return SoughtRecord((identity,), f"identity {given[:12]}", questions=(name_of(identity),))
+        return SoughtRecord((identity,), f"identity {given[:12]}", questions=(name_of(identity),), bare=True)
     file = Path(given)
     if len(given) < 4096 and "\0" not in given and _is_there(file):
         return _of_text(_text_of(file), f"file {file}", readings)
@@ -131,9 +145,11 @@ def _as_text(text: str, said: str, reading: Mapping[str, Any]) -> SoughtRecord:
     return SoughtRecord(row.identities, said, readings, (told,), names, rows=(row,), alike=_alike(row))
 
 
-def sought_row(identities: tuple[bytes, ...], said: str) -> SoughtRecord:
-    """Return the record of a stored row, by its `Row.identities`."""
-    return SoughtRecord(identities, said, alike=dict.fromkeys(identities[1:], identities[0]))
+def sought_row(known: StoredRow, said: str) -> SoughtRecord:
+    """Return the record of a stored row."""
+    identities, questions = known
+    alike = dict.fromkeys(identities[1:], identities[0])
+    return SoughtRecord(identities, said, questions=questions, alike=alike)
 
 
 def _alike(row: Row) -> dict[bytes, bytes]:
@@ -158,13 +174,20 @@ def _as_row(fields: dict[str, object], said: str, readings: Iterable[Mapping[str
             rows.append(row)
         except UserError as error:
             wrong.append(error)
-    names = [name_of(one) for row in rows for one in (row.likeness, row.identity_1)]
+    names = [name for row in rows for name in _names_of(row)]
     asked = dict.fromkeys([*names, *map(name_of_words, _texts_in(fields))])
     no_row = "" if found else wrong[0].problem
     alike = {one: other for row in rows for one, other in _alike(row).items()}
     return SoughtRecord(
         tuple(found), said, found, tuple(words), tuple(asked), no_row, tuple(rows), alike=alike
     )
+
+
+def _names_of(row: Row) -> tuple[bytes, ...]:
+    """Return the names by which a question is found that asks a row, or any that identity 1 does not tell
+    from it.
+    """
+    return name_of(row.likeness), name_of(row.identity_1)
 
 
 def _both(row: SoughtRecord, whole: SoughtRecord) -> SoughtRecord:

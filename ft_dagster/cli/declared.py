@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 
 STYLES = {"trained": "green", "context": "dim", "cut": "red strike"}
-MARKS = {"trained": ("«", "»"), "context": ("", ""), "cut": ("✂", "✂")}
 # Control characters but tabs and line breaks: in a terminal they may move the cursor.
 UNPRINTED = dict.fromkeys([*range(9), *range(11, 32), 127, *range(128, 160)], "�")
 
@@ -207,11 +206,12 @@ def _show_row(context: typer.Context, variant: str, row: int, as_json: bool) -> 
         return
     counts = ", ".join(f"{count:,} {part}" for part, count in shown.tokens.items() if count)
     why = f"left out: {shown.left_out}" if shown.left_out else f"tokens: {counts}"
-    tell(f"row {row} ({shown.place}); {why}")
+    read = f"; read: {shown.read}" if shown.read else ""
+    tell(f"row {row} ({shown.place}); {why}{read}")
     text = Text()
-    for part, said in shown.pieces:
-        left, right = ("", "") if out.is_terminal else MARKS[part]
-        text.append(f"{left}{said.translate(UNPRINTED)}{right}", STYLES[part])
+    for piece in shown.pieces:
+        said = piece.text if out.is_terminal else piece.marked
+        text.append(said.translate(UNPRINTED), STYLES[piece.part])
     out.print(text, soft_wrap=True)
 
 

@@ -19,7 +19,7 @@ from lm_eval.api.task import ConfigurableTask
 from ft_dagster.data.rendering.render import render_turn
 from ft_dagster.data.rows.content import question_ids
 from ft_dagster.data.rows.dataset_io import read_split
-from ft_dagster.data.rows.rows import Row, in_exchange
+from ft_dagster.data.rows.rows import Row, in_exchange, upto_trained
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks.own_split import Doc, Encoded, abouts, config_of, text_doc, turn_doc
 from ft_dagster.gate.samples import CANARIES, ROWS
@@ -101,7 +101,8 @@ class _Drawn:
         return cls(question_ids([row.likeness for row in read_split(train)]), tokenizer, most, seed)
 
     def give(self, number: int, row: Row) -> None:
-        if not self._most or len(row.parts[-1][1].encode()) < SHORTEST:  # a token takes a byte at least
+        answer = upto_trained(row).parts[-1][1]
+        if not self._most or len(answer.encode()) < SHORTEST:  # a token takes a byte at least
             return
         place, full = -self._places[number], len(self._kept) == self._most
         if full and place < self._kept[0][0]:

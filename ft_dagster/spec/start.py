@@ -134,9 +134,13 @@ def _wrote(path: Path, text: str) -> bool:
 
 def new_declaration(folder: Path, key: VariantKey, start: Start | None = None) -> Path:
     """Return the file of a variant that is to be declared. Raises UserError where it is there already, but
-    for the very text of a `start` that may stand there.
+    for the very text of a `start` that may stand there, and where a file stands in place of a folder.
     """
     declaration = folder / "tenants" / key.tenant / f"{key.variant}.yaml"
+    there = next((each for each in declaration.parents if os.path.lexists(each)), None)
+    if there is not None and not there.is_dir():
+        fix = "Name the folder of a project, or one that is not there yet"
+        raise UserError("not a folder", file=there, fix=fix)
     if os.path.lexists(declaration):
         text = None if start is None or not start.again else start.declaration
         if text is not None and declaration.is_file() and declaration.read_bytes() == text.encode():

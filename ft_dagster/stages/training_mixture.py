@@ -41,7 +41,7 @@ from ft_dagster.workspace.rendered_prompts import OTHER_ROWS, end_of_turns, rend
 from ft_dagster.workspace.stage import Check, Stage
 from ft_dagster.workspace.workspace import Workspace
 
-SAMPLE, OVERLAPS = "sample.txt", "overlaps.json"
+SAMPLE, SHOWN, OVERLAPS = "sample.txt", "shown_rows.json", "overlaps.json"
 RENDERED = (
     "objective",
     "data.general",
@@ -121,6 +121,8 @@ def build(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dic
         (attempt.evidence / OVERLAPS).write_text(text + "\n", "utf-8")
     if inputs.spec.data.samples != "off" and built.sample is not None:
         (attempt.evidence / SAMPLE).write_text(built.sample, "utf-8")
+        shown = dumps({"schema_version": 1, "rows": [row._asdict() for row in built.shown]})
+        (attempt.evidence / SHOWN).write_text(f"{shown}\n", "utf-8")
     return {**built.figures.to_json(), **_records(inputs, context, attempt)}
 
 

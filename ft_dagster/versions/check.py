@@ -15,6 +15,7 @@ from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rendering.learn_calls import why_no_calls
 from ft_dagster.data.rendering.new_tokens import check_tokens, pieces_of
 from ft_dagster.data.rows.faults import fault_of, malformed
+from ft_dagster.data.rows.infer import calls_of
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import KEPT, READ, FileRead, RowsLook, SourceLook, rows_sentence
 from ft_dagster.data.rows.splits import refuse_few
@@ -214,7 +215,7 @@ def _check_calls(declared: Declared, rows: list[Row], base: CheckedBase, cache: 
         why = KnownTokenizer(base.folder, cache).answer({"calls": 1}, why_no_calls)
         if why:
             raise no_calls(why, declared.file)
-    due = sum(bool(row.messages and "tool_calls" in row.messages[-1].said) for row in rows)
+    due = sum(bool(calls_of(row)) for row in rows)
     if not due:
         return [f"evaluation.kind is tool_calls, and none of {counted(len(rows), 'row')} ends with a call"]
     if due == len(rows):

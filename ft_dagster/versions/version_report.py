@@ -70,7 +70,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
-from ft_dagster.stages import training_plan
+from ft_dagster.stages import training_mixture, training_plan
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.versions.results import frozen_spec, result_of, rows_may_be_shown, shown_answers
 from ft_dagster.versions.version_course import version_course
@@ -126,7 +126,7 @@ def _html(settings: Settings, stored: VersionFiles, following: str) -> str:
         _run(stored),
         *version_course(stored),
         *_skills(stored, spec),
-        *_data(stored),
+        *_data(stored, spec),
         _plan(stored),
         _made_of(stored, spec),
         *_version(stored),
@@ -168,7 +168,7 @@ def _said(summary: Summary) -> list[str]:
     return [f"{summary.what}.", f"{summary.good}."]
 
 
-def _data(stored: VersionFiles) -> list[Section]:
+def _data(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
     figures, mixed = (
         DatasetFigures.of(stored.artifact(TASK_DATASET.name)),
         MixtureFigures.of(stored.artifact(TRAINING_MIXTURE.name)),
@@ -176,7 +176,27 @@ def _data(stored: VersionFiles) -> list[Section]:
     dropped = HtmlTable("rows that were dropped", ("reason", "rows"), list(figures.dropped.items()))
     return [
         Section("Data", _said(dataset_summary(figures)), tables=[dropped]),
-        Section("Mixture", _said(mixture_summary(mixed, mixed.warnings)), bar_chart(source_bars(mixed))),
+        Section(
+            "Mixture",
+            _said(mixture_summary(mixed, mixed.warnings)),
+            bar_chart(source_bars(mixed)),
+            [HtmlTable("the first rows as the model read them", ("row", "is", "text"), _read(stored, spec))],
+        ),
+    ]
+
+
+def _read(stored: VersionFiles, spec: VariantSpec) -> list[list[Any]]:
+    """Return the first rows of the mixture, piece by piece; none where rows may not be shown, nor of an
+    older mixture.
+    """
+    file = stored.evidence(TRAINING_MIXTURE.name) / training_mixture.SHOWN
+    if not rows_may_be_shown(stored.made.artifacts, spec) or not file.is_file():
+        return []
+    rows = json.loads(file.read_text("utf-8"))["rows"]
+    return [
+        [number, part, text]
+        for number, row in enumerate(rows, 1)
+        for part, text in (*row["pieces"], *([("read", row["read"])] if row["read"] else ()))
     ]
 
 

@@ -22,7 +22,7 @@ from ft_dagster.audit.search.search import look_through
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import training_records
 from ft_dagster.cli.audit.questions import RecordCounts, written_sentence
-from ft_dagster.data.mixture.cuts import IN_PART, Cut
+from ft_dagster.data.mixture.cuts import IN_PART, UNFOLLOWED, Cut
 from ft_dagster.data.mixture.mixture import TOO_LONG, UNTRAINED
 from ft_dagster.stage_entries import TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.strict_json import dumps
@@ -118,6 +118,32 @@ def test_a_document_of_which_pieces_are_there_says_so(tmp_path: Path) -> None:
     records = [one for one in training_records(audit, weights) if one.facts["source"] == "general:general"]
     found = {one.facts["row"]: one.cut for one in records}
     assert found == {0: "", 1: "", 2: IN_PART, 3: "", 4: ""}
+
+
+def test_a_record_says_that_turns_after_its_last_trained_answer_were_not_read(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "The old bank."}]
+    after = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So.", "weight": 0}]
+    history = History(tmp_path / "project")
+    others: list[dict[str, Any]] = [
+        {"messages": [{**turns[0], "content": f"Who is {n}?"}, turns[1]]} for n in range(5)
+    ]
+    rows: list[dict[str, Any]] = [{"messages": [*turns, *after]}, *others]
+    dataset = history.dataset("acme.one", rows, splits=WHOLE, deduplicate="off")
+    mixture = history.mixture("acme.one", dataset, cuts=(Cut("train", SOURCE, 0, reason=UNFOLLOWED),))
+    history.model("acme.one", mixture, history.base())
+    audit, said = history.audit(), UNFOLLOWED
+    found = record(audit, parse_record(dumps(rows[0]), audit.readings()))
+    assert {(one.stage, one.cut) for one in found.found} == {
+        (TASK_DATASET.name, ""),
+        (TRAINING_MIXTURE.name, said),
+    }
+    assert [(one.how, one.cut) for one in found.models] == [(TRAINED, said)]
+    assert {one.cut for one in training_records(audit, audit.model("acme.one"))} == {"", said}
+    assert model(audit, "acme.one").in_part == 1
+    asked = parse_record(dumps({"messages": turns}), audit.readings())
+    assert record(audit, asked).found == ()
+    [same] = present(look_through(audit, asked).search).cut
+    assert [(one.how, one.cut) for one in same.models] == [(TRAINED, said)]
 
 
 def test_what_was_cut_is_told_after_retention_removed_the_rows(tmp_path: Path) -> None:

@@ -58,6 +58,20 @@ def test_a_row_is_shown_with_what_is_trained_and_what_is_context(project: Path) 
     assert found["tokens"]["cut"] == 0
 
 
+def test_turns_after_the_last_trained_answer_are_said_not_to_be_read(project: Path) -> None:
+    file = project / "chats.jsonl"
+    ends = {"messages": [*TURNS, *TURNS[:2]]}
+    file.write_text(f"{json.dumps(ends)}\n{file.read_text('utf-8')}", "utf-8")
+    found, said = (
+        json.loads(shown(project, "--row", "1", "--json")),
+        "up to its last trained answer",
+    )
+    assert found["read"] == said
+    assert found["pieces"] == json.loads(shown(project, "--row", "3", "--json"))["pieces"]
+    assert f"; read: {said}\n" in shown(project, "--row", "1")
+    assert "; read" not in shown(project, "--row", "3")
+
+
 def test_a_row_moves_no_cursor(project: Path) -> None:
     printed = shown(project, "--row", "2")
     assert "«Here�[2J it is.<|im_end|>»" in printed

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from ft_dagster.cli import main
+from ft_dagster.cli import app, main
 from ft_dagster.data.rows.splits import position_of, split_at
 from ft_dagster.errors import UserError, all_of
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.data import SplitsSpec
 from ft_dagster.versions.check import check_variant
+from tests.chat_templates import CALLS_AND_THOUGHTS
 
 KEY = VariantKey("acme", "support")
 TEXT = """\
@@ -103,6 +105,48 @@ def test_a_base_that_lacks_a_tensor_is_a_mistake_and_one_that_has_more_says_so(p
     file.write_text(json.dumps({**config, "num_hidden_layers": 20}), "utf-8")
     (error,) = mistakes(project)
     assert (error.field, error.value) == ("base_model.source", "model.layers.2.input_layernorm.weight")
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        (
+            "",
+            "train, it is learned with its answer (built in; a template that writes none refuses such rows)",
+        ),
+        ("reasoning: train, ", "train, it is learned with its answer (declared)"),
+        ("reasoning: context, ", "context, it is read and not learned (declared)"),
+        ("reasoning: drop, ", "drop, it is left out (declared)"),
+    ],
+)
+def test_what_becomes_of_reasoning_is_said_before_the_run(project: Path, declared: str, said: str) -> None:
+    """And nothing where no row has any."""
+    line = f"10 of 40 rows that were looked at have reasoning: data.reasoning: {said}"
+    reasoned(project, declared)
+    assert line in check_variant(load_settings(project), KEY)["warnings"]
+    (project / "rows.jsonl").write_text('{"prompt": "a question", "completion": "an answer"}\n' * 9)
+    assert "reasoning" not in str(check_variant(load_settings(project), KEY)["warnings"])
+
+
+@pytest.mark.slow
+def test_a_plan_says_what_becomes_of_reasoning(project: Path) -> None:
+    reasoned(project, "reasoning: context, ")
+    done = CliRunner().invoke(app, ["--project", str(project), "plan", str(KEY)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    line = "have reasoning: data.reasoning: context, it is read and not learned (declared)"
+    assert line in " ".join(done.output.split())
+
+
+def reasoned(project: Path, declared: str) -> None:
+    """Lay rows of which a quarter has reasoning."""
+    (project / "model/chat_template.jinja").write_text(CALLS_AND_THOUGHTS)
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "yes", **more}]}
+        for n in range(40)
+        for more in ({"reasoning_content": "So."} if n % 4 == 0 else {},)
+    ]
+    (project / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (project / "tenants/acme/support.yaml").write_text(TEXT.replace("data: {", f"data: {{{declared}"))
 
 
 def test_every_mistake_is_said_at_once_though_the_declaration_itself_is_invalid(project: Path) -> None:

@@ -131,6 +131,41 @@ def test_objects_are_scored_field_by_field_and_free_text_by_its_loss() -> None:
     assert (spec.objective, spec.evaluation.kind) == ("instruction", "text")
 
 
+@pytest.mark.parametrize(("calling", "kind"), [(1.0, "tool_calls"), (0.5, "tool_calls"), (0.2, "text")])
+def test_answers_that_call_tools_are_scored_by_their_calls(calling: float, kind: str) -> None:
+    """Also where a turn that is context follows them."""
+    call = {"type": "function", "function": {"name": "find", "arguments": {"city": "Gdynia"}}}
+    after = [{"role": "user", "content": "Thanks."}, {"role": "assistant", "content": "Bye.", "weight": 0}]
+    lines = []
+    for number in range(400):
+        answer: dict[str, Any] = {"role": "assistant", "content": f"It is {number} degrees."}
+        if number < calling * 400:
+            answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        turns = [
+            {"role": "user", "content": f"How is town {number}?"},
+            answer,
+            *(after if number % 2 else ()),
+        ]
+        lines.append(json.dumps({"messages": turns, "tools": [{"name": "find"}]}) + "\n")
+    Path("rows.jsonl").write_text("".join(lines), "utf-8")
+    done = init("rows.jsonl")
+    spec = declared(done)
+    assert (spec.objective, spec.evaluation.kind) == ("instruction", kind)
+    if kind == "tool_calls":
+        assert f"{calling * 400:.0f} of 400 answers call tools" in done.stdout
+        assert spec.evaluation.max_new_tokens > len(json.dumps(call["function"]))
+
+
+@pytest.mark.parametrize("place", ["mine", "mine/tenants", "mine/tenants/acme"])
+def test_a_file_in_place_of_a_folder_is_one_line(place: str) -> None:
+    Path(place).parent.mkdir(parents=True, exist_ok=True)
+    Path(place).write_text("a file")
+    done = init(write(("letter", "desk"), labels))
+    assert isinstance(done.exception, UserError), done.exception
+    assert (done.exception.problem, done.exception.file) == ("not a folder", place)
+    assert Path(place).read_text() == "a file"
+
+
 def test_raw_text_is_taken_as_it_is() -> None:
     spec = declared(init(write(("text",), lambda n: (f"Passage {n} of the handbook.",))))
     assert (spec.objective, spec.data.sources[0].fields) == ("instruction", {})

@@ -11,7 +11,7 @@ from ft_dagster.audit.answers import NearAnswer, NearRecord
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.records import is_another, known_as, record, unread_for_records
 from ft_dagster.audit.search.stored_text import TEXTS, Batch, TextFiles
-from ft_dagster.audit.sought_record import SoughtRecord, sought_row
+from ft_dagster.audit.sought_record import SoughtRecord, StoredRow, sought_row
 from ft_dagster.data.rows.dedup import WORDS, word_grams
 from ft_dagster.errors import UserError
 
@@ -35,7 +35,7 @@ class Nearness:
         self._audit, self._asked, self._threshold = audit, asked, threshold
         self.run = max(1, min(WORDS, max(map(len, words)) // RUNS))
         self._wanted = [word_grams(each, self.run) for each in words]
-        self._found: dict[tuple[bytes, ...], float] = {}  # by `Row.identities`
+        self._found: dict[StoredRow, float] = {}
         self._read = 0
 
     def see(self, batch: Batch) -> None:
@@ -44,16 +44,16 @@ class Nearness:
             grams = word_grams(row.words, self.run)
             similarity = max(len(each & grams) / len(each | grams) for each in self._wanted)
             if similarity >= self._threshold and is_another(self._audit, self._asked, row):
-                self._found[row.identities] = similarity
+                self._found[StoredRow.of(row)] = similarity
         self._read += len(batch.texts)
 
     def answer(self, files: TextFiles, seconds: float) -> NearAnswer:
         """Return the nearest first."""
         nearest = sorted(self._found.items(), key=lambda each: (-each[1], each[0]))
         told = []
-        for identities, similarity in nearest[:MOST]:
-            found = record(self._audit, sought_row(identities, "near"))
-            known = known_as(self._audit, identities)
+        for row, similarity in nearest[:MOST]:
+            found = record(self._audit, sought_row(row, "near"))
+            known = known_as(self._audit, row.identities)
             told.append(NearRecord(known.hex(), similarity, found.found, found.models))
         removed = sum(number for stage, number in files.removed.items() if stage in TEXTS)
         unread = tuple(dict.fromkeys((*unread_for_records(self._audit), *files.unread)))

@@ -31,7 +31,7 @@ from ft_dagster.audit.search.stored_text import (
     read_texts,
     text_files,
 )
-from ft_dagster.audit.sought_record import SoughtRecord, sought_row
+from ft_dagster.audit.sought_record import SoughtRecord, StoredRow, sought_row
 from ft_dagster.data.mixture.cuts import Cut, is_same_up_to
 from ft_dagster.data.rows.dataset_io import DUPLICATE
 from ft_dagster.errors import UserError
@@ -106,7 +106,7 @@ class _UpToCut:
     record: SoughtRecord
     cuts: dict[tuple[str, str], dict[int, list[Cut]]]
     older: int
-    found: dict[tuple[bytes, ...], None] = field(default_factory=dict)  # `Row.identities`
+    found: dict[StoredRow, None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, audit: Audit, asked: SoughtRecord) -> _UpToCut:
@@ -121,7 +121,7 @@ class _UpToCut:
             cut_somewhere = parts.full or parts.unknown
             older += bool(cut_somewhere and longest * BYTES_OF_LETTER >= parts.max_length)
             for cut in parts.cuts.values():
-                if cut.part is not None:
+                if cut.part is not None or cut.is_unfollowed:
                     cuts[digest, cut.split].setdefault(cut.row, []).append(cut)
         return cls(audit, asked, cuts, older)
 
@@ -133,7 +133,7 @@ class _UpToCut:
                 row = batch.row(number - batch.first)
                 other = is_another(self.audit, self.record, row)
                 if other and any(is_same_up_to(cut, row, asked) for asked in self.record.rows):
-                    self.found[row.identities] = None
+                    self.found[StoredRow.of(row)] = None
 
     def cannot(self) -> Iterator[str]:
         if self.older:
@@ -141,22 +141,20 @@ class _UpToCut:
             yield f"what differs from a row of {where} past its cut alone: made before, they do not say where"
 
 
-def _containing(audit: Audit, identities: tuple[bytes, ...]) -> ContainingRecord:
-    answer = record(audit, sought_row(identities, "inside"))
-    return ContainingRecord(known_as(audit, identities).hex(), answer.found, answer.models)
+def _containing(audit: Audit, row: StoredRow) -> ContainingRecord:
+    answer = record(audit, sought_row(row, "inside"))
+    return ContainingRecord(known_as(audit, row.identities).hex(), answer.found, answer.models)
 
 
 @dataclass
 class _Inside:
-    """Holds what was found so far. `rows`: `Row.identities` of each. `asked`: (file, task, question) ->
-    where it stands there.
-    """
+    """Holds what was found so far. `asked`: (file, task, question) -> where it stands there."""
 
     audit: Audit
     record: SoughtRecord
     part: bool
     cut: _UpToCut
-    rows: dict[tuple[bytes, ...], None] = field(default_factory=dict)
+    rows: dict[StoredRow, None] = field(default_factory=dict)
     asked: dict[tuple[str, ...], RecordIn] = field(default_factory=dict)
     answered: dict[int, Indexed] = field(default_factory=dict)
     judged: dict[int, Indexed] = field(default_factory=dict)
@@ -175,7 +173,7 @@ class _Inside:
             if batch.file.kind in RECORDS:
                 row = batch.row(at)
                 if is_another(self.audit, self.record, row):
-                    self.rows[row.identities] = None
+                    self.rows[StoredRow.of(row)] = None
             else:
                 self._see_question(batch, at)
 
@@ -204,14 +202,14 @@ class _Inside:
     def answer(self, found: TextFiles, within: str | None, seconds: float, say: Say) -> SearchAnswer:
         audit = self.audit
         records, models = list[ContainingRecord](), list[ModelThatHas]()
-        for number, identities in enumerate(list(self.rows)[:LOOKED_UP], 1):
-            found_one = _containing(audit, identities)
+        for number, row in enumerate(list(self.rows)[:LOOKED_UP], 1):
+            found_one = _containing(audit, row)
             models += found_one.models
             if number <= MOST:
                 records.append(found_one)
             elif not number % MOST:
                 say(f"{number:,} of {len(self.rows):,} rows looked up")
-        cut = tuple(_containing(audit, identities) for identities in list(self.cut.found)[:MOST])
+        cut = tuple(_containing(audit, row) for row in list(self.cut.found)[:MOST])
         models += [one for each in cut for one in each.models]
         for holders, how in ((self.judged, JUDGED), (self.answered, ANSWERED)):
             weights = (audit.index.parent(each, FINE_TUNED_MODEL.name) for each in holders.values())

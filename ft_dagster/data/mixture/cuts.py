@@ -9,14 +9,18 @@ is in the mixture whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ft_dagster.data.files.parquet import dicts_of
 from ft_dagster.data.mixture.mixture_figures import GENERAL
-from ft_dagster.data.rendering.render import upto_trained
 from ft_dagster.data.rows.content import normal_text
-from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.rows import Row, upto_trained
+
+if TYPE_CHECKING:
+    from ft_dagster.data.rendering.pieces import Piece
+    from ft_dagster.spec.variant import VariantSpec
 
 CUTS = "cuts.parquet"
 IN_PART = "some of its pieces"  # of a document, how many tokens is not counted
@@ -54,6 +58,11 @@ class Cut(NamedTuple):
     def left_out(self) -> bool:
         return bool(self.reason) and self.reason not in IN_PARTS
 
+    @property
+    def is_unfollowed(self) -> bool:
+        """Say whether turns after the last trained answer are all that is cut off."""
+        return self.kept is None and UNFOLLOWED in self.reason
+
 
 def unrendered(row: Row, rendered: Callable[[], str | None]) -> str:
     """Say what of a conversation is not rendered, empty of most. `rendered` returns its text, None where it
@@ -65,6 +74,13 @@ def unrendered(row: Row, rendered: Callable[[], str | None]) -> str:
     there = None if text is None else normal_text(text)
     lost = there is not None and any(normal_text(each) not in there for each in thoughts)
     return ", ".join(filter(None, (UNTHOUGHT * lost, UNFOLLOWED * (read is not row))))
+
+
+def unrendered_of(spec: VariantSpec, row: Row, pieces: Sequence[Piece]) -> str:
+    """Say what of a conversation is not rendered, by its pieces; empty of most."""
+    text = "" if spec.data.reasoning == "drop" else "".join(piece.text for piece in pieces)
+    cut = any(piece.part == "cut" for piece in pieces)
+    return unrendered(row, lambda: None if text and cut else text)
 
 
 def place_of(texts: Sequence[str], kept: str) -> tuple[int | None, int | None]:
@@ -97,6 +113,10 @@ def _beginnings(text: str, kept: str, at: int) -> Iterator[int]:
 
 def is_same_up_to(cut: Cut, row: Row, other: Row) -> bool:
     """Say whether another row begins like one that was cut, up to the cut: both have what was trained on."""
+    if cut.is_unfollowed:
+        length = len(upto_trained(row).messages)
+        begins = [replace(each, messages=each.messages[:length]).likeness for each in (row, other)]
+        return begins[0] == begins[1]
     if cut.part is None or cut.characters is None or (row.kind, row.tools) != (other.kind, other.tools):
         return False
     if _said_before(row, cut.part) != _said_before(other, cut.part):

@@ -23,7 +23,7 @@ from pyarrow.parquet import read_metadata
 from ft_dagster.data.files.gc_freeze import heap_frozen
 from ft_dagster.data.files.pace import RowPace
 from ft_dagster.data.files.tables import TableWriter
-from ft_dagster.data.mixture.cuts import IN_PART, Cut, place_of, unrendered
+from ft_dagster.data.mixture.cuts import IN_PART, Cut, place_of, unrendered, unrendered_of
 from ft_dagster.data.mixture.mixture_figures import (
     GENERAL,
     GeneralShare,
@@ -34,6 +34,7 @@ from ft_dagster.data.mixture.mixture_figures import (
 from ft_dagster.data.mixture.shards import SplitWriter
 from ft_dagster.data.rendering.examples import examples_of, refuse_kind
 from ft_dagster.data.rendering.general import WATCHED, GeneralText, holdout_chunks
+from ft_dagster.data.rendering.pieces import marked, pieces_of_row
 from ft_dagster.data.rendering.render import has_control_tokens, load_tokenizer
 from ft_dagster.data.rows.coverage import evaluation_grams
 from ft_dagster.data.rows.dataset_io import read_split
@@ -50,18 +51,30 @@ ORDER = "permute shards then rows, seeded by (seed, epoch)"
 BATCH = 256  # rows given to the tokenizer at once
 MANY_CUT = 0.05  # share of rows cut or dropped above which a warning is due
 TOO_LONG, UNTRAINED = "too long", "no trained tokens"
+SHOWN, PIECES, LONG = 3, 40, 600  # rows that are shown, pieces of each, characters of a piece
+
+
+class ShownExample(NamedTuple):
+    """Shows a row as it is trained: (what is done with it, text) of its pieces, long texts without their
+    middle; and which of its turns are read, "" for all.
+    """
+
+    pieces: Sequence[tuple[str, str]]
+    read: str = ""
 
 
 class BuiltMixture(NamedTuple):
     """Holds the outcome of a build. `sample`: the first training example, its trained text between « and »;
     None where nothing is trained. The caller decides whether it may be shown. `overlaps`: by task, the row in
     the corpus of each piece that was left out. `cuts`: of the rows that are there in part or not at all.
+    `shown`: the first rows, as `sample` for the caller to decide on.
     """
 
     figures: MixtureFigures
     sample: str | None
     overlaps: Mapping[str, Sequence[int]]
     cuts: Sequence[Cut] = ()
+    shown: Sequence[ShownExample] = ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ def build_mixture(
     )
     file_text = dumps(figures.file_json(), indent=1, sort_keys=True) + "\n"
     (out / "mixture.json").write_text(file_text, "utf-8")
-    return BuiltMixture(figures, build.sample, build.overlaps, build.cuts)
+    return BuiltMixture(figures, build.sample, build.overlaps, build.cuts, build.shown)
 
 
 class _Build:
@@ -149,14 +162,18 @@ class _Build:
         self.longest = 0
         self.sample: str | None = None
         self.cuts: list[Cut] = []
+        self.shown: list[ShownExample] = []
 
     def train(self, file: Path, corpus: Path | None) -> SplitFigures:
-        general, counted = self._general(corpus), 0
+        general, counted, last = self._general(corpus), 0, -1
         name = f"{GENERAL}{self._spec.data.general.name}" if self._spec.data.general else ""
         writer = SplitWriter(self._out, "train")
         for number, row, example in self._examples(file, writer):
             writer.add(example, row.source, number)
-            self.sample = self.sample or self._marked(example)
+            self.sample = self.sample or marked(example, self._tokenizer)
+            if len(self.shown) < SHOWN and number != last:
+                self._show(row)
+            last = number
             if general:
                 counted += general.counted(example)
                 for chunk, document in general.due(counted):
@@ -345,20 +362,19 @@ class _Build:
             fix=f"{', '.join(ways[:-1])}, or {ways[-1]}",
         )
 
-    def _marked(self, example: Rendered) -> str:
-        """Return the example as text, what is trained between « and »."""
-        parts, at = [], 0
-        for start, end in example.spans:
-            parts += [
-                self._decode(example.input_ids[at:start]),
-                f"«{self._decode(example.input_ids[start:end])}»",
-            ]
-            at = end
-        return "".join([*parts, self._decode(example.input_ids[at:])])
+    def _show(self, row: Row) -> None:
+        pieces = pieces_of_row(self._spec, row, self._tokenizer, self._max_length, exchange=self._exchange)
+        texts = [(each.part, _short(each.text)) for each in pieces[:PIECES]]
+        self.shown.append(ShownExample(texts, unrendered_of(self._spec, row, pieces)))
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
+
+
+def _short(text: str) -> str:
+    """Return a text without its middle where it is long."""
+    return text if len(text) <= LONG else f"{text[: LONG // 2]} … {text[-LONG // 2 :]}"
 
 
 def _realized(declared: GeneralSpec | None, train: SplitFigures) -> float:

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ft_dagster.data.rendering.chat_form import chat_noted
+from ft_dagster.data.rendering.chat_form import chat_noted, note_chat
 from ft_dagster.data.rendering.chat_template import lead_at, opening, refusal, render_chat, takes_calls
 from ft_dagster.data.rendering.lost_fields import lost_field
 from ft_dagster.data.rendering.special_tokens import special_pattern
 from ft_dagster.data.rendering.time_limit import in_time
 from ft_dagster.data.rendering.token_spans import Marked, cut, encode, spanned
-from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.data.rows.rows import Message, Row, upto_trained
 from ft_dagster.errors import UserError
 from ft_dagster.model_files.weights import declared_ends
 from ft_dagster.objectives import Rendered
@@ -200,20 +199,6 @@ def _trained_turns(row: Row, train_on: TrainOn) -> list[int]:
     return [len(row.messages) - 1]
 
 
-def upto_trained(row: Row) -> Row:
-    """Return a conversation up to its last answer that is no context: nothing is learned of what follows."""
-    last = len(row.messages)
-    while last and not (row.messages[last - 1].role == "assistant" and row.messages[last - 1].is_trained):
-        last -= 1
-    return row if last in (0, len(row.messages)) else _upto(row, last)
-
-
-def _upto(row: Row, last: int) -> Row:
-    made = replace(row, messages=row.messages[:last])
-    made.__dict__["identity"] = row.identity
-    return made
-
-
 def _refuse_lost(row: Row, whole: str, turns: Sequence[int], tokenizer: Any) -> None:
     """Raise UserError where the template leaves out what the row says."""
     if not row.says_more:
@@ -244,10 +229,20 @@ def _lost(row: Row, field: str) -> UserError:
 
 def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
     """Find where the i-th message, an answer, stands in the rendered conversation. Raises UserError."""
+    span = _span(row, i, whole, tokenizer)
+    if span is None:
+        raise _untold(row, i, tokenizer)
+    return span
+
+
+def _span(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan | None:
+    """Return where an answer stands; None where the template does not tell it from its prompt. Raises
+    UserError.
+    """
     before = _chat(row, row.messages[:i], tokenizer, prompt=True) if i else ""
     upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer)
     if not upto.startswith(before):
-        raise _untold(row, i, tokenizer)
+        return None
     content = row.messages[i].content.strip()
     start = len(before)
     begins, thought = (
@@ -260,7 +255,7 @@ def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> _AnswerSpan:
         found = _last_special(upto, tokenizer)
     stop, end = (found.start(), found.end()) if found else (len(upto.rstrip()), len(upto))
     if whole[:end] != upto[:end]:
-        raise _untold(row, i, tokenizer)
+        return None
     if thought:
         begins = max(at, thought) if content else thought
         start = thought if chat_noted(tokenizer).reasoning == "context" else start
@@ -306,16 +301,30 @@ def _untold(row: Row, i: int, tokenizer: Any) -> UserError:
     )
     if i < last and _is_told(row, last, tokenizer):
         ways = f"data.train_on: completions, {ways}"
+    ways = "".join(f"{declared}, " for declared in _declared_ways(row, i, tokenizer)) + ways
     problem = f"the chat template{why}, so the answer of message {i} cannot be told from its prompt"
     return _row_error(row, problem, f"Use {ways}")
 
 
+def _declared_ways(row: Row, i: int, tokenizer: Any) -> list[str]:
+    """Return what may be declared by which the template tells an answer from its prompt."""
+    options = chat_noted(tokenizer)
+    silent = options._replace(kwargs={**options.kwargs, "enable_thinking": False})
+    tried = {
+        "data.chat_template_kwargs: {enable_thinking: false}": silent,
+        "data.reasoning: drop": options._replace(reasoning="drop"),
+    }
+    try:
+        return [way for way, other in tried.items() if _is_told(row, i, note_chat(tokenizer, other))]
+    finally:
+        note_chat(tokenizer, options)
+
+
 def _is_told(row: Row, i: int, tokenizer: Any) -> bool:
     try:
-        _answer(row, i, _chat(row, row.messages, tokenizer), tokenizer)
+        return _span(row, i, _chat(row, row.messages, tokenizer), tokenizer) is not None
     except UserError:
         return False
-    return True
 
 
 def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool = False) -> str:

@@ -10,22 +10,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ft_dagster.data.rows.rows import Row
-from ft_dagster.data.rows.tool_schemas import function_of, schemas_of, why_not
+from ft_dagster.data.rows.tool_schemas import UNUSABLE, function_of, schemas_of, why_not
 from ft_dagster.errors import UserError
 from ft_dagster.strict_json import JsonObject, loads
 
 BROKEN = "tools or calls that are no JSON of that form"
 UNKNOWN = "a call of a tool that the row does not have"
 AGAINST = "arguments against the tool's schema"
+NO_SCHEMA = "a tool whose schema cannot be used"
 UNTRAINED = "no answer is trained"
 SYSTEMS = "two system turns"
 ORPHAN = "a tool's answer without its call"
-FAULTS = (BROKEN, UNKNOWN, AGAINST, UNTRAINED, SYSTEMS, ORPHAN)
+FAULTS = (BROKEN, UNKNOWN, AGAINST, NO_SCHEMA, UNTRAINED, SYSTEMS, ORPHAN)
 DEEPEST = 64  # levels of nesting: what reads calls and tools recurses
 
 
 def fault_of(row: Row) -> str | None:
-    """Return what is wrong with a row, None for most."""
+    """Return what is wrong with a row, None for most. Raises UserError for a schema that takes more time than
+    schemas have.
+    """
     if row.kind != "messages":
         return None
     roles = [message.role for message in row.messages]
@@ -39,6 +42,9 @@ def fault_of(row: Row) -> str | None:
         return _fault_of_calls(row)
     except _Broken:
         return BROKEN
+    except UserError as error:
+        file, line = (row.named, None) if row.place is None else (row.place.file, row.place.line)
+        raise UserError(error.problem, file=file, line=line, field=error.field, fix=error.fix) from None
 
 
 def malformed(
@@ -93,8 +99,8 @@ def _fault_of_calls(row: Row) -> str | None:
                 raise _Broken
             if tools and name not in tools:
                 return UNKNOWN
-            if tools and why_not(arguments, tools[name]):
-                return AGAINST
+            if tools and (why := why_not(arguments, tools[name])):
+                return NO_SCHEMA if why.startswith(UNUSABLE) else AGAINST
             waiting.append(call.get("id"))
     return None
 

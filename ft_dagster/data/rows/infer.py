@@ -10,19 +10,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from ft_dagster.data.rows.rows import TOOLS, Row
+from ft_dagster.data.rows.rows import TOOLS, Row, upto_trained
 from ft_dagster.data.rows.rows_read import READ
 from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.rows.split_look import SplitLook
 from ft_dagster.data.sources.formats import BESIDE, COLUMNS, LEARNED
 from ft_dagster.data.sources.locations import DeclaredAt, is_hub, is_s3
 from ft_dagster.data.sources.readers import columns_of
+from ft_dagster.data.sources.turns import as_json
 from ft_dagster.data.sources.upstream import is_asset
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import DEFAULT, RowKind
 from ft_dagster.spec.data import SourceSpec
 
-Scored = Literal["text", "label", "json"]
+Scored = Literal["text", "label", "json", "tool_calls"]
 # Names of columns, in small letters: the first that a file has is taken.
 QUESTIONS = (
     *("question", "query", "instruction", "prompt", "input", "request", "user", "letter", "message"),
@@ -146,7 +147,7 @@ def infer_sources(sources: Sequence[SourceSpec], here: Path, asked: DeclaredAt) 
     """
     formats: dict[str, str] = {}
     look = SplitLook()
-    answers, longest, number = list[str](), 0, 0
+    answers, longest, number, calling = list[str](), 0, 0, 0
     kind: RowKind = "text"
     every = (row for source in sources for row in read_rows(source, here, asked, formats))
     for number, row in enumerate(islice(every, READ + 1), 1):
@@ -155,8 +156,9 @@ def infer_sources(sources: Sequence[SourceSpec], here: Path, asked: DeclaredAt) 
         kind = row.kind
         look.add(row)
         answers.append(answer_of(row))
+        calling += bool(calls_of(row))
         longest = max(longest, len(answers[-1].encode()))
-    objective, scored, why = _taught(kind, answers)
+    objective, scored, why = _taught(kind, answers, calling)
     path, fields = sources[0].path, sources[0].fields
     columns, form = first_columns(path, here), formats[path]
     read = {*COLUMNS[form], *BESIDE.get(form, ()), "group", "licence", "license"} - fields.keys()
@@ -179,15 +181,26 @@ def unknown_columns(columns: Sequence[str]) -> UserError:
 
 
 def answer_of(row: Row) -> str:
-    """Return what a row teaches to say; of raw text all of it."""
-    return row.parts[-1][1]
+    """Return what a row teaches to say, its calls of tools as JSON; of raw text all of it."""
+    taught = upto_trained(row)
+    return taught.parts[-1][1] + calls_of(row)
 
 
-def _taught(kind: RowKind, answers: Sequence[str]) -> tuple[str, Scored, str]:
-    """Return the objective, how an answer is scored, and why."""
+def calls_of(row: Row) -> str:
+    """Return the calls of tools in the answer that a row teaches, as JSON; "" where it calls none."""
+    answer = upto_trained(row).messages[-1:]
+    calls = answer[0].said.get("tool_calls") if answer else None
+    return as_json(calls) if calls else ""
+
+
+def _taught(kind: RowKind, answers: Sequence[str], calling: int) -> tuple[str, Scored, str]:
+    """Return the objective, how an answer is scored, and why. `calling`: how many answers call tools."""
     labels = {answer.strip() for answer in answers}
     if kind == "text":
         return DEFAULT, "text", "raw text: all of it is learned, and judged by its loss"
+    if 2 * calling >= len(answers) > 0:
+        said = f"{calling:,} of {len(answers):,} answers call tools: right or wrong by their calls"
+        return DEFAULT, "tool_calls", said
     if len(labels) == 1 < len(answers):
         return DEFAULT, "text", "all answers are the same, so that there is nothing to tell apart"
     if all(map(_is_object, answers)):

@@ -240,6 +240,20 @@ def in_exchange(row: Row, exchange: bool) -> Row:
     return made
 
 
+def upto_trained(row: Row) -> Row:
+    """Return a conversation up to its last answer that is no context: nothing is learned of what follows. It
+    stays the same record.
+    """
+    last = len(row.messages)
+    while last and not (row.messages[last - 1].role == "assistant" and row.messages[last - 1].is_trained):
+        last -= 1
+    if last in (0, len(row.messages)):
+        return row
+    made = replace(row, messages=row.messages[:last])
+    made.__dict__["identity"] = row.identity
+    return made
+
+
 def said_of_seams(run_together: int, prompts: int) -> list[str]:
     """Return a line where so many of the prompts run into their completions as plain text."""
     if not run_together:

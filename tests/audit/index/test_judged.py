@@ -24,6 +24,7 @@ from ft_dagster.audit.records import (
     checked,
     record,
 )
+from ft_dagster.audit.search.search import look_through
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import documents
 from ft_dagster.audit.verify.verify import verify
@@ -38,8 +39,10 @@ from ft_dagster.settings import Settings
 from ft_dagster.stage_entries import EVALUATION, TASK_DATASET
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, pieces, question
 from tests.audit.index_rows import as_schema, edit_members
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 CANARY_TEXT = "My Zyrtexal password is quince"
@@ -213,6 +216,25 @@ def rows_of(history: History, dataset: Artifact, split: str) -> list[Row]:
 def hows(history: History, row: Row) -> set[tuple[str, str]]:
     """(weights, how) of each model that has a row."""
     return {(one.weights, one.how) for one in ask(history, row.identity.hex()).models}
+
+
+def test_a_judged_row_that_contains_a_text_or_is_near_one_was_judged_with(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    dataset, base = made.dataset("acme.one", [question(n) for n in range(60)]), made.base()
+    model = made.model("acme.one", made.mixture("acme.one", dataset), base)
+    asked, left = rows_of(made, dataset, "test")[:2]
+    name = f"test_split_task:0:{asked.likeness.hex()[:32]}"
+    made.evaluated("acme.one", model, [sample("test_split_task", "test_split_task", name)], [])
+    audit = made.audit()
+    for row, how in ((asked, JUDGED), (left, HELD_OUT)):
+        within = parse_record(row.prompt)  # a document that stands in the row
+        found = present(look_through(audit, within).search).records
+        [one] = [each for each in found if each.identity == row.identity.hex()]
+        assert [each.how for each in one.models] == [how]
+        like = parse_record(dumps({"prompt": row.prompt, "completion": f"{row.completion} Yes."}))
+        nearest = present(look_through(audit, like, search=False, near=0.5).near).records
+        [close] = [each for each in nearest if each.identity == row.identity.hex()]
+        assert [each.how for each in close.models] == [how]
 
 
 def test_judged_with_is_what_an_evaluation_asked_alone(tmp_path: Path) -> None:

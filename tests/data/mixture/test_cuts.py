@@ -169,15 +169,53 @@ def test_a_document_of_which_pieces_are_not_there_is_named(
     assert [row for row in given if given[row] < whole[row]] == [cut.row]
 
 
+def conversation(number: int, *, after: bool, words: int = 4) -> dict[str, Any]:
+    turns = [
+        {"role": "user", "content": said(number, 5)},
+        {"role": "assistant", "content": said(number, words)},
+    ]
+    more = [
+        {"role": "user", "content": "And then?"},
+        {"role": "assistant", "content": "Nothing.", "train": False},
+    ]
+    return {"messages": [*turns, *(more if after else ())]}
+
+
+def test_a_row_that_differs_after_the_last_trained_answer_alone_is_the_same_as_far_as_that() -> None:
+    row, cut = as_chat(conversation(0, after=True)), Cut("train", "s", 0, reason=UNFOLLOWED)
+    assert is_same_up_to(cut, row, as_chat(conversation(0, after=False)))
+    longer = replace(row, messages=(*row.messages[:2], Message("user", "Why?"), Message("assistant", "So.")))
+    assert is_same_up_to(cut, row, longer)
+    for other in (
+        replace(longer, tools="[1]"),
+        replace(longer, messages=(*row.messages[:1], Message("assistant", "It is."))),
+        replace(
+            longer, messages=(row.messages[0], row.messages[1]._replace(more='{"reasoning_content":"a"}'))
+        ),
+        replace(longer, messages=row.messages[:1]),
+    ):
+        assert not is_same_up_to(cut, row, other)
+
+
+def as_chat(row: dict[str, Any]) -> Row:
+    turns = (
+        Message(turn["role"], turn["content"], as_json({"train": False}) if "train" in turn else "")
+        for turn in row["messages"]
+    )
+    return Row("messages", "s", tuple(turns))
+
+
 def test_cuts_are_read_as_they_were_written(tmp_path: Path) -> None:
     cuts = [
         Cut("train", "data.sources[0]", 3, 800, 512, 1, 900),
         Cut("validation", "data.sources[1]", 3, 800, 0, reason=TOO_LONG),
         Cut("train", "general:x", 3, reason=IN_PART),
+        Cut("train", "data.sources[1]", 4, reason=f"{UNTHOUGHT}, {UNFOLLOWED}"),
     ]
     write_cuts(cuts, tmp_path)
     assert read_cuts(tmp_path / "cuts.parquet") == {
         ("train", False, 3): cuts[0], ("validation", False, 3): cuts[1], ("train", True, 3): cuts[2],
+        ("train", False, 4): cuts[3],
     }  # fmt: skip
     write_cuts([], tmp_path)
     assert read_cuts(tmp_path / "cuts.parquet") == {}

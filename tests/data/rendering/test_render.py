@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.rendering import time_limit
+from ft_dagster.data.files import time_limit
 from ft_dagster.data.rendering.chat_rules import stop_token_ids
 from ft_dagster.data.rendering.chat_template import lead_of
 from ft_dagster.data.rendering.render import load_tokenizer, render, render_rows, render_turn
@@ -296,7 +296,8 @@ def test_a_template_is_ended_in_another_thread_and_after_a_fork(
 
 TRACED = """
 import sys, time
-from ft_dagster.data.rendering import time_limit
+from ft_dagster.data.files import time_limit
+from ft_dagster.data.rendering.time_limit import in_time
 from ft_dagster.errors import UserError
 
 time_limit.SECONDS = time_limit.EACH = 0.05
@@ -316,7 +317,7 @@ def ended_late():
 
 for rendering in (endless, ended_late):
     try:
-        print(time_limit.in_time(Tokenizer, rendering))
+        print(in_time(Tokenizer, rendering))
     except UserError as error:
         print(error.field)
 sys.settrace(lambda *event: None)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trl
 
-from ft_dagster.data.rendering.chat_form import ChatOptions, note_chat
+from ft_dagster.data.rendering.chat_form import ChatOptions, chat_noted, note_chat
 from ft_dagster.data.rendering.chat_template import DATE
 from ft_dagster.data.rendering.render import render
 from ft_dagster.data.rows.rows import Message, Row
@@ -155,6 +155,34 @@ def test_a_whole_row_has_the_tokens_of_the_template_or_is_refused_by_the_field(
     assert (WHY in trained) == (reasoning == "train")
     assert (WHY in before) == (reasoning == "context")
     assert CITY not in trained
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "reasoning", "way"),
+    [
+        ("nemotron_3_nano", {}, False, "data.chat_template_kwargs: {enable_thinking: false}, another base"),
+        ("nemotron_3_ultra", {}, False, "data.chat_template_kwargs: {enable_thinking: false}, another base"),
+        ("nemotron_3_nano", {"enable_thinking": False}, True, "data.reasoning: drop, another base"),
+        ("deepseekv3", {}, False, "another base"),
+        ("deepseek_r1_distill", {}, False, "another base"),
+    ],
+)
+def test_a_template_that_opens_a_thought_names_the_ways_out_that_are_ones(
+    name: str, kwargs: dict[str, bool], reasoning: bool, way: str
+) -> None:
+    tokenizer, options = tokenizer_of(name), ChatOptions("train", kwargs)
+    row = row_of(turns(calls=False, reasoning=reasoning, as_text=True), False)
+    with pytest.raises(UserError, match="cannot be told from its prompt") as refused:
+        render(row, note_chat(tokenizer, options))
+    assert refused.value.fix.startswith(f"Use {way}")
+    assert chat_noted(tokenizer) == options
+    if way != "another base":
+        changed = (
+            ChatOptions("drop", kwargs) if reasoning else ChatOptions("train", {"enable_thinking": False})
+        )
+        example = render(row, note_chat(tokenizer, changed))
+        [(start, end)] = example.spans
+        assert ANSWER in tokenizer.decode(example.input_ids[start:end])
 
 
 def called(*, train_on: Any, **more: Any) -> list[str]:

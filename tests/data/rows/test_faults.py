@@ -9,8 +9,19 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.data.files import time_limit
+from ft_dagster.data.rows import tool_schemas
 from ft_dagster.data.rows.dataset import build_task_dataset
-from ft_dagster.data.rows.faults import AGAINST, BROKEN, FAULTS, ORPHAN, SYSTEMS, UNKNOWN, UNTRAINED
+from ft_dagster.data.rows.faults import (
+    AGAINST,
+    BROKEN,
+    FAULTS,
+    NO_SCHEMA,
+    ORPHAN,
+    SYSTEMS,
+    UNKNOWN,
+    UNTRAINED,
+)
 from ft_dagster.errors import UserError
 
 TOOL = {
@@ -50,6 +61,13 @@ def numbered(value: Any, **limits: Any) -> dict[str, Any]:
 
 
 FIND = {"name": "find"}
+
+
+def patterned(pattern: str) -> dict[str, Any]:
+    city = {"type": "string", "pattern": pattern}
+    return {"name": "find", "parameters": {"type": "object", "properties": {"city": city}}}
+
+
 RIGHT = '{"city": "Gdynia"}'
 FAULTY = {
     "arguments that are no JSON": (BROKEN, row(ASKS, calls('{"city": '))),
@@ -79,10 +97,15 @@ FAULTY = {
     "a wrong type": (AGAINST, row(ASKS, calls('{"city": 7}'))),
     "a fraction where days are counted": (AGAINST, row(ASKS, calls('{"city": "a", "days": 1.5}'))),
     "a missing argument": (AGAINST, row(ASKS, calls({"days": 2}))),
-    "a number that a schema cannot divide": (AGAINST, numbered(10**400, multipleOf=0.5)),
-    "a pattern that repeats without end": (AGAINST, numbered("a", pattern="a{99999999999}")),
-    "a schema of no draft": (AGAINST, row(ASKS, calls({}), tools=[{**FIND, "parameters": {"$schema": 5}}])),
+    "a number that a schema cannot divide": (NO_SCHEMA, numbered(10**400, multipleOf=0.5)),
+    "a pattern that repeats without end": (NO_SCHEMA, numbered("a", pattern="a{99999999999}")),
+    "a schema of no draft": (NO_SCHEMA, row(ASKS, calls({}), tools=[{**FIND, "parameters": {"$schema": 5}}])),
     "no arguments where one is needed": (AGAINST, row(ASKS, calls(""))),
+    "a pattern that it breaks": (
+        AGAINST,
+        row(ASKS, calls(json.dumps({"city": "a" * 60 + "!"})), tools=[patterned("(a+)+$")]),
+    ),
+    "a pattern that is none": (NO_SCHEMA, row(ASKS, calls(RIGHT), tools=[patterned("(?!a)")])),
     "no trained answer": (UNTRAINED, row(ASKS, {**SAYS, "weight": 0})),
     "no trained answer of two": (
         UNTRAINED,
@@ -158,6 +181,27 @@ def test_no_row_may_be_malformed_unless_declared(
         built(
             project, tmp_path / "out", write, variant(sources=["chat.jsonl"]), [FAULTY["two system turns"][1]]
         )
+
+
+def test_a_schema_that_does_not_end_is_one_error_that_names_the_row(
+    project: Path, tmp_path: Path, write: Any, variant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for constant, seconds in (("SECONDS", 0.2), ("EACH", 0.0), ("TICK", 0.01)):
+        monkeypatch.setattr(time_limit, constant, seconds)
+    monkeypatch.setattr(tool_schemas, "_ACCOUNT", time_limit.Account(0.2))
+    twice = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
+    endless = {"name": "find", "parameters": {"$ref": "#/$defs/d0", "$defs": {**twice, "d40": {}}}}
+    with pytest.raises(UserError, match="does not seem to end") as caught:
+        built(
+            project, tmp_path / "out", write, variant(sources=["chat.jsonl"]),
+            [row(ASKS, calls(RIGHT), tools=[endless])],
+        )  # fmt: skip
+    assert (Path(str(caught.value.file)).name, caught.value.line, caught.value.field) == (
+        "chat.jsonl",
+        1,
+        "tools",
+    )
+    assert "Gdynia" not in str(caught.value)
 
 
 def test_a_text_that_does_not_parse_is_named_by_no_word_of_it(

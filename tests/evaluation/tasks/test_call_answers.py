@@ -76,6 +76,22 @@ def test_an_answer_is_scored_by_the_calls_of_its_row(tasks: Callable[..., Any]) 
     assert scores(task, "[TOOL_CALLS]weather[ARGS]{", 1) == {"calls_right": 0, "undue_call": 1}
 
 
+def test_a_row_is_asked_with_its_tools_and_up_to_its_last_trained_answer(
+    tasks: Callable[..., Any], calling_tokenizer: Any
+) -> None:
+    given = asked(0, ("weather", {"city": "Oslo"}))
+    turns = json.loads(given["messages"])
+    after = [{"role": "user", "content": "Thanks."}, {"role": "assistant", "content": "Bye.", "train": False}]
+    loss, task = tasks([{**given, "messages": json.dumps([*turns, *after])}, {**asked(1), "tools": ""}])
+    shown = f"<|im_start|>system\nweather {json.dumps(SCHEMA['properties'])}<|im_end|>\n"
+    for each in (loss, task):
+        with_tools, without = sorted(each.eval_docs, key=lambda doc: doc["index"])
+        prompt = f"{shown}<|im_start|>user\nquestion 0<|im_end|>\n<|im_start|>assistant\n"
+        assert with_tools["prompt"] == calling_tokenizer.decode(with_tools["asked_ids"]) == prompt
+        assert with_tools["answer"] == OSLO
+        assert "weather" not in without["prompt"]
+
+
 def test_the_order_of_calls_counts_unless_it_is_free(tasks: Callable[..., Any]) -> None:
     rows = [asked(0, ("weather", {"city": "Oslo"}), ("weather", {"city": "Rome"}))]
     for order, right in (("fixed", 0), ("free", 1)):
