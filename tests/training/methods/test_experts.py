@@ -65,6 +65,7 @@ class Taught:
     runs: Runs
     settings: dict[str, Any]
     folder: Path
+    log: str
 
     @property
     def payload(self) -> Path:
@@ -88,7 +89,8 @@ def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     settings = settings_of(runs.base)
     made = prepared(runs, "lora", "lora", settings=settings, training=SHORT)
     train(made)
-    return Taught(request.param, runs, settings, made)
+    log = (made / "acme.support/evidence/log.jsonl").read_text("utf-8")  # which a further call begins anew
+    return Taught(request.param, runs, settings, made, log)
 
 
 def matrices(base: Path) -> int:
@@ -202,8 +204,7 @@ def test_a_base_of_experts_trains_and_answers_general_prompts(
 
 
 def test_the_spectrum_of_the_layers_says_that_experts_are_not_among_them(taught: Taught) -> None:
-    lines = (taught.folder / "acme.support/evidence/log.jsonl").read_text("utf-8").splitlines()
-    seen = [each["spectrum"] for each in map(json.loads, lines) if "spectrum" in each]
+    seen = [each["spectrum"] for each in map(json.loads, taught.log.splitlines()) if "spectrum" in each]
     assert seen
     assert all(each["experts_left_out"] for each in seen)
     figures = TrainingFigures.from_json(result_of(taught.folder)["figures"])
