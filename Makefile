@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := examples/demo
 RUN := $(BIN)/ft-dagster --project $(DEMO)
-# What tests make goes into memory where that has room: each commit of a store waits for its disk.
+# What tests make goes into memory where that has room and runs programs: each commit of a store waits for its disk.
 ROOM := $(shell df --output=avail -k /dev/shm 2>/dev/null | tail -1)
-IN_MEMORY := $(shell [ "$(ROOM)" -gt 8000000 ] 2>/dev/null && echo TMPDIR=/dev/shm)
+IN_MEMORY := $(shell [ "$(ROOM)" -gt 8000000 ] 2>/dev/null && ! grep -q " /dev/shm .*noexec" /proc/mounts && echo TMPDIR=/dev/shm)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 HANGS := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true  # a test that does not end fails by its name
 
