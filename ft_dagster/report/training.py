@@ -102,8 +102,13 @@ def course_of(log: Iterable[Mapping[str, Any]], figures: TrainingFigures) -> Cou
 
 def figure_rows(figures: TrainingFigures) -> list[list[Any]]:
     """Return a row for `FIGURES`; what was not measured is left out."""
-    on = figures.measured_on
-    rows: list[tuple[str, str, str]] = [
+    on, rows = figures.measured_on, [*_seen(figures), *_spent(figures)]
+    return [[name, value, on.get(key, "") if key else ""] for name, value, key in rows if value]
+
+
+def _seen(figures: TrainingFigures) -> list[tuple[str, str, str]]:
+    """Return name, value and what it was measured on, of what shows how the training went."""
+    return [
         (
             "steps",
             f"{count(figures.steps)}, {figures.epochs:.3g} epochs; step {count(figures.best_step)} is kept",
@@ -135,6 +140,12 @@ def figure_rows(figures: TrainingFigures) -> list[list[Any]]:
             _two("share", figures.empty_answers_first, figures.empty_answers_last),
             "general prompts",
         ),
+    ]
+
+
+def _spent(figures: TrainingFigures) -> list[tuple[str, str, str]]:
+    """Return the same of what the training computed, took and left."""
+    return [
         ("tokens", f"{count(figures.tokens)}, of which {count(figures.trained_tokens)} trained on", ""),
         ("packing", f"{percent(figures.packing_fill)} of the positions held a token", ""),
         (
@@ -162,7 +173,6 @@ def figure_rows(figures: TrainingFigures) -> list[list[Any]]:
         ("checkpoints", _checkpoints(figures), ""),
         ("resumed from step", ", ".join(map(str, figures.resumed_from)), ""),
     ]
-    return [[name, value, on.get(key, "") if key else ""] for name, value, key in rows if value]
 
 
 def plotted(figures: TrainingFigures) -> dict[str, float]:

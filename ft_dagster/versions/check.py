@@ -127,13 +127,8 @@ def check_variant(
         with found.gathered(f"{at}.path"):
             read_of.append(look.rows(source, DeclaredAt(file, at, roots)))
     rows = [row for source in read_of for row in source.rows[:KEPT]]
-    read = len(found.errors) == wrong and all(file.whole for file in look.files)
-    if read and not declarations.errors(key):
-        with found.gathered("data.sources"):
-            splits = declarations.declared(key).spec.data.splits
-            refuse_few(sum(file.rows for file in look.files), splits, file=file)
-        with found.gathered("data.max_malformed"):
-            _refuse_malformed(declarations.declared(key), rows, sum(file.rows for file in look.files))
+    if len(found.errors) == wrong and not declarations.errors(key) and all(each.whole for each in look.files):
+        _check_counts(declarations.declared(key), rows, sum(each.rows for each in look.files), found)
     if named.corpus is not None:
         look.files += _check_corpus(declarations, named.corpus, looks, found)
     tokenizer, few, calls = None, tuple[str, ...](), list[str]()
@@ -162,6 +157,14 @@ def check_variant(
         "summary": "; ".join([named_here, seen, *losses]),
         "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
     }
+
+
+def _check_counts(declared: Declared, rows: list[Row], in_all: int, found: Mistakes) -> None:
+    """Find out whether there are rows enough, and few enough malformed ones, where all were counted."""
+    with found.gathered("data.sources"):
+        refuse_few(in_all, declared.spec.data.splits, file=declared.file)
+    with found.gathered("data.max_malformed"):
+        _refuse_malformed(declared, rows, in_all)
 
 
 def _refuse_malformed(declared: Declared, rows: list[Row], in_all: int) -> None:

@@ -16,16 +16,22 @@ from ft_dagster.strict_json import JsonObject
 
 DATE = "26 Jul 2024"  # what templates that print today's date get, as `date_string` too
 SYSTEM = "You are a helpful assistant."  # before a question, where the template takes none without a system
+_MISSING = re.compile(r"has no (?:attribute|element) '(\w+)'$")  # in the words of Jinja
 MARK = "4821"  # a text that no template writes otherwise
 LONGEST_LEAD = 1000  # characters: it stands in keys, and is looked for in each answer
 
 
 def refusal(error: Exception, tokenizer: Any) -> str:
     """Say why a template refuses turns: in its own words where they stand in it as they are, for what it puts
-    together may quote a row; else by the kind of the error.
+    together may quote a row; by the field that it reads and that is missing; else by the kind of the error.
     """
-    said = str(error).strip()
-    return said.rstrip(".") if said and said in str(tokenizer.chat_template) else type(error).__name__
+    said, template = str(error).strip(), str(tokenizer.chat_template)
+    if said and said in template:
+        return said.rstrip(".")
+    missing = _MISSING.search(said)
+    if missing is not None and re.search(rf"\b{missing[1]}\b", template):
+        return f"it reads {missing[1]!r}, which is missing there"
+    return type(error).__name__
 
 
 def render_chat(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False, tools: str = "") -> str:

@@ -114,13 +114,17 @@ def _tools(row: Row) -> JsonObject:
 
 
 def _is_tool(tool: Any) -> bool:
-    """Say whether a tool has a name, and says what it takes as an object, or not at all."""
+    """Say whether a tool has a name, and says what it takes as an object, or not at all. A property that is
+    null, as `datasets` writes those of other rows' tools into JSON, is no schema.
+    """
     function = function_of(tool)
     if function is None:
         return False
     schemas = [function.get(name) for name in ("parameters", "input_schema")]
     taken = [schema.get("properties") for schema in schemas if isinstance(schema, dict)]
-    return all(each is None or isinstance(each, dict) for each in (*schemas, *taken))
+    properties = (one for each in taken if isinstance(each, dict) for one in each.values())
+    are_objects = all(each is None or isinstance(each, dict) for each in (*schemas, *taken))
+    return are_objects and all(isinstance(one, dict | bool) for one in properties)
 
 
 def _read(text: str) -> Any:

@@ -243,3 +243,11 @@ def test_an_argument_whose_name_json_escapes_is_not_lost() -> None:
     tokenizer = tokenizer_of("qwen3")
     rendered = render(replace(row, tools=as_json([tool])), tokenizer)
     assert json.dumps('a "city" or é', ensure_ascii=False) in tokenizer.decode(rendered.input_ids)
+
+
+def test_what_a_template_reads_and_a_tool_has_not_is_named() -> None:
+    """The name stands in the template, so that it tells nothing of the row."""
+    row = row_of(turns(calls=False, reasoning=False, as_text=False), tools=False)
+    bare = as_json([{"type": "function", "function": {"name": "find_weather"}}])
+    with pytest.raises(UserError, match="refuses the row: it reads 'description', which is missing there"):
+        render(replace(row, tools=bare), tokenizer_of("gptoss"))

@@ -77,6 +77,10 @@ FAULTY = {
     "arguments with a number without end": (BROKEN, row(ASKS, calls('{"city": "a", "days": 1e400}'))),
     "arguments with half of a surrogate pair": (BROKEN, row(ASKS, calls('{"city": "\\ud83d"}'))),
     "arguments nested a hundred levels": (BROKEN, row(ASKS, calls(f'{{"city": {100 * "["}{100 * "]"}}}'))),
+    "a property that is null, in a row without a call": (
+        BROKEN,
+        row(ASKS, SAYS, tools=[{"name": "find", "parameters": {"properties": {"city": None}}}]),
+    ),
     "tools with a name twice": (BROKEN, row(ASKS, SAYS, tools='[{"name": "find", "name": "lost"}]')),
     "calls with a name twice": (
         BROKEN,
