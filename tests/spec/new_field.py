@@ -24,12 +24,12 @@ from tests.docs.reference import pages
 from tests.e2e.project import edit
 
 VARIANT = "acme.places"
-BETA, START, LETTERS = "training.adam_beta2", "method.start", "data.least_letters"
+BETA, ALPHA, LETTERS = "training.adam_beta2", "method.q_alpha", "data.least_letters"
 DECAY = "training.weight_decay"
-BUILT_IN: dict[str, Any] = {BETA: 0.999, START: None, LETTERS: 0}
+BUILT_IN: dict[str, Any] = {BETA: 0.999, ALPHA: None, LETTERS: 0}
 SAID = {
     BETA: "Decay of the mean of the squared gradients",
-    START: "What A begins with",
+    ALPHA: "Alpha of the queries",
     LETTERS: "A row with fewer is left out",
 }
 PARTS = {"training": "TrainingSpec", "method": "MethodSpec", "data": "DataSpec"}
@@ -47,15 +47,14 @@ def main(project: Path) -> None:
     assert moved(first, faster) == {"training_plan", MODEL}
     plan = faster["training_plan"].figures
     assert plan["training"]["adam_beta2"] == 0.5
-    assert "start" not in plan["method"]
-    assert planned(project) == {
-        BETA: "as declared", START: "an update of nothing", DECAY: "none is usual in fine-tuning",
-    }  # fmt: skip
-    edit(file, lambda declared: declared["method"].update(start="gaussian"))
-    assert causes(project) >= {START}
+    assert "q_alpha" not in plan["method"]
+    assert planned(project, BETA, DECAY) == ["as declared", "none is usual in fine-tuning"]
+    edit(file, lambda declared: declared["method"].update(q_alpha=8.0))
+    assert causes(project) >= {ALPHA}
     spread = made(project)
     assert moved(faster, spread) == {"training_plan", MODEL}
-    assert spread["training_plan"].figures["method"]["start"] == "gaussian"
+    assert spread["training_plan"].figures["method"]["q_alpha"] == 8.0
+    assert planned(project, ALPHA) == ["as declared"]
     edit(file, lambda declared: declared["data"].update(least_letters=50))
     assert causes(project) >= {LETTERS}
     fewer = made(project, up_to="task_dataset")
@@ -91,10 +90,10 @@ def causes(project: Path) -> set[str]:
     return {cause["what"] for cause in row["causes"]}
 
 
-def planned(project: Path) -> dict[str, str]:
-    """Return why the newest plan has these values."""
+def planned(project: Path, *fields: str) -> list[str]:
+    """Return why the newest plan has the values of these fields."""
     reasons = {each["field"]: each["reason"] for each in asked(project, "show", VARIANT)["plan"]}
-    return {field: reasons[field] for field in (BETA, START, DECAY)}
+    return [reasons[field] for field in fields]
 
 
 def made(project: Path, up_to: str = MODEL) -> dict[str, Artifact]:

@@ -29,7 +29,7 @@ TRAINING: dict[str, list[Edit]] = {
         ),
         ('"on_bad_rate",)', '"adam_beta2", '),
     ],
-    "training/trainer.py": [
+    "training/arguments.py": [
         ("        weight_decay=settings.weight_decay,", "        adam_beta2=settings.adam_beta2,\n")
     ],
 }
@@ -37,21 +37,20 @@ METHOD: dict[str, list[Edit]] = {
     "methods/lora.py": [
         (
             '    name: str = "lora"',
-            "    unsaid = ('start',)\n\n"
-            "    start: Annotated[\n"
-            "        Literal['zero', 'gaussian'], Field(description='What A begins with')\n"
-            "    ] = 'zero'\n",
+            "    q_alpha: Annotated[\n"
+            "        float | None, Field(gt=0, le=1024, description='Alpha of the queries')\n"
+            "    ] = None\n",
         ),
+        ('"target_parameters", "init_lora_weights")', '"q_alpha", '),
         (
             '    "use_rslora": SettingDefault',
-            "    'start': SettingDefault('zero', 'an update of nothing'),\n",
+            "    'q_alpha': SettingDefault(None, 'that of all layers'),\n",
         ),
-        ("from typing import Annotated", "from typing import Literal\n"),
     ],
     "training/methods/lora.py": [
         (
             '            bias="none",',
-            "            init_lora_weights=settings.start == 'zero' or settings.start,\n",
+            "            alpha_pattern={} if settings.q_alpha is None else {'q_proj': settings.q_alpha},\n",
         )
     ],
 }
@@ -59,11 +58,11 @@ DATA: dict[str, list[Edit]] = {
     "spec/data.py": [
         (
             "    sources: tuple[RowSource, ...]",
-            "    added = ('least_letters',)\n\n"
             "    least_letters: int = Field(\n"
             "        0, ge=0, le=10_000, description='A row with fewer is left out'\n"
             "    )\n",
-        )
+        ),
+        ('"reasoning", "chat_template_kwargs", "max_malformed")', '"least_letters", '),
     ],
     "data/rows/dataset.py": [
         ("        self._near_turns: list[str] = []", "        self._least = spec.least_letters\n"),
@@ -73,7 +72,7 @@ DATA: dict[str, list[Edit]] = {
             "            return Dropped('too few letters')\n",
         ),
     ],
-    "stages/task_dataset.py": [('"data.decontaminate")', '"data.least_letters", ')],
+    "stages/task_dataset.py": [('"data.max_malformed")', '"data.least_letters", ')],
 }
 
 
@@ -88,11 +87,15 @@ def with_the_fields(package: Path) -> None:
         (package / name).write_text(text, "utf-8")
 
 
+def test_each_field_touches_three_files_that_have_its_place(tmp_path: Path) -> None:
+    assert max(map(len, (TRAINING, METHOD, DATA))) <= 3
+    with_the_fields(tmp_path / "ft_dagster")
+
+
 @pytest.mark.long
 def test_a_field_of_three_files_is_shown_planned_obeyed_and_a_cause(
     tmp_path: Path, finished_project: Path
 ) -> None:
-    assert max(map(len, (TRAINING, METHOD, DATA))) <= 3
     with_the_fields(tmp_path / "copy" / "ft_dagster")
     project = copied(finished_project, tmp_path / "project")
     tried = subprocess.run(
