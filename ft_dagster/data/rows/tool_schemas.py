@@ -13,10 +13,12 @@ from typing import Any
 
 from ft_dagster.data.files import time_limit
 from ft_dagster.data.files.time_limit import Account, OutOfTime, within
+from ft_dagster.data.rows.ecma_patterns import as_rust
 from ft_dagster.errors import UserError
 
 DEFINITIONS = ("$defs", "definitions", "$schema")
 UNUSABLE = "the tool's schema cannot be used"
+STEPS = 100_000_000  # of a pattern in one text: a few seconds at most, which nothing ends
 _ACCOUNT = Account()  # of all schemas: each call gives time back
 
 
@@ -124,7 +126,20 @@ def _by_linear_patterns(kind: Any) -> Any:
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties(kind.VALIDATORS["additionalProperties"]),
     }
-    return extend(kind, held)
+    made: Any = extend(kind, held)
+    plain = made.evolve
+
+    def evolve(self: Any, **changes: Any) -> Any:
+        """Keep to such patterns below a `$schema` that stands within a schema."""
+        below = plain(self, **changes)
+        if type(below) is made:
+            return below
+        kind: Any = type(below)
+        parts = {each.alias: getattr(below, each.name) for each in kind.__attrs_attrs__ if each.init}
+        return _by_linear_patterns(kind)(**parts)
+
+    made.evolve = evolve
+    return made
 
 
 def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Iterator[Any]:
@@ -153,7 +168,7 @@ def _additional_properties(plain: Callable[..., Any]) -> Callable[..., Iterator[
     return held
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=32)  # of up to 12 MB each
 def _matcher(pattern: str) -> Callable[[str], bool]:
     """Return the function that says whether a text has what a pattern says in it, in time that grows with the
     text. Raises _Unusable for a pattern that needs another engine.
@@ -162,8 +177,15 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
     from pydantic_core.core_schema import str_schema
 
     try:
-        held = SchemaValidator(str_schema(pattern=pattern, regex_engine="rust-regex", strict=True))
-    except SchemaError:
+        linear, letters = as_rust(pattern)
+        held = SchemaValidator(str_schema(pattern=linear, regex_engine="rust-regex", strict=True))
+    except (SchemaError, ValueError):
         problem = "a pattern that looks around or back, is too large, or is not written as JSON schema says"
         raise _Unusable(problem) from None
-    return held.isinstance_python
+
+    def matches(text: str) -> bool:
+        if letters * len(text) > STEPS:
+            raise _Unusable("a pattern that is too large for a text so long")
+        return held.isinstance_python(text)
+
+    return matches

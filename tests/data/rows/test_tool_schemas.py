@@ -17,6 +17,7 @@ from ft_dagster.errors import UserError
 
 SLOW = "(a+)+$"
 LONG = "a" * 60 + "!"
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 SLOW_SCHEMAS = {
     "a pattern": ({"properties": {"a": {"pattern": SLOW}}}, {"a": LONG}, "'pattern'"),
     "a pattern of names": (
@@ -33,6 +34,26 @@ SLOW_SCHEMAS = {
         {"$schema": "http://json-schema.org/draft-04/schema#", "properties": {"a": {"pattern": SLOW}}},
         {"a": LONG},
         "'pattern'",
+    ),
+    "a dialect within another": (
+        {"properties": {"a": {"$schema": DRAFT_7, "pattern": SLOW}}},
+        {"a": LONG},
+        "'pattern'",
+    ),
+    "a dialect that is referred to": (
+        {
+            "$ref": "#/$defs/d",
+            "$defs": {
+                "d": {"$schema": "http://json-schema.org/draft-07/schema#", "allOf": [{"pattern": SLOW}]}
+            },
+        },
+        LONG,
+        "'pattern'",
+    ),
+    "a large pattern in a long text": (
+        {"pattern": "(?:[a-z]{1,100}){1,500}x"},
+        "a" * 100_000,
+        "a pattern that is too large for a text so long",
     ),
     "names that are left": (
         {"patternProperties": {SLOW: {}}, "unevaluatedProperties": False},
@@ -89,10 +110,49 @@ def test_patterns_say_what_json_schema_says(schema: Any, value: Any, broken: str
     )
 
 
-@pytest.mark.parametrize("pattern", ["(?!a)", r"(a)\1", "("])
+@pytest.mark.parametrize("pattern", ["(?!a)", "(?<=a)", r"(a)\1", "(", "a++", r"\Aa", r"\B", "[a", "\\"])
 def test_a_pattern_that_needs_another_engine_is_named(pattern: str) -> None:
     said = why_not({"a": "b"}, {"properties": {"a": {"pattern": pattern}}})
     assert said.startswith(f"{UNUSABLE} (a pattern that looks around or back")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "held", "broken"),
+    [
+        (r"^\d$", "1", "\u0663"),
+        (r"^[\d.]+$", "1.2", "\u0663"),
+        (r"^[^\d]$", "\u0663", "1"),
+        (r"^\D$", "\u0663", "1"),
+        (r"^\w+$", "ab_1", "é"),
+        (r"^\W$", "é", "a"),
+        (r"\bfoo\b", "éfoo", "afoo"),
+        (r"^\s$", "\ufeff", "\u0085"),
+        (r"^[\S]$", "\u0085", "\u2028"),
+        ("^a.b$", "a\u0085b", "a\rb"),
+        ("^.$", "\U0001f600", "\u2028"),
+        ("^[a&&b]$", "&", "c"),
+        ("^[a-z&&[aeiou]]$", "b]", "b"),
+        ("^[[a]$", "[", "b"),
+        ("^[+--]$", ",", "."),
+        (r"^[\w-]$", "-", "."),
+        (r"^[\w-.]$", ".", "/"),
+        (r"^[a-\d]$", "-", "b"),
+        (r"^[a-c-e]$", "-", "d"),
+        (r"^[\x41-\u0043]$", "B", "-"),
+        ("^[a~~b]$", "~", "c"),
+        ("^[^]$", "\n", ""),
+        (r"^[\b]$", "\b", "b"),
+        (r"^\cJ\0$", "\n\0", "J0"),
+        (r"^\uD83D\uDE00\u{1F600}\x41$", "\U0001f600\U0001f600A", "A"),
+        (r"^\/\-\#$", "/-#", r"\/"),
+        ("^{}$", "{}", ""),
+        (r"^\w{1,255}$", "a" * 255, "a" * 256),
+        (r"^(?<y>\d{4})(?:-\d\d)??$", "2026-12", "2026-1"),
+    ],
+)
+def test_letters_of_a_pattern_mean_what_they_mean_in_ecma_262(pattern: str, held: str, broken: str) -> None:
+    assert why_not(held, {"pattern": pattern}) == ""
+    assert why_not(broken, {"pattern": pattern}) == "its arguments break 'pattern' of the tool's schema"
 
 
 def of_references(levels: int) -> dict[str, Any]:
