@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 
 STYLES = {"trained": "green", "context": "dim", "cut": "red strike"}
-# Control characters but tabs and line breaks: in a terminal they may move the cursor.
-UNPRINTED = dict.fromkeys([*range(9), *range(11, 32), 127, *range(128, 160)], "�")
+# Control characters but tabs and line breaks: in a terminal they may move the cursor, or turn a line around.
+TURNS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+UNPRINTED = dict.fromkeys([*range(9), *range(11, 32), 127, *range(128, 160), *TURNS], "�")
 
 
 @app.command(rich_help_panel=DECLARING)
@@ -205,13 +206,14 @@ def _show_row(context: typer.Context, variant: str, row: int, as_json: bool) -> 
         print_json({"variant": variant, "row": row, **shown._asdict(), "pieces": pieces})
         return
     counts = ", ".join(f"{count:,} {part}" for part, count in shown.tokens.items() if count)
-    why = f"left out: {shown.left_out}" if shown.left_out else f"tokens: {counts}"
-    read = f"; read: {shown.read}" if shown.read else ""
-    tell(f"row {row} ({shown.place}); {why}{read}")
+    said = {"left out": shown.left_out, "tokens": counts, "read": shown.read}
+    tell(
+        "; ".join([f"row {row} ({shown.place})", *(f"{name}: {each}" for name, each in said.items() if each)])
+    )
     text = Text()
     for piece in shown.pieces:
-        said = piece.text if out.is_terminal else piece.marked
-        text.append(said.translate(UNPRINTED), STYLES[piece.part])
+        shown_text = piece.text if out.is_terminal else piece.marked
+        text.append(shown_text.translate(UNPRINTED), STYLES[piece.part])
     out.print(text, soft_wrap=True)
 
 

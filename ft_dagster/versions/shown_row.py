@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from ft_dagster.data.mixture.cuts import unrendered_of
+from ft_dagster.data.mixture.cuts import TOO_LONG, UNTRAINED, unrendered_of
 from ft_dagster.data.rendering.examples import refuse_kind
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rendering.pieces import Part, Piece, pieces_of_row
@@ -58,7 +58,15 @@ def shown_row(workspace: Workspace, number: int) -> ShownRow:
     counts: dict[Part, int] = {"trained": 0, "context": 0, "cut": 0}
     for piece in pieces:
         counts[piece.part] += piece.tokens
-    return ShownRow(place, tuple(pieces), counts, read=unrendered_of(declared.spec, row, pieces))
+    why = _left_out(counts, declared.spec.data.on_too_long)
+    return ShownRow(place, tuple(pieces), counts, why, unrendered_of(declared.spec, row, pieces))
+
+
+def _left_out(tokens: dict[Part, int], on_too_long: str) -> str:
+    """Say why a mixture leaves a row of so many tokens out, or refuses it; "" where it does not."""
+    if tokens["cut"] and on_too_long != "truncate":
+        return TOO_LONG if on_too_long == "drop" else f"{TOO_LONG}, which data.on_too_long refuses"
+    return "" if tokens["trained"] else UNTRAINED
 
 
 def _base_folder(workspace: Workspace, declared: Declared) -> Path:

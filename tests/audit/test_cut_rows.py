@@ -22,8 +22,7 @@ from ft_dagster.audit.search.search import look_through
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.trained import training_records
 from ft_dagster.cli.audit.questions import RecordCounts, written_sentence
-from ft_dagster.data.mixture.cuts import IN_PART, UNFOLLOWED, Cut
-from ft_dagster.data.mixture.mixture import TOO_LONG, UNTRAINED
+from ft_dagster.data.mixture.cuts import IN_PART, TOO_LONG, UNFOLLOWED, UNTRAINED, Cut
 from ft_dagster.stage_entries import TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question, this_moment

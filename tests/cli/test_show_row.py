@@ -30,12 +30,12 @@ def project(tmp_path: Path, tiny_model_folder: Path) -> Path:
     return tmp_path
 
 
-def declare(project: Path, base: Path, **training: Any) -> None:
+def declare(project: Path, base: Path, on_too_long: str = "truncate", **training: Any) -> None:
     content = {
         "description": "x",
         "owners": ["me"],
         "base_model": str(base),
-        "data": {"sources": ["chats.jsonl"], "train_on": "assistant_turns"},
+        "data": {"sources": ["chats.jsonl"], "train_on": "assistant_turns", "on_too_long": on_too_long},
         "training": training,
     }
     write_yaml(project / "tenants" / "acme" / "chats.yaml", content)
@@ -70,6 +70,33 @@ def test_turns_after_the_last_trained_answer_are_said_not_to_be_read(project: Pa
     assert found["pieces"] == json.loads(shown(project, "--row", "3", "--json"))["pieces"]
     assert f"; read: {said}\n" in shown(project, "--row", "1")
     assert "; read" not in shown(project, "--row", "3")
+
+
+@pytest.mark.parametrize(
+    ("longest", "on_too_long", "why"),
+    [
+        (24, "drop", "too long"),
+        (24, "refuse", "too long, which data.on_too_long refuses"),
+        (16, "truncate", "no trained tokens"),
+        (24, "truncate", ""),
+        (200, "refuse", ""),
+    ],
+)
+def test_a_row_that_the_mixture_leaves_out_is_said_to_be(
+    longest: int, on_too_long: str, why: str, project: Path, tiny_model_folder: Path
+) -> None:
+    declare(project, tiny_model_folder, on_too_long, max_length=longest)
+    found = json.loads(shown(project, "--row", "1", "--json"))
+    assert found["left_out"] == why
+    assert bool(found["tokens"]["cut"]) == (longest < 200)
+    printed = shown(project, "--row", "1")
+    assert (f"; left out: {why}; tokens: " in printed) == bool(why)
+
+
+def test_a_row_turns_no_line_around(project: Path) -> None:
+    row = {"messages": [TURNS[0], {"role": "assistant", "content": "a\u202eb\u2066c"}]}
+    (project / "chats.jsonl").write_text(json.dumps(row), "utf-8")
+    assert "«a�b�c<|im_end|>»" in shown(project, "--row", "1")
 
 
 def test_a_row_moves_no_cursor(project: Path) -> None:

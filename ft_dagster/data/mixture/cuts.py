@@ -26,6 +26,7 @@ CUTS = "cuts.parquet"
 IN_PART = "some of its pieces"  # of a document, how many tokens is not counted
 UNTHOUGHT, UNFOLLOWED = "without reasoning that is not rendered", "up to its last trained answer"
 IN_PARTS = (IN_PART, UNTHOUGHT, UNFOLLOWED, f"{UNTHOUGHT}, {UNFOLLOWED}")
+TOO_LONG, UNTRAINED = "too long", "no trained tokens"  # of rows that are left out
 THOUGHT = "reasoning_content"
 _BETWEEN = 80  # characters that a template may write between two texts
 _ROW_BYTES = 60

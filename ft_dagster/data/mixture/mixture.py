@@ -23,7 +23,15 @@ from pyarrow.parquet import read_metadata
 from ft_dagster.data.files.gc_freeze import heap_frozen
 from ft_dagster.data.files.pace import RowPace
 from ft_dagster.data.files.tables import TableWriter
-from ft_dagster.data.mixture.cuts import IN_PART, Cut, place_of, unrendered, unrendered_of
+from ft_dagster.data.mixture.cuts import (
+    IN_PART,
+    TOO_LONG,
+    UNTRAINED,
+    Cut,
+    place_of,
+    unrendered,
+    unrendered_of,
+)
 from ft_dagster.data.mixture.mixture_figures import (
     GENERAL,
     GeneralShare,
@@ -50,7 +58,6 @@ from ft_dagster.strict_json import dumps
 ORDER = "permute shards then rows, seeded by (seed, epoch)"
 BATCH = 256  # rows given to the tokenizer at once
 MANY_CUT = 0.05  # share of rows cut or dropped above which a warning is due
-TOO_LONG, UNTRAINED = "too long", "no trained tokens"
 SHOWN, PIECES, LONG = 3, 40, 600  # rows that are shown, pieces of each, characters of a piece
 
 

@@ -12,8 +12,10 @@ from pyarrow import parquet
 
 from ft_dagster.data.mixture.cuts import (
     IN_PART,
+    TOO_LONG,
     UNFOLLOWED,
     UNTHOUGHT,
+    UNTRAINED,
     Cut,
     _beginnings,
     is_same_up_to,
@@ -22,7 +24,7 @@ from ft_dagster.data.mixture.cuts import (
     unrendered,
     write_cuts,
 )
-from ft_dagster.data.mixture.mixture import TOO_LONG, UNTRAINED, BuiltMixture, MixtureParts, build_mixture
+from ft_dagster.data.mixture.mixture import BuiltMixture, MixtureParts, build_mixture
 from ft_dagster.data.rendering.render import render
 from ft_dagster.data.rows.corpus import build_general_corpus
 from ft_dagster.data.rows.dataset import build_task_dataset
