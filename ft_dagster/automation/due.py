@@ -20,7 +20,7 @@ from ft_dagster.automation.board import show_board
 from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.fleet_table import empty_fleet, open_fleet, refuse_lost
 from ft_dagster.automation.jobs import JOB
-from ft_dagster.automation.past_runs import charged, charges_tag, past_runs, runs_of_many
+from ft_dagster.automation.past_runs import KnownRuns, charged, charges_tag, past_runs, runs_of_many
 from ft_dagster.automation.shown_releases import show_unshown
 from ft_dagster.automation.tags import CHARGES, DUE, VARIANT, variant_tags
 from ft_dagster.dagster_private import PARTITION
@@ -327,14 +327,14 @@ def _learn(
     rows = table.unlearnt(MOST_RUNS)
     others = table.paid() if rows else []
     end, done = time.monotonic() + LEARN_SECONDS, list[FleetRow]()
-    watched, read = dict[str, Watched](), dict[str, list[dg.RunRecord]]()
+    watched, read = dict[str, Watched](), dict[str, KnownRuns]()
     for at, row in enumerate(rows):
         known, places = row, list[WatchedPlace]()
         if at % AT_ONCE == 0:
             read = runs_of_many(instance, [each.key for each in rows[at : at + AT_ONCE]], graph)
         try:
             attempts = row.state.retrain.max_attempts
-            newest = past_runs(instance, row.state.key, graph, attempts, read.get(row.key))
+            newest = past_runs(instance, row.state.key, graph, attempts, read[row.key])
             runs = history(newest, row.edited)
             known = _with_runs(row, runs)
             known, places = learn(

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 import dagster as dg
@@ -30,21 +30,25 @@ SUCCESS = dg.DagsterRunStatus.SUCCESS
 MOST_PAGES = 100  # that are gone through for attempts: many runs may be of single assets, or run again
 
 
-def runs_of_many(
-    instance: dg.DagsterInstance, keys: Sequence[str], graph: Graph
-) -> dict[str, list[dg.RunRecord]]:
-    """Return all runs of several variants by one query, the newest first; of none of them where they are
-    more than a page each.
-    """
+class KnownRuns(NamedTuple):
+    """Holds runs of one variant, the newest first; `whole`: there are no others."""
+
+    newest: Sequence[dg.RunRecord]
+    whole: bool
+
+
+NONE_KNOWN = KnownRuns((), whole=False)
+
+
+def runs_of_many(instance: dg.DagsterInstance, keys: Sequence[str], graph: Graph) -> dict[str, KnownRuns]:
+    """Return the newest runs of several variants by one query, of a page each together."""
     filters = dg.RunsFilter(job_name=graph.name(JOB), tags={PARTITION: list(keys)})
     most = MOST_RUNS * len(keys)
     records = instance.get_run_records(filters, limit=most) if keys else []
-    if len(records) == most:
-        return {}
     found: dict[str, list[dg.RunRecord]] = {key: [] for key in keys}
     for record in records:
         found[record.dagster_run.tags[PARTITION]].append(record)
-    return found
+    return {key: KnownRuns(newest, len(records) < most) for key, newest in found.items()}
 
 
 def past_runs(
@@ -52,22 +56,21 @@ def past_runs(
     key: VariantKey,
     graph: Graph,
     attempts: int,
-    known: Sequence[dg.RunRecord] | None = None,
+    known: KnownRuns = NONE_KNOWN,
 ) -> Iterator[PastRun]:
     """Yield the newest runs of a variant's whole chain, the newest first, at least `attempts` of them where
     there are as many since one succeeded, and the last that succeeded. What Dagster runs again counts as one;
-    what a person ran of single assets counts while it runs alone. `known`: all its runs, if they were read.
+    what a person ran of single assets counts while it runs alone. `known`: those that were read already.
     """
     filters = dg.RunsFilter(job_name=graph.name(JOB), tags={PARTITION: str(key)})
     whole = {graph.key(name) for name in WHOLE_CHAIN}
     records: list[dg.RunRecord] = []
     page: Sequence[dg.RunRecord] = ()
-    pages = _pages(instance, filters) if known is None else iter([known])
-    for page in islice(pages, MOST_PAGES):
+    for page in islice(_pages(instance, filters, known), MOST_PAGES):
         records += [record for record in page if _counts(record, whole)]
         if any(map(_succeeded, records)) or sum(map(_is_last_try, records)) >= attempts:
             break
-    if known is None and len(page) == MOST_RUNS and not any(map(_succeeded, records)):
+    if len(page) == MOST_RUNS and not any(map(_succeeded, records)):
         only = dg.RunsFilter(job_name=filters.job_name, tags=filters.tags, statuses=[SUCCESS])
         found = chain.from_iterable(_pages(instance, only))
         records += islice((each for each in found if _counts(each, whole)), 1)
@@ -75,11 +78,17 @@ def past_runs(
         yield _past(instance, record)
 
 
-def _pages(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[Sequence[dg.RunRecord]]:
-    """Yield pages of MOST_RUNS each, the newest first; the last of fewer, or none."""
+def _pages(
+    instance: dg.DagsterInstance, filters: dg.RunsFilter, known: KnownRuns = NONE_KNOWN
+) -> Iterator[Sequence[dg.RunRecord]]:
+    """Yield pages of MOST_RUNS each, the newest first; the last of fewer, or none. A page that is `known` is
+    not read.
+    """
     cursor = None
-    while True:
-        page = instance.get_run_records(filters, limit=MOST_RUNS, cursor=cursor)
+    for at in count(0, MOST_RUNS):
+        page = known.newest[at : at + MOST_RUNS]
+        if len(page) < MOST_RUNS and not known.whole:
+            page = instance.get_run_records(filters, limit=MOST_RUNS, cursor=cursor)
         yield page
         if len(page) < MOST_RUNS:
             return

@@ -3,6 +3,7 @@
 import json
 import time
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import dagster as dg
@@ -143,7 +144,27 @@ def test_the_runs_of_many_variants_are_read_by_one_query_as_each_by_its_own(
         assert known == list(past_runs(instance, key, GRAPH, 5))
         assert len(known) == (3 if key in keys[:2] else 0)
     monkeypatch.setattr("ft_dagster.automation.past_runs.MOST_RUNS", 2)
-    assert runs_of_many(instance, [str(key) for key in keys], GRAPH) == {}  # then each is asked for alone
+    many = runs_of_many(instance, [str(key) for key in keys], GRAPH)
+    assert [(len(each.newest), each.whole) for each in many.values()] == [(3, False), (3, False), (0, False)]
+
+
+def test_of_many_runs_no_more_are_gone_into_than_of_a_variant_that_is_read_alone(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few the others have: the logs of each that is gone into are read."""
+    keys = [VariantKey("acme", name) for name in ("often", "once", "seldom")]
+    made = {keys[0]: 11, keys[1]: 1, keys[2]: 3}
+    for number in range(max(made.values())):
+        for key in (each for each, runs in made.items() if number < runs):
+            status = STATUS.SUCCESS if number == 0 else STATUS.FAILURE
+            run_of(instance, dg.RunRequest(f"{key} {number}", partition_key=str(key)), status)
+    for a_page in (2, 3, 5, 40):
+        monkeypatch.setattr("ft_dagster.automation.past_runs.MOST_RUNS", a_page)
+        many = runs_of_many(instance, [str(key) for key in keys], GRAPH)
+        for key, attempts in product(keys, (1, 3, 20)):
+            known = list(past_runs(instance, key, GRAPH, attempts, many[str(key)]))
+            assert known == list(past_runs(instance, key, GRAPH, attempts))
+            assert len(known) <= max(made[key], attempts + a_page)
 
 
 @pytest.mark.long
