@@ -114,8 +114,9 @@ def _beginnings(text: str, kept: str, at: int) -> Iterator[int]:
 
 def is_same_up_to(cut: Cut, row: Row, other: Row) -> bool:
     """Say whether another row begins like one that was cut, up to the cut: both have what was trained on."""
-    if cut.is_unfollowed:
-        length = len(upto_trained(row).messages)
+    length = len(upto_trained(row).messages)
+    behind = UNFOLLOWED in cut.reason and cut.part is not None and cut.part >= length
+    if cut.is_unfollowed or behind:
         begins = [replace(each, messages=each.messages[:length]).likeness for each in (row, other)]
         return begins[0] == begins[1]
     if cut.part is None or cut.characters is None or (row.kind, row.tools) != (other.kind, other.tools):

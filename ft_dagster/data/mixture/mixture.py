@@ -63,7 +63,7 @@ SHOWN, PIECES, LONG = 3, 40, 600  # rows that are shown, pieces of each, charact
 
 class ShownExample(NamedTuple):
     """Shows a row as it is trained: (what is done with it, text) of its pieces, long texts without their
-    middle; and which of its turns are read, "" for all.
+    middle, and how many more there are; and which of its turns are read, "" for all.
     """
 
     pieces: Sequence[tuple[str, str]]
@@ -371,7 +371,9 @@ class _Build:
 
     def _show(self, row: Row) -> None:
         pieces = pieces_of_row(self._spec, row, self._tokenizer, self._max_length, exchange=self._exchange)
-        texts = [(each.part, _short(each.text)) for each in pieces[:PIECES]]
+        texts: list[tuple[str, str]] = [(each.part, _short(each.text)) for each in pieces[:PIECES]]
+        if len(pieces) > PIECES:
+            texts.append(("not shown", f"{len(pieces) - PIECES:,} more pieces"))
         self.shown.append(ShownExample(texts, unrendered_of(self._spec, row, pieces)))
 
     def _decode(self, ids: list[int]) -> str:

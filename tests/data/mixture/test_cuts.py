@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ft_dagster.data.rendering.render import render
 from ft_dagster.data.rows.corpus import build_general_corpus
 from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.data.rows.dataset_io import as_row, paths_of
-from ft_dagster.data.rows.rows import Message, Row
+from ft_dagster.data.rows.rows import Message, Row, upto_trained
 from ft_dagster.data.sources.turns import as_json
 from ft_dagster.spec.variant import CorpusSpec
 from tests.mixtures import iter_examples
@@ -275,3 +276,43 @@ def test_a_row_that_differs_in_tools_or_reasoning_before_its_cut_is_not_the_same
     assert not is_same_up_to(cut, one, row("Over here.", "[2]", reasoning_content="So."))
     assert not is_same_up_to(cut, one, row("Over here.", "[1]", reasoning_content="No."))
     assert not is_same_up_to(cut, one, row("Over here.", "[1]"))
+
+
+@pytest.mark.parametrize("turns", [2, 30])
+def test_rows_are_shown_as_the_shards_hold_them(
+    mix: Any, tiny_tokenizer: Any, tmp_path: Path, turns: int
+) -> None:
+    rows = []
+    for number in range(40):
+        asked = {"role": "user", "content": f"«{number}» é\U0001f600"}
+        context = {"role": "assistant", "content": "no", "weight": 0}
+        answers = [{"role": "assistant", "content": f"\U0001f600é {number} {turn}"} for turn in range(turns)]
+        rows.append({"messages": [turn for each in answers for turn in (asked, context, asked, each)]})
+    built, _ = mix(rows, 4000, train_on="assistant_turns")
+    examples = list(iter_examples(tmp_path / "mixture", "train"))
+    for example, shown in zip(sorted(examples, key=lambda each: each.row), built.shown, strict=False):
+        borders = sorted({0, *example.trained_spans.ravel().tolist(), len(example.input_ids)})
+        pieces = [
+            (
+                "trained" if [start, end] in example.trained_spans.tolist() else "context",
+                tiny_tokenizer.decode(example.input_ids[start:end], skip_special_tokens=False),
+            )
+            for start, end in pairwise(borders)
+        ]
+        assert len(pieces) == 2 * turns + 1
+        more = [("not shown", f"{len(pieces) - 40} more pieces")] if len(pieces) > 40 else []
+        assert shown.pieces == pieces[:40] + more
+    assert len(built.shown) == 3
+
+
+def test_a_cut_behind_the_last_trained_answer_leaves_what_follows_out_of_the_comparison() -> None:
+    """As where a row is one token too long, of the template's own."""
+    turns = Message("user", "Who?"), Message("assistant", "The old bank.")
+    after = Message("user", "Why?"), Message("assistant", "So.", as_json({"train": False}))
+    row = Row("messages", "s", messages=(*turns, *after))
+    assert len(upto_trained(row).messages) == 2
+    part, characters = place_of([text for _, text in row.parts], "<user>Who?<assistant>The old bank.<en")
+    cut = Cut("train", "s", 0, 40, 39, part, characters, UNFOLLOWED)
+    for other in (turns, (*turns, Message("system", "Now."))):
+        assert is_same_up_to(cut, row, replace(row, messages=other))
+    assert not is_same_up_to(cut, row, replace(row, messages=(turns[0], after[1])))
