@@ -2,8 +2,8 @@
 whatever it likes.
 
 Work of one kind has an account: at most `SECONDS` of its thread's time, of which each piece of work gives
-`EACH` back. Another thread looks at the clock while one is at work, and raises `OutOfTime` in it. An
-operation that Python does in one step ends first.
+`EACH` back, however much was taken. Another thread looks at the clock while one is at work, and raises
+`OutOfTime` in it. An operation that Python does in one step ends first.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def within(account: Account, work: Callable[[], T], pieces: int = 1) -> T:
     if is_watched():
         return work()
     thread = threading.get_ident()
-    account.left = min(account.left, SECONDS) + EACH * pieces
+    account.left = min(max(0.0, account.left), SECONDS) + EACH * pieces  # threads at once may take more
     begun = _time_of(thread)
     _watch.begin(thread, begun + account.left)
     try:

@@ -183,6 +183,15 @@ def test_one_tenants_schema_leaves_time_to_the_next(monkeypatch: pytest.MonkeyPa
     assert why_not({}, of_references(3)) == ""
 
 
+def test_what_threads_took_at_once_is_not_taken_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three threads at one hostile schema each may leave an account that twenty seconds are missing of."""
+    monkeypatch.setattr(time_limit, "TICK", 0.0)
+    monkeypatch.setattr(tool_schemas, "_ACCOUNT", time_limit.Account(-20.0))
+    for number in range(300):
+        assert why_not(number, of_references(2)) == ""
+    assert tool_schemas._ACCOUNT.left > 0
+
+
 def test_a_schema_is_made_once_of_however_many_calls() -> None:
     schema = {"properties": {"a": {"type": "string", "title": "made once"}}}
     made = tool_schemas._compiled.cache_info().misses
