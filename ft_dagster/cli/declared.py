@@ -196,6 +196,7 @@ def show(
 
 
 def _show_row(context: typer.Context, variant: str, row: int, as_json: bool) -> None:
+    from ft_dagster.data.rendering.pieces import MARKS
     from ft_dagster.versions.shown_row import shown_row
     from ft_dagster.workspace.workspace import Workspace
 
@@ -205,7 +206,14 @@ def _show_row(context: typer.Context, variant: str, row: int, as_json: bool) -> 
         pieces = [piece._asdict() for piece in shown.pieces]
         print_json({"variant": variant, "row": row, **shown._asdict(), "pieces": pieces})
         return
-    counts = ", ".join(f"{count:,} {part}" for part, count in shown.tokens.items() if count)
+    marks = (
+        {}
+        if out.is_terminal
+        else {part: f" ({left} {right})" for part, (left, right) in MARKS.items() if left}
+    )
+    counts = ", ".join(
+        f"{count:,} {part}{marks.get(part, '')}" for part, count in shown.tokens.items() if count
+    )
     said = {"left out": shown.left_out, "tokens": counts, "read": shown.read}
     tell(
         "; ".join([f"row {row} ({shown.place})", *(f"{name}: {each}" for name, each in said.items() if each)])

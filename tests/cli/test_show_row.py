@@ -124,3 +124,10 @@ def test_a_row_that_is_not_there_is_refused(project: Path) -> None:
     for number in ("9", str(10**30)):
         result = CliRunner().invoke(app, ["--project", str(project), "show", KEY, "--row", number])
         assert "the sources have fewer rows" in str(result.exception)
+
+
+def test_without_colours_the_marks_of_each_part_are_explained(project: Path) -> None:
+    printed = shown(project, "--row", "2")
+    assert " trained (« »)" in printed
+    assert "«Here" in printed
+    assert "✂" not in printed

@@ -152,10 +152,9 @@ def _of_version(result: Result, status: VersionStatus) -> str:
 def _of_refused(result: Result, verdict: Verdict) -> str:
     slowest = slowest_rule(verdict.rules)
     if verdict.outcome != "undecided" or slowest is None:
-        return (
-            "Change data or settings (more general text, a lower rate), then "
-            f"`ft-dagster run {result.variant}`"
-        )
+        learns = {rule.rule for rule in verdict.broken} <= {"task"}
+        change = "more or better rows, other settings" if learns else "more general text, a lower rate"
+        return f"Change data or settings ({change}), then `ft-dagster run {result.variant}`"
     return _of_undecided(slowest, result.limit)
 
 

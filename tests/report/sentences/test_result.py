@@ -125,6 +125,16 @@ def test_a_version_in_production_that_todays_gates_refuse_is_not_nothing_to_do()
     assert said == f"{production}. {mend}"
 
 
+def test_a_task_that_was_not_learned_is_not_sent_to_general_text() -> None:
+    worse = {**TASK, "outcome": "fail", "passed": False}
+    said = next_step(result(worse, HELD))
+    assert (
+        said
+        == "Change data or settings (more or better rows, other settings), then `ft-dagster run acme.coder`"
+    )
+    assert "(more general text, a lower rate)" in next_step(result(worse, FELL))
+
+
 def test_next_sends_nobody_to_the_page_that_says_it() -> None:
     states: tuple[VariantStatus, ...] = ("failing", "stale", "never trained", "not judged")
     refused = next_step(result(TASK, FELL))
