@@ -28,7 +28,8 @@ class RayCluster:
         # Of its own, so that drivers find this cluster; short, for the names of sockets are.
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         # Ray notes there which cluster it started last, and makes the folder only where it is the cluster's.
-        Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray").mkdir(parents=True, exist_ok=True)
+        temporary = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
+        Path(temporary, "ray").mkdir(parents=True, exist_ok=True)
         dashboard = {"include_dashboard": True, "dashboard_port": free_port(), "dashboard_host": "127.0.0.1"}
         agent = {"dashboard_agent_listen_port": free_port()}
         head = {"num_cpus": 0, "temp_dir": self._folder, **dashboard, **agent}
