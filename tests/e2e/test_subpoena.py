@@ -127,7 +127,7 @@ def test_the_exact_training_records_of_that_day_are_told(left: tuple[Settings, d
     own = {identity for identity, one in told.items() if not str(one.facts["source"]).startswith("general:")}
     assert own == {row.identity.hex() for row in noted["rows"]}
     for row in noted["rows"]:
-        turns = [message._asdict() for message in row.messages]
+        turns = [message.for_template() for message in row.messages]
         assert told[row.identity.hex()].content == {"messages": turns}
         assert told[row.identity.hex()].times >= 1
     assert len(told) == found.records > len(own)

@@ -251,8 +251,11 @@ class CleanProject:
         _write(self.folder / "tenants" / tenant / f"{name}.yaml", spec)
 
     def point_at(self, artifact: Artifact) -> None:
-        """Let the head of the artifact's stage be this one."""
+        """Let the head of the artifact's stage be this one; a corpus is declared as it was made."""
         corpus = artifact.place.stage == GENERAL_CORPUS.name
+        if corpus:
+            name = PurePosixPath(artifact.place.prefix).name
+            _write(self.folder / "corpora" / f"{name}.yaml", artifact.spec["corpus"])
         write_head(self.store, artifact.place.prefix if corpus else self.prefix, artifact, RUN)
 
 
@@ -387,4 +390,5 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(dict(content), sort_keys=False), "utf-8")

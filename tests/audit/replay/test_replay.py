@@ -24,7 +24,7 @@ import pytest
 
 from ft_dagster.audit.replay import kept_code, rebuild_stage, recipe
 from ft_dagster.audit.replay.kept_code import build_environment, environment_differences, unpack_code
-from ft_dagster.audit.replay.recipe import lay_out, recorded_of
+from ft_dagster.audit.replay.recipe import CleanProject, lay_out, recorded_of
 from ft_dagster.audit.replay.replay import otherwise_before, replay, whole_steps
 from ft_dagster.audit.replay.replay_folder import PREFIX, replay_folder
 from ft_dagster.errors import UserError
@@ -35,7 +35,7 @@ from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.digest import FileDigest, payload_digest
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.settings import EvaluationSettings, Settings, load_settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import VariantKey, load_corpus
 from ft_dagster.store import Attempt, Store, verify_artifact
 from ft_dagster.training.journal import Ledger
 from ft_dagster.training.oom_retry import wants_halving
@@ -254,6 +254,14 @@ def test_a_task_may_call_in_the_clean_project_what_it_may_in_this_one(
     roots = load_settings(clean).roots("acme")
     assert roots.functions == (str(clean / "scoring.py"), "json")
     assert roots.bases == (Path("/models"),)
+
+
+def test_a_corpus_is_declared_in_the_clean_project_as_it_was_made(tmp_path: Path) -> None:
+    then = History(tmp_path / "project")
+    made = then.corpus([f"Text {n}." for n in range(40)], "news")
+    clean = CleanProject(tmp_path / "clean", Store(str(tmp_path / "clean" / "store")), "tenants/acme/one", "")
+    clean.point_at(made)
+    assert load_corpus(clean.folder, "news").model_dump(mode="json") == made.spec["corpus"]
 
 
 @pytest.mark.parametrize("ran_out", [True, False])
