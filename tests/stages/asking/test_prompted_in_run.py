@@ -132,4 +132,4 @@ def test_the_pages_of_training_and_evaluation_show_what_the_base_reaches(
         }
     assert "the base alone (token_f1" in str(shown["fine_tuned_model"]["without_training"].value)
     page: Any = shown["evaluation"]["with_examples"]
-    assert {record.data["examples in the prompt"] for record in page.records} == {"0", "4", "8"}
+    assert {record.data["examples"] for record in page.records} == {"0", "4", "8"}
