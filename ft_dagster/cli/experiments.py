@@ -104,7 +104,8 @@ def sweep(
     Ranked by the task's metric among the runs for which the general rules of the gate hold; where they hold
     for none, by validation loss. After three finished runs, a training gives up where its validation loss is
     above their median. --budget is for all runs together. The same command goes on where it was ended.
-    `run` then reuses the winner's model. Exits with 1 if no run was finished.
+    Runs are asked questions that judge nothing: `run` then reuses the winner's model, and judges it. Exits
+    with 1 if no run was finished.
     """
     from ft_dagster.automation.experiments import sweep as sweeps
     from ft_dagster.automation.experiments.budget import Budget

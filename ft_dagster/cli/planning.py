@@ -87,8 +87,8 @@ def plan(
                 tell(said)
         for line in preview.with_examples:
             tell(f"without a training: {line}")
-        for line in preview.warnings:
-            tell(f"! {line}")
+        for line in (*preview.looks, *(f"! {line}" for line in preview.warnings)):
+            tell(line)
         tell(f"Next: {next_of_plan(variant, fits=document.fits)}")
     if not document.fits:
         raise typer.Exit(1)

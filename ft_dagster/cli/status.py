@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ft_dagster.fleet.status import StatusRow
     from ft_dagster.settings import Settings
     from ft_dagster.spec import Declarations
+    from ft_dagster.store import Store
 
 WIDEST = (None, 13, 12, 10, 16)  # columns of a terminal, of each pair; the first has what is left of 80
 SHOWN = 100  # rows in a terminal
@@ -90,8 +91,8 @@ def status(
     if len(shown) < len(ordered):
         out.print(f"{len(ordered) - len(shown)} more: --limit 0 shows all", highlight=False)
     for row in shown if variants else ():
-        verdict = of_store.get(row.variant, {}).get("verdict")
-        _print_more(row, None if verdict is None else str(verdict))
+        known = of_store.get(row.variant, {})
+        _print_more(row, [str(known[name]) for name in ("verdict", "next_look") if known.get(name)])
     said = states_sentence([row.state for row in rows])
     more = "" if found.exact else "; --exact reads the store"
     out.print(f"{said}; {found.from_when}{more}", highlight=False, soft_wrap=True)
@@ -115,11 +116,27 @@ def _of_store(
     for row in shown:
         try:
             summary = variant_summary(store, VariantKey.parse(row.variant))
+            ahead = _next_look(settings, declarations, VariantKey.parse(row.variant), store)
         except UserError as error:
             damaged.append(_error(error))
         else:
-            found[row.variant] = {**summary.row.to_json(), "stages": summary.stages}
+            found[row.variant] = {**summary.row.to_json(), **ahead, "stages": summary.stages}
     return found, damaged
+
+
+def _next_look(
+    settings: Settings, declarations: Declarations, key: VariantKey, store: Store
+) -> dict[str, object]:
+    """Return the next evaluation, and its first sentence; nothing of a variant that is not well declared."""
+    from ft_dagster.gate.looks_left import look_lines
+    from ft_dagster.workspace.next_look import look_ahead
+    from ft_dagster.workspace.workspace import Workspace
+
+    if key not in declarations.files or declarations.errors(key):
+        return {}
+    spec = declarations.declared(key).spec
+    look = look_ahead(Workspace(settings, key, looking=True, opened=store), spec)
+    return {"look": look.to_json(), "next_look": look_lines(look, spec)[0]}
 
 
 def _declared_wrong(
@@ -157,9 +174,11 @@ def _print(rows: Sequence[StatusRow]) -> None:
         typer.echo(GAP.join(padded).rstrip())
 
 
-def _print_more(row: StatusRow, verdict: str | None) -> None:
-    """Print more of one that was named: what came of it, its verdict, why it is out of date, what to do."""
-    said = [line for line in (row.result, verdict) if line]
+def _print_more(row: StatusRow, of_store: Sequence[str]) -> None:
+    """Print more of one that was named: what came of it, its verdict and next look, why it is out of date,
+    what to do.
+    """
+    said = [*([row.result] if row.result else []), *of_store]
     causes = [f"{row.variant} is out of date: {cause.said(row.variant)}" for cause in row.causes]
     for line in [*(f"{row.variant}: {one}" for one in said), *causes]:
         tell(line)

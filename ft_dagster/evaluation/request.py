@@ -62,14 +62,22 @@ class Examples(_EvaluationPart):
     counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
 
 
+class ReserveSet(_EvaluationPart):
+    """Names one of the `sets` that the test split is dealt into; see `splits.set_of`."""
+
+    sets: int = Field(ge=2)
+    number: int = Field(ge=1)
+
+
 class SplitTask(_EvaluationPart):
     """Describes the variant's test split: each row's last answer is asked for, `max_new_tokens` at most,
     greedily.
 
     `kind` says how an answer is scored, `call_order` whether its calls may stand in any order; `database` is
     the SQLite file that queries run on (kind sql). `train_on` is recorded, not acted on: the last answer is
-    scored however many turns were trained. `exchange`: see `examples.in_exchange`. `examples`: the answer
-    alone is asked for, after these; null: the loss too, without any.
+    scored however many turns were trained. `reserve`: of the rows this set alone is asked. `exchange`: see
+    `examples.in_exchange`. `examples`: the answer alone is asked for, after these; null: the loss too,
+    without any.
     """
 
     test: QuestionsFile
@@ -80,6 +88,7 @@ class SplitTask(_EvaluationPart):
     train_on: Literal["completions", "assistant_turns"] = "completions"
     exchange: bool = False
     examples: Examples | None = None
+    reserve: ReserveSet | None = None
 
 
 class Regurgitation(_EvaluationPart):
@@ -113,6 +122,8 @@ class EvaluationRequest(ProgramRequest):
     `vllm`: the Python of an environment whose vLLM answers; null: transformers do. `withheld`: rows of the
     vocabulary among which the model does not choose. `limit`: questions drawn per task by `seed`; null: all;
     auto: batch after batch (`sequential_looks`), until `until` ends a task.
+    `choosing`: of each task the questions are drawn among those that are not asked otherwise, since by these
+    answers a model is chosen, and by others judged.
     `general_holdout`: a parquet of held-out texts. `general_prompts`: whether to look for degeneration.
     `declared_in`: the variant's file, for errors. `roots`: what the tasks' files may reach; null: all.
     `reasoning`, `chat_template_kwargs`: see those of `data`.
@@ -135,6 +146,7 @@ class EvaluationRequest(ProgramRequest):
     regurgitation: Regurgitation | None = None
     limit: Annotated[int, Field(ge=1)] | Literal["auto"] | None = 400
     until: Until | None = None
+    choosing: bool = False
     seed: int = Field(0, ge=0)
     num_fewshot: int | None = Field(None, ge=0)
     project: Path = Path("/")

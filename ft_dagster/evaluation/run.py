@@ -180,19 +180,24 @@ def _declared(
     for role, tasks in entries.items():
         for entry in tasks:
             loaded = load_task(entry, request.output / FOLDER / TABLES)
-            chosen = draw_questions(loaded.questions, request.most, request.seed)
+            chosen = draw_questions(loaded.questions, request.most, request.seed, beyond=request.choosing)
+            if not chosen and request.choosing and role == "general":
+                continue
             if not chosen:
-                raise UserError(
-                    "the task has no questions",
-                    file=request.declared_in,
-                    field=f"evaluation.{role}",
-                    value=entry.entry,
-                    fix="Check its data and split, or declare another task",
-                )
+                raise _no_questions(request, role, entry)
             parts = {name: part for name, part in loaded.parts.items() if name in chosen}
             _configure(LoadedTask(entry, parts), request)
             grouped = entry.file is not None
             yield PlannedTask(role, entry.name, parts, chosen, loaded.questions, grouped)
+
+
+def _no_questions(request: EvaluationRequest, role: Role, entry: TaskEntry) -> UserError:
+    problem, fix = "the task has no questions", "Check its data and split, or declare another task"
+    if request.choosing:
+        problem = "the task has no questions beyond those that judge, by which an experiment could choose"
+        fix = "Declare an evaluation.limit of at most half its questions, or a task with more of them"
+    field = f"evaluation.{role}"
+    return UserError(problem, file=request.declared_in, field=field, value=entry.entry, fix=fix)
 
 
 def _configure(loaded: LoadedTask, request: EvaluationRequest) -> None:

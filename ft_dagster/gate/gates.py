@@ -78,7 +78,7 @@ def judge(
 ) -> Verdict:
     """Apply `gates` to the paired samples of base and tuned model. Pure: same input, same verdict.
 
-    `tries`: the ordinal of this evaluation among those of the same weights; the later, the smaller the level
+    `tries`: the ordinal of this evaluation since the last release; the later, the smaller the level
     of its tests (`level.level_of`). `order`: in which the questions were asked until each rule was decided;
     None: all were asked. `own`: see `_settled`. Raises TooFewQuestions, and UserError when a question was
     asked of one model only, nothing was asked of the task, or a gate names a metric that its task does not

@@ -1,4 +1,4 @@
-"""Computes the level at which a rule of the gate is tested: the first try of weights has the largest."""
+"""Computes the level at which a rule of the gate is tested: the first try after a release has the largest."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ ALPHA = 0.05  # one-sided level of each rule, over all tries
 
 
 def level_of(alpha: float, ordinal: int = 1) -> float:
-    """Return the level of try number `ordinal` = k (from 1) of the same weights: alpha / (k (k + 1)).
+    """Return the level of try number `ordinal` = k (from 1) since the last release: alpha / (k (k + 1)).
 
-    The shares 1/2, 1/6, 1/12, ... add up to 1, so that however often the same weights are asked other
-    questions, a fall as large as the margin passes in at most `alpha` of all. Raises ValueError below 1.
+    The shares 1/2, 1/6, 1/12, ... add up to 1, so that however many models are tried, on whichever questions,
+    one that fell by the margin or more is released next in at most `alpha` of all cases. Raises ValueError
+    below 1.
     """
     if ordinal < 1:
         raise ValueError(f"tries are counted from 1: {ordinal}")

@@ -132,9 +132,10 @@ def hopeless_gates(
     evaluation: EvaluationSpec,
     known: Mapping[str, int] | None = None,
     there: Mapping[str, int] | None = None,
+    tries: int = 1,
 ) -> tuple[HopelessGate, ...]:
-    """Return the declared rules that too few questions are asked for, whatever is trained; none where nothing
-    is declared undecidable (`gates.undecided: measured`).
+    """Return the declared rules that too few questions are asked for at this try, whatever is trained; none
+    where nothing is declared undecidable (`gates.undecided: measured`).
 
     A rule with a margin is hopeless where even a model of which not one answer changed would stay undecided;
     the task without a margin, where one that got everything right would. `known`: how many questions there
@@ -146,33 +147,47 @@ def hopeless_gates(
         return ()
     return tuple(
         found
-        for rule in _declared_rules(gates, evaluation)
-        for found in _hopeless(rule, level_of(gates.alpha), known or {}, there or {})
+        for rule in declared_rules(gates, evaluation)
+        for found in _hopeless(rule, _Look(gates.alpha, tries), known or {}, there or {})
     )
 
 
+class _Look(NamedTuple):
+    """Names a try, and the level over all of them."""
+
+    alpha: float
+    tries: int
+
+    @property
+    def level(self) -> float:
+        return level_of(self.alpha, self.tries)
+
+    def __str__(self) -> str:
+        number = f" (try {self.tries} since the last release)" if self.tries > 1 else ""
+        return f"{self.level:.2%}{number}"
+
+
 def _hopeless(
-    rule: _Declared, level: float, known: Mapping[str, int], there: Mapping[str, int]
+    rule: DeclaredRule, look: _Look, known: Mapping[str, int], there: Mapping[str, int]
 ) -> Iterator[HopelessGate]:
     """Yield a rule that is hopeless by all that it is asked; else each of its tasks that has too few
     questions.
     """
-    least = least_questions(rule.margin, bound=rule.bound, alpha=level)
-    own = known.get("task" if rule.name == "regression" else rule.name)
-    asked = min((n for n in (rule.asked, own) if n is not None), default=None)
+    least = least_questions(rule.margin, bound=rule.bound, alpha=look.level)
+    asked = rule.asked_of(known)
     if asked is not None and asked < least:
-        yield _as_hopeless(rule, level, asked, least)
+        yield _as_hopeless(rule, look, asked, least)
         return
     for entry in rule.entries:
         if there.get(entry, least) < least:
-            yield _as_hopeless(rule, level, there[entry], least, entry)
+            yield _as_hopeless(rule, look, there[entry], least, entry)
 
 
 def _as_hopeless(
-    rule: _Declared, level: float, asked: int, least: int, entry: str | None = None
+    rule: DeclaredRule, look: _Look, asked: int, least: int, entry: str | None = None
 ) -> HopelessGate:
     said, fix = _words(rule, asked, least, entry)
-    said = f"{said} at level {level:.2%}; from {least:,} on it can"
+    said = f"{said} at level {look}; from {least:,} on it can"
     return HopelessGate(rule.name, f"gates.{rule.field}", rule.margin, asked, least, said, fix)
 
 
@@ -182,7 +197,7 @@ def is_of_successors(field: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Declared:
+class DeclaredRule:
     """Describes a rule, its field, and what one answer can change by. `asked`: so many questions at most,
     None: all; `entries`: of each of these tasks, without any of the variant's own rows or of what all are
     asked.
@@ -194,6 +209,11 @@ class _Declared:
     bound: float
     asked: int | None
     entries: tuple[str, ...] = ()
+
+    def asked_of(self, known: Mapping[str, int]) -> int | None:
+        """Return how many questions are asked at most where so many are known to be there; None: all."""
+        own = known.get("task" if self.name == "regression" else self.name)
+        return min((n for n in (self.asked, own) if n is not None), default=None)
 
 
 def is_judged_by_loss(gates: GatesSpec, evaluation: EvaluationSpec) -> bool:
@@ -236,7 +256,7 @@ def _texts(gates: GatesSpec, what: str, margin: float) -> LossTexts:
     return LossTexts(what, max(mean, rise), said)
 
 
-def _declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[_Declared]:
+def declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[DeclaredRule]:
     """Return the declared rules; of a loss both statistics, since that of the texts which rise is the same
     against production.
     """
@@ -244,24 +264,26 @@ def _declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[_Decla
     loss, texts = is_judged_by_loss(gates, evaluation), GENERAL_TEXTS
     own = gates.loss_bound if loss else 1.0
     rules = [
-        _Declared("task", "task_margin", gates.task_margin, own, limit, tasks),
-        *([_Declared("task", "loss_tail", gates.loss_tail, 1.0, limit)] if loss else []),
-        _Declared("general_loss", "general_loss_margin", gates.general_loss_margin, gates.loss_bound, texts),
-        _Declared("general_loss", "loss_tail", gates.loss_tail, 1.0, texts),
+        DeclaredRule("task", "task_margin", gates.task_margin, own, limit, tasks),
+        *([DeclaredRule("task", "loss_tail", gates.loss_tail, 1.0, limit)] if loss else []),
+        DeclaredRule(
+            "general_loss", "general_loss_margin", gates.general_loss_margin, gates.loss_bound, texts
+        ),
+        DeclaredRule("general_loss", "loss_tail", gates.loss_tail, 1.0, texts),
     ]
     if general:
         margin = gates.general_margin
-        rules.append(_Declared("general_benchmark", "general_margin", margin, 1.0, limit, general))
+        rules.append(DeclaredRule("general_benchmark", "general_margin", margin, 1.0, limit, general))
     if gates.regression_margin is not None:
         field = "regression_loss_margin" if loss else "regression_margin"
-        rules.append(_Declared("regression", field, getattr(gates, field), own, limit, tasks))
+        rules.append(DeclaredRule("regression", field, getattr(gates, field), own, limit, tasks))
     if gates.degeneration_margin is not None:
         margin = gates.degeneration_margin
-        rules.append(_Declared("degeneration", "degeneration_margin", margin, 1.0, len(PROMPTS)))
+        rules.append(DeclaredRule("degeneration", "degeneration_margin", margin, 1.0, len(PROMPTS)))
     return rules
 
 
-def _words(rule: _Declared, asked: int, least: int, entry: str | None) -> tuple[str, str]:
+def _words(rule: DeclaredRule, asked: int, least: int, entry: str | None) -> tuple[str, str]:
     """Say why a rule is hopeless, and the way out. `entry`: the task that has no more than is asked."""
     even = "even a model of which no answer changed" if rule.margin else "even one that got everything right"
     regression = rule.name == "regression"
@@ -292,7 +314,7 @@ def too_few_rows(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
     strict = spec.gates.model_copy(update={"undecided": "fail"})
     asked_all, asked = (
         {(rule.rule, rule.field): rule for rule in hopeless_gates(strict, spec.evaluation, known)}
-        for known in ({}, {"task": test_rows})
+        for known in ({}, {"task": test_rows // spec.evaluation.sets})
     )
     found = [rule for place, rule in asked.items() if place not in asked_all]
     if spec.gates.undecided == "fail":

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 
 
 def draw_questions(
-    questions: Mapping[str, Sequence[str]], limit: int | None, seed: int
+    questions: Mapping[str, Sequence[str]], limit: int | None, seed: int, *, beyond: bool = False
 ) -> dict[str, list[int]]:
     """Return the document indices to ask of each (sub)task of one declared task, ascending; all of them
-    without a limit.
+    without a limit. `beyond`: as many of those that are not asked otherwise, as far as there are any.
 
     `questions`: the ids of each subtask's documents, one entry for a plain task. A group such as mmlu
     gets `limit` questions in all, shared among its subtasks in proportion to their sizes (largest remainder),
@@ -25,7 +25,12 @@ def draw_questions(
     sizes = {name: len(ids) for name, ids in questions.items()}
     total = sum(sizes.values())
     shares = dict(sizes) if limit is None or limit >= total else _shares(sizes, limit, seed)
-    return {name: draw_rows(questions[name], share, seed) for name, share in shares.items() if share}
+    drawn = {name: in_drawn_order(questions[name], seed) for name, share in shares.items() if share}
+    found = {
+        name: sorted(order[shares[name] :][: shares[name]] if beyond else order[: shares[name]])
+        for name, order in drawn.items()
+    }
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def draw_rows(questions: Sequence[str], limit: int | None, seed: int) -> list[int]:

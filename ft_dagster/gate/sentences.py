@@ -18,7 +18,7 @@ KEPT: dict[RuleName, int] = {"general_loss": GENERAL_TEXTS, "degeneration": len(
 
 
 def sentence_of(rule: Rule, *, tries: int) -> str:
-    """Say what `rule` found, whose outcome stands, at try number `tries` of the same weights."""
+    """Say what `rule` found, whose outcome stands, at try number `tries`."""
     points, show = units(rule.metric, (rule.base, rule.tuned))
     went = f"{rule.what} ({rule.metric}) went from {show(rule.base)} to {show(rule.tuned)}"
     worse = "fall" if rule.higher_is_better else "rise"
@@ -89,7 +89,7 @@ def _reach(rule: Rule, points: Said) -> str:
 
 def _try(rule: Rule, tries: int) -> str:
     look = "" if rule.look is None else f", look {rule.look[0]} of {rule.look[1]}"
-    return f"try {tries} of these weights{look}, level {100 * rule.level:.2g}%"
+    return f"try {tries}{look}, level {100 * rule.level:.2g}%"
 
 
 def _shown(rule: Rule, points: Said, worse: str) -> str:

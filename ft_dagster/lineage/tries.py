@@ -1,89 +1,364 @@
-"""Counts how often the same weights were put to new questions: `<prefix>/tries/<weights>/000001.json`, one a
-file.
+"""Counts the tries of a variant: how often any of its weights were put to questions since its last release.
 
-Each draw of questions is another chance to pass what should not: the gate gives try k a smaller share of its
-level. Tries are never changed or removed; the same questions keep their ordinal.
+Each evaluation is another chance to pass what should not: the gate gives try k a smaller share of its level.
+A release of new weights closes the count. What counts stands in the store under the variant's name, whatever
+becomes of its declaration and its artifacts; records are never changed or removed.
+
+    tries/lineage/<after>/000001.json   the tries after so many releases of new weights, in order
+    tries/<weights>/000001.json         the sets of questions that weights were put to, each with its ordinal
+
+The first names each try once, and is created exclusively: of two evaluations at once one is refused. The
+second keeps the ordinal of the same weights on the same questions for ever. Records of schema 1 counted by
+weights alone: their evaluations keep that ordinal, and those since the last release are tries of the variant.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.graph import made_in
+from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
+from ft_dagster.lineage.log import recalled_log
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
+from ft_dagster.store.artifacts import Artifact
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.committed import committed_in
 
+LINEAGE = "lineage"  # beside folders of weights, which are named by sha256
 RESTORE = "Restore the folder from a backup"
 
 
+class Reserve(NamedTuple):
+    """Names a set of a test split that is dealt into `sets`. `turn`: how many sets were in use before, over
+    all releases; from `sets` on they are used again.
+    """
+
+    sets: int
+    turn: int
+
+    @property
+    def part(self) -> int:
+        """Return the number of the set, from 1."""
+        return self.turn % self.sets + 1
+
+    @property
+    def left(self) -> int:
+        """Return how many sets come after this one that were never in use."""
+        return max(0, self.sets - 1 - self.turn)
+
+    @property
+    def used_up(self) -> bool:
+        """Say whether all sets were in use before."""
+        return self.turn >= self.sets
+
+    @property
+    def words(self) -> dict[str, int]:
+        """Return it as documents name it."""
+        return {"sets": self.sets, "set": self.part, "left": self.left}
+
+
+class Try(NamedTuple):
+    """Names what was put to which questions, as which try. `after`: so many releases of new weights; None of
+    a record by weights alone. `at`: ISO 8601.
+    """
+
+    weights: str
+    questions: str
+    ordinal: int
+    at: str
+    after: int | None
+    reserve: Reserve | None = None
+
+
+class Count(NamedTuple):
+    """Holds the tries of a variant since its last release, in order. `after`: how many weights were released
+    before, the last of them `since`, ISO 8601. `recorded`: so many of the tries are in this count; the others
+    are of an older store.
+    """
+
+    after: int
+    since: str
+    tries: tuple[Try, ...]
+    recorded: int
+
+    @property
+    def next(self) -> int:
+        return len(self.tries) + 1
+
+
 def try_of(store: Store, prefix: str, weights: str, questions: str) -> int:
-    """Return the ordinal, from 1, that these questions (by their digest) have, or would have, among all that
-    the weights (by theirs) were put to. Raises UserError for a record that cannot be read.
+    """Return the ordinal, from 1, that these questions (by their digest) have for these weights (by theirs),
+    or would have as the variant's next try. Raises UserError for a record that cannot be read.
     """
-    known = tries(store, prefix, weights)
-    return (known.index(questions) if questions in known else len(known)) + 1
+    known = (each.ordinal for each in tries(store, prefix, weights) if each.questions == questions)
+    ordinal = next(known, None)
+    return _place(count(store, prefix), weights, questions) if ordinal is None else ordinal
 
 
-def record_try(store: Store, prefix: str, weights: str, questions: str, ordinal: int) -> None:
-    """Record that the weights are put to these questions, before they are. Raises UserError where the ordinal
-    is another set's, and where an evaluation of the weights stands whose own record is gone.
+def count(store: Store, prefix: str) -> Count:
+    """Return the tries since the last release. Raises UserError, also where one is missing before another."""
+    released = _released(store, prefix)
+    after, since = len(released), released[-1].at if released else ""
+    recorded = tuple(_counted(store, prefix, after))
+    if recorded or store.names(_lineage(prefix)):
+        return Count(after, since, recorded, len(recorded))
+    before = (each._replace(after=after) for each in _by_weights(store, prefix, since))
+    return Count(after, since, tuple(each._replace(ordinal=n) for n, each in enumerate(before, 1)), 0)
+
+
+def reserve_of(store: Store, prefix: str, weights: str, sets: int) -> Reserve:
+    """Return the set of the test split that these weights are judged by, or would be as the next try. All of
+    a count have one, which is the one after that of the count before. Raises UserError for a record that
+    cannot be read.
     """
-    refuse_unrecorded(store, prefix, weights, _evaluated(store, prefix, weights))
+    known = _newest_reserve(tries(store, prefix, weights), sets)
+    now = count(store, prefix)
+    found = known or _newest_reserve(now.tries, sets)
+    if found is not None:
+        return found
+    for name in sorted(store.names(_lineage(prefix)), reverse=True):
+        if int(name) < now.after:
+            before = _newest_reserve([*_counted(store, prefix, int(name))], sets)
+            if before is not None:
+                return Reserve(sets, before.turn + 1)
+    return Reserve(sets, 0)
+
+
+def record_try(  # noqa: PLR0917
+    store: Store, prefix: str, weights: str, questions: str, ordinal: int, sets: int | None = None
+) -> None:
+    """Record that the weights are put to these questions, before they are. `sets`: into how many the test
+    split is dealt. Raises UserError where the ordinal is another try's, and where an evaluation stands whose
+    own record is gone.
+    """
+    now = count(store, prefix)
+    _refuse_gone(store, prefix, weights, now)
+    if any((one.questions, one.ordinal) == (questions, ordinal) for one in tries(store, prefix, weights)):
+        return
+    if _place(now, weights, questions) != ordinal:
+        raise _meanwhile(store, _count_of(prefix, now.after), ordinal)
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    content = json.dumps({"schema_version": 1, "questions": questions, "at": at}, indent=1)
-    store.create_exclusively(_path(prefix, weights, ordinal), content.encode())
-    if tries(store, prefix, weights)[ordinal - 1 : ordinal] != [questions]:
-        raise UserError(
-            "another evaluation of the same weights began meanwhile",
-            file=store.uri(_path(prefix, weights, ordinal)),
-            fix="Run it again",
-        )
+    reserve = None if sets is None else reserve_of(store, prefix, weights, sets)
+    this = [Try(weights, questions, ordinal, at, now.after, reserve)] if ordinal == now.next else []
+    for each in (*now.tries[now.recorded :], *this):
+        _create(store, prefix, each)
+    record = {"questions": questions, "ordinal": ordinal, "after": now.after, "at": at, **_dealt(reserve)}
+    known = tries(store, prefix, weights)
+    while questions not in {each.questions for each in known}:
+        store.create_exclusively(_numbered(_folder(prefix, weights), len(known) + 1), _text(record))
+        known = tries(store, prefix, weights)
 
 
-def refuse_unrecorded(store: Store, prefix: str, weights: str, evaluated: int) -> None:
-    """Raises UserError where fewer sets of questions are recorded than evaluations say there were."""
-    known = len(tries(store, prefix, weights))
-    if evaluated > known:
-        raise UserError(
-            f"{evaluated} sets of questions were put to these weights, and {known} are recorded",
-            file=store.uri(_folder(prefix, weights)),
-            fix=RESTORE,
-        )
-
-
-def tries(store: Store, prefix: str, weights: str) -> list[str]:
-    """Return the digest of each set of questions that these weights were put to, in order. Raises UserError,
-    also where one is missing before another.
+def tries(store: Store, prefix: str, weights: str) -> list[Try]:
+    """Return the sets of questions that these weights were put to, in order. Raises UserError, also where one
+    is missing before another.
     """
-    found: list[str] = []
+    found = list[Try]()
+    for number, one in enumerate(_records(store, _folder(prefix, weights)), 1):
+        ordinal, after = int(one.get("ordinal", number)), one.get("after")
+        found.append(Try(weights, str(one["questions"]), ordinal, str(one["at"]), after, _reserve_in(one)))
+    return found
+
+
+def refuse_unrecorded(store: Store, prefix: str, evaluated: Mapping[str, Iterable[int]]) -> None:
+    """Raises UserError where evaluations say by their ordinals (by the digest of the weights) that these were
+    put to questions, and that is not recorded.
+    """
+    for weights, ordinals in evaluated.items():
+        known = tries(store, prefix, weights)
+        gone = {*ordinals} - {each.ordinal for each in known}
+        if gone:
+            _refuse(store, _folder(prefix, weights), weights, min(gone))
+
+
+def refuse_uncounted(store: Store, prefix: str, weights: str) -> None:
+    """Raises UserError where weights were put to questions as a try of the variant that its count does not
+    name.
+    """
+    for each in tries(store, prefix, weights):
+        if each.after is not None:
+            folder = _count_of(prefix, each.after)
+            named = _records(store, folder)[each.ordinal - 1 : each.ordinal]
+            if [(one["weights"], one["questions"]) for one in named] != [(weights, each.questions)]:
+                _refuse(store, folder, weights, each.ordinal)
+
+
+def records_of(store: Store, prefix: str, weights: str) -> list[str]:
+    """Return the paths of the records that tell of these weights."""
+    counts = {
+        _count_of(prefix, each.after) for each in tries(store, prefix, weights) if each.after is not None
+    }
+    folders = (_folder(prefix, weights), *sorted(counts))
+    return [f"{folder}/{name}" for folder in folders for name in store.names(folder)]
+
+
+def folders_of_tries(store: Store, prefix: str) -> Iterator[str]:
+    """Yield the folders of records of a variant, below its part of the store."""
+    for name in store.names(f"{prefix}/tries"):
+        if name == LINEAGE:
+            yield from (f"tries/{LINEAGE}/{after}" for after in store.names(_lineage(prefix)))
+        else:
+            yield f"tries/{name}"
+
+
+def check_folder(store: Store, prefix: str, folder: str) -> None:
+    """Raises UserError where records of a folder cannot be read, are missing, or do not fit the others."""
+    _records(store, f"{prefix}/{folder}")
+    if f"/{LINEAGE}/" not in folder:
+        refuse_uncounted(store, prefix, PurePosixPath(folder).name)
+
+
+def ordinals_of(made: Iterable[Artifact]) -> dict[str, set[int]]:
+    """Return the ordinals that evaluations had, by the digest of their weights; those of an experiment have
+    none.
+    """
+    found = defaultdict[str, set[int]](set)
+    for each in made:
+        if "tries" in each.spec:
+            found[each.inputs.get(FINE_TUNED_MODEL.name, "")].add(int(each.spec["tries"]))
+    return found
+
+
+def _newest_reserve(found: Sequence[Try], sets: int) -> Reserve | None:
+    """Return the newest set of tries by which the test split was dealt into so many."""
+    known = [each.reserve for each in found if each.reserve is not None and each.reserve.sets == sets]
+    return known[-1] if known else None
+
+
+def _dealt(reserve: Reserve | None) -> dict[str, object]:
+    return {} if reserve is None else {"reserve": reserve._asdict()}
+
+
+def _reserve_in(record: Mapping[str, Any]) -> Reserve | None:
+    dealt = record.get("reserve")
+    return None if dealt is None else Reserve(int(dealt["sets"]), int(dealt["turn"]))
+
+
+def _place(now: Count, weights: str, questions: str) -> int:
+    pairs = [(each.weights, each.questions) for each in now.tries]
+    return pairs.index((weights, questions)) + 1 if (weights, questions) in pairs else now.next
+
+
+def _refuse_gone(store: Store, prefix: str, weights: str, now: Count) -> None:
+    """Raises UserError where an evaluation of these weights, or of any since the last release, is not
+    recorded.
+    """
+    known = {each.weights for each in now.tries} - {weights}
+    made = (each for each in committed_in(store, prefix, EVALUATION.name) if isinstance(each, Artifact))
+    doubtful = [
+        each
+        for each in made
+        if (name := each.inputs.get(FINE_TUNED_MODEL.name)) == weights
+        or (name not in known and _later(str(each.predicate["created"]), now.since))
+    ]
+    evaluated = ordinals_of(doubtful)
+    refuse_unrecorded(store, prefix, evaluated)
+    for each in evaluated:
+        refuse_uncounted(store, prefix, each)
+
+
+def _by_weights(store: Store, prefix: str, since: str) -> list[Try]:
+    """Return what an older version recorded by weights alone, later than `since`, in the order of time."""
+    found = [
+        each
+        for name in store.names(f"{prefix}/tries")
+        if name != LINEAGE
+        for each in tries(store, prefix, name)
+        if each.after is None and _later(each.at, since)
+    ]
+    return sorted(found, key=lambda each: (_time(each.at), each.weights, each.ordinal))
+
+
+def _released(store: Store, prefix: str) -> list[ReleaseEntry]:
+    """Return the first release of all weights that were released: another export of the same closes no
+    count.
+    """
+    firsts = dict[str, ReleaseEntry]()
+    for entry in recalled_log(store, prefix).entries:
+        if entry.action == RELEASE:
+            firsts.setdefault(entry.weights, entry)
+    return list(firsts.values())
+
+
+def _create(store: Store, prefix: str, one: Try) -> None:
+    """Write a try into its count. Raises UserError where another is there."""
+    folder = _count_of(prefix, one.after)
+    record = {"weights": one.weights, "questions": one.questions, "at": one.at, **_dealt(one.reserve)}
+    store.create_exclusively(_numbered(folder, one.ordinal), _text(record))
+    written = _records(store, folder)[one.ordinal - 1 : one.ordinal]
+    if [(each["weights"], each["questions"]) for each in written] != [(one.weights, one.questions)]:
+        raise _meanwhile(store, folder, one.ordinal)
+
+
+def _counted(store: Store, prefix: str, after: int) -> Iterator[Try]:
+    """Yield the recorded tries after so many releases of new weights."""
+    for number, one in enumerate(_records(store, _count_of(prefix, after)), 1):
+        dealt = _reserve_in(one)
+        yield Try(str(one["weights"]), str(one["questions"]), number, str(one["at"]), after, dealt)
+
+
+def _meanwhile(store: Store, folder: str, number: int) -> UserError:
+    return UserError(
+        "another evaluation of the variant, or a release, came meanwhile",
+        file=store.uri(_numbered(folder, number)),
+        fix="Run it again",
+    )
+
+
+def _refuse(store: Store, folder: str, weights: str, ordinal: int) -> None:
+    raise UserError(
+        f"the weights {weights[:12]} were put to questions as try {ordinal}, and that is not recorded",
+        file=store.uri(folder),
+        fix=RESTORE,
+    )
+
+
+def _records(store: Store, folder: str) -> list[dict[str, Any]]:
+    """Return the records of a folder, in order."""
+    found: list[dict[str, Any]] = []
     while True:
-        path = _path(prefix, weights, len(found) + 1)
+        path = _numbered(folder, len(found) + 1)
         try:
-            found.append(str(store.read_json(path)["questions"]))
+            one = store.read_json(path)
+            found.append({**one, "questions": one["questions"], "at": one["at"]})
         except FileNotFoundError:
             break
         except (ValueError, KeyError, TypeError):
             fix = "Restore the file from a backup"
             raise UserError("not a record of an evaluation", file=store.uri(path), fix=fix) from None
-    if any(name > PurePosixPath(path).name for name in store.names(_folder(prefix, weights))):
+    if any(name > PurePosixPath(path).name for name in store.names(folder)):
         raise UserError("a record of an evaluation is missing", file=store.uri(path), fix=RESTORE)
     return found
 
 
-def _evaluated(store: Store, prefix: str, weights: str) -> int:
-    """Return the highest ordinal that an evaluation of these weights had; one that cannot be read has
-    none.
-    """
-    of_these = made_in(store, prefix, EVALUATION.name, {FINE_TUNED_MODEL.name: weights})
-    return max((int(one.spec.get("tries", 0)) for one in of_these), default=0)
+def _text(record: Mapping[str, object]) -> bytes:
+    return json.dumps({"schema_version": 2, **record}, indent=1).encode()
+
+
+def _later(at: str, since: str) -> bool:
+    return not since or _time(at) > _time(since)
+
+
+def _time(at: str) -> datetime:
+    return datetime.fromisoformat(at)
+
+
+def _lineage(prefix: str) -> str:
+    return f"{prefix}/tries/{LINEAGE}"
+
+
+def _count_of(prefix: str, after: int | None) -> str:
+    return f"{_lineage(prefix)}/{after or 0:06d}"
 
 
 def _folder(prefix: str, weights: str) -> str:
     return f"{prefix}/tries/{weights}"
 
 
-def _path(prefix: str, weights: str, ordinal: int) -> str:
-    return f"{_folder(prefix, weights)}/{ordinal:06d}.json"
+def _numbered(folder: str, number: int) -> str:
+    return f"{folder}/{number:06d}.json"

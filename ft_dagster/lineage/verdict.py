@@ -152,7 +152,7 @@ class Verdict:
     """Holds a verdict, passed only if every rule passed. `outcome`: fail if any rule failed, else undecided
     if any was.
 
-    `tries`: the ordinal of this evaluation among those of the same weights. `policy`: digest of what the
+    `tries`: the ordinal of this evaluation since the last release. `policy`: digest of what the
     platform allowed when it was derived; None: before there was one.
     """
 

@@ -110,7 +110,7 @@ class PlanSpec(SpecModel):
 class EvaluationSpec(SpecModel):
     """Says by which tasks and questions a model is judged."""
 
-    added = ("goal", "call_order")
+    added = ("goal", "call_order", "reserve")
 
     task: tuple[str, ...] = Field(
         (), description="lm-eval tasks: built-in names or YAML files; none: the variant's own test split"
@@ -123,6 +123,11 @@ class EvaluationSpec(SpecModel):
         400,
         description="Questions drawn per task, by seed; null: all of them; auto: batch after batch until the "
         f"gate is decided, {MOST_QUESTIONS:,} at most",
+    )
+    reserve: Annotated[int, Field(ge=2, le=100)] | None = Field(
+        None,
+        description="Disjoint sets that the test split is dealt into by content; each release of new weights "
+        "moves on to the next. null: one set, asked every time",
     )
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest answer in the variant's own task")
     kind: AnswerKind = Field(
@@ -155,6 +160,17 @@ class EvaluationSpec(SpecModel):
         if (self.kind == "sql") != (self.database is not None):
             raise ValueError("kind: sql and database go together")
         return self
+
+    @model_validator(mode="after")
+    def _reserve_is_of_the_test_split(self) -> EvaluationSpec:
+        if self.reserve is not None and self.task:
+            raise ValueError("reserve deals out the test split, which is not asked where task is declared")
+        return self
+
+    @property
+    def sets(self) -> int:
+        """Return into how many sets the test split is dealt."""
+        return self.reserve or 1
 
     @model_validator(mode="after")
     def _calls_have_an_order(self) -> EvaluationSpec:
@@ -213,7 +229,7 @@ class GatesSpec(SpecModel):
         None, description="Largest share of the probed rows, and of the canaries, repeated; null: not judged"
     )
     alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(
-        0.05, description="One-sided level of each rule, over all tries of the same weights together"
+        0.05, description="One-sided level of each rule, over all tries since the last release together"
     )
     undecided: Literal["fail", "measured"] = Field(
         "fail",

@@ -130,6 +130,7 @@ STAGE = Stage(
     fields=questions.FIELDS,
     inputs=inputs,
     build=build,
+    asks=("part_of_reserve",),
     refuse=refuse,
     after=after,
     programs=("evaluation",),

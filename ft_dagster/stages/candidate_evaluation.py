@@ -35,7 +35,7 @@ from ft_dagster.workspace.stage import Stage
 
 @dataclass(frozen=True)
 class CandidateInputs:
-    """Names the inputs. `tries`: the ordinal of these questions among all sets that the weights were put to.
+    """Names the inputs. `tries`: see `EvaluationInputs`; the same questions are no try of their own.
     `chat`: see `questions.chat_of`. `rules`: see `gates.later_rules`; None where none acts.
     """
 
@@ -92,6 +92,6 @@ STAGE = Stage(
     fields=(*questions.FIELDS, "gates"),
     inputs=inputs,
     build=build,
-    asks=("tries",),
+    asks=("tries", "part_of_reserve"),
     programs=("evaluation",),
 )

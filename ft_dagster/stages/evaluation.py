@@ -59,10 +59,11 @@ JUDGING = ("gates", "spec", "own", "rules", "probed")  # of the key: by what ans
 @dataclass(frozen=True)
 class EvaluationInputs:
     """Names the inputs. `gates`: digest of the declared gates. `spec`: the fields by which answers are
-    judged. `tries`: the ordinal of these questions among all sets that the weights were put to. `chat`: see
-    `questions.chat_of`. `own`: see `own_tasks`, `rules`: see `gates.later_rules`; None without any. `probed`:
-    see `Policy.least_probed`. `policy`: today's, kept beside the verdict; release and export hold the
-    declaration against theirs. `called`: see `questions.own_checks`.
+    judged. `tries`: the ordinal of this evaluation among those of the variant since its last release; None in
+    an experiment, whose answers judge nothing. `chat`: see `questions.chat_of`. `own`: see `own_tasks`,
+    `rules`: see `gates.later_rules`; None without any. `probed`: see `Policy.least_probed`. `policy`:
+    today's, kept beside the verdict; release and export hold the declaration against theirs. `called`: see
+    `questions.own_checks`.
     """
 
     base_model: Artifact
@@ -75,7 +76,7 @@ class EvaluationInputs:
     device: Host[str]
     dtype: Host[Dtype]
     engine: Engine
-    tries: Derived[int]
+    tries: Derived[int | None]
     chat: Annotated[dict[str, Any] | None, derived(questions.OTHER_CHAT)]
     own: Annotated[tuple[str, ...] | None, derived("{stage} took other tasks for the tenant's own choice")]
     rules: Host[dict[str, int] | None]  # by this version: who upgrades is told by `upgrade --plan` alone
@@ -102,7 +103,9 @@ def inputs(view: View) -> EvaluationInputs:
         view.device,
         view.dtype,
         view.engine,
-        view.by_bytes(lambda: view.past.tries(tuned, questions_digest(task, general))),
+        None
+        if view.choosing
+        else view.by_bytes(lambda: view.past.tries(tuned, questions_digest(task, general))),
         questions.chat_of(before),
         view.by_bytes(lambda: own_tasks(view) or None),
         view.by_bytes(lambda: rules_of(view, before)),
@@ -136,10 +139,8 @@ def own_of(evaluation: Artifact) -> tuple[str, ...]:
 
 
 def tries_of(evaluation: Artifact) -> int:
-    """Return the ordinal of an evaluation's questions among all sets that its weights were put to; it is in
-    its key.
-    """
-    return int(evaluation.spec["tries"])
+    """Return which try an evaluation was, by its key; 1 in an experiment."""
+    return int(evaluation.spec.get("tries", 1))
 
 
 class Judging(NamedTuple):
@@ -166,7 +167,10 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
     derived from those answers. Their bytes stay, with the verdict of that day among them; today's is in the
     figures, and in the evidence.
     """
-    context.record_try(inputs.fine_tuned_model, questions_digest(inputs.task, inputs.general), inputs.tries)
+    reserve = None
+    if inputs.tries is not None:
+        asked, sets = questions_digest(inputs.task, inputs.general), inputs.task.spec.evaluation.reserve
+        reserve = context.record_try(inputs.fine_tuned_model, asked, inputs.tries, sets)
     known = _answered_before(inputs, context, attempt)
     if known is not None:
         context.say("these weights answered these questions before: their answers are judged again")
@@ -180,13 +184,14 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
     (attempt.evidence / POLICY).write_text(policy.model_dump_json(indent=1), "utf-8")
     judged = replace(verdict, policy=policy.digest).to_json()
     named = {FIGURE: inputs.called} if inputs.called else {}
-    return {**figures, "scores": scores_in(attempt.payload), "verdict": judged, **named}
+    dealt = {} if reserve is None else {"reserve": reserve.words}
+    return {**figures, "scores": scores_in(attempt.payload), "verdict": judged, **named, **dealt}
 
 
 def _ask(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     base, weights = base_of(inputs.base_model, context), weights_of(inputs.fine_tuned_model, context)
     gates, objective = inputs.spec.gates, inputs.spec.objective
-    decides = Decides(inputs.base_evaluation, gates, inputs.tries, objective=objective)
+    decides = Decides(inputs.base_evaluation, gates, inputs.tries or 1, objective=objective)
     question = ModelQuestions(
         base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )
@@ -233,7 +238,7 @@ def _verdict(inputs: EvaluationInputs, context: BuildContext, payload: Path) -> 
         before,
         payload,
         declared_in=context.declared_in,
-        judging=Judging(inputs.tries, inputs.own or (), inputs.probed or 0, inputs.called),
+        judging=Judging(inputs.tries or 1, inputs.own or (), inputs.probed or 0, inputs.called),
     )
 
 
@@ -273,6 +278,11 @@ def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
     outcomes = [rule.outcome for rule in verdict.rules]
     counts = {name: outcomes.count(name) for name in ("pass", "undecided", "fail")}
     figures = {"questions": artifact.figures["questions"], "try": verdict.tries, **counts}
+    if dealt := artifact.figures.get("reserve"):
+        said += (
+            f"; set {dealt['set']} of {dealt['sets']} of the test split was asked, {dealt['left']} are left"
+        )
+        figures |= {"reserve_set": dealt["set"], "reserve_left": dealt["left"]}
     acted = f"largest logit difference {difference:.3g}"
     return [
         Check("gate", verdict.passed, said, figures),
@@ -305,7 +315,7 @@ STAGE = Stage(
     fields=(*questions.FIELDS, *JUDGED),
     inputs=inputs,
     build=build,
-    asks=("tries", "made_before"),
+    asks=("tries", "part_of_reserve", "made_before"),
     checks={
         "gate": "The task got better, and a fall of general ability beyond the margins is ruled out",
         "weights_act": "The training changed the base's logits",

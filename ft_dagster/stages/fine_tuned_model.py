@@ -12,6 +12,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.launcher import RESULT_FILE
+from ft_dagster.lineage.graph import made_in
 from ft_dagster.schema_version import stored_as
 from ft_dagster.stage_entries import (
     BASE_MODEL,
@@ -29,7 +30,7 @@ from ft_dagster.training.watch.first_look import FIRST_LOOKS
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import recorded
-from ft_dagster.workspace.policy import refuse_dear
+from ft_dagster.workspace.policy import refuse_dear, refuse_successor
 from ft_dagster.workspace.stacking import trained_base
 from ft_dagster.workspace.stage import Check, Stage
 from ft_dagster.workspace.workspace import Workspace
@@ -133,10 +134,13 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
 
 
 def before_training(workspace: Workspace) -> None:
-    """Raises UserError for a training that costs more than the policy allows; else asks what the base can do
-    without it.
+    """Raises UserError for a training that costs more than the policy allows, or after which the next try
+    could decide nothing; else asks what the base can do without it.
     """
     refuse_dear(workspace, workspace.upstream(TRAINING_PLAN.name))
+    above = {each.name: workspace.upstream(each.name).digest for each in (TRAINING_PLAN, TRAINING_MIXTURE)}
+    if not any(made_in(workspace.store, workspace.prefix, FINE_TUNED_MODEL.name, above)):
+        refuse_successor(workspace)
     ask_before_training(workspace)
 
 

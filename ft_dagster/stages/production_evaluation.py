@@ -75,6 +75,6 @@ STAGE = Stage(
     fields=questions.FIELDS,
     inputs=inputs,
     build=build,
-    asks=("production",),
+    asks=("production", "part_of_reserve"),
     programs=("evaluation",),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.evaluation.tasks.calls import no_calls
 from ft_dagster.evaluation.tasks.tasks import listed_metrics, resolve_tasks, tasks_digest
 from ft_dagster.gate.answer_scores import find_database
-from ft_dagster.gate.power import texts_of_losses
+from ft_dagster.gate.looks_left import NextLook, look_lines
+from ft_dagster.gate.power import hopeless_gates, texts_of_losses
 from ft_dagster.lineage.release import production
 from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.models.base import resolve_base
@@ -38,6 +40,7 @@ from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import TRAINING_MIXTURE, TRAINING_PLAN
 from ft_dagster.store import read_head
+from ft_dagster.workspace.next_look import look_ahead, newest_test_rows
 from ft_dagster.workspace.policy import problems, unknown_targets
 from ft_dagster.workspace.rendered_prompts import notes_on_prompts
 from ft_dagster.workspace.workspace import Workspace
@@ -129,6 +132,7 @@ def check_variant(
     rows = [row for source in read_of for row in source.rows[:KEPT]]
     if len(found.errors) == wrong and not declarations.errors(key) and all(each.whole for each in look.files):
         _check_counts(declarations.declared(key), rows, sum(each.rows for each in look.files), found)
+    own_files = tuple(look.files)
     if named.corpus is not None:
         look.files += _check_corpus(declarations, named.corpus, looks, found)
     tokenizer, few, calls = None, tuple[str, ...](), list[str]()
@@ -147,6 +151,7 @@ def check_variant(
     exchange = spec.data.render == "auto" and tokenizer is not None and tokenizer.chats
     how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
     losses, seen = _losses(spec), rows_sentence(look.files) + how
+    ahead = _look_ahead(workspace, spec, own_files)
     named_here = f"{base.said}, {counted(sources, 'source')}, {counted(len(tasks), 'task')}"
     return {
         "base_model": base.said,
@@ -154,9 +159,21 @@ def check_variant(
         "tasks": sorted(tasks),
         "files": [each.to_json() for each in look.files],
         "losses": losses,
+        "look": ahead.to_json(),
+        "looks": list(look_lines(ahead, spec)),
         "summary": "; ".join([named_here, seen, *losses]),
         "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
     }
+
+
+def _look_ahead(workspace: Workspace, spec: VariantSpec, files: Sequence[FileRead]) -> NextLook:
+    """Return the next evaluation; before there is a data set, by the rows of the sources, where all were
+    counted.
+    """
+    rows = newest_test_rows(workspace)
+    if rows is None and files and all(each.whole for each in files):
+        rows = int(sum(each.rows for each in files) * spec.data.splits.test)
+    return look_ahead(workspace, spec, rows)
 
 
 def _check_counts(declared: Declared, rows: list[Row], in_all: int, found: Mistakes) -> None:
@@ -165,6 +182,26 @@ def _check_counts(declared: Declared, rows: list[Row], in_all: int, found: Mista
         refuse_few(in_all, declared.spec.data.splits, file=declared.file)
     with found.gathered("data.max_malformed"):
         _refuse_malformed(declared, rows, in_all)
+    with found.gathered("evaluation.reserve"):
+        _refuse_small_sets(declared, in_all)
+
+
+def _refuse_small_sets(declared: Declared, in_all: int) -> None:
+    """Raise UserError where the sets that the test split is dealt into decide nothing, of so many rows."""
+    gates, asked, share = declared.spec.gates, declared.spec.evaluation, declared.spec.data.splits.test
+    if asked.reserve is None:
+        return
+    each = int(in_all * share) // asked.sets
+    hopeless = [one for one in hopeless_gates(gates, asked, {"task": each}) if one.asked == each]
+    for rule in hopeless[:1]:
+        rows = ceil(asked.sets * (rule.least - each) / share) if share else 0
+        raise UserError(
+            f"each of {asked.sets} sets gets about {each:,} test rows: {rule.sentence}",
+            file=declared.file,
+            field="evaluation.reserve",
+            value=asked.reserve,
+            fix=f"Declare fewer sets, add some {rows:,} rows, or allow more ({rule.field})",
+        )
 
 
 def _refuse_malformed(declared: Declared, rows: list[Row], in_all: int) -> None:

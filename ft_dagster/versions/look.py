@@ -72,9 +72,12 @@ class _Gone(dict[str, Any]):
 
 
 class _SeenPast(Past):
-    """Reads no new try: how often questions were put is taken from the manifest."""
+    """Reads no new try: how often questions were put, and of which set, is taken from the manifest."""
 
     def tries(self, weights: Artifact, questions: str) -> int:
+        raise Unopened
+
+    def part_of_reserve(self, sets: int) -> int:
         raise Unopened
 
 

@@ -11,6 +11,7 @@ from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
+from ft_dagster.gate.looks_left import NextLook, look_lines
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.lineage.stale import StaleKind
 from ft_dagster.model_files.weights import measure_weights, weight_files
@@ -36,6 +37,7 @@ from ft_dagster.versions.prompted import stands_of_base
 from ft_dagster.versions.sample import ROWS, Counted, sample
 from ft_dagster.versions.version_artifacts import newest_artifacts
 from ft_dagster.workspace.judging_devices import judges_among, refuse_unheld
+from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.plan_context import context_of, context_without_base
 from ft_dagster.workspace.policy import refuse_declared, too_dear
 from ft_dagster.workspace.rendered_prompts import notes_on_prompts
@@ -47,8 +49,9 @@ from ft_dagster.workspace.workspace import Workspace, named_in
 class Preview:
     """Holds a plan that is not kept. `basis`: what `examples`, `tokens` and `test_rows` rest on.
 
-    `warnings`: the estimate's, and those about how it would be judged and served. `with_examples`: what the
-    base reaches with examples in its prompt, where it was asked so.
+    `warnings`: the estimate's, and those about how it would be judged and served. `look`: the evaluation
+    after the training, and `looks` in sentences. `with_examples`: what the base reaches with examples in its
+    prompt, where it was asked so.
     """
 
     variant: str
@@ -58,12 +61,14 @@ class Preview:
     test_rows: int
     estimate: Estimate
     warnings: tuple[str, ...]
+    look: NextLook
+    looks: tuple[str, ...]
     with_examples: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        own = {name: value for name, value in vars(self).items() if name != "estimate"}
+        own = {name: value for name, value in vars(self).items() if name not in ("estimate", "looks")}
         lists = {name: list(own[name]) for name in ("warnings", "with_examples")}
-        return {**self.estimate.to_json(), **own, **lists}
+        return {**self.estimate.to_json(), **own, **lists, "look": self.look.to_json()}
 
 
 def plan_variant(
@@ -138,8 +143,9 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
     notes = notes_on_prompts(workspace, spec, data.rows, tokenizer)
     warnings = (*refused, *notes, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
-    asked = tuple(_with_examples(today, declared))
-    return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings, asked)
+    asked, look = tuple(_with_examples(today, declared)), look_ahead(workspace, spec, data.test_rows)
+    lines = look_lines(look, spec)
+    return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings, look, lines, asked)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from ft_dagster.lineage.tries import record_try
+from ft_dagster.lineage.tries import Reserve, record_try, reserve_of
 from ft_dagster.models.derived import (
     added_token_ids,
     added_tokens,
@@ -139,9 +139,15 @@ class BuildContext:
         export = parent_artifact(self._workspace.store, base, MODEL_EXPORT.name)
         return ParentAdapter(adapter=self.payload(export), digest=export.digest)
 
-    def record_try(self, weights: Artifact, questions: str, ordinal: int) -> None:
-        """Record that the weights are put to questions (by their digest), before they are."""
-        record_try(self._workspace.store, self._workspace.prefix, weights.digest, questions, ordinal)
+    def record_try(
+        self, weights: Artifact, questions: str, ordinal: int, sets: int | None = None
+    ) -> Reserve | None:
+        """Record that the weights are put to questions (by their digest), before they are. Return the set of
+        the test split that is asked, where that is dealt into `sets`.
+        """
+        store, prefix = self._workspace.store, self._workspace.prefix
+        record_try(store, prefix, weights.digest, questions, ordinal, sets)
+        return None if sets is None else reserve_of(store, prefix, weights.digest, sets)
 
     def run(
         self,

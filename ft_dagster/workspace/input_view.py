@@ -98,6 +98,13 @@ class View(BuildContext):
         return None if trial is None else trial.stop_above_on
 
     @property
+    def choosing(self) -> bool:
+        """Say whether models are only compared here, to choose one that is judged by other questions: in an
+        experiment.
+        """
+        return self._workspace.trial is not None
+
+    @property
     def overrides(self) -> dict[str, object]:
         trial = self._workspace.trial
         return {} if trial is None else dict(trial.overrides)

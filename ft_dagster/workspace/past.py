@@ -19,7 +19,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export
 from ft_dagster.lineage.release import production
-from ft_dagster.lineage.tries import try_of
+from ft_dagster.lineage.tries import reserve_of, try_of
 from ft_dagster.models.derived import ParentRelease, released_parent
 from ft_dagster.planning.cost.learned import Finished, finished_training
 from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
@@ -93,10 +93,20 @@ class Past:
 
     @_question
     def tries(self, weights: Artifact, questions: str) -> int:
-        """Return the ordinal, from 1, of these questions (by their digest) among all that the weights were
-        put to. Raises UserError for a record that cannot be read.
+        """Return which try of the variant since its last release it is, from 1, to put the weights to these
+        questions (by their digest); once that was done, it stays the same. Raises UserError for a record that
+        cannot be read.
         """
         return try_of(self._store, self.key.prefix, weights.digest, questions)
+
+    @_question
+    def part_of_reserve(self, sets: int) -> int:
+        """Return the set of the test split, from 1 of so many, that judges the variant's newest weights.
+        Raises UserError for a record that cannot be read.
+        """
+        newest = read_head(self._store, self.key.prefix, FINE_TUNED_MODEL.name)
+        weights = "" if newest is None else newest.digest
+        return reserve_of(self._store, self.key.prefix, weights, sets).part
 
     @_question
     def production(self) -> InProduction:

@@ -5,6 +5,7 @@ A gate that cannot hold whatever is trained is said at the same place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.tasks.tasks import is_file_entry, names_of
-from ft_dagster.gate.power import hopeless_gates, is_of_successors
+from ft_dagster.gate.power import HopelessGate, hopeless_gates, is_of_successors
 from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.release import production
+from ft_dagster.lineage.tries import count
 from ft_dagster.models.derived import named_source, released_parent
 from ft_dagster.objectives import OBJECTIVES
 from ft_dagster.planning.context import hardware_of
@@ -88,29 +90,41 @@ def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Poli
 
 def refuse_few_questions(workspace: Workspace) -> None:
     """Raises UserError for gates that the questions there are, now that the rows are split, cannot decide."""
-    _raise(_too_few(workspace, for_successors=False))
+    _raise([error for error in _too_few(workspace) if not is_of_successors(str(error.field))])
 
 
 def refuse_successor(workspace: Workspace) -> None:
-    """Raises UserError where they are too few to hold what is trained next against production."""
-    if production(workspace.store, workspace.key.prefix) is not None:
-        _raise(_too_few(workspace, for_successors=True))
+    """Raises UserError where they are too few for what is trained next: for the try that its evaluation will
+    be, or to hold it against production.
+    """
+    tries = 1 if workspace.trial is not None else count(workspace.store, workspace.prefix).next
+    served = production(workspace.store, workspace.key.prefix) is not None
+    _raise(
+        [error for error in _too_few(workspace, tries) if served or not is_of_successors(str(error.field))]
+    )
 
 
-def _too_few(workspace: Workspace, *, for_successors: bool) -> list[UserError]:
-    """Return the rules that the questions there are cannot decide: those against production, or all
-    others.
+def _too_few(workspace: Workspace, tries: int = 1) -> list[UserError]:
+    """Return the rules that the questions there are cannot decide at this try."""
+    known, there = counted_questions(workspace, workspace.spec)
+    return _undecidable(workspace.spec, lambda field: workspace.declared_in, known, there, tries)
+
+
+def counted_questions(workspace: Workspace, spec: VariantSpec) -> tuple[dict[str, int], dict[str, int]]:
+    """Count the questions there are, now that the rows are split: of a rule (task, general_loss), and of each
+    task, by its entry, where that is known.
     """
     from ft_dagster.data.mixture.mixture_io import held_out_documents
+    from ft_dagster.data.rows.dataset_io import smallest_set
 
     texts = held_out_documents(workspace.payload(workspace.upstream(TRAINING_MIXTURE.name)))
     known = {"general_loss": texts} if texts else {}
-    rows, asked = workspace.upstream(TASK_DATASET.name), workspace.spec.evaluation
+    rows, asked = workspace.upstream(TASK_DATASET.name), spec.evaluation
     if not asked.task:
         known["task"] = DatasetFigures.of(rows).test_rows
-    there = _questions_there(workspace, rows, (*asked.task, *asked.general))
-    found = _undecidable(workspace.spec, lambda field: workspace.declared_in, known, there)
-    return [error for error in found if is_of_successors(str(error.field)) == for_successors]
+    if asked.reserve is not None:
+        known["task"] = smallest_set(workspace.payload(rows) / "test.parquet", asked.sets)
+    return known, _questions_there(workspace, rows, (*asked.task, *asked.general))
 
 
 def _questions_there(workspace: Workspace, rows: Artifact, entries: Iterable[str]) -> dict[str, int]:
@@ -248,14 +262,34 @@ def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
 
 
 def _undecidable(
-    spec: VariantSpec, file_of: FileOf, known: Mapping[str, int], there: Mapping[str, int]
+    spec: VariantSpec, file_of: FileOf, known: Mapping[str, int], there: Mapping[str, int], tries: int = 1
 ) -> list[UserError]:
-    """Return the rules that are asked too few questions to pass; `known`, `there`: see `hopeless_gates`."""
+    """Return the rules that are asked too few questions to pass; `known`, `there`, `tries`: see
+    `hopeless_gates`.
+    """
     return [
-        UserError(rule.sentence, file=file_of(rule.field), field=rule.field, value=rule.value, fix=rule.fix)
-        for rule in hopeless_gates(spec.gates, spec.evaluation, known, there)
+        UserError(
+            rule.sentence,
+            file=file_of(rule.field),
+            field=rule.field,
+            value=rule.value,
+            fix=_way_out(rule, spec),
+        )
+        for rule in hopeless_gates(spec.gates, spec.evaluation, known, there, tries)
         if spec.data.general is not None or rule.rule != "general_loss"
     ]
+
+
+def _way_out(rule: HopelessGate, spec: VariantSpec) -> str:
+    """Return what would let a rule decide; of the test split also in rows of the data set."""
+    most, share = spec.evaluation.most, spec.data.splits.test
+    own = rule.rule in ("task", "regression") and not spec.evaluation.task
+    if not own or not share or (most is not None and most < rule.least):
+        return rule.fix
+    sets = spec.evaluation.sets
+    rows = math.ceil(sets * (rule.least - rule.asked) / share)
+    fewer = f"; so would fewer sets than {sets} (evaluation.reserve)" if sets > 1 else ""
+    return f"{rule.fix}. Some {rows:,} more rows would do, {100 * share:.3g}% of which are test rows{fewer}"
 
 
 def _raise(errors: list[UserError]) -> None:

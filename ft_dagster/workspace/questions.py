@@ -23,6 +23,7 @@ from ft_dagster.evaluation.request import (
     JudgedModel,
     QuestionsFile,
     Regurgitation,
+    ReserveSet,
     SplitTask,
     TunedWeights,
     Until,
@@ -50,6 +51,10 @@ from ft_dagster.workspace.keyed_inputs import Derived, File, declared_as, derive
 from ft_dagster.workspace.rendered_prompts import OTHER_ROWS, RENDERING, lead_of_answers
 from ft_dagster.workspace.workspace import Workspace
 
+JUDGING, CHOOSING = (
+    "test.parquet",
+    "validation.parquet",
+)  # of a data set: by whose rows models are judged, chosen
 OTHER_CHAT = "{stage} was answered by other rules of a chat"
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
 TASK = (
@@ -59,6 +64,7 @@ TASK = (
     "evaluation.call_order",
     "evaluation.probed_rows",
     "evaluation.canaries",
+    "evaluation.reserve",
     "data.train_on",
     "data.reasoning",
     "data.chat_template_kwargs",
@@ -73,7 +79,10 @@ class OwnTask:
     """Describes the variant's own task: the declared tasks (`tasks`: by digest), else the test split; and
     what is probed for regurgitation. `spec`: how it is asked. `lead`: what the base's chat template writes
     before an answer of the variant's rows, which is none of it; None where rows are not asked, or it writes
-    nothing. `rendering`: of prompts with completions, as they were trained.
+    nothing. `rendering`: of prompts with completions, as they were trained. `choosing`: models are chosen by
+    the answers, and judged by others: `test` then has the rows of the validation split, and of tasks other
+    questions are asked; None where they judge. `part`: which set of the test split's rows is asked
+    (`evaluation.reserve`); None: all.
     """
 
     spec: VariantSpec
@@ -83,15 +92,20 @@ class OwnTask:
     database: Annotated[File | None, declared_as("evaluation.database")]
     lead: Annotated[str | None, derived(OTHER_ROWS)] = None
     rendering: Derived[str | None] = None
+    choosing: Derived[bool | None] = None
+    part: Derived[int | None] = None
 
 
 @dataclass(frozen=True)
 class General:
-    """Describes benchmarks (`tasks`: by digest) and held-out general text."""
+    """Describes benchmarks (`tasks`: by digest) and held-out general text. `choosing`: see `OwnTask`; texts
+    and prompts, of which there are no others, are not asked then.
+    """
 
     spec: VariantSpec
     tasks: dict[str, str]
     general_holdout: Derived[File | None]
+    choosing: Derived[bool | None] = None
 
 
 def own_task(view: View) -> OwnTask:
@@ -106,16 +120,20 @@ def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
     """
     spec, dataset = view.spec, view.upstream(TASK_DATASET.name)
     asked = spec.evaluation
-    probes = bool(asked.probed_rows or asked.canaries)
+    probes = bool(asked.probed_rows or asked.canaries) and not view.choosing
     splits = not asked.task
     return OwnTask(
         narrowed(spec, (*QUESTIONS, *TASK)),
         view.frozen("tasks")["task"],
-        view.file(dataset, "test.parquet") if splits else None,
+        view.file(dataset, CHOOSING if view.choosing else JUDGING) if splits else None,
         view.file(dataset, "train.parquet") if probes else None,
         database_of(view, asked.database if splits else None),
         view.by_bytes(lambda: lead_of_answers(view, dataset, base, rendering)) if splits or probes else None,
         rendering,
+        view.choosing or None,
+        None
+        if asked.reserve is None or view.choosing
+        else view.by_bytes(lambda: view.past.part_of_reserve(asked.sets)),
     )
 
 
@@ -161,7 +179,10 @@ def general(view: View) -> General:
     return General(
         narrowed(view.spec, (*QUESTIONS, *GENERAL)),
         view.frozen("tasks")["general"],
-        view.file(view.upstream(TRAINING_MIXTURE.name), "general_holdout/texts.parquet"),
+        None
+        if view.choosing
+        else view.file(view.upstream(TRAINING_MIXTURE.name), "general_holdout/texts.parquet"),
+        view.choosing or None,
     )
 
 
@@ -240,6 +261,7 @@ class ModelQuestions:
                     **({} if task is None else task.tasks), **({} if general is None else general.tasks)
                 },
                 "limit": spec.limit,
+                "choosing": bool(part.choosing),
                 "until": self.decides.until(context) if self.decides and spec.limit == "auto" else None,
                 "seed": spec.seed,
                 "num_fewshot": spec.num_fewshot,
@@ -287,6 +309,7 @@ def _of_task(task: OwnTask) -> dict[str, Any]:
             database=None if task.database is None else _data(task.database),
             train_on=spec.data.train_on,
             exchange=task.rendering is not None,
+            reserve=None if task.part is None else ReserveSet(sets=spec.evaluation.sets, number=task.part),
         )
     return asked
 
@@ -296,7 +319,7 @@ def _of_general(general: General) -> dict[str, object]:
     return {
         "general": general.spec.evaluation.general,
         "general_holdout": None if holdout is None else _data(holdout),
-        "general_prompts": True,
+        "general_prompts": not general.choosing,
     }
 
 

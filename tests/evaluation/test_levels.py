@@ -95,7 +95,7 @@ def test_each_further_try_of_the_same_weights_has_less_of_the_level() -> None:
     levels = {k: one(pair, tries=k).level for k in (1, 2, 10)}
     assert levels == pytest.approx({1: 0.05 / 2, 2: 0.05 / 6, 10: 0.05 / 110})
     assert [one(pair, tries=k).outcome for k in (1, 2)] == ["pass", "undecided"]
-    assert "try 2 of these weights, level 0.83%" in one(pair, tries=2).sentence
+    assert "try 2, level 0.83%" in one(pair, tries=2).sentence
 
 
 def test_a_verdict_says_which_try_it_was_and_reads_it_again() -> None:

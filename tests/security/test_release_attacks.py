@@ -161,10 +161,13 @@ def test_two_evaluations_at_once_are_never_the_same_try(tmp_path: Path) -> None:
     assert try_of(store, PREFIX, "w", "first") == try_of(store, PREFIX, "w", "second") == 1
     record_try(store, PREFIX, "w", "first", 1)
     record_try(store, PREFIX, "w", "first", 1)
-    with pytest.raises(UserError, match="another evaluation of the same weights began meanwhile"):
-        record_try(store, PREFIX, "w", "second", 1)
-    assert try_of(store, PREFIX, "w", "second") == 2
-    assert tries(store, PREFIX, "w") == ["first"]
+    for weights in ("w", "other"):
+        with pytest.raises(
+            UserError, match="another evaluation of the variant, or a release, came meanwhile"
+        ):
+            record_try(store, PREFIX, weights, "second", 1)
+        assert try_of(store, PREFIX, weights, "second") == 2
+    assert [each.questions for each in tries(store, PREFIX, "w")] == ["first"]
 
 
 # Production
@@ -354,7 +357,7 @@ def test_tries_that_were_deleted_do_not_begin_at_one_again(project: Path) -> Non
     weights = desk(project, Pretend()).upstream("fine_tuned_model").digest
     shutil.rmtree(desk(project, Pretend()).store.path(f"{PREFIX}/tries/{weights}"))
     declare(project, evaluation={"seed": 1})
-    with pytest.raises(UserError, match="1 sets of questions were put to these weights, and 0 are recorded"):
+    with pytest.raises(UserError, match=f"{weights[:12]} were put to questions as try 1, and that is not"):
         evaluate_alone(project)
 
 

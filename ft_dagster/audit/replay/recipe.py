@@ -23,6 +23,7 @@ from ft_dagster.evaluation.tasks.task_files import task_references
 from ft_dagster.files import expanded
 from ft_dagster.launch.launcher import RUN_FILE
 from ft_dagster.lineage.graph import needed, walk
+from ft_dagster.lineage.tries import records_of
 from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.planning.hardware.catalogue import FILE as CARDS
 from ft_dagster.provenance.digest import sha256_file, sha256_json
@@ -235,9 +236,8 @@ class CleanProject:
 
     def take_tries(self, audit: Audit, weights: Indexed) -> None:
         """Copy the record of the questions that weights were put to: theirs keep their ordinal by it."""
-        folder = f"{weights.place.prefix}/tries/{weights.digest}"
-        for name in audit.store.names(folder):
-            self.store.write(f"{folder}/{name}", audit.store.read(f"{folder}/{name}"))
+        for path in records_of(audit.store, weights.place.prefix, weights.digest):
+            self.store.write(path, audit.store.read(path))
 
     def declare(self, variant: str, content: Mapping[str, Any]) -> None:
         """Let the variant's file say what its declaration.json does; its parents' are named alone."""

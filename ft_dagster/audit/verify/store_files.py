@@ -28,8 +28,8 @@ from ft_dagster.audit.index.index import Indexed, LogEntry, SeenFile, tenant_of
 from ft_dagster.audit.replay.kept_code import kept_code
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import UNCOUNTED, entry_path, read_log
-from ft_dagster.lineage.tries import refuse_unrecorded, tries
-from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, GENERAL_CORPUS, MODEL_EXPORT
+from ft_dagster.lineage.tries import LINEAGE, check_folder, folders_of_tries, ordinals_of, refuse_unrecorded
+from ft_dagster.stage_entries import EVALUATION, GENERAL_CORPUS, MODEL_EXPORT
 from ft_dagster.store import SHARED, Artifact, Place, read_head
 from ft_dagster.store.artifacts import generations
 from ft_dagster.strict_json import loads
@@ -40,7 +40,7 @@ ON_PURPOSE = f"{RESTORE}; if a backup was restored on purpose, `ft-dagster audit
 NOBODYS = "nobody wrote it there. Look where it came from, and delete it"
 HEADS = "heads"
 _HEAD = re.compile(rf".+/{HEADS}(?:/[^/.][^/]*)?")
-_TRY = re.compile(r"tenants/[^/]+/[^/]+/tries/[0-9a-f]{64}/[0-9]{6}\.json")
+_TRY = re.compile(rf"tenants/[^/]+/[^/]+/tries/([0-9a-f]{{64}}|{LINEAGE}/[0-9]{{6}})/[0-9]{{6}}\.json")
 _PART = rf"(?P<prefix>tenants/[^/]+/[^/]+|{SHARED}(?:/corpora/[^/]+)?)"
 _UNDER_KEY = re.compile(rf"{_PART}/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{{64}})/(?P<rest>.+)")
 _OF_KEY = re.compile(
@@ -61,9 +61,9 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
     for prefix in sorted({*tenant_prefixes(audit.store), *known}):
         if audit.tenant in (None, tenant_of(prefix)):
             yield from _told(audit, partial(_of_log, known=known[prefix]), prefix, "releases")
-            for weights in audit.store.names(f"{prefix}/tries"):
-                lines = _told(audit, _of_tries, prefix, f"tries/{weights}")
-                wrong |= {f"{prefix}/tries/{weights}"} if lines else set()
+            for folder in folders_of_tries(audit.store, prefix):
+                lines = _told(audit, _of_tries, prefix, folder)
+                wrong |= {f"{prefix}/{folder}"} if lines else set()
                 yield from lines
     files = [file.path for file in audit.store.walk() if audit.allows_part(file.path)]
     unnamed = [path for path in files if not _is_text(path)]
@@ -132,20 +132,18 @@ def _said(audit: Audit, each: Indexed) -> object:
 
 
 def _without_tries(audit: Audit) -> Iterator[str]:
-    """Yield weights that were put to more sets of questions than are recorded."""
-    asked = defaultdict[tuple[str, str], int](int)
+    """Yield weights that were put to questions without a record of it."""
+    made = defaultdict[str, list[Artifact]](list)
     for each in audit.index.of_stage(EVALUATION.name):
         if audit.tenant in (None, each.tenant):
             with suppress(*MALFORMED):  # told of the artifact
-                made = audit.artifact(each)
-                weights = made.inputs.get(FINE_TUNED_MODEL.name, "")
-                number = int(made.spec.get("tries", 0))
-                asked[each.place.prefix, weights] = max(asked[each.place.prefix, weights], number)
-    for (prefix, weights), most in asked.items():
-        try:
-            refuse_unrecorded(audit.store, prefix, weights, most)
-        except UserError as error:
-            yield str(error)
+                made[each.place.prefix].append(audit.artifact(each))
+    for prefix, evaluations in made.items():
+        for weights, ordinals in ordinals_of(evaluations).items():
+            try:
+                refuse_unrecorded(audit.store, prefix, {weights: ordinals})
+            except UserError as error:
+                yield str(error)
 
 
 def _since_seen(audit: Audit, files: Iterable[str], wrong: Container[str]) -> Iterator[str]:
@@ -218,8 +216,8 @@ def _of_head(audit: Audit, prefix: str, name: str) -> Iterator[str]:
 
 
 def _of_tries(audit: Audit, prefix: str, name: str) -> tuple[str, ...]:
-    """Check that tries can be read, and none is missing before another."""
-    tries(audit.store, prefix, PurePosixPath(name).name)
+    """Check that records of tries can be read, none is missing before another, and each is counted."""
+    check_folder(audit.store, prefix, name)
     return ()
 
 

@@ -2,7 +2,8 @@
 
 What a run makes lies under the variant by its key, so that equal stages are shared and a winner, once it is
 declared, is found again. Heads of an experiment lie apart, in `experiments/<id>/<run>/heads/`: the variant's
-own heads, its releases, its history in Dagster and its queue are left alone.
+own heads, its releases, its history in Dagster and its queue are left alone. Runs are compared by questions
+that judge nothing (`questions.OwnTask.choosing`), so that none is a try of the variant.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.workspace.questions import CHOOSING
 from ft_dagster.workspace.workspace import RunOf, Trial, Workspace
 
 SCHEMA_VERSION = 1
@@ -157,11 +159,13 @@ def open_experiment(
     """Open the experiment of these arguments, as far as it has come; `runs` where it is new.
 
     Its id covers the declaration with the fingerprints of sources and tasks, and the arguments. Raises
-    UserError where another process has it open.
+    UserError where another process has it open, and where there are no rows to choose by.
     """
     roots = settings.roots(declared.key.tenant)
     content = freeze(declared, settings.project, settings.cache_folder, roots)
-    digest = sha256_json({"kind": kind, "declaration": content, "arguments": arguments})
+    _refuse_without_validation(declared)
+    chosen_by = {"chosen_by": CHOOSING}  # earlier experiments chose by the questions that judge: begun anew
+    digest = sha256_json({"kind": kind, "declaration": content, "arguments": arguments, **chosen_by})
     experiment = Experiment(settings, declared, f"{kind}-{digest[:8]}", arguments, list(runs))
     lock_file = settings.work_folder / "locks" / experiment.id
     lock_file.parent.mkdir(parents=True, exist_ok=True)
@@ -304,3 +308,14 @@ def _evaluations(lines: Sequence[Mapping[str, Any]]) -> list[int | None]:
     if not numbered:  # as trainings wrote it that left none out
         return sorted({line["step"] for line in looks})
     return [numbered.get(number) for number in range(1, max(numbered) + 1)]
+
+
+def _refuse_without_validation(declared: Declared) -> None:
+    if not declared.spec.evaluation.task and not declared.spec.data.splits.validation:
+        raise UserError(
+            "an experiment chooses by the validation split, since the test split judges what it chose",
+            file=declared.file,
+            field="data.splits.validation",
+            value=0,
+            fix="Declare a share of the rows for it, 0.1 for example",
+        )

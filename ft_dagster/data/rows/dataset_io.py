@@ -7,12 +7,14 @@ came from are called. Paths, lines, salts and leaves stand in the evidence besid
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.files.parquet import dicts_of
 from ft_dagster.data.rows.rows import TOOLS, Message, Row
+from ft_dagster.data.rows.splits import set_of
 from ft_dagster.data.sources.turns import as_json
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.strict_json import JsonObject
@@ -55,6 +57,12 @@ def read_split(file: Path, paths: Mapping[str, str] | None = None) -> Iterator[R
     """
     for record in dicts_of(file):
         yield as_row(record, paths)
+
+
+def smallest_set(file: Path, sets: int) -> int:
+    """Count the rows of the smallest of the sets that a split is dealt into; see `set_of`."""
+    counts = Counter(set_of(row.first_turn, row.group, sets) for row in read_split(file))
+    return min(counts[number] for number in range(1, sets + 1))
 
 
 def paths_of(spec: VariantSpec) -> dict[str, str]:

@@ -36,6 +36,14 @@ def group_key(turn: str, group: str | None) -> bytes:
     return _key("turn", turn) if group is None else _key("group", group)
 
 
+def set_of(turn: str, group: str | None, sets: int) -> int:
+    """Return into which of so many sets, from 1, a row of the test split is dealt: by its group, else by its
+    first turn in normal form. No other row moves it.
+    """
+    digest = hashlib.sha256(b"ft_dagster reserve\0" + group_key(turn, group)).digest()
+    return int.from_bytes(digest[:8], "big") % sets + 1
+
+
 class SplitGroups:
     """Joins rows that share a split: those of one first turn, so that no question of the test was trained on,
     and those of one group.

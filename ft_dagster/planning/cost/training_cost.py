@@ -124,7 +124,7 @@ def gate_questions(
     benchmarks, level = len(evaluation.general), level_of(gates.alpha)
     found = []
     if not is_judged_by_loss(gates, evaluation):
-        rows = None if evaluation.task else test_rows
+        rows = None if evaluation.task or test_rows is None else test_rows // evaluation.sets
         asked = min((n for n in (evaluation.most, rows) if n is not None), default=None)
         few = rows is not None and asked == rows
         found.append(_gate("task_margin", gates.task_margin, asked, 1, level, few=few))

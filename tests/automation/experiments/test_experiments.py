@@ -23,6 +23,7 @@ from ft_dagster.automation.experiments.parallel_runs import carry_out_all
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources as resources
 from ft_dagster.cli import app
+from ft_dagster.gate.samples import read_samples
 from ft_dagster.lineage.release import history
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, load_variant
@@ -198,6 +199,14 @@ def test_the_same_command_again_runs_nothing_and_writes_the_winner_whose_model_r
     made = present(read_head(store, PREFIX, "fine_tuned_model"))
     assert made.digest == won["digests"]["fine_tuned_model"]
     assert len(history(store, PREFIX)) == 1
+    judged, place = present(read_head(store, PREFIX, "evaluation")), document["id"]
+    assert judged.spec["tries"] == 1  # no run of the sweep was a try
+    judging = {sample.question for sample in read_samples(judged.folder(store, tmp_path) / "payload")}
+    for number in document["ranking"]:
+        head = present(read_head(store, f"{PREFIX}/experiments/{place}/{number}", "evaluation"))
+        chosen_by = {sample.question for sample in read_samples(head.folder(store, tmp_path) / "payload")}
+        assert chosen_by
+        assert not chosen_by & judging
 
 
 def test_an_experiment_is_not_released_whatever_the_tags_say(swept: tuple[Path, dict[str, Any]]) -> None:
@@ -225,13 +234,13 @@ def test_methods_at_equal_flops_realize_the_budget(swept: tuple[Path, dict[str, 
         figures = run["figures"]
         assert figures["flops"] == pytest.approx(3e9, rel=0.05)
         assert figures["steps"] == run["overrides"]["training.max_steps"]
-        assert {rule["rule"] for rule in figures["rules"]} == {"task", "general_loss", "degeneration"}
+        assert {rule["rule"] for rule in figures["rules"]} == {"task"}  # what judges is not asked
         assert 1e6 < figures["peak_memory_bytes"] < 1e9  # above what imports take, as a plan foretells it
     assert lora["figures"]["steps"] > full["figures"]["steps"]
     assert full["figures"]["trainable_parameters"] > lora["figures"]["trainable_parameters"]
     assert full["figures"]["size_bytes"] > lora["figures"]["size_bytes"]
     table = said_by(folder, *arguments)
-    for words in ("full", "lora", "FLOPs", "peak memory", "loss on general text"):
+    for words in ("full", "lora", "FLOPs", "peak memory", "validation loss"):
         assert words in table
 
 

@@ -1,0 +1,111 @@
+"""How often a wrong model is released over many tries: per count, in a year of weekly retrains, by a sweep.
+
+    .venv/bin/python benchmarks/gates_tries.py
+
+Draws the changes of answers and losses of models that fell by the margin, and of models that did not change,
+and judges them by the gate's own test: at the level of a first try each time, as weights by weights were
+counted, and at the level of try k since the last release. Prints the tables of benchmarks/notes/tries.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from gates import FAMILIES, TRIALS, Family, answers, table
+
+from ft_dagster.gate.gaffke import mean_p
+from ft_dagster.gate.level import ALPHA, level_of
+
+SEED, WEEKS, SWEPT = 20261201, 52, 20
+COUNTS = (55, 200, 1000)  # questions there are
+TRIED: tuple[Family, ...] = (
+    answers(0.05, 0.15),
+    answers(0.15, 0.25),
+    *(family for family in FAMILIES if family.name.startswith("json_f1, one in ten")),
+    *(family for family in FAMILIES if family.name.startswith("json_f1, fields")),
+    *(family for family in FAMILIES if family.name.startswith("loss, 5% by 2 nats")),
+)
+LEVELS = np.array([level_of(ALPHA, k) for k in range(1, WEEKS + 1)])
+
+
+class Years(NamedTuple):
+    """Shares: of years with a wrong release where every retrain fell by the margin, by the former rule and by
+    the shared level; of counts, from one release to the next, that end in a wrong one where half of the
+    retrains fell; of sweeps whose winner passes, chosen by the judging questions and by others; of unchanged
+    models that pass at the first try, and within a year.
+    """
+
+    former: float
+    shared: float
+    counts: float
+    sweep_former: float
+    sweep: float
+    first: float
+    year: float
+
+
+def p_values(family: Family, questions: int, trials: int, *, fallen: bool) -> np.ndarray:
+    """The p of each retrain against a fall of the margin, and its mean change: shape [2, trials, WEEKS]."""
+    draw = np.random.default_rng((SEED, questions, int(1000 * family.margin), fallen))
+    shares, values = (family.falls if fallen else family.equal), np.array(family.values)
+    counts = draw.multinomial(questions, shares, (trials, WEEKS))
+    distinct, at = np.unique(counts.reshape(-1, len(shares)), axis=0, return_inverse=True)
+    changes = np.broadcast_to(values + family.margin, distinct.shape)
+    p = mean_p(changes, np.full(len(distinct), family.bound - family.margin), distinct)
+    found = np.stack([p, distinct @ values / questions])
+    return found[:, at.ravel()].reshape(2, trials, WEEKS)
+
+
+def years(family: Family, questions: int, trials: int = TRIALS) -> Years:
+    """Retrains are independent of each other: of all that keep the margin these pass most often."""
+    (bad, gain), (good, _) = (p_values(family, questions, trials, fallen=fell) for fell in (True, False))
+    best = gain[:, :SWEPT].argmax(axis=1)  # by the questions that judge
+    chosen = bad[np.arange(trials), best]
+    return Years(
+        former=float((bad < LEVELS[0]).any(axis=1).mean()),
+        shared=float((bad < LEVELS).any(axis=1).mean()),
+        counts=_wrong_counts(bad, good),
+        sweep_former=float((chosen < LEVELS[0]).mean()),
+        sweep=float((bad[:, SWEPT] < LEVELS[0]).mean()),  # its own questions know nothing of the choice
+        first=float((good[:, 0] < LEVELS[0]).mean()),
+        year=float((good < LEVELS).any(axis=1).mean()),
+    )
+
+
+def _wrong_counts(bad: np.ndarray, good: np.ndarray) -> float:
+    """The share of counts that end in a wrong release; a release closes one, and the next begins at try 1."""
+    trials = len(bad)
+    fell = np.random.default_rng(SEED).random(bad.shape) < 0.5
+    number, begun, wrong = np.zeros(trials, int), 0, 0
+    for week in range(WEEKS):
+        begun += int((number == 0).sum())
+        passed = np.where(fell[:, week], bad[:, week], good[:, week]) < LEVELS[number]
+        wrong += int((passed & fell[:, week]).sum())
+        number = np.where(passed, 0, number + 1)
+    return wrong / begun
+
+
+def rows(trials: int = TRIALS, counts: Sequence[int] = COUNTS) -> list[tuple[Family, int, Years]]:
+    """Each family with each number of questions; groups are not drawn."""
+    return [(family, n, years(family, n, trials)) for family in TRIED for n in counts]
+
+
+def main() -> None:
+    print(f"A fall of the margin, level {ALPHA:.0%}, {TRIALS:,} years of {WEEKS} retrains a row\n")
+    heads = (
+        "family", "margin", "questions", "year, former", "year", "count", f"best of {SWEPT}, former",
+        f"best of {SWEPT}", "unchanged: first try", "unchanged: within a year",
+    )  # fmt: skip
+    table(
+        heads,
+        [
+            [family.name, f"{family.margin:g}", f"{n:,}", *(f"{share:.1%}" for share in found)]
+            for family, n, found in rows()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Computes what the next look at a variant takes, and how many looks are left before no question decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ft_dagster.gate.level import level_of
+from ft_dagster.gate.power import DISCORDANT, POWER, DeclaredRule, PairedTest, declared_rules, least_questions
+from ft_dagster.lineage.tries import Reserve
+from ft_dagster.spec.variant import VariantSpec
+
+MOST_SHOWN = 1000  # looks that are counted
+
+
+@dataclass(frozen=True)
+class RuleLook:
+    """Says of one rule what the next look takes. `there`: questions that it can be put to; `least`: below
+    which nothing passes, `needed`: by which a model that lost nothing passes with the power of the formula in
+    docs/gates.md (None: of a loss, and of what must get better); `left`: looks, the next among them, at which
+    `there` are enough to pass.
+    """
+
+    rule: str
+    field: str
+    margin: float
+    there: int
+    least: int
+    needed: int | None
+    left: int
+
+    @property
+    def missing(self) -> int:
+        """Return how many questions more this look needs."""
+        return max(0, (self.needed or self.least) - self.there)
+
+
+@dataclass(frozen=True)
+class NextLook:
+    """Describes the next evaluation of a variant. `number`: which try it is since the last release; `level`:
+    of each rule; `left`: see `RuleLook`, of the rule with the fewest, None where no number is known;
+    `reserve`: the set of the test split that it is put to, where that is dealt into sets.
+    """
+
+    number: int
+    level: float
+    rules: tuple[RuleLook, ...]
+    reserve: Reserve | None = None
+
+    @property
+    def left(self) -> int | None:
+        return min((rule.left for rule in self.rules), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        rules = [{**asdict(rule), "missing": rule.missing} for rule in self.rules]
+        found: dict[str, Any] = {
+            "try": self.number,
+            "level": self.level,
+            "looks_left": self.left,
+            "rules": rules,
+        }
+        if self.reserve is not None:
+            found |= {"reserve": {**self.reserve.words, "used_up": self.reserve.used_up}}
+        return found
+
+
+def next_look(
+    spec: VariantSpec,
+    number: int,
+    known: Mapping[str, int],
+    there: Mapping[str, int] | None = None,
+    *,
+    successor: bool,
+    reserve: Reserve | None = None,
+) -> NextLook:
+    """Return the look that is try `number`. `known`, `there`: see `power.hopeless_gates`; `successor`: a
+    version is in production, which it will be held against; `reserve`: see `NextLook`.
+    """
+    alpha = spec.gates.alpha
+    level, rules = level_of(alpha, number), declared_rules(spec.gates, spec.evaluation)
+    acting = {"general_loss": spec.data.general is not None, "regression": successor}
+    found = [
+        RuleLook(
+            rule.name,
+            f"gates.{rule.field}",
+            rule.margin,
+            asked,
+            least_questions(rule.margin, bound=rule.bound, alpha=level),
+            _needed(rule, level),
+            max(0, last_try(asked, rule.margin, bound=rule.bound, alpha=alpha) - number + 1),
+        )
+        for rule in rules
+        if acting.get(rule.name, True)
+        for asked in _asked(rule, known, there or {})
+    ]
+    return NextLook(number, level, tuple(found), reserve)
+
+
+def last_try(questions: int, margin: float, *, bound: float = 1.0, alpha: float) -> int:
+    """Return the last try at which so many questions can pass at all; 0: none."""
+    tries = 0
+    while tries < MOST_SHOWN and questions >= least_questions(
+        margin, bound=bound, alpha=level_of(alpha, tries + 1)
+    ):
+        tries += 1
+    return tries
+
+
+def _asked(rule: DeclaredRule, known: Mapping[str, int], there: Mapping[str, int]) -> Iterator[int]:
+    """Yield the number of questions of a rule; of a benchmark the smallest of its tasks'."""
+    counts = [there[entry] for entry in rule.entries if entry in there]
+    asked = rule.asked_of(known)
+    if asked is not None or counts:
+        yield min([*counts, *([] if asked is None else [asked])])
+
+
+def _needed(rule: DeclaredRule, level: float) -> int | None:
+    if not rule.margin or rule.bound != 1.0 or rule.field == "loss_tail":
+        return None
+    return PairedTest(alpha=level).questions_needed(rule.margin)
+
+
+def look_lines(look: NextLook, spec: VariantSpec) -> tuple[str, ...]:
+    """Say in sentences which try the next look is, how many are left, what it needs and what there is, and
+    how many rows to add where these are too few.
+    """
+    if look.left is None:
+        left = "how many looks are left is known once the rows are split"
+    elif not look.left:
+        left = "no look is left: with the questions there are, a rule can no longer be shown to hold"
+    else:
+        few = f"{look.left:,} look{'s' * (look.left > 1)}"
+        more = "1,000 or more looks" if look.left >= MOST_SHOWN else few
+        left = f"with the questions there are, {more} can decide, this one among them"
+    level = f"{100 * look.level:.2g}%"
+    first = f"the next evaluation is try {look.number} since the last release, at level {level}"
+    takes = [_takes(rule) for rule in look.rules if rule.margin]
+    needs = f"of questions it needs {'; '.join(takes)}"
+    if any(rule.needed for rule in look.rules):
+        unlike = f"{DISCORDANT:.0%} of the answers differing"
+        needs += f" (for a model that lost nothing to pass in {POWER:.0%} of cases, {unlike})"
+    dealt = [] if look.reserve is None else [reserve_sentence(look.reserve)]
+    return (f"{first}; {left}", *dealt, *([needs] if takes else []), *_rows_to_add(look, spec))
+
+
+def reserve_sentence(reserve: Reserve) -> str:
+    """Say which set of the test split is asked, how many are left, and what to do when all were in use."""
+    which = f"set {reserve.part} of {reserve.sets} of the test split is asked"
+    if reserve.used_up:
+        return (
+            f"{which} again: all sets were in use, so that earlier releases were judged by these questions. "
+            "Rows that were never asked are fresh again: put new rows in place of the old ones"
+        )
+    others = f"{reserve.left} more {'is' if reserve.left == 1 else 'are'} unused"
+    return f"{which}; {others if reserve.left else 'it is the last that is unused'} (evaluation.reserve)"
+
+
+def _takes(rule: RuleLook) -> str:
+    needed = f"at least {rule.least:,}" if rule.needed is None else f"{rule.needed:,}"
+    return f"{needed} for {rule.field}, and there are {rule.there:,}"
+
+
+def _rows_to_add(look: NextLook, spec: VariantSpec) -> Iterator[str]:
+    """Yield how many rows would give the own rules what they lack, or the limit that keeps it from them."""
+    share, most = spec.data.splits.test, spec.evaluation.most
+    own = [rule for rule in look.rules if rule.rule in ("task", "regression") and rule.missing]
+    if spec.evaluation.task or not share or not own:
+        return
+    worst = max(own, key=lambda rule: rule.missing)
+    if most is not None and worst.there >= most:
+        needed = worst.there + worst.missing
+        yield f"evaluation.limit of {most:,} is too small: {worst.field} needs {needed:,}"
+        return
+    sets = spec.evaluation.sets
+    rows, each = math.ceil(sets * worst.missing / share), f" in each of {sets} sets" if sets > 1 else ""
+    yield (
+        f"some {rows:,} more rows would give {worst.field} the {worst.missing:,} test rows it lacks{each} "
+        f"({100 * share:.3g}% of the rows are test rows)"
+    )

@@ -1,0 +1,37 @@
+"""Foresees the next evaluation of a variant: which try it is, what it takes, how many looks are left."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from ft_dagster.data.rows.dataset_figures import DatasetFigures
+from ft_dagster.errors import UserError
+from ft_dagster.gate.looks_left import NextLook, next_look
+from ft_dagster.lineage.release import production
+from ft_dagster.lineage.tries import count, reserve_of
+from ft_dagster.spec import VariantSpec
+from ft_dagster.stage_entries import TASK_DATASET
+from ft_dagster.workspace.policy import counted_questions
+from ft_dagster.workspace.workspace import Workspace
+
+
+def look_ahead(workspace: Workspace, spec: VariantSpec, test_rows: int | None = None) -> NextLook:
+    """Return the next look at a variant, as it is declared. `test_rows`: of the test split, where no newer
+    number is known than of the newest data set. Raises UserError for records that cannot be read.
+    """
+    known, there = dict[str, int](), dict[str, int]()
+    with suppress(UserError):  # nothing was split yet
+        known, there = counted_questions(workspace, spec)
+    sets = spec.evaluation.sets
+    if test_rows is not None and not spec.evaluation.task and (sets == 1 or "task" not in known):
+        known["task"] = test_rows // sets
+    store, prefix = workspace.store, workspace.prefix
+    reserve = None if sets == 1 else reserve_of(store, prefix, "", sets)
+    successor, number = production(store, prefix) is not None, count(store, prefix).next
+    return next_look(spec, number, known, there, successor=successor, reserve=reserve)
+
+
+def newest_test_rows(workspace: Workspace) -> int | None:
+    """Return the rows of the test split of the newest data set; None where there is none."""
+    newest = workspace.head(TASK_DATASET.name)
+    return None if newest is None else DatasetFigures.of(newest).test_rows

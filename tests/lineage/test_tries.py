@@ -1,0 +1,155 @@
+"""A try is an evaluation of the variant since its last release; nothing else closes the count."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.release import promote, rollback
+from ft_dagster.lineage.tries import check_folder, count, folders_of_tries, record_try, tries, try_of
+from ft_dagster.store import Attempt, Store
+from ft_dagster.store.make import Recipe, make_artifact
+from tests.lineage.releases import PREFIX, judged, put, released, why
+
+
+def weights(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def asked(store: Store, name: str, questions: str = "questions", prefix: str = PREFIX) -> int:
+    """Record that weights are put to questions, as a run does; as which try."""
+    ordinal = try_of(store, prefix, weights(name), questions)
+    record_try(store, prefix, weights(name), questions, ordinal)
+    return ordinal
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def test_each_retrain_since_the_last_release_is_a_try_and_a_release_closes_the_count(store: Store) -> None:
+    assert [asked(store, name) for name in ("one", "two", "three")] == [1, 2, 3]
+    put(store, judged(store, "three"))
+    assert [asked(store, name) for name in ("four", "five")] == [1, 2]
+
+
+def test_the_same_weights_on_the_same_questions_keep_their_ordinal_also_after_releases(store: Store) -> None:
+    assert [asked(store, name) for name in ("one", "two", "one", "two")] == [1, 2, 1, 2]
+    released(store, "two", "another")
+    assert [asked(store, name) for name in ("one", "two")] == [1, 2]
+    assert asked(store, "new") == 1
+
+
+def test_other_questions_for_the_same_weights_are_another_try(store: Store) -> None:
+    assert [asked(store, "one", questions) for questions in ("a", "b", "a", "c")] == [1, 2, 1, 3]
+
+
+def again(store: Store) -> None:
+    """Another export of weights that were released is another version, and no new weights."""
+    put(store, judged(store, "merged", weights("out")))
+
+
+def back_and_forth(store: Store) -> None:
+    rollback(store, PREFIX, why("it is worse"))
+    promote(store, PREFIX, 2, why("it was not", "ann"), force=True)
+
+
+def removed(store: Store) -> None:
+    """All artifacts and heads are gone, as after retention and a deleted declaration."""
+    for part in ("evaluation", "model_export", "heads", "digests"):
+        shutil.rmtree(store.path(f"{PREFIX}/{part}"), ignore_errors=True)
+
+
+@pytest.mark.parametrize("happens", [again, back_and_forth, removed])
+def test_nothing_but_a_release_of_new_weights_closes_the_count(
+    store: Store, happens: Callable[[Store], object]
+) -> None:
+    released(store, "in", "out")
+    assert [asked(store, name) for name in ("one", "two")] == [1, 2]
+    happens(store)
+    assert asked(store, "three") == 3
+
+
+def test_a_copy_under_another_name_is_another_lineage(store: Store) -> None:
+    assert [asked(store, name) for name in ("one", "two")] == [1, 2]
+    assert asked(store, "two", prefix="tenants/acme/copy") == 1
+
+
+def test_killed_between_its_two_records_it_is_the_same_try_when_it_runs_again(store: Store) -> None:
+    assert asked(store, "one") == 1
+    Path(store.path(f"{PREFIX}/tries/{weights('one')}/000001.json")).unlink()
+    assert asked(store, "two") == 2
+    assert [asked(store, name) for name in ("one", "two")] == [1, 2]
+    assert [each.ordinal for each in tries(store, PREFIX, weights("one"))] == [1]
+
+
+def test_a_release_between_the_question_and_the_record_costs_another_run_and_no_gap(store: Store) -> None:
+    asked(store, "one")
+    ordinal = try_of(store, PREFIX, weights("two"), "questions")
+    put(store, judged(store, "one"))
+    with pytest.raises(UserError, match="another evaluation of the variant, or a release, came meanwhile"):
+        record_try(store, PREFIX, weights("two"), "questions", ordinal)
+    assert asked(store, "two") == 1
+
+
+def older(store: Store, name: str, *questions: str, at: str) -> None:
+    """The records of a version that counted by weights alone."""
+    for number, one in enumerate(questions, 1):
+        record = {"schema_version": 1, "questions": one, "at": at}
+        store.write(f"{PREFIX}/tries/{weights(name)}/{number:06d}.json", json.dumps(record).encode())
+
+
+def test_records_of_an_older_store_keep_their_ordinal_and_count_if_they_are_since_the_last_release(
+    store: Store,
+) -> None:
+    older(store, "old", "a", at="2020-01-01T00:00:00+00:00")
+    put(store, judged(store, "old"))
+    older(store, "one", "a", "b", at="2199-01-01T00:00:00+00:00")
+    older(store, "two", "a", at="2199-01-02T00:00:00+00:00")
+    assert [try_of(store, PREFIX, weights("one"), questions) for questions in "ab"] == [1, 2]
+    assert try_of(store, PREFIX, weights("two"), "a") == 1
+    assert count(store, PREFIX).next == 4
+    assert asked(store, "new", "a") == 4
+    assert asked(store, "newer", "a") == 5
+    assert [asked(store, "one", "b"), asked(store, "two", "a"), asked(store, "old", "a")] == [2, 1, 1]
+    for folder in folders_of_tries(store, PREFIX):
+        check_folder(store, PREFIX, folder)
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        f"{PREFIX}/tries/lineage/000000/000001.json",
+        f"{PREFIX}/tries/lineage/000000",
+        f"{PREFIX}/tries/lineage",
+        f"{PREFIX}/tries",
+    ],
+)
+def test_a_record_that_was_taken_out_ends_the_next_evaluation(store: Store, gone: str) -> None:
+    for name in ("one", "two"):
+        asked(store, name)
+        made(store, name, 1 if name == "one" else 2)
+    path = Path(store.path(gone))
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=r"is missing|that is not recorded"):
+        asked(store, "three")
+
+
+def made(store: Store, name: str, ordinal: int) -> None:
+    """An evaluation of these weights, as this try."""
+
+    def build(attempt: Attempt) -> dict[str, object]:
+        (attempt.payload / "file").write_text(name, "utf-8")
+        return {}
+
+    recipe = Recipe("evaluation", PREFIX, {"fine_tuned_model": weights(name)}, {"tries": ordinal})
+    with tempfile.TemporaryDirectory() as work:
+        make_artifact(store, Path(work), recipe, build)

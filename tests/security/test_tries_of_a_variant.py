@@ -1,0 +1,185 @@
+"""A variant that is trained until something passes: each retrain since its last release is a try."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.release import history
+from ft_dagster.lineage.tries import count, tries
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.spec import load_variant
+from ft_dagster.stages import base_evaluation, declaration, evaluation
+from ft_dagster.stages.chain import CHAIN, ChainOutcome, run_chain
+from ft_dagster.stages.release import release
+from ft_dagster.store import Artifact
+from ft_dagster.versions.now import up_to_date
+from ft_dagster.workspace.next_look import look_ahead
+from ft_dagster.workspace.workspace import Trial, Workspace
+from tests.e2e.project import edit
+from tests.security.attacked import FILE, declare, make, project, trained
+from tests.security.pretend import KEY, PREFIX, Pretend, desk
+
+__all__ = ["project", "trained"]
+pytestmark = pytest.mark.slow
+LIMIT = 200
+NAMES = ("a", "bb", "ccc", "dddd", "ffffff", "ggggggg")  # of retrains, whose seeds are as long
+
+
+def right(answers: int) -> float:
+    """The share by which weights answer so many of the own questions rightly, where the base has none."""
+    drawn = random.Random("test_split_task0").sample(range(10 * LIMIT), LIMIT)
+    places = sorted(
+        int(hashlib.sha256(f"test_split_task{n}".encode()).hexdigest()[:16], 16) / 16**16 for n in drawn
+    )
+    return (places[answers - 1] + places[answers]) / 2
+
+
+def retrain(project: Path, name: str, answers: int, **known: int) -> ChainOutcome:
+    """Train weights `name` by another seed and judge them. `known`: of weights that are asked again."""
+    declare(project, training={"seed": len(name)})
+    shares = {each: right(number) for each, number in {**known, name: answers}.items()}
+    return run_chain(desk(project, Pretend(name, {"base": 0.0, "first": 1.0, **shares})), CHAIN)
+
+
+def judged(project: Path) -> Artifact:
+    return desk(project, Pretend()).upstream("evaluation")
+
+
+def verdict(project: Path) -> Verdict:
+    return Verdict.from_json(judged(project).figures["verdict"])
+
+
+def test_the_best_of_five_retrains_is_not_released(project: Path) -> None:
+    """8 right answers more than the base: shown at the second try (7), not at the sixth (10)."""
+    for name in NAMES[:4]:
+        assert retrain(project, name, 3).error is not None
+    outcome = retrain(project, NAMES[4], 8)
+    assert verdict(project).tries == 6  # the first weights of the project were evaluated, and not released
+    assert not verdict(project).passed
+    assert "gate" in str(outcome.error)
+    with pytest.raises(UserError):
+        release(desk(project, Pretend()))
+    assert history(desk(project, Pretend()).store, PREFIX) == []
+
+
+def test_the_same_model_passes_where_nothing_was_tried_before_it(project: Path) -> None:
+    assert retrain(project, NAMES[4], 8).error is None
+    assert verdict(project).tries == 2
+    assert release(desk(project, Pretend())).entry.version == 1
+
+
+def test_a_released_version_keeps_its_try_and_needs_no_run_and_the_next_retrain_is_the_first(
+    project: Path,
+) -> None:
+    assert retrain(project, NAMES[0], 100).error is None
+    before = judged(project)
+    workspace = desk(project, Pretend())
+    release(workspace)
+    assert (before.spec["tries"], count(workspace.store, PREFIX).next) == (2, 1)
+    assert judged(make(project, *CHAIN).project).place == before.place
+    current = up_to_date(workspace.settings, KEY)
+    assert current is not None
+    assert current.digests["evaluation"] == before.digest
+    retrain(project, NAMES[1], 100)
+    assert verdict(project).tries == 1
+
+
+def test_a_declaration_that_was_deleted_and_written_again_begins_no_new_count(project: Path) -> None:
+    retrain(project, NAMES[0], 3)
+    text = (project / FILE).read_text("utf-8")
+    (project / FILE).unlink()
+    (project / FILE).write_text(text, "utf-8")
+    retrain(project, NAMES[1], 3)
+    assert verdict(project).tries == 3
+
+
+@pytest.mark.parametrize("changes", [{"limit": 199}, {"seed": 1}, {"max_new_tokens": 20}])
+def test_other_questions_begin_no_new_count(project: Path, changes: dict[str, Any]) -> None:
+    retrain(project, NAMES[0], 3)
+    declare(project, evaluation=changes)
+    make(project, declaration.STAGE, base_evaluation.STAGE, evaluation.STAGE, pretend=pretended(NAMES[0], 3))
+    assert verdict(project).tries == 3
+
+
+def pretended(name: str, answers: int) -> Pretend:
+    return Pretend(name, {"base": 0.0, "first": 1.0, name: right(answers)})
+
+
+def test_other_gates_judge_the_stored_answers_at_the_level_of_their_try(project: Path) -> None:
+    retrain(project, NAMES[0], 8)
+    assert (verdict(project).tries, verdict(project).passed) == (2, True)
+    release(desk(project, Pretend()))
+    declare(project, gates={"alpha": 0.04})
+    pretend = Pretend()
+    make(project, declaration.STAGE, evaluation.STAGE, pretend=pretend)
+    assert "evaluation" not in pretend.ran
+    assert (verdict(project).tries, verdict(project).passed) == (2, True)
+    declare(project, gates={"alpha": 0.02})
+    make(project, declaration.STAGE, evaluation.STAGE, pretend=pretend)
+    assert "evaluation" not in pretend.ran
+    assert (verdict(project).tries, verdict(project).passed) == (2, False)
+
+
+def test_a_retrain_that_could_decide_nothing_is_refused_before_it_is_trained(project: Path) -> None:
+    """A tail of 35% takes 9 test rows at the first try, and more than there are at some later one."""
+    workspace = desk(project, Pretend())
+    rows = workspace.upstream("task_dataset").figures["rows"]["test"]
+    spec = load_variant(project, KEY).spec
+    look = look_ahead(workspace, spec)
+    assert (look.number, look.rules[0].there) == (2, rows)
+    assert look.left is not None
+    for number in range(look.left):
+        retrain(project, "x" * (number + 10), 3)
+    trained_so_far = len(workspace.store.names(f"{PREFIX}/fine_tuned_model"))
+    outcome = retrain(project, "last", 3)
+    assert "(try " in str(outcome.error)
+    assert "since the last release" in str(outcome.error)
+    assert len(workspace.store.names(f"{PREFIX}/fine_tuned_model")) == trained_so_far
+
+
+# Experiments
+
+
+def test_runs_of_an_experiment_are_asked_what_judges_nothing_and_are_no_tries(project: Path) -> None:
+    before = count(desk(project, Pretend()).store, PREFIX).next
+    pretend = Pretend("tried", {"base": 0.0, "tried": 0.5})
+    settings, declared = desk(project, pretend).settings, load_variant(project, KEY)
+    trial = Trial("sweep-1/1", declared, {"training.seed": 77})
+    workspace = Workspace(settings, KEY, trial=trial, launcher=pretend)
+    outcome = run_chain(workspace, [stage for stage in CHAIN if stage.name != "model_export"])
+    assert "evaluation" in outcome.made, outcome.error
+    tried, judging = workspace.upstream("evaluation"), judged(project)
+    dataset = workspace.upstream("task_dataset")
+    assert tried.inputs["task.test"] == dataset.files["payload/validation.parquet"].sha256
+    assert judging.inputs["task.test"] == dataset.files["payload/test.parquet"].sha256
+    assert "general.general_holdout" not in tried.inputs
+    assert "tries" not in tried.spec
+    assert count(workspace.store, PREFIX).next == before
+    assert tries(workspace.store, PREFIX, tried.inputs["fine_tuned_model"]) == []
+
+
+def test_an_experiment_without_rows_to_choose_by_is_refused(project: Path) -> None:
+    from ft_dagster.automation.experiments.experiments import ExperimentRun, open_experiment
+
+    edit(project / FILE, lambda content: content["data"]["splits"].update(validation=0))
+    declared, settings = load_variant(project, KEY), desk(project, Pretend()).settings
+    runs = [ExperimentRun(1, "one", {})]
+    with (
+        pytest.raises(UserError, match="an experiment chooses by the validation split"),
+        open_experiment(settings, declared, "sweep", {}, runs),
+    ):
+        pass
+
+
+def test_a_copy_of_the_variant_is_counted_by_itself(project: Path) -> None:
+    """As docs/security.md says: nothing finds out."""
+    retrain(project, NAMES[0], 3)
+    shutil.copyfile(project / FILE, project / "tenants/acme/copy.yaml")
+    assert count(desk(project, Pretend()).store, "tenants/acme/copy").next == 1
