@@ -111,12 +111,12 @@ def count(store: Store, prefix: str) -> Count:
     return Count(after, since, tuple(each._replace(ordinal=n) for n, each in enumerate(before, 1)), 0)
 
 
-def reserve_of(store: Store, prefix: str, weights: str, sets: int) -> Reserve:
-    """Return the set of the test split that these weights are judged by, or would be as the next try. All of
+def reserve_of(store: Store, prefix: str, weights: str | None, sets: int) -> Reserve:
+    """Return the set of the test split that these weights (None: new ones) are judged by, or would be. All of
     a count have one, which is the one after that of the count before. Raises UserError for a record that
     cannot be read.
     """
-    known = _newest_reserve(tries(store, prefix, weights), sets)
+    known = None if weights is None else _newest_reserve(tries(store, prefix, weights), sets)
     now = count(store, prefix)
     found = known or _newest_reserve(now.tries, sets)
     if found is not None:
@@ -206,11 +206,9 @@ def folders_of_tries(store: Store, prefix: str) -> Iterator[str]:
             yield f"tries/{name}"
 
 
-def check_folder(store: Store, prefix: str, folder: str) -> None:
-    """Raises UserError where records of a folder cannot be read, are missing, or do not fit the others."""
+def read_folder(store: Store, prefix: str, folder: str) -> None:
+    """Raises UserError where records of a folder cannot be read, or one is missing before another."""
     _records(store, f"{prefix}/{folder}")
-    if f"/{LINEAGE}/" not in folder:
-        refuse_uncounted(store, prefix, PurePosixPath(folder).name)
 
 
 def ordinals_of(made: Iterable[Artifact]) -> dict[str, set[int]]:

@@ -281,6 +281,6 @@ STAGE = Stage(
     judge=judge,
     refuse=refuse_export,
     stands=stands,
-    asks=("with_examples",),
+    asks=("with_examples", "part_of_reserve"),
     programs=("export", "evaluation"),
 )

@@ -26,7 +26,7 @@ def look_ahead(workspace: Workspace, spec: VariantSpec, test_rows: int | None = 
     if test_rows is not None and not spec.evaluation.task and (sets == 1 or "task" not in known):
         known["task"] = test_rows // sets
     store, prefix = workspace.store, workspace.prefix
-    reserve = None if sets == 1 else reserve_of(store, prefix, "", sets)
+    reserve = None if sets == 1 else reserve_of(store, prefix, None, sets)
     successor, number = production(store, prefix) is not None, count(store, prefix).next
     return next_look(spec, number, known, there, successor=successor, reserve=reserve)
 

@@ -105,7 +105,7 @@ class Past:
         Raises UserError for a record that cannot be read.
         """
         newest = read_head(self._store, self.key.prefix, FINE_TUNED_MODEL.name)
-        weights = "" if newest is None else newest.digest
+        weights = None if newest is None else newest.digest
         return reserve_of(self._store, self.key.prefix, weights, sets).part
 
     @_question

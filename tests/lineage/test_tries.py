@@ -13,7 +13,15 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import promote, rollback
-from ft_dagster.lineage.tries import check_folder, count, folders_of_tries, record_try, tries, try_of
+from ft_dagster.lineage.tries import (
+    count,
+    folders_of_tries,
+    read_folder,
+    record_try,
+    refuse_uncounted,
+    tries,
+    try_of,
+)
 from ft_dagster.store import Attempt, Store
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.lineage.releases import PREFIX, judged, put, released, why
@@ -121,7 +129,9 @@ def test_records_of_an_older_store_keep_their_ordinal_and_count_if_they_are_sinc
     assert asked(store, "newer", "a") == 5
     assert [asked(store, "one", "b"), asked(store, "two", "a"), asked(store, "old", "a")] == [2, 1, 1]
     for folder in folders_of_tries(store, PREFIX):
-        check_folder(store, PREFIX, folder)
+        read_folder(store, PREFIX, folder)
+    for name in ("old", "one", "two", "new", "newer"):
+        refuse_uncounted(store, PREFIX, weights(name))
 
 
 @pytest.mark.parametrize(

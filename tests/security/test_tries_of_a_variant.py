@@ -19,10 +19,12 @@ from ft_dagster.stages import base_evaluation, declaration, evaluation
 from ft_dagster.stages.chain import CHAIN, ChainOutcome, run_chain
 from ft_dagster.stages.release import release
 from ft_dagster.store import Artifact
+from ft_dagster.versions.check import check_variant
 from ft_dagster.versions.now import up_to_date
 from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import Trial, Workspace
 from tests.e2e.project import edit
+from tests.present import present
 from tests.security.attacked import FILE, declare, make, project, trained
 from tests.security.pretend import KEY, PREFIX, Pretend, desk
 
@@ -142,6 +144,43 @@ def test_a_retrain_that_could_decide_nothing_is_refused_before_it_is_trained(pro
     assert "(try " in str(outcome.error)
     assert "since the last release" in str(outcome.error)
     assert len(workspace.store.names(f"{PREFIX}/fine_tuned_model")) == trained_so_far
+
+
+# A reserve
+
+
+def test_a_release_moves_on_to_the_next_set_and_weights_keep_the_one_that_judged_them(project: Path) -> None:
+    declare(project, evaluation={"reserve": 2})
+    found = []
+    for name in NAMES[:3]:
+        outcome = retrain(project, name, 100, **dict.fromkeys(NAMES[:3], 100))
+        assert outcome.error is None, outcome.error
+        made = judged(project)
+        found.append((made.spec["tries"], made.spec["task.part"], made.figures["reserve"]["left"]))
+        workspace = desk(project, Pretend())
+        before = present(workspace.head("base_evaluation"))
+        assert before.spec["task.part"] == made.spec["task.part"]
+        release(workspace)
+        assert present(up_to_date(workspace.settings, KEY)).digests["evaluation"] == made.digest
+    assert found == [(2, 1, 1), (1, 2, 0), (1, 1, 0)]
+    look = look_ahead(desk(project, Pretend()), load_variant(project, KEY).spec)
+    assert present(look.reserve).used_up
+
+
+def test_all_tries_of_a_count_are_put_to_one_set(project: Path) -> None:
+    declare(project, evaluation={"reserve": 2})
+    for name in NAMES[:2]:
+        retrain(project, name, 3)
+        assert judged(project).spec["task.part"] == 1
+
+
+def test_a_reserve_whose_sets_decide_nothing_is_refused_by_check_and_by_the_plan(project: Path) -> None:
+    declare(project, evaluation={"reserve": 50})
+    with pytest.raises(UserError, match=r"each of 50 sets gets about 0 test rows") as refused:
+        check_variant(desk(project, Pretend()).settings, KEY)
+    assert refused.value.field == "evaluation.reserve"
+    outcome = retrain(project, NAMES[0], 100)
+    assert "so would fewer sets than 50" in str(outcome.error)
 
 
 # Experiments

@@ -28,7 +28,14 @@ from ft_dagster.audit.index.index import Indexed, LogEntry, SeenFile, tenant_of
 from ft_dagster.audit.replay.kept_code import kept_code
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import UNCOUNTED, entry_path, read_log
-from ft_dagster.lineage.tries import LINEAGE, check_folder, folders_of_tries, ordinals_of, refuse_unrecorded
+from ft_dagster.lineage.tries import (
+    LINEAGE,
+    folders_of_tries,
+    ordinals_of,
+    read_folder,
+    refuse_uncounted,
+    refuse_unrecorded,
+)
 from ft_dagster.stage_entries import EVALUATION, GENERAL_CORPUS, MODEL_EXPORT
 from ft_dagster.store import SHARED, Artifact, Place, read_head
 from ft_dagster.store.artifacts import generations
@@ -64,7 +71,7 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
             for folder in folders_of_tries(audit.store, prefix):
                 lines = _told(audit, _of_tries, prefix, folder)
                 wrong |= {f"{prefix}/{folder}"} if lines else set()
-                yield from lines
+                yield from lines or _told(audit, _uncounted, prefix, folder)
     files = [file.path for file in audit.store.walk() if audit.allows_part(file.path)]
     unnamed = [path for path in files if not _is_text(path)]
     yield from (f"{audit.store.uri(ascii(path)[1:-1])}: {NOBODYS}" for path in sorted(unnamed))
@@ -216,8 +223,15 @@ def _of_head(audit: Audit, prefix: str, name: str) -> Iterator[str]:
 
 
 def _of_tries(audit: Audit, prefix: str, name: str) -> tuple[str, ...]:
-    """Check that records of tries can be read, none is missing before another, and each is counted."""
-    check_folder(audit.store, prefix, name)
+    """Check that records of tries can be read, and none is missing before another."""
+    read_folder(audit.store, prefix, name)
+    return ()
+
+
+def _uncounted(audit: Audit, prefix: str, name: str) -> tuple[str, ...]:
+    """Check that what weights were put to is among the tries of the variant."""
+    if f"/{LINEAGE}/" not in name:
+        refuse_uncounted(audit.store, prefix, PurePosixPath(name).name)
     return ()
 
 

@@ -191,6 +191,7 @@ MANIFEST = f"{DATASET}/manifest.json"
 HEAD = "tenants/acme/one/heads/fine_tuned_model.json"
 GONE_HEAD = "tenants/acme/one/heads/training_mixture.json"
 TRY = "tenants/acme/one/tries/*/000002.json"
+COUNTED = "tenants/acme/one/tries/lineage/*/000002.json"
 FORGED: dict[str, tuple[Forge, str]] = {
     "a byte of a data set": (flipped(f"{DATASET}/*/payload/train.parquet"), r"train\.parquet.*other bytes"),
     "a byte of weights": (flipped(f"{WEIGHTS}/*/payload/*"), r"adapter_model.*other bytes"),
@@ -221,7 +222,11 @@ FORGED: dict[str, tuple[Forge, str]] = {
         r"fine_tuned_model\.json: it is gone, and an earlier",
     ),
     "a head into another tenant's part": (into_globex, r"heads/task_dataset\.json: a head that points into"),
-    "the newest try gone": (removed(TRY), r"tries/[0-9a-f]{64}: 2 sets of questions .*, and 1 are recorded"),
+    "the newest try gone": (removed(TRY), r"tries/[0-9a-f]{64}: the weights .* as try 2, and that is not"),
+    "the newest try of a count gone": (
+        removed(COUNTED),
+        r"lineage/000000: the weights .* as try 2, and that",
+    ),
     "a try that is none": (written(TRY, "{"), "not a record of an evaluation"),
     "a try changed": (tried_otherwise, r"000002\.json: it is another than it was"),
     "a file under a key": (planted("more.json"), r"more\.json: nobody wrote it there"),
@@ -245,7 +250,8 @@ WITHOUT_INDEX = {
     "an entry of a log": "entry of a release log is missing",
     "the head of a corpus": "not a head",
     "a head of a variant gone": r"no head points at",
-    "the newest try gone": "2 sets of questions were put to these weights, and 1 are recorded",
+    "the newest try gone": "were put to questions as try 2, and that is not recorded",
+    "the newest try of a count gone": "were put to questions as try 2, and that is not recorded",
     "a file under a key": "more.json: nobody wrote it there",
     "a manifest that comes after one that stands": "manifest-2.json: nobody wrote it there",
 }

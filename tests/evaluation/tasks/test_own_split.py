@@ -10,7 +10,7 @@ from ft_dagster.data.rendering.render import load_tokenizer, render
 from ft_dagster.data.rows.dataset_io import as_row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main
-from ft_dagster.evaluation.request import QuestionsFile, SplitTask
+from ft_dagster.evaluation.request import QuestionsFile, ReserveSet, SplitTask
 from ft_dagster.evaluation.tasks import own_split
 from ft_dagster.gate.answer_scores import ANSWER_METRICS
 from ft_dagster.gate.samples import main_metric, read_samples
@@ -354,3 +354,18 @@ def test_prompts_are_asked_as_one_exchange_where_they_were_trained_so(
     assert tiny_tokenizer.decode(doc["answer_ids"]) == "south<|im_end|>"
     assert tiny_tokenizer.decode(plain["asked_ids"]) == rows[0]["prompt"]
     assert (doc["question"], doc["record"]) == (plain["question"], plain["record"])
+
+
+def test_the_sets_of_a_reserve_share_no_row_and_leave_none_out(tmp_path: Path) -> None:
+    rows = [row(number, "messages") for number in range(40)]
+    test = _file(write_rows(tmp_path / "test.parquet", rows))
+    whole = [each.likeness for each in own_split.rows_asked(SplitTask(test=test))]
+    parts = [
+        [
+            each.record
+            for each in own_split.rows_asked(SplitTask(test=test, reserve=ReserveSet(sets=3, number=n)))
+        ]
+        for n in (1, 2, 3)
+    ]
+    assert all(parts)
+    assert sorted(one for part in parts for one in part) == sorted(whole)

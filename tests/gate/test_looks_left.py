@@ -1,0 +1,95 @@
+"""What a plan says of the next look: which try it is, how many are left, what it takes, what to add."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ft_dagster.gate.level import level_of
+from ft_dagster.gate.looks_left import NextLook, look_lines, next_look
+from ft_dagster.gate.power import PairedTest, hopeless_gates, least_questions
+from ft_dagster.lineage.tries import Reserve
+from ft_dagster.spec import VariantSpec
+
+DECLARED: dict[str, Any] = {
+    "description": "answers where things are",
+    "owners": ["ann@acme.example"],
+    "base_model": {"source": "models/tiny"},
+    "data": {"sources": [{"path": "rows.jsonl"}], "splits": {"test": 0.1}},
+    "evaluation": {"kind": "label", "general": [], "limit": None},
+    "gates": {"task_margin": 0.05, "degeneration_margin": None},
+}
+
+
+def spec(**changes: dict[str, Any]) -> VariantSpec:
+    parts = {part: {**DECLARED.get(part, {}), **fields} for part, fields in changes.items()}
+    return VariantSpec.model_validate({**DECLARED, **parts})
+
+
+def look(declared: VariantSpec, number: int, rows: int, *, successor: bool = False) -> NextLook:
+    return next_look(declared, number, {"task": rows}, successor=successor)
+
+
+def test_a_first_try_at_five_points_needs_362_questions_and_says_how_many_rows_to_add() -> None:
+    found = look(spec(), 1, 55)
+    (rule,) = found.rules
+    assert (rule.needed, rule.least, rule.there, rule.missing, found.left) == (362, 72, 55, 307, 0)
+    said = " ".join(look_lines(found, spec()))
+    assert "try 1 since the last release, at level 2.5%" in said
+    assert "no look is left" in said
+    assert "362 for gates.task_margin, and there are 55" in said
+    assert "some 3,070 more rows would give gates.task_margin the 307 test rows" in said
+
+
+@pytest.mark.parametrize("rows", [72, 94, 200, 362, 1000])
+def test_the_looks_left_are_those_at_which_the_questions_there_are_can_decide(rows: int) -> None:
+    found = look(spec(), 1, rows)
+    gates, asked, known = spec().gates, spec().evaluation, {"task": rows}
+
+    def can_decide(number: int) -> bool:
+        return all(one.rule != "task" for one in hopeless_gates(gates, asked, known, tries=number))
+
+    able = [number for number in range(1, 1001) if can_decide(number)]
+    assert found.left == len(able)
+    assert look(spec(), 2, rows).left == max(0, len(able) - 1)
+
+
+def test_a_rule_against_production_counts_from_the_second_version_on() -> None:
+    strict = spec(gates={"task_margin": 0.2, "regression_margin": 0.05})
+    assert look(strict, 1, 60).left
+    assert look(strict, 1, 60, successor=True).left == 0
+
+
+def test_a_later_try_needs_more_and_the_numbers_are_those_of_the_formula() -> None:
+    for number in (1, 2, 5):
+        (rule,) = look(spec(), number, 400).rules
+        level = level_of(0.05, number)
+        assert rule.needed == PairedTest(alpha=level).questions_needed(0.05)
+        assert rule.least == least_questions(0.05, alpha=level)
+
+
+def test_of_a_limit_that_is_too_small_it_says_so_and_asks_for_no_rows() -> None:
+    few = spec(evaluation={"limit": 100})
+    lines = look_lines(look(few, 1, 5000), few)
+    assert "evaluation.limit of 100 is too small: gates.task_margin needs 362" in lines
+    assert not any("more rows" in line for line in lines)
+
+
+def test_of_a_reserve_it_says_the_set_and_what_is_left_and_what_to_do_when_all_were_in_use() -> None:
+    dealt = spec(evaluation={"reserve": 3})
+
+    def lines(turn: int) -> str:
+        found = next_look(dealt, 1, {"task": 100}, successor=False, reserve=Reserve(3, turn))
+        return " ".join(look_lines(found, dealt))
+
+    assert "set 1 of 3 of the test split is asked; 2 more are unused" in lines(0)
+    assert "set 3 of 3 of the test split is asked; it is the last that is unused" in lines(2)
+    assert "set 1 of 3 of the test split is asked again: all sets were in use" in lines(3)
+    assert "in each of 3 sets" in lines(0)
+
+
+def test_a_reserve_of_a_task_that_is_no_test_split_is_refused() -> None:
+    with pytest.raises(ValidationError, match="reserve deals out the test split"):
+        spec(evaluation={"reserve": 3, "task": ["arc_easy"]})
