@@ -5,6 +5,7 @@
 Draws changes of answers and losses and judges them by the tests of the gate, and by others that might be
 taken. Prints the tables of benchmarks/notes/gates.md in two minutes (`--whole`: each number of questions).
 `--search` looks for distributions on which the gate's test errs more often than its level, for some minutes.
+`--groups` and `--watch` print the tables of gates_groups.py and gates_watch.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 from scipy.stats import beta, norm, t
@@ -22,6 +24,7 @@ from ft_dagster.gate.paired import harm_of, harm_of_answers, holm
 from ft_dagster.gate.power import LOSS_BOUND, LOSS_TAIL, PairedTest
 
 TRIALS, SEED, BENCHMARKS = 10_000, 20240229, 3
+PARTS = ("groups", "watch")  # simulated in a file each, gates_<part>.py
 COUNTS = (20, 32, 40, 60, 64, 100, 400)  # of questions
 POWER_AT = (64, 100, 400)
 ASKED, DISCORDANT = (100, 400, 1000), (0.05, 0.10, 0.20)
@@ -170,19 +173,6 @@ def levels(trials: int = TRIALS) -> Iterator[tuple[Family, dict[int, list[float]
         fallen = {questions: passes(family, questions, fallen=True, trials=trials) for questions in asked}
         equal = {questions: passes(family, questions, fallen=False, trials=trials) for questions in asked}
         yield family, fallen, equal
-
-
-def unequal_groups(trials: int = TRIALS) -> list[tuple[int, float]]:
-    """(groups, passes at a fall of the margin) of groups of 1 to 10 questions that all change alike."""
-    rows, margin = [], 0.15
-    for groups in (20, 40, 100):
-        draw = np.random.default_rng((SEED, groups))
-        sizes = draw.integers(1, 11, (trials, groups)).astype(float)
-        lost = -(draw.random((trials, groups)) < margin).astype(float)
-        share = sizes / sizes.max(axis=1, keepdims=True)
-        p = mean_p(share * (lost + margin), np.full(trials, 1 - margin))
-        rows.append((groups, float((p < ALPHA).mean())))
-    return rows
 
 
 def tries_of_the_same_weights(tries: int, questions: int = 100, trials: int = TRIALS) -> tuple[float, float]:
@@ -436,8 +426,6 @@ def print_levels(*, whole: bool = False) -> None:
             ]
             rows.append([family.name, f"{family.margin:g}", *_shares(shares)])
         table(("family", "margin", *at), rows)
-    print("\nGroups of 1 to 10 questions\n")
-    table(("groups", "passes"), [[f"{groups}", f"{share:.1%}"] for groups, share in unequal_groups()])
     print("\nTries of the same weights\n")
     rows = [(tries, *tries_of_the_same_weights(tries)) for tries in (1, 2, 5, 10)]
     table(("tries", "levels shared", "each at 5%"), [[f"{n}", f"{a:.1%}", f"{b:.1%}"] for n, a, b in rows])
@@ -487,6 +475,10 @@ def print_losses() -> None:
 
 
 def main() -> None:
+    for part in PARTS:
+        if f"--{part}" in sys.argv:
+            import_module(f"gates_{part}").main()
+            return
     if "--search" in sys.argv:
         for level, count, values, shares in search():
             print(f"{level:.2%} of {count}: values {values}, shares {shares}")

@@ -57,8 +57,8 @@ class ProgramResult(TypedDict, total=False):
 class Progress(TypedDict, total=False):
     """Describes progress.json of a program that runs.
 
-    It tells: of a training its steps, of an evaluation its questions (`done`,
-    `total`, and those of which `task`).
+    It tells: of a training its steps, and of general questions asked meanwhile the share that is right, its
+    base's too; of an evaluation its questions (`done`, `total`, and those of which `task`).
     """
 
     step: int
@@ -66,6 +66,8 @@ class Progress(TypedDict, total=False):
     loss: float
     tokens_per_second: float
     eta_seconds: float
+    questions_right: float
+    base_right: float
     done: int
     total: int
     task: str

@@ -1,7 +1,7 @@
 """Builds the group training: the plan carried out by the trainer program."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -15,7 +15,10 @@ from ft_dagster.report.sentences.summaries import training_summary
 from ft_dagster.report.training import (
     ESTIMATED,
     FIGURES,
+    QUESTIONS,
+    RIGHT,
     Course,
+    asked,
     course_of,
     estimated_rows,
     figure_rows,
@@ -34,6 +37,7 @@ def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:
     entries = {
         "advice": lines([*([figures.stop_reason] if figures.stop_reason else []), *figures.advice]),
         **_learned_and_forgot(course_of(log, figures)),
+        **_asked(asked(log)),
         **without_training(workspace),
         "figures": table(FIGURES, figure_rows(figures)),
         "estimates": table(ESTIMATED, estimated_rows(figures)),
@@ -53,6 +57,12 @@ def _learned_and_forgot(course: Course | None) -> Metadata:
     picture = fitting(lambda one: trade_off(one[0]), [course], "learning against forgetting")
     drawn = {} if picture is None else {"forgetting": dg.MetadataValue.md(picture)}
     return {"learned_and_forgot": course.sentence, **drawn}
+
+
+def _asked(lines: Mapping[str, Sequence[tuple[float, float]]]) -> Metadata:
+    """Return the general questions that were asked while it trained, beside the base's, as a picture."""
+    picture = fitting(lambda some: curves(dict(some), RIGHT), [*lines.items()], QUESTIONS)
+    return {} if picture is None else {"general_questions": dg.MetadataValue.md(picture)}
 
 
 def _log(evidence: Path) -> Sequence[dict[str, object]]:

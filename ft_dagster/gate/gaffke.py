@@ -55,17 +55,19 @@ def mean_p(values: Any, worst: Any, counts: Any = None) -> Any:
     return found.reshape(terms.shape[:-1])
 
 
-def lower_bound(values: Array, sizes: Array, floor: float, *, level: float) -> float:
+def lower_bound(
+    values: Array, sizes: Array, floor: float, *, level: float, largest: float | None = None
+) -> float:
     """Return the bound that a mean, weighted by `sizes`, is above, but for a chance of `level`. No value lies
     below `floor`.
 
-    The largest m of which "the mean is m or below" has p <= `level`. One more unit, as large as the largest
-    of them, is taken to lie at `floor`.
+    The largest m of which "the mean is m or below" has p <= `level`. One more unit, of the size `largest`,
+    is taken to lie at `floor`; None: it is as large as the largest of them.
     """
     import numpy as np
     from scipy.optimize import brentq
 
-    share, top = sizes / sizes.max(), float(values.max())
+    share, top = sizes / (largest or sizes.max()), float(values.max())
     if top <= floor:
         return floor
     pairs, counts = np.unique(np.stack([values, share]), axis=1, return_counts=True)

@@ -19,6 +19,7 @@ from itertools import takewhile
 
 from ft_dagster.errors import UserError
 from ft_dagster.gate.answer_scores import PARTS
+from ft_dagster.gate.groups import groups_of
 from ft_dagster.gate.judged_by import RULE_OF, Opponent, gates_digest, is_of_facts, later_rules
 from ft_dagster.gate.level import level_of
 from ft_dagster.gate.paired import Allowed, Comparison, holm
@@ -37,7 +38,7 @@ from ft_dagster.gate.regurgitation_rules import regurgitation_rules
 from ft_dagster.gate.samples import Sample
 from ft_dagster.gate.sentences import sentence_of
 from ft_dagster.gate.sequential_looks import Order, harm_shown, look_on
-from ft_dagster.lineage.verdict import Outcome, Part, Rule, RuleName, Verdict
+from ft_dagster.lineage.verdict import Groups, Outcome, Part, Rule, RuleName, Verdict
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.spec.variant import GatesSpec
 
@@ -324,7 +325,20 @@ def _rule(found: _Found, against: str = "") -> Rule:
         there=found.there,
         look=found.look,
         tail=comparison.tail,
+        groups=_groups(found),
     )
+
+
+def _groups(found: _Found) -> Groups | None:
+    """Say how groups of unlike size count, where that is not by the sizes of those asked alone, or where
+    these are too few.
+    """
+    sizes, counting, bound = found.comparison.sizes, found.paired.counting, found.comparison.bound
+    if sizes is None:
+        return None
+    groups = groups_of(sizes, counting, found.allowed.margin, bound, found.level)
+    otherwise = groups.weights == "group" or groups.largest > sizes.max()
+    return groups if otherwise or (groups.least or 0) > len(sizes) else None
 
 
 def _with_parts(
@@ -338,7 +352,7 @@ def _with_parts(
         shared = asked & sides[0].keys() & sides[1].keys()
         if shared:
             base, tuned = (_only(shared, {metric: side}, metric) for side in sides)
-            pairs = pair(key, metric, base, tuned, gates=GatesSpec())
+            pairs = replace(pair(key, metric, base, tuned, gates=GatesSpec()), counting=found.paired.counting)
             compared, means = pairs.compare(found.level), pairs.means
             low, high = (compared.low, compared.high)
             ends = (low, high) if pairs.higher_is_better else (-high, -low)

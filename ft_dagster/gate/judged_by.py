@@ -16,6 +16,7 @@ from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.variant import GatesSpec
 
 RULES_VERSION = 3  # of all rules; one that changes is in `later_rules`, so that no other key moves
+GROUPS = "groups"
 RULE_OF: dict[Role, RuleName] = {
     "task": "task",
     "test_split_task": "task",
@@ -32,9 +33,15 @@ def gates_digest(gates: GatesSpec) -> str:
     return sha256_json({"rules": RULES_VERSION, "gates": shown(gates)})
 
 
-def later_rules(gates: GatesSpec, objective: str, scores: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+def later_rules(
+    gates: GatesSpec,
+    objective: str,
+    scores: Iterable[Mapping[str, Any]],
+    largest: int | None = None,
+) -> dict[str, int]:
     """Return the rules that judge otherwise than under RULES_VERSION, each with its version, where they act:
     a verdict depends on them too. `scores`: those of the base, as its evaluation's figures have them.
+    `largest`: see `with_largest`.
     """
     tasks: dict[TaskKey, list[str]] = {}
     for score in scores:
@@ -42,7 +49,21 @@ def later_rules(gates: GatesSpec, objective: str, scores: Iterable[Mapping[str, 
             tasks.setdefault((score["role"], score["task"]), []).append(score["metric"])
     losses = any(is_loss(judged_metric(key, metrics, gates)) for key, metrics in tasks.items())
     facts = is_of_facts(objective) and gates.task_margin
-    return {**({"facts": 1} if facts else {}), **({"loss": 1} if losses else {})}
+    return {
+        **({"facts": 1} if facts else {}),
+        **({"loss": 1} if losses else {}),
+        **({} if largest is None else {GROUPS: largest}),
+    }
+
+
+def with_largest(gates: GatesSpec, rules: Mapping[str, int] | None) -> GatesSpec:
+    """Return the gates by which answers are judged where the largest group of all rows is known: it is among
+    the `later_rules` of their key, with the number of its questions. A larger one may be declared.
+    """
+    known = (rules or {}).get(GROUPS)
+    if known is None:
+        return gates
+    return gates.model_copy(update={"largest_group": max(known, gates.largest_group or 1)})
 
 
 def is_of_facts(objective: str) -> bool:

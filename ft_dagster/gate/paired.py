@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.gate.gaffke import lower_bound
+from ft_dagster.gate.groups import BY_SIZE, Counting, are_unlike, units_of
 from ft_dagster.gate.power import LOSS_BOUND, PairedTest
 from ft_dagster.lineage.verdict import Tail
 from ft_dagster.spec.variant import LEAST
@@ -48,7 +49,8 @@ class Comparison:
     ruled out at that level exactly where `low` is above -margin. `harm`: one-sided p that nothing fell.
     `seen`: the smallest fall that so many questions show with power 0.8. `spread`: variance of one question's
     change. `units`: independent groups of questions; `weight`: how many of the largest they amount to.
-    `tail`: of a loss, the texts that rise by more than 2 nats.
+    `tail`: of a loss, the texts that rise by more than 2 nats. `sizes`: of the
+    units, where they are unlike.
     """
 
     improvement: float
@@ -63,6 +65,7 @@ class Comparison:
     weight: float
     bound: float | None
     tail: Tail | None = None
+    sizes: Array | None = field(default=None, compare=False, repr=False)
 
     @property
     def measured(self) -> float:
@@ -121,28 +124,35 @@ def compare_paired(
     bound: float | None,
     level: float,
     tail: float | None = None,
+    counting: Counting = BY_SIZE,
 ) -> Comparison:
     """Compare by each question's change, positive where better, all finite.
 
     `bound`: what a change can be at most; one beyond it counts as `bound`. None: no bound is known, and no
-    interval can be given. `groups`: questions of one name depend on each other; None stands alone. The mean
-    is that of the questions, each counting alike. `tail`: the share that may fall by more than LOSS_BOUND;
-    None: they are not counted.
+    interval can be given. `groups`: questions of one name depend on each other; None stands alone. `tail`:
+    the share that may fall by more than LOSS_BOUND; None: they are not counted. `counting`: how the groups
+    count; built in, each question counts alike.
     """
     import numpy as np
 
     held = better if bound is None else np.clip(better, -bound, bound)
-    sums, sizes = _units(held, groups)
-    means, share = sums / sizes, sizes / sizes.max()
-    weight, counted = float(share.sum()), float(held.mean())
+    sums, sizes = units_of(held, groups)
+    improvement, counted = float(better.mean()), float(held.mean())
+    means, unlike = sums / sizes, sizes if are_unlike(sizes, counting) else None
+    if counting.weights == "group":
+        improvement, counted = counting.mean(better, groups), float(means.mean())
+        sums, sizes = means, np.ones(len(means))
+    largest = counting.largest_of(sizes)
+    share = sizes / largest
+    weight = float(share.sum())
     spread = float(np.square(share * (means - counted)).sum() / weight)
     low, high, seen = -math.inf, math.inf, math.inf
     if bound is not None:
-        low = lower_bound(means, sizes, -bound, level=level)
-        high = -lower_bound(-means, sizes, -bound, level=level)
+        low = lower_bound(means, sizes, -bound, level=level, largest=largest)
+        high = -lower_bound(-means, sizes, -bound, level=level, largest=largest)
         seen = PairedTest(spread, bound, alpha=level).margin_seen(weight)
     return Comparison(
-        improvement=float(better.mean()),
+        improvement=improvement,
         counted=counted,
         low=low,
         high=high,
@@ -154,6 +164,7 @@ def compare_paired(
         weight=weight,
         bound=bound,
         tail=None if tail is None else _tail(better < -LOSS_BOUND, groups, tail, level),
+        sizes=unlike,
     )
 
 
@@ -163,7 +174,7 @@ def _tail(fell: NDArray[np.bool_], groups: Sequence[str | None], allowed: float,
     """
     from scipy.stats import beta, binom
 
-    sums, _ = _units(fell.astype(float), groups)
+    sums, _ = units_of(fell.astype(float), groups)
     count, number = len(sums), int((sums > 0).sum())
     high = 1.0 if number == count else float(beta.ppf(1 - level, number + 1, count - number))
     return Tail(number / count, high, allowed, float(binom.sf(number - 1, count, allowed)))
@@ -222,16 +233,3 @@ def holm(values: Any) -> Any:
     result = np.empty_like(adjusted)
     np.put_along_axis(result, order, adjusted, -1)
     return result
-
-
-def _units(values: Array, groups: Sequence[str | None]) -> tuple[Array, Array]:
-    """Return the sum and the number of the values of each independent unit."""
-    import numpy as np
-
-    if all(group is None for group in groups):
-        return values, np.ones(len(values))
-    names = [(0, n) if group is None else (1, group) for n, group in enumerate(groups)]
-    numbers = {name: n for n, name in enumerate(dict.fromkeys(names))}
-    at = np.array([numbers[name] for name in names])
-    sums, sizes = np.bincount(at, values), np.bincount(at)
-    return sums.astype(float), sizes.astype(float)

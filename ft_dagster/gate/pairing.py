@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
+from ft_dagster.gate.groups import BY_SIZE, Counting
 from ft_dagster.gate.paired import Comparison, compare_paired, not_a_number
 from ft_dagster.gate.power import LOSS_BOUND
 from ft_dagster.gate.samples import DEGENERATE, FORMER, Role, Sample, main_metric
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+OWN_ROLES: tuple[Role, ...] = ("task", "test_split_task")  # whose groups count as `gates.weights` says
 AGAIN = "Evaluate both with the same tasks, limit and seed"
 TaskKey = tuple[Role, str]
 Questions = dict[str, dict[str, Sample]]  # metric -> question -> sample
@@ -29,6 +31,7 @@ class Paired:
     `asked`: the tuned model's samples, in the order of the values. `scale`: see `bound`, of all values of the
     base. `places`: of each question in the order of asking; None: there is none. `answered`: so many of the
     task's questions were, whatever metrics they have. `counts`: up to how many nats a loss's change does.
+    `counting`: how groups of questions do.
     """
 
     role: Role
@@ -41,6 +44,7 @@ class Paired:
     places: NDArray[np.int64] | None = None
     answered: int = 0
     counts: float = LOSS_BOUND
+    counting: Counting = BY_SIZE
 
     @property
     def higher_is_better(self) -> bool:
@@ -48,7 +52,8 @@ class Paired:
 
     @property
     def means(self) -> tuple[float, float]:
-        return float(self.base.mean()), float(self.tuned.mean())
+        base, tuned = (self.counting.mean(side, _dependent(self.asked)) for side in (self.base, self.tuned))
+        return base, tuned
 
     @property
     def bound(self) -> float | None:
@@ -65,7 +70,14 @@ class Paired:
         if not np.isfinite(np.concatenate([self.base, self.tuned])).all():
             return not_a_number(len(self.base))
         better = (self.tuned - self.base) * (1 if self.higher_is_better else -1)
-        return compare_paired(better, _dependent(self.asked), bound=self.bound, level=level, tail=tail)
+        return compare_paired(
+            better,
+            _dependent(self.asked),
+            bound=self.bound,
+            level=level,
+            tail=tail,
+            counting=self.counting,
+        )
 
     def first(self, count: int) -> Paired:
         """Return the pair cut to the first `count` questions of the task, in the order of asking, that have
@@ -82,6 +94,12 @@ class Paired:
             places=self.places[:kept],
             answered=min(count, self.answered),
         )
+
+    def out_of(self, there: int) -> Paired:
+        """Return the pair as a part of so many questions: of the largest group that is known, as many are
+        asked in proportion.
+        """
+        return replace(self, counting=self.counting.asked(self.answered / there))
 
 
 def by_task(samples: Iterable[Sample], *, roles: Collection[Role]) -> dict[TaskKey, Questions]:
@@ -137,6 +155,8 @@ def pair(
             fix=AGAIN,
         )
     paired = _paired(key, metric, asked, answered, questions, counts=gates.loss_bound)
+    if key[0] in OWN_ROLES:
+        paired = replace(paired, counting=Counting.of(gates))
     if order is None:
         return paired
     return replace(paired, places=_places(questions, order), answered=len(every))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ft_dagster.gate.power import GENERAL_TEXTS, LOSS_BOUND, least_questions
 from ft_dagster.gate.prompts import PROMPTS
-from ft_dagster.lineage.verdict import Part, Rule, RuleName, Tail
+from ft_dagster.lineage.verdict import Groups, Part, Rule, RuleName, Tail
 
 PART_WORDS = {"calls_valid": "valid calls where some are due", "undue_call": "a call where none is due"}
 Said = Callable[[float], str]
@@ -131,11 +131,22 @@ def _of_mean(rule: Rule, points: Said, worse: str) -> str:
     counted = f", {_counted(rule)}" if rule.tail else ""
     if not margin:
         return "not shown to be better"
+    if rule.groups is not None and (rule.groups.least or 0) > (rule.units or 0):
+        return _too_unlike(rule.groups, points(margin))
     if (rule.units or rule.questions) < least:
         return f"even of no change, {least:,} questions are the least that rule out {points(margin)}"
     if worst < margin:
         return f"the mean of all changes in full is beyond the margin of {points(margin)}"
     return f"a {worse} of {points(worst)} is possible{counted}, {points(margin)} are allowed"
+
+
+def _too_unlike(groups: Groups, margin: str) -> str:
+    """Say that groups are too few for the largest of them, and what would decide."""
+    return (
+        f"by size the largest group counts as {groups.largest:,} questions: even of no change, about "
+        f"{groups.least:,} groups like these are the least that rule out {margin}; ask more groups, or of "
+        "the task declare gates.weights: group"
+    )
 
 
 def _of_tail(rule: Rule, tail: Tail) -> str:
@@ -188,11 +199,19 @@ def _worst(rule: Rule) -> float:
 
 def _power(rule: Rule, points: Said, worse: str) -> str:
     count = f"{rule.questions:,} question{'s' if rule.questions != 1 else ''}"
-    if rule.units is not None and rule.units != rule.questions:
-        count += f" in {rule.units:,} group{'s' if rule.units != 1 else ''}"
+    if rule.units is not None and (_grouped(rule) or rule.groups is not None):
+        count += f" in {rule.units:,} group{'s' if rule.units != 1 else ''}{_unlike(rule.groups)}"
     if not math.isfinite(rule.seen) or (rule.bound is not None and rule.seen >= rule.bound):
         return f"with {count} this cannot see any {worse}"
     return f"with {count} this cannot see a {worse} below {points(rule.seen)}"
+
+
+def _unlike(groups: Groups | None) -> str:
+    """Say how groups of unlike size count."""
+    if groups is None:
+        return ""
+    by_size = f", of which the largest counts as {groups.largest:,} questions,"
+    return by_size if groups.weights == "size" else ", each counting alike,"
 
 
 def _ended(rule: Rule) -> str:

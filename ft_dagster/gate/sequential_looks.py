@@ -96,7 +96,7 @@ def look_on(paired: Paired, order: Sequence[str], allowed: Allowed, *, level: fl
     for number, look in enumerate(looks, 1):
         if look.questions > paired.answered:
             break
-        part = paired.first(look.questions)
+        part = paired.first(look.questions).out_of(len(order))
         if not len(part.base):  # none of them has the metric
             continue
         alone = level * look.share

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from ft_dagster.schema_version import refuse_newer
 
-SCHEMA_VERSION = 6  # 5 has no `parts`; 4 neither `tail` nor `counted`; 3 nothing asked batch after batch, too
+# 6 has no `groups`; 5 no `parts`; 4 neither `tail` nor `counted`; 3 nothing asked batch after batch, too
+SCHEMA_VERSION = 7
 _IN_BATCHES = ("there", "look")  # of a rule that was asked batch after batch
 Outcome = Literal["pass", "fail", "undecided"]
 RuleName = Literal["task", "general_benchmark", "general_loss", "degeneration", "regurgitation", "regression"]
@@ -36,6 +37,19 @@ class Tail:
     def shown(self) -> bool:
         """Say whether fewer than are allowed are shown to rise by more."""
         return self.high < self.allowed
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Says how groups of unlike size count. `weights`: each question alike (`size`), or each group (`group`).
+
+    `largest`: questions of the largest, as many as the added worst group has by size. `least`: of groups of
+    these sizes, the number from which on the rule can pass at all (None: it is as of single questions).
+    """
+
+    weights: Literal["size", "group"]
+    largest: int
+    least: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,8 @@ class Rule:
     number (a loss that overflowed) never passes.
 
     `tail`: of a loss alone; both this and the mean have to hold (None: none is judged, or by an older rule).
+
+    `groups`: how they count, where they are of unlike size and that acts.
 
     `parts`: what the metric comes to by others, where it is made of several (calls of tools).
 
@@ -101,6 +117,7 @@ class Rule:
     there: int | None = None
     look: tuple[int, int] | None = None
     tail: Tail | None = None
+    groups: Groups | None = None
     parts: tuple[Part, ...] = ()
 
     @property
@@ -125,7 +142,7 @@ class Rule:
         content = {name: _plain(value) for name, value in asdict(self).items()}
         later = {
             *(_IN_BATCHES if self.there is None else ()),
-            *(name for name in ("tail", "counted") if getattr(self, name) is None),
+            *(name for name in ("tail", "counted", "groups") if getattr(self, name) is None),
             *(() if self.parts else ("parts",)),
         }
         content = {name: value for name, value in content.items() if name not in later}  # as once written
@@ -142,9 +159,10 @@ class Rule:
         low, high = content["interval"]
         look = {"look": tuple(content["look"])} if content.get("look") else {}
         tail = {"tail": Tail(**content["tail"])} if content.get("tail") else {}
+        groups = {"groups": Groups(**content["groups"])} if content.get("groups") else {}
         parts = (Part(**{**each, "interval": tuple(each["interval"])}) for each in content.get("parts", ()))
         whole = {"interval": (_number(low), _number(high)), "parts": tuple(parts)}
-        return cls(**{**first, **content, **numbers, **look, **tail, **whole})
+        return cls(**{**first, **content, **numbers, **look, **tail, **groups, **whole})
 
 
 @dataclass(frozen=True)
@@ -194,8 +212,10 @@ class Verdict:
 
 def _schema_version(rules: Sequence[Rule]) -> int:
     """Return the first schema that has all that these rules say."""
-    if any(rule.parts for rule in rules):
+    if any(rule.groups is not None for rule in rules):
         return SCHEMA_VERSION
+    if any(rule.parts for rule in rules):
+        return 6
     if any(rule.tail is not None or rule.counted is not None for rule in rules):
         return 5
     return 3 if all(rule.there is None for rule in rules) else 4

@@ -15,7 +15,8 @@ FIGURES = ("figure", "value", "measured on")
 ESTIMATED = ("figure", "estimated", "actual")
 LOSSES = {"validation_loss": "validation", "loss": "training", "general_holdout_loss": "general"}
 VALIDATIONS = ("validation", "general")  # curves of a few looks, each of which is marked
-STEPS, NATS = "optimizer step", "nats a token"
+STEPS, NATS, RIGHT = "optimizer step", "nats a token", "share right"
+QUESTIONS = "general questions"
 WINDOWS = 40  # of a curve of steps, so that it is read
 # While it trains, on the general texts that it watches; the general loss of a model is the evaluation's.
 # Of a base that cannot be run on shapes alone: of experts every one counts, though a token reaches a few.
@@ -60,6 +61,18 @@ def _mean(rows: Sequence[Mapping[str, Any]]) -> float:
     """Return the mean loss of some steps by tokens trained on; of an older log each step counts alike."""
     weights = [float(row.get("trained_tokens") or 1) for row in rows]
     return sum(row["loss"] * weight for row, weight in zip(rows, weights, strict=True)) / sum(weights)
+
+
+def asked(log: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Return the accuracy on the general questions that were asked while it trained, and the base's as a
+    level line: name -> (step, share); nothing of fewer than two looks.
+    """
+    means = ((row["step"], (row.get("benchmark") or {}).get("mean")) for row in log)
+    looks = sorted({step: mean for step, mean in means if mean is not None}.items())
+    if len(looks) < 2 or looks[0][0] != 0:
+        return {}
+    base = looks[0][1]
+    return {QUESTIONS: looks, "the base": [(looks[0][0], base), (looks[-1][0], base)]}
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,7 @@ def _seen(figures: TrainingFigures) -> list[tuple[str, str, str]]:
             "general holdout loss",
         ),
         (
-            "general questions",
+            QUESTIONS,
             _two("acc", figures.benchmark_first, figures.benchmark_last),
             "general benchmark",
         ),

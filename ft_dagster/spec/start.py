@@ -41,6 +41,8 @@ data:
 evaluation:
   general: []   # lm-eval tasks watched against forgetting, for example [arc_easy, hellaswag] or YAML files
   limit: 400   # questions of each task; 362 show a model that lost nothing to be within 5 points
+training:
+  watch: {questions: 20}   # of each of these tasks, asked of the base and again while a model trains
 # gates: {loss_tail: 0.05}   # where a loss judges: takes 72 test rows or held-out texts (built in: 183)
 """
 VARIANT = """\

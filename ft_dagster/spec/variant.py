@@ -186,6 +186,7 @@ class EvaluationSpec(SpecModel):
 
 LEAST = 1e-6  # of a margin, and of a level: nothing that is asked could show less
 Margin = Annotated[float, Field(ge=LEAST, le=1.0)]
+Weights = Literal["size", "group"]
 
 
 def _none_or_least(margin: float) -> float:
@@ -197,7 +198,7 @@ def _none_or_least(margin: float) -> float:
 class GatesSpec(SpecModel):
     """Declares what a model must pass. Margins are the largest fall that is allowed; see docs/gates.md."""
 
-    added = ("loss_tail", "loss_bound")
+    added = ("loss_tail", "loss_bound", "weights", "largest_group")
 
     task_margin: Annotated[float, Field(ge=0.0, le=1.0), AfterValidator(_none_or_least)] = Field(
         0.0, description="The task's score may fall by this much; 0: it must be shown to be better"
@@ -234,6 +235,18 @@ class GatesSpec(SpecModel):
     undecided: Literal["fail", "measured"] = Field(
         "fail",
         description="measured: an undecided rule passes if the measured change is within its margin",
+    )
+    weights: Weights = Field(
+        "size",
+        description="Of questions in groups: each question of the task counts alike (size), or each group "
+        "(group); benchmarks always count by size",
+    )
+    largest_group: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Questions of the largest group of the task that there can be, by size; null: as many as "
+        "the largest has that is known",
     )
     metrics: dict[str, str] = Field(
         {}, description="Judge these tasks by another metric than their main one: {mmlu: acc}"

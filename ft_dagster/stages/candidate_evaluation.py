@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.gate.gates import later_rules
+from ft_dagster.gate.judged_by import with_largest
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -20,6 +21,7 @@ from ft_dagster.stage_entries import (
     CANDIDATE_EVALUATION,
     FINE_TUNED_MODEL,
     PRODUCTION_EVALUATION,
+    TASK_DATASET,
 )
 from ft_dagster.stages import production_evaluation
 from ft_dagster.store import Artifact, Attempt
@@ -28,6 +30,7 @@ from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import Derived, Host, derived
+from ft_dagster.workspace.known_groups import largest_group
 from ft_dagster.workspace.model_files import base_of, weights_of
 from ft_dagster.workspace.questions import Decides, ModelQuestions, questions_digest, scores_in
 from ft_dagster.workspace.stage import Stage
@@ -72,14 +75,21 @@ def inputs(view: View) -> CandidateInputs:
         view.engine,
         view.by_bytes(lambda: view.past.tries(tuned, questions_digest(task, general))),
         questions.chat_of(before),
-        view.by_bytes(lambda: later_rules(view.spec.gates, DEFAULT, before.figures["scores"]) or None),
+        view.by_bytes(lambda: _rules(view, before)),
     )
+
+
+def _rules(view: View, before: Artifact) -> dict[str, int] | None:
+    spec = view.spec
+    largest = largest_group(view, view.upstream(TASK_DATASET.name), spec.evaluation, spec.gates)
+    return later_rules(spec.gates, DEFAULT, before.figures["scores"], largest) or None
 
 
 def build(inputs: CandidateInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     context.say("the new weights are asked on, until they are told from the version in production")
     base, weights = base_of(inputs.base_model, context), weights_of(inputs.fine_tuned_model, context)
-    decides = Decides(inputs.production_evaluation, inputs.spec.gates, inputs.tries, production=True)
+    gates = with_largest(inputs.spec.gates, inputs.rules)
+    decides = Decides(inputs.production_evaluation, gates, inputs.tries, production=True)
     question = ModelQuestions(
         base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )

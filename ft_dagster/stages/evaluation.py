@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -11,6 +12,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks, as_called
 from ft_dagster.gate.gates import TooFewQuestions, gates_digest, judge, later_rules
+from ft_dagster.gate.judged_by import with_largest
 from ft_dagster.gate.regurgitation_rules import with_probed
 from ft_dagster.gate.samples import RESERVED, read_samples
 from ft_dagster.gate.sequential_looks import Order
@@ -26,6 +28,7 @@ from ft_dagster.stage_entries import (
     BASE_MODEL,
     EVALUATION,
     FINE_TUNED_MODEL,
+    TASK_DATASET,
     TRAINING_MIXTURE,
 )
 from ft_dagster.stages import base_evaluation
@@ -38,6 +41,7 @@ from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import Derived, Digest, Host, KeyParts, derived, key_parts, recorded
+from ft_dagster.workspace.known_groups import largest_group
 from ft_dagster.workspace.model_files import base_of, weights_of
 from ft_dagster.workspace.policy import refuse_frozen
 from ft_dagster.workspace.questions import (
@@ -117,7 +121,9 @@ def inputs(view: View) -> EvaluationInputs:
 
 def rules_of(view: View, before: Artifact) -> dict[str, int] | None:
     """See `gates.later_rules`; `before`: the base's evaluation. None where no such rule acts."""
-    return later_rules(view.spec.gates, view.spec.objective, before.figures["scores"]) or None
+    spec = view.spec
+    largest = largest_group(view, view.upstream(TASK_DATASET.name), spec.evaluation, spec.gates)
+    return later_rules(spec.gates, spec.objective, before.figures["scores"], largest) or None
 
 
 def own_tasks(view: View) -> tuple[str, ...]:
@@ -152,6 +158,7 @@ class Judging(NamedTuple):
     own: tuple[str, ...]
     probed: int
     called: OwnChecks
+    rules: Mapping[str, int] | None
 
     @classmethod
     def of(cls, evaluation: Artifact, called: OwnChecks) -> Judging:
@@ -159,7 +166,7 @@ class Judging(NamedTuple):
         `called` by now.
         """
         probed = int(evaluation.spec.get("probed") or 0)
-        return cls(tries_of(evaluation), own_of(evaluation), probed, called)
+        return cls(tries_of(evaluation), own_of(evaluation), probed, called, evaluation.spec.get("rules"))
 
 
 def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
@@ -190,7 +197,7 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
 
 def _ask(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     base, weights = base_of(inputs.base_model, context), weights_of(inputs.fine_tuned_model, context)
-    gates, objective = inputs.spec.gates, inputs.spec.objective
+    gates, objective = with_largest(inputs.spec.gates, inputs.rules), inputs.spec.objective
     decides = Decides(inputs.base_evaluation, gates, inputs.tries or 1, objective=objective)
     question = ModelQuestions(
         base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
@@ -238,7 +245,7 @@ def _verdict(inputs: EvaluationInputs, context: BuildContext, payload: Path) -> 
         before,
         payload,
         declared_in=context.declared_in,
-        judging=Judging(inputs.tries or 1, inputs.own or (), inputs.probed or 0, inputs.called),
+        judging=Judging(inputs.tries or 1, inputs.own or (), inputs.probed or 0, inputs.called, inputs.rules),
     )
 
 
@@ -260,7 +267,7 @@ def verdict_on(
     verdict = judge(
         base,
         tuned,
-        spec.gates,
+        with_largest(spec.gates, judging.rules),
         objective=spec.objective,
         declared_in=declared_in,
         tries=judging.tries,

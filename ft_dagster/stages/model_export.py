@@ -19,6 +19,7 @@ from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import OwnChecks
 from ft_dagster.evaluation.request import TunedWeights
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, MadeFrom, Source
+from ft_dagster.gate.judged_by import with_largest
 from ft_dagster.gate.prompted import Prompted, prompted_sentences
 from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.certificate import Certificate
@@ -223,7 +224,8 @@ def _judge_itself(inputs: ExportInputs, context: BuildContext, attempt: Attempt)
     context.say("the certificate does not hold: the merged weights are evaluated by themselves")
     folder, base = attempt.evidence / OWN, base_of(inputs.base_model, context)
     merged = TunedWeights(folder=attempt.payload, digest=payload_digest(hash_folder(attempt.payload)))
-    gates, objective = inputs.judged_by.gates, inputs.judged_by.objective
+    judged_by, rules = inputs.judged_by, inputs.evaluation.spec.get("rules")
+    gates, objective = with_largest(judged_by.gates, rules), judged_by.objective
     decides = Decides(inputs.base_evaluation, gates, tries_of(inputs.evaluation), objective=objective)
     question = ModelQuestions(
         base, merged, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides

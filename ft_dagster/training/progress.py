@@ -89,6 +89,7 @@ class TrainingProgress:
         self._total = total_steps
         self._prefix = prefix
         self._said = self._written = 0.0
+        self._asked: Progress = {}
 
     def say(self, line: str) -> None:
         self._channel.say(f"{self._prefix}{line}")
@@ -101,6 +102,12 @@ class TrainingProgress:
     def at(self, step: int, line: str) -> None:
         """Say what was seen at a step."""
         self.say(f"step {step}/{self._total}  {line}")
+
+    def asked(self, now: float, base: float) -> None:
+        """Keep the accuracy on general questions, the model's and its base's, for what is shown until the
+        next look.
+        """
+        self._asked = {"questions_right": now, "base_right": base}
 
     def step(  # noqa: PLR0917
         self,
@@ -136,6 +143,7 @@ class TrainingProgress:
             "loss": loss,
             "tokens_per_second": tokens_per_second,
             "eta_seconds": eta_seconds,
+            **self._asked,
         }
         if self._file is not None:
             write_json(self._file, figures)

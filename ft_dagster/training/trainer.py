@@ -27,6 +27,7 @@ from ft_dagster.training.methods.experts import refuse_unmoved
 from ft_dagster.training.oom_retry import in_force
 from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop_signals import Stop
+from ft_dagster.training.watch.falls import EVALUATIONS
 from ft_dagster.training.watch.measuring import UNITS, Measuring, plan_measuring
 from ft_dagster.training.watch.observer import Observer
 from ft_dagster.training.watch.rate import RateTooHigh, looked_at
@@ -35,9 +36,6 @@ from ft_dagster.training.work import Work
 if TYPE_CHECKING:
     from ft_dagster.training.methods import Weights
     from ft_dagster.training.methods.shared import SharedBase
-
-
-EVALUATIONS = 8  # of a training, where its plan says none
 
 
 def train_member(

@@ -14,6 +14,7 @@ from ft_dagster.training.journal import Journal
 from ft_dagster.training.methods import TaughtBy, packs
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.watch import forgetting
+from ft_dagster.training.watch.falls import looks_of
 from ft_dagster.training.watch.measuring import Split
 from ft_dagster.training.watch.rate import NOTCH
 
@@ -62,12 +63,13 @@ class Work:
         """Return the evaluations at which the model forgot no more than declared, as far as it was
         measured.
         """
-        watch, journal = self.member.plan.training.watch, self.journal
+        training, journal = self.member.plan.training, self.journal
         general = journal.evaluations.get("general_holdout", {})
+        looks = looks_of(training.on_bad_rate, len(self.evaluations))
         return [
             step
             for step in self.evaluations
-            if forgetting.passed(watch, general, journal.observations, step) is None
+            if forgetting.passed(training.watch, general, journal.observations, step, looks) is None
         ]
 
     @property

@@ -15,6 +15,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.training.watch.falls import EVALUATIONS, least_questions, looks_of
 from ft_dagster.training.watch.spectrum import ABOUT_RANK
 from ft_dagster.workspace.plan_context import variants_on_base
 from ft_dagster.workspace.workspace import Workspace
@@ -34,7 +35,21 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
     trained = workspace.head(FINE_TUNED_MODEL.name)
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
     asked = (*too_few_rows(spec, test_rows), *_questions(judged, spec, test_rows))
-    return [*estimate.warnings, *before, *served, *asked, *batches]
+    return [*estimate.warnings, *before, *served, *asked, *batches, *idle_limit(spec)]
+
+
+def idle_limit(spec: VariantSpec) -> list[str]:
+    """Warn of a limit on general questions that are too few to show a fall at any look."""
+    training, benchmarks = spec.training, len(spec.evaluation.general)
+    watch, looks = training.watch, looks_of(training.on_bad_rate, training.evaluations or EVALUATIONS)
+    least, asked = least_questions(looks), watch.questions * benchmarks
+    if watch.benchmark_limit is None or asked >= least:
+        return []
+    return [
+        f"training.watch.benchmark_limit cannot act: {asked} questions show no fall at 5% over {looks} "
+        f"looks, and {least} are the least; ask more (training.watch.questions), or look less often "
+        "(training.evaluations)"
+    ]
 
 
 def rank_of_before(trained: TrainingFigures, method: str) -> list[str]:

@@ -51,8 +51,11 @@ from ft_dagster.report.training import (
     ESTIMATED,
     FIGURES,
     NATS,
+    QUESTIONS,
+    RIGHT,
     STEPS,
     VALIDATIONS,
+    asked,
     course_of,
     estimated_rows,
     figure_rows,
@@ -228,6 +231,7 @@ def _run(stored: VersionFiles) -> Section:
     log = stored.training_log()
     course = course_of(log, figures)
     charts = line_chart(smoothed(log), STEPS, NATS, VALIDATIONS) + course_chart(course)
+    charts += line_chart(asked(log), STEPS, RIGHT, (QUESTIONS,))
     if ranks:
         ranked = f"effective rank of the update{APART if figures.expert_matrices else ''}"
         charts += line_chart(ranks, "block of the model", ranked)

@@ -51,10 +51,6 @@ def test_a_fall_as_large_as_the_margin_passes_at_most_at_the_level(
             assert passed <= 0.06, family
 
 
-def test_unequal_groups_hold_the_level(simulation: ModuleType) -> None:
-    assert max(share for _, share in simulation.unequal_groups(1000)) <= 0.06
-
-
 def test_ten_tries_of_the_same_weights_pass_as_rarely_as_one(simulation: ModuleType) -> None:
     shared, alone = simulation.tries_of_the_same_weights(10, trials=TRIALS)
     assert shared <= 0.06

@@ -140,6 +140,8 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "gates.general_loss_margin": (0.5, JUDGED),
     "gates.loss_tail": (0.05, JUDGED),
     "gates.loss_bound": (20.0, JUDGED),
+    "gates.weights": ("group", JUDGED),
+    "gates.largest_group": (90, JUDGED),
     "gates.regression_margin": (0.5, JUDGED),
     "gates.regression_loss_margin": (0.5, JUDGED),
     "gates.degeneration_margin": (0.5, JUDGED),

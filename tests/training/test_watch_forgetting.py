@@ -18,8 +18,10 @@ from ft_dagster.spec.training import WatchSettings
 from ft_dagster.training.contract import Benchmarks
 from ft_dagster.training.journal import Journal
 from ft_dagster.training.watch.degeneration import degeneration
-from ft_dagster.training.watch.forgetting import Benchmark, benchmark_fall, passed
+from ft_dagster.training.watch.falls import benchmark_fall, fall_of, least_questions, looks_of
+from ft_dagster.training.watch.forgetting import Benchmark, passed, unsure
 from tests.evaluation.questions import write_task
+from tests.present import present
 
 
 def lora(base: Path, **settings: Any) -> Any:
@@ -104,6 +106,11 @@ def test_the_benchmark_is_the_accuracy_over_the_questions_drawn(
     benchmark: Benchmark, tiny_model_folder: Path
 ) -> None:
     scores = benchmark.ask(lora(tiny_model_folder))
+    answers = scores.pop("answers")
+    assert {name: len(values) for name, values in answers.items()} == {"forms": 12, "more": 9}
+    assert {name: sum(values) / len(values) for name, values in answers.items()} == pytest.approx(
+        {name: scores[name] for name in answers}
+    )
     assert set(scores) == {"forms", "more", "mean"}
     assert scores["mean"] == pytest.approx((scores["forms"] + scores["more"]) / 2)
     assert (12 * scores["forms"]) % 1 == (9 * scores["more"]) % 1 == pytest.approx(0)  # 12 of 30, all 9
@@ -181,19 +188,69 @@ def test_a_model_that_ends_at_once_answers_nothing(tiny_model_folder: Path, tiny
         ({"general_loss_limit": 0.5}, 20, "rose by 0.600 nats a token (limit 0.5)"),
         ({"general_loss_limit": 0.5}, 30, None),  # not measured there
         ({"benchmark_limit": 0.05}, 10, None),
-        ({"benchmark_limit": 0.05}, 20, "fell by 10.0% points (limit 5.0%)"),
+        ({"benchmark_limit": 0.05}, 20, "fell by 10.0 points (limit 5)"),
     ],
 )
 def test_a_limit_that_is_passed_is_said(limits: dict[str, Any], step: int, said: str | None) -> None:
     general = {0: 3.0, 10: 3.5, 20: 3.6}
     asked = [{"step": at, "benchmark": {"mean": mean}} for at, mean in ((0, 0.5), (10, 0.46), (20, 0.4))]
-    reason = passed(WatchSettings(**limits), general, asked, step)
+    reason = passed(WatchSettings(**limits), general, asked, step, looks=8)
     assert reason is None if said is None else reason is not None and said in reason
+
+
+def looks_at(*right: int, questions: int = 40) -> list[dict[str, Any]]:
+    """Looks at step 0, 10, 20, ..., at each of which the first so many questions are right."""
+    found = []
+    for number, count in enumerate(right):
+        values = [1.0] * count + [0.0] * (questions - count)
+        found.append(
+            {"step": 10 * number, "benchmark": {"mean": count / questions, "answers": {"a": values}}}
+        )
+    return found
+
+
+def test_a_fall_of_a_few_questions_stops_nothing_and_is_said() -> None:
+    """Six of 40 lost and none gained: p = 1 / 64, and 5% over 8 looks are 0.63% at each."""
+    watch, seen = WatchSettings(questions=40, benchmark_limit=0.05), looks_at(30, 24, 20)
+    assert passed(watch, {}, seen, 10, looks=8) is None
+    said = unsure(watch, seen, 10, looks=8) or ""
+    assert (
+        "fell by 15.0 points (limit 5), which chance may explain (40 questions, p = 0.016, level 0.62%"
+        in said
+    )
+    assert passed(watch, {}, seen, 10, looks=1) is not None
+    shown = passed(watch, {}, seen, 20, looks=8) or ""
+    assert "fell by 25.0 points (limit 5), which chance does not explain (40 questions, p = 0.00098" in shown
+    assert unsure(watch, seen, 20, looks=8) is None
+
+
+def test_a_shown_fall_within_the_limit_stops_nothing() -> None:
+    assert passed(WatchSettings(questions=40, benchmark_limit=0.3), {}, looks_at(30, 20), 10, looks=8) is None
+
+
+def test_answers_that_change_and_do_not_fall_are_paired() -> None:
+    """As many gained as lost is no fall, and more lost than gained is one by those that differ alone."""
+    even = looks_at(20, 20)
+    even[1]["benchmark"]["answers"] = {"a": [0.0] * 20 + [1.0] * 20}
+    found = present(fall_of(even, 10))
+    assert (found.size, found.questions) == (0.0, 40)
+    assert found.p == pytest.approx(0.563, abs=1e-3)
+
+
+def test_the_looks_of_a_training_that_may_begin_again_share_the_level_too() -> None:
+    assert [looks_of(declared, 8) for declared in ("stop", "warn", "lower")] == [8, 8, 16]
+
+
+def test_so_many_questions_as_are_the_least_show_a_fall_and_no_fewer() -> None:
+    for looks in (1, 8, 100):
+        least = least_questions(looks)
+        shown = [present(fall_of(looks_at(n, 0, questions=n), 10)).shown(looks) for n in (least - 1, least)]
+        assert shown == [False, True]
 
 
 def test_a_fall_needs_a_benchmark_at_step_0() -> None:
     assert benchmark_fall([{"step": 10, "benchmark": {"mean": 0.4}}], 10) is None
-    assert passed(WatchSettings(general_loss_limit=0.1), {10: 5.0}, [], 10) is None
+    assert passed(WatchSettings(general_loss_limit=0.1), {10: 5.0}, [], 10, looks=8) is None
 
 
 @pytest.mark.parametrize("base", [3.0, math.nan, math.inf])
@@ -209,7 +266,8 @@ def test_a_resume_decides_nothing_about_a_limit_and_what_is_no_number_is_within_
 
     def said(journal: Journal, limit: str) -> str | None:
         general = journal.evaluations["general_holdout"]
-        return passed(WatchSettings.model_validate({limit: 0.1}), general, journal.observations, 10)
+        watch = WatchSettings.model_validate({limit: 0.1})
+        return passed(watch, general, journal.observations, 10, looks=8)
 
     for limit in ("general_loss_limit", "benchmark_limit"):
         found = said(in_one_go, limit)

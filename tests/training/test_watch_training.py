@@ -23,8 +23,10 @@ from ft_dagster.training.journal import Journal
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop_signals import Stop
 from ft_dagster.training.watch import degeneration, flops
+from ft_dagster.training.watch.falls import fall_of
 from ft_dagster.training.watch.reporting import Reports
 from tests.evaluation.questions import write_task
+from tests.present import present
 from tests.training.methods.taught import habit
 from tests.training.runs import LORA, Runs, payload_bytes, result_of, write_mixture
 
@@ -239,10 +241,14 @@ def test_a_fall_of_the_benchmark_stops_too(runs: Runs) -> None:
     free = prepared("free", [f"always_{gold}.yaml" for gold in range(4)])
     train(free)
     first, *later = lines(free, "benchmark")
-    falls = {name: [first[name] - line[name] for line in later] for name in first if name != "mean"}
+    falls = {name: [first[name] - line[name] for line in later] for name in first["answers"]}
     task, fall = max(falls.items(), key=lambda item: max(item[1]))
     assert max(fall) > 0
-    at = next(number for number, each in enumerate(fall) if each > 0)
+    seen = [
+        {"step": n, "benchmark": {"mean": line[task], "answers": {task: line["answers"][task]}}}
+        for n, line in enumerate((first, *later))
+    ]
+    at = next(n for n, each in enumerate(fall) if each > 0 and present(fall_of(seen, n + 1)).shown(looks=4))
     limited = prepared("limited", [f"{task}.yaml"], benchmark_limit=fall[at] / 2)
     train(limited)
     assert max(lines(limited, "step")) == 2 * (at + 1)

@@ -75,9 +75,9 @@ def bars(parts: Sequence[Bar], mark: float | None = None) -> str:
     return _svg("".join(rows), LINE * len(parts), 9)
 
 
-def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Draw losses over optimizer steps, each named with its last value beside the axes; thinned to
-    `POINTS`. A stroke across the axis marks each look of a curve that has few.
+def curves(lines: Mapping[str, Sequence[tuple[float, float]]], unit: str = "nats a token") -> str:
+    """Draw losses, or figures of another unit, over optimizer steps, each named with its last value beside
+    the axes; thinned to `POINTS`. A stroke across the axis marks each look of a curve that has few.
     """
     known = {name: thinned(points) for name, points in lines.items() if points}
     every = [point for points in known.values() for point in points]
@@ -97,7 +97,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     marks = "".join(f"M{x} 83v6" for x in sorted(looks))
     axes = f"<path d='M30 4V86H190{marks}' stroke='{GREY}'/>"
     words.append(f"<text y='12'>{high:.2g}</text><text y='86'>{low:.2g}</text>")
-    words.append(f"<text y='101'>nats a token, steps {left:g} to {right:g}</text>")
+    words.append(f"<text y='101'>{unit}, steps {left:g} to {right:g}</text>")
     return _svg(f"<g fill='none'>{''.join(drawn)}{axes}</g>{''.join(words)}", 106, 1.5)
 
 

@@ -14,8 +14,8 @@ def bar(progress: Progress) -> str:
         return ""
     filled = round(WIDTH * min(1.0, done / total))
     speed = progress.get("tokens_per_second")
-    task, loss, eta = _figures(progress)
-    said = (task, loss, f"{speed:,.0f} tok/s" if speed else "", eta)
+    task, loss, right, eta = _figures(progress)
+    said = (task, loss, right, f"{speed:,.0f} tok/s" if speed else "", eta)
     return "  ".join([f"{'#' * filled}{'-' * (WIDTH - filled)} {done}/{total}", *filter(None, said)])
 
 
@@ -37,11 +37,15 @@ def _counted(progress: Progress) -> tuple[int, int]:
     return (0, 0) if done is None or not total else (done, total)
 
 
-def _figures(progress: Progress) -> tuple[str, str, str]:
-    """Return the task, the loss and the time that is left, each empty where it is unknown."""
+def _figures(progress: Progress) -> tuple[str, str, str, str]:
+    """Return the task, the loss, the general questions that are right and the time that is left, each empty
+    where it is unknown.
+    """
     loss, eta = progress.get("loss"), progress.get("eta_seconds")
+    right, base = progress.get("questions_right"), progress.get("base_right")
     return (
         str(progress.get("task") or ""),
         "" if loss is None else f"loss {loss:.2f}",
+        "" if right is None or base is None else f"general questions {right:.0%} (base {base:.0%})",
         "" if eta is None else f"ETA {eta // 60:.0f}m {eta % 60:02.0f}s",
     )

@@ -9,6 +9,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured_digests import FILE as MEASURED
 from ft_dagster.evaluation.own_checks import as_called
 from ft_dagster.gate.gates import gates_digest, regression
+from ft_dagster.gate.judged_by import with_largest
 from ft_dagster.gate.samples import OWN, read_samples
 from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.lineage.certificate import Certificate
@@ -142,7 +143,8 @@ def _regression(
         workspace.verify(base)
         order = Order.of(read_samples(workspace.payload(base)), how.seed)
     tries, own = tries_of(evaluation), own_of(evaluation)
-    rules = regression(old, new, workspace.spec.gates, version=version, tries=tries, order=order, own=own)
+    gates = with_largest(workspace.spec.gates, evaluation.spec.get("rules"))
+    rules = regression(old, new, gates, version=version, tries=tries, order=order, own=own)
     return as_called(rules, own_checks(workspace.context, workspace.spec.evaluation))
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.gate.level import ALPHA
 from ft_dagster.provenance.held import FOLDER, held_files
 from ft_dagster.spec.training import WatchSettings
 from ft_dagster.training.contract import Benchmarks, Member, TrainingRun
 from ft_dagster.training.watch.budget import ForwardWork
+from ft_dagster.training.watch.falls import ANSWERS, Fall, fall_of
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -40,8 +42,10 @@ class Benchmark:
         prepare_environment(entries)
         self._tokenizer, self._seed = load_tokenizer(base), benchmarks.seed
         self.identity = {
-            "benchmark": dict(benchmarks.tasks), "questions": questions, "seed": benchmarks.seed
+            "benchmark": dict(benchmarks.tasks), "questions": questions, "seed": benchmarks.seed,
+            ANSWERS: True,
         }  # fmt: skip
+        self._model: tuple[Any, Any] | None = None  # the last that was asked, and its lm-eval model
         self._tasks: dict[str, tuple[dict[str, Task], dict[str, list[int]]]] = {}
         shutil.rmtree(output / TABLES, ignore_errors=True)  # of a try before this one
         with held_files(output / FOLDER) as held, frozen_tasks(entries, benchmarks.tasks, held):
@@ -76,16 +80,15 @@ class Benchmark:
         answered = sum(self._answer_tokens(args) for args in requests)
         return ForwardWork(asked + answered, 0, answered)
 
-    def ask(self, model: Any) -> dict[str, float]:
-        """Return accuracy by task (its main metric, over the questions drawn) and their "mean"."""
+    def ask(self, model: Any) -> dict[str, Any]:
+        """Return accuracy by task (its main metric, over the questions drawn), their "mean", and ANSWERS."""
         from lm_eval.evaluator import evaluate
 
-        from ft_dagster.evaluation.models.model import TokenBatchedLM
         from ft_dagster.training.watch.undisturbed import undisturbed
 
-        scores: dict[str, float] = {}
+        answers: dict[str, list[float]] = {}
         with undisturbed(model):
-            lm = TokenBatchedLM(model, self._tokenizer)
+            lm = self._asked_through(model)
             for name, (parts, chosen) in self._tasks.items():
                 drawn = {
                     part: each for part, each in chosen.items() if len(each) < len(parts[part].eval_docs)
@@ -94,8 +97,19 @@ class Benchmark:
                 rows = evaluate(lm=lm, task_dict=asked, samples=drawn, bootstrap_iters=0, log_samples=True)[
                     "samples"
                 ]
-                scores[name] = _accuracy(name, [row for part in parts for row in rows[part]])
-        return {**scores, "mean": sum(scores.values()) / len(scores)}
+                answers[name] = _values(name, [row for part in parts for row in _in_order(rows[part])])
+        scores = {name: sum(values) / len(values) for name, values in answers.items()}
+        return {**scores, "mean": sum(scores.values()) / len(scores), ANSWERS: answers}
+
+    def _asked_through(self, model: Any) -> Any:
+        """Return the lm-eval model of a model: one for all looks at it, since what it tries of the
+        architecture costs as much as a few questions.
+        """
+        from ft_dagster.evaluation.models.model import TokenBatchedLM
+
+        if self._model is None or self._model[0] is not model:
+            self._model = model, TokenBatchedLM(model, self._tokenizer)
+        return self._model[1]
 
     def _seeded(self, parts: dict[str, Task]) -> dict[str, Task]:
         """Seed the parts so that the examples before a question are drawn from the beginning, the same at
@@ -129,26 +143,50 @@ def general_rise(general: Mapping[int, float], step: int) -> float | None:
     return None if first is None or now is None else now - first
 
 
-def benchmark_fall(observations: Sequence[Mapping[str, Any]], step: int) -> float | None:
-    """Return the mean accuracy at step 0 less that at `step`; None where either was not measured."""
-    means = {each["step"]: each["benchmark"]["mean"] for each in observations if "benchmark" in each}
-    return means[0] - means[step] if 0 in means and step in means else None
-
-
 def passed(
-    watch: WatchSettings, general: Mapping[int, float], observations: Sequence[Mapping[str, Any]], step: int
+    watch: WatchSettings,
+    general: Mapping[int, float],
+    observations: Sequence[Mapping[str, Any]],
+    step: int,
+    looks: int,
 ) -> str | None:
     """Say which limit the model of `step` is beyond, in words; None within them, or where it was not
-    measured. What is not finite is beyond each.
+    measured. What is not finite is beyond each; a fall of the benchmark has to be shown at one of so many
+    `looks`.
     """
-    rise, fall = general_rise(general, step), benchmark_fall(observations, step)
+    rise = general_rise(general, step)
     limit = watch.general_loss_limit
     if limit is not None and rise is not None and not rise <= limit:
         return f"the loss on held-out general text rose by {rise:.3f} nats a token (limit {limit:g})"
     limit = watch.benchmark_limit
-    if limit is not None and fall is not None and not fall <= limit:
-        return f"the accuracy on the general benchmark fell by {fall:.1%} points (limit {limit:.1%})"
-    return None
+    fall = None if limit is None else fall_of(observations, step)
+    if limit is None or fall is None or fall.size <= limit or not fall.shown(looks):
+        return None
+    beyond = _beyond(fall, limit)
+    return beyond if fall.p is None else f"{beyond}, which chance does not explain ({_of_looks(fall, looks)})"
+
+
+def unsure(
+    watch: WatchSettings, observations: Sequence[Mapping[str, Any]], step: int, looks: int
+) -> str | None:
+    """Say that a fall of the benchmark is beyond its limit and not shown, so that nothing is stopped for it;
+    None where that is not so.
+    """
+    limit = watch.benchmark_limit
+    fall = None if limit is None else fall_of(observations, step)
+    if limit is None or fall is None or fall.size <= limit or fall.shown(looks):
+        return None
+    return f"{_beyond(fall, limit)}, which chance may explain ({_of_looks(fall, looks)}): it goes on"
+
+
+def _beyond(fall: Fall, limit: float) -> str:
+    size, most = 100 * fall.size, 100 * limit
+    return f"the accuracy on the general benchmark fell by {size:.1f} points (limit {most:.3g})"
+
+
+def _of_looks(fall: Fall, looks: int) -> str:
+    each = f", {100 * ALPHA:g}% over {looks}" if looks > 1 else ""
+    return f"{fall.questions} questions, p = {fall.p:.2g}, level {100 * ALPHA / looks:.2g}%{each}"
 
 
 def _requests(task: Any, chosen: list[int]) -> list[Any]:
@@ -169,8 +207,13 @@ def _configure(task: Any, entry: str) -> None:
         task.set_config("num_fewshot", 0)
 
 
-def _accuracy(name: str, rows: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean of the main metric over the questions. Raises UserError unless it is a share."""
+def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows of lm-eval in the order of their documents."""
+    return sorted(rows, key=lambda row: int(row["doc_id"]))
+
+
+def _values(name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the main metric of each question. Raises UserError unless it is a share."""
     from ft_dagster.gate.samples import main_metric
 
     numbers = [key for key in rows[0]["metrics"] if isinstance(rows[0][key], int | float)]
@@ -182,4 +225,4 @@ def _accuracy(name: str, rows: Sequence[Mapping[str, Any]]) -> float:
             value=name,
             fix="Ask one with accuracy or exact match, or set training.watch.questions to 0",
         )
-    return sum(float(value) for value in values if value is not None) / len(values)
+    return [float(value) for value in values if value is not None]

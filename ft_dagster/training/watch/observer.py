@@ -17,6 +17,7 @@ from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.watch import curves, degeneration, forgetting, rate, spectrum
 from ft_dagster.training.watch.budget import ForwardWork
+from ft_dagster.training.watch.falls import ANSWERS, looks_of
 from ft_dagster.training.watch.held_out import (
     BY_EXAMPLE,
     VALIDATION_ON,
@@ -202,7 +203,15 @@ class Observer:
     def _see(self, step: int, *, end: bool, exported: bool = False) -> None:
         for name, value in ranks.agree(lambda: self._look(step, end)).items():
             self._keep(step, name, value, exported)
-            self._progress.at(step, WORDS[name](value))
+            self._progress.at(step, f"{WORDS[name](value)}{self._beside_base(name, step)}")
+
+    def _beside_base(self, name: str, step: int) -> str:
+        """Say what the base answered, beside a later look at the questions, and show both while it trains."""
+        first, now = (self.last(name, at) if name == "benchmark" else None for at in (0, step))
+        if first is None or now is None:
+            return ""
+        self._progress.asked(now["mean"], first["mean"])
+        return f"; the base {first['mean']:.1%}" if step else ""
 
     def _keep(self, step: int, name: str, value: Any, exported: bool) -> None:
         line = {"step": step, name: value}
@@ -243,8 +252,13 @@ class Observer:
         return found
 
     def _judged(self, step: int) -> tuple[Kind, str] | None:
-        watch, general = self.member.plan.training.watch, self._journal.evaluations.get("general_holdout", {})
-        forgot = forgetting.passed(watch, general, self._journal.observations, step)
+        training, general = self.member.plan.training, self._journal.evaluations.get("general_holdout", {})
+        watch, seen = training.watch, self._journal.observations
+        looks = looks_of(training.on_bad_rate, len(self._numbers))
+        forgot = forgetting.passed(watch, general, seen, step, looks)
+        unsure = forgetting.unsure(watch, seen, step, looks)
+        if unsure:
+            self._progress.at(step, unsure)
         if forgot and watch.past_limit == "stop":
             return "forgetting", forgot
         if forgot and self.past is None:
@@ -287,8 +301,9 @@ def _spectrum_words(found: Mapping[str, Any]) -> str:
     )
 
 
-def _benchmark_words(found: Mapping[str, float]) -> str:
-    tasks = ", ".join(f"{name} {value:.1%}" for name, value in found.items() if name != "mean")
+def _benchmark_words(found: Mapping[str, Any]) -> str:
+    apart = {"mean", ANSWERS}
+    tasks = ", ".join(f"{name} {value:.1%}" for name, value in found.items() if name not in apart)
     return f"general benchmark {found['mean']:.1%} ({tasks})"
 
 
