@@ -244,7 +244,7 @@ class GatesSpec(SpecModel):
     largest_group: int | None = Field(
         None,
         ge=1,
-        le=1_000_000,
+        le=1_000_000_000,
         description="Questions of the largest group of the task that there can be, by size; null: as many as "
         "the largest has that is known",
     )

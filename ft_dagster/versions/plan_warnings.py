@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ft_dagster.gate.power import texts_of_losses, too_few_rows
+from ft_dagster.gate.groups import Counting, groups_of
+from ft_dagster.gate.judged_by import GROUPS, with_largest
+from ft_dagster.gate.level import level_of
+from ft_dagster.gate.power import is_judged_by_loss, texts_of_losses, too_few_rows
 from ft_dagster.gate.sentences import out_of_reach, wanted, would_decide
 from ft_dagster.gate.verdict_words import slowest_rule
 from ft_dagster.lineage.verdict import Verdict
@@ -12,11 +15,12 @@ from ft_dagster.planning.advice import release_warnings
 from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_margins
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.spec import VariantSpec
-from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
+from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, TASK_DATASET
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.falls import EVALUATIONS, least_questions, looks_of
 from ft_dagster.training.watch.spectrum import ABOUT_RANK
+from ft_dagster.workspace.known_groups import group_sizes
 from ft_dagster.workspace.plan_context import variants_on_base
 from ft_dagster.workspace.workspace import Workspace
 
@@ -35,7 +39,46 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
     trained = workspace.head(FINE_TUNED_MODEL.name)
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
     asked = (*too_few_rows(spec, test_rows), *_questions(judged, spec, test_rows))
-    return [*estimate.warnings, *before, *served, *asked, *batches, *idle_limit(spec)]
+    return [
+        *estimate.warnings,
+        *before,
+        *served,
+        *asked,
+        *batches,
+        *idle_limit(spec),
+        *too_unlike(workspace, spec),
+    ]
+
+
+def too_unlike(workspace: Workspace, spec: VariantSpec) -> list[str]:
+    """Warn that the groups of the test split are too few for the largest of all rows, by size, so that no
+    training can pass a rule of the variant's own.
+    """
+    import numpy as np
+
+    gates, dataset = spec.gates, workspace.head(TASK_DATASET.name)
+    if dataset is None or spec.evaluation.task or gates.weights == "group":
+        return []
+    splits = group_sizes(workspace.context, dataset)
+    every = {size for counts in splits.values() for size in counts}
+    if len(every) < 2 or not splits["test"]:
+        return []
+    loss = is_judged_by_loss(gates, spec.evaluation)
+    margins = {"task_margin": gates.task_margin}
+    field = "regression_loss_margin" if loss else "regression_margin"
+    margins |= {field: margin} if gates.regression_margin and (margin := getattr(gates, field)) else {}
+    counting = Counting.of(with_largest(gates, {GROUPS: max(every)}))
+    sizes = np.repeat([*splits["test"]], [*splits["test"].values()])
+    bound, found = gates.loss_bound if loss else 1.0, list[str]()
+    for name, margin in margins.items():
+        groups = groups_of(sizes, counting, margin, bound, level_of(gates.alpha))
+        if groups.least is not None and groups.least > len(sizes):
+            found.append(
+                f"by size the largest group of rows counts as {groups.largest:,} questions, and the test "
+                f"split has {len(sizes):,} groups: gates.{name} stays undecided whatever is trained; with "
+                f"about {groups.least:,} groups like these it can be decided; or declare gates.weights: group"
+            )
+    return found
 
 
 def idle_limit(spec: VariantSpec) -> list[str]:

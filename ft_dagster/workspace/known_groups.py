@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
-from ft_dagster.data.files.parquet import count_of, rows_of
+from ft_dagster.data.files.parquet import rows_of
 from ft_dagster.data.rows.splits import SPLITS
 from ft_dagster.provenance.findings import remembered
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
@@ -21,23 +22,28 @@ def largest_group(
     """
     if asked.task or gates.weights == "group":
         return None
-    largest, smallest, rows = remembered(
-        context.cache, {"groups": 1, "data set": dataset.digest}, lambda: _sizes(context, dataset)
-    )
-    if largest == smallest:
+    sizes = group_sizes(context, dataset)
+    every = {size for counts in sizes.values() for size in counts}
+    if len(every) < 2:
         return None
+    largest, rows = max(every), sum(size * count for size, count in sizes["test"].items())
     share = min(1.0, asked.most / rows) if asked.most is not None and rows else 1.0
     return max(1, math.ceil(largest * share - 1e-9))
 
 
-def _sizes(context: BuildContext, dataset: Artifact) -> tuple[int, int, int]:
-    """Return the questions of the largest and of the smallest group of all rows, and the test rows. A row
-    without a group is one by itself.
+def group_sizes(context: BuildContext, dataset: Artifact) -> dict[str, dict[int, int]]:
+    """Return split -> questions of a group -> how many groups have so many. A row without a group is one by
+    itself.
     """
-    sizes = set[int]()
-    folder = context.payload(dataset)
-    for split in SPLITS:
-        query = 'histogram("group")', 'count(*) > count("group")'
-        [[(groups, alone)]] = rows_of(folder / f"{split}.parquet", *query)
-        sizes |= {*(groups or {}).values(), *((1,) if alone else ())}
-    return max(sizes, default=1), min(sizes, default=1), count_of(folder / "test.parquet")
+
+    def find() -> dict[str, list[tuple[int, int]]]:
+        folder, query = context.payload(dataset), ('histogram("group")', 'count(*) - count("group")')
+        found = {}
+        for split in SPLITS:
+            [[(groups, alone)]] = rows_of(folder / f"{split}.parquet", *query)
+            counts = Counter((groups or {}).values()) + Counter({1: alone})
+            found[split] = sorted((int(size), int(count)) for size, count in counts.items())
+        return found
+
+    known = remembered(context.cache, {"groups": 1, "data set": dataset.digest}, find)
+    return {split: dict(counts) for split, counts in known.items()}

@@ -91,7 +91,7 @@ def test_an_answer_ends_at_a_declared_word_also_after_a_learned_prompt(lm: Token
 
 def test_contexts_are_shared_only_where_no_prompt_is_learned(lm: TokenBatchedLM, kind: str) -> None:
     lm.loglikelihood(requests("loglikelihood", *ASKED))
-    assert lm._shares is (kind not in ("prompt", "prefix"))
+    assert lm.shares is (kind not in ("prompt", "prefix"))
 
 
 def test_a_learned_prompt_takes_its_room_from_the_text(lm: TokenBatchedLM) -> None:

@@ -156,3 +156,13 @@ def test_init_says_what_it_takes_for_a_name_of_the_hub(
 def test_the_policy_has_a_schema(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["schema", "--policy"])
     assert {"gates", "evaluation", "methods", "per_tenant"} <= set(json.loads(done.stdout)["properties"])
+
+
+def test_a_new_project_asks_questions_while_it_trains_and_a_declaration_without_them_none(
+    tmp_path: Path, outside: Path
+) -> None:
+    project = tmp_path / "mine"
+    start_project(project, KEY, str(outside / "model"), str(outside / "rows, all" / "a.jsonl"))
+    assert load_variant(project, KEY).spec.training.watch.questions == 20
+    (project / "tenants/defaults.yaml").unlink()
+    assert load_variant(project, KEY).spec.training.watch.questions == 0

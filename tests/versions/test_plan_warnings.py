@@ -12,12 +12,12 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stages import training_plan
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import Layer, advice, summary
 from ft_dagster.versions.check import check_variant
-from ft_dagster.versions.plan_warnings import rank_of_before, still_undecided
+from ft_dagster.versions.plan_warnings import idle_limit, rank_of_before, still_undecided
 from ft_dagster.versions.preview import plan_variant
 from ft_dagster.workspace import past
 from ft_dagster.workspace.workspace import Workspace
@@ -130,3 +130,22 @@ def test_check_and_plan_say_how_many_texts_a_loss_takes(
     assert not any(
         "judged by its loss" in line for line in plan_variant(chained.settings, chained.key).warnings
     )
+
+
+def test_a_limit_that_its_questions_could_never_show_is_warned_of() -> None:
+    def warned(questions: int, **training: Any) -> list[str]:
+        watch = {"questions": questions, "benchmark_limit": 0.05}
+        declared = {
+            "description": "x",
+            "owners": ["a@b.example"],
+            "base_model": "base",
+            "data": {"sources": ["rows.jsonl"]},
+            "evaluation": {"general": ["arc_easy", "sciq"]},
+            "training": {"watch": watch, **training},
+        }
+        return idle_limit(VariantSpec.model_validate(declared))
+
+    (line,) = warned(3)
+    assert "6 questions show no fall at 5% over 8 looks, and 8 are the least" in line
+    assert (warned(4), warned(3, evaluations=2)) == ([], [])
+    assert "over 16 looks, and 9 are the least" in warned(4, on_bad_rate="lower")[0]

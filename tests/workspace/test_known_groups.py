@@ -13,6 +13,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from ft_dagster.stages import evaluation
 from ft_dagster.stages.chain import run_chain, up_to
+from ft_dagster.versions.plan_warnings import too_unlike
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.known_groups import largest_group
 from ft_dagster.workspace.workspace import RunOf, Workspace
@@ -49,6 +50,17 @@ def test_the_largest_group_of_all_rows_is_known_though_none_of_it_is_asked(
     assert known(workspace, limit=1) == -(-30 // tests)
     assert known(workspace, task=("quiz",)) is None
     assert known(workspace, GatesSpec(weights="group")) is None
+
+
+def test_a_plan_warns_of_groups_too_unlike_for_its_test_split(chained: Workspace, tmp_path: Path) -> None:
+    workspace = with_groups(chained, tmp_path, 30)
+    spec = workspace.declared().spec
+    strict = spec.model_copy(update={"gates": GatesSpec(task_margin=0.1, regression_margin=None)})
+    (line,) = too_unlike(workspace, strict)
+    assert line.startswith("by size the largest group of rows counts as 30 questions, and the test split has")
+    assert "gates.task_margin stays undecided whatever is trained" in line
+    by_group = strict.model_copy(update={"gates": GatesSpec(task_margin=0.1, weights="group")})
+    assert too_unlike(workspace, by_group) == too_unlike(chained, strict) == []
 
 
 def test_rows_without_groups_or_in_equal_ones_move_no_key(chained: Workspace, tmp_path: Path) -> None:

@@ -131,11 +131,12 @@ class TokenBatchedLM(HFLM):
 
     `on_progress` is told the share of the running requests that is done. `beside`: rows that are written with
     the next answers, since a step costs about the same for any number of them; `written_beside` has them.
+    `shares`: whether a shared context is scored as each continuation alone; None: it is tried on a question.
     """
 
     _added_after = 0
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, shares: bool | None = None) -> None:
         with _weights_tied_already(model):
             super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=_ONE_BATCH)
         self.on_progress: Callable[[float], None] = lambda share: None
@@ -154,7 +155,7 @@ class TokenBatchedLM(HFLM):
         # None until tried; where keys fall out of a window, the mask of shared contexts would be wrong, and
         # PEFT takes no positions and masks of ours beside a learned prompt.
         unshared = getattr(inner.config, "sliding_window", None) or self._virtual
-        self._shares: bool | None = False if unshared else None
+        self.shares: bool | None = False if unshared else shares
         self._inner = inner
         self._head = self._plain_head()
         self._end_at(stop_token_ids(tokenizer))
@@ -205,11 +206,11 @@ class TokenBatchedLM(HFLM):
                 f"an answer of the task has no tokens, or more than the model's {self.max_length}",
                 fix="Leave such questions out of the task",
             )
-        rows = arrange_rows(pairs, max_length=self.max_length, shared=self._shares is not False)
+        rows = arrange_rows(pairs, max_length=self.max_length, shared=self.shares is not False)
         several = [row for row in rows if len(row.continuations) > 1]
-        if several and self._shares is None:
-            self._shares = self._can_share(several[-1])
-        if not self._shares:
+        if several and self.shares is None:
+            self.shares = self._can_share(several[-1])
+        if not self.shares:
             rows = arrange_rows(pairs, max_length=self.max_length, shared=False)
         positions = math.inf if self._head else BATCH_LOGIT_BYTES[self._on] / (4 * self._vocabulary)
         found: dict[int, ContinuationScore] = {}

@@ -45,7 +45,7 @@ class Benchmark:
             "benchmark": dict(benchmarks.tasks), "questions": questions, "seed": benchmarks.seed,
             ANSWERS: True,
         }  # fmt: skip
-        self._model: tuple[Any, Any] | None = None  # the last that was asked, and its lm-eval model
+        self._shares: bool | None = None  # see TokenBatchedLM: to try it costs as much as some questions
         self._tasks: dict[str, tuple[dict[str, Task], dict[str, list[int]]]] = {}
         shutil.rmtree(output / TABLES, ignore_errors=True)  # of a try before this one
         with held_files(output / FOLDER) as held, frozen_tasks(entries, benchmarks.tasks, held):
@@ -84,11 +84,12 @@ class Benchmark:
         """Return accuracy by task (its main metric, over the questions drawn), their "mean", and ANSWERS."""
         from lm_eval.evaluator import evaluate
 
+        from ft_dagster.evaluation.models.model import TokenBatchedLM
         from ft_dagster.training.watch.undisturbed import undisturbed
 
         answers: dict[str, list[float]] = {}
         with undisturbed(model):
-            lm = self._asked_through(model)
+            lm = TokenBatchedLM(model, self._tokenizer, self._shares)
             for name, (parts, chosen) in self._tasks.items():
                 drawn = {
                     part: each for part, each in chosen.items() if len(each) < len(parts[part].eval_docs)
@@ -98,18 +99,9 @@ class Benchmark:
                     "samples"
                 ]
                 answers[name] = _values(name, [row for part in parts for row in _in_order(rows[part])])
+        self._shares = lm.shares
         scores = {name: sum(values) / len(values) for name, values in answers.items()}
         return {**scores, "mean": sum(scores.values()) / len(scores), ANSWERS: answers}
-
-    def _asked_through(self, model: Any) -> Any:
-        """Return the lm-eval model of a model: one for all looks at it, since what it tries of the
-        architecture costs as much as a few questions.
-        """
-        from ft_dagster.evaluation.models.model import TokenBatchedLM
-
-        if self._model is None or self._model[0] is not model:
-            self._model = model, TokenBatchedLM(model, self._tokenizer)
-        return self._model[1]
 
     def _seeded(self, parts: dict[str, Task]) -> dict[str, Task]:
         """Seed the parts so that the examples before a question are drawn from the beginning, the same at

@@ -62,7 +62,7 @@ def test_a_shared_context_scores_as_lm_eval_does(lm: Any, plain: Any) -> None:
     asked += [("Bring your passport:", " yes"), ("", "The men stood silent.")]
     ours = lm.loglikelihood(requests("loglikelihood", *asked))
     theirs = plain.loglikelihood(requests("loglikelihood", *asked), disable_tqdm=True)
-    assert lm._shares is True
+    assert lm.shares is True
     assert likelihoods(ours) == pytest.approx(likelihoods(theirs), abs=1e-4)
     assert [pair[1] for pair in ours] == [pair[1] for pair in theirs]
 
@@ -77,10 +77,10 @@ def test_an_architecture_that_cannot_share_scores_alone(
         return real(input_ids, keep)
 
     monkeypatch.setattr(lm, "_forward", ignores_the_mask)
-    monkeypatch.setattr(lm, "_shares", None)
+    monkeypatch.setattr(lm, "shares", None)
     ours = lm.loglikelihood(requests("loglikelihood", *asked))
     theirs = plain.loglikelihood(requests("loglikelihood", *asked), disable_tqdm=True)
-    assert lm._shares is False
+    assert lm.shares is False
     assert likelihoods(ours) == pytest.approx(likelihoods(theirs), abs=1e-4)
 
 
