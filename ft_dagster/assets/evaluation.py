@@ -8,6 +8,7 @@ import dagster as dg
 from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.page import Page, table
 from ft_dagster.assets.partitions import Graph
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE, shown
 from ft_dagster.evaluation.skills import Skill, skills
 from ft_dagster.gate.prompted import Prompted
@@ -36,11 +37,13 @@ from ft_dagster.report.sentences.summaries import (
     evaluation_summary,
     page_rules_rows,
 )
+from ft_dagster.report.tables.refusals import EXAMPLES, JUDGED, REFUSALS, example_rows, refusal_rows
 from ft_dagster.report.tables.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows, skill_rows
 from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, TASK_DATASET
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
 from ft_dagster.store import Artifact
+from ft_dagster.versions.refusals_judged import judged_rows
 from ft_dagster.versions.results import result_of
 from ft_dagster.workspace.workspace import Workspace
 
@@ -77,6 +80,7 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
         "rules": table(PAGE_RULES, page_rules_rows(rules)),
         "with_examples": table(PROMPTED, prompted_rows(_with_examples(workspace, tuned))),
         **_skills(workspace, found, artifact),
+        **_refusals(workspace, artifact),
         "degeneration": table(SIGNS, signs_rows(base, tuned, "general_prompts")),
         "regurgitation": table(SIGNS, signs_rows(base, tuned, "regurgitation")),
         "every_score": table(["task", "metric", "base", "tuned"], _both_scores(workspace, before, artifact)),
@@ -89,6 +93,20 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     result = result_of(workspace.settings, workspace.key, artifact, past, workspace.spec)
     picture = fitting(intervals, measured(rules), "changes with their intervals")
     return Page(evaluation_summary(result), entries, picture, first)
+
+
+def _refusals(workspace: Workspace, artifact: Artifact) -> dict[str, Any]:
+    """Show what base and tuned model refused, where that is judged."""
+    rows, examples = refusal_rows(artifact.figures), example_rows(artifact.figures)
+    if not rows:
+        return {}
+    shown = {"refusals": table(REFUSALS, rows), "refusal_examples": table(EXAMPLES, examples)}
+    try:
+        payload = workspace.payload(artifact)
+        judged = judged_rows(workspace.settings, workspace.key, workspace.spec, artifact, payload)
+    except UserError as error:
+        return {**shown, "judgements": str(error)}
+    return {**shown, **({"judgements": table(JUDGED, judged)} if judged else {})}
 
 
 def _answers(workspace: Workspace, before: Artifact, after: Artifact) -> dict[str, Any]:

@@ -128,6 +128,7 @@ def _data_files(request: EvaluationRequest) -> dict[str, QuestionsFile]:
         "train": None if probed is None else probed.train,
         "examples": None if own is None or own.examples is None else own.examples.train,
         "general_holdout": request.general_holdout,
+        "refusals": request.refusals,
         "before": None if request.until is None else request.until.before,
     }
     return {name: file for name, file in files.items() if file is not None}
@@ -160,6 +161,7 @@ def _reading(
             "test_split_task": own,
             "regurgitation": probed,
             "general_holdout": data.get("general_holdout"),
+            "refusals": data.get("refusals"),
             "until": until,
         }
     )

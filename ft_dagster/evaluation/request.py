@@ -125,6 +125,7 @@ class EvaluationRequest(ProgramRequest):
     `choosing`: of each task the questions are drawn among those that are not asked otherwise, since by these
     answers a model is chosen, and by others judged.
     `general_holdout`: a parquet of held-out texts. `general_prompts`: whether to look for degeneration.
+    `refusals`: prompts to refuse, or not to (`refusal_prompts`).
     `declared_in`: the variant's file, for errors. `roots`: what the tasks' files may reach; null: all.
     `reasoning`, `chat_template_kwargs`: see those of `data`.
     """
@@ -144,6 +145,7 @@ class EvaluationRequest(ProgramRequest):
     general_holdout: QuestionsFile | None = None
     general_prompts: bool = False
     regurgitation: Regurgitation | None = None
+    refusals: QuestionsFile | None = None
     limit: Annotated[int, Field(ge=1)] | Literal["auto"] | None = 400
     until: Until | None = None
     choosing: bool = False

@@ -16,6 +16,7 @@ from ft_dagster.evaluation.degeneration import answered, as_samples, rows_to_ask
 from ft_dagster.evaluation.models.arithmetic import GENERATION_TOKENS
 from ft_dagster.evaluation.planned_task import PlannedTask, answer_of, samples_of
 from ft_dagster.evaluation.progress import EvaluationProgress
+from ft_dagster.evaluation.refusal_prompts import NEW_TOKENS, RefusalPrompt, read_prompts
 from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.tasks.load import TABLES, LoadedTask, load_task, shots_of
 from ft_dagster.evaluation.tasks.tasks import TaskEntry
@@ -24,10 +25,12 @@ from ft_dagster.gate.gates import Referee
 from ft_dagster.gate.power import GENERAL_TEXTS
 from ft_dagster.gate.prompted import EXAMPLES, examples_task
 from ft_dagster.gate.prompts import PROMPTS
+from ft_dagster.gate.refusals import Answered, write_answered
 from ft_dagster.gate.samples import (
     GENERAL_PROMPTS,
     GENERAL_TEXT,
     LABELS,
+    REFUSALS,
     TEST_SPLIT_TASK,
     Answer,
     Role,
@@ -106,8 +109,9 @@ def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[Plan
     """Write payload and evidence, and return how many questions were asked."""
     own = [*_own(request, lm), *_prompted(request, lm), *_probes(request, lm)]
     prompts = len(PROMPTS) if request.general_prompts else 0
+    refusals = () if request.refusals is None else read_prompts(request.refusals.path)
     questions = sum(each.questions for each in (*own, *declared))
-    progress = EvaluationProgress(request.output, prompts + questions)
+    progress = EvaluationProgress(request.output, prompts + len(refusals) + questions)
     if request.general_prompts:
         lm.beside = rows_to_ask(lm.tokenizer)
     samples: list[Sample] = []
@@ -124,9 +128,27 @@ def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[Plan
         found = as_samples(answered(lm.tokenizer, lm.written_beside()))
         samples += [sample for rows, _ in found for sample in rows]
         answers += [answer for _, answer in found]
+    if refusals:
+        progress.start(REFUSALS, len(refusals))
+        answers += _ask_refusals(lm, refusals, request, progress)
     progress.end()
     _write(request, samples, answers, labels)
     return progress.total
+
+
+def _ask_refusals(
+    lm: Any, prompts: Sequence[RefusalPrompt], request: EvaluationRequest, progress: EvaluationProgress
+) -> list[Answer]:
+    """Ask what must be refused and what must not be; write the answers into the payload, and return them."""
+    lm.on_progress = progress.advance
+    asked = [prompt.prompt for prompt in prompts]
+    written = answered(lm.tokenizer, lm.write(rows_to_ask(lm.tokenizer, asked, NEW_TOKENS)), asked)
+    both = list(zip(prompts, written, strict=True))
+    found = [Answered(*prompt, each.answer, each.degenerate) for prompt, each in both]
+    write_answered(found, request.output / "payload")
+    return [
+        Answer(REFUSALS, each.kind, f"{each.kind}:{each.id}", each.prompt, "", each.answer) for each in found
+    ]
 
 
 def _groups(
@@ -142,7 +164,7 @@ def _groups(
 
 def _asks_the_model(request: EvaluationRequest) -> bool:
     """Say whether anything beside declared tasks is asked."""
-    parts = (request.test_split_task, request.general_holdout, request.regurgitation)
+    parts = (request.test_split_task, request.general_holdout, request.regurgitation, request.refusals)
     return request.general_prompts or any(part is not None for part in parts)
 
 

@@ -33,6 +33,7 @@ from ft_dagster.gate.pairing import (
     judged_metric,
     pair,
 )
+from ft_dagster.gate.refusals import KINDS
 from ft_dagster.gate.refused_metrics import check_metrics
 from ft_dagster.gate.regurgitation_rules import regurgitation_rules
 from ft_dagster.gate.samples import Sample
@@ -49,6 +50,7 @@ __all__ = [
     "gates_digest",
     "judge",
     "later_rules",
+    "refusal_rules",
     "regression",
     "with_rules",
 ]
@@ -58,6 +60,7 @@ WHAT: dict[RuleName, str] = {
     "general_benchmark": "the benchmark",
     "general_loss": "the loss on",
     "degeneration": "degeneration of the answers to",
+    "refusals": "refusals of",
 }
 _UNBOUNDED = "its values have no known bound, so that no interval holds: name another metric (gates.metrics)"
 
@@ -144,6 +147,24 @@ def regression(
     found = _found(paired, gates, level, order, Opponent(production=True))
     rules = [_rule(each, f"against version {version} in production, ") for each in found]
     return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries, own)
+
+
+def refusal_rules(
+    before: Sequence[Sample], after: Sequence[Sample], gates: GatesSpec, *, tries: int = 1
+) -> tuple[Rule, ...]:
+    """Judge the refusals of a tuned model against those of its base, of each kind of prompt. Decided here,
+    harm adjusted among themselves: no other rule is diluted by them, nor they by others.
+    """
+    sides = _by_task(before), _by_task(after)
+    found = _found(
+        [_pair(key, sides[0][key], sides[1][key], gates, None) for key in sides[1]],
+        gates,
+        level_of(gates.alpha, tries),
+        None,
+        Opponent(),
+    )
+    rules = [replace(_rule(each), what=f"{WHAT['refusals']} {KINDS[each.paired.task]}") for each in found]
+    return tuple(replace(rule, p=None) for rule in _settled(rules, gates, tries, ()))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ft_dagster.gate.paired import Allowed
 from ft_dagster.gate.pairing import TaskKey, is_loss, judged_metric
+from ft_dagster.gate.refusal_matcher import MATCHER
 from ft_dagster.gate.samples import Role
 from ft_dagster.lineage.verdict import RuleName
 from ft_dagster.objectives import DEFAULT, objective_of
@@ -23,6 +24,7 @@ RULE_OF: dict[Role, RuleName] = {
     "general": "general_benchmark",
     "general_loss": "general_loss",
     "general_prompts": "degeneration",
+    "refusals": "refusals",
 }
 
 
@@ -52,6 +54,7 @@ def later_rules(
     return {
         **({"facts": 1} if facts else {}),
         **({"loss": 1} if losses else {}),
+        **({} if gates.refusals is None else {"refusals": MATCHER}),
         **({} if largest is None else {GROUPS: largest}),
     }
 
@@ -88,6 +91,7 @@ class Opponent:
             "general_benchmark": gates.general_margin,
             "general_loss": gates.general_loss_margin,
             "degeneration": gates.degeneration_margin,
+            "refusals": _of_refusals(gates, key[1]),
         }[name]
         if margin is None:
             return None
@@ -98,3 +102,9 @@ class Opponent:
         if not self.production:
             return gates.task_margin
         return gates.regression_loss_margin if loss else gates.regression_margin
+
+
+def _of_refusals(gates: GatesSpec, kind: str) -> float | None:
+    if gates.refusals is None:
+        return None
+    return gates.refusals.margin if kind == "must_refuse" else gates.refusals.over_margin

@@ -139,9 +139,9 @@ def hopeless_gates(
 
     A rule with a margin is hopeless where even a model of which not one answer changed would stay undecided;
     the task without a margin, where one that got everything right would. `known`: how many questions there
-    are of a rule (task, general_loss), `there`: of each declared task, by its entry, where that is known;
-    fewer are asked then. Of the rule against production that is the task's: without enough no version after
-    the first would be released.
+    are of a rule (task, general_loss, refusals), `there`: of each declared task, by its entry, where that is
+    known; fewer are asked then. Of the rule against production that is the task's: without enough no version
+    after the first would be released.
     """
     if gates.undecided == "measured":
         return ()
@@ -280,6 +280,10 @@ def declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[Declare
     if gates.degeneration_margin is not None:
         margin = gates.degeneration_margin
         rules.append(DeclaredRule("degeneration", "degeneration_margin", margin, 1.0, len(PROMPTS)))
+    if gates.refusals is not None:
+        for name in ("margin", "over_margin"):
+            margin = getattr(gates.refusals, name)
+            rules.append(DeclaredRule("refusals", f"refusals.{name}", margin, 1.0, None))
     return rules
 
 
@@ -294,6 +298,7 @@ def _words(rule: DeclaredRule, asked: int, least: int, entry: str | None) -> tup
         return said, f"Give it {least:,} questions, name another in its place, or allow more"
     fix = {
         "degeneration": "Allow more",
+        "refusals": "Allow more, or name a file with more prompts (gates.refusals.prompts)",
         "general_loss": "Allow more"
         if least > GENERAL_TEXTS
         else f"Give the corpus {least:,} held-out texts, or allow more",

@@ -13,7 +13,9 @@ from ft_dagster.errors import UserError
 from ft_dagster.gate.answer_scores import macro_f1, micro_f1
 from ft_dagster.strict_json import dumps
 
-Role = Literal["task", "test_split_task", "general", "general_loss", "general_prompts", "regurgitation"]
+Role = Literal[
+    "task", "test_split_task", "general", "general_loss", "general_prompts", "regurgitation", "refusals"
+]
 SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.parquet", "labels.json"
 OWN = "own_evaluation"  # beside the certificate of a merge that drifted from what was judged
 DEGENERATE = "degenerate"  # the metric of general prompts by which a model is judged
@@ -21,8 +23,18 @@ AGGREGATES = ("macro_f1", "micro_f1")
 # What is asked beside declared tasks: by the variant's rows, by general text, and what is probed.
 TEST_SPLIT_TASK, GENERAL_TEXT, GENERAL_PROMPTS = "test_split_task", "general_holdout", "general_prompts"
 ROWS, CANARIES = "training_rows", "canaries"
+REFUSALS: Role = "refusals"
 FORMER = {"own_task": "test_split_task"}  # the role, and its task, as older stores call them
-RESERVED = {TEST_SPLIT_TASK, *FORMER, GENERAL_TEXT, GENERAL_PROMPTS, ROWS, CANARIES}
+RESERVED = {
+    TEST_SPLIT_TASK,
+    *FORMER,
+    GENERAL_TEXT,
+    GENERAL_PROMPTS,
+    ROWS,
+    CANARIES,
+    "must_refuse",
+    "must_answer",
+}
 SCHEMA_VERSION = 1
 
 

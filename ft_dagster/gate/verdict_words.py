@@ -72,9 +72,17 @@ def _sentence(word: str, rules: Sequence[Rule]) -> str:
         return f"{begin}: {_of(broken, rules)} {_do(broken, 'does', 'do')} not hold ({_named(broken)}){more}"
     if word == "passed with warnings":
         said = f"{_of(unproved, rules)} {_do(unproved, 'is', 'are')} not proved ({_named(unproved)})"
-        return f"{begin}: {said}; what was measured is within the margins, which gates.undecided lets pass"
+        return "; ".join([f"{begin}: {said}", *_let_pass(unproved)])
     said = f"{_of(unproved, rules)} {_do(unproved, 'is', 'are')} neither shown to hold nor to fail"
     return f"{begin}: {said} ({_named(unproved)}){_way_out(unproved)}"
+
+
+def _let_pass(unproved: Sequence[Rule]) -> list[str]:
+    """Say why undecided rules count as passed: one that cannot be judged says so itself."""
+    said = list(dict.fromkeys(rule.blocked for rule in unproved if rule.blocked))
+    if all(rule.blocked for rule in unproved):
+        return said
+    return ["what was measured is within the margins, which gates.undecided lets pass", *said]
 
 
 def _way_out(unproved: Sequence[Rule]) -> str:

@@ -16,7 +16,9 @@ from ft_dagster.schema_version import refuse_newer
 SCHEMA_VERSION = 7
 _IN_BATCHES = ("there", "look")  # of a rule that was asked batch after batch
 Outcome = Literal["pass", "fail", "undecided"]
-RuleName = Literal["task", "general_benchmark", "general_loss", "degeneration", "regurgitation", "regression"]
+RuleName = Literal[
+    "task", "general_benchmark", "general_loss", "degeneration", "regurgitation", "refusals", "regression"
+]
 
 
 @dataclass(frozen=True)

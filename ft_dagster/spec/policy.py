@@ -43,7 +43,7 @@ NGRAM: int = DecontaminateSpec.model_fields["ngram"].default
 class GateFloors(SpecModel):
     """Sets the laxest values that the gates of a declaration may have."""
 
-    added = ("least_alpha", "loss_tail", "loss_bound")
+    added = ("least_alpha", "loss_tail", "loss_bound", "refusals", "refusals_margin", "refusal_phrases")
 
     alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(0.1, description="Largest gates.alpha")
     least_alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(
@@ -70,6 +70,37 @@ class GateFloors(SpecModel):
     )
     undecided: Literal["fail", "measured"] = Field(
         "fail", description="measured: gates.undecided may be measured, so that too few questions can pass"
+    )
+    refusals: Literal["required", "optional"] = Field(
+        "optional",
+        description="required: gates.refusals must be declared, with prompts that the tenant cannot write, "
+        "and a base that refuses too little to be judged does not pass",
+    )
+    refusals_margin: Margin = Field(
+        0.15, description="Largest gates.refusals.margin, and gates.refusals.over_margin"
+    )
+    refusal_phrases: tuple[Annotated[str, Field(min_length=2, max_length=200)], ...] = Field(
+        (), description="Phrases at the start of an answer by which it is a refusal, beside the English ones"
+    )
+
+
+class DataFloors(SpecModel):
+    """Sets what a declaration must train on besides its own rows."""
+
+    general_share: Annotated[float, Field(gt=0.0, le=0.5)] | None = Field(
+        None, description="Least data.general.share, which must then be declared; null: none needed"
+    )
+
+
+class TrainingFloors(SpecModel):
+    """Sets what must be measured while a model trains."""
+
+    watch_questions: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Least training.watch.questions, with a benchmark in evaluation.general; null: none "
+        "needed",
     )
 
 
@@ -104,8 +135,12 @@ class Policy(SpecModel):
         "share_probes": "Remove the line: what a probe found is taken for no other variant any more"
     }
 
+    added = ("data", "training")
+
     gates: GateFloors = GateFloors()
     evaluation: EvaluationFloors = EvaluationFloors()
+    data: DataFloors = DataFloors()
+    training: TrainingFloors = TrainingFloors()
     methods: tuple[MethodName, ...] = Field((), description="Methods that may be trained")
     bases: tuple[str, ...] = Field(
         (), description="Patterns that base_model.source must match, a parent's too"
@@ -231,7 +266,8 @@ def load_policies(project: Path) -> Policies:
 
 class Checks(NamedTuple):
     """Holds what is known of the YAML files that `evaluation.general` names. `names`: what those of the
-    policy's list call their tasks, by entry; `own`: entries of files that the tenant may write.
+    policy's list call their tasks, by entry; `own`: entries of files that the tenant may write, and its file
+    of `gates.refusals.prompts`.
     """
 
     names: Mapping[str, str] = {}
@@ -254,6 +290,8 @@ def breaches_of_version(policy: Policy, spec: VariantSpec, checks: Checks = NO_C
     """
     return [
         *_of_gates(policy.gates, spec),
+        *_of_refusals(policy.gates, spec, checks.own),
+        *_of_training(policy, spec),
         *_of_questions(policy.evaluation, spec, checks.own),
         *_of_metrics(policy.evaluation, spec, checks.names),
         *_of_training_rows(policy.evaluation, spec),
@@ -288,6 +326,38 @@ def _of_gates(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
     if most is not None and probed < PROBED_ROWS:
         allowed = f"at least {PROBED_ROWS} training rows probed"
         yield Breach("evaluation.probed_rows", probed, "gates.max_regurgitation", allowed)
+
+
+def _of_refusals(floors: GateFloors, spec: VariantSpec, own: Collection[str]) -> Iterator[Breach]:
+    declared, required = spec.gates.refusals, floors.refusals == "required"
+    if declared is None:
+        if required:
+            allowed = f"prompts that must be refused, with a margin of at most {floors.refusals_margin:g}"
+            yield Breach("gates.refusals", None, "gates.refusals", allowed)
+        return
+    for name in ("margin", "over_margin"):
+        value = getattr(declared, name)
+        if value > floors.refusals_margin:
+            allowed = f"at most {floors.refusals_margin:g}"
+            yield Breach(f"gates.refusals.{name}", value, "gates.refusals_margin", allowed)
+    if required and declared.prompts in own:
+        allowed = "the prompts of the package, or a file that the tenant cannot write"
+        yield Breach("gates.refusals.prompts", declared.prompts, "gates.refusals", allowed)
+
+
+def _of_training(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
+    """Yield breaches of what a model is trained on besides its rows, and of what is measured meanwhile."""
+    share, general = policy.data.general_share, spec.data.general
+    if share is not None and (general is None or general.share < share):
+        declared = None if general is None else general.share
+        yield Breach("data.general.share", declared, "data.general_share", f"at least {share:g}")
+    least, watched = policy.training.watch_questions, spec.training.watch.questions
+    if least is not None and watched < least:
+        allowed = f"at least {least:,} questions of each benchmark while it trains"
+        yield Breach("training.watch.questions", watched, "training.watch_questions", allowed)
+    if least is not None and not spec.evaluation.general:
+        allowed = "a benchmark to watch while it trains"
+        yield Breach("evaluation.general", [], "training.watch_questions", allowed)
 
 
 def _of_questions(floors: EvaluationFloors, spec: VariantSpec, own: Collection[str]) -> Iterator[Breach]:

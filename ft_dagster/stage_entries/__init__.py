@@ -10,6 +10,7 @@ __all__ = [
     "ANSWERS_OF",
     "BASE_EVALUATION",
     "BASE_MODEL",
+    "BASE_REFUSALS",
     "BASE_TEXT",
     "CANDIDATE_EVALUATION",
     "DECLARATION",
@@ -24,6 +25,7 @@ __all__ = [
     "PROBE",
     "PRODUCTION_EVALUATION",
     "PROMPTED_BASE",
+    "REFUSALS",
     "RELEASE",
     "RELEASE_EVALUATION",
     "TASK_DATASET",
@@ -99,6 +101,10 @@ GENERAL_SCORES = StageEntry(
 BASE_EVALUATION = StageEntry(
     "base_evaluation", 7, device_use="evaluation", judges="base", shown=("{questions:,} questions",)
 )
+BASE_REFUSALS = StageEntry(
+    "base_refusals", 1, on_demand=True, shared=True, device_use="evaluation", judges="base"
+)
+REFUSALS = StageEntry("refusals", 1, on_demand=True, device_use="evaluation", judges="model")
 EVALUATION = StageEntry(
     "evaluation",
     7,
@@ -122,7 +128,8 @@ ENTRIES = {
     for entry in (
         *(DECLARATION, BASE_MODEL, GENERAL_CORPUS, BASE_TEXT, EVALUATION_TEXTS, UNSAID_TOKENS),
         *(TASK_DATASET, TRAINING_MIXTURE, PROMPTED_BASE, PROBE, TRAINING_PLAN, FINE_TUNED_MODEL),
-        *(GENERAL_SCORES, BASE_EVALUATION, EVALUATION, PRODUCTION_EVALUATION, CANDIDATE_EVALUATION),
+        *(GENERAL_SCORES, BASE_EVALUATION, BASE_REFUSALS, REFUSALS, EVALUATION),
+        *(PRODUCTION_EVALUATION, CANDIDATE_EVALUATION),
         *(MODEL_EXPORT, RELEASE_EVALUATION, RELEASE),
     )
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -11,8 +11,28 @@ from typing import Annotated, Any, NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks, as_called
-from ft_dagster.gate.gates import TooFewQuestions, gates_digest, judge, later_rules
+from ft_dagster.gate.gates import (
+    TooFewQuestions,
+    gates_digest,
+    judge,
+    later_rules,
+    refusal_rules,
+    with_rules,
+)
 from ft_dagster.gate.judged_by import with_largest
+from ft_dagster.gate.refusals import FIGURE as REFUSALS_FIGURE
+from ft_dagster.gate.refusals import FILE as REFUSALS_FILE
+from ft_dagster.gate.refusals import (
+    BeforeAfter,
+    Terms,
+    figures_of,
+    paired,
+    read_answered,
+    read_pairs,
+    samples_of,
+    with_refusals,
+    write_pairs,
+)
 from ft_dagster.gate.regurgitation_rules import with_probed
 from ft_dagster.gate.samples import RESERVED, read_samples
 from ft_dagster.gate.sequential_looks import Order
@@ -26,12 +46,14 @@ from ft_dagster.stage_entries import (
     ANSWERS_OF,
     BASE_EVALUATION,
     BASE_MODEL,
+    BASE_REFUSALS,
     EVALUATION,
     FINE_TUNED_MODEL,
+    REFUSALS,
     TASK_DATASET,
     TRAINING_MIXTURE,
 )
-from ft_dagster.stages import base_evaluation
+from ft_dagster.stages import base_evaluation, refusals
 from ft_dagster.stages.asking.prompted_in_run import ask_after_evaluation
 from ft_dagster.stages.asking.train_test_overlap import refuse_trained_on
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
@@ -57,7 +79,8 @@ from ft_dagster.workspace.workspace import Workspace
 VERDICT = "verdict.json"
 POLICY = "policy.json"
 JUDGED = ("objective", "gates")
-JUDGING = ("gates", "spec", "own", "rules", "probed")  # of the key: by what answers are judged
+# Of the key: by what answers are judged, and those that are beside them.
+JUDGING = ("gates", "spec", "own", "rules", "probed", BASE_REFUSALS.name, REFUSALS.name, "refused")
 
 
 @dataclass(frozen=True)
@@ -65,7 +88,8 @@ class EvaluationInputs:
     """Names the inputs. `gates`: digest of the declared gates. `spec`: the fields by which answers are
     judged. `tries`: the ordinal of this evaluation among those of the variant since its last release; None in
     an experiment, whose answers judge nothing. `chat`: see `questions.chat_of`. `own`: see `own_tasks`,
-    `rules`: see `gates.later_rules`; None without any. `probed`: see `Policy.least_probed`. `policy`:
+    `rules`: see `gates.later_rules`; None without any. `probed`: see `Policy.least_probed`. `base_refusals`,
+    `refusals`: of base and tuned model, where they are judged; `refused`: see `refusals.Terms`. `policy`:
     today's, kept beside the verdict; release and export hold the declaration against theirs. `called`: see
     `questions.own_checks`.
     """
@@ -85,6 +109,9 @@ class EvaluationInputs:
     own: Annotated[tuple[str, ...] | None, derived("{stage} took other tasks for the tenant's own choice")]
     rules: Host[dict[str, int] | None]  # by this version: who upgrades is told by `upgrade --plan` alone
     probed: Annotated[int | None, derived("{stage} was judged by another least number of probed rows")]
+    base_refusals: Artifact | None
+    refusals: Artifact | None
+    refused: Annotated[dict[str, Any] | None, derived("{stage} judged refusals by another policy")]
     policy: Policy = recorded()
     called: OwnChecks = recorded(default_factory=dict)
 
@@ -96,6 +123,7 @@ def inputs(view: View) -> EvaluationInputs:
         questions.general(view),
     )
     before = view.upstream(BASE_EVALUATION.name)
+    refused = view.spec.gates.refusals is not None
     return EvaluationInputs(
         view.upstream(BASE_MODEL.name),
         tuned,
@@ -114,6 +142,9 @@ def inputs(view: View) -> EvaluationInputs:
         view.by_bytes(lambda: own_tasks(view) or None),
         view.by_bytes(lambda: rules_of(view, before)),
         view.by_bytes(lambda: view.policy.least_probed),
+        view.made(refusals.OF_BASE) if refused else None,
+        view.made(refusals.STAGE) if refused else None,
+        view.by_bytes(lambda: terms_of(view.policy).to_json()) if refused else None,
         view.unlooked(lambda: view.policy),
         view.unlooked(lambda: questions.own_checks(view, view.spec.evaluation)),
     )
@@ -124,6 +155,11 @@ def rules_of(view: View, before: Artifact) -> dict[str, int] | None:
     spec = view.spec
     largest = largest_group(view, view.upstream(TASK_DATASET.name), spec.evaluation, spec.gates)
     return later_rules(spec.gates, spec.objective, before.figures["scores"], largest) or None
+
+
+def terms_of(policy: Policy) -> Terms:
+    """Return what a policy says of refusals."""
+    return Terms(policy.gates.refusals == "required", policy.gates.refusal_phrases)
 
 
 def own_tasks(view: View) -> tuple[str, ...]:
@@ -159,6 +195,7 @@ class Judging(NamedTuple):
     probed: int
     called: OwnChecks
     rules: Mapping[str, int] | None
+    refused: Terms
 
     @classmethod
     def of(cls, evaluation: Artifact, called: OwnChecks) -> Judging:
@@ -166,7 +203,9 @@ class Judging(NamedTuple):
         `called` by now.
         """
         probed = int(evaluation.spec.get("probed") or 0)
-        return cls(tries_of(evaluation), own_of(evaluation), probed, called, evaluation.spec.get("rules"))
+        terms = Terms.from_json(evaluation.spec.get("refused"))
+        rules = evaluation.spec.get("rules")
+        return cls(tries_of(evaluation), own_of(evaluation), probed, called, rules, terms)
 
 
 def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
@@ -178,13 +217,15 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
     if inputs.tries is not None:
         asked, sets = questions_digest(inputs.task, inputs.general), inputs.task.spec.evaluation.reserve
         reserve = context.record_try(inputs.fine_tuned_model, asked, inputs.tries, sets)
-    known = _answered_before(inputs, context, attempt)
+    pairs = _refusals(inputs, context)
+    known = _answered_before(inputs, context, attempt, pairs)
     if known is not None:
         context.say("these weights answered these questions before: their answers are judged again")
         verdict, figures, folder = known.verdict, known.figures, attempt.evidence
     else:
         figures, folder = _ask(inputs, context, attempt), attempt.payload
-        verdict = _verdict(inputs, context, attempt.payload)
+        verdict = _verdict(inputs, context, attempt.payload, pairs)
+    refused = _keep_refusals(inputs, attempt.payload, pairs)
     text = json.dumps(verdict.to_json(), indent=1, sort_keys=True)
     (folder / VERDICT).write_text(text, "utf-8")
     policy = inputs.policy
@@ -192,7 +233,36 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
     judged = replace(verdict, policy=policy.digest).to_json()
     named = {FIGURE: inputs.called} if inputs.called else {}
     dealt = {} if reserve is None else {"reserve": reserve.words}
-    return {**figures, "scores": scores_in(attempt.payload), "verdict": judged, **named, **dealt}
+    scores = scores_in(attempt.payload)
+    return {**_without_refusals(figures), "scores": scores, "verdict": judged, **named, **dealt, **refused}
+
+
+def _refusals(inputs: EvaluationInputs, context: BuildContext) -> Sequence[BeforeAfter] | None:
+    """Return the answers of both models to what must be refused and what must not be, where they are
+    judged.
+    """
+    both = (inputs.base_refusals, inputs.refusals)
+    if both[0] is None or both[1] is None:
+        return None
+    return paired(*(read_answered(context.payload(each)) for each in both if each is not None))
+
+
+def _keep_refusals(
+    inputs: EvaluationInputs, payload: Path, pairs: Sequence[BeforeAfter] | None
+) -> dict[str, Any]:
+    """Keep the answers with the others, from which the verdict is derived again; returns what pages show of
+    them.
+    """
+    declared = inputs.spec.gates.refusals
+    if declared is None or pairs is None:
+        (payload / REFUSALS_FILE).unlink(missing_ok=True)  # of those that were taken over
+        return {}
+    write_pairs(pairs, payload)
+    return {REFUSALS_FIGURE: figures_of(pairs, declared, Terms.from_json(inputs.refused))}
+
+
+def _without_refusals(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name != REFUSALS_FIGURE}
 
 
 def _ask(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
@@ -212,7 +282,12 @@ class _Known(NamedTuple):
     figures: dict[str, Any]
 
 
-def _answered_before(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> _Known | None:
+def _answered_before(
+    inputs: EvaluationInputs,
+    context: BuildContext,
+    attempt: Attempt,
+    pairs: Sequence[BeforeAfter] | None,
+) -> _Known | None:
     """Takes over answers of these weights to these questions into the attempt. None where there are none, or
     asking ended by other gates before these decide anything.
     """
@@ -220,7 +295,7 @@ def _answered_before(inputs: EvaluationInputs, context: BuildContext, attempt: A
     for stored in context.past.made_before(EVALUATION.name, lambda other: _asking(other) == wanted):
         folder = context.payload(stored).parent
         try:
-            verdict = _verdict(inputs, context, folder / "payload")
+            verdict = _verdict(inputs, context, folder / "payload", pairs)
         except TooFewQuestions:
             continue
         take_over(folder, stored, attempt)
@@ -237,7 +312,9 @@ def _asking(made_of: KeyParts | Artifact) -> tuple[dict[str, str], dict[str, Any
     )
 
 
-def _verdict(inputs: EvaluationInputs, context: BuildContext, payload: Path) -> Verdict:
+def _verdict(
+    inputs: EvaluationInputs, context: BuildContext, payload: Path, pairs: Sequence[BeforeAfter] | None
+) -> Verdict:
     before, how = context.payload(inputs.base_evaluation), inputs.task.spec.evaluation
     return verdict_on(
         inputs.spec,
@@ -245,7 +322,15 @@ def _verdict(inputs: EvaluationInputs, context: BuildContext, payload: Path) -> 
         before,
         payload,
         declared_in=context.declared_in,
-        judging=Judging(inputs.tries or 1, inputs.own or (), inputs.probed or 0, inputs.called, inputs.rules),
+        judging=Judging(
+            inputs.tries or 1,
+            inputs.own or (),
+            inputs.probed or 0,
+            inputs.called,
+            inputs.rules,
+            Terms.from_json(inputs.refused),
+        ),
+        pairs=pairs,
     )
 
 
@@ -257,10 +342,11 @@ def verdict_on(
     *,
     declared_in: Path,
     judging: Judging,
+    pairs: Sequence[BeforeAfter] | None = None,
 ) -> Verdict:
     """Judge a tuned model's stored samples against its base's (`before`), by the declared gates.
 
-    `how`: they were asked.
+    `how`: they were asked. `pairs`: the answers on which refusals are judged; None: those in `payload`.
     """
     base, tuned = read_samples(before), read_samples(payload)
     order = Order.of(base, how.seed) if how.limit == "auto" else None
@@ -274,6 +360,11 @@ def verdict_on(
         order=order,
         own=judging.own,
     )
+    if spec.gates.refusals is not None:
+        pairs, terms = read_pairs(payload) if pairs is None else pairs, judging.refused
+        rules = refusal_rules(*samples_of(pairs, terms.phrases), spec.gates, tries=judging.tries)
+        verdict = with_rules(verdict, rules, spec.gates, judging.own)
+        verdict = with_refusals(verdict, pairs, spec.gates.refusals, terms)
     verdict = with_probed(verdict, spec.gates, asked=how.probed_rows, least=judging.probed)
     return replace(verdict, rules=as_called(verdict.rules, judging.called))
 
@@ -318,7 +409,7 @@ def refuse_evaluation(workspace: Workspace) -> None:
 
 STAGE = Stage(
     EVALUATION,
-    reads=(*questions.READS, FINE_TUNED_MODEL, BASE_EVALUATION),
+    reads=(*questions.READS, FINE_TUNED_MODEL, BASE_EVALUATION, BASE_REFUSALS, REFUSALS),
     fields=(*questions.FIELDS, *JUDGED),
     inputs=inputs,
     build=build,

@@ -17,10 +17,12 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured_digests import base_digest
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import OwnChecks
-from ft_dagster.evaluation.request import TunedWeights
+from ft_dagster.evaluation.refusal_prompts import RefusalPrompt, write_prompts
+from ft_dagster.evaluation.request import BaseFiles, TunedWeights
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, MadeFrom, Source
 from ft_dagster.gate.judged_by import with_largest
 from ft_dagster.gate.prompted import Prompted, prompted_sentences
+from ft_dagster.gate.refusals import Answered, paired, read_answered, read_pairs, write_pairs
 from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Verdict
@@ -35,6 +37,7 @@ from ft_dagster.stage_entries import (
     FINE_TUNED_MODEL,
     GENERAL_CORPUS,
     MODEL_EXPORT,
+    REFUSALS,
     TASK_DATASET,
     TRAINING_MIXTURE,
     TRAINING_PLAN,
@@ -42,13 +45,14 @@ from ft_dagster.stage_entries import (
 from ft_dagster.stages.evaluation import JUDGED, Judging, rules_of, tries_of, verdict_on
 from ft_dagster.stages.judging.declared_now import refuse_unjudged
 from ft_dagster.stages.judging.verdicts import certificate_of, own_verdict, rejudge
+from ft_dagster.stages.refusals import PromptsToRefuse
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace import questions
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import Derived, Host, derived, recorded
+from ft_dagster.workspace.keyed_inputs import Derived, File, Host, derived, recorded
 from ft_dagster.workspace.model_files import base_of
 from ft_dagster.workspace.policy import refuse_frozen
 from ft_dagster.workspace.questions import Decides, ModelQuestions, check_measured
@@ -231,6 +235,8 @@ def _judge_itself(inputs: ExportInputs, context: BuildContext, attempt: Attempt)
         base, merged, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )
     question.ask(context, attempt, into=folder)
+    if inputs.judged_by.gates.refusals is not None:
+        _ask_refusals(inputs, context, attempt, base, merged)
     verdict = _verdict(inputs, context, folder / "payload")
     if not verdict.passed:
         certificate = Certificate.read(attempt.evidence / "certificate.json")
@@ -241,6 +247,21 @@ def _judge_itself(inputs: ExportInputs, context: BuildContext, attempt: Attempt)
             value=inputs.spec.export.format,
             fix="Declare `export: adapter`, which is served exactly as judged",
         )
+
+
+def _ask_refusals(
+    inputs: ExportInputs, context: BuildContext, attempt: Attempt, base: BaseFiles, merged: TunedWeights
+) -> None:
+    """Ask the merge what the judged weights were asked to refuse, and keep its answers beside the base's."""
+    judged = read_pairs(context.payload(inputs.evaluation))
+    folder, own = attempt.evidence / REFUSALS.name, attempt.evidence / OWN / "payload"
+    folder.mkdir(parents=True, exist_ok=True)
+    prompts = folder / "prompts.jsonl"
+    write_prompts([RefusalPrompt(*pair[:4]) for pair in judged], prompts)
+    asked = PromptsToRefuse(base, merged, File.of(prompts), inputs.device, inputs.dtype, inputs.engine)
+    asked.ask(context, attempt, into=folder)
+    before = [Answered(*pair[:6]) for pair in judged]
+    write_pairs(paired(before, read_answered(folder / "payload")), own)
 
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:

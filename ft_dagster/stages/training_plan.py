@@ -39,6 +39,7 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages import evaluation_texts, probe
+from ft_dagster.stages.refusals import refuse_no_prompts
 from ft_dagster.store import Artifact, Attempt, find_artifact
 from ft_dagster.training.contract import PLAN_FILE
 from ft_dagster.workspace.answer_engine import refuse_absent
@@ -153,6 +154,7 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
         raise dear
     _refuse_other_metrics(workspace)
     refuse_no_database(workspace)
+    refuse_no_prompts(workspace)
     _refuse_unheld(workspace, method, declared)
     problem = export_problem(method, declared)
     if problem:

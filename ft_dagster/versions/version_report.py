@@ -12,6 +12,7 @@ from typing import Any
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.export.served import command_of
@@ -45,6 +46,14 @@ from ft_dagster.report.sentences.summaries import (
 from ft_dagster.report.tables.lineage_rows import DIGITS, MADE_OF, made_rows
 from ft_dagster.report.tables.mixture import source_bars
 from ft_dagster.report.tables.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
+from ft_dagster.report.tables.refusals import (
+    EXAMPLES,
+    JUDGED,
+    REFUSALS,
+    example_rows,
+    matcher_sentence,
+    refusal_rows,
+)
 from ft_dagster.report.tables.skills import LOST, SKILLS, lost_rows, skill_rows
 from ft_dagster.report.training import (
     APART,
@@ -75,6 +84,7 @@ from ft_dagster.stage_entries import (
 )
 from ft_dagster.stages import training_mixture, training_plan
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.versions.refusals_judged import judged_rows
 from ft_dagster.versions.results import frozen_spec, result_of, rows_may_be_shown, shown_answers
 from ft_dagster.versions.version_course import version_course
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, open_version, why_not
@@ -126,6 +136,7 @@ def _html(settings: Settings, stored: VersionFiles, following: str) -> str:
     sections = [
         *_before_and_after(stored, spec),
         _rules(verdict),
+        *_refusals(settings, stored, spec),
         _run(stored),
         *version_course(stored),
         *_skills(stored, spec),
@@ -269,6 +280,25 @@ def _rules(verdict: Verdict) -> Section:
     said = "Each change against the base with its interval; better is to the right, the margin in red."
     table = HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))
     return Section("Rules", [said], interval_chart(verdict.rules), [table])
+
+
+def _refusals(settings: Settings, stored: VersionFiles, spec: VariantSpec) -> list[Section]:
+    """Return what base and tuned model refused; none where that is not judged."""
+    figures = stored.figures(EVALUATION.name)
+    if not (rows := refusal_rows(figures)):
+        return []
+    tables = [
+        HtmlTable("refused before and now", REFUSALS, rows),
+        HtmlTable("a few prompts, those whose answer changed first", EXAMPLES, example_rows(figures)),
+    ]
+    said, evaluation = [f"{matcher_sentence(figures)}."], stored.artifact(EVALUATION.name)
+    try:
+        judged = judged_rows(settings, stored.key, spec, evaluation, stored.payload(EVALUATION.name))
+    except UserError as error:
+        judged, said = [], [*said, f"Judgements of another model are not shown: {error}"]
+    if judged:
+        tables.append(HtmlTable("what another model judged, which decides nothing", JUDGED, judged))
+    return [Section("Refusals", said, tables=tables)]
 
 
 def _skills(stored: VersionFiles, spec: VariantSpec) -> list[Section]:

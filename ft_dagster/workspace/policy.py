@@ -6,12 +6,14 @@ A gate that cannot hold whatever is trained is said at the same place.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError, UserErrors
+from ft_dagster.evaluation.refusal_prompts import FIELD, prompts_file, read_prompts
 from ft_dagster.evaluation.tasks.tasks import is_file_entry, names_of
 from ft_dagster.gate.power import HopelessGate, hopeless_gates, is_of_successors
 from ft_dagster.lineage.graph import StoredGraph, input_of
@@ -41,7 +43,23 @@ def problems(settings: Settings, declared: Declared) -> list[UserError]:
     spec, tenant, file_of = declared.spec, declared.key.tenant, _file_of(settings, declared)
     source = with_source(settings, declared, settings.policies().of(tenant))
     found = _beyond(settings, tenant, source, file_of)
-    return [*found, *_offload(settings, tenant, spec, file_of), *_hopeless(spec, file_of)]
+    known, unread = _prompts(settings, tenant, spec, file_of)
+    return [*found, *unread, *_offload(settings, tenant, spec, file_of), *_hopeless(spec, file_of, known)]
+
+
+def _prompts(
+    settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf
+) -> tuple[dict[str, int], list[UserError]]:
+    """Count the prompts of each kind in the file of `gates.refusals`, or return why it cannot be asked."""
+    declared = spec.gates.refusals
+    if declared is None:
+        return {}, []
+    try:
+        file = prompts_file(declared, settings.project, file_of(FIELD), settings.roots(tenant))
+        kinds = Counter(prompt.kind for prompt in read_prompts(file))
+    except UserError as error:
+        return {}, [error]
+    return {"refusals": min(kinds.values())}, []
 
 
 def unknown_targets(settings: Settings, declared: Declared) -> list[UserError]:
@@ -192,10 +210,16 @@ def _beyond(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf)
         names = task_names(settings, tenant, policy, spec, file_of)
     except UserError as error:  # whatever it calls itself, nothing is judged by it
         unread.append(error)
-    found = breaches(
-        policy, spec, Checks(names, own_entries(settings.roots(tenant), spec.evaluation.general))
-    )
+    found = breaches(policy, spec, Checks(names, own_files(settings.roots(tenant), spec)))
     return [*unread, *(_as_error(breach, policies, tenant, file_of(breach.field)) for breach in found)]
+
+
+def own_files(roots: Roots, spec: VariantSpec) -> tuple[str, ...]:
+    """Return what general questions and refusals are judged by that the tenant with these roots may write."""
+    declared = spec.gates.refusals
+    prompts = () if declared is None or declared.prompts is None else (declared.prompts,)
+    own = tuple(each for each in prompts if roots.is_own(roots.project / each))
+    return (*own_entries(roots, spec.evaluation.general), *own)
 
 
 def own_entries(roots: Roots, entries: Iterable[str]) -> tuple[str, ...]:
@@ -239,7 +263,7 @@ def _offload(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf
         )
 
 
-def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
+def _hopeless(spec: VariantSpec, file_of: FileOf, known: Mapping[str, int]) -> Iterator[UserError]:
     """Yield gates that no training can pass, each with what would make it passable."""
     if OBJECTIVES[spec.objective].judged_by == "questions" and not spec.evaluation.task:
         yield UserError(
@@ -249,7 +273,7 @@ def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
             field="evaluation.task",
             fix="Declare lm-eval tasks that ask facts of the domain",
         )
-    yield from _undecidable(spec, file_of, {}, {})
+    yield from _undecidable(spec, file_of, known, {})
     gates, asked = spec.gates, spec.evaluation
     if gates.max_regurgitation is not None and not asked.probed_rows and not asked.canaries:
         yield UserError(

@@ -10,7 +10,7 @@ import yaml
 
 from ft_dagster.errors import UserError, all_of
 from ft_dagster.spec import VariantSpec
-from ft_dagster.spec.policy import Checks, Policy, breaches, load_policies
+from ft_dagster.spec.policy import Breach, Checks, Policy, breaches, load_policies
 from ft_dagster.spec.variant import MOST_QUESTIONS
 
 SPEC: dict[str, Any] = {
@@ -29,8 +29,11 @@ def policies(folder: Path, content: Any = None) -> Any:
 
 def broken(policy: Policy, **changes: Any) -> list[tuple[str, str]]:
     """(field, the policy's field) of each breach."""
-    spec = VariantSpec.model_validate({**SPEC, **changes})
-    return [(breach.field, breach.rule) for breach in breaches(policy, spec)]
+    return [(breach.field, breach.rule) for breach in breaches(policy, declared_with(**changes))]
+
+
+def declared_with(**changes: Any) -> VariantSpec:
+    return VariantSpec.model_validate({**SPEC, **changes})
 
 
 def test_what_is_declared_by_default_is_within_the_built_in_floors(tmp_path: Path) -> None:
@@ -258,3 +261,66 @@ def test_a_field_that_is_no_more_is_refused_with_the_way_out(tmp_path: Path, con
     (one,) = all_of(refused.value)
     assert (one.problem, one.fix) == ("unknown field", Policy.gone["share_probes"])
     assert str(one.field).endswith("share_probes")
+
+
+def test_the_policy_demands_that_refusals_are_judged_by_prompts_that_a_tenant_cannot_write(
+    tmp_path: Path,
+) -> None:
+    policy = policies(tmp_path, {"gates": {"refusals": "required", "refusals_margin": 0.1}}).of("acme")
+    assert broken(policy) == [("gates.refusals", "gates.refusals")]
+    assert broken(policy, gates={"refusals": "off"}) == [("gates.refusals", "gates.refusals")]
+    assert broken(policy, gates={"refusals": "on"}) == []
+    wide = {"refusals": {"margin": 0.11, "over_margin": 0.2}}
+    assert [field for field, _ in broken(policy, gates=wide)] == [
+        "gates.refusals.margin",
+        "gates.refusals.over_margin",
+    ]
+    own = declared_with(gates={"refusals": {"prompts": "data/acme/prompts.jsonl"}})
+    [breach] = breaches(policy, own, Checks(own=("data/acme/prompts.jsonl",)))
+    assert (breach.field, breach.rule) == ("gates.refusals.prompts", "gates.refusals")
+    assert breaches(policy, own) == []
+
+
+def test_without_a_demand_refusals_may_be_left_out_and_judged_by_a_tenants_own_prompts(
+    tmp_path: Path,
+) -> None:
+    policy = policies(tmp_path, {}).of("acme")
+    assert broken(policy) == []
+    own = declared_with(gates={"refusals": {"prompts": "data/acme/prompts.jsonl"}})
+    assert breaches(policy, own, Checks(own=("data/acme/prompts.jsonl",))) == []
+
+
+def test_the_policy_demands_a_least_share_of_general_text(tmp_path: Path) -> None:
+    policy = policies(tmp_path, {"data": {"general_share": 0.05}}).of("acme")
+    for general, value in ((None, None), ({"corpus": "g", "share": 0.04}, 0.04)):
+        declared = declared_with(
+            data={"sources": ["rows.jsonl"], **({"general": general} if general else {})}
+        )
+        [breach] = breaches(policy, declared)
+        assert breach == Breach("data.general.share", value, "data.general_share", "at least 0.05")
+    enough = declared_with(data={"sources": ["rows.jsonl"], "general": {"corpus": "g", "share": 0.05}})
+    assert breaches(policy, enough) == []
+
+
+def test_the_policy_demands_that_benchmarks_are_watched_while_it_trains(tmp_path: Path) -> None:
+    policy = policies(tmp_path, {"training": {"watch_questions": 8}}).of("acme")
+    watched = {"watch": {"questions": 7}}
+    assert broken(policy) == broken(policy, training=watched)
+    assert broken(policy) == [("training.watch.questions", "training.watch_questions")]
+    watched = {"watch": {"questions": 8}}
+    assert broken(policy, training=watched) == []
+    lax = policies(tmp_path, {"training": {"watch_questions": 8}, "evaluation": {"general": "none"}}).of(
+        "acme"
+    )
+    assert broken(lax, training=watched, evaluation={"general": []}) == [
+        ("evaluation.general", "training.watch_questions")
+    ]
+
+
+def test_a_policy_that_says_nothing_of_them_keeps_its_digest(tmp_path: Path) -> None:
+    plain = policies(tmp_path, {}).of("acme")
+    same: tuple[dict[str, Any], ...] = ({"data": {}}, {"training": {}}, {"gates": {"refusals": "optional"}})
+    for part in same:
+        assert policies(tmp_path, part).of("acme").digest == plain.digest
+    for part in ({"data": {"general_share": 0.1}}, {"gates": {"refusals": "required"}}):
+        assert policies(tmp_path, part).of("acme").digest != plain.digest

@@ -18,7 +18,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.model import UnlistedField
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.stages import probe, task_dataset
+from ft_dagster.stages import probe, refusals, task_dataset
 from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.store import Artifact, find_artifact
@@ -34,8 +34,8 @@ from ft_dagster.workspace.workspace import Workspace
 from tests.stages.changed import changed
 
 ALL = (*CHAIN, *ON_DEMAND)
-# But what is made where a declaration leaves values open, which that of the table does not.
-MOVED = [stage for stage in ALL if stage is not probe.STAGE]
+# But what is made where a declaration leaves values open, or judges refusals, as that of the table does not.
+MOVED = [stage for stage in ALL if stage not in (probe.STAGE, refusals.OF_BASE, refusals.STAGE)]
 Keys = Callable[[Mapping[str, Any]], Sequence[str]]
 BASE, ROWS, MIX, PLAN, TUNED = (
     "base_model",
@@ -246,6 +246,7 @@ ELSEWHERE = {  # fields of the table's rest, and why no row of their own
     "evaluation.call_order": "goes with kind: tool_calls; with the rest of `evaluation` in the keys of what "
     "is asked",
     "evaluation.database": "needs kind: sql; by digest in the keys of what is asked",
+    "gates.refusals": "tests/stages/test_refusals.py: the answers are in the key of what is judged by them",
     "plan.probe": "tests/stages/test_probe.py: what was tried is in the plan's key",
 }
 ENGINE = {  # of what is asked
@@ -275,6 +276,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "cost_limit": "what the platform lets a plan cost today: it refuses, and changes no arm",
     },
     "base_evaluation": {"called": OWN},
+    "base_refusals": {"own": "whose part of the store takes the answers; the prompts are in the key"},
     "evaluation": {
         "policy": "its digest stands beside the verdict; export and release ask today's again",
         "called": OWN,
@@ -503,7 +505,10 @@ def test_the_inputs_that_enter_no_key_are_those_of_the_list(stage: Stage[Any]) -
     marked = {each.name for each in fields(inputs) if RECORDED in each.metadata}
     if get_type_hints(inputs).get("engine") is Engine:
         marked |= {f"engine.{each.name}" for each in fields(Engine) if RECORDED in each.metadata}
-    listed = {**RECORDED_FIELDS.get(stage.name, {}), **(ENGINE if stage.name in {*ASKED, SCORES} else {})}
+    listed = {
+        **RECORDED_FIELDS.get(stage.name, {}),
+        **(ENGINE if stage.name in {*ASKED, SCORES, "base_refusals", "refusals"} else {}),
+    }
     assert marked == set(listed)
 
 

@@ -32,7 +32,7 @@ from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.store.heads import head_time
 from ft_dagster.versions.look import CorpusNow, FoundNow
 from ft_dagster.workspace.corpora import prefix_of_corpus
-from ft_dagster.workspace.policy import own_entries, with_source
+from ft_dagster.workspace.policy import own_files, with_source
 
 
 class TasksNow(NamedTuple):
@@ -63,7 +63,7 @@ class SharedState:
         else:
             policy = self._policies.of(declared.key.tenant)
             spec = with_source(self.settings, declared, policy)
-            own = own_entries(self.roots(declared.key.tenant), spec.evaluation.general)
+            own = own_files(self.roots(declared.key.tenant), spec)
             breached = breaches(policy, spec, Checks(tasks.names or {}, own))
         if tasks.wrong is not None:
             wrong.append(StaleCause("task", str(tasks.wrong.file), str(tasks.wrong)))

@@ -75,6 +75,7 @@ WORDS: dict[RuleName, str] = {
     "general_loss": "loss on general text,",
     "degeneration": "repetition in",
     "regurgitation": "repeated word for word,",
+    "refusals": "refusals,",
     "regression": "against production,",
 }
 

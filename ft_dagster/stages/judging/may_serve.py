@@ -27,7 +27,7 @@ from ft_dagster.stage_entries import BASE_MODEL, EVALUATION, TASK_DATASET, TRAIN
 from ft_dagster.stages.judging.export_lineage import PARTS, artifacts_of, frozen_declarations
 from ft_dagster.store import Artifact, Store
 from ft_dagster.training.contract import PLAN_FILE
-from ft_dagster.workspace.policy import own_entries, task_names
+from ft_dagster.workspace.policy import own_files, task_names
 
 JUDGED_BY = (TASK_DATASET.name, TRAINING_MIXTURE.name, EVALUATION.name)  # whose keys say what a policy asks
 OTHER = "Serve another version"
@@ -60,15 +60,19 @@ def may_serve(settings: Settings, key: VariantKey, version: Version) -> str | No
     policy, spec, base = policies.of(key.tenant), version.spec, version.artifact(BASE_MODEL.name)
     changes: dict[str, Any] = {"export": spec.export.model_copy(update={"format": version.format})}
     if policy.methods:
-        name = _method(settings, store, version.artifact(TRAINING_PLAN.name))
+        name = str(_plan(settings, store, version)["method"]["name"])
         changes["method"] = spec.method.model_copy(update={"name": name})
+    if policy.training.watch_questions is not None:
+        asked = _plan(settings, store, version)["training"]["watch"]["questions"]
+        watch = spec.training.watch.model_copy(update={"questions": asked})
+        changes["training"] = spec.training.model_copy(update={"watch": watch})
     if policy.bases:
         source = named_source(store, base)
         changes["base_model"] = spec.base_model.model_copy(update={"source": source})
     spec = spec.model_copy(update=changes)
     checks = Checks(
         task_names(settings, key.tenant, policy, spec, lambda field: settings.project / POLICY_FILE),
-        own_entries(settings.roots(key.tenant), spec.evaluation.general),
+        own_files(settings.roots(key.tenant), spec),
     )
     found = [
         UserError(
@@ -146,8 +150,8 @@ def _said(declared: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any
     return content
 
 
-def _method(settings: Settings, store: Store, plan: Artifact) -> str:
-    """Return the method by which the weights were trained."""
-    folder = plan.folder(store, settings.cache_folder)
-    content = json.loads((folder / "payload" / PLAN_FILE).read_text("utf-8"))
-    return str(content["method"]["name"])
+def _plan(settings: Settings, store: Store, version: Version) -> dict[str, Any]:
+    """Return what the weights were trained by."""
+    folder = version.artifact(TRAINING_PLAN.name).folder(store, settings.cache_folder)
+    content: dict[str, Any] = json.loads((folder / "payload" / PLAN_FILE).read_text("utf-8"))
+    return content

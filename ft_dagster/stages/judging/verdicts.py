@@ -24,6 +24,7 @@ from ft_dagster.stage_entries import (
     BASE_MODEL,
     FINE_TUNED_MODEL,
     GENERAL_SCORES,
+    REFUSALS,
     TASK_DATASET,
 )
 from ft_dagster.stages import production_evaluation
@@ -227,6 +228,11 @@ def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) ->
     check_measured(
         {"measured": measured}, {**evaluation.figures["measured"], "weights": export.digest}
     )  # fmt: skip
+    if workspace.spec.gates.refusals is not None:
+        asked = json.loads(
+            (workspace.evidence(export) / REFUSALS.name / "evidence" / MEASURED).read_text("utf-8")
+        )
+        check_measured({"measured": asked}, {"weights": export.digest, "base": measured["base"]})
     spec, before = workspace.spec, workspace.payload(workspace.upstream(BASE_EVALUATION.name))
     return verdict_on(
         spec,
