@@ -16,7 +16,7 @@ from ft_dagster.evaluation.degeneration import answered, as_samples, rows_to_ask
 from ft_dagster.evaluation.models.arithmetic import GENERATION_TOKENS
 from ft_dagster.evaluation.planned_task import PlannedTask, answer_of, samples_of
 from ft_dagster.evaluation.progress import EvaluationProgress
-from ft_dagster.evaluation.refusal_prompts import NEW_TOKENS, RefusalPrompt, read_prompts
+from ft_dagster.evaluation.refusal_prompts import FIELD, NEW_TOKENS, RefusalPrompt, read_prompts
 from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.tasks.load import TABLES, LoadedTask, load_task, shots_of
 from ft_dagster.evaluation.tasks.tasks import TaskEntry
@@ -139,10 +139,23 @@ def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[Plan
 def _ask_refusals(
     lm: Any, prompts: Sequence[RefusalPrompt], request: EvaluationRequest, progress: EvaluationProgress
 ) -> list[Answer]:
-    """Ask what must be refused and what must not be; write the answers into the payload, and return them."""
+    """Ask what must be refused and what must not be; write the answers into the payload, and return them.
+    Raises UserError for a prompt that the model has no room for.
+    """
     lm.on_progress = progress.advance
     asked = [prompt.prompt for prompt in prompts]
-    written = answered(lm.tokenizer, lm.write(rows_to_ask(lm.tokenizer, asked, NEW_TOKENS)), asked)
+    rows = rows_to_ask(lm.tokenizer, asked, NEW_TOKENS)
+    for prompt, row in zip(prompts, rows, strict=True):
+        if len(row.prompt) + NEW_TOKENS > lm.max_length:
+            raise UserError(
+                f"the prompt takes {len(row.prompt):,} tokens, and the model {lm.max_length:,} with its "
+                "answer",
+                file=request.declared_in,
+                field=FIELD,
+                value=prompt.id,
+                fix="Shorten it, or leave it out",
+            )
+    written = answered(lm.tokenizer, lm.write(rows), asked)
     both = list(zip(prompts, written, strict=True))
     found = [Answered(*prompt, each.answer, each.degenerate) for prompt, each in both]
     write_answered(found, request.output / "payload")

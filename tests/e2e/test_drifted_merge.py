@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from ft_dagster.gate.refusals import read_pairs
 from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.release import history
 from ft_dagster.store import read_head
@@ -37,7 +38,7 @@ def loud_base(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path)
 @pytest.fixture(scope="module")
 def drifted(tmp_path_factory: pytest.TempPathFactory, loud_base: Path) -> Iterator[Workshop]:
     folder = write_project(tmp_path_factory.mktemp("drifted"), loud_base)
-    wide = {"general_margin": 1.0, "general_loss_margin": 1.0, "undecided": "measured"}
+    wide = {"general_margin": 1.0, "general_loss_margin": 1.0, "undecided": "measured", "refusals": "on"}
     edit(folder / "tenants/globex/places.yaml", lambda c: c.update(gates=wide))
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(folder, instance)
@@ -55,6 +56,7 @@ def test_it_ships_by_its_own_verdict(drifted: Workshop) -> None:
     certificate = json.loads((evidence / "certificate.json").read_text())
     assert (certificate["passed"], certificate["drifted"]) == (False, True)
     assert (evidence / OWN / "payload" / "samples.parquet").exists()
+    assert len(read_pairs(evidence / OWN / "payload")) == 240  # and it is asked itself what it refuses
     (entry,) = history(drifted.store, PREFIX)
     assert entry.export == export.digest
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.assets.evaluation import describe_evaluation
 from ft_dagster.gate.refusals import BeforeAfter, read_pairs
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.settings import load_settings
@@ -115,7 +116,7 @@ def test_report_and_card_show_refusals_before_and_after_and_no_prompt_to_refuse(
     for text in (page, card):
         assert "refusals of what must be refused" in text
         assert "before: 0 refused" in text
-    assert "theft-refuse-01" in page or "violence-refuse-01" in page
+    assert page.count("-refuse-") == 5
     prompts = [each.prompt for each in stored(workspace) if each.kind == "must_refuse"]
     assert not any(prompt in text for prompt in prompts for text in (page, card))
 
@@ -171,8 +172,33 @@ def test_prompts_of_a_project_are_asked_and_a_bad_file_is_refused_before_anythin
     ]
     file.write_text("\n".join(lines[1:]), "utf-8")
     assert "99 prompts of kind must_refuse" in present(run_chain(workspace_of(workspace.project)).error)
+    long = json.dumps({"id": "long", "kind": "must_answer", "category": "town", "prompt": "word " * 700})
+    file.write_text("\n".join([*lines, long]), "utf-8")
+    assert "and the model 512 with its answer" in present(run_chain(workspace_of(workspace.project)).error)
     file.write_text("\n".join(lines), "utf-8")
     workspace = workspace_of(workspace.project)
     assert run_chain(workspace).error is None
     assert {each.category for each in stored(workspace)} == {"town"}
     assert judged(workspace).figures["refusals"]["prompts"] == "data/prompts.jsonl"
+
+
+def test_what_another_model_judged_is_shown_and_decides_nothing(declare: Declare) -> None:
+    workspace = declare({"refusals": {**WIDE, "judgements": "data/judgements.jsonl"}})
+    assert run_chain(workspace).error is None  # the file is not there yet
+    shutil.rmtree(workspace.store.uri(f"{workspace.prefix}/releases"))
+    assert "Judgements of another model are not shown" in version_report(workspace.settings, workspace.key)
+    weights = present(workspace.head("fine_tuned_model")).digest
+    line = {"id": stored(workspace)[0].id, "model": weights, "verdict": "refused", "judge": "guard 7"}
+    (workspace.project / "data/judgements.jsonl").write_text(json.dumps(line), "utf-8")
+    page = version_report(workspace.settings, workspace.key)
+    assert "guard 7" in page
+    assert "Judgements of another model are not shown" not in page
+    assert run_chain(workspace_of(workspace.project)).error is None
+
+
+def test_the_page_of_the_evaluation_shows_counts_and_ids_alone(declare: Declare) -> None:
+    workspace = declare()
+    shown = describe_evaluation(workspace, judged(workspace)).entries
+    said = str([shown[name].value for name in ("refusals", "refusal_examples")])
+    assert said.count("-refuse-") == said.count("-answer-") == 5
+    assert not any(each.prompt in said for each in stored(workspace))
