@@ -11,6 +11,7 @@ from ft_dagster.assets.partitions import Graph
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE, shown
 from ft_dagster.evaluation.skills import Skill, skills
+from ft_dagster.gate.memorization import memorization_lines
 from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.rule_figures import metric_name
 from ft_dagster.gate.samples import (
@@ -83,6 +84,7 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
         **_refusals(workspace, artifact),
         "degeneration": table(SIGNS, signs_rows(base, tuned, "general_prompts")),
         "regurgitation": table(SIGNS, signs_rows(base, tuned, "regurgitation")),
+        **_memorization(artifact),
         "every_score": table(["task", "metric", "base", "tuned"], _both_scores(workspace, before, artifact)),
         **_label_table(workspace, artifact),
         "questions": artifact.figures["questions"],
@@ -142,6 +144,11 @@ def _engine(artifact: Artifact) -> dict[str, str]:
     """
     names = ("engine", "engine_reason")
     return {name: artifact.figures[name] for name in names if name in artifact.figures}
+
+
+def _memorization(artifact: Artifact) -> dict[str, str]:
+    lines = memorization_lines(artifact.figures)
+    return {"memorization": f"{'. '.join(lines)}."} if lines else {}
 
 
 def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> list[list[Any]]:

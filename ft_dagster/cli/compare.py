@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
@@ -24,7 +24,7 @@ from ft_dagster.cli.common import (
     tell,
 )
 from ft_dagster.spec import VariantKey
-from ft_dagster.stage_entries import BASE_MODEL
+from ft_dagster.stage_entries import BASE_MODEL, EVALUATION
 
 if TYPE_CHECKING:
     from ft_dagster.lineage.verdict import Rule
@@ -40,6 +40,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
 
     Answers are shown for one variant, where its declaration lets rows be shown (data.samples: metadata).
     """
+    from ft_dagster.gate.memorization import memorization_figures, memorization_lines
     from ft_dagster.gate.prompted import prompted_sentences
     from ft_dagster.versions.summary import variant_row, with_examples_now
 
@@ -50,6 +51,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
     known = {row.variant: row for row in picture(settings, declarations, keys, exact=True).rows}
     bases = [_base_of(settings, key) for key in keys]
     prompted = [list(with_examples_now(store, key)) for key in keys]
+    judged = [_judged(settings, key) for key in keys]
     if as_json:
         more = [
             {
@@ -57,8 +59,9 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
                 "result": known[row.variant].result,
                 "next_step": known[row.variant].next_step,
                 "with_examples": [each.to_json() for each in found],
+                "memorization": memorization_figures(figures),
             }
-            for row, base, found in zip(rows, bases, prompted, strict=True)
+            for row, base, found, figures in zip(rows, bases, prompted, judged, strict=True)
         ]
         print_json({"variants": [{**row.to_json(), **one} for row, one in zip(rows, more, strict=True)]})
         return
@@ -66,18 +69,20 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
         tell(f"{row.variant}: {known[row.variant].result or 'not evaluated yet'}")
         if base:
             tell(f"  base: {base}")
-    judged = [row for row in rows if row.rules]
-    if len(judged) == 1:
-        _show_answers(settings, VariantKey.parse(judged[0].variant))
-        show(_rules_table(judged[0]))
+    ruled = [row for row in rows if row.rules]
+    if len(ruled) == 1:
+        _show_answers(settings, VariantKey.parse(ruled[0].variant))
+        show(_rules_table(ruled[0]))
     else:
-        for first in range(0, len(judged), ABREAST):
-            show(_side_by_side(judged[first : first + ABREAST]))
-    for row, found in zip(rows, prompted, strict=True):
+        for first in range(0, len(ruled), ABREAST):
+            show(_side_by_side(ruled[first : first + ABREAST]))
+    for row, found, figures in zip(rows, prompted, judged, strict=True):
         if row.sentence:
             tell(f"{row.variant}: {row.sentence}")
         for line in (line for each in found for line in prompted_sentences(each)):
             tell(f"  {line}")
+        for line in memorization_lines(figures):
+            tell(f"  {line}.")
         tell(f"Next for {row.variant}: {known[row.variant].next_step}")
 
 
@@ -89,6 +94,14 @@ def _base_of(settings: Settings, key: VariantKey) -> str:
     store = settings.open_store()
     head = read_head(store, key.prefix, BASE_MODEL.name)
     return "" if head is None else base_name(store, head)
+
+
+def _judged(settings: Settings, key: VariantKey) -> Mapping[str, Any]:
+    """Return the figures of the variant's newest evaluation; none before the first."""
+    from ft_dagster.store import read_head
+
+    head = read_head(settings.open_store(), key.prefix, EVALUATION.name)
+    return {} if head is None else head.figures
 
 
 def _show_answers(settings: Settings, key: VariantKey) -> None:

@@ -121,11 +121,15 @@ def _measured(
 
 
 def _data_files(request: EvaluationRequest) -> dict[str, QuestionsFile]:
-    own, probed = request.test_split_task, request.regurgitation
+    own, probed, told = request.test_split_task, request.regurgitation, request.membership
     files = {
         "test": None if own is None else own.test,
         "database": None if own is None else own.database,
         "train": None if probed is None else probed.train,
+        "rows_trained_on": None if told is None else told.train,
+        "rows_held_out": None if told is None else told.held_out,
+        "rows_mixed": None if told is None else told.mixed,
+        "planted": request.planted,
         "examples": None if own is None or own.examples is None else own.examples.train,
         "general_holdout": request.general_holdout,
         "refusals": request.refusals,
@@ -144,7 +148,7 @@ def _reading(
     request: EvaluationRequest, model: JudgedModel, data: Mapping[str, QuestionsFile]
 ) -> EvaluationRequest:
     """Return the request with these places of its files."""
-    own, probed = request.test_split_task, request.regurgitation
+    own, probed, told = request.test_split_task, request.regurgitation, request.membership
     if own is not None:
         own = own.model_copy(update={"test": data["test"], "database": data.get("database")})
         if own.examples is not None:
@@ -152,6 +156,9 @@ def _reading(
             own = own.model_copy(update={"examples": examples})
     if probed is not None:
         probed = probed.model_copy(update={"train": data["train"]})
+    if told is not None:
+        files = {"train": data["rows_trained_on"], "held_out": data["rows_held_out"]}
+        told = told.model_copy(update={**files, "mixed": data.get("rows_mixed")})
     until = request.until
     if until is not None:
         until = until.model_copy(update={"before": data["before"]})
@@ -160,6 +167,8 @@ def _reading(
             "model": model,
             "test_split_task": own,
             "regurgitation": probed,
+            "membership": told,
+            "planted": data.get("planted"),
             "general_holdout": data.get("general_holdout"),
             "refusals": data.get("refusals"),
             "until": until,

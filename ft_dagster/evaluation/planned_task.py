@@ -11,6 +11,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks.task_files import PER_UNIT
 from ft_dagster.gate.samples import Answer, Role, Sample, main_metric
 
+SECRET: tuple[Role, ...] = ("platform_canaries",)  # roles of which no text is kept
+
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
@@ -101,8 +103,12 @@ def _question(asked: PlannedTask, name: str, row: dict[str, Any]) -> str:
 
 
 def answer_of(asked: PlannedTask, name: str, part: Any, row: dict[str, Any], metrics: list[str]) -> Answer:
-    """Return what was asked, expected and answered, in words; a loss has no answer."""
+    """Return what was asked, expected and answered, in words; a loss has no answer, and of a secret of the
+    platform's nothing is written.
+    """
     question = (asked.role, asked.task, _question(asked, name, row))
+    if asked.role in SECRET:
+        return Answer(*question, "", "", "")
     arguments, given, target = row["arguments"], row["filtered_resps"], row["target"]
     if len(arguments) == 1:
         answered = given[0] if isinstance(given[0], str) else ""

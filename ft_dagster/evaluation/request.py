@@ -102,6 +102,19 @@ class Regurgitation(_EvaluationPart):
     exchange: bool = False
 
 
+class Membership(_EvaluationPart):
+    """Says how far to test whether training rows can be told from others by their losses: `rows` at most of
+    `train` and of `held_out`. `mixed`: rows.parquet of the mixture, which says of which training rows it has
+    examples; null: of all. `exchange`: see `examples.in_exchange`.
+    """
+
+    train: QuestionsFile
+    held_out: QuestionsFile
+    mixed: QuestionsFile | None = None
+    rows: int = Field(ge=1)
+    exchange: bool = False
+
+
 class Until(_EvaluationPart):
     """Says when enough was asked: once `gates` are decided against the samples in `before`, those of a model
     that was asked everything: the base, or, with `production`, the version in production. `tries`,
@@ -125,7 +138,7 @@ class EvaluationRequest(ProgramRequest):
     `choosing`: of each task the questions are drawn among those that are not asked otherwise, since by these
     answers a model is chosen, and by others judged.
     `general_holdout`: a parquet of held-out texts. `general_prompts`: whether to look for degeneration.
-    `refusals`: prompts to refuse, or not to (`refusal_prompts`).
+    `refusals`: prompts to refuse, or not to (`refusal_prompts`). `planted`: the platform's canaries.
     `declared_in`: the variant's file, for errors. `roots`: what the tasks' files may reach; null: all.
     `reasoning`, `chat_template_kwargs`: see those of `data`.
     """
@@ -146,6 +159,8 @@ class EvaluationRequest(ProgramRequest):
     general_prompts: bool = False
     regurgitation: Regurgitation | None = None
     refusals: QuestionsFile | None = None
+    membership: Membership | None = None
+    planted: QuestionsFile | None = None
     limit: Annotated[int, Field(ge=1)] | Literal["auto"] | None = 400
     until: Until | None = None
     choosing: bool = False

@@ -107,7 +107,13 @@ def _answering(request: EvaluationRequest, model: Any, tokenizer: Any) -> Iterat
 
 def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[PlannedTask]) -> int:
     """Write payload and evidence, and return how many questions were asked."""
-    own = [*_own(request, lm), *_prompted(request, lm), *_probes(request, lm)]
+    own = [
+        *_own(request, lm),
+        *_prompted(request, lm),
+        *_probes(request, lm),
+        *_told_apart(request, lm),
+        *_planted(request, lm),
+    ]
     prompts = len(PROMPTS) if request.general_prompts else 0
     refusals = () if request.refusals is None else read_prompts(request.refusals.path)
     questions = sum(each.questions for each in (*own, *declared))
@@ -177,7 +183,14 @@ def _groups(
 
 def _asks_the_model(request: EvaluationRequest) -> bool:
     """Say whether anything beside declared tasks is asked."""
-    parts = (request.test_split_task, request.general_holdout, request.regurgitation, request.refusals)
+    parts = (
+        request.test_split_task,
+        request.general_holdout,
+        request.regurgitation,
+        request.membership,
+        request.planted,
+        request.refusals,
+    )
     return request.general_prompts or any(part is not None for part in parts)
 
 
@@ -317,6 +330,32 @@ def _probes(request: EvaluationRequest, lm: Any) -> list[PlannedTask]:
         exchange=probed.exchange,
     )
     return [PlannedTask("regurgitation", name, {name: task}, None) for name, task in tasks.items()]
+
+
+def _told_apart(request: EvaluationRequest, lm: Any) -> list[PlannedTask]:
+    """Return rows trained on and rows held out, for their losses, where they are asked for."""
+    if request.membership is None:
+        return []
+    from ft_dagster.evaluation.membership import membership_tasks
+
+    found = membership_tasks(request.membership, lm.tokenizer, max_length=lm.max_length)
+    return [
+        PlannedTask("membership", name, {task.config.task: task for task in tasks}, None)
+        for name, tasks in found.items()
+    ]
+
+
+def _planted(request: EvaluationRequest, lm: Any) -> list[PlannedTask]:
+    """Return the platform's canaries, where they are asked for."""
+    if request.planted is None:
+        return []
+    from ft_dagster.evaluation.canaries import canary_tasks
+
+    found = canary_tasks(request.planted.path, lm.tokenizer, max_length=lm.max_length)
+    return [
+        PlannedTask("platform_canaries", name, {task.config.task: task for task in tasks}, None)
+        for name, tasks in found.items()
+    ]
 
 
 def referee_of(request: EvaluationRequest) -> Referee | None:

@@ -93,6 +93,7 @@ def _content(request: ExportRequest, certificate: Certificate) -> dict[str, obje
             {"path": _cell(_shown(source.path)), "licence": _cell(source.licence or "not declared")}
             for source in card.sources
         ],
+        "memorization": [plain(line) for line in card.memorization],
         "with_examples": [plain(line) for line in card.with_examples],
         "settings": settings,
         "figures": _figures(card),

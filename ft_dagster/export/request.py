@@ -57,7 +57,8 @@ class MadeFrom(_ExportPart):
 class Card(_ExportPart):
     """Holds what the card says of the variant. `verdict`: of the gate; `weights` and `evaluation`: digests;
     `general`: name of the corpus mixed in; `base_model`: the declared reference;
-    `with_examples`: what the base reaches with examples in its prompt.
+    `with_examples`: what the base reaches with examples in its prompt; `memorization`: what the model kept of
+    single rows.
     """
 
     variant: str
@@ -76,6 +77,7 @@ class Card(_ExportPart):
     evaluation: str
     made: MadeFrom | None = None
     with_examples: tuple[str, ...] = ()
+    memorization: tuple[str, ...] = ()
 
     @field_validator("verdict", mode="before")
     @classmethod

@@ -22,6 +22,7 @@ from ft_dagster.gate.answer_scores import PARTS
 from ft_dagster.gate.groups import groups_of
 from ft_dagster.gate.judged_by import RULE_OF, Opponent, gates_digest, is_of_facts, later_rules
 from ft_dagster.gate.level import level_of
+from ft_dagster.gate.membership_rules import membership_rules
 from ft_dagster.gate.paired import Allowed, Comparison, holm
 from ft_dagster.gate.pairing import (
     AGAIN,
@@ -116,7 +117,8 @@ def judge(
     rules = tuple(_with_parts(_rule(each), each, before, after) for each in found)
     if is_of_facts(objective):
         rules = _with_questions(rules, objective)
-    return _verdict((*rules, *regurgitation_rules(base, tuned, gates, level)), gates, tries, own)
+    repeated = regurgitation_rules(base, tuned, gates, level)
+    return _verdict((*rules, *repeated, *membership_rules(base, tuned, gates, level)), gates, tries, own)
 
 
 def regression(

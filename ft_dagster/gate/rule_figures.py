@@ -49,6 +49,8 @@ def margin(rule: Rule) -> str:
     points, show = units(rule.metric, (rule.base, rule.tuned))
     if rule.rule == "regurgitation":
         return f"at most {show(rule.margin)}"
+    if rule.rule == "membership":
+        return f"at most {show(rule.base + rule.margin)}"
     if not rule.margin:
         return "an improvement"
     return f"a {'fall' if rule.higher_is_better else 'rise'} of {_short(points(rule.margin))}"

@@ -14,7 +14,15 @@ from ft_dagster.gate.answer_scores import macro_f1, micro_f1
 from ft_dagster.strict_json import dumps
 
 Role = Literal[
-    "task", "test_split_task", "general", "general_loss", "general_prompts", "regurgitation", "refusals"
+    "task",
+    "test_split_task",
+    "general",
+    "general_loss",
+    "general_prompts",
+    "regurgitation",
+    "refusals",
+    "membership",
+    "platform_canaries",
 ]
 SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.parquet", "labels.json"
 OWN = "own_evaluation"  # beside the certificate of a merge that drifted from what was judged
@@ -24,6 +32,8 @@ AGGREGATES = ("macro_f1", "micro_f1")
 TEST_SPLIT_TASK, GENERAL_TEXT, GENERAL_PROMPTS = "test_split_task", "general_holdout", "general_prompts"
 ROWS, CANARIES = "training_rows", "canaries"
 REFUSALS: Role = "refusals"
+MEMBERS, OTHERS = "rows_trained_on", "rows_held_out"  # that are to be told apart
+PLANTED, REFERENCES = "planted_canaries", "reference_canaries"  # of the platform's
 FORMER = {"own_task": "test_split_task"}  # the role, and its task, as older stores call them
 RESERVED = {
     TEST_SPLIT_TASK,
@@ -34,6 +44,10 @@ RESERVED = {
     CANARIES,
     "must_refuse",
     "must_answer",
+    MEMBERS,
+    OTHERS,
+    PLANTED,
+    REFERENCES,
 }
 SCHEMA_VERSION = 1
 

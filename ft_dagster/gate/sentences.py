@@ -13,8 +13,14 @@ from ft_dagster.lineage.verdict import Groups, Part, Rule, RuleName, Tail
 
 PART_WORDS = {"calls_valid": "valid calls where some are due", "undue_call": "a call where none is due"}
 Said = Callable[[float], str]
+MOST_ROWS = 10_000  # of each side: the largest evaluation.membership
 MOST_THERE = 100_000  # questions of a task, or rows of a test split, that anybody has
-KEPT: dict[RuleName, int] = {"general_loss": GENERAL_TEXTS, "degeneration": len(PROMPTS)}  # never more
+KEPT: dict[RuleName, int] = {  # never more
+    "general_loss": GENERAL_TEXTS,
+    "degeneration": len(PROMPTS),
+    "membership": MOST_ROWS,
+}
+ASKED: dict[RuleName, str] = {"general_loss": "texts", "membership": "rows of each side"}
 
 
 def sentence_of(rule: Rule, *, tries: int) -> str:
@@ -42,6 +48,8 @@ def units(metric: str, means: tuple[float, float]) -> tuple[Said, Said]:
     """
     if metric.endswith("_loss"):
         return (lambda x: f"{x:.3f} nats a token"), (lambda x: f"{x:.3f}")
+    if metric.endswith("_auc"):
+        return (lambda x: f"{x:.3f}"), (lambda x: f"{x:.3f}")
     if max(map(abs, means)) > 1:
         return (lambda x: f"{x:.3g}"), (lambda x: f"{x:.3f}")
     return (lambda x: f"{100 * x:.1f} points"), (lambda x: f"{100 * x:.1f}%")
@@ -55,7 +63,7 @@ def part_words(part: Part) -> str:
 
 def would_decide(rule: Rule) -> str:
     """Say about how many questions, or held-out texts, would decide a rule of which that is known."""
-    asked = "texts" if rule.rule == "general_loss" else "questions"
+    asked = ASKED.get(rule.rule, "questions")
     if out_of_reach(rule):
         return f"no number of {asked} that could be had would decide"
     return f"about {wanted(rule):,} {asked} would decide"

@@ -17,7 +17,14 @@ SCHEMA_VERSION = 7
 _IN_BATCHES = ("there", "look")  # of a rule that was asked batch after batch
 Outcome = Literal["pass", "fail", "undecided"]
 RuleName = Literal[
-    "task", "general_benchmark", "general_loss", "degeneration", "regurgitation", "refusals", "regression"
+    "task",
+    "general_benchmark",
+    "general_loss",
+    "degeneration",
+    "regurgitation",
+    "refusals",
+    "membership",
+    "regression",
 ]
 
 

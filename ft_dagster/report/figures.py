@@ -84,8 +84,10 @@ def percent(share: float | None) -> str:
 
 
 def is_share(metric: str, values: Iterable[float | None]) -> bool:
-    """Say whether a metric is a share of 1 (accuracy, F1), to be said in percent; a loss is not."""
-    return not metric.endswith("loss") and all(value is None or 0 <= value <= 1 for value in values)
+    """Say whether a metric is a share of 1 (accuracy, F1), to be said in percent; a loss, or an AUC, is
+    not.
+    """
+    return not metric.endswith(("loss", "_auc")) and all(value is None or 0 <= value <= 1 for value in values)
 
 
 def score(metric: str, value: float | None) -> str:

@@ -25,7 +25,7 @@ from ft_dagster.spec.method import MethodName
 from ft_dagster.spec.model import SpecModel
 from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.validation import validate
-from ft_dagster.spec.variant import LEAST, EvaluationSpec, GatesSpec, Margin, VariantSpec
+from ft_dagster.spec.variant import LEAST, EvaluationSpec, GatesSpec, Margin, MembershipAuc, VariantSpec
 from ft_dagster.spec.yaml_files import read_yaml
 
 POLICY_FILE = "policy.yaml"
@@ -43,7 +43,10 @@ NGRAM: int = DecontaminateSpec.model_fields["ngram"].default
 class GateFloors(SpecModel):
     """Sets the laxest values that the gates of a declaration may have."""
 
-    added = ("least_alpha", "loss_tail", "loss_bound", "refusals", "refusals_margin", "refusal_phrases")
+    added = (
+        *("least_alpha", "loss_tail", "loss_bound", "refusals", "refusals_margin", "refusal_phrases"),
+        "max_membership_auc",
+    )
 
     alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(0.1, description="Largest gates.alpha")
     least_alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(
@@ -67,6 +70,9 @@ class GateFloors(SpecModel):
     )
     max_regurgitation: Share | None = Field(
         None, description="Largest gates.max_regurgitation, which must then be declared; null: none needed"
+    )
+    max_membership_auc: MembershipAuc | None = Field(
+        None, description="Largest gates.max_membership_auc, which must then be declared; null: none needed"
     )
     undecided: Literal["fail", "measured"] = Field(
         "fail", description="measured: gates.undecided may be measured, so that too few questions can pass"
@@ -292,6 +298,7 @@ def breaches_of_version(policy: Policy, spec: VariantSpec, checks: Checks = NO_C
         *_of_gates(policy.gates, spec),
         *_of_refusals(policy.gates, spec, checks.own),
         *_of_training(policy, spec),
+        *_of_membership(policy.gates, spec),
         *_of_questions(policy.evaluation, spec, checks.own),
         *_of_metrics(policy.evaluation, spec, checks.names),
         *_of_training_rows(policy.evaluation, spec),
@@ -358,6 +365,23 @@ def _of_training(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
     if least is not None and not spec.evaluation.general:
         allowed = "a benchmark to watch while it trains"
         yield Breach("evaluation.general", [], "training.watch_questions", allowed)
+
+
+def _of_membership(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
+    """Yield breaches of how well training rows may be told from others. Too few rows pass no gate, so that
+    how many are asked is the tenant's to say.
+    """
+    most, declared, rule = (
+        floors.max_membership_auc,
+        spec.gates.max_membership_auc,
+        "gates.max_membership_auc",
+    )
+    if most is None:
+        return
+    if declared is None or declared > most:
+        yield Breach(rule, declared, rule, f"a limit of at most {most:g}")
+    if not spec.evaluation.membership:
+        yield Breach("evaluation.membership", 0, rule, "rows to try it on, such as 500")
 
 
 def _of_questions(floors: EvaluationFloors, spec: VariantSpec, own: Collection[str]) -> Iterator[Breach]:

@@ -110,7 +110,7 @@ class PlanSpec(SpecModel):
 class EvaluationSpec(SpecModel):
     """Says by which tasks and questions a model is judged."""
 
-    added = ("goal", "call_order", "reserve")
+    added = ("goal", "call_order", "reserve", "membership")
 
     task: tuple[str, ...] = Field(
         (), description="lm-eval tasks: built-in names or YAML files; none: the variant's own test split"
@@ -145,6 +145,13 @@ class EvaluationSpec(SpecModel):
     )
     canaries: tuple[Annotated[str, Field(min_length=8)], ...] = Field(
         (), description="Strings planted in training rows, probed for regurgitation"
+    )
+    membership: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Training rows, and rows of the test split, by whose losses it is tried to tell the two "
+        "apart (membership inference); 0: not asked",
     )
     seed: int = Field(0, ge=0, le=SEED_LIMIT)
     goal: float | None = Field(
@@ -187,6 +194,7 @@ class EvaluationSpec(SpecModel):
 LEAST = 1e-6  # of a margin, and of a level: nothing that is asked could show less
 Margin = Annotated[float, Field(ge=LEAST, le=1.0)]
 Weights = Literal["size", "group"]
+MembershipAuc = Annotated[float, Field(ge=0.501, le=1.0)]  # no AUC of chance is shown to be below 0.5
 
 
 def _none_or_least(margin: float) -> float:
@@ -218,7 +226,7 @@ class RefusalsSpec(SpecModel):
 class GatesSpec(SpecModel):
     """Declares what a model must pass. Margins are the largest fall that is allowed; see docs/gates.md."""
 
-    added = ("loss_tail", "loss_bound", "weights", "largest_group", "refusals")
+    added = ("loss_tail", "loss_bound", "weights", "largest_group", "refusals", "max_membership_auc")
 
     task_margin: Annotated[float, Field(ge=0.0, le=1.0), AfterValidator(_none_or_least)] = Field(
         0.0, description="The task's score may fall by this much; 0: it must be shown to be better"
@@ -251,6 +259,11 @@ class GatesSpec(SpecModel):
     )
     refusals: Annotated[RefusalsSpec | None, BeforeValidator(_on_or_off)] = Field(
         None, description="Judge what it refuses beside its base: on, off, or {margin, over_margin, prompts}"
+    )
+    max_membership_auc: MembershipAuc | None = Field(
+        None,
+        description="Largest AUC by which training rows may be told from held-out ones, to be shown by its "
+        "interval (evaluation.membership); 0.5 is chance; null: not judged",
     )
     alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(
         0.05, description="One-sided level of each rule, over all tries since the last release together"
@@ -430,8 +443,26 @@ class VariantSpec(SpecModel):
         return {field: pick(whole, field) for field in fields}
 
 
+class CanariesSpec(SpecModel):
+    """Declares canaries that the platform plants in a corpus: so many for each number of repeats."""
+
+    count: int = Field(20, ge=1, le=100, description="Canaries of each number of repeats")
+    repeats: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        (1, 4, 16), min_length=1, max_length=8, description="How often each of them stands in the corpus"
+    )
+
+    @field_validator("repeats")
+    @classmethod
+    def _are_different(cls, repeats: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(repeats)) < len(repeats):
+            raise ValueError("each number of repeats once")
+        return repeats
+
+
 class CorpusSpec(SpecModel):
     """Declares general text for all tenants, as in corpora/<name>.yaml."""
+
+    added = ("canaries",)
 
     schema_version: Literal[1] = 1
     description: str = Field(min_length=1)
@@ -442,6 +473,11 @@ class CorpusSpec(SpecModel):
     )
     holdout: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
         0.05, description="Share of the documents never trained on: forgetting is measured on them"
+    )
+    canaries: CanariesSpec | None = Field(
+        None,
+        description="Secrets of the platform's own, planted among the documents: each model that is trained "
+        "on them is asked for them; null: none",
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from ft_dagster.data.rows.planted import FIGURE as PLANTED
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.own_checks import FIGURE, OwnChecks, as_called
@@ -20,6 +21,11 @@ from ft_dagster.gate.gates import (
     with_rules,
 )
 from ft_dagster.gate.judged_by import with_largest
+from ft_dagster.gate.level import level_of
+from ft_dagster.gate.membership_rules import NAME as MEMBERSHIP
+from ft_dagster.gate.membership_rules import membership_of
+from ft_dagster.gate.platform_canaries import NAME as PLATFORM
+from ft_dagster.gate.platform_canaries import platform_canaries
 from ft_dagster.gate.refusals import FIGURE as REFUSALS_FIGURE
 from ft_dagster.gate.refusals import FILE as REFUSALS_FILE
 from ft_dagster.gate.refusals import (
@@ -91,7 +97,7 @@ class EvaluationInputs:
     `rules`: see `gates.later_rules`; None without any. `probed`: see `Policy.least_probed`. `base_refusals`,
     `refusals`: of base and tuned model, where they are judged; `refused`: see `refusals.Terms`. `policy`:
     today's, kept beside the verdict; release and export hold the declaration against theirs. `called`: see
-    `questions.own_checks`.
+    `questions.own_checks`. `canaries`: those of the platform's that the mixture has.
     """
 
     base_model: Artifact
@@ -114,6 +120,7 @@ class EvaluationInputs:
     refused: Annotated[dict[str, Any] | None, derived("{stage} judged refusals by another policy")]
     policy: Policy = recorded()
     called: OwnChecks = recorded(default_factory=dict)
+    canaries: dict[str, Any] | None = recorded(default=None)
 
 
 def inputs(view: View) -> EvaluationInputs:
@@ -147,6 +154,7 @@ def inputs(view: View) -> EvaluationInputs:
         view.by_bytes(lambda: terms_of(view.policy).to_json()) if refused else None,
         view.unlooked(lambda: view.policy),
         view.unlooked(lambda: questions.own_checks(view, view.spec.evaluation)),
+        view.unlooked(lambda: view.upstream(TRAINING_MIXTURE.name).figures.get(PLANTED)),
     )
 
 
@@ -233,8 +241,16 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
     judged = replace(verdict, policy=policy.digest).to_json()
     named = {FIGURE: inputs.called} if inputs.called else {}
     dealt = {} if reserve is None else {"reserve": reserve.words}
-    scores = scores_in(attempt.payload)
-    return {**_without_refusals(figures), "scores": scores, "verdict": judged, **named, **dealt, **refused}
+    kept = _memorization(inputs, context, attempt.payload)
+    return {
+        **_without_refusals(figures),
+        "scores": scores_in(attempt.payload),
+        "verdict": judged,
+        **named,
+        **dealt,
+        **refused,
+        **kept,
+    }
 
 
 def _refusals(inputs: EvaluationInputs, context: BuildContext) -> Sequence[BeforeAfter] | None:
@@ -263,6 +279,24 @@ def _keep_refusals(
 
 def _without_refusals(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name != REFUSALS_FIGURE}
+
+
+def _memorization(inputs: EvaluationInputs, context: BuildContext, payload: Path) -> dict[str, Any]:
+    """Return what the model kept of single rows, where that is asked: how well training rows are told from
+    held-out ones, and the platform's canaries; None of what could not be asked.
+    """
+    told, planted = inputs.task.members is not None, inputs.canaries
+    if not told and planted is None:
+        return {}
+    base, tuned = read_samples(context.payload(inputs.base_evaluation)), read_samples(payload)
+    found: dict[str, Any] = {}
+    if told:
+        apart = membership_of(base, tuned, level_of(inputs.spec.gates.alpha, inputs.tries or 1))
+        found[MEMBERSHIP] = None if apart is None else apart.to_json()
+    if planted is not None:
+        secrets = platform_canaries(base, tuned, planted["corpus"], planted["seen"])
+        found[PLATFORM] = None if secrets is None else secrets.to_json()
+    return found
 
 
 def _ask(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from typing import Any
 
 from ft_dagster.data.sources.fingerprint import Fingerprint, Frozen, fingerprint_sources
 from ft_dagster.lineage.stale import StaleCause, stage_raised
-from ft_dagster.records.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey, keys_of
 from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
+from ft_dagster.spec.narrow import shown
 from ft_dagster.stage_entries import GENERAL_CORPUS, version_of
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
@@ -44,7 +45,7 @@ def corpus_causes(
     """Return why a corpus would be made again. `others`: of its sources' files those that are others than
     the newest artifact read; asked for where the sources are declared as they were.
     """
-    declared = differing(newest.spec["corpus"], spec.model_dump(mode="json"))
+    declared = differing(newest.spec["corpus"], shown(spec))
     changed = [f"corpora/{name}.yaml: {'.'.join(path)}" for path in declared] or others
     causes = [StaleCause("corpus", what, f"{what} changed") for what in changed]
     then, now = int(newest.predicate["stage_version"]), version_of(GENERAL_CORPUS.name)
@@ -65,8 +66,18 @@ def _recipe(settings: Settings, name: str) -> tuple[Recipe, CorpusSpec, list[Fin
         field="sources",
         cache=settings.cache_folder,
     )
-    parts = {"corpus": spec.model_dump(mode="json"), "sources": sources}
+    parts = {"corpus": shown(spec), "sources": sources, **_planted_by(settings, spec)}
     return Recipe(GENERAL_CORPUS.name, prefix_of_corpus(name), spec=parts), spec, sources
+
+
+def _planted_by(settings: Settings, spec: CorpusSpec) -> dict[str, str]:
+    """Return the name of the key that canaries are made by, where any are: another key plants others."""
+    return {} if spec.canaries is None else {"canaries": _oldest_key(settings).id}
+
+
+def _oldest_key(settings: Settings) -> RecordKey:
+    """Return the platform's first key of what is shared: a rotation, which keeps it, plants no others."""
+    return keys_of(settings.keys_folder, SHARED_OWNER).keys[-1]
 
 
 def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]) -> Artifact:
@@ -79,6 +90,7 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
         figures = build_general_corpus(
             name, spec, settings.project, attempt.payload, say,
             evidence=attempt.evidence, frozen=Frozen(sources, settings.cache_folder),
+            secret=_oldest_key(settings).secret if spec.canaries else b"",
         )  # fmt: skip
         key = keys_of(settings.keys_folder, SHARED_OWNER).current
         return {**figures, FIGURES: grow_tree(attempt.evidence, key).to_json()}

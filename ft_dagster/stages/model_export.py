@@ -21,6 +21,7 @@ from ft_dagster.evaluation.refusal_prompts import RefusalPrompt, write_prompts
 from ft_dagster.evaluation.request import BaseFiles, TunedWeights
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, MadeFrom, Source
 from ft_dagster.gate.judged_by import with_largest
+from ft_dagster.gate.memorization import memorization_lines
 from ft_dagster.gate.prompted import Prompted, prompted_sentences
 from ft_dagster.gate.refusals import Answered, paired, read_answered, read_pairs, write_pairs
 from ft_dagster.gate.samples import OWN
@@ -196,6 +197,7 @@ def _card(inputs: ExportInputs, context: BuildContext, reference: str) -> Card:
         evaluation=inputs.evaluation.digest,
         made=_made(inputs, context),
         with_examples=inputs.with_examples,
+        memorization=tuple(memorization_lines(inputs.evaluation.figures)),
     )
 
 

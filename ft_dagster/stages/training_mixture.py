@@ -5,13 +5,16 @@ unpacked.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture.cuts import Cut
+from ft_dagster.data.mixture.mixture_figures import GENERAL, MixtureFigures
 from ft_dagster.data.mixture.mixture_io import origins_of
 from ft_dagster.data.rows.dataset_io import ORIGINS, paths_of, read_paths
+from ft_dagster.data.rows.planted import FIGURE, FILE, Planted, seen_of
 from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.records.record_tree import FIGURES
@@ -123,7 +126,27 @@ def build(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dic
         (attempt.evidence / SAMPLE).write_text(built.sample, "utf-8")
         shown = dumps({"schema_version": 1, "rows": [row._asdict() for row in built.shown]})
         (attempt.evidence / SHOWN).write_text(f"{shown}\n", "utf-8")
-    return {**built.figures.to_json(), **_records(inputs, context, attempt)}
+    canaries = _canaries(inputs, context, attempt, built.cuts)
+    return {**built.figures.to_json(), **canaries, **_records(inputs, context, attempt)}
+
+
+def _canaries(
+    inputs: MixtureInputs, context: BuildContext, attempt: Attempt, cuts: Sequence[Cut]
+) -> dict[str, Any]:
+    """Return which of the platform's canaries the mixture has whole, and how often, by their ids; nothing
+    where its corpus has none.
+    """
+    from ft_dagster.data.mixture.cuts import IN_PART
+    from ft_dagster.records.mixture_records import examples_by_row
+
+    corpus, general = inputs.general_corpus, inputs.spec.data.general
+    if corpus is None or general is None or not corpus.figures.get(FIGURE):
+        return {}
+    planted = Planted.read(context.payload(corpus) / general.name / FILE)
+    counts = examples_by_row(attempt.payload, "train").get(f"{GENERAL}{general.name}", ())
+    parted = {cut.row for cut in cuts if cut.reason == IN_PART and cut.source.startswith(GENERAL)}
+    seen = seen_of(planted, lambda row: 0 if row in parted or row >= len(counts) else int(counts[row]))
+    return {FIGURE: {"corpus": general.name, "seen": seen}}
 
 
 def _records(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rows.rows_read import KEPT, READ, SourceLook
 from ft_dagster.errors import UserError
+from ft_dagster.gate.membership_rules import few_held_out
 from ft_dagster.gate.power import too_few_rows
 from ft_dagster.methods import METHODS
 from ft_dagster.model_files.weights import measure_weights, weight_files
@@ -40,7 +41,8 @@ def foreseen(workspace: Workspace, base: Path, looks: Sequence[SourceLook]) -> t
     if few is not None:  # packed; as many or more where examples cannot be
         few = _few_steps(spec, replace(facts, leak=leak_where_packed(spec, base, workspace.cache)))
     basis = "" if spec.training.max_steps else f" ({data.basis})"
-    return (*([] if few is None else [few + basis]), *too_few_rows(spec, data.test_rows))
+    rows = (*too_few_rows(spec, data.test_rows), *few_held_out(spec, data.test_rows))
+    return (*([] if few is None else [few + basis]), *rows)
 
 
 def _few_steps(spec: VariantSpec, facts: Facts) -> str | None:

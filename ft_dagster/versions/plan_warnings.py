@@ -7,6 +7,7 @@ from typing import Literal
 from ft_dagster.gate.groups import Counting, groups_of
 from ft_dagster.gate.judged_by import GROUPS, with_largest
 from ft_dagster.gate.level import level_of
+from ft_dagster.gate.membership_rules import few_held_out
 from ft_dagster.gate.power import is_judged_by_loss, texts_of_losses, too_few_rows
 from ft_dagster.gate.sentences import out_of_reach, wanted, would_decide
 from ft_dagster.gate.verdict_words import slowest_rule
@@ -38,7 +39,8 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
     batches = asking_in_batches(spec.gates, spec.evaluation, seconds)
     trained = workspace.head(FINE_TUNED_MODEL.name)
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
-    asked = (*too_few_rows(spec, test_rows), *_questions(judged, spec, test_rows))
+    few = (*too_few_rows(spec, test_rows), *few_held_out(spec, test_rows))
+    asked = (*few, *_questions(judged, spec, test_rows))
     return [
         *estimate.warnings,
         *before,
@@ -127,6 +129,8 @@ def still_undecided(verdict: Verdict, limit: int | Literal["auto"] | None) -> tu
     measured = f"as its newest evaluation measured, {would_decide(slowest)} {undecided}"
     if out_of_reach(slowest):
         return (f"{measured}; allow a larger fall (gates)",)
+    if slowest.rule == "membership":  # whatever the limit
+        return (f"{measured}; it had {slowest.questions:,}",)
     if slowest.rule == "general_loss":  # whatever the limit
         return (f"{measured}; the corpus held out {slowest.units or slowest.questions:,}",)
     if limit == "auto" or (limit is not None and limit >= wanted(slowest)):

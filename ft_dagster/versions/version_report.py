@@ -16,6 +16,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.export.served import command_of
+from ft_dagster.gate.memorization import memorization_lines
 from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.samples import Sample, read_answers, read_samples
 from ft_dagster.gate.verdict_words import verdict_sentence
@@ -140,6 +141,7 @@ def _html(settings: Settings, stored: VersionFiles, following: str) -> str:
         _run(stored),
         *version_course(stored),
         *_skills(stored, spec),
+        *_memorization(stored),
         *_data(stored, spec),
         _plan(stored),
         _made_of(stored, spec),
@@ -314,6 +316,11 @@ def _skills(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
         HtmlTable("the base with examples in its prompt", PROMPTED, _with_examples(stored, tuned)),
     ]
     return [Section("Learned and forgotten", tables=tables)]
+
+
+def _memorization(stored: VersionFiles) -> list[Section]:
+    lines = memorization_lines(stored.figures(EVALUATION.name))
+    return [Section("Memorization", [f"{line}." for line in lines])] if lines else []
 
 
 def _with_examples(stored: VersionFiles, tuned: list[Sample]) -> list[list[Any]]:

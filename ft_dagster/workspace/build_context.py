@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.tries import Reserve, record_try, reserve_of
 from ft_dagster.models.derived import (
     added_token_ids,
@@ -22,7 +23,7 @@ from ft_dagster.models.derived import (
 from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey, keys_of
 from ft_dagster.roots import Roots
 from ft_dagster.spec import VariantKey
-from ft_dagster.stage_entries import MODEL_EXPORT
+from ft_dagster.stage_entries import GENERAL_CORPUS, MODEL_EXPORT
 from ft_dagster.store import SHARED, Artifact, Attempt
 from ft_dagster.training.contract import ParentAdapter
 from ft_dagster.workspace.past import Past
@@ -101,6 +102,10 @@ class BuildContext:
 
     def evidence(self, artifact: Artifact) -> Path:
         return self._workspace.evidence(artifact)
+
+    def corpus_of(self, mixture: Artifact) -> Artifact | None:
+        """Return the general corpus that a mixture was made of; None where it is gone."""
+        return input_of(StoredGraph(self._workspace.store), mixture, GENERAL_CORPUS.name)
 
     def verify(self, artifact: Artifact) -> None:
         """Hash all files of an artifact again. Raises UserError."""

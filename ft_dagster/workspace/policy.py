@@ -283,6 +283,14 @@ def _hopeless(spec: VariantSpec, file_of: FileOf, known: Mapping[str, int]) -> I
             value=gates.max_regurgitation,
             fix="Declare evaluation.probed_rows or evaluation.canaries, or leave the limit out",
         )
+    if gates.max_membership_auc is not None and not asked.membership:
+        yield UserError(
+            "no gate passes: no row is asked for what it limits",
+            file=file_of("gates.max_membership_auc"),
+            field="gates.max_membership_auc",
+            value=gates.max_membership_auc,
+            fix="Declare evaluation.membership, such as 500, or leave the limit out",
+        )
 
 
 def _undecidable(

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 from ft_dagster.data.rendering.chat_rules import chat_rules
 from ft_dagster.data.rendering.render import load_tokenizer
+from ft_dagster.data.rows.dataset_io import ORIGINS
+from ft_dagster.data.rows.planted import FIGURE, FILE
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured_digests import expected_of
 from ft_dagster.evaluation.models.arithmetic import Dtype
@@ -21,6 +23,7 @@ from ft_dagster.evaluation.request import (
     BaseFiles,
     EvaluationRequest,
     JudgedModel,
+    Membership,
     QuestionsFile,
     Regurgitation,
     ReserveSet,
@@ -47,7 +50,7 @@ from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import Derived, File, declared_as, derived, key_parts
+from ft_dagster.workspace.keyed_inputs import Derived, File, declared_as, derived, key_parts, recorded
 from ft_dagster.workspace.rendered_prompts import OTHER_ROWS, RENDERING, lead_of_answers
 from ft_dagster.workspace.workspace import Workspace
 
@@ -65,6 +68,7 @@ TASK = (
     "evaluation.probed_rows",
     "evaluation.canaries",
     "evaluation.reserve",
+    "evaluation.membership",
     "data.train_on",
     "data.reasoning",
     "data.chat_template_kwargs",
@@ -83,6 +87,9 @@ class OwnTask:
     the answers, and judged by others: `test` then has the rows of the validation split, and of tasks other
     questions are asked; None where they judge. `part`: which set of the test split's rows is asked
     (`evaluation.reserve`); None: all.
+    `members`, `others`: the training
+    rows and the held-out ones that are to be told apart, None where that is not asked; `mixed`: what says
+    which training rows the mixture has. `planted`: the platform's canaries, where its corpus has any.
     """
 
     spec: VariantSpec
@@ -94,6 +101,10 @@ class OwnTask:
     rendering: Derived[str | None] = None
     choosing: Derived[bool | None] = None
     part: Derived[int | None] = None
+    members: Derived[File | None] = None
+    others: Derived[File | None] = None
+    mixed: File | None = recorded(default=None)
+    planted: Derived[File | None] = None
 
 
 @dataclass(frozen=True)
@@ -121,25 +132,56 @@ def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
     spec, dataset = view.spec, view.upstream(TASK_DATASET.name)
     asked = spec.evaluation
     probes = bool(asked.probed_rows or asked.canaries) and not view.choosing
-    splits = not asked.task
+    splits, told = not asked.task, bool(asked.membership) and not view.choosing
+    rows_asked = splits or probes or told
     return OwnTask(
         narrowed(spec, (*QUESTIONS, *TASK)),
         view.frozen("tasks")["task"],
         view.file(dataset, CHOOSING if view.choosing else JUDGING) if splits else None,
         view.file(dataset, "train.parquet") if probes else None,
         database_of(view, asked.database if splits else None),
-        view.by_bytes(lambda: lead_of_answers(view, dataset, base, rendering)) if splits or probes else None,
+        view.by_bytes(lambda: lead_of_answers(view, dataset, base, rendering)) if rows_asked else None,
         rendering,
         view.choosing or None,
         None
         if asked.reserve is None or view.choosing
         else view.by_bytes(lambda: view.past.part_of_reserve(asked.sets)),
+        view.file(dataset, "train.parquet") if told else None,
+        view.file(dataset, "test.parquet") if told else None,
+        view.unlooked(lambda: _mixed_rows(view)) if told else None,
+        None if view.choosing else planted_file(view),
     )
 
 
+def planted_file(view: View) -> File | None:
+    """Return the file with the canaries of the corpus that the mixture is of; None where it has none, or the
+    corpus is gone.
+    """
+
+    def found() -> File | None:
+        mixture = view.upstream(TRAINING_MIXTURE.name)
+        if FIGURE not in mixture.figures:
+            return None
+        corpus = view.corpus_of(mixture)
+        return None if corpus is None else view.file(corpus, f"{mixture.figures[FIGURE]['corpus']}/{FILE}")
+
+    return view.by_bytes(found)
+
+
+def _mixed_rows(view: View) -> File | None:
+    """Return the file that says which rows the mixture has; None where retention removed it, or of an older
+    mixture.
+    """
+    file = view.evidence(view.upstream(TRAINING_MIXTURE.name)) / ORIGINS
+    return File.of(file) if file.is_file() else None
+
+
 def unprobed(task: OwnTask) -> OwnTask:
-    """Return the same task without what is probed for regurgitation."""
-    return replace(task, train=None, lead=None if task.test is None else task.lead)
+    """Return the same task without what is asked of memorization alone: probes, rows to be told apart,
+    canaries.
+    """
+    lead = None if task.test is None else task.lead
+    return replace(task, train=None, members=None, others=None, mixed=None, planted=None, lead=lead)
 
 
 def own_checks(context: BuildContext, asked: EvaluationSpec) -> dict[str, dict[str, str]]:
@@ -300,6 +342,16 @@ def _of_task(task: OwnTask) -> dict[str, Any]:
         asked["regurgitation"] = Regurgitation(
             train=_data(task.train), rows=probed, canaries=canaries, exchange=task.rendering is not None
         )
+    if task.members is not None and task.others is not None:
+        asked["membership"] = Membership(
+            train=_data(task.members),
+            held_out=_data(task.others),
+            mixed=None if task.mixed is None else _data(task.mixed),
+            rows=spec.evaluation.membership,
+            exchange=task.rendering is not None,
+        )
+    if task.planted is not None:
+        asked["planted"] = _data(task.planted)
     if task.test is not None:
         asked["test_split_task"] = SplitTask(
             test=_data(task.test),

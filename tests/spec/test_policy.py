@@ -159,6 +159,11 @@ MEANS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"gates": {"max_regurgitation": 0.1}},
      {"gates": {"max_regurgitation": 0.1}, "evaluation": {"probed_rows": 1, "canaries": ["never said"]}},
      "evaluation.probed_rows"),
+    ({"gates": {"max_membership_auc": 0.7}},
+     {"gates": {"max_membership_auc": 0.8}, "evaluation": {"membership": 500}}, "gates.max_membership_auc"),
+    ({"gates": {"max_membership_auc": 0.7}}, {"evaluation": {"membership": 500}}, "gates.max_membership_auc"),
+    ({"gates": {"max_membership_auc": 0.7}}, {"gates": {"max_membership_auc": 0.7}},
+     "evaluation.membership"),
     ({"bases": ["ours/*"]}, {"base_model": "ours/../data/acme/evil"}, "base_model.source"),
 ]  # fmt: skip
 

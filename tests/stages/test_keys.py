@@ -29,6 +29,7 @@ from ft_dagster.versions.version_artifacts import version_artifacts
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.input_view import UnlistedStage, View
 from ft_dagster.workspace.keyed_inputs import RECORDED, UNKNOWN, Digest, File, Part, key_parts
+from ft_dagster.workspace.questions import OwnTask
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace
 from tests.stages.changed import changed
@@ -133,6 +134,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "evaluation.num_fewshot": (0, {"unsaid_tokens", SCORES, *ASKED}),
     "evaluation.probed_rows": (4, ASKED),
     "evaluation.canaries": (["a planted string"], ASKED),
+    "evaluation.membership": (20, ASKED),
     "evaluation.seed": (3, {SCORES, PROMPTED, *ASKED}),
     "evaluation.goal": (0.9, NOTHING),  # what is said of the answers, which stay
     "gates.task_margin": (0.5, JUDGED),
@@ -146,6 +148,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "gates.regression_loss_margin": (0.5, JUDGED),
     "gates.degeneration_margin": (0.5, JUDGED),
     "gates.max_regurgitation": (0.9, JUDGED),
+    "gates.max_membership_auc": (0.99, JUDGED),
     "gates.alpha": (0.1, JUDGED),
     "gates.undecided": ("fail", JUDGED),
     "gates.metrics": ({"sea_quiz": "acc"}, JUDGED),
@@ -253,6 +256,7 @@ ENGINE = {  # of what is asked
     "engine.python": "where vLLM is installed on this host",
     "engine.reason": "why transformers answer, as they do whatever the reason",
 }
+MIXED = {"task.mixed": "evidence of the mixture that the weights learned: which training rows it has"}
 OWN = "what a verdict calls the tenant's own checks: their files are in the key"
 RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "declaration": {"declared": "evidence: the tenant's own text", "overrides": "evidence"},
@@ -278,6 +282,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "base_evaluation": {"called": OWN},
     "base_refusals": {"own": "whose part of the store takes the answers; the prompts are in the key"},
     "evaluation": {
+        "canaries": "which of the platform's the mixture has, that the weights learned",
         "policy": "its digest stands beside the verdict; export and release ask today's again",
         "called": OWN,
     },
@@ -505,10 +510,13 @@ def test_the_inputs_that_enter_no_key_are_those_of_the_list(stage: Stage[Any]) -
     marked = {each.name for each in fields(inputs) if RECORDED in each.metadata}
     if get_type_hints(inputs).get("engine") is Engine:
         marked |= {f"engine.{each.name}" for each in fields(Engine) if RECORDED in each.metadata}
+    if get_type_hints(inputs).get("task") is OwnTask:
+        marked |= {f"task.{each.name}" for each in fields(OwnTask) if RECORDED in each.metadata}
     listed = {
         **RECORDED_FIELDS.get(stage.name, {}),
         **(ENGINE if stage.name in {*ASKED, SCORES, "base_refusals", "refusals"} else {}),
     }
+    listed |= MIXED if stage.name in ASKED else {}
     assert marked == set(listed)
 
 

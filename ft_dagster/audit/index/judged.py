@@ -16,10 +16,11 @@ from typing import NamedTuple
 from ft_dagster.audit.index.artifact_records import CANARY, PROBE, QUESTION, STATES, StoredFiles
 from ft_dagster.data.files.parquet import column_names, dicts_of
 from ft_dagster.data.rows.content import ID_LENGTH, identity_of, normal_text, words_of
-from ft_dagster.gate.samples import ANSWERS, FORMER, SAMPLES
+from ft_dagster.gate.samples import ANSWERS, CANARIES, FORMER, MEMBERS, ROWS, SAMPLES
 from ft_dagster.store import Artifact
 
-PROBES = {"training_rows": PROBE, "canaries": CANARY}  # by the task that asks them
+PROBES = {ROWS: PROBE, MEMBERS: PROBE, CANARIES: CANARY}  # by the task that asks them
+PROBING = ("regurgitation", "membership")  # roles
 IN_TEMPLATES = ("task", "general", "general_prompts")  # roles whose questions are found by their lines
 LEAST = 3  # words of a line that is a question
 NAME = ID_LENGTH // 2  # bytes of a question's name
@@ -69,7 +70,7 @@ def judged_questions(stored: StoredFiles, evaluation: Artifact) -> Iterator[Judg
         documents.add(document)
         named = dict.fromkeys((*_by_identity(id), *_by_document(document), *_by_lines(lines)))
         said = FORMER.get(role, role)
-        state = STATES.index(PROBES.get(task, QUESTION) if role == "regurgitation" else QUESTION)
+        state = STATES.index(PROBES.get(task, QUESTION) if role in PROBING else QUESTION)
         yield JudgedQuestion(number, state, said, task, id, tuple(named))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
@@ -16,6 +16,8 @@ from ft_dagster.data.files.tables import TableWriter, open_table
 from ft_dagster.data.rows.dataset_io import ORIGINS, as_origin
 from ft_dagster.data.rows.dataset_schema import ORIGIN
 from ft_dagster.data.rows.dedup import SeenRows
+from ft_dagster.data.rows.planted import FILE as CANARIES
+from ft_dagster.data.rows.planted import SOURCE, Canary, Planted, canaries_of, places_of, references_of
 from ft_dagster.data.rows.rows import Row, RowPlace, normalize_text, rename
 from ft_dagster.data.rows.sources import read_raw
 from ft_dagster.data.rows.splits import position_of
@@ -25,7 +27,7 @@ from ft_dagster.data.sources.readers import columns_of
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.spec.data import SourceSpec
-from ft_dagster.spec.variant import CorpusSpec
+from ft_dagster.spec.variant import CanariesSpec, CorpusSpec
 from ft_dagster.strict_json import dumps
 
 SCHEMA_VERSION = 2
@@ -57,10 +59,12 @@ def build_general_corpus(
     *,
     evidence: Path | None = None,
     frozen: Frozen | None = None,
+    secret: bytes = b"",
 ) -> dict[str, Any]:
     """Write out/<name>/train.parquet, holdout.parquet and corpus.json; returns the latter's content.
 
-    Into the folder `evidence` goes rows.parquet: where each document came from.
+    Into the folder `evidence` goes rows.parquet: where each document came from. `secret`: by which the
+    canaries that are declared are made; they stand in the training part, and in canaries.json.
 
     The sources take turns, a document each, until `max_megabytes` (1e6 bytes of UTF-8) are kept.
     Documents without text are dropped and counted. Whether a document is held out depends on its
@@ -69,17 +73,25 @@ def build_general_corpus(
     folder, declared_in = out / name, project / "corpora" / f"{name}.yaml"
     prints = [None] * len(spec.sources) if frozen is None else frozen.fingerprints
     asked = [DeclaredAt(declared_in, f"sources[{i}]") for i in range(len(spec.sources))]
-    counts = _Counts()
-    streams = [
-        _documents(pinned(source, print_), spec, project, where, counts.dropped)
-        for source, print_, where in zip(spec.sources, prints, asked, strict=True)
-    ]
+    counts, say = _Counts(), progress or (lambda line: None)
+
+    def kept(counts: _Counts, say: Callable[[str], None]) -> Iterator[Row]:
+        streams = [
+            _documents(pinned(source, print_), spec, project, where, counts.dropped)
+            for source, print_, where in zip(spec.sources, prints, asked, strict=True)
+        ]
+        return _kept(streams, spec, counts, say)
+
+    planting = None
+    if spec.canaries is not None:
+        planting = _Planting.of(name, spec.canaries, secret, _trained(kept(_Counts(), say), spec))
     with ExitStack() as files:
         origins = None if evidence is None else TableWriter(evidence / ORIGINS, ORIGINS_SCHEMA)
         if origins is not None:
             files.enter_context(origins)
-        say = progress or (lambda line: None)
-        documents = _write(folder, spec, _kept(streams, spec, counts, say), origins)
+        documents = _write(folder, spec, kept(counts, say), origins, planting)
+    if planting is not None:
+        planting.planted.write(folder / CANARIES)
     for source, print_, where in zip(spec.sources, prints, asked, strict=True):
         check_unchanged(source, project, print_, where, None if frozen is None else frozen.cache)
     _check_parts(documents, spec, declared_in)
@@ -91,6 +103,7 @@ def build_general_corpus(
         "capped": counts.capped,
         "sources": dict(counts.sources),
         "dropped": dict(sorted(counts.dropped.items())),
+        **({} if planting is None else {"canaries": len(planting.planted.canaries)}),
         "digest": corpus_digest(folder),
         "warnings": _warnings(documents),
     }
@@ -163,8 +176,46 @@ def _kept(
             say(f"{len(seen):,} documents, {counts.size / 1e6:.1f} of at most {spec.max_megabytes:g} MB")
 
 
+@dataclass(frozen=True)
+class _Planting:
+    """Says before which documents of the training part which canaries stand; `planted` takes their rows."""
+
+    planted: Planted
+    places: Mapping[int, Sequence[Canary]]
+
+    @classmethod
+    def of(cls, corpus: str, spec: CanariesSpec, secret: bytes, documents: int) -> _Planting:
+        canaries = canaries_of(secret, corpus, spec)
+        planted = Planted(canaries, references_of(secret, corpus), {each.id: [] for each in canaries})
+        return cls(planted, places_of(secret, canaries, documents))
+
+    def before(self, document: int, row: int) -> Iterator[Row]:
+        """Yield the documents to be planted before one of the training part, of which the first gets this
+        row.
+        """
+        for canary in self.places.get(document, ()):
+            copies = self.planted.rows[canary.id]
+            place = RowPlace(SOURCE, f"{SOURCE} {canary.id}", 0, len(copies))
+            copies.append(row)
+            row += 1
+            yield Row("text", SOURCE, text=canary.text, place=place)
+
+
+def _trained(rows: Iterator[Row], spec: CorpusSpec) -> int:
+    """Count the documents of the training part."""
+    return sum(_part_of(row, spec) == "train" for row in rows)
+
+
+def _part_of(row: Row, spec: CorpusSpec) -> str:
+    return "holdout" if position_of(row.text) < spec.holdout else "train"
+
+
 def _write(
-    folder: Path, spec: CorpusSpec, rows: Iterator[Row], origins: TableWriter | None
+    folder: Path,
+    spec: CorpusSpec,
+    rows: Iterator[Row],
+    origins: TableWriter | None,
+    planting: _Planting | None,
 ) -> dict[str, int]:
     """Write both parts; returns the documents of each. Row groups are small: a mixture reads a few."""
     with ExitStack() as files:
@@ -174,12 +225,21 @@ def _write(
             )
             for part in PARTS
         }
-        for row in rows:
-            part = "holdout" if position_of(row.text) < spec.holdout else "train"
+
+        def add(part: str, row: Row) -> None:
             if origins is not None:
                 said = {name: getattr(row, name) for name in SAID}
                 origins.add({"part": part, "row": parts[part].rows, **as_origin(row), **said}, 300)
             parts[part].add({name: getattr(row, name) for name in SCHEMA.names}, 200 + len(row.text))
+
+        document = 0
+        for row in rows:
+            part = _part_of(row, spec)
+            if part == "train" and planting is not None:
+                for canary in planting.before(document, parts[part].rows):
+                    add(part, canary)
+                document += 1
+            add(part, row)
     return {part: table.rows for part, table in parts.items()}
 
 

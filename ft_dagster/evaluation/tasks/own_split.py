@@ -99,6 +99,27 @@ def test_split_tasks(
     return [*tasks, TextLoss(texts, TEST_SPLIT_TASK, "completion_loss")] if texts else tasks
 
 
+def loss_tasks(
+    name: str, rows: Sequence[Row], abouts: Sequence[Doc], tokenizer: Any, *, max_length: int
+) -> list[ConfigurableTask]:
+    """Return the lm-eval tasks for the loss alone of these rows: on the last answer, or on a piece of a text,
+    which the record draws. A row without an answer is left out.
+    """
+    turns = [
+        doc
+        for about, row in zip(abouts, rows, strict=True)
+        if row.kind != "text" and (doc := turn_doc(about, row, tokenizer))
+    ]
+    texts = [
+        text_doc(about, _piece(row.text, about["record"], tokenizer, 0), tokenizer)
+        for about, row in zip(abouts, rows, strict=True)
+        if row.kind == "text"
+    ]
+    texts = [doc for doc in texts if doc["tokens"]]
+    found: list[ConfigurableTask] = [CompletionLoss(turns, max_length, name)] if turns else []
+    return [*found, TextLoss(texts, name, "completion_loss")] if texts else found
+
+
 def rows_asked(own: SplitTask) -> list[Row]:
     """Read all rows of the split that is asked. Raises UserError where its file is gone."""
     import pyarrow.parquet as pq
@@ -163,12 +184,10 @@ def abouts(rows: Sequence[Row]) -> list[Doc]:
 class CompletionLoss(ConfigurableTask):
     """Asks for the log-likelihood of the reference answer, in tokens as trained on."""
 
-    def __init__(self, docs: list[Doc], max_length: int) -> None:
+    def __init__(self, docs: list[Doc], max_length: int, task: str = TEST_SPLIT_TASK) -> None:
         self.max_length = max_length
         super().__init__(
-            config=config_of(
-                f"{TEST_SPLIT_TASK}_loss", "loglikelihood", docs, {"completion_loss": False}, _loss_results
-            )
+            config=config_of(f"{task}_loss", "loglikelihood", docs, {"completion_loss": False}, _loss_results)
         )
 
     def construct_requests(self, doc: Doc, ctx: str, **kwargs: Any) -> Any:

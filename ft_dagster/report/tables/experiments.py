@@ -76,6 +76,7 @@ WORDS: dict[RuleName, str] = {
     "degeneration": "repetition in",
     "regurgitation": "repeated word for word,",
     "refusals": "refusals,",
+    "membership": "training rows told from others,",
     "regression": "against production,",
 }
 
