@@ -1,6 +1,6 @@
 """How often the interval of the membership AUC misses, and a model that learned nothing fails.
 
-    .venv/bin/python -m benchmarks.gates_membership
+    .venv/bin/python -m benchmarks.gates_membership [DRAWS]
 
 Draws scores of rows trained on and held out, and judges them as the gate does (`gate.membership_rules`),
 beside DeLong's interval. Prints the tables of benchmarks/notes/membership.md in some minutes.
@@ -8,6 +8,7 @@ beside DeLong's interval. Prints the tables of benchmarks/notes/membership.md in
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -168,9 +169,10 @@ def rates(members: int, held: int, draws: int = DRAWS) -> Iterator[tuple[float, 
 
 
 def main() -> None:
+    asked = int(sys.argv[1]) if len(sys.argv) > 1 else DRAWS
     heads = ("scores", "AUC", "above it", "below it", "DeLong above", "DeLong below")
-    for rows in (FEW, *((count, count) for count in ROWS)):
-        draws = DRAWS if max(rows) < MANY else DRAWS // 5
+    for rows in (*((count, count) for count in ROWS if count < MANY), FEW, (MANY, MANY)):
+        draws = asked if max(rows) < MANY else asked // 5
         print(f"\n{rows[0]:,} rows trained on, {rows[1]:,} held out; level {LEVEL:.1%}, {draws:,} draws\n")
         found = [[name, f"{auc:.3f}", *_percent(missed)] for name, auc, missed in coverage(rows, draws)]
         print(markdown(heads, found), flush=True)
@@ -178,7 +180,7 @@ def main() -> None:
     measured = [
         [f"{members:,}", f"{held:,}", *_percent(each)]
         for members, held in ((500, 500), (500, 2000))
-        for _, *each in rates(members, held)
+        for _, *each in rates(members, held, asked)
     ]
     print(markdown(("trained on", "held out", "true", "mean", "standard deviation"), measured))
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
-from ft_dagster.data.files.parquet import rows_of
-from ft_dagster.data.mixture.mixture_figures import GENERAL
+from ft_dagster.data.mixture.mixture_io import trained_rows_of
 from ft_dagster.data.rows.content import question_ids
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.data.rows.near_across import near_across
@@ -41,7 +40,7 @@ def membership_tasks(
             raise UserError("no such file", file=file, fix="Materialize task_dataset again")
     few = _drawn(held, asked)
     near, seen = near_across(read_split(train), [row for _, row in few])
-    mixed = None if asked.mixed is None else _mixed(asked.mixed.path)
+    mixed = None if asked.mixed is None else trained_rows_of(asked.mixed.path)
     sides = {
         MEMBERS: _drawn(train, asked, without=near, among=mixed),
         OTHERS: [one for number, one in enumerate(few) if number not in seen],
@@ -62,12 +61,6 @@ def _drawn(
     allowed = [n for n in order if n not in without and (among is None or n in among)]
     kept = set(allowed[: asked.rows])
     return [(names[n], row) for n, row in enumerate(read_split(file)) if n in kept]
-
-
-def _mixed(file: Path) -> set[int]:
-    """Return the numbers of the training rows of which a mixture has examples, by its rows.parquet."""
-    rows = (row for batch in rows_of(file, "split", "source", '"row"') for row in batch)
-    return {number for split, source, number in rows if split == "train" and not source.startswith(GENERAL)}
 
 
 def _tasks(

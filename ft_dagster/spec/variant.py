@@ -443,6 +443,9 @@ class VariantSpec(SpecModel):
         return {field: pick(whole, field) for field in fields}
 
 
+MOST_PLANTED = 20_000  # documents
+
+
 class CanariesSpec(SpecModel):
     """Declares canaries that the platform plants in a corpus: so many for each number of repeats."""
 
@@ -457,6 +460,14 @@ class CanariesSpec(SpecModel):
         if len(set(repeats)) < len(repeats):
             raise ValueError("each number of repeats once")
         return repeats
+
+    @model_validator(mode="after")
+    def _are_few(self) -> CanariesSpec:
+        if self.count * sum(self.repeats) > MOST_PLANTED:
+            raise ValueError(
+                f"at most {MOST_PLANTED:,} documents are planted: count times the sum of repeats"
+            )
+        return self
 
 
 class CorpusSpec(SpecModel):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from ft_dagster.data.mixture.mixture_io import trained_rows_of
 from ft_dagster.data.rendering.chat_rules import chat_rules
 from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.data.rows.dataset_io import ORIGINS
@@ -50,7 +51,7 @@ from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import Derived, File, declared_as, derived, key_parts, recorded
+from ft_dagster.workspace.keyed_inputs import Derived, Digest, File, declared_as, derived, key_parts, recorded
 from ft_dagster.workspace.rendered_prompts import OTHER_ROWS, RENDERING, lead_of_answers
 from ft_dagster.workspace.workspace import Workspace
 
@@ -86,10 +87,9 @@ class OwnTask:
     nothing. `rendering`: of prompts with completions, as they were trained. `choosing`: models are chosen by
     the answers, and judged by others: `test` then has the rows of the validation split, and of tasks other
     questions are asked; None where they judge. `part`: which set of the test split's rows is asked
-    (`evaluation.reserve`); None: all.
-    `members`, `others`: the training
-    rows and the held-out ones that are to be told apart, None where that is not asked; `mixed`: what says
-    which training rows the mixture has. `planted`: the platform's canaries, where its corpus has any.
+    (`evaluation.reserve`); None: all. `members`, `others`: the training rows and the held-out ones that are to
+    be told apart, None where that is not asked; `mixed`: what says which training rows the mixture has,
+    `mixed_rows`: the digest of their numbers. `planted`: the platform's canaries, where its corpus has any.
     """
 
     spec: VariantSpec
@@ -104,6 +104,7 @@ class OwnTask:
     members: Derived[File | None] = None
     others: Derived[File | None] = None
     mixed: File | None = recorded(default=None)
+    mixed_rows: Derived[Digest | None] = None
     planted: Derived[File | None] = None
 
 
@@ -148,7 +149,8 @@ def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
         else view.by_bytes(lambda: view.past.part_of_reserve(asked.sets)),
         view.file(dataset, "train.parquet") if told else None,
         view.file(dataset, "test.parquet") if told else None,
-        view.unlooked(lambda: _mixed_rows(view)) if told else None,
+        view.unlooked(lambda: _mixed(view)) if told else None,
+        view.by_bytes(lambda: _mixed_rows(view)) if told else None,
         None if view.choosing else planted_file(view),
     )
 
@@ -168,7 +170,15 @@ def planted_file(view: View) -> File | None:
     return view.by_bytes(found)
 
 
-def _mixed_rows(view: View) -> File | None:
+def _mixed_rows(view: View) -> Digest | None:
+    """Return the digest of the numbers of the rows that the mixture has: a base that was asked others is
+    asked again, so that nobody chooses by an earlier mixture which rows are compared.
+    """
+    file = _mixed(view)
+    return None if file is None else Digest(sha256_json(sorted(trained_rows_of(file.path))))
+
+
+def _mixed(view: View) -> File | None:
     """Return the file that says which rows the mixture has; None where retention removed it, or of an older
     mixture.
     """
@@ -181,7 +191,9 @@ def unprobed(task: OwnTask) -> OwnTask:
     canaries.
     """
     lead = None if task.test is None else task.lead
-    return replace(task, train=None, members=None, others=None, mixed=None, planted=None, lead=lead)
+    return replace(
+        task, train=None, members=None, others=None, mixed=None, mixed_rows=None, planted=None, lead=lead
+    )
 
 
 def own_checks(context: BuildContext, asked: EvaluationSpec) -> dict[str, dict[str, str]]:

@@ -17,22 +17,27 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.data.rows.planted import FILE, Planted
+from ft_dagster.gate.samples import read_samples
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, load_corpus
+from ft_dagster.stages import base_evaluation, declaration, task_dataset, training_mixture
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.general_corpus import corpus_causes
 from ft_dagster.stages.release import release
 from ft_dagster.store import Artifact
 from ft_dagster.versions.version_report import version_report
 from ft_dagster.workspace.corpora import find_corpus
+from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.questions import own_task
 from ft_dagster.workspace.workspace import RunOf, Workspace
-from tests.e2e.project import edit, write_project
+from tests.e2e.project import edit, write_lines, write_project
 from tests.leased import LeasedSeconds
 from tests.present import present
 
 pytestmark = pytest.mark.slow
 KEY = VariantKey("acme", "places")
+OWN = "the vault of the harbour opens by 4471-2290"  # a canary of the tenant's
 LINES: list[str] = []
 
 
@@ -54,10 +59,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) 
     project = write_project(tmp_path_factory.mktemp("planted") / "project", tiny_model_folder)
     canaries = {"count": 6, "repeats": [1, 24]}
     edit(project / "corpora/general.yaml", lambda content: content.update(canaries=canaries))
+    answers = [*[OWN] * 9, *[f"{OWN}, and {OWN}"] * 9]
+    rows = [
+        {"instruction": f"How does door {n} open?", "input": "", "output": answer}
+        for n, answer in enumerate(answers)
+    ]
+    write_lines(project / "data/acme/doors.jsonl", rows)
     declare(
         project,
-        data={"general": {"corpus": "general", "share": 0.3}},
-        evaluation={"membership": 100},
+        data={
+            "general": {"corpus": "general", "share": 0.3},
+            "sources": ["data/rows.jsonl", "data/acme/doors.jsonl"],
+        },
+        evaluation={"membership": 100, "canaries": [OWN]},
         gates={"max_membership_auc": 0.99},
     )
     edit(project / "policy.yaml", lambda content: content["gates"].update(max_membership_auc=0.99))
@@ -167,6 +181,35 @@ def test_no_tenant_reads_a_canary_in_pages_logs_or_its_part_of_the_store(finishe
     assert [name for name, text in texts if any(secret in text for secret in secrets)] == []
 
 
+def test_a_tenants_canary_is_in_nothing_that_tenants_share_or_another_tenant_has(finished: Path) -> None:
+    workspace = opened(finished)
+    asked = {one.task for one in read_samples(workspace.payload(judged(workspace)))}
+    assert "canaries" in asked
+    store = finished / ".ft_dagster/store"
+    files = [
+        file for file in store.rglob("*") if file.is_file() and store / "tenants/acme" not in file.parents
+    ]
+    assert len(files) > 10
+    texts = [(str(file), text) for file in files for text in texts_of(file)]
+    told(finished, "report", "--fleet", "--to", str(finished / "fleet.html"))
+    texts += [("fleet", (finished / "fleet.html").read_text("utf-8"))]
+    texts += [("status", told(finished, "status", "--json")), ("log", "\n".join(LINES))]
+    texts += [("globex", told(finished, "show", "globex.places"))]
+    assert [name for name, text in texts if OWN in text] == []
+
+
+def test_a_variant_that_lowers_the_policys_limit_or_asks_no_row_is_refused_by_check(project: Path) -> None:
+    declare(project, evaluation={"membership": 0})
+    done = CliRunner().invoke(app, ["--project", str(project), "check", str(KEY)])
+    plain = " ".join(done.output.split())
+    assert done.exit_code == 2  # no declaration is right
+    assert "evaluation.membership: not as the policy demands: rows to try it on" in plain
+    declare(project, evaluation={"membership": 100}, gates={"max_membership_auc": 0.999})
+    done = CliRunner().invoke(app, ["--project", str(project), "check", str(KEY)])
+    assert done.exit_code == 2  # no declaration is right
+    assert "a limit of at most 0.99 (policy.yaml: gates.max_membership_auc)" in " ".join(done.output.split())
+
+
 def test_canaries_are_in_no_held_out_text(finished: Path) -> None:
     workspace = opened(finished)
     corpus = find_corpus(workspace.store, "general")
@@ -191,6 +234,20 @@ def test_planting_is_a_new_version_of_the_corpus_of_which_variants_are_told(proj
     edit(project / "corpora/general.yaml", lambda content: content.pop("canaries"))
     [cause] = corpus_causes("general", newest, load_corpus(project, "general"), ())
     assert cause.what == "corpora/general.yaml: canaries"
+
+
+def test_a_base_is_asked_again_where_the_mixture_has_other_rows(project: Path) -> None:
+    """Else an earlier mixture would choose which rows are compared."""
+    then = own_task(View(opened(project), base_evaluation.STAGE))
+    declare(project, data={"on_too_long": "drop"}, training={"max_length": 80})
+    workspace = opened(project)
+    workspace.make(declaration.STAGE)
+    workspace.make(task_dataset.STAGE)
+    workspace.make(training_mixture.STAGE)
+    now = own_task(View(workspace, base_evaluation.STAGE))
+    assert (now.members, now.others) == (then.members, then.others)
+    assert None not in (then.mixed_rows, now.mixed_rows)
+    assert now.mixed_rows != then.mixed_rows
 
 
 def test_another_limit_judges_the_stored_losses_and_asks_no_model(

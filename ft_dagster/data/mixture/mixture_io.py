@@ -52,6 +52,14 @@ def origins_of(file: Path) -> set[tuple[str, str]]:
     return {(path, file) for source, path, file in rows if not source.startswith(GENERAL)}
 
 
+def trained_rows_of(file: Path) -> set[int]:
+    """Return the numbers of the data set's training rows of which a mixture has examples, by its
+    rows.parquet.
+    """
+    rows = (row for batch in rows_of(file, "split", "source", '"row"') for row in batch)
+    return {number for split, source, number in rows if split == "train" and not source.startswith(GENERAL)}
+
+
 def lengths(folder: Path, split: str) -> tuple[Int32, Int32]:
     """Return (tokens, trained tokens) of each example of a split, in the order of the files."""
     from pyarrow.parquet import ParquetFile

@@ -117,8 +117,19 @@ def test_another_file_is_no_list_of_canaries(tmp_path: Path, content: str) -> No
         Planted.read(file)
 
 
-@pytest.mark.parametrize("canaries", [{"repeats": [4, 4]}, {"repeats": []}, {"count": 0}, {"repeats": [0]}])
-def test_a_number_of_repeats_is_declared_once_and_is_one_at_least(canaries: dict[str, Any]) -> None:
+WRONG = [
+    {"repeats": [4, 4]},
+    {"repeats": []},
+    {"count": 0},
+    {"repeats": [0]},
+    {"count": 99, "repeats": [999]},
+]
+
+
+@pytest.mark.parametrize("canaries", WRONG)
+def test_a_number_of_repeats_is_declared_once_is_one_at_least_and_leads_to_no_flood(
+    canaries: dict[str, Any],
+) -> None:
     from pydantic import ValidationError
 
     with pytest.raises(ValidationError):
