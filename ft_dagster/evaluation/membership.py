@@ -19,8 +19,9 @@ from ft_dagster.data.rows.content import question_ids
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.data.rows.near_across import near_across
 from ft_dagster.data.rows.rows import Row, in_exchange
+from ft_dagster.data.rows.splits import set_of
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.request import Membership
+from ft_dagster.evaluation.request import Membership, ReserveSet
 from ft_dagster.evaluation.tasks.own_split import loss_tasks
 from ft_dagster.gate.samples import MEMBERS, OTHERS
 from ft_dagster.gate.sampling import in_drawn_order
@@ -38,7 +39,7 @@ def membership_tasks(
     for file in (train, held):
         if not file.is_file():
             raise UserError("no such file", file=file, fix="Materialize task_dataset again")
-    few = _drawn(held, asked)
+    few = _drawn(held, asked, among=_set_of(held, asked.reserve))
     near, seen = near_across(read_split(train), [row for _, row in few])
     mixed = None if asked.mixed is None else trained_rows_of(asked.mixed.path)
     sides = {
@@ -50,6 +51,14 @@ def membership_tasks(
         for name, drawn in sides.items()
         if (tasks := _tasks(name, drawn, asked, tokenizer, max_length))
     }
+
+
+def _set_of(file: Path, part: ReserveSet | None) -> set[int] | None:
+    """Return the numbers of the rows of one set of the test split; None: of all."""
+    if part is None:
+        return None
+    rows = enumerate(read_split(file))
+    return {n for n, row in rows if set_of(row.first_turn, row.group, part.sets) == part.number}
 
 
 def _drawn(

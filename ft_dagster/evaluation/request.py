@@ -104,14 +104,16 @@ class Regurgitation(_EvaluationPart):
 
 class Membership(_EvaluationPart):
     """Says how far to test whether training rows can be told from others by their losses: `rows` at most of
-    `train` and of `held_out`. `mixed`: rows.parquet of the mixture, which says of which training rows it has
-    examples; null: of all. `exchange`: see `examples.in_exchange`.
+    `train` and of `held_out`, of the latter those of one set of the `reserve` alone. `mixed`: rows.parquet of
+    the mixture, which says of which training rows it has examples; null: of all. `exchange`: see
+    `examples.in_exchange`.
     """
 
     train: QuestionsFile
     held_out: QuestionsFile
     mixed: QuestionsFile | None = None
     rows: int = Field(ge=1)
+    reserve: ReserveSet | None = None
     exchange: bool = False
 
 

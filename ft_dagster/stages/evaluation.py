@@ -154,7 +154,9 @@ def inputs(view: View) -> EvaluationInputs:
         view.by_bytes(lambda: terms_of(view.policy).to_json()) if refused else None,
         view.unlooked(lambda: view.policy),
         view.unlooked(lambda: questions.own_checks(view, view.spec.evaluation)),
-        view.unlooked(lambda: view.upstream(TRAINING_MIXTURE.name).figures.get(PLANTED)),
+        None
+        if view.choosing
+        else view.unlooked(lambda: view.upstream(TRAINING_MIXTURE.name).figures.get(PLANTED)),
     )
 
 
@@ -351,7 +353,7 @@ def _verdict(
 ) -> Verdict:
     before, how = context.payload(inputs.base_evaluation), inputs.task.spec.evaluation
     return verdict_on(
-        inputs.spec,
+        _of_experiment(inputs.spec) if inputs.task.choosing else inputs.spec,
         how,
         before,
         payload,
@@ -366,6 +368,12 @@ def _verdict(
         ),
         pairs=pairs,
     )
+
+
+def _of_experiment(spec: VariantSpec) -> VariantSpec:
+    """Return a declaration without the gates on what an experiment is not asked: what is kept of its rows."""
+    unasked = dict.fromkeys(("max_regurgitation", "max_membership_auc"))
+    return spec.model_copy(update={"gates": spec.gates.model_copy(update=unasked)})
 
 
 def verdict_on(

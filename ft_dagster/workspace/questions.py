@@ -87,8 +87,8 @@ class OwnTask:
     nothing. `rendering`: of prompts with completions, as they were trained. `choosing`: models are chosen by
     the answers, and judged by others: `test` then has the rows of the validation split, and of tasks other
     questions are asked; None where they judge. `part`: which set of the test split's rows is asked
-    (`evaluation.reserve`); None: all. `members`, `others`: the training rows and the held-out ones that are to
-    be told apart, None where that is not asked; `mixed`: what says which training rows the mixture has,
+    (`evaluation.reserve`); None: all. `members`, `others`: the training rows and the held-out ones that are
+    to be told apart, None where that is not asked; `mixed`: what says which training rows the mixture has,
     `mixed_rows`: the digest of their numbers. `planted`: the platform's canaries, where its corpus has any.
     """
 
@@ -360,6 +360,7 @@ def _of_task(task: OwnTask) -> dict[str, Any]:
             held_out=_data(task.others),
             mixed=None if task.mixed is None else _data(task.mixed),
             rows=spec.evaluation.membership,
+            reserve=_reserve_set(task),
             exchange=task.rendering is not None,
         )
     if task.planted is not None:
@@ -373,9 +374,13 @@ def _of_task(task: OwnTask) -> dict[str, Any]:
             database=None if task.database is None else _data(task.database),
             train_on=spec.data.train_on,
             exchange=task.rendering is not None,
-            reserve=None if task.part is None else ReserveSet(sets=spec.evaluation.sets, number=task.part),
+            reserve=_reserve_set(task),
         )
     return asked
+
+
+def _reserve_set(task: OwnTask) -> ReserveSet | None:
+    return None if task.part is None else ReserveSet(sets=task.spec.evaluation.sets, number=task.part)
 
 
 def _of_general(general: General) -> dict[str, object]:

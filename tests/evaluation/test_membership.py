@@ -197,6 +197,18 @@ def test_rows_that_the_mixture_left_out_were_not_trained_on(
     assert sorted(found) == sorted(rows(100, 0)[n]["completion"] for n in (4, 7, 30))
 
 
+def test_of_a_reserve_the_set_that_is_asked_is_told_apart_alone(
+    splits: tuple[Path, Path], tiny_tokenizer: Any
+) -> None:
+    sides = [
+        drawn(asked_of(splits, reserve={"sets": 3, "number": n}), tiny_tokenizer, OTHERS) for n in (1, 2, 3)
+    ]
+    assert all(sides)
+    assert sorted(row for side in sides for row in side) == sorted(
+        drawn(asked_of(splits), tiny_tokenizer, OTHERS)
+    )
+
+
 def test_raw_text_is_asked_for_its_loss_and_rows_without_an_answer_are_left_out(
     tmp_path: Path, tiny_tokenizer: Any
 ) -> None:
