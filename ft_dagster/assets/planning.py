@@ -11,6 +11,7 @@ from ft_dagster.assets.page import Page, lines, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.assets.without_training import without_training
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
+from ft_dagster.gate.looks_left import look_lines
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.charts.svg import Bar, bars, fitting
 from ft_dagster.report.figures import size
@@ -26,6 +27,7 @@ from ft_dagster.stage_entries import TASK_DATASET
 from ft_dagster.stages import training_plan as stage
 from ft_dagster.store import Artifact
 from ft_dagster.versions.plan_warnings import plan_warnings
+from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import Workspace
 
 SHOWN = ("method", "fits", "GB a device", "one training", AGAINST)  # of the ranking: the report has all
@@ -40,6 +42,7 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
     warnings = plan_warnings(workspace, workspace.spec, estimate, test_rows)
     entries = {
         "warnings": lines(warnings),
+        "next look": lines(look_lines(look_ahead(workspace, workspace.spec), workspace.spec)),
         **without_training(workspace),
         "ranking": table(SHOWN, [[row[place] for place in SHOWN_AT] for row in ranking_rows(estimate)]),
         "plan": table(["field", "value", "why"], _reasons(estimate)),

@@ -136,7 +136,8 @@ def _next_look(
         return {}
     spec = declarations.declared(key).spec
     look = look_ahead(Workspace(settings, key, looking=True, opened=store), spec)
-    return {"look": look.to_json(), "next_look": look_lines(look, spec)[0]}
+    lines = look_lines(look, spec)[: 1 if look.reserve is None else 2]
+    return {"look": look.to_json(), "next_look": "; ".join(lines)}
 
 
 def _declared_wrong(

@@ -12,6 +12,7 @@ from ft_dagster.gate.power import DISCORDANT, POWER, DeclaredRule, PairedTest, d
 from ft_dagster.lineage.tries import Reserve
 from ft_dagster.spec.variant import VariantSpec
 
+RESERVE = "reserve"  # of an evaluation's figures: which set of the test split was asked
 MOST_SHOWN = 1000  # looks that are counted
 
 
@@ -62,7 +63,7 @@ class NextLook:
             "rules": rules,
         }
         if self.reserve is not None:
-            found |= {"reserve": {**self.reserve.words, "used_up": self.reserve.used_up}}
+            found |= {RESERVE: {**self.reserve.words, "used_up": self.reserve.used_up}}
         return found
 
 
@@ -129,20 +130,33 @@ def look_lines(look: NextLook, spec: VariantSpec) -> tuple[str, ...]:
     if look.left is None:
         left = "how many looks are left is known once the rows are split"
     elif not look.left:
-        left = "no look is left: with the questions there are, a rule can no longer be shown to hold"
+        rule = min(look.rules, key=lambda each: each.left)
+        takes = f"{rule.there:,} questions cannot decide {rule.field}, which takes {rule.least:,}"
+        left = f"no look is left: {takes}"
+        if spec.gates.undecided == "measured":
+            left += ", and what is undecided passes as it was measured (gates.undecided)"
     else:
         few = f"{look.left:,} look{'s' * (look.left > 1)}"
         more = "1,000 or more looks" if look.left >= MOST_SHOWN else few
         left = f"with the questions there are, {more} can decide, this one among them"
     level = f"{100 * look.level:.2g}%"
     first = f"the next evaluation is try {look.number} since the last release, at level {level}"
-    takes = [_takes(rule) for rule in look.rules if rule.margin]
-    needs = f"of questions it needs {'; '.join(takes)}"
+    needed = [_takes(rule) for rule in look.rules if rule.margin]
+    needs = f"of questions it needs {'; '.join(needed)}"
     if any(rule.needed for rule in look.rules):
         unlike = f"{DISCORDANT:.0%} of the answers differing"
         needs += f" (for a model that lost nothing to pass in {POWER:.0%} of cases, {unlike})"
     dealt = [] if look.reserve is None else [reserve_sentence(look.reserve)]
-    return (f"{first}; {left}", *dealt, *([needs] if takes else []), *_rows_to_add(look, spec))
+    return (f"{first}; {left}", *dealt, *([needs] if needed else []), *_rows_to_add(look, spec))
+
+
+def asked_of_reserve(figures: Mapping[str, Any]) -> str:
+    """Say which set of the test split an evaluation asked, by its figures; nothing where that is whole."""
+    dealt = figures.get(RESERVE)
+    if not dealt:
+        return ""
+    left = f"{dealt['left']} {'is' if dealt['left'] == 1 else 'are'} unused"
+    return f"set {dealt['set']} of {dealt['sets']} of the test split was asked; {left}"
 
 
 def reserve_sentence(reserve: Reserve) -> str:

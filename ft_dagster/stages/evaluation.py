@@ -22,6 +22,7 @@ from ft_dagster.gate.gates import (
 )
 from ft_dagster.gate.judged_by import with_largest
 from ft_dagster.gate.level import level_of
+from ft_dagster.gate.looks_left import RESERVE, asked_of_reserve
 from ft_dagster.gate.membership_rules import NAME as MEMBERSHIP
 from ft_dagster.gate.membership_rules import membership_of
 from ft_dagster.gate.platform_canaries import NAME as PLATFORM
@@ -242,7 +243,7 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
     (attempt.evidence / POLICY).write_text(policy.model_dump_json(indent=1), "utf-8")
     judged = replace(verdict, policy=policy.digest).to_json()
     named = {FIGURE: inputs.called} if inputs.called else {}
-    dealt = {} if reserve is None else {"reserve": reserve.words}
+    dealt = {} if reserve is None else {RESERVE: reserve.words}
     kept = _memorization(inputs, context, attempt.payload)
     return {
         **_without_refusals(figures),
@@ -418,10 +419,8 @@ def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
     outcomes = [rule.outcome for rule in verdict.rules]
     counts = {name: outcomes.count(name) for name in ("pass", "undecided", "fail")}
     figures = {"questions": artifact.figures["questions"], "try": verdict.tries, **counts}
-    if dealt := artifact.figures.get("reserve"):
-        said += (
-            f"; set {dealt['set']} of {dealt['sets']} of the test split was asked, {dealt['left']} are left"
-        )
+    if dealt := artifact.figures.get(RESERVE):
+        said += f"; {asked_of_reserve(artifact.figures)}"
         figures |= {"reserve_set": dealt["set"], "reserve_left": dealt["left"]}
     acted = f"largest logit difference {difference:.3g}"
     return [

@@ -16,6 +16,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.export.served import command_of
+from ft_dagster.gate.looks_left import asked_of_reserve
 from ft_dagster.gate.memorization import memorization_lines
 from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.samples import Sample, read_answers, read_samples
@@ -136,7 +137,7 @@ def _html(settings: Settings, stored: VersionFiles, following: str) -> str:
     ]
     sections = [
         *_before_and_after(stored, spec),
-        _rules(verdict),
+        _rules(verdict, asked_of_reserve(stored.figures(EVALUATION.name))),
         *_refusals(settings, stored, spec),
         _run(stored),
         *version_course(stored),
@@ -278,10 +279,12 @@ def _before_and_after(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
     return [Section("Before and after", [f"{changed.sentence}."], tables=[table])]
 
 
-def _rules(verdict: Verdict) -> Section:
+def _rules(verdict: Verdict, dealt: str) -> Section:
+    """`dealt`: which part of the test split was asked, in words; empty where all of it may be."""
     said = "Each change against the base with its interval; better is to the right, the margin in red."
     table = HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))
-    return Section("Rules", [said], interval_chart(verdict.rules), [table])
+    also = [f"{dealt.capitalize()}."] if dealt else []
+    return Section("Rules", [said, *also], interval_chart(verdict.rules), [table])
 
 
 def _refusals(settings: Settings, stored: VersionFiles, spec: VariantSpec) -> list[Section]:

@@ -38,9 +38,16 @@ def test_a_first_try_at_five_points_needs_362_questions_and_says_how_many_rows_t
     assert (rule.needed, rule.least, rule.there, rule.missing, found.left) == (362, 72, 55, 307, 0)
     said = " ".join(look_lines(found, spec()))
     assert "try 1 since the last release, at level 2.5%" in said
-    assert "no look is left" in said
+    assert "no look is left: 55 questions cannot decide gates.task_margin, which takes 72" in said
+    assert "passes as it was measured" not in said
     assert "362 for gates.task_margin, and there are 55" in said
     assert "some 3,070 more rows would give gates.task_margin the 307 test rows" in said
+
+
+def test_where_what_is_undecided_passes_it_says_so() -> None:
+    lenient = spec(gates={"undecided": "measured"})
+    (first, *_) = look_lines(look(lenient, 1, 55), lenient)
+    assert first.endswith("what is undecided passes as it was measured (gates.undecided)")
 
 
 @pytest.mark.parametrize("rows", [72, 94, 200, 362, 1000])
