@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
+from typer.testing import CliRunner
 
+from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.automation.jobs import CHAIN as ASSETS
+from ft_dagster.build import default_resources as resources
+from ft_dagster.cli import app
 from ft_dagster.errors import UserError
+from ft_dagster.launch.launcher import Launcher
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.tries import count, tries
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.resources import LAUNCHER, fixed
+from ft_dagster.resources.gpus import Gpus
+from ft_dagster.resources.launchers import Programs
 from ft_dagster.spec import load_variant
 from ft_dagster.stages import base_evaluation, declaration, evaluation
-from ft_dagster.stages.chain import CHAIN, ChainOutcome, run_chain
+from ft_dagster.stages.chain import CHAIN, ChainOutcome, run_chain, up_to
 from ft_dagster.stages.release import release
 from ft_dagster.store import Artifact
 from ft_dagster.versions.check import check_variant
@@ -69,6 +81,46 @@ def test_the_best_of_five_retrains_is_not_released(project: Path) -> None:
     with pytest.raises(UserError):
         release(desk(project, Pretend()))
     assert history(desk(project, Pretend()).store, PREFIX) == []
+
+
+@dataclass(frozen=True)
+class Pretending(Programs):
+    """Starts programs that are pretended, for Dagster's own runs."""
+
+    pretend: Pretend
+
+    def open(self) -> Launcher[Any]:
+        return self.pretend
+
+
+def test_the_best_of_five_retrains_is_not_released_through_dagster_and_the_command_line_says_so(
+    project: Path,
+) -> None:
+    for name in NAMES[:4]:
+        retrain(project, name, 3)
+    declare(project, training={"seed": len(NAMES[4])})
+    programs = Pretending(Gpus(str(project)), pretended(NAMES[4], 8))
+    make(project, *up_to("fine_tuned_model"), pretend=programs.pretend)
+    names = ("base_evaluation", "evaluation", "model_export", "release_evaluation", "release")
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(PARTITIONS, [str(KEY)])
+        result = dg.materialize(
+            [asset for asset in ASSETS if asset.key.path[-1] in names],
+            partition_key=str(KEY),
+            instance=instance,
+            resources={**resources(str(project)), LAUNCHER: fixed(programs)},
+            raise_on_error=False,
+        )
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert not checks["gate"].passed
+    assert not result.success
+    assert history(desk(project, Pretend()).store, PREFIX) == []
+    assert (verdict(project).tries, verdict(project).passed) == (6, False)
+    said = CliRunner().invoke(app, ["--project", str(project), "status", str(KEY), "--json"])
+    (row,) = json.loads(said.stdout)["variants"]
+    assert (row["gate"], row["version"], row["look"]["try"]) == (False, None, 7)
+    shown = CliRunner().invoke(app, ["--project", str(project), "check", str(KEY)])
+    assert "the next evaluation is try 7 since the last release" in shown.stdout
 
 
 def test_the_same_model_passes_where_nothing_was_tried_before_it(project: Path) -> None:
