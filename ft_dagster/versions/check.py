@@ -151,7 +151,9 @@ def check_variant(
     exchange = spec.data.render == "auto" and tokenizer is not None and tokenizer.chats
     how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
     losses, seen = _losses(spec), rows_sentence(look.files) + how
-    ahead = _look_ahead(workspace, spec, own_files)
+    ahead = None
+    with suppress(OSError):  # of a store out of reach, which is said once for all
+        ahead = _look_ahead(workspace, spec, own_files)
     named_here = f"{base.said}, {counted(sources, 'source')}, {counted(len(tasks), 'task')}"
     return {
         "base_model": base.said,
@@ -159,8 +161,8 @@ def check_variant(
         "tasks": sorted(tasks),
         "files": [each.to_json() for each in look.files],
         "losses": losses,
-        "look": ahead.to_json(),
-        "looks": list(look_lines(ahead, spec)),
+        "look": None if ahead is None else ahead.to_json(),
+        "looks": [] if ahead is None else list(look_lines(ahead, spec)),
         "summary": "; ".join([named_here, seen, *losses]),
         "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
     }

@@ -359,10 +359,10 @@ def test_prompts_are_asked_as_one_exchange_where_they_were_trained_so(
 def test_the_sets_of_a_reserve_share_no_row_and_leave_none_out(tmp_path: Path) -> None:
     rows = [row(number, "messages") for number in range(40)]
     test = _file(write_rows(tmp_path / "test.parquet", rows))
-    whole = [each.likeness for each in own_split.rows_asked(SplitTask(test=test))]
+    whole = [each.first_turn for each in own_split.rows_asked(SplitTask(test=test))]
     parts = [
         [
-            each.record
+            each.first_turn
             for each in own_split.rows_asked(SplitTask(test=test, reserve=ReserveSet(sets=3, number=n)))
         ]
         for n in (1, 2, 3)
