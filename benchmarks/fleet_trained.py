@@ -39,6 +39,7 @@ READ = (
     "payload/declaration.json",
     "payload/plan.json",
     "evidence/estimate.json",
+    "evidence/certificate.json",
 )  # of the payloads, without a run
 KEPT = ("heads/", "releases/0", "digests/")  # beside manifests
 POLICY = "gates: {undecided: measured, degeneration_margin: 0.5}\nevaluation: {questions: 40}\n"

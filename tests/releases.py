@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.spec import VariantSpec
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.certificates import certificate
 
 WEIGHTS, GATES = "a" * 64, "b" * 64
+VERDICT = Verdict(True, "pass", ())
+Proof = Callable[[Attempt], dict[str, Any]]  # writes evidence of an artifact, returns its figures
 LORA = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "sha256:base"}
 
 
@@ -27,6 +31,7 @@ def put(
     inputs: dict[str, str],
     *,
     manifests: dict[str, str] | None = None,
+    proof: Proof | None = None,
     work: Path | None = None,
 ) -> Artifact:
     """A committed artifact whose payload is these files: JSON, or copies of local files. `manifests`: of its
@@ -39,11 +44,15 @@ def put(
                 shutil.copyfile(content, attempt.payload / name)
             else:
                 (attempt.payload / name).write_text(json.dumps(content), "utf-8")
-        return {}
+        return {} if proof is None else proof(attempt)
 
     spec = {"files": json.loads(json.dumps(files, default=str))}
     recipe = Recipe(stage, prefix, inputs, spec, manifests=manifests or {})
     return make_artifact(store, work or Path(store.root) / "work", recipe, build)
+
+
+def _passed(attempt: Attempt) -> dict[str, Any]:
+    return {"verdict": VERDICT.to_json()}
 
 
 def release(
@@ -63,13 +72,20 @@ def release(
     scores = {"scores.json": sorted(files)}
     by = {} if weights_manifest is None else {"fine_tuned_model": weights_manifest}
     judged = {**tuned, "gates": GATES}
-    evaluation = put(store, "evaluation", prefix, scores, judged, manifests=by, work=work)
+    evaluation = put(store, "evaluation", prefix, scores, judged, manifests=by, proof=_passed, work=work)
     inputs = {**tuned, "evaluation": evaluation.digest, "base_model": base.digest}
-    export = put(store, "model_export", prefix, files, inputs, manifests=by, work=work)
-    write_head(store, prefix, export, None)
     form = "adapter" if "adapter_config.json" in files else "merged"
-    speaks = certificate(export.digest, weights, form)
-    candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, speaks)
+
+    def certified(attempt: Attempt) -> dict[str, Any]:
+        speaks = certificate(payload_digest(hash_folder(attempt.payload)), weights, form).to_json()
+        (attempt.evidence / "certificate.json").write_text(json.dumps(speaks), "utf-8")
+        return {}
+
+    export = put(store, "model_export", prefix, files, inputs, manifests=by, proof=certified, work=work)
+    write_head(store, prefix, export, None)
+    candidate = ReleaseCandidate(
+        export, evaluation, VERDICT, GATES, certificate(export.digest, weights, form)
+    )
     return record_release(store, prefix, candidate, ReleaseRequest("test"), variant=variant, run_id=None)
 
 

@@ -19,6 +19,7 @@ from ft_dagster.report.sentences.next_step import NOTHING
 from ft_dagster.report.states import NEED_A_PERSON, ORDER, counts, states_sentence
 
 SHOWN = ("variant", "state", "cause")
+UNSERVED = ("version", "rule", "why")
 BOARD = "fleet"
 ROWS = 200  # of the board, those that need a person first
 LONGEST = 240  # characters of a cause, so that the next variant is in sight
@@ -51,6 +52,7 @@ def fleet_metadata(fleet: FleetPicture) -> Metadata:
         SUMMARY: dg.MetadataValue.md(said),
         **({} if picture is None else {PICTURE: dg.MetadataValue.md(picture)}),
         "variants": table(SHOWN, shown, OVERVIEW),
+        "may no longer be served": table(UNSERVED, _unserved(rows), OVERVIEW),
         **{f"{state} variants": found.get(state, 0) for state in ORDER},
         "hours to date": round(sum(row.hours for row in rows), 2),
         "USD to date": round(sum(row.usd for row in rows), 2),
@@ -65,6 +67,16 @@ def _cells(row: StatusRow) -> list[str]:
     state = f"{row.state} {row.shown_version}" + ("" if row.gain is None else f", {gained}")
     cause = row.cause if len(row.cause) <= LONGEST else f"{row.cause[:LONGEST]}…"
     return [row.variant, state, cause]
+
+
+def _unserved(rows: Sequence[StatusRow]) -> list[list[str]]:
+    """Return what is in production and may no longer be served, a row for each rule, as UNSERVED names it."""
+    standing = [row.unserved for row in rows if row.unserved is not None][:ROWS]
+    return [
+        [f"{one.variant} v{one.version}{' (withheld)' if one.withheld else ''}", each.rule, each.words]
+        for one in standing
+        for each in one.findings
+    ]
 
 
 def _next(rows: Sequence[StatusRow]) -> str:

@@ -16,6 +16,7 @@ from ft_dagster.fleet.device_hours import devices_of, hours_of
 from ft_dagster.gate.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import RELEASE, ROLLBACK, ReleaseEntry
+from ft_dagster.lineage.serving import may_serve_words
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.lineage.version_status import status_of
 from ft_dagster.report.cards import without_header
@@ -39,6 +40,7 @@ from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages import release_evaluation
 from ft_dagster.stages.judging.export_lineage import made_of
+from ft_dagster.stages.judging.may_serve import Today, findings_in
 from ft_dagster.stages.judging.verdicts import certificate_of
 from ft_dagster.store import Artifact
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, open_version, why_not
@@ -48,6 +50,7 @@ from ft_dagster.workspace.workspace import Workspace
 GROUP = "release"
 ANSWERS = ("made by", "questions", "how", "seconds", "digest")
 LOG = ("version", "action", "when (UTC)", "by", "reason")
+MAY_SERVE = "may_serve"  # metadata: whether the version might be served when it was shown
 LOG_ENTRIES = "log_entries"  # metadata: how many entries the log had when it was shown
 
 
@@ -142,6 +145,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         "outcome": verdict_word(verdict),
         "version": entry.version,
         "production": production or "none yet",
+        MAY_SERVE: may_serve_words(done.unserved),
         "report": keep_report(workspace.settings, workspace.key, entry.version),
         "owners": ", ".join(workspace.spec.owners),
     }
@@ -182,7 +186,9 @@ def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry)
     """
     figures = {"version": done.version, "production": done.production}
     try:
-        return {**_served(open_version(settings, key, done.version), done), **figures}
+        stored = open_version(settings, key, done.version)
+        unserved = findings_in(Today.of(settings, key), stored.past, done)
+        return {**_served(stored, done), MAY_SERVE: may_serve_words(unserved), **figures}
     except Exception as error:
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return {SUMMARY: dg.MetadataValue.text(f"could not be made: {said}"), **figures}

@@ -7,6 +7,7 @@ what it asks for is known by the variant and the reason's stamp, and is asked fo
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from ft_dagster.assets.partitions import GRAPH, Graph
+from ft_dagster.assets.release import LOG_ENTRIES
 from ft_dagster.automation.board import show_board
 from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.fleet_table import empty_fleet, open_fleet, refuse_lost
@@ -252,13 +254,38 @@ def _read(
     events = instance.fetch_materializations(released, MOST_RELEASES, ascending=True).records
     parents = {event.partition_key for event in events if event.partition_key is not None}
     touched = {record.dagster_run.tags[PARTITION] for record in runs}
-    touched |= {row.key for row in table.children(parents)}
+    touched |= {row.key for row in _descendants(table, parents)} | _not_learnt(table, events)
     changed = (record.update_timestamp.replace(tzinfo=UTC).timestamp() for record in records)
     cursor = InstanceCursor(
         min(max(changed, default=newest), settled),
         max((event.storage_id for event in events), default=seen.releases),
     )
     return ReadRuns(cursor, touched, len(records) < MOST_RUNS)
+
+
+def _not_learnt(table: FleetTable, events: Sequence[dg.EventLogRecord]) -> set[str]:
+    """Return the variants whose log has more entries by these events, the oldest first, than the table knows
+    of.
+    """
+    entries = dict[str, int]()
+    for event in events:
+        made = event.asset_materialization
+        said = None if made is None else made.metadata.get(LOG_ENTRIES)
+        known = said is not None and isinstance(said.value, int)
+        entries[event.partition_key or ""] = (
+            int(str(said.value)) if said is not None and known else sys.maxsize
+        )
+    rows = table.named(entries)
+    return {row.key for row in rows if row.version is None or row.version.shown < entries[row.key]}
+
+
+def _descendants(table: FleetTable, parents: set[str]) -> list[FleetRow]:
+    """Return the variants that start from these, and from those again."""
+    found, due = dict[str, FleetRow](), parents
+    while due:
+        rows = {row.key: row for row in table.children(due) if row.key not in found}
+        found, due = found | rows, set(rows)
+    return list(found.values())
 
 
 def _charge(settings: Settings, table: FleetTable, records: Iterable[dg.RunRecord], now: datetime) -> None:

@@ -17,6 +17,7 @@ from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import RELEASE
+from ft_dagster.stages.judging.may_serve import unserved_of
 
 MOST_RELEASES = 500  # that one tick reads
 PUSH_SECONDS = 20.0  # of a tick; the rest is the next one's
@@ -98,10 +99,10 @@ def register_changed(
     newest = max((event.storage_id for event in events), default=seen.releases)
     changed = {event.partition_key for event in events if event.partition_key is not None}
     waiting = {**seen.waiting, **{key: RegistryTry() for key in sorted(changed)}}
-    end = time.monotonic() + PUSH_SECONDS
+    end, asks = time.monotonic() + PUSH_SECONDS, unserved_of(settings)
     for key in [key for key, one in waiting.items() if one.next <= now.timestamp()]:
         try:
-            push_releases(settings, VariantKey.parse(key))
+            push_releases(settings, VariantKey.parse(key), asks)
         except UserError as error:
             tries = waiting[key].tries + 1
             waiting[key] = RegistryTry(tries, (now + wait_after(tries)).timestamp(), str(error))

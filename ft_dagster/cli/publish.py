@@ -36,8 +36,8 @@ def publish(
 ) -> None:
     """Write a released version with its card and certificate to a folder or a repository of a model hub.
 
-    The bytes are hashed again first, and today's policy is asked. A repository is private, or made so, unless
-    --public, and then holds that version alone; HF_TOKEN is whose.
+    The bytes are hashed again first, and it is asked whether it may be served today. A repository is private,
+    or made so, unless --public, and then holds that version alone; HF_TOKEN is whose.
     """
     from ft_dagster.export.publish import publish_to_folder, publish_to_hub
     from ft_dagster.stages.judging.may_serve import refuse_unserved
@@ -70,12 +70,14 @@ def register(
     missing, and moves the aliases `production` and `candidate`.
     """
     from ft_dagster.export.registry import push_releases
+    from ft_dagster.stages.judging.may_serve import unserved_of
 
     settings, failed = load_settings(context.obj), False
+    asks = unserved_of(settings)
     answers = list[dict[str, object]]()
     for key in keys_of(declarations_in(settings), variants, every=every):
         try:
-            done = push_releases(settings, key)
+            done = push_releases(settings, key, asks)
         except UserError as error:
             if not every:
                 raise
@@ -83,7 +85,7 @@ def register(
             answers.append({"variant": str(key), "error": error.as_dict()})
         else:
             said = done.said
-            answers.append({"variant": str(key), **done._asdict()})
+            answers.append({"variant": str(key), **done.to_json()})
         if not as_json:
             tell(f"{key}: {said}")
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,7 @@ from ft_dagster.stage_entries import MODEL_EXPORT
 if TYPE_CHECKING:
     from ft_dagster.export.served import Served, ServedBase
     from ft_dagster.lineage.entry import ReleaseEntry
+    from ft_dagster.lineage.serving import Standing
     from ft_dagster.settings import Settings
     from ft_dagster.spec import Declared
 
@@ -43,26 +45,27 @@ def release(
     by: By = None,
     reason: Annotated[str, typer.Option(help="Kept in the log")] = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Also one that was rolled back; needs --reason")
+        bool,
+        typer.Option("--force", help="Also one that was rolled back, or a parent of it; needs --reason"),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Put a released version into production: approve a candidate, or go forward again.
 
-    Only versions whose gate held are in the log. The bytes of the export are hashed again first, and today's
-    policy is asked.
+    Only versions whose gate held are in the log. The bytes of the export are hashed again first, and it is
+    asked whether it may be served today.
     """
-    from ft_dagster.lineage.release import ReleaseRequest, promote
     from ft_dagster.lineage.release import history as entries
+    from ft_dagster.lineage.release import promote
     from ft_dagster.lineage.served import aliases
+    from ft_dagster.stages.judging.may_serve import asked_today
 
     settings, declared = _declared(context, variant)
     store, prefix = settings.open_store(), _prefix(declared.key)
     if version is None:  # named now, so that no other is promoted than is verified
         version = aliases(entries(store, prefix))["candidate"]
-    doubt = _doubt(settings, declared.key, version)
-    policy = settings.policies().of(declared.key.tenant)
-    request = ReleaseRequest(reason, by, policy.approvers_of(declared.spec), doubt)
+    _verify(settings, declared.key, version)
+    request = asked_today(settings, declared.key, reason, by)
     entry = promote(store, prefix, version, request, force=force)
     _conclude(settings, declared.key, entry, as_json)
 
@@ -74,21 +77,26 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Kept in the log")],
     to: Annotated[int | None, typer.Option(help="Version; left out: the one served before")] = None,
     by: By = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also to one that today's policy does not allow, by an approver of it"),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Put an earlier version into production again, if today's policy allows it.
+    """Put an earlier version into production again, if it may be served or is no worse than what is served.
 
     It is recorded, and nothing is deleted. What was rolled back is not promoted again unless forced with a
     reason.
     """
-    from ft_dagster.lineage.release import ReleaseRequest, history, rollback
+    from ft_dagster.lineage.release import history, rollback
     from ft_dagster.lineage.served import to_go_back_to
+    from ft_dagster.stages.judging.may_serve import asked_today
 
     settings, key = _released(context, variant)
     store, prefix = settings.open_store(), _prefix(key)
     to = to_go_back_to(history(store, prefix), prefix, to)
-    doubt = _doubt(settings, key, to)
-    entry = rollback(store, prefix, ReleaseRequest(reason, by, _approvers(settings, key), doubt), to)
+    _verify(settings, key, to)
+    entry = rollback(store, prefix, asked_today(settings, key, reason, by), to, force=force)
     _conclude(settings, key, entry, as_json)
 
 
@@ -132,22 +140,11 @@ def _released(context: typer.Context, variant: str) -> tuple[Settings, VariantKe
     return settings, key
 
 
-def _doubt(settings: Settings, key: VariantKey, version: int | None) -> str | None:
-    """Say why a named approver has to decide on a version. Its export is hashed again, so that what is
-    promoted is there and is what was judged. Raises UserError where it may not be served.
-    """
-    from ft_dagster.stages.judging.may_serve import may_serve, version_in
+def _verify(settings: Settings, key: VariantKey, version: int | None) -> None:
+    """Hash the export of a version again, so that what is promoted is there. Raises UserError."""
+    from ft_dagster.lineage.release import export_of
 
-    return may_serve(settings, key, version_in(settings, key, version))
-
-
-def _approvers(settings: Settings, key: VariantKey) -> tuple[str, ...]:
-    """Return who may approve a version; the policy's where the declaration is invalid or gone."""
-    policy = settings.policies().of(key.tenant)
-    try:
-        return policy.approvers_of(load_variant(settings, key).spec)
-    except UserError:
-        return policy.approvers
+    export_of(settings.open_store(), key.prefix, version, settings.cache_folder)
 
 
 def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json: bool) -> None:
@@ -164,8 +161,10 @@ def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json:
             raise
         said = f"it stands in the release log, and Dagster does not show it: {' '.join(str(error).split())}"
         Console(stderr=True).print(escape(said), highlight=False, soft_wrap=True)
+    unserved = _unserved(settings, key)
     if as_json:
-        print_json(entry.to_json())
+        findings = [] if unserved is None else unserved.to_json()["findings"]
+        print_json({**entry.to_json(), "may_not_serve": findings})
         return
     folder = Path(_prefix(key)) / MODEL_EXPORT.name / entry.export_key
     out.print(
@@ -174,6 +173,19 @@ def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json:
         highlight=False,
         soft_wrap=True,
     )
+    if unserved is not None:
+        tell(unserved.said)
+
+
+def _unserved(settings: Settings, key: VariantKey) -> Standing | None:
+    """Return why what is in production now may no longer be served; None too where that cannot be read, for
+    what was done stands.
+    """
+    from ft_dagster.stages.judging.may_serve import Today, in_production
+
+    with suppress(UserError, OSError):
+        return in_production(Today.of(settings, key))
+    return None
 
 
 def _prefix(key: VariantKey) -> str:
@@ -198,8 +210,10 @@ def catalogue(
     from ft_dagster.export.catalogue import VLLM_FILE
     from ft_dagster.export.catalogue import catalogue as files_of
     from ft_dagster.export.served import served
+    from ft_dagster.stages.judging.may_serve import unserved_of
 
-    found = served(load_settings(context.obj))
+    settings = load_settings(context.obj)
+    found = served(settings, unserved_of(settings))
     files = {base.folder: files_of(base.reference, base.digest, base.adapters) for base in found.bases}
     for name, contents in files.items() if folder is not None else ():
         target = Path(folder or "") / name
@@ -214,7 +228,9 @@ def catalogue(
     for model in found.models:
         said = f"{model.variant} v{model.version}, a whole model: vllm serve {shlex.quote(model.path)}"
         _say(said, model.verdict)
-    if not found.bases and not found.models:
+    for one in found.unserved:
+        tell(one.said)
+    if not found.bases and not found.models and not found.unserved:
         out.print("no variant is in production")
     elif folder is not None:
         tell(f"written: {folder}")
@@ -255,4 +271,8 @@ def _catalogue_json(
         }
         for base in found.bases
     ]
-    return {"bases": bases, "models": [model._asdict() for model in found.models]}
+    return {
+        "bases": bases,
+        "models": [model._asdict() for model in found.models],
+        "may_not_serve": [one.to_json() for one in found.unserved],
+    }

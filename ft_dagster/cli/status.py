@@ -65,7 +65,7 @@ def status(
     Up to 100 variants are read from the store now. Of more it says what the fleet's table knows, and from
     when that is; so it is of runs either way.
     """
-    from ft_dagster.fleet.status import FAILING, arranged, on_rolled_back
+    from ft_dagster.fleet.status import FAILING, arranged, unserved_lines
     from ft_dagster.report.states import states_sentence
 
     settings = load_settings(context.obj)
@@ -96,7 +96,7 @@ def status(
     said = states_sentence([row.state for row in rows])
     more = "" if found.exact else "; --exact reads the store"
     out.print(f"{said}; {found.from_when}{more}", highlight=False, soft_wrap=True)
-    for line in on_rolled_back(rows):
+    for line in unserved_lines(rows, most or None):
         tell(line)
     for error in () if stale or failing else wrong:
         out.print(f"[red]broken[/] {escape(str(error['message']))}", highlight=False, soft_wrap=True)

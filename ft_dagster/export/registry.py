@@ -8,7 +8,7 @@ time, and adds only what is missing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,12 +16,15 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.release import export_of, history
 from ft_dagster.lineage.served import aliases
+from ft_dagster.lineage.serving import Standing, said
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Artifact
 
 TAG = "ft_dagster."  # what the names of our tags begin with
 VERSION = f"{TAG}version"
+MAY_NOT_SERVE = f"{TAG}may_not_serve"  # of the version in production: why it may no longer be served
+LONGEST = 500  # characters of that
 FOLDER = "model"  # of a run's artifacts: the payload as it was released
 MOST = 1000  # model versions that are read at once
 EVIDENCE = ("README.md", "certificate.json")  # the model card, and what holds for the bytes
@@ -40,12 +43,18 @@ CLIENT = {
 
 class Pushed(NamedTuple):
     """Says what was pushed. `versions`: that were new to the registry; `moved`: aliases by what they name
-    now, None: nothing; `left_out`: versions whose export is not in the store any more, with the reason.
+    now, None: nothing; `left_out`: versions whose export is not in the store any more, or which are withheld,
+    with the reason. `unserved`: the version in production, where it may no longer be served.
     """
 
     versions: tuple[int, ...]
     moved: dict[str, int | None]
     left_out: dict[int, str]
+    unserved: Standing | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        unserved = None if self.unserved is None else self.unserved.to_json()
+        return {**self._asdict(), "unserved": unserved}
 
     @property
     def said(self) -> str:
@@ -55,14 +64,22 @@ class Pushed(NamedTuple):
             for name, version in self.moved.items()
         ]
         parts += [f"version {version} left out: {why}" for version, why in self.left_out.items()]
+        parts += [] if self.unserved is None else [self.unserved.said]
         return ", ".join(parts) or "as the release log says already"
 
 
-def push_releases(settings: Settings, key: VariantKey) -> Pushed:
-    """Bring the registry to the log of a variant. Raises UserError: no registry is named, mlflow is not
-    installed, the registry or the place of its files cannot be reached or refuses, or the log does not hold.
+def push_releases(
+    settings: Settings, key: VariantKey, unserved_of: Callable[[VariantKey], Standing | None]
+) -> Pushed:
+    """Bring the registry to the log of a variant. A version in production that is withheld is not registered,
+    and `production` is not moved to it; what names it already stays.
+
+    Raises UserError: no registry is named, mlflow is not installed, the registry or the place of its files
+    cannot be reached or refuses, or the log does not hold.
     """
     past = history(settings.open_store(), key.prefix)
+    unserved = unserved_of(key) if past else None
+    withheld = {unserved.version} if unserved is not None and unserved.withheld else set[int]()
     with _registry(settings) as client:
         name = str(key)
         known = _known(client, name)
@@ -71,15 +88,32 @@ def push_releases(settings: Settings, key: VariantKey) -> Pushed:
             _make_model(client, name)
         left_out = dict[int, str]()
         for entry in missing:
+            if unserved is not None and entry.version in withheld:
+                left_out[entry.version] = said(unserved.findings)
+                continue
             try:
                 export = export_of(settings.open_store(), key.prefix, entry.version, settings.cache_folder)
             except UserError as error:
                 left_out[entry.version] = error.problem
                 continue
             known[entry.version] = _register(client, settings, name, entry, export)
-        moved = _move(client, name, known, aliases(past)) if known else {}
+        wanted = {alias: version for alias, version in aliases(past).items() if version not in withheld}
+        moved = _move(client, name, known, wanted) if known else {}
+        if known:
+            _mark(client, name, unserved)
     new = (entry.version for entry in missing if entry.version not in left_out)
-    return Pushed(tuple(new), moved, left_out)
+    return Pushed(tuple(new), moved, left_out, unserved)
+
+
+def _mark(client: Any, name: str, unserved: Standing | None) -> None:
+    """Let the version in production say why it may no longer be served, and no other one."""
+    for one in client.search_model_versions(f"name = '{name}'", max_results=MOST):
+        is_it = unserved is not None and one.tags.get(VERSION) == str(unserved.version)
+        words = said(unserved.findings)[:LONGEST] if unserved is not None and is_it else None
+        if words is None and MAY_NOT_SERVE in one.tags:
+            client.delete_model_version_tag(name, one.version, MAY_NOT_SERVE)
+        elif words is not None and one.tags.get(MAY_NOT_SERVE) != words:
+            client.set_model_version_tag(name, one.version, MAY_NOT_SERVE, words)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_evaluation
 from ft_dagster.lineage.release import export_of, production
+from ft_dagster.lineage.serving import Standing
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.models.quantize import quantization_of
@@ -50,21 +52,28 @@ class ReleasedModel(NamedTuple):
 
 
 class Served(NamedTuple):
-    """Holds all that is in production."""
+    """Holds all that is in production; `unserved`: what of it may no longer be served, withheld or not."""
 
     bases: list[ServedBase]
     models: list[ReleasedModel]
+    unserved: list[Standing]
 
 
-def served(settings: Settings) -> Served:
-    """Return every declared variant that is in production. Raises UserError for damaged bytes."""
+def served(settings: Settings, unserved_of: Callable[[VariantKey], Standing | None]) -> Served:
+    """Return every declared variant that is in production, without what is withheld. Raises UserError for
+    damaged bytes.
+    """
     store = settings.open_store()
     bases: dict[tuple[str, str | None], ServedBase] = {}
-    models = []
+    models, unserved = [], []
     for key in variant_files(settings.project):
         entry = production(store, key.prefix)
         if entry is None:
             continue
+        if (standing := unserved_of(key)) is not None:
+            unserved.append(standing)
+            if standing.withheld:
+                continue
         export = export_of(store, key.prefix, entry.version, settings.cache_folder)
         payload = export.folder(store, settings.cache_folder) / "payload"
         said = _verdict(store, key, entry)
@@ -75,7 +84,7 @@ def served(settings: Settings) -> Served:
         else:
             models.append(ReleasedModel(str(key), entry.version, str(payload), export.digest, said))
     ordered = sorted(bases.values(), key=lambda base: (base.reference, base.quantization or ""))
-    return Served(ordered, models)
+    return Served(ordered, models, unserved)
 
 
 def command_of(payload: Path, format: str, name: str) -> str | None:

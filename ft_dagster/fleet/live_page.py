@@ -16,7 +16,7 @@ from ft_dagster.fleet.budgets import COLUMNS as BUDGETS
 from ft_dagster.fleet.budgets import BudgetRow
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import COLUMNS as STATUS
-from ft_dagster.fleet.status import StatusRow, arranged, on_rolled_back
+from ft_dagster.fleet.status import StatusRow, arranged, unserved_lines
 from ft_dagster.launch.status import Table
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.served import to_go_back_to
@@ -130,7 +130,7 @@ def fleet_page(now: FleetNow, query: FleetQuery) -> LivePage:
         f"{states_sentence([row.state for row in rows])}; {now.picture.from_when}.",
         menu(ROOT),
         [part for part in parts if part is not None],
-        [*now.problems, *on_rolled_back(rows)],
+        [*now.problems, *unserved_lines(rows, ROWS)],
         LiveFilters(
             query.q,
             [Choice("tenant", "all tenants", tenants, query.tenant)],
@@ -155,6 +155,8 @@ def variant_page(
     told += [("owners", ", ".join(now.owners.get(key, ())) or ABSENT), ("verdict", row.verdict or ABSENT)]
     told += [(name, facts[name]) for name in STATUS if name not in ("variant", "state", "cause")]
     told += [("out of date", each.said(key)) for each in row.causes]
+    unserved = () if row.unserved is None else row.unserved.findings
+    told += [("may no longer be served", f"{each.words}. {each.fix}") for each in unserved]
     links = [Link("report of the newest version", f"{ROOT}/{key}/report")] if row.digest or row.judged else []
     links += [Link(name, f"/assets/{name}?view=partitions&partition={key}") for name in assets]
     ran: list[list[str | LiveCell]] = [[_run_cell(run.run_id), run.state, cell(run.began)] for run in runs]

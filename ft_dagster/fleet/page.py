@@ -39,7 +39,8 @@ def fleet_report(settings: Settings, picture: FleetPicture, tenant: str | None =
     facts = [("made", made), ("states", picture.from_when), ("tenants", count(len(tenants)))]
     title = "Fleet" if tenant is None else f"Fleet of {tenant}"
     said = f"{states_sentence([one.state for one in found])}."
-    return as_html(Report(title, said, facts, (), [_table(found), _gains(found)]))
+    rows = [row for row in picture.rows if tenant in (None, row.tenant)]
+    return as_html(Report(title, said, facts, (), [_table(found), *_unserved(rows), _gains(found)]))
 
 
 def fleet_variants(
@@ -95,6 +96,19 @@ def _table(found: Sequence[FleetVariant]) -> Section:
     ]
     table = HtmlTable("A click on a header sorts", COLUMNS, fleet_rows(found), sortable=True)
     return Section("Variants", said, tables=[table])
+
+
+def _unserved(rows: Sequence[StatusRow]) -> list[Section]:
+    """List what is in production and may no longer be served; no section where there is none."""
+    cells = [
+        [f"{row.variant} v{row.version}", each.rule, each.words, each.fix]
+        for row in rows
+        if row.unserved is not None
+        for each in row.unserved.findings
+    ]
+    caption = "in production, and not to be served by what holds today"
+    listed = HtmlTable(caption, ("version", "rule", "why", "what to do"), cells, sortable=True)
+    return [Section("May no longer be served", tables=[listed])] if cells else []
 
 
 def _gains(found: Sequence[FleetVariant]) -> Section:

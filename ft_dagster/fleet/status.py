@@ -11,6 +11,7 @@ from ft_dagster.fleet.due.costs import shown_hours, shown_usd
 from ft_dagster.fleet.due.due import Decisions, NotDone, Retrain
 from ft_dagster.fleet.refresh.freshness import RootCause, freshness
 from ft_dagster.fleet.table.version import Gain, KnownVersion
+from ft_dagster.lineage.serving import Standing
 from ft_dagster.report.sentences.next_step import next_of_state
 from ft_dagster.report.states import ORDER, VariantStatus
 from ft_dagster.row_choices import SortedBy
@@ -34,7 +35,8 @@ class StatusRow:
     where it was rolled back. `judged`: the word of the newest verdict, `verdict`: its sentence. `age_days`:
     of what stands, since it was judged. `hours`: of all devices, `usd`: both to date. `next`: when a retrain
     is decided upon next, ISO 8601, and `why` it is not sooner. `result`: what came of the newest training, in
-    a line; `next_step`: what a person does next.
+    a line; `next_step`: what a person does next. `unserved`: the version in production, where it may no
+    longer be served.
     """
 
     tenant: str
@@ -57,11 +59,14 @@ class StatusRow:
     why: str
     result: str
     next_step: str
+    unserved: Standing | None = None
 
     def to_json(self) -> dict[str, Any]:
         causes = [{"variant": each.variant, **each.cause._asdict()} for each in self.causes]
         gains = {name: _gain_json(getattr(self, name)) for name in ("gain", "over_production")}
-        return {**vars(self), "causes": causes, **gains}
+        told = {name: value for name, value in vars(self).items() if name != "unserved"}
+        unserved = None if self.unserved is None else self.unserved.to_json()
+        return {**told, "causes": causes, **gains, "may_not_serve": unserved}
 
     @property
     def shown_version(self) -> str:
@@ -117,14 +122,14 @@ def arranged(rows: Sequence[StatusRow], by: SortedBy = "state") -> list[StatusRo
     return sorted(rows, key=largest_first)
 
 
-def on_rolled_back(rows: Sequence[StatusRow]) -> list[str]:
-    """Return the versions in production that were made on a release that was rolled back, a sentence each."""
-    return [
-        f"{row.variant} v{row.version} is in production: {each.cause.words}"
-        for row in rows
-        for each in row.causes
-        if row.version is not None and each.variant == row.variant and each.cause.kind == "rolled_back"
-    ]
+def unserved_lines(rows: Sequence[StatusRow], most: int | None = None) -> list[str]:
+    """Return the versions in production that may no longer be served, a sentence each, and how many more
+    there are than `most`.
+    """
+    found = [row.unserved.said for row in rows if row.unserved is not None]
+    if most is None or len(found) <= most:
+        return found
+    return [*found[:most], f"{len(found) - most} more in production may no longer be served"]
 
 
 def _value(row: StatusRow, by: SortedBy) -> float | None:
@@ -165,8 +170,16 @@ def _row(
             version.next_step,
             refused=_is_refused(row, version),
             failure=row.state.failure or "",
+            unserved=version.unserved,
         ),
+        unserved=_unserved(row.key, version),
     )
+
+
+def _unserved(key: str, version: KnownVersion) -> Standing | None:
+    if version.version is None or not version.unserved:
+        return None
+    return Standing(key, version.version, version.unserved, version.withheld)
 
 
 def _state(row: FleetRow, causes: tuple[RootCause, ...], decision: Retrain | NotDone | None) -> VariantStatus:

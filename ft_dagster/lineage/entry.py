@@ -22,6 +22,7 @@ _OWN: dict[Action, tuple[str, ...]] = {
     PROMOTE: ("forced",),
     ROLLBACK: ("from_version",),
 }
+_IF_ANY = ("unmeasured", "accepted")  # which most entries lack
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class ReleaseEntry:
     (since schema 3). Of a release alone: `verdict`, the digest of the verdict's JSON, `gates`, that of the
     gates, `run_id`, the sha256 of the manifests of export and evaluation and of certificate.json (since
     schema 3), and `unmeasured`: why it could not be held against the version in production, where it could
-    not. Of a promotion: whether it was `forced`. Of a rollback: `from_version`, the one served before.
+    not. Of a promotion and a rollback: whether it was `forced`, and the rollbacks of releases beneath it in
+    spite of which it was (`accepted`). Of a rollback: `from_version`, the one served before.
     """
 
     action: Action
@@ -60,6 +62,7 @@ class ReleaseEntry:
     forced: bool = False
     from_version: int | None = None
     unmeasured: str | None = None
+    accepted: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -70,11 +73,18 @@ class ReleaseEntry:
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it is stored: without what only other actions have."""
         others = {name for action in ACTIONS if action != self.action for name in _OWN[action]}
-        others |= set() if self.unmeasured else {"unmeasured"}
+        others -= {"forced"} if self.forced else set()
+        others |= {name for name in _IF_ANY if not getattr(self, name)}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     def then(
-        self, action: Action, production: int, *, forced: bool = False, from_version: int | None = None
+        self,
+        action: Action,
+        production: int,
+        *,
+        forced: bool = False,
+        from_version: int | None = None,
+        accepted: tuple[str, ...] = (),
     ) -> ReleaseEntry:
         """Return a later entry about the same version, before it is signed and dated."""
         return replace(
@@ -83,6 +93,7 @@ class ReleaseEntry:
             production=production,
             forced=forced,
             from_version=from_version,
+            accepted=accepted,
             verdict=None,
             gates=None,
             run_id=None,
@@ -121,14 +132,17 @@ class ReleaseEntry:
             **{name: content[name] for name in own},
             entry=content.get("entry"),
             unmeasured=content.get("unmeasured"),
+            accepted=tuple(content.get("accepted", ())),
             previous=content["previous"] if chained else None,
             schema_version=content["schema_version"],
         )
+        if action == ROLLBACK and content.get("forced"):
+            found = replace(found, forced=True)
         numbers = [version, *([] if production is None else [production])]
         numbers += [found.from_version] if action == ROLLBACK else []
         if not all(type(number) is int for number in numbers):
             raise ValueError("a version is a whole number")
-        if not all(isinstance(content[name], str) for name in words):
+        if not all(isinstance(said, str) for said in (*(content[name] for name in words), *found.accepted)):
             raise ValueError("not text")
         return found
 

@@ -15,7 +15,8 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,6 @@ from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION,
 from ft_dagster.lineage.log import ReleaseLog, adopt, append, folder_of, read_log, recalled_log
 from ft_dagster.lineage.served import (
     production_in,
-    refuse_rolled_back,
     released,
     rolled_back,
     rolled_back_weights,
@@ -34,6 +34,7 @@ from ft_dagster.lineage.served import (
     to_go_back_to,
     versions_in,
 )
+from ft_dagster.lineage.serving import APPROVED, Asks, Finding, of_log, refuse
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, MODEL_EXPORT
@@ -100,14 +101,16 @@ def _listed(artifact: Artifact, name: str) -> str | None:
 class ReleaseRequest:
     """Names who asks for a change of what is served, and why; `by` None: the user of this process.
 
-    `approvers`: who alone may put a version into production; none: anyone. `doubt`: why one of them has to
-    decide on it, a rollback too; None: nobody has to.
+    `approvers`: who alone may put a version into production; none: anyone. `platform`: those of them whom the
+    policy names. `asks`: why a version may not be served, by a log and by all else; asked again for each log
+    that an entry is to stand in.
     """
 
     reason: str
     by: str | None = None
     approvers: tuple[str, ...] = ()
-    doubt: str | None = None
+    platform: tuple[str, ...] = ()
+    asks: Asks = of_log
 
     @property
     def user(self) -> str:
@@ -125,11 +128,11 @@ def record_release(
 ) -> ReleaseEntry:
     """Append a version and return its entry. One payload is one version, however often it is released.
 
-    With approvers it stays a candidate, as do weights that were rolled back in another format; what is in
-    doubt, or could not be measured against production, needs approvers. A payload that was served before goes
-    into production again, unless it was rolled back or must be approved; else its standing entry is returned
-    (see `promote`). Raises UserError where the candidate's parts do not all speak of the same weights and of
-    the export's bytes, or the verdict is no pass.
+    With approvers it stays a candidate, as do weights that were rolled back in another format; what an
+    approver has to decide on needs approvers. A payload that was served before goes into production again,
+    unless it was rolled back or must be approved; else its standing entry is returned (see `promote`). Raises
+    UserError where the candidate's parts do not all speak of the same weights and of the export's bytes, the
+    verdict is no pass, or it may not be served.
     """
     return _change(store, prefix, request, _recording(candidate, request, variant, run_id), recalled_log)
 
@@ -156,9 +159,10 @@ def _recording(
     candidate: ReleaseCandidate, request: ReleaseRequest, variant: str, run_id: str | None
 ) -> Decide:
     """Return what a log becomes by a candidate. Raises UserError, see `record_release`."""
-    check_bytes(candidate)
+    refuse(of_bytes(candidate))
     made = candidate.entry(variant, run_id)
-    _approve(request, made.doubt)
+    if made.doubt and not request.approvers:
+        refuse(of_log([made], made))
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
         versions, serving = versions_in(past), production_in(past)
@@ -170,7 +174,8 @@ def _recording(
             waits = bool(request.approvers) or made.weights in rolled_back_weights(past)
             entry, new = replace(made, version=version, production=serving if waits else version), True
         if new:
-            _approve(request, request.doubt)
+            waits_for = ("rolled_back", *(APPROVED if request.approvers else ()))
+            refuse(f for f in request.asks([*past, entry], entry) if f.rule not in waits_for)
             _same_production(candidate.held_against, past)
         return entry, new
 
@@ -196,39 +201,89 @@ def promote(
 ) -> ReleaseEntry:
     """Put a version (None: the newest, the candidate) into production; its entry, the standing one if it is.
 
-    Every version passed its gate when it was written. Raises UserError: nothing released, no such version,
-    one that retention removed, who asks is not one of the approvers, or its weights were rolled back and it
-    is not forced with a reason.
+    An approver may put the one in production there again, where it lacks what they may decide on. Raises
+    UserError: nothing released, no such version, one that retention removed, who asks is not one of the
+    approvers, or it may not be served and this person may not decide on it (see `serving`).
     """
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
         chosen = released(past, version, prefix)
-        if chosen.version == production_in(past):
+        found, forced = request.asks(past, chosen), force and bool(request.reason)
+        stands = chosen.version == production_in(past) and not any(each.rule in APPROVED for each in found)
+        if not stands:
+            _refuse_others(request, chosen.version)
+        refuse(each for each in found if not _is_decided(each, request, forced=forced))
+        if stands:
             return (past[-1] if past[-1].action == PROMOTE else chosen), False
-        _approve(request, chosen.doubt or request.doubt, chosen.version)
-        if not (force and request.reason):
-            refuse_rolled_back(past, chosen.version)
         _keep_export(store, prefix, chosen)
-        return chosen.then(PROMOTE, chosen.version, forced=force), True
+        return chosen.then(PROMOTE, chosen.version, forced=force, accepted=_accepted(found)), True
 
     return _change(store, prefix, request, decide)
 
 
-def rollback(store: Store, prefix: str, request: ReleaseRequest, version: int | None = None) -> ReleaseEntry:
+def rollback(
+    store: Store,
+    prefix: str,
+    request: ReleaseRequest,
+    version: int | None = None,
+    *,
+    force: bool = False,
+) -> ReleaseEntry:
     """Put what was in production before into production again (None: what was there last, of other weights).
 
-    Nothing is deleted. Raises UserError as `to_go_back_to`, for a version that retention removed, and in
-    doubt unless one of the approvers asks.
+    Nothing is deleted. It needs no approval, and no rule of the policy and no parent's rollback keeps it from
+    a version that keeps the one in production from being served as well. `force`: an approver of the policy
+    goes back to what today's policy does not allow. Raises UserError as `to_go_back_to`, for a version that
+    retention removed, and for one that may not be served.
     """
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
         target = released(past, to_go_back_to(past, prefix, version), prefix)
-        if request.doubt:
-            _approve(request, request.doubt, target.version)
+        found = request.asks(past, target)
+        refuse(_kept_from(found, request, past, force=force))
         _keep_export(store, prefix, target)
-        return target.then(ROLLBACK, target.version, from_version=production_in(past)), True
+        now, accepted = production_in(past), _accepted(found)
+        entry = target.then(ROLLBACK, target.version, forced=force, from_version=now, accepted=accepted)
+        return entry, True
 
     return _change(store, prefix, request, decide)
+
+
+def _kept_from(
+    found: Sequence[Finding], request: ReleaseRequest, past: Sequence[ReleaseEntry], *, force: bool
+) -> list[Finding]:
+    """Return what keeps a rollback from a version, of all that was found against it: what would be worse than
+    what is served, and who asks may not decide on.
+    """
+    served = served_in(past)
+    now: Sequence[Finding] = ()
+    with suppress(UserError):  # what is to be taken back may be damaged
+        now = () if served is None else request.asks(past, served)
+    as_bad = {each[:2] for each in now if each.rule in ("policy", "parent")}
+    may = {
+        "policy": force and request.user in request.platform,
+        "parent": request.user in request.approvers,
+        **dict.fromkeys(("verdict", "unmeasured", "approval"), True),
+    }
+    worse = [each for each in found if each[:2] not in as_bad and not may.get(each.rule, False)]
+    who = " or ".join(request.platform) or "an approver whom policy.yaml names"
+    forced = f"or have {who} go back to it by --force"
+    return [each._replace(fix=f"{each.fix}, {forced}") if each.rule == "policy" else each for each in worse]
+
+
+def _is_decided(finding: Finding, request: ReleaseRequest, *, forced: bool) -> bool:
+    """Say whether who asks for a promotion decides by it on what was found; `forced`: with a reason. Who may
+    approve at all is asked besides.
+    """
+    named = finding.rule == "approval" or bool(request.approvers)
+    return {"parent": forced and named, "rolled_back": forced}.get(
+        finding.rule, named and finding.rule in APPROVED
+    )
+
+
+def _accepted(found: Sequence[Finding]) -> tuple[str, ...]:
+    """Return the rollbacks of parents in spite of which a version goes into production."""
+    return tuple(each.what for each in found if each.rule == "parent")
 
 
 def _keep_export(store: Store, prefix: str, entry: ReleaseEntry) -> None:
@@ -245,14 +300,9 @@ def _keep_export(store: Store, prefix: str, entry: ReleaseEntry) -> None:
         )
 
 
-def _approve(request: ReleaseRequest, doubt: str | None, version: int | None = None) -> None:
-    """Raises UserError where nobody is named who may decide on what is in doubt, and where it is not one of
-    them who puts a version into production.
-    """
-    if doubt and not request.approvers:
-        fix = "Mend what it says, or name in release.approvers who decides: it then waits for them"
-        raise UserError(doubt, field="release.approvers", fix=fix)
-    if version is not None and request.approvers and request.user not in request.approvers:
+def _refuse_others(request: ReleaseRequest, version: int) -> None:
+    """Raises UserError where who asks is not one of those who put versions into production."""
+    if request.approvers and request.user not in request.approvers:
         raise UserError(
             f"{request.user} may not approve version {version}",
             field="release.approvers",
@@ -273,37 +323,51 @@ def _same_production(then: Sequence[ReleaseEntry] | None, past: Sequence[Release
         )
 
 
-def check_bytes(candidate: ReleaseCandidate) -> None:
-    """Raises UserError unless the gate and the certificate hold for exactly this export.
+def of_bytes(candidate: ReleaseCandidate) -> Iterator[Finding]:
+    """Yield where gate and certificate do not hold for exactly this export.
 
     Where the certificate fails by drift alone, the verdict on the export's own bytes stands in for it.
     """
     export, evaluation = candidate.export, candidate.evaluation
     certificate, verdict = candidate.certificate, candidate.verdict
     weights = export.inputs.get(FINE_TUNED_MODEL.name)
-    _same(
-        "the export is of other weights than the evaluation judged",
-        weights,
-        evaluation.inputs.get(FINE_TUNED_MODEL.name),
+    same = (
+        (
+            "weights",
+            "the export is of other weights than the evaluation judged",
+            weights,
+            evaluation.inputs.get(FINE_TUNED_MODEL.name),
+        ),
+        (
+            EVALUATION.name,
+            "the export was made for another evaluation",
+            evaluation.digest,
+            export.inputs.get(EVALUATION.name),
+        ),
+        (
+            "gates",
+            "the gates changed after the evaluation",
+            candidate.gates,
+            evaluation.inputs.get("gates"),
+        ),
+        ("certificate", "the certificate is of other weights", weights, certificate.judged),
+        ("certificate", "the certificate is of another payload", export.digest, certificate.payload),
     )
-    _same("the export was made for another evaluation", evaluation.digest, export.inputs.get(EVALUATION.name))
-    _same("the gates changed after the evaluation", candidate.gates, evaluation.inputs.get("gates"))
-    _same("the certificate is of other weights", weights, certificate.judged)
-    _same("the certificate is of another payload", export.digest, certificate.payload)
+    for what, problem, expected, found in same:
+        if expected is None or expected != found:
+            words = f"{problem}: {str(expected)[:12]} is expected"
+            yield Finding("bytes", what, words, JUDGED_AGAIN, value=str(found)[:12])
     own = candidate.own_verdict
     judged_itself = certificate.drifted and own is not None and own.passed
     if not certificate.passed and not judged_itself:
-        raise UserError(
-            "the certificate of the export does not hold",
-            value="; ".join(certificate.failures),
-            fix="Materialize model_export again, in another format where it fails again",
-        )
+        words = f"the certificate of the export does not hold: {'; '.join(certificate.failures)}"
+        fix = "Materialize model_export again, in another format where it fails again"
+        yield Finding("bytes", "certificate", words, fix)
     if not verdict.passed:
         why = "; ".join(rule.sentence for rule in verdict.broken) or "no rule was judged"
-        raise UserError(
-            f"the gate does not hold for weights {str(weights)[:12]}: {why}",
-            fix="Train again with other data or settings, or change the gates and evaluate again",
-        )
+        words = f"the gate does not hold for weights {str(weights)[:12]}: {why}"
+        fix = "Train again with other data or settings, or change the gates and evaluate again"
+        yield Finding("bytes", "verdict", words, fix)
 
 
 def history(store: Store, prefix: str) -> list[ReleaseEntry]:
@@ -332,13 +396,6 @@ def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Ar
         )
     verify_artifact(store, found, cache)
     return found
-
-
-def _same(problem: str, expected: str | None, found: str | None) -> None:
-    if expected is None or expected != found:
-        raise UserError(
-            f"{problem}: {str(expected)[:12]} is expected", value=str(found)[:12], fix=JUDGED_AGAIN
-        )
 
 
 def _change(

@@ -23,7 +23,7 @@ def to_go_back_to(past: Sequence[ReleaseEntry], prefix: str, version: int | None
     """Return the version that a rollback would put into production.
 
     Raises UserError: nothing in production, nothing before it, no such version, or one that never was in
-    production before, has the same weights, or was rolled back itself.
+    production before, or has the same weights. One that is named may have been rolled back itself.
     """
     now = production_in(past)
     if now is None:
@@ -48,7 +48,6 @@ def _check_target(
     past: Sequence[ReleaseEntry], target: ReleaseEntry, now: int, before: Sequence[int]
 ) -> None:
     version, put = target.version, f"`ft-dagster release {target.variant} --version {target.version}`"
-    refuse_rolled_back(past, version)
     if version in before and target.weights != versions_in(past)[now].weights:
         return
     why, fix = (
@@ -72,10 +71,15 @@ def rolled_back(past: Sequence[ReleaseEntry]) -> dict[int, str]:
 
 def rolled_back_weights(past: Sequence[ReleaseEntry]) -> dict[str, str]:
     """Return why weights were rolled back, by their digest."""
-    versions, gone = versions_in(past), dict[str, str]()
+    return {weights: entry.reason for weights, entry in rollbacks(past).items()}
+
+
+def rollbacks(past: Sequence[ReleaseEntry]) -> dict[str, ReleaseEntry]:
+    """Return the newest rollback of weights that were not promoted since, by their digest."""
+    versions, gone = versions_in(past), dict[str, ReleaseEntry]()
     for entry in past:
         if entry.action == ROLLBACK and entry.from_version in versions:
-            gone[versions[entry.from_version].weights] = entry.reason
+            gone[versions[entry.from_version].weights] = entry
         elif entry.action == PROMOTE:
             gone.pop(entry.weights, None)
     return gone
@@ -111,17 +115,6 @@ def released(past: Sequence[ReleaseEntry], version: int | None, prefix: str) -> 
         known = ", ".join(str(number) for number in sorted(versions))
         raise UserError("no such version", field="version", value=version, fix=f"Released are {known}")
     return versions[version]
-
-
-def refuse_rolled_back(past: Sequence[ReleaseEntry], version: int) -> None:
-    """Raises UserError where a version was rolled back and not promoted since."""
-    if version in rolled_back(past):
-        raise UserError(
-            f"version {version} was rolled back: {rolled_back(past)[version]}",
-            field="version",
-            value=version,
-            fix="Release other weights, or promote it by force with a reason",
-        )
 
 
 def _nothing(prefix: str) -> UserError:

@@ -17,11 +17,12 @@ from typing import NamedTuple, TypedDict
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export, walk
 from ft_dagster.lineage.release import history, production
-from ft_dagster.lineage.served import rolled_back_weights
+from ft_dagster.lineage.served import rollbacks
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.methods import METHODS
 from ft_dagster.models.base import locate_base
 from ft_dagster.models.base_record import BaseRecord, Mode
+from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
@@ -251,11 +252,14 @@ def newer_parent(store: Store, child: VariantKey, base: Artifact | None) -> tupl
 
 
 class RolledBack(NamedTuple):
-    """Names a release that a base was made on, and `why` it was rolled back since."""
+    """Names a release that a base was made on, and `why` it was rolled back since; `mark` names that
+    rollback.
+    """
 
     parent: VariantKey
     version: int
     why: str
+    mark: str
 
     @property
     def words(self) -> str:
@@ -270,10 +274,12 @@ def rolled_back_beneath(store: Store, base: Artifact) -> Iterator[RolledBack]:
         parent = started_from(each)
         if parent:
             key = VariantKey.parse(parent["variant"])
-            gone = rolled_back_weights(history(store, parent["places"][MODEL_EXPORT.name][0]))
-            weights = each.inputs[FINE_TUNED_MODEL.name]
-            if weights in gone:
-                yield RolledBack(key, parent["version"], gone[weights])
+            child = VariantKey.parse(variant_of(each.place.prefix) or "")
+            gone = rollbacks(history(store, parent_prefix(child, key)))
+            found = gone.get(each.inputs[FINE_TUNED_MODEL.name])
+            if found is not None:
+                mark = f"{key}@{parent['version']} {found.entry or found.at}"
+                yield RolledBack(key, parent["version"], found.reason, mark)
 
 
 def parents_moved(store: Store, child: VariantKey, base: Artifact | None) -> Iterator[StaleCause]:

@@ -141,7 +141,7 @@ class Policy(SpecModel):
         "share_probes": "Remove the line: what a probe found is taken for no other variant any more"
     }
 
-    added = ("data", "training")
+    added = ("data", "training", "serving")
 
     gates: GateFloors = GateFloors()
     evaluation: EvaluationFloors = EvaluationFloors()
@@ -161,6 +161,11 @@ class Policy(SpecModel):
     )
     approvers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="Who alone may put a version into production; release.approvers names some of them"
+    )
+    serving: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="What becomes of a version in production that may no longer be served; warn: it is "
+        "named; refuse: catalogue, registry and a run of release refuse it besides. Nothing is taken down",
     )
 
     @property

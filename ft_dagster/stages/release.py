@@ -6,6 +6,7 @@ what it needs judged was made by `release_evaluation`, and where something of it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ft_dagster.errors import UserError
@@ -19,6 +20,7 @@ from ft_dagster.lineage.release import (
     record_release,
     standing_release,
 )
+from ft_dagster.lineage.serving import Finding, refuse
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.lineage.version_status import VersionStatus, status_of
 from ft_dagster.models.derived import base_folder
@@ -26,7 +28,7 @@ from ft_dagster.report.sentences.next_step import Result, next_step
 from ft_dagster.spec.policy import POLICY_FILE
 from ft_dagster.stage_entries import BASE_MODEL, RELEASE, RELEASE_EVALUATION
 from ft_dagster.stages.judging.declared_now import declared_workspace
-from ft_dagster.stages.judging.may_serve import may_serve
+from ft_dagster.stages.judging.may_serve import Today, findings_in, may_serve
 from ft_dagster.stages.judging.verdicts import own_verdict
 from ft_dagster.stages.release_evaluation import Judgement, judgement
 from ft_dagster.store import Artifact
@@ -38,8 +40,8 @@ STEP = Step(RELEASE, reads=(RELEASE_EVALUATION,))
 
 @dataclass(frozen=True)
 class Released:
-    """Reports a release. `entry`: of the release log. `history`: the log after it. `status`: of the version.
-    `next`: what a person does next.
+    """Reports a release. `entry`: of the release log. `history`: the log after it. `status`: of the version;
+    `unserved`: why it may not be served. `next`: what a person does next.
     """
 
     entry: ReleaseEntry
@@ -47,6 +49,7 @@ class Released:
     verdict: Verdict
     export: Artifact
     status: VersionStatus
+    unserved: tuple[Finding, ...]
     next: str
 
 
@@ -62,7 +65,7 @@ def release(workspace: Workspace) -> Released:
     export, approvers = found.export, found.policy.approvers_of(declared.spec)
     declared.verify(export)
     check_base(declared, export)
-    doubt = doubt_now(declared, found)
+    request = _asked_now(declared, found, approvers)
     record = standing_release if declared.looking else record_release
     entry = record(
         store,
@@ -77,28 +80,37 @@ def release(workspace: Workspace) -> Released:
             found.held.unmeasured,
             found.held.against.log,
         ),
-        ReleaseRequest(declared.run.reason, approvers=approvers, doubt=doubt),
+        request,
         variant=str(declared.key),
         run_id=declared.run.id,
     )
     past = history(store, declared.prefix)
-    status = status_of(past, entry)
+    status, today = status_of(past, entry), Today.of(declared.settings, declared.key)
+    unserved = findings_in(today, past, entry)
+    if status.is_served and today.refuses and not declared.looking:
+        refuse(unserved)
     limit = declared.spec.evaluation.limit
-    result = Result(str(declared.key), found.verdict, limit, status, approvers, doubt)
-    return Released(entry, past, found.verdict, export, status, next_step(result))
+    result = Result(str(declared.key), found.verdict, limit, status, approvers, unserved)
+    return Released(entry, past, found.verdict, export, status, unserved, next_step(result))
 
 
-def doubt_now(workspace: Workspace, found: Judgement) -> str | None:
-    """Return the doubt of a judgement as it is by now: to hash what is released takes minutes, in which a
-    parent may be rolled back. Raises UserError where the policy is another one, or does not let it be served.
+def _asked_now(workspace: Workspace, found: Judgement, approvers: tuple[str, ...]) -> ReleaseRequest:
+    """Return a request that asks what keeps a judgement's version from being served, by then: to hash what is
+    released takes minutes, in which a parent may be rolled back. It raises UserError where the policy is
+    another one.
     """
-    if workspace.settings.policies().of(workspace.key.tenant).digest != found.policy.digest:
-        raise UserError(
-            "the policy changed meanwhile: it was judged by the one before",
-            file=workspace.project / POLICY_FILE,
-            fix="Materialize release_evaluation and release again",
-        )
-    return may_serve(workspace.settings, workspace.key, found.version)
+
+    def asks(past: Sequence[ReleaseEntry], entry: ReleaseEntry) -> Sequence[Finding]:
+        today = Today.of(workspace.settings, workspace.key)
+        if today.policies.of(workspace.key.tenant).digest != found.policy.digest:
+            raise UserError(
+                "the policy changed meanwhile: it was judged by the one before",
+                file=workspace.project / POLICY_FILE,
+                fix="Materialize release_evaluation and release again",
+            )
+        return may_serve(found.version, today)
+
+    return ReleaseRequest(workspace.run.reason, approvers=approvers, asks=asks)
 
 
 def check_base(workspace: Workspace, export: Artifact) -> None:

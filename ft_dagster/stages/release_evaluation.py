@@ -16,6 +16,7 @@ from ft_dagster.gate.gates import with_rules
 from ft_dagster.gate.verdict_words import production_sentence, verdict_sentence
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.graph import StoredGraph, input_of
+from ft_dagster.lineage.serving import APPROVED, refuse
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.sentences.next_step import REGRESSION
 from ft_dagster.spec.policy import Policy
@@ -32,7 +33,7 @@ from ft_dagster.stages import evaluation as evaluation_stage
 from ft_dagster.stages.asking.train_test_overlap import refuse_trained_on
 from ft_dagster.stages.evaluation import own_of
 from ft_dagster.stages.judging.declared_now import DeclaredWorkspace, declared_workspace
-from ft_dagster.stages.judging.may_serve import Version, may_serve
+from ft_dagster.stages.judging.may_serve import Today, Version, may_serve
 from ft_dagster.stages.judging.verdicts import Held, against_production, certificate_of, predecessor, rejudge
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.store import Artifact
@@ -51,9 +52,8 @@ STEP = Step(
 
 @dataclass(frozen=True)
 class Judgement:
-    """Holds all that a release is decided by. `version`: what is to be served; `doubt`: why a named approver
-    has to decide on it, where one has to. `held`: against production, if the gate holds; its rules stand in
-    the verdict.
+    """Holds all that a release is decided by. `version`: what is to be served. `held`: against production, if
+    the gate holds; its rules stand in the verdict.
     """
 
     policy: Policy
@@ -62,7 +62,6 @@ class Judgement:
     verdict: Verdict
     certificate: Certificate
     version: Version
-    doubt: str | None
     held: Held
 
 
@@ -113,7 +112,8 @@ def judgement(declared: DeclaredWorkspace) -> Judgement:
     verdict = rejudge(declared.context, spec, tuned, evaluation, declared.upstream(BASE_EVALUATION.name))
     certificate = certificate_of(declared, export)
     version = _version(declared, tuned, certificate.format)
-    doubt = may_serve(declared.settings, declared.key, version)
+    found = may_serve(version, Today.of(declared.settings, declared.key))
+    refuse(each for each in found if each.rule not in APPROVED)
     held = (
         against_production(declared, tuned, evaluation)
         if verdict.passed
@@ -121,7 +121,7 @@ def judgement(declared: DeclaredWorkspace) -> Judgement:
     )
     own = by_any_name(own_of(evaluation), own_checks(declared.context, spec.evaluation))
     verdict = replace(with_rules(verdict, held.rules, spec.gates, own), policy=policy.digest)
-    return Judgement(policy, export, evaluation, verdict, certificate, version, doubt, held)
+    return Judgement(policy, export, evaluation, verdict, certificate, version, held)
 
 
 def _version(workspace: Workspace, tuned: Artifact, format: str) -> Version:

@@ -22,7 +22,9 @@ from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.samples import Sample, read_answers, read_samples
 from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.certificate import Certificate
+from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.served import aliases
+from ft_dagster.lineage.serving import may_serve_words
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.cards import without_header
@@ -85,6 +87,7 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages import training_mixture, training_plan
+from ft_dagster.stages.judging.may_serve import Today, findings_in
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.versions.refusals_judged import judged_rows
 from ft_dagster.versions.results import frozen_spec, result_of, rows_may_be_shown, shown_answers
@@ -145,21 +148,21 @@ def _html(settings: Settings, stored: VersionFiles, following: str) -> str:
         *_memorization(stored),
         *_data(stored, spec),
         _plan(stored),
-        _made_of(stored, spec),
+        _made_of(settings, stored, spec),
         *_version(stored),
     ]
     box = VerdictBox.of(verdict)._replace(sentence=result_sentence(result))
     return as_html(Report(stored.name, spec.description, (), [box], sections, lead))
 
 
-def _made_of(stored: VersionFiles, spec: VariantSpec) -> Section:
+def _made_of(settings: Settings, stored: VersionFiles, spec: VariantSpec) -> Section:
     made = made_rows(stored.made.files, stored.made.artifacts, stored.entry)
     caption = "from the file to the version; digests by their first digits"
-    facts = HtmlTable("the version", ("name", "value"), _facts(stored, spec))
+    facts = HtmlTable("the version", ("name", "value"), _facts(settings, stored, spec))
     return Section("Made of", tables=[facts, HtmlTable(caption, MADE_OF, made)])
 
 
-def _facts(stored: VersionFiles, spec: VariantSpec) -> list[tuple[str, str]]:
+def _facts(settings: Settings, stored: VersionFiles, spec: VariantSpec) -> list[tuple[str, str]]:
     tuned, entry = stored.artifact(FINE_TUNED_MODEL.name), stored.entry
     facts = [
         ("owners", ", ".join(spec.owners)),
@@ -176,9 +179,18 @@ def _facts(stored: VersionFiles, spec: VariantSpec) -> list[tuple[str, str]]:
         ("released", f"{entry.at} by {entry.by}"),
         ("run", entry.run_id or "unknown"),
         ("in production", f"{served_words} by the log up to {moment(stored.past[-1].at)} UTC"),
+        ("may be served", _may_serve(settings, stored, entry)),
         ("code", tuned.predicate["code"]["sha256"][:DIGITS]),
         ("seed", str(tuned.predicate["seed"])),
     ]
+
+
+def _may_serve(settings: Settings, stored: VersionFiles, entry: ReleaseEntry) -> str:
+    """Say whether a version may be served on the day of the report."""
+    try:
+        return may_serve_words(findings_in(Today.of(settings, stored.key), stored.past, entry))
+    except UNREADABLE as error:
+        return why_not(error)
 
 
 def _said(summary: Summary) -> list[str]:

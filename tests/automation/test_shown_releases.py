@@ -55,7 +55,7 @@ def test_a_rollback_that_nobody_showed_is_pushed_to_the_registry_once(
 ) -> None:
     pushed = list[str]()
 
-    def push(settings: Settings, key: VariantKey) -> None:
+    def push(settings: Settings, key: VariantKey, unserved_of: object) -> None:
         pushed.append(str(key))
 
     monkeypatch.setattr("ft_dagster.automation.registry.push_releases", push)

@@ -238,7 +238,7 @@ def test_what_is_released_meanwhile_is_not_served_unverified(
         verified.append(version)
         release(store, "acme.support", adapter(5), weights="5" * 64)
 
-    monkeypatch.setattr(commands, "_doubt", verify)
+    monkeypatch.setattr(commands, "_verify", verify)
     command, *options = words
     assert typed(project, command, "acme.support", *options)["production"] == verified[0]
 

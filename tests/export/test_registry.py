@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,12 +24,13 @@ from ft_dagster.export.registry import _register, _registry, lineage_tags, push_
 from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages.judging.may_serve import unserved_of
 from ft_dagster.store import exclusive
 from ft_dagster.store.cache import make_room
 from tests.e2e.project import write_yaml
 from tests.instances import new_instance
 from tests.present import present
-from tests.releases import adapter, release, whole_model
+from tests.releases import adapter, frozen, release, whole_model
 from tests.s3_server import S3Server, free_port
 from tests.trackers import ROOT, Trackers, mlflow_server
 
@@ -71,9 +73,9 @@ def named(project: Path, address: str | None, **more: Any) -> Settings:
 
 def test_without_a_registry_or_its_library_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"registry.mlflow: no model registry is named"):
-        push_releases(named(tmp_path, None), KEY)
+        push_releases(named(tmp_path, None), KEY, lambda key: None)
     with pytest.raises(UserError, match=r"mlflow is not installed here.*pip install 'ft-dagster\[mlflow\]'"):
-        push_releases(named(tmp_path, "http://127.0.0.1:1"), KEY)
+        push_releases(named(tmp_path, "http://127.0.0.1:1"), KEY, lambda key: None)
 
 
 def test_an_address_has_no_credentials(tmp_path: Path) -> None:
@@ -94,6 +96,77 @@ def test_whatever_keeps_its_files_may_fail(tmp_path: Path, monkeypatch: pytest.M
             raise OSError("Read-only file system")
     finally:
         sys.modules.pop("mlflow", None)
+
+
+CLIENT = """
+from types import SimpleNamespace as Named
+
+class MlflowClient:
+    versions, aliases = {}, {}
+
+    def __init__(self, **places): pass
+    def search_model_versions(self, *_, **__): return list(self.versions.values())
+    def search_registered_models(self, *_): return [1]
+    def get_experiment_by_name(self, name): return Named(experiment_id="1")
+    def create_run(self, *_, **__): return Named(info=Named(run_id="1", artifact_uri="mlflow-artifacts:/1"))
+    def log_artifacts(self, *_): pass
+    def log_artifact(self, *_): pass
+    def set_terminated(self, *_): pass
+    def get_registered_model(self, name): return Named(aliases=self.aliases)
+    def set_registered_model_alias(self, name, alias, number): self.aliases[alias] = number
+    def delete_registered_model_alias(self, name, alias): del self.aliases[alias]
+    def set_model_version_tag(self, name, number, key, value): self.versions[number].tags[key] = value
+    def delete_model_version_tag(self, name, number, key): del self.versions[number].tags[key]
+
+    def create_model_version(self, name, source, run, tags):
+        number = str(len(self.versions) + 1)
+        self.versions[number] = Named(version=number, tags=dict(tags))
+        return self.versions[number]
+"""
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A registry that is kept in this process: MLflow is not installed where tests run."""
+    (tmp_path / "mlflow.py").write_text(CLIENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    yield
+    sys.modules.pop("mlflow", None)
+
+
+@pytest.mark.usefixtures("in_memory")
+def test_what_may_no_longer_be_served_is_tagged_and_where_it_is_withheld_no_alias_comes_to_it(
+    tmp_path: Path,
+) -> None:
+    settings = named(tmp_path, "http://127.0.0.1:1")
+    store, asks = settings.open_store(), unserved_of(settings)
+    frozen(store, str(KEY))
+    release(store, str(KEY), adapter(1))
+    assert push_releases(settings, KEY, asks).unserved is None
+    write_yaml(tmp_path / "policy.yaml", {"methods": ["full"]})  # what trained it is not known here
+    warned = push_releases(settings, KEY, unserved_of(settings))
+    assert (warned.moved, present(warned.unserved).version) == ({}, 1)
+    assert "cannot be held against today's policy" in tags_of("1")["ft_dagster.may_not_serve"]
+    assert "acme.support v1 is in production and may no longer be served (policy)" in warned.said
+
+    write_yaml(tmp_path / "policy.yaml", {"methods": ["full"], "serving": "refuse"})
+    release(store, str(KEY), adapter(2), "c" * 64)
+    refused = push_releases(settings, KEY, unserved_of(settings))
+    assert (refused.versions, refused.moved, [*refused.left_out]) == ((), {}, [2])
+    assert "ft_dagster.may_not_serve" not in tags_of("1")  # it is in production no more
+
+    write_yaml(tmp_path / "policy.yaml", {"serving": "refuse"})
+    again = push_releases(settings, KEY, unserved_of(settings))
+    assert (again.versions, again.moved) == ((2,), {"production": 2, "candidate": 2})
+    assert again.unserved is None
+
+
+def tags_of(number: str) -> dict[str, str]:
+    import mlflow
+
+    tags: dict[str, str] = mlflow.MlflowClient.versions[number].tags
+    return tags
 
 
 def test_settings_that_cannot_be_read_are_said_in_its_log(tmp_path: Path) -> None:

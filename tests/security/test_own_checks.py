@@ -118,7 +118,7 @@ def test_a_check_of_the_tenants_own_is_prefixed_wherever_it_is_shown(judged: Wor
     stored = open_version(judged.settings, KEY)
     pages = {
         "report": str(
-            [_rules(verdict), *_skills(stored, judged.spec), *_before_and_after(stored, judged.spec)]
+            [_rules(verdict, ""), *_skills(stored, judged.spec), *_before_and_after(stored, judged.spec)]
         ),
         "page": str(describe_evaluation(judged, judged.upstream("evaluation"))),
         "base": str(describe_base(judged, judged.upstream("base_evaluation"))),

@@ -223,6 +223,7 @@ def _known_version(shared: SharedState, row: FleetRow, declared: Declared | None
     spent, hours, counted = _spent(shared, row, stands)
     spec = None if declared is None else declared.spec
     result = result_of(shared.settings, row.state.key, judged, stands.log, spec)
+    standing = None if released is None else shared.unserved(row.state.key, spec, stands.log)
     return KnownVersion(
         version=None if released is None else released.version,
         waiting=waiting_version(stands.log),
@@ -244,6 +245,8 @@ def _known_version(shared: SharedState, row: FleetRow, declared: Declared | None
         counted=counted,
         result=result_sentence(result) if verdict else "",
         next_step=next_step(result) if verdict else "",
+        unserved=() if standing is None else standing.findings,
+        withheld=standing is not None and standing.withheld,
     )
 
 

@@ -18,16 +18,19 @@ from ft_dagster.fleet.refresh.listing import (
     is_here,
     listing,
 )
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.serving import Standing
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.planning.hardware.catalogue import Catalogue, load_catalogue
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
-from ft_dagster.spec import CorpusSpec, Declared, load_corpus
+from ft_dagster.spec import CorpusSpec, Declared, VariantKey, VariantSpec, load_corpus
 from ft_dagster.spec.policy import Breach, Checks, Policies, breaches
 from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS, version_of
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.stages.general_corpus import corpus_causes
+from ft_dagster.stages.judging.may_serve import Today, unserved_in
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.store.heads import head_time
 from ft_dagster.versions.look import CorpusNow, FoundNow
@@ -73,6 +76,17 @@ class SharedState:
         return FoundNow(
             tasks.digests, tuple(breached), corpus, tuple(wrong), policy=policy, names=tasks.names
         )
+
+    def unserved(
+        self, key: VariantKey, spec: VariantSpec | None, past: Sequence[ReleaseEntry]
+    ) -> Standing | None:
+        """Return the version in production of a log that may no longer be served; None where it may be, or
+        the policy cannot be read, which is said where the variant is compared with it. `spec`: its
+        declaration.
+        """
+        if isinstance(self._policies, UserError):
+            return None
+        return unserved_in(Today(self.settings, key, self.store, self._policies, spec), past)
 
     @cached_property
     def store(self) -> Store:

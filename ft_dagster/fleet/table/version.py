@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ft_dagster.fleet.due.retrain_cost import NOTHING, Amount
+from ft_dagster.lineage.serving import Finding
 from ft_dagster.lineage.stale import StaleCause
 
 
@@ -36,7 +37,8 @@ class KnownVersion:
     the newest evaluation over the base; `over_production`: of the newest version over the one that was served
     before it, each on its own questions. `causes`: why what stands is out of date. `unread`: why the store
     could not be read, where it could not: nothing else is known then. `unseen`: a source or base that nobody
-    looks at. `shown`: so many entries of its release log Dagster shows, as a tick found.
+    looks at. `shown`: so many entries of its release log Dagster shows, as a tick found. `unserved`: why the
+    version in production may no longer be served; `withheld`: the policy has it refused then.
 
     `spent`: of all trainings, preparations, evaluations and exports that are or were in the store;
     `retrain_hours`: by the clock, of the newest training and what was made for it; `counted`: digest of their
@@ -61,6 +63,8 @@ class KnownVersion:
     shown: int = 0
     result: str = ""
     next_step: str = ""
+    unserved: tuple[Finding, ...] = ()
+    withheld: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "made": None if self.made is None else self.made.timestamp()}
@@ -71,6 +75,7 @@ class KnownVersion:
         read = {
             "made": None if made is None else datetime.fromtimestamp(made, UTC),
             "causes": tuple(StaleCause(*cause) for cause in content["causes"]),
+            "unserved": tuple(Finding(*each) for each in content.get("unserved", ())),
             "spent": Amount(*content["spent"]),
             **{name: None if content[name] is None else Gain(*content[name]) for name in gains},
         }

@@ -9,6 +9,7 @@ from typing import Literal
 
 from ft_dagster.gate.sentences import out_of_reach, wanted
 from ft_dagster.gate.verdict_words import slowest_rule, verdict_sentence
+from ft_dagster.lineage.serving import Finding, said
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.lineage.version_status import VersionStatus
 from ft_dagster.report.figures import count
@@ -48,7 +49,7 @@ GOES_ON = {  # what the run does after a stage by itself
 class Result:
     """Holds what came of a training. `verdict`: None before it was judged. `limit`: evaluation.limit.
     `status`: of its weights in the release log, None where they are in none. `approvers`: who may approve,
-    empty where anyone may, None where that is not known; `doubt`: why one of them has to.
+    empty where anyone may, None where that is not known; `unserved`: why its version may not be served.
     """
 
     variant: str
@@ -56,7 +57,7 @@ class Result:
     limit: Limit = None
     status: VersionStatus | None = None
     approvers: tuple[str, ...] | None = None
-    doubt: str | None = None
+    unserved: Sequence[Finding] = ()
 
     @property
     def who(self) -> str | None:
@@ -101,10 +102,17 @@ def next_of_stage(stage: str, to_heed: Sequence[str] = ()) -> str:
 
 
 def next_of_state(
-    variant: str, state: VariantStatus, known: str, *, refused: bool = False, failure: str = ""
+    variant: str,
+    state: VariantStatus,
+    known: str,
+    *,
+    refused: bool = False,
+    failure: str = "",
+    unserved: Sequence[Finding] = (),
 ) -> str:
     """Return what a person does about a variant's state. `known`: `next_step` of its newest result, empty
-    where nothing of it was judged; `refused`: whether its gate did not hold; `failure`: of its newest run.
+    where nothing of it was judged; `refused`: whether its gate did not hold; `failure`: of its newest run;
+    `unserved`: why its version in production may no longer be served.
     """
     run = f"`ft-dagster run {variant}`"
     mend = known if refused and known else f"{_mended(failure)}, then {run}"
@@ -118,7 +126,8 @@ def next_of_state(
         "not judged": f"{run} judges it",
         "retired": f"{NOTHING}; it is declared no longer",
     }
-    return otherwise.get(state) or known or NOTHING
+    served = unserved[0].fix if unserved else known
+    return otherwise.get(state) or served or NOTHING
 
 
 def _mended(failure: str) -> str:
@@ -138,11 +147,16 @@ def _of_version(result: Result, status: VersionStatus) -> str:
         gone = f"Version {version} was rolled back ({status.rolled_back}): it stays so"
         return f"{gone}; {command} --force --reason ...` puts it back"
     if status.waits:
-        who, why = result.who or "approval", status.unmeasured or result.doubt
-        return f"Version {version} waits for {who}{f' ({why})' if why else ''}: {command}` approves it"
+        back = [each for each in result.unserved if each.rule == "parent"]
+        who, why = result.who or "approval", status.unmeasured or said(back)
+        force = " --force --reason ..." if back else ""
+        return f"Version {version} waits for {who}{f' ({why})' if why else ''}: {command}{force}` approves it"
     if status.is_served and result.verdict is not None and not result.verdict.passed:
         refused = _of_refused(result, result.verdict)
         return f"Version {version} is in production, and today's gates do not pass it. {refused}"
+    if status.is_served and result.unserved:
+        first = result.unserved[0]
+        return f"Version {version} is in production and may no longer be served: {first.words}. {first.fix}"
     if status.is_served:
         return SERVED
     served = f"version {status.production} is" if status.production else "no version is"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.lineage.serving import Finding
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.lineage.version_status import VersionStatus
 from ft_dagster.report.sentences.next_step import SERVED, Result, next_of_state, next_step
@@ -148,12 +149,11 @@ def test_a_verdict_that_fails_today_is_not_said_to_have_released_it_silently() -
 
 
 def test_what_waits_names_who_approves_why_and_the_command() -> None:
-    waits = result(
-        TASK, HELD, status=VersionStatus(2, 1, 2), approvers=("ann",), doubt="its parent was rolled back"
-    )
+    back = Finding("parent", "acme.base@1 x", "its parent was rolled back", "Train it again")
+    waits = result(TASK, HELD, status=VersionStatus(2, 1, 2), approvers=("ann",), unserved=[back])
     assert next_step(waits) == (
         "Version 2 waits for ann (its parent was rolled back): "
-        "`ft-dagster release acme.coder --version 2` approves it"
+        "`ft-dagster release acme.coder --version 2 --force --reason ...` approves it"
     )
 
 

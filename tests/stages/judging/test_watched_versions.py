@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
-from ft_dagster.stages.judging.may_serve import may_serve, version_in
+from ft_dagster.stages.judging.may_serve import Today, in_production
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, edit, write_yaml
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 
@@ -23,23 +23,17 @@ def test_a_version_is_held_against_what_it_was_trained_by_and_not_against_todays
     watched = {"watch": {"questions": 4}}
     edit(project / "tenants/acme/places.yaml", lambda content: content["training"].update(watched))
     settings = load_settings(project)
-    version = version_in(settings, chained.key, None)
-    assert may_serve(settings, chained.key, version) is None
+    assert in_production(Today.of(settings, chained.key)) is None
     write_yaml(project / "policy.yaml", {**POLICY, "training": {"watch_questions": 4}})
-    settings = load_settings(project)
-    with pytest.raises(UserError, match="at least 4 questions of each benchmark") as refused:
-        may_serve(settings, chained.key, version_in(settings, chained.key, None))
-    assert "training.watch.questions" in str(refused.value)
+    standing = present(in_production(Today.of(load_settings(project), chained.key)))
+    assert [finding.field for finding in standing.findings] == ["training.watch.questions"]
+    assert "at least 4 questions of each benchmark" in standing.findings[0].words
 
 
 def test_a_version_with_too_little_general_text_is_not_served(chained: Workspace, tmp_path: Path) -> None:
     project = shutil.copytree(chained.project, tmp_path / "project")
-    for share, said in ((0.08, None), (0.09, "at least 0.09")):
+    for share, fields in ((0.08, []), (0.09, ["data.general.share"])):
         write_yaml(project / "policy.yaml", {**POLICY, "data": {"general_share": share}})
-        settings = load_settings(project)
-        version = version_in(settings, chained.key, None)
-        if said is None:
-            assert may_serve(settings, chained.key, version) is None
-        else:
-            with pytest.raises(UserError, match=said):
-                may_serve(settings, chained.key, version)
+        standing = in_production(Today.of(load_settings(project), chained.key))
+        found = [] if standing is None else [finding.field for finding in standing.findings]
+        assert found == fields
