@@ -78,7 +78,7 @@ def samples_of(asked: PlannedTask, name: str, part: Any, row: dict[str, Any]) ->
         said = said if row["filter"] == "none" else f"{said},{row['filter']}"
         higher = bool(better.get(metric, True))
         question = _question(asked, name, row)
-        group = _group(row["doc"]) if asked.grouped else None
+        group = group_of(row["doc"]) if asked.grouped else None
         scored.append(Sample(asked.role, asked.task, said, question, float(value), weight, higher, group))
     if not scored:
         raise UserError(
@@ -89,7 +89,7 @@ def samples_of(asked: PlannedTask, name: str, part: Any, row: dict[str, Any]) ->
     return scored
 
 
-def _group(doc: Any) -> str | None:
+def group_of(doc: Any) -> str | None:
     """Return the group that a document says it depends on."""
     said = doc.get("group") if isinstance(doc, dict) else None
     return None if said is None or str(said) in ("", "nan") else str(said)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
-from ft_dagster.gate.groups import Counting, groups_of
+from ft_dagster.gate.groups import BY_SIZE, Counting, groups_of
 from ft_dagster.gate.judged_by import GROUPS, with_largest
 from ft_dagster.gate.level import level_of
 from ft_dagster.gate.membership_rules import few_held_out
@@ -48,39 +49,52 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
         *asked,
         *batches,
         *idle_limit(spec),
-        *too_unlike(workspace, spec),
+        *too_few_groups(workspace, spec),
     ]
 
 
-def too_unlike(workspace: Workspace, spec: VariantSpec) -> list[str]:
-    """Warn that the groups of the test split are too few for the largest of all rows, by size, so that no
-    training can pass a rule of the variant's own.
+def too_few_groups(workspace: Workspace, spec: VariantSpec) -> list[str]:
+    """Warn that the groups of the test split are too few for a rule of the variant's own, whatever is
+    trained: each of them is one unit, or by size the largest of all rows counts.
     """
     import numpy as np
 
     gates, dataset = spec.gates, workspace.head(TASK_DATASET.name)
-    if dataset is None or spec.evaluation.task or gates.weights == "group":
+    if dataset is None or spec.evaluation.task:
         return []
     splits = group_sizes(workspace.context, dataset)
     every = {size for counts in splits.values() for size in counts}
-    if len(every) < 2 or not splits["test"]:
+    if max(every, default=1) == 1 or not splits["test"]:
         return []
-    loss = is_judged_by_loss(gates, spec.evaluation)
-    margins = {"task_margin": gates.task_margin}
-    field = "regression_loss_margin" if loss else "regression_margin"
-    margins |= {field: margin} if gates.regression_margin and (margin := getattr(gates, field)) else {}
-    counting = Counting.of(with_largest(gates, {GROUPS: max(every)}))
-    sizes = np.repeat([*splits["test"]], [*splits["test"].values()])
-    bound, found = gates.loss_bound if loss else 1.0, list[str]()
-    for name, margin in margins.items():
-        groups = groups_of(sizes, counting, margin, bound, level_of(gates.alpha))
-        if groups.least is not None and groups.least > len(sizes):
-            found.append(
-                f"by size the largest group of rows counts as {groups.largest:,} questions, and the test "
-                f"split has {len(sizes):,} groups: gates.{name} stays undecided whatever is trained; with "
-                f"about {groups.least:,} groups like these it can be decided; or declare gates.weights: group"
-            )
-    return found
+    sizes, counting = np.repeat([*splits["test"]], [*splits["test"].values()]), BY_SIZE
+    by_group = gates.weights == "group" or len(every) == 1
+    if by_group:
+        sizes = np.ones(len(sizes))
+    else:
+        counting = Counting.of(with_largest(gates, {GROUPS: max(every)}))
+    largest = f"{counting.largest_of(sizes):,.0f}"
+    how = (
+        "each of them one unit" if by_group else f"of which by size the largest of all rows counts {largest}"
+    )
+    more = "" if by_group else ", or declare gates.weights: group"
+    asked = len(sizes) // spec.evaluation.sets
+    where = "the test split has" if spec.evaluation.sets == 1 else "a set of evaluation.reserve has about"
+    return [
+        f"{where} {asked:,} groups, {how}: gates.{field} stays undecided whatever is "
+        f"trained; with about {least:,} groups like these it can be decided{more}"
+        for field, margin, bound in _own_margins(spec)
+        if (least := groups_of(sizes, counting, margin, bound, level_of(gates.alpha)).least or 0) > asked
+    ]
+
+
+def _own_margins(spec: VariantSpec) -> Iterator[tuple[str, float, float]]:
+    """Yield the margins of the variant's own task: field, margin, and what an answer can change by."""
+    gates, loss = spec.gates, is_judged_by_loss(spec.gates, spec.evaluation)
+    bound = gates.loss_bound if loss else 1.0
+    yield "task_margin", gates.task_margin, bound
+    if gates.regression_margin is not None:
+        field = "regression_loss_margin" if loss else "regression_margin"
+        yield field, getattr(gates, field), bound
 
 
 def idle_limit(spec: VariantSpec) -> list[str]:

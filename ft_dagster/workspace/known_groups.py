@@ -18,7 +18,7 @@ def largest_group(
 ) -> int | None:
     """Return how many questions of the largest group of the rows may be asked, where the test split is asked,
     its questions count by size, and groups differ in it; else None. Of a part of the split it is in
-    proportion.
+    proportion, but not of a set of the reserve, which whole groups are dealt to.
     """
     if asked.task or gates.weights == "group":
         return None
@@ -27,7 +27,8 @@ def largest_group(
     if len(every) < 2:
         return None
     largest, rows = max(every), sum(size * count for size, count in sizes["test"].items())
-    share = min(1.0, asked.most / rows) if asked.most is not None and rows else 1.0
+    most = asked.most if asked.sets == 1 else None
+    share = min(1.0, most / rows) if most is not None and rows else 1.0
     return max(1, math.ceil(largest * share - 1e-9))
 
 

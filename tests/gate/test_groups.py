@@ -12,6 +12,7 @@ from benchmarks.gates_groups import POPULATIONS, passes
 from ft_dagster.gate.gaffke import lower_bound
 from ft_dagster.gate.gates import judge
 from ft_dagster.gate.groups import Counting, are_unlike, groups_of
+from ft_dagster.gate.judged_by import later_rules, with_largest
 from ft_dagster.gate.level import ALPHA
 from ft_dagster.gate.paired import Comparison, compare_paired
 from ft_dagster.gate.power import least_questions
@@ -64,6 +65,18 @@ def test_by_size_the_added_worst_group_is_as_large_as_the_largest_that_is_known(
         20 ** (1 / 30) - 1
     )  # of margin / (1 - margin), where prod 1 / (1 + ratio / 10) is the level
     assert -known.low == pytest.approx(ratio / (1 + ratio), abs=1e-5)
+
+
+def test_few_large_groups_that_were_not_asked_let_nothing_pass() -> None:
+    """The verdict as the stages derive it, with the largest group of all rows in the gates."""
+    known = with_largest(GATES, later_rules(GATES, "instruction", (), 10))
+    asked, held = (ruled([None] * 30, [1.0] * 30, gates) for gates in (GATES, known))
+    assert (asked.outcome, held.outcome) == ("pass", "undecided")
+    assert "by size the largest group counts as 10 questions: even of no change, about" in held.sentence
+    assert (
+        "with 30 questions in 30 groups, of which the largest counts as 10 questions, this" in held.sentence
+    )
+    assert ruled([None] * 300, [1.0] * 300, known).outcome == "pass"
 
 
 def test_by_group_a_large_group_counts_as_a_small_one_in_every_figure() -> None:

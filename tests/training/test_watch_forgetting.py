@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import random
 from pathlib import Path
@@ -224,6 +225,18 @@ def test_a_fall_of_a_few_questions_stops_nothing_and_is_said() -> None:
     assert unsure(watch, seen, 20, looks=8) is None
 
 
+def test_questions_of_one_document_are_one_unit(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Else a group that falls as one would stop a training as so many falls by chance cannot."""
+    write_task(tmp_path, "forms", count=12)
+    file = tmp_path / "forms.jsonl"
+    docs = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(f"{json.dumps({**doc, 'group': str(n % 3)})}\n" for n, doc in enumerate(docs)))
+    tasks = Benchmarks(tasks=tasks_digest(["forms.yaml"], tmp_path), project=tmp_path)
+    found = Benchmark(tasks, 12, tiny_model_folder, tmp_path / "output").ask(lora(tiny_model_folder))
+    assert len(found["answers"]["forms"]) == 3
+    assert sum(found["answers"]["forms"]) == pytest.approx(12 * found["forms"])
+
+
 def test_a_shown_fall_within_the_limit_stops_nothing() -> None:
     assert passed(WatchSettings(questions=40, benchmark_limit=0.3), {}, looks_at(30, 20), 10, looks=8) is None
 
@@ -233,7 +246,7 @@ def test_answers_that_change_and_do_not_fall_are_paired() -> None:
     even = looks_at(20, 20)
     even[1]["benchmark"]["answers"] = {"a": [0.0] * 20 + [1.0] * 20}
     found = present(fall_of(even, 10))
-    assert (found.size, found.questions) == (0.0, 40)
+    assert (found.size, found.units) == (0.0, 40)
     assert found.p == pytest.approx(0.563, abs=1e-3)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from ft_dagster.gate.judged_by import later_rules, with_largest
+from ft_dagster.gate.power import least_questions
 from ft_dagster.settings import load_settings
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from ft_dagster.stages import evaluation
 from ft_dagster.stages.chain import run_chain, up_to
-from ft_dagster.versions.plan_warnings import too_unlike
+from ft_dagster.versions.plan_warnings import too_few_groups
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.known_groups import largest_group
 from ft_dagster.workspace.workspace import RunOf, Workspace
@@ -48,6 +49,7 @@ def test_the_largest_group_of_all_rows_is_known_though_none_of_it_is_asked(
     tests = present(workspace.head("task_dataset")).figures["rows"]["test"]
     assert known(workspace) == 30
     assert known(workspace, limit=1) == -(-30 // tests)
+    assert known(workspace, limit=1, reserve=2) == 30  # whole groups are dealt to a set
     assert known(workspace, task=("quiz",)) is None
     assert known(workspace, GatesSpec(weights="group")) is None
 
@@ -56,11 +58,25 @@ def test_a_plan_warns_of_groups_too_unlike_for_its_test_split(chained: Workspace
     workspace = with_groups(chained, tmp_path, 30)
     spec = workspace.declared().spec
     strict = spec.model_copy(update={"gates": GatesSpec(task_margin=0.1, regression_margin=None)})
-    (line,) = too_unlike(workspace, strict)
-    assert line.startswith("by size the largest group of rows counts as 30 questions, and the test split has")
-    assert "gates.task_margin stays undecided whatever is trained" in line
-    by_group = strict.model_copy(update={"gates": GatesSpec(task_margin=0.1, weights="group")})
-    assert too_unlike(workspace, by_group) == too_unlike(chained, strict) == []
+    (line,) = too_few_groups(workspace, strict)
+    assert (
+        "groups, of which by size the largest of all rows counts 30: gates.task_margin stays undecided"
+        in line
+    )
+    assert line.endswith("or declare gates.weights: group")
+    reserved = spec.evaluation.model_copy(update={"reserve": 5})
+    (line,) = too_few_groups(workspace, strict.model_copy(update={"evaluation": reserved}))
+    assert line.startswith("a set of evaluation.reserve has about")
+    few = strict.model_copy(
+        update={"gates": GatesSpec(task_margin=0.01, weights="group", regression_margin=None)}
+    )
+    (line,) = too_few_groups(workspace, few)
+    least = least_questions(0.01, bound=2.0, alpha=0.025)  # a loss judges the test split
+    assert "each of them one unit: gates.task_margin stays undecided" in line
+    assert f"with about {least:,} groups" in line
+    wide = GatesSpec(task_margin=0.9, weights="group", regression_margin=None)
+    assert too_few_groups(workspace, strict.model_copy(update={"gates": wide})) == []
+    assert too_few_groups(chained, strict) == []
 
 
 def test_rows_without_groups_or_in_equal_ones_move_no_key(chained: Workspace, tmp_path: Path) -> None:

@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 from ft_dagster.gate.level import ALPHA
 
 EVALUATIONS = 8  # of a training, where its plan says none
-ANSWERS = "answers"  # beside the means of a look: task -> the value of each question, the same at every look
+ANSWERS = "answers"  # beside the means of a look: task -> the value of each question, or group, in one order
 
 
 class Fall(NamedTuple):
     """Holds a fall of the benchmark: of its mean accuracy, and the one-sided p of so large a one where
-    nothing fell, on so many questions. p is None of looks that did not keep answers, and of what is no
-    number.
+    nothing fell, on so many `units`: questions, or groups of them. p is None of looks that did not keep
+    answers, and of what is no number.
     """
 
     size: float
     p: float | None
-    questions: int
+    units: int
 
     def shown(self, looks: int) -> bool:
         """Say whether it is more than chance explains, at one of so many looks."""

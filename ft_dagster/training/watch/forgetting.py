@@ -45,6 +45,7 @@ class Benchmark:
             "benchmark": dict(benchmarks.tasks), "questions": questions, "seed": benchmarks.seed,
             ANSWERS: True,
         }  # fmt: skip
+        self._grouped = {entry.name for entry in entries if entry.file is not None}
         self._shares: bool | None = None  # see TokenBatchedLM: to try it costs as much as some questions
         self._tasks: dict[str, tuple[dict[str, Task], dict[str, list[int]]]] = {}
         shutil.rmtree(output / TABLES, ignore_errors=True)  # of a try before this one
@@ -87,7 +88,7 @@ class Benchmark:
         from ft_dagster.evaluation.models.model import TokenBatchedLM
         from ft_dagster.training.watch.undisturbed import undisturbed
 
-        answers: dict[str, list[float]] = {}
+        scores, answers = dict[str, float](), dict[str, list[float]]()
         with undisturbed(model):
             lm = TokenBatchedLM(model, self._tokenizer, self._shares)
             for name, (parts, chosen) in self._tasks.items():
@@ -98,9 +99,11 @@ class Benchmark:
                 rows = evaluate(lm=lm, task_dict=asked, samples=drawn, bootstrap_iters=0, log_samples=True)[
                     "samples"
                 ]
-                answers[name] = _values(name, [row for part in parts for row in _in_order(rows[part])])
+                answered = [row for part in parts for row in _in_order(rows[part])]
+                values = _values(name, answered)
+                scores[name] = sum(values) / len(values)
+                answers[name] = _by_unit(values, answered, grouped=name in self._grouped)
         self._shares = lm.shares
-        scores = {name: sum(values) / len(values) for name, values in answers.items()}
         return {**scores, "mean": sum(scores.values()) / len(scores), ANSWERS: answers}
 
     def _seeded(self, parts: dict[str, Task]) -> dict[str, Task]:
@@ -178,7 +181,7 @@ def _beyond(fall: Fall, limit: float) -> str:
 
 def _of_looks(fall: Fall, looks: int) -> str:
     each = f", {100 * ALPHA:g}% over {looks}" if looks > 1 else ""
-    return f"{fall.questions} questions, p = {fall.p:.2g}, level {100 * ALPHA / looks:.2g}%{each}"
+    return f"{fall.units} questions, p = {fall.p:.2g}, level {100 * ALPHA / looks:.2g}%{each}"
 
 
 def _requests(task: Any, chosen: list[int]) -> list[Any]:
@@ -202,6 +205,18 @@ def _configure(task: Any, entry: str) -> None:
 def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the rows of lm-eval in the order of their documents."""
     return sorted(rows, key=lambda row: int(row["doc_id"]))
+
+
+def _by_unit(values: list[float], rows: Sequence[Mapping[str, Any]], *, grouped: bool) -> list[float]:
+    """Return the values with those of each group summed, as the gate has the units of its tests."""
+    import numpy as np
+
+    from ft_dagster.evaluation.planned_task import group_of
+    from ft_dagster.gate.groups import units_of
+
+    groups = [group_of(row["doc"]) if grouped else None for row in rows]
+    sums, _ = units_of(np.array(values), groups)
+    return [float(each) for each in sums]
 
 
 def _values(name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
