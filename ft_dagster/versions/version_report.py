@@ -291,7 +291,7 @@ def _before_and_after(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
     return [Section("Before and after", [f"{changed.sentence}."], tables=[table])]
 
 
-def _rules(verdict: Verdict, dealt: str) -> Section:
+def _rules(verdict: Verdict, dealt: str = "") -> Section:
     """`dealt`: which part of the test split was asked, in words; empty where all of it may be."""
     said = "Each change against the base with its interval; better is to the right, the margin in red."
     table = HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))
