@@ -57,7 +57,7 @@ def request_of(project: Path, variant: str, output: Path) -> Any:
     view = View(workspace, evaluation.STAGE)
     base = base_of(workspace.upstream("base_model"), view)
     weights = weights_of(workspace.upstream("fine_tuned_model"), view)
-    task, general = questions.own_task(view), questions.general(view)
+    task, general = questions.own_task(view, None), questions.general(view, None)
     question = questions.ModelQuestions(base, weights, "cpu", view.dtype, view.engine, task, general)
     return question.request(view, output)
 

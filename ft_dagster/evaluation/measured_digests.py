@@ -134,6 +134,7 @@ def _data_files(request: EvaluationRequest) -> dict[str, QuestionsFile]:
         "general_holdout": request.general_holdout,
         "refusals": request.refusals,
         "before": None if request.until is None else request.until.before,
+        "left_out": request.left_out,
     }
     return {name: file for name, file in files.items() if file is not None}
 
@@ -172,5 +173,6 @@ def _reading(
             "general_holdout": data.get("general_holdout"),
             "refusals": data.get("refusals"),
             "until": until,
+            "left_out": data.get("left_out"),
         }
     )

@@ -136,7 +136,8 @@ class EvaluationRequest(ProgramRequest):
 
     `vllm`: the Python of an environment whose vLLM answers; null: transformers do. `withheld`: rows of the
     vocabulary among which the model does not choose. `limit`: questions drawn per task by `seed`; null: all;
-    auto: batch after batch (`sequential_looks`), until `until` ends a task.
+    auto: batch after batch (`sequential_looks`), until `until` ends a task. `left_out`: JSON of the questions
+    of tasks that are not asked.
     `choosing`: of each task the questions are drawn among those that are not asked otherwise, since by these
     answers a model is chosen, and by others judged.
     `general_holdout`: a parquet of held-out texts. `general_prompts`: whether to look for degeneration.
@@ -163,6 +164,7 @@ class EvaluationRequest(ProgramRequest):
     refusals: QuestionsFile | None = None
     membership: Membership | None = None
     planted: QuestionsFile | None = None
+    left_out: QuestionsFile | None = None
     limit: Annotated[int, Field(ge=1)] | Literal["auto"] | None = 400
     until: Until | None = None
     choosing: bool = False

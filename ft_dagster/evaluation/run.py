@@ -18,6 +18,7 @@ from ft_dagster.evaluation.planned_task import PlannedTask, answer_of, samples_o
 from ft_dagster.evaluation.progress import EvaluationProgress
 from ft_dagster.evaluation.refusal_prompts import FIELD, NEW_TOKENS, RefusalPrompt, read_prompts
 from ft_dagster.evaluation.request import EvaluationRequest
+from ft_dagster.evaluation.tasks.left_out import drawn_of, read_left_out, without
 from ft_dagster.evaluation.tasks.load import TABLES, LoadedTask, load_task, shots_of
 from ft_dagster.evaluation.tasks.tasks import TaskEntry
 from ft_dagster.gate.answer_scores import label_scores
@@ -41,7 +42,7 @@ from ft_dagster.gate.samples import (
     write_samples,
     write_scores,
 )
-from ft_dagster.gate.sampling import draw_questions, order_of_asking
+from ft_dagster.gate.sampling import order_of_asking
 from ft_dagster.gate.sequential_looks import IN_BATCHES, Order, batches
 from ft_dagster.program import write_json
 from ft_dagster.provenance.held import FOLDER
@@ -225,10 +226,12 @@ def _labels(
 def _declared(
     entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationRequest
 ) -> Iterator[PlannedTask]:
+    left_out = read_left_out(request)
     for role, tasks in entries.items():
         for entry in tasks:
             loaded = load_task(entry, request.output / FOLDER / TABLES)
-            chosen = draw_questions(loaded.questions, request.most, request.seed, beyond=request.choosing)
+            asked = without(loaded.questions, left_out.get(entry.name), entry.entry)
+            chosen = drawn_of(loaded.questions, asked, request.most, request.seed, beyond=request.choosing)
             if not chosen and request.choosing and role == "general":
                 continue
             if not chosen:

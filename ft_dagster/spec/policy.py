@@ -113,7 +113,7 @@ class TrainingFloors(SpecModel):
 class EvaluationFloors(SpecModel):
     """Sets the least that a declaration may ask."""
 
-    added = ("coverage",)
+    added = ("coverage", "ancestors")
 
     questions: int = Field(50, ge=1, le=1_000_000, description="Least evaluation.limit")
     general: Literal["any", "none"] | tuple[str, ...] = Field(
@@ -131,6 +131,11 @@ class EvaluationFloors(SpecModel):
         ge=0.3,
         le=1.0,
         description="Largest data.decontaminate.coverage, which must then be declared; null: none needed",
+    )
+    ancestors: Literal["searched", "optional"] = Field(
+        "optional",
+        description="searched: nothing is asked of a variant that starts from a release, unless the rows of "
+        "all its ancestors could be looked through for the questions",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ft_dagster.stage_entries.entry import DeviceUse, Judged, StageEntry
 
 __all__ = [
+    "ANCESTOR_OVERLAP",
     "ANSWERS_OF",
     "BASE_EVALUATION",
     "BASE_MODEL",
@@ -83,6 +84,9 @@ TRAINING_MIXTURE = StageEntry(
     shown=("{splits[train][examples]:,} examples", "{splits[train][trained_tokens]:,} tokens trained on"),
     counted=("splits[train][examples]", "example"),
 )
+ANCESTOR_OVERLAP = StageEntry(
+    "ancestor_overlap", 1, on_demand=True, shown=("{left_out[own]:,} test rows left out",)
+)
 PROMPTED_BASE = StageEntry(
     "prompted_base", 1, on_demand=True, device_use="evaluation", judges="base", shown=("{asked:,} questions",)
 )
@@ -127,7 +131,8 @@ ENTRIES = {
     entry.name: entry
     for entry in (
         *(DECLARATION, BASE_MODEL, GENERAL_CORPUS, BASE_TEXT, EVALUATION_TEXTS, UNSAID_TOKENS),
-        *(TASK_DATASET, TRAINING_MIXTURE, PROMPTED_BASE, PROBE, TRAINING_PLAN, FINE_TUNED_MODEL),
+        *(TASK_DATASET, TRAINING_MIXTURE, ANCESTOR_OVERLAP, PROMPTED_BASE, PROBE),
+        *(TRAINING_PLAN, FINE_TUNED_MODEL),
         *(GENERAL_SCORES, BASE_EVALUATION, BASE_REFUSALS, REFUSALS, EVALUATION),
         *(PRODUCTION_EVALUATION, CANDIDATE_EVALUATION),
         *(MODEL_EXPORT, RELEASE_EVALUATION, RELEASE),

@@ -15,6 +15,7 @@ from ft_dagster.gate.refused_metrics import check_metrics
 from ft_dagster.gate.samples import read_aggregates, read_samples, write_samples, write_scores
 from ft_dagster.model_files.weights import declared_ends
 from ft_dagster.stage_entries import BASE_EVALUATION, BASE_MODEL, TRAINING_MIXTURE
+from ft_dagster.stages import ancestry
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
 from ft_dagster.store import SHARED, Artifact, Attempt
 from ft_dagster.workspace import questions
@@ -50,7 +51,7 @@ class GeneralScoresInputs:
 def general_inputs(view: View) -> GeneralScoresInputs:
     base = view.upstream(BASE_MODEL.name)
     added = [] if base.place.prefix == SHARED else view.added_token_ids(base)
-    general = questions.general(view)
+    general = ancestry.general(view)
     ends = view.by_bytes(lambda: sorted(set(declared_ends(view.base_folder(base)))) or None)
     return GeneralScoresInputs(base, general, view.device, view.dtype, view.engine, added or None, ends)
 
@@ -87,7 +88,7 @@ class BaseEvaluationInputs:
 
 
 def inputs(view: View) -> BaseEvaluationInputs:
-    base, general, task = view.upstream(BASE_MODEL.name), view.made(GENERAL_SCORES), questions.own_task(view)
+    base, general, task = view.upstream(BASE_MODEL.name), view.made(GENERAL_SCORES), ancestry.own_task(view)
     chat = questions.chat_of(general)
     own = view.unlooked(lambda: questions.own_checks(view, view.spec.evaluation))
     return BaseEvaluationInputs(base, general, task, view.device, view.dtype, view.engine, chat, own)

@@ -23,7 +23,7 @@ from ft_dagster.stage_entries import (
     PRODUCTION_EVALUATION,
     TASK_DATASET,
 )
-from ft_dagster.stages import production_evaluation
+from ft_dagster.stages import ancestry, production_evaluation
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace import questions
 from ft_dagster.workspace.answer_engine import Engine
@@ -59,8 +59,8 @@ class CandidateInputs:
 def inputs(view: View) -> CandidateInputs:
     tuned, task, general = (
         view.upstream(FINE_TUNED_MODEL.name),
-        questions.own_task(view),
-        questions.general(view),
+        ancestry.own_task(view),
+        ancestry.general(view),
     )
     before = view.upstream(BASE_EVALUATION.name)
     return CandidateInputs(

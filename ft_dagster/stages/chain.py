@@ -14,6 +14,7 @@ from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.settings import Retries
 from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS, RELEASE_EVALUATION
 from ft_dagster.stages import (
+    ancestor_overlap,
     base_evaluation,
     base_model,
     base_text,
@@ -50,6 +51,7 @@ _STAGES: tuple[Stage[Any], ...] = (
     unsaid_tokens.STAGE,
     task_dataset.STAGE,
     training_mixture.STAGE,
+    ancestor_overlap.STAGE,
     prompted_base.STAGE,
     probe.STAGE,
     training_plan.STAGE,

@@ -45,11 +45,14 @@ from ft_dagster.gate.samples import RESERVED, read_samples
 from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.report.sentences.ancestors import FIGURE as ANCESTORS
+from ft_dagster.report.sentences.ancestors import ancestor_lines
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import Policy
 from ft_dagster.spec.variant import EvaluationSpec
 from ft_dagster.stage_entries import (
+    ANCESTOR_OVERLAP,
     ANSWERS_OF,
     BASE_EVALUATION,
     BASE_MODEL,
@@ -60,7 +63,7 @@ from ft_dagster.stage_entries import (
     TASK_DATASET,
     TRAINING_MIXTURE,
 )
-from ft_dagster.stages import base_evaluation, refusals
+from ft_dagster.stages import ancestry, base_evaluation, refusals
 from ft_dagster.stages.asking.prompted_in_run import ask_after_evaluation
 from ft_dagster.stages.asking.train_test_overlap import refuse_trained_on
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
@@ -87,7 +90,10 @@ VERDICT = "verdict.json"
 POLICY = "policy.json"
 JUDGED = ("objective", "gates")
 # Of the key: by what answers are judged, and those that are beside them.
-JUDGING = ("gates", "spec", "own", "rules", "probed", BASE_REFUSALS.name, REFUSALS.name, "refused")
+JUDGING = (
+    *("gates", "spec", "own", "rules", "probed", ANCESTOR_OVERLAP.name),
+    *(BASE_REFUSALS.name, REFUSALS.name, "refused"),
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ class EvaluationInputs:
     `refusals`: of base and tuned model, where they are judged; `refused`: see `refusals.Terms`. `policy`:
     today's, kept beside the verdict; release and export hold the declaration against theirs. `called`: see
     `questions.own_checks`. `canaries`: those of the platform's that the mixture has.
+    `ancestor_overlap`: what of the questions an ancestor was trained on; None without ancestors.
     """
 
     base_model: Artifact
@@ -122,13 +129,14 @@ class EvaluationInputs:
     policy: Policy = recorded()
     called: OwnChecks = recorded(default_factory=dict)
     canaries: dict[str, Any] | None = recorded(default=None)
+    ancestor_overlap: Artifact | None = None
 
 
 def inputs(view: View) -> EvaluationInputs:
     tuned, task, general = (
         view.upstream(FINE_TUNED_MODEL.name),
-        questions.own_task(view),
-        questions.general(view),
+        ancestry.own_task(view),
+        ancestry.general(view),
     )
     before = view.upstream(BASE_EVALUATION.name)
     refused = view.spec.gates.refusals is not None
@@ -158,6 +166,7 @@ def inputs(view: View) -> EvaluationInputs:
         None
         if view.choosing
         else view.unlooked(lambda: view.upstream(TRAINING_MIXTURE.name).figures.get(PLANTED)),
+        ancestry.overlap_of(view),
     )
 
 
@@ -253,6 +262,7 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
         **dealt,
         **refused,
         **kept,
+        **_trained_on(inputs),
     }
 
 
@@ -300,6 +310,12 @@ def _memorization(inputs: EvaluationInputs, context: BuildContext, payload: Path
         secrets = platform_canaries(base, tuned, planted["corpus"], planted["seen"])
         found[PLATFORM] = None if secrets is None else secrets.to_json()
     return found
+
+
+def _trained_on(inputs: EvaluationInputs) -> dict[str, Any]:
+    """Return what is said of the ancestors; nothing of a variant that starts from no release."""
+    overlap = inputs.ancestor_overlap
+    return {} if overlap is None else {ANCESTORS: overlap.figures["ancestors"]}
 
 
 def _ask(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
@@ -416,6 +432,7 @@ def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
     verdict = Verdict.from_json(artifact.figures["verdict"])
     difference = artifact.figures["tuned_logit_difference"]
     said = ": ".join(filter(None, (verdict_sentence(verdict), verdict.failures)))
+    said = "\n".join((said, *ancestor_lines(artifact.figures.get(ANCESTORS, ()))))
     outcomes = [rule.outcome for rule in verdict.rules]
     counts = {name: outcomes.count(name) for name in ("pass", "undecided", "fail")}
     figures = {"questions": artifact.figures["questions"], "try": verdict.tries, **counts}

@@ -21,6 +21,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
+from ft_dagster.stages.ancestry import refuse_successor
 from ft_dagster.stages.asking.prompted_in_run import ask_before_training
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, TrainingRun
@@ -30,7 +31,7 @@ from ft_dagster.training.watch.first_look import FIRST_LOOKS
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import recorded
-from ft_dagster.workspace.policy import refuse_dear, refuse_successor
+from ft_dagster.workspace.policy import refuse_dear
 from ft_dagster.workspace.stacking import trained_base
 from ft_dagster.workspace.stage import Check, Stage
 from ft_dagster.workspace.workspace import Workspace

@@ -43,6 +43,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
     TRAINING_PLAN,
 )
+from ft_dagster.stages import ancestry
 from ft_dagster.stages.evaluation import JUDGED, Judging, rules_of, tries_of, verdict_on
 from ft_dagster.stages.judging.declared_now import refuse_unjudged
 from ft_dagster.stages.judging.verdicts import certificate_of, own_verdict, rejudge
@@ -108,8 +109,8 @@ def inputs(view: View) -> ExportInputs:
         before,
         evaluation,
         narrowed(view.spec, JUDGED),
-        questions.own_task(view),
-        questions.general(view),
+        ancestry.own_task(view),
+        ancestry.general(view),
         view.device,
         view.dtype,
         view.engine_of(evaluation),

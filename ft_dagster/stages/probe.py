@@ -25,6 +25,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import CostLimit
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, PROBE, TRAINING_MIXTURE
+from ft_dagster.stages.ancestry import refuse_successor
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import Base, Launch, Member, Plan, TrainingDevice, TrainingRun
 from ft_dagster.training.training_figures import TrainingFigures
@@ -47,7 +48,6 @@ from ft_dagster.workspace.plan_fields import (
     ranked_by,
     ranks_declared,
 )
-from ft_dagster.workspace.policy import refuse_successor
 from ft_dagster.workspace.stacking import trained_base
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace, named_in

@@ -14,6 +14,7 @@ from ft_dagster.stage_entries import (
     BASE_EVALUATION,
     PRODUCTION_EVALUATION,
 )
+from ft_dagster.stages import ancestry
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace import questions
 from ft_dagster.workspace.answer_engine import Engine
@@ -52,9 +53,10 @@ def inputs(view: View) -> ProductionInputs:
     except UserError as error:
         raise production.gone(str(error)) from None
     # What it repeats of today's training rows is no question of its own.
-    task = questions.unprobed(questions.own_task_of(view, base, export.spec.get(f"task.{RENDERING}")))
+    rendering, overlap = export.spec.get(f"task.{RENDERING}"), ancestry.overlap_of(view)
+    task = questions.unprobed(questions.own_task_of(view, base, rendering, overlap))
     general, rules = (
-        questions.general(view),
+        questions.general(view, overlap),
         view.by_bytes(lambda: questions.chat_of_base(view, base, view.upstream(BASE_EVALUATION.name))),
     )
     return ProductionInputs(base, tuned, task, general, view.device, view.dtype, view.engine, rules)

@@ -39,6 +39,11 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages import evaluation_texts, probe
+from ft_dagster.stages.ancestry import (
+    refuse_asked_of_ancestors,
+    refuse_few_questions,
+    refuse_successor,
+)
 from ft_dagster.stages.refusals import refuse_no_prompts
 from ft_dagster.store import Artifact, Attempt, find_artifact
 from ft_dagster.training.contract import PLAN_FILE
@@ -62,7 +67,7 @@ from ft_dagster.workspace.plan_fields import (
     ranked_by,
     ranks_declared,
 )
-from ft_dagster.workspace.policy import refuse_few_questions, refuse_method, refuse_successor, too_dear
+from ft_dagster.workspace.policy import refuse_method, too_dear
 from ft_dagster.workspace.questions import refuse_no_database
 from ft_dagster.workspace.stage import Check, Stage
 from ft_dagster.workspace.workspace import Workspace, named_in
@@ -132,8 +137,11 @@ def build(inputs: PlanInputs, context: BuildContext, attempt: Attempt) -> dict[s
 
 
 def refuse(workspace: Workspace) -> None:
-    """Raises UserError where what is asked for can never be had here, or no gate could pass."""
+    """Raises UserError where what is asked for can never be had here, ancestors were trained on what will be
+    asked, or no gate could pass.
+    """
     refuse_absent(workspace.settings, workspace.device)
+    refuse_asked_of_ancestors(workspace)
     refuse_few_questions(workspace)
     with named_in(workspace.declared_in):
         refuse_lacking(workspace.settings, workspace.leases, workspace.key, workspace.spec)

@@ -37,6 +37,7 @@ from ft_dagster.store import Artifact, Place, Store, find_artifact, read_head, v
 from ft_dagster.store.committed import committed_in
 from ft_dagster.store.removal import keep
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.workspace.ancestors import Ancestor, ancestors_of, file_left
 from ft_dagster.workspace.stage_version import is_of_now
 
 VARIANTS_ASKED = 8  # variants that are asked how long a question takes: a fleet has thousands
@@ -137,6 +138,16 @@ class Past:
         none, or its artifacts are gone.
         """
         return released_parent(self._store, self.key, base, file=self.declared_in)
+
+    @_question
+    def ancestors(self, base: Artifact) -> list[Ancestor]:
+        """Return the releases that a base starts from, the parent first. Raises UserError."""
+        return ancestors_of(self._store, base)
+
+    @_question
+    def file_left(self, artifact: Artifact, name: str, scratch: Path) -> Path | None:
+        """Return a file of an artifact that retention may have removed, see `ancestors.file_left`."""
+        return file_left(self._store, artifact, name, scratch)
 
     @_question
     def finished_on_base(self, variants: Sequence[VariantKey]) -> tuple[Finished, ...]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError, UserErrors
@@ -106,55 +107,77 @@ def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Poli
     return policy
 
 
-def refuse_few_questions(workspace: Workspace) -> None:
+class LeftOut(NamedTuple):
+    """Counts what is not asked since an ancestor was trained on it: own test rows, questions by task.
+    `documents`: of the held-out texts that are left, `tests`: the file of test rows that are; None where all
+    are. `by`: who was trained on it.
+    """
+
+    own: int = 0
+    tasks: Mapping[str, int] = {}
+    documents: int | None = None
+    tests: Path | None = None
+    by: str = ""
+
+
+def refuse_few_questions(workspace: Workspace, left_out: LeftOut) -> None:
     """Raises UserError for gates that the questions there are, now that the rows are split, cannot decide."""
-    _raise([error for error in _too_few(workspace) if not is_of_successors(str(error.field))])
+    _raise([error for error in _too_few(workspace, left_out) if not is_of_successors(str(error.field))])
 
 
-def refuse_successor(workspace: Workspace) -> None:
+def refuse_successor(workspace: Workspace, left_out: LeftOut) -> None:
     """Raises UserError where they are too few for what is trained next: for the try that its evaluation will
     be, or to hold it against production.
     """
     tries = 1 if workspace.trial is not None else count(workspace.store, workspace.prefix).next
     served = production(workspace.store, workspace.key.prefix) is not None
-    _raise(
-        [error for error in _too_few(workspace, tries) if served or not is_of_successors(str(error.field))]
-    )
+    few = _too_few(workspace, left_out, tries)
+    _raise([error for error in few if served or not is_of_successors(str(error.field))])
 
 
-def _too_few(workspace: Workspace, tries: int = 1) -> list[UserError]:
+def _too_few(workspace: Workspace, left_out: LeftOut, tries: int = 1) -> list[UserError]:
     """Return the rules that the questions there are cannot decide at this try."""
-    known, there = counted_questions(workspace, workspace.spec)
-    return _undecidable(workspace.spec, lambda field: workspace.declared_in, known, there, tries)
+    known, there = counted_questions(workspace, workspace.spec, left_out)
+    found = _undecidable(workspace.spec, lambda field: workspace.declared_in, known, there, tries)
+    for error in found if left_out.by else ():
+        error.problem += f"; what {left_out.by} was trained on is not asked"
+    return found
 
 
-def counted_questions(workspace: Workspace, spec: VariantSpec) -> tuple[dict[str, int], dict[str, int]]:
+def counted_questions(
+    workspace: Workspace, spec: VariantSpec, left_out: LeftOut = LeftOut()
+) -> tuple[dict[str, int], dict[str, int]]:
     """Count the questions there are, now that the rows are split: of a rule (task, general_loss), and of each
     task, by its entry, where that is known.
     """
     from ft_dagster.data.mixture.mixture_io import held_out_documents
     from ft_dagster.data.rows.dataset_io import smallest_set
 
-    texts = held_out_documents(workspace.payload(workspace.upstream(TRAINING_MIXTURE.name)))
+    texts = left_out.documents
+    if texts is None:
+        texts = held_out_documents(workspace.payload(workspace.upstream(TRAINING_MIXTURE.name)))
     known = {"general_loss": texts} if texts else {}
     rows, asked = workspace.upstream(TASK_DATASET.name), spec.evaluation
     if not asked.task:
-        known["task"] = DatasetFigures.of(rows).test_rows
+        known["task"] = DatasetFigures.of(rows).test_rows - left_out.own
     if asked.reserve is not None:
-        known["task"] = smallest_set(workspace.payload(rows) / "test.parquet", asked.sets)
-    return known, _questions_there(workspace, rows, (*asked.task, *asked.general))
+        tests = left_out.tests or workspace.payload(rows) / "test.parquet"
+        known["task"] = smallest_set(tests, asked.sets)
+    return known, _questions_there(workspace, rows, (*asked.task, *asked.general), left_out.tasks)
 
 
-def _questions_there(workspace: Workspace, rows: Artifact, entries: Iterable[str]) -> dict[str, int]:
+def _questions_there(
+    workspace: Workspace, rows: Artifact, entries: Iterable[str], left_out: Mapping[str, int]
+) -> dict[str, int]:
     """Count the questions of each of these tasks, by its entry: of those that the rows were looked through
-    for.
+    for, without those of a task that are not asked.
     """
     texts = input_of(StoredGraph(workspace.store), rows, EVALUATION_TEXTS.name)
     if texts is None:
         return {}
     asked_by, counts = workspace.declared_in, texts.figures["by_task"]
     names = names_of(entries, workspace.project, asked_by=asked_by, roots=workspace.roots)
-    return {entry: counts[name] for entry, name in names.items() if name in counts}
+    return {entry: counts[name] - left_out.get(name, 0) for entry, name in names.items() if name in counts}
 
 
 def refuse_method(workspace: Workspace, method: str) -> None:

@@ -41,6 +41,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from ft_dagster.stage_entries import (
+    ANCESTOR_OVERLAP,
     BASE_MODEL,
     DECLARATION,
     TASK_DATASET,
@@ -75,8 +76,10 @@ TASK = (
     "data.chat_template_kwargs",
 )
 GENERAL = ("evaluation.general",)
+LEFT_TESTS, LEFT_TEXTS = "test.parquet", "general_holdout.parquet"  # of an ancestor_overlap
+LEFT_OUT = "left_out.json"
 FIELDS = (*QUESTIONS, *TASK, *GENERAL, "evaluation.database")
-READS = (DECLARATION, BASE_MODEL, TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN)
+READS = (DECLARATION, BASE_MODEL, TASK_DATASET, TRAINING_MIXTURE, ANCESTOR_OVERLAP, TRAINING_PLAN)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class OwnTask:
     (`evaluation.reserve`); None: all. `members`, `others`: the training rows and the held-out ones that are
     to be told apart, None where that is not asked; `mixed`: what says which training rows the mixture has,
     `mixed_rows`: the digest of their numbers. `planted`: the platform's canaries, where its corpus has any.
+    `left_out`: questions of the declared tasks that are not asked, since an ancestor was trained on them; None
+    where there are none.
     """
 
     spec: VariantSpec
@@ -106,29 +111,33 @@ class OwnTask:
     mixed: File | None = recorded(default=None)
     mixed_rows: Derived[Digest | None] = None
     planted: Derived[File | None] = None
+    left_out: Derived[File | None] = None
 
 
 @dataclass(frozen=True)
 class General:
     """Describes benchmarks (`tasks`: by digest) and held-out general text. `choosing`: see `OwnTask`; texts
-    and prompts, of which there are no others, are not asked then.
+    and prompts, of which there are no others, are not asked then. `left_out`: see `OwnTask`.
     """
 
     spec: VariantSpec
     tasks: dict[str, str]
     general_holdout: Derived[File | None]
     choosing: Derived[bool | None] = None
+    left_out: Derived[File | None] = None
 
 
-def own_task(view: View) -> OwnTask:
-    """Raises UserError, before anything is computed, for a database that is not there."""
+def own_task(view: View, overlap: Artifact | None) -> OwnTask:
+    """Return the own task without what an ancestor was trained on (`overlap`: see `ancestor_overlap`). Raises
+    UserError, before anything is computed, for a database that is not there.
+    """
     rendering = view.upstream(TRAINING_MIXTURE.name).spec.get(RENDERING)
-    return own_task_of(view, view.upstream(BASE_MODEL.name), rendering)
+    return own_task_of(view, view.upstream(BASE_MODEL.name), rendering, overlap)
 
 
-def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
+def own_task_of(view: View, base: Artifact, rendering: str | None, overlap: Artifact | None) -> OwnTask:
     """Return the own task as it is put to a base, or to a model that was trained from it on rows that were
-    rendered so.
+    rendered so. `overlap`: see `own_task`.
     """
     spec, dataset = view.spec, view.upstream(TASK_DATASET.name)
     asked = spec.evaluation
@@ -138,7 +147,7 @@ def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
     return OwnTask(
         narrowed(spec, (*QUESTIONS, *TASK)),
         view.frozen("tasks")["task"],
-        view.file(dataset, CHOOSING if view.choosing else JUDGING) if splits else None,
+        _tests(view, dataset, overlap) if splits else None,
         view.file(dataset, "train.parquet") if probes else None,
         database_of(view, asked.database if splits else None),
         view.by_bytes(lambda: lead_of_answers(view, dataset, base, rendering)) if rows_asked else None,
@@ -148,11 +157,26 @@ def own_task_of(view: View, base: Artifact, rendering: str | None) -> OwnTask:
         if asked.reserve is None or view.choosing
         else view.by_bytes(lambda: view.past.part_of_reserve(asked.sets)),
         view.file(dataset, "train.parquet") if told else None,
-        view.file(dataset, "test.parquet") if told else None,
+        (_left(view, overlap, LEFT_TESTS) or view.file(dataset, "test.parquet")) if told else None,
         view.unlooked(lambda: _mixed(view)) if told else None,
         view.by_bytes(lambda: _mixed_rows(view)) if told else None,
         None if view.choosing else planted_file(view),
+        None if splits else _left(view, overlap, LEFT_OUT),
     )
+
+
+def _tests(view: View, dataset: Artifact, overlap: Artifact | None) -> File | None:
+    """Return the rows that are asked: those of the test split that no ancestor was trained on; where models
+    are chosen, of the validation split.
+    """
+    if view.choosing:
+        return view.file(dataset, CHOOSING)
+    return _left(view, overlap, LEFT_TESTS) or view.file(dataset, JUDGING)
+
+
+def _left(view: View, overlap: Artifact | None, name: str) -> File | None:
+    """Return the file of what is asked where something is left out of it; None elsewhere."""
+    return None if overlap is None else view.file(overlap, name)
 
 
 def planted_file(view: View) -> File | None:
@@ -229,14 +253,17 @@ def take_over(folder: Path, stored: Artifact, attempt: Attempt) -> None:
         shutil.copyfile(folder / name, attempt.folder / name)
 
 
-def general(view: View) -> General:
+def general(view: View, overlap: Artifact | None) -> General:
+    """Return what is general of what is asked, without what an ancestor was trained on, see `own_task`."""
+    tasks, mixture = view.frozen("tasks")["general"], view.upstream(TRAINING_MIXTURE.name)
     return General(
         narrowed(view.spec, (*QUESTIONS, *GENERAL)),
-        view.frozen("tasks")["general"],
+        tasks,
         None
         if view.choosing
-        else view.file(view.upstream(TRAINING_MIXTURE.name), "general_holdout/texts.parquet"),
+        else _left(view, overlap, LEFT_TEXTS) or view.file(mixture, "general_holdout/texts.parquet"),
         view.choosing or None,
+        _left(view, overlap, LEFT_OUT) if tasks else None,
     )
 
 
@@ -301,6 +328,7 @@ class ModelQuestions:
         """Return the evaluation program's run.json."""
         part = self.task or self.general
         assert part is not None
+        left_out = next((each.left_out for each in (self.task, self.general) if each and each.left_out), None)
         spec = part.spec.evaluation
         task, general = self.task, self.general
         return EvaluationRequest.model_validate(
@@ -314,6 +342,7 @@ class ModelQuestions:
                 "digests": {
                     **({} if task is None else task.tasks), **({} if general is None else general.tasks)
                 },
+                "left_out": None if left_out is None else _data(left_out),
                 "limit": spec.limit,
                 "choosing": bool(part.choosing),
                 "until": self.decides.until(context) if self.decides and spec.limit == "auto" else None,

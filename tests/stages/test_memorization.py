@@ -238,13 +238,13 @@ def test_planting_is_a_new_version_of_the_corpus_of_which_variants_are_told(proj
 
 def test_a_base_is_asked_again_where_the_mixture_has_other_rows(project: Path) -> None:
     """Else an earlier mixture would choose which rows are compared."""
-    then = own_task(View(opened(project), base_evaluation.STAGE))
+    then = own_task(View(opened(project), base_evaluation.STAGE), None)
     declare(project, data={"on_too_long": "drop"}, training={"max_length": 80})
     workspace = opened(project)
     workspace.make(declaration.STAGE)
     workspace.make(task_dataset.STAGE)
     workspace.make(training_mixture.STAGE)
-    now = own_task(View(workspace, base_evaluation.STAGE))
+    now = own_task(View(workspace, base_evaluation.STAGE), None)
     assert (now.members, now.others) == (then.members, then.others)
     assert None not in (then.mixed_rows, now.mixed_rows)
     assert now.mixed_rows != then.mixed_rows

@@ -129,7 +129,7 @@ def test_it_is_in_the_keys_of_what_asks_such_rows_on_such_a_base_alone(
 
 def test_it_makes_no_other_try_of_the_same_weights(thinking: Workspace) -> None:
     view = View(thinking, evaluation.STAGE)
-    task, general = questions.own_task(view), questions.general(view)
+    task, general = questions.own_task(view, None), questions.general(view, None)
     assert task.lead == LEAD
     plain = replace(task, lead=None)
     assert questions.questions_digest(task, general) == questions.questions_digest(plain, general)
@@ -257,7 +257,7 @@ def test_prompts_are_trained_and_asked_as_one_exchange(prompting: Workspace) -> 
         own = [each.asked for each in told if each.role == "test_split_task"]
         assert own
         assert all(re.fullmatch(ASKED, questions) for questions in own)
-    request = questions._of_task(questions.own_task(View(prompting, evaluation.STAGE)))
+    request = questions._of_task(questions.own_task(View(prompting, evaluation.STAGE), None))
     assert request["regurgitation"].exchange
     assert all(re.fullmatch(ASKED, prompt) for prompt in export_probes(prompting))
     assert newest_model(prompting.settings, prompting.key).chat

@@ -54,7 +54,7 @@ class CoveredGrams(EvaluationGrams):
     def __init__(self, items: Iterable[EvaluationItem], n: int, coverage: float) -> None:
         """Collect the runs of all items; `items` is read once."""
         self._alone = WORD * min(n, LEAST_ALONE)
-        self._tables = (_Table(RUN, coverage), _Table(SHORT_RUN, coverage))
+        self._tables = (CoverageTable(RUN, coverage), CoverageTable(SHORT_RUN, coverage))
         super().__init__(self._noted(items), n)
         for table in self._tables:
             table.close()
@@ -64,27 +64,18 @@ class CoveredGrams(EvaluationGrams):
 
     def overlaps(self, texts: Sequence[Sequence[str]]) -> list[str | None]:
         found = super().overlaps(texts)
-        for number in self._likely(texts):
+        for number in likely(self._tables, texts):
             if found[number] is None:
                 found[number] = self._covered(texts[number])
         return found
 
-    def _likely(self, texts: Sequence[Sequence[str]]) -> Iterator[int]:
-        """Yield the numbers of texts in which a run stands that leads to a question; all of them are searched
-        together, which is several times as fast. Of scripts without spaces: all texts.
-        """
-        spaced = [number for number, words in enumerate(texts) if sought_words(words) is words]
-        yield from sorted({*range(len(texts))} - {*spaced})
-        hashes = word_hashes([word for number in spaced for word in texts[number]])
-        ends = np.cumsum([len(texts[number]) for number in spaced])
-        found = set[int]()
-        for table in self._tables:
-            found.update(table.led_from(hashes, ends).tolist())
-        yield from (spaced[place] for place in sorted(found))
+    def covering(self, words: Sequence[str]) -> Iterator[str]:
+        """Yield the task of each question and answer that a text has most of."""
+        text = Sought.of_words(words)
+        return (task for table in self._tables for task in table.covering(text))
 
     def _covered(self, words: Sequence[str]) -> str | None:
-        text = Sought.of_words(words)
-        return next((task for table in self._tables if (task := table.covered_by(text)) is not None), None)
+        return next(self.covering(words), None)
 
     def _noted(self, items: Iterable[EvaluationItem]) -> Iterator[EvaluationItem]:
         long, short = self._tables
@@ -98,6 +89,20 @@ class CoveredGrams(EvaluationGrams):
                 if WORD * LEAST_WITH_ANSWER <= text.size < self._alone:
                     short.add(text, item.task, answers)
             yield item
+
+
+def likely(tables: Sequence[CoverageTable], texts: Sequence[Sequence[str]]) -> Iterator[int]:
+    """Yield the numbers of texts in which a run stands that leads to a text of these tables; all of them are
+    searched together, which is several times as fast. Of scripts without spaces: all texts.
+    """
+    spaced = [number for number, words in enumerate(texts) if sought_words(words) is words]
+    yield from sorted({*range(len(texts))} - {*spaced})
+    hashes = word_hashes([word for number in spaced for word in texts[number]])
+    ends = np.cumsum([len(texts[number]) for number in spaced])
+    found = set[int]()
+    for table in tables:
+        found.update(table.led_from(hashes, ends).tolist())
+    yield from (spaced[place] for place in sorted(found))
 
 
 class _Covered(NamedTuple):
@@ -120,7 +125,7 @@ class _Covered(NamedTuple):
         return _share_of(len(self.words), OF_WORDS)
 
 
-class _Table:
+class CoverageTable:
     """Finds texts of the evaluation by their runs of one size. The rarest runs alone of each lead to it: so
     many that two of them at least are in any text that has enough.
     """
@@ -130,15 +135,18 @@ class _Table:
         self._size, self._coverage = size, coverage
         self._texts: dict[tuple[bytes, ...], _Covered] = {}
 
-    def add(self, text: Sought, task: str, answers: Sequence[Sought] = ()) -> None:
-        """Add a text; with `answers` it counts only where one of them stands beside it."""
-        runs = np.unique(_joined([hashes for _, _, hashes in text.runs(self._size)]))
+    def add(self, text: Sought, task: str, answers: Sequence[Sought] = (), but: Hashes | None = None) -> None:
+        """Add a text; with `answers` it counts only where one of them stands beside it. `but`: runs that do
+        not count.
+        """
+        runs = distinct_runs(text, self._size)
+        runs = runs if but is None else np.setdiff1d(runs, but, assume_unique=True)
         if not len(runs):
             return
         beside = ShortQuestion(0)
         for answer in answers:
             beside.add(answer.hashes)
-        key = (text.hashes.tobytes(), *(answer.hashes.tobytes() for answer in answers))
+        key = (task.encode(), text.hashes.tobytes(), *(answer.hashes.tobytes() for answer in answers))
         most, span = _share_of(len(runs), self._coverage), math.ceil(WIDER * len(text.hashes))
         covered = _Covered(
             task, runs, most, np.unique(text.hashes), span, beside.answers if answers else None
@@ -172,24 +180,24 @@ class _Table:
         text = np.searchsorted(ends, starts, side="right")
         return text[starts + length <= ends[text]]
 
-    def covered_by(self, text: Sought) -> str | None:
-        """Return the task of a text of the evaluation that this text has most of."""
+    def covering(self, text: Sought) -> Iterator[str]:
+        """Yield the task of each text of the evaluation that this text has most of."""
         placed = list(text.runs(self._size))
         runs = _joined([hashes for _, _, hashes in placed])
         leads = np.unique(self._leads.find(runs))
         if not len(leads):
-            return None
+            return
         met = Counter(
             owner for lead in leads for owner in self._owners[self._first[lead] : self._end[lead]].tolist()
         )
         suspects = [self._all[owner] for owner, seen in met.items() if seen >= _seen_of(self._all[owner])]
         if not suspects:
-            return None
+            return
         starts = np.concatenate([begin for _, begin, _ in placed])
         ends = np.concatenate([begin + length for length, begin, _ in placed])
         order = np.argsort(starts, kind="stable")
         found = _Placed(text.hashes, runs[order], starts[order], ends[order])
-        return next((each.task for each in suspects if found.covers(each)), None)
+        yield from (each.task for each in suspects if found.covers(each))
 
 
 class _Placed:
@@ -230,6 +238,11 @@ class _Placed:
             return True
         first_end, last_start = self._places.around(asked.answers)
         return first_end <= start or end <= last_start
+
+
+def distinct_runs(text: Sought, size: int) -> Hashes:
+    """Return the hashes of the runs of one size of a text, each once, sorted."""
+    return np.unique(_joined([hashes for _, _, hashes in text.runs(size)]))
 
 
 def _joined(parts: Sequence[Hashes]) -> Hashes:

@@ -116,12 +116,20 @@ class Sought(NamedTuple):
             yield length, starts, runs_of(self.hashes, length)[starts]
 
 
+class Run(NamedTuple):
+    """Names a run of words by its length and hash. `short`: it is a whole question of 3 to 7 words."""
+
+    length: int
+    hash: int
+    short: bool
+
+
 def _size(word: str) -> int:
     return WORD // 2 if _HALF.match(word) else WORD // 3 if _THIRD.match(word) else WORD
 
 
 class EvaluationGrams:
-    """Finds the runs of words of the evaluation's questions and answers: 12 to 14 bytes each.
+    """Finds the runs of words of the evaluation's questions and answers: 14 to 16 bytes each.
 
     A question or an answer of at least n words overlaps by any n of them in a row; a shorter one, of at least
     8, by all of them. A question of 3 to 7 words overlaps where one of its answers stands beside it: alone it
@@ -208,13 +216,27 @@ class EvaluationGrams:
             at = length
             yield length, runs
 
+    def runs_in(self, words: Sequence[str]) -> Iterator[Run]:
+        """Yield every run by which a question or an answer stands in a text of these normal words."""
+        hashes = word_hashes(sought_words(words))
+        places = Places(hashes)
+        for length, runs in self._runs_by_length(hashes):
+            if length in self._long:
+                found = runs[self._long[length].positions(runs)]
+                yield from (Run(length, run, short=False) for run in np.unique(found).tolist())
+            yield from (Run(length, run, short=True) for run, _ in self._short_in(length, runs, places))
+
     def _of_length(self, length: int, runs: Hashes, places: Places) -> int | None:
         if length in self._long:
             found = self._long[length].find(runs)
             if len(found):
                 return int(self._long[length].tasks[found[0]])
+        return next((question.task for _, question in self._short_in(length, runs, places)), None)
+
+    def _short_in(self, length: int, runs: Hashes, places: Places) -> Iterator[tuple[int, ShortQuestion]]:
+        """Yield the short questions of this length that stand beside one of their answers, by their run."""
         if length not in self._short:
-            return None
+            return
         starts = self._starts[length].positions(runs)
         around: dict[int, tuple[int, int]] = {}
         for start, run in zip(starts.tolist(), runs[starts].tolist(), strict=True):
@@ -223,8 +245,7 @@ class EvaluationGrams:
                 around[run] = places.around(question.answers)
             first_end, last_start = around[run]
             if first_end <= start or start + length <= last_start:
-                return question.task
-        return None
+                yield run, question
 
 
 class ShortQuestion:
@@ -305,11 +326,11 @@ class _Collected:
     """Runs by their length, each with the first task that has it; merged now and then, to stay small."""
 
     def __init__(self) -> None:
-        self._found: dict[int, list[tuple[Hashes, NDArray[np.uint16]]]] = {}
+        self._found: dict[int, list[tuple[Hashes, NDArray[np.uint32]]]] = {}
         self._waiting = 0
 
     def add(self, length: int, runs: Hashes, task: int) -> None:
-        self._found.setdefault(length, []).append((runs, np.full(len(runs), task, np.uint16)))
+        self._found.setdefault(length, []).append((runs, np.full(len(runs), task, np.uint32)))
         self._waiting += len(runs)
         if self._waiting > 1_000_000:
             self._found = {size: [_union(parts)] for size, parts in self._found.items()}
@@ -319,7 +340,7 @@ class _Collected:
         return {size: GramSet(*_union(parts)) for size, parts in sorted(self._found.items())}
 
 
-def _union(parts: list[tuple[Hashes, NDArray[np.uint16]]]) -> tuple[Hashes, NDArray[np.uint16]]:
+def _union(parts: list[tuple[Hashes, NDArray[np.uint32]]]) -> tuple[Hashes, NDArray[np.uint32]]:
     hashes, first = np.unique(np.concatenate([runs for runs, _ in parts]), return_index=True)
     return hashes, np.concatenate([tasks for _, tasks in parts])[first]
 
@@ -331,9 +352,9 @@ class GramSet:
     `tasks`: the number of the task that each is of.
     """
 
-    def __init__(self, hashes: Hashes, tasks: NDArray[np.uint16] | None = None) -> None:
+    def __init__(self, hashes: Hashes, tasks: NDArray[np.uint32] | None = None) -> None:
         self.hashes = hashes
-        self.tasks = np.zeros(len(hashes), np.uint16) if tasks is None else tasks
+        self.tasks = np.zeros(len(hashes), np.uint32) if tasks is None else tasks
         size = 1 << max(10, (2 * len(hashes)).bit_length())  # bytes
         self._mask = np.uint64(size - 1)
         self._bits = np.zeros(size, np.uint8)

@@ -11,6 +11,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
 )
 from ft_dagster.stages import evaluation_texts
+from ft_dagster.stages.ancestry import refuse_asked_of_ancestors
 from ft_dagster.store import Artifact, find_artifact
 from ft_dagster.workspace.workspace import Workspace
 
@@ -18,8 +19,10 @@ from ft_dagster.workspace.workspace import Workspace
 def refuse_trained_on(workspace: Workspace) -> None:
     """Raises UserError unless the newest weights were trained on the data set whose test split is asked, and
     data set and general text were looked through for the questions of the declared tasks, by overlaps no
-    longer, and by no larger part of a question, than declared.
+    longer, and by no larger part of a question, than declared. Raises it too where an ancestor was trained on
+    what is asked, see `refuse_asked_of_ancestors`.
     """
+    refuse_asked_of_ancestors(workspace)
     tuned, mixture, rows = (
         workspace.upstream(stage)
         for stage in (FINE_TUNED_MODEL.name, TRAINING_MIXTURE.name, TASK_DATASET.name)

@@ -13,7 +13,13 @@ from typing import Any, TypeVar, get_args
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.lineage.reachable import PRODUCTION
-from ft_dagster.stage_entries import FINE_TUNED_MODEL, RELEASE, RELEASE_EVALUATION, UNSAID_TOKENS
+from ft_dagster.stage_entries import (
+    ANCESTOR_OVERLAP,
+    FINE_TUNED_MODEL,
+    RELEASE,
+    RELEASE_EVALUATION,
+    UNSAID_TOKENS,
+)
 from ft_dagster.stages import base_evaluation, evaluation
 from ft_dagster.stages.declaration import freeze_tasks
 from ft_dagster.store import Artifact, find_artifact
@@ -25,7 +31,11 @@ from ft_dagster.workspace.workspace import Workspace, refuse_experiment
 
 I = TypeVar("I")  # noqa: E741
 _EVALUATION, _BEFORE = evaluation.STAGE.name, base_evaluation.STAGE.name
-NEEDED = (*PRODUCTION, UNSAID_TOKENS.name)  # what a release needs beside the chain's artifacts
+NEEDED = (
+    *PRODUCTION,
+    UNSAID_TOKENS.name,
+    ANCESTOR_OVERLAP.name,
+)  # what a release needs beside the chain's artifacts
 
 
 @dataclass(frozen=True)
