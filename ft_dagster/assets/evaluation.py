@@ -30,6 +30,8 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.changed_answers import CHANGED, changed_in
 from ft_dagster.report.charts.svg import Bar, bars, fitting, intervals, measured
 from ft_dagster.report.figures import is_share, percent, score
+from ft_dagster.report.sentences.ancestors import FIGURE as ANCESTORS
+from ft_dagster.report.sentences.ancestors import ancestor_lines
 from ft_dagster.report.sentences.base_name import base_name
 from ft_dagster.report.sentences.prompted import PROMPTED, Beside, prompted_rows
 from ft_dagster.report.sentences.summaries import (
@@ -88,6 +90,7 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
         "every_score": table(["task", "metric", "base", "tuned"], _both_scores(workspace, before, artifact)),
         **_label_table(workspace, artifact),
         "questions": artifact.figures["questions"],
+        **_ancestors(artifact),
         **_engine(artifact),
         **{f"{rule.task} {rule.metric}": float(f"{rule.tuned:.4g}") for rule in measured(rules)},
     }
@@ -136,6 +139,12 @@ def _with_examples(workspace: Workspace, tuned: list[Sample]) -> list[Beside]:
 
 def _called(artifact: Artifact, found: Score) -> str:
     return shown(artifact.figures, found.role, found.task)
+
+
+def _ancestors(artifact: Artifact) -> dict[str, str]:
+    """Return what of the questions each ancestor was trained on; nothing without ancestors."""
+    lines = ancestor_lines(artifact.figures.get(ANCESTORS, ()))
+    return {ANCESTORS: "\n".join(lines)} if lines else {}
 
 
 def _engine(artifact: Artifact) -> dict[str, str]:

@@ -30,6 +30,7 @@ FILES = {  # with their commands, in the order in which --help shows them
     "store": ("store",),
     "audit.questions": ("audit",),
     "audit.proofs": ("audit",),
+    "audit.crossings": ("audit",),
     "audit.trace": ("trace",),
     "audit.replay": ("audit",),
     "audit.keys": ("audit",),

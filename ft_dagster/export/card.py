@@ -94,6 +94,7 @@ def _content(request: ExportRequest, certificate: Certificate) -> dict[str, obje
             for source in card.sources
         ],
         "memorization": [plain(line) for line in card.memorization],
+        "ancestors": [plain(line) for line in card.ancestors],
         "with_examples": [plain(line) for line in card.with_examples],
         "settings": settings,
         "figures": _figures(card),

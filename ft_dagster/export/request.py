@@ -58,7 +58,7 @@ class Card(_ExportPart):
     """Holds what the card says of the variant. `verdict`: of the gate; `weights` and `evaluation`: digests;
     `general`: name of the corpus mixed in; `base_model`: the declared reference;
     `with_examples`: what the base reaches with examples in its prompt; `memorization`: what the model kept of
-    single rows.
+    single rows; `ancestors`: what of the questions the models beneath it were trained on.
     """
 
     variant: str
@@ -78,6 +78,7 @@ class Card(_ExportPart):
     made: MadeFrom | None = None
     with_examples: tuple[str, ...] = ()
     memorization: tuple[str, ...] = ()
+    ancestors: tuple[str, ...] = ()
 
     @field_validator("verdict", mode="before")
     @classmethod

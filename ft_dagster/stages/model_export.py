@@ -29,6 +29,8 @@ from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.code import source_digest
 from ft_dagster.provenance.digest import hash_folder, payload_digest
+from ft_dagster.report.sentences.ancestors import FIGURE as ANCESTORS
+from ft_dagster.report.sentences.ancestors import ancestor_lines
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stage_entries import (
@@ -199,6 +201,7 @@ def _card(inputs: ExportInputs, context: BuildContext, reference: str) -> Card:
         made=_made(inputs, context),
         with_examples=inputs.with_examples,
         memorization=tuple(memorization_lines(inputs.evaluation.figures)),
+        ancestors=tuple(ancestor_lines(inputs.evaluation.figures.get(ANCESTORS, ()))),
     )
 
 

@@ -13,9 +13,11 @@ from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
 from ft_dagster.gate.looks_left import NextLook, look_lines
 from ft_dagster.launch.choice import refuse_lacking
+from ft_dagster.lineage.graph import made_in
 from ft_dagster.lineage.stale import StaleKind
 from ft_dagster.model_files.weights import measure_weights, weight_files
 from ft_dagster.models.base import resolve_base
+from ft_dagster.models.derived import started_from
 from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
@@ -23,9 +25,16 @@ from ft_dagster.planning.packed_rows import is_counted, read_lengths
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.probe import leaves_open
 from ft_dagster.planning.survey import Say
+from ft_dagster.report.sentences.ancestors import ancestor_lines
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey
-from ft_dagster.stage_entries import BASE_MODEL, PROMPTED_BASE, TASK_DATASET, TRAINING_MIXTURE
+from ft_dagster.stage_entries import (
+    ANCESTOR_OVERLAP,
+    BASE_MODEL,
+    PROMPTED_BASE,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+)
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, find_artifact
@@ -141,7 +150,8 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
         dear = None if standing and training_plan.is_carried_out(workspace, standing) else dear
     refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
     notes = notes_on_prompts(workspace, spec, data.rows, tokenizer)
-    warnings = (*refused, *notes, *plan_warnings(workspace, spec, plan.estimate, data.test_rows))
+    judged = plan_warnings(workspace, spec, plan.estimate, data.test_rows)
+    warnings = (*refused, *notes, *_of_ancestors(workspace), *judged)
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
     asked, look = tuple(_with_examples(today, declared)), look_ahead(workspace, spec, data.test_rows)
     lines = look_lines(look, spec)
@@ -183,6 +193,19 @@ def _recorded(workspace: _AsDeclared, declared: Declared) -> tuple[Artifact | No
 
     base = newest(BASE_MODEL.name, "field")
     return base, base and newest(TRAINING_MIXTURE.name, "field", "source", "task", "stage")
+
+
+def _of_ancestors(workspace: Workspace) -> list[str]:
+    """Return what of the questions the ancestors were trained on, as it was looked for last; a run looks
+    before it trains.
+    """
+    base = workspace.head(BASE_MODEL.name)
+    if base is None or not started_from(base):
+        return []
+    made_of = {BASE_MODEL.name: base.digest}
+    found = list(made_in(workspace.store, workspace.prefix, ANCESTOR_OVERLAP.name, made_of))
+    newest = max(found, key=lambda each: str(each.predicate["created"]), default=None)
+    return [] if newest is None else ancestor_lines(newest.figures["ancestors"])
 
 
 def _with_examples(workspace: _AsDeclared, declared: Declared) -> list[str]:

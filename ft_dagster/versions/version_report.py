@@ -7,6 +7,7 @@ manifests and evidence, so that it can be made again at any time.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from ft_dagster.report.charts.report_charts import bar_chart, course_chart, inte
 from ft_dagster.report.charts.svg import Bar
 from ft_dagster.report.figures import HISTORY, history_rows, moment, size
 from ft_dagster.report.pages.html import HtmlTable, Report, Section, VerdictBox, as_html
+from ft_dagster.report.sentences.ancestors import FIGURE as ANCESTORS
+from ft_dagster.report.sentences.ancestors import ancestor_lines
 from ft_dagster.report.sentences.base_name import base_name
 from ft_dagster.report.sentences.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.sentences.next_step import next_step
@@ -138,9 +141,10 @@ def _html(settings: Settings, stored: VersionFiles, following: str) -> str:
         f"{verdict_sentence(verdict)}.",
         f"Next: {following or next_step(result)}.",
     ]
+    judged = stored.figures(EVALUATION.name)
     sections = [
         *_before_and_after(stored, spec),
-        _rules(verdict, asked_of_reserve(stored.figures(EVALUATION.name))),
+        _rules(verdict, asked_of_reserve(judged), ancestor_lines(judged.get(ANCESTORS, ()))),
         *_refusals(settings, stored, spec),
         _run(stored),
         *version_course(stored),
@@ -291,12 +295,15 @@ def _before_and_after(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
     return [Section("Before and after", [f"{changed.sentence}."], tables=[table])]
 
 
-def _rules(verdict: Verdict, dealt: str = "") -> Section:
-    """`dealt`: which part of the test split was asked, in words; empty where all of it may be."""
-    said = "Each change against the base with its interval; better is to the right, the margin in red."
+def _rules(verdict: Verdict, dealt: str = "", ancestors: Sequence[str] = ()) -> Section:
+    """`dealt`: which part of the test split was asked, in words; empty where all of it may be. `ancestors`:
+    what of the questions they were trained on.
+    """
+    said = ["Each change against the base with its interval; better is to the right, the margin in red."]
+    said += [f"{dealt.capitalize()}."] if dealt else []
+    said += [f"{line}." for line in ancestors]
     table = HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))
-    also = [f"{dealt.capitalize()}."] if dealt else []
-    return Section("Rules", [said, *also], interval_chart(verdict.rules), [table])
+    return Section("Rules", said, interval_chart(verdict.rules), [table])
 
 
 def _refusals(settings: Settings, stored: VersionFiles, spec: VariantSpec) -> list[Section]:

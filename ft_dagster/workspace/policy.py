@@ -145,14 +145,15 @@ def _too_few(workspace: Workspace, left_out: LeftOut, tries: int = 1) -> list[Us
 
 
 def counted_questions(
-    workspace: Workspace, spec: VariantSpec, left_out: LeftOut = LeftOut()
+    workspace: Workspace, spec: VariantSpec, left_out: LeftOut | None = None
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Count the questions there are, now that the rows are split: of a rule (task, general_loss), and of each
-    task, by its entry, where that is known.
+    task, by its entry, where that is known; without what is `left_out`.
     """
     from ft_dagster.data.mixture.mixture_io import held_out_documents
     from ft_dagster.data.rows.dataset_io import smallest_set
 
+    left_out = left_out or LeftOut()
     texts = left_out.documents
     if texts is None:
         texts = held_out_documents(workspace.payload(workspace.upstream(TRAINING_MIXTURE.name)))

@@ -93,8 +93,8 @@ class OwnTask:
     (`evaluation.reserve`); None: all. `members`, `others`: the training rows and the held-out ones that are
     to be told apart, None where that is not asked; `mixed`: what says which training rows the mixture has,
     `mixed_rows`: the digest of their numbers. `planted`: the platform's canaries, where its corpus has any.
-    `left_out`: questions of the declared tasks that are not asked, since an ancestor was trained on them; None
-    where there are none.
+    `left_out`: questions of the declared tasks that are not asked, since an ancestor was trained on them;
+    None where there are none.
     """
 
     spec: VariantSpec

@@ -65,5 +65,5 @@ def declare(folder: Path, name: str, rows: list[Row], parent: str = "acme.places
     content["data"]["splits"] = {"validation": 0.1, "test": TESTS, "minimum": 1}
     content["training"].update(num_train_epochs=2, evaluations=1)
     for part, fields in more.items():
-        content[part] = {**content[part], **fields} if isinstance(fields, dict) else fields
+        content[part] = {**content.get(part, {}), **fields} if isinstance(fields, dict) else fields
     write_yaml(folder / "tenants" / "acme" / f"{name}.yaml", content)

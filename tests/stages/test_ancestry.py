@@ -247,3 +247,14 @@ def test_a_gate_that_what_is_left_cannot_decide_is_refused_with_the_ancestor(
     declare(folder, "child", [*trains, *asked, *family.rows], gates=gates)
     error = str(run_chain(workspace_of(folder, "child"), PLAN).error)
     assert "what acme.places v1 was trained on is not asked" in error
+
+
+def test_what_a_parent_learned_is_found_beneath_a_stacked_adapter(
+    family: Family, finished_project: Path, tmp_path: Path
+) -> None:
+    folder = copied(finished_project, tmp_path / "project")
+    rows = [*islice(new_rows(), 40), *family.rows]
+    declare(folder, "child", rows, base_model={"variant": "acme.places", "parent_adapter": "stack"})
+    outcome = run_chain(workspace_of(folder, "child"), PLAN)
+    assert outcome.error is None, outcome.error
+    assert overlap(workspace_of(folder, "child")).figures["left_out"]["own"] == len(family.rows)
