@@ -34,7 +34,11 @@ def test_what_parent_and_grandparent_learned_is_not_asked(released: Workshop) ->
     folder = released.folder
     parent = workspace_of(folder, "places")
     learned_by_parent = [each for each in learned(parent) if is_test(each["instruction"])]
-    rows = list(islice(new_rows(), 90))
+    mill = "of Zyrtexal that stands behind the old mill by the river in the north"
+    rows = [
+        {**each, "instruction": each["instruction"].replace("of Zyrtexal", mill)}
+        for each in islice(new_rows(), 90)
+    ]
     declare(folder, "child", [*rows[:60], *learned_by_parent], export={"format": "merged"}, evaluation=ASKED)
     result = released.materialize("acme.child")
     assert result.success
@@ -51,8 +55,11 @@ def test_what_parent_and_grandparent_learned_is_not_asked(released: Workshop) ->
     assert said in str(gate.description or gate.metadata)
     assert said in (child.evidence(child.upstream("model_export")) / "README.md").read_text("utf-8")
 
-    made = [each for each in learned(child) if not each["instruction"].startswith("Where")][:30]
-    theirs = [{**each, "instruction": f"{each['instruction']} Say it."} for each in made]
+    made = [each for each in learned(child) if mill in each["instruction"]]
+    theirs = [
+        {**each, "instruction": each["instruction"].replace("the old mill", "the very old mill")}
+        for each in made
+    ]
     asked = [each for each in (*theirs, *learned_by_parent) if is_test(each["instruction"])]
     declare(folder, "grandchild", [*rows[60:], *asked], parent="acme.child", evaluation=ASKED)
     assert released.materialize("acme.grandchild", *UP_TO_PLAN).success
