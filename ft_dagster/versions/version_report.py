@@ -133,8 +133,8 @@ def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
 
 def _html(settings: Settings, stored: VersionFiles, following: str) -> str:
     spec, verdict = frozen_spec(stored.store, stored.key), stored.verdict
-    judged = stored.artifact(EVALUATION.name)
-    result = result_of(settings, stored.key, judged, stored.past, spec, entry=stored.entry)
+    evaluation = stored.artifact(EVALUATION.name)
+    result = result_of(settings, stored.key, evaluation, stored.past, spec, entry=stored.entry)
     base = stored.made.artifacts.get(BASE_MODEL.name)
     lead = [
         *([] if base is None else [f"Base: {base_name(stored.store, base)}."]),
