@@ -106,9 +106,9 @@ BASE_EVALUATION = StageEntry(
     "base_evaluation", 7, device_use="evaluation", judges="base", shown=("{questions:,} questions",)
 )
 BASE_REFUSALS = StageEntry(
-    "base_refusals", 1, on_demand=True, shared=True, device_use="evaluation", judges="base"
+    "base_refusal_answers", 1, on_demand=True, shared=True, device_use="evaluation", judges="base"
 )
-REFUSALS = StageEntry("refusals", 1, on_demand=True, device_use="evaluation", judges="model")
+REFUSALS = StageEntry("refusal_answers", 1, on_demand=True, device_use="evaluation", judges="model")
 EVALUATION = StageEntry(
     "evaluation",
     7,

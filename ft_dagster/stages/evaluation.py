@@ -101,10 +101,11 @@ class EvaluationInputs:
     """Names the inputs. `gates`: digest of the declared gates. `spec`: the fields by which answers are
     judged. `tries`: the ordinal of this evaluation among those of the variant since its last release; None in
     an experiment, whose answers judge nothing. `chat`: see `questions.chat_of`. `own`: see `own_tasks`,
-    `rules`: see `gates.later_rules`; None without any. `probed`: see `Policy.least_probed`. `base_refusals`,
-    `refusals`: of base and tuned model, where they are judged; `refused`: see `refusals.Terms`. `policy`:
-    today's, kept beside the verdict; release and export hold the declaration against theirs. `called`: see
-    `questions.own_checks`. `canaries`: those of the platform's that the mixture has.
+    `rules`: see `gates.later_rules`; None without any. `probed`: see `Policy.least_probed`.
+    `base_refusal_answers`, `refusal_answers`: of base and tuned model, where they are judged; `refused`: see
+    `refusals.Terms`. `policy`: today's, kept beside the verdict; release and export hold the declaration
+    against theirs. `called`: see `questions.own_checks`. `canaries`: those of the platform's that the mixture
+    has.
     `ancestor_overlap`: what of the questions an ancestor was trained on; None without ancestors.
     """
 
@@ -123,8 +124,8 @@ class EvaluationInputs:
     own: Annotated[tuple[str, ...] | None, derived("{stage} took other tasks for the tenant's own choice")]
     rules: Host[dict[str, int] | None]  # by this version: who upgrades is told by `upgrade --plan` alone
     probed: Annotated[int | None, derived("{stage} was judged by another least number of probed rows")]
-    base_refusals: Artifact | None
-    refusals: Artifact | None
+    base_refusal_answers: Artifact | None
+    refusal_answers: Artifact | None
     refused: Annotated[dict[str, Any] | None, derived("{stage} judged refusals by another policy")]
     policy: Policy = recorded()
     called: OwnChecks = recorded(default_factory=dict)
@@ -270,7 +271,7 @@ def _refusals(inputs: EvaluationInputs, context: BuildContext) -> Sequence[Befor
     """Return the answers of both models to what must be refused and what must not be, where they are
     judged.
     """
-    both = (inputs.base_refusals, inputs.refusals)
+    both = (inputs.base_refusal_answers, inputs.refusal_answers)
     if both[0] is None or both[1] is None:
         return None
     return paired(*(read_answered(context.payload(each)) for each in both if each is not None))

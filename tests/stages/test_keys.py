@@ -280,7 +280,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "cost_limit": "what the platform lets a plan cost today: it refuses, and changes no arm",
     },
     "base_evaluation": {"called": OWN},
-    "base_refusals": {"own": "whose part of the store takes the answers; the prompts are in the key"},
+    "base_refusal_answers": {"own": "whose part of the store takes the answers; the prompts are in the key"},
     "evaluation": {
         "canaries": "which of the platform's the mixture has, that the weights learned",
         "policy": "its digest stands beside the verdict; export and release ask today's again",
@@ -514,7 +514,7 @@ def test_the_inputs_that_enter_no_key_are_those_of_the_list(stage: Stage[Any]) -
         marked |= {f"task.{each.name}" for each in fields(OwnTask) if RECORDED in each.metadata}
     listed = {
         **RECORDED_FIELDS.get(stage.name, {}),
-        **(ENGINE if stage.name in {*ASKED, SCORES, "base_refusals", "refusals"} else {}),
+        **(ENGINE if stage.name in {*ASKED, SCORES, "base_refusal_answers", "refusal_answers"} else {}),
     }
     listed |= MIXED if stage.name in ASKED else {}
     assert marked == set(listed)

@@ -83,7 +83,7 @@ def begins(answers: Sequence[str]) -> list[str]:
 
 def test_refusals_that_are_not_declared_stand_in_no_key(chained: Workspace) -> None:
     recipe, _ = chained.recipe(evaluation.STAGE)
-    assert not {"refusals", "base_refusals", "refused"} & {*recipe.inputs, *recipe.spec}
+    assert not {"refusal_answers", "base_refusal_answers", "refused"} & {*recipe.inputs, *recipe.spec}
     assert recipe.place == judged(chained).place
 
 
@@ -92,12 +92,12 @@ def test_declared_later_they_are_asked_alone_and_the_export_keeps_its_bytes(
 ) -> None:
     then, now = judged(chained), judged(asked)
     assert now.figures[ANSWERS_OF] == then.place.key
-    assert now.inputs["base_refusals"] != now.inputs["refusals"]
+    assert now.inputs["base_refusal_answers"] != now.inputs["refusal_answers"]
     assert present(asked.head("model_export")).digest == present(chained.head("model_export")).digest
     assert present(asked.head("fine_tuned_model")).place == present(chained.head("fine_tuned_model")).place
     assert len(stored(asked)) == 240
-    assert asked.store.names("shared/base_refusals")
-    assert asked.store.names("tenants/acme/places/refusals")
+    assert asked.store.names("shared/base_refusal_answers")
+    assert asked.store.names("tenants/acme/places/refusal_answers")
 
 
 def test_a_base_that_refuses_nothing_is_undecided_and_blocks_nothing(asked: Workspace) -> None:
