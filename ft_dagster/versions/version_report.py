@@ -141,10 +141,10 @@ def _html(settings: Settings, stored: VersionFiles, following: str) -> str:
         f"{verdict_sentence(verdict)}.",
         f"Next: {following or next_step(result)}.",
     ]
-    judged = stored.figures(EVALUATION.name)
+    figures = stored.figures(EVALUATION.name)
     sections = [
         *_before_and_after(stored, spec),
-        _rules(verdict, asked_of_reserve(judged), ancestor_lines(judged.get(ANCESTORS, ()))),
+        _rules(verdict, asked_of_reserve(figures), ancestor_lines(figures.get(ANCESTORS, ()))),
         *_refusals(settings, stored, spec),
         _run(stored),
         *version_course(stored),
