@@ -135,7 +135,7 @@ class EvaluationFloors(SpecModel):
     ancestors: Literal["searched", "optional"] = Field(
         "optional",
         description="searched: nothing is asked of a variant that starts from a release, unless the rows of "
-        "all its ancestors could be looked through for the questions",
+        "all its ancestors could be looked through for the questions, near copies among them",
     )
 
 

@@ -55,6 +55,7 @@ from ft_dagster.workspace.questions import LEFT_OUT, LEFT_TESTS, LEFT_TEXTS
 from ft_dagster.workspace.stage import Stage
 
 PARTS = {ROWS: TASK_DATASET.name, GENERAL_TEXT: GENERAL_CORPUS.name}  # of what an ancestor was trained on
+OFF = "off"  # what the declaration has looked for nowhere
 OVERLAPS, HITS = "overlaps.json", "hits.json"
 SEARCH = "ancestors 1"  # raise it when the same rows and questions come to other hits
 GONE = "{stage} could look through more, or less, of what the ancestors were trained on"
@@ -64,7 +65,8 @@ GONE = "{stage} could look through more, or less, of what the ancestors were tra
 class OverlapInputs:
     """Names the inputs. `base_model` leads to the ancestors. `test`: the variant's own test rows, where they
     are asked; `texts`: held-out general text. `gone`: ancestors of which rows cannot be read, and were not
-    looked through for the same questions before; None where there are none.
+    looked through for the same questions before; None where there are none. `unsought`: benchmarks are asked,
+    and the declaration has their questions looked for nowhere; None elsewhere.
     """
 
     spec: VariantSpec
@@ -72,6 +74,7 @@ class OverlapInputs:
     test: Derived[File | None]
     texts: Derived[File | None]
     evaluation_texts: Artifact | None
+    unsought: Derived[bool | None] = None
     gone: Annotated[list[str] | None, derived(GONE)] = None
 
 
@@ -85,6 +88,7 @@ def inputs(view: View) -> OverlapInputs:
         None if tasks["task"] else view.file(dataset, "test.parquet"),
         view.file(mixture, f"{HOLDOUT}/texts.parquet"),
         view.made(evaluation_texts.STAGE) if sought else None,
+        True if not sought and (tasks["task"] or tasks["general"]) else None,
     )
     return replace(found, gone=view.unlooked(lambda: _gone(view, found)))
 
@@ -107,7 +111,9 @@ def build(inputs: OverlapInputs, context: BuildContext, attempt: Attempt) -> dic
     questions = Questions.read(test, held_out, tasks)
     search = _Search(inputs, context, questions, attempt.folder)
     found = [(each, *search.through(each)) for each in context.past.ancestors(inputs.base_model)]
-    overlaps = [_told(ancestor, parts, hits, questions) for ancestor, parts, hits in found]
+    never = {"near": OFF} if inputs.spec.data.deduplicate.method == "off" else {}
+    never |= {"benchmarks": OFF} if inputs.unsought else {}
+    overlaps = [_told(each, {**parts, **never}, hits, questions) for each, parts, hits in found]
     hits = [hits for _, _, hits in found]
     left_out = {kind: sorted({n for each in hits for n in each.found[kind]}) for kind in (OWN, TEXTS, TASKS)}
     _write_rows(test, left_out[OWN], attempt.payload / LEFT_TESTS)

@@ -252,9 +252,20 @@ def test_a_gate_that_what_is_left_cannot_decide_is_refused_with_the_ancestor(
 def test_what_a_parent_learned_is_found_beneath_a_stacked_adapter(
     family: Family, finished_project: Path, tmp_path: Path
 ) -> None:
+    """And what the declaration has looked for nowhere is said not to be searched."""
     folder = copied(finished_project, tmp_path / "project")
     rows = [*islice(new_rows(), 40), *family.rows]
-    declare(folder, "child", rows, base_model={"variant": "acme.places", "parent_adapter": "stack"})
+    declare(
+        folder,
+        "child",
+        rows,
+        base_model={"variant": "acme.places", "parent_adapter": "stack"},
+        data={"deduplicate": "off", "decontaminate": {"enabled": False}},
+    )
     outcome = run_chain(workspace_of(folder, "child"), PLAN)
     assert outcome.error is None, outcome.error
-    assert overlap(workspace_of(folder, "child")).figures["left_out"]["own"] == len(family.rows)
+    found = overlap(workspace_of(folder, "child")).figures
+    assert found["left_out"]["own"] == len(family.rows)
+    [line] = ancestor_lines(found["ancestors"])
+    assert "near copies of test rows and texts were not searched: data.deduplicate is off" in line
+    assert "questions of benchmarks were not searched: data.decontaminate is off" in line

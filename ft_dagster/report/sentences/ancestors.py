@@ -24,6 +24,10 @@ def not_searched(ancestor: Mapping[str, Any]) -> str:
                 f"{what} are gone: records of the same content were looked for, near ones and questions of "
                 "benchmarks were not searched"
             )
+        elif part == "near":
+            said.append("near copies of test rows and texts were not searched: data.deduplicate is off")
+        elif part == "benchmarks":
+            said.append("questions of benchmarks were not searched: data.decontaminate is off")
         elif state == "not":
             said.append(f"{what} are gone, and so are their records: not searched")
     return "; ".join(said).replace("the general text are", "the general text is")
