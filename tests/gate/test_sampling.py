@@ -1,3 +1,5 @@
+import pytest
+
 from ft_dagster.gate.sampling import draw_questions, draw_rows
 
 SIZES = {"anatomy": 135, "law": 1534, "physics": 102, "virology": 166}
@@ -67,3 +69,13 @@ def test_the_same_questions_are_drawn_wherever_they_stand() -> None:
     before = {asked[n] for n in draw_questions({"arc": asked}, 40, 0)["arc"]}
     after = {moved[n] for n in draw_questions({"arc": moved}, 40, 0)["arc"]}
     assert len(before & after) >= 39
+
+
+@pytest.mark.parametrize("limit", [None, 5, 40, 60, 100, 1000])
+def test_what_chooses_is_drawn_beside_what_judges_as_far_as_there_is_any(limit: int | None) -> None:
+    questions = {"one": [f"q{n}" for n in range(70)], "two": [f"r{n}" for n in range(30)]}
+    judging, choosing = (draw_questions(questions, limit, 3, beyond=beyond) for beyond in (False, True))
+    for name, there in questions.items():
+        mine, other = set(judging.get(name, ())), set(choosing.get(name, ()))
+        assert not mine & other
+        assert len(other) == min(len(mine), len(there) - len(mine))
