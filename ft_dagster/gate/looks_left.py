@@ -173,7 +173,8 @@ def reserve_sentence(reserve: Reserve) -> str:
 
 def _takes(rule: RuleLook) -> str:
     needed = f"at least {rule.least:,}" if rule.needed is None else f"{rule.needed:,}"
-    return f"{needed} for {rule.field}, and there are {rule.there:,}"
+    of = f" ({rule.rule})" if rule.field.endswith("loss_tail") else ""  # the task may have one too
+    return f"{needed} for {rule.field}{of}, and there are {rule.there:,}"
 
 
 def _rows_to_add(look: NextLook, spec: VariantSpec) -> Iterator[str]:
