@@ -11,8 +11,8 @@ from ft_dagster.assets.page import Page, lines, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.assets.without_training import without_training
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
-from ft_dagster.gate.looks_left import look_lines
 from ft_dagster.planning.estimate import Estimate
+from ft_dagster.planning.looks_left import look_lines
 from ft_dagster.report.charts.svg import Bar, bars, fitting
 from ft_dagster.report.figures import size
 from ft_dagster.report.sentences.summaries import plan_summary

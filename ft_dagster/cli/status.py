@@ -128,7 +128,7 @@ def _next_look(
     settings: Settings, declarations: Declarations, key: VariantKey, store: Store
 ) -> dict[str, object]:
     """Return the next evaluation, and its first sentence; nothing of a variant that is not well declared."""
-    from ft_dagster.gate.looks_left import look_lines
+    from ft_dagster.planning.looks_left import look_lines
     from ft_dagster.workspace.next_look import look_ahead
     from ft_dagster.workspace.workspace import Workspace
 

@@ -22,7 +22,6 @@ from ft_dagster.gate.gates import (
 )
 from ft_dagster.gate.judged_by import with_largest
 from ft_dagster.gate.level import level_of
-from ft_dagster.gate.looks_left import RESERVE, asked_of_reserve
 from ft_dagster.gate.membership_rules import NAME as MEMBERSHIP
 from ft_dagster.gate.membership_rules import membership_of
 from ft_dagster.gate.platform_canaries import NAME as PLATFORM
@@ -45,6 +44,7 @@ from ft_dagster.gate.samples import RESERVED, read_samples
 from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.gate.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning.looks_left import RESERVE, asked_of_reserve
 from ft_dagster.report.sentences.ancestors import FIGURE as ANCESTORS
 from ft_dagster.report.sentences.ancestors import ancestor_lines
 from ft_dagster.spec import VariantSpec

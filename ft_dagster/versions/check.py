@@ -25,7 +25,6 @@ from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.evaluation.tasks.calls import no_calls
 from ft_dagster.evaluation.tasks.tasks import listed_metrics, resolve_tasks, tasks_digest
 from ft_dagster.gate.answer_scores import find_database
-from ft_dagster.gate.looks_left import NextLook, look_lines
 from ft_dagster.gate.power import hopeless_gates, texts_of_losses
 from ft_dagster.lineage.release import production
 from ft_dagster.model_files.weights import CONFIG
@@ -33,6 +32,7 @@ from ft_dagster.models.base import resolve_base
 from ft_dagster.models.derived import check_adapter, parent_prefix, released_parent
 from ft_dagster.models.load_report import unused_words
 from ft_dagster.models.stored import stored_words
+from ft_dagster.planning.looks_left import NextLook, look_lines
 from ft_dagster.report.figures import counted
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, Declared, VariantKey, VariantSpec

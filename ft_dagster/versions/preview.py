@@ -11,7 +11,6 @@ from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
-from ft_dagster.gate.looks_left import NextLook, look_lines
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.lineage.graph import made_in
 from ft_dagster.lineage.stale import StaleKind
@@ -21,6 +20,7 @@ from ft_dagster.models.derived import started_from
 from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.looks_left import NextLook, look_lines
 from ft_dagster.planning.packed_rows import is_counted, read_lengths
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.probe import leaves_open

@@ -17,7 +17,6 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.export.served import command_of
-from ft_dagster.gate.looks_left import asked_of_reserve
 from ft_dagster.gate.memorization import memorization_lines
 from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.samples import Sample, read_answers, read_samples
@@ -28,6 +27,7 @@ from ft_dagster.lineage.served import aliases
 from ft_dagster.lineage.serving import may_serve_words
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
+from ft_dagster.planning.looks_left import asked_of_reserve
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.changed_answers import CHANGED
 from ft_dagster.report.charts.report_charts import bar_chart, course_chart, interval_chart, line_chart

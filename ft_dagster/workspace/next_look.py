@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError
-from ft_dagster.gate.looks_left import NextLook, next_look
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.tries import count, reserve_of
+from ft_dagster.planning.looks_left import NextLook, next_look
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import TASK_DATASET
 from ft_dagster.workspace.policy import counted_questions

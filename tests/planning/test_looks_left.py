@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from ft_dagster.gate.level import level_of
-from ft_dagster.gate.looks_left import NextLook, look_lines, next_look
 from ft_dagster.gate.power import PairedTest, hopeless_gates, least_questions
 from ft_dagster.lineage.tries import Reserve
+from ft_dagster.planning.looks_left import NextLook, look_lines, next_look
 from ft_dagster.spec import VariantSpec
 
 DECLARED: dict[str, Any] = {
