@@ -13,7 +13,7 @@ from ft_dagster.dagster_private import DATA_VERSION
 from ft_dagster.errors import UserError
 from ft_dagster.export.served import command_of
 from ft_dagster.fleet.device_hours import devices_of, hours_of
-from ft_dagster.gate.verdict_words import production_sentence, verdict_sentence, verdict_word
+from ft_dagster.gate.verdict_words import verdict_sentence, verdict_word, versions_sentence
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import RELEASE, ROLLBACK, ReleaseEntry
 from ft_dagster.lineage.serving import may_serve_words
@@ -43,6 +43,7 @@ from ft_dagster.stages.judging.export_lineage import made_of
 from ft_dagster.stages.judging.may_serve import Today, findings_in
 from ft_dagster.stages.judging.verdicts import certificate_of
 from ft_dagster.store import Artifact
+from ft_dagster.versions.version_course import COURSE, course_rows, courses
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, open_version, why_not
 from ft_dagster.versions.version_report import keep_report
 from ft_dagster.workspace.workspace import Workspace
@@ -98,13 +99,13 @@ def _release_evaluation(context: dg.AssetExecutionContext, workspace: Workspace)
     check, held, judged = done.check, done.held, workspace.upstream(EVALUATION.name).figures["verdict"]
     verdict = Verdict.from_json(judged) if done.judgement is None else done.judgement.verdict
     asked = [each for each in held.answers if not each.reused]
-    against = None if held.against.entry is None else held.against.entry.version
     result = Result(str(workspace.key), verdict, workspace.spec.evaluation.limit)
-    summary = judged_summary(against, check.sentence, result)
+    summary = judged_summary(held.versions, check.sentence, result)
     entries = {
         "outcome": verdict_word(verdict),
-        "held_against": "nothing" if against is None else f"version {against}",
+        "held_against": ", ".join(name for name, _ in held.versions) or "nothing",
         "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
+        **_versions(workspace),
         "answers": table(ANSWERS, map(_answers, held.answers)),
         "device_seconds": round(sum(3600 * hours_of(each) * devices_of(each) for each in asked), 3),
         "reused": not asked,
@@ -121,6 +122,12 @@ def _release_evaluation(context: dg.AssetExecutionContext, workspace: Workspace)
     )
 
 
+def _versions(workspace: Workspace) -> dict[str, dg.MetadataValue[Any]]:
+    """Return what each version released so far scored; nothing before there are two."""
+    rows = [row for each in courses(workspace.store, workspace.prefix) for row in course_rows(each)]
+    return {"versions_over_time": table(COURSE, rows)} if rows else {}
+
+
 def _answers(answers: Artifact) -> list[Any]:
     """Return whose answers they are, how they came to be there, and what they took of a device."""
     how = "stored before" if answers.reused else "asked now"
@@ -131,13 +138,14 @@ def _answers(answers: Artifact) -> list[Any]:
 def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
     done = release_step.release(workspace)
     entry, verdict = done.entry, done.verdict
-    said = [verdict_sentence(verdict), production_sentence(verdict)]
+    said = [verdict_sentence(verdict), versions_sentence(verdict)]
     production, payload = done.history[-1].production, workspace.payload(done.export)
     serve = command_of(payload, entry.format, str(workspace.key))
     summary = release_summary(done.status, ". ".join(filter(None, said)), done.next)
     entries = {
         "made_of": _made_of(workspace, done.export, entry),
         "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
+        **_versions(workspace),
         "certificate": _certificate(certificate_of(workspace, done.export)),
         "served_by": serve or "transformers and PEFT: see the card of model_export",
         "history": table(LOG, _log(done.history)),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ft_dagster.lineage.verdict import Rule
     from ft_dagster.report.tables.variant_row import VariantRow
     from ft_dagster.settings import Settings
+    from ft_dagster.versions.version_course import Course
 
 ABREAST = 3  # variants in a table of 80 columns
 
@@ -43,6 +44,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
     from ft_dagster.gate.memorization import memorization_figures, memorization_lines
     from ft_dagster.gate.prompted import prompted_sentences
     from ft_dagster.versions.summary import variant_row, with_examples_now
+    from ft_dagster.versions.version_course import courses
 
     settings = load_settings(context.obj)
     store, declarations = settings.open_store(), declarations_in(settings)
@@ -52,6 +54,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
     bases = [_base_of(settings, key) for key in keys]
     prompted = [list(with_examples_now(store, key)) for key in keys]
     judged = [_judged(settings, key) for key in keys]
+    descents = [courses(store, key.prefix) for key in keys]
     if as_json:
         more = [
             {
@@ -60,8 +63,11 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
                 "next_step": known[row.variant].next_step,
                 "with_examples": [each.to_json() for each in found],
                 "memorization": memorization_figures(figures),
+                "versions": [course.to_json() for course in descent],
             }
-            for row, base, found, figures in zip(rows, bases, prompted, judged, strict=True)
+            for row, base, found, figures, descent in zip(
+                rows, bases, prompted, judged, descents, strict=True
+            )
         ]
         print_json({"variants": [{**row.to_json(), **one} for row, one in zip(rows, more, strict=True)]})
         return
@@ -73,6 +79,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
     if len(ruled) == 1:
         _show_answers(settings, VariantKey.parse(ruled[0].variant))
         show(_rules_table(ruled[0]))
+        _show_courses(descents[rows.index(ruled[0])])
     else:
         for first in range(0, len(ruled), ABREAST):
             show(_side_by_side(ruled[first : first + ABREAST]))
@@ -117,6 +124,22 @@ def _show_answers(settings: Settings, key: VariantKey) -> None:
         table.add_row(*(Text(cell) for cell in (f"{asked}\n({expected})", base, tuned, change)))
     if found.rows:
         show(table)
+
+
+def _show_courses(descent: Sequence[Course]) -> None:
+    """Print what each version scored, through the releases that the variant starts from."""
+    from ft_dagster.versions.version_course import COURSE, course_rows
+
+    if descent:
+        table = Table(*COURSE, title="versions over time")
+        for row in (row for course in descent for row in course_rows(course)):
+            table.add_row(*(Text(str(each)) for each in row))
+        show(table)
+        for course in (course for course in descent if course.limit is not None):
+            limit = f"{course.limit:.4g}"
+            tell(
+                f"  {course.task} {course.metric}: {limit} is the largest fall from the reference that passes"
+            )
 
 
 def _rules_table(row: VariantRow) -> Table:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ft_dagster.gate.judged_by import Against
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.program import ProgramRequest
 from ft_dagster.roots import Roots
@@ -119,14 +120,15 @@ class Membership(_EvaluationPart):
 
 class Until(_EvaluationPart):
     """Says when enough was asked: once `gates` are decided against the samples in `before`, those of a model
-    that was asked everything: the base, or, with `production`, the version in production. `tries`,
-    `objective`: see `gates.judge`.
+    that was asked everything: what it is, `against` says. `tries`, `objective`: see `gates.judge`; `release`:
+    see `Opponent`.
     """
 
     before: QuestionsFile
     gates: GatesSpec
     tries: int = Field(1, ge=1)
-    production: bool = False
+    against: Against = "base"
+    release: int = Field(1, ge=1)
     objective: str = DEFAULT
 
 

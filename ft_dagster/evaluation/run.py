@@ -23,6 +23,7 @@ from ft_dagster.evaluation.tasks.load import TABLES, LoadedTask, load_task, shot
 from ft_dagster.evaluation.tasks.tasks import TaskEntry
 from ft_dagster.gate.answer_scores import label_scores
 from ft_dagster.gate.gates import Referee
+from ft_dagster.gate.judged_by import Opponent
 from ft_dagster.gate.power import GENERAL_TEXTS
 from ft_dagster.gate.prompted import EXAMPLES, examples_task
 from ft_dagster.gate.prompts import PROMPTS
@@ -370,7 +371,8 @@ def referee_of(request: EvaluationRequest) -> Referee | None:
         return None
     before = samples_in(until.before.path)
     order = Order.of(before, request.seed)
-    return Referee(before, until.gates, order, until.tries, until.production, until.objective)
+    judges = Opponent(until.objective, until.against, until.release)
+    return Referee(before, until.gates, order, until.tries, judges)
 
 
 def _ask_all(

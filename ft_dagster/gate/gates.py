@@ -15,12 +15,12 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
+from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.gate.answer_scores import PARTS
 from ft_dagster.gate.groups import groups_of
-from ft_dagster.gate.judged_by import RULE_OF, Opponent, gates_digest, is_of_facts, later_rules
+from ft_dagster.gate.judged_by import BASE, RULE_OF, Opponent, gates_digest, is_of_facts, later_rules
 from ft_dagster.gate.level import level_of
 from ft_dagster.gate.membership_rules import membership_rules
 from ft_dagster.gate.paired import Allowed, Comparison, holm
@@ -32,7 +32,9 @@ from ft_dagster.gate.pairing import (
     by_task,
     is_loss,
     judged_metric,
+    only,
     pair,
+    shared_pairs,
 )
 from ft_dagster.gate.refusals import KINDS
 from ft_dagster.gate.refused_metrics import check_metrics
@@ -48,6 +50,7 @@ __all__ = [
     "Rule",
     "Verdict",
     "check_metrics",
+    "descent",
     "gates_digest",
     "judge",
     "later_rules",
@@ -63,6 +66,12 @@ WHAT: dict[RuleName, str] = {
     "degeneration": "degeneration of the answers to",
     "refusals": "refusals of",
 }
+NONE_OF: dict[RuleName, str] = {
+    "task": "the task",
+    "general_benchmark": "the benchmarks",
+    "general_loss": "the general text",
+}
+KEEP = "keep some of its questions"
 _UNBOUNDED = "its values have no known bound, so that no interval holds: name another metric (gates.metrics)"
 
 
@@ -103,8 +112,9 @@ def judge(
         )
     roles = list(RULE_OF)
     paired.sort(key=lambda each: roles.index(each.role))
-    level = level_of(gates.alpha, tries)
-    found = _found(paired, gates, level, order, Opponent(objective))
+    judges = Opponent(objective)
+    level = judges.level(gates, tries)
+    found = _found(paired, gates, level, order, judges)
     for each in found:
         if not each.decided:
             raise TooFewQuestions(
@@ -142,13 +152,69 @@ def regression(
     """
     if gates.regression_margin is None:
         return ()
-    paired = _shared(_by_task(production), _by_task(tuned), gates, order)
-    level = level_of(gates.alpha, tries)
-    judged = any(RULE_OF[each.role] == "task" for each in paired)
-    unlike = () if judged else (_nothing_shared(gates, version, level),)
-    found = _found(paired, gates, level, order, Opponent(production=True))
-    rules = [_rule(each, f"against version {version} in production, ") for each in found]
-    return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries, own)
+    paired, judges = (
+        shared_pairs(_by_task(production), _by_task(tuned), gates, _questions(order)),
+        Opponent(against="production"),
+    )
+    level, against = judges.level(gates, tries), f"against version {version} in production, "
+    found = _found(paired, gates, level, order, judges)
+    rules = [_rule(each, against) for each in found]
+    if not any(RULE_OF[each.role] == "task" for each in paired):
+        keep = "keep some of its questions, or declare gates.regression_margin: null for this release"
+        rules.insert(0, _nothing_shared(f"{against}the task", keep, gates.regression_margin, level))
+    return _settled([replace(rule, rule="regression") for rule in rules], gates, tries, own)
+
+
+class Since(NamedTuple):
+    """Says what a reference is: its name in words, after which the new model would be release number
+    `release`; whether it is the variant's own (`whole`); why it can no longer be asked and what would decide
+    then (`gone`).
+    """
+
+    named: str
+    release: int
+    whole: bool = True
+    gone: str = ""
+
+
+def descent(
+    reference: Sequence[Sample],
+    tuned: Sequence[Sample],
+    gates: GatesSpec,
+    since: Since,
+    *,
+    tries: int = 1,
+    order: Order | None = None,
+    own: Collection[str] = (),
+) -> tuple[Rule, ...]:
+    """Judge a new model against the reference, on the questions that both were asked: its task, benchmarks
+    and general text.
+
+    The task has to share a question where the reference is the variant's own, benchmarks and general text
+    where it was asked some: what shares none is undecided. Of another variant's reference the task is judged
+    where enough questions of it are shared to decide anything. All else as in `regression`.
+    """
+    if not gates.has_reference:
+        return ()
+    judges, before, after = (
+        Opponent(against="reference", release=since.release),
+        _by_task(reference),
+        _by_task(tuned),
+    )
+    paired, level = shared_pairs(before, after, gates, _questions(order)), judges.level(gates, tries)
+    against, margin = f"against {since.named}, ", gates.after_reference(gates.regression_margin, loss=False)
+    if not since.whole:
+        paired = [
+            each for each in paired if RULE_OF[each.role] != "task" or judges.decides(each, gates, level)
+        ]
+    asked = [{RULE_OF[role] for role, _ in side} for side in (before, after)]
+    due = ({"task"} if since.whole else set()) | ((asked[0] & asked[1]) - {"task"})
+    unlike = [name for name in NONE_OF if name in due - {RULE_OF[each.role] for each in paired}]
+    rules = [
+        *(_nothing_shared(f"{against}{NONE_OF[name]}", since.gone or KEEP, margin, level) for name in unlike),
+        *(_rule(each, against) for each in _found(paired, gates, level, order, judges)),
+    ]
+    return _settled([replace(rule, rule="reference") for rule in rules], gates, tries, own)
 
 
 def refusal_rules(
@@ -173,27 +239,26 @@ def refusal_rules(
 class Referee:
     """Says while a model is asked, batch after batch, of which task no more is to be asked.
 
-    `before`: the samples of the model that it is compared with, which was asked everything: its base, or,
-    with `production`, the version in production. `order`: of asking.
+    `before`: the samples of the model that it is compared with, which was asked everything; `judges`: as
+    what. `order`: of asking.
     """
 
     before: Sequence[Sample]
     gates: GatesSpec
     order: Order
     tries: int = 1
-    production: bool = False
-    objective: str = DEFAULT
+    judges: Opponent = BASE
 
     @cached_property
     def _before(self) -> dict[TaskKey, Questions]:
         return _by_task(self.before)
 
     def decided(self, key: TaskKey, tuned: Sequence[Sample]) -> bool:
-        """Say whether the samples of the task so far decide its rules, as `judge` or `regression` will find
-        them.
+        """Say whether the samples of the task so far decide its rules, as `judge`, `regression` or `descent`
+        will find them.
         """
-        before, gates, judges = self._before, self.gates, Opponent(self.objective, production=self.production)
-        level = level_of(gates.alpha, self.tries)
+        before, gates, judges = self._before, self.gates, self.judges
+        level = judges.level(gates, self.tries)
         rules = sum(judges.allowed(key, judged_metric(key, metrics, gates), gates) is not None
                     for key, metrics in before.items())  # fmt: skip
         metric = judged_metric(key, before[key], gates)
@@ -215,6 +280,10 @@ def with_rules(
     return replace(verdict, passed=found.passed, outcome=found.outcome, rules=found.rules)
 
 
+def _questions(order: Order | None) -> Mapping[TaskKey, Sequence[str]]:
+    return {} if order is None else order.questions
+
+
 def _by_task(samples: Iterable[Sample]) -> dict[TaskKey, Questions]:
     """Return the questions of the roles that are compared, by task."""
     return by_task(samples, roles=RULE_OF)
@@ -224,40 +293,6 @@ def _pair(key: TaskKey, before: Questions, after: Questions, gates: GatesSpec, o
     questions = None if order is None else order.questions.get(key)
     metric = judged_metric(key, after if questions is None else before, gates)
     return pair(key, metric, before, after, gates=gates, order=questions)
-
-
-def _shared(
-    before: Mapping[TaskKey, Questions],
-    after: Mapping[TaskKey, Questions],
-    gates: GatesSpec,
-    order: Order | None,
-) -> list[Paired]:
-    """Pair the tasks of which both were asked something, on the questions that both were asked."""
-    found = []
-    for key, metrics in after.items():
-        metric, there = judged_metric(key, metrics, gates), before.get(key, {})
-        questions = None if order is None else order.questions.get(key)
-        shared = there.get(metric, {}).keys() & metrics[metric].keys()
-        if questions is not None:
-            both = _every(there) & _every(metrics)
-            shared = set(takewhile(both.__contains__, questions))
-        sides = [_only(shared, side, metric if questions is None else None) for side in (there, metrics)]
-        if sides[0].get(metric):
-            found.append(pair(key, metric, sides[0], sides[1], gates=gates, order=questions))
-    return found
-
-
-def _every(metrics: Questions) -> set[str]:
-    return {question for samples in metrics.values() for question in samples}
-
-
-def _only(questions: Collection[str], metrics: Questions, metric: str | None) -> Questions:
-    """Keep these questions of `metric`, None: of all."""
-    return {
-        name: {question: sample for question, sample in samples.items() if question in questions}
-        for name, samples in metrics.items()
-        if metric in (None, name)
-    }
 
 
 @dataclass(frozen=True)
@@ -374,7 +409,7 @@ def _with_parts(
         sides = (before[key].get(metric, {}), after[key].get(metric, {}))
         shared = asked & sides[0].keys() & sides[1].keys()
         if shared:
-            base, tuned = (_only(shared, {metric: side}, metric) for side in sides)
+            base, tuned = (only(shared, {metric: side}, metric) for side in sides)
             pairs = replace(pair(key, metric, base, tuned, gates=GatesSpec()), counting=found.paired.counting)
             compared, means = pairs.compare(found.level), pairs.means
             low, high = (compared.low, compared.high)
@@ -410,16 +445,12 @@ def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]
     return tuple(replace(rule, blocked=why) if rule in tasks else rule for rule in rules)
 
 
-def _nothing_shared(gates: GatesSpec, version: int, level: float) -> Rule:
-    """Return the rule for a task of which production was asked no common question: it never passes."""
-    why = (
-        f"against version {version} in production, the task: undecided, since no question was asked of both; "
-        "keep some of its questions, or declare gates.regression_margin: null for this release"
-    )
-    unknown = math.nan
+def _nothing_shared(what: str, way_out: str, margin: float | None, level: float) -> Rule:
+    """Return the rule for what shares no question with the opponent: it never passes."""
+    why, unknown = f"{what}: undecided, since no question was asked of both; {way_out}", math.nan
     return Rule(
         rule="regression", task="task", metric="none", base=unknown, tuned=unknown, difference=unknown,
-        interval=(unknown, unknown), margin=gates.regression_margin or 0.0, questions=0,
+        interval=(unknown, unknown), margin=margin or 0.0, questions=0,
         higher_is_better=True, passed=False, sentence=why, outcome="undecided", confidence=1 - 2 * level,
         harm=1.0, seen=math.inf, needed=None,
     )  # fmt: skip

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from ft_dagster.gate.level import level_after_reference, level_of
 from ft_dagster.gate.paired import Allowed
-from ft_dagster.gate.pairing import TaskKey, is_loss, judged_metric
+from ft_dagster.gate.pairing import Paired, TaskKey, is_loss, judged_metric
 from ft_dagster.gate.refusal_matcher import MATCHER
 from ft_dagster.gate.samples import Role
 from ft_dagster.lineage.verdict import RuleName
@@ -16,6 +17,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.variant import GatesSpec
 
+Against = Literal["base", "production", "reference"]
 RULES_VERSION = 3  # of all rules; one that changes is in `later_rules`, so that no other key moves
 GROUPS = "groups"
 RULE_OF: dict[Role, RuleName] = {
@@ -76,12 +78,19 @@ def is_of_facts(objective: str) -> bool:
 
 @dataclass(frozen=True)
 class Opponent:
-    """Names the opponent of a model of this objective: its base, or, with `production`, the version in
-    production.
+    """Says against what a model of this objective is judged: its base, the version in production, or the
+    reference, after which it would be release number `release`.
     """
 
     objective: str = DEFAULT
-    production: bool = False
+    against: Against = "base"
+    release: int = 1
+
+    def level(self, gates: GatesSpec, tries: int) -> float:
+        """Return the level of each rule in this try."""
+        if self.against == "reference":
+            return level_after_reference(gates.alpha, self.release, tries)
+        return level_of(gates.alpha, tries)
 
     def allowed(self, key: TaskKey, metric: str, gates: GatesSpec) -> Allowed | None:
         """Return by how much a task may fall in this metric; None: it is not judged."""
@@ -93,15 +102,31 @@ class Opponent:
             "degeneration": gates.degeneration_margin,
             "refusals": _of_refusals(gates, key[1]),
         }[name]
+        tail = gates.loss_tail if loss else None
+        if self.against == "reference":  # 32 prompts decide nothing at its level
+            margin = (
+                None if name in ("degeneration", "refusals") else gates.after_reference(margin, loss=loss)
+            )
+            tail = gates.tail_after_reference if loss else None
         if margin is None:
             return None
-        facts = name == "task" and not self.production and is_of_facts(self.objective)
-        return Allowed(margin, 0.0 if facts and not loss else margin, gates.loss_tail if loss else None)
+        facts = name == "task" and self.against == "base" and is_of_facts(self.objective)
+        return Allowed(margin, 0.0 if facts and not loss else margin, tail)
+
+    def decides(self, paired: Paired, gates: GatesSpec, level: float) -> bool:
+        """Say whether so many questions could show that nothing fell."""
+        allowed = self.allowed((paired.role, paired.task), paired.metric, gates)
+        if allowed is None or paired.bound is None:
+            return False
+        return len(paired.asked) >= allowed.least(paired.bound, level)
 
     def _of_task(self, gates: GatesSpec, *, loss: bool) -> float | None:
-        if not self.production:
+        if self.against == "base":
             return gates.task_margin
         return gates.regression_loss_margin if loss else gates.regression_margin
+
+
+BASE = Opponent()
 
 
 def _of_refusals(gates: GatesSpec, kind: str) -> float | None:

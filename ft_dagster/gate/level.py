@@ -15,3 +15,12 @@ def level_of(alpha: float, ordinal: int = 1) -> float:
     if ordinal < 1:
         raise ValueError(f"tries are counted from 1: {ordinal}")
     return alpha / (ordinal * (ordinal + 1))
+
+
+def level_after_reference(alpha: float, release: int, tries: int = 1) -> float:
+    """Return the level of a try before release number `release` (from 1) after the reference.
+
+    Release k gets alpha / (k (k + 1)), its share of `alpha` over all of them, and the tries before it share
+    that in the same way. Raises ValueError below 1.
+    """
+    return level_of(level_of(alpha, release), tries)

@@ -18,7 +18,8 @@ from ft_dagster.gate.level import level_of
 from ft_dagster.gate.power import PairedTest
 from ft_dagster.gate.samples import MEMBERS, OTHERS, Role, Sample
 from ft_dagster.lineage.verdict import Outcome, Rule
-from ft_dagster.spec.variant import LEAST, GatesSpec, VariantSpec
+from ft_dagster.spec.reference import LEAST
+from ft_dagster.spec.variant import GatesSpec, VariantSpec
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.gate.gaffke import lower_bound
 from ft_dagster.gate.groups import BY_SIZE, Counting, are_unlike, units_of
-from ft_dagster.gate.power import LOSS_BOUND, PairedTest
+from ft_dagster.gate.power import LOSS_BOUND, PairedTest, least_questions
 from ft_dagster.lineage.verdict import Tail
-from ft_dagster.spec.variant import LEAST
+from ft_dagster.spec.reference import LEAST
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,13 @@ class Allowed(NamedTuple):
     margin: float
     measured: float
     tail: float | None = None
+
+    def least(self, bound: float, level: float) -> int:
+        """Return the number of questions from which on it can be shown at all; `bound`: by how much one
+        answer can change.
+        """
+        mean = least_questions(self.margin, bound=bound, alpha=level)
+        return mean if self.tail is None else max(mean, least_questions(self.tail, alpha=level))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
@@ -214,3 +215,39 @@ def _content(question: str) -> str:
     """Return a question's id without its number among its equals: `task:3:abc` is `task:abc`."""
     before, _, identity = question.rpartition(":")
     return f"{before.rpartition(':')[0]}:{identity}"
+
+
+def shared_pairs(
+    before: Mapping[TaskKey, Questions],
+    after: Mapping[TaskKey, Questions],
+    gates: GatesSpec,
+    order: Mapping[TaskKey, Sequence[str]],
+) -> list[Paired]:
+    """Pair the tasks of which both were asked something, on the questions that both were asked; of a task in
+    `order` as far as both were asked in it.
+    """
+    found = []
+    for key, metrics in after.items():
+        metric, there = judged_metric(key, metrics, gates), before.get(key, {})
+        questions = order.get(key)
+        shared = there.get(metric, {}).keys() & metrics[metric].keys()
+        if questions is not None:
+            both = _every(there) & _every(metrics)
+            shared = set(takewhile(both.__contains__, questions))
+        sides = [only(shared, side, metric if questions is None else None) for side in (there, metrics)]
+        if sides[0].get(metric):
+            found.append(pair(key, metric, sides[0], sides[1], gates=gates, order=questions))
+    return found
+
+
+def _every(metrics: Questions) -> set[str]:
+    return {question for samples in metrics.values() for question in samples}
+
+
+def only(questions: Collection[str], metrics: Questions, metric: str | None) -> Questions:
+    """Keep these questions of `metric`, None: of all."""
+    return {
+        name: {question: sample for question, sample in samples.items() if question in questions}
+        for name, samples in metrics.items()
+        if metric in (None, name)
+    }

@@ -7,21 +7,23 @@ That of the test which `paired` applies (Gaffke's, in `gaffke`): its normal appr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ft_dagster.errors import UserError
 from ft_dagster.gate.level import ALPHA, level_of
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.gate.samples import FORMER, TEST_SPLIT_TASK
+from ft_dagster.lineage.verdict import RuleName
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec, VariantSpec
 
 POWER = 0.80
 # Nats a token: a text counts up to so many unless gates.loss_bound says more, and is of the tail beyond them.
 LOSS_BOUND: float = GatesSpec.model_fields["loss_bound"].default
 LOSS_TAIL: float = GatesSpec.model_fields["loss_tail"].default
+SUCCESSORS = ("regression", "reference")  # rules that compare versions with those before
 OWN_NAMES = (TEST_SPLIT_TASK, *FORMER)  # what declarations call the test split's task
 GENERAL_TEXTS = 200  # all that are held out are read (data.general.HELD_OUT), whatever evaluation.limit is
 DISCORDANT = 0.10  # share of the answers that differ between base and tuned model, before any is known
@@ -115,7 +117,7 @@ class PairedTest:
 @dataclass(frozen=True)
 class HopelessGate:
     """Names a rule that no training can make pass as it is declared. `least`: questions from which on it
-    can.
+    can; `of`: see `_Declared`.
     """
 
     rule: str
@@ -125,6 +127,7 @@ class HopelessGate:
     least: int
     sentence: str
     fix: str
+    of: RuleName | None = None
 
 
 def hopeless_gates(
@@ -133,6 +136,8 @@ def hopeless_gates(
     known: Mapping[str, int] | None = None,
     there: Mapping[str, int] | None = None,
     tries: int = 1,
+    *,
+    release: int = 1,
 ) -> tuple[HopelessGate, ...]:
     """Return the declared rules that too few questions are asked for at this try, whatever is trained; none
     where nothing is declared undecidable (`gates.undecided: measured`).
@@ -141,15 +146,23 @@ def hopeless_gates(
     the task without a margin, where one that got everything right would. `known`: how many questions there
     are of a rule (task, general_loss, refusals), `there`: of each declared task, by its entry, where that is
     known; fewer are asked then. Of the rule against production that is the task's: without enough no version
-    after the first would be released.
+    after the first would be released. `release`: of which number after the reference the next would be.
     """
     if gates.undecided == "measured":
         return ()
-    return tuple(
-        found
-        for rule in declared_rules(gates, evaluation)
-        for found in _hopeless(rule, _Look(gates.alpha, tries), known or {}, there or {})
-    )
+    rules = declared_rules(gates, evaluation)
+    found = [
+        each
+        for rule in (*rules, *rules_since_reference(rules, gates))
+        for each in _hopeless(rule, _Look(_alpha(rule, gates, release), tries), known or {}, there or {})
+    ]
+    said = {each.of or each.rule for each in found if each.rule != "reference"}
+    return tuple(each for each in found if each.rule != "reference" or each.of not in said)
+
+
+def _alpha(rule: DeclaredRule, gates: GatesSpec, release: int) -> float:
+    """Return the level of a rule over all tries before a release; see `level_after_reference`."""
+    return level_of(gates.alpha, release) if rule.name == "reference" else gates.alpha
 
 
 class _Look(NamedTuple):
@@ -188,19 +201,14 @@ def _as_hopeless(
 ) -> HopelessGate:
     said, fix = _words(rule, asked, least, entry)
     said = f"{said} at level {look}; from {least:,} on it can"
-    return HopelessGate(rule.name, f"gates.{rule.field}", rule.margin, asked, least, said, fix)
-
-
-def is_of_successors(field: str) -> bool:
-    """Say whether a field of the gates compares versions with the one in production."""
-    return field.startswith("gates.regression")
+    return HopelessGate(rule.name, f"gates.{rule.field}", rule.margin, asked, least, said, fix, rule.of)
 
 
 @dataclass(frozen=True)
 class DeclaredRule:
     """Describes a rule, its field, and what one answer can change by. `asked`: so many questions at most,
     None: all; `entries`: of each of these tasks, without any of the variant's own rows or of what all are
-    asked.
+    asked. `of`: the rule that is asked the same, where it compares versions.
     """
 
     name: str
@@ -209,10 +217,11 @@ class DeclaredRule:
     bound: float
     asked: int | None
     entries: tuple[str, ...] = ()
+    of: RuleName | None = None
 
     def asked_of(self, known: Mapping[str, int]) -> int | None:
         """Return how many questions are asked at most where so many are known to be there; None: all."""
-        own = known.get("task" if self.name == "regression" else self.name)
+        own = known.get(self.of or self.name)
         return min((n for n in (self.asked, own) if n is not None), default=None)
 
 
@@ -276,7 +285,7 @@ def declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[Declare
         rules.append(DeclaredRule("general_benchmark", "general_margin", margin, 1.0, limit, general))
     if gates.regression_margin is not None:
         field = "regression_loss_margin" if loss else "regression_margin"
-        rules.append(DeclaredRule("regression", field, getattr(gates, field), own, limit, tasks))
+        rules.append(DeclaredRule("regression", field, getattr(gates, field), own, limit, tasks, "task"))
     if gates.degeneration_margin is not None:
         margin = gates.degeneration_margin
         rules.append(DeclaredRule("degeneration", "degeneration_margin", margin, 1.0, len(PROMPTS)))
@@ -287,11 +296,33 @@ def declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[Declare
     return rules
 
 
+def rules_since_reference(rules: Sequence[DeclaredRule], gates: GatesSpec) -> Iterator[DeclaredRule]:
+    """Yield the rules against the reference, which are asked the same as these."""
+    loss = any(rule.field in ("loss_tail", "regression_loss_margin") and "task" in (rule.name, rule.of)
+               for rule in rules)  # fmt: skip
+    margin = gates.regression_loss_margin if loss else gates.regression_margin
+    for rule in rules if gates.has_reference else ():
+        if rule.name in ("regression", "degeneration"):
+            continue
+        name, against = rule.name, margin if rule.name == "task" else rule.margin
+        by_loss = loss if rule.name == "task" else rule.name == "general_loss"
+        field = "reference_loss_margin" if by_loss else "reference_margin"
+        fall = gates.after_reference(against, loss=by_loss)
+        if rule.field == "loss_tail":
+            field, fall = "reference_loss_tail", gates.tail_after_reference
+        if fall is not None:
+            yield DeclaredRule(
+                "reference", field, fall, rule.bound, rule.asked, rule.entries, cast(RuleName, name)
+            )
+
+
 def _words(rule: DeclaredRule, asked: int, least: int, entry: str | None) -> tuple[str, str]:
     """Say why a rule is hopeless, and the way out. `entry`: the task that has no more than is asked."""
     even = "even a model of which no answer changed" if rule.margin else "even one that got everything right"
-    regression = rule.name == "regression"
-    first = "no version after the first passes" if regression else f"the rule {rule.name} cannot pass"
+    first = {
+        "regression": "no version after the first passes",
+        "reference": "no further version passes against the reference",
+    }.get(rule.name, f"the rule {rule.name} cannot pass")
     of = f"of {asked:,} questions" if entry is None else f"of the {asked:,} questions that {entry} has"
     said = f"{first} whatever is trained: {of} {even} would stay undecided"
     if entry is not None:
@@ -306,7 +337,7 @@ def _words(rule: DeclaredRule, asked: int, least: int, entry: str | None) -> tup
             ("task", "regression"),
             f"Ask {least:,} questions (evaluation.limit, data.splits.test), or allow more",
         ),
-    }.get(rule.name, f"Raise evaluation.limit to {least:,}, or allow more")
+    }.get(rule.of or rule.name, f"Raise evaluation.limit to {least:,}, or allow more")
     return said, fix
 
 
@@ -318,7 +349,7 @@ def too_few_rows(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
         return ()
     strict = spec.gates.model_copy(update={"undecided": "fail"})
     asked_all, asked = (
-        {(rule.rule, rule.field): rule for rule in hopeless_gates(strict, spec.evaluation, known)}
+        {(rule.rule, rule.field, rule.of): rule for rule in hopeless_gates(strict, spec.evaluation, known)}
         for known in ({}, {"task": test_rows // spec.evaluation.sets})
     )
     found = [rule for place, rule in asked.items() if place not in asked_all]

@@ -85,10 +85,7 @@ def look_on(paired: Paired, order: Sequence[str], allowed: Allowed, *, level: fl
     questions left would not show to lie within the margin. `level`: of the rule, over all looks; `harm`: the
     p at which a fall is shown.
     """
-    least = least_questions(allowed.margin, bound=paired.scale or 1.0, alpha=level)
-    if allowed.tail is not None:
-        least = max(least, least_questions(allowed.tail, alpha=level))
-    looks = looks_of(len(order), least)
+    looks = looks_of(len(order), allowed.least(paired.scale or 1.0, level))
     alone = level * looks[0].share
     comparison = paired.compare(alone, allowed.tail)
     seen = LookedAt(paired, comparison, alone, 1.0, (0, len(looks)), passed=False, decided=False)

@@ -7,9 +7,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ft_dagster.gate.sentences import out_of_reach, units, wanted, would_decide
-from ft_dagster.lineage.verdict import Outcome, Rule, Verdict
+from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
 
 NAMED = 3  # rules that a sentence names at most
+VERSIONS: dict[RuleName, str] = {
+    "regression": "Against production",
+    "reference": "Against the reference",
+}
 WORDS = ("passed", "passed with warnings", "undecided", "failed")
 
 
@@ -32,19 +36,22 @@ def rule_word(rule: Rule) -> str:
 def verdict_sentence(verdict: Verdict) -> str:
     """Return a verdict's sentence: "Undecided: 1 of 6 rules is neither shown to hold nor to fail (sea_quiz
     acc 50.0% → 45.0%); about 1,433 questions would decide". Begins with the word of `verdict_word`. Of the
-    verdict's own rules: what holds it against the version in production is said by `production_sentence`.
+    verdict's own rules: what holds it against versions before is said by `versions_sentence`.
     """
-    return _sentence(verdict_word(verdict), [rule for rule in verdict.rules if rule.rule != "regression"])
+    return _sentence(verdict_word(verdict), [rule for rule in verdict.rules if rule.rule not in VERSIONS])
 
 
-def production_sentence(verdict: Verdict) -> str | None:
-    """Return the sentence on the rules that compared a new version with the one in production; None where
-    there were none.
+def versions_sentence(verdict: Verdict) -> str | None:
+    """Return the sentences on the rules that compared a new version with those before; None where there were
+    none.
     """
-    rules = [rule for rule in verdict.rules if rule.rule == "regression"]
-    if not rules:
-        return None
-    return f"Against production: {_sentence(verdict_word(verdict_of(rules)), rules)}"
+    found = {words: [rule for rule in verdict.rules if rule.rule == name] for name, words in VERSIONS.items()}
+    said = [
+        f"{words}: {_sentence(verdict_word(verdict_of(rules)), rules)}"
+        for words, rules in found.items()
+        if rules
+    ]
+    return ". ".join(said) or None
 
 
 def verdict_of(rules: Sequence[Rule]) -> Verdict:

@@ -35,6 +35,7 @@ from ft_dagster.store.committed import committed_in
 from ft_dagster.store.heads import SHARED
 
 CORPORA = f"{SHARED}/corpora"
+PLACES = "places"  # a figure: stage -> [prefix, key] of inputs that are another variant's
 
 
 class Input(NamedTuple):
@@ -296,12 +297,13 @@ class StoredGraph:
         """
         stages = (stage_of(artifact, name), *names_of(lambda entry: entry.given_as == name))
         parent = artifact.figures.get("parent") if artifact.place.stage == BASE_MODEL.name else None
-        if parent and name in parent["places"]:
-            prefix, key = parent["places"][name]
+        places = parent[PLACES] if parent else artifact.figures.get(PLACES, {})
+        if name in places:
+            prefix, key = places[name]
             found = find_artifact(self.store, Place(prefix, name, key))
             if found is not None and found.digest == one.digest:
                 return (found,)
-        own = parent["places"][MODEL_EXPORT.name][0] if parent else artifact.place.prefix
+        own = places[MODEL_EXPORT.name][0] if parent else artifact.place.prefix
         for stage in dict.fromkeys(stages):
             corpora = self.store.names(CORPORA) if stage == GENERAL_CORPUS.name else ()
             prefixes = [f"{CORPORA}/{each}" for each in corpora] or dict.fromkeys((own, SHARED))

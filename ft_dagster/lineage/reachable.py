@@ -2,13 +2,14 @@
 
 Reached are the newest artifacts of every variant, corpus and experiment, every released version that
 retention keeps with the evaluations that speak for it, what is young or on hold, and all that any of these
-were made from, in other variants too. Of artifacts with equal bytes the one is reached whose manifest is
-named (`graph.named`), so that rows of an old version do not stay because a later plan came out equal.
+were made from, in other variants too; of a variant's reference the answers alone. Of artifacts with equal
+bytes the one is reached whose manifest is named (`graph.named`), so that rows of an old version do not stay
+because a later plan came out equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -16,7 +17,16 @@ from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.graph import ListedGraph, ancestors, inputs
 from ft_dagster.lineage.log import read_log
 from ft_dagster.lineage.retention import Rules, kept_versions
-from ft_dagster.stage_entries import BASE_MODEL, PROMPTED_BASE, TASK_DATASET, names_of
+from ft_dagster.lineage.served import versions_in
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    PRODUCTION_EVALUATION,
+    PROMPTED_BASE,
+    TASK_DATASET,
+    names_of,
+)
 from ft_dagster.store.artifacts import Artifact, Place, generations
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Contents, Keyed
@@ -122,7 +132,8 @@ def reached(
         if known.issuperset(each.inputs[name] for name in PROMPTED_OF)
     ]
     beneath = [each for one in held for each in inputs(graph, one) if each.digest not in known]
-    return found | {each.place for each in (*held, *ancestors(graph, beneath))}
+    kept = _of_references(store, contents.records, artifacts)
+    return found | {each.place for each in (*held, *ancestors(graph, beneath), *kept)}
 
 
 def _standing(contents: Contents) -> list[Artifact]:
@@ -158,15 +169,42 @@ def _heads(store: Store, records: Iterable[StoredFile]) -> Iterator[Artifact]:
                 yield head
 
 
+def _of_references(
+    store: Store, records: Iterable[StoredFile], artifacts: Sequence[Artifact]
+) -> Iterator[Artifact]:
+    """Yield the answers of every variant's reference, by which later versions are held against it though its
+    weights go: of the evaluation that it was released by, and what it was asked since. It is the first
+    version, and the one that the newest evaluation was declared to be held against.
+    """
+    graph = ListedGraph(artifacts)
+    for prefix in _with_releases(records):
+        versions = versions_in(read_log(store, prefix).entries)
+        judged = read_head(store, prefix, EVALUATION.name)
+        gates = {} if judged is None else judged.spec.get("spec", {}).get("gates", {})
+        named = (min(versions, default=0), gates.get("reference"))
+        for entry in (entry for version, entry in versions.items() if version in named):
+            yield from graph.named(prefix, entry.evaluation, entry.evaluation_manifest)
+            yield from (
+                each
+                for each in artifacts
+                if each.place.stage == PRODUCTION_EVALUATION.name
+                and each.inputs[FINE_TUNED_MODEL.name] == entry.weights
+            )
+
+
+def _with_releases(records: Iterable[StoredFile]) -> list[str]:
+    """Return the parts of the store that have a release log."""
+    logs = {str(PurePosixPath(file.path).parent) for file in records}
+    return sorted(log.removesuffix("/releases") for log in logs if log.endswith("/releases"))
+
+
 def _released(
     store: Store, records: Iterable[StoredFile], graph: ListedGraph, rules: Rules
 ) -> Iterator[Artifact]:
     """Yield the export, the evaluation and so the weights of every version that is kept, of every
     variant.
     """
-    logs = {str(PurePosixPath(file.path).parent) for file in records}
-    prefixes = {log.removesuffix("/releases") for log in logs if log.endswith("/releases")}
-    for prefix in sorted(prefixes):
+    for prefix in _with_releases(records):
         past = read_log(store, prefix).entries
         kept = kept_versions(past, prefix, rules)
         for entry in past:

@@ -176,7 +176,7 @@ def _recording(
         if new:
             waits_for = ("rolled_back", *(APPROVED if request.approvers else ()))
             refuse(f for f in request.asks([*past, entry], entry) if f.rule not in waits_for)
-            _same_production(candidate.held_against, past)
+            _same_versions(candidate.held_against, past)
         return entry, new
 
     return decide
@@ -311,9 +311,18 @@ def _refuse_others(request: ReleaseRequest, version: int) -> None:
         )
 
 
-def _same_production(then: Sequence[ReleaseEntry] | None, past: Sequence[ReleaseEntry]) -> None:
-    """Raises UserError where another version is served than the one that a candidate was held against."""
+def _same_versions(then: Sequence[ReleaseEntry] | None, past: Sequence[ReleaseEntry]) -> None:
+    """Raises UserError where another version is served than the one that a candidate was held against, or
+    one more was released, so that this would be a later release after the reference.
+    """
     now = production_in(past)
+    if then is not None and max(versions_in(then), default=0) != max(versions_in(past), default=0):
+        raise UserError(
+            "another version was released meanwhile: it was judged as the next after the one before",
+            field="version",
+            value=max(versions_in(past)),
+            fix="Materialize release_evaluation and release again",
+        )
     if then is not None and production_in(then) != now:
         raise UserError(
             "another version went into production meanwhile: it was held against the one before",

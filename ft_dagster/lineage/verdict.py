@@ -25,6 +25,7 @@ RuleName = Literal[
     "refusals",
     "membership",
     "regression",
+    "reference",
 ]
 
 

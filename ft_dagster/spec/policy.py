@@ -24,8 +24,9 @@ from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.method import MethodName
 from ft_dagster.spec.model import SpecModel
 from ft_dagster.spec.narrow import shown
+from ft_dagster.spec.reference import LEAST, Margin, ReferenceFloors, beyond_reference
 from ft_dagster.spec.validation import validate
-from ft_dagster.spec.variant import LEAST, EvaluationSpec, GatesSpec, Margin, MembershipAuc, VariantSpec
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec, MembershipAuc, VariantSpec
 from ft_dagster.spec.yaml_files import read_yaml
 
 POLICY_FILE = "policy.yaml"
@@ -40,12 +41,12 @@ PROBED_ROWS: int = EvaluationSpec.model_fields["probed_rows"].default
 NGRAM: int = DecontaminateSpec.model_fields["ngram"].default
 
 
-class GateFloors(SpecModel):
+class GateFloors(ReferenceFloors):
     """Sets the laxest values that the gates of a declaration may have."""
 
     added = (
         *("least_alpha", "loss_tail", "loss_bound", "refusals", "refusals_margin", "refusal_phrases"),
-        "max_membership_auc",
+        *("max_membership_auc", *ReferenceFloors.model_fields),
     )
 
     alpha: Annotated[float, Field(ge=LEAST, lt=0.5)] = Field(0.1, description="Largest gates.alpha")
@@ -62,7 +63,9 @@ class GateFloors(SpecModel):
     loss_tail: Margin = Field(0.1, description="Largest gates.loss_tail")
     loss_bound: float = Field(2.0, ge=2.0, le=100.0, description="Least gates.loss_bound")
     regression: Literal["required", "optional"] = Field(
-        "required", description="optional: gates.regression_margin may be null, which compares nothing"
+        "required",
+        description="optional: gates.regression_margin and gates.reference may be null, which compares no "
+        "versions",
     )
     degeneration_margin: Margin = Field(0.3, description="Largest gates.degeneration_margin")
     degeneration: Literal["required", "optional"] = Field(
@@ -331,6 +334,7 @@ def _of_gates(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
         yield Breach("gates.alpha", gates.alpha, "gates.least_alpha", allowed)
     if gates.regression_margin is None and floors.regression == "required":
         yield Breach("gates.regression_margin", None, "gates.regression", "a comparison with production")
+    yield from (Breach(*each) for each in beyond_reference(floors, gates, floors.regression))
     if gates.degeneration_margin is None and floors.degeneration == "required":
         yield Breach("gates.degeneration_margin", None, "gates.degeneration", "a margin")
     if gates.undecided == "measured" and floors.undecided == "fail":

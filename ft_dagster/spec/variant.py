@@ -28,6 +28,7 @@ from ft_dagster.spec.data import (
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.method import MethodSpec
 from ft_dagster.spec.model import SpecModel, from_string
+from ft_dagster.spec.reference import LEAST, Margin, ReferenceSpec
 from ft_dagster.spec.training import SEED_LIMIT, TrainingSpec
 from ft_dagster.spec.zones import known_zone
 
@@ -191,8 +192,6 @@ class EvaluationSpec(SpecModel):
         return MOST_QUESTIONS if self.limit == "auto" else self.limit
 
 
-LEAST = 1e-6  # of a margin, and of a level: nothing that is asked could show less
-Margin = Annotated[float, Field(ge=LEAST, le=1.0)]
 Weights = Literal["size", "group"]
 MembershipAuc = Annotated[float, Field(ge=0.501, le=1.0)]  # no AUC of chance is shown to be below 0.5
 
@@ -223,10 +222,13 @@ class RefusalsSpec(SpecModel):
     )
 
 
-class GatesSpec(SpecModel):
+class GatesSpec(ReferenceSpec):
     """Declares what a model must pass. Margins are the largest fall that is allowed; see docs/gates.md."""
 
-    added = ("loss_tail", "loss_bound", "weights", "largest_group", "refusals", "max_membership_auc")
+    added = (
+        *("loss_tail", "loss_bound", "weights", "largest_group", "refusals", "max_membership_auc"),
+        *ReferenceSpec.model_fields,
+    )
 
     task_margin: Annotated[float, Field(ge=0.0, le=1.0), AfterValidator(_none_or_least)] = Field(
         0.0, description="The task's score may fall by this much; 0: it must be shown to be better"

@@ -1,17 +1,17 @@
-"""Asks new weights more of today's questions, until each rule against the version in production is decided.
+"""Asks new weights more of today's questions, until each rule against an opponent is decided: the version in
+production, or the reference.
 
 Made for a release where questions are asked batch after batch (`evaluation.limit: auto`), and those that
-decided the rules against the base do not decide the ones against production.
+decided the rules against the base do not decide the ones against the opponent.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from ft_dagster.evaluation.models.arithmetic import Dtype
-from ft_dagster.gate.gates import later_rules
-from ft_dagster.gate.judged_by import with_largest
+from ft_dagster.gate.judged_by import Opponent, later_rules, with_largest
 from ft_dagster.objectives import DEFAULT
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -32,6 +32,7 @@ from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import Derived, Host, derived
 from ft_dagster.workspace.known_groups import largest_group
 from ft_dagster.workspace.model_files import base_of, weights_of
+from ft_dagster.workspace.past import Released
 from ft_dagster.workspace.questions import Decides, ModelQuestions, questions_digest, scores_in
 from ft_dagster.workspace.stage import Stage
 
@@ -39,14 +40,16 @@ from ft_dagster.workspace.stage import Stage
 @dataclass(frozen=True)
 class CandidateInputs:
     """Names the inputs. `tries`: see `EvaluationInputs`; the same questions are no try of their own.
-    `chat`: see `questions.chat_of`. `rules`: see `gates.later_rules`; None where none acts.
+    `chat`: see `questions.chat_of`. `rules`: see `gates.later_rules`; None where none acts. `task`: None
+    against another variant's version. `release`: of which number after the reference it would be; None
+    against production.
     """
 
     base_model: Artifact
     fine_tuned_model: Artifact
     production_evaluation: Artifact
     spec: VariantSpec
-    task: questions.OwnTask
+    task: questions.OwnTask | None
     general: questions.General
     device: Host[str]
     dtype: Host[Dtype]
@@ -54,21 +57,27 @@ class CandidateInputs:
     tries: Derived[int]
     chat: Annotated[dict[str, Any] | None, derived(questions.OTHER_CHAT)] = None
     rules: Derived[dict[str, int] | None] = None
+    release: Derived[int | None] = None
 
 
-def inputs(view: View) -> CandidateInputs:
+def inputs(view: View, opponent: Released | None = None, release: int | None = None) -> CandidateInputs:
+    """`opponent`: None is the version in production; `release`: see `CandidateInputs`."""
     tuned, task, general = (
         view.upstream(FINE_TUNED_MODEL.name),
         ancestry.own_task(view),
         ancestry.general(view),
     )
-    before = view.upstream(BASE_EVALUATION.name)
+    before, spec = view.upstream(BASE_EVALUATION.name), narrowed(view.spec, ("gates",))
+    if release is None:  # which none of the reference's fields decides
+        spec = spec.model_copy(update={"gates": spec.gates.without_reference})
+    asked = production_evaluation.STAGE if opponent is None else production_evaluation.asking(opponent)
+    whole = opponent is None or opponent.prefix == view.key.prefix
     return CandidateInputs(
         view.upstream(BASE_MODEL.name),
         tuned,
-        view.made(production_evaluation.STAGE),
-        narrowed(view.spec, ("gates",)),
-        questions.unprobed(task),  # what it repeats was probed by its evaluation
+        view.made(asked),
+        spec,
+        questions.unprobed(task) if whole else None,  # what it repeats was probed by its evaluation
         general,
         view.device,
         view.dtype,
@@ -76,6 +85,7 @@ def inputs(view: View) -> CandidateInputs:
         view.by_bytes(lambda: view.past.tries(tuned, questions_digest(task, general))),
         questions.chat_of(before),
         view.by_bytes(lambda: _rules(view, before)),
+        release,
     )
 
 
@@ -86,10 +96,13 @@ def _rules(view: View, before: Artifact) -> dict[str, int] | None:
 
 
 def build(inputs: CandidateInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
-    context.say("the new weights are asked on, until they are told from the version in production")
+    context.say("the new weights are asked on, until they are told from a version before")
     base, weights = base_of(inputs.base_model, context), weights_of(inputs.fine_tuned_model, context)
+    judges = Opponent(against="production")
+    if inputs.release is not None:
+        judges = Opponent(against="reference", release=inputs.release)
     gates = with_largest(inputs.spec.gates, inputs.rules)
-    decides = Decides(inputs.production_evaluation, gates, inputs.tries, production=True)
+    decides = Decides(inputs.production_evaluation, gates, inputs.tries, judges)
     question = ModelQuestions(
         base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )
@@ -105,3 +118,8 @@ STAGE = Stage(
     asks=("tries", "part_of_reserve"),
     programs=("evaluation",),
 )
+
+
+def asking(opponent: Released, release: int | None = None) -> Stage[CandidateInputs]:
+    """Return the stage that asks new weights on against this release."""
+    return replace(STAGE, inputs=lambda view: inputs(view, opponent, release))

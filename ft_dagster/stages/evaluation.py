@@ -20,7 +20,7 @@ from ft_dagster.gate.gates import (
     refusal_rules,
     with_rules,
 )
-from ft_dagster.gate.judged_by import with_largest
+from ft_dagster.gate.judged_by import Opponent, with_largest
 from ft_dagster.gate.level import level_of
 from ft_dagster.gate.membership_rules import NAME as MEMBERSHIP
 from ft_dagster.gate.membership_rules import membership_of
@@ -322,7 +322,7 @@ def _trained_on(inputs: EvaluationInputs) -> dict[str, Any]:
 def _ask(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     base, weights = base_of(inputs.base_model, context), weights_of(inputs.fine_tuned_model, context)
     gates, objective = with_largest(inputs.spec.gates, inputs.rules), inputs.spec.objective
-    decides = Decides(inputs.base_evaluation, gates, inputs.tries or 1, objective=objective)
+    decides = Decides(inputs.base_evaluation, gates, inputs.tries or 1, Opponent(objective))
     question = ModelQuestions(
         base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )

@@ -20,7 +20,7 @@ from ft_dagster.evaluation.own_checks import OwnChecks
 from ft_dagster.evaluation.refusal_prompts import RefusalPrompt, write_prompts
 from ft_dagster.evaluation.request import BaseFiles, TunedWeights
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, MadeFrom, Source
-from ft_dagster.gate.judged_by import with_largest
+from ft_dagster.gate.judged_by import Opponent, with_largest
 from ft_dagster.gate.memorization import memorization_lines
 from ft_dagster.gate.prompted import Prompted, prompted_sentences
 from ft_dagster.gate.refusals import Answered, paired, read_answered, read_pairs, write_pairs
@@ -236,7 +236,7 @@ def _judge_itself(inputs: ExportInputs, context: BuildContext, attempt: Attempt)
     merged = TunedWeights(folder=attempt.payload, digest=payload_digest(hash_folder(attempt.payload)))
     judged_by, rules = inputs.judged_by, inputs.evaluation.spec.get("rules")
     gates, objective = with_largest(judged_by.gates, rules), judged_by.objective
-    decides = Decides(inputs.base_evaluation, gates, tries_of(inputs.evaluation), objective=objective)
+    decides = Decides(inputs.base_evaluation, gates, tries_of(inputs.evaluation), Opponent(objective))
     question = ModelQuestions(
         base, merged, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )

@@ -1,79 +1,204 @@
-"""Follows the versions of a variant over time: what each scored at the task by which the newest is judged."""
+"""Follows the descent of a variant: what each released version scored, task by task, through the releases
+that it starts from.
+
+Read from release logs and manifests alone, which stay when retention removes what they speak of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
-from ft_dagster.lineage.graph import released_evaluation
-from ft_dagster.lineage.verdict import Rule, Verdict
-from ft_dagster.report.charts.report_charts import line_chart
-from ft_dagster.report.figures import change, is_share, moment
+from ft_dagster.gate.judged_by import Opponent
+from ft_dagster.gate.power import OWN_NAMES
+from ft_dagster.gate.samples import Role
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.graph import StoredGraph, input_of, made_in, released_evaluation
+from ft_dagster.lineage.verdict import Rule, RuleName, Verdict
+from ft_dagster.models.derived import bases_beneath, started_from
+from ft_dagster.provenance.manifest import variant_of
+from ft_dagster.report.charts.report_charts import Point, descent_chart
+from ft_dagster.report.figures import change, is_share, moment, score
 from ft_dagster.report.pages.html import HtmlTable, Section
 from ft_dagster.report.sentences.result import metric_words
+from ft_dagster.spec.variant import GatesSpec
+from ft_dagster.stage_entries import BASE_MODEL, EVALUATION, FINE_TUNED_MODEL, MODEL_EXPORT
+from ft_dagster.stages.judging.references import reference_in, released_of
+from ft_dagster.store import Artifact, Store
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, told
 
-COURSE = ("version", "released (UTC)", "base → tuned", "questions")
+COURSE = ("task", "version", "released (UTC)", "score", "interval", "base → tuned", "questions")
 LEAST = 2  # versions that make a course
+ROLES: dict[RuleName, Role] = {
+    "task": "task",
+    "general_benchmark": "general",
+    "general_loss": "general_loss",
+}
 
 
-class _Scored(NamedTuple):
-    """Holds a release and the rule of its own task."""
+class Scored(NamedTuple):
+    """Holds a release of the variant below `prefix` and its rule of a task."""
 
+    prefix: str
     entry: ReleaseEntry
     rule: Rule
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        """Return the interval of its score: that of the change from its base, seen from the base."""
+        low, high = self.rule.interval
+        return self.rule.base + low, self.rule.base + high
 
-def version_course(stored: VersionFiles) -> list[Section]:
-    """Base and tuned model over the versions that were judged by the newest one's task and metric; none where
-    fewer than two were.
+
+class Course(NamedTuple):
+    """Follows a task, judged by one metric, over versions. `reference`: which of them is the reference, None
+    where none is; `margin`: the largest fall from it (of a loss, rise).
     """
-    releases = [entry for entry in stored.past if entry.action == RELEASE]
-    scored = [one for entry in releases for one in _scored(stored, entry)] if len(releases) >= LEAST else []
-    alike = [one for one in scored if _asked(one) == _asked(scored[-1])]
-    if len(alike) < LEAST:
+
+    task: str
+    metric: str
+    scored: tuple[Scored, ...]
+    reference: int | None
+    margin: float | None
+
+    @property
+    def limit(self) -> float | None:
+        """Return the worst score that is within the margin."""
+        if self.reference is None or self.margin is None:
+            return None
+        rule = self.scored[self.reference].rule
+        return rule.tuned + (-self.margin if rule.higher_is_better else self.margin)
+
+    def to_json(self) -> dict[str, Any]:
+        versions = [
+            {
+                "variant": variant_of(one.prefix),
+                "version": one.entry.version,
+                "released": one.entry.at,
+                "score": one.rule.tuned,
+                "interval": list(one.reach),
+                "questions": one.rule.questions,
+                "reference": at == self.reference,
+            }
+            for at, one in enumerate(self.scored)
+        ]
+        said = {"task": self.task, "metric": self.metric, "margin": self.margin, "limit": self.limit}
+        return {**said, "versions": versions}
+
+
+def courses(store: Store, prefix: str) -> list[Course]:
+    """Return the course of each task that the newest version of a variant was judged by, as far as two
+    versions of the descent were. Raises what came of a storage out of reach.
+    """
+    own = released_of(store, prefix)
+    newest = _judged(store, prefix, own[-1]) if own else None
+    if newest is None:
         return []
-    return [_section(alike, left_out=len(releases) - len(alike))]
+    line = [*_before(store, newest), *((prefix, entry) for entry in own)]
+    rules = {id(entry): _rules(_judged(store, of, entry)) for of, entry in line}
+    gates = GatesSpec.model_validate(newest.spec.get("spec", {}).get("gates", {}))
+    found = []
+    for name, last in rules[id(line[-1][1])].items():
+        known = [(of, entry) for of, entry in line if name in rules[id(entry)]]
+        if last.task in OWN_NAMES:  # of other rows in each variant
+            known = [(of, entry) for of, entry in known if of == prefix]
+        scored = [Scored(of, entry, rules[id(entry)][name]) for of, entry in known]
+        if len(scored) >= LEAST:
+            found.append(_course(last, scored, gates, own))
+    return found
 
 
-def _asked(one: _Scored) -> tuple[str, str]:
-    return one.rule.task, one.rule.metric
+def _course(last: Rule, scored: Sequence[Scored], gates: GatesSpec, own: Sequence[ReleaseEntry]) -> Course:
+    """Return a course with its reference: at the root of the descent, else the variant's own."""
+    root = {each.prefix for each in scored[:1]} - {scored[-1].prefix}
+    first = scored[0].entry if root and last.rule != "task" else None
+    reference = first or (reference_in(own, gates) if gates.has_reference else None)
+    at = next((at for at, one in enumerate(scored) if one.entry is reference), None)
+    key = (ROLES[last.rule], last.task)
+    allowed = Opponent(against="reference").allowed(key, last.metric, gates) if gates.has_reference else None
+    return Course(last.task, last.metric, tuple(scored), at, None if allowed is None else allowed.margin)
 
 
-def _scored(stored: VersionFiles, entry: ReleaseEntry) -> list[_Scored]:
-    """Nothing where its evaluation is gone or damaged, or no task of its own was judged."""
+def _before(store: Store, judged: Artifact) -> list[tuple[str, ReleaseEntry]]:
+    """Return the releases that a version descends from in other variants, the first of them first."""
+    line = list[tuple[str, ReleaseEntry]]()
+    base = input_of(StoredGraph(store), judged, BASE_MODEL.name)
     try:
-        judged = released_evaluation(stored.store, stored.key.prefix, entry)
-        rules = () if judged is None else Verdict.from_json(judged.figures["verdict"]).rules
+        for each in () if base is None else bases_beneath(store, base):
+            parent = started_from(each)
+            if parent and (prefix := parent["places"][MODEL_EXPORT.name][0]) != judged.place.prefix:
+                until = [e for e in released_of(store, prefix) if e.version <= parent["version"]]
+                line = [*((prefix, entry) for entry in until), *line]
     except UNREADABLE as error:
         told(error)  # raises where the storage is out of reach
+    return line
+
+
+def _judged(store: Store, prefix: str, entry: ReleaseEntry) -> Artifact | None:
+    """Return the evaluation of a release, also one that retention removed; None where it is not told."""
+    try:
+        weights = {FINE_TUNED_MODEL.name: entry.weights}
+        gone = (
+            one for one in made_in(store, prefix, EVALUATION.name, weights) if one.digest == entry.evaluation
+        )
+        return released_evaluation(store, prefix, entry) or next(gone, None)
+    except UNREADABLE as error:
+        told(error)
+        return None
+
+
+def _rules(judged: Artifact | None) -> Mapping[tuple[str, str, str], Rule]:
+    """Return the rules of an evaluation whose tasks have a course, by what they are of."""
+    rules = () if judged is None else Verdict.from_json(judged.figures["verdict"]).rules
+    return {(rule.rule, rule.task, rule.metric): rule for rule in rules if rule.rule in ROLES}
+
+
+def version_course(stored: VersionFiles) -> list[Section]:
+    """Return the section of the descent; none where fewer than two versions were judged alike."""
+    found = courses(stored.store, stored.key.prefix)
+    if not found:
         return []
-    return [_Scored(entry, rule) for rule in rules if rule.rule == "task"][:1]
+    said = (
+        "Each released version on the questions that it was asked, through the releases that it starts from: "
+        "its score, with the interval of its change from its base. The reference is orange; later versions "
+        "are held against it, and the red line is the largest fall from it that passes."
+    )
+    charts = "".join(map(_chart, found))
+    rows = [row for course in found for row in course_rows(course)]
+    return [Section("Versions over time", [said], charts, [HtmlTable("versions", COURSE, rows)])]
 
 
-def _section(scored: Sequence[_Scored], left_out: int) -> Section:
-    rule = scored[-1].rule
-    sides = [side for one in scored for side in (one.rule.base, one.rule.tuned)]
-    times, unit = (100.0, "%") if is_share(rule.metric, sides) else (1.0, _unit(rule.metric))
-    lines = {
-        name: [(float(one.entry.version), times * getattr(one.rule, name)) for one in scored]
-        for name in ("tuned", "base")
-    }
-    chart = line_chart(lines, "version", f"{metric_words(rule.metric)}, {unit}", lines)
-    rows = [
-        [
-            one.entry.version,
+def course_rows(course: Course) -> Iterator[list[Any]]:
+    """Yield rows for the columns COURSE."""
+    own = course.scored[-1].prefix
+    for at, one in enumerate(course.scored):
+        rule, mark = one.rule, " (reference)" if at == course.reference else ""
+        low, high = (score(rule.metric, end) for end in one.reach)
+        yield [
+            f"{course.task} {metric_words(course.metric)}",
+            f"{_version(one, own)}{mark}",
             moment(one.entry.at),
-            change(one.rule.metric, one.rule.base, one.rule.tuned),
-            one.rule.questions,
+            score(rule.metric, rule.tuned),
+            f"{low} to {high}",
+            change(rule.metric, rule.base, rule.tuned),
+            rule.questions,
         ]
-        for one in scored
+
+
+def _version(one: Scored, own: str) -> str:
+    return f"{'' if one.prefix == own else f'{variant_of(one.prefix)} '}{one.entry.version}"
+
+
+def _chart(course: Course) -> str:
+    own, metric = course.scored[-1].prefix, course.metric
+    sides = [side for one in course.scored for side in (one.rule.base, one.rule.tuned)]
+    times, unit = (100.0, "%") if is_share(metric, sides) else (1.0, _unit(metric))
+    points = [
+        Point(_version(one, own), times * one.rule.tuned, (times * one.reach[0], times * one.reach[1]))
+        for one in course.scored
     ]
-    said = ["Each version at its own task, on the questions that it was asked."]
-    if left_out:
-        said.append(f"{left_out} more were judged by another task or metric, or their evaluation is gone.")
-    return Section("Versions over time", said, chart, [HtmlTable("versions", COURSE, rows)])
+    limit = None if course.limit is None else times * course.limit
+    return descent_chart(points, course.reference, limit, f"{course.task} {metric_words(metric)}, {unit}")
 
 
 def _unit(metric: str) -> str:

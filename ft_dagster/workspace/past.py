@@ -50,22 +50,39 @@ class UnlistedQuestion(Exception):
 
 
 class ProductionGone(UserError):
-    """Signals that what is in production can no longer be asked: its weights, or the base that they stand on,
-    are gone.
+    """Signals that a release can no longer be asked: its weights, or the base that they stand on, are
+    gone.
     """
 
 
-class InProduction(NamedTuple):
-    """Names the release in production, and the artifacts that it was made from."""
+class Released(NamedTuple):
+    """Names a release: whose it is, by its part of the store, and its entry in that log. `role`: as what new
+    weights are held against it.
+    """
 
+    prefix: str
     entry: ReleaseEntry
+    role: str = "in production"
+
+    def gone(self, what: str) -> ProductionGone:
+        """Return the error for a part of it that turns out to be gone."""
+        return ProductionGone(
+            f"version {self.entry.version}, which is {self.role}, cannot be asked today's questions: {what}",
+            fix="Restore it from a backup",
+        )
+
+
+class InProduction(NamedTuple):
+    """Names a release that new weights are held against, and the artifacts that it was made from."""
+
+    release: Released
     base_model: Artifact
     fine_tuned_model: Artifact
     model_export: Artifact
 
     def gone(self, what: str) -> ProductionGone:
         """Return the error for a part of it that turns out to be gone."""
-        return _gone(self.entry, what)
+        return self.release.gone(what)
 
 
 def _question(answer: Callable[Concatenate[Past, P], T]) -> Callable[Concatenate[Past, P], T]:
@@ -110,27 +127,29 @@ class Past:
         return reserve_of(self._store, self.key.prefix, weights, sets).part
 
     @_question
-    def production(self) -> InProduction:
-        """Return the release in production. Raises UserError where there is none, ProductionGone where its
-        artifacts are gone.
+    def production(self, release: Released | None = None) -> InProduction:
+        """Return a release, None: the one in production. Raises UserError where there is none, ProductionGone
+        where its artifacts are gone.
         """
-        store, prefix = self._store, self.key.prefix
-        entry = production(store, prefix)
-        if entry is None:
-            raise UserError(f"nothing of {self.key} is in production", fix="Run and release it first")
+        store = self._store
+        if release is None:
+            entry = production(store, self.key.prefix)
+            if entry is None:
+                raise UserError(f"nothing of {self.key} is in production", fix="Run and release it first")
+            release = Released(self.key.prefix, entry)
         try:
-            export = released_export(store, prefix, entry)
+            export = released_export(store, release.prefix, release.entry)
             if export is None:
-                raise _gone(entry, "its export is gone")
+                raise release.gone("its export is gone")
             graph = StoredGraph(store)
             tuned, base = (input_of(graph, export, stage.name) for stage in (FINE_TUNED_MODEL, BASE_MODEL))
         except ProductionGone:
             raise
         except UserError as error:
-            raise _gone(entry, str(error)) from None
+            raise release.gone(str(error)) from None
         if tuned is None or base is None:
-            raise _gone(entry, "its base is gone" if tuned else "its weights are gone")
-        return InProduction(entry, base, tuned, export)
+            raise release.gone("its base is gone" if tuned else "its weights are gone")
+        return InProduction(release, base, tuned, export)
 
     @_question
     def parent(self, base: BaseModelSpec) -> ParentRelease:
@@ -257,10 +276,3 @@ def _asked(figures: Mapping[str, Any]) -> int:
     rules = figures.get("verdict", {}).get("rules", ())
     asked = sum(rule["questions"] for rule in rules if rule["rule"] in ("task", "general_benchmark"))
     return int(asked or figures.get("questions") or 0)
-
-
-def _gone(entry: ReleaseEntry, what: str) -> ProductionGone:
-    return ProductionGone(
-        f"version {entry.version}, which is in production, cannot be asked today's questions: {what}",
-        fix="Restore it from a backup",
-    )

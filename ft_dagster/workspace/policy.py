@@ -16,9 +16,10 @@ from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.refusal_prompts import FIELD, prompts_file, read_prompts
 from ft_dagster.evaluation.tasks.tasks import is_file_entry, names_of
-from ft_dagster.gate.power import HopelessGate, hopeless_gates, is_of_successors
+from ft_dagster.gate.power import SUCCESSORS, HopelessGate, hopeless_gates
 from ft_dagster.lineage.graph import StoredGraph, input_of
-from ft_dagster.lineage.release import production
+from ft_dagster.lineage.release import history
+from ft_dagster.lineage.served import served_in, versions_in
 from ft_dagster.lineage.tries import count
 from ft_dagster.models.derived import named_source, released_parent
 from ft_dagster.objectives import OBJECTIVES
@@ -122,23 +123,43 @@ class LeftOut(NamedTuple):
 
 def refuse_few_questions(workspace: Workspace, left_out: LeftOut) -> None:
     """Raises UserError for gates that the questions there are, now that the rows are split, cannot decide."""
-    _raise([error for error in _too_few(workspace, left_out) if not is_of_successors(str(error.field))])
+    _raise(_too_few(workspace, left_out, lambda rule: rule.rule not in SUCCESSORS))
 
 
 def refuse_successor(workspace: Workspace, left_out: LeftOut) -> None:
     """Raises UserError where they are too few for what is trained next: for the try that its evaluation will
-    be, or to hold it against production.
+    be, or to hold it against the versions before.
     """
+    gates, past = workspace.spec.gates, history(workspace.store, workspace.key.prefix)
+    named = gates.reference if gates.has_reference else None
+    versions, served = versions_in(past), served_in(past)
+    since = named if isinstance(named, int) else min(versions, default=0)
+    if isinstance(named, int) and named not in versions:
+        raise UserError(
+            "no such version was released",
+            file=workspace.declared_in,
+            field="gates.reference",
+            value=named,
+            fix="Leave it out: the first is the reference then",
+        )
+    acts = {"regression": served is not None, "reference": bool(versions)}
     tries = 1 if workspace.trial is not None else count(workspace.store, workspace.prefix).next
-    served = production(workspace.store, workspace.key.prefix) is not None
-    few = _too_few(workspace, left_out, tries)
-    _raise([error for error in few if served or not is_of_successors(str(error.field))])
+    release = 1 + sum(version > since for version in versions)
+    _raise(_too_few(workspace, left_out, lambda rule: acts.get(rule.rule, True), (tries, release)))
 
 
-def _too_few(workspace: Workspace, left_out: LeftOut, tries: int = 1) -> list[UserError]:
-    """Return the rules that the questions there are cannot decide at this try."""
-    known, there = counted_questions(workspace, workspace.spec, left_out)
-    found = _undecidable(workspace.spec, lambda field: workspace.declared_in, known, there, tries)
+def _too_few(
+    workspace: Workspace,
+    left_out: LeftOut,
+    wanted: Callable[[HopelessGate], bool],
+    look: tuple[int, int] = (1, 1),
+) -> list[UserError]:
+    """Return those of the wanted rules that the questions there are cannot decide at this `look`: its try,
+    and which release after the reference it would be.
+    """
+    spec, (known, there) = workspace.spec, counted_questions(workspace, workspace.spec, left_out)
+    rules = hopeless_gates(spec.gates, spec.evaluation, known, there, look[0], release=look[1])
+    found = _as_errors(filter(wanted, rules), spec, lambda field: workspace.declared_in)
     for error in found if left_out.by else ():
         error.problem += f"; what {left_out.by} was trained on is not asked"
     return found
@@ -297,7 +318,7 @@ def _hopeless(spec: VariantSpec, file_of: FileOf, known: Mapping[str, int]) -> I
             field="evaluation.task",
             fix="Declare lm-eval tasks that ask facts of the domain",
         )
-    yield from _undecidable(spec, file_of, known, {})
+    yield from _as_errors(hopeless_gates(spec.gates, spec.evaluation, known), spec, file_of)
     gates, asked = spec.gates, spec.evaluation
     if gates.max_regurgitation is not None and not asked.probed_rows and not asked.canaries:
         yield UserError(
@@ -317,12 +338,8 @@ def _hopeless(spec: VariantSpec, file_of: FileOf, known: Mapping[str, int]) -> I
         )
 
 
-def _undecidable(
-    spec: VariantSpec, file_of: FileOf, known: Mapping[str, int], there: Mapping[str, int], tries: int = 1
-) -> list[UserError]:
-    """Return the rules that are asked too few questions to pass; `known`, `there`, `tries`: see
-    `hopeless_gates`.
-    """
+def _as_errors(rules: Iterable[HopelessGate], spec: VariantSpec, file_of: FileOf) -> list[UserError]:
+    """Return the rules that are asked too few questions to pass, of those that are asked at all."""
     return [
         UserError(
             rule.sentence,
@@ -331,15 +348,15 @@ def _undecidable(
             value=rule.value,
             fix=_way_out(rule, spec),
         )
-        for rule in hopeless_gates(spec.gates, spec.evaluation, known, there, tries)
-        if spec.data.general is not None or rule.rule != "general_loss"
+        for rule in rules
+        if spec.data.general is not None or "general_loss" not in (rule.rule, rule.of)
     ]
 
 
 def _way_out(rule: HopelessGate, spec: VariantSpec) -> str:
     """Return what would let a rule decide; of the test split also in rows of the data set."""
     most, share = spec.evaluation.most, spec.data.splits.test
-    own = rule.rule in ("task", "regression") and not spec.evaluation.task
+    own = "task" in (rule.rule, rule.of) and not spec.evaluation.task
     if not own or not share or (most is not None and most < rule.least):
         return rule.fix
     sets = spec.evaluation.sets

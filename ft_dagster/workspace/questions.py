@@ -34,8 +34,8 @@ from ft_dagster.evaluation.request import (
 )
 from ft_dagster.evaluation.tasks.tasks import is_file_entry, resolve_tasks
 from ft_dagster.gate.answer_scores import find_database
+from ft_dagster.gate.judged_by import BASE, Opponent
 from ft_dagster.gate.samples import SAMPLES
-from ft_dagster.objectives import DEFAULT
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -277,15 +277,14 @@ def questions_digest(task: OwnTask, general: General) -> str:
 
 @dataclass(frozen=True)
 class Decides:
-    """Is the stopping rule for `limit: auto`: against whose evaluation, and by what, it is decided that
-    enough was asked. It acts where `evaluation.limit` is auto.
+    """Is the stopping rule for `limit: auto`: against whose evaluation (`judges`: what it is), and by what,
+    it is decided that enough was asked. It acts where `evaluation.limit` is auto.
     """
 
     before: Artifact
     gates: GatesSpec
     tries: int
-    production: bool = False
-    objective: str = DEFAULT
+    judges: Opponent = BASE
 
     def until(self, context: BuildContext) -> Until:
         file = File.of(context.payload(self.before) / SAMPLES)
@@ -293,8 +292,9 @@ class Decides:
             before=_data(file),
             gates=self.gates,
             tries=self.tries,
-            production=self.production,
-            objective=self.objective,
+            against=self.judges.against,
+            release=self.judges.release,
+            objective=self.judges.objective,
         )
 
 

@@ -18,7 +18,8 @@ from ft_dagster.gate.power import (
     least_questions,
     texts_of_losses,
 )
-from ft_dagster.spec.variant import LEAST, EvaluationSpec, GatesSpec
+from ft_dagster.spec.reference import LEAST
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 
 
 def share_that_passes(

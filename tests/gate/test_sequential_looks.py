@@ -10,6 +10,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.gate.gates import Referee, judge, regression
+from ft_dagster.gate.judged_by import Opponent
 from ft_dagster.gate.pairing import TaskKey
 from ft_dagster.gate.samples import Sample, on_the_same, scores
 from ft_dagster.gate.sampling import draw_questions, order_of_asking
@@ -270,7 +271,8 @@ def test_a_referee_of_production_goes_by_the_margins_against_production() -> Non
     before = in_order([1.0] * 400, 400)
     gates = GATES.model_copy(update={"task_margin": 0.5, "regression_margin": 0.05})
     order = Order.of(before, SEED)
-    own, other = (Referee(before, gates, order, production=against) for against in (False, True))
+    judges = (Opponent(), Opponent(against="production"))
+    own, other = (Referee(before, gates, order, judges=each) for each in judges)
     assert (own.decided(KEY, before[:60]), other.decided(KEY, before[:60])) == (True, False)
 
 
@@ -292,7 +294,7 @@ def test_facts_are_asked_on_where_they_fell_within_the_margin() -> None:
     fallen = [0.0] + [1.0] * 1999
     order = Order.of(base, SEED)
     for objective, wanted in (("instruction", 200), ("domain_knowledge", 2000)):
-        referee = Referee(base, GATES, order, objective=objective)
+        referee = Referee(base, GATES, order, judges=Opponent(objective))
         count = next(n for n in batches(2000) if referee.decided(KEY, in_order(fallen[:n], 2000)))
         assert count == wanted
         tuned = in_order(fallen[:count], 2000)

@@ -9,10 +9,10 @@ import pytest
 from ft_dagster.gate.sentences import would_decide
 from ft_dagster.gate.verdict_words import (
     WORDS,
-    production_sentence,
     slowest_rule,
     verdict_sentence,
     verdict_word,
+    versions_sentence,
 )
 from ft_dagster.lineage.verdict import Verdict
 from tests.verdicts import stored_rule
@@ -73,8 +73,8 @@ def test_production_is_said_apart_so_that_a_release_repeats_its_evaluations_sent
     judged = verdict(HOLDS)
     released = verdict(HOLDS, AGAINST)
     assert verdict_sentence(released) == verdict_sentence(judged)
-    assert production_sentence(judged) is None
-    assert production_sentence(released) == "Against production: Passed: the one rule of the gate holds"
+    assert versions_sentence(judged) is None
+    assert versions_sentence(released) == "Against production: Passed: the one rule of the gate holds"
 
 
 def test_a_sentence_names_three_rules_and_counts_the_others() -> None:

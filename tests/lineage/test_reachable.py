@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.graph import find_digest
 from ft_dagster.lineage.reachable import Unreached, unreached
+from ft_dagster.lineage.release import history
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.settings import Retention
 from ft_dagster.stage_entries import ENTRIES, StageEntry
@@ -194,8 +196,22 @@ def test_versions_that_retention_lets_go_go_with_their_weights_and_no_others(sto
     gone = places(left(store, releases=1))
     assert {place for place in gone if place.stage == "fine_tuned_model"} == {a.place for a in tuned[:2]}
     assert sorted(place.stage for place in gone if place.stage != "fine_tuned_model") == [
-        *("evaluation", "evaluation", "model_export", "model_export")
+        *("evaluation", "model_export", "model_export")
     ]
+
+
+def test_of_the_first_version_the_answers_stay_and_what_it_was_asked_since(store: Store) -> None:
+    """Later versions are held against it, though its weights go."""
+    tuned = [made(store, "fine_tuned_model", number) for number in range(4)]
+    asked = [made(store, "production_evaluation", number, weights) for number, weights in enumerate(tuned)]
+    for number, weights in enumerate(tuned):
+        release(store, "acme.support", {**adapter(number), f"{number}.json": number}, weights.digest)
+    gone = places(left(store, releases=1))
+    assert {tuned[0].place, tuned[1].place, asked[1].place} <= gone
+    assert asked[0].place not in gone
+    first, second = history(store, PREFIX)[:2]
+    kept = [find_digest(store, [PREFIX], "evaluation", each.evaluation) for each in (first, second)]
+    assert [one is not None and one.place in gone for one in kept] == [False, True]
 
 
 def test_rows_of_a_version_that_is_gone_go_where_a_later_plan_came_out_equal(store: Store) -> None:

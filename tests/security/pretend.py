@@ -55,12 +55,13 @@ def content_of(name: str) -> bytes:
 @dataclass
 class Pretend:
     """`trains`: the name of the weights that the next training leaves. `right`: by name of weights ("base":
-    the base), the share of the task's questions that they answer rightly. `ran`: the programs, in order.
-    `lie`: changes what the evaluation says that it measured.
+    the base), the share of the task's questions that they answer rightly; `general`: of benchmarks, all
+    unless said. `ran`: the programs, in order. `lie`: changes what the evaluation says that it measured.
     """
 
     trains: str = "first"
     right: Mapping[str, float] = field(default_factory=lambda: {"base": 0.0, "first": 1.0})
+    general: Mapping[str, float] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
     lie: Callable[[Figures], Figures] = lambda measured: measured
 
@@ -102,8 +103,9 @@ class Pretend:
     def _evaluate(self, request: EvaluationRequest) -> Figures:
         with held_files(request.output / FOLDER) as held:
             _, measured = hold(request, held)
-        share = self.right[self._name_of(request)]
-        samples = [] if _with_examples(request) else list(_samples(request, share))
+        name = self._name_of(request)
+        share, general = self.right[name], self.general.get(name, 1.0)
+        samples = [] if _with_examples(request) else list(_samples(request, share, general))
         write_samples(samples, request.output / "payload")
         write_scores(samples, request.output / "payload")
         write_answers([], request.output / "evidence")
@@ -153,10 +155,10 @@ def _texts(request: TextsRequest) -> Figures:
     return {"questions": len(items), "by_task": dict.fromkeys(request.tasks, 1)}
 
 
-def _samples(request: EvaluationRequest, share: float) -> list[Sample]:
-    """Right or wrong answers: the own task by `share`, benchmarks always right."""
+def _samples(request: EvaluationRequest, share: float, general: float) -> list[Sample]:
+    """Right or wrong answers: the own task by `share`, benchmarks by `general`."""
     tasks = resolve_tasks(request.general, request.project)
-    asked: list[tuple[Any, str, float]] = [("general", task.name, 1.0) for task in tasks]
+    asked: list[tuple[Any, str, float]] = [("general", task.name, general) for task in tasks]
     if request.test_split_task is not None:
         asked.append(("test_split_task", "test_split_task", share))
     count, found, referee = request.most or 400, [], referee_of(request)

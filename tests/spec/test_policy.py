@@ -65,6 +65,10 @@ LAX: list[tuple[dict[str, Any], str, str]] = [
         "data.decontaminate.ngram",
         "evaluation.decontaminate",
     ),
+    ({"gates": {"reference": 2}}, "gates.reference", "gates.reference"),
+    ({"gates": {"reference": None}}, "gates.reference", "gates.regression"),
+    ({"gates": {"reference_margin": 0.4}}, "gates.reference_margin", "gates.reference_margin"),
+    ({"gates": {"reference_loss_tail": 0.4}}, "gates.reference_loss_tail", "gates.reference_loss_tail"),
     ({"evaluation": {"limit": 1}}, "evaluation.limit", "evaluation.questions"),
     ({"evaluation": {"general": []}}, "evaluation.general", "evaluation.general"),
 ]

@@ -146,6 +146,11 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "gates.largest_group": (90, JUDGED),
     "gates.regression_margin": (0.5, JUDGED),
     "gates.regression_loss_margin": (0.5, JUDGED),
+    **dict.fromkeys(  # which no comparison with production goes by
+        ("gates.reference_margin", "gates.reference_loss_margin", "gates.reference_loss_tail"),
+        (0.5, JUDGED - {CANDIDATE}),
+    ),
+    "gates.reference": (1, JUDGED - {CANDIDATE}),
     "gates.degeneration_margin": (0.5, JUDGED),
     "gates.max_regurgitation": (0.9, JUDGED),
     "gates.max_membership_auc": (0.99, JUDGED),

@@ -23,10 +23,10 @@ from ft_dagster.stages import (
     task_dataset,
     training_mixture,
 )
-from ft_dagster.stages.judging import verdicts
+from ft_dagster.stages.judging import opponents
 from ft_dagster.stages.judging.declared_now import DeclaredWorkspace, declared_workspace
+from ft_dagster.stages.judging.opponents import against_versions
 from ft_dagster.stages.judging.verdicts import (
-    against_production,
     asked_alike,
     asked_by_its_rules,
     own_verdict,
@@ -136,7 +136,7 @@ def test_production_is_asked_by_those_of_its_own_base(moved: Moved, monkeypatch:
     assert questions.chat_of(moved.after.upstream("base_evaluation")) == CHAT
     assert "chat" not in moved.after.recipe(production_evaluation.STAGE)[0].spec
     served = InProduction(cast(Any, None), other, tuned, export)
-    monkeypatch.setattr(Past, "production", lambda past: served)
+    monkeypatch.setattr(Past, "production", lambda past, release: served)
     for each in moved:
         assert each.recipe(production_evaluation.STAGE)[0].spec["chat"] == CHAT
 
@@ -177,17 +177,17 @@ def test_production_on_another_base_is_asked_again_only_where_it_was_by_others(
         raise AskedAgain
 
     standing = moved.ruled(chat, scores=False)
-    monkeypatch.setattr(verdicts, "released_evaluation", lambda *_: standing)
-    monkeypatch.setattr(verdicts, "_regression", lambda *_: ())
+    monkeypatch.setattr(opponents, "released_evaluation", lambda *_: standing)
+    monkeypatch.setattr(opponents._Desk, "_compared", lambda *_, **__: opponents._Found((), ()))
     monkeypatch.setattr(DeclaredWorkspace, "make", make)
     monkeypatch.setattr(DeclaredWorkspace, "find", lambda self, stage: self.head(stage.name))
     trained = moved.before.upstream("fine_tuned_model")
     newer = replace(trained, predicate={**trained.predicate, "digest": GONE})
     if chat is None:
         with pytest.raises(AskedAgain):
-            against_production(declared_workspace(moved.before), newer, moved.plain)
+            against_versions(declared_workspace(moved.before), newer, moved.plain)
     else:
-        assert against_production(declared_workspace(moved.before), newer, moved.plain).rules == ()
+        assert against_versions(declared_workspace(moved.before), newer, moved.plain).rules == ()
 
 
 def test_an_export_that_was_asked_by_others_than_the_weights_is_refused(

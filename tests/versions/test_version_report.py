@@ -81,13 +81,26 @@ def test_an_older_version_says_which_one_is_in_production(settings: Settings) ->
     assert "Next: Nothing to do; version 3 is in production" in page
 
 
-def test_versions_of_a_variant_are_a_curve_over_time_and_one_version_is_none(settings: Settings) -> None:
+def charts(page: str, what: str) -> list[str]:
+    return [part for part in page.split("<svg ") if f'aria-label="{what} by version"' in part]
+
+
+def test_versions_of_a_variant_are_a_curve_with_intervals_reference_and_margin(settings: Settings) -> None:
     page = version_report(settings, KEY)
-    label = 'aria-label="loss of the expected answers, nats a token over version"'
-    (chart,) = [part for part in page.split("<svg ") if label in part]
-    for said in ("tuned: 2.716 at 3", "base: 6.665 at 1", ">version<", ">1<", ">2<", ">3<"):
+    (chart,) = charts(page, "own_task loss of the expected answers, nats a token")
+    for said in ("1: 3.42 (3.108 to 3.733)", "3: 2.716 (", "limit: 3.72", ">1<", ">2<", ">3<"):
         assert said in chart, said
-    assert "Versions over time" not in version_report(settings, VariantKey("acme", "colours"))
+    assert chart.count('r="6"') == 1
+    assert "1 (reference)" in page
+
+
+def test_the_curve_goes_through_the_releases_that_a_variant_starts_from(settings: Settings) -> None:
+    """Its own rows are other ones, and of one version no curve is drawn."""
+    page = version_report(settings, VariantKey("acme", "colours"))
+    (chart,) = charts(page, "sea_quiz accuracy, %")
+    for said in (">acme.places 1<", ">acme.places 3<", ">1<", "acme.places 1: 25 (", "limit: 15"):
+        assert said in chart, said
+    assert charts(page, "own_task loss of the expected answers, nats a token") == []
 
 
 def test_it_shows_answers_only_where_the_declaration_lets_rows_be_shown(settings: Settings) -> None:

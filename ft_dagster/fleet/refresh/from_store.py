@@ -144,7 +144,7 @@ def _paid(plan: PlannedCost | None, hours: float) -> PaidFor | None:
 
 def retrain_hours(made_of: MadeOf) -> float:
     """Return the hours by the clock of the newest training of a variant, the probe of its plan, the newest
-    evaluations and export, and what of production was asked since; 0 before any. `made_of`: all of the
+    evaluations and export, and what of versions before was asked since; 0 before any. `made_of`: all of the
     variant.
     """
     trained = _newest(made_of.get(FINE_TUNED_MODEL.name, ()))
@@ -153,8 +153,8 @@ def retrain_hours(made_of: MadeOf) -> float:
     graph = ListedGraph(chain.from_iterable(made_of.values()))
     probe = input_of(graph, trained, TRAINING_PLAN.name, PROBE.name)
     judged = [_newest(made_of.get(stage, ())) for stage in PAID if stage != FINE_TUNED_MODEL.name]
-    again = [_newest(made_of.get(stage, ())) for stage in PRODUCTION]
-    again = [each for each in again if each is not None and made(each) >= made(trained)]
+    asked = (each for stage in PRODUCTION for each in made_of.get(stage, ()))
+    again = [each for each in asked if made(each) >= made(trained)]
     return sum(hours_of(each) for each in (trained, probe, *judged, *again) if each is not None)
 
 

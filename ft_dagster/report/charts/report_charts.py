@@ -95,6 +95,44 @@ def course_chart(course: Course | None) -> str:
     return _svg("".join(parts), 252, f"{TASK} over {GENERAL}")
 
 
+class Point(NamedTuple):
+    """Is a value with its interval, by the name of what it is of."""
+
+    name: str
+    value: float
+    reach: tuple[float, float]
+
+
+def descent_chart(points: Sequence[Point], reference: int | None, limit: float | None, y_name: str) -> str:
+    """Draw a dot with its interval for each version, joined in their order; the one at `reference` stands
+    out, and the limit is a line.
+    """
+    known = [value for each in points for value in (each.value, *each.reach) if math.isfinite(value)]
+    limits = [] if limit is None else [limit]
+    frame = _Frame(_span([1.0, float(len(points))]), _span([*known, *limits] or [0.0]))
+    drawn, line = [_axis(*frame.up, y_name)], list[str]()
+    for worst in limits:
+        _, y = frame.place(1.0, worst)
+        across = f'<line x1="60" x2="700" y1="{y:.1f}" y2="{y:.1f}" stroke="{RED}"/>'
+        drawn.append(f"<g>{_title(f'limit: {worst:.4g}')}{across}</g>")
+    for at, each in enumerate(points):
+        x, _ = frame.place(at + 1.0, frame.up[0])
+        shown = f'<text x="{x:.1f}" y="228" text-anchor="middle">{escape(_short(each.name, 14))}</text>'
+        drawn.append(shown)
+        if not all(map(math.isfinite, (each.value, *each.reach))):
+            continue
+        y, low, high = (frame.place(1.0, value)[1] for value in (each.value, *each.reach))
+        colour, radius = (ORANGE, 6) if at == reference else (COLOURS[0], 4)
+        line.append(f"{x:.1f},{y:.1f}")
+        said = _title(f"{each.name}: {each.value:.4g} ({each.reach[0]:.4g} to {each.reach[1]:.4g})")
+        drawn.append(
+            f'<g>{said}<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{colour}"/>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"/></g>'
+        )
+    path = f'<polyline points="{" ".join(line)}" fill="none" stroke="{COLOURS[0]}"/>'
+    return _svg("".join([path, *drawn]), 252, f"{y_name} by version")
+
+
 class RuleOf(NamedTuple):
     """Names a rule by what it was asked of."""
 

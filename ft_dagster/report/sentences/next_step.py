@@ -134,8 +134,9 @@ def _mended(failure: str) -> str:
     """Say what is to be changed after a failure, by the step that failed."""
     if failure.startswith(f"{RELEASE_EVALUATION.name}: check {REGRESSION} failed"):
         return (
-            "A fall against the version in production is not ruled out: change data or settings, or allow a "
-            "larger one (gates.regression_margin, of a loss gates.regression_loss_margin)"
+            "A fall against the version in production, or since the reference, is not ruled out: change data "
+            "or settings, or allow a larger one (gates.regression_margin, gates.reference_margin; of a loss "
+            "gates.regression_loss_margin, gates.reference_loss_margin)"
         )
     return "Mend the cause that is named"
 

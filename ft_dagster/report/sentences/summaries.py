@@ -133,14 +133,14 @@ def export_summary(format: str, bytes: int, certificate: Certificate, serve: str
     )
 
 
-def judged_summary(version: int | None, said: str, result: Result) -> Summary:
-    """Say how a new version was held against the `version` in production, in a sentence; None: against none,
-    and why.
+def judged_summary(versions: Sequence[tuple[str, str]], said: str, result: Result) -> Summary:
+    """Say how a new version was held against the `versions` before, each named, and as what in words; none:
+    why.
     """
     what = (
-        "There is nothing to judge before the release"
-        if version is None
-        else f"The new version was held against version {version}, which is in production"
+        f"The new version was held against {' and '.join(map(', '.join, versions))}"
+        if versions
+        else "There is nothing to judge before the release"
     )
     return Summary(what, said, next_step(result))
 

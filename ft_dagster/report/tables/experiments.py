@@ -78,6 +78,7 @@ WORDS: dict[RuleName, str] = {
     "refusals": "refusals,",
     "membership": "training rows told from others,",
     "regression": "against production,",
+    "reference": "against the reference,",
 }
 
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured_digests import FILE as MEASURED
-from ft_dagster.evaluation.own_checks import as_called
-from ft_dagster.gate.gates import gates_digest, regression
-from ft_dagster.gate.judged_by import with_largest
-from ft_dagster.gate.samples import OWN, read_samples
-from ft_dagster.gate.sequential_looks import Order
+from ft_dagster.gate.gates import gates_digest
+from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.certificate import Certificate
-from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.graph import StoredGraph, input_of, of_equal_bytes, released_evaluation
-from ft_dagster.lineage.release import history
-from ft_dagster.lineage.served import served_in
-from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.lineage.graph import StoredGraph, input_of, of_equal_bytes
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
@@ -27,40 +21,17 @@ from ft_dagster.stage_entries import (
     REFUSALS,
     TASK_DATASET,
 )
-from ft_dagster.stages import production_evaluation
-from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
-from ft_dagster.stages.evaluation import Judging, own_of, tries_of, verdict_on
-from ft_dagster.stages.judging.declared_now import DeclaredWorkspace
+from ft_dagster.stages.evaluation import Judging, verdict_on
 from ft_dagster.store import SHARED, Artifact
 from ft_dagster.workspace.build_context import BuildContext
-from ft_dagster.workspace.past import ProductionGone
 from ft_dagster.workspace.questions import chat_of, chat_of_base, check_measured, own_checks
 from ft_dagster.workspace.rendered_prompts import LEAD, RENDERING, lead_of_answers
 from ft_dagster.workspace.stage_version import is_of_now
 from ft_dagster.workspace.workspace import Workspace
 
+PARTS = ("task.", "general.")  # of what is asked
+HOW = ("device", "dtype", "engine.name")
 BY_BASE = (LEAD, f"task.{RENDERING}")  # what of a task is each base's own, or its training's
-
-
-class Predecessor(NamedTuple):
-    """Names the release in production that new weights are to be held against; None where they are held
-    against none, and then why. `log`: that says what is in production (None: it was not asked).
-    """
-
-    entry: ReleaseEntry | None
-    why_none: str = ""
-    log: list[ReleaseEntry] | None = None
-
-
-class Held(NamedTuple):
-    """Says how new weights hold against production: the rules, the answers that decided them beside the
-    evaluation's, and why they could not be held against it, where they could not.
-    """
-
-    against: Predecessor
-    rules: tuple[Rule, ...] = ()
-    answers: tuple[Artifact, ...] = ()
-    unmeasured: str | None = None
 
 
 def rejudge(
@@ -90,75 +61,16 @@ def rejudge(
     )
 
 
-def predecessor(workspace: Workspace, tuned: Artifact) -> Predecessor:
-    """Find what new weights are to be held against by the declaration of this workspace."""
-    if workspace.spec.gates.regression_margin is None:
-        return Predecessor(None, "gates.regression_margin is null, so versions are not compared")
-    log = history(workspace.store, workspace.prefix)
-    standing = served_in(log)
-    if standing is None:
-        return Predecessor(None, "nothing is in production yet", log)
-    if standing.weights == tuned.digest:
-        return Predecessor(None, f"these weights are in production, as version {standing.version}", log)
-    return Predecessor(standing, log=log)
-
-
-def against_production(workspace: DeclaredWorkspace, tuned: Artifact, evaluation: Artifact) -> Held:
-    """Compare new weights with those in production, both on today's questions; no rules at the first release.
-
-    Derived here and kept in no key: production is another one tomorrow. The release log names the version
-    before, and so from which evaluations the rules can be derived again.
-    """
-    against = predecessor(workspace, tuned)
-    standing = against.entry
-    if standing is None:
-        return Held(against)
-    before = released_evaluation(workspace.store, workspace.prefix, standing)
-    asked: Artifact | None = None
-    try:
-        if before is None or not (asked_alike(before, evaluation) and asked_by_its_rules(workspace, before)):
-            before = asked = workspace.make(production_evaluation.STAGE)
-        answers: tuple[Artifact, ...] = (before,)
-        rules = _regression(workspace, before, evaluation, standing.version, evaluation)
-        if any(rule.unfinished for rule in rules):
-            asked = asked or workspace.make(production_evaluation.STAGE)
-            answers = (asked, workspace.make(CANDIDATE))
-            rules = _regression(workspace, *answers, standing.version, evaluation)
-    except ProductionGone as gone:
-        return Held(against, unmeasured=gone.problem)
-    return Held(against, rules, answers)
-
-
-def _regression(
-    workspace: Workspace, before: Artifact, after: Artifact, version: int, evaluation: Artifact
-) -> tuple[Rule, ...]:
-    """Return the rules of the comparison with production. `after`: the answers of the new weights, which
-    `evaluation` judged.
-    """
-    for each in (before, after):
-        workspace.verify(each)
-    old, new = (read_samples(workspace.payload(each)) for each in (before, after))
-    how, order = workspace.spec.evaluation, None
-    if how.limit == "auto":
-        base = workspace.upstream(BASE_EVALUATION.name)
-        workspace.verify(base)
-        order = Order.of(read_samples(workspace.payload(base)), how.seed)
-    tries, own = tries_of(evaluation), own_of(evaluation)
-    gates = with_largest(workspace.spec.gates, evaluation.spec.get("rules"))
-    rules = regression(old, new, gates, version=version, tries=tries, order=order, own=own)
-    return as_called(rules, own_checks(workspace.context, workspace.spec.evaluation))
-
-
-def asked_alike(one: Artifact, other: Artifact) -> bool:
-    """Say whether two evaluations put the same questions in the same way, each as its own rows were trained
-    and by its base's own rules of a chat: see `asked_by_its_rules`, and `BY_BASE`.
+def asked_alike(one: Artifact, other: Artifact, parts: tuple[str, ...] = PARTS) -> bool:
+    """Say whether two evaluations put the same questions of these parts in the same way, each as its own rows
+    were trained and by its base's own rules of a chat: see `asked_by_its_rules`, and `BY_BASE`.
     """
 
     def asked(evaluation: Artifact) -> dict[str, Any]:
-        parts = {**evaluation.inputs, **evaluation.spec}
-        known = {name: value for name, value in parts.items() if name.startswith(("task.", "general."))}
+        key = {**evaluation.inputs, **evaluation.spec}
+        known = {name: value for name, value in key.items() if name.startswith(parts)}
         known = {name: value for name, value in known.items() if name not in BY_BASE}
-        how = {name: parts.get(name) for name in ("device", "dtype", "engine.name")}
+        how = {name: key.get(name) for name in HOW}
         return {**known, **how, "version": evaluation.predicate["stage_version"]}
 
     return asked(one) == asked(other)

@@ -191,7 +191,7 @@ def test_a_state_says_what_its_newest_result_does_or_what_a_run_does() -> None:
     fell = "release_evaluation: check regression failed: fails 1 of 2 checks"
     said = next_of_state("acme.coder", "failing", "", failure=fell)
     assert said.startswith(
-        "A fall against the version in production is not ruled out: change data or settings"
+        "A fall against the version in production, or since the reference, is not ruled out"
     )
     assert "gates.regression_margin" in said
     states: tuple[VariantStatus, ...] = ("stale", "never trained", "not judged")
