@@ -1,5 +1,8 @@
 """A new version is held against the one in production, when it is released."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -9,7 +12,7 @@ from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.lineage.release import history, production
 from ft_dagster.stage_entries import ENTRIES
 from ft_dagster.store import read_head
-from tests.e2e.project import UP_TO_PLAN, edit
+from tests.e2e.project import UP_TO_PLAN, command_environment, edit
 from tests.e2e.workshop import Workshop
 from tests.leased import LeasedSeconds
 from tests.present import present
@@ -51,6 +54,32 @@ def test_a_version_better_than_the_base_and_worse_than_production_is_not_release
     released = present(production(second.store, PREFIX))
     assert released.version == 2
     assert released.weights == present(read_head(second.store, PREFIX, "fine_tuned_model")).digest
+
+
+@pytest.mark.long
+def test_a_version_that_fell_from_the_reference_alone_is_refused_by_dagster_and_by_the_command_line(
+    second: Workshop,
+) -> None:
+    """Against production all may fall that is measured; against the first version, which it is, little."""
+    gates = {**WIDE, "reference_loss_margin": 0.05}
+    edit(second.folder / DECLARATION, lambda content: content["gates"].update(gates))
+    result = second.materialize("acme.places", raises=False)
+    assert not result.success
+    checks = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert (checks["gate"].passed, checks["regression"].passed) == (True, False)
+    said = "against version 1, the reference (release 1 after it), the task test_split_task"
+    assert said in present(checks["regression"].description)
+    command = Path(sys.executable).with_name("ft-dagster")
+    done = subprocess.run(
+        [str(command), "--project", str(second.folder), "run", "acme.places"],
+        env=command_environment(second.folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+    assert len(history(second.store, PREFIX)) == 1
 
 
 def shown(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:

@@ -88,13 +88,16 @@ def test_weights_in_production_are_held_against_nothing_whatever_they_were_asked
 
 @pytest.fixture
 def overtaken(project: Path) -> Callable[[int], tuple[Workspace, Pretend]]:
-    """Version 2 is in production when the third weights are judged, and version 1 when they are released."""
+    """Version 2 is in production when the third weights are judged, and version 1 when they are released;
+    as the reference it would be asked anyway.
+    """
     release(desk(project, Pretend()))
     release(desk(project, train_again(project, "second", {"second": 1.0}, evaluation={"seed": 5})))
 
     def asked(seed: int) -> tuple[Workspace, Pretend]:
         right = {"second": 1.0, "the third": 1.0}
-        pretend = train_again(project, "the third", right, evaluation={"seed": seed})
+        gates = {"reference": None}
+        pretend = train_again(project, "the third", right, evaluation={"seed": seed}, gates=gates)
         workspace = desk(project, pretend)
         assert judge_release(workspace).held.against.entry == history(workspace.store, PREFIX)[1]
         promote(workspace.store, PREFIX, 1, ReleaseRequest("the old one"), force=True)

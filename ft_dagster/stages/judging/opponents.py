@@ -129,7 +129,7 @@ def against_versions(workspace: DeclaredWorkspace, tuned: Artifact, evaluation: 
     for reference in held.references:
         found = desk.since(reference)
         same = standing is not None and standing.weights == reference.released.entry.weights
-        rules += _not_said(found.rules, rules) if same and not held.unmeasured else found.rules
+        rules += _not_said(found.rules, rules, held.unmeasured) if same else found.rules
         answers |= {each.place: each for each in found.answers}
     return held._replace(rules=tuple(rules), answers=tuple(answers.values()))
 
@@ -149,10 +149,13 @@ def _predecessor(workspace: Workspace, tuned: Artifact) -> Predecessor:
     return Predecessor(standing, log=log)
 
 
-def _not_said(since: Iterable[Rule], against: Sequence[Rule]) -> list[Rule]:
+def _not_said(since: Iterable[Rule], against: Sequence[Rule], unmeasured: str | None) -> list[Rule]:
     """Return what the comparison with the reference says beyond the one with production, where they are the
-    same weights: that it does not pass where the other does.
+    same weights: that it does not pass where the other does. Where that is `unmeasured`, on which an approver
+    decides, a fall alone.
     """
+    if unmeasured:
+        return [rule for rule in since if rule.outcome == "fail"]
     refused = {rule.task for rule in against if not rule.passed}
     return [rule for rule in since if not rule.passed and rule.task not in refused]
 
