@@ -93,7 +93,7 @@ def test_at_night_a_rollback_is_kept_from_nothing_that_production_breaks_too(pro
     write_yaml(project / "policy.yaml", {**POLICY, "bases": ["theirs/*"], "approvers": ["eve"]})
     said = typed(project, *ROLLBACK, "--by", "whoever is awake")
     assert served(project)["production"] == 1
-    assert "acme.places v1 is in production and may no longer be served (approval, policy): " in said
+    assert "acme.places v1 is in production and may no longer be served (policy, approval): " in said
 
 
 def test_an_approver_of_the_policy_goes_back_to_what_it_does_not_allow(project: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_promotion_and_a_rollback_to_what_stands_on_a_rolled_back_parent_need_
     assert served(project, CHILD)["production"] == 1
     edit(file_of(project, CHILD), lambda content: content.update(release={"approvers": ["bob"]}))
     write_yaml(project / "policy.yaml", {**POLICY, "approvers": ["bob"]})
-    assert "acme.colours v1 is in production and may no longer be served (approval, parent)" in typed(
+    assert "acme.colours v1 is in production and may no longer be served (parent, approval)" in typed(
         project, "status"
     )
     write_yaml(project / "policy.yaml", {**POLICY, "approvers": ["ann", "bob"]})

@@ -106,10 +106,14 @@ class Version:
 
 
 def may_serve(version: Version, today: Today) -> tuple[Finding, ...]:
-    """Return all that keeps a version from being served today, by any rule; nothing where it may be."""
-    entry, past = version.entry, version.past
-    own = () if entry is None else (*_of_bytes(today.store, entry), *of_log(past, entry, today.approvers))
-    return (*own, *_of_policy(version, today), *_of_parents(version, today))
+    """Return all that keeps a version from being served today, by any rule; nothing where it may be. What
+    nobody may decide on comes first.
+    """
+    entry = version.entry
+    made = (*_of_policy(version, today), *_of_parents(version, today))
+    if entry is None:
+        return made
+    return (*_of_bytes(today.store, entry), *made, *of_log(version.past, entry, today.approvers))
 
 
 def findings_in(today: Today, past: Sequence[ReleaseEntry], entry: ReleaseEntry) -> tuple[Finding, ...]:
