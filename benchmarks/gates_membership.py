@@ -19,7 +19,7 @@ from scipy.stats import norm, rankdata
 from benchmarks.tables import markdown
 from ft_dagster.gate.gaffke import mean_p
 from ft_dagster.gate.level import ALPHA, level_of
-from ft_dagster.gate.membership_rules import auc_of, tpr_of
+from ft_dagster.gate.memorization.membership_rules import auc_of, tpr_of
 
 DRAWS, SEED, LEVEL = 10_000, 20240229, level_of(ALPHA)
 ROWS = (50, 200, 500, 2000)  # of each side

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.gates import ALPHA, TRIALS, _shown, table
 from ft_dagster.gate.level import level_of
 from ft_dagster.gate.paired import harm_of_answers, holm
-from ft_dagster.gate.refusals import least_refused
+from ft_dagster.gate.refusals.refusals import least_refused
 
 Counts = NDArray[np.int64]
 MARGIN, SEED = 0.1, 7

@@ -11,7 +11,7 @@ from ft_dagster.assets.partitions import Graph
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE, shown
 from ft_dagster.evaluation.skills import Skill, skills
-from ft_dagster.gate.memorization import memorization_lines
+from ft_dagster.gate.memorization.memorization import memorization_lines
 from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.rule_figures import metric_name
 from ft_dagster.gate.samples import (

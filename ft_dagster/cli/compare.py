@@ -41,7 +41,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
 
     Answers are shown for one variant, where its declaration lets rows be shown (data.samples: metadata).
     """
-    from ft_dagster.gate.memorization import memorization_figures, memorization_lines
+    from ft_dagster.gate.memorization.memorization import memorization_figures, memorization_lines
     from ft_dagster.gate.prompted import prompted_sentences
     from ft_dagster.versions.summary import variant_row, with_examples_now
     from ft_dagster.versions.version_course import courses

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.files import what_is_there
-from ft_dagster.gate.refusals import KINDS
+from ft_dagster.gate.refusals.refusals import KINDS
 from ft_dagster.roots import Roots
 from ft_dagster.spec.variant import RefusalsSpec
 

@@ -27,7 +27,7 @@ from ft_dagster.gate.judged_by import Opponent
 from ft_dagster.gate.power import GENERAL_TEXTS
 from ft_dagster.gate.prompted import EXAMPLES, examples_task
 from ft_dagster.gate.prompts import PROMPTS
-from ft_dagster.gate.refusals import Answered, write_answered
+from ft_dagster.gate.refusals.refusals import Answered, write_answered
 from ft_dagster.gate.samples import (
     GENERAL_PROMPTS,
     GENERAL_TEXT,

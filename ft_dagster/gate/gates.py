@@ -22,7 +22,8 @@ from ft_dagster.gate.answer_scores import PARTS
 from ft_dagster.gate.groups import groups_of
 from ft_dagster.gate.judged_by import BASE, RULE_OF, Opponent, gates_digest, is_of_facts, later_rules
 from ft_dagster.gate.level import level_of
-from ft_dagster.gate.membership_rules import membership_rules
+from ft_dagster.gate.memorization.membership_rules import membership_rules
+from ft_dagster.gate.memorization.regurgitation_rules import regurgitation_rules
 from ft_dagster.gate.paired import Allowed, Comparison, holm
 from ft_dagster.gate.pairing import (
     AGAIN,
@@ -36,9 +37,8 @@ from ft_dagster.gate.pairing import (
     pair,
     shared_pairs,
 )
-from ft_dagster.gate.refusals import KINDS
+from ft_dagster.gate.refusals.refusals import KINDS
 from ft_dagster.gate.refused_metrics import check_metrics
-from ft_dagster.gate.regurgitation_rules import regurgitation_rules
 from ft_dagster.gate.samples import Sample
 from ft_dagster.gate.sentences import sentence_of
 from ft_dagster.gate.sequential_looks import Order, harm_shown, look_on

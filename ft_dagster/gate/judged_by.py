@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ft_dagster.gate.level import level_after_reference, level_of
 from ft_dagster.gate.paired import Allowed
 from ft_dagster.gate.pairing import Paired, TaskKey, is_loss, judged_metric
-from ft_dagster.gate.refusal_matcher import MATCHER
+from ft_dagster.gate.refusals.matcher import MATCHER
 from ft_dagster.gate.samples import Role
 from ft_dagster.lineage.verdict import RuleName
 from ft_dagster.objectives import DEFAULT, objective_of

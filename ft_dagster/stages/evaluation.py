@@ -22,13 +22,14 @@ from ft_dagster.gate.gates import (
 )
 from ft_dagster.gate.judged_by import Opponent, with_largest
 from ft_dagster.gate.level import level_of
-from ft_dagster.gate.membership_rules import NAME as MEMBERSHIP
-from ft_dagster.gate.membership_rules import membership_of
-from ft_dagster.gate.platform_canaries import NAME as PLATFORM
-from ft_dagster.gate.platform_canaries import platform_canaries
-from ft_dagster.gate.refusals import FIGURE as REFUSALS_FIGURE
-from ft_dagster.gate.refusals import FILE as REFUSALS_FILE
-from ft_dagster.gate.refusals import (
+from ft_dagster.gate.memorization.membership_rules import NAME as MEMBERSHIP
+from ft_dagster.gate.memorization.membership_rules import membership_of
+from ft_dagster.gate.memorization.platform_canaries import NAME as PLATFORM
+from ft_dagster.gate.memorization.platform_canaries import platform_canaries
+from ft_dagster.gate.memorization.regurgitation_rules import with_probed
+from ft_dagster.gate.refusals.refusals import FIGURE as REFUSALS_FIGURE
+from ft_dagster.gate.refusals.refusals import FILE as REFUSALS_FILE
+from ft_dagster.gate.refusals.refusals import (
     BeforeAfter,
     Terms,
     figures_of,
@@ -39,7 +40,6 @@ from ft_dagster.gate.refusals import (
     with_refusals,
     write_pairs,
 )
-from ft_dagster.gate.regurgitation_rules import with_probed
 from ft_dagster.gate.samples import RESERVED, read_samples
 from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.gate.verdict_words import verdict_sentence

@@ -21,9 +21,9 @@ from ft_dagster.evaluation.refusal_prompts import RefusalPrompt, write_prompts
 from ft_dagster.evaluation.request import BaseFiles, TunedWeights
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, MadeFrom, Source
 from ft_dagster.gate.judged_by import Opponent, with_largest
-from ft_dagster.gate.memorization import memorization_lines
+from ft_dagster.gate.memorization.memorization import memorization_lines
 from ft_dagster.gate.prompted import Prompted, prompted_sentences
-from ft_dagster.gate.refusals import Answered, paired, read_answered, read_pairs, write_pairs
+from ft_dagster.gate.refusals.refusals import Answered, paired, read_answered, read_pairs, write_pairs
 from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Verdict

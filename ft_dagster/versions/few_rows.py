@@ -10,7 +10,7 @@ from pathlib import Path
 from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rows.rows_read import KEPT, READ, SourceLook
 from ft_dagster.errors import UserError
-from ft_dagster.gate.membership_rules import few_held_out
+from ft_dagster.gate.memorization.membership_rules import few_held_out
 from ft_dagster.gate.power import too_few_rows
 from ft_dagster.methods import METHODS
 from ft_dagster.model_files.weights import measure_weights, weight_files

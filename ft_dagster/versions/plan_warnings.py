@@ -8,7 +8,7 @@ from typing import Literal
 from ft_dagster.gate.groups import BY_SIZE, Counting, groups_of
 from ft_dagster.gate.judged_by import GROUPS, with_largest
 from ft_dagster.gate.level import level_of
-from ft_dagster.gate.membership_rules import few_held_out
+from ft_dagster.gate.memorization.membership_rules import few_held_out
 from ft_dagster.gate.power import is_judged_by_loss, texts_of_losses, too_few_rows
 from ft_dagster.gate.sentences import out_of_reach, wanted, would_decide
 from ft_dagster.gate.verdict_words import slowest_rule

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.gate.refusal_judgements import agreements, judgements_file
-from ft_dagster.gate.refusals import FILE, KINDS, Terms, read_pairs
+from ft_dagster.gate.refusals.judgements import agreements, judgements_file
+from ft_dagster.gate.refusals.refusals import FILE, KINDS, Terms, read_pairs
 from ft_dagster.report.figures import percent
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec

@@ -17,7 +17,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.export.served import command_of
-from ft_dagster.gate.memorization import memorization_lines
+from ft_dagster.gate.memorization.memorization import memorization_lines
 from ft_dagster.gate.prompted import Prompted
 from ft_dagster.gate.samples import Sample, read_answers, read_samples
 from ft_dagster.gate.verdict_words import verdict_sentence

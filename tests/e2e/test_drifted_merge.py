@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ft_dagster.gate.refusals import read_pairs
+from ft_dagster.gate.refusals.refusals import read_pairs
 from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.release import history
 from ft_dagster.store import read_head

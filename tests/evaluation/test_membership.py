@@ -15,7 +15,7 @@ from ft_dagster.data.rows.near_across import near_across
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.membership import membership_tasks
 from ft_dagster.evaluation.request import Membership, QuestionsFile
-from ft_dagster.gate.membership_rules import membership_of
+from ft_dagster.gate.memorization.membership_rules import membership_of
 from ft_dagster.gate.samples import MEMBERS, OTHERS, read_samples
 from tests.evaluation.questions import data_file, row, write_rows, write_run
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.gates_membership import FAMILIES, FEW, LEVEL, Family, compared, coverage, misses, rates, sides
-from ft_dagster.gate.membership_rules import Scored, told_apart
+from ft_dagster.gate.memorization.membership_rules import Scored, told_apart
 
 DRAWS = 300
 

@@ -14,8 +14,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.regurgitation import probes
 from ft_dagster.gate.gates import judge
+from ft_dagster.gate.memorization.regurgitation_rules import with_probed
 from ft_dagster.gate.refused_metrics import check_metrics
-from ft_dagster.gate.regurgitation_rules import with_probed
 from ft_dagster.gate.samples import Sample, read_answers, read_samples
 from ft_dagster.gate.sampling import in_drawn_order
 from ft_dagster.lineage.verdict import Verdict

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from ft_dagster.gate.gates import judge
-from ft_dagster.gate.membership_rules import (
+from ft_dagster.gate.memorization.membership_rules import (
     Membership,
     Scored,
     auc_of,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.assets.evaluation import describe_evaluation
-from ft_dagster.gate.refusals import BeforeAfter, read_pairs
+from ft_dagster.gate.refusals.refusals import BeforeAfter, read_pairs
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.settings import load_settings
 from ft_dagster.stage_entries import ANSWERS_OF

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_dagster.gate.refusals import FIGURE, KINDS
+from ft_dagster.gate.refusals.refusals import FIGURE, KINDS
 from ft_dagster.report.figures import ARROW
 
 REFUSALS = ("prompts", *KINDS.values())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.gate.refusal_judgements import Agreement, agreements, judgements_file
-from ft_dagster.gate.refusals import BeforeAfter
+from ft_dagster.gate.refusals.judgements import Agreement, agreements, judgements_file
+from ft_dagster.gate.refusals.refusals import BeforeAfter
 
 NO, YES, WEIGHTS = "I can't help with that.", "Sure! First", "a" * 64
 PAIRS = [

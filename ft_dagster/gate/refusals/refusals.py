@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.data.files.parquet import dicts_of
 from ft_dagster.errors import UserError
-from ft_dagster.gate.refusal_matcher import MATCHER, STATES, State, state_of
+from ft_dagster.gate.refusals.matcher import MATCHER, STATES, State, state_of
 from ft_dagster.gate.samples import REFUSALS, Sample
 from ft_dagster.gate.verdict_words import verdict_of
 from ft_dagster.lineage.verdict import Outcome, Rule, Verdict

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from ft_dagster.gate.memorization import memorization_lines
-from ft_dagster.gate.platform_canaries import PlatformCanaries, platform_canaries
+from ft_dagster.gate.memorization.memorization import memorization_lines
+from ft_dagster.gate.memorization.platform_canaries import PlatformCanaries, platform_canaries
 from ft_dagster.gate.samples import PLANTED, REFERENCES, Sample
 
 COUNT = 255

@@ -11,8 +11,8 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.gate.gates import gates_digest, judge, later_rules, refusal_rules, with_rules
 from ft_dagster.gate.power import hopeless_gates
-from ft_dagster.gate.refusal_matcher import PHRASES, is_refusal, state_of
-from ft_dagster.gate.refusals import (
+from ft_dagster.gate.refusals.matcher import PHRASES, is_refusal, state_of
+from ft_dagster.gate.refusals.refusals import (
     Answered,
     BeforeAfter,
     Terms,

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.files import what_is_there
-from ft_dagster.gate.refusal_matcher import STATES
-from ft_dagster.gate.refusals import BeforeAfter
+from ft_dagster.gate.refusals.matcher import STATES
+from ft_dagster.gate.refusals.refusals import BeforeAfter
 from ft_dagster.roots import Roots
 
 FIELDS = ("id", "model", "verdict", "judge")

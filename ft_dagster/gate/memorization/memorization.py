@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ft_dagster.gate import membership_rules, platform_canaries
-from ft_dagster.gate.membership_rules import MEANING, Membership, auc_words
-from ft_dagster.gate.platform_canaries import PlatformCanaries, canary_words
+from ft_dagster.gate.memorization import membership_rules, platform_canaries
+from ft_dagster.gate.memorization.membership_rules import MEANING, Membership, auc_words
+from ft_dagster.gate.memorization.platform_canaries import PlatformCanaries, canary_words
 
 NAMES = (membership_rules.NAME, platform_canaries.NAME)  # of an evaluation's figures
 
