@@ -24,7 +24,6 @@ from ft_dagster.evaluation.tasks.tasks import TaskEntry
 from ft_dagster.gate.answer_scores import label_scores
 from ft_dagster.gate.gates import Referee
 from ft_dagster.gate.judged_by import Opponent
-from ft_dagster.gate.power import GENERAL_TEXTS
 from ft_dagster.gate.prompted import EXAMPLES, examples_task
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.gate.refusals.refusals import Answered, write_answered
@@ -47,6 +46,7 @@ from ft_dagster.gate.sampling import order_of_asking
 from ft_dagster.gate.sequential_looks import IN_BATCHES, Order, batches
 from ft_dagster.program import write_json
 from ft_dagster.provenance.held import FOLDER
+from ft_dagster.spec.data import MOST_HELD_OUT
 
 if TYPE_CHECKING:
     pass
@@ -280,7 +280,7 @@ def _own(request: EvaluationRequest, lm: Any) -> list[PlannedTask]:
             PlannedTask("test_split_task", TEST_SPLIT_TASK, {task.config.task: task for task in tasks}, None)
         )
     if request.general_holdout is not None:
-        texts = None if limit is None else max(limit, GENERAL_TEXTS)
+        texts = None if limit is None else max(limit, MOST_HELD_OUT)
         text = general_text_task(request.general_holdout.path, tokenizer, limit=texts, seed=seed)
         asked.append(PlannedTask("general_loss", GENERAL_TEXT, {text.config.task: text}, None))
     return asked

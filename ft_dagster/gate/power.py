@@ -17,6 +17,7 @@ from ft_dagster.gate.level import ALPHA, level_of
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.gate.samples import FORMER, TEST_SPLIT_TASK
 from ft_dagster.lineage.verdict import RuleName
+from ft_dagster.spec.data import HELD_OUT_TEXTS, MOST_HELD_OUT
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec, VariantSpec
 
 POWER = 0.80
@@ -25,7 +26,6 @@ LOSS_BOUND: float = GatesSpec.model_fields["loss_bound"].default
 LOSS_TAIL: float = GatesSpec.model_fields["loss_tail"].default
 SUCCESSORS = ("regression", "reference")  # rules that compare versions with those before
 OWN_NAMES = (TEST_SPLIT_TASK, *FORMER)  # what declarations call the test split's task
-GENERAL_TEXTS = 200  # all that are held out are read (data.general.HELD_OUT), whatever evaluation.limit is
 DISCORDANT = 0.10  # share of the answers that differ between base and tuned model, before any is known
 
 
@@ -138,6 +138,7 @@ def hopeless_gates(
     tries: int = 1,
     *,
     release: int = 1,
+    texts: int = HELD_OUT_TEXTS,
 ) -> tuple[HopelessGate, ...]:
     """Return the declared rules that too few questions are asked for at this try, whatever is trained; none
     where nothing is declared undecidable (`gates.undecided: measured`).
@@ -146,11 +147,12 @@ def hopeless_gates(
     the task without a margin, where one that got everything right would. `known`: how many questions there
     are of a rule (task, general_loss, refusals), `there`: of each declared task, by its entry, where that is
     known; fewer are asked then. Of the rule against production that is the task's: without enough no version
-    after the first would be released. `release`: of which number after the reference the next would be.
+    after the first would be released. `release`: of which number after the reference the next
+    would be; `texts`: of general text, held out at most.
     """
     if gates.undecided == "measured":
         return ()
-    rules = declared_rules(gates, evaluation)
+    rules = declared_rules(gates, evaluation, texts)
     found = [
         each
         for rule in (*rules, *rules_since_reference(rules, gates))
@@ -265,12 +267,14 @@ def _texts(gates: GatesSpec, what: str, margin: float) -> LossTexts:
     return LossTexts(what, max(mean, rise), said)
 
 
-def declared_rules(gates: GatesSpec, evaluation: EvaluationSpec) -> list[DeclaredRule]:
-    """Return the declared rules; of a loss both statistics, since that of the texts which rise is the same
-    against production.
+def declared_rules(
+    gates: GatesSpec, evaluation: EvaluationSpec, texts: int = HELD_OUT_TEXTS
+) -> list[DeclaredRule]:
+    """Return the declared rules, of at most so many held-out `texts`; of a loss both statistics, since the
+    share of the texts which rise is judged against production too.
     """
     limit, tasks, general = evaluation.most, evaluation.task, evaluation.general
-    loss, texts = is_judged_by_loss(gates, evaluation), GENERAL_TEXTS
+    loss = is_judged_by_loss(gates, evaluation)
     own = gates.loss_bound if loss else 1.0
     rules = [
         DeclaredRule("task", "task_margin", gates.task_margin, own, limit, tasks),
@@ -331,8 +335,8 @@ def _words(rule: DeclaredRule, asked: int, least: int, entry: str | None) -> tup
         "degeneration": "Allow more",
         "refusals": "Allow more, or name a file with more prompts (gates.refusals.prompts)",
         "general_loss": "Allow more"
-        if least > GENERAL_TEXTS
-        else f"Give the corpus {least:,} held-out texts, or allow more",
+        if least > MOST_HELD_OUT
+        else f"Hold out {least:,} texts (data.general.held_out, if the corpus has them), or allow more",
         **dict.fromkeys(
             ("task", "regression"),
             f"Ask {least:,} questions (evaluation.limit, data.splits.test), or allow more",
@@ -349,7 +353,10 @@ def too_few_rows(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
         return ()
     strict = spec.gates.model_copy(update={"undecided": "fail"})
     asked_all, asked = (
-        {(rule.rule, rule.field, rule.of): rule for rule in hopeless_gates(strict, spec.evaluation, known)}
+        {
+            (rule.rule, rule.field, rule.of): rule
+            for rule in hopeless_gates(strict, spec.evaluation, known, texts=spec.data.held_out)
+        }
         for known in ({}, {"task": test_rows // spec.evaluation.sets})
     )
     found = [rule for place, rule in asked.items() if place not in asked_all]

@@ -7,16 +7,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ft_dagster.gate.power import GENERAL_TEXTS, LOSS_BOUND, least_questions
+from ft_dagster.gate.power import LOSS_BOUND, least_questions
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.lineage.verdict import Groups, Part, Rule, RuleName, Tail
+from ft_dagster.spec.data import MOST_HELD_OUT
 
 PART_WORDS = {"calls_valid": "valid calls where some are due", "undue_call": "a call where none is due"}
 Said = Callable[[float], str]
 MOST_ROWS = 10_000  # of each side: the largest evaluation.membership
 MOST_THERE = 100_000  # questions of a task, or rows of a test split, that anybody has
 KEPT: dict[RuleName, int] = {  # never more
-    "general_loss": GENERAL_TEXTS,
+    "general_loss": MOST_HELD_OUT,
     "degeneration": len(PROMPTS),
     "membership": MOST_ROWS,
 }

@@ -80,7 +80,7 @@ def next_look(
     version is in production, which it will be held against; `reserve`: see `NextLook`.
     """
     alpha = spec.gates.alpha
-    level, rules = level_of(alpha, number), declared_rules(spec.gates, spec.evaluation)
+    level, rules = level_of(alpha, number), declared_rules(spec.gates, spec.evaluation, spec.data.held_out)
     acting = {"general_loss": spec.data.general is not None, "regression": successor}
     found = [
         RuleLook(

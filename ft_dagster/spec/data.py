@@ -137,6 +137,10 @@ ShareOf = Literal["trained", "processed"]
 
 
 USUAL_SHARE = 0.08  # of general text
+HELD_OUT_TEXTS, MOST_HELD_OUT = (
+    200,
+    2000,
+)  # that a gate reads: 200 decide a margin of 0.1 nats at the first try
 
 
 class GeneralSpec(SpecModel):
@@ -145,7 +149,7 @@ class GeneralSpec(SpecModel):
     """
 
     model_config = ConfigDict(populate_by_name=True)
-    added = ("share_of", "sampled_from", "texts")
+    added = ("share_of", "sampled_from", "texts", "held_out")
 
     corpus: str | None = Field(None, description="Name of corpora/<name>.yaml")
     sampled_from: Literal["base"] | None = Field(
@@ -160,6 +164,14 @@ class GeneralSpec(SpecModel):
     )
     texts: int = Field(
         512, ge=64, le=100_000, description="With `from: base`, how many texts of up to 128 tokens"
+    )
+
+    held_out: int = Field(
+        HELD_OUT_TEXTS,
+        ge=64,
+        le=MOST_HELD_OUT,
+        description="Held-out texts of up to 256 tokens that the gate reads, as far as the corpus has them; "
+        "the more, the more tries can pass",
     )
 
     @field_validator("share", mode="before")
@@ -230,6 +242,11 @@ class DataSpec(SpecModel):
     samples: Literal["off", "store", "metadata"] = Field(
         "store", description="Where sample rows may be shown; the event log cannot forget"
     )
+
+    @property
+    def held_out(self) -> int:
+        """Return how many held-out texts a gate reads at most."""
+        return HELD_OUT_TEXTS if self.general is None else self.general.held_out
 
     @field_validator("chat_template_kwargs")
     @classmethod

@@ -158,7 +158,9 @@ def _too_few(
     and which release after the reference it would be.
     """
     spec, (known, there) = workspace.spec, counted_questions(workspace, workspace.spec, left_out)
-    rules = hopeless_gates(spec.gates, spec.evaluation, known, there, look[0], release=look[1])
+    rules = hopeless_gates(
+        spec.gates, spec.evaluation, known, there, look[0], release=look[1], texts=spec.data.held_out
+    )
     found = _as_errors(filter(wanted, rules), spec, lambda field: workspace.declared_in)
     for error in found if left_out.by else ():
         error.problem += f"; what {left_out.by} was trained on is not asked"
@@ -318,7 +320,9 @@ def _hopeless(spec: VariantSpec, file_of: FileOf, known: Mapping[str, int]) -> I
             field="evaluation.task",
             fix="Declare lm-eval tasks that ask facts of the domain",
         )
-    yield from _as_errors(hopeless_gates(spec.gates, spec.evaluation, known), spec, file_of)
+    yield from _as_errors(
+        hopeless_gates(spec.gates, spec.evaluation, known, texts=spec.data.held_out), spec, file_of
+    )
     gates, asked = spec.gates, spec.evaluation
     if gates.max_regurgitation is not None and not asked.probed_rows and not asked.canaries:
         yield UserError(

@@ -82,6 +82,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "data.decontaminate.coverage": (0.6, {ROWS, MIX}),
     "data.general.share": (0.1, {MIX, EXPORT}),
     "data.general.share_of": ("trained", {MIX, EXPORT}),
+    "data.general.held_out": (300, {MIX, EXPORT}),
     "data.general": (None, {MIX, EXPORT}),
     "data.train_on": ("assistant_turns", {MIX, *ASKED}),
     "data.reasoning": ("drop", {MIX, *ASKED, PROMPTED}),

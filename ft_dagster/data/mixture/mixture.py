@@ -212,7 +212,7 @@ class _Build:
         general = self._spec.data.general
         if general is None or corpus is None:
             return writer.close()
-        chunks = holdout_chunks(corpus, self._tokenizer, self._max_length)
+        chunks = holdout_chunks(corpus, self._tokenizer, self._max_length, self._spec.data.held_out)
         schema = pa.schema([("text", pa.string()), ("group", pa.string())])
         with TableWriter(self._out / "general_holdout" / "texts.parquet", schema) as texts:
             for place, (document, chunk) in enumerate(chunks):

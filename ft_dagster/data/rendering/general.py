@@ -17,7 +17,6 @@ from ft_dagster.spec.data import ShareOf
 if TYPE_CHECKING:
     from ft_dagster.data.rows.decontaminate import EvaluationGrams
 
-HELD_OUT = 200  # chunks that a gate is judged on: as many as decide a margin of 0.1 nats
 WATCHED = 32  # the first of them: measured again and again while a model is trained
 HELD_OUT_TOKENS = 256
 
@@ -126,21 +125,21 @@ class HeldOut(NamedTuple):
     chunk: Chunk
 
 
-def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[HeldOut]:
-    """Return at most 200 chunks of at most 256 tokens of held-out documents, the same for every variant of a
-    base.
+def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int, most: int) -> list[HeldOut]:
+    """Return at most `most` chunks of at most 256 tokens of held-out documents, the same for every variant of
+    a base that asks for so many.
 
     Which documents: those of the smallest identities; each gives a first chunk before any gives a second.
     """
-    documents = heapq.nsmallest(HELD_OUT, _documents(corpus / "holdout.parquet"))
+    documents = heapq.nsmallest(most, _documents(corpus / "holdout.parquet"))
     length = min(HELD_OUT_TOKENS, max_length)
     streams = [(name, document_chunks(text, row, tokenizer, length)) for name, row, text in documents]
     chosen: list[HeldOut] = []
-    while streams and len(chosen) < HELD_OUT:
+    while streams and len(chosen) < most:
         found = [(name, stream, next(stream, None)) for name, stream in streams]
         streams = [(name, stream) for name, stream, chunk in found if chunk is not None]
         chosen += [HeldOut(name, chunk) for name, _, chunk in found if chunk is not None]
-    return chosen[:HELD_OUT]
+    return chosen[:most]
 
 
 def document_chunks(text: str, row: int, tokenizer: Any, length: int) -> Iterator[Chunk]:

@@ -180,7 +180,7 @@ def _of_undecided(slowest: Rule, limit: Limit) -> str:
         return f"{allow}, or train otherwise: asking more would not decide it"
     if slowest.rule == "general_loss":  # reads all held-out texts, whatever the limit
         read = count(slowest.units or slowest.questions)
-        texts = f"Hold out about {count(wanted(slowest))} texts of the corpus ({read} were read)"
+        texts = f"Hold out about {count(wanted(slowest))} texts (data.general.held_out; {read} were read)"
         return f"{texts}, or allow more (gates.general_loss_margin, gates.loss_tail)"
     said = {None: "all there are", "auto": f"auto, at most {count(MOST_QUESTIONS)}"}
     asked = said[limit] if limit is None or limit == "auto" else count(limit)
