@@ -38,6 +38,7 @@ READERS = {  # file of the package -> test that reads samples, the oldest schema
         LOOKS,
         "evaluation/test_loss_tail.py::test_a_verdict_with_a_tail_survives_json_and_one_of_before_is_read",
         "evaluation/test_loss_tail.py::test_a_verdict_with_a_tail_survives_json_and_one_of_before_is_read",
+        "gate/test_call_scores.py::test_the_parts_are_stored_with_a_verdict_and_read_back",
     ],
     "planning/trials.py": [
         "planning/test_trials.py::test_a_probe_of_the_first_schema_is_read",

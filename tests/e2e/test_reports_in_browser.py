@@ -99,7 +99,7 @@ def test_a_fleet_is_sorted_by_a_click_on_a_header(tab: BrowserTab, reports: dict
     tab.look(1280, dark=False)
     tab.open(reports["fleet"].as_uri(), LOADED)
     header = "[...document.querySelectorAll('th')].find(e => e.textContent === 'device hours')"
-    column = "[...document.querySelectorAll('tbody tr')].map(row => row.cells[6].dataset.by)"
+    column = f"[...{header}.closest('table').tBodies[0].rows].map(row => row.cells[6].dataset.by)"
     given = [float(value) for value in tab.evaluate(column)]
     assert len(set(given)) > 1
     for way in (1, -1):
