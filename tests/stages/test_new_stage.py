@@ -70,7 +70,7 @@ def _word_count(workspace: Workspace, artifact: Artifact) -> Page:
 EDITS: dict[str, list[tuple[str, str]]] = {  # file -> what stands there, and what is put before it
     "stage_entries/__init__.py": [
         ("TRAINING_MIXTURE = StageEntry(", ENTRY),
-        ("TRAINING_MIXTURE, PROMPTED_BASE,", "WORD_COUNT, "),
+        ("TRAINING_MIXTURE, ANCESTOR_OVERLAP,", "WORD_COUNT, "),
     ],
     "stages/chain.py": [
         ("\n_STAGES: tuple", "from ft_dagster.stages import word_count\n"),
