@@ -338,6 +338,10 @@ class ListedGraph:
                 found[digest].append(artifact)
         return found
 
+    def with_input(self, digest: str, stage: str) -> list[Artifact]:
+        """Find what a stage made of an input with this digest, which may be gone, of all that were listed."""
+        return [each for each in self._by_input.get(digest, ()) if each.place.stage == stage]
+
     def made_of(self, artifact: Artifact, stage: str | None = None) -> Sequence[Artifact]:
         """Find what was made of an artifact, of all that were listed; see `Descent`."""
         own, digest = artifact.place.prefix, artifact.digest

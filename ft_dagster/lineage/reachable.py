@@ -21,7 +21,6 @@ from ft_dagster.lineage.served import versions_in
 from ft_dagster.stage_entries import (
     BASE_MODEL,
     EVALUATION,
-    FINE_TUNED_MODEL,
     PRODUCTION_EVALUATION,
     PROMPTED_BASE,
     TASK_DATASET,
@@ -184,12 +183,7 @@ def _of_references(
         named = (min(versions, default=0), gates.get("reference"))
         for entry in (entry for version, entry in versions.items() if version in named):
             yield from graph.named(prefix, entry.evaluation, entry.evaluation_manifest)
-            yield from (
-                each
-                for each in artifacts
-                if each.place.stage == PRODUCTION_EVALUATION.name
-                and each.inputs[FINE_TUNED_MODEL.name] == entry.weights
-            )
+            yield from graph.with_input(entry.weights, PRODUCTION_EVALUATION.name)
 
 
 def _with_releases(records: Iterable[StoredFile]) -> list[str]:

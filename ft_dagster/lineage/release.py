@@ -315,19 +315,19 @@ def _same_versions(then: Sequence[ReleaseEntry] | None, past: Sequence[ReleaseEn
     """Raises UserError where another version is served than the one that a candidate was held against, or
     one more was released, so that this would be a later release after the reference.
     """
-    now = production_in(past)
-    if then is not None and max(versions_in(then), default=0) != max(versions_in(past), default=0):
-        raise UserError(
-            "another version was released meanwhile: it was judged as the next after the one before",
-            field="version",
-            value=max(versions_in(past)),
-            fix="Materialize release_evaluation and release again",
-        )
+    now, newest = production_in(past), max(versions_in(past), default=0)
     if then is not None and production_in(then) != now:
         raise UserError(
             "another version went into production meanwhile: it was held against the one before",
             field="version",
             value=now,
+            fix="Materialize release_evaluation and release again",
+        )
+    if then is not None and max(versions_in(then), default=0) != newest:
+        raise UserError(
+            "another version was released meanwhile: it was judged as the next after the one before",
+            field="version",
+            value=newest,
             fix="Materialize release_evaluation and release again",
         )
 

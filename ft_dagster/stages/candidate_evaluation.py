@@ -61,7 +61,9 @@ class CandidateInputs:
 
 
 def inputs(view: View, opponent: Released | None = None, release: int | None = None) -> CandidateInputs:
-    """`opponent`: None is the version in production; `release`: see `CandidateInputs`."""
+    """Return what is asked on: against the `opponent`, None: the version in production. `release`: see
+    `CandidateInputs`.
+    """
     tuned, task, general = (
         view.upstream(FINE_TUNED_MODEL.name),
         ancestry.own_task(view),

@@ -45,8 +45,8 @@ class ProductionInputs:
 
 
 def inputs(view: View, release: Released | None = None) -> ProductionInputs:
-    """`release`: which is asked, None: the one in production. Raises UserError where nothing is, and
-    ProductionGone where it can no longer be asked.
+    """Return what is asked of a `release`, None: the one in production. Raises UserError where nothing is,
+    and ProductionGone where it can no longer be asked.
     """
     production = view.past.production(release)
     base, tuned, export = production.base_model, production.fine_tuned_model, production.model_export

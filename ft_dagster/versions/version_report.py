@@ -296,8 +296,8 @@ def _before_and_after(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
 
 
 def _rules(verdict: Verdict, dealt: str = "", ancestors: Sequence[str] = ()) -> Section:
-    """`dealt`: which part of the test split was asked, in words; empty where all of it may be. `ancestors`:
-    what of the questions they were trained on.
+    """Show the rules. `dealt`: which part of the test split was asked, in words; "" where all of it may be.
+    `ancestors`: what of the questions they were trained on.
     """
     said = ["Each change against the base with its interval; better is to the right, the margin in red."]
     said += [f"{dealt.capitalize()}."] if dealt else []

@@ -32,7 +32,7 @@ from ft_dagster.evaluation.sampled import write_parts
 from ft_dagster.gate.samples import Answer, Sample, write_answers, write_samples
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
-from ft_dagster.lineage.tries import record_try
+from ft_dagster.lineage.tries import record_try, try_of
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.objectives import Rendered
 from ft_dagster.provenance.digest import sha256_json
@@ -268,9 +268,11 @@ class History:
 
         made_of = {"fine_tuned_model": weights.digest, "gates": GATES}
         manifests = {"fine_tuned_model": weights.manifest}
-        for ordinal, questions in enumerate(("8" * 64, "9" * 64), 1):
+        ordinal = 0
+        for questions in ("8" * 64, "9" * 64):
+            ordinal = try_of(self.store, _prefix(variant), weights.digest, questions)
             record_try(self.store, _prefix(variant), weights.digest, questions, ordinal)
-        recipe = Recipe("evaluation", _prefix(variant), made_of, {"tries": 2}, manifests=manifests)
+        recipe = Recipe("evaluation", _prefix(variant), made_of, {"tries": ordinal}, manifests=manifests)
         evaluation = self._make(recipe, build)
         inputs = {**tuned, "evaluation": evaluation, "base_model": base}
         export = self._put(

@@ -92,7 +92,7 @@ ASKED += [["import", "openai", "{folder}/chat.jsonl", *MOVED]]
 ASKED += [["import", origin, f"{{folder}}/{origin}.yaml", *MOVED] for origin in CONFIGURATIONS]
 PROVE, CHECK = ["audit", "prove"], ["audit", "check"]
 LONG = {  # what trains, serves or asks a server; their tables are tested where they are made
-    *("run", "try", "ui", "bakeoff", "sweep", "schema", "register", "audit replay"),
+    *("run", "try", "ui", "bakeoff", "sweep", "schema", "register", "audit replay", "audit crossings"),
 }
 
 
@@ -136,6 +136,11 @@ def test_a_proof_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     in_terminal(monkeypatch)
     uncut(made.folder, *PROVE, json.dumps(question(3)), "acme.one", "--to", str(tmp_path / "proof"))
     uncut(made.folder, *CHECK, str(tmp_path / "proof"), code=1)  # without the key it shows no absence
+
+
+def test_what_crosses_tenants_is_not_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_terminal(monkeypatch)
+    uncut(folder / "project", "audit", "crossings", code=1)  # the kept project is older than record trees
 
 
 def uncut(project: Path, *words: str, code: int = 0) -> None:

@@ -53,6 +53,7 @@ def test_before_any_training_nothing_is_known(store: Store) -> None:
 def test_the_probe_of_its_plan_and_what_production_was_asked_since_belong_to_a_training(store: Store) -> None:
     put(store, "production_evaluation", PREFIX, {}, {"seconds": 100 * HOUR}, name="before")
     put(store, "probe", PREFIX, {}, {"seconds": 100 * HOUR}, name="of another plan")
+    next_second()
     trained_by_probe(store)
     for stage in ("production_evaluation", "candidate_evaluation", "model_export"):
         put(store, stage, PREFIX, {}, {"seconds": HOUR / 8, "load_seconds": HOUR / 8})

@@ -10,19 +10,20 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ft_dagster.data.files.parquet import dicts_of, quoted, rows_of
 from ft_dagster.data.mixture.mixture_figures import GENERAL
-from ft_dagster.data.rows.asked_again import AskedItems, HeldOutTexts
 from ft_dagster.data.rows.content import normal_text, question_ids, words_of
 from ft_dagster.data.rows.dataset_io import read_split
-from ft_dagster.data.rows.decontaminate import EvaluationItem, read_items
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.spec.data import DataSpec
+
+if TYPE_CHECKING:
+    from ft_dagster.data.rows.decontaminate import EvaluationItem
 
 WHOLE, EXACT, NOT = "whole", "exact", "not"  # how a part of what was trained on was looked through
 SAME, NEAR, OVERLAPS = "same", "near", "overlaps"  # how a row has a question
@@ -54,6 +55,8 @@ class Questions:
 
     @classmethod
     def read(cls, test: Path | None, texts: Path | None, tasks: Path | None) -> Questions:
+        from ft_dagster.data.rows.decontaminate import read_items
+
         own = [] if test is None else list(read_split(test))
         general = [] if texts is None else list(dicts_of(texts))
         pieces = [Row("text", "", text=each["text"]) for each in general]
@@ -121,6 +124,8 @@ class Searcher:
     """
 
     def __init__(self, questions: Questions, data: DataSpec) -> None:
+        from ft_dagster.data.rows.asked_again import AskedItems, HeldOutTexts
+
         self._turns: dict[bytes, list[tuple[str, int]]] = {}
         self._texts: list[list[tuple[str, int]]] = []
         different: dict[tuple[str, ...], int] = {}

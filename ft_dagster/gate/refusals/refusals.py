@@ -35,7 +35,7 @@ FIGURE = "refusals"  # of an evaluation
 
 
 class Answered(NamedTuple):
-    """Holds the answer of one model to a prompt. `degenerate`: see `refusal_matcher.state_of`."""
+    """Holds the answer of one model to a prompt. `degenerate`: see `matcher.state_of`."""
 
     id: str
     kind: str
