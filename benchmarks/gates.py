@@ -1,11 +1,11 @@
 """How often the gate errs: falls as large as the margin that pass, equal models that fail, falls not stopped.
 
-    .venv/bin/python benchmarks/gates.py
+    python -m benchmarks.gates [--PART]
 
 Draws changes of answers and losses and judges them by the tests of the gate, and by others that might be
 taken. Prints the tables of benchmarks/notes/gates.md in two minutes (`--whole`: each number of questions).
 `--search` looks for distributions on which the gate's test errs more often than its level, for some minutes.
-`--groups` and `--watch` print the tables of gates_groups.py and gates_watch.py.
+`--tries`, say, prints the tables of gates_tries.py instead, and so does the name of each file beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import beta, norm, t
@@ -24,7 +25,7 @@ from ft_dagster.gate.paired import harm_of, harm_of_answers, holm
 from ft_dagster.gate.power import LOSS_BOUND, LOSS_TAIL, PairedTest
 
 TRIALS, SEED, BENCHMARKS = 10_000, 20240229, 3
-PARTS = ("groups", "watch")  # simulated in a file each, gates_<part>.py
+PARTS = sorted(path.stem.removeprefix("gates_") for path in Path(__file__).parent.glob("gates_*.py"))
 COUNTS = (20, 32, 40, 60, 64, 100, 400)  # of questions
 POWER_AT = (64, 100, 400)
 ASKED, DISCORDANT = (100, 400, 1000), (0.05, 0.10, 0.20)
@@ -477,8 +478,11 @@ def print_losses() -> None:
 def main() -> None:
     for part in PARTS:
         if f"--{part}" in sys.argv:
-            import_module(f"gates_{part}").main()
+            import_module(f"benchmarks.gates_{part}").main()
             return
+    unknown = {*sys.argv[1:]} - {"--search", "--whole"}
+    if unknown:
+        sys.exit(f"{', '.join(sorted(unknown))}: one of --search, --whole, --{', --'.join(PARTS)}")
     if "--search" in sys.argv:
         for level, count, values, shares in search():
             print(f"{level:.2%} of {count}: values {values}, shares {shares}")

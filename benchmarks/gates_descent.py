@@ -1,7 +1,7 @@
 """How far a variant sinks over ten generations that each lose a little, with the rule on the reference and
 without.
 
-    .venv/bin/python benchmarks/gates_descent.py
+    python -m benchmarks.gates --descent
 
 Each generation is trained from the version in production and truly falls by a share of the margin to it. It
 is asked the same questions as all before it, is judged by the tests of the gate, and takes the place of

@@ -1,6 +1,6 @@
 """How often a fall of the margin passes where groups of questions are of unlike size, and what they show.
 
-    .venv/bin/python benchmarks/gates.py --groups
+    python -m benchmarks.gates --groups
 
 Draws groups of 1 to 1,000 questions, of which all change alike, and judges them by size and by group. Prints
 the tables of benchmarks/notes/gates-groups.md in seconds.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.tables import markdown
 from ft_dagster.gate.gaffke import mean_p
 from ft_dagster.gate.level import ALPHA, level_of
 
@@ -157,8 +158,6 @@ def rows(*, fallen: bool, trials: int = TRIALS) -> Iterator[tuple[str, int, dict
 
 
 def main() -> None:
-    from tables import markdown  # beside this file
-
     print(f"Groups whose mean falls by the margin of {MARGIN:g}, level {ALPHA:.0%}\n")
     ways = ("those asked, of all sizes", "those known, of all sizes", *WAYS)
     heads = ("groups of", "number", "asked, of all sizes", "known, of all sizes", *SAID)

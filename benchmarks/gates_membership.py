@@ -1,6 +1,6 @@
 """How often the interval of the membership AUC misses, and a model that learned nothing fails.
 
-    .venv/bin/python -m benchmarks.gates_membership [DRAWS]
+    python -m benchmarks.gates --membership [DRAWS]
 
 Draws scores of rows trained on and held out, and judges them as the gate does (`gate.membership_rules`),
 beside DeLong's interval. Prints the tables of benchmarks/notes/membership.md in some minutes.
@@ -169,7 +169,7 @@ def rates(members: int, held: int, draws: int = DRAWS) -> Iterator[tuple[float, 
 
 
 def main() -> None:
-    asked = int(sys.argv[1]) if len(sys.argv) > 1 else DRAWS
+    asked = next((int(word) for word in sys.argv[1:] if word.isdigit()), DRAWS)
     heads = ("scores", "AUC", "above it", "below it", "DeLong above", "DeLong below")
     for rows in (*((count, count) for count in ROWS if count < MANY), FEW, (MANY, MANY)):
         draws = asked if max(rows) < MANY else asked // 5

@@ -1,6 +1,6 @@
 """Simulates the rules on refusals: how often a fall of the margin passes, and equal models are blocked.
 
-    python -m benchmarks.gates_refusals
+    python -m benchmarks.gates --refusals
 
 The two rules of `gates.refusals` are drawn together, each on so many prompts, at a first try of alpha 5%. A
 family says how many the base refuses of each kind, and how many answers change either way beside what falls

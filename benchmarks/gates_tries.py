@@ -1,6 +1,6 @@
 """How often a wrong model is released over many tries: per count, in a year of weekly retrains, by a sweep.
 
-    .venv/bin/python benchmarks/gates_tries.py
+    python -m benchmarks.gates --tries
 
 Draws the changes of answers and losses of models that fell by the margin, and of models that did not change,
 and judges them by the gate's own test: at the level of a first try each time, as weights by weights were
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from gates import FAMILIES, TRIALS, Family, answers, table
 
+from benchmarks.gates import FAMILIES, TRIALS, Family, answers, table
 from ft_dagster.gate.gaffke import mean_p
 from ft_dagster.gate.level import ALPHA, level_of
 

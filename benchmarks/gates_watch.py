@@ -1,6 +1,6 @@
 """How often a training is stopped for a fall of its benchmark that is none, and how soon for one that is.
 
-    .venv/bin/python benchmarks/gates.py --watch
+    python -m benchmarks.gates --watch
 
 Draws the answers to a few questions, the same at every look, of models that do not change and of models that
 fall, and stops them by the rule of `training.watch.benchmark_limit`. Prints the tables of
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.tables import markdown
 from ft_dagster.gate.level import ALPHA
 from ft_dagster.gate.paired import harm_of_answers
 
@@ -102,8 +103,6 @@ def real_stops(trials: int = TRIALS) -> Iterator[tuple[float, int, int, float, f
 
 
 def main() -> None:
-    from tables import markdown  # beside this file
-
     heads = (
         "model",
         "questions",

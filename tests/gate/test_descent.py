@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+import benchmarks.gates_descent as simulated
 from ft_dagster.gate.gates import Since, descent, regression
 from ft_dagster.gate.judged_by import gates_digest
 from ft_dagster.gate.level import ALPHA, level_after_reference
@@ -17,13 +15,6 @@ from ft_dagster.gate.samples import Role, Sample
 from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "gates_descent.py"
-SPEC = importlib.util.spec_from_file_location("gates_descent", FILE)
-assert SPEC is not None
-assert SPEC.loader is not None
-simulated: Any = importlib.util.module_from_spec(SPEC)
-sys.modules[SPEC.name] = simulated
-SPEC.loader.exec_module(simulated)
 GATES = GatesSpec()
 FIRST = Since("version 1, the reference (release 1 after it)", 1)
 ANCESTOR = Since("acme.base version 1, the reference (release 3 after it)", 3, whole=False)
