@@ -46,6 +46,7 @@ BASE, ROWS, MIX, PLAN, TUNED = (
     "fine_tuned_model",
 )
 PROMPTED = "prompted_base"
+BENEATH = "ancestor_overlap"  # what of the questions a parent was trained on
 TEXTS, UNSAID, SCORES, BASE_EVAL, EVAL, PRODUCTION, CANDIDATE, EXPORT = (
     "evaluation_texts",
     "unsaid_tokens",
@@ -75,11 +76,11 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "data.splits.validation": (0.2, {ROWS}),
     "data.splits.test": (0.2, {ROWS}),
     "data.splits.minimum": (5, {ROWS}),
-    "data.deduplicate.method": ("off", {ROWS}),
-    "data.deduplicate.threshold": (0.7, {ROWS}),
-    "data.decontaminate.enabled": (False, {ROWS, MIX}),
-    "data.decontaminate.ngram": (8, {ROWS, MIX}),
-    "data.decontaminate.coverage": (0.6, {ROWS, MIX}),
+    "data.deduplicate.method": ("off", {ROWS, BENEATH}),
+    "data.deduplicate.threshold": (0.7, {ROWS, BENEATH}),
+    "data.decontaminate.enabled": (False, {ROWS, MIX, BENEATH}),
+    "data.decontaminate.ngram": (8, {ROWS, MIX, BENEATH}),
+    "data.decontaminate.coverage": (0.6, {ROWS, MIX, BENEATH}),
     "data.general.share": (0.1, {MIX, EXPORT}),
     "data.general.share_of": ("trained", {MIX, EXPORT}),
     "data.general.held_out": (300, {MIX, EXPORT}),
@@ -124,10 +125,13 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "training.keep_best": (2, {PLAN}),
     "training.keep_last": (1, {PLAN}),
     "training.seed": (7, {MIX, PLAN}),
-    "evaluation.task": (["tasks/sea_quiz.yaml"], ASKED),  # its texts are kept out of the rows already
+    "evaluation.task": (
+        ["tasks/sea_quiz.yaml"],
+        {BENEATH, *ASKED},
+    ),  # its texts are kept out of the rows already
     "evaluation.general": (
         [],
-        {TEXTS, UNSAID, ROWS, MIX, SCORES, *ASKED},
+        {TEXTS, UNSAID, ROWS, MIX, BENEATH, SCORES, *ASKED},
     ),  # made on demand: texts, and the base's scores
     "evaluation.limit": (10, {SCORES, *ASKED}),
     "evaluation.max_new_tokens": (8, {PROMPTED, *ASKED}),
@@ -136,6 +140,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "evaluation.probed_rows": (4, ASKED),
     "evaluation.canaries": (["a planted string"], ASKED),
     "evaluation.membership": (20, ASKED),
+    "evaluation.reserve": (2, ASKED),
     "evaluation.seed": (3, {SCORES, PROMPTED, *ASKED}),
     "evaluation.goal": (0.9, NOTHING),  # what is said of the answers, which stay
     "gates.task_margin": (0.5, JUDGED),
