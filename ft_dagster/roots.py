@@ -23,8 +23,8 @@ OUTSIDE = "outside of what the platform lets this tenant read"
 
 class Roots(BaseModel):
     """Holds what one tenant may reach. All paths are real and absolute; `addresses` are URL
-    prefixes, cut at whole parts, and upstream assets, each itself alone. `own`: those of the folders that no
-    other tenant has.
+    prefixes, cut at whole parts, and upstream assets, each itself alone. `own`, `own_addresses`: those that
+    no other tenant has.
 
     `bases`, `base_addresses`: where base models may lie besides. `hub`: patterns of repositories. `offload`:
     where optimizer states may be written. `functions`: files and modules that a task YAML may call;
@@ -42,6 +42,7 @@ class Roots(BaseModel):
     folders: tuple[Path, ...] = ()
     own: tuple[Path, ...] = ()
     addresses: tuple[str, ...] = ()
+    own_addresses: tuple[str, ...] = ()
     bases: tuple[Path, ...] = ()
     base_addresses: tuple[str, ...] = ()
     hub: tuple[str, ...] = ("*",)
@@ -75,6 +76,13 @@ class Roots(BaseModel):
         name. A link counts by where it stands, too: who may write there may have it lead elsewhere.
         """
         return any(map(self._is_own_place, (Path(os.path.realpath(path)), Path(os.path.abspath(path)))))
+
+    def is_own_address(self, address: str) -> bool:
+        """Say whether what lies behind an address is the tenant's own: in a folder or bucket with its name,
+        or below an address that is its alone.
+        """
+        path = address.partition("://")[2]
+        return self.tenant in path.split("/")[:-1] or _within(address, self.own_addresses)
 
     def _is_own_place(self, place: Path) -> bool:
         inside = place.is_relative_to(self.project)

@@ -377,7 +377,8 @@ class Settings(BaseSettings):
 
     def roots(self, tenant: str) -> Roots:
         """Return what the declarations of a tenant may reach."""
-        named = (*self.sources.allow, *self.sources.per_tenant.get(tenant, ()))
+        alone = self.sources.per_tenant.get(tenant, ())
+        named = (*self.sources.allow, *alone)
         store = () if is_address(self.store) else (self.store,)
         private = (self.work, self.keys, self.dagster_home, self.own_home, UPSTREAM)
         own = (*map(str, private), FILE, POLICY_FILE)
@@ -385,8 +386,9 @@ class Settings(BaseSettings):
             project=Path(self._inside(".")),
             tenant=tenant,
             folders=self._folders(named),
-            own=self._folders(self.sources.per_tenant.get(tenant, ())),
+            own=self._folders(alone),
             addresses=tuple(filter(is_address, named)),
+            own_addresses=tuple(filter(is_address, alone)),
             bases=self._folders(self.sources.bases),
             base_addresses=tuple(filter(is_address, self.sources.bases)),
             hub=self.sources.hub,

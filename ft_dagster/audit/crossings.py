@@ -203,7 +203,12 @@ class _Search:
         roots = self._audit.settings.roots(owner)
         crossed, rows, texts = list[Crossing](), 0, 0
         for mixture, found in origins.items():
-            apart = [each for each in found if not each.general and not _is_given(each, theirs, roots)]
+            apart = [
+                each
+                for each in found
+                if not each.general
+                and not ((each.path, each.file) in theirs and is_given(each.path, each.file, roots))
+            ]
             texts += sum(each.records for each in found if each.general)
             rows += sum(each.records for each in found if not each.general and each not in apart)
             if apart:
@@ -359,11 +364,11 @@ def _rows_with(tree: Path, sought: _Lookups) -> Iterator[NDArray[np.int64]]:
             yield rows[[place for place in places if not dropped[place]]].astype(np.int64)
 
 
-def _is_given(origin: _Origin, theirs: set[tuple[str, str]], roots: Roots) -> bool:
-    """Say whether a record was read from where its owner reads it too, and that is not the owner's own."""
-    if (origin.path, origin.file) not in theirs:
+def is_given(path: str, file: str, roots: Roots) -> bool:
+    """Say whether a file, read by a source's `path`, is not the own one of the tenant with these roots."""
+    if any(map(roots.is_own_address, filter(is_address, (path, file)))):
         return False
-    return is_address(origin.file) or not roots.is_own(roots.project / origin.file)
+    return is_address(file) or not roots.is_own(roots.project / file)
 
 
 def _place(origin: _Origin) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ft_dagster.audit.crossings import NEAR, CrossingsAnswer, Given, crossings
+from ft_dagster.audit.crossings import NEAR, CrossingsAnswer, Given, crossings, is_given
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.records.record_keys import rotate
+from ft_dagster.settings import AllowedSources, Settings
 from tests.audit.histories import History, question
 from tests.e2e.project import write_lines
 
@@ -104,6 +105,22 @@ def test_a_file_of_one_tenant_that_another_read_crosses(tmp_path: Path) -> None:
     made.train("acme.one", rows)
     made.train("globex.two", rows[:5], file="data/acme/rows.jsonl")
     assert [one.records for one in made.found().crossings if one.owner == "acme"] == [5]
+
+
+def test_rows_behind_an_address_of_one_tenant_are_no_gift_of_the_platform(tmp_path: Path) -> None:
+    """Though all may read what is above it."""
+    settings = Settings(
+        project=tmp_path,
+        sources=AllowedSources(
+            allow=("s3://data", "s3://acme"), per_tenant={"acme": ("s3://data/a7", "asset://crm/rows")}
+        ),
+    )
+    roots = settings.roots("acme")
+    for own in ("s3://data/a7/rows.jsonl", "s3://data/acme/x/rows.jsonl", "s3://acme/rows.jsonl"):
+        assert not is_given(own, own, roots)
+    assert not is_given("asset://crm/rows", ".ft_dagster/upstream/crm/rows/1.parquet", roots)
+    for other in ("s3://data/a70/rows.jsonl", "s3://data/globex/acme", "asset://crm/rows2"):
+        assert is_given(other, other, roots)
 
 
 def test_general_text_that_a_tenant_has_too_is_no_crossing(tmp_path: Path) -> None:
