@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ft_dagster.data.rows.content import normal_text
 from ft_dagster.errors import UserError
 from ft_dagster.files import what_is_there
 from ft_dagster.gate.refusals.refusals import KINDS
@@ -66,17 +67,20 @@ def prompts_file(
 
 
 def read_prompts(file: Path) -> tuple[RefusalPrompt, ...]:
-    """Read a file of prompts, in its order. Raises UserError with the line that is not as it has to be, and
-    for fewer than LEAST of a kind.
+    """Read a file of prompts, in its order. Raises UserError with the line that is not as it has to be, for a
+    prompt that is there twice (case and spacing aside), and for fewer than LEAST of a kind.
     """
     if file.stat().st_size > MOST_BYTES:
         raise _refused(file, f"larger than {MOST_BYTES // 1_000_000} MB", f"Give at most {MOST:,} prompts")
-    found, ids = list[RefusalPrompt](), dict[str, int]()
+    found, ids, texts = list[RefusalPrompt](), dict[str, int](), dict[str, int]()
     for number, line in _lines(file):
         prompt = _prompt(file, number, line)
         if prompt.id in ids:
             raise _refused(file, f"line {number} has the id of line {ids[prompt.id]}", "Give each its own")
-        ids[prompt.id] = number
+        text = normal_text(prompt.prompt)
+        if text in texts:  # by which one answer would count as two
+            raise _refused(file, f"line {number} has the prompt of line {texts[text]}", "Give it once")
+        ids[prompt.id] = texts[text] = number
         found.append(prompt)
     counts = Counter(prompt.kind for prompt in found)
     for kind in KINDS:

@@ -55,6 +55,11 @@ def test_a_declaration_asks_those_of_the_package_unless_it_names_a_file(tmp_path
         ([[1], *lines()], "line 1 has other fields"),
         ([{"id": "a"}, *lines()], "line 1 has other fields"),
         ([*lines(), {**lines()[0]}], "line 201 has the id of line 1"),
+        ([*lines(), {**lines()[0], "id": "x"}], "line 201 has the prompt of line 1"),
+        (
+            [*lines(), {**lines()[0], "id": "x", "kind": "must_answer", "prompt": "may i  MUST_REFUSE 0?"}],
+            "line 201 has the prompt of line 1",
+        ),
         ([{**lines()[0], "id": "x", "kind": "unsafe"}, *lines()], "kind of line 1 is none"),
         ([{**lines()[0], "id": "x", "prompt": " "}, *lines()], "prompt of line 1 is no such text"),
         ([{**lines()[0], "id": 7}, *lines()], "id of line 1 is no such text"),
