@@ -108,8 +108,8 @@ class TrainingFloors(SpecModel):
         None,
         ge=1,
         le=1000,
-        description="Least training.watch.questions, with a benchmark in evaluation.general; null: none "
-        "needed",
+        description="Least training.watch.questions, with a benchmark in evaluation.general that is in no "
+        "folder of the tenant's; null: none needed",
     )
 
 
@@ -310,7 +310,7 @@ def breaches_of_version(policy: Policy, spec: VariantSpec, checks: Checks = NO_C
     return [
         *_of_gates(policy.gates, spec),
         *_of_refusals(policy.gates, spec, checks.own),
-        *_of_training(policy, spec),
+        *_of_training(policy, spec, checks.own),
         *_of_membership(policy.gates, spec),
         *_of_questions(policy.evaluation, spec, checks.own),
         *_of_metrics(policy.evaluation, spec, checks.names),
@@ -366,8 +366,10 @@ def _of_refusals(floors: GateFloors, spec: VariantSpec, own: Collection[str]) ->
         yield Breach("gates.refusals.prompts", declared.prompts, "gates.refusals", allowed)
 
 
-def _of_training(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
-    """Yield breaches of what a model is trained on besides its rows, and of what is measured meanwhile."""
+def _of_training(policy: Policy, spec: VariantSpec, own: Collection[str]) -> Iterator[Breach]:
+    """Yield breaches of what a model is trained on besides its rows, and of what is measured meanwhile. A
+    benchmark that the tenant may write watches nothing.
+    """
     share, general = policy.data.general_share, spec.data.general
     if share is not None and (general is None or general.share < share):
         declared = None if general is None else general.share
@@ -376,9 +378,10 @@ def _of_training(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
     if least is not None and watched < least:
         allowed = f"at least {least:,} questions of each benchmark while it trains"
         yield Breach("training.watch.questions", watched, "training.watch_questions", allowed)
-    if least is not None and not spec.evaluation.general:
-        allowed = "a benchmark to watch while it trains"
-        yield Breach("evaluation.general", [], "training.watch_questions", allowed)
+    asked = list(spec.evaluation.general)
+    if least is not None and all(entry in own for entry in asked):
+        allowed = "a benchmark to watch while it trains, not the tenant's own"
+        yield Breach("evaluation.general", asked, "training.watch_questions", allowed)
 
 
 def _of_membership(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:

@@ -324,6 +324,10 @@ def test_the_policy_demands_that_benchmarks_are_watched_while_it_trains(tmp_path
     assert broken(lax, training=watched, evaluation={"general": []}) == [
         ("evaluation.general", "training.watch_questions")
     ]
+    easy = declared_with(training=watched, evaluation={"general": ["tasks/acme/easy.yaml"]})
+    assert breaches(lax, easy) == []
+    [breach] = breaches(lax, easy, Checks(own=["tasks/acme/easy.yaml"]))
+    assert (breach.field, breach.rule) == ("evaluation.general", "training.watch_questions")
 
 
 def test_a_policy_that_says_nothing_of_them_keeps_its_digest(tmp_path: Path) -> None:
