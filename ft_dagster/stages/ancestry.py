@@ -4,21 +4,21 @@ little could be looked through.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_dagster.data.files.parquet import quoted, rows_of
 from ft_dagster.data.mixture.asked_before import OWN, TASKS, TEXTS
 from ft_dagster.errors import UserError
 from ft_dagster.models.derived import started_from
-from ft_dagster.report.sentences.ancestors import ancestor_name, not_searched
-from ft_dagster.spec.policy import POLICY_FILE
+from ft_dagster.report.sentences.ancestors import FIGURE, ancestor_name, first_not_searched
+from ft_dagster.spec.policy import POLICY_FILE, Policies
 from ft_dagster.stage_entries import BASE_MODEL
 from ft_dagster.stages import ancestor_overlap
 from ft_dagster.store import Artifact
 from ft_dagster.workspace import policy, questions
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import UNKNOWN
+from ft_dagster.workspace.left_out import left_out_by
 from ft_dagster.workspace.policy import LeftOut
 from ft_dagster.workspace.workspace import Workspace
 
@@ -56,24 +56,7 @@ def overlap_now(workspace: Workspace) -> Artifact | None:
 
 def left_out_of(workspace: Workspace) -> LeftOut:
     """Count what is not asked, since an ancestor was trained on it."""
-    overlap = overlap_now(workspace)
-    if overlap is None:
-        return LeftOut()
-    found, payload = overlap.figures, workspace.payload(overlap)
-    left, texts = found["left_out"], payload / questions.LEFT_TEXTS
-    documents = (
-        {group for batch in rows_of(texts, quoted("group")) for (group,) in batch} if texts.exists() else None
-    )
-    by = [ancestor_name(each) for each in found["ancestors"] if each[OWN] or each[TEXTS] or each[TASKS]]
-    tasks = {task: each["left_out"] for task, each in found["tasks"].items()}
-    tests = payload / questions.LEFT_TESTS
-    return LeftOut(
-        left[OWN],
-        tasks,
-        None if documents is None else len(documents),
-        tests if tests.exists() else None,
-        ", ".join(by),
-    )
+    return left_out_by(workspace, overlap_now(workspace))
 
 
 def refuse_few_questions(workspace: Workspace) -> None:
@@ -96,18 +79,44 @@ def refuse_asked_of_ancestors(workspace: Workspace) -> None:
     found = overlap.figures
     _refuse_nothing_left(workspace, found)
     policies, tenant = workspace.settings.policies(), workspace.key.tenant
-    unsearched = [each for each in found["ancestors"] if not_searched(each)]
-    if unsearched and policies.of(tenant).evaluation.ancestors == "searched":
-        first = unsearched[0]
+    unsearched = unsearched_today(policies, tenant, found["ancestors"])
+    if unsearched:
         raise UserError(
-            f"not as the policy demands: all that ancestors were trained on is looked through for what is "
-            f"asked ({policies.set_by(tenant, RULE)}), and of {ancestor_name(first)} {not_searched(first)}",
+            unsearched,
             file=workspace.declared_in,
             field="base_model.variant",
             value=str(workspace.spec.base_model.variant),
             fix="Restore those rows from a backup, start from another release, or let the platform set "
             f"{RULE} to optional in {POLICY_FILE}",
         )
+
+
+def unsearched_today(policies: Policies, tenant: str, ancestors: Sequence[Mapping[str, Any]]) -> str:
+    """Say what was not looked through that today's policy demands, see `refuse_asked_of_ancestors`; "" where
+    all was, or it demands nothing. `ancestors`: as an overlap tells them.
+    """
+    missing = first_not_searched(ancestors)
+    if not missing or policies.of(tenant).evaluation.ancestors != "searched":
+        return ""
+    return _demanded(policies, tenant, f"and {missing}")
+
+
+def unsearched_version(policies: Policies, tenant: str, base: Artifact, judged: Artifact) -> str:
+    """Say the same of a version on this base, by the evaluation that it was judged by. One that is older than
+    the search was asked what nobody looked for.
+    """
+    if policies.of(tenant).evaluation.ancestors != "searched" or not started_from(base):
+        return ""
+    if FIGURE not in judged.figures:
+        return _demanded(policies, tenant, "and its evaluation is older than that search")
+    return unsearched_today(policies, tenant, judged.figures[FIGURE])
+
+
+def _demanded(policies: Policies, tenant: str, but: str) -> str:
+    return (
+        "not as the policy demands: all that ancestors were trained on is looked through for what is asked "
+        f"({policies.set_by(tenant, RULE)}), {but}"
+    )
 
 
 def _refuse_nothing_left(workspace: Workspace, found: Mapping[str, Any]) -> None:

@@ -12,11 +12,9 @@ from ft_dagster.data.rendering.known_tokenizer import KnownTokenizer
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import refuse_lacking
-from ft_dagster.lineage.graph import made_in
 from ft_dagster.lineage.stale import StaleKind
 from ft_dagster.model_files.weights import measure_weights, weight_files
 from ft_dagster.models.base import resolve_base
-from ft_dagster.models.derived import started_from
 from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
@@ -29,7 +27,6 @@ from ft_dagster.report.sentences.ancestors import ancestor_lines
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey
 from ft_dagster.stage_entries import (
-    ANCESTOR_OVERLAP,
     BASE_MODEL,
     PROMPTED_BASE,
     TASK_DATASET,
@@ -46,6 +43,7 @@ from ft_dagster.versions.prompted import stands_of_base
 from ft_dagster.versions.sample import ROWS, Counted, sample
 from ft_dagster.versions.version_artifacts import newest_artifacts
 from ft_dagster.workspace.judging_devices import judges_among, refuse_unheld
+from ft_dagster.workspace.left_out import overlap_found
 from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.plan_context import context_of, context_without_base
 from ft_dagster.workspace.policy import refuse_declared, too_dear
@@ -199,12 +197,7 @@ def _of_ancestors(workspace: Workspace) -> list[str]:
     """Return what of the questions the ancestors were trained on, as it was looked for last; a run looks
     before it trains.
     """
-    base = workspace.head(BASE_MODEL.name)
-    if base is None or not started_from(base):
-        return []
-    made_of = {BASE_MODEL.name: base.digest}
-    found = list(made_in(workspace.store, workspace.prefix, ANCESTOR_OVERLAP.name, made_of))
-    newest = max(found, key=lambda each: str(each.predicate["created"]), default=None)
+    newest = overlap_found(workspace)
     return [] if newest is None else ancestor_lines(newest.figures["ancestors"])
 
 

@@ -11,20 +11,23 @@ from ft_dagster.lineage.tries import count, reserve_of
 from ft_dagster.planning.looks_left import NextLook, next_look
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import TASK_DATASET
+from ft_dagster.workspace.left_out import left_out_by, overlap_found
 from ft_dagster.workspace.policy import counted_questions
 from ft_dagster.workspace.workspace import Workspace
 
 
 def look_ahead(workspace: Workspace, spec: VariantSpec, test_rows: int | None = None) -> NextLook:
-    """Return the next look at a variant, as it is declared. `test_rows`: of the test split, where no newer
-    number is known than of the newest data set. Raises UserError for records that cannot be read.
+    """Return the next look at a variant, as it is declared, without the questions that an ancestor was found
+    to be trained on. `test_rows`: of the test split, where no newer number is known than of the newest data
+    set. Raises UserError for records that cannot be read.
     """
     known, there = dict[str, int](), dict[str, int]()
+    left_out = left_out_by(workspace, overlap_found(workspace))
     with suppress(UserError):  # nothing was split yet
-        known, there = counted_questions(workspace, spec)
+        known, there = counted_questions(workspace, spec, left_out)
     sets = spec.evaluation.sets
     if test_rows is not None and not spec.evaluation.task and (sets == 1 or "task" not in known):
-        known["task"] = test_rows // sets
+        known["task"] = max(0, test_rows - left_out.own) // sets
     store, prefix = workspace.store, workspace.prefix
     reserve = None if sets == 1 else reserve_of(store, prefix, None, sets)
     successor, number = production(store, prefix) is not None, count(store, prefix).next

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_dagster.report.sentences.ancestors import ancestor_lines
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
 from ft_dagster.stages import base_evaluation
 from ft_dagster.stages.ancestry import overlap_now, own_task
 from ft_dagster.stages.base_evaluation import GENERAL_SCORES
 from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
+from ft_dagster.stages.judging.may_serve import Today, Version, may_serve
 from ft_dagster.store import Artifact
 from ft_dagster.store.removal import claim_removal, finish_removal
 from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import Workspace
-from tests.e2e.project import GENERAL, TASK, edit, write_lines, write_yaml
+from tests.e2e.project import GENERAL, POLICY, TASK, edit, write_lines, write_yaml
 from tests.finished import copied
 from tests.present import present
 from tests.stages.families import (
@@ -269,3 +274,37 @@ def test_what_a_parent_learned_is_found_beneath_a_stacked_adapter(
     [line] = ancestor_lines(found["ancestors"])
     assert "near copies of test rows and texts were not searched: data.deduplicate is off" in line
     assert "questions of benchmarks were not searched: data.decontaminate is off" in line
+
+
+def test_a_version_whose_ancestors_could_not_be_looked_through_is_not_served_where_the_policy_demands_that(
+    family: Family, finished_project: Path, tmp_path: Path
+) -> None:
+    """Nor one whose evaluation is older than the search."""
+    folder = copied(finished_project, tmp_path / "project")
+    child, made = family.child, overlap(family.child)
+    base, found = child.upstream("base_model"), made.figures["ancestors"]
+    gone = [{**each, "searched": {**each["searched"], "rows": "exact"}} for each in found]
+    for demand in ("optional", "searched"):
+        write_yaml(folder / "policy.yaml", {**POLICY, "evaluation": {"ancestors": demand}})
+        today = Today.of(load_settings(folder), VariantKey("acme", "child"))
+        for said, words in (
+            ({"ancestors": found}, ""),
+            ({"ancestors": gone}, "of acme.places v1 the rows are gone"),
+            ({}, "its evaluation is older than that search"),
+        ):
+            judged = replace(made, predicate={**made.predicate, "figures": said})
+            version = Version("the child", child.spec, {"base_model": base, "evaluation": judged}, "adapter")
+            unserved = [each for each in may_serve(version, today) if each.what == "evaluation.ancestors"]
+            assert bool(unserved) is (bool(words) and demand == "searched")
+            for each in unserved:
+                assert words in each.words
+                assert "policy.yaml: evaluation.ancestors" in each.words
+
+
+def test_the_next_look_counts_no_question_that_an_ancestor_was_trained_on(family: Family) -> None:
+    child, made = family.child, overlap(family.child)
+    look = look_ahead(child, child.spec)
+    there = {rule.rule: rule.there for rule in look.rules}
+    assert there["task"] == made.figures["asked"]["own"] - made.figures["left_out"]["own"]
+    rows = made.figures["asked"]["own"]
+    assert look_ahead(child, child.spec, rows).rules == look.rules

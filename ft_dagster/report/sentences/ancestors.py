@@ -33,6 +33,12 @@ def not_searched(ancestor: Mapping[str, Any]) -> str:
     return "; ".join(said).replace("the general text are", "the general text is")
 
 
+def first_not_searched(ancestors: Sequence[Mapping[str, Any]]) -> str:
+    """Say what of the first ancestor that was not looked through whole was not; "" where all were."""
+    said = (f"of {ancestor_name(each)} {not_searched(each)}" for each in ancestors if not_searched(each))
+    return next(said, "")
+
+
 def ancestor_lines(ancestors: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each ancestor: what it was trained on is left out, and what was not searched."""
     lines = []

@@ -32,6 +32,7 @@ from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.spec.policy import POLICY_FILE, Checks, Policies, breaches_of_version
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION, TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN
+from ft_dagster.stages.ancestry import RULE, unsearched_version
 from ft_dagster.stages.judging.export_lineage import PARTS, artifacts_of, frozen_declarations
 from ft_dagster.store import Artifact, Store
 from ft_dagster.strict_json import loads
@@ -222,6 +223,7 @@ def _of_policy(version: Version, today: Today) -> Iterator[Finding]:
     policy = policies.of(tenant)
     try:
         spec, checks = _as_made(version, today)
+        unsearched = _unsearched(version, today)
     except UserError as error:
         words = f"{version.name} cannot be held against today's policy: {error.problem}"
         yield Finding("policy", "unknown", words, error.fix)
@@ -236,6 +238,20 @@ def _of_policy(version: Version, today: Today) -> Iterator[Finding]:
             breach.field,
             "nothing" if breach.value is None else breach.value,
         )
+    if unsearched:
+        fix = f"{OTHER}, or let the platform set {RULE} to optional in {POLICY_FILE}"
+        yield Finding("policy", RULE, f"{version.name} is {unsearched}", fix, "base_model.variant")
+
+
+def _unsearched(version: Version, today: Today) -> str:
+    """Say what of its ancestors' training was not looked through, where today's policy demands that. Raises
+    UserError where it demands it and what says so is gone.
+    """
+    policies, tenant = today.policies, today.key.tenant
+    if policies.of(tenant).evaluation.ancestors != "searched":
+        return ""
+    base, judged = version.artifact(BASE_MODEL.name), version.artifact(EVALUATION.name)
+    return unsearched_version(policies, tenant, base, judged)
 
 
 def _as_made(version: Version, today: Today) -> tuple[VariantSpec, Checks]:
