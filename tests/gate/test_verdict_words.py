@@ -93,8 +93,8 @@ def test_the_questions_that_would_decide_are_those_of_the_slowest_rule() -> None
         ({"needed": 100_000}, "about 100,000 questions would decide"),
         ({"needed": 73_772_503}, "no number of questions that could be had would decide"),
         ({"rule": "degeneration", "needed": 33}, "no number of questions that could be had would decide"),
-        ({"rule": "general_loss", "needed": 200}, "about 200 texts would decide"),
-        ({"rule": "general_loss", "needed": 201}, "no number of texts that could be had would decide"),
+        ({"rule": "general_loss", "needed": 2000}, "about 2,000 texts would decide"),
+        ({"rule": "general_loss", "needed": 2001}, "no number of texts that could be had would decide"),
         (
             {"rule": "general_loss", "needed": 800, "questions": 200, "units": 20},
             "about 80 texts would decide",

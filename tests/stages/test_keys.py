@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -521,7 +521,8 @@ def test_the_inputs_that_enter_no_key_are_those_of_the_list(stage: Stage[Any]) -
     marked = {each.name for each in fields(inputs) if RECORDED in each.metadata}
     if get_type_hints(inputs).get("engine") is Engine:
         marked |= {f"engine.{each.name}" for each in fields(Engine) if RECORDED in each.metadata}
-    if get_type_hints(inputs).get("task") is OwnTask:
+    asked = get_type_hints(inputs).get("task")
+    if OwnTask in (asked, *get_args(asked)):
         marked |= {f"task.{each.name}" for each in fields(OwnTask) if RECORDED in each.metadata}
     listed = {
         **RECORDED_FIELDS.get(stage.name, {}),
