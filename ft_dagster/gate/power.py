@@ -306,7 +306,7 @@ def rules_since_reference(rules: Sequence[DeclaredRule], gates: GatesSpec) -> It
                for rule in rules)  # fmt: skip
     margin = gates.regression_loss_margin if loss else gates.regression_margin
     for rule in rules if gates.has_reference else ():
-        if rule.name in ("regression", "degeneration"):
+        if rule.name in ("regression", "degeneration", "refusals"):
             continue
         name, against = rule.name, margin if rule.name == "task" else rule.margin
         by_loss = loss if rule.name == "task" else rule.name == "general_loss"

@@ -64,7 +64,8 @@ class Reserve(NamedTuple):
 
 class Try(NamedTuple):
     """Names what was put to which questions, as which try. `after`: so many releases of new weights; None of
-    a record by weights alone. `at`: ISO 8601.
+    a record by weights alone. `at`: ISO 8601. `older`: of so many tries by weights alone it is one that a
+    count begins with, so that none is forgotten where a run was killed between them.
     """
 
     weights: str
@@ -73,6 +74,7 @@ class Try(NamedTuple):
     at: str
     after: int | None
     reserve: Reserve | None = None
+    older: int = 0
 
 
 class Count(NamedTuple):
@@ -105,10 +107,19 @@ def count(store: Store, prefix: str) -> Count:
     released = _released(store, prefix)
     after, since = len(released), released[-1].at if released else ""
     recorded = tuple(_counted(store, prefix, after))
-    if recorded or store.names(_lineage(prefix)):
+    whole = len(recorded) >= recorded[0].older if recorded else bool(store.names(_lineage(prefix)))
+    if whole:
         return Count(after, since, recorded, len(recorded))
-    before = (each._replace(after=after) for each in _by_weights(store, prefix, since))
-    return Count(after, since, tuple(each._replace(ordinal=n) for n, each in enumerate(before, 1)), 0)
+    known = {(each.weights, each.questions) for each in recorded}
+    others = [
+        each for each in _by_weights(store, prefix, since) if (each.weights, each.questions) not in known
+    ]
+    number = len(recorded) + len(others)
+    older = (
+        each._replace(ordinal=n, after=after, older=number)
+        for n, each in enumerate(others, len(recorded) + 1)
+    )
+    return Count(after, since, (*recorded, *older), len(recorded))
 
 
 def reserve_of(store: Store, prefix: str, weights: str | None, sets: int) -> Reserve:
@@ -127,6 +138,15 @@ def reserve_of(store: Store, prefix: str, weights: str | None, sets: int) -> Res
             if before is not None:
                 return Reserve(sets, before.turn + 1)
     return Reserve(sets, 0)
+
+
+def was_dealt_otherwise(store: Store, prefix: str, sets: int) -> bool:
+    """Say whether the variant's questions were asked before they were dealt into so many sets: by its first
+    try, or by one since the last release.
+    """
+    names, now = sorted(store.names(_lineage(prefix))), count(store, prefix).tries
+    first = [*_counted(store, prefix, int(names[0]))][:1] if names else []
+    return any(each.reserve is None or each.reserve.sets != sets for each in (*first, *now))
 
 
 def record_try(  # noqa: PLR0917
@@ -287,6 +307,7 @@ def _create(store: Store, prefix: str, one: Try) -> None:
     """Write a try into its count. Raises UserError where another is there."""
     folder = _count_of(prefix, one.after)
     record = {"weights": one.weights, "questions": one.questions, "at": one.at, **_dealt(one.reserve)}
+    record |= {"older": one.older} if one.older else {}
     store.create_exclusively(_numbered(folder, one.ordinal), _text(record))
     written = _records(store, folder)[one.ordinal - 1 : one.ordinal]
     if [(each["weights"], each["questions"]) for each in written] != [(one.weights, one.questions)]:
@@ -297,7 +318,8 @@ def _counted(store: Store, prefix: str, after: int) -> Iterator[Try]:
     """Yield the recorded tries after so many releases of new weights."""
     for number, one in enumerate(_records(store, _count_of(prefix, after)), 1):
         dealt = _reserve_in(one)
-        yield Try(str(one["weights"]), str(one["questions"]), number, str(one["at"]), after, dealt)
+        older = int(one.get("older", 0))
+        yield Try(str(one["weights"]), str(one["questions"]), number, str(one["at"]), after, dealt, older)
 
 
 def _meanwhile(store: Store, folder: str, number: int) -> UserError:

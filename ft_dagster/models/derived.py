@@ -17,7 +17,7 @@ from typing import NamedTuple, TypedDict
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export, walk
 from ft_dagster.lineage.release import history, production
-from ft_dagster.lineage.served import rollbacks
+from ft_dagster.lineage.served import rollbacks, versions_in
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.methods import METHODS
 from ft_dagster.models.base import locate_base
@@ -268,15 +268,19 @@ class RolledBack(NamedTuple):
 
 def rolled_back_beneath(store: Store, base: Artifact) -> Iterator[RolledBack]:
     """Yield the releases that a base was made on and that were rolled back, the nearest first. Raises
-    UserError for one that is gone.
+    UserError for one that is gone, or is in no log, so that nobody knows.
     """
     for each in bases_beneath(store, base):
         parent = started_from(each)
         if parent:
             key = VariantKey.parse(parent["variant"])
             child = VariantKey.parse(variant_of(each.place.prefix) or "")
-            gone = rollbacks(history(store, parent_prefix(child, key)))
-            found = gone.get(each.inputs[FINE_TUNED_MODEL.name])
+            log = history(store, parent_prefix(child, key))
+            if parent["version"] not in versions_in(log):
+                raise _gone(
+                    key, parent["version"], "the log that says so", store.uri(parent_prefix(child, key))
+                )
+            found = rollbacks(log).get(each.inputs[FINE_TUNED_MODEL.name])
             if found is not None:
                 mark = f"{key}@{parent['version']} {found.entry or found.at}"
                 yield RolledBack(key, parent["version"], found.reason, mark)

@@ -8,7 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ft_dagster.gate.level import level_of
-from ft_dagster.gate.power import DISCORDANT, POWER, DeclaredRule, PairedTest, declared_rules, least_questions
+from ft_dagster.gate.power import (
+    DISCORDANT,
+    POWER,
+    DeclaredRule,
+    PairedTest,
+    declared_rules,
+    least_questions,
+    rules_since_reference,
+)
 from ft_dagster.lineage.tries import Reserve
 from ft_dagster.spec.variant import VariantSpec
 
@@ -21,7 +29,7 @@ class RuleLook:
     """Says of one rule what the next look takes. `there`: questions that it can be put to; `least`: below
     which nothing passes, `needed`: by which a model that lost nothing passes with the power of the formula in
     docs/gates.md (None: of a loss, and of what must get better); `left`: looks, the next among them, at which
-    `there` are enough to pass.
+    `there` are enough to pass. `of`: the rule that is asked the same, where it compares versions.
     """
 
     rule: str
@@ -31,6 +39,7 @@ class RuleLook:
     least: int
     needed: int | None
     left: int
+    of: str | None = None
 
     @property
     def missing(self) -> int:
@@ -42,13 +51,15 @@ class RuleLook:
 class NextLook:
     """Describes the next evaluation of a variant. `number`: which try it is since the last release; `level`:
     of each rule; `left`: see `RuleLook`, of the rule with the fewest, None where no number is known;
-    `reserve`: the set of the test split that it is put to, where that is dealt into sets.
+    `reserve`: the set of the test split that it is put to, where that is dealt into sets; `dealt_late`: rows
+    were asked before they were dealt so.
     """
 
     number: int
     level: float
     rules: tuple[RuleLook, ...]
     reserve: Reserve | None = None
+    dealt_late: bool = False
 
     @property
     def left(self) -> int | None:
@@ -63,7 +74,8 @@ class NextLook:
             "rules": rules,
         }
         if self.reserve is not None:
-            found |= {RESERVE: {**self.reserve.words, "used_up": self.reserve.used_up}}
+            fresh = {"used_up": self.reserve.used_up, "dealt_late": self.dealt_late}
+            found |= {RESERVE: {**self.reserve.words, **fresh}}
         return found
 
 
@@ -74,29 +86,34 @@ def next_look(
     there: Mapping[str, int] | None = None,
     *,
     successor: bool,
+    release: int | None = None,
     reserve: Reserve | None = None,
 ) -> NextLook:
     """Return the look that is try `number`. `known`, `there`: see `power.hopeless_gates`; `successor`: a
-    version is in production, which it will be held against; `reserve`: see `NextLook`.
+    version is in production, which it will be held against; `release`: of which number after the reference
+    it would be, None where there is none; `reserve`: see `NextLook`.
     """
-    alpha = spec.gates.alpha
-    level, rules = level_of(alpha, number), declared_rules(spec.gates, spec.evaluation, spec.data.held_out)
+    alpha, rules = spec.gates.alpha, declared_rules(spec.gates, spec.evaluation, spec.data.held_out)
     acting = {"general_loss": spec.data.general is not None, "regression": successor}
+    own = [(rule, alpha) for rule in rules if acting.get(rule.name, True)]
+    if release is not None:
+        acts = [rule for rule, _ in own]
+        own += [(rule, level_of(alpha, release)) for rule in rules_since_reference(acts, spec.gates)]
     found = [
         RuleLook(
             rule.name,
             f"gates.{rule.field}",
             rule.margin,
             asked,
-            least_questions(rule.margin, bound=rule.bound, alpha=level),
-            _needed(rule, level),
-            max(0, last_try(asked, rule.margin, bound=rule.bound, alpha=alpha) - number + 1),
+            least_questions(rule.margin, bound=rule.bound, alpha=level_of(shared, number)),
+            _needed(rule, level_of(shared, number)),
+            max(0, last_try(asked, rule.margin, bound=rule.bound, alpha=shared) - number + 1),
+            rule.of,
         )
-        for rule in rules
-        if acting.get(rule.name, True)
+        for rule, shared in own
         for asked in _asked(rule, known, there or {})
     ]
-    return NextLook(number, level, tuple(found), reserve)
+    return NextLook(number, level_of(alpha, number), tuple(found), reserve)
 
 
 def last_try(questions: int, margin: float, *, bound: float = 1.0, alpha: float) -> int:
@@ -118,7 +135,7 @@ def _asked(rule: DeclaredRule, known: Mapping[str, int], there: Mapping[str, int
 
 
 def _needed(rule: DeclaredRule, level: float) -> int | None:
-    if not rule.margin or rule.bound != 1.0 or rule.field == "loss_tail":
+    if not rule.margin or rule.bound != 1.0 or rule.field.endswith("loss_tail"):
         return None
     return PairedTest(alpha=level).questions_needed(rule.margin)
 
@@ -147,6 +164,9 @@ def look_lines(look: NextLook, spec: VariantSpec) -> tuple[str, ...]:
         unlike = f"{DISCORDANT:.0%} of the answers differing"
         needs += f" (for a model that lost nothing to pass in {POWER:.0%} of cases, {unlike})"
     dealt = [] if look.reserve is None else [reserve_sentence(look.reserve)]
+    if look.reserve is not None and look.dealt_late:
+        before = f"rows were asked before they were dealt into {look.reserve.sets} sets"
+        dealt.append(f"{before}: fresh are those alone that were added since")
     return (f"{first}; {left}", *dealt, *([needs] if needed else []), *_rows_to_add(look, spec))
 
 
@@ -173,14 +193,15 @@ def reserve_sentence(reserve: Reserve) -> str:
 
 def _takes(rule: RuleLook) -> str:
     needed = f"at least {rule.least:,}" if rule.needed is None else f"{rule.needed:,}"
-    of = f" ({rule.rule})" if rule.field.endswith("loss_tail") else ""  # the task may have one too
+    shared = rule.rule == "reference" or rule.field.endswith("loss_tail")  # several rules have the field
+    of = f" ({rule.of or rule.rule})" if shared else ""
     return f"{needed} for {rule.field}{of}, and there are {rule.there:,}"
 
 
 def _rows_to_add(look: NextLook, spec: VariantSpec) -> Iterator[str]:
     """Yield how many rows would give the own rules what they lack, or the limit that keeps it from them."""
     share, most = spec.data.splits.test, spec.evaluation.most
-    own = [rule for rule in look.rules if rule.rule in ("task", "regression") and rule.missing]
+    own = [rule for rule in look.rules if "task" in (rule.rule, rule.of) and rule.missing]
     if spec.evaluation.task or not share or not own:
         return
     worst = max(own, key=lambda rule: rule.missing)

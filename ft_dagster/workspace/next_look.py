@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.release import production
-from ft_dagster.lineage.tries import count, reserve_of
+from ft_dagster.lineage.release import history
+from ft_dagster.lineage.served import served_in, versions_in
+from ft_dagster.lineage.tries import count, reserve_of, was_dealt_otherwise
 from ft_dagster.planning.looks_left import NextLook, next_look
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import TASK_DATASET
 from ft_dagster.workspace.left_out import left_out_by, overlap_found
-from ft_dagster.workspace.policy import counted_questions
+from ft_dagster.workspace.policy import counted_questions, release_since
 from ft_dagster.workspace.workspace import Workspace
 
 
@@ -30,8 +32,11 @@ def look_ahead(workspace: Workspace, spec: VariantSpec, test_rows: int | None = 
         known["task"] = max(0, test_rows - left_out.own) // sets
     store, prefix = workspace.store, workspace.prefix
     reserve = None if sets == 1 else reserve_of(store, prefix, None, sets)
-    successor, number = production(store, prefix) is not None, count(store, prefix).next
-    return next_look(spec, number, known, there, successor=successor, reserve=reserve)
+    past, number = history(store, prefix), count(store, prefix).next
+    successor, release = served_in(past) is not None, release_since(spec.gates, versions_in(past))
+    look = next_look(spec, number, known, there, successor=successor, release=release, reserve=reserve)
+    late = reserve is not None and was_dealt_otherwise(store, prefix, sets)
+    return replace(look, dealt_late=late)
 
 
 def newest_test_rows(workspace: Workspace) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,7 @@ from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.declarations import DEFAULTS
 from ft_dagster.spec.policy import POLICY_FILE, Breach, Checks, Policies, Policy, breaches
 from ft_dagster.spec.validation import nearest
+from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION_TEXTS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
 from ft_dagster.workspace.workspace import Workspace
@@ -133,7 +134,6 @@ def refuse_successor(workspace: Workspace, left_out: LeftOut) -> None:
     gates, past = workspace.spec.gates, history(workspace.store, workspace.key.prefix)
     named = gates.reference if gates.has_reference else None
     versions, served = versions_in(past), served_in(past)
-    since = named if isinstance(named, int) else min(versions, default=0)
     if isinstance(named, int) and named not in versions:
         raise UserError(
             "no such version was released",
@@ -144,8 +144,18 @@ def refuse_successor(workspace: Workspace, left_out: LeftOut) -> None:
         )
     acts = {"regression": served is not None, "reference": bool(versions)}
     tries = 1 if workspace.trial is not None else count(workspace.store, workspace.prefix).next
-    release = 1 + sum(version > since for version in versions)
+    release = release_since(gates, versions) or 1
     _raise(_too_few(workspace, left_out, lambda rule: acts.get(rule.rule, True), (tries, release)))
+
+
+def release_since(gates: GatesSpec, versions: Collection[int]) -> int | None:
+    """Return of which number after its reference the next version would be released; None where nothing is
+    held against one.
+    """
+    if not gates.has_reference or not versions:
+        return None
+    since = gates.reference if isinstance(gates.reference, int) else min(versions)
+    return 1 + sum(version > since for version in versions)
 
 
 def _too_few(

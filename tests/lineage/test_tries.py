@@ -21,6 +21,7 @@ from ft_dagster.lineage.tries import (
     refuse_uncounted,
     tries,
     try_of,
+    was_dealt_otherwise,
 )
 from ft_dagster.store import Attempt, Store
 from ft_dagster.store.make import Recipe, make_artifact
@@ -132,6 +133,35 @@ def test_records_of_an_older_store_keep_their_ordinal_and_count_if_they_are_sinc
         read_folder(store, PREFIX, folder)
     for name in ("old", "one", "two", "new", "newer"):
         refuse_uncounted(store, PREFIX, weights(name))
+
+
+def test_killed_while_it_counts_the_records_of_an_older_store_it_forgets_none(store: Store) -> None:
+    """Each is copied into the count before the new try: a kill leaves some of them, or all and no new one."""
+    for day, name in enumerate(("one", "two", "three"), 1):
+        older(store, name, "a", at=f"2199-01-0{day}T00:00:00+00:00")
+    assert asked(store, "new", "a") == 4
+    for kept in (1, 2, 3):
+        for number in range(kept + 1, 5):
+            Path(store.path(f"{PREFIX}/tries/lineage/000000/{number:06d}.json")).unlink()
+        Path(store.path(f"{PREFIX}/tries/{weights('new')}/000001.json")).unlink()
+        assert count(store, PREFIX).next == 4
+        assert asked(store, "new", "a") == 4
+    assert [asked(store, name, "a") for name in ("one", "two", "three", "newer")] == [1, 1, 1, 5]
+
+
+def test_a_reserve_that_is_declared_after_an_evaluation_or_changed_is_known_to_be_late(store: Store) -> None:
+    def dealt(name: str, sets: int | None) -> None:
+        ordinal = try_of(store, PREFIX, weights(name), f"in {sets}")
+        record_try(store, PREFIX, weights(name), f"in {sets}", ordinal, sets)
+
+    assert not was_dealt_otherwise(store, PREFIX, 4)
+    dealt("one", 4)
+    assert not was_dealt_otherwise(store, PREFIX, 4)
+    assert was_dealt_otherwise(store, PREFIX, 2)
+    dealt("two", None)
+    assert was_dealt_otherwise(store, PREFIX, 4)
+    put(store, judged(store, "one"))
+    assert was_dealt_otherwise(store, PREFIX, 2)
 
 
 @pytest.mark.parametrize(

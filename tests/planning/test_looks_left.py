@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,6 +70,40 @@ def test_a_rule_against_production_counts_from_the_second_version_on() -> None:
     assert look(strict, 1, 60, successor=True).left == 0
 
 
+def test_a_rule_against_the_reference_has_a_smaller_level_from_release_to_release() -> None:
+    declared = spec(gates={"task_margin": 0.2, "regression_margin": 0.2, "reference_margin": 0.1})
+    known = {"task": 100}
+
+    def found(release: int | None, number: int = 1) -> NextLook:
+        return next_look(declared, number, known, successor=True, release=release)
+
+    assert [rule.rule for rule in found(None).rules] == ["task", "regression"]
+    for release, number in ((1, 1), (6, 1), (6, 3)):
+        (rule,) = [rule for rule in found(release, number).rules if rule.rule == "reference"]
+        level = level_of(level_of(0.05, release), number)
+        assert (rule.field, rule.of, rule.margin) == ("gates.reference_margin", "task", 0.1)
+        assert rule.least == least_questions(0.1, alpha=level)
+        assert rule.needed == PairedTest(alpha=level).questions_needed(0.1)
+        for there in (rule.least - 1, rule.least):
+            few = {"task": there}
+            refused = hopeless_gates(declared.gates, declared.evaluation, few, tries=number, release=release)
+            assert ("reference" in {one.rule for one in refused}) is (there < rule.least)
+    assert (found(1).left, found(30).left, found(99).left) == (30, 1, 0)
+    said = " ".join(look_lines(found(99), declared))
+    assert "no look is left: 100 questions cannot decide gates.reference_margin, which takes" in said
+    assert "for gates.reference_margin (task), and there are 100" in said
+    assert "more rows would give gates.reference_margin" in said
+
+
+def test_refusals_are_not_compared_with_the_reference_and_keep_nobody_from_training() -> None:
+    """120 prompts of each kind cannot show a fall of 1 point: nothing of them is held against a version."""
+    narrow = spec(gates={"refusals": {"margin": 0.2, "over_margin": 0.2}, "reference_margin": 0.01})
+    known = {"task": 5000, "refusals": 120}
+    assert hopeless_gates(narrow.gates, narrow.evaluation, known, release=2) == ()
+    found = next_look(narrow, 1, known, successor=True, release=2)
+    assert {rule.of for rule in found.rules if rule.rule == "reference"} == {"task"}
+
+
 def test_a_later_try_needs_more_and_the_numbers_are_those_of_the_formula() -> None:
     for number in (1, 2, 5):
         (rule,) = look(spec(), number, 400).rules
@@ -95,6 +130,9 @@ def test_of_a_reserve_it_says_the_set_and_what_is_left_and_what_to_do_when_all_w
     assert "set 3 of 3 of the test split is asked; it is the last that is unused" in lines(2)
     assert "set 1 of 3 of the test split is asked again: all sets were in use" in lines(3)
     assert "in each of 3 sets" in lines(0)
+    assert "before they were dealt" not in lines(0)
+    late = replace(next_look(dealt, 1, {}, successor=False, reserve=Reserve(3, 0)), dealt_late=True)
+    assert "rows were asked before they were dealt into 3 sets" in " ".join(look_lines(late, dealt))
 
 
 def test_a_reserve_of_a_task_that_is_no_test_split_is_refused() -> None:

@@ -142,6 +142,30 @@ def test_a_grandchild_of_a_rolled_back_release_may_not_be_served(project: Path) 
     assert findings(project, CHILD) == []
 
 
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("releases", "is no longer in the store"),
+        ("releases/000003.json", "this entry of a release log is missing"),
+    ],
+)
+def test_a_child_of_a_release_that_is_in_no_log_may_not_be_served(
+    project: Path, tmp_path: Path, gone: str, said: str
+) -> None:
+    """Who takes the log of the parent out of the store hides no rollback."""
+    edit(file_of(project), lambda content: content.pop("release"))
+    child_of(project)
+    released(project, "child", CHILD)
+    typed(project, *ROLLBACK)
+    (project / ".ft_dagster/store" / KEY.prefix / gone).rename(tmp_path / "gone")
+    (finding,) = findings(project, CHILD)
+    assert (finding.rule, finding.what) == ("parent", "unknown")
+    assert "whether a release beneath version 1 of acme.colours was rolled back is not known" in finding.words
+    with pytest.raises(UserError, match="is not known"):
+        typed(project, "publish", str(CHILD), *out(tmp_path))
+    assert said in typed(project, "status")
+
+
 def test_a_version_whose_approver_was_removed_since_may_no_longer_be_served(
     project: Path, tmp_path: Path
 ) -> None:
