@@ -39,6 +39,7 @@ ORIGINS_SCHEMA = pa.schema(
 )
 PARTS = ("train", "holdout")
 FEW = 16  # held-out documents below which the held-out loss is a poor measure
+MANY_PLANTED = 0.05  # share of the documents from which canaries are warned of
 
 
 @dataclass
@@ -105,7 +106,7 @@ def build_general_corpus(
         "dropped": dict(sorted(counts.dropped.items())),
         **({} if planting is None else {"canaries": len(planting.planted.canaries)}),
         "digest": corpus_digest(folder),
-        "warnings": _warnings(documents),
+        "warnings": _warnings(documents, 0 if planting is None else planting.count),
     }
     (folder / "corpus.json").write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
     return content
@@ -189,6 +190,11 @@ class _Planting:
         planted = Planted(canaries, references_of(secret, corpus), {each.id: [] for each in canaries})
         return cls(planted, places_of(secret, canaries, documents))
 
+    @property
+    def count(self) -> int:
+        """Return how many documents were planted."""
+        return sum(map(len, self.planted.rows.values()))
+
     def before(self, document: int, row: int) -> Iterator[Row]:
         """Yield the documents to be planted before one of the training part, of which the first gets this
         row.
@@ -265,9 +271,17 @@ def _check_parts(counts: dict[str, int], spec: CorpusSpec, declared_in: Path) ->
             )
 
 
-def _warnings(counts: dict[str, int]) -> list[str]:
-    if counts["holdout"] >= FEW:
-        return []
-    return [
-        f"only {counts['holdout']} documents are held out: the loss on them is a noisy measure of forgetting"
-    ]
+def _warnings(counts: dict[str, int], planted: int) -> list[str]:
+    """Warn of a corpus that measures little, or is largely canaries. `planted`: documents of its training
+    part that are.
+    """
+    found = []
+    if counts["holdout"] < FEW:
+        held = counts["holdout"]
+        found.append(f"only {held} documents are held out: the loss on them is a noisy measure of forgetting")
+    if planted > MANY_PLANTED * counts["train"]:
+        found.append(
+            f"{planted:,} of the {counts['train']:,} documents of the training part are planted canaries: "
+            "models on it learn them in place of text; plant fewer, or add documents"
+        )
+    return found

@@ -50,6 +50,15 @@ def test_each_canary_stands_in_the_training_part_as_often_as_is_declared(project
     assert not {one.text for one in planted.canaries} & set(texts_of(folder, "holdout"))
 
 
+def test_a_corpus_that_is_largely_canaries_is_warned_of(project: Path) -> None:
+    for count, warned in ((3, False), (20, True)):
+        folder = built(project, f"planted-{count}", {"count": count, "repeats": [4]})
+        said = json.loads((folder / "corpus.json").read_text("utf-8"))["warnings"]
+        train = len(texts_of(folder, "train"))
+        words = f"{4 * count} of the {train} documents of the training part are planted canaries"
+        assert any(line.startswith(words) for line in said) is warned
+
+
 def test_they_stand_anywhere_among_the_documents(project: Path) -> None:
     folder = built(project, "planted", {"count": 1, "repeats": [64]})
     planted, count = Planted.read(folder / FILE), len(texts_of(folder, "train"))
