@@ -202,6 +202,7 @@ def test_a_retrain_that_could_decide_nothing_is_refused_before_it_is_trained(pro
 
 
 def test_a_release_moves_on_to_the_next_set_and_weights_keep_the_one_that_judged_them(project: Path) -> None:
+    """Without a reference, which the 7 rows of a set cannot decide at the third release."""
     declare(project, evaluation={"reserve": 2}, gates={"reference": None})
     found = []
     for name in NAMES[:3]:
