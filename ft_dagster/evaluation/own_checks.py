@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from ft_dagster.evaluation.tasks.tasks import TaskEntry
-from ft_dagster.gate.gates import WHAT
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.roots import Roots
 
@@ -44,6 +43,8 @@ def by_any_name(tasks: Iterable[str], own: OwnChecks) -> set[str]:
 
 
 def _called(rule: Rule, own: OwnChecks) -> Rule:
+    from ft_dagster.gate.gates import WHAT
+
     is_task = rule.what.removesuffix(rule.task).endswith(f"{WHAT['task']} ")
     name = own.get("task" if is_task else "general", {}).get(rule.task)
     if name is None:

@@ -28,7 +28,7 @@ class ReferenceSpec(SpecModel):
         regression_margin: float | None
         loss_tail: float
 
-    reference: Annotated[int, Field(ge=1)] | Literal["first"] | None = Field(
+    reference: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["first"] | None = Field(
         "first",
         description="Version that all later ones are held against, over all generations: the first, or this "
         "number; null: none",
@@ -77,7 +77,7 @@ class ReferenceSpec(SpecModel):
 class ReferenceFloors(SpecModel):
     """Sets how late the reference may be, and how far a model may fall from it at most."""
 
-    reference: Annotated[int, Field(ge=1)] | Literal["any"] = Field(
+    reference: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["any"] = Field(
         1, description="Latest version that gates.reference may name, 1: the first; any: whichever"
     )
     reference_margin: Margin | None = Field(

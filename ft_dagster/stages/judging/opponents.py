@@ -126,9 +126,10 @@ def against_versions(workspace: DeclaredWorkspace, tuned: Artifact, evaluation: 
             held = held._replace(unmeasured=gone.problem)
         else:
             rules, answers = [*found.rules], {each.place: each for each in found.answers}
+    asked_on = tuple(answers.values())
     for reference in held.references:
-        found = desk.since(reference)
         same = standing is not None and standing.weights == reference.released.entry.weights
+        found = desk.since(reference, asked_on if same else ())
         rules += _not_said(found.rules, rules, held.unmeasured) if same else found.rules
         answers |= {each.place: each for each in found.answers}
     return held._replace(rules=tuple(rules), answers=tuple(answers.values()))
@@ -180,8 +181,10 @@ class _Desk:
         tries, own = tries_of(self.evaluation), own_of(self.evaluation)
         return self._compared(judge, released, [self._asked(released)], None)
 
-    def since(self, reference: Reference) -> _Found:
-        """Compare with a reference: where it can no longer be asked, by the answers of it that are kept."""
+    def since(self, reference: Reference, asked_on: Sequence[Artifact] = ()) -> _Found:
+        """Compare with a reference: where it can no longer be asked, by the answers of it that are kept.
+        `asked_on`: the answers by which the same weights were compared before, in production.
+        """
         released, gone, asked = reference.released, "", list[Artifact]()
         try:
             asked = [self._asked(released)]
@@ -196,7 +199,14 @@ class _Desk:
             return descent(old, new, self._gates, since, tries=tries, order=order, own=own)
 
         tries, own = tries_of(self.evaluation), own_of(self.evaluation)
+        if len(asked_on) > 1:
+            rules = judge(self._samples(asked_on[:1]), self._samples(asked_on[1:2]), self._order)
+            if not any(rule.unfinished for rule in rules):
+                return _Found(self._called(rules), tuple(asked_on))
         return self._compared(judge, released, asked, reference.release, ask_on=not gone)
+
+    def _called(self, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        return as_called(rules, own_checks(self.workspace.context, self._spec.evaluation))
 
     def _compared(
         self,
@@ -217,7 +227,7 @@ class _Desk:
             new = [after] if released.prefix == self.workspace.prefix else [after, self.evaluation]
             rules = judge(self._samples([asked, *kept]), self._samples(new), self._order)
             answers = (asked, after, *kept)
-        return _Found(as_called(rules, own_checks(self.workspace.context, self._spec.evaluation)), answers)
+        return _Found(self._called(rules), answers)
 
     def _asked(self, released: Released) -> Artifact:
         """Return a version's answers to today's questions. Raises ProductionGone where it has none, and can
