@@ -148,12 +148,8 @@ def check_variant(
             few = _few(workspace, base, read_of)
     found.end()
     spec, sources = declarations.declared(key).spec, len(named.sources)
-    exchange = spec.data.render == "auto" and tokenizer is not None and tokenizer.chats
-    how = "; prompts with completions as one exchange in the base's chat template" if exchange else ""
-    losses, seen = _losses(spec), rows_sentence(look.files) + how
-    ahead = None
-    with suppress(OSError):  # of a store out of reach, which is said once for all
-        ahead = _look_ahead(workspace, spec, own_files)
+    chats = tokenizer is not None and tokenizer.chats
+    losses, seen = _losses(spec), rows_sentence(look.files) + _rendered(spec, chats=chats)
     named_here = f"{base.said}, {counted(sources, 'source')}, {counted(len(tasks), 'task')}"
     return {
         "base_model": base.said,
@@ -161,10 +157,27 @@ def check_variant(
         "tasks": sorted(tasks),
         "files": [each.to_json() for each in look.files],
         "losses": losses,
-        "look": None if ahead is None else ahead.to_json(),
-        "looks": [] if ahead is None else list(look_lines(ahead, spec)),
+        **_looks_said(workspace, spec, own_files),
         "summary": "; ".join([named_here, seen, *losses]),
         "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
+    }
+
+
+def _rendered(spec: VariantSpec, *, chats: bool) -> str:
+    exchange = spec.data.render == "auto" and chats
+    return "; prompts with completions as one exchange in the base's chat template" if exchange else ""
+
+
+def _looks_said(workspace: Workspace, spec: VariantSpec, files: Sequence[FileRead]) -> dict[str, Any]:
+    """Return the next evaluation, and what is said of it; nothing where the store is out of reach, which is
+    said once for all.
+    """
+    ahead = None
+    with suppress(OSError):
+        ahead = _look_ahead(workspace, spec, files)
+    return {
+        "look": None if ahead is None else ahead.to_json(),
+        "looks": [] if ahead is None else list(look_lines(ahead, spec)),
     }
 
 
