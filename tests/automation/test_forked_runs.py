@@ -223,7 +223,7 @@ def test_what_runs_are_forked_from_has_one_thread_and_changes_no_environment() -
 
 @pytest.mark.long
 def test_nothing_is_forked_from_a_process_with_threads() -> None:
-    thread = "import threading, time; threading.Thread(target=time.sleep, args=(30,), daemon=True).start()"
+    thread = "import threading, time; threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()"
     done = imported(thread)
     assert done.returncode == 1
     assert "runs are not forked: a library started threads" in done.stderr

@@ -18,9 +18,11 @@ from ft_dagster.launch.inventory import Device, Inventory
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.local import Patience, run_program
 from ft_dagster.launch.processes import carriers
+from ft_dagster.launch.warm.choice import START
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 
 GRACE, KILL_AFTER = 30.0, 1.0
+AT_FILES = Path(__file__).parent / "at_files"
 
 
 class MissedMoment(AssertionError):
@@ -33,14 +35,21 @@ class Cancelled(Exception):
 
 @dataclass
 class DisturbedRun:
-    """One run of `ft_dagster.<program>` in `run_folder`; its output goes to `output.log` there."""
+    """One run of `ft_dagster.<program>` in `run_folder`; its output goes to `output.log` there.
+
+    `fresh`: by an interpreter of its own. `stop_file`, of a fresh one: a glob below `run_folder`; the program
+    stops itself once a file matches it.
+    """
 
     program: str
     run_folder: Path
     grace: float = GRACE
+    fresh: bool = False
+    stop_file: str = ""
     marker: str = field(default_factory=lambda: f"chaos-{uuid.uuid4().hex[:8]}")
     code: int | None = None
     cancelled: bool = False
+    _main: psutil.Process | None = None
 
     def __post_init__(self) -> None:
         devices = (Device("0", None, "CPU slot"), Device("1", None, "CPU slot"))
@@ -61,9 +70,22 @@ class DisturbedRun:
                     patience=Patience(self.grace, KILL_AFTER),
                     output=self.run_folder / "output.log",
                     marker=self.marker,
+                    environment=self._environment() if self.fresh else None,
                 )
             except Cancelled:
                 self.cancelled = True
+
+    def _environment(self) -> dict[str, str]:
+        if not self.stop_file:
+            return {START: "off"}
+        at = str(self.run_folder / self.stop_file)
+        stop = {"FT_STOP_AT": at, "FT_STOP_SAYS": str(self.stop_mark)}
+        return {START: "off", "PYTHONPATH": str(AT_FILES), **stop}
+
+    @property
+    def stop_mark(self) -> Path:
+        """The file that says that the program came to `stop_file`."""
+        return self.run_folder / "stopped"
 
     def _raise_if_cancelled(self) -> None:
         if self._cancel.is_set():
@@ -79,14 +101,26 @@ class DisturbedRun:
 
     def main(self) -> psutil.Process:
         """The program itself: the child of the supervisor."""
-        found: list[psutil.Process] = []
+        if self._main is None:
+            found: list[psutil.Process] = []
 
-        def look() -> list[psutil.Process]:
-            found.extend(self._without_parents())
-            return found
+            def look() -> list[psutil.Process]:
+                found.extend(self._without_parents())
+                return found
 
-        self.wait_for(look)
-        return found[0]
+            self.wait_for(look)
+            self._main = found[0]
+        return self._main
+
+    def stop_at(self, moment: Callable[[], object]) -> None:
+        """Wait for a moment and stop the program there, until it is resumed. Raises MissedMoment."""
+        program = self.main()  # looked for before: it takes longer than some programs live after their moment
+        self.wait_for(moment)
+        with suppress(psutil.NoSuchProcess):
+            program.suspend()
+            if program.status() != psutil.STATUS_ZOMBIE:
+                return
+        raise MissedMoment(f"it ended at that moment:\n{self.said}")
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that train, where they are not the program itself: by number. Each is a child of its

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +15,25 @@ from tests.evaluation.questions import write_run, write_task
 from tests.export.exports import MakeAdapter, MakeRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
-Moment = Callable[[DisturbedRun, Path], object]
+Moment = Callable[[DisturbedRun], object]
 FORMATS = ("adapter", "merged")
 
 
-def asked(output: Path) -> int:
-    file = output / "progress.json"
-    return json.loads(file.read_text())["done"] if file.exists() else -1
-
-
 START: dict[str, Moment] = {
-    "the interpreter starts": lambda disturbed, _: disturbed.main(),
-    "torch is imported": lambda disturbed, _: loaded(disturbed.main().pid, "libtorch_cpu"),
+    "the interpreter starts": lambda disturbed: disturbed.main(),
+    "torch is imported": lambda disturbed: loaded(disturbed.main().pid, "libtorch_cpu"),
 }
-EVALUATION: dict[str, Moment] = START | {
-    "the first question is asked": lambda _, output: asked(output) >= 0,
-    "a question is answered": lambda _, output: asked(output) > 0,
-    "the scores are written": lambda _, output: (output / "payload/samples.parquet").exists(),
-    "the result is written": lambda _, output: (output / "result.json").exists(),
+# Of the others: the file that is there from then on.
+EVALUATION = {
+    "the first question is asked": "progress.json",
+    "the scores are written": "payload/samples.parquet",
+    "the result is written": "result.json",
 }
-
-
-def in_payload(output: Path, part: str) -> list[str]:
-    """The names in the payload, which may be begun anew meanwhile, that hold `part`."""
-    with suppress(FileNotFoundError):
-        return [name for name in os.listdir(output / "payload") if part in name]
-    return []
-
-
-EXPORT: dict[str, Moment] = START | {
-    "the payload is begun": lambda _, output: in_payload(output, ""),
-    "the weights are begun": lambda _, output: in_payload(output, ".safetensors"),
-    "the certificate is written": lambda _, output: (output / "evidence/certificate.json").exists(),
-    "the card is written": lambda _, output: (output / "evidence/README.md").exists(),
+EXPORT = {
+    "the payload is begun": "payload/*",
+    "the weights are begun": "payload/*.safetensors*",
+    "the certificate is written": "evidence/certificate.json",
+    "the card is written": "evidence/README.md",
 }
 
 
@@ -60,16 +44,20 @@ def left_alone(admit: Admit, program: str, run_folder: Path) -> str:
     return digest_of(run_folder / "output/payload")
 
 
-def killed(admit: Admit, program: str, run_folder: Path, moment: Moment) -> None:
+def killed(admit: Admit, program: str, run_folder: Path, moment: str, files: dict[str, str]) -> None:
     """It came to that moment, was killed there, and left nothing."""
-    disturbed = admit(program, run_folder)
-    disturbed.wait_for(lambda: moment(disturbed, run_folder / "output"))
+    if moment in START:
+        disturbed = admit(program, run_folder, fresh=True)
+        disturbed.wait_for(lambda: START[moment](disturbed))
+    else:
+        disturbed = admit(program, run_folder, fresh=True, stop_file=f"output/{files[moment]}")
+        disturbed.wait_for(disturbed.stop_mark.exists)
     kill(disturbed.main())
     assert disturbed.end() == 128 + signal.SIGKILL
     disturbed.assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("moment", EVALUATION)
+@pytest.mark.parametrize("moment", [*START, *EVALUATION])
 def test_an_evaluation_is_killed_when(
     admit: Admit, tmp_path: Path, tiny_model_folder: Path, moment: str
 ) -> None:
@@ -77,7 +65,7 @@ def test_an_evaluation_is_killed_when(
     questions = {"general": ["forms.yaml"], "limit": None, "seed": 0, "num_fewshot": None}
     whole = write_run(tmp_path / "whole", tiny_model_folder, **questions)
     run = write_run(tmp_path / "killed", tiny_model_folder, **questions)
-    killed(admit, "evaluation", run, EVALUATION[moment])
+    killed(admit, "evaluation", run, moment, EVALUATION)
     assert left_alone(admit, "evaluation", run) == left_alone(admit, "evaluation", whole)
 
 
@@ -93,11 +81,12 @@ def write_request(folder: Path, content: dict[str, Any]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("form", "moment"), [(form, moment) for form in FORMATS for moment in EXPORT])
+@pytest.mark.parametrize("moment", [*START, *EXPORT])
+@pytest.mark.parametrize("form", FORMATS)
 def test_an_export_is_killed_when(
     admit: Admit, request_of: Callable[[str], dict[str, Any]], tmp_path: Path, form: str, moment: str
 ) -> None:
     content = request_of(form)
     whole, run = (write_request(tmp_path / name, content) for name in ("whole", "killed"))
-    killed(admit, "export", run, EXPORT[moment])
+    killed(admit, "export", run, moment, EXPORT)
     assert left_alone(admit, "export", run) == left_alone(admit, "export", whole)

@@ -78,12 +78,12 @@ def moments() -> list[object]:
 
 
 def disturb(admit: Admit, runs: Runs, moment: str, name: str, missed: int = 0) -> tuple[DisturbedRun, Path]:
-    """A training that has come to that moment; on loaded cores two may end before they are seen there."""
+    """A training that is stopped at that moment; on loaded cores two may end before they are seen there."""
     folder = "".join(letter if letter.isalpha() else "-" for letter in f"{name} {moment}") + missed * "-"
-    disturbed = admit("training", runs.prepare(folder, training=SETTINGS))
+    disturbed = admit("training", runs.prepare(folder, training=SETTINGS), fresh=True)
     output = disturbed.run_folder / "acme.support"
     try:
-        disturbed.wait_for(lambda: MOMENTS[moment](disturbed, output))
+        disturbed.stop_at(lambda: MOMENTS[moment](disturbed, output))
     except MissedMoment:
         if missed == 2:
             raise
@@ -110,6 +110,7 @@ def test_preempted_when(admit: Admit, runs: Runs, undisturbed: str, moment: str)
     disturbed, output = disturb(admit, runs, moment, "preempted")
     committed = committed_step(output)
     disturbed.main().terminate()
+    disturbed.main().resume()
     assert disturbed.end() in (75, 128 + signal.SIGTERM)
     assert_it_goes_on(admit, disturbed, undisturbed, committed)
 
@@ -122,6 +123,7 @@ def test_cancelled_when(admit: Admit, runs: Runs, undisturbed: str, moment: str)
     disturbed, output = disturb(admit, runs, moment, "cancelled")
     committed = committed_step(output)
     disturbed.cancel()
+    disturbed.main().resume()
     disturbed.end(GRACE - 5)  # it answers, so nobody has to wait for the grace to be over
     assert_it_goes_on(admit, disturbed, undisturbed, committed)
 
@@ -130,7 +132,7 @@ def test_cancelled_when(admit: Admit, runs: Runs, undisturbed: str, moment: str)
 def test_a_cancelled_trainer_that_does_not_answer_is_killed_after_the_grace(
     admit: Admit, runs: Runs, undisturbed: str
 ) -> None:
-    disturbed = admit("training", runs.prepare("stubborn", training=SETTINGS), grace=2.0)
+    disturbed = admit("training", runs.prepare("stubborn", training=SETTINGS), fresh=True, grace=2.0)
     output = disturbed.run_folder / "acme.support"
     disturbed.wait_for(lambda: committed_step(output))
     disturbed.main().suspend()  # neither SIGINT nor SIGTERM reaches it
