@@ -132,7 +132,7 @@ def against_versions(workspace: DeclaredWorkspace, tuned: Artifact, evaluation: 
         found = desk.since(reference, asked_on if same else ())
         rules += _not_said(found.rules, rules, held.unmeasured) if same else found.rules
         new = {each.place: each for each in found.answers}
-        answers |= {place: each for place, each in new.items() if place not in answers}  # who asks first says so
+        answers |= {place: each for place, each in new.items() if place not in answers}  # the first says if it asked
     return held._replace(rules=tuple(rules), answers=tuple(answers.values()))
 
 
