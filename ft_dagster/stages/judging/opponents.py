@@ -131,8 +131,8 @@ def against_versions(workspace: DeclaredWorkspace, tuned: Artifact, evaluation: 
         same = standing is not None and standing.weights == reference.released.entry.weights
         found = desk.since(reference, asked_on if same else ())
         rules += _not_said(found.rules, rules, held.unmeasured) if same else found.rules
-        new = {each.place: each for each in found.answers}
-        answers |= {place: each for place, each in new.items() if place not in answers}  # the first says if it asked
+        for each in found.answers:
+            answers.setdefault(each.place, each)  # the first says whether it was asked now
     return held._replace(rules=tuple(rules), answers=tuple(answers.values()))
 
 
